@@ -1,0 +1,456 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Frames: owned slots of a pool of memory that devices can reach.
+//!
+//! The pool is one sealed memfd, mapped here, registered with each accelerator that shall work on
+//! its frames. A [`Frame`] is a byte slice while this process owns it; handed to a device it becomes
+//! a [`DeviceFrame`], which has no bytes, and it comes back only by [`DeviceFrame::complete`] or
+//! [`DeviceFrame::release`]. A device frame that is dropped is quarantined: its slot is never used
+//! again, since the device might still write to it.
+#![expect(unsafe_code, reason = "slices of a shared mapping, one owner a slot")]
+
+use std::fmt;
+use std::fs::File;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use crate::error::PoolError;
+
+/// Octets that sealing may need in front of a packet: outer IPv6, UDP, ESP, IV, rounded up.
+pub const HEADROOM: usize = 128;
+/// Octets that sealing may need behind a packet: padding, trailer, ICV, rounded up.
+pub const TAILROOM: usize = 64;
+
+/// A pool of frames. Cloning shares it.
+#[derive(Clone)]
+pub struct FramePool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    map: MmapRaw,
+    fd: OwnedFd,
+    free: ArrayQueue<u32>,
+    config: FramePoolConfig,
+    quarantined: AtomicU32,
+    id: u32,
+}
+
+/// Size of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FramePoolConfig {
+    /// Frames.
+    pub slots: u32,
+    /// Octets of a frame with head- and tailroom; a multiple of 64.
+    pub slot_size: u32,
+    /// Where the packet of a new frame starts.
+    pub headroom: u32,
+    /// Ask for 2 MiB pages; ordinary ones are used where there are none.
+    pub huge_pages: bool,
+}
+
+impl Default for FramePoolConfig {
+    fn default() -> Self {
+        Self {
+            slots: 4096,
+            slot_size: 2048,
+            headroom: HEADROOM as u32,
+            huge_pages: false,
+        }
+    }
+}
+
+impl FramePool {
+    /// Makes a pool.
+    ///
+    /// # Errors
+    /// Sizes that make no sense, or no memory.
+    pub fn new(config: FramePoolConfig) -> Result<Self, PoolError> {
+        static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+        let FramePoolConfig {
+            slots,
+            slot_size,
+            headroom,
+            ..
+        } = config;
+        let room = u64::from(headroom) + TAILROOM as u64;
+        if slots == 0 || slot_size % 64 != 0 || u64::from(slot_size) <= room {
+            return Err(PoolError::Geometry {
+                slots,
+                slot_size,
+                headroom,
+            });
+        }
+        const HUGE_PAGE: u64 = 2 << 20;
+        let len = (u64::from(slots) * u64::from(slot_size)).next_multiple_of(HUGE_PAGE);
+        let fd = if config.huge_pages {
+            memfd(len, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)
+                .or_else(|_| memfd(len, MemfdFlags::empty()))?
+        } else {
+            memfd(len, MemfdFlags::empty())?
+        };
+        let file = File::from(fd);
+        let map = MmapOptions::new().len(len as usize).map_raw(&file)?;
+        let free = ArrayQueue::new(slots as usize);
+        for slot in 0..slots {
+            // The queue was made with room for every slot.
+            let _ = free.push(slot);
+        }
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let fd = OwnedFd::from(file);
+        let inner = Inner {
+            map,
+            fd,
+            free,
+            config,
+            quarantined: AtomicU32::new(0),
+            id,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// An empty frame with its headroom in front, unless all are out.
+    pub fn alloc(&self) -> Option<Frame> {
+        let slot = self.inner.free.pop()?;
+        let offset = self.inner.config.headroom;
+        Some(Frame {
+            slot: Slot {
+                pool: self.clone(),
+                index: slot,
+            },
+            offset,
+            len: 0,
+        })
+    }
+
+    /// Frames that can be allocated now.
+    pub fn available(&self) -> usize {
+        self.inner.free.len()
+    }
+
+    /// Frames lost to devices that may still write them.
+    pub fn quarantined(&self) -> u32 {
+        self.inner.quarantined.load(Ordering::Relaxed)
+    }
+
+    /// Size of the pool.
+    pub fn config(&self) -> FramePoolConfig {
+        self.inner.config
+    }
+
+    /// A number that tells pools of one process apart.
+    pub fn id(&self) -> u32 {
+        self.inner.id
+    }
+
+    /// The pool's memory, for mapping it into a device.
+    pub fn memory(&self) -> PoolMemory<'_> {
+        PoolMemory {
+            fd: self.inner.fd.as_fd(),
+            address: self.inner.map.as_mut_ptr().addr(),
+            len: self.inner.map.len(),
+        }
+    }
+}
+
+fn memfd(len: u64, flags: MemfdFlags) -> std::io::Result<OwnedFd> {
+    let flags = flags | MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = rustix::fs::memfd_create("esplanade-frames", flags)?;
+    rustix::fs::ftruncate(&fd, len)?;
+    // Hugepages are reserved here, so that a shortage is an error and not a later SIGBUS.
+    rustix::fs::fallocate(&fd, rustix::fs::FallocateFlags::empty(), 0, len)?;
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(fd)
+}
+
+impl fmt::Debug for FramePool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FramePool")
+            .field("id", &self.inner.id)
+            .field("config", &self.inner.config)
+            .field("available", &self.available())
+            .finish()
+    }
+}
+
+/// A pool's memory as drivers map it.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolMemory<'pool> {
+    /// The memfd (vfio-user passes it on).
+    pub fd: BorrowedFd<'pool>,
+    /// Where it is mapped in this process (kernel VFIO pins it), page-aligned.
+    pub address: usize,
+    /// Octets, a multiple of 2 MiB.
+    pub len: usize,
+}
+
+/// A slot with its way home.
+struct Slot {
+    pool: FramePool,
+    index: u32,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // The queue has room for every slot, and each slot has one owner.
+        let _ = self.pool.inner.free.push(self.index);
+    }
+}
+
+/// A packet in a slot of a pool, owned by the CPU. Goes back to its pool when dropped.
+pub struct Frame {
+    slot: Slot,
+    /// Of the packet, within the slot.
+    offset: u32,
+    len: u32,
+}
+
+impl Frame {
+    /// Octets free in front of the packet.
+    pub fn headroom(&self) -> usize {
+        self.offset as usize
+    }
+
+    /// Octets free behind the packet.
+    pub fn tailroom(&self) -> usize {
+        (self.slot.pool.inner.config.slot_size - self.offset - self.len) as usize
+    }
+
+    /// Grows the packet by `count` octets in front and returns them, or nothing where there is no
+    /// room.
+    #[must_use]
+    pub fn push_front(&mut self, count: usize) -> Option<&mut [u8]> {
+        if count > self.headroom() {
+            return None;
+        }
+        self.offset -= count as u32;
+        self.len += count as u32;
+        self.get_mut(..count)
+    }
+
+    /// Grows the packet by `count` octets behind and returns them, with whatever they held.
+    #[must_use]
+    pub fn push_back(&mut self, count: usize) -> Option<&mut [u8]> {
+        if count > self.tailroom() {
+            return None;
+        }
+        let before = self.len as usize;
+        self.len += count as u32;
+        self.get_mut(before..)
+    }
+
+    /// Takes `count` octets off the front; false where there are fewer.
+    #[must_use]
+    pub fn pull_front(&mut self, count: usize) -> bool {
+        if count > self.len as usize {
+            return false;
+        }
+        self.offset += count as u32;
+        self.len -= count as u32;
+        true
+    }
+
+    /// Shortens the packet to `len` octets, if it is longer.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len.try_into().unwrap_or(u32::MAX));
+    }
+
+    /// Empties the frame and restores the pool's headroom.
+    pub fn clear(&mut self) {
+        self.offset = self.slot.pool.inner.config.headroom;
+        self.len = 0;
+    }
+
+    /// Replaces the packet; false where it does not fit.
+    #[must_use]
+    pub fn fill(&mut self, packet: &[u8]) -> bool {
+        self.clear();
+        match self.push_back(packet.len()) {
+            Some(room) => {
+                room.copy_from_slice(packet);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The pool it belongs to.
+    pub fn pool(&self) -> &FramePool {
+        &self.slot.pool
+    }
+
+    /// Where the whole slot starts in the pool's memory, and its size: what a device is told
+    /// together with [`headroom`](Self::headroom) and the length.
+    pub fn extent(&self) -> (u64, u32) {
+        let size = self.slot.pool.inner.config.slot_size;
+        (u64::from(self.slot.index) * u64::from(size), size)
+    }
+
+    /// Gives the frame to a device.
+    pub fn into_device(self) -> DeviceFrame {
+        DeviceFrame { frame: Some(self) }
+    }
+
+    fn start(&self) -> *mut u8 {
+        let (slot, _) = self.extent();
+        // SAFETY: `extent` lies within the mapping by construction of the pool, and
+        // `offset + len <= slot_size` is kept by every method.
+        unsafe {
+            self.slot
+                .pool
+                .inner
+                .map
+                .as_mut_ptr()
+                .add(slot as usize + self.offset as usize)
+        }
+    }
+}
+
+impl Deref for Frame {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: (1) within the mapping, see `start`; the mapping can't shrink (sealed) and lives
+        // as long as the pool, which the slot holds; (2) each slot index has one owner, so no other
+        // slice of it exists in this process; (3) a device may write a slot only between
+        // `into_device` and `complete`/`release`, when no `Frame` of it exists.
+        unsafe { std::slice::from_raw_parts(self.start(), self.len as usize) }
+    }
+}
+
+impl DerefMut for Frame {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `deref`, and `&mut self` makes this slice the only one.
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.len as usize) }
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Frame(slot {}, {}+{})",
+            self.slot.index, self.offset, self.len
+        )
+    }
+}
+
+/// A frame that a device owns. Dropping it quarantines the slot.
+#[derive(Debug)]
+pub struct DeviceFrame {
+    frame: Option<Frame>,
+}
+
+impl DeviceFrame {
+    /// Takes the frame back with the extent that the device's completion names.
+    ///
+    /// # Errors
+    /// The frame, untouched, when the extent does not lie within the slot.
+    pub fn complete(mut self, offset: u32, len: u32) -> Result<Frame, Self> {
+        match self.frame.take() {
+            Some(mut frame) => {
+                let size = frame.slot.pool.inner.config.slot_size;
+                match offset.checked_add(len) {
+                    Some(end) if end <= size => {
+                        frame.offset = offset;
+                        frame.len = len;
+                        Ok(frame)
+                    }
+                    _ => Err(Self { frame: Some(frame) }),
+                }
+            }
+            // Unreachable: only `complete`, `release` and `drop` take it, and they consume `self`.
+            None => Err(self),
+        }
+    }
+
+    /// Takes the frame back, emptied, when the device provably can't write it any more: it completed
+    /// the operation, its queue is stopped, the memory is unmapped, or its process has ended.
+    pub fn release(mut self) -> Option<Frame> {
+        let mut frame = self.frame.take();
+        if let Some(frame) = &mut frame {
+            frame.clear();
+        }
+        frame
+    }
+}
+
+impl Drop for DeviceFrame {
+    fn drop(&mut self) {
+        if let Some(frame) = self.frame.take() {
+            frame
+                .slot
+                .pool
+                .inner
+                .quarantined
+                .fetch_add(1, Ordering::Relaxed);
+            // The slot's way home must not run; the pool's own count is the leak's record.
+            let Frame { slot, .. } = frame;
+            let mut slot = std::mem::ManuallyDrop::new(slot);
+            // SAFETY: `slot` is never used or dropped again; only its reference to the pool is.
+            unsafe { std::ptr::drop_in_place(&raw mut slot.pool) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(slots: u32) -> FramePool {
+        FramePool::new(FramePoolConfig {
+            slots,
+            ..FramePoolConfig::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_frame_returns_to_its_pool_and_a_lost_one_is_quarantined() {
+        let pool = pool(2);
+        let first = pool.alloc().unwrap();
+        let second = pool.alloc().unwrap();
+        assert!(pool.alloc().is_none());
+        drop(first);
+        assert_eq!(pool.available(), 1);
+        drop(second.into_device());
+        assert_eq!((pool.available(), pool.quarantined()), (1, 1));
+        let third = pool.alloc().unwrap().into_device();
+        assert!(third.release().is_some());
+        assert_eq!(pool.available(), 1);
+    }
+
+    #[test]
+    fn packets_grow_at_both_ends_within_the_slot() {
+        let pool = pool(1);
+        let mut frame = pool.alloc().unwrap();
+        assert!(frame.fill(b"packet"));
+        frame.push_front(3).unwrap().copy_from_slice(b"esp");
+        frame.push_back(3).unwrap().copy_from_slice(b"icv");
+        assert_eq!(&frame[..], b"esppacketicv");
+        assert!(frame.pull_front(3));
+        frame.truncate(6);
+        assert_eq!(&frame[..], b"packet");
+        assert!(frame.push_front(HEADROOM + 1).is_none());
+        assert!(frame.push_back(2048).is_none());
+        assert!(!frame.fill(&[0; 2048]));
+        assert!(!frame.pull_front(7));
+    }
+
+    #[test]
+    fn a_completion_outside_the_slot_is_refused() {
+        let pool = pool(1);
+        let device = pool.alloc().unwrap().into_device();
+        let device = device.complete(2000, 49).unwrap_err();
+        let device = device.complete(u32::MAX, 1).unwrap_err();
+        let frame = device.complete(2000, 48).unwrap();
+        assert_eq!(frame.len(), 48);
+    }
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! PCI identity, BARs and register offsets.
+
+use bitflags::bitflags;
+
+/// PCI vendor: Red Hat's, whose 0x1b36 range is for emulated devices.
+pub const VENDOR_ID: u16 = 0x1b36;
+/// PCI device.
+pub const DEVICE_ID: u16 = 0x1fa0;
+/// PCI class: network and computing encryption (base 0x10, sub 0x00).
+pub const CLASS_CODE: u32 = 0x10_00_00;
+
+/// BAR of the registers.
+pub const REGISTER_BAR: u32 = 0;
+/// Octets of [`REGISTER_BAR`].
+pub const REGISTER_BAR_SIZE: u64 = 0x10_0000;
+/// BAR of the doorbells: one page for each queue pair, mappable.
+pub const DOORBELL_BAR: u32 = 2;
+/// Octets of a doorbell page.
+pub const DOORBELL_PAGE: u64 = 0x1000;
+/// BAR of the MSI-X table and pending bits.
+pub const MSIX_BAR: u32 = 4;
+/// Octets of [`MSIX_BAR`].
+pub const MSIX_BAR_SIZE: u64 = 0x4000;
+/// Offset of the MSI-X table in [`MSIX_BAR`].
+pub const MSIX_TABLE: u64 = 0;
+/// Offset of the pending bits in [`MSIX_BAR`].
+pub const MSIX_PENDING: u64 = 0x2000;
+
+/// "IPA1", little-endian.
+pub const MAGIC_VALUE: u32 = u32::from_le_bytes(*b"IPA1");
+/// Major version in the upper half, minor in the lower. Majors must match; minors only add.
+pub const ABI_VERSION: u32 = 0x0001_0000;
+/// What every register of a removed card reads as.
+pub const ALL_ONES: u32 = u32::MAX;
+
+/// Identity and capabilities (read-only, 32 bits each unless told).
+pub mod identity {
+    /// [`super::MAGIC_VALUE`].
+    pub const MAGIC: u64 = 0x0000;
+    /// [`super::ABI_VERSION`].
+    pub const VERSION: u64 = 0x0004;
+    /// Build identity, 64 bits.
+    pub const BUILD: u64 = 0x0008;
+    /// Bit n: the suite with [`crate::context::suite_bit`] n, 64 bits.
+    pub const SUITES: u64 = 0x0010;
+    /// [`super::CardFeatures`].
+    pub const FEATURES: u64 = 0x0018;
+    /// SAs that the card holds.
+    pub const MAX_SAS: u64 = 0x0020;
+    /// Queue pairs.
+    pub const MAX_QUEUES: u64 = 0x0024;
+    /// Largest ring, in entries.
+    pub const MAX_DEPTH: u64 = 0x0028;
+    /// Largest packet, sealed, in octets.
+    pub const MAX_PACKET: u64 = 0x002c;
+    /// Largest replay window.
+    pub const MAX_WINDOW: u64 = 0x0030;
+    /// MSI-X vectors: 0 for events, 1 + q for queue pair q.
+    pub const VECTORS: u64 = 0x0034;
+    /// Free-running nanoseconds, 64 bits (read the low half first: it latches the high one).
+    pub const TIME: u64 = 0x0038;
+}
+
+/// Control and status (32 bits).
+pub mod control {
+    /// Read-write: [`super::Control`].
+    pub const CONTROL: u64 = 0x1000;
+    /// Read-only: [`super::CardStatus`].
+    pub const STATUS: u64 = 0x1004;
+    /// Read-only: counts up while the card's data path is alive.
+    pub const HEARTBEAT: u64 = 0x1008;
+    /// First fatal error, a [`super::FatalCause`] code; 0 is none.
+    pub const ERROR_CAUSE: u64 = 0x100c;
+    /// Detail of the first fatal error (the IOVA, for a DMA fault), 64 bits.
+    pub const ERROR_INFO: u64 = 0x1010;
+    /// Write-only: wakes a sleeping simulated card (any value); no effect on one that never sleeps.
+    pub const WAKE: u64 = 0x1018;
+}
+
+/// Admin queue (set while the card is not enabled).
+pub mod admin_queue {
+    /// IOVA of the submission ring, 64 bits.
+    pub const SUBMISSION_BASE: u64 = 0x3000;
+    /// IOVA of the completion ring, 64 bits.
+    pub const COMPLETION_BASE: u64 = 0x3008;
+    /// Entries of both rings: a power of two, 2..=256.
+    pub const DEPTH: u64 = 0x3010;
+    /// Write-only doorbell: entries submitted so far, modulo 2^16.
+    pub const TAIL: u64 = 0x3014;
+}
+
+/// Event queue (set while the card is not enabled).
+pub mod event_queue {
+    /// IOVA of the ring, 64 bits.
+    pub const BASE: u64 = 0x5000;
+    /// Entries: a power of two, 2..=4096; 0 for none.
+    pub const DEPTH: u64 = 0x5008;
+    /// Write-only: entries consumed so far, modulo 2^16.
+    pub const HEAD: u64 = 0x500c;
+    /// Read-only: events that found no room.
+    pub const DROPPED: u64 = 0x5010;
+}
+
+/// Counters since reset (read-only, 64 bits each; the low half latches the high one).
+pub mod statistics {
+    /// Packets sealed.
+    pub const SEALED: u64 = 0x4000;
+    /// Octets of inner packets sealed.
+    pub const SEALED_BYTES: u64 = 0x4008;
+    /// Packets opened.
+    pub const OPENED: u64 = 0x4010;
+    /// Octets of inner packets opened.
+    pub const OPENED_BYTES: u64 = 0x4018;
+    /// Operations completed with an error.
+    pub const ERRORS: u64 = 0x4020;
+    /// Accesses to memory that was not mapped for the card.
+    pub const DMA_FAULTS: u64 = 0x4028;
+    /// SAs active now.
+    pub const SAS: u64 = 0x4030;
+    /// Malformed descriptors and admin commands.
+    pub const BAD_DESCRIPTORS: u64 = 0x4038;
+}
+
+/// Offsets in a queue pair's doorbell page of [`DOORBELL_BAR`] (32 bits each, in cache lines of
+/// their own).
+pub mod doorbell {
+    /// Host writes: submissions so far, modulo 2^32.
+    pub const TAIL: u64 = 0x000;
+    /// Host writes: completions consumed so far, modulo 2^32.
+    pub const HEAD: u64 = 0x040;
+    /// Host writes: 1 to ask for an interrupt when a completion beyond `HEAD` is there; the card
+    /// writes 0 when it fires.
+    pub const ARM: u64 = 0x080;
+    /// Card writes: 1 before it sleeps, 0 when it polls. The host, after writing `TAIL` or `ARM`
+    /// and a full fence, writes [`super::control::WAKE`] if it reads 1 here.
+    pub const SLEEPING: u64 = 0x0c0;
+}
+
+bitflags! {
+    /// [`identity::FEATURES`].
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct CardFeatures: u32 {
+        /// Extended sequence numbers.
+        const ESN = 1 << 0;
+        /// Tunnel mode.
+        const TUNNEL = 1 << 1;
+        /// Transport mode.
+        const TRANSPORT = 1 << 2;
+        /// Writes and strips outer headers.
+        const OUTER_HEADERS = 1 << 3;
+        /// Outer IPv6.
+        const OUTER_IPV6 = 1 << 4;
+        /// UDP encapsulation.
+        const UDP_ENCAPSULATION = 1 << 5;
+        /// Explicit number and IV by descriptor.
+        const EXPLICIT_NUMBERING = 1 << 6;
+        /// Lifetimes and their events.
+        const LIFETIMES = 1 << 7;
+        /// The card may sleep: heed [`doorbell::SLEEPING`]. Never set by hardware.
+        const SLEEPS = 1 << 8;
+        /// Injects faults (simulator).
+        const FAULT_INJECTION = 1 << 9;
+    }
+
+    /// [`control::CONTROL`].
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Control: u32 {
+        /// Queues and events run. Clearing it stops and drains them; SAs stay.
+        const ENABLE = 1 << 0;
+        /// Back to power-on: queues gone, SAs gone, keys zeroised. Clears itself.
+        const RESET = 1 << 1;
+    }
+
+    /// [`control::STATUS`].
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct CardStatus: u32 {
+        /// Enabled and running.
+        const READY = 1 << 0;
+        /// A fatal error: see [`control::ERROR_CAUSE`]; only a reset helps.
+        const FATAL = 1 << 1;
+        /// A reset is under way.
+        const RESETTING = 1 << 2;
+    }
+}
+
+/// [`control::ERROR_CAUSE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FatalCause {
+    /// No error.
+    None = 0,
+    /// The admin queue's memory is not reachable.
+    AdminDma = 1,
+    /// The event queue's memory is not reachable.
+    EventDma = 2,
+    /// A register was set to nonsense at enable.
+    Configuration = 3,
+    /// Bus mastering is off.
+    BusMaster = 4,
+}

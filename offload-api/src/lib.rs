@@ -17,3 +17,4 @@ pub mod frame;
 pub mod queue;
 pub mod replay;
 pub mod sa;
+pub mod wire;

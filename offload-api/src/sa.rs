@@ -442,19 +442,20 @@ impl Grant {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GrantCursor {
     next: u64,
-    /// One past the last usable number; `next == end` is dry.
+    /// Last usable number; 0 before the first grant, `next > last` when dry.
     last: u64,
+    /// Number 2^64 - 1 is used or given up.
+    ended: bool,
 }
 
 impl GrantCursor {
     /// A cursor that has nothing to give until [`extend`](Self::extend).
     pub fn new(grant: Option<Grant>) -> Self {
-        match grant {
-            Some(grant) => Self {
-                next: grant.first,
-                last: grant.last,
-            },
-            None => Self { next: 1, last: 0 },
+        let (next, last) = grant.map_or((1, 0), |grant| (grant.first, grant.last));
+        Self {
+            next,
+            last,
+            ended: false,
         }
     }
 
@@ -464,27 +465,15 @@ impl GrantCursor {
     /// # Errors
     /// The number that a grant must at least start at, when it lies behind.
     pub fn extend(&mut self, grant: Grant) -> Result<(), u64> {
-        if self.last == 0 {
-            *self = Self {
-                next: grant.first,
-                last: grant.last,
-            };
-            return Ok(());
+        if grant.first <= self.last {
+            return Err(self.last.saturating_add(1));
         }
-        let follows = self.last.wrapping_add(1);
-        if grant.first == follows && self.last != u64::MAX {
-            // A dry cursor already stands at `follows`.
-            self.last = grant.last;
-            Ok(())
-        } else if grant.first > self.last {
-            *self = Self {
-                next: grant.first,
-                last: grant.last,
-            };
-            Ok(())
-        } else {
-            Err(follows)
+        if self.last == 0 || grant.first != self.last + 1 {
+            self.next = grant.first;
         }
+        // Else it continues: a dry cursor stands at `grant.first` already.
+        self.last = grant.last;
+        Ok(())
     }
 
     /// Takes up to `count` consecutive numbers: the first and how many.
@@ -497,19 +486,22 @@ impl GrantCursor {
         match self.next.checked_add(taken) {
             Some(next) => self.next = next,
             // The very last number of the 64-bit space: dry for ever.
-            None => {
-                *self = Self {
-                    next: u64::MAX,
-                    last: u64::MAX - 1,
-                }
-            }
+            None => self.ended = true,
         }
         Some((first, taken))
     }
 
+    /// Gives up what is left; a later grant must still start past it.
+    pub fn revoke(&mut self) {
+        match self.last.checked_add(1) {
+            Some(next) => self.next = next,
+            None => self.ended = true,
+        }
+    }
+
     /// Numbers left.
     pub fn remaining(&self) -> u64 {
-        if self.next > self.last {
+        if self.next > self.last || self.ended {
             0
         } else {
             (self.last - self.next).saturating_add(1)

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The cryptography under ESP: contexts keyed once, only the IV set for each packet.
+
+use openssl::cipher::{Cipher as OpensslCipher, CipherRef};
+use openssl::cipher_ctx::CipherCtx;
+use openssl::error::ErrorStack;
+use openssl::memcmp;
+use zeroize::Zeroizing;
+
+use offload_api::sa::{Cipher, Integrity, KeyMaterial, Suite};
+
+use crate::ffi::Hmac;
+
+/// A suite with its key, for one thread at a time and one direction.
+pub struct CipherContext {
+    suite: Suite,
+    cipher: Option<CipherCtx>,
+    hmac: Option<Hmac>,
+    salt: Zeroizing<[u8; 4]>,
+    seals: bool,
+}
+
+/// Opening failed: the integrity check value does not match (or OpenSSL refused to work, which
+/// must not be told apart on the wire).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadIcv;
+
+impl CipherContext {
+    /// A context that seals or opens.
+    ///
+    /// # Errors
+    /// What OpenSSL says, such as an algorithm that its configuration forbids.
+    pub fn new(suite: Suite, keys: &KeyMaterial, seals: bool) -> Result<Self, ErrorStack> {
+        let cipher = match cipher_of(suite.cipher()) {
+            Some(algorithm) => {
+                let mut context = CipherCtx::new()?;
+                if seals {
+                    context.encrypt_init(Some(algorithm), Some(&keys.cipher), None)?;
+                } else {
+                    context.decrypt_init(Some(algorithm), Some(&keys.cipher), None)?;
+                }
+                context.set_padding(false);
+                Some(context)
+            }
+            None => None,
+        };
+        let hmac = match suite.integrity() {
+            Integrity::None => None,
+            Integrity::HmacSha256 => Some(Hmac::new(c"SHA2-256", &keys.integrity)?),
+            Integrity::HmacSha384 => Some(Hmac::new(c"SHA2-384", &keys.integrity)?),
+            Integrity::HmacSha512 => Some(Hmac::new(c"SHA2-512", &keys.integrity)?),
+        };
+        Ok(Self {
+            suite,
+            cipher,
+            hmac,
+            salt: keys.salt.clone(),
+            seals,
+        })
+    }
+
+    /// Seals an ESP packet in place: `packet` is header, IV, plaintext with trailer, and room for
+    /// the ICV; `high` the upper half of an extended sequence number.
+    ///
+    /// # Errors
+    /// What OpenSSL says; the packet must not be sent.
+    pub fn seal(&mut self, packet: &mut [u8], high: Option<u32>) -> Result<(), SealError> {
+        debug_assert!(self.seals);
+        let split = Split::of(self.suite, packet).ok_or(SealError)?;
+        let (authenticated, icv) = packet.split_at_mut(split.icv);
+        let (head, body) = authenticated.split_at_mut(split.body);
+        if let (Some(cipher), true) = (&mut self.cipher, self.suite.is_aead()) {
+            let nonce = nonce(&self.salt, head).ok_or(SealError)?;
+            let (aad, aad_len) = aad(head, high);
+            cipher.encrypt_init(None, None, Some(&nonce))?;
+            cipher.cipher_update(&aad[..aad_len], None)?;
+            let len = body.len();
+            cipher.cipher_update_inplace(body, len)?;
+            cipher.cipher_final(&mut [])?;
+            cipher.tag(icv)?;
+            return Ok(());
+        }
+        if let Some(cipher) = &mut self.cipher {
+            let iv = head.get(ESP_HEADER..).ok_or(SealError)?;
+            cipher.encrypt_init(None, None, Some(iv))?;
+            in_place(cipher, packet, split)?;
+        }
+        let (authenticated, icv) = packet.split_at_mut(split.icv);
+        let code = self.code(authenticated, high)?;
+        icv.copy_from_slice(code.get(..icv.len()).ok_or(SealError)?);
+        Ok(())
+    }
+
+    /// Opens an ESP packet in place: `packet` is header, IV, ciphertext, ICV. Separate integrity is
+    /// checked before anything is decrypted.
+    ///
+    /// # Errors
+    /// [`BadIcv`]; what the packet holds then is not authentic.
+    pub fn open(&mut self, packet: &mut [u8], high: Option<u32>) -> Result<(), BadIcv> {
+        debug_assert!(!self.seals);
+        let split = Split::of(self.suite, packet).ok_or(BadIcv)?;
+        if self.suite.is_aead() {
+            let (authenticated, icv) = packet.split_at_mut(split.icv);
+            let (head, body) = authenticated.split_at_mut(split.body);
+            let nonce = nonce(&self.salt, head).ok_or(BadIcv)?;
+            let (aad, aad_len) = aad(head, high);
+            let cipher = self.cipher.as_mut().ok_or(BadIcv)?;
+            let mut run = || -> Result<(), ErrorStack> {
+                cipher.decrypt_init(None, None, Some(&nonce))?;
+                cipher.set_tag(icv)?;
+                cipher.cipher_update(&aad[..aad_len], None)?;
+                let len = body.len();
+                cipher.cipher_update_inplace(body, len)?;
+                cipher.cipher_final(&mut [])?;
+                Ok(())
+            };
+            return run().map_err(|_| BadIcv);
+        }
+        let (authenticated, icv) = packet.split_at_mut(split.icv);
+        let code = self.code(authenticated, high).map_err(|_| BadIcv)?;
+        if !code
+            .get(..icv.len())
+            .is_some_and(|code| memcmp::eq(code, icv))
+        {
+            return Err(BadIcv);
+        }
+        if let Some(cipher) = &mut self.cipher {
+            let iv = packet.get(ESP_HEADER..split.body).ok_or(BadIcv)?;
+            cipher
+                .decrypt_init(None, None, Some(iv))
+                .map_err(|_| BadIcv)?;
+            in_place(cipher, packet, split).map_err(|_| BadIcv)?;
+        }
+        Ok(())
+    }
+
+    fn code(&mut self, authenticated: &[u8], high: Option<u32>) -> Result<[u8; 64], SealError> {
+        let hmac = self.hmac.as_mut().ok_or(SealError)?;
+        // RFC 4303 §2.2.1: the high half is authenticated but not sent.
+        let high = high.map(u32::to_be_bytes);
+        let parts: [&[u8]; 2] = [authenticated, high.as_ref().map_or(&[], |h| h)];
+        Ok(hmac.compute(&parts)?.0)
+    }
+}
+
+/// OpenSSL refused to seal; nothing may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealError;
+
+impl From<ErrorStack> for SealError {
+    fn from(_: ErrorStack) -> Self {
+        Self
+    }
+}
+
+const ESP_HEADER: usize = 8;
+
+/// Where body and ICV start.
+#[derive(Clone, Copy)]
+struct Split {
+    body: usize,
+    icv: usize,
+}
+
+impl Split {
+    fn of(suite: Suite, packet: &[u8]) -> Option<Self> {
+        let body = ESP_HEADER + suite.iv_len();
+        let icv = packet.len().checked_sub(suite.icv_len())?;
+        let len = icv.checked_sub(body)?;
+        (len.is_multiple_of(suite.alignment())).then_some(Self { body, icv })
+    }
+}
+
+/// Runs a block cipher over the body. The ICV's octets behind it are the slack that the `openssl`
+/// crate asks for; whole blocks without padding never touch them.
+fn in_place(cipher: &mut CipherCtx, packet: &mut [u8], split: Split) -> Result<(), ErrorStack> {
+    let len = split.icv - split.body;
+    let Some(body) = packet.get_mut(split.body..) else {
+        return Ok(());
+    };
+    cipher.cipher_update_inplace(body, len)?;
+    Ok(())
+}
+
+/// RFC 4106 §4, RFC 7634 §2: salt, then IV.
+fn nonce(salt: &[u8; 4], head: &[u8]) -> Option<[u8; 12]> {
+    let mut nonce = [0; 12];
+    nonce[..4].copy_from_slice(salt);
+    nonce[4..].copy_from_slice(head.get(ESP_HEADER..ESP_HEADER + 8)?);
+    Some(nonce)
+}
+
+/// RFC 4106 §5: SPI and sequence number, the latter in full when it is extended.
+fn aad(head: &[u8], high: Option<u32>) -> ([u8; 12], usize) {
+    let mut aad = [0; 12];
+    let (Some(spi), Some(low)) = (head.get(..4), head.get(4..8)) else {
+        return (aad, 8);
+    };
+    aad[..4].copy_from_slice(spi);
+    match high {
+        Some(high) => {
+            aad[4..8].copy_from_slice(&high.to_be_bytes());
+            aad[8..].copy_from_slice(low);
+            (aad, 12)
+        }
+        None => {
+            aad[4..8].copy_from_slice(low);
+            (aad, 8)
+        }
+    }
+}
+
+fn cipher_of(cipher: Cipher) -> Option<&'static CipherRef> {
+    match cipher {
+        Cipher::Null => None,
+        Cipher::Aes128Gcm => Some(OpensslCipher::aes_128_gcm()),
+        Cipher::Aes256Gcm => Some(OpensslCipher::aes_256_gcm()),
+        Cipher::ChaCha20Poly1305 => Some(OpensslCipher::chacha20_poly1305()),
+        Cipher::Aes128Cbc => Some(OpensslCipher::aes_128_cbc()),
+        Cipher::Aes192Cbc => Some(OpensslCipher::aes_192_cbc()),
+        Cipher::Aes256Cbc => Some(OpensslCipher::aes_256_cbc()),
+    }
+}

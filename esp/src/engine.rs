@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The software engine: the offload contract on this host's processors.
+//!
+//! A burst is done when its [`kick`](QueuePair::kick) returns. Sequence numbers and replay checks
+//! are taken in order under each SA's lock; the cryptography between them runs on all cores when the
+//! burst is large enough to pay for waking them.
+
+mod queue;
+mod table;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use offload_api::capability::{Capabilities, Features};
+use offload_api::device::{Accelerator, AcceleratorInfo, Counters, Health};
+use offload_api::error::{DeviceError, InstallError, OpenQueueError, SaError};
+use offload_api::event::Event;
+use offload_api::frame::FramePool;
+use offload_api::queue::{QueueConfig, QueuePair};
+use offload_api::replay::WINDOW_MAX;
+use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage, Suite};
+
+use table::Table;
+
+/// Software ESP behind the offload contract. Cloning shares it.
+#[derive(Clone)]
+pub struct SoftwareEngine {
+    shared: Arc<Shared>,
+}
+
+/// Where the engine's time comes from.
+pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
+
+/// How the engine is set up.
+#[derive(Clone)]
+pub struct SoftwareConfig {
+    /// Threads for large bursts; 0 is one for each core, 1 keeps everything on the caller's.
+    pub threads: usize,
+    /// SAs that it holds.
+    pub max_sas: u32,
+    /// For lifetimes.
+    pub clock: Clock,
+}
+
+impl Default for SoftwareConfig {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            max_sas: 1 << 20,
+            clock: Arc::new(Instant::now),
+        }
+    }
+}
+
+pub(crate) struct Shared {
+    capabilities: Capabilities,
+    /// A burst holds it for reading from start to end, so that a retired SA is in no burst.
+    table: RwLock<Table>,
+    events: Mutex<Vec<Event>>,
+    counters: Mutex<Counters>,
+    pool: Option<ThreadPool>,
+    clock: Clock,
+}
+
+/// A lock that goes on after a panic elsewhere: each holder leaves its data whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SoftwareEngine {
+    /// An engine with its own threads.
+    ///
+    /// # Errors
+    /// The system gives no threads.
+    pub fn new(config: SoftwareConfig) -> Result<Self, DeviceError> {
+        let pool = match config.threads {
+            1 => None,
+            threads => Some(
+                ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .thread_name(|n| format!("esp-{n}"))
+                    .build()
+                    .map_err(|error| DeviceError::Host {
+                        what: "starting ESP threads",
+                        error: error.to_string(),
+                    })?,
+            ),
+        };
+        let capabilities = Capabilities {
+            suites: Suite::all().collect(),
+            features: Features::ESN
+                | Features::TUNNEL
+                | Features::TRANSPORT
+                | Features::OUTER_HEADERS
+                | Features::OUTER_IPV6
+                | Features::UDP_ENCAPSULATION
+                | Features::EXPLICIT_NUMBERING
+                | Features::LIFETIMES
+                | Features::SOFTWARE,
+            replay_window_max: WINDOW_MAX,
+            max_sas: config.max_sas,
+            max_queues: u16::MAX,
+            max_depth: 1 << 16,
+            max_packet: 1 << 16,
+        };
+        Ok(Self {
+            shared: Arc::new(Shared {
+                capabilities,
+                table: RwLock::new(Table::new(config.max_sas)),
+                events: Mutex::default(),
+                counters: Mutex::default(),
+                pool,
+                clock: config.clock,
+            }),
+        })
+    }
+}
+
+impl Accelerator for SoftwareEngine {
+    fn info(&self) -> AcceleratorInfo {
+        AcceleratorInfo {
+            name: "software".to_owned(),
+            product: "software ESP".to_owned(),
+            driver: "esp".to_owned(),
+            firmware: openssl::version::version().to_owned(),
+        }
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.shared.capabilities
+    }
+
+    fn register_pool(&self, _: &FramePool) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn open_queue(&self, config: &QueueConfig) -> Result<Box<dyn QueuePair>, OpenQueueError> {
+        let max = self.shared.capabilities.max_depth;
+        if !config.depth.is_power_of_two() || config.depth > max {
+            return Err(OpenQueueError::Depth {
+                found: config.depth,
+                max,
+            });
+        }
+        let queue = queue::SoftwareQueue::new(self.shared.clone(), config.depth)?;
+        Ok(Box::new(queue))
+    }
+
+    fn install(&self, sa: &SaParams) -> Result<SaHandle, InstallError> {
+        sa.validate()?;
+        self.shared.capabilities.check(sa)?;
+        let now = (self.shared.clock)();
+        let handle = self.shared.write_table().insert(sa, now)?;
+        lock(&self.shared.counters).sas += 1;
+        Ok(handle)
+    }
+
+    fn amend(&self, sa: SaHandle, change: &Amend) -> Result<(), SaError> {
+        let now = (self.shared.clock)();
+        match change {
+            Amend::Outer(outer) => self.shared.write_table().entry_mut(sa)?.set_outer(*outer),
+            _ => self.shared.read_table().entry(sa)?.amend(change, now)?,
+        }
+        Ok(())
+    }
+
+    fn retire(&self, sa: SaHandle) -> Result<SaUsage, SaError> {
+        let usage = self.shared.write_table().remove(sa)?;
+        lock(&self.shared.counters).sas -= 1;
+        Ok(usage)
+    }
+
+    fn usage(&self, sa: SaHandle) -> Result<SaUsage, SaError> {
+        Ok(self.shared.read_table().entry(sa)?.usage())
+    }
+
+    fn poll_events(&self, out: &mut Vec<Event>) -> usize {
+        let now = (self.shared.clock)();
+        let mut events = lock(&self.shared.events);
+        self.shared.read_table().expire(now, &mut events);
+        let count = events.len();
+        out.append(&mut events);
+        count
+    }
+
+    fn counters(&self) -> Counters {
+        *lock(&self.shared.counters)
+    }
+
+    fn health(&self) -> Health {
+        Health::Ok
+    }
+
+    fn reset(&self) -> Result<(), DeviceError> {
+        self.shared.write_table().clear();
+        lock(&self.shared.counters).sas = 0;
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn read_table(&self) -> std::sync::RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_table(&self) -> std::sync::RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A queue pair of the software engine: a burst is numbered, worked on, and counted.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use openssl::rand::rand_bytes;
+use rayon::prelude::*;
+use rustix::event::{EventfdFlags, eventfd};
+
+use offload_api::error::DeviceError;
+use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
+use offload_api::sa::Direction;
+
+use super::table::{Entry, Table, event_of};
+use super::{Shared, lock};
+use crate::transform::Located;
+
+/// Octets of a burst from which waking other cores pays: the hand-over costs about 10 µs, and a core
+/// seals some 3 octets in a nanosecond. `benches/` measures it.
+const PARALLEL_FROM: usize = 48 << 10;
+/// Packets that one core takes at a time.
+const CHUNK: usize = 8;
+
+pub(crate) struct SoftwareQueue {
+    shared: Arc<Shared>,
+    depth: usize,
+    pending: Vec<Op>,
+    jobs: Vec<Job>,
+    done: VecDeque<Done>,
+    ivs: Vec<u8>,
+    /// Never readable: there is nothing to wait for when `done` is empty.
+    idle: OwnedFd,
+}
+
+/// One packet on its way through the burst.
+struct Job {
+    op: Op,
+    work: Work,
+    sequence: u64,
+    iv: Option<[u8; 16]>,
+    inner_len: usize,
+    next_header: u8,
+}
+
+#[derive(Clone, Copy)]
+enum Work {
+    Seal,
+    Open(Located),
+    Ended(Status),
+}
+
+impl SoftwareQueue {
+    pub(crate) fn new(shared: Arc<Shared>, depth: u32) -> Result<Self, DeviceError> {
+        let depth = depth as usize;
+        let idle = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| DeviceError::Host {
+            what: "eventfd",
+            error: error.to_string(),
+        })?;
+        Ok(Self {
+            shared,
+            depth,
+            pending: Vec::with_capacity(depth),
+            jobs: Vec::with_capacity(depth),
+            done: VecDeque::with_capacity(depth),
+            ivs: Vec::new(),
+            idle,
+        })
+    }
+
+    /// Numbers or checks each packet, in order.
+    fn prepare(&mut self, table: &Table, now: Instant) {
+        let mut random = 0;
+        for op in self.pending.drain(..) {
+            let mut job = Job {
+                inner_len: op.frame.len(),
+                op,
+                work: Work::Ended(Status::SaStale),
+                sequence: 0,
+                iv: None,
+                next_header: 0,
+            };
+            if let Ok(entry) = table.entry(job.op.sa) {
+                match prepare_one(&mut job, entry, now) {
+                    Ok(work) => {
+                        job.work = work;
+                        if matches!(work, Work::Seal) && job.iv.is_none() {
+                            random += entry.transform.random_iv_len();
+                        }
+                    }
+                    Err(status) => {
+                        lock(&entry.state).count_error(status);
+                        job.work = Work::Ended(status);
+                    }
+                }
+            }
+            self.jobs.push(job);
+        }
+        if random != 0 {
+            self.draw_ivs(table, random);
+        }
+    }
+
+    /// One call for all the burst's unpredictable IVs.
+    fn draw_ivs(&mut self, table: &Table, len: usize) {
+        self.ivs.resize(len, 0);
+        let drawn = rand_bytes(&mut self.ivs).is_ok();
+        let mut ivs = self.ivs.chunks_exact(16);
+        for job in &mut self.jobs {
+            let Ok(entry) = table.entry(job.op.sa) else {
+                continue;
+            };
+            let wants = matches!(job.work, Work::Seal) && job.iv.is_none();
+            if wants && entry.transform.random_iv_len() != 0 {
+                job.iv = ivs
+                    .next()
+                    .filter(|_| drawn)
+                    .and_then(|iv| iv.try_into().ok());
+                if job.iv.is_none() {
+                    job.work = Work::Ended(Status::WrongNumbering);
+                }
+            }
+        }
+    }
+
+    fn work(&mut self, table: &Table) {
+        let octets: usize = self.jobs.iter().map(|job| job.inner_len).sum();
+        match &self.shared.pool {
+            Some(pool) if octets >= PARALLEL_FROM => pool.install(|| {
+                self.jobs
+                    .par_chunks_mut(CHUNK)
+                    .for_each(|chunk| work_on(chunk, table));
+            }),
+            _ => work_on(&mut self.jobs, table),
+        }
+    }
+
+    /// Moves windows and counts, in order.
+    fn finish(&mut self, table: &Table, now: Instant) {
+        let mut totals = Totals::default();
+        for mut job in self.jobs.drain(..) {
+            let mut status = match job.work {
+                Work::Ended(status) => status,
+                Work::Seal | Work::Open(_) => Status::Ok,
+            };
+            if let (Ok(entry), true) = (table.entry(job.op.sa), status.is_ok()) {
+                let mut state = lock(&entry.state);
+                let inbound = entry.transform.direction() == Direction::Inbound;
+                if inbound {
+                    job.inner_len = job.op.frame.len();
+                    if let Err(refused) = state.accept_inbound(job.sequence) {
+                        status = refused;
+                    }
+                }
+                if status.is_ok() {
+                    status = state.count(job.sequence, job.inner_len, now);
+                    totals.add(inbound, job.inner_len);
+                }
+            }
+            if let Ok(entry) = table.entry(job.op.sa) {
+                let mut state = lock(&entry.state);
+                state.take_notices(|notice| {
+                    lock(&self.shared.events).push(event_of(job.op.sa, notice));
+                });
+            }
+            if !status.is_ok() {
+                totals.errors += 1;
+                job.op.frame.clear();
+            }
+            self.done.push_back(Done {
+                sa: job.op.sa,
+                frame: job.op.frame,
+                cookie: job.op.cookie,
+                status,
+                sequence: job.sequence,
+                next_header: job.next_header,
+            });
+        }
+        let mut counters = lock(&self.shared.counters);
+        counters.sealed += totals.sealed;
+        counters.sealed_bytes += totals.sealed_bytes;
+        counters.opened += totals.opened;
+        counters.opened_bytes += totals.opened_bytes;
+        counters.errors += totals.errors;
+    }
+}
+
+#[derive(Default)]
+struct Totals {
+    sealed: u64,
+    sealed_bytes: u64,
+    opened: u64,
+    opened_bytes: u64,
+    errors: u64,
+}
+
+impl Totals {
+    fn add(&mut self, inbound: bool, octets: usize) {
+        if inbound {
+            self.opened += 1;
+            self.opened_bytes += octets as u64;
+        } else {
+            self.sealed += 1;
+            self.sealed_bytes += octets as u64;
+        }
+    }
+}
+
+fn prepare_one(job: &mut Job, entry: &Entry, now: Instant) -> Result<Work, Status> {
+    match entry.transform.direction() {
+        Direction::Outbound => {
+            let mut state = lock(&entry.state);
+            (job.sequence, job.iv) = state.next_outbound(job.op.explicit, now)?;
+            Ok(Work::Seal)
+        }
+        Direction::Inbound => {
+            if job.op.explicit.is_some() {
+                return Err(Status::WrongNumbering);
+            }
+            let located = entry.transform.locate(&job.op.frame)?;
+            let sequence = lock(&entry.state).check_inbound(located.sequence_low, now)?;
+            job.sequence = sequence;
+            Ok(Work::Open(located))
+        }
+    }
+}
+
+/// Seals and opens; each run of packets of one SA shares a context.
+fn work_on(jobs: &mut [Job], table: &Table) {
+    for run in jobs.chunk_by_mut(|a, b| a.op.sa == b.op.sa) {
+        let Some(first) = run.first() else { continue };
+        let Ok(entry) = table.entry(first.op.sa) else {
+            continue;
+        };
+        let Ok(mut context) = entry.transform.take_context() else {
+            for job in run {
+                job.work = Work::Ended(Status::NoSpace);
+            }
+            continue;
+        };
+        for job in run {
+            let frame = &mut job.op.frame;
+            let result = match job.work {
+                Work::Seal => {
+                    let iv = job.iv.as_ref();
+                    entry
+                        .transform
+                        .seal(&mut context, job.sequence, iv, frame)
+                        .map(|()| 0)
+                }
+                Work::Open(located) => {
+                    entry
+                        .transform
+                        .open(&mut context, located, job.sequence, frame)
+                }
+                Work::Ended(_) => continue,
+            };
+            match result {
+                Ok(next_header) => job.next_header = next_header,
+                Err(status) => {
+                    job.work = Work::Ended(status);
+                    lock(&entry.state).count_error(status);
+                }
+            }
+        }
+        entry.transform.put_context(context);
+    }
+}
+
+impl QueuePair for SoftwareQueue {
+    fn enqueue(&mut self, ops: &mut Vec<Op>) -> Result<usize, DeviceError> {
+        let room = self.depth - self.in_flight();
+        let accepted = ops.len().min(room);
+        self.pending.extend(ops.drain(..accepted));
+        Ok(accepted)
+    }
+
+    fn kick(&mut self) -> Result<(), DeviceError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let shared = self.shared.clone();
+        let now = (shared.clock)();
+        let table = shared.read_table();
+        self.prepare(&table, now);
+        self.work(&table);
+        self.finish(&table, now);
+        Ok(())
+    }
+
+    fn dequeue(&mut self, done: &mut Vec<Done>, limit: usize) -> Result<usize, DeviceError> {
+        let count = limit.min(self.done.len());
+        done.extend(self.done.drain(..count));
+        Ok(count)
+    }
+
+    fn arm(&mut self) -> Result<Arm<'_>, DeviceError> {
+        if self.done.is_empty() {
+            Ok(Arm::Wait(self.idle.as_fd()))
+        } else {
+            Ok(Arm::Ready)
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.pending.len() + self.done.len()
+    }
+
+    fn close(mut self: Box<Self>) -> Vec<Done> {
+        let aborted = self.pending.drain(..).map(|op| Done {
+            sa: op.sa,
+            frame: op.frame,
+            cookie: op.cookie,
+            status: Status::Aborted,
+            sequence: 0,
+            next_header: 0,
+        });
+        let mut home: Vec<Done> = self.done.drain(..).collect();
+        home.extend(aborted.map(|mut done| {
+            done.frame.clear();
+            done
+        }));
+        home
+    }
+}

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The moving part of an SA: grant, replay window, lifetimes and counters. The software engine and
+//! the simulated card each keep one for every SA.
+
+use std::time::{Duration, Instant};
+
+use offload_api::error::SaError;
+use offload_api::event::Limit;
+use offload_api::queue::{Explicit, Status};
+use offload_api::replay::{ReplayWindow, Verdict};
+use offload_api::sa::{
+    Amend, Direction, GrantCursor, Lifetimes, Limits, Numbering, SaParams, SaUsage,
+};
+
+/// State of an SA between packets.
+#[derive(Debug)]
+pub struct SaState {
+    direction: Direction,
+    explicit: bool,
+    esn: bool,
+    cursor: GrantCursor,
+    /// At or under how many remaining numbers the grant counts as low.
+    low_mark: u64,
+    window: ReplayWindow,
+    lifetimes: Lifetimes,
+    installed: Instant,
+    usage: SaUsage,
+    reported: Reported,
+    notices: Vec<SaNotice>,
+}
+
+/// What is said once for each arming.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reported {
+    soft: bool,
+    hard: bool,
+    grant_low: bool,
+    sequence_ending: bool,
+}
+
+/// What an SA wants its owner to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaNotice {
+    /// A soft limit is reached.
+    Soft(Limit),
+    /// A hard limit is reached.
+    Hard(Limit),
+    /// So many numbers are left of the grant.
+    GrantLow(u64),
+    /// The sequence space nearly ends.
+    SequenceEnding,
+}
+
+/// Numbers left when an SA asks for a rekey: a quarter of the 32-bit space, 2^32 of the 64-bit one.
+const ENDING_32: u64 = 1 << 30;
+const ENDING_64: u64 = 1 << 32;
+
+impl SaState {
+    /// The state of a new SA.
+    pub fn new(sa: &SaParams, now: Instant) -> Self {
+        let (explicit, grant) = match sa.numbering {
+            Numbering::Explicit => (true, None),
+            Numbering::Granted(grant) => (false, grant),
+        };
+        let mut window = ReplayWindow::new(sa.replay_window);
+        if let Some(seen) = &sa.replay_state {
+            window.merge(seen);
+        }
+        let cursor = GrantCursor::new(grant);
+        Self {
+            direction: sa.direction,
+            explicit,
+            esn: sa.esn,
+            cursor,
+            low_mark: cursor.remaining() / 4,
+            window,
+            lifetimes: sa.lifetimes,
+            installed: now,
+            usage: SaUsage::default(),
+            reported: Reported::default(),
+            // So that a packet's notice needs no memory.
+            notices: Vec::with_capacity(4),
+        }
+    }
+
+    /// The number and, for an explicitly numbered SA, the IV of the next outbound packet.
+    ///
+    /// # Errors
+    /// [`Status::WrongNumbering`], [`Status::HardExpired`] or [`Status::SequenceExhausted`].
+    pub fn next_outbound(
+        &mut self,
+        explicit: Option<Explicit>,
+        now: Instant,
+    ) -> Result<(u64, Option<[u8; 16]>), Status> {
+        self.check_hard(now)?;
+        match (explicit, self.explicit) {
+            (Some(explicit), true) => {
+                let end = if self.esn {
+                    u64::MAX
+                } else {
+                    u64::from(u32::MAX)
+                };
+                if explicit.sequence == 0 || explicit.sequence > end {
+                    return Err(Status::SequenceExhausted);
+                }
+                Ok((explicit.sequence, Some(explicit.iv)))
+            }
+            (None, false) => {
+                let (sequence, _) = self.cursor.take(1).ok_or(Status::SequenceExhausted)?;
+                self.watch_sequence(sequence);
+                Ok((sequence, None))
+            }
+            _ => Err(Status::WrongNumbering),
+        }
+    }
+
+    /// The full number of an inbound packet, if the window may take it. Changes nothing: the ICV is
+    /// still to be checked (RFC 4303 §3.4.3).
+    ///
+    /// # Errors
+    /// [`Status::HardExpired`], [`Status::Replayed`] or [`Status::TooOld`].
+    pub fn check_inbound(&mut self, low: u32, now: Instant) -> Result<u64, Status> {
+        self.check_hard(now)?;
+        let sequence = self.window.full_number(low, self.esn);
+        match self.window.check(sequence) {
+            Verdict::Fresh => Ok(sequence),
+            verdict => Err(self.refuse_inbound(verdict)),
+        }
+    }
+
+    /// Moves the window for an authenticated packet.
+    ///
+    /// # Errors
+    /// [`Status::Replayed`] or [`Status::TooOld`], when another packet of the burst came first.
+    pub fn accept_inbound(&mut self, sequence: u64) -> Result<(), Status> {
+        match self.window.accept(sequence) {
+            Verdict::Fresh => Ok(()),
+            verdict => Err(self.refuse_inbound(verdict)),
+        }
+    }
+
+    fn refuse_inbound(&mut self, verdict: Verdict) -> Status {
+        self.usage.replayed += 1;
+        if verdict == Verdict::Replayed {
+            Status::Replayed
+        } else {
+            Status::TooOld
+        }
+    }
+
+    /// Counts a packet that was sealed or opened and tells how it ended.
+    pub fn count(&mut self, sequence: u64, inner_len: usize, now: Instant) -> Status {
+        self.usage.packets += 1;
+        self.usage.bytes += inner_len as u64;
+        self.usage.sequence = self.usage.sequence.max(sequence);
+        match self.reached(&self.lifetimes.soft, now) {
+            Some(limit) => {
+                if !self.reported.soft {
+                    self.reported.soft = true;
+                    self.notices.push(SaNotice::Soft(limit));
+                }
+                Status::OkSoftExpired
+            }
+            None => Status::Ok,
+        }
+    }
+
+    /// Counts a packet that failed.
+    pub fn count_error(&mut self, status: Status) {
+        match status {
+            Status::BadIcv => self.usage.bad_icv += 1,
+            // Counted where they were refused.
+            Status::Replayed | Status::TooOld => {}
+            _ => self.usage.errors += 1,
+        }
+    }
+
+    /// Reports limits by time without a packet.
+    pub fn check_time(&mut self, now: Instant) {
+        let _ = self.check_hard(now);
+        if let Some(limit) = self.reached(&self.lifetimes.soft, now)
+            && !self.reported.soft
+        {
+            self.reported.soft = true;
+            self.notices.push(SaNotice::Soft(limit));
+        }
+    }
+
+    /// Hands over what is to be told.
+    pub fn take_notices(&mut self, mut tell: impl FnMut(SaNotice)) {
+        for notice in self.notices.drain(..) {
+            tell(notice);
+        }
+    }
+
+    /// Changes the SA; [`Amend::Outer`] is the transform's and refused here.
+    ///
+    /// # Errors
+    /// [`SaError::GrantBehind`], [`SaError::Invalid`] or [`SaError::NotApplicable`].
+    pub fn amend(&mut self, change: &Amend, now: Instant) -> Result<(), SaError> {
+        let outbound = self.direction == Direction::Outbound && !self.explicit;
+        match change {
+            Amend::Grant(grant) if outbound => {
+                grant.check(self.esn)?;
+                self.cursor
+                    .extend(*grant)
+                    .map_err(|expected| SaError::GrantBehind {
+                        expected,
+                        found: grant.first,
+                    })?;
+                self.low_mark = self.cursor.remaining() / 4;
+                self.reported.grant_low = false;
+                Ok(())
+            }
+            Amend::Revoke if outbound => {
+                self.cursor.revoke();
+                Ok(())
+            }
+            Amend::Replay(seen) if self.direction == Direction::Inbound => {
+                self.window.merge(seen);
+                Ok(())
+            }
+            Amend::Lifetimes(lifetimes) => {
+                self.lifetimes = *lifetimes;
+                self.reported.soft = false;
+                self.reported.hard = false;
+                self.check_time(now);
+                Ok(())
+            }
+            _ => Err(SaError::NotApplicable {
+                what: "the change does not fit the SA's direction",
+            }),
+        }
+    }
+
+    /// The next number that would be used.
+    pub fn next_sequence(&self) -> u64 {
+        self.cursor.next()
+    }
+
+    /// What the SA has done.
+    pub fn usage(&self) -> SaUsage {
+        self.usage
+    }
+
+    fn check_hard(&mut self, now: Instant) -> Result<(), Status> {
+        match self.reached(&self.lifetimes.hard, now) {
+            Some(limit) => {
+                if !self.reported.hard {
+                    self.reported.hard = true;
+                    self.notices.push(SaNotice::Hard(limit));
+                }
+                Err(Status::HardExpired)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn reached(&self, limits: &Limits, now: Instant) -> Option<Limit> {
+        let at = |limit: Option<u64>, value: u64| limit.is_some_and(|limit| value >= limit);
+        let age = || now.saturating_duration_since(self.installed);
+        if at(limits.bytes, self.usage.bytes) {
+            Some(Limit::Bytes)
+        } else if at(limits.packets, self.usage.packets) {
+            Some(Limit::Packets)
+        } else if limits.time.is_some_and(|limit: Duration| age() >= limit) {
+            Some(Limit::Time)
+        } else {
+            None
+        }
+    }
+
+    fn watch_sequence(&mut self, sequence: u64) {
+        let remaining = self.cursor.remaining();
+        if remaining <= self.low_mark && !self.reported.grant_low {
+            self.reported.grant_low = true;
+            self.notices.push(SaNotice::GrantLow(remaining));
+        }
+        let left = if self.esn {
+            (u64::MAX - sequence) / (ENDING_64 / ENDING_32)
+        } else {
+            u64::from(u32::MAX).saturating_sub(sequence)
+        };
+        if left <= ENDING_32 && !self.reported.sequence_ending {
+            self.reported.sequence_ending = true;
+            self.notices.push(SaNotice::SequenceEnding);
+        }
+    }
+}

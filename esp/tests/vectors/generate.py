@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+"""Writes scapy.json: ESP packets sealed by scapy and pyca/cryptography, an independent implementation.
+
+Run: pip install scapy cryptography && python3 generate.py > scapy.json
+"""
+import json
+import random
+
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.ipsec import ESP, SecurityAssociation
+from scapy.packet import Raw
+
+rng = random.Random(4303)
+SUITES = [
+    # (our name, scapy cipher, key octets, salt octets, iv octets, scapy integrity, key octets)
+    ("aes128gcm16", "AES-GCM", 16, 4, 8, None, 0),
+    ("aes256gcm16", "AES-GCM", 32, 4, 8, None, 0),
+    ("chacha20poly1305", "CHACHA20-POLY1305", 32, 4, 8, None, 0),
+    ("aes128-sha256", "AES-CBC", 16, 0, 16, "SHA2-256-128", 32),
+    ("aes256-sha384", "AES-CBC", 32, 0, 16, "SHA2-384-192", 48),
+    ("aes192-sha512", "AES-CBC", 24, 0, 16, "SHA2-512-256", 64),
+    ("null-sha256", "NULL", 0, 0, 0, "SHA2-256-128", 32),
+]
+MODES = ["transport", "tunnel4", "tunnel6", "tunnel4udp"]
+
+
+def inner(version, size):
+    payload = Raw(rng.randbytes(size))
+    if version == 4:
+        packet = IP(src="10.1.0.1", dst="10.2.0.9", tos=0x2A, ttl=61, flags="DF") / UDP(sport=7000, dport=53)
+    else:
+        packet = IPv6(src="fd01::1", dst="fd02::9", tc=0x2A, hlim=61) / TCP(sport=7000, dport=443)
+    return packet / payload
+
+
+vectors = []
+for name, cipher, key_len, salt_len, iv_len, auth, auth_len in SUITES:
+    for mode in MODES:
+        for version in (4, 6):
+            if mode == "transport" and version == 6 and cipher == "NULL":
+                pass
+            for esn in (False, True):
+                size = rng.choice([0, 1, 13, 64, 500, 1399])
+                key, auth_key = rng.randbytes(key_len + salt_len), rng.randbytes(auth_len)
+                iv = rng.randbytes(iv_len)
+                high, low = (rng.randrange(1, 2**31), rng.randrange(2**32)) if esn else (0, rng.randrange(1, 2**32))
+                spi = rng.randrange(256, 2**32)
+                outer = None
+                if mode.startswith("tunnel4"):
+                    outer = IP(src="192.0.2.1", dst="192.0.2.2", tos=0x2A, ttl=64, id=0, flags="DF")
+                elif mode == "tunnel6":
+                    outer = IPv6(src="2001:db8::1", dst="2001:db8::2", tc=0x2A, hlim=64)
+                sa = SecurityAssociation(
+                    ESP,
+                    spi=spi,
+                    crypt_algo=cipher,
+                    crypt_key=key,
+                    auth_algo=auth or "NULL",
+                    auth_key=auth_key,
+                    tunnel_header=outer,
+                    nat_t_header=UDP(sport=4500, dport=61234, chksum=0) if mode.endswith("udp") else None,
+                    esn_en=esn,
+                    esn=high,
+                )
+                plain = inner(version, size)
+                plain = plain.__class__(bytes(plain))
+                sealed = sa.encrypt(plain, seq_num=low, iv=iv, esn_en=esn, esn=high)
+                vectors.append(
+                    {
+                        "suite": name,
+                        "mode": mode,
+                        "esn": esn,
+                        "spi": spi,
+                        "sequence": high << 32 | low,
+                        "key": key.hex(),
+                        "integrity_key": auth_key.hex(),
+                        "iv": iv.hex(),
+                        "plain": bytes(plain).hex(),
+                        "sealed": bytes(sealed).hex(),
+                    }
+                )
+print(json.dumps(vectors, indent=0))

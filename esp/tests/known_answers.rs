@@ -2,6 +2,8 @@
 //! ESP packets of an independent implementation (scapy with pyca/cryptography; `vectors/generate.py`)
 //! through the engine's own entry points: sealed byte for byte, and opened.
 
+#![allow(clippy::unwrap_used)]
+
 use std::net::IpAddr;
 
 use offload_api::device::Accelerator;

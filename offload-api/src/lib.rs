@@ -9,6 +9,7 @@
 //! out.
 #![deny(missing_docs)]
 
+pub mod cache;
 pub mod capability;
 pub mod device;
 pub mod error;

@@ -14,6 +14,7 @@ pub mod capability;
 pub mod device;
 pub mod error;
 pub mod event;
+pub mod failover;
 pub mod frame;
 pub mod queue;
 pub mod replay;

@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Two accelerators as one: a device that may vanish at any instruction, and software that takes over
+//! without losing or repeating a sequence number.
+//!
+//! Each SA lives in one engine at a time. An outbound SA's numbers come in blocks that the
+//! [`SA cache`](crate::cache) records before an engine is granted them; whoever takes over gets a
+//! new block, so that it needs no word from the engine before. Every inbound packet that either
+//! engine opens passes the SA's *shadow window* here before it is delivered, so that nothing is
+//! delivered twice, and a taker-over starts from that window.
+
+mod queue;
+mod sa;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use crate::cache::{CacheEntry, CacheError, CacheWriter};
+use crate::capability::Capabilities;
+use crate::device::{Accelerator, AcceleratorInfo, Counters, Health};
+use crate::error::{Advice, DeviceError, InstallError, OpenQueueError, SaError};
+use crate::event::{Engine, Event};
+use crate::frame::FramePool;
+use crate::queue::{QueueConfig, QueuePair};
+use crate::sa::{Amend, Direction, Lifetimes, Numbering, SaHandle, SaParams, SaUsage};
+
+use sa::{Sa, SaTable};
+
+/// Device and software as one accelerator. Cloning shares it.
+#[derive(Clone)]
+pub struct Failover {
+    shared: Arc<Shared>,
+}
+
+/// How a failover is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct FailoverConfig {
+    /// Sequence numbers granted at once: the most that a crash can skip.
+    pub block: u64,
+}
+
+impl Default for FailoverConfig {
+    fn default() -> Self {
+        Self { block: 1 << 16 }
+    }
+}
+
+/// How far an SA may be offloaded, in strongSwan's words. Only [`Auto`](Self::Auto) falls back; the
+/// named levels fail loudly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum OffloadLevel {
+    /// Software only.
+    No,
+    /// The device does the cryptography or more.
+    Crypto,
+    /// The device does all of ESP.
+    Packet,
+    /// The device where it can, software where it can't.
+    #[default]
+    Auto,
+}
+
+/// Where an SA lives, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The engine.
+    pub engine: Engine,
+    /// Why it is not in the device, if it is not.
+    pub reason: Option<String>,
+}
+
+/// What has happened to the device so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailoverStatistics {
+    /// Times the device was lost.
+    pub losses: u64,
+    /// Times SAs returned to it.
+    pub returns: u64,
+    /// Nanoseconds from noticing the last loss to the first packet sealed or opened in software.
+    pub last_fallback_ns: u64,
+    /// Operations that came back aborted from a lost device.
+    pub aborted: u64,
+    /// Inbound packets that an engine passed but that had been delivered before.
+    pub shadow_replays: u64,
+}
+
+pub(crate) struct Shared {
+    primary: Option<Arc<dyn Accelerator>>,
+    software: Arc<dyn Accelerator>,
+    cache: Arc<CacheWriter>,
+    config: FailoverConfig,
+    capabilities: Capabilities,
+    /// Whether SAs may use the primary.
+    up: AtomicBool,
+    /// Grows with each return: queue pairs of an older one are dead.
+    epoch: AtomicU64,
+    table: RwLock<SaTable>,
+    pools: Mutex<Vec<FramePool>>,
+    events: Mutex<Vec<Event>>,
+    /// Engines' handles to ours, for events.
+    names: Mutex<HashMap<(Engine, SaHandle), SaHandle>>,
+    lost_at: Mutex<Option<Instant>>,
+    statistics: Mutex<FailoverStatistics>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Failover {
+    /// Joins a device, if there is one, and software; numbers are recorded in `cache`.
+    pub fn new(
+        primary: Option<Arc<dyn Accelerator>>,
+        software: Arc<dyn Accelerator>,
+        cache: Arc<CacheWriter>,
+        config: FailoverConfig,
+    ) -> Self {
+        let up = primary
+            .as_ref()
+            .is_some_and(|primary| primary.health() == Health::Ok);
+        let mut capabilities = software.capabilities().clone();
+        if let Some(primary) = &primary {
+            capabilities.features |= primary.capabilities().features;
+        }
+        Self {
+            shared: Arc::new(Shared {
+                primary,
+                software,
+                cache,
+                config,
+                capabilities,
+                up: AtomicBool::new(up),
+                epoch: AtomicU64::new(0),
+                table: RwLock::new(SaTable::default()),
+                pools: Mutex::default(),
+                events: Mutex::default(),
+                names: Mutex::default(),
+                lost_at: Mutex::default(),
+                statistics: Mutex::default(),
+            }),
+        }
+    }
+
+    /// [`Accelerator::install`] at a level of offload; plain `install` is [`OffloadLevel::Auto`].
+    /// `owner` is recorded in the cache (a child SA's unique id).
+    ///
+    /// # Errors
+    /// As `install`; a named level fails where `Auto` would use software.
+    pub fn install_at(
+        &self,
+        level: OffloadLevel,
+        sa: &SaParams,
+        owner: u64,
+    ) -> Result<SaHandle, InstallError> {
+        sa.validate()?;
+        let shared = &*self.shared;
+        let destination = sa.outer.map_or([0; 4].into(), |outer| outer.destination);
+        let entry = CacheEntry {
+            spi: sa.spi,
+            direction: sa.direction,
+            destination,
+            engine: Engine::Software,
+            esn: sa.esn,
+            suite: (sa.suite.cipher() as u8, sa.suite.integrity() as u8),
+            owner,
+        };
+        // A caller that counted before (a restart) says so by its first grant.
+        let used = match sa.numbering {
+            Numbering::Granted(Some(grant)) => grant.first - 1,
+            _ => 0,
+        };
+        let slot = shared.cache.insert(&entry, used).map_err(cache_error)?;
+        let installed = Sa::install(shared, level, sa, slot);
+        let sa = match installed {
+            Ok(sa) => sa,
+            Err(error) => {
+                let _ = shared.cache.remove(slot);
+                return Err(error);
+            }
+        };
+        let sa = Arc::new(sa);
+        let handle = shared.write_table().insert(sa.clone());
+        sa.name(shared, handle);
+        Ok(handle)
+    }
+
+    /// Where an SA lives.
+    ///
+    /// # Errors
+    /// [`SaError::Stale`].
+    pub fn placement(&self, sa: SaHandle) -> Result<Placement, SaError> {
+        let sa = self.shared.sa(sa)?;
+        Ok(sa.placement(&self.shared))
+    }
+
+    /// Whether a device is there and carries SAs.
+    pub fn device_up(&self) -> bool {
+        self.shared.up.load(Ordering::Acquire)
+    }
+
+    /// What has happened so far.
+    pub fn statistics(&self) -> FailoverStatistics {
+        *lock(&self.shared.statistics)
+    }
+
+    /// The device, for its own counters.
+    pub fn primary(&self) -> Option<&Arc<dyn Accelerator>> {
+        self.shared.primary.as_ref()
+    }
+
+    /// The software engine, for its own counters.
+    pub fn software(&self) -> &Arc<dyn Accelerator> {
+        &self.shared.software
+    }
+
+    /// To be called every few milliseconds: notices a lost device even without traffic, so that
+    /// sleeping queues come back.
+    pub fn tick(&self) {
+        let shared = &*self.shared;
+        shared.cache.beat();
+        if let Some(primary) = &shared.primary
+            && shared.up.load(Ordering::Acquire)
+            && let Health::Lost { reason } = primary.health()
+        {
+            shared.lost(&reason);
+        }
+        if !shared.up.load(Ordering::Acquire) {
+            // SAs that carry no traffic move now; the others moved with their next packet.
+            let sas: Vec<_> = shared.read_table().iter().collect();
+            for (handle, sa) in sas {
+                sa.leave_device(shared, handle);
+            }
+        }
+    }
+
+    /// Brings a lost device back, if it can be: resets it, installs every SA anew with new grants,
+    /// and lets traffic return to it. May take milliseconds; traffic goes on in software meanwhile.
+    ///
+    /// # Errors
+    /// The device does not come back.
+    pub fn try_return(&self) -> Result<(), DeviceError> {
+        let shared = &*self.shared;
+        let Some(primary) = &shared.primary else {
+            return Ok(());
+        };
+        if shared.up.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        primary.reset()?;
+        for pool in lock(&shared.pools).iter() {
+            primary.register_pool(pool)?;
+        }
+        // Queue pairs see the new epoch only once `up` is set, and open their own again.
+        shared.epoch.fetch_add(1, Ordering::AcqRel);
+        shared.up.store(true, Ordering::Release);
+        let sas: Vec<_> = shared.read_table().iter().collect();
+        for (handle, sa) in sas {
+            sa.enter_device(shared, handle)?;
+        }
+        lock(&shared.statistics).returns += 1;
+        lock(&shared.events).push(Event::DeviceReturned);
+        Ok(())
+    }
+}
+
+fn cache_error(error: CacheError) -> InstallError {
+    match error {
+        CacheError::Full { capacity } => InstallError::TableFull { capacity },
+        error => DeviceError::Host {
+            what: "SA cache",
+            error: error.to_string(),
+        }
+        .into(),
+    }
+}
+
+impl Shared {
+    fn read_table(&self) -> std::sync::RwLockReadGuard<'_, SaTable> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_table(&self) -> std::sync::RwLockWriteGuard<'_, SaTable> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sa(&self, handle: SaHandle) -> Result<Arc<Sa>, SaError> {
+        self.read_table()
+            .find(handle)
+            .cloned()
+            .ok_or(SaError::Stale)
+    }
+
+    /// The device is lost: from here on nothing is sent to it. Each SA moves with its next packet.
+    fn lost(&self, reason: &str) {
+        if self.up.swap(false, Ordering::AcqRel) {
+            tracing::warn!(
+                reason,
+                "device lost: security associations move to software"
+            );
+            *lock(&self.lost_at) = Some(Instant::now());
+            lock(&self.statistics).losses += 1;
+            lock(&self.events).push(Event::DeviceLost {
+                reason: reason.to_owned(),
+            });
+        }
+    }
+
+    /// Notes the first packet that software has done since the loss.
+    fn fell_back(&self) {
+        if let Some(at) = lock(&self.lost_at).take() {
+            lock(&self.statistics).last_fallback_ns = at.elapsed().as_nanos() as u64;
+        }
+    }
+}
+
+impl Accelerator for Failover {
+    fn info(&self) -> AcceleratorInfo {
+        match &self.shared.primary {
+            Some(primary) => primary.info(),
+            None => self.shared.software.info(),
+        }
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.shared.capabilities
+    }
+
+    fn register_pool(&self, pool: &FramePool) -> Result<(), DeviceError> {
+        let shared = &*self.shared;
+        shared.software.register_pool(pool)?;
+        let mut pools = lock(&shared.pools);
+        if !pools.iter().any(|known| known.id() == pool.id()) {
+            pools.push(pool.clone());
+        }
+        drop(pools);
+        if let Some(primary) = &shared.primary
+            && shared.up.load(Ordering::Acquire)
+            && let Err(error) = primary.register_pool(pool)
+        {
+            shared.lost(&error.to_string());
+        }
+        Ok(())
+    }
+
+    fn open_queue(&self, config: &QueueConfig) -> Result<Box<dyn QueuePair>, OpenQueueError> {
+        Ok(Box::new(queue::FailoverQueue::open(
+            self.shared.clone(),
+            *config,
+        )?))
+    }
+
+    fn install(&self, sa: &SaParams) -> Result<SaHandle, InstallError> {
+        self.install_at(OffloadLevel::Auto, sa, 0)
+    }
+
+    fn amend(&self, sa: SaHandle, change: &Amend) -> Result<(), SaError> {
+        self.shared.sa(sa)?.amend(&self.shared, change)
+    }
+
+    fn retire(&self, sa: SaHandle) -> Result<SaUsage, SaError> {
+        let removed = self.shared.write_table().remove(sa).ok_or(SaError::Stale)?;
+        Ok(removed.retire(&self.shared))
+    }
+
+    fn usage(&self, sa: SaHandle) -> Result<SaUsage, SaError> {
+        Ok(self.shared.sa(sa)?.usage())
+    }
+
+    fn poll_events(&self, out: &mut Vec<Event>) -> usize {
+        let before = out.len();
+        out.append(&mut lock(&self.shared.events));
+        let mut raw = Vec::new();
+        let engines = [
+            (Engine::Device, self.shared.primary.as_ref()),
+            (Engine::Software, Some(&self.shared.software)),
+        ];
+        for (engine, accelerator) in engines {
+            let Some(accelerator) = accelerator else {
+                continue;
+            };
+            accelerator.poll_events(&mut raw);
+            let names = lock(&self.shared.names);
+            for event in raw.drain(..) {
+                let name = |sa: SaHandle| names.get(&(engine, sa)).copied();
+                let renamed = match event {
+                    Event::SoftExpired { sa, limit } => {
+                        name(sa).map(|sa| Event::SoftExpired { sa, limit })
+                    }
+                    Event::HardExpired { sa, limit } => {
+                        name(sa).map(|sa| Event::HardExpired { sa, limit })
+                    }
+                    Event::SequenceEnding { sa } => name(sa).map(|sa| Event::SequenceEnding { sa }),
+                    // Grants are topped up by the queue pairs.
+                    Event::GrantLow { .. } => None,
+                    event => Some(event),
+                };
+                out.extend(renamed);
+            }
+        }
+        out.len() - before
+    }
+
+    fn counters(&self) -> Counters {
+        let software = self.shared.software.counters();
+        let device = self
+            .shared
+            .primary
+            .as_ref()
+            .map(|primary| primary.counters());
+        let device = device.unwrap_or_default();
+        Counters {
+            sealed: software.sealed + device.sealed,
+            sealed_bytes: software.sealed_bytes + device.sealed_bytes,
+            opened: software.opened + device.opened,
+            opened_bytes: software.opened_bytes + device.opened_bytes,
+            errors: software.errors + device.errors,
+            aborted: software.aborted + device.aborted,
+            bogus_completions: software.bogus_completions + device.bogus_completions,
+            sas: self.shared.read_table().iter().count() as u64,
+        }
+    }
+
+    fn health(&self) -> Health {
+        Health::Ok
+    }
+
+    fn reset(&self) -> Result<(), DeviceError> {
+        let handles: Vec<_> = self
+            .shared
+            .read_table()
+            .iter()
+            .map(|(handle, _)| handle)
+            .collect();
+        for handle in handles {
+            let _ = self.retire(handle);
+        }
+        Ok(())
+    }
+}
+
+/// Parameters for installing an SA in an engine: what is left of its lifetimes, no grant of its own.
+fn params_for(sa: &SaParams, numbering: Numbering, used: &SaUsage, age: Instant) -> SaParams {
+    let mut params = sa.clone();
+    if sa.direction == Direction::Outbound && sa.numbering != Numbering::Explicit {
+        params.numbering = numbering;
+    }
+    params.lifetimes = Lifetimes {
+        soft: sa::left(&sa.lifetimes.soft, used, age),
+        hard: sa::left(&sa.lifetimes.hard, used, age),
+    };
+    params
+}
+
+/// Whether an error means that software shall do it.
+fn means_software(error: &InstallError) -> bool {
+    matches!(error.advice(), Advice::UseSoftware)
+}

@@ -151,9 +151,7 @@ impl FailoverQueue {
             } else {
                 done.frame.len()
             };
-            if sa.count(done.sequence, bytes, self.shared.config.block) {
-                sa.top_up(&self.shared);
-            }
+            sa.count(done.sequence, bytes);
             if !device {
                 self.shared.fell_back();
             }
@@ -247,6 +245,7 @@ impl QueuePair for FailoverQueue {
                 self.refuse(op, Status::Aborted);
                 continue;
             }
+            sa.issue(&shared);
             // `room` operations fit, so this never fails.
             self.book(&mut op, Some(sa.clone()));
             match target {

@@ -25,6 +25,8 @@ pub(super) struct Sa {
     granted: bool,
     /// Last number granted to the engine in charge.
     grant_end: AtomicU64,
+    /// Upper bound of the numbers that the engine in charge has used, by what it was sent.
+    issued: AtomicU64,
     topping_up: AtomicBool,
     created: Instant,
     packets: AtomicU64,
@@ -81,6 +83,7 @@ impl Sa {
             outbound,
             granted,
             grant_end: AtomicU64::new(0),
+            issued: AtomicU64::new(0),
             topping_up: AtomicBool::new(false),
             created,
             packets: AtomicU64::new(0),
@@ -137,7 +140,9 @@ impl Sa {
         }
         primary.capabilities().check(&route.params)?;
         let numbering = if self.granted {
-            Numbering::Granted(Some(self.reserve(shared)?))
+            let grant = self.reserve(shared)?;
+            self.issued.store(grant.first - 1, Ordering::Release);
+            Numbering::Granted(Some(grant))
         } else {
             route.params.numbering
         };
@@ -176,6 +181,7 @@ impl Sa {
             && let Some(handle) = route.software
         {
             let grant = self.reserve(shared)?;
+            self.issued.store(grant.first - 1, Ordering::Release);
             if let Err(error) = shared.software.amend(handle, &Amend::Grant(grant)) {
                 return Err(InstallError::Device(crate::error::DeviceError::Host {
                     what: "granting sequence numbers to software",
@@ -303,18 +309,26 @@ impl Sa {
         self.outbound
     }
 
-    /// Counts a completion and says whether the grant needs a top-up.
-    pub(super) fn count(&self, sequence: u64, bytes: usize, block: u64) -> bool {
+    /// Counts a completion.
+    pub(super) fn count(&self, sequence: u64, bytes: usize) {
         self.packets.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.sequence.fetch_max(sequence, Ordering::Relaxed);
-        self.granted
-            && self
+    }
+
+    /// Notes an operation that is about to be sent to its engine, and tops the grant up long before
+    /// it runs dry.
+    pub(super) fn issue(&self, shared: &Shared) {
+        if self.granted {
+            let issued = self.issued.fetch_add(1, Ordering::AcqRel) + 1;
+            let left = self
                 .grant_end
                 .load(Ordering::Acquire)
-                .saturating_sub(sequence)
-                < block / 2
-            && !self.topping_up.load(Ordering::Relaxed)
+                .saturating_sub(issued);
+            if left < shared.config.block / 2 {
+                self.top_up(shared);
+            }
+        }
     }
 
     pub(super) fn count_error(&self, status: crate::queue::Status) {
@@ -327,8 +341,8 @@ impl Sa {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Grants the engine in charge its next block, long before it runs dry.
-    pub(super) fn top_up(&self, shared: &Shared) {
+    /// Grants the engine in charge its next block.
+    fn top_up(&self, shared: &Shared) {
         if self.topping_up.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Traffic whose receiver checks every octet: a bulk TCP stream, a paced UDP stream, ping, and iperf3 as a
+//! second opinion.
+
+mod bulk;
+mod datagrams;
+mod pattern;
+mod probe;
+mod series;
+
+use std::io;
+use std::net::SocketAddr;
+
+use thiserror::Error;
+
+use crate::NamespaceError;
+
+pub use bulk::{Bulk, BulkReport};
+pub use datagrams::{DatagramReport, Datagrams, DatagramsConfig, Latency};
+pub use probe::{PingReport, iperf3, ping};
+pub use series::Series;
+
+/// Why traffic could not be sent or judged.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TrafficError {
+    /// A socket failed.
+    #[error("{action} {address}: {source}")]
+    Socket {
+        /// What was being done.
+        action: &'static str,
+        /// With which address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An outside program said something that could not be understood.
+    #[error("{program}: expected {expected}, found: {found}")]
+    Output {
+        /// The program.
+        program: &'static str,
+        /// What was looked for.
+        expected: &'static str,
+        /// What it said instead.
+        found: String,
+    },
+    /// A thread or program inside a namespace failed.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+}

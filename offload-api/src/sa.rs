@@ -146,6 +146,24 @@ pub enum Cipher {
     Aes256Cbc = 6,
 }
 
+impl Cipher {
+    /// The algorithm with this code, as devices and the SA cache store it.
+    pub fn from_code(code: u8) -> Option<Self> {
+        use Cipher::*;
+        [
+            Null,
+            Aes128Gcm,
+            Aes256Gcm,
+            ChaCha20Poly1305,
+            Aes128Cbc,
+            Aes192Cbc,
+            Aes256Cbc,
+        ]
+        .into_iter()
+        .find(|cipher| *cipher as u8 == code)
+    }
+}
+
 /// A separate integrity algorithm of ESP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -158,6 +176,20 @@ pub enum Integrity {
     HmacSha384 = 2,
     /// HMAC-SHA-512-256 (RFC 4868).
     HmacSha512 = 3,
+}
+
+impl Integrity {
+    /// The algorithm with this code, as devices and the SA cache store it.
+    pub fn from_code(code: u8) -> Option<Self> {
+        [
+            Self::None,
+            Self::HmacSha256,
+            Self::HmacSha384,
+            Self::HmacSha512,
+        ]
+        .into_iter()
+        .find(|integrity| *integrity as u8 == code)
+    }
 }
 
 /// A valid pair of encryption and integrity algorithms.

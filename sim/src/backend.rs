@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The card on the bus: regions, interrupts and memory, as vfio-user brings them.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use fpga_regs::registers::{
+    Control, DOORBELL_BAR, MSIX_BAR, MSIX_BAR_SIZE, REGISTER_BAR, REGISTER_BAR_SIZE, admin_queue,
+    control,
+};
+use rustix::io::Errno;
+use vfio_user::message::{IRQ_MSIX, REGION_CONFIG, REGION_READ, REGION_WRITE, SparseArea};
+use vfio_user::server::{Backend, DmaMapping, ServerRegion};
+
+use crate::admin;
+use crate::card::Card;
+use crate::pci::{CONFIG_SIZE, ConfigSpace};
+
+pub(crate) struct PciBackend {
+    card: Arc<Card>,
+    config: ConfigSpace,
+    msix: Vec<u8>,
+    doorbell_areas: [SparseArea; 1],
+    vectors: u16,
+}
+
+impl PciBackend {
+    pub(crate) fn new(card: Arc<Card>) -> Self {
+        let queues = card.doorbells.queues();
+        let vectors = queues + 1;
+        Self {
+            config: ConfigSpace::new(vectors, queues),
+            msix: vec![0; MSIX_BAR_SIZE as usize],
+            doorbell_areas: [SparseArea {
+                offset: 0,
+                size: card.doorbells.len(),
+            }],
+            vectors,
+            card,
+        }
+    }
+
+    fn power_on(&mut self) {
+        self.card.reset();
+        let mut core = self.card.lock();
+        core.dma.clear();
+        core.dma.set_enabled(false);
+        core.irqs.iter_mut().for_each(|irq| *irq = None);
+        drop(core);
+        self.config = ConfigSpace::new(self.vectors, self.vectors - 1);
+        self.msix.fill(0);
+    }
+
+    fn write_register(&mut self, offset: u64, value: u32) {
+        match offset {
+            control::CONTROL => {
+                let value = Control::from_bits_truncate(value);
+                if value.contains(Control::RESET) {
+                    self.card.reset();
+                } else {
+                    self.card.lock().set_control(value);
+                    self.card.wake();
+                }
+            }
+            control::WAKE => self.card.wake(),
+            admin_queue::TAIL => {
+                let mut core = self.card.lock();
+                admin::run(&self.card, &mut core, value);
+            }
+            _ => self.card.lock().write_register(offset, value),
+        }
+    }
+}
+
+impl Backend for PciBackend {
+    fn connected(&mut self) {
+        self.power_on();
+        tracing::info!("driver connected");
+    }
+
+    fn disconnected(&mut self) {
+        self.power_on();
+        tracing::info!("driver gone: keys zeroised, memory unmapped");
+    }
+
+    fn region(&self, index: u32) -> ServerRegion<'_> {
+        let flags = REGION_READ | REGION_WRITE;
+        let plain = |size| ServerRegion {
+            size,
+            flags,
+            ..ServerRegion::default()
+        };
+        match index {
+            REGISTER_BAR => plain(REGISTER_BAR_SIZE),
+            DOORBELL_BAR => ServerRegion {
+                size: self.config.bar_size(DOORBELL_BAR),
+                flags,
+                areas: &self.doorbell_areas,
+                memory: Some(self.card.doorbells.fd()),
+            },
+            MSIX_BAR => plain(MSIX_BAR_SIZE),
+            REGION_CONFIG => plain(CONFIG_SIZE as u64),
+            _ => ServerRegion::default(),
+        }
+    }
+
+    fn irq_count(&self, index: u32) -> u32 {
+        if index == IRQ_MSIX {
+            self.vectors.into()
+        } else {
+            0
+        }
+    }
+
+    fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+        match region {
+            REGION_CONFIG => self.config.read(offset, data),
+            MSIX_BAR => {
+                let from = self.msix.get(offset as usize..).unwrap_or_default();
+                data.iter_mut()
+                    .zip(from)
+                    .for_each(|(octet, value)| *octet = *value);
+            }
+            REGISTER_BAR | DOORBELL_BAR => {
+                if !offset.is_multiple_of(4) || !data.len().is_multiple_of(4) {
+                    return Err(Errno::INVAL);
+                }
+                for (word, at) in data.chunks_exact_mut(4).zip((offset..).step_by(4)) {
+                    let value = if region == REGISTER_BAR {
+                        self.card.lock().read_register(at)
+                    } else {
+                        self.card.doorbells.read(at)
+                    };
+                    word.copy_from_slice(&value.to_le_bytes());
+                }
+            }
+            _ => return Err(Errno::INVAL),
+        }
+        Ok(())
+    }
+
+    fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        match region {
+            REGION_CONFIG => {
+                let reset = self.config.write(offset, data);
+                self.card.lock().dma.set_enabled(self.config.bus_master());
+                if reset {
+                    self.reset()?;
+                }
+            }
+            MSIX_BAR => {
+                let into = self.msix.get_mut(offset as usize..).unwrap_or_default();
+                into.iter_mut()
+                    .zip(data)
+                    .for_each(|(octet, value)| *octet = *value);
+            }
+            REGISTER_BAR | DOORBELL_BAR => {
+                if !offset.is_multiple_of(4) || !data.len().is_multiple_of(4) {
+                    return Err(Errno::INVAL);
+                }
+                for (word, at) in data.chunks_exact(4).zip((offset..).step_by(4)) {
+                    let Ok(word) = <[u8; 4]>::try_from(word) else {
+                        continue;
+                    };
+                    let value = u32::from_le_bytes(word);
+                    if region == REGISTER_BAR {
+                        self.write_register(at, value);
+                    } else {
+                        self.card.doorbells.write(at, value);
+                        self.card.wake();
+                    }
+                }
+            }
+            _ => return Err(Errno::INVAL),
+        }
+        Ok(())
+    }
+
+    fn dma_map(&mut self, mapping: DmaMapping) -> Result<(), Errno> {
+        self.card.lock().dma.map(mapping)
+    }
+
+    fn dma_unmap(&mut self, address: u64, size: u64) -> Result<(), Errno> {
+        self.card.lock().dma.unmap(address, size);
+        Ok(())
+    }
+
+    fn dma_unmap_all(&mut self) {
+        self.card.lock().dma.clear();
+    }
+
+    fn set_irq(&mut self, _: u32, vector: u32, eventfd: Option<OwnedFd>) {
+        if let Some(irq) = self.card.lock().irqs.get_mut(vector as usize) {
+            *irq = eventfd;
+        }
+    }
+
+    fn trigger_irq(&mut self, _: u32, vector: u32) {
+        self.card.lock().interrupt(vector as usize);
+    }
+
+    fn reset(&mut self) -> Result<(), Errno> {
+        self.card.reset();
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The doorbell pages: shared memory that driver and card write without a message.
+#![expect(unsafe_code, reason = "atomic words of a shared mapping")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use fpga_regs::registers::{DOORBELL_PAGE, doorbell};
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{MemfdFlags, SealFlags};
+
+/// One page for each queue pair.
+#[derive(Debug)]
+pub(crate) struct Doorbells {
+    map: MmapRaw,
+    file: File,
+    queues: u16,
+}
+
+impl Doorbells {
+    pub(crate) fn new(queues: u16) -> io::Result<Self> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = rustix::fs::memfd_create("ipa-doorbells", flags)?;
+        let len = u64::from(queues) * DOORBELL_PAGE;
+        rustix::fs::ftruncate(&fd, len)?;
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let file = File::from(fd);
+        let map = MmapOptions::new().len(len as usize).map_raw(&file)?;
+        Ok(Self { map, file, queues })
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        u64::from(self.queues) * DOORBELL_PAGE
+    }
+
+    pub(crate) fn queues(&self) -> u16 {
+        self.queues
+    }
+
+    /// Submissions so far, by the driver's word.
+    pub(crate) fn tail(&self, queue: u16) -> u32 {
+        self.load(queue, doorbell::TAIL)
+    }
+
+    /// Whether the driver asks for an interrupt; asking ends with this.
+    pub(crate) fn take_arm(&self, queue: u16) -> bool {
+        // Orders the completion's store before this; pairs with the driver's fence between arming
+        // and its last look at the ring.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        self.word(queue, doorbell::ARM)
+            .is_some_and(|word| word.swap(0, Ordering::AcqRel) != 0)
+    }
+
+    /// Tells drivers whether to wake the card.
+    pub(crate) fn set_sleeping(&self, sleeping: bool) {
+        for queue in 0..self.queues {
+            if let Some(word) = self.word(queue, doorbell::SLEEPING) {
+                word.store(sleeping.into(), Ordering::Release);
+            }
+        }
+        // Pairs with the driver's fence between its doorbell and its look at this word.
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    /// Everything back to zero.
+    pub(crate) fn clear(&self) {
+        for offset in (0..self.len()).step_by(size_of::<u32>()) {
+            self.write(offset, 0);
+        }
+    }
+
+    /// A word by its offset in the BAR, for access by message.
+    pub(crate) fn read(&self, offset: u64) -> u32 {
+        self.at(offset)
+            .map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    /// As [`read`](Self::read).
+    pub(crate) fn write(&self, offset: u64, value: u32) {
+        if let Some(word) = self.at(offset) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    fn load(&self, queue: u16, offset: u64) -> u32 {
+        self.word(queue, offset)
+            .map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    fn word(&self, queue: u16, offset: u64) -> Option<&AtomicU32> {
+        self.at(u64::from(queue) * DOORBELL_PAGE + offset)
+    }
+
+    fn at(&self, offset: u64) -> Option<&AtomicU32> {
+        if !offset.is_multiple_of(4) || offset + 4 > self.len() {
+            return None;
+        }
+        // SAFETY: in bounds and aligned (checked; the mapping starts at a page), sealed against
+        // shrinking, alive as long as `self`, and only ever accessed atomically.
+        Some(unsafe { AtomicU32::from_ptr(self.map.as_mut_ptr().add(offset as usize).cast()) })
+    }
+}

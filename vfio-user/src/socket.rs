@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Whole messages with their descriptors over a unix stream socket, each with a deadline.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use zerocopy::FromBytes;
+
+use crate::Error;
+use crate::message::{HEADER_LEN, Header, MAX_FDS, MAX_MESSAGE};
+
+/// A message as it came.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) header: Header,
+    pub(crate) payload: Vec<u8>,
+    /// Closed when dropped, whatever becomes of the message.
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+/// When to give up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    at: Option<Instant>,
+    millis: u64,
+    command: &'static str,
+}
+
+impl Deadline {
+    pub(crate) fn after(limit: Duration, command: &'static str) -> Self {
+        let at = Instant::now().checked_add(limit);
+        Self {
+            at,
+            millis: limit.as_millis() as u64,
+            command,
+        }
+    }
+
+    fn left(&self) -> Result<Option<Timespec>, Error> {
+        let Some(at) = self.at else { return Ok(None) };
+        let left = at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::Timeout {
+                command: self.command,
+                millis: self.millis,
+            });
+        }
+        Ok(Timespec::try_from(left).ok())
+    }
+}
+
+/// Waits until the socket is ready. `stop` becoming readable ends the wait with [`Error::Gone`].
+pub(crate) fn wait(
+    socket: BorrowedFd<'_>,
+    flags: PollFlags,
+    stop: Option<BorrowedFd<'_>>,
+    deadline: Option<&Deadline>,
+) -> Result<(), Error> {
+    loop {
+        let timeout = match deadline {
+            Some(deadline) => deadline.left()?,
+            None => None,
+        };
+        let own = PollFd::from_borrowed_fd(socket, flags);
+        // Without a stop the socket stands in for it, watched for nothing.
+        let (other, other_flags) =
+            stop.map_or((socket, PollFlags::empty()), |s| (s, PollFlags::IN));
+        let mut fds = [own, PollFd::from_borrowed_fd(other, other_flags)];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) if stop.is_some() && !fds[1].revents().is_empty() => return Err(Error::Gone),
+            Ok(_) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Sends a message made of parts.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    parts: &[&[u8]],
+    fds: &[BorrowedFd<'_>],
+    deadline: &Deadline,
+) -> Result<(), Error> {
+    let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+    for part in parts {
+        bytes.extend_from_slice(part);
+    }
+    let mut rest = &bytes[..];
+    let mut fds = fds;
+    while !rest.is_empty() {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(Error::Argument {
+                what: "too many descriptors for one message",
+            });
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match sendmsg(socket, &[IoSlice::new(rest)], &mut control, flags) {
+            Ok(sent) => {
+                rest = rest.get(sent..).unwrap_or_default();
+                // They went with the first octet.
+                fds = &[];
+            }
+            Err(Errno::AGAIN) => wait(socket, PollFlags::OUT, None, Some(deadline))?,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Receives a message.
+pub(crate) fn receive(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Message, Error> {
+    let mut fds = Vec::new();
+    let mut header = [0; HEADER_LEN];
+    fill(socket, &mut header, &mut fds, deadline)?;
+    let header = Header::read_from_bytes(&header).map_err(|_| Error::Protocol {
+        what: "header",
+        found: 0,
+    })?;
+    let size = header.size as usize;
+    if !(HEADER_LEN..=MAX_MESSAGE).contains(&size) {
+        return Err(Error::Protocol {
+            what: "message size",
+            found: size as u64,
+        });
+    }
+    let mut payload = vec![0; size - HEADER_LEN];
+    fill(socket, &mut payload, &mut fds, deadline)?;
+    Ok(Message {
+        header,
+        payload,
+        fds,
+    })
+}
+
+fn fill(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+    deadline: &Deadline,
+) -> Result<(), Error> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let rest = buffer.get_mut(filled..).unwrap_or_default();
+        match recvmsg(socket, &mut [IoSliceMut::new(rest)], &mut control, flags) {
+            Ok(message) if message.bytes == 0 => return Err(Error::Gone),
+            Ok(message) => {
+                filled += message.bytes;
+                for ancillary in control.drain() {
+                    if let RecvAncillaryMessage::ScmRights(received) = ancillary {
+                        fds.extend(received);
+                    }
+                }
+                if fds.len() > MAX_FDS {
+                    return Err(Error::Protocol {
+                        what: "descriptors",
+                        found: fds.len() as u64,
+                    });
+                }
+            }
+            Err(Errno::AGAIN) => wait(socket, PollFlags::IN, None, Some(deadline))?,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}

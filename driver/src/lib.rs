@@ -1,1 +1,120 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The userspace driver for IPsec accelerator cards: over kernel VFIO for real ones, over vfio-user
+//! for simulated ones, behind one [`transport::Transport`].
+//!
+//! [`open`] gives an [`offload_api::device::Accelerator`].
+#![deny(missing_docs)]
+
+pub mod bar;
+pub mod dma;
+pub mod ipa;
+mod ring;
+pub mod transport;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use offload_api::error::DeviceError;
+use thiserror::Error;
+
+use ipa::IpaCard;
+use transport::Transport;
+use transport::kernel::KernelTransport;
+use transport::user::UserTransport;
+
+/// Where a card is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceAddress {
+    /// A simulated card's socket: `vfio-user:PATH`.
+    User(PathBuf),
+    /// A PCI function bound to vfio-pci: `pci:DDDD:BB:DD.F`.
+    Pci(String),
+}
+
+/// The text is no device address.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("device {found:?}: expected vfio-user:PATH or pci:DDDD:BB:DD.F")]
+pub struct ParseAddressError {
+    found: String,
+}
+
+impl FromStr for DeviceAddress {
+    type Err = ParseAddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseAddressError {
+            found: text.to_owned(),
+        };
+        match text.split_once(':') {
+            Some(("vfio-user", path)) if !path.is_empty() => Ok(Self::User(path.into())),
+            Some(("pci", function)) if is_pci_function(function) => {
+                Ok(Self::Pci(function.to_owned()))
+            }
+            _ => Err(error()),
+        }
+    }
+}
+
+/// `0000:01:00.0`
+fn is_pci_function(text: &str) -> bool {
+    let pattern = b"xxxx:xx:xx.x";
+    text.len() == pattern.len()
+        && text
+            .bytes()
+            .zip(pattern)
+            .all(|(octet, expected)| match expected {
+                b'x' => octet.is_ascii_hexdigit(),
+                separator => octet == *separator,
+            })
+}
+
+impl fmt::Display for DeviceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(path) => write!(f, "vfio-user:{}", path.display()),
+            Self::Pci(function) => write!(f, "pci:{function}"),
+        }
+    }
+}
+
+/// Opens a card. A card that vanishes later can be opened again by its
+/// [`reset`](offload_api::device::Accelerator::reset).
+///
+/// # Errors
+/// It is not there, is no ipa card, or speaks another ABI.
+pub fn open(address: &DeviceAddress) -> Result<Arc<IpaCard>, DeviceError> {
+    let at = address.clone();
+    IpaCard::open(address.to_string(), Box::new(move || connect(&at))).map(Arc::new)
+}
+
+fn connect(address: &DeviceAddress) -> Result<Box<dyn Transport>, DeviceError> {
+    match address {
+        DeviceAddress::User(path) => Ok(Box::new(UserTransport::connect(path)?)),
+        DeviceAddress::Pci(function) => Ok(Box::new(KernelTransport::open(function)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_parsed_and_bad_ones_told() {
+        for good in ["vfio-user:/run/card.sock", "pci:0000:01:00.0"] {
+            assert_eq!(good.parse::<DeviceAddress>().unwrap().to_string(), good);
+        }
+        for bad in [
+            "",
+            "vfio-user:",
+            "pci:1:0.0",
+            "pci:0000:01:00.00",
+            "usb:1",
+            "/run/card.sock",
+        ] {
+            let error = bad.parse::<DeviceAddress>().unwrap_err().to_string();
+            assert!(error.contains("vfio-user:PATH"), "{error}");
+        }
+    }
+}

@@ -108,6 +108,12 @@ impl Client {
         self.stream.as_fd()
     }
 
+    /// Hangs up; every later call fails.
+    pub fn close(&self) {
+        self.gone.store(true, Ordering::Release);
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
     /// Counts of regions and interrupt types.
     ///
     /// # Errors

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Memory for rings and payloads that the device reads and writes, at IOVAs of the driver's choice.
+#![expect(
+    unsafe_code,
+    reason = "copies to and from memory that the device shares"
+)]
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::{MmapOptions, MmapRaw};
+use offload_api::error::DeviceError;
+use offload_api::frame::PoolMemory;
+use rustix::fs::{MemfdFlags, SealFlags};
+
+/// First IOVA handed out: above 4 GiB, clear of the ranges that platforms reserve below.
+pub const IOVA_BASE: u64 = 1 << 32;
+/// IOVAs are handed out in these steps, the size of a huge page.
+const IOVA_STEP: u64 = 2 << 20;
+
+/// Hands out IOVA ranges, each once.
+#[derive(Debug)]
+pub struct IovaAllocator {
+    next: Mutex<u64>,
+}
+
+impl Default for IovaAllocator {
+    fn default() -> Self {
+        Self {
+            next: Mutex::new(IOVA_BASE),
+        }
+    }
+}
+
+impl IovaAllocator {
+    /// A range of `len` octets, aligned to 2 MiB, with a guard of 2 MiB behind it that is never
+    /// mapped.
+    pub fn alloc(&self, len: u64) -> u64 {
+        let mut next = self
+            .next
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let iova = *next;
+        *next += len.next_multiple_of(IOVA_STEP) + IOVA_STEP;
+        iova
+    }
+}
+
+/// Memory shared with a device, carved up front to back and never given back in part.
+#[derive(Debug)]
+pub struct DmaArena {
+    map: MmapRaw,
+    fd: OwnedFd,
+    iova: u64,
+    used: AtomicU64,
+}
+
+/// A piece of an arena.
+#[derive(Clone, Copy, Debug)]
+pub struct DmaSlice {
+    offset: u64,
+    len: u64,
+}
+
+impl DmaArena {
+    /// An arena of `len` octets at `iova`, all zero. The caller maps it for the device.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(len: usize, iova: u64) -> Result<Self, DeviceError> {
+        let make = || -> std::io::Result<Self> {
+            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+            let fd = rustix::fs::memfd_create("esplanade-rings", flags)?;
+            rustix::fs::ftruncate(&fd, len as u64)?;
+            let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+            rustix::fs::fcntl_add_seals(&fd, seals)?;
+            let file = File::from(fd);
+            let map = MmapOptions::new().len(len).map_raw(&file)?;
+            Ok(Self {
+                map,
+                fd: file.into(),
+                iova,
+                used: AtomicU64::new(0),
+            })
+        };
+        make().map_err(|error| DeviceError::Host {
+            what: "memory for rings",
+            error: error.to_string(),
+        })
+    }
+
+    /// The memory, for mapping it.
+    pub fn memory(&self) -> PoolMemory<'_> {
+        PoolMemory {
+            fd: self.fd.as_fd(),
+            address: self.map.as_mut_ptr().addr(),
+            len: self.map.len(),
+        }
+    }
+
+    /// Where the device sees it.
+    pub fn iova(&self) -> u64 {
+        self.iova
+    }
+
+    /// Takes `len` octets, aligned to a cache line; nothing when the arena is used up.
+    pub fn take(&self, len: u64) -> Option<DmaSlice> {
+        const LINE: u64 = 64;
+        let len = len.next_multiple_of(LINE);
+        let offset = self.used.fetch_add(len, Ordering::Relaxed);
+        (offset.checked_add(len)? <= self.map.len() as u64).then_some(DmaSlice { offset, len })
+    }
+
+    /// Where the device sees a slice.
+    pub fn iova_of(&self, slice: DmaSlice) -> u64 {
+        self.iova + slice.offset
+    }
+
+    /// Copies into a slice, if it fits.
+    pub fn write(&self, slice: DmaSlice, at: u64, octets: &[u8]) {
+        if let Some(target) = self.locate(slice, at, octets.len()) {
+            // SAFETY: in bounds (`locate`); the source is our own; the device reads the entry only
+            // after the doorbell that follows.
+            unsafe { std::ptr::copy_nonoverlapping(octets.as_ptr(), target, octets.len()) };
+        }
+    }
+
+    /// Copies out of a slice, if it fits; zeros else.
+    pub fn read(&self, slice: DmaSlice, at: u64, octets: &mut [u8]) {
+        match self.locate(slice, at, octets.len()) {
+            // SAFETY: in bounds (`locate`); the target is our own. The device may write meanwhile if
+            // it breaks the protocol; what was copied is validated and not read again.
+            Some(source) => unsafe {
+                std::ptr::copy_nonoverlapping(source, octets.as_mut_ptr(), octets.len());
+            },
+            None => octets.fill(0),
+        }
+    }
+
+    /// Loads eight aligned octets at once, before everything loaded after.
+    pub fn load_acquire(&self, slice: DmaSlice, at: u64) -> u64 {
+        match self.locate(slice, at, size_of::<u64>()) {
+            Some(source) if source.align_offset(align_of::<AtomicU64>()) == 0 => {
+                // SAFETY: in bounds and aligned; accessed atomically by both sides.
+                u64::from_le(unsafe { AtomicU64::from_ptr(source.cast()) }.load(Ordering::Acquire))
+            }
+            _ => 0,
+        }
+    }
+
+    fn locate(&self, slice: DmaSlice, at: u64, len: usize) -> Option<*mut u8> {
+        let end = at.checked_add(len as u64)?;
+        let fits = end <= slice.len && slice.offset + slice.len <= self.map.len() as u64;
+        fits.then(|| {
+            self.map
+                .as_mut_ptr()
+                .wrapping_add((slice.offset + at) as usize)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_apart_and_bounds_are_kept() {
+        let arena = DmaArena::new(4096, IOVA_BASE).unwrap();
+        let (a, b) = (arena.take(100).unwrap(), arena.take(100).unwrap());
+        arena.write(a, 0, &[1; 128]);
+        arena.write(a, 1, &[2; 128]);
+        let mut octets = [9; 128];
+        arena.read(b, 0, &mut octets);
+        assert_eq!(octets, [0; 128]);
+        arena.read(a, 0, &mut octets);
+        assert_eq!(octets, [1; 128]);
+        arena.read(a, u64::MAX, &mut octets);
+        assert_eq!(octets, [0; 128]);
+        assert!(arena.take(4096).is_none());
+    }
+
+    #[test]
+    fn iova_ranges_never_touch() {
+        let iovas = IovaAllocator::default();
+        let (a, b) = (iovas.alloc(1), iovas.alloc(5 << 20));
+        assert!(a + IOVA_STEP < b && b + (6 << 20) < iovas.alloc(1));
+    }
+}

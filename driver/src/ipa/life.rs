@@ -1,0 +1,589 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One life of a card, from its opening to its loss or reset. Queue pairs and handles belong to a
+//! life and die with it.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use fpga_regs::admin::{CommandStatus, Opcode};
+use fpga_regs::context::suite_bit;
+use fpga_regs::descriptor::Event;
+use fpga_regs::registers::{
+    ABI_VERSION, CardFeatures, CardStatus, Control, DEVICE_ID, DOORBELL_BAR, DOORBELL_PAGE,
+    MAGIC_VALUE, REGISTER_BAR, VENDOR_ID, control, event_queue, identity,
+};
+use offload_api::capability::{Capabilities, Features};
+use offload_api::device::Counters;
+use offload_api::error::DeviceError;
+use offload_api::frame::FramePool;
+use offload_api::sa::{SaHandle, Suite};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use vfio_user::message::REGION_CONFIG;
+
+use super::STATISTICS;
+use super::admin::{AdminQueue, Answer};
+use crate::bar::Registers;
+use crate::dma::{DmaArena, DmaSlice, IovaAllocator};
+use crate::ring::CompletionRing;
+use crate::transport::{MappedRegion, Transport};
+
+/// Entries of the event ring.
+const EVENTS: u32 = 256;
+/// Memory for rings: 64 queues of 4096 entries at 96 octets, and the admin and event rings.
+const ARENA: usize = 32 << 20;
+/// How long a reset or an enable may take.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+pub(super) struct Life {
+    number: u64,
+    pub(super) transport: Box<dyn Transport>,
+    pub(super) capabilities: Capabilities,
+    pub(super) firmware: String,
+    pub(super) arena: Arc<DmaArena>,
+    pub(super) doorbells: MappedRegion,
+    /// The card may sleep: see the ABI's `SLEEPING`.
+    pub(super) sleeps: bool,
+    iovas: IovaAllocator,
+    admin: Mutex<AdminQueue>,
+    events: Mutex<EventRing>,
+    /// Pools that are mapped, with their IOVAs: held, so that their memory lives.
+    pools: RwLock<HashMap<u32, (FramePool, u64)>>,
+    /// The card's full generation of each SA index.
+    generations: RwLock<Vec<u32>>,
+    queues: Mutex<QueueNumbers>,
+    lost: Mutex<Option<String>>,
+    is_lost: AtomicBool,
+    /// One for each vector; vector 0 is the events'.
+    vectors: Vec<OwnedFd>,
+    last_counters: Mutex<Counters>,
+    /// Whether the lost device was proved to write our memory no more; found out once.
+    let_go: Mutex<Option<bool>>,
+    pub(super) aborted: AtomicU64,
+    pub(super) bogus: AtomicU64,
+    watch_stop: OwnedFd,
+    watch: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct EventRing {
+    ring: CompletionRing<Event>,
+    head: u32,
+}
+
+struct QueueNumbers {
+    free: Vec<u16>,
+    /// Ring memory of queues that were closed, by depth, for the next ones.
+    rings: Vec<(u32, DmaSlice, DmaSlice)>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn host(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> DeviceError {
+    move |error| DeviceError::Host {
+        what,
+        error: error.to_string(),
+    }
+}
+
+impl Life {
+    /// Brings a device up: identity, reset, memory, interrupts, admin queue.
+    pub(super) fn begin(
+        transport: Box<dyn Transport>,
+        number: u64,
+    ) -> Result<Arc<Self>, DeviceError> {
+        check_identity(&*transport)?;
+        // Memory space and bus mastering.
+        transport.write(REGION_CONFIG, 4, &6u16.to_le_bytes())?;
+        let registers = Registers::new(&*transport, REGISTER_BAR);
+        let found = registers.read(identity::MAGIC)?;
+        if found != MAGIC_VALUE {
+            return Err(DeviceError::Protocol {
+                what: format!("magic {found:#x}, expected IPA1"),
+            });
+        }
+        let found = registers.read(identity::VERSION)?;
+        if found >> 16 != ABI_VERSION >> 16 {
+            let (major, expected) = (found >> 16, ABI_VERSION >> 16);
+            return Err(DeviceError::Protocol {
+                what: format!("ABI version {major}, this driver speaks {expected}"),
+            });
+        }
+        registers.write(control::CONTROL, Control::RESET.bits())?;
+        wait_status(&registers, "the reset", |status| {
+            !status.contains(CardStatus::RESETTING)
+        })?;
+
+        let features = CardFeatures::from_bits_retain(registers.read(identity::FEATURES)?);
+        let capabilities = read_capabilities(&registers, features)?;
+        let build = registers.read_wide(identity::BUILD)?.to_le_bytes();
+        let firmware = String::from_utf8_lossy(&build)
+            .trim_end_matches('\0')
+            .to_owned();
+
+        let iovas = IovaAllocator::default();
+        let arena = Arc::new(DmaArena::new(ARENA, iovas.alloc(ARENA as u64))?);
+        transport.dma_map(arena.iova(), arena.memory())?;
+        let small = || DeviceError::Host {
+            what: "ring memory",
+            error: "used up".to_owned(),
+        };
+        let admin = AdminQueue::new(&arena).ok_or_else(small)?;
+        admin.set_up(&registers)?;
+        let slice = arena
+            .take(u64::from(EVENTS) * size_of::<Event>() as u64)
+            .ok_or_else(small)?;
+        let events = CompletionRing::new(arena.clone(), slice, EVENTS);
+        registers.write_wide(event_queue::BASE, events.iova())?;
+        registers.write(event_queue::DEPTH, EVENTS)?;
+
+        let vectors = registers.read(identity::VECTORS)?.clamp(1, 65);
+        let make = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let vectors: Result<Vec<OwnedFd>, _> = (0..vectors).map(|_| make()).collect();
+        let vectors = vectors.map_err(host("eventfd"))?;
+        let borrowed: Vec<BorrowedFd<'_>> = vectors.iter().map(AsFd::as_fd).collect();
+        transport.enable_msix(&borrowed)?;
+        let pages = u64::from(capabilities.max_queues) * DOORBELL_PAGE;
+        let doorbells = transport.map(DOORBELL_BAR, 0, pages as usize)?;
+        registers.write(control::CONTROL, Control::ENABLE.bits())?;
+        wait_status(&registers, "the card to start", |status| {
+            status.contains(CardStatus::READY)
+        })?;
+
+        let life = Arc::new(Self {
+            number,
+            sleeps: features.contains(CardFeatures::SLEEPS),
+            firmware,
+            arena,
+            doorbells,
+            iovas,
+            admin: Mutex::new(admin),
+            events: Mutex::new(EventRing {
+                ring: events,
+                head: 0,
+            }),
+            pools: RwLock::default(),
+            generations: RwLock::new(vec![0; capabilities.max_sas as usize]),
+            queues: Mutex::new(QueueNumbers {
+                free: (0..capabilities.max_queues.min(vectors.len() as u16 - 1))
+                    .rev()
+                    .collect(),
+                rings: Vec::new(),
+            }),
+            lost: Mutex::default(),
+            is_lost: AtomicBool::new(false),
+            vectors,
+            last_counters: Mutex::default(),
+            let_go: Mutex::default(),
+            aborted: AtomicU64::new(0),
+            bogus: AtomicU64::new(0),
+            watch_stop: make().map_err(host("eventfd"))?,
+            watch: Mutex::default(),
+            capabilities,
+            transport,
+        });
+        life.start_watch()?;
+        Ok(life)
+    }
+
+    /// A thread that notices a vanished device at once, even while everybody sleeps.
+    fn start_watch(self: &Arc<Self>) -> Result<(), DeviceError> {
+        if self.transport.liveness().is_none() {
+            return Ok(());
+        }
+        let weak: Weak<Self> = Arc::downgrade(self);
+        let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+        let error = |error: std::io::Error| DeviceError::Host {
+            what: "starting the watchdog",
+            error: error.to_string(),
+        };
+        let stop = copy(self.watch_stop.as_fd()).map_err(error)?;
+        let Some(liveness) = self.transport.liveness() else {
+            return Ok(());
+        };
+        let liveness = copy(liveness).map_err(error)?;
+        let thread = std::thread::Builder::new()
+            .name("ipa-watch".to_owned())
+            .spawn(move || {
+                let hung_up = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+                loop {
+                    let mut fds = [
+                        PollFd::new(&liveness, PollFlags::RDHUP),
+                        PollFd::new(&stop, PollFlags::IN),
+                    ];
+                    let _ = poll(&mut fds, None);
+                    if !fds[1].revents().is_empty() {
+                        return;
+                    }
+                    if fds[0].revents().intersects(hung_up) {
+                        if let Some(life) = weak.upgrade() {
+                            life.lose("its process has ended");
+                        }
+                        return;
+                    }
+                }
+            })
+            .map_err(error)?;
+        *lock(&self.watch) = Some(thread);
+        Ok(())
+    }
+
+    /// Marks the device as lost and wakes everybody who waits for it.
+    pub(super) fn lose(&self, reason: &str) {
+        let mut lost = lock(&self.lost);
+        if lost.is_none() {
+            *lost = Some(reason.to_owned());
+            self.is_lost.store(true, Ordering::Release);
+            drop(lost);
+            tracing::warn!(reason, "card lost");
+            for vector in &self.vectors {
+                let _ = rustix::io::write(vector, &1u64.to_ne_bytes());
+            }
+        }
+    }
+
+    pub(super) fn lost_reason(&self) -> Option<String> {
+        lock(&self.lost).clone()
+    }
+
+    /// The error of a device that is lost.
+    pub(super) fn check(&self) -> Result<(), DeviceError> {
+        if self.is_lost.load(Ordering::Acquire) {
+            let reason = self.lost_reason().unwrap_or_default();
+            return Err(DeviceError::Gone { reason });
+        }
+        Ok(())
+    }
+
+    /// Notes what an error means for the device.
+    fn judge<T>(&self, result: Result<T, DeviceError>) -> Result<T, DeviceError> {
+        if let Err(error) = &result
+            && !matches!(error, DeviceError::Host { .. })
+        {
+            self.lose(&error.to_string());
+        }
+        result
+    }
+
+    pub(super) fn registers(&self) -> Registers<'_> {
+        Registers::new(&*self.transport, REGISTER_BAR)
+    }
+
+    pub(super) fn command(
+        &self,
+        opcode: Opcode,
+        index: u32,
+        generation: u32,
+        arguments: [u64; 5],
+        payload: &[u8],
+    ) -> Result<Answer, DeviceError> {
+        self.check()?;
+        let mut admin = lock(&self.admin);
+        let result = admin.run(
+            &self.registers(),
+            opcode,
+            index,
+            generation,
+            arguments,
+            payload,
+        );
+        drop(admin);
+        self.judge(result)
+    }
+
+    pub(super) fn register_pool(&self, pool: &FramePool) -> Result<(), DeviceError> {
+        self.check()?;
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        if pools.contains_key(&pool.id()) {
+            return Ok(());
+        }
+        let memory = pool.memory();
+        let iova = self.iovas.alloc(memory.len as u64);
+        self.judge(self.transport.dma_map(iova, memory))?;
+        pools.insert(pool.id(), (pool.clone(), iova));
+        Ok(())
+    }
+
+    /// Where the device sees a pool.
+    pub(super) fn pool_iova(&self, pool: &FramePool) -> Option<u64> {
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        pools.get(&pool.id()).map(|(_, iova)| *iova)
+    }
+
+    /// Our handle for a new SA of the card. The upper half of its generation is this life's number,
+    /// so that a handle of an earlier life is stale and not another SA's.
+    pub(super) fn adopt(&self, index: u32, generation: u32) -> SaHandle {
+        let mut generations = self
+            .generations
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = generations.get_mut(index as usize) {
+            *known = generation;
+        }
+        self.make_handle(index, generation)
+    }
+
+    pub(super) fn forget(&self, sa: SaHandle) {
+        let mut generations = self
+            .generations
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = generations.get_mut(sa.index as usize) {
+            *known = 0;
+        }
+    }
+
+    fn make_handle(&self, index: u32, generation: u32) -> SaHandle {
+        SaHandle {
+            index,
+            generation: (self.number as u32) << 16 | (generation & 0xffff),
+        }
+    }
+
+    /// The card's generation for a live handle.
+    pub(super) fn card_generation(&self, sa: SaHandle) -> Option<u32> {
+        let generations = self
+            .generations
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let generation = *generations.get(sa.index as usize)?;
+        (generation != 0 && self.make_handle(sa.index, generation) == sa).then_some(generation)
+    }
+
+    /// The handle for the card's own words.
+    pub(super) fn handle(&self, index: u32, generation: u32) -> Option<SaHandle> {
+        let handle = self.make_handle(index, generation);
+        self.card_generation(handle).map(|_| handle)
+    }
+
+    pub(super) fn drain_events(&self, mut tell: impl FnMut(Event)) {
+        let mut events = lock(&self.events);
+        let mut any = false;
+        // A hostile card could write for ever.
+        for _ in 0..EVENTS {
+            let Some(event) = events.ring.read(events.head) else {
+                break;
+            };
+            events.head = events.head.wrapping_add(1);
+            any = true;
+            tell(event);
+        }
+        if any && self.check().is_ok() {
+            let head = events.head & 0xffff;
+            let _ = self.judge(self.registers().write_posted(event_queue::HEAD, head));
+        }
+    }
+
+    /// Takes a queue number with ring memory.
+    pub(super) fn take_queue(
+        &self,
+        depth: u32,
+        sizes: (usize, usize),
+    ) -> Option<(u16, DmaSlice, DmaSlice)> {
+        let mut queues = lock(&self.queues);
+        let number = queues.free.pop()?;
+        let used = queues.rings.iter().position(|(d, ..)| *d == depth);
+        let (submissions, completions) = match used {
+            Some(at) => {
+                let (_, submissions, completions) = queues.rings.swap_remove(at);
+                (Some(submissions), Some(completions))
+            }
+            None => (
+                self.arena.take(u64::from(depth) * sizes.0 as u64),
+                self.arena.take(u64::from(depth) * sizes.1 as u64),
+            ),
+        };
+        match submissions.zip(completions) {
+            Some((submissions, completions)) => Some((number, submissions, completions)),
+            None => {
+                queues.free.push(number);
+                None
+            }
+        }
+    }
+
+    /// Gives a queue number back whose queue the card has deleted.
+    pub(super) fn put_queue(&self, number: u16, depth: u32, rings: (DmaSlice, DmaSlice)) {
+        let mut queues = lock(&self.queues);
+        queues.free.push(number);
+        queues.rings.push((depth, rings.0, rings.1));
+    }
+
+    pub(super) fn vector(&self, queue: u16) -> Option<BorrowedFd<'_>> {
+        self.vectors.get(usize::from(queue) + 1).map(AsFd::as_fd)
+    }
+
+    /// Deletes a queue; whether the card has provably let go of its frames.
+    pub(super) fn delete_queue(&self, number: u16) -> bool {
+        match self.command(Opcode::DeleteQueue, number.into(), 0, [0; 5], &[]) {
+            // The card may have stopped the queue itself.
+            Ok(answer) => matches!(answer.status, CommandStatus::Ok | CommandStatus::QueueState),
+            Err(_) => self.has_let_go(),
+        }
+    }
+
+    /// Whether a lost device can't write our memory any more: its process has ended, or everything
+    /// was unmapped and it said so.
+    pub(super) fn has_let_go(&self) -> bool {
+        *lock(&self.let_go).get_or_insert_with(|| self.transport.ended() || self.unmap())
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        let mut counters = *lock(&self.last_counters);
+        if self.check().is_ok() {
+            let registers = self.registers();
+            let read = STATISTICS.map(|register| registers.read_wide(register).ok());
+            if let [
+                Some(sealed),
+                Some(sealed_bytes),
+                Some(opened),
+                Some(opened_bytes),
+                Some(errors),
+                Some(sas),
+            ] = read
+            {
+                counters = Counters {
+                    sealed,
+                    sealed_bytes,
+                    opened,
+                    opened_bytes,
+                    errors,
+                    sas,
+                    ..Counters::default()
+                };
+                *lock(&self.last_counters) = counters;
+            }
+        } else {
+            counters.sas = 0;
+        }
+        counters.aborted = self.aborted.load(Ordering::Relaxed);
+        counters.bogus_completions = self.bogus.load(Ordering::Relaxed);
+        counters
+    }
+
+    /// Ends this life: keys zeroised, nothing mapped, as far as the device still listens.
+    pub(super) fn end(&self, reason: &str) {
+        if self.check().is_ok() {
+            let _ = self
+                .registers()
+                .write(control::CONTROL, Control::RESET.bits());
+        }
+        self.lose(reason);
+        self.has_let_go();
+        self.transport.close();
+    }
+
+    /// Makes all memory unreachable; whether the device has confirmed it.
+    fn unmap(&self) -> bool {
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        let mut confirmed = true;
+        for (pool, iova) in pools.values() {
+            confirmed &= self.transport.dma_unmap(*iova, pool.memory().len).is_ok();
+        }
+        confirmed
+            & self
+                .transport
+                .dma_unmap(self.arena.iova(), self.arena.memory().len)
+                .is_ok()
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.end("closed");
+        let _ = rustix::io::write(&self.watch_stop, &1u64.to_ne_bytes());
+        let watch = lock(&self.watch).take();
+        // The watchdog itself may be the last to hold this life: a thread can't join itself.
+        if let Some(watch) = watch
+            && watch.thread().id() != std::thread::current().id()
+        {
+            let _ = watch.join();
+        }
+    }
+}
+
+fn check_identity(transport: &dyn Transport) -> Result<(), DeviceError> {
+    let mut id = [0; 4];
+    transport.read(REGION_CONFIG, 0, &mut id)?;
+    let [a, b, c, d] = id;
+    let found = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+    match found {
+        (VENDOR_ID, DEVICE_ID) => Ok(()),
+        (0xffff, 0xffff) => Err(DeviceError::Gone {
+            reason: "configuration space reads all ones".to_owned(),
+        }),
+        (vendor, device) => Err(DeviceError::Protocol {
+            what: format!(
+                "PCI id {vendor:04x}:{device:04x}, expected an ipa card ({VENDOR_ID:04x}:{DEVICE_ID:04x})"
+            ),
+        }),
+    }
+}
+
+fn wait_status(
+    registers: &Registers<'_>,
+    waited_for: &'static str,
+    done: impl Fn(CardStatus) -> bool,
+) -> Result<(), DeviceError> {
+    let start = Instant::now();
+    loop {
+        let status = CardStatus::from_bits_retain(registers.read(control::STATUS)?);
+        if status.contains(CardStatus::FATAL) {
+            let cause = registers.read(control::ERROR_CAUSE)?;
+            return Err(DeviceError::Fatal {
+                cause: format!("cause {cause}"),
+            });
+        }
+        if done(status) {
+            return Ok(());
+        }
+        if start.elapsed() > DEADLINE {
+            return Err(DeviceError::Timeout {
+                waited_for,
+                millis: DEADLINE.as_millis() as u64,
+            });
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn read_capabilities(
+    registers: &Registers<'_>,
+    card: CardFeatures,
+) -> Result<Capabilities, DeviceError> {
+    let bits = registers.read_wide(identity::SUITES)?;
+    let has =
+        |suite: &Suite| bits & 1 << suite_bit(suite.cipher() as u8, suite.integrity() as u8) != 0;
+    let pairs = [
+        (CardFeatures::ESN, Features::ESN),
+        (CardFeatures::TUNNEL, Features::TUNNEL),
+        (CardFeatures::TRANSPORT, Features::TRANSPORT),
+        (CardFeatures::OUTER_HEADERS, Features::OUTER_HEADERS),
+        (CardFeatures::OUTER_IPV6, Features::OUTER_IPV6),
+        (CardFeatures::UDP_ENCAPSULATION, Features::UDP_ENCAPSULATION),
+        (
+            CardFeatures::EXPLICIT_NUMBERING,
+            Features::EXPLICIT_NUMBERING,
+        ),
+        (CardFeatures::LIFETIMES, Features::LIFETIMES),
+        (CardFeatures::FAULT_INJECTION, Features::FAULT_INJECTION),
+    ];
+    let mut features = Features::INTERRUPTS;
+    for (theirs, ours) in pairs {
+        features.set(ours, card.contains(theirs));
+    }
+    let limit = |offset: u64, max: u32| registers.read(offset).map(|value| value.min(max));
+    Ok(Capabilities {
+        suites: Suite::all().filter(has).collect(),
+        features,
+        replay_window_max: limit(identity::MAX_WINDOW, 4096)?,
+        max_sas: limit(identity::MAX_SAS, 1 << 20)?,
+        max_queues: limit(identity::MAX_QUEUES, 64)? as u16,
+        max_depth: limit(identity::MAX_DEPTH, 4096)?,
+        max_packet: limit(identity::MAX_PACKET, 1 << 16)?,
+    })
+}

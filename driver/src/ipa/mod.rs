@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The ipa card.
+
+mod admin;
+mod context;
+mod life;
+mod queue;
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use fpga_regs::admin::{CommandStatus, Opcode};
+use fpga_regs::context::Usage;
+use fpga_regs::descriptor::EventKind;
+use fpga_regs::registers::statistics;
+use offload_api::capability::Capabilities;
+use offload_api::device::{Accelerator, AcceleratorInfo, Counters, Health};
+use offload_api::error::{DeviceError, InstallError, OpenQueueError, SaError, Unsupported};
+use offload_api::event::{Event, Limit};
+use offload_api::frame::FramePool;
+use offload_api::queue::{QueueConfig, QueuePair};
+use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::transport::Transport;
+use admin::Answer;
+use life::Life;
+
+/// Connects to the card, each time anew.
+type Connector = Box<dyn Fn() -> Result<Box<dyn Transport>, DeviceError> + Send + Sync>;
+
+/// An ipa card. It survives the loss of its device: see [`Accelerator::reset`].
+pub struct IpaCard {
+    name: String,
+    connect: Connector,
+    capabilities: Capabilities,
+    life: RwLock<Arc<Life>>,
+    /// Counters of lives that are over.
+    past: Mutex<Counters>,
+    lives: AtomicU64,
+}
+
+impl IpaCard {
+    /// Opens a card by a connector.
+    ///
+    /// # Errors
+    /// It is not there, is no ipa card, or speaks another ABI.
+    pub fn open(name: String, connect: Connector) -> Result<Self, DeviceError> {
+        let life = Life::begin(connect()?, 1)?;
+        Ok(Self {
+            name,
+            connect,
+            capabilities: life.capabilities.clone(),
+            life: RwLock::new(life),
+            past: Mutex::default(),
+            lives: AtomicU64::new(1),
+        })
+    }
+
+    fn life(&self) -> Arc<Life> {
+        self.life
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn command(
+        life: &Life,
+        sa: SaHandle,
+        opcode: Opcode,
+        arguments: [u64; 5],
+        payload: &[u8],
+    ) -> Result<Answer, SaError> {
+        let generation = life.card_generation(sa).ok_or(SaError::Stale)?;
+        let answer = life.command(opcode, sa.index, generation, arguments, payload)?;
+        match answer.status {
+            CommandStatus::Ok => Ok(answer),
+            CommandStatus::Stale => Err(SaError::Stale),
+            CommandStatus::GrantBehind => Err(SaError::GrantBehind {
+                expected: answer.value,
+                found: arguments[0],
+            }),
+            CommandStatus::NotApplicable => Err(SaError::NotApplicable {
+                what: "the change does not fit the SA's direction",
+            }),
+            status => Err(DeviceError::Protocol {
+                what: format!("{opcode:?}: {status:?}"),
+            }
+            .into()),
+        }
+    }
+
+    fn usage_command(life: &Life, sa: SaHandle, opcode: Opcode) -> Result<SaUsage, SaError> {
+        let answer = Self::command(life, sa, opcode, [0; 5], &[0; size_of::<Usage>()])?;
+        let usage = Usage::read_from_prefix(&answer.payload).map(|(usage, _)| usage);
+        let usage = usage.map_err(|_| DeviceError::Protocol {
+            what: "usage payload".to_owned(),
+        })?;
+        Ok(SaUsage {
+            packets: usage.packets.get(),
+            bytes: usage.bytes.get(),
+            sequence: usage.sequence.get(),
+            bad_icv: usage.bad_icv.get(),
+            replayed: usage.replayed.get(),
+            errors: usage.errors.get(),
+        })
+    }
+}
+
+impl Accelerator for IpaCard {
+    fn info(&self) -> AcceleratorInfo {
+        let life = self.life();
+        AcceleratorInfo {
+            name: self.name.clone(),
+            product: "ipa IPsec accelerator".to_owned(),
+            driver: life.transport.name().to_owned(),
+            firmware: life.firmware.clone(),
+        }
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn register_pool(&self, pool: &FramePool) -> Result<(), DeviceError> {
+        self.life().register_pool(pool)
+    }
+
+    fn open_queue(&self, config: &QueueConfig) -> Result<Box<dyn QueuePair>, OpenQueueError> {
+        let max = self.capabilities.max_depth;
+        if !config.depth.is_power_of_two() || !(2..=max).contains(&config.depth) {
+            return Err(OpenQueueError::Depth {
+                found: config.depth,
+                max,
+            });
+        }
+        let queue = queue::IpaQueue::open(self.life(), config.depth)?;
+        Ok(Box::new(queue))
+    }
+
+    fn install(&self, sa: &SaParams) -> Result<SaHandle, InstallError> {
+        sa.validate()?;
+        self.capabilities.check(sa)?;
+        let life = self.life();
+        let context = context::encode(sa);
+        let answer = life.command(Opcode::SaAdd, 0, 0, [0; 5], &context)?;
+        match answer.status {
+            CommandStatus::Ok => Ok(life.adopt(answer.index, answer.generation)),
+            CommandStatus::TableFull => Err(InstallError::TableFull {
+                capacity: self.capabilities.max_sas,
+            }),
+            CommandStatus::Unsupported => Err(Unsupported::Suite { suite: sa.suite }.into()),
+            status => Err(DeviceError::Protocol {
+                what: format!("SA refused: {status:?}"),
+            }
+            .into()),
+        }
+    }
+
+    fn amend(&self, sa: SaHandle, change: &Amend) -> Result<(), SaError> {
+        let life = self.life();
+        let command = |opcode, arguments, payload: &[u8]| {
+            Self::command(&life, sa, opcode, arguments, payload).map(drop)
+        };
+        match change {
+            Amend::Grant(grant) => {
+                command(Opcode::SaGrant, [grant.first, grant.last, 0, 0, 0], &[])
+            }
+            Amend::Revoke => command(Opcode::SaRevoke, [0; 5], &[]),
+            Amend::Replay(seen) => {
+                command(Opcode::SaReplay, [0; 5], context::replay(seen).as_bytes())
+            }
+            Amend::Lifetimes(limits) => command(
+                Opcode::SaLifetimes,
+                [0; 5],
+                context::lifetimes(limits).as_bytes(),
+            ),
+            Amend::Outer(outer) => {
+                command(Opcode::SaOuter, [0; 5], context::outer(outer).as_bytes())
+            }
+        }
+    }
+
+    fn retire(&self, sa: SaHandle) -> Result<SaUsage, SaError> {
+        let life = self.life();
+        let usage = Self::usage_command(&life, sa, Opcode::SaRetire)?;
+        life.forget(sa);
+        Ok(usage)
+    }
+
+    fn usage(&self, sa: SaHandle) -> Result<SaUsage, SaError> {
+        Self::usage_command(&self.life(), sa, Opcode::SaUsage)
+    }
+
+    fn poll_events(&self, out: &mut Vec<Event>) -> usize {
+        let life = self.life();
+        let before = out.len();
+        life.drain_events(|event| {
+            let sa = life.handle(event.sa_index.get(), event.sa_generation.get());
+            let (Some(sa), Some(kind)) = (sa, EventKind::from_code(event.kind)) else {
+                return;
+            };
+            let soft = |limit| Event::SoftExpired { sa, limit };
+            let hard = |limit| Event::HardExpired { sa, limit };
+            out.push(match kind {
+                EventKind::SoftBytes => soft(Limit::Bytes),
+                EventKind::SoftPackets => soft(Limit::Packets),
+                EventKind::SoftTime => soft(Limit::Time),
+                EventKind::HardBytes => hard(Limit::Bytes),
+                EventKind::HardPackets => hard(Limit::Packets),
+                EventKind::HardTime => hard(Limit::Time),
+                EventKind::GrantLow => Event::GrantLow {
+                    sa,
+                    remaining: event.value.get(),
+                },
+                EventKind::SequenceEnding => Event::SequenceEnding { sa },
+            });
+        });
+        out.len() - before
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn counters(&self) -> Counters {
+        let past = *self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        add(past, self.life().counters())
+    }
+
+    fn health(&self) -> Health {
+        match self.life().lost_reason() {
+            Some(reason) => Health::Lost { reason },
+            None => Health::Ok,
+        }
+    }
+
+    fn reset(&self) -> Result<(), DeviceError> {
+        let mut current = self.life.write().unwrap_or_else(PoisonError::into_inner);
+        let counters = current.counters();
+        current.end("reset");
+        // A new life even where the device never left: nothing of the old one can leak into it.
+        let number = self.lives.fetch_add(1, Ordering::Relaxed) + 1;
+        let life = Life::begin((self.connect)()?, number)?;
+        if life.capabilities != self.capabilities {
+            life.end("capabilities differ");
+            return Err(DeviceError::Protocol {
+                what: "the card came back with other capabilities".to_owned(),
+            });
+        }
+        *current = life;
+        drop(current);
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        *past = add(*past, Counters { sas: 0, ..counters });
+        Ok(())
+    }
+}
+
+fn add(a: Counters, b: Counters) -> Counters {
+    Counters {
+        sealed: a.sealed + b.sealed,
+        sealed_bytes: a.sealed_bytes + b.sealed_bytes,
+        opened: a.opened + b.opened,
+        opened_bytes: a.opened_bytes + b.opened_bytes,
+        errors: a.errors + b.errors,
+        aborted: a.aborted + b.aborted,
+        bogus_completions: a.bogus_completions + b.bogus_completions,
+        sas: a.sas + b.sas,
+    }
+}
+
+/// The card's own counters.
+const STATISTICS: [u64; 6] = [
+    statistics::SEALED,
+    statistics::SEALED_BYTES,
+    statistics::OPENED,
+    statistics::OPENED_BYTES,
+    statistics::ERRORS,
+    statistics::SAS,
+];

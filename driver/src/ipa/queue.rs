@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A queue pair of the ipa card.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use fpga_regs::admin::{CommandStatus, Opcode};
+use fpga_regs::descriptor::{Completion, FLAG_EXPLICIT, OP_PROCESS, Submission};
+use fpga_regs::registers::{DOORBELL_PAGE, control, doorbell};
+use offload_api::error::{DeviceError, OpenQueueError};
+use offload_api::frame::DeviceFrame;
+use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
+use offload_api::sa::SaHandle;
+
+use super::life::Life;
+use crate::dma::DmaSlice;
+use crate::ring::{CompletionRing, SubmissionRing};
+
+/// A card that has work and completes nothing for so long is given up.
+const STALL: Duration = Duration::from_millis(250);
+
+pub(super) struct IpaQueue {
+    life: Arc<Life>,
+    number: u16,
+    depth: u32,
+    rings: (DmaSlice, DmaSlice),
+    submissions: SubmissionRing<Submission>,
+    completions: CompletionRing<Completion>,
+    slots: Vec<FlightSlot>,
+    free: Vec<u32>,
+    /// Refused before they reached the card.
+    refused: Vec<Done>,
+    /// Submissions so far.
+    tail: u32,
+    /// As far as the card knows.
+    rung: u32,
+    /// Completions so far.
+    head: u32,
+    progress: Instant,
+    /// The pool of the last frame, and where the card sees it.
+    last_pool: Option<(u32, u64)>,
+}
+
+/// An operation in flight. A completion must name slot and generation.
+#[derive(Default)]
+struct FlightSlot {
+    generation: u32,
+    flight: Option<(DeviceFrame, u64, SaHandle)>,
+}
+
+impl IpaQueue {
+    pub(super) fn open(life: Arc<Life>, depth: u32) -> Result<Self, OpenQueueError> {
+        life.check()?;
+        let max = life.capabilities.max_queues;
+        let sizes = (size_of::<Submission>(), size_of::<Completion>());
+        let taken = life.take_queue(depth, sizes);
+        let (number, first, second) = taken.ok_or(OpenQueueError::NoneFree { max })?;
+        let submissions = SubmissionRing::new(life.arena.clone(), first, depth);
+        let completions = CompletionRing::new(life.arena.clone(), second, depth);
+        let arguments = [submissions.iova(), completions.iova(), depth.into(), 0, 0];
+        let answer = life.command(Opcode::CreateQueue, number.into(), 0, arguments, &[])?;
+        if answer.status != CommandStatus::Ok {
+            let what = format!("queue {number} refused: {:?}", answer.status);
+            return Err(DeviceError::Protocol { what }.into());
+        }
+        Ok(Self {
+            life,
+            number,
+            depth,
+            rings: (first, second),
+            submissions,
+            completions,
+            slots: (0..depth).map(|_| FlightSlot::default()).collect(),
+            free: (0..depth).rev().collect(),
+            refused: Vec::new(),
+            tail: 0,
+            rung: 0,
+            head: 0,
+            progress: Instant::now(),
+            last_pool: None,
+        })
+    }
+
+    fn ring(&self, register: u64, value: u32) {
+        let page = u64::from(self.number) * DOORBELL_PAGE;
+        self.life.doorbells.write(page + register, value);
+    }
+
+    /// Wakes a simulated card that sleeps.
+    fn wake(&self) -> Result<(), DeviceError> {
+        if self.life.sleeps {
+            let page = u64::from(self.number) * DOORBELL_PAGE;
+            // Pairs with the card's fence between its word and its last look at the doorbells.
+            fence(Ordering::SeqCst);
+            if self.life.doorbells.read(page + doorbell::SLEEPING) != 0 {
+                let result = self.life.registers().write_posted(control::WAKE, 1);
+                if let Err(error) = &result {
+                    self.life.lose(&error.to_string());
+                }
+                return result;
+            }
+        }
+        Ok(())
+    }
+
+    fn pool_iova(&mut self, op: &Op) -> Option<u64> {
+        let id = op.frame.pool().id();
+        match self.last_pool {
+            Some((known, iova)) if known == id => Some(iova),
+            _ => {
+                let iova = self.life.pool_iova(op.frame.pool())?;
+                self.last_pool = Some((id, iova));
+                Some(iova)
+            }
+        }
+    }
+
+    fn refuse(&mut self, mut op: Op, status: Status) {
+        op.frame.clear();
+        self.refused.push(Done {
+            sa: op.sa,
+            frame: op.frame,
+            cookie: op.cookie,
+            status,
+            sequence: 0,
+            next_header: 0,
+        });
+    }
+
+    fn submit(&mut self, op: Op) {
+        let Some(generation) = self.life.card_generation(op.sa) else {
+            return self.refuse(op, Status::SaStale);
+        };
+        let Some(pool) = self.pool_iova(&op) else {
+            return self.refuse(op, Status::DmaFault);
+        };
+        let Some(slot_number) = self.free.pop() else {
+            return self.refuse(op, Status::NoSpace);
+        };
+        let (start, size) = op.frame.extent();
+        let (flags, sequence, iv) = match op.explicit {
+            Some(explicit) => (FLAG_EXPLICIT, explicit.sequence, explicit.iv),
+            None => (0, 0, [0; 16]),
+        };
+        let Some(slot) = self.slots.get_mut(slot_number as usize) else {
+            return;
+        };
+        let submission = Submission {
+            opcode: OP_PROCESS,
+            flags,
+            reserved0: 0.into(),
+            slot: slot_number.into(),
+            slot_generation: slot.generation.into(),
+            sa_index: op.sa.index.into(),
+            sa_generation: generation.into(),
+            buffer_len: size.into(),
+            buffer: (pool + start).into(),
+            offset: (op.frame.headroom() as u32).into(),
+            len: (op.frame.len() as u32).into(),
+            sequence: sequence.into(),
+            iv,
+        };
+        slot.flight = Some((op.frame.into_device(), op.cookie, op.sa));
+        self.submissions.write(self.tail, &submission);
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Takes one completion in; nothing when the card should not have sent it.
+    fn accept(&mut self, completion: &Completion) -> Option<Done> {
+        let number = completion.slot.get();
+        let slot = self.slots.get_mut(number as usize)?;
+        if slot.generation != completion.slot_generation.get() {
+            return None;
+        }
+        let (frame, cookie, sa) = slot.flight.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(number);
+        let (offset, len) = (completion.offset.get(), completion.len.get());
+        let (frame, status) = match Status::from_code(completion.status) {
+            Some(status) if status.is_ok() => match frame.complete(offset, len) {
+                Ok(frame) => (Some(frame), status),
+                Err(frame) => (frame.release(), Status::Aborted),
+            },
+            // The card is done with the frame, whatever went wrong.
+            Some(status) => (frame.release(), status),
+            None => (frame.release(), Status::Aborted),
+        };
+        if status == Status::Aborted {
+            self.life.bogus.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(Done {
+            sa,
+            frame: frame?,
+            cookie,
+            status,
+            sequence: completion.sequence.get(),
+            next_header: completion.next_header,
+        })
+    }
+
+    /// Brings operations in flight home from a card that has let go; quarantines them otherwise.
+    fn bring_home(&mut self, done: &mut Vec<Done>, let_go: bool) {
+        for slot in &mut self.slots {
+            let Some((frame, cookie, sa)) = slot.flight.take() else {
+                continue;
+            };
+            slot.generation = slot.generation.wrapping_add(1);
+            self.life.aborted.fetch_add(1, Ordering::Relaxed);
+            if let_go && let Some(frame) = frame.release() {
+                let status = Status::Aborted;
+                done.push(Done {
+                    sa,
+                    frame,
+                    cookie,
+                    status,
+                    sequence: 0,
+                    next_header: 0,
+                });
+            }
+        }
+        self.free = (0..self.depth).rev().collect();
+    }
+
+    fn outstanding(&self) -> usize {
+        self.depth as usize - self.free.len()
+    }
+}
+
+impl QueuePair for IpaQueue {
+    fn enqueue(&mut self, ops: &mut Vec<Op>) -> Result<usize, DeviceError> {
+        self.life.check()?;
+        let accepted = ops.len().min(self.free.len());
+        if self.outstanding() == 0 {
+            self.progress = Instant::now();
+        }
+        for op in ops.drain(..accepted) {
+            self.submit(op);
+        }
+        Ok(accepted)
+    }
+
+    fn kick(&mut self) -> Result<(), DeviceError> {
+        self.life.check()?;
+        if self.rung != self.tail {
+            // Orders the entries before the doorbell; pairs with the card's acquire of TAIL.
+            fence(Ordering::SeqCst);
+            self.ring(doorbell::TAIL, self.tail);
+            self.rung = self.tail;
+            self.wake()?;
+        }
+        Ok(())
+    }
+
+    fn dequeue(&mut self, done: &mut Vec<Done>, limit: usize) -> Result<usize, DeviceError> {
+        let before = done.len();
+        let refused = self.refused.len().min(limit);
+        done.extend(self.refused.drain(..refused));
+        let mut seen = false;
+        // A hostile card could forge for ever: no more than a ring at once.
+        for _ in 0..self.depth {
+            if done.len() - before >= limit {
+                break;
+            }
+            let Some(completion) = self.completions.read(self.head) else {
+                break;
+            };
+            self.head = self.head.wrapping_add(1);
+            seen = true;
+            match self.accept(&completion) {
+                Some(completed) => done.push(completed),
+                None => {
+                    self.life.bogus.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        if seen {
+            self.progress = Instant::now();
+            self.ring(doorbell::HEAD, self.head);
+        } else if self.outstanding() != 0 && self.progress.elapsed() > STALL {
+            self.life.lose("operations are not completed any more");
+        }
+        if let Err(error) = self.life.check() {
+            if self.outstanding() == 0 && done.len() == before {
+                return Err(error);
+            }
+            let let_go = self.life.has_let_go();
+            self.bring_home(done, let_go);
+        }
+        Ok(done.len() - before)
+    }
+
+    fn arm(&mut self) -> Result<Arm<'_>, DeviceError> {
+        if self.life.check().is_err() || !self.refused.is_empty() {
+            return Ok(Arm::Ready);
+        }
+        let Some(vector) = self.life.vector(self.number) else {
+            return Ok(Arm::Ready);
+        };
+        // What fired before this look at the ring is seen in the ring.
+        let mut count = [0; 8];
+        let _ = rustix::io::read(vector, &mut count);
+        self.ring(doorbell::ARM, 1);
+        // Pairs with the card's fence between a completion and its look at ARM.
+        fence(Ordering::SeqCst);
+        if self.completions.is_ready(self.head) || self.life.check().is_err() {
+            return Ok(Arm::Ready);
+        }
+        Ok(Arm::Wait(vector))
+    }
+
+    fn in_flight(&self) -> usize {
+        self.outstanding() + self.refused.len()
+    }
+
+    fn close(mut self: Box<Self>) -> Vec<Done> {
+        let mut done = std::mem::take(&mut self.refused);
+        let was_lost = self.life.check().is_err();
+        let deleted = self.life.delete_queue(self.number);
+        if !was_lost {
+            // What the card completed before the queue was deleted.
+            let _ = self.dequeue(&mut done, self.depth as usize);
+        }
+        let let_go = deleted || self.life.has_let_go();
+        self.bring_home(&mut done, let_go);
+        if deleted && !was_lost {
+            self.life.put_queue(self.number, self.depth, self.rings);
+        }
+        done
+    }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! How a driver reaches its device.
+
+pub mod kernel;
+mod mapping;
+pub mod user;
+
+use std::os::fd::BorrowedFd;
+
+use offload_api::error::DeviceError;
+use offload_api::frame::PoolMemory;
+
+pub use mapping::MappedRegion;
+
+/// A device's regions, interrupts and view of memory. Every access reports a device that is gone.
+pub trait Transport: Send + Sync {
+    /// What it is, for reports.
+    fn name(&self) -> &'static str;
+
+    /// Reads from a region (a BAR, or [`vfio_user::message::REGION_CONFIG`]).
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Writes to a region.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError>;
+
+    /// Writes to a region without waiting for the device.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn write_posted(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.write(region, offset, data)
+    }
+
+    /// Maps part of a region, where the device lets it.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; not every region can be mapped.
+    fn map(&self, region: u32, offset: u64, len: usize) -> Result<MappedRegion, DeviceError>;
+
+    /// Makes memory reachable for the device.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn dma_map(&self, iova: u64, memory: PoolMemory<'_>) -> Result<(), DeviceError>;
+
+    /// Makes it unreachable; when this returns the device touches it no more.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn dma_unmap(&self, iova: u64, len: usize) -> Result<(), DeviceError>;
+
+    /// Wires MSI-X vectors, from 0 on, to eventfds.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn enable_msix(&self, eventfds: &[BorrowedFd<'_>]) -> Result<(), DeviceError>;
+
+    /// Resets the device.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn reset(&self) -> Result<(), DeviceError>;
+
+    /// A descriptor that hangs up when the device goes, where there is one.
+    fn liveness(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Lets the device go, so that it can be opened again; every later call fails.
+    fn close(&self);
+
+    /// Whether a device that is gone has provably stopped writing to this process's memory.
+    fn ended(&self) -> bool;
+}

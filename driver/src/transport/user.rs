@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A simulated device, by vfio-user.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use offload_api::error::DeviceError;
+use offload_api::frame::PoolMemory;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vfio_user::client::Client;
+use vfio_user::message::IRQ_MSIX;
+
+use super::{MappedRegion, Transport};
+
+/// How long a device may take for a message.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// A device behind a socket.
+#[derive(Debug)]
+pub struct UserTransport {
+    client: Client,
+}
+
+impl UserTransport {
+    /// Connects to a device's socket.
+    ///
+    /// # Errors
+    /// Nobody listens there, or no vfio-user device does.
+    pub fn connect(path: &Path) -> Result<Self, DeviceError> {
+        let client = Client::connect(path, DEADLINE).map_err(|error| DeviceError::Gone {
+            reason: format!("{}: {error}", path.display()),
+        })?;
+        Ok(Self { client })
+    }
+}
+
+fn failed(error: vfio_user::Error) -> DeviceError {
+    use vfio_user::Error;
+    match error {
+        Error::Gone => DeviceError::Gone {
+            reason: "its process has ended".to_owned(),
+        },
+        Error::Timeout { command, millis } => DeviceError::Timeout {
+            waited_for: command,
+            millis,
+        },
+        Error::Refused { .. } | Error::Protocol { .. } => DeviceError::Protocol {
+            what: error.to_string(),
+        },
+        error => DeviceError::Host {
+            what: "vfio-user",
+            error: error.to_string(),
+        },
+    }
+}
+
+impl Transport for UserTransport {
+    fn name(&self) -> &'static str {
+        "vfio-user"
+    }
+
+    fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), DeviceError> {
+        self.client
+            .region_read(region, offset, data)
+            .map_err(failed)
+    }
+
+    fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.client
+            .region_write(region, offset, data)
+            .map_err(failed)
+    }
+
+    fn write_posted(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.client
+            .region_write_posted(region, offset, data)
+            .map_err(failed)
+    }
+
+    fn map(&self, region: u32, offset: u64, len: usize) -> Result<MappedRegion, DeviceError> {
+        let info = self.client.region_info(region).map_err(failed)?;
+        let end = offset.checked_add(len as u64);
+        let within = info.areas.iter().any(|area| {
+            let area_end = area.offset.checked_add(area.size);
+            area.offset <= offset && end.zip(area_end).is_some_and(|(end, area)| end <= area)
+        });
+        match info.memory {
+            Some((fd, start)) if within => {
+                let at = start.saturating_add(offset);
+                MappedRegion::new(fd.as_fd(), at, len).map_err(|error| DeviceError::Host {
+                    what: "mapping a region",
+                    error: error.to_string(),
+                })
+            }
+            _ => Err(DeviceError::Protocol {
+                what: format!("region {region} can't be mapped at {offset:#x}+{len:#x}"),
+            }),
+        }
+    }
+
+    fn dma_map(&self, iova: u64, memory: PoolMemory<'_>) -> Result<(), DeviceError> {
+        self.client
+            .dma_map(iova, memory.len as u64, memory.fd, 0)
+            .map_err(failed)
+    }
+
+    fn dma_unmap(&self, iova: u64, len: usize) -> Result<(), DeviceError> {
+        self.client.dma_unmap(iova, len as u64).map_err(failed)
+    }
+
+    fn enable_msix(&self, eventfds: &[BorrowedFd<'_>]) -> Result<(), DeviceError> {
+        self.client.set_irqs(IRQ_MSIX, 0, eventfds).map_err(failed)
+    }
+
+    fn reset(&self) -> Result<(), DeviceError> {
+        self.client.reset().map_err(failed)
+    }
+
+    fn liveness(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.client.socket())
+    }
+
+    fn close(&self) {
+        self.client.close();
+    }
+
+    fn ended(&self) -> bool {
+        // The kernel closes a dying process's sockets after it has let go of its memory, so a hang-up
+        // proves that nobody writes any more. (A live peer that only hangs up has unmapped first.)
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut fds = [PollFd::from_borrowed_fd(
+            self.client.socket(),
+            PollFlags::RDHUP,
+        )];
+        poll(&mut fds, Some(&now)).is_ok_and(|_| {
+            fds[0]
+                .revents()
+                .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+        })
+    }
+}

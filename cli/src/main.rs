@@ -1,2 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-fn main() {}
+//! `esplanade`: accelerator cards and the tunnels on them, from the command line. One file per verb.
+
+mod failure;
+mod verb;
+mod vici;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use failure::Failure;
+
+/// IPsec on accelerator cards: run, look, measure.
+#[derive(Debug, Parser)]
+#[command(name = "esplanade", version, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 no such device or daemon, 4 refused."
+)]
+struct Arguments {
+    /// What to log to standard error: error, warn, info, debug, trace, or a tracing filter.
+    #[arg(long, global = true, default_value = "warn", env = "ESPLANADE_LOG")]
+    log_level: String,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Sim(verb::sim::Arguments),
+    Demo(verb::demo::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(&arguments.log_level))
+        .with_writer(std::io::stderr)
+        .init();
+    let result = match arguments.verb {
+        Verb::Sim(arguments) => verb::sim::run(arguments),
+        Verb::Demo(arguments) => verb::demo::run(&arguments),
+    };
+    match result {
+        Ok(code) => code,
+        Err(Failure { code, error }) => {
+            anstream::eprintln!("esplanade: {error:#}");
+            code
+        }
+    }
+}

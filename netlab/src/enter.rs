@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 
 /// Makes `command` join the network namespace `handle` before it executes.
 pub(crate) fn join_network(command: &mut Command, handle: Arc<OwnedFd>) {
@@ -21,10 +21,14 @@ pub(crate) fn join_network(command: &mut Command, handle: Arc<OwnedFd>) {
     }
 }
 
-/// Makes the child receive SIGTERM when the thread that starts it ends, however it ends.
+/// Makes the child receive SIGTERM when the thread that starts it ends, however it ends, and lets it hear
+/// the signals that this thread has blocked.
 pub(crate) fn die_with_parent(command: &mut Command) {
-    // SAFETY: as above: one system call, prctl(PR_SET_PDEATHSIG), nothing else.
+    // SAFETY: as above: two system calls, prctl(PR_SET_PDEATHSIG) and sigprocmask, on values of the closure.
     unsafe {
-        command.pre_exec(|| Ok(prctl::set_pdeathsig(Some(Signal::SIGTERM))?));
+        command.pre_exec(|| {
+            prctl::set_pdeathsig(Some(Signal::SIGTERM))?;
+            Ok(SigSet::all().thread_unblock()?)
+        });
     }
 }

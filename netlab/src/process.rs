@@ -41,13 +41,10 @@ impl Guarded {
         self.child.try_wait()
     }
 
-    /// Kills the child (SIGKILL) and waits for it. Returns the instants just before and after the signal.
-    pub fn kill(&mut self) -> io::Result<(Instant, Instant)> {
-        let before = Instant::now();
+    /// Kills the child (SIGKILL) and waits until it is gone.
+    pub fn kill(&mut self) -> io::Result<ExitStatus> {
         self.child.kill()?;
-        let after = Instant::now();
-        self.child.wait()?;
-        Ok((before, after))
+        self.child.wait()
     }
 
     /// Asks the child to end (SIGTERM), waits `GRACE` for it, then kills it.
@@ -63,8 +60,7 @@ impl Guarded {
             }
             thread::sleep(TICK);
         }
-        self.child.kill()?;
-        self.child.wait()
+        self.kill()
     }
 
     fn ask(&self) -> io::Result<()> {

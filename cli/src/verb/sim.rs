@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `esplanade sim`: a simulated card in this process, for whoever connects.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use nix::sys::signal::{SigSet, Signal};
+use sim::fault::{FaultPlan, FaultRate};
+use sim::{CardConfig, SimulatedCard};
+
+use crate::failure::Outcome;
+
+/// Run a simulated card that drivers reach over a unix socket (vfio-user).
+///
+/// Needs no root, no kernel module and no hardware. It serves one driver after another until SIGINT or
+/// SIGTERM.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  esplanade sim --socket /tmp/card.sock --fault drop-completion=1/1000 --seed 7"
+)]
+pub(crate) struct Arguments {
+    /// Unix socket to listen on.
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// SAs that the card holds.
+    #[arg(long, default_value_t = 4096)]
+    max_sas: u32,
+    /// Queue pairs.
+    #[arg(long, default_value_t = 8)]
+    queues: u16,
+    /// Misbehave, on average once in N chances; may be given several times.
+    #[arg(long = "fault", value_name = "NAME=1/N")]
+    faults: Vec<FaultRate>,
+    /// Seed of the faults: the same seed, the same faults.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Outcome {
+    let mut config = CardConfig::new(&arguments.socket);
+    config.max_sas = arguments.max_sas;
+    config.queues = arguments.queues;
+    for fault in &arguments.faults {
+        tracing::warn!(fault = %fault.fault, one_in = fault.one_in, seed = arguments.seed, "this card misbehaves");
+    }
+    config.faults = FaultPlan::new(arguments.faults, arguments.seed);
+
+    // Blocked before the card starts its threads, so that the signals come to the waiting thread alone.
+    let mut ending = SigSet::empty();
+    ending.add(Signal::SIGINT);
+    ending.add(Signal::SIGTERM);
+    ending.thread_block().context("cannot block signals")?;
+    let card = SimulatedCard::bind(&config)?;
+    let stop = card.stop_handle();
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            if ending.wait().is_ok() {
+                stop.stop();
+            }
+        })?;
+    tracing::info!(socket = %arguments.socket.display(), "a card listens");
+    card.run()?;
+    // A socket without a listener only misleads.
+    let _ = std::fs::remove_file(&arguments.socket);
+    Ok(ExitCode::SUCCESS)
+}

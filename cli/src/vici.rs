@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A client of vici, strongSwan's control protocol (framing and message types from its protocol
+//! description; message bodies by serde_vici).
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use thiserror::Error;
+
+/// The largest packet that the protocol allows.
+const LIMIT: usize = 512 << 10;
+
+const COMMAND_REQUEST: u8 = 0;
+const COMMAND_RESPONSE: u8 = 1;
+const COMMAND_UNKNOWN: u8 = 2;
+const EVENT_REGISTER: u8 = 3;
+const EVENT_CONFIRM: u8 = 5;
+const EVENT_UNKNOWN: u8 = 6;
+const EVENT: u8 = 7;
+
+/// Why a daemon could not be asked, or did not answer.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub(crate) enum ViciError {
+    /// The socket failed.
+    #[error("vici socket: {0}")]
+    Socket(#[from] io::Error),
+    /// The daemon's message cannot be read.
+    #[error("vici message: {0}")]
+    Message(#[from] serde_vici::Error),
+    /// The daemon sent something else than was due.
+    #[error("vici: expected {expected}, found packet type {found}")]
+    Unexpected { expected: &'static str, found: u8 },
+    /// The daemon does not know the command or event.
+    #[error("vici: the daemon does not know `{0}`")]
+    Unknown(String),
+    /// The daemon refused.
+    #[error("the daemon refused `{command}`: {message}")]
+    Refused { command: String, message: String },
+}
+
+/// A connection to a daemon.
+#[derive(Debug)]
+pub(crate) struct Client {
+    stream: UnixStream,
+}
+
+impl Client {
+    /// Connects to the daemon's socket; each answer is waited for at most `limit`.
+    pub(crate) fn connect(path: &Path, limit: Duration) -> Result<Self, ViciError> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.set_write_timeout(Some(limit))?;
+        Ok(Self { stream })
+    }
+
+    /// Sends a command and returns the response; `success = no` in it is an error.
+    pub(crate) fn request(
+        &mut self,
+        command: &str,
+        message: &Section,
+    ) -> Result<Section, ViciError> {
+        self.send(COMMAND_REQUEST, command, message)?;
+        self.response(command, |_, _| ())
+    }
+
+    /// Sends a command that streams its answer as events of one name, and collects them.
+    pub(crate) fn stream(
+        &mut self,
+        command: &str,
+        event: &str,
+        message: &Section,
+    ) -> Result<Vec<Section>, ViciError> {
+        self.send(EVENT_REGISTER, event, &Section::default())?;
+        match self.receive()? {
+            (EVENT_CONFIRM, _) => {}
+            (EVENT_UNKNOWN, _) => return Err(ViciError::Unknown(event.to_owned())),
+            (found, _) => {
+                return Err(ViciError::Unexpected {
+                    expected: "a confirmation",
+                    found,
+                });
+            }
+        }
+        self.send(COMMAND_REQUEST, command, message)?;
+        let mut events = Vec::new();
+        self.response(command, |name, section| {
+            if name == event {
+                events.push(section);
+            }
+        })?;
+        Ok(events)
+    }
+
+    fn response(
+        &mut self,
+        command: &str,
+        mut on_event: impl FnMut(&str, Section),
+    ) -> Result<Section, ViciError> {
+        loop {
+            match self.receive()? {
+                (EVENT, body) => {
+                    let (name, message) = split_name(&body)?;
+                    on_event(name, decode(message)?);
+                }
+                (COMMAND_RESPONSE, body) => {
+                    let response = decode(&body)?;
+                    if response.text("success") == Some("no") {
+                        return Err(ViciError::Refused {
+                            command: command.to_owned(),
+                            message: response
+                                .text("errmsg")
+                                .unwrap_or("no reason given")
+                                .to_owned(),
+                        });
+                    }
+                    return Ok(response);
+                }
+                (COMMAND_UNKNOWN, _) => return Err(ViciError::Unknown(command.to_owned())),
+                (found, _) => {
+                    return Err(ViciError::Unexpected {
+                        expected: "a response",
+                        found,
+                    });
+                }
+            }
+        }
+    }
+
+    /// A packet: length, type, length of the name, name, message.
+    fn send(&mut self, kind: u8, name: &str, message: &Section) -> Result<(), ViciError> {
+        let mut packet = vec![0, 0, 0, 0, kind];
+        let length =
+            u8::try_from(name.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        packet.push(length);
+        packet.extend(name.as_bytes());
+        if kind == COMMAND_REQUEST {
+            packet.extend(serde_vici::to_vec(message)?);
+        }
+        let total = u32::try_from(packet.len() - 4)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        packet[..4].copy_from_slice(&total.to_be_bytes());
+        Ok(self.stream.write_all(&packet)?)
+    }
+
+    fn receive(&mut self) -> Result<(u8, Vec<u8>), ViciError> {
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length)?;
+        let length = u32::from_be_bytes(length) as usize;
+        if length == 0 || length > LIMIT {
+            let message = format!("expected a packet of 1 to {LIMIT} octets, found {length}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message).into());
+        }
+        let mut packet = vec![0; length];
+        self.stream.read_exact(&mut packet)?;
+        let kind = packet.remove(0);
+        Ok((kind, packet))
+    }
+}
+
+fn split_name(body: &[u8]) -> Result<(&str, &[u8]), ViciError> {
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "a packet without a proper name");
+    let (length, rest) = body.split_first().ok_or_else(invalid)?;
+    let (name, message) = rest
+        .split_at_checked((*length).into())
+        .ok_or_else(invalid)?;
+    Ok((std::str::from_utf8(name).map_err(|_| invalid())?, message))
+}
+
+fn decode(message: &[u8]) -> Result<Section, ViciError> {
+    if message.is_empty() {
+        return Ok(Section::default());
+    }
+    Ok(serde_vici::from_slice(message)?)
+}
+
+/// A vici section: keys in order, with texts, lists and sections as values.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Section(pub(crate) Vec<(String, Value)>);
+
+/// A value in a section.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Value {
+    Text(String),
+    List(Vec<String>),
+    Section(Section),
+}
+
+impl Section {
+    /// The text of a key.
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
+        match self.value(key)? {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The number that a key's text is.
+    pub(crate) fn number(&self, key: &str) -> Option<u64> {
+        self.text(key)?.parse().ok()
+    }
+
+    /// The section of a key.
+    pub(crate) fn section(&self, key: &str) -> Option<&Section> {
+        match self.value(key)? {
+            Value::Section(section) => Some(section),
+            _ => None,
+        }
+    }
+
+    /// All sections in it, with their names.
+    pub(crate) fn sections(&self) -> impl Iterator<Item = (&str, &Section)> {
+        self.0.iter().filter_map(|(name, value)| match value {
+            Value::Section(section) => Some((name.as_str(), section)),
+            _ => None,
+        })
+    }
+
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.0
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value)
+    }
+}
+
+impl Serialize for Section {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (key, value) in &self.0 {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::List(list) => list.serialize(serializer),
+            Self::Section(section) => section.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Section {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Section;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a section")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Section, A::Error> {
+                let mut section = Section::default();
+                while let Some(entry) = map.next_entry()? {
+                    section.0.push(entry);
+                }
+                Ok(section)
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Value;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text, a list or a section")
+            }
+
+            fn visit_bytes<E: serde::de::Error>(self, octets: &[u8]) -> Result<Value, E> {
+                Ok(Value::Text(String::from_utf8_lossy(octets).into_owned()))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Value, E> {
+                Ok(Value::Text(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+                let mut items = Vec::new();
+                while let Some(Value::Text(item)) = list.next_element()? {
+                    items.push(item);
+                }
+                Ok(Value::List(items))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
+                let section =
+                    Section::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(Value::Section(section))
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::Text(text.to_owned())
+    }
+
+    /// The encoding example of the protocol's description, octet by octet.
+    fn example() -> (Section, Vec<u8>) {
+        let section = Section(vec![
+            ("key1".to_owned(), text("value1")),
+            (
+                "section1".to_owned(),
+                Value::Section(Section(vec![
+                    (
+                        "sub-section".to_owned(),
+                        Value::Section(Section(vec![("key2".to_owned(), text("value2"))])),
+                    ),
+                    (
+                        "list1".to_owned(),
+                        Value::List(vec!["item1".to_owned(), "item2".to_owned()]),
+                    ),
+                ])),
+            ),
+        ]);
+        let mut octets = Vec::new();
+        octets.extend(b"\x03\x04key1\x00\x06value1");
+        octets.extend(b"\x01\x08section1");
+        octets.extend(b"\x01\x0bsub-section\x03\x04key2\x00\x06value2\x02");
+        octets.extend(b"\x04\x05list1\x05\x00\x05item1\x05\x00\x05item2\x06\x02");
+        (section, octets)
+    }
+
+    #[test]
+    fn messages_are_those_of_the_protocol() {
+        let (section, octets) = example();
+        assert_eq!(serde_vici::to_vec(&section).unwrap(), octets);
+        assert_eq!(decode(&octets).unwrap(), section);
+        assert_eq!(decode(&[]).unwrap(), Section::default());
+    }
+
+    /// A daemon that answers each packet with the next of `answers`, whole packets with their length.
+    fn daemon(answers: Vec<Vec<Vec<u8>>>) -> (Client, std::thread::JoinHandle<Vec<Vec<u8>>>) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let thread = std::thread::spawn(move || {
+            let mut asked = Vec::new();
+            for answer in answers {
+                let mut length = [0; 4];
+                theirs.read_exact(&mut length).unwrap();
+                let mut packet = vec![0; u32::from_be_bytes(length) as usize];
+                theirs.read_exact(&mut packet).unwrap();
+                asked.push(packet);
+                for packet in answer {
+                    theirs
+                        .write_all(&(packet.len() as u32).to_be_bytes())
+                        .unwrap();
+                    theirs.write_all(&packet).unwrap();
+                }
+            }
+            asked
+        });
+        (Client { stream: ours }, thread)
+    }
+
+    #[test]
+    fn streamed_events_are_collected_until_the_response() {
+        let (section, octets) = example();
+        let event = |name: &[u8]| [&[EVENT, name.len() as u8], name, &octets].concat();
+        let (mut client, thread) = daemon(vec![
+            vec![vec![EVENT_CONFIRM]],
+            vec![
+                event(b"list-sa"),
+                event(b"log"),
+                event(b"list-sa"),
+                vec![COMMAND_RESPONSE],
+            ],
+        ]);
+        let events = client
+            .stream("list-sas", "list-sa", &Section::default())
+            .unwrap();
+        assert_eq!(events, [section.clone(), section]);
+        let asked = thread.join().unwrap();
+        assert_eq!(
+            asked,
+            [b"\x03\x07list-sa".to_vec(), b"\x00\x08list-sas".to_vec()]
+        );
+    }
+
+    #[test]
+    fn a_refusal_carries_the_daemons_reason() {
+        let refusal = b"\x01\x03\x07success\x00\x02no\x03\x06errmsg\x00\x04busy".to_vec();
+        let (mut client, _thread) = daemon(vec![vec![refusal], vec![vec![COMMAND_UNKNOWN]]]);
+        let error = client
+            .request("terminate", &Section::default())
+            .unwrap_err();
+        assert!(
+            matches!(&error, ViciError::Refused { message, .. } if message == "busy"),
+            "{error}"
+        );
+        let error = client.request("dance", &Section::default()).unwrap_err();
+        assert!(matches!(error, ViciError::Unknown(name) if name == "dance"));
+    }
+
+    #[test]
+    fn garbage_from_the_daemon_is_an_error() {
+        for answer in [
+            vec![EVENT, 200, 1],
+            vec![EVENT],
+            vec![9],
+            vec![COMMAND_RESPONSE, 3, 9, 1],
+        ] {
+            let (mut client, _thread) = daemon(vec![vec![answer.clone()]]);
+            assert!(
+                client.request("stats", &Section::default()).is_err(),
+                "{answer:?}"
+            );
+        }
+    }
+}

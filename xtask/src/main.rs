@@ -1,2 +1,57 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-fn main() {}
+//! The project's own chores: `cargo demo`, `cargo ci`, `cargo xtask fuzz`.
+
+mod ci;
+mod demo;
+mod fuzz;
+mod prerequisites;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's chores.
+#[derive(Debug, Parser)]
+#[command(name = "xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Build what the demo needs and run it; further arguments go to `esplanade demo`.
+    #[command(disable_help_flag = true)]
+    Demo {
+        /// For `esplanade demo`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Format, lints, all tests, documentation.
+    Ci,
+    /// Fuzz every target.
+    Fuzz {
+        /// Seconds for each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Only targets whose name contains this.
+        #[arg(default_value = "")]
+        name: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().chore {
+        Chore::Demo { arguments } => demo::run(&arguments),
+        Chore::Ci => ci::run(),
+        Chore::Fuzz { seconds, name } => fuzz::run(seconds, &name),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `cargo ci`: everything that must hold before a change goes in. Each step is timed; all are tried.
+
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::demo::path_with_sbin;
+use crate::prerequisites::{BUILD, END_TO_END, NETWORK, PEER_PLUGINS, ensure};
+use crate::run;
+
+/// The package whose tests make networks.
+const NETWORK_TESTS: &str = "tests";
+
+/// A step's name, and what it does.
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: &[Step] = &[
+    ("prerequisites", || {
+        ensure(&[BUILD, NETWORK, END_TO_END], PEER_PLUGINS)
+    }),
+    ("format", || {
+        run::succeed(run::cargo().args(["fmt", "--all", "--check"]))
+    }),
+    ("lints", || {
+        let lints = [
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "--deny",
+            "warnings",
+        ];
+        run::succeed(run::cargo().args(lints))
+    }),
+    ("tests", tests),
+    ("documentation tests", || {
+        run::succeed(run::cargo().args(["test", "--workspace", "--locked", "--doc"]))
+    }),
+    ("programs for the end-to-end tests", || {
+        run::succeed(run::cargo().args([
+            "build",
+            "--locked",
+            "--package",
+            "cli",
+            "--package",
+            "ikev2d",
+        ]))
+    }),
+    ("end-to-end tests", network_tests),
+    ("documentation", || {
+        let doc = ["doc", "--workspace", "--locked", "--no-deps"];
+        run::succeed(
+            run::cargo()
+                .args(doc)
+                .env("RUSTDOCFLAGS", "--deny warnings"),
+        )
+    }),
+];
+
+pub(crate) fn run() -> Result<ExitCode> {
+    let start = Instant::now();
+    let mut results = Vec::new();
+    for (name, step) in STEPS {
+        eprintln!("\n== {name}");
+        let begun = Instant::now();
+        let result = step();
+        if let Err(error) = &result {
+            eprintln!("== {name}: {error:#}");
+        }
+        results.push((name, begun.elapsed(), result.is_ok()));
+    }
+    eprintln!("\n== summary");
+    for (name, time, passed) in &results {
+        eprintln!(
+            "{}  {:>8}  {name}",
+            if *passed { "ok    " } else { "FAILED" },
+            seconds(*time)
+        );
+    }
+    let passed = results.iter().all(|(_, _, passed)| *passed);
+    eprintln!(
+        "{}  {:>8}  in all",
+        if passed { "ok    " } else { "FAILED" },
+        seconds(start.elapsed())
+    );
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn tests() -> Result<()> {
+    let mut command = test_command(run::cargo());
+    run::succeed(command.args(["--workspace", "--exclude", NETWORK_TESTS, "--locked"]))
+}
+
+/// Those that make networks need root over them: in a user namespace for anybody else.
+fn network_tests() -> Result<()> {
+    let mut command = if run::is_root() {
+        run::cargo()
+    } else {
+        let mut command = Command::new("unshare");
+        command
+            .current_dir(run::workspace())
+            .args(["--map-root-user", "--mount", "--net", "--"])
+            .arg(run::cargo().get_program());
+        command
+    };
+    command = test_command(command);
+    command
+        .args(["--package", NETWORK_TESTS, "--locked"])
+        .env("PATH", path_with_sbin());
+    run::succeed(&mut command)
+}
+
+/// `cargo nextest run` where it is installed, `cargo test` elsewhere.
+fn test_command(mut command: Command) -> Command {
+    if run::answers("cargo-nextest", &["nextest", "--version"]) {
+        command.args(["nextest", "run", "--no-fail-fast"]);
+    } else {
+        command.args(["test", "--no-fail-fast", "--lib", "--bins", "--tests"]);
+    }
+    command
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}

@@ -149,6 +149,8 @@ pub struct Wire {
     pub ike: u64,
     /// NAT keepalives.
     pub keepalives: u64,
+    /// ICMP errors about ESP or IKE that nobody took.
+    pub refusals: u64,
     /// Address resolution and neighbour discovery.
     pub neighbour: u64,
     /// IP packets that are neither ESP nor IKE.
@@ -257,6 +259,10 @@ impl Wire {
             }
             Kind::Keepalive => {
                 self.keepalives += 1;
+                return;
+            }
+            Kind::Refusal => {
+                self.refusals += 1;
                 return;
             }
             Kind::Neighbour => {

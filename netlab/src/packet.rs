@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Octets of an Ethernet header.
 const ETHERNET: usize = 14;
+const ICMP: u8 = 1;
 const UDP: u8 = 17;
 const ESP: u8 = 50;
 const ICMPV6: u8 = 58;
@@ -31,6 +32,8 @@ pub enum Kind {
     Keepalive,
     /// ARP, neighbour and router discovery, multicast listener reports.
     Neighbour,
+    /// An ICMP error that quotes one of the above: a host says that nobody takes its protected packets.
+    Refusal,
     /// A fragment other than the first: its content cannot be told.
     Fragment,
     /// Any other IP packet: on a wire that should carry only the above, plaintext.
@@ -75,8 +78,9 @@ fn ipv4(ip: &[u8]) -> Option<Classified> {
     let header = usize::from(ip.first()? & 0x0f) * 4;
     let fragment_offset = u16_at(ip, 6)? & 0x1fff;
     let protocol = *ip.get(9)?;
-    let kind = match fragment_offset {
-        0 => transport(protocol, ip.get(header..)?)?,
+    let kind = match (fragment_offset, protocol) {
+        (0, ICMP) => icmp(ip.get(header..)?),
+        (0, _) => transport(protocol, ip.get(header..)?)?,
         _ => Kind::Fragment,
     };
     Some(Classified {
@@ -101,6 +105,18 @@ fn ipv6(ip: &[u8]) -> Option<Classified> {
         destination: Ipv6Addr::from(array::<16>(ip, 24)?).into(),
         kind,
     })
+}
+
+/// Type 3 quotes the header and the beginning of what could not be delivered (RFC 792).
+fn icmp(message: &[u8]) -> Kind {
+    let quoted = match message.first() {
+        Some(3) => message.get(8..).and_then(ipv4),
+        _ => None,
+    };
+    match quoted.map(|quoted| quoted.kind) {
+        Some(Kind::Esp { .. } | Kind::Ike | Kind::Keepalive) => Kind::Refusal,
+        _ => Kind::Plain { protocol: ICMP },
+    }
 }
 
 fn transport(protocol: u8, payload: &[u8]) -> Option<Kind> {
@@ -223,6 +239,25 @@ pub(crate) mod tests {
             kind(17, &udp(5000, 5001, b"secret")),
             Kind::Plain { protocol: 17 }
         );
+    }
+
+    #[test]
+    fn an_icmp_error_is_judged_by_what_it_quotes() {
+        let unreachable = |quoted: &[u8]| [&[3, 3, 0, 0, 0, 0, 0, 0], &quoted[ETHERNET..]].concat();
+        let esp = ipv4_frame(
+            [10, 0, 0, 2],
+            [10, 0, 0, 1],
+            17,
+            &udp(4500, 4500, &esp_packet(1, 2, 3)),
+        );
+        assert_eq!(kind(1, &unreachable(&esp)), Kind::Refusal);
+        let secret = ipv4_frame(
+            [10, 2, 0, 1],
+            [10, 1, 0, 1],
+            17,
+            &udp(5000, 5001, b"secret"),
+        );
+        assert_eq!(kind(1, &unreachable(&secret)), Kind::Plain { protocol: 1 });
     }
 
     #[test]

@@ -115,15 +115,7 @@ pub(super) fn play(
     progress.step("two network namespaces, joined by a veth");
     let wires = wire_up(&plan)?;
     let pcap = script.out.join("wire.pcap");
-    let capture = Capture::start(
-        &wires[0],
-        "wire",
-        &pcap,
-        CaptureConfig {
-            snap: 64,
-            ..CaptureConfig::default()
-        },
-    )?;
+    let capture = Capture::start(&wires[0], "wire", &pcap, CaptureConfig::default())?;
 
     progress.step("two simulated cards, two ikev2d");
     let directory = tempfile::Builder::new()

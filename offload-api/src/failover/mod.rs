@@ -9,23 +9,28 @@
 //! delivered twice, and a taker-over starts from that window.
 
 mod queue;
+mod route;
 mod sa;
+mod shared;
+mod table;
+mod wait;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::cache::{CacheEntry, CacheError, CacheWriter};
 use crate::capability::Capabilities;
 use crate::device::{Accelerator, AcceleratorInfo, Counters, Health};
-use crate::error::{Advice, DeviceError, InstallError, OpenQueueError, SaError};
+use crate::error::{DeviceError, InstallError, OpenQueueError, SaError};
 use crate::event::{Engine, Event};
 use crate::frame::FramePool;
 use crate::queue::{QueueConfig, QueuePair};
-use crate::sa::{Amend, Direction, Lifetimes, Numbering, SaHandle, SaParams, SaUsage};
+use crate::sa::{Amend, Numbering, SaHandle, SaParams, SaUsage};
 
-use sa::{Sa, SaTable};
+use sa::Sa;
+use shared::Shared;
 
 /// Device and software as one accelerator. Cloning shares it.
 #[derive(Clone)]
@@ -85,25 +90,6 @@ pub struct FailoverStatistics {
     pub shadow_replays: u64,
 }
 
-pub(crate) struct Shared {
-    primary: Option<Arc<dyn Accelerator>>,
-    software: Arc<dyn Accelerator>,
-    cache: Arc<CacheWriter>,
-    config: FailoverConfig,
-    capabilities: Capabilities,
-    /// Whether SAs may use the primary.
-    up: AtomicBool,
-    /// Grows with each return: queue pairs of an older one are dead.
-    epoch: AtomicU64,
-    table: RwLock<SaTable>,
-    pools: Mutex<Vec<FramePool>>,
-    events: Mutex<Vec<Event>>,
-    /// Engines' handles to ours, for events.
-    names: Mutex<HashMap<(Engine, SaHandle), SaHandle>>,
-    lost_at: Mutex<Option<Instant>>,
-    statistics: Mutex<FailoverStatistics>,
-}
-
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -116,29 +102,8 @@ impl Failover {
         cache: Arc<CacheWriter>,
         config: FailoverConfig,
     ) -> Self {
-        let up = primary
-            .as_ref()
-            .is_some_and(|primary| primary.health() == Health::Ok);
-        let mut capabilities = software.capabilities().clone();
-        if let Some(primary) = &primary {
-            capabilities.features |= primary.capabilities().features;
-        }
         Self {
-            shared: Arc::new(Shared {
-                primary,
-                software,
-                cache,
-                config,
-                capabilities,
-                up: AtomicBool::new(up),
-                epoch: AtomicU64::new(0),
-                table: RwLock::new(SaTable::default()),
-                pools: Mutex::default(),
-                events: Mutex::default(),
-                names: Mutex::default(),
-                lost_at: Mutex::default(),
-                statistics: Mutex::default(),
-            }),
+            shared: Arc::new(Shared::new(primary, software, cache, config)),
         }
     }
 
@@ -196,7 +161,7 @@ impl Failover {
 
     /// Whether a device is there and carries SAs.
     pub fn device_up(&self) -> bool {
-        self.shared.up.load(Ordering::Acquire)
+        self.shared.life() % 2 == 1
     }
 
     /// What has happened so far.
@@ -214,53 +179,31 @@ impl Failover {
         &self.shared.software
     }
 
+    /// Every SA and where it lives.
+    pub fn placements(&self) -> Vec<(SaHandle, Placement)> {
+        let sas = self.shared.read_table().all();
+        sas.into_iter()
+            .map(|(handle, sa)| (handle, sa.placement(&self.shared)))
+            .collect()
+    }
+
     /// To be called every few milliseconds: notices a lost device even without traffic, so that
-    /// sleeping queues come back.
+    /// sleeping queues come back, and looks after SAs that carry none.
     pub fn tick(&self) {
         let shared = &*self.shared;
         shared.cache.beat();
-        if let Some(primary) = &shared.primary
-            && shared.up.load(Ordering::Acquire)
-            && let Health::Lost { reason } = primary.health()
-        {
-            shared.lost(&reason);
-        }
-        if !shared.up.load(Ordering::Acquire) {
-            // SAs that carry no traffic move now; the others moved with their next packet.
-            let sas: Vec<_> = shared.read_table().iter().collect();
-            for (handle, sa) in sas {
-                sa.leave_device(shared, handle);
-            }
-        }
+        shared.check_health();
+        shared.look_after();
     }
 
-    /// Brings a lost device back, if it can be: resets it, installs every SA anew with new grants,
-    /// and lets traffic return to it. May take milliseconds; traffic goes on in software meanwhile.
+    /// Brings a lost device back, if it can be: resets it, installs every SA anew, and lets each
+    /// move to it once nothing of it is on its way in software. May take milliseconds; traffic goes
+    /// on in software meanwhile.
     ///
     /// # Errors
     /// The device does not come back.
     pub fn try_return(&self) -> Result<(), DeviceError> {
-        let shared = &*self.shared;
-        let Some(primary) = &shared.primary else {
-            return Ok(());
-        };
-        if shared.up.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        primary.reset()?;
-        for pool in lock(&shared.pools).iter() {
-            primary.register_pool(pool)?;
-        }
-        // Queue pairs see the new epoch only once `up` is set, and open their own again.
-        shared.epoch.fetch_add(1, Ordering::AcqRel);
-        shared.up.store(true, Ordering::Release);
-        let sas: Vec<_> = shared.read_table().iter().collect();
-        for (handle, sa) in sas {
-            sa.enter_device(shared, handle)?;
-        }
-        lock(&shared.statistics).returns += 1;
-        lock(&shared.events).push(Event::DeviceReturned);
-        Ok(())
+        self.shared.try_return()
     }
 }
 
@@ -272,45 +215,6 @@ fn cache_error(error: CacheError) -> InstallError {
             error: error.to_string(),
         }
         .into(),
-    }
-}
-
-impl Shared {
-    fn read_table(&self) -> std::sync::RwLockReadGuard<'_, SaTable> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write_table(&self) -> std::sync::RwLockWriteGuard<'_, SaTable> {
-        self.table.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn sa(&self, handle: SaHandle) -> Result<Arc<Sa>, SaError> {
-        self.read_table()
-            .find(handle)
-            .cloned()
-            .ok_or(SaError::Stale)
-    }
-
-    /// The device is lost: from here on nothing is sent to it. Each SA moves with its next packet.
-    fn lost(&self, reason: &str) {
-        if self.up.swap(false, Ordering::AcqRel) {
-            tracing::warn!(
-                reason,
-                "device lost: security associations move to software"
-            );
-            *lock(&self.lost_at) = Some(Instant::now());
-            lock(&self.statistics).losses += 1;
-            lock(&self.events).push(Event::DeviceLost {
-                reason: reason.to_owned(),
-            });
-        }
-    }
-
-    /// Notes the first packet that software has done since the loss.
-    fn fell_back(&self) {
-        if let Some(at) = lock(&self.lost_at).take() {
-            lock(&self.statistics).last_fallback_ns = at.elapsed().as_nanos() as u64;
-        }
     }
 }
 
@@ -334,11 +238,10 @@ impl Accelerator for Failover {
             pools.push(pool.clone());
         }
         drop(pools);
-        if let Some(primary) = &shared.primary
-            && shared.up.load(Ordering::Acquire)
-            && let Err(error) = primary.register_pool(pool)
-        {
-            shared.lost(&error.to_string());
+        let life = shared.life();
+        let registered = shared.with_device(life, |primary| primary.register_pool(pool));
+        if let Some(Err(error)) = registered {
+            shared.lost(life, &error.to_string());
         }
         Ok(())
     }
@@ -369,35 +272,8 @@ impl Accelerator for Failover {
 
     fn poll_events(&self, out: &mut Vec<Event>) -> usize {
         let before = out.len();
+        self.shared.collect_events();
         out.append(&mut lock(&self.shared.events));
-        let mut raw = Vec::new();
-        let engines = [
-            (Engine::Device, self.shared.primary.as_ref()),
-            (Engine::Software, Some(&self.shared.software)),
-        ];
-        for (engine, accelerator) in engines {
-            let Some(accelerator) = accelerator else {
-                continue;
-            };
-            accelerator.poll_events(&mut raw);
-            let names = lock(&self.shared.names);
-            for event in raw.drain(..) {
-                let name = |sa: SaHandle| names.get(&(engine, sa)).copied();
-                let renamed = match event {
-                    Event::SoftExpired { sa, limit } => {
-                        name(sa).map(|sa| Event::SoftExpired { sa, limit })
-                    }
-                    Event::HardExpired { sa, limit } => {
-                        name(sa).map(|sa| Event::HardExpired { sa, limit })
-                    }
-                    Event::SequenceEnding { sa } => name(sa).map(|sa| Event::SequenceEnding { sa }),
-                    // Grants are topped up by the queue pairs.
-                    Event::GrantLow { .. } => None,
-                    event => Some(event),
-                };
-                out.extend(renamed);
-            }
-        }
         out.len() - before
     }
 
@@ -417,7 +293,7 @@ impl Accelerator for Failover {
             errors: software.errors + device.errors,
             aborted: software.aborted + device.aborted,
             bogus_completions: software.bogus_completions + device.bogus_completions,
-            sas: self.shared.read_table().iter().count() as u64,
+            sas: self.shared.read_table().len() as u64,
         }
     }
 
@@ -429,7 +305,8 @@ impl Accelerator for Failover {
         let handles: Vec<_> = self
             .shared
             .read_table()
-            .iter()
+            .all()
+            .into_iter()
             .map(|(handle, _)| handle)
             .collect();
         for handle in handles {
@@ -437,22 +314,4 @@ impl Accelerator for Failover {
         }
         Ok(())
     }
-}
-
-/// Parameters for installing an SA in an engine: what is left of its lifetimes, no grant of its own.
-fn params_for(sa: &SaParams, numbering: Numbering, used: &SaUsage, age: Instant) -> SaParams {
-    let mut params = sa.clone();
-    if sa.direction == Direction::Outbound && sa.numbering != Numbering::Explicit {
-        params.numbering = numbering;
-    }
-    params.lifetimes = Lifetimes {
-        soft: sa::left(&sa.lifetimes.soft, used, age),
-        hard: sa::left(&sa.lifetimes.hard, used, age),
-    };
-    params
-}
-
-/// Whether an error means that software shall do it.
-fn means_software(error: &InstallError) -> bool {
-    matches!(error.advice(), Advice::UseSoftware)
 }

@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use super::lock;
 use super::sa::{Sa, Target};
-use super::{Shared, lock};
+use super::shared::Shared;
+use super::wait::{Source, Waiter, number};
 use crate::error::{DeviceError, OpenQueueError};
 use crate::queue::{Arm, Done, Op, QueueConfig, QueuePair, Status};
 use crate::replay::Verdict;
@@ -15,149 +16,292 @@ use crate::sa::SaHandle;
 pub(super) struct FailoverQueue {
     shared: Arc<Shared>,
     config: QueueConfig,
+    /// The device's life that the queue has taken note of.
+    life: u64,
+    /// The device's queue of that life.
     device: Option<Box<dyn QueuePair>>,
-    /// Of the device queue.
-    epoch: u64,
-    software: Box<dyn QueuePair>,
+    /// The queue of a device that was lost, while frames may still come home from it.
+    dying: Option<Box<dyn QueuePair>>,
+    /// There until the queue is closed.
+    software: Option<Box<dyn QueuePair>>,
     /// Operations on their way; an operation's cookie is its place here.
-    flights: Vec<Flight>,
+    flights: Vec<Option<Flight>>,
     free: Vec<u32>,
+    /// Taken from the caller, not yet by the engine. Handles are of the present life.
     to_device: Vec<Op>,
     to_software: Vec<Op>,
     /// Completions that never reached an engine, or came home from a dead one.
     ready: VecDeque<Done>,
     scratch: Vec<Done>,
+    steps: Vec<Step>,
+    /// The last burst stopped at an SA between two engines.
+    blocked: bool,
+    software_first: bool,
+    waiter: Waiter,
 }
 
 /// What the caller knows an operation by.
-#[derive(Clone)]
 struct Flight {
     cookie: u64,
     handle: SaHandle,
-    sa: Option<Arc<Sa>>,
+    sa: Arc<Sa>,
+    stay: u32,
+    device: bool,
     len: u32,
+}
+
+/// Whence a completion comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Device,
+    /// A device that was lost, after software may have gone on.
+    Late,
+    Software,
+}
+
+/// What becomes of an operation of a burst.
+enum Step {
+    Refuse(Status),
+    /// To an engine, under its handle there.
+    Send(Origin, SaHandle, Arc<Sa>, u32),
+}
+
+/// Why a plan ends.
+enum Stop {
+    End,
+    /// The next operation's SA is between two engines.
+    Blocked,
+    /// The device was lost or has come back.
+    NewLife,
 }
 
 impl FailoverQueue {
     pub(super) fn open(shared: Arc<Shared>, config: QueueConfig) -> Result<Self, OpenQueueError> {
         let software = shared.software.open_queue(&config)?;
-        let depth = config.depth as usize;
-        let vacant = Flight {
-            cookie: 0,
-            handle: SaHandle {
-                index: 0,
-                generation: 0,
-            },
-            sa: None,
-            len: 0,
+        let life = shared.life();
+        let device = match shared.with_device(life, |primary| primary.open_queue(&config)) {
+            Some(Ok(device)) => Some(device),
+            Some(Err(OpenQueueError::Device(error))) => {
+                shared.lost(life, &error.to_string());
+                None
+            }
+            Some(Err(error)) => return Err(error),
+            None => None,
         };
-        let mut queue = Self {
+        let waiter = Waiter::new()?;
+        shared.add_waker(&waiter.waker);
+        let depth = config.depth as usize;
+        Ok(Self {
             shared,
             config,
-            device: None,
-            epoch: u64::MAX,
-            software,
-            flights: vec![vacant; depth],
+            life,
+            device,
+            dying: None,
+            software: Some(software),
+            flights: (0..depth).map(|_| None).collect(),
             free: (0..config.depth).rev().collect(),
             to_device: Vec::with_capacity(depth),
             to_software: Vec::with_capacity(depth),
             ready: VecDeque::with_capacity(depth),
             scratch: Vec::with_capacity(depth),
-        };
-        queue.follow_device();
-        Ok(queue)
+            steps: Vec::with_capacity(depth),
+            blocked: false,
+            software_first: false,
+            waiter,
+        })
     }
 
-    /// Opens the device's queue when the device is up and the queue is not of its present life.
-    fn follow_device(&mut self) {
-        let shared = self.shared.clone();
-        if !shared.up.load(Ordering::Acquire) {
-            return;
-        }
-        let epoch = shared.epoch.load(Ordering::Acquire);
-        if self.epoch == epoch && self.device.is_some() {
-            return;
-        }
-        self.bring_home();
-        let Some(primary) = &shared.primary else {
-            return;
-        };
-        match primary.open_queue(&self.config) {
-            Ok(queue) => {
-                self.device = Some(queue);
-                self.epoch = epoch;
+    /// Takes note of a loss or a return of the device: brings home what its queue holds, before
+    /// anything that comes later, and opens its queue anew.
+    fn follow(&mut self) {
+        while self.life != self.shared.life() {
+            let life = self.shared.life();
+            self.leave_device();
+            self.life = life;
+            if life % 2 == 1 {
+                self.bury();
+                let opened = self
+                    .shared
+                    .with_device(life, |primary| primary.open_queue(&self.config));
+                match opened {
+                    Some(Ok(queue)) => self.device = Some(queue),
+                    Some(Err(error)) => self.shared.lost(life, &error.to_string()),
+                    None => {}
+                }
             }
-            Err(error) => shared.lost(&error.to_string()),
+            self.redirect();
         }
     }
 
-    /// Closes a dead device's queue; what was in flight comes home.
-    fn bring_home(&mut self) {
-        if let Some(queue) = self.device.take() {
-            for done in queue.close() {
-                self.land(done, true);
+    /// Takes home what the lost device's queue has; the rest may come until it is buried.
+    fn leave_device(&mut self) {
+        let Some(mut device) = self.device.take() else {
+            return;
+        };
+        self.bury();
+        loop {
+            let result = device.dequeue(&mut self.scratch, usize::MAX);
+            let some = self.land_all(Origin::Device);
+            match result {
+                Ok(_) if device.in_flight() == 0 => break,
+                Ok(_) if some => {}
+                Ok(_) => {
+                    self.dying = Some(device);
+                    return;
+                }
+                Err(_) => break,
+            }
+        }
+        self.close_device(device, Origin::Device);
+    }
+
+    /// Closes the queue of the device before.
+    fn bury(&mut self) {
+        if let Some(dying) = self.dying.take() {
+            self.close_device(dying, Origin::Late);
+        }
+    }
+
+    fn close_device(&mut self, device: Box<dyn QueuePair>, origin: Origin) {
+        self.waiter.forget_device();
+        for done in device.close() {
+            self.land(done, origin);
+        }
+        // What is still out now has its frame in quarantine and never comes.
+        let staged: Vec<u32> = self.to_device.iter().map(|op| op.cookie as u32).collect();
+        for place in 0..self.flights.len() {
+            let lost = matches!(self.flights.get(place), Some(Some(flight)) if flight.device);
+            if lost && !staged.contains(&(place as u32)) {
+                if let Some(flight) = self.flights.get_mut(place).and_then(Option::take) {
+                    flight.sa.count_error(Status::Aborted);
+                    flight.sa.release(&self.shared, flight.handle, flight.stay);
+                }
+                self.free.push(place as u32);
             }
         }
     }
 
-    fn lost(&mut self, error: &DeviceError) {
-        self.shared.lost(&error.to_string());
-        self.bring_home();
-    }
-
-    /// Takes an operation into the books; nothing when they are full.
-    fn book(&mut self, op: &mut Op, sa: Option<Arc<Sa>>) -> bool {
-        let Some(place) = self.free.pop() else {
-            return false;
-        };
-        if let Some(flight) = self.flights.get_mut(place as usize) {
-            *flight = Flight {
-                cookie: op.cookie,
-                handle: op.sa,
-                sa,
-                len: op.frame.len() as u32,
+    /// Finds a new way for operations that the device has not seen.
+    fn redirect(&mut self) {
+        for mut op in std::mem::take(&mut self.to_device) {
+            let place = op.cookie as usize;
+            let Some(flight) = self.flights.get_mut(place).and_then(Option::take) else {
+                continue;
             };
+            flight.sa.release(&self.shared, flight.handle, flight.stay);
+            let target =
+                (0..1000).find_map(|_| match flight.sa.target(&self.shared, flight.handle) {
+                    Target::Wait => {
+                        std::thread::yield_now();
+                        None
+                    }
+                    target => Some(target),
+                });
+            match target {
+                Some(Target::Software { handle, stay }) => {
+                    op.sa = handle;
+                    flight.sa.watch_grant(&self.shared, stay);
+                    if let Some(vacant) = self.flights.get_mut(place) {
+                        *vacant = Some(Flight {
+                            stay: stay.number,
+                            device: false,
+                            ..flight
+                        });
+                    }
+                    self.to_software.push(op);
+                }
+                target => {
+                    if let Some(Target::Device { stay, .. }) = target {
+                        flight.sa.release(&self.shared, flight.handle, stay.number);
+                    }
+                    self.free.push(place as u32);
+                    flight.sa.count_error(Status::Aborted);
+                    (op.cookie, op.sa) = (flight.cookie, flight.handle);
+                    self.refuse(op, Status::Aborted);
+                }
+            }
         }
-        op.cookie = place.into();
-        true
+    }
+
+    /// Takes an operation into the books.
+    fn book(&mut self, op: &mut Op, flight: Flight) {
+        // The caller has seen that there is room.
+        if let Some(place) = self.free.pop()
+            && let Some(vacant) = self.flights.get_mut(place as usize)
+        {
+            *vacant = Some(flight);
+            op.cookie = place.into();
+        }
+    }
+
+    fn land_all(&mut self, origin: Origin) -> bool {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let some = !scratch.is_empty();
+        for done in scratch.drain(..) {
+            self.land(done, origin);
+        }
+        self.scratch = scratch;
+        some
     }
 
     /// Turns an engine's completion into the caller's.
-    fn land(&mut self, mut done: Done, device: bool) {
+    fn land(&mut self, mut done: Done, origin: Origin) {
         let place = done.cookie as usize;
-        let Some(flight) = self.flights.get_mut(place) else {
+        // One that nobody waits for: its frame goes home, and that is all.
+        let Some(flight) = self.flights.get_mut(place).and_then(Option::take) else {
             return;
         };
+        self.free.push(place as u32);
         done.cookie = flight.cookie;
         done.sa = flight.handle;
-        let (sa, len) = (flight.sa.take(), flight.len);
-        self.free.push(place as u32);
-        let Some(sa) = sa else {
-            self.ready.push_back(done);
-            return;
-        };
-        if done.status.is_ok() {
-            if !sa.is_outbound() && sa.deliver(done.sequence) != Verdict::Fresh {
-                lock(&self.shared.statistics).shadow_replays += 1;
-                done.status = Status::Replayed;
-                done.frame.clear();
+        let sa = &flight.sa;
+        if origin == Origin::Late && done.status.is_ok() {
+            // Software has gone on from here: delivered now, it would be out of order.
+            done.status = Status::Aborted;
+        }
+        let unknown = [Status::SaInvalid, Status::SaStale, Status::OwnerMismatch];
+        if origin != Origin::Software && unknown.contains(&done.status) && !sa.is_retired() {
+            if origin == Origin::Device {
+                self.shared
+                    .lost(self.life, "device does not know an SA that it carries");
             }
-        } else if done.status == Status::Aborted && device {
-            lock(&self.shared.statistics).aborted += 1;
+            done.status = Status::Aborted;
+        }
+        if done.status.is_ok()
+            && !sa.is_outbound()
+            && let verdict @ (Verdict::Replayed | Verdict::TooOld) = sa.deliver(done.sequence)
+        {
+            lock(&self.shared.statistics).shadow_replays += 1;
+            done.status = if verdict == Verdict::Replayed {
+                Status::Replayed
+            } else {
+                Status::TooOld
+            };
         }
         if done.status.is_ok() {
             let bytes = if sa.is_outbound() {
-                len as usize
+                flight.len as usize
             } else {
                 done.frame.len()
             };
             sa.count(done.sequence, bytes);
-            if !device {
+            if origin == Origin::Software {
                 self.shared.fell_back();
             }
         } else {
+            done.frame.clear();
             sa.count_error(done.status);
+            match done.status {
+                Status::Aborted if origin != Origin::Software => {
+                    lock(&self.shared.statistics).aborted += 1;
+                }
+                Status::SequenceExhausted => {
+                    sa.top_up(&self.shared);
+                }
+                _ => {}
+            }
         }
+        sa.release(&self.shared, flight.handle, flight.stay);
         self.ready.push_back(done);
     }
 
@@ -173,127 +317,196 @@ impl FailoverQueue {
         });
     }
 
-    /// Sends an operation that the device has not seen to software instead.
-    fn reroute(&mut self) {
-        for mut op in std::mem::take(&mut self.to_device) {
-            let place = op.cookie as usize;
-            let Some(flight) = self.flights.get(place).cloned() else {
-                continue;
-            };
-            let target = flight
-                .sa
-                .as_ref()
-                .map(|sa| sa.target(&self.shared, flight.handle));
-            match target {
-                Some(Target::Software(handle)) => {
-                    op.sa = handle;
-                    self.to_software.push(op);
-                }
-                _ => {
-                    (op.cookie, op.sa) = (flight.cookie, flight.handle);
-                    if let Some(flight) = self.flights.get_mut(place) {
-                        flight.sa = None;
-                    }
-                    self.free.push(place as u32);
-                    self.refuse(op, Status::Aborted);
-                }
+    /// Gives the engines what they have not taken yet.
+    fn submit(&mut self) -> Result<(), DeviceError> {
+        self.follow();
+        if !self.to_device.is_empty()
+            && let Some(device) = &mut self.device
+        {
+            let started = device
+                .enqueue(&mut self.to_device)
+                .and_then(|_| device.kick());
+            if let Err(error) = started {
+                self.shared.lost(self.life, &error.to_string());
+                self.follow();
             }
         }
+        if !self.to_software.is_empty()
+            && let Some(software) = &mut self.software
+        {
+            software.enqueue(&mut self.to_software)?;
+            software.kick()?;
+        }
+        Ok(())
     }
 
     fn collect(&mut self, limit: usize) {
-        // Software first: what it did for an SA is older than what the device does after a return.
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let _ = self.software.dequeue(&mut scratch, limit);
-        for done in scratch.drain(..) {
-            self.land(done, false);
-        }
-        if let Some(device) = &mut self.device {
-            let result = device.dequeue(&mut scratch, limit);
-            for done in scratch.drain(..) {
-                self.land(done, true);
+        self.follow();
+        self.software_first = !self.software_first;
+        for software in [self.software_first, !self.software_first] {
+            if software {
+                if let Some(software) = &mut self.software {
+                    let _ = software.dequeue(&mut self.scratch, limit);
+                }
+                self.land_all(Origin::Software);
+            } else if let Some(device) = &mut self.device {
+                let result = device.dequeue(&mut self.scratch, limit);
+                self.land_all(Origin::Device);
+                if let Err(error) = result {
+                    self.shared.lost(self.life, &error.to_string());
+                }
             }
-            if let Err(error) = result {
-                self.lost(&error);
-            } else if !self.shared.up.load(Ordering::Acquire) {
-                self.bring_home();
+        }
+        if let Some(dying) = &mut self.dying {
+            let result = dying.dequeue(&mut self.scratch, limit);
+            let over = result.is_err() || dying.in_flight() == 0;
+            self.land_all(Origin::Late);
+            if over {
+                self.bury();
             }
         }
-        self.scratch = scratch;
+        // A loss that showed just now: what the device had done comes before what software does.
+        self.follow();
+    }
+
+    fn bring_home(&mut self) {
+        if let Some(device) = self.device.take() {
+            self.close_device(device, Origin::Device);
+        }
+        self.bury();
+        let staged: Vec<Op> = self
+            .to_device
+            .drain(..)
+            .chain(self.to_software.drain(..))
+            .collect();
+        for mut op in staged {
+            let place = op.cookie as usize;
+            if let Some(flight) = self.flights.get_mut(place).and_then(Option::take) {
+                (op.cookie, op.sa) = (flight.cookie, flight.handle);
+                self.free.push(place as u32);
+                flight.sa.release(&self.shared, flight.handle, flight.stay);
+            }
+            self.refuse(op, Status::Aborted);
+        }
+        if let Some(software) = self.software.take() {
+            for done in software.close() {
+                self.land(done, Origin::Software);
+            }
+        }
+        for place in 0..self.flights.len() {
+            if let Some(flight) = self.flights.get_mut(place).and_then(Option::take) {
+                self.free.push(place as u32);
+                flight.sa.release(&self.shared, flight.handle, flight.stay);
+            }
+        }
+    }
+}
+
+impl FailoverQueue {
+    /// Finds the ways of as many operations as can go now.
+    fn plan(&mut self, ops: &[Op]) -> Stop {
+        let shared = self.shared.clone();
+        let mut last: Option<(SaHandle, Arc<Sa>)> = None;
+        for op in ops {
+            let handle = op.sa;
+            let sa = match &last {
+                Some((known, sa)) if *known == handle => Some(sa.clone()),
+                _ => shared.sa(handle).ok(),
+            };
+            let Some(sa) = sa else {
+                self.steps.push(Step::Refuse(Status::SaStale));
+                continue;
+            };
+            let step = match sa.target(&shared, handle) {
+                Target::Wait => return Stop::Blocked,
+                Target::Nowhere => Step::Refuse(Status::Aborted),
+                // It may have moved by a loss that this queue has not seen: what the device had
+                // done comes home first.
+                Target::Software { stay, .. } if self.life != shared.life() => {
+                    sa.release(&shared, handle, stay.number);
+                    return Stop::NewLife;
+                }
+                Target::Device { life, stay, .. } if life != self.life => {
+                    sa.release(&shared, handle, stay.number);
+                    return Stop::NewLife;
+                }
+                Target::Software { handle, stay } => {
+                    sa.watch_grant(&shared, stay);
+                    Step::Send(Origin::Software, handle, sa.clone(), stay.number)
+                }
+                Target::Device { handle, stay, .. } => {
+                    sa.watch_grant(&shared, stay);
+                    Step::Send(Origin::Device, handle, sa.clone(), stay.number)
+                }
+            };
+            self.steps.push(step);
+            last = Some((handle, sa));
+        }
+        Stop::End
+    }
+
+    /// Takes the planned operations from the caller.
+    fn take_planned(&mut self, ops: &mut Vec<Op>) -> usize {
+        let mut steps = std::mem::take(&mut self.steps);
+        let count = steps.len();
+        for (mut op, step) in ops.drain(..count).zip(steps.drain(..)) {
+            match step {
+                Step::Refuse(status) => self.refuse(op, status),
+                Step::Send(origin, engine_handle, sa, stay) => {
+                    let flight = Flight {
+                        cookie: op.cookie,
+                        handle: op.sa,
+                        sa,
+                        stay,
+                        device: origin == Origin::Device,
+                        len: op.frame.len() as u32,
+                    };
+                    op.sa = engine_handle;
+                    self.book(&mut op, flight);
+                    if origin == Origin::Device {
+                        self.to_device.push(op);
+                    } else {
+                        self.to_software.push(op);
+                    }
+                }
+            }
+        }
+        self.steps = steps;
+        count
     }
 }
 
 impl QueuePair for FailoverQueue {
     fn enqueue(&mut self, ops: &mut Vec<Op>) -> Result<usize, DeviceError> {
-        self.follow_device();
-        let room = self.free.len().min(ops.len());
-        let shared = self.shared.clone();
-        let table = shared.read_table();
-        let mut last: Option<(SaHandle, Arc<Sa>)> = None;
-        for mut op in ops.drain(..room) {
-            let handle = op.sa;
-            let sa = match &last {
-                Some((known, sa)) if *known == handle => Some(sa.clone()),
-                _ => table.find(handle).cloned(),
-            };
-            let Some(sa) = sa else {
-                self.refuse(op, Status::SaStale);
-                continue;
-            };
-            let target = sa.target(&shared, handle);
-            if matches!(target, Target::Nowhere) {
-                self.refuse(op, Status::Aborted);
-                continue;
-            }
-            sa.issue(&shared);
-            // `room` operations fit, so this never fails.
-            self.book(&mut op, Some(sa.clone()));
-            match target {
-                Target::Device(handle) => {
-                    op.sa = handle;
-                    self.to_device.push(op);
+        self.blocked = false;
+        let mut accepted = 0;
+        loop {
+            self.follow();
+            let room = self.flights.len().saturating_sub(self.in_flight());
+            let stop = self.plan(ops.get(..room.min(ops.len())).unwrap_or_default());
+            accepted += self.take_planned(ops);
+            match stop {
+                Stop::NewLife => {}
+                Stop::Blocked => {
+                    self.blocked = true;
+                    return Ok(accepted);
                 }
-                Target::Software(handle) => {
-                    op.sa = handle;
-                    self.to_software.push(op);
-                }
-                Target::Nowhere => {}
+                Stop::End => return Ok(accepted),
             }
-            last = Some((handle, sa));
         }
-        Ok(room)
     }
 
     fn kick(&mut self) -> Result<(), DeviceError> {
-        if !self.to_device.is_empty() {
-            let up = self.shared.up.load(Ordering::Acquire);
-            let started = match &mut self.device {
-                Some(device) if up => device
-                    .enqueue(&mut self.to_device)
-                    .and_then(|_| device.kick()),
-                _ => Err(DeviceError::Gone {
-                    reason: "device is lost".to_owned(),
-                }),
-            };
-            if let Err(error) = started {
-                self.lost(&error);
-                self.reroute();
-            }
-        }
-        if !self.to_software.is_empty() {
-            self.software.enqueue(&mut self.to_software)?;
-            self.software.kick()?;
-        }
-        Ok(())
+        self.submit()
     }
 
     fn dequeue(&mut self, done: &mut Vec<Done>, limit: usize) -> Result<usize, DeviceError> {
         if self.ready.len() < limit {
             self.collect(limit - self.ready.len());
         }
-        if !self.to_device.is_empty() {
-            // The device's ring was full, or it died before it saw them.
-            self.kick()?;
+        if !self.to_device.is_empty() || !self.to_software.is_empty() {
+            // A ring was full, or its device died before it saw them.
+            self.submit()?;
         }
         let count = limit.min(self.ready.len());
         done.extend(self.ready.drain(..count));
@@ -301,20 +514,28 @@ impl QueuePair for FailoverQueue {
     }
 
     fn arm(&mut self) -> Result<Arm<'_>, DeviceError> {
-        if !self.ready.is_empty() || matches!(self.software.arm()?, Arm::Ready) {
+        self.waiter.quiet();
+        let waiting = !self.ready.is_empty()
+            || !self.to_device.is_empty()
+            || !self.to_software.is_empty()
+            || self.life != self.shared.life();
+        if waiting || std::mem::take(&mut self.blocked) {
             return Ok(Arm::Ready);
         }
-        if self.device.is_some() && !self.shared.up.load(Ordering::Acquire) {
-            return Ok(Arm::Ready);
+        if let Some(software) = &mut self.software {
+            match software.arm()? {
+                Arm::Ready => return Ok(Arm::Ready),
+                Arm::Wait(fd) => self.waiter.watch(Source::Software, number(fd), fd),
+            }
         }
-        match &mut self.device {
-            Some(device) => match device.arm() {
-                Ok(arm) => Ok(arm),
+        if let Some(device) = self.device.as_mut().or(self.dying.as_mut()) {
+            match device.arm() {
+                Ok(Arm::Wait(fd)) => self.waiter.watch(Source::Device, number(fd), fd),
                 // Dequeue brings everything home.
-                Err(_) => Ok(Arm::Ready),
-            },
-            None => self.software.arm(),
+                Ok(Arm::Ready) | Err(_) => return Ok(Arm::Ready),
+            }
         }
+        Ok(Arm::Wait(self.waiter.fd()))
     }
 
     fn in_flight(&self) -> usize {
@@ -323,17 +544,13 @@ impl QueuePair for FailoverQueue {
 
     fn close(mut self: Box<Self>) -> Vec<Done> {
         self.bring_home();
-        for mut op in std::mem::take(&mut self.to_device)
-            .into_iter()
-            .chain(std::mem::take(&mut self.to_software))
-        {
-            let flight = self.flights.get(op.cookie as usize).cloned();
-            if let Some(flight) = flight {
-                (op.cookie, op.sa) = (flight.cookie, flight.handle);
-            }
-            self.refuse(op, Status::Aborted);
-        }
-        self.collect(usize::MAX);
         self.ready.drain(..).collect()
+    }
+}
+
+impl Drop for FailoverQueue {
+    fn drop(&mut self) {
+        // An SA whose operations never came home could never move again.
+        self.bring_home();
     }
 }

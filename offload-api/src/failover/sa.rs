@@ -1,33 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One SA of a failover: in which engine it lives, and its way from one to the other.
 
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
-use super::{OffloadLevel, Placement, Shared, lock, means_software, params_for};
+use super::route::{Place, Route, Stay};
+use super::{OffloadLevel, Placement, Shared, cache_error, lock};
 use crate::cache::CacheSlot;
-use crate::error::{InstallError, SaError};
+use crate::device::Accelerator;
+use crate::error::{Advice, DeviceError, InstallError, SaError};
 use crate::event::{Engine, Event};
-use crate::replay::{ReplayWindow, Verdict};
-use crate::sa::{Amend, Direction, Grant, Limits, Numbering, SaHandle, SaParams, SaUsage};
+use crate::queue::Status;
+use crate::replay::{ReplaySnapshot, ReplayWindow, Verdict, WINDOW_MAX};
+use crate::sa::{
+    Amend, Direction, Grant, Lifetimes, Limits, Numbering, SaHandle, SaParams, SaUsage,
+};
 
 /// An SA with everything needed to install it anew.
 pub(super) struct Sa {
     level: OffloadLevel,
     slot: CacheSlot,
-    route: Mutex<Route>,
+    route: Route,
+    /// Held while the SA is moved or amended; the hot path only tries it.
+    control: Mutex<Control>,
+    /// Missing for levels that may not fall back.
+    software: Option<SaHandle>,
+    /// Its handle in the device, and in which of the device's lives. Written only while the route
+    /// does not lead there.
+    device: AtomicU64,
+    device_life: AtomicU64,
+    /// The device has it installed, and it moves there once nothing is on its way in software.
+    moving: AtomicBool,
+    retired: AtomicBool,
     /// What was delivered, whoever opened it.
     shadow: Mutex<ReplayWindow>,
+    replay_window: u32,
     outbound: bool,
     /// Engines draw from grants.
     granted: bool,
-    /// Last number granted to the engine in charge.
+    /// The grants of the engine in charge: first number of the oldest, last number of the newest.
+    grant_first: AtomicU64,
     grant_end: AtomicU64,
-    /// Upper bound of the numbers that the engine in charge has used, by what it was sent.
-    issued: AtomicU64,
     topping_up: AtomicBool,
+    soft_told: AtomicBool,
     created: Instant,
     packets: AtomicU64,
     bytes: AtomicU64,
@@ -37,22 +53,30 @@ pub(super) struct Sa {
     replayed: AtomicU64,
 }
 
-/// Changes only under its lock.
-struct Route {
+struct Control {
     params: SaParams,
-    device: Option<SaHandle>,
-    /// Missing for levels that may not fall back.
-    software: Option<SaHandle>,
-    engine: Engine,
+    /// What the SA had done, and its age, when it was installed in the device.
+    before_device: (SaUsage, Duration),
+    /// Why it is not in the device.
     reason: Option<String>,
 }
 
 /// Where an operation shall go.
 pub(super) enum Target {
-    Device(SaHandle),
-    Software(SaHandle),
+    /// The handle holds for this life of the device.
+    Device {
+        handle: SaHandle,
+        life: u64,
+        stay: Stay,
+    },
+    Software {
+        handle: SaHandle,
+        stay: Stay,
+    },
     /// A named level of offload has lost its device.
     Nowhere,
+    /// The SA is on its way between engines: try again soon.
+    Wait,
 }
 
 impl Sa {
@@ -63,29 +87,29 @@ impl Sa {
         slot: CacheSlot,
     ) -> Result<Self, InstallError> {
         let outbound = params.direction == Direction::Outbound;
-        let granted = outbound && params.numbering != Numbering::Explicit;
-        let mut shadow = ReplayWindow::new(params.replay_window);
-        if let Some(seen) = &params.replay_state {
-            shadow.merge(seen);
-        }
-        let created = Instant::now();
-        let sa = Self {
+        let mut sa = Self {
             level,
             slot,
-            route: Mutex::new(Route {
+            route: Route::new(Place::Nowhere),
+            control: Mutex::new(Control {
                 params: params.clone(),
-                device: None,
-                software: None,
-                engine: Engine::Software,
+                before_device: (SaUsage::default(), Duration::ZERO),
                 reason: None,
             }),
-            shadow: Mutex::new(shadow),
+            software: None,
+            device: AtomicU64::new(0),
+            device_life: AtomicU64::new(0),
+            moving: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            shadow: Mutex::new(shadow(params)),
+            replay_window: params.replay_window,
             outbound,
-            granted,
+            granted: outbound && params.numbering != Numbering::Explicit,
+            grant_first: AtomicU64::new(0),
             grant_end: AtomicU64::new(0),
-            issued: AtomicU64::new(0),
             topping_up: AtomicBool::new(false),
-            created,
+            soft_told: AtomicBool::new(false),
+            created: Instant::now(),
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
@@ -93,199 +117,417 @@ impl Sa {
             bad_icv: AtomicU64::new(0),
             replayed: AtomicU64::new(0),
         };
-        let mut route = lock(&sa.route);
         if matches!(level, OffloadLevel::Auto | OffloadLevel::No) {
             // On standby: it has the keys and may not use a number yet.
-            let standby = params_for(params, Numbering::Granted(None), &sa.usage(), created);
-            route.software = Some(shared.software.install(&standby)?);
+            let mut standby = params.clone();
+            if sa.granted {
+                standby.numbering = Numbering::Granted(None);
+            }
+            sa.software = Some(shared.software.install(&standby)?);
         }
-        match sa.try_device(shared, &mut route) {
-            Ok(()) => {}
-            Err(error) if level == OffloadLevel::Auto && means_software(&error) => {
-                route.reason = Some(error.to_string());
-                sa.grant_software(shared, &route)?;
-            }
-            Err(_) if level == OffloadLevel::No => {
-                route.reason = Some("hw_offload = no".to_owned());
-                sa.grant_software(shared, &route)?;
-            }
+        match sa.begin(shared) {
+            Ok(()) => Ok(sa),
             Err(error) => {
-                if let Some(handle) = route.software {
+                if let Some(handle) = sa.software {
                     let _ = shared.software.retire(handle);
-                }
-                return Err(error);
-            }
-        }
-        sa.record_engine(shared, route.engine);
-        drop(route);
-        Ok(sa)
-    }
-
-    /// Installs it in the device with a new grant, and makes the device its engine.
-    fn try_device(&self, shared: &Shared, route: &mut Route) -> Result<(), InstallError> {
-        let unusable = |reason: &str| {
-            InstallError::Device(crate::error::DeviceError::Gone {
-                reason: reason.to_owned(),
-            })
-        };
-        if self.level == OffloadLevel::No {
-            return Err(unusable("hw_offload = no"));
-        }
-        let primary = shared
-            .primary
-            .as_ref()
-            .ok_or_else(|| unusable("no device"))?;
-        if !shared.up.load(Ordering::Acquire) {
-            return Err(unusable("device is lost"));
-        }
-        primary.capabilities().check(&route.params)?;
-        let numbering = if self.granted {
-            let grant = self.reserve(shared)?;
-            self.issued.store(grant.first - 1, Ordering::Release);
-            Numbering::Granted(Some(grant))
-        } else {
-            route.params.numbering
-        };
-        let mut params = params_for(&route.params, numbering, &self.usage(), self.created);
-        if !self.outbound && route.params.replay_window != 0 {
-            params.replay_state = Some(lock(&self.shadow).snapshot());
-        }
-        match primary.install(&params) {
-            Ok(handle) => {
-                route.device = Some(handle);
-                route.engine = Engine::Device;
-                route.reason = None;
-                Ok(())
-            }
-            Err(error) => {
-                if let InstallError::Device(error) = &error {
-                    shared.lost(&error.to_string());
                 }
                 Err(error)
             }
         }
     }
 
-    /// The next block, recorded before anybody may use it.
-    fn reserve(&self, shared: &Shared) -> Result<Grant, InstallError> {
-        let grant = shared
-            .cache
-            .reserve(self.slot, shared.config.block)
-            .map_err(super::cache_error)?;
-        self.grant_end.store(grant.last, Ordering::Release);
-        Ok(grant)
-    }
-
-    fn grant_software(&self, shared: &Shared, route: &Route) -> Result<(), InstallError> {
-        if self.granted
-            && let Some(handle) = route.software
-        {
-            let grant = self.reserve(shared)?;
-            self.issued.store(grant.first - 1, Ordering::Release);
-            if let Err(error) = shared.software.amend(handle, &Amend::Grant(grant)) {
-                return Err(InstallError::Device(crate::error::DeviceError::Host {
-                    what: "granting sequence numbers to software",
-                    error: error.to_string(),
-                }));
+    /// Its first stay.
+    fn begin(&self, shared: &Shared) -> Result<(), InstallError> {
+        let mut control = self.control();
+        let refused = if self.level == OffloadLevel::No {
+            "hw_offload = no".to_owned()
+        } else {
+            let numbering = if self.granted {
+                Numbering::Granted(Some(self.reserve(shared)?))
+            } else {
+                control.params.numbering
+            };
+            match self.install_in_device(shared, &mut control, numbering) {
+                Ok(()) => {
+                    self.route.shift(Place::Nowhere, false, Place::Device);
+                    self.record_engine(shared, Engine::Device);
+                    return Ok(());
+                }
+                Err(error) if self.software.is_none() || !means_software(&error) => {
+                    return Err(error);
+                }
+                Err(error) => error.to_string(),
             }
+        };
+        control.reason = Some(refused);
+        if let Some(handle) = self.software
+            && self.granted
+        {
+            // A block of its own, even where the device refused its: nobody asks what it did with it.
+            let grant = self.reserve(shared)?;
+            grant_to(&*shared.software, handle, grant)?;
         }
+        self.route.shift(Place::Nowhere, false, Place::Software);
         Ok(())
     }
 
-    /// Tells the events' names of its engines' handles.
-    pub(super) fn name(&self, shared: &Shared, handle: SaHandle) {
-        let route = lock(&self.route);
-        let mut names = lock(&shared.names);
-        if let Some(device) = route.device {
-            names.insert((Engine::Device, device), handle);
+    /// Installs it in the device as it is now, without leading anything there.
+    fn install_in_device(
+        &self,
+        shared: &Shared,
+        control: &mut Control,
+        numbering: Numbering,
+    ) -> Result<(), InstallError> {
+        let age = self.created.elapsed();
+        let usage = self.usage();
+        let mut params = control.params.clone();
+        params.numbering = numbering;
+        params.lifetimes = lifetimes_left(&control.params.lifetimes, &usage, age);
+        if !self.outbound && self.replay_window != 0 {
+            params.replay_state = Some(self.seen());
         }
-        if let Some(software) = route.software {
-            names.insert((Engine::Software, software), handle);
+        let life = shared.life();
+        let installed = shared.with_device(life, |primary| {
+            primary.capabilities().check(&params)?;
+            primary.install(&params)
+        });
+        match installed {
+            None => Err(DeviceError::Gone {
+                reason: shared.device_absence().to_owned(),
+            }
+            .into()),
+            Some(Ok(handle)) => {
+                self.device.store(pack(handle), Ordering::Release);
+                self.device_life.store(life, Ordering::Release);
+                control.before_device = (usage, age);
+                control.reason = None;
+                Ok(())
+            }
+            Some(Err(error)) => {
+                if let InstallError::Device(error) = &error {
+                    shared.lost(life, &error.to_string());
+                }
+                Err(error)
+            }
         }
     }
 
-    /// The engine for its next operations. Moves the SA to software when the device is lost.
+    /// Takes an operation on its way and tells whither. Moves the SA to software when its device is
+    /// lost, and to the device when its turn has come.
     pub(super) fn target(&self, shared: &Shared, handle: SaHandle) -> Target {
-        let mut route = lock(&self.route);
-        if route.engine == Engine::Device && !shared.up.load(Ordering::Acquire) {
-            self.to_software(shared, &mut route, handle);
+        loop {
+            if self.moving.load(Ordering::Acquire) && !self.finish_move(shared, handle) {
+                return Target::Wait;
+            }
+            let stay = match self.route.acquire() {
+                Ok(stay) => stay,
+                Err(Place::Nowhere) => return Target::Nowhere,
+                Err(_) => return Target::Wait,
+            };
+            match (stay.place, self.software) {
+                (Place::Software, Some(handle)) => return Target::Software { handle, stay },
+                (Place::Device, _) => {}
+                _ => {
+                    self.route.release(stay.number);
+                    return Target::Nowhere;
+                }
+            }
+            let life = self.device_life.load(Ordering::Acquire);
+            let device = unpack(self.device.load(Ordering::Acquire));
+            // Both belong to this stay only if it lasts still.
+            fence(Ordering::Acquire);
+            if life == shared.life() && self.route.load().number == stay.number {
+                return Target::Device {
+                    handle: device,
+                    life,
+                    stay,
+                };
+            }
+            self.route.release(stay.number);
+            if !self.try_leave_device(shared, handle) {
+                return Target::Wait;
+            }
         }
-        match (route.engine, route.device, route.software) {
-            (Engine::Device, Some(device), _) => Target::Device(device),
-            (Engine::Software, _, Some(software)) => Target::Software(software),
-            _ => Target::Nowhere,
+    }
+
+    /// An operation of a stay has come home.
+    pub(super) fn release(&self, shared: &Shared, handle: SaHandle, stay: u32) {
+        if self.route.release(stay) == Some(0) && self.moving.load(Ordering::Acquire) {
+            self.finish_move(shared, handle);
         }
+    }
+
+    /// Moves it to software if its device is lost; false while somebody else is at the SA.
+    fn try_leave_device(&self, shared: &Shared, handle: SaHandle) -> bool {
+        match self.control.try_lock() {
+            Ok(mut control) => self.leave(shared, &mut control, handle),
+            Err(TryLockError::Poisoned(control)) => {
+                self.leave(shared, &mut control.into_inner(), handle);
+            }
+            Err(TryLockError::WouldBlock) => return false,
+        }
+        true
     }
 
     /// Moves it to software if its device is lost.
     pub(super) fn leave_device(&self, shared: &Shared, handle: SaHandle) {
-        let _ = self.target(shared, handle);
+        self.leave(shared, &mut self.control(), handle);
     }
 
-    fn to_software(&self, shared: &Shared, route: &mut Route, handle: SaHandle) {
-        if let Some(device) = route.device.take() {
-            lock(&shared.names).remove(&(Engine::Device, device));
+    fn leave(&self, shared: &Shared, control: &mut Control, handle: SaHandle) {
+        let life = self.device_life.load(Ordering::Acquire);
+        if life == shared.life() {
+            return;
         }
-        route.engine = Engine::Software;
-        route.reason = Some("device is lost".to_owned());
-        let Some(software) = route.software else {
+        self.moving.store(false, Ordering::Release);
+        if self.route.load().place != Place::Device {
+            return;
+        }
+        let old = unpack(self.device.load(Ordering::Acquire));
+        lock(&shared.names).remove(&(Engine::Device, old));
+        control.reason = Some("device is lost".to_owned());
+        // An SA of an earlier life of a device that is back: have it looked after.
+        shared.strays.store(true, Ordering::Release);
+        let Some(software) = self.software else {
+            self.route.shift(Place::Device, false, Place::Nowhere);
             return;
         };
-        if self.outbound {
-            if let Err(error) = self.grant_software(shared, route) {
-                tracing::error!(%error, "outbound SA has no sequence numbers left");
-            }
-        } else {
-            let seen = lock(&self.shadow).snapshot();
-            let _ = shared.software.amend(software, &Amend::Replay(seen));
-        }
-        self.record_engine(shared, Engine::Software);
-        lock(&shared.events).push(Event::Moved {
-            sa: handle,
-            engine: Engine::Software,
-        });
+        self.ready_software(shared, control, software);
+        self.route.shift(Place::Device, false, Place::Software);
+        self.moved(shared, handle, Engine::Software);
     }
 
-    /// Brings it back to a device that has returned.
+    /// Gives software what it needs to go on: a new block of numbers, or what was delivered.
+    fn ready_software(&self, shared: &Shared, control: &Control, software: SaHandle) {
+        if self.granted {
+            let granted = self
+                .reserve(shared)
+                .and_then(|grant| Ok(grant_to(&*shared.software, software, grant)?));
+            if let Err(error) = granted {
+                tracing::error!(%error, "outbound SA gets no sequence numbers in software");
+            }
+        } else if !self.outbound && self.replay_window != 0 {
+            let seen = Amend::Replay(self.seen());
+            let _ = shared.software.amend(software, &seen);
+        }
+        let lifetimes = &control.params.lifetimes;
+        if *lifetimes != Lifetimes::default() {
+            let left = self.lifetimes_in_software(shared, software, lifetimes);
+            let _ = shared.software.amend(software, &Amend::Lifetimes(left));
+        }
+    }
+
+    /// Software has counted its own packets only; those of the device are spent.
+    fn lifetimes_in_software(
+        &self,
+        shared: &Shared,
+        software: SaHandle,
+        lifetimes: &Lifetimes,
+    ) -> Lifetimes {
+        let total = self.usage();
+        let own = shared.software.usage(software).unwrap_or_default();
+        let elsewhere = SaUsage {
+            packets: total.packets.saturating_sub(own.packets),
+            bytes: total.bytes.saturating_sub(own.bytes),
+            ..SaUsage::default()
+        };
+        lifetimes_left(lifetimes, &elsewhere, Duration::ZERO)
+    }
+
+    /// Installs it in a device that has returned; it moves there when nothing of it is on its way.
+    ///
+    /// # Errors
+    /// The device is lost again.
     pub(super) fn enter_device(
         &self,
         shared: &Shared,
         handle: SaHandle,
-    ) -> Result<(), crate::error::DeviceError> {
-        if self.level == OffloadLevel::No {
+    ) -> Result<(), DeviceError> {
+        let mut control = self.control();
+        let place = self.route.load().place;
+        if self.level == OffloadLevel::No
+            || self.retired.load(Ordering::Acquire)
+            || self.moving.load(Ordering::Acquire)
+            || !matches!(place, Place::Software | Place::Nowhere)
+        {
             return Ok(());
         }
-        let mut route = lock(&self.route);
-        if self.granted
-            && let Some(software) = route.software
-        {
-            // Software stops before the device starts: one owner of the sequence space at a time.
-            let _ = shared.software.amend(software, &Amend::Revoke);
-        }
-        match self.try_device(shared, &mut route) {
+        let numbering = if self.granted {
+            Numbering::Granted(None)
+        } else {
+            control.params.numbering
+        };
+        match self.install_in_device(shared, &mut control, numbering) {
             Ok(()) => {
-                self.record_engine(shared, Engine::Device);
-                if let Some(device) = route.device {
-                    lock(&shared.names).insert((Engine::Device, device), handle);
-                }
-                lock(&shared.events).push(Event::Moved {
-                    sa: handle,
-                    engine: Engine::Device,
-                });
+                let device = unpack(self.device.load(Ordering::Acquire));
+                lock(&shared.names).insert((Engine::Device, device), handle);
+                self.moving.store(true, Ordering::Release);
+                drop(control);
+                self.finish_move(shared, handle);
                 Ok(())
             }
-            Err(error) => {
-                route.engine = Engine::Software;
-                route.reason = Some(error.to_string());
-                if let Err(error) = self.grant_software(shared, &route) {
-                    tracing::error!(%error, "outbound SA has no sequence numbers left");
-                }
-                match error {
-                    InstallError::Device(error) => Err(error),
-                    // This SA stays in software; others may fit.
-                    _ => Ok(()),
-                }
+            Err(InstallError::Device(error)) => {
+                control.reason = Some(error.to_string());
+                Err(error)
             }
+            Err(error) => {
+                // This SA stays in software; others may fit.
+                control.reason = Some(error.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    /// Leads a moving SA to the device, if nothing of it is on its way in software. False while the
+    /// caller has to wait for that.
+    pub(super) fn finish_move(&self, shared: &Shared, handle: SaHandle) -> bool {
+        let mut control = match self.control.try_lock() {
+            Ok(control) => control,
+            Err(TryLockError::Poisoned(control)) => control.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        if !self.moving.load(Ordering::Acquire) {
+            return true;
+        }
+        let life = self.device_life.load(Ordering::Acquire);
+        if life != shared.life() {
+            self.moving.store(false, Ordering::Release);
+            shared.strays.store(true, Ordering::Release);
+            return true;
+        }
+        let from = self.route.load().place;
+        if !matches!(from, Place::Software | Place::Nowhere)
+            || !self.route.shift(from, true, Place::Gate)
+        {
+            return false;
+        }
+        self.moving.store(false, Ordering::Release);
+        match self.hand_to_device(shared, life) {
+            Ok(()) => {
+                self.route.shift(Place::Gate, false, Place::Device);
+                self.moved(shared, handle, Engine::Device);
+            }
+            Err(error) => {
+                shared.lost(life, &error);
+                control.reason = Some(error);
+                if let (Place::Software, Some(software)) = (from, self.software) {
+                    self.ready_software(shared, &control, software);
+                }
+                self.route.shift(Place::Gate, false, from);
+            }
+        }
+        true
+    }
+
+    /// Software stops before the device starts: one owner of the sequence space at a time.
+    fn hand_to_device(&self, shared: &Shared, life: u64) -> Result<(), String> {
+        let device = unpack(self.device.load(Ordering::Acquire));
+        let change = if self.granted {
+            if let Some(software) = self.software {
+                let _ = shared.software.amend(software, &Amend::Revoke);
+            }
+            let grant = self.reserve(shared).map_err(|error| error.to_string())?;
+            Amend::Grant(grant)
+        } else if !self.outbound && self.replay_window != 0 {
+            Amend::Replay(self.seen())
+        } else {
+            return Ok(());
+        };
+        match shared.with_device(life, |primary| primary.amend(device, &change)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err("device is lost".to_owned()),
+        }
+    }
+
+    fn moved(&self, shared: &Shared, handle: SaHandle, engine: Engine) {
+        self.record_engine(shared, engine);
+        lock(&shared.events).push(Event::Moved { sa: handle, engine });
+    }
+
+    /// The next block, recorded before anybody may use it, for an engine that starts with it.
+    fn reserve(&self, shared: &Shared) -> Result<Grant, InstallError> {
+        let grant = shared
+            .cache
+            .reserve(self.slot, shared.config.block)
+            .map_err(cache_error)?;
+        self.grant_first.store(grant.first, Ordering::Release);
+        self.grant_end.store(grant.last, Ordering::Release);
+        Ok(grant)
+    }
+
+    /// Tops the grant up long before it runs dry: when less than half a block is left besides what
+    /// is on its way.
+    pub(super) fn watch_grant(&self, shared: &Shared, stay: Stay) {
+        if !self.granted {
+            return;
+        }
+        // A block smaller than a burst needs several.
+        for _ in 0..8 {
+            let used = self
+                .sequence
+                .load(Ordering::Acquire)
+                .max(self.grant_first.load(Ordering::Acquire).saturating_sub(1))
+                .saturating_add(u64::from(stay.count));
+            let left = self.grant_end.load(Ordering::Acquire).saturating_sub(used);
+            if left > shared.config.block / 2 || !self.top_up(shared) {
+                return;
+            }
+        }
+    }
+
+    /// Grants the engine in charge its next block; false when that is not possible now.
+    pub(super) fn top_up(&self, shared: &Shared) -> bool {
+        if !self.granted || self.topping_up.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        let topped_up = self.try_top_up(shared);
+        self.topping_up.store(false, Ordering::Release);
+        topped_up
+    }
+
+    fn try_top_up(&self, shared: &Shared) -> bool {
+        let Ok(control) = self.control.try_lock() else {
+            return false;
+        };
+        let place = self.route.load().place;
+        let life = self.device_life.load(Ordering::Acquire);
+        let device = unpack(self.device.load(Ordering::Acquire));
+        if !matches!(place, Place::Device | Place::Software) {
+            return false;
+        }
+        let Ok(grant) = shared.cache.reserve(self.slot, shared.config.block) else {
+            return false;
+        };
+        self.grant_end.store(grant.last, Ordering::Release);
+        if let (Place::Software, Some(software)) = (place, self.software) {
+            let change = Amend::Grant(grant);
+            return shared.software.amend(software, &change).is_ok();
+        }
+        // A device that hangs must not keep the SA from leaving it.
+        drop(control);
+        let change = Amend::Grant(grant);
+        match shared.with_device(life, |primary| primary.amend(device, &change)) {
+            Some(Ok(())) => true,
+            Some(Err(error)) => {
+                if !self.retired.load(Ordering::Acquire) {
+                    shared.lost(life, &error.to_string());
+                }
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Tells the events' names of its engines' handles.
+    pub(super) fn name(&self, shared: &Shared, handle: SaHandle) {
+        let mut names = lock(&shared.names);
+        if self.route.load().place == Place::Device {
+            let device = unpack(self.device.load(Ordering::Acquire));
+            names.insert((Engine::Device, device), handle);
+        }
+        if let Some(software) = self.software {
+            names.insert((Engine::Software, software), handle);
         }
     }
 
@@ -293,6 +535,14 @@ impl Sa {
         let _ = shared
             .cache
             .update(self.slot, |entry| entry.engine = engine);
+    }
+
+    /// Records what it has done where other processes see it.
+    pub(super) fn record_usage(&self, shared: &Shared) {
+        let usage = self.usage();
+        shared
+            .cache
+            .count(self.slot, usage.packets, usage.bytes, usage.sequence);
     }
 
     /// Passes an inbound packet through the shadow window.
@@ -305,34 +555,39 @@ impl Sa {
         }
     }
 
+    /// What was delivered, as far back as the SA's own window reaches.
+    fn seen(&self) -> ReplaySnapshot {
+        let mut seen = lock(&self.shadow).snapshot();
+        seen.seen
+            .truncate((self.replay_window as usize).div_ceil(64));
+        seen
+    }
+
     pub(super) fn is_outbound(&self) -> bool {
         self.outbound
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_moving(&self) -> bool {
+        self.moving.load(Ordering::Acquire)
+    }
+
+    /// Whether a soft limit has not been reported yet since it was set.
+    pub(super) fn tell_soft(&self) -> bool {
+        !self.soft_told.swap(true, Ordering::AcqRel)
     }
 
     /// Counts a completion.
     pub(super) fn count(&self, sequence: u64, bytes: usize) {
         self.packets.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.sequence.fetch_max(sequence, Ordering::Relaxed);
+        self.sequence.fetch_max(sequence, Ordering::AcqRel);
     }
 
-    /// Notes an operation that is about to be sent to its engine, and tops the grant up long before
-    /// it runs dry.
-    pub(super) fn issue(&self, shared: &Shared) {
-        if self.granted {
-            let issued = self.issued.fetch_add(1, Ordering::AcqRel) + 1;
-            let left = self
-                .grant_end
-                .load(Ordering::Acquire)
-                .saturating_sub(issued);
-            if left < shared.config.block / 2 {
-                self.top_up(shared);
-            }
-        }
-    }
-
-    pub(super) fn count_error(&self, status: crate::queue::Status) {
-        use crate::queue::Status;
+    pub(super) fn count_error(&self, status: Status) {
         let counter = match status {
             Status::BadIcv => &self.bad_icv,
             Status::Replayed | Status::TooOld => &self.replayed,
@@ -341,71 +596,61 @@ impl Sa {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Grants the engine in charge its next block.
-    fn top_up(&self, shared: &Shared) {
-        if self.topping_up.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let route = lock(&self.route);
-        let engine = match (route.engine, route.device, route.software) {
-            (Engine::Device, Some(handle), _) => shared.primary.as_ref().map(|p| (p, handle)),
-            (Engine::Software, _, Some(handle)) => Some((&shared.software, handle)),
-            _ => None,
-        };
-        if let Some((accelerator, handle)) = engine
-            && let Ok(grant) = self.reserve(shared)
-            && let Err(SaError::Device(error)) = accelerator.amend(handle, &Amend::Grant(grant))
-        {
-            shared.lost(&error.to_string());
-        }
-        let usage = self.usage();
-        shared
-            .cache
-            .count(self.slot, usage.packets, usage.bytes, usage.sequence);
-        drop(route);
-        self.topping_up.store(false, Ordering::Release);
-    }
-
     pub(super) fn amend(&self, shared: &Shared, change: &Amend) -> Result<(), SaError> {
-        if matches!(change, Amend::Grant(_) | Amend::Revoke) {
-            return Err(SaError::NotApplicable {
-                what: "grants are the failover's own",
-            });
-        }
-        let mut route = lock(&self.route);
+        let mut control = self.control();
+        let (mut in_software, mut in_device) = (change.clone(), change.clone());
         match change {
-            Amend::Lifetimes(lifetimes) => route.params.lifetimes = *lifetimes,
-            Amend::Outer(outer) => route.params.outer = Some(*outer),
+            Amend::Grant(_) | Amend::Revoke => {
+                return Err(SaError::NotApplicable {
+                    what: "grants are the failover's own",
+                });
+            }
+            Amend::Outer(outer) => control.params.outer = Some(*outer),
             Amend::Replay(seen) => lock(&self.shadow).merge(seen),
-            Amend::Grant(_) | Amend::Revoke => {}
+            Amend::Lifetimes(lifetimes) => {
+                control.params.lifetimes = *lifetimes;
+                self.soft_told.store(false, Ordering::Release);
+                let (usage, age) = &control.before_device;
+                in_device = Amend::Lifetimes(lifetimes_left(lifetimes, usage, *age));
+                if let Some(software) = self.software {
+                    let left = self.lifetimes_in_software(shared, software, lifetimes);
+                    in_software = Amend::Lifetimes(left);
+                }
+            }
         }
-        if let Some(handle) = route.software {
-            shared.software.amend(handle, change)?;
+        if let Some(handle) = self.software {
+            shared.software.amend(handle, &in_software)?;
         }
-        if let (Some(handle), Some(primary)) = (route.device, &shared.primary)
-            && let Err(error) = primary.amend(handle, change)
-        {
-            match error {
-                SaError::Device(error) => shared.lost(&error.to_string()),
-                error => return Err(error),
+        let life = self.device_life.load(Ordering::Acquire);
+        let device = unpack(self.device.load(Ordering::Acquire));
+        if self.route.load().place == Place::Device || self.is_moving() {
+            match shared.with_device(life, |primary| primary.amend(device, &in_device)) {
+                Some(Err(SaError::Device(error))) => shared.lost(life, &error.to_string()),
+                Some(Err(error)) => return Err(error),
+                Some(Ok(())) | None => {}
             }
         }
         Ok(())
     }
 
     pub(super) fn retire(&self, shared: &Shared) -> SaUsage {
-        let mut route = lock(&self.route);
-        if let (Some(handle), Some(primary)) = (route.device.take(), &shared.primary) {
-            lock(&shared.names).remove(&(Engine::Device, handle));
-            if let Err(SaError::Device(error)) = primary.retire(handle) {
-                shared.lost(&error.to_string());
+        self.retired.store(true, Ordering::Release);
+        let control = self.control();
+        let life = self.device_life.load(Ordering::Acquire);
+        let device = unpack(self.device.load(Ordering::Acquire));
+        if life != 0 && life == shared.life() {
+            lock(&shared.names).remove(&(Engine::Device, device));
+            let retired = shared.with_device(life, |primary| primary.retire(device));
+            if let Some(Err(SaError::Device(error))) = retired {
+                shared.lost(life, &error.to_string());
             }
         }
-        if let Some(handle) = route.software.take() {
+        if let Some(handle) = self.software {
             lock(&shared.names).remove(&(Engine::Software, handle));
             let _ = shared.software.retire(handle);
         }
         let _ = shared.cache.remove(self.slot);
+        drop(control);
         self.usage()
     }
 
@@ -422,83 +667,79 @@ impl Sa {
     }
 
     pub(super) fn placement(&self, shared: &Shared) -> Placement {
-        let route = lock(&self.route);
-        let lost = route.engine == Engine::Device && !shared.up.load(Ordering::Acquire);
-        Placement {
-            engine: if lost { Engine::Software } else { route.engine },
-            reason: if lost {
-                Some("device is lost".to_owned())
-            } else {
-                route.reason.clone()
+        let lost = self.device_life.load(Ordering::Acquire) != shared.life();
+        match self.route.load().place {
+            Place::Device if !lost => Placement {
+                engine: Engine::Device,
+                reason: None,
+            },
+            Place::Device => Placement {
+                engine: Engine::Software,
+                reason: Some("device is lost".to_owned()),
+            },
+            _ => Placement {
+                engine: Engine::Software,
+                reason: self.control().reason.clone(),
             },
         }
     }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// What is left of limits after so much use.
-pub(super) fn left(limits: &Limits, used: &SaUsage, since: Instant) -> Limits {
-    Limits {
+/// As wide as a window gets, whatever the SA's: several queue pairs bring packets home out of order,
+/// and what lies left of the window here can't be told from a replay.
+fn shadow(params: &SaParams) -> ReplayWindow {
+    let size = if params.replay_window == 0 {
+        0
+    } else {
+        WINDOW_MAX
+    };
+    let mut shadow = ReplayWindow::new(size);
+    if let Some(seen) = &params.replay_state {
+        shadow.merge(seen);
+    }
+    shadow
+}
+
+fn grant_to(engine: &dyn Accelerator, sa: SaHandle, grant: Grant) -> Result<(), DeviceError> {
+    engine
+        .amend(sa, &Amend::Grant(grant))
+        .map_err(|error| DeviceError::Host {
+            what: "granting sequence numbers to software",
+            error: error.to_string(),
+        })
+}
+
+/// Whether an error means that software shall do it.
+fn means_software(error: &InstallError) -> bool {
+    error.advice() == Advice::UseSoftware
+}
+
+/// What is left of lifetimes for an engine that starts to count after so much use.
+fn lifetimes_left(lifetimes: &Lifetimes, used: &SaUsage, age: Duration) -> Lifetimes {
+    let left = |limits: &Limits| Limits {
         bytes: limits.bytes.map(|limit| limit.saturating_sub(used.bytes)),
         packets: limits
             .packets
             .map(|limit| limit.saturating_sub(used.packets)),
-        time: limits
-            .time
-            .map(|limit| limit.saturating_sub(since.elapsed())),
+        time: limits.time.map(|limit| limit.saturating_sub(age)),
+    };
+    Lifetimes {
+        soft: left(&lifetimes.soft),
+        hard: left(&lifetimes.hard),
     }
 }
 
-/// Our own handles.
-#[derive(Default)]
-pub(super) struct SaTable {
-    slots: Vec<(u32, Option<Arc<Sa>>)>,
-    free: Vec<u32>,
+fn pack(handle: SaHandle) -> u64 {
+    u64::from(handle.index) << 32 | u64::from(handle.generation)
 }
 
-impl SaTable {
-    pub(super) fn insert(&mut self, sa: Arc<Sa>) -> SaHandle {
-        if let Some(index) = self.free.pop()
-            && let Some((generation, slot)) = self.slots.get_mut(index as usize)
-        {
-            *slot = Some(sa);
-            return SaHandle {
-                index,
-                generation: *generation,
-            };
-        }
-        self.slots.push((0, Some(sa)));
-        SaHandle {
-            index: (self.slots.len() - 1) as u32,
-            generation: 0,
-        }
-    }
-
-    pub(super) fn find(&self, handle: SaHandle) -> Option<&Arc<Sa>> {
-        let (generation, slot) = self.slots.get(handle.index as usize)?;
-        slot.as_ref().filter(|_| *generation == handle.generation)
-    }
-
-    pub(super) fn remove(&mut self, handle: SaHandle) -> Option<Arc<Sa>> {
-        let (generation, slot) = self.slots.get_mut(handle.index as usize)?;
-        if *generation != handle.generation {
-            return None;
-        }
-        let sa = slot.take()?;
-        *generation = generation.wrapping_add(1);
-        self.free.push(handle.index);
-        Some(sa)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (SaHandle, Arc<Sa>)> {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter_map(|(index, (generation, slot))| {
-                let handle = SaHandle {
-                    index: index as u32,
-                    generation: *generation,
-                };
-                slot.as_ref().map(|sa| (handle, sa.clone()))
-            })
+fn unpack(word: u64) -> SaHandle {
+    SaHandle {
+        index: (word >> 32) as u32,
+        generation: word as u32,
     }
 }

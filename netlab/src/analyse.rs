@@ -313,10 +313,8 @@ mod tests {
 
     /// Writes the frames one millisecond apart, cut to 64 octets, and reads them back.
     fn analysed(frames: &[Vec<u8>]) -> Wire {
-        let directory =
-            std::env::temp_dir().join(format!("netlab-analyse-{:?}", std::thread::current().id()));
-        let file = File::create(&directory).unwrap();
-        let mut writer = PcapWriter::new(file).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut writer = PcapWriter::new(file.reopen().unwrap()).unwrap();
         for (index, frame) in frames.iter().enumerate() {
             let kept = &frame[..frame.len().min(64)];
             let time = Duration::from_millis(1000 + index as u64);
@@ -325,9 +323,7 @@ mod tests {
                 .unwrap();
         }
         drop(writer);
-        let wire = Wire::read(&directory).unwrap();
-        std::fs::remove_file(&directory).unwrap();
-        wire
+        Wire::read(file.path()).unwrap()
     }
 
     #[test]
@@ -416,12 +412,9 @@ mod tests {
 
     #[test]
     fn damage_is_an_error_not_a_clean_report() {
-        let path = std::env::temp_dir().join("netlab-analyse-damaged");
-        std::fs::write(&path, b"not a capture, however hard one looks at it").unwrap();
-        assert!(matches!(
-            Wire::read(&path),
-            Err(AnalyseError::Damaged { .. })
-        ));
-        std::fs::remove_file(&path).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"not a capture, however hard one looks at it").unwrap();
+        let result = Wire::read(file.path());
+        assert!(matches!(result, Err(AnalyseError::Damaged { .. })));
     }
 }

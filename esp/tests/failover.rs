@@ -229,7 +229,7 @@ fn no_number_is_used_twice_and_nothing_is_delivered_twice_over_a_thousand_deaths
         }
         let seal = out.install(&params(Direction::Outbound)).unwrap();
         let open = inn.install(&params(Direction::Inbound)).unwrap();
-        let reader = CacheReader::open(cache.fd().try_clone_to_owned().unwrap()).unwrap();
+        let reader = CacheReader::open(cache.read_only_fd().unwrap()).unwrap();
         let mut sealing = out.open_queue(&QueueConfig { depth: 128 }).unwrap();
         let mut opening = inn.open_queue(&QueueConfig { depth: 128 }).unwrap();
         let (mut used, mut delivered) = (HashSet::new(), HashSet::new());
@@ -276,7 +276,7 @@ fn no_number_is_used_twice_and_nothing_is_delivered_twice_over_a_thousand_deaths
                     );
                     assert!(done.sequence > last_sealed, "order per SA");
                     last_sealed = done.sequence;
-                    let granted = reader.records().next().unwrap().granted;
+                    let granted = reader.records().0[0].granted;
                     assert!(done.sequence <= granted, "beyond the recorded grant");
                     wire.push(done.frame.to_vec());
                     if random.next(4) == 0 {

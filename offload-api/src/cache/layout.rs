@@ -1,145 +1,132 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where what is in the cache, in 64-bit words.
+//! Where everything lies in the memory, in words of 64 bits.
+//!
+//! ```text
+//! line 0       magic, version, layout hash, capacity, index words, ring entries, words, checksum
+//! line 1       writer record: version, pid, start time, boot id (2), epoch, checksum
+//! line 2       heartbeat; index version; events written; live SAs
+//! ring         RING entries of 4 words: number, time, kind and slot, value
+//! index        power of two of at least 2 words an SA: tag (32), slot + 1 (32)
+//! slots        24 words each: record (line 0 and 1), grant and placement (line 1), usage (line 2)
+//! ```
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Range;
 
-use crate::event::Engine;
-use crate::sa::{Direction, Spi};
+/// `IPSA` and `cach` in ASCII.
+pub(super) const MAGIC: u64 = 0x4950_5341_6361_6368;
+pub(super) const VERSION: u64 = 1;
+pub(super) const CAPACITY_MAX: u32 = 1 << 24;
 
-pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"ESPLsac1");
-/// Changes with every change of this file.
-pub(super) const LAYOUT: u64 = 0x0001_0001;
+pub(super) const LINE: usize = 8;
+pub(super) const HEADER: Range<usize> = 0..LINE;
+pub(super) const WRITER: Range<usize> = LINE..2 * LINE;
+pub(super) const HEARTBEAT: usize = 2 * LINE;
+pub(super) const INDEX_VERSION: usize = HEARTBEAT + 1;
+pub(super) const EVENTS_WRITTEN: usize = HEARTBEAT + 2;
+pub(super) const LIVE: usize = HEARTBEAT + 3;
+const RING_START: usize = 3 * LINE;
+pub(super) const RING: usize = 256;
+pub(super) const EVENT_WORDS: usize = 4;
+const INDEX_START: usize = RING_START + RING * EVENT_WORDS;
 
-/// Header words.
-pub(super) mod header {
-    pub(in super::super) const MAGIC: usize = 0;
-    pub(in super::super) const LAYOUT: usize = 1;
-    pub(in super::super) const CAPACITY: usize = 2;
-    pub(in super::super) const INDEX_LEN: usize = 3;
-    pub(in super::super) const WRITER_PID: usize = 8;
-    pub(in super::super) const WRITER_START: usize = 9;
-    pub(in super::super) const EPOCH: usize = 10;
-    pub(in super::super) const HEARTBEAT: usize = 11;
-    pub(in super::super) const LEN: usize = 64;
-}
+pub(super) const SLOT_WORDS: usize = 3 * LINE;
+/// The seqlocked part of a slot: its version and [`DATA_WORDS`] more.
+pub(super) const RECORD_WORDS: usize = 1 + DATA_WORDS;
+pub(super) const DATA_WORDS: usize = 10;
+/// Offsets in a slot.
+pub(super) const GRANTED_END: usize = RECORD_WORDS;
+pub(super) const GRANTED_END_INVERSE: usize = GRANTED_END + 1;
+pub(super) const PLACEMENT: usize = GRANTED_END + 2;
+pub(super) const USAGE: usize = 2 * LINE;
+pub(super) const USAGE_WORDS: usize = 6;
 
-/// Words of a slot: four cache lines.
-pub(super) const SLOT_WORDS: usize = 32;
-/// Words within a slot.
-pub(super) mod slot {
-    pub(in super::super) const VERSION: usize = 0;
-    /// First word of the record under the seqlock, [`super::RECORD_WORDS`] of them.
-    pub(in super::super) const RECORD: usize = 1;
-    /// Last sequence number ever granted; grows only; no seqlock.
-    pub(in super::super) const GRANTED: usize = 8;
-    /// Counters in their own cache line.
-    pub(in super::super) const PACKETS: usize = 16;
-    pub(in super::super) const BYTES: usize = 17;
-    pub(in super::super) const SEQUENCE: usize = 18;
-}
+/// An index word that a removed SA left behind.
+pub(super) const TOMBSTONE: u64 = u64::MAX;
 
-/// Words under the seqlock.
-pub(super) const RECORD_WORDS: usize = 6;
+/// Changes with every change of the above.
+pub(super) const LAYOUT_HASH: u64 = fnv(&[
+    VERSION,
+    RING as u64,
+    EVENT_WORDS as u64,
+    SLOT_WORDS as u64,
+    RECORD_WORDS as u64,
+    PLACEMENT as u64,
+    USAGE as u64,
+    USAGE_WORDS as u64,
+]);
 
-/// What is known of an SA.
+/// Sizes that follow from the capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheEntry {
-    /// SPI.
-    pub spi: Spi,
-    /// Direction.
-    pub direction: Direction,
-    /// Where its packets go; unspecified where sockets decide.
-    pub destination: IpAddr,
-    /// Which engine carries it.
-    pub engine: Engine,
-    /// Extended sequence numbers.
-    pub esn: bool,
-    /// Codes of cipher and integrity algorithm.
-    pub suite: (u8, u8),
-    /// Its owner's number for it (a child SA's unique id).
-    pub owner: u64,
+pub(super) struct Geometry {
+    pub(super) capacity: u32,
+    /// A power of two.
+    pub(super) index: usize,
 }
 
-/// State of a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheState {
-    /// Free.
-    Empty,
-    /// Carries an SA.
-    Live,
-}
-
-const LIVE: u64 = 1 << 63;
-
-/// Record words: generation, flags and codes, SPI, owner, destination (two words).
-pub(super) fn encode(generation: u64, entry: Option<&CacheEntry>) -> [u64; RECORD_WORDS] {
-    let Some(entry) = entry else {
-        return [generation, 0, 0, 0, 0, 0];
-    };
-    let address = match entry.destination {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    };
-    let address = u128::from(address);
-    let flags = LIVE
-        | u64::from(entry.direction == Direction::Outbound) << 32
-        | u64::from(entry.engine == Engine::Software) << 33
-        | u64::from(entry.esn) << 34
-        | u64::from(entry.suite.0) << 8
-        | u64::from(entry.suite.1);
-    let spi = u64::from(entry.spi.value());
-    [
-        generation,
-        flags,
-        spi,
-        entry.owner,
-        (address >> 64) as u64,
-        address as u64,
-    ]
-}
-
-/// The generation and the entry, if the slot carries one.
-pub(super) fn decode(words: &[u64; RECORD_WORDS]) -> (u64, Option<CacheEntry>) {
-    let [generation, flags, spi, owner, high, low] = *words;
-    if flags & LIVE == 0 {
-        return (generation, None);
+impl Geometry {
+    pub(super) fn new(capacity: u32) -> Option<Self> {
+        (1..=CAPACITY_MAX).contains(&capacity).then(|| Self {
+            capacity,
+            index: (capacity as usize * 2).next_power_of_two().max(LINE),
+        })
     }
-    let address = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low));
-    let entry = Spi::new(spi as u32).map(|spi| CacheEntry {
-        spi,
-        direction: if flags >> 32 & 1 == 1 {
-            Direction::Outbound
-        } else {
-            Direction::Inbound
-        },
-        destination: address
-            .to_ipv4_mapped()
-            .map_or(IpAddr::V6(address), IpAddr::V4),
-        engine: if flags >> 33 & 1 == 1 {
-            Engine::Software
-        } else {
-            Engine::Device
-        },
-        esn: flags >> 34 & 1 == 1,
-        suite: ((flags >> 8) as u8, flags as u8),
-        owner,
-    });
-    (generation, entry)
+
+    /// Words in all.
+    pub(super) fn words(self) -> usize {
+        self.slots_start() + self.capacity as usize * SLOT_WORDS
+    }
+
+    fn slots_start(self) -> usize {
+        INDEX_START + self.index
+    }
+
+    pub(super) fn index(self) -> Range<usize> {
+        INDEX_START..self.slots_start()
+    }
+
+    pub(super) fn event(self, number: u64) -> Range<usize> {
+        let start = RING_START + (number % RING as u64) as usize * EVENT_WORDS;
+        start..start + EVENT_WORDS
+    }
+
+    /// The words of a slot; none outside of the table.
+    pub(super) fn slot(self, index: u32) -> Option<Range<usize>> {
+        (index < self.capacity).then(|| {
+            let start = self.slots_start() + index as usize * SLOT_WORDS;
+            start..start + SLOT_WORDS
+        })
+    }
+
+    /// The header line.
+    pub(super) fn header(self) -> [u64; LINE] {
+        let mut header = [
+            MAGIC,
+            VERSION,
+            LAYOUT_HASH,
+            u64::from(self.capacity),
+            self.index as u64,
+            RING as u64,
+            self.words() as u64,
+            0,
+        ];
+        header[LINE - 1] = fnv(&header[..LINE - 1]);
+        header
+    }
 }
 
-/// Words of the index for a capacity: a power of two at most half full.
-pub(super) fn index_len(capacity: u32) -> usize {
-    (capacity as usize * 2).next_power_of_two()
-}
-
-/// Where a slot's words start.
-pub(super) fn slot_start(index_len: usize, slot: usize) -> usize {
-    header::LEN + index_len + slot * SLOT_WORDS
-}
-
-/// Where the search for an SA starts in the index.
-pub(super) fn index_start(spi: Spi, direction: Direction, index_len: usize) -> usize {
-    let key = u64::from(spi.value()) << 1 | u64::from(direction == Direction::Outbound);
-    // Fibonacci hashing: SPIs are random, but need not be.
-    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & (index_len - 1)
+/// FNV-1a over the octets of words (good enough against accidents, no defence against an attacker,
+/// who could write anything anyway).
+pub(super) const fn fnv(words: &[u64]) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    let mut i = 0;
+    while i < words.len() {
+        let octets = words[i].to_le_bytes();
+        let mut j = 0;
+        while j < 8 {
+            hash = (hash ^ octets[j] as u64).wrapping_mul(0x0100_0000_01b3);
+            j += 1;
+        }
+        i += 1;
+    }
+    hash
 }

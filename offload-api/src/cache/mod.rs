@@ -1,64 +1,96 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The SA cache: what must outlive a crash, in shared memory.
+//! The SA cache: what must outlive a crash of the process that installs SAs, in shared memory.
 //!
-//! A sealed memfd holds a header, an index from SPI and destination to slots, the slots, and a ring
-//! of the last events. One process writes ([`CacheWriter`]), any number read ([`CacheReader`]). It
-//! holds metadata only, never keys; above all it records each block of sequence numbers *before* the
-//! block may be used, so that whoever takes an SA over starts past it.
+//! One writer, enforced by the kernel's lock on the file; any number of readers in other processes.
+//! It holds metadata, counters and, above all, how far each outbound SA's sequence numbers have been
+//! handed out. It never holds keys.
+//!
+//! What is read from the memory is believed only as far as its checksums and ranges go, since other
+//! processes map it; the writer keeps its own truth and never reads back what it wrote.
 
-mod atomic;
+mod entry;
+mod error;
 mod layout;
+mod process;
 mod reader;
+mod recovery;
 mod seqlock;
-#[cfg(not(loom))]
 mod shm;
 mod writer;
 
-pub use layout::{CacheEntry, CacheState};
-pub use reader::{CacheReader, CacheRecord};
-pub use writer::{CacheSlot, CacheWriter};
+#[cfg(test)]
+mod loom_models;
 
-use thiserror::Error;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-/// The cache can't be made, opened or used.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum CacheError {
-    /// The system refused the memory.
-    #[error("SA cache memory: {0}")]
-    Memory(#[from] std::io::Error),
-    /// Not a cache, or one of another build.
-    #[error("SA cache: {what}: expected {expected:#x}, found {found:#x}")]
-    Format {
-        /// Which field.
-        what: &'static str,
-        /// What this build writes.
-        expected: u64,
-        /// What is there.
-        found: u64,
-    },
-    /// The memory can still be shrunk by another process, which would kill its readers.
-    #[error("SA cache memory is not sealed against shrinking")]
-    NotSealed,
-    /// Another live process writes it.
-    #[error("SA cache is written by process {pid}")]
-    WriterAlive {
-        /// The writer.
-        pid: u32,
-    },
-    /// Every slot is in use; a live SA is never evicted.
-    #[error("SA cache is full ({capacity} SAs)")]
-    Full {
-        /// Slots.
-        capacity: u32,
-    },
-    /// The slot's SA is no more.
-    #[error("stale SA cache slot")]
-    Stale,
-    /// The sequence space has no block left.
-    #[error("sequence numbers of SA {spi:08x} are used up")]
-    SequenceExhausted {
-        /// The SA's SPI.
-        spi: u32,
-    },
+pub use entry::{CacheEntry, CacheEvent, CacheEventKind, CacheSlot, SaState};
+pub use error::{ClaimError, CreateError, InsertError, OpenError, ReadError, ReserveError};
+pub use process::WriterIdentity;
+pub use reader::{CacheReader, CacheRecord, WriterStatus};
+pub use recovery::Recovery;
+pub use writer::CacheWriter;
+
+/// The memory of an SA cache, kept alive by its descriptor: hand it to a keeper and it outlives the
+/// writer.
+#[derive(Debug)]
+pub struct Cache {
+    file: Arc<shm::File>,
 }
+
+impl Cache {
+    /// Makes an empty cache for `capacity` SAs; `name` shows up in `/proc/PID/maps`.
+    ///
+    /// # Errors
+    /// A capacity of zero or over 2^24, or no memory.
+    pub fn create(name: &str, capacity: u32) -> Result<Self, CreateError> {
+        let geometry = layout::Geometry::new(capacity).ok_or(CreateError::Capacity {
+            found: capacity,
+            max: layout::CAPACITY_MAX,
+        })?;
+        let file = Arc::new(shm::File::create(name, geometry)?);
+        Ok(Self { file })
+    }
+
+    /// Takes up a cache that another process made.
+    ///
+    /// # Errors
+    /// It is no sealed SA cache of this version, or its header is damaged.
+    pub fn open(fd: OwnedFd) -> Result<Self, OpenError> {
+        let file = Arc::new(shm::File::open(fd)?);
+        Ok(Self { file })
+    }
+
+    /// Becomes the writer: takes over what an earlier one left, with what was half-written removed.
+    ///
+    /// # Errors
+    /// Another process is the writer, or the memory can't be mapped.
+    pub fn writer(&self) -> Result<CacheWriter, ClaimError> {
+        CacheWriter::claim(&self.file)
+    }
+
+    /// A view for reading.
+    ///
+    /// # Errors
+    /// The memory can't be mapped.
+    pub fn reader(&self) -> Result<CacheReader, OpenError> {
+        CacheReader::open(self.read_only_fd()?)
+    }
+
+    /// A descriptor that can't be mapped for writing, for readers in other processes.
+    ///
+    /// # Errors
+    /// The system gives none.
+    pub fn read_only_fd(&self) -> Result<OwnedFd, OpenError> {
+        Ok(self.file.reopen_read_only()?)
+    }
+}
+
+impl AsFd for Cache {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests;

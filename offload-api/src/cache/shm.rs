@@ -1,68 +1,185 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The cache's memory: a sealed memfd as atomic words.
-#![expect(unsafe_code, reason = "a shared mapping seen as atomic words")]
+//! The sealed memory file and its mappings as atomic words.
+#![expect(unsafe_code, reason = "atomic words over a shared mapping")]
 
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FlockOperation, MemfdFlags, Mode, OFlags, SealFlags};
 
-use super::CacheError;
-use super::atomic::AtomicU64;
+use super::error::OpenError;
+use super::layout::{Geometry, HEADER, LAYOUT_HASH, LINE, MAGIC, VERSION, fnv};
 
-/// Shared memory that can't shrink.
+/// A sealed memory file whose header has been checked.
 #[derive(Debug)]
-pub(super) struct SharedWords {
-    map: MmapRaw,
+pub(super) struct File {
     fd: OwnedFd,
+    geometry: Geometry,
 }
 
-impl SharedWords {
-    /// New memory of so many words, all zero.
-    pub(super) fn create(name: &str, words: usize) -> Result<Self, CacheError> {
+impl File {
+    pub(super) fn create(name: &str, geometry: Geometry) -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let fd = rustix::fs::memfd_create(name, flags).map_err(std::io::Error::from)?;
-        rustix::fs::ftruncate(&fd, (words * size_of::<u64>()) as u64)
-            .map_err(std::io::Error::from)?;
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&fd, seals).map_err(std::io::Error::from)?;
-        Self::map(fd, true)
-    }
-
-    /// Maps somebody's memory; refuses what could shrink under the mapping.
-    pub(super) fn open(fd: OwnedFd, writable: bool) -> Result<Self, CacheError> {
-        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(std::io::Error::from)?;
-        if !seals.contains(SealFlags::SHRINK) {
-            return Err(CacheError::NotSealed);
+        let fd = rustix::fs::memfd_create(name, flags)?;
+        rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR)?;
+        rustix::fs::ftruncate(&fd, size(geometry))?;
+        rustix::fs::fcntl_add_seals(&fd, seals())?;
+        let file = Self { fd, geometry };
+        let map = file.map_writable()?;
+        for (word, value) in map.words().iter().zip(geometry.header()) {
+            word.store(value, Ordering::Release);
         }
-        Self::map(fd, writable)
+        Ok(file)
     }
 
-    fn map(fd: OwnedFd, writable: bool) -> Result<Self, CacheError> {
-        let file = File::from(fd);
-        let map = if writable {
-            MmapOptions::new().map_raw(&file)?
-        } else {
-            MmapOptions::new().map_raw_read_only(&file)?
-        };
-        Ok(Self {
-            map,
-            fd: file.into(),
-        })
+    pub(super) fn open(fd: OwnedFd) -> Result<Self, OpenError> {
+        if !rustix::fs::fcntl_get_seals(&fd)
+            .map_err(io::Error::from)?
+            .contains(seals())
+        {
+            return Err(OpenError::NotSealed);
+        }
+        let found = rustix::fs::fstat(&fd).map_err(io::Error::from)?.st_size as u64;
+        let expected = (LINE * size_of::<u64>()) as u64;
+        if found < expected {
+            return Err(OpenError::Size { found, expected });
+        }
+        let map = Map::new(&fd, LINE, false)?;
+        let geometry = check_header(map.words())?;
+        let expected = size(geometry);
+        if found != expected {
+            return Err(OpenError::Size { found, expected });
+        }
+        Ok(Self { fd, geometry })
     }
 
-    /// The memory's descriptor.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(super) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    pub(super) fn map_writable(&self) -> io::Result<Map> {
+        Map::new(&self.fd, self.geometry.words(), true)
+    }
+
+    pub(super) fn map_read_only(&self) -> io::Result<Map> {
+        Map::new(&self.fd, self.geometry.words(), false)
+    }
+
+    /// An open file of its own, whose lock ends with it: the descriptor that is handed to others
+    /// shares none.
+    pub(super) fn lock(&self) -> io::Result<Option<Lock>> {
+        let fd = self.reopen(OFlags::RDWR)?;
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Lock { _fd: fd })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn reopen_read_only(&self) -> io::Result<OwnedFd> {
+        self.reopen(OFlags::RDONLY)
+    }
+
+    fn reopen(&self, access: OFlags) -> io::Result<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        Ok(rustix::fs::open(
+            path,
+            access | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?)
+    }
+}
+
+impl AsFd for File {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
 
-    /// The words.
+/// The writer's lock; the kernel takes it back when the process ends.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _fd: OwnedFd,
+}
+
+fn seals() -> SealFlags {
+    SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL
+}
+
+fn size(geometry: Geometry) -> u64 {
+    (geometry.words() * size_of::<u64>()) as u64
+}
+
+fn check_header(words: &[AtomicU64]) -> Result<Geometry, OpenError> {
+    let mut header = [0; LINE];
+    for (value, word) in header.iter_mut().zip(words.get(HEADER).unwrap_or_default()) {
+        *value = word.load(Ordering::Acquire);
+    }
+    let [magic, version, layout, capacity, .., checksum] = header;
+    if magic != MAGIC {
+        return Err(OpenError::Magic {
+            found: magic,
+            expected: MAGIC,
+        });
+    }
+    let expected = fnv(&header[..LINE - 1]);
+    if checksum != expected {
+        return Err(OpenError::Checksum {
+            found: checksum,
+            expected,
+        });
+    }
+    if version != VERSION || layout != LAYOUT_HASH {
+        return Err(OpenError::Version {
+            found: version,
+            expected: VERSION,
+            found_layout: layout,
+            expected_layout: LAYOUT_HASH,
+        });
+    }
+    u32::try_from(capacity)
+        .ok()
+        .and_then(Geometry::new)
+        .filter(|geometry| geometry.header() == header)
+        .ok_or(OpenError::Checksum {
+            found: checksum,
+            expected,
+        })
+}
+
+/// A mapping as words.
+#[derive(Debug)]
+pub(super) struct Map {
+    map: MmapRaw,
+    words: usize,
+}
+
+impl Map {
+    fn new(fd: &OwnedFd, words: usize, writable: bool) -> io::Result<Self> {
+        let file = fs::File::from(fd.try_clone()?);
+        let mut options = MmapOptions::new();
+        options.len(words * size_of::<u64>());
+        let map = if writable {
+            options.map_raw(&file)?
+        } else {
+            options.map_raw_read_only(&file)?
+        };
+        Ok(Self { map, words })
+    }
+
     pub(super) fn words(&self) -> &[AtomicU64] {
-        let len = self.map.len() / size_of::<u64>();
-        // SAFETY: (1) the mapping is page-aligned and lives as long as `self`; (2) it is sealed
-        // against shrinking, so every page stays; (3) every access by any process goes through
-        // atomic words, and read-only mappings are only loaded from (`CacheReader` has no stores).
-        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<AtomicU64>(), len) }
+        // SAFETY: (1) the mapping starts at a page, so words are aligned, and it is `words` words
+        // long; (2) the file is as long as the geometry says, checked at open, and sealed against
+        // shrinking, so no access faults; (3) other processes may write at any time, which atomic
+        // words allow, and every bit pattern is a word; (4) of a read-only mapping words are only
+        // loaded, which is a plain load for 64 bits on the 64-bit targets; (5) the slice borrows
+        // `self`, which owns the mapping.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.words) }
     }
 }
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("the SA cache needs 64-bit words that are loaded and stored whole");

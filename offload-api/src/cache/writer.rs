@@ -1,475 +1,466 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The cache's one writer.
+//! Writing the cache: one writer, which keeps its own truth and only publishes it here.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::atomic::{AtomicU64, Ordering};
-use super::layout::{self, CacheEntry, LAYOUT, MAGIC, RECORD_WORDS, SLOT_WORDS, header, slot};
-use super::shm::SharedWords;
-use super::{CacheError, seqlock};
-use crate::sa::{Direction, Grant, Spi};
+use rustix::time::{ClockId, clock_gettime};
 
-/// Index word of a removed SA: the search goes on behind it.
-const TOMBSTONE: u64 = u64::MAX;
+use super::entry::{
+    CacheEntry, CacheEventKind, CacheSlot, SaState, SlotRecord, placement_word, usage_words,
+};
+use super::error::{ClaimError, CreateError, InsertError, ReserveError};
+use super::layout::{
+    EVENTS_WRITTEN, GRANTED_END, GRANTED_END_INVERSE, Geometry, HEARTBEAT, INDEX_VERSION, LIVE,
+    PLACEMENT, RECORD_WORDS, TOMBSTONE, USAGE, WRITER,
+};
+use super::process::WriterIdentity;
+use super::reader::{index_slot, index_word, probe_sequence, slot_words};
+use super::recovery::{Recovery, recover_slot};
+use super::seqlock::{self, Word};
+use super::{Cache, shm};
+use crate::event::Engine;
+use crate::sa::{Grant, SaUsage};
 
-/// Writes the cache; shared by the threads of one process.
+/// The one process's view that changes the cache. Dropping it gives the place free and leaves the
+/// content.
 #[derive(Debug)]
 pub struct CacheWriter {
-    memory: SharedWords,
-    capacity: u32,
-    index_len: usize,
-    control: Mutex<Control>,
+    map: shm::Map,
+    file: Arc<shm::File>,
+    geometry: Geometry,
+    identity: WriterIdentity,
+    recovery: Recovery,
+    truth: Mutex<Truth>,
+    _lock: shm::Lock,
 }
 
+/// What the writer believes, whatever others write to the memory.
 #[derive(Debug)]
-struct Control {
+struct Truth {
+    slots: Vec<Slot>,
     free: Vec<u32>,
+    live: u32,
+    tombstones: usize,
+    events: u64,
 }
 
-/// A slot of a live SA.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CacheSlot {
-    index: u32,
-    generation: u64,
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    generation: u32,
+    /// Of a live SA.
+    hash: Option<u64>,
+    /// Last number of the sequence space; none for an inbound SA.
+    sequence_end: Option<u64>,
+    granted_end: u64,
 }
 
 impl CacheWriter {
-    /// A new, empty cache.
+    /// Makes a cache and becomes its writer.
     ///
     /// # Errors
-    /// [`CacheError::Memory`].
-    pub fn create(name: &str, capacity: u32) -> Result<Self, CacheError> {
-        let index_len = layout::index_len(capacity.max(1));
-        let words = layout::slot_start(index_len, capacity as usize);
-        let memory = SharedWords::create(name, words)?;
-        let this = Self {
-            memory,
-            capacity,
-            index_len,
-            control: Mutex::new(Control {
-                free: (0..capacity).rev().collect(),
-            }),
-        };
-        let set = |at: usize, value: u64| {
-            if let Some(word) = this.memory.words().get(at) {
-                word.store(value, Ordering::Relaxed);
-            }
-        };
-        set(header::LAYOUT, LAYOUT);
-        set(header::CAPACITY, capacity.into());
-        set(header::INDEX_LEN, index_len as u64);
-        this.claim();
-        // Last: who sees the magic sees the rest.
-        if let Some(word) = this.memory.words().get(header::MAGIC) {
-            word.store(MAGIC, Ordering::Release);
-        }
-        Ok(this)
+    /// As [`Cache::create`] and [`Cache::writer`].
+    pub fn create(name: &str, capacity: u32) -> Result<Self, CreateError> {
+        Ok(Cache::create(name, capacity)?.writer()?)
     }
 
-    /// Takes over a cache whose writer is gone, with everything in it.
+    /// Becomes the writer of a cache whose writer is gone, with everything in it.
     ///
     /// # Errors
-    /// It is no cache of this build, it is not sealed, or its writer lives.
-    pub fn take_over(fd: OwnedFd) -> Result<Self, CacheError> {
-        let memory = SharedWords::open(fd, true)?;
-        let (capacity, index_len) = super::reader::check_header(memory.words())?;
-        let word = |at: usize| {
-            memory
-                .words()
-                .get(at)
-                .map_or(0, |w| w.load(Ordering::Acquire))
-        };
-        let pid = word(header::WRITER_PID) as u32;
-        if pid != std::process::id() && process_start(pid) == Some(word(header::WRITER_START)) {
-            return Err(CacheError::WriterAlive { pid });
-        }
-        let mut this = Self {
-            memory,
-            capacity,
-            index_len,
-            control: Mutex::new(Control { free: Vec::new() }),
-        };
-        let free = (0..capacity)
-            .rev()
-            .filter(|&n| this.record(n).is_none_or(|(_, e)| e.is_none()));
-        let free = free.collect();
-        this.control = Mutex::new(Control { free });
-        this.claim();
-        Ok(this)
+    /// As [`Cache::open`] and [`Cache::writer`].
+    pub fn take_over(fd: OwnedFd) -> Result<Self, ClaimError> {
+        Cache::open(fd)?.writer()
     }
 
-    fn claim(&self) {
-        let pid = std::process::id();
-        let words = self.memory.words();
-        let set = |at: usize, value: u64| {
-            if let Some(word) = words.get(at) {
-                word.store(value, Ordering::Release);
-            }
+    pub(super) fn claim(file: &Arc<shm::File>) -> Result<Self, ClaimError> {
+        let map = file.map_writable()?;
+        let record = map.words().get(WRITER).unwrap_or_default();
+        let previous = WriterIdentity::load(record).filter(|writer| writer.pid != 0);
+        let lock = file.lock()?.ok_or(ClaimError::Taken { writer: previous })?;
+        let epoch = previous.map_or(0, |writer| writer.epoch).wrapping_add(1);
+        let identity = WriterIdentity::own(epoch)?;
+        identity.store(record);
+
+        let geometry = file.geometry();
+        let mut recovery = Recovery {
+            previous,
+            ..Recovery::default()
         };
-        set(header::WRITER_START, process_start(pid).unwrap_or(0));
-        set(header::WRITER_PID, pid.into());
-        if let Some(word) = words.get(header::EPOCH) {
-            word.fetch_add(1, Ordering::AcqRel);
-        }
+        let truth = Truth::recover(map.words(), geometry, &mut recovery);
+        let writer = Self {
+            map,
+            file: file.clone(),
+            geometry,
+            identity,
+            recovery,
+            truth: Mutex::new(truth),
+            _lock: lock,
+        };
+        let mut truth = writer.truth();
+        writer.rebuild_index(&mut truth);
+        writer.put(LIVE, u64::from(truth.live));
+        writer.note(&mut truth, CacheEventKind::Claimed, 0, epoch);
+        drop(truth);
+        writer.beat();
+        Ok(writer)
     }
 
-    /// The memory, for passing it to a reader.
+    /// What an earlier writer left.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// The memory, for a keeper: with it goes the right to write.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.memory.fd()
+        self.file.as_fd()
     }
 
-    /// Slots.
-    pub fn capacity(&self) -> u32 {
-        self.capacity
-    }
-
-    /// Tells readers that the writer lives.
-    pub fn beat(&self) {
-        if let Some(word) = self.memory.words().get(header::HEARTBEAT) {
-            word.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Adds an SA whose numbers up to `granted` count as used (0 for a new one).
+    /// A descriptor for readers in other processes.
     ///
     /// # Errors
-    /// [`CacheError::Full`].
-    pub fn insert(&self, entry: &CacheEntry, granted: u64) -> Result<CacheSlot, CacheError> {
-        let full = || CacheError::Full {
-            capacity: self.capacity,
+    /// The system gives none.
+    pub fn read_only_fd(&self) -> std::io::Result<OwnedFd> {
+        self.file.reopen_read_only()
+    }
+
+    /// Who writes.
+    pub fn identity(&self) -> WriterIdentity {
+        self.identity
+    }
+
+    /// SAs that fit.
+    pub fn capacity(&self) -> u32 {
+        self.geometry.capacity
+    }
+
+    /// SAs in it.
+    pub fn len(&self) -> u32 {
+        self.truth().live
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Enters an SA. An outbound one's numbers start after `used_up_to`.
+    ///
+    /// # Errors
+    /// The table is full; no live SA ever makes room for another.
+    pub fn insert(
+        &self,
+        entry: &CacheEntry,
+        engine: Engine,
+        used_up_to: u64,
+    ) -> Result<CacheSlot, InsertError> {
+        let mut truth = self.truth();
+        let full = InsertError::Full {
+            capacity: self.geometry.capacity,
         };
-        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = control.free.pop().ok_or_else(full)?;
-        let words = self.slot(index).ok_or_else(full)?;
-        let generation = self
-            .record(index)
-            .map_or(0, |(generation, _)| generation)
-            .wrapping_add(1);
-        // The grant first: an SA that is seen has its numbers recorded.
-        store(words, slot::GRANTED, granted);
-        for counter in [slot::PACKETS, slot::BYTES, slot::SEQUENCE] {
-            store(words, counter, 0);
-        }
-        self.write(words, &layout::encode(generation, Some(entry)));
-        self.index_insert(entry, index);
+        let index = truth
+            .take_free(self.geometry.capacity)
+            .ok_or(full.clone())?;
+        let (Ok(words), Some(slot)) = (self.slot(index), truth.slots.get_mut(index as usize))
+        else {
+            return Err(full);
+        };
+        slot.hash = Some(entry.key_hash());
+        slot.sequence_end = entry.sequence_end();
+        slot.granted_end = used_up_to;
+        let generation = slot.generation;
+
+        // The slot is free, so nobody takes these words for the new SA's before its record stands.
+        put(words, GRANTED_END, used_up_to);
+        put(words, GRANTED_END_INVERSE, !used_up_to);
+        put(words, PLACEMENT, placement_word(engine, SaState::Mature));
+        put_usage(words, &SaUsage::default());
+        let record = SlotRecord {
+            generation,
+            entry: Some(entry.clone()),
+        };
+        seqlock::write(
+            words.get(..RECORD_WORDS).unwrap_or_default(),
+            &record.encode(index),
+        );
+        self.index_insert(&mut truth, entry.key_hash(), index);
+        truth.live += 1;
+        self.put(LIVE, u64::from(truth.live));
+        self.note(
+            &mut truth,
+            CacheEventKind::Inserted,
+            index,
+            u64::from(entry.spi.value()),
+        );
         Ok(CacheSlot { index, generation })
     }
 
-    /// Removes an SA.
-    ///
-    /// # Errors
-    /// [`CacheError::Stale`].
-    pub fn remove(&self, at: CacheSlot) -> Result<(), CacheError> {
-        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        let (words, entry) = self.live(at)?;
-        self.index_remove(&entry, at.index);
-        self.write(words, &layout::encode(at.generation, None));
-        control.free.push(at.index);
-        Ok(())
+    /// Removes an SA; false when the slot is stale.
+    pub fn remove(&self, slot: CacheSlot) -> bool {
+        let mut truth = self.truth();
+        let Some(live) = truth.live_mut(slot) else {
+            return false;
+        };
+        let hash = live.hash.take();
+        let generation = live.generation.wrapping_add(1);
+        live.generation = generation;
+        let record = SlotRecord {
+            generation,
+            entry: None,
+        };
+        if let Ok(words) = self.slot(slot.index) {
+            seqlock::write(
+                words.get(..RECORD_WORDS).unwrap_or_default(),
+                &record.encode(slot.index),
+            );
+        }
+        if let Some(hash) = hash {
+            self.index_remove(&mut truth, hash, slot.index);
+        }
+        truth.free.push(slot.index);
+        truth.live = truth.live.saturating_sub(1);
+        self.put(LIVE, u64::from(truth.live));
+        self.note(&mut truth, CacheEventKind::Removed, slot.index, 0);
+        true
     }
 
-    /// Changes what is known of an SA.
+    /// Reserves the next `count` sequence numbers of an outbound SA, or what is left of them. When
+    /// this returns, the memory says that they are handed out: whoever takes over, after a death at
+    /// any moment, starts behind them.
     ///
     /// # Errors
-    /// [`CacheError::Stale`].
-    pub fn update(
-        &self,
-        at: CacheSlot,
-        change: impl FnOnce(&mut CacheEntry),
-    ) -> Result<(), CacheError> {
-        let _control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        let (words, mut entry) = self.live(at)?;
-        let (spi, direction) = (entry.spi, entry.direction);
-        change(&mut entry);
-        // The index knows it by these.
-        (entry.spi, entry.direction) = (spi, direction);
-        self.write(words, &layout::encode(at.generation, Some(&entry)));
-        Ok(())
-    }
-
-    /// Reserves the next block of sequence numbers of an outbound SA, recorded before this returns:
-    /// even a crash right after it loses the block and never repeats a number.
-    ///
-    /// # Errors
-    /// [`CacheError::Stale`] or [`CacheError::SequenceExhausted`].
-    pub fn reserve(&self, at: CacheSlot, count: u64) -> Result<Grant, CacheError> {
-        let _control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        let (words, entry) = self.live(at)?;
-        let exhausted = CacheError::SequenceExhausted {
-            spi: entry.spi.value(),
-        };
-        let granted = words.get(slot::GRANTED).ok_or(CacheError::Stale)?;
-        let end = if entry.esn {
-            u64::MAX
-        } else {
-            u64::from(u32::MAX)
-        };
-        let before = granted.load(Ordering::Acquire);
-        let Some(first) = before
+    /// The slot is stale, the SA has no numbers to reserve, or they are used up.
+    pub fn reserve(&self, slot: CacheSlot, count: u64) -> Result<Grant, ReserveError> {
+        let mut truth = self.truth();
+        let live = truth.live_mut(slot).ok_or(ReserveError::Stale)?;
+        let end = live.sequence_end.ok_or(ReserveError::NotApplicable)?;
+        let further = count.checked_sub(1).ok_or(ReserveError::NotApplicable)?;
+        let first = live
+            .granted_end
             .checked_add(1)
-            .filter(|first| *first <= end && count != 0)
-        else {
-            return Err(exhausted);
-        };
-        let last = before.saturating_add(count).min(end);
-        granted.store(last, Ordering::Release);
+            .filter(|first| *first <= end)
+            .ok_or(ReserveError::Exhausted { end })?;
+        let last = first.saturating_add(further).min(end);
+        let words = self.slot(slot.index).map_err(|_| ReserveError::Stale)?;
+        put(words, GRANTED_END, last);
+        put(words, GRANTED_END_INVERSE, !last);
+        // No use of the grant, a doorbell above all, may be seen before its record.
+        fence(Ordering::SeqCst);
+        live.granted_end = last;
+        self.note(&mut truth, CacheEventKind::Granted, slot.index, last);
         Ok(Grant { first, last })
     }
 
-    /// Records an SA's counters.
-    pub fn count(&self, at: CacheSlot, packets: u64, bytes: u64, sequence: u64) {
-        if let Ok((words, _)) = self.live(at) {
-            store(words, slot::PACKETS, packets);
-            store(words, slot::BYTES, bytes);
-            store(words, slot::SEQUENCE, sequence);
-        }
+    /// The last number handed out of an outbound SA.
+    pub fn granted_end(&self, slot: CacheSlot) -> Option<u64> {
+        self.truth().live_mut(slot).map(|live| live.granted_end)
     }
 
-    /// The live slot of an SA, for a taker-over.
-    pub fn find(&self, spi: Spi, direction: Direction) -> Option<CacheSlot> {
-        let _control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        let words = self.memory.words();
-        let index = super::reader::search(words, self.index_len, self.capacity, spi, direction)?;
-        let (generation, _) = self.record(index)?;
-        Some(CacheSlot { index, generation })
-    }
-
-    fn slot(&self, index: u32) -> Option<&[AtomicU64]> {
-        let start = layout::slot_start(self.index_len, index as usize);
-        self.memory.words().get(start..start + SLOT_WORDS)
-    }
-
-    fn record(&self, index: u32) -> Option<(u64, Option<CacheEntry>)> {
-        let words = self.slot(index)?;
-        // The writer alone reads here: an odd version is its dead predecessor's, and the record is
-        // then taken as free; its grant word stays.
-        let version = words.get(slot::VERSION)?.load(Ordering::Acquire);
-        let mut values = [0; RECORD_WORDS];
-        for (value, word) in values.iter_mut().zip(words.get(slot::RECORD..)?) {
-            *value = word.load(Ordering::Relaxed);
-        }
-        let (generation, entry) = layout::decode(&values);
-        Some((generation, entry.filter(|_| version.is_multiple_of(2))))
-    }
-
-    fn live(&self, at: CacheSlot) -> Result<(&[AtomicU64], CacheEntry), CacheError> {
-        match self.record(at.index) {
-            Some((generation, Some(entry))) if generation == at.generation => {
-                Ok((self.slot(at.index).ok_or(CacheError::Stale)?, entry))
-            }
-            _ => Err(CacheError::Stale),
-        }
-    }
-
-    fn write(&self, words: &[AtomicU64], values: &[u64; RECORD_WORDS]) {
-        if let (Some(version), Some(record)) = (words.get(slot::VERSION), words.get(slot::RECORD..))
+    /// Notes who carries an SA and how it is.
+    pub fn place(&self, slot: CacheSlot, engine: Engine, state: SaState) {
+        let mut truth = self.truth();
+        if truth.live_mut(slot).is_some()
+            && let Ok(words) = self.slot(slot.index)
         {
-            seqlock::write(version, record, values);
+            put(words, PLACEMENT, placement_word(engine, state));
+            let value = placement_word(engine, state);
+            self.note(&mut truth, CacheEventKind::Moved, slot.index, value);
         }
     }
 
-    fn index_insert(&self, entry: &CacheEntry, slot_index: u32) {
-        let start = layout::index_start(entry.spi, entry.direction, self.index_len);
-        for step in 0..self.index_len {
-            let at = header::LEN + ((start + step) & (self.index_len - 1));
-            if let Some(word) = self.memory.words().get(at)
-                && matches!(word.load(Ordering::Relaxed), 0 | TOMBSTONE)
-            {
-                word.store(u64::from(slot_index) + 1, Ordering::Release);
-                return;
-            }
+    /// Notes what an SA has done.
+    pub fn record_usage(&self, slot: CacheSlot, usage: &SaUsage) {
+        if self.truth().live_mut(slot).is_some()
+            && let Ok(words) = self.slot(slot.index)
+        {
+            put_usage(words, usage);
         }
     }
 
-    fn index_remove(&self, entry: &CacheEntry, slot_index: u32) {
-        let start = layout::index_start(entry.spi, entry.direction, self.index_len);
-        for step in 0..self.index_len {
-            let at = header::LEN + ((start + step) & (self.index_len - 1));
-            let Some(word) = self.memory.words().get(at) else {
-                return;
-            };
-            match word.load(Ordering::Relaxed) {
-                0 => return,
-                found if found == u64::from(slot_index) + 1 => {
-                    word.store(TOMBSTONE, Ordering::Release);
-                    return;
-                }
-                _ => {}
+    /// Notes an event that is about no SA.
+    pub fn note_event(&self, kind: CacheEventKind, value: u64) {
+        self.note(&mut self.truth(), kind, u32::MAX, value);
+    }
+
+    /// Says that the writer is alive.
+    pub fn beat(&self) {
+        self.put(HEARTBEAT, since_boot());
+    }
+
+    fn truth(&self) -> MutexGuard<'_, Truth> {
+        // Every holder publishes first and believes last, or leaves a slot unused.
+        self.truth.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, index: u32) -> Result<&[AtomicU64], super::error::ReadError> {
+        slot_words(self.map.words(), self.geometry, index)
+    }
+
+    fn put(&self, index: usize, value: u64) {
+        put(self.map.words(), index, value);
+    }
+
+    fn note(&self, truth: &mut Truth, kind: CacheEventKind, slot: u32, value: u64) {
+        let number = truth.events.wrapping_add(1);
+        truth.events = number;
+        let Some(words) = self.map.words().get(self.geometry.event(number)) else {
+            return;
+        };
+        // The number is 0 while the rest is written; it pairs with the reader's two looks at it.
+        if let Some(word) = words.first() {
+            Word::store(word, 0, Ordering::Relaxed);
+        }
+        fence(Ordering::Release);
+        put(words, 1, since_boot());
+        put(words, 2, (kind as u64) << 32 | u64::from(slot));
+        put(words, 3, value);
+        put(words, 0, number);
+        self.put(EVENTS_WRITTEN, number);
+    }
+
+    fn index(&self) -> &[AtomicU64] {
+        self.map
+            .words()
+            .get(self.geometry.index())
+            .unwrap_or_default()
+    }
+
+    fn index_insert(&self, truth: &mut Truth, hash: u64, slot: u32) {
+        let place = probe_sequence(self.index(), hash)
+            .map(|word| (word, word.load(Ordering::Relaxed)))
+            .find(|(_, value)| matches!(*value, 0 | TOMBSTONE));
+        if let Some((word, value)) = place {
+            if value == TOMBSTONE {
+                truth.tombstones = truth.tombstones.saturating_sub(1);
+            }
+            Word::store(word, index_word(hash, slot), Ordering::Release);
+        } else {
+            // Others have filled it up; it is only a way to find what the slots hold.
+            self.rebuild_index(truth);
+        }
+    }
+
+    fn index_remove(&self, truth: &mut Truth, hash: u64, slot: u32) {
+        let place = probe_sequence(self.index(), hash)
+            .find(|word| index_slot(word.load(Ordering::Relaxed), hash) == Some(slot));
+        if let Some(word) = place {
+            Word::store(word, TOMBSTONE, Ordering::Release);
+            truth.tombstones += 1;
+        }
+        if truth.tombstones > self.geometry.index / 4 {
+            self.rebuild_index(truth);
+        }
+    }
+
+    /// Lays the index anew from the slots. Readers that miss an SA meanwhile look again.
+    fn rebuild_index(&self, truth: &mut Truth) {
+        let version = self
+            .map
+            .words()
+            .get(INDEX_VERSION)
+            .map_or(0, |word| word.load(Ordering::Relaxed));
+        let rebuilding = version | 1;
+        self.put(INDEX_VERSION, rebuilding);
+        fence(Ordering::Release);
+        for word in self.index() {
+            if word.load(Ordering::Relaxed) != 0 {
+                Word::store(word, 0, Ordering::Relaxed);
             }
         }
+        truth.tombstones = 0;
+        for (slot, hash) in truth.slots.iter().enumerate() {
+            let Some(hash) = hash.hash else { continue };
+            let place =
+                probe_sequence(self.index(), hash).find(|word| word.load(Ordering::Relaxed) == 0);
+            if let Some(word) = place {
+                Word::store(word, index_word(hash, slot as u32), Ordering::Release);
+            }
+        }
+        self.put(INDEX_VERSION, rebuilding.wrapping_add(1));
     }
 }
 
-fn store(words: &[AtomicU64], at: usize, value: u64) {
-    if let Some(word) = words.get(at) {
-        word.store(value, Ordering::Release);
+impl Truth {
+    fn recover(words: &[AtomicU64], geometry: Geometry, recovery: &mut Recovery) -> Self {
+        let mut truth = Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            live: 0,
+            tombstones: 0,
+            events: words
+                .get(EVENTS_WRITTEN)
+                .map_or(0, |word| word.load(Ordering::Relaxed)),
+        };
+        let fresh = Slot {
+            generation: 0,
+            hash: None,
+            sequence_end: None,
+            granted_end: 0,
+        };
+        for index in 0..geometry.capacity {
+            let slot = recover_slot(words, geometry, index, recovery);
+            if slot.generation == 0 && slot.entry.is_none() {
+                // Never used, so it needs no place here before it is.
+                continue;
+            }
+            // Slots below that were never used are free.
+            while truth.slots.len() < index as usize {
+                truth.free.push(truth.slots.len() as u32);
+                truth.slots.push(fresh);
+            }
+            match &slot.entry {
+                Some(_) => truth.live += 1,
+                None => truth.free.push(index),
+            }
+            truth.slots.push(Slot {
+                generation: slot.generation,
+                hash: slot.entry.as_ref().map(CacheEntry::key_hash),
+                sequence_end: slot.entry.as_ref().and_then(CacheEntry::sequence_end),
+                granted_end: slot.granted_end,
+            });
+        }
+        truth
+    }
+
+    fn take_free(&mut self, capacity: u32) -> Option<u32> {
+        if let Some(index) = self.free.pop() {
+            return Some(index);
+        }
+        let index = u32::try_from(self.slots.len())
+            .ok()
+            .filter(|index| *index < capacity)?;
+        self.slots.push(Slot {
+            generation: 0,
+            hash: None,
+            sequence_end: None,
+            granted_end: 0,
+        });
+        Some(index)
+    }
+
+    fn live_mut(&mut self, handle: CacheSlot) -> Option<&mut Slot> {
+        self.slots
+            .get_mut(handle.index as usize)
+            .filter(|slot| slot.hash.is_some() && slot.generation == handle.generation)
     }
 }
 
-/// When a process started, in clock ticks since boot: tells a process from a later one with its pid.
-fn process_start(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; field 22 counts from behind it.
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(19)?.parse().ok()
+/// Each word by itself with release order, so that a later one is never seen without it.
+fn put(words: &[AtomicU64], index: usize, value: u64) {
+    if let Some(word) = words.get(index) {
+        Word::store(word, value, Ordering::Release);
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::net::IpAddr;
-    use std::os::fd::AsFd;
-
-    use super::super::{CacheReader, CacheState};
-    use super::*;
-    use crate::event::Engine;
-
-    fn entry(spi: u32, direction: Direction) -> CacheEntry {
-        CacheEntry {
-            spi: Spi::new(spi).unwrap(),
-            direction,
-            destination: IpAddr::from([192, 0, 2, 1]),
-            engine: Engine::Device,
-            esn: false,
-            suite: (1, 0),
-            owner: 5,
-        }
+fn put_usage(words: &[AtomicU64], usage: &SaUsage) {
+    for (offset, value) in usage_words(usage).into_iter().enumerate() {
+        put(words, USAGE + offset, value);
     }
+}
 
-    fn share(writer: &CacheWriter) -> OwnedFd {
-        writer.fd().as_fd().try_clone_to_owned().unwrap()
-    }
-
-    #[test]
-    fn a_reader_finds_what_was_written() {
-        let writer = CacheWriter::create("test", 8).unwrap();
-        let reader = CacheReader::open(share(&writer)).unwrap();
-        let at = writer
-            .insert(&entry(0x1000, Direction::Outbound), 0)
-            .unwrap();
-        writer.reserve(at, 100).unwrap();
-        writer.count(at, 3, 300, 3);
-        writer.update(at, |e| e.engine = Engine::Software).unwrap();
-        let record = reader
-            .find(Spi::new(0x1000).unwrap(), Direction::Outbound)
-            .unwrap();
-        assert_eq!(
-            (record.granted, record.packets, record.bytes),
-            (100, 3, 300)
-        );
-        assert_eq!(record.entry.engine, Engine::Software);
-        assert_eq!(record.entry.destination, IpAddr::from([192, 0, 2, 1]));
-        assert!(
-            reader
-                .find(Spi::new(0x1000).unwrap(), Direction::Inbound)
-                .is_none()
-        );
-        writer.remove(at).unwrap();
-        assert!(
-            reader
-                .find(Spi::new(0x1000).unwrap(), Direction::Outbound)
-                .is_none()
-        );
-        assert_eq!(reader.state(0), Some(CacheState::Empty));
-        assert!(matches!(writer.reserve(at, 1), Err(CacheError::Stale)));
-    }
-
-    #[test]
-    fn a_full_cache_refuses_and_evicts_nobody() {
-        let writer = CacheWriter::create("test", 2).unwrap();
-        for spi in [300, 301] {
-            writer.insert(&entry(spi, Direction::Inbound), 0).unwrap();
-        }
-        let refused = writer.insert(&entry(302, Direction::Inbound), 0);
-        assert!(matches!(refused, Err(CacheError::Full { capacity: 2 })));
-        assert_eq!(
-            CacheReader::open(share(&writer)).unwrap().records().count(),
-            2
-        );
-    }
-
-    #[test]
-    fn numbers_are_never_reserved_twice_even_by_a_taker_over() {
-        let first = CacheWriter::create("test", 4).unwrap();
-        let at = first
-            .insert(&entry(0x4000, Direction::Outbound), 0)
-            .unwrap();
-        assert_eq!(
-            first.reserve(at, 65536).unwrap(),
-            Grant {
-                first: 1,
-                last: 65536
-            }
-        );
-        let fd = share(&first);
-        drop(first);
-        let second = CacheWriter::take_over(fd).unwrap();
-        let at = second
-            .find(Spi::new(0x4000).unwrap(), Direction::Outbound)
-            .unwrap();
-        assert_eq!(
-            second.reserve(at, 10).unwrap(),
-            Grant {
-                first: 65537,
-                last: 65546
-            }
-        );
-    }
-
-    #[test]
-    fn the_32_bit_sequence_space_ends_without_wrapping() {
-        let writer = CacheWriter::create("test", 1).unwrap();
-        let at = writer
-            .insert(&entry(999, Direction::Outbound), 0xffff_fff0)
-            .unwrap();
-        let last = writer.reserve(at, 65536).unwrap();
-        assert_eq!(
-            last,
-            Grant {
-                first: 0xffff_fff1,
-                last: 0xffff_ffff
-            }
-        );
-        assert!(matches!(
-            writer.reserve(at, 1),
-            Err(CacheError::SequenceExhausted { .. })
-        ));
-    }
-
-    #[test]
-    fn slots_are_reused_with_a_new_generation() {
-        let writer = CacheWriter::create("test", 1).unwrap();
-        for round in 0..100u32 {
-            let at = writer
-                .insert(&entry(1000 + round, Direction::Inbound), 0)
-                .unwrap();
-            writer.remove(at).unwrap();
-            assert!(writer.update(at, |_| {}).is_err());
-        }
-    }
-
-    #[test]
-    fn a_cache_of_garbage_is_refused_and_never_read_out_of_bounds() {
-        let writer = CacheWriter::create("test", 4).unwrap();
-        for spi in 300..304 {
-            writer.insert(&entry(spi, Direction::Inbound), 0).unwrap();
-        }
-        let reader = CacheReader::open(share(&writer)).unwrap();
-        // Every word, one after another, set to hostile values.
-        for at in 0..writer.memory.words().len() {
-            let word = &writer.memory.words()[at];
-            let good = word.load(Ordering::Relaxed);
-            for bad in [0, 1, u64::MAX, u64::MAX / 2, 1 << 40] {
-                word.store(bad, Ordering::Relaxed);
-                let _ = CacheReader::open(share(&writer));
-                let _ = reader.records().count();
-                let _ = reader.find(Spi::new(301).unwrap(), Direction::Inbound);
-            }
-            word.store(good, Ordering::Relaxed);
-        }
-        assert_eq!(reader.records().count(), 4);
-        let unsealed = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::empty()).unwrap();
-        rustix::fs::ftruncate(&unsealed, 4096).unwrap();
-        assert!(CacheReader::open(unsealed).is_err());
-    }
+fn since_boot() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    (now.tv_sec as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(now.tv_nsec as u64)
 }

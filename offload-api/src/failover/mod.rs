@@ -19,8 +19,9 @@ mod wait;
 mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-use crate::cache::{CacheEntry, CacheError, CacheWriter};
+use crate::cache::{CacheEntry, CacheWriter, InsertError};
 use crate::capability::Capabilities;
 use crate::device::{Accelerator, AcceleratorInfo, Counters, Health};
 use crate::error::{DeviceError, InstallError, OpenQueueError, SaError};
@@ -120,27 +121,22 @@ impl Failover {
     ) -> Result<SaHandle, InstallError> {
         sa.validate()?;
         let shared = &*self.shared;
-        let destination = sa.outer.map_or([0; 4].into(), |outer| outer.destination);
-        let entry = CacheEntry {
-            spi: sa.spi,
-            direction: sa.direction,
-            destination,
-            engine: Engine::Software,
-            esn: sa.esn,
-            suite: (sa.suite.cipher() as u8, sa.suite.integrity() as u8),
-            owner,
-        };
+        let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let entry = CacheEntry::new(sa, owner, since_1970.as_secs());
         // A caller that counted before (a restart) says so by its first grant.
         let used = match sa.numbering {
             Numbering::Granted(Some(grant)) => grant.first - 1,
             _ => 0,
         };
-        let slot = shared.cache.insert(&entry, used).map_err(cache_error)?;
+        let slot = shared
+            .cache
+            .insert(&entry, Engine::Software, used)
+            .map_err(|InsertError::Full { capacity }| InstallError::TableFull { capacity })?;
         let installed = Sa::install(shared, level, sa, slot);
         let sa = match installed {
             Ok(sa) => sa,
             Err(error) => {
-                let _ = shared.cache.remove(slot);
+                shared.cache.remove(slot);
                 return Err(error);
             }
         };
@@ -204,17 +200,6 @@ impl Failover {
     /// The device does not come back.
     pub fn try_return(&self) -> Result<(), DeviceError> {
         self.shared.try_return()
-    }
-}
-
-fn cache_error(error: CacheError) -> InstallError {
-    match error {
-        CacheError::Full { capacity } => InstallError::TableFull { capacity },
-        error => DeviceError::Host {
-            what: "SA cache",
-            error: error.to_string(),
-        }
-        .into(),
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::route::{Place, Route, Stay};
-use super::{OffloadLevel, Placement, Shared, cache_error, lock};
-use crate::cache::CacheSlot;
+use super::{OffloadLevel, Placement, Shared, lock};
+use crate::cache::{CacheSlot, SaState};
 use crate::device::Accelerator;
 use crate::error::{Advice, DeviceError, InstallError, SaError};
 use crate::event::{Engine, Event};
@@ -44,6 +44,7 @@ pub(super) struct Sa {
     grant_end: AtomicU64,
     topping_up: AtomicBool,
     soft_told: AtomicBool,
+    hard_told: AtomicBool,
     created: Instant,
     packets: AtomicU64,
     bytes: AtomicU64,
@@ -109,6 +110,7 @@ impl Sa {
             grant_end: AtomicU64::new(0),
             topping_up: AtomicBool::new(false),
             soft_told: AtomicBool::new(false),
+            hard_told: AtomicBool::new(false),
             created: Instant::now(),
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -450,7 +452,10 @@ impl Sa {
         let grant = shared
             .cache
             .reserve(self.slot, shared.config.block)
-            .map_err(cache_error)?;
+            .map_err(|error| DeviceError::Host {
+                what: "reserving sequence numbers",
+                error: error.to_string(),
+            })?;
         self.grant_first.store(grant.first, Ordering::Release);
         self.grant_end.store(grant.last, Ordering::Release);
         Ok(grant)
@@ -531,18 +536,26 @@ impl Sa {
         }
     }
 
+    fn engine(&self) -> Engine {
+        match self.route.load().place {
+            Place::Device => Engine::Device,
+            _ => Engine::Software,
+        }
+    }
+
     fn record_engine(&self, shared: &Shared, engine: Engine) {
-        let _ = shared
-            .cache
-            .update(self.slot, |entry| entry.engine = engine);
+        let told = |flag: &AtomicBool| flag.load(Ordering::Acquire);
+        let state = match (told(&self.hard_told), told(&self.soft_told)) {
+            (true, _) => SaState::Dead,
+            (false, true) => SaState::Dying,
+            (false, false) => SaState::Mature,
+        };
+        shared.cache.place(self.slot, engine, state);
     }
 
     /// Records what it has done where other processes see it.
     pub(super) fn record_usage(&self, shared: &Shared) {
-        let usage = self.usage();
-        shared
-            .cache
-            .count(self.slot, usage.packets, usage.bytes, usage.sequence);
+        shared.cache.record_usage(self.slot, &self.usage());
     }
 
     /// Passes an inbound packet through the shadow window.
@@ -576,8 +589,17 @@ impl Sa {
     }
 
     /// Whether a soft limit has not been reported yet since it was set.
-    pub(super) fn tell_soft(&self) -> bool {
-        !self.soft_told.swap(true, Ordering::AcqRel)
+    pub(super) fn tell_soft(&self, shared: &Shared) -> bool {
+        let first = !self.soft_told.swap(true, Ordering::AcqRel);
+        self.record_engine(shared, self.engine());
+        first
+    }
+
+    /// Whether a hard limit has not been reported yet since it was set.
+    pub(super) fn tell_hard(&self, shared: &Shared) -> bool {
+        let first = !self.hard_told.swap(true, Ordering::AcqRel);
+        self.record_engine(shared, self.engine());
+        first
     }
 
     /// Counts a completion.
@@ -610,6 +632,8 @@ impl Sa {
             Amend::Lifetimes(lifetimes) => {
                 control.params.lifetimes = *lifetimes;
                 self.soft_told.store(false, Ordering::Release);
+                self.hard_told.store(false, Ordering::Release);
+                self.record_engine(shared, self.engine());
                 let (usage, age) = &control.before_device;
                 in_device = Amend::Lifetimes(lifetimes_left(lifetimes, usage, *age));
                 if let Some(software) = self.software {
@@ -649,7 +673,7 @@ impl Sa {
             lock(&shared.names).remove(&(Engine::Software, handle));
             let _ = shared.software.retire(handle);
         }
-        let _ = shared.cache.remove(self.slot);
+        shared.cache.remove(self.slot);
         drop(control);
         self.usage()
     }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::sa::Sa;
 use super::table::SaTable;
 use super::{FailoverConfig, FailoverStatistics, lock, wait};
-use crate::cache::CacheWriter;
+use crate::cache::{CacheEventKind, CacheWriter};
 use crate::capability::{Capabilities, Features};
 use crate::device::{Accelerator, Health};
 use crate::error::{DeviceError, SaError};
@@ -140,6 +140,7 @@ impl Shared {
         *lock(&self.lost_at) = Some(Instant::now());
         self.falling_back.store(true, Ordering::Release);
         lock(&self.statistics).losses += 1;
+        self.cache.note_event(CacheEventKind::DeviceLost, life);
         lock(&self.events).push(Event::DeviceLost {
             reason: reason.to_owned(),
         });
@@ -245,6 +246,7 @@ impl Shared {
         // SAs that could not move at once do so with their next packet or tick.
         self.strays.store(true, Ordering::Release);
         lock(&self.statistics).returns += 1;
+        self.cache.note_event(CacheEventKind::DeviceReturned, life);
         lock(&self.events).push(Event::DeviceReturned);
         self.wake();
         Ok(())
@@ -273,18 +275,17 @@ impl Shared {
     fn translate(&self, engine: Engine, event: Event) -> Option<Event> {
         let name = |sa: SaHandle| lock(&self.names).get(&(engine, sa)).copied();
         match event {
+            // Each engine says these by itself.
             Event::SoftExpired { sa, limit } => {
                 let sa = name(sa)?;
-                // Each engine says it by itself.
-                self.sa(sa)
-                    .ok()?
-                    .tell_soft()
-                    .then_some(Event::SoftExpired { sa, limit })
+                let first = self.sa(sa).ok()?.tell_soft(self);
+                first.then_some(Event::SoftExpired { sa, limit })
             }
-            Event::HardExpired { sa, limit } => Some(Event::HardExpired {
-                sa: name(sa)?,
-                limit,
-            }),
+            Event::HardExpired { sa, limit } => {
+                let sa = name(sa)?;
+                let first = self.sa(sa).ok()?.tell_hard(self);
+                first.then_some(Event::HardExpired { sa, limit })
+            }
             Event::SequenceEnding { sa } => Some(Event::SequenceEnding { sa: name(sa)? }),
             Event::GrantLow { sa, .. } => {
                 self.sa(name(sa)?).ok()?.top_up(self);

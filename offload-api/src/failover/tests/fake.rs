@@ -65,7 +65,7 @@ impl Ledger {
         let record = self
             .cache
             .as_ref()
-            .and_then(|cache| cache.find(spi, Direction::Outbound));
+            .and_then(|cache| cache.find(spi, Direction::Outbound, None).ok());
         // A lost device that lives may go on with an SA that was retired since.
         let Some(granted) = record.map(|record| record.granted) else {
             return;

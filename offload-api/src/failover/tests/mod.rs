@@ -32,7 +32,7 @@ fn bench(seed: u64, block: u64) -> Bench {
     let device = Fake::device(&ledger, seed);
     let software = Fake::software(&ledger, seed);
     let cache = Arc::new(CacheWriter::create("failover-test", 64).unwrap());
-    let reader = CacheReader::open(cache.fd().try_clone_to_owned().unwrap()).unwrap();
+    let reader = CacheReader::open(cache.read_only_fd().unwrap()).unwrap();
     ledger.lock().unwrap().cache = Some(reader);
     let config = FailoverConfig { block };
     let both = Failover::new(Some(device.clone()), software, cache.clone(), config);

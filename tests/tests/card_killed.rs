@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Cards in processes of their own, one of which is killed in the middle of traffic and comes back:
+//! every packet that left is openable, no number and no IV leaves twice, and the SAs follow the card.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use driver::DeviceAddress;
+use esp::engine::{SoftwareConfig, SoftwareEngine};
+use netlab::process::{Guarded, wait_for_listener};
+use offload_api::cache::CacheWriter;
+use offload_api::device::Accelerator;
+use offload_api::event::Engine;
+use offload_api::failover::{Failover, FailoverConfig};
+use offload_api::frame::{FramePool, FramePoolConfig};
+use offload_api::queue::{Done, Op, QueueConfig, QueuePair, Status};
+use offload_api::sa::{
+    Direction, KeyMaterial, Lifetimes, Mode, Numbering, SaHandle, SaParams, Spi, Suite,
+};
+
+const BURST: usize = 32;
+
+/// A simulated card as a deployment runs it: the `esplanade` program, a socket.
+fn card(socket: &Path) -> Guarded {
+    let mut command = Command::new(tests::program("esplanade"));
+    command
+        .arg("sim")
+        .arg("--socket")
+        .arg(socket)
+        .stdin(Stdio::null());
+    let mut card = Guarded::spawn(command).unwrap();
+    wait_for_listener(socket, Duration::from_secs(10), || {
+        assert!(card.ended()?.is_none(), "the card ended");
+        Ok(())
+    })
+    .unwrap();
+    card
+}
+
+/// One gateway's accelerator: a card, with software behind it.
+struct Gateway {
+    both: Failover,
+    pool: FramePool,
+    queue: Box<dyn QueuePair>,
+    sa: SaHandle,
+}
+
+impl Gateway {
+    fn new(socket: &Path, direction: Direction) -> Self {
+        let card = driver::open(&DeviceAddress::User(socket.to_owned())).unwrap();
+        let software = Arc::new(SoftwareEngine::new(SoftwareConfig::default()).unwrap());
+        let cache = Arc::new(CacheWriter::create("card-killed", 16).unwrap());
+        let both = Failover::new(Some(card), software, cache, FailoverConfig::default());
+        let pool = FramePool::new(FramePoolConfig {
+            slots: 512,
+            ..Default::default()
+        })
+        .unwrap();
+        both.register_pool(&pool).unwrap();
+        let queue = both.open_queue(&QueueConfig { depth: 256 }).unwrap();
+        let sa = both.install(&params(direction)).unwrap();
+        Self {
+            both,
+            pool,
+            queue,
+            sa,
+        }
+    }
+
+    fn engine(&self) -> Engine {
+        self.both.placement(self.sa).unwrap().engine
+    }
+
+    /// Gives a burst of packets to the SA and waits until each has come back.
+    fn pass(&mut self, packets: &[Vec<u8>]) -> Vec<Done> {
+        let mut ops: Vec<Op> = packets
+            .iter()
+            .zip(0..)
+            .map(|(packet, cookie)| {
+                let mut frame = self.pool.alloc().expect("frames come home");
+                assert!(frame.fill(packet));
+                Op {
+                    sa: self.sa,
+                    frame,
+                    cookie,
+                    explicit: None,
+                }
+            })
+            .collect();
+        let mut done = Vec::new();
+        let start = Instant::now();
+        while done.len() < packets.len() {
+            self.queue.enqueue(&mut ops).unwrap();
+            self.queue.kick().unwrap();
+            self.queue.dequeue(&mut done, BURST).unwrap();
+            self.both.tick();
+            let late = start.elapsed() > Duration::from_secs(5);
+            assert!(!late, "{} of {} came back", done.len(), packets.len());
+        }
+        done
+    }
+}
+
+fn params(direction: Direction) -> SaParams {
+    let suite = Suite::AES_256_GCM;
+    SaParams {
+        spi: Spi::new(0xcafe_0001).unwrap(),
+        direction,
+        mode: Mode::Tunnel,
+        suite,
+        keys: KeyMaterial::from_keymat(suite, &[3; 36], &[]).unwrap(),
+        esn: true,
+        replay_window: if direction == Direction::Inbound {
+            1024
+        } else {
+            0
+        },
+        replay_state: None,
+        numbering: Numbering::Granted(None),
+        outer: None,
+        lifetimes: Lifetimes::default(),
+        selectors: Vec::new(),
+    }
+}
+
+/// An IPv4 packet that carries its own number.
+fn packet(number: u64) -> Vec<u8> {
+    let mut packet = vec![
+        0x45, 0, 0, 228, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1,
+    ];
+    packet.resize(228, number as u8);
+    packet[20..28].copy_from_slice(&number.to_be_bytes());
+    packet
+}
+
+/// What traffic has shown so far.
+#[derive(Default)]
+struct Wire {
+    sequences: HashSet<u32>,
+    ivs: HashSet<[u8; 8]>,
+    sent: u64,
+    aborted: u64,
+    delivered: u64,
+    last_delivered: Option<u64>,
+    longest_pause: Duration,
+}
+
+impl Wire {
+    /// Sends one burst from gateway to gateway.
+    fn burst(&mut self, from: &mut Gateway, to: &mut Gateway) {
+        let packets: Vec<_> = (self.sent..self.sent + BURST as u64).map(packet).collect();
+        let before = Instant::now();
+        let sealed = from.pass(&packets);
+        self.longest_pause = self.longest_pause.max(before.elapsed());
+        self.sent += BURST as u64;
+        let mut wire = Vec::new();
+        for done in sealed {
+            match done.status {
+                Status::Ok => wire.push(done.frame.to_vec()),
+                Status::Aborted => self.aborted += 1,
+                other => panic!("sealing ended with {other:?}"),
+            }
+        }
+        for packet in &wire {
+            let sequence = u32::from_be_bytes(packet[4..8].try_into().unwrap());
+            assert!(
+                self.sequences.insert(sequence),
+                "number {sequence} left twice"
+            );
+            let iv = packet[8..16].try_into().unwrap();
+            assert!(self.ivs.insert(iv), "IV {iv:02x?} left twice");
+        }
+        for done in to.pass(&wire) {
+            assert_eq!(done.status, Status::Ok, "number {}", done.sequence);
+            let number = u64::from_be_bytes(done.frame[20..28].try_into().unwrap());
+            assert_eq!(&done.frame[..], &packet(number)[..]);
+            assert!(
+                self.last_delivered.is_none_or(|last| last < number),
+                "{number} out of order"
+            );
+            self.last_delivered = Some(number);
+            self.delivered += 1;
+        }
+    }
+
+    fn for_a_while(&mut self, from: &mut Gateway, to: &mut Gateway) {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(300) {
+            self.burst(from, to);
+        }
+    }
+}
+
+#[test]
+fn a_killed_card_costs_neither_numbers_nor_the_tunnel_and_gets_its_sas_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let sockets = ["a", "b"].map(|name| directory.path().join(name));
+    let mut card_a = card(&sockets[0]);
+    let _card_b = card(&sockets[1]);
+    let mut from = Gateway::new(&sockets[0], Direction::Outbound);
+    let mut to = Gateway::new(&sockets[1], Direction::Inbound);
+    let mut wire = Wire::default();
+
+    assert_eq!(from.engine(), Engine::Device);
+    wire.for_a_while(&mut from, &mut to);
+    let by_card = from.both.primary().unwrap().counters().sealed;
+    assert_eq!(by_card, wire.delivered, "the card sealed all of it");
+
+    card_a.kill().unwrap();
+    wire.for_a_while(&mut from, &mut to);
+    assert_eq!(from.engine(), Engine::Software);
+    assert!(!from.both.device_up());
+    assert_eq!(from.both.statistics().losses, 1);
+    assert!(
+        wire.aborted <= BURST as u64,
+        "{} packets died with the card",
+        wire.aborted
+    );
+    let paused = wire.longest_pause;
+    assert!(
+        paused < Duration::from_secs(1),
+        "traffic stood still for {paused:?}"
+    );
+
+    let _card_a = card(&sockets[0]);
+    from.both.try_return().unwrap();
+    wire.for_a_while(&mut from, &mut to);
+    assert_eq!(from.engine(), Engine::Device);
+    assert_eq!(from.both.statistics().returns, 1);
+    assert_eq!(wire.delivered + wire.aborted, wire.sent);
+    assert_eq!(to.both.statistics().losses, 0);
+}
+
+#[test]
+fn a_card_killed_again_and_again_never_makes_a_number_come_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let sockets = ["a", "b"].map(|name| directory.path().join(name));
+    let mut card_a = card(&sockets[0]);
+    let _card_b = card(&sockets[1]);
+    let mut from = Gateway::new(&sockets[0], Direction::Outbound);
+    let mut to = Gateway::new(&sockets[1], Direction::Inbound);
+    let mut wire = Wire::default();
+    for round in 1..=5u64 {
+        // Killed while a burst is being worked on, at another moment each time.
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(7 * round));
+            card_a.kill().unwrap();
+        });
+        while !killer.is_finished() {
+            wire.burst(&mut from, &mut to);
+        }
+        killer.join().unwrap();
+        wire.burst(&mut from, &mut to);
+        card_a = card(&sockets[0]);
+        from.both.try_return().unwrap();
+        wire.burst(&mut from, &mut to);
+    }
+    assert_eq!(from.both.statistics().losses, 5);
+    assert_eq!(wire.delivered + wire.aborted, wire.sent);
+}

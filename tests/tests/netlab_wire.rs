@@ -10,6 +10,8 @@ use netlab::capture::{Capture, CaptureConfig};
 use netlab::link::veth;
 use netlab::traffic::{Bulk, Datagrams, DatagramsConfig, iperf3, ping};
 use netlab::{Namespace, NamespaceError};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::UdpGsoSegment;
 
 const A: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const B: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
@@ -153,6 +155,32 @@ fn esp_repeated_on_a_real_wire_is_found() {
         (flow.packets, flow.missing, flow.source),
         (5, 1, IpAddr::from(A))
     );
+}
+
+#[test]
+fn segmentation_offload_hides_no_packet_from_the_capture() {
+    const SEGMENTS: u32 = 40;
+    let (a, b) = pair();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("wire.pcap");
+    let capture = Capture::start(&a, "wire", &path, CaptureConfig::default()).unwrap();
+    let sender = a.enter(|| UdpSocket::bind((A, 4500)).unwrap()).unwrap();
+    let _receiver = b.enter(|| UdpSocket::bind((B, 4500)).unwrap()).unwrap();
+    // One system call, as a gateway sends a burst of equal ESP packets.
+    let burst: Vec<u8> = (1..=SEGMENTS)
+        .flat_map(|sequence| {
+            let mut packet = [7; 1400];
+            packet[4..8].copy_from_slice(&sequence.to_be_bytes());
+            packet[8..16].copy_from_slice(&u64::from(sequence).to_be_bytes());
+            packet
+        })
+        .collect();
+    setsockopt(&sender, UdpGsoSegment, &1400).unwrap();
+    assert_eq!(sender.send_to(&burst, (B, 4500)).unwrap(), burst.len());
+    assert_eq!(capture.finish().unwrap().dropped, 0);
+    let wire = Wire::read(&path).unwrap();
+    let flow = wire.flows[0].summary();
+    assert_eq!((flow.packets, flow.missing), (SEGMENTS.into(), 0));
 }
 
 #[test]

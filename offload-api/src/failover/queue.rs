@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::lock;
 use super::sa::{Sa, Target};
 use super::shared::Shared;
-use super::wait::{Source, Waiter, number};
+use super::wait::{Source, Waiter};
 use crate::error::{DeviceError, OpenQueueError};
 use crate::queue::{Arm, Done, Op, QueueConfig, QueuePair, Status};
 use crate::replay::Verdict;
@@ -525,12 +525,12 @@ impl QueuePair for FailoverQueue {
         if let Some(software) = &mut self.software {
             match software.arm()? {
                 Arm::Ready => return Ok(Arm::Ready),
-                Arm::Wait(fd) => self.waiter.watch(Source::Software, number(fd), fd),
+                Arm::Wait(fd) => self.waiter.watch(Source::Software, fd)?,
             }
         }
         if let Some(device) = self.device.as_mut().or(self.dying.as_mut()) {
             match device.arm() {
-                Ok(Arm::Wait(fd)) => self.waiter.watch(Source::Device, number(fd), fd),
+                Ok(Arm::Wait(fd)) => self.waiter.watch(Source::Device, fd)?,
                 // Dequeue brings everything home.
                 Ok(Arm::Ready) | Err(_) => return Ok(Arm::Ready),
             }

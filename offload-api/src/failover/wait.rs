@@ -15,8 +15,16 @@ use crate::error::DeviceError;
 pub(super) struct Waiter {
     epoll: OwnedFd,
     pub(super) waker: Arc<OwnedFd>,
-    device: Option<RawFd>,
-    software: Option<RawFd>,
+    device: Option<Watched>,
+    software: Option<Watched>,
+}
+
+/// A source: its number at its owner, and our copy of it. The owner's could stay open elsewhere, and
+/// signalled for ever, after its queue is closed.
+#[derive(Debug)]
+struct Watched {
+    number: RawFd,
+    copy: OwnedFd,
 }
 
 /// Which engine a descriptor is of.
@@ -39,28 +47,40 @@ impl Waiter {
                 software: None,
             })
         };
-        make().map_err(|error| DeviceError::Host {
-            what: "epoll",
-            error: error.to_string(),
-        })
+        make().map_err(failed)
     }
 
-    /// The device's queue was closed, and its descriptor with it.
+    /// The device's queue was closed.
     pub(super) fn forget_device(&mut self) {
-        self.device = None;
+        if let Some(old) = self.device.take() {
+            let _ = epoll::delete(&self.epoll, &old.copy);
+        }
     }
 
     /// Waits for this descriptor too.
-    pub(super) fn watch(&mut self, source: Source, fd: RawFd, borrowed: BorrowedFd<'_>) {
+    ///
+    /// # Errors
+    /// The system refuses; sleeping now could last for ever.
+    pub(super) fn watch(&mut self, source: Source, fd: BorrowedFd<'_>) -> Result<(), DeviceError> {
         let known = match source {
             Source::Device => &mut self.device,
             Source::Software => &mut self.software,
         };
-        if *known != Some(fd) {
-            *known = Some(fd);
-            // One that is there already needs nothing.
-            let _ = epoll::add(&self.epoll, borrowed, EventData::new_u64(0), EventFlags::IN);
+        let number = fd.as_raw_fd();
+        if known
+            .as_ref()
+            .is_some_and(|watched| watched.number == number)
+        {
+            return Ok(());
         }
+        if let Some(old) = known.take() {
+            let _ = epoll::delete(&self.epoll, &old.copy);
+        }
+        let copy = fd.try_clone_to_owned().map_err(failed)?;
+        epoll::add(&self.epoll, &copy, EventData::new_u64(0), EventFlags::IN)
+            .map_err(|error| failed(error.into()))?;
+        *known = Some(Watched { number, copy });
+        Ok(())
     }
 
     /// Forgets rings so far; a later one is seen.
@@ -74,12 +94,14 @@ impl Waiter {
     }
 }
 
+fn failed(error: io::Error) -> DeviceError {
+    DeviceError::Host {
+        what: "waiting for two engines",
+        error: error.to_string(),
+    }
+}
+
 /// Wakes the owner of a waker.
 pub(super) fn ring(waker: &OwnedFd) {
     let _ = rustix::io::write(waker, &1u64.to_ne_bytes());
-}
-
-/// The number of a descriptor.
-pub(super) fn number(fd: BorrowedFd<'_>) -> RawFd {
-    fd.as_raw_fd()
 }

@@ -1,1 +1,211 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+//! IKE's cryptography by OpenSSL.
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod exchange;
+
+use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
+use ikev2d_proto::crypto::{Crypto, CryptoError, KeyExchange};
+use openssl::cipher::{Cipher, CipherRef};
+use openssl::cipher_ctx::CipherCtx;
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::pkey::PKey;
+use openssl::rand::rand_bytes;
+use openssl::sha::Sha1;
+use openssl::sign::Signer;
+use zeroize::Zeroizing;
+
+const TAG: usize = 16;
+const SALT: usize = 4;
+
+/// OpenSSL as [`Crypto`].
+#[derive(Clone, Copy, Debug)]
+pub struct OpensslCrypto {
+    _checked: (),
+}
+
+impl OpensslCrypto {
+    /// Checks that the random generator works.
+    ///
+    /// # Errors
+    /// It does not: nothing must be started without entropy.
+    pub fn new() -> Result<Self, CryptoError> {
+        openssl::init();
+        rand_bytes(&mut [0; 32]).map_err(failed)?;
+        Ok(Self { _checked: () })
+    }
+}
+
+fn failed(_: ErrorStack) -> CryptoError {
+    CryptoError
+}
+
+fn hmac(digest: MessageDigest, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
+    let key = PKey::hmac(key).map_err(failed)?;
+    let mut signer = Signer::new(digest, &key).map_err(failed)?;
+    for part in parts {
+        signer.update(part).map_err(failed)?;
+    }
+    signer.sign_to_vec().map_err(failed)
+}
+
+fn aead(encryption: Encryption) -> Result<&'static CipherRef, CryptoError> {
+    match encryption {
+        Encryption::AesGcm16(128) => Ok(Cipher::aes_128_gcm()),
+        Encryption::AesGcm16(256) => Ok(Cipher::aes_256_gcm()),
+        Encryption::ChaCha20Poly1305 => Ok(Cipher::chacha20_poly1305()),
+        _ => Err(CryptoError),
+    }
+}
+
+/// RFC 5282 §4: the key's end is the salt, the nonce's front.
+fn split_salt<'k>(key: &'k [u8], iv: &[u8]) -> Result<(&'k [u8], Vec<u8>), CryptoError> {
+    let at = key.len().checked_sub(SALT).ok_or(CryptoError)?;
+    let (key, salt) = key.split_at(at);
+    Ok((key, [salt, iv].concat()))
+}
+
+impl Crypto for OpensslCrypto {
+    fn random(&self, out: &mut [u8]) {
+        if rand_bytes(out).is_err() {
+            // The generator worked at start-up; without it nothing may go on.
+            tracing_abort();
+        }
+    }
+
+    fn generate(&self, group: Group) -> Result<Box<dyn KeyExchange>, CryptoError> {
+        exchange::generate(group).map_err(failed)
+    }
+
+    fn prf(
+        &self,
+        prf: Prf,
+        key: &[u8],
+        parts: &[&[u8]],
+    ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+        let digest = match prf {
+            Prf::HmacSha256 => MessageDigest::sha256(),
+            Prf::HmacSha384 => MessageDigest::sha384(),
+            Prf::HmacSha512 => MessageDigest::sha512(),
+        };
+        hmac(digest, key, parts).map(Zeroizing::new)
+    }
+
+    fn integrity(
+        &self,
+        integrity: Integrity,
+        key: &[u8],
+        parts: &[&[u8]],
+    ) -> Result<Vec<u8>, CryptoError> {
+        let digest = match integrity {
+            Integrity::HmacSha256 => MessageDigest::sha256(),
+            Integrity::HmacSha384 => MessageDigest::sha384(),
+            Integrity::HmacSha512 => MessageDigest::sha512(),
+        };
+        let mut code = hmac(digest, key, parts)?;
+        code.truncate(integrity.icv_len());
+        Ok(code)
+    }
+
+    fn aead_seal(
+        &self,
+        encryption: Encryption,
+        key: &[u8],
+        iv: &[u8],
+        aad: &[u8],
+        data: &mut Vec<u8>,
+    ) -> Result<(), CryptoError> {
+        let (key, nonce) = split_salt(key, iv)?;
+        let cipher = aead(encryption)?;
+        let len = data.len();
+        let mut tag = [0; TAG];
+        let mut run = || -> Result<(), ErrorStack> {
+            let mut context = CipherCtx::new()?;
+            context.encrypt_init(Some(cipher), Some(key), Some(&nonce))?;
+            context.cipher_update(aad, None)?;
+            context.cipher_update_inplace(data, len)?;
+            context.cipher_final(&mut [])?;
+            context.tag(&mut tag)
+        };
+        run().map_err(failed)?;
+        data.extend(tag);
+        Ok(())
+    }
+
+    fn aead_open(
+        &self,
+        encryption: Encryption,
+        key: &[u8],
+        iv: &[u8],
+        aad: &[u8],
+        data: &mut Vec<u8>,
+    ) -> Result<(), CryptoError> {
+        let (key, nonce) = split_salt(key, iv)?;
+        let cipher = aead(encryption)?;
+        let len = data.len().checked_sub(TAG).ok_or(CryptoError)?;
+        let tag = data.split_off(len);
+        let mut run = || -> Result<(), ErrorStack> {
+            let mut context = CipherCtx::new()?;
+            context.decrypt_init(Some(cipher), Some(key), Some(&nonce))?;
+            context.set_tag(&tag)?;
+            context.cipher_update(aad, None)?;
+            context.cipher_update_inplace(data, len)?;
+            context.cipher_final(&mut []).map(drop)
+        };
+        let result = run().map_err(failed);
+        if result.is_err() {
+            data.clear();
+        }
+        result
+    }
+
+    fn cbc(
+        &self,
+        encrypt: bool,
+        key: &[u8],
+        iv: &[u8],
+        data: &mut Vec<u8>,
+    ) -> Result<(), CryptoError> {
+        const BLOCK: usize = 16;
+        let cipher = match key.len() {
+            16 => Cipher::aes_128_cbc(),
+            24 => Cipher::aes_192_cbc(),
+            32 => Cipher::aes_256_cbc(),
+            _ => return Err(CryptoError),
+        };
+        let len = data.len();
+        if len == 0 || !len.is_multiple_of(BLOCK) || iv.len() != BLOCK {
+            return Err(CryptoError);
+        }
+        // Slack that the `openssl` crate asks for.
+        data.extend([0; BLOCK]);
+        let mut run = || -> Result<(), ErrorStack> {
+            let mut context = CipherCtx::new()?;
+            if encrypt {
+                context.encrypt_init(Some(cipher), Some(key), Some(iv))?;
+            } else {
+                context.decrypt_init(Some(cipher), Some(key), Some(iv))?;
+            }
+            context.set_padding(false);
+            context.cipher_update_inplace(data, len).map(drop)
+        };
+        let result = run().map_err(failed);
+        data.truncate(len);
+        result
+    }
+
+    fn sha1(&self, parts: &[&[u8]]) -> [u8; 20] {
+        let mut hash = Sha1::new();
+        for part in parts {
+            hash.update(part);
+        }
+        hash.finish()
+    }
+}
+
+fn tracing_abort() -> ! {
+    eprintln!("the random generator has failed");
+    std::process::abort()
+}

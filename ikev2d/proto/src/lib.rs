@@ -1,1 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+//! IKEv2 (RFC 7296) without I/O: datagrams, time and answers go in; datagrams and events come out.
+//!
+//! An [`endpoint::Endpoint`] holds every IKE SA of a daemon. It reads no clock, opens no socket and
+//! knows cryptography only as [`crypto::Crypto`], so that every exchange can be played through in
+//! memory, with any loss and reordering.
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+pub mod algorithm;
+pub mod config;
+pub mod crypto;
+pub mod endpoint;
+pub mod event;
+mod exchange;
+mod ike_sa;
+mod keymat;
+pub mod proposal;
+mod sk;
+pub mod ts;
+pub mod wire;

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Key exchange: X25519 (RFC 8031), NIST curves (RFC 5903), MODP (RFC 3526).
+
+use ikev2d_proto::algorithm::Group;
+use ikev2d_proto::crypto::{CryptoError, KeyExchange};
+use openssl::bn::{BigNum, BigNumContext};
+use openssl::derive::Deriver;
+use openssl::dh::Dh;
+use openssl::ec::{EcGroup, EcKey, EcPoint, PointConversionForm};
+use openssl::error::ErrorStack;
+use openssl::nid::Nid;
+use openssl::pkey::{Id, PKey, Private, Public};
+use zeroize::Zeroizing;
+
+pub(crate) fn generate(group: Group) -> Result<Box<dyn KeyExchange>, ErrorStack> {
+    Ok(match group {
+        Group::X25519 => {
+            let key = PKey::generate_x25519()?;
+            Box::new(Montgomery {
+                public: key.raw_public_key()?,
+                key,
+            })
+        }
+        Group::Ecp256 => Box::new(Curve::generate(Nid::X9_62_PRIME256V1, group)?),
+        Group::Ecp384 => Box::new(Curve::generate(Nid::SECP384R1, group)?),
+        Group::Ecp521 => Box::new(Curve::generate(Nid::SECP521R1, group)?),
+        Group::Modp2048 => Box::new(Modp::generate(BigNum::get_rfc3526_prime_2048()?, group)?),
+        Group::Modp3072 => Box::new(Modp::generate(BigNum::get_rfc3526_prime_3072()?, group)?),
+        Group::Modp4096 => Box::new(Modp::generate(BigNum::get_rfc3526_prime_4096()?, group)?),
+    })
+}
+
+struct Montgomery {
+    key: PKey<Private>,
+    public: Vec<u8>,
+}
+
+impl KeyExchange for Montgomery {
+    fn public(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn agree(&self, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+        let peer = PKey::public_key_from_raw_bytes(peer, Id::X25519).map_err(|_| CryptoError)?;
+        let secret = derive(&self.key, &peer)?;
+        // RFC 7748 §6.1: an all-zero secret comes from a point of small order.
+        if secret.iter().all(|octet| *octet == 0) {
+            return Err(CryptoError);
+        }
+        Ok(secret)
+    }
+}
+
+struct Curve {
+    group: EcGroup,
+    key: PKey<Private>,
+    public: Vec<u8>,
+    public_len: usize,
+}
+
+impl Curve {
+    fn generate(nid: Nid, group: Group) -> Result<Self, ErrorStack> {
+        let curve = EcGroup::from_curve_name(nid)?;
+        let key = EcKey::generate(&curve)?;
+        let mut context = BigNumContext::new()?;
+        let form = PointConversionForm::UNCOMPRESSED;
+        let mut public = key.public_key().to_bytes(&curve, form, &mut context)?;
+        // RFC 5903 §7: x and y, without the form's octet.
+        public.remove(0);
+        let key = PKey::from_ec_key(key)?;
+        Ok(Self {
+            group: curve,
+            key,
+            public,
+            public_len: group.public_len(),
+        })
+    }
+}
+
+impl KeyExchange for Curve {
+    fn public(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn agree(&self, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+        if peer.len() != self.public_len {
+            return Err(CryptoError);
+        }
+        let uncompressed = [&[4], peer].concat();
+        let parse = || -> Result<PKey<Public>, ErrorStack> {
+            let mut context = BigNumContext::new()?;
+            // Refuses points off the curve; `check_key` the rest (RFC 6989 §2.3).
+            let point = EcPoint::from_bytes(&self.group, &uncompressed, &mut context)?;
+            let key = EcKey::from_public_key(&self.group, &point)?;
+            key.check_key()?;
+            PKey::from_ec_key(key)
+        };
+        derive(&self.key, &parse().map_err(|_| CryptoError)?)
+    }
+}
+
+fn derive(key: &PKey<Private>, peer: &PKey<Public>) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    let run = || -> Result<Vec<u8>, ErrorStack> {
+        let mut deriver = Deriver::new(key)?;
+        deriver.set_peer(peer)?;
+        deriver.derive_to_vec()
+    };
+    run().map(Zeroizing::new).map_err(|_| CryptoError)
+}
+
+struct Modp {
+    key: Dh<Private>,
+    prime: BigNum,
+    public: Vec<u8>,
+    len: usize,
+}
+
+impl Modp {
+    fn generate(prime: BigNum, group: Group) -> Result<Self, ErrorStack> {
+        let generator = BigNum::from_u32(2)?;
+        let copy = BigNum::from_slice(&prime.to_vec())?;
+        let key = Dh::from_pqg(copy, None, generator)?.generate_key()?;
+        let len = group.public_len();
+        let public = key.public_key().to_vec_padded(len as i32)?;
+        Ok(Self {
+            key,
+            prime,
+            public,
+            len,
+        })
+    }
+}
+
+impl KeyExchange for Modp {
+    fn public(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn agree(&self, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+        if peer.len() != self.len {
+            return Err(CryptoError);
+        }
+        let run = || -> Result<Option<Vec<u8>>, ErrorStack> {
+            let value = BigNum::from_slice(peer)?;
+            // RFC 6989 §2.1: 1 < value < prime - 1.
+            let mut most = BigNum::from_slice(&self.prime.to_vec())?;
+            most.sub_word(1)?;
+            if value <= BigNum::from_u32(1)? || value >= most {
+                return Ok(None);
+            }
+            let secret = self.key.compute_key(&value)?;
+            // RFC 7296 §2.14: padded to the length of the modulus.
+            let mut padded = vec![0; self.len.saturating_sub(secret.len())];
+            padded.extend(&secret);
+            Ok(Some(padded))
+        };
+        run().ok().flatten().map(Zeroizing::new).ok_or(CryptoError)
+    }
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Algorithms by their IANA numbers (RFC 7296 §3.3.2, RFC 8247).
+
+/// Encryption, with its key length where it varies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encryption {
+    /// ENCR_NULL (ESP only).
+    Null,
+    /// ENCR_AES_CBC with 128, 192 or 256 bits.
+    AesCbc(u16),
+    /// ENCR_AES_GCM_16 with 128 or 256 bits.
+    AesGcm16(u16),
+    /// ENCR_CHACHA20_POLY1305.
+    ChaCha20Poly1305,
+}
+
+impl Encryption {
+    /// The algorithm with this transform id and key-length attribute.
+    pub fn from_wire(id: u16, key_bits: Option<u16>) -> Option<Self> {
+        match (id, key_bits) {
+            (11, None) => Some(Self::Null),
+            (12, Some(bits @ (128 | 192 | 256))) => Some(Self::AesCbc(bits)),
+            (20, Some(bits @ (128 | 256))) => Some(Self::AesGcm16(bits)),
+            (28, None) => Some(Self::ChaCha20Poly1305),
+            _ => None,
+        }
+    }
+
+    /// Transform id and key-length attribute.
+    pub fn to_wire(self) -> (u16, Option<u16>) {
+        match self {
+            Self::Null => (11, None),
+            Self::AesCbc(bits) => (12, Some(bits)),
+            Self::AesGcm16(bits) => (20, Some(bits)),
+            Self::ChaCha20Poly1305 => (28, None),
+        }
+    }
+
+    /// Whether it authenticates as well.
+    pub fn is_aead(self) -> bool {
+        matches!(self, Self::AesGcm16(_) | Self::ChaCha20Poly1305)
+    }
+
+    /// Octets of key in KEYMAT, with an AEAD's salt (RFC 5282 §7.1, RFC 7634 §2).
+    pub fn key_len(self) -> usize {
+        match self {
+            Self::Null => 0,
+            Self::AesCbc(bits) => usize::from(bits) / 8,
+            Self::AesGcm16(bits) => usize::from(bits) / 8 + 4,
+            Self::ChaCha20Poly1305 => 36,
+        }
+    }
+
+    /// Octets of IV.
+    pub fn iv_len(self) -> usize {
+        match self {
+            Self::Null => 0,
+            Self::AesCbc(_) => 16,
+            Self::AesGcm16(_) | Self::ChaCha20Poly1305 => 8,
+        }
+    }
+}
+
+/// Pseudo-random function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum Prf {
+    /// PRF_HMAC_SHA2_256.
+    HmacSha256 = 5,
+    /// PRF_HMAC_SHA2_384.
+    HmacSha384 = 6,
+    /// PRF_HMAC_SHA2_512.
+    HmacSha512 = 7,
+}
+
+impl Prf {
+    /// The function with this transform id.
+    pub fn from_wire(id: u16) -> Option<Self> {
+        [Self::HmacSha256, Self::HmacSha384, Self::HmacSha512]
+            .into_iter()
+            .find(|p| *p as u16 == id)
+    }
+
+    /// Octets of output, and of the keys derived for it.
+    pub fn output_len(self) -> usize {
+        match self {
+            Self::HmacSha256 => 32,
+            Self::HmacSha384 => 48,
+            Self::HmacSha512 => 64,
+        }
+    }
+}
+
+/// Integrity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum Integrity {
+    /// AUTH_HMAC_SHA2_256_128.
+    HmacSha256 = 12,
+    /// AUTH_HMAC_SHA2_384_192.
+    HmacSha384 = 13,
+    /// AUTH_HMAC_SHA2_512_256.
+    HmacSha512 = 14,
+}
+
+impl Integrity {
+    /// The algorithm with this transform id.
+    pub fn from_wire(id: u16) -> Option<Self> {
+        [Self::HmacSha256, Self::HmacSha384, Self::HmacSha512]
+            .into_iter()
+            .find(|i| *i as u16 == id)
+    }
+
+    /// Octets of key.
+    pub fn key_len(self) -> usize {
+        match self {
+            Self::HmacSha256 => 32,
+            Self::HmacSha384 => 48,
+            Self::HmacSha512 => 64,
+        }
+    }
+
+    /// Octets of checksum.
+    pub fn icv_len(self) -> usize {
+        self.key_len() / 2
+    }
+}
+
+/// Key exchange method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum Group {
+    /// 2048-bit MODP (RFC 3526).
+    Modp2048 = 14,
+    /// 3072-bit MODP.
+    Modp3072 = 15,
+    /// 4096-bit MODP.
+    Modp4096 = 16,
+    /// NIST P-256 (RFC 5903).
+    Ecp256 = 19,
+    /// NIST P-384.
+    Ecp384 = 20,
+    /// NIST P-521.
+    Ecp521 = 21,
+    /// X25519 (RFC 8031).
+    X25519 = 31,
+}
+
+impl Group {
+    /// Every group.
+    pub const ALL: [Self; 7] = [
+        Self::X25519,
+        Self::Ecp256,
+        Self::Ecp384,
+        Self::Ecp521,
+        Self::Modp2048,
+        Self::Modp3072,
+        Self::Modp4096,
+    ];
+
+    /// The group with this number.
+    pub fn from_wire(id: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|group| *group as u16 == id)
+    }
+
+    /// Octets of a public value.
+    pub fn public_len(self) -> usize {
+        match self {
+            Self::Modp2048 => 256,
+            Self::Modp3072 => 384,
+            Self::Modp4096 => 512,
+            Self::Ecp256 => 64,
+            Self::Ecp384 => 96,
+            Self::Ecp521 => 132,
+            Self::X25519 => 32,
+        }
+    }
+}

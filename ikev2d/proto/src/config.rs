@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Policy: connections, their children, identities and secrets.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::proposal::Proposal;
+use crate::ts::TrafficSelector;
+use crate::wire::{Reader, WireError};
+
+/// Settings of an endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointConfig {
+    /// Retransmissions before a peer is given up.
+    pub retransmit_tries: u32,
+    /// Time before the first one.
+    pub retransmit_timeout: Duration,
+    /// What each further wait is multiplied by.
+    pub retransmit_base: f64,
+    /// Half-open IKE SAs from which cookies are asked for (RFC 7296 §2.6).
+    pub cookie_threshold: usize,
+    /// Half-open IKE SAs of one address, at most.
+    pub half_open_per_address: usize,
+    /// How long a half-open IKE SA may live.
+    pub half_open_timeout: Duration,
+    /// Between NAT keepalives (RFC 3948 §4).
+    pub nat_keepalive: Duration,
+    /// UDP port of IKE.
+    pub ike_port: u16,
+    /// UDP port of ESP and IKE behind a NAT.
+    pub nat_port: u16,
+    /// Emit [`crate::event::Event::IkeKeys`].
+    pub key_log: bool,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        Self {
+            retransmit_tries: 5,
+            retransmit_timeout: Duration::from_secs(4),
+            retransmit_base: 1.8,
+            cookie_threshold: 30,
+            half_open_per_address: 16,
+            half_open_timeout: Duration::from_secs(30),
+            nat_keepalive: Duration::from_secs(20),
+            ike_port: 500,
+            nat_port: 4500,
+            key_log: false,
+        }
+    }
+}
+
+/// How to talk to a peer.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Its name.
+    pub name: String,
+    /// Our addresses; empty is any.
+    pub local_addrs: Vec<AddressPattern>,
+    /// The peer's addresses; empty is any.
+    pub remote_addrs: Vec<AddressPattern>,
+    /// The peer's port.
+    pub remote_port: u16,
+    /// Who we are.
+    pub local_id: Identity,
+    /// Who the peer must be.
+    pub remote_id: Identity,
+    /// IKE proposals, best first.
+    pub proposals: Vec<Proposal>,
+    /// Force UDP encapsulation, as behind a NAT.
+    pub encap: bool,
+    /// Silence after which the peer is asked whether it lives.
+    pub dpd_delay: Option<Duration>,
+    /// Age at which the IKE SA is rekeyed.
+    pub rekey_time: Option<Duration>,
+    /// Further time after which it is deleted if it could not be.
+    pub over_time: Duration,
+    /// Child SAs.
+    pub children: Vec<ChildConfig>,
+}
+
+/// A child SA's policy.
+#[derive(Clone, Debug)]
+pub struct ChildConfig {
+    /// Its name.
+    pub name: String,
+    /// Our side's traffic.
+    pub local_ts: Vec<SelectorConfig>,
+    /// The peer's side's traffic.
+    pub remote_ts: Vec<SelectorConfig>,
+    /// ESP proposals, best first.
+    pub esp_proposals: Vec<Proposal>,
+    /// Transport mode, if the peer agrees.
+    pub transport: bool,
+    /// Age at which it is rekeyed.
+    pub rekey_time: Option<Duration>,
+}
+
+/// A configured traffic selector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SelectorConfig {
+    /// The IKE SA's own address on that side.
+    Dynamic,
+    /// These.
+    Fixed(TrafficSelector),
+}
+
+impl SelectorConfig {
+    pub(crate) fn resolve(all: &[Self], own: IpAddr) -> Vec<TrafficSelector> {
+        all.iter()
+            .map(|selector| match selector {
+                Self::Dynamic => TrafficSelector::host(own),
+                Self::Fixed(ts) => *ts,
+            })
+            .collect()
+    }
+}
+
+/// Addresses that fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressPattern {
+    /// Any.
+    Any,
+    /// A prefix.
+    Prefix(IpAddr, u8),
+}
+
+impl AddressPattern {
+    /// Whether an address fits.
+    pub fn matches(&self, address: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Prefix(base, bits) => {
+                let range = TrafficSelector::prefix(*base, *bits);
+                base.is_ipv4() == address.is_ipv4() && (range.start..=range.end).contains(&address)
+            }
+        }
+    }
+
+    /// The one address it stands for, if it does.
+    pub fn single(&self) -> Option<IpAddr> {
+        match self {
+            Self::Prefix(base, bits) if *bits == if base.is_ipv4() { 32 } else { 128 } => {
+                Some(*base)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// An identity (RFC 7296 §3.5).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// Whoever has the secret; for the peer only.
+    Any,
+    /// ID_IPV4_ADDR or ID_IPV6_ADDR.
+    Address(IpAddr),
+    /// ID_FQDN.
+    Fqdn(String),
+    /// ID_RFC822_ADDR.
+    Email(String),
+    /// ID_KEY_ID, and every other type with its number.
+    Opaque(u8, Vec<u8>),
+}
+
+const ID_IPV4: u8 = 1;
+const ID_FQDN: u8 = 2;
+const ID_EMAIL: u8 = 3;
+const ID_IPV6: u8 = 5;
+/// Number of ID_KEY_ID.
+pub const ID_KEY_ID: u8 = 11;
+
+impl Identity {
+    /// Reads strongSwan's notation: `%any`, an address, `user@host`, `@fqdn`, `keyid:…`, or a name.
+    pub fn parse(text: &str) -> Self {
+        if text.is_empty() || text == "%any" {
+            Self::Any
+        } else if let Ok(address) = text.parse() {
+            Self::Address(address)
+        } else if let Some(key_id) = text.strip_prefix("keyid:") {
+            Self::Opaque(ID_KEY_ID, key_id.as_bytes().to_vec())
+        } else if let Some(name) = text.strip_prefix('@') {
+            Self::Fqdn(name.to_owned())
+        } else if text.contains('@') {
+            Self::Email(text.to_owned())
+        } else {
+            Self::Fqdn(text.to_owned())
+        }
+    }
+
+    /// Whether a peer's identity fits this configured one; names ignore case.
+    pub fn matches(&self, peer: &Self) -> bool {
+        match (self, peer) {
+            (Self::Any, _) => true,
+            (Self::Fqdn(a), Self::Fqdn(b)) | (Self::Email(a), Self::Email(b)) => {
+                a.eq_ignore_ascii_case(b)
+            }
+            (a, b) => a == b,
+        }
+    }
+
+    /// Body of an ID payload.
+    pub(crate) fn emit(&self) -> Vec<u8> {
+        let (kind, data) = match self {
+            Self::Any => (ID_KEY_ID, Vec::new()),
+            Self::Address(IpAddr::V4(v4)) => (ID_IPV4, v4.octets().to_vec()),
+            Self::Address(IpAddr::V6(v6)) => (ID_IPV6, v6.octets().to_vec()),
+            Self::Fqdn(name) => (ID_FQDN, name.as_bytes().to_vec()),
+            Self::Email(name) => (ID_EMAIL, name.as_bytes().to_vec()),
+            Self::Opaque(kind, data) => (*kind, data.clone()),
+        };
+        let mut out = vec![kind, 0, 0, 0];
+        out.extend(data);
+        out
+    }
+
+    /// From the body of an ID payload.
+    pub(crate) fn read(body: &[u8]) -> Result<Self, WireError> {
+        let malformed = WireError::Malformed { what: "identity" };
+        let mut reader = Reader::new(body);
+        let kind = reader.u8()?;
+        reader.take(3)?;
+        let data = reader.rest();
+        let text = || {
+            let text = std::str::from_utf8(data).map_err(|_| malformed)?;
+            let plain = !text.is_empty() && text.chars().all(|c| !c.is_control());
+            if plain {
+                Ok(text.to_owned())
+            } else {
+                Err(malformed)
+            }
+        };
+        Ok(match kind {
+            ID_IPV4 => {
+                let octets: [u8; 4] = data.try_into().map_err(|_| malformed)?;
+                Self::Address(Ipv4Addr::from(octets).into())
+            }
+            ID_IPV6 => {
+                let octets: [u8; 16] = data.try_into().map_err(|_| malformed)?;
+                Self::Address(Ipv6Addr::from(octets).into())
+            }
+            ID_FQDN => Self::Fqdn(text()?),
+            ID_EMAIL => Self::Email(text()?),
+            kind => Self::Opaque(kind, data.to_vec()),
+        })
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("%any"),
+            Self::Address(address) => address.fmt(f),
+            Self::Fqdn(name) | Self::Email(name) => f.write_str(name),
+            Self::Opaque(kind, data) => {
+                write!(f, "{kind}:")?;
+                data.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// A preshared key and whose it is; nobody named is everybody's.
+#[derive(Clone)]
+pub struct Secret {
+    /// Owners.
+    pub ids: Vec<Identity>,
+    /// The key.
+    pub secret: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({:?})", self.ids)
+    }
+}
+
+/// The secret that fits two identities best: both named, then one, then nobody.
+pub(crate) fn find_secret<'a>(
+    secrets: &'a [Secret],
+    local: &Identity,
+    remote: &Identity,
+) -> Option<&'a Secret> {
+    let score = |secret: &Secret| {
+        let names = |id: &Identity| {
+            secret
+                .ids
+                .iter()
+                .any(|owner| owner != &Identity::Any && owner.matches(id))
+        };
+        match (secret.ids.is_empty(), names(local), names(remote)) {
+            (_, true, true) => Some(3),
+            (_, false, true) => Some(2),
+            (_, true, false) => Some(1),
+            (true, ..) => Some(0),
+            _ => secret.ids.contains(&Identity::Any).then_some(0),
+        }
+    };
+    secrets
+        .iter()
+        .filter_map(|secret| Some((score(secret)?, secret)))
+        .max_by_key(|(s, _)| *s)
+        .map(|(_, s)| s)
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The cryptography that IKE needs, as a trait: a library's, or a test's.
+
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::algorithm::{Encryption, Group, Integrity, Prf};
+
+/// A primitive refused: a public value out of range, a failed check, or no memory. Which, must not
+/// be told to a peer.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("cryptographic operation failed")]
+pub struct CryptoError;
+
+/// A key exchange of our side.
+pub trait KeyExchange: Send + Sync {
+    /// Our public value.
+    fn public(&self) -> &[u8];
+
+    /// The shared secret with a peer's public value, which is checked (RFC 6989).
+    ///
+    /// # Errors
+    /// The value is not one of the group's.
+    fn agree(&self, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError>;
+}
+
+/// Primitives.
+pub trait Crypto: Send + Sync {
+    /// Fills with unpredictable octets.
+    fn random(&self, out: &mut [u8]);
+
+    /// A new key pair.
+    ///
+    /// # Errors
+    /// The library refuses the group.
+    fn generate(&self, group: Group) -> Result<Box<dyn KeyExchange>, CryptoError>;
+
+    /// prf(key, parts one after another).
+    ///
+    /// # Errors
+    /// The library refuses.
+    fn prf(&self, prf: Prf, key: &[u8], parts: &[&[u8]])
+    -> Result<Zeroizing<Vec<u8>>, CryptoError>;
+
+    /// Truncated integrity checksum over the parts.
+    ///
+    /// # Errors
+    /// The library refuses.
+    fn integrity(
+        &self,
+        integrity: Integrity,
+        key: &[u8],
+        parts: &[&[u8]],
+    ) -> Result<Vec<u8>, CryptoError>;
+
+    /// Seals in place and appends a 16-octet tag. `key` ends with the salt.
+    ///
+    /// # Errors
+    /// The library refuses.
+    fn aead_seal(
+        &self,
+        encryption: Encryption,
+        key: &[u8],
+        iv: &[u8],
+        aad: &[u8],
+        data: &mut Vec<u8>,
+    ) -> Result<(), CryptoError>;
+
+    /// Opens in place; `data` ends with the tag, which is taken off.
+    ///
+    /// # Errors
+    /// The tag does not match.
+    fn aead_open(
+        &self,
+        encryption: Encryption,
+        key: &[u8],
+        iv: &[u8],
+        aad: &[u8],
+        data: &mut Vec<u8>,
+    ) -> Result<(), CryptoError>;
+
+    /// AES-CBC over whole blocks.
+    ///
+    /// # Errors
+    /// Not whole blocks, or the library refuses.
+    fn cbc(
+        &self,
+        encrypt: bool,
+        key: &[u8],
+        iv: &[u8],
+        data: &mut Vec<u8>,
+    ) -> Result<(), CryptoError>;
+
+    /// SHA-1, for NAT detection only (RFC 7296 §2.23).
+    fn sha1(&self, parts: &[&[u8]]) -> [u8; 20];
+
+    /// Whether two secrets are equal, in constant time.
+    fn equal(&self, a: &[u8], b: &[u8]) -> bool {
+        use subtle::ConstantTimeEq;
+        a.ct_eq(b).into()
+    }
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What an endpoint wants done, and what it tells.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use zeroize::Zeroizing;
+
+use crate::proposal::{EspSuite, IkeSuite};
+use crate::ts::TrafficSelector;
+
+/// An IKE SA, for the life of the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IkeId(pub u64);
+
+/// A child SA, for the life of the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChildId(pub u64);
+
+/// An installation that waits for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InstallId(pub u64);
+
+/// Both ends' addresses and ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Path {
+    /// Ours.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+}
+
+/// A datagram to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// From where to where.
+    pub path: Path,
+    /// The message, without non-ESP marker.
+    pub payload: Vec<u8>,
+    /// A NAT keepalive: sent as it is, never with a marker.
+    pub keepalive: bool,
+}
+
+/// Keys of one direction.
+#[derive(Clone)]
+pub struct ChildKeys {
+    /// Encryption, with an AEAD's salt at the end.
+    pub encryption: Zeroizing<Vec<u8>>,
+    /// Integrity.
+    pub integrity: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for ChildKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ChildKeys(..)")
+    }
+}
+
+/// A pair of SAs to install.
+#[derive(Clone, Debug)]
+pub struct ChildSa {
+    /// Its number.
+    pub id: ChildId,
+    /// Its IKE SA.
+    pub ike: IkeId,
+    /// Its connection.
+    pub connection: String,
+    /// Its child configuration.
+    pub child: String,
+    /// SPI of what comes in.
+    pub spi_in: u32,
+    /// SPI of what goes out.
+    pub spi_out: u32,
+    /// Ends of the tunnel; the ports count with `udp_encap`.
+    pub path: Path,
+    /// ESP in UDP.
+    pub udp_encap: bool,
+    /// Transport mode.
+    pub transport: bool,
+    /// Algorithms.
+    pub suite: EspSuite,
+    /// Keys of what comes in.
+    pub keys_in: ChildKeys,
+    /// Keys of what goes out.
+    pub keys_out: ChildKeys,
+    /// Our side's traffic.
+    pub ts_local: Vec<TrafficSelector>,
+    /// The peer's side's traffic.
+    pub ts_remote: Vec<TrafficSelector>,
+    /// The child that it takes over from.
+    pub replaces: Option<ChildId>,
+}
+
+/// Keys of an IKE SA, for a key log.
+#[derive(Clone)]
+pub struct IkeKeyLog {
+    /// Initiator's SPI.
+    pub spi_i: u64,
+    /// Responder's SPI.
+    pub spi_r: u64,
+    /// Algorithms.
+    pub suite: IkeSuite,
+    /// SK_ei.
+    pub sk_ei: Zeroizing<Vec<u8>>,
+    /// SK_er.
+    pub sk_er: Zeroizing<Vec<u8>>,
+    /// SK_ai.
+    pub sk_ai: Zeroizing<Vec<u8>>,
+    /// SK_ar.
+    pub sk_ar: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for IkeKeyLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IkeKeyLog(..)")
+    }
+}
+
+/// What an endpoint wants done or tells.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// Install the inbound SA, then answer; a response may wait for it.
+    InstallInbound {
+        /// To be answered.
+        install: InstallId,
+        /// Both SAs' parameters.
+        child: Box<ChildSa>,
+    },
+    /// Install the outbound SA and send through it.
+    InstallOutbound {
+        /// The child whose parameters came with `InstallInbound`.
+        child: ChildId,
+    },
+    /// Remove both SAs: outbound at once, inbound when packets in flight have come.
+    RetireChild {
+        /// The child.
+        child: ChildId,
+    },
+    /// An IKE SA is established.
+    IkeUp {
+        /// Which.
+        ike: IkeId,
+    },
+    /// An IKE SA has taken over from another, with its children.
+    IkeRekeyed {
+        /// The old one.
+        old: IkeId,
+        /// The new one.
+        new: IkeId,
+    },
+    /// An IKE SA is gone.
+    IkeDown {
+        /// Which.
+        ike: IkeId,
+        /// Its connection.
+        connection: String,
+        /// Why.
+        reason: String,
+    },
+    /// A child SA is established.
+    ChildUp {
+        /// Its IKE SA.
+        ike: IkeId,
+        /// Which.
+        child: ChildId,
+    },
+    /// A child SA has taken over from another.
+    ChildRekeyed {
+        /// The old one.
+        old: ChildId,
+        /// The new one.
+        new: ChildId,
+    },
+    /// A child SA is gone.
+    ChildDown {
+        /// Which.
+        child: ChildId,
+        /// Why.
+        reason: String,
+    },
+    /// An initiation has come to nothing.
+    InitiateFailed {
+        /// The connection.
+        connection: String,
+        /// The child, if one was asked for.
+        child: Option<String>,
+        /// Why.
+        reason: String,
+    },
+    /// Keys of an IKE SA, when the key log is on.
+    IkeKeys(Box<IkeKeyLog>),
+    /// A child SA's peer has moved to another address or port.
+    PathChanged {
+        /// The IKE SA.
+        ike: IkeId,
+        /// Where it is now.
+        path: Path,
+    },
+}
+
+/// What was done about an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The inbound SA is installed.
+    Installed(InstallId),
+    /// It is not.
+    Failed {
+        /// Which.
+        install: InstallId,
+        /// Why.
+        reason: String,
+    },
+}

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The four exchanges (RFC 7296 §1.2 to §1.4), each with both of its sides.
+
+pub(crate) mod auth;
+pub(crate) mod create_child;
+pub(crate) mod informational;
+pub(crate) mod init;

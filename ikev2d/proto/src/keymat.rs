@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Key derivation (RFC 7296 §2.13, §2.14, §2.17, §2.18).
+
+use zeroize::Zeroizing;
+
+use crate::algorithm::Prf;
+use crate::crypto::{Crypto, CryptoError};
+use crate::event::ChildKeys;
+use crate::proposal::{EspSuite, IkeSuite};
+
+/// Keys of an IKE SA.
+pub(crate) struct IkeKeys {
+    pub(crate) d: Zeroizing<Vec<u8>>,
+    pub(crate) ai: Zeroizing<Vec<u8>>,
+    pub(crate) ar: Zeroizing<Vec<u8>>,
+    pub(crate) ei: Zeroizing<Vec<u8>>,
+    pub(crate) er: Zeroizing<Vec<u8>>,
+    pub(crate) pi: Zeroizing<Vec<u8>>,
+    pub(crate) pr: Zeroizing<Vec<u8>>,
+}
+
+/// prf+ (§2.13).
+fn prf_plus(
+    crypto: &dyn Crypto,
+    prf: Prf,
+    key: &[u8],
+    seed: &[&[u8]],
+    len: usize,
+) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    let mut out = Zeroizing::new(Vec::with_capacity(len + prf.output_len()));
+    let mut last = Zeroizing::new(Vec::new());
+    for counter in 1..=u8::MAX {
+        if out.len() >= len {
+            break;
+        }
+        let counter = [counter];
+        let mut parts: Vec<&[u8]> = vec![&last];
+        parts.extend(seed);
+        parts.push(&counter);
+        let block = crypto.prf(prf, key, &parts)?;
+        out.extend_from_slice(&block);
+        last = block;
+    }
+    if out.len() < len {
+        return Err(CryptoError);
+    }
+    out.truncate(len);
+    Ok(out)
+}
+
+/// Takes keys off the front of key material.
+struct Cutter<'a>(&'a [u8]);
+
+impl Cutter<'_> {
+    fn cut(&mut self, len: usize) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+        let (key, rest) = self.0.split_at_checked(len).ok_or(CryptoError)?;
+        self.0 = rest;
+        Ok(Zeroizing::new(key.to_vec()))
+    }
+}
+
+impl IkeKeys {
+    /// Of a new IKE SA (§2.14), or of one that rekeys another with that one's SK_d and PRF (§2.18).
+    pub(crate) fn derive(
+        crypto: &dyn Crypto,
+        suite: &IkeSuite,
+        secret: &[u8],
+        (nonce_i, nonce_r): (&[u8], &[u8]),
+        (spi_i, spi_r): (u64, u64),
+        rekeyed: Option<(Prf, &[u8])>,
+    ) -> Result<Self, CryptoError> {
+        let seed = match rekeyed {
+            Some((prf, d)) => crypto.prf(prf, d, &[secret, nonce_i, nonce_r])?,
+            None => {
+                let mut key = Zeroizing::new(nonce_i.to_vec());
+                key.extend_from_slice(nonce_r);
+                crypto.prf(suite.prf, &key, &[secret])?
+            }
+        };
+        let (prf_len, encryption_len) = (suite.prf.output_len(), suite.encryption.key_len());
+        let integrity_len = suite.integrity.map_or(0, |integrity| integrity.key_len());
+        let total = 3 * prf_len + 2 * (encryption_len + integrity_len);
+        let (spi_i, spi_r) = (spi_i.to_be_bytes(), spi_r.to_be_bytes());
+        let parts: [&[u8]; 4] = [nonce_i, nonce_r, &spi_i, &spi_r];
+        let material = prf_plus(crypto, suite.prf, &seed, &parts, total)?;
+        let mut cutter = Cutter(&material);
+        Ok(Self {
+            d: cutter.cut(prf_len)?,
+            ai: cutter.cut(integrity_len)?,
+            ar: cutter.cut(integrity_len)?,
+            ei: cutter.cut(encryption_len)?,
+            er: cutter.cut(encryption_len)?,
+            pi: cutter.cut(prf_len)?,
+            pr: cutter.cut(prf_len)?,
+        })
+    }
+}
+
+/// Keys of a child SA (§2.17): initiator to responder first.
+pub(crate) fn child_keys(
+    crypto: &dyn Crypto,
+    prf: Prf,
+    d: &[u8],
+    suite: &EspSuite,
+    secret: Option<&[u8]>,
+    (nonce_i, nonce_r): (&[u8], &[u8]),
+) -> Result<(ChildKeys, ChildKeys), CryptoError> {
+    let encryption_len = suite.encryption.key_len();
+    let integrity_len = suite.integrity.map_or(0, |integrity| integrity.key_len());
+    let parts: [&[u8]; 3] = [secret.unwrap_or_default(), nonce_i, nonce_r];
+    let material = prf_plus(crypto, prf, d, &parts, 2 * (encryption_len + integrity_len))?;
+    let mut cutter = Cutter(&material);
+    let mut keys = || -> Result<ChildKeys, CryptoError> {
+        Ok(ChildKeys {
+            encryption: cutter.cut(encryption_len)?,
+            integrity: cutter.cut(integrity_len)?,
+        })
+    };
+    Ok((keys()?, keys()?))
+}
+
+/// AUTH by a preshared key (§2.15).
+pub(crate) fn psk_auth(
+    crypto: &dyn Crypto,
+    prf: Prf,
+    psk: &[u8],
+    message: &[u8],
+    nonce: &[u8],
+    sk_p: &[u8],
+    id_body: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    let key = crypto.prf(prf, psk, &[b"Key Pad for IKEv2"])?;
+    let maced_id = crypto.prf(prf, sk_p, &[id_body])?;
+    crypto.prf(prf, &key, &[message, nonce, &maced_id])
+}

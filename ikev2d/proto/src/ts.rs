@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Traffic selectors and narrowing (RFC 7296 §2.9, §3.13).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::wire::{Reader, WireError};
+
+const V4: u8 = 7;
+const V6: u8 = 8;
+
+/// A range of addresses and ports, and a protocol (0: any).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TrafficSelector {
+    /// First address.
+    pub start: IpAddr,
+    /// Last address.
+    pub end: IpAddr,
+    /// IP protocol.
+    pub protocol: u8,
+    /// First port.
+    pub start_port: u16,
+    /// Last port.
+    pub end_port: u16,
+}
+
+impl TrafficSelector {
+    /// Everything to and from one prefix.
+    pub fn prefix(address: IpAddr, bits: u8) -> Self {
+        let (start, end) = match address {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX
+                    .checked_shl(32 - u32::from(bits.min(32)))
+                    .unwrap_or(0);
+                let base = u32::from(v4) & mask;
+                (
+                    Ipv4Addr::from(base).into(),
+                    Ipv4Addr::from(base | !mask).into(),
+                )
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX
+                    .checked_shl(128 - u32::from(bits.min(128)))
+                    .unwrap_or(0);
+                let base = u128::from(v6) & mask;
+                (
+                    Ipv6Addr::from(base).into(),
+                    Ipv6Addr::from(base | !mask).into(),
+                )
+            }
+        };
+        Self {
+            start,
+            end,
+            protocol: 0,
+            start_port: 0,
+            end_port: u16::MAX,
+        }
+    }
+
+    /// One address, every protocol.
+    pub fn host(address: IpAddr) -> Self {
+        Self::prefix(address, 128)
+    }
+
+    /// What both allow.
+    pub fn intersect(&self, other: &Self) -> Option<Self> {
+        if self.start.is_ipv4() != other.start.is_ipv4() {
+            return None;
+        }
+        let protocol = match (self.protocol, other.protocol) {
+            (a, b) if a == b => a,
+            (0, other) | (other, 0) => other,
+            _ => return None,
+        };
+        let both = Self {
+            start: self.start.max(other.start),
+            end: self.end.min(other.end),
+            protocol,
+            start_port: self.start_port.max(other.start_port),
+            end_port: self.end_port.min(other.end_port),
+        };
+        (both.start <= both.end && both.start_port <= both.end_port).then_some(both)
+    }
+}
+
+/// What of an offer the policy allows (§2.9), without duplicates.
+pub fn narrow(policy: &[TrafficSelector], offer: &[TrafficSelector]) -> Vec<TrafficSelector> {
+    let mut narrowed = Vec::new();
+    for theirs in offer {
+        for ours in policy {
+            if let Some(both) = ours.intersect(theirs)
+                && !narrowed.contains(&both)
+            {
+                narrowed.push(both);
+            }
+        }
+    }
+    narrowed
+}
+
+/// Emits a TS payload's body.
+pub(crate) fn emit(selectors: &[TrafficSelector]) -> Vec<u8> {
+    let mut out = vec![selectors.len() as u8, 0, 0, 0];
+    for ts in selectors {
+        let (kind, len): (u8, u16) = if ts.start.is_ipv4() {
+            (V4, 16)
+        } else {
+            (V6, 40)
+        };
+        out.extend([kind, ts.protocol]);
+        out.extend(len.to_be_bytes());
+        out.extend(ts.start_port.to_be_bytes());
+        out.extend(ts.end_port.to_be_bytes());
+        for address in [ts.start, ts.end] {
+            match address {
+                IpAddr::V4(v4) => out.extend(v4.octets()),
+                IpAddr::V6(v6) => out.extend(v6.octets()),
+            }
+        }
+    }
+    out
+}
+
+/// Parses a TS payload's body; selectors of unknown types are left out.
+pub(crate) fn parse(body: &[u8]) -> Result<Vec<TrafficSelector>, WireError> {
+    let mut reader = Reader::new(body);
+    let count = reader.u8()?;
+    reader.take(3)?;
+    let mut selectors = Vec::new();
+    for _ in 0..count {
+        let (kind, protocol) = (reader.u8()?, reader.u8()?);
+        let len = usize::from(reader.u16()?)
+            .checked_sub(4)
+            .ok_or(WireError::Length)?;
+        let mut inner = Reader::new(reader.take(len)?);
+        let (start_port, end_port) = (inner.u16()?, inner.u16()?);
+        let addresses = match (kind, inner.rest()) {
+            (V4, &[a, b, c, d, e, f, g, h]) => {
+                (IpAddr::from([a, b, c, d]), IpAddr::from([e, f, g, h]))
+            }
+            (V6, octets) if octets.len() == 32 => {
+                let (start, end) = octets.split_first_chunk::<16>().ok_or(WireError::Length)?;
+                let end: [u8; 16] = end.try_into().map_err(|_| WireError::Length)?;
+                (IpAddr::from(*start), IpAddr::from(end))
+            }
+            (V4 | V6, _) => return Err(WireError::Length),
+            _ => continue,
+        };
+        let (start, end) = addresses;
+        if start > end || start_port > end_port {
+            return Err(WireError::Malformed {
+                what: "traffic selector",
+            });
+        }
+        selectors.push(TrafficSelector {
+            start,
+            end,
+            protocol,
+            start_port,
+            end_port,
+        });
+    }
+    if reader.is_empty() {
+        Ok(selectors)
+    } else {
+        Err(WireError::Length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> TrafficSelector {
+        let (address, bits) = text.split_once('/').unwrap();
+        TrafficSelector::prefix(address.parse().unwrap(), bits.parse().unwrap())
+    }
+
+    #[test]
+    fn selectors_survive_the_wire_and_are_narrowed() {
+        let all = [
+            net("10.0.0.0/8"),
+            net("fd00::/8"),
+            TrafficSelector {
+                protocol: 17,
+                start_port: 53,
+                end_port: 53,
+                ..net("192.0.2.0/24")
+            },
+        ];
+        assert_eq!(parse(&emit(&all)).unwrap(), all);
+        assert_eq!(narrow(&[net("10.1.0.0/16")], &all), [net("10.1.0.0/16")]);
+        assert_eq!(
+            narrow(&[net("0.0.0.0/0")], &[net("10.1.0.0/16")]),
+            [net("10.1.0.0/16")]
+        );
+        assert!(narrow(&[net("10.1.0.0/16")], &[net("10.2.0.0/16")]).is_empty());
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let body = emit(&[net("10.0.0.0/8"), net("fd00::/8")]);
+        for len in 0..body.len() {
+            assert!(parse(&body[..len]).is_err(), "{len}");
+        }
+    }
+}

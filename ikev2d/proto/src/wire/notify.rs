@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Notifications (RFC 7296 §3.10).
+
+use super::{Reader, WireError};
+
+/// A critical payload is not known.
+pub const UNSUPPORTED_CRITICAL_PAYLOAD: u16 = 1;
+/// The message makes no sense.
+pub const INVALID_SYNTAX: u16 = 7;
+/// No proposal fits.
+pub const NO_PROPOSAL_CHOSEN: u16 = 14;
+/// The key exchange is of another group than the chosen one.
+pub const INVALID_KE_PAYLOAD: u16 = 17;
+/// The peer is not who it says.
+pub const AUTHENTICATION_FAILED: u16 = 24;
+/// No traffic selectors fit.
+pub const TS_UNACCEPTABLE: u16 = 38;
+/// Not now.
+pub const TEMPORARY_FAILURE: u16 = 43;
+/// No such child SA.
+pub const CHILD_SA_NOT_FOUND: u16 = 44;
+/// First of the status notifications; below are errors.
+pub const FIRST_STATUS: u16 = 16384;
+/// The peer has no other SAs with us.
+pub const INITIAL_CONTACT: u16 = 16384;
+/// Hash of the sender's address.
+pub const NAT_DETECTION_SOURCE_IP: u16 = 16388;
+/// Hash of the receiver's address.
+pub const NAT_DETECTION_DESTINATION_IP: u16 = 16389;
+/// To be sent back.
+pub const COOKIE: u16 = 16390;
+/// Transport mode.
+pub const USE_TRANSPORT_MODE: u16 = 16391;
+/// Which SA is rekeyed.
+pub const REKEY_SA: u16 = 16393;
+/// No TFC padding, please.
+pub const ESP_TFC_PADDING_NOT_SUPPORTED: u16 = 16394;
+
+/// A notification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notify<'payload> {
+    /// Protocol of the SPI; 0 for none.
+    pub protocol: u8,
+    /// SPI, if any.
+    pub spi: &'payload [u8],
+    /// Type.
+    pub kind: u16,
+    /// Data.
+    pub data: &'payload [u8],
+}
+
+impl<'payload> Notify<'payload> {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// [`WireError::Length`].
+    pub fn parse(body: &'payload [u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(body);
+        let (protocol, spi_len, kind) = (reader.u8()?, reader.u8()?, reader.u16()?);
+        let spi = reader.take(spi_len.into())?;
+        Ok(Self {
+            protocol,
+            spi,
+            kind,
+            data: reader.rest(),
+        })
+    }
+}
+
+/// Emits a body.
+pub fn emit(protocol: u8, spi: &[u8], kind: u16, data: &[u8]) -> Vec<u8> {
+    let mut out = vec![protocol, spi.len() as u8];
+    out.extend(kind.to_be_bytes());
+    out.extend(spi);
+    out.extend(data);
+    out
+}
+
+/// The name in logs.
+pub fn name(kind: u16) -> &'static str {
+    match kind {
+        UNSUPPORTED_CRITICAL_PAYLOAD => "UNSUPPORTED_CRITICAL_PAYLOAD",
+        4 => "INVALID_IKE_SPI",
+        5 => "INVALID_MAJOR_VERSION",
+        INVALID_SYNTAX => "INVALID_SYNTAX",
+        11 => "INVALID_SPI",
+        NO_PROPOSAL_CHOSEN => "NO_PROPOSAL_CHOSEN",
+        INVALID_KE_PAYLOAD => "INVALID_KE_PAYLOAD",
+        AUTHENTICATION_FAILED => "AUTHENTICATION_FAILED",
+        34 => "SINGLE_PAIR_REQUIRED",
+        35 => "NO_ADDITIONAL_SAS",
+        36 => "INTERNAL_ADDRESS_FAILURE",
+        37 => "FAILED_CP_REQUIRED",
+        TS_UNACCEPTABLE => "TS_UNACCEPTABLE",
+        TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
+        CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
+        _ => "an unknown error",
+    }
+}

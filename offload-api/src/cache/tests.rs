@@ -379,6 +379,10 @@ fn a_descriptor_for_reading_gives_no_writer() {
     let fd = cache.read_only_fd().unwrap();
     let opened = Cache::open(fd).unwrap();
     assert!(opened.file.map_writable().is_err());
+    assert!(opened.writer().is_err());
+    // And nobody else opens it by its path under /proc.
+    let mode = rustix::fs::fstat(&cache).unwrap().st_mode;
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 const CHILD: &str = "ESPLANADE_TEST_CACHE_CHILD";

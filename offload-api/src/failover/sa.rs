@@ -80,6 +80,14 @@ pub(super) enum Target {
     Wait,
 }
 
+/// Why an SA was not handed to the device.
+enum HandOver {
+    /// No number is left to start with; software still has those of its block.
+    NoNumbers(String),
+    /// The device failed, and software has stopped.
+    Device(String),
+}
+
 impl Sa {
     pub(super) fn install(
         shared: &Shared,
@@ -404,31 +412,36 @@ impl Sa {
             return false;
         }
         self.moving.store(false, Ordering::Release);
-        match self.hand_to_device(shared, life) {
+        let error = match self.hand_to_device(shared, life) {
             Ok(()) => {
                 self.route.shift(Place::Gate, false, Place::Device);
                 self.moved(shared, handle, Engine::Device);
+                return true;
             }
-            Err(error) => {
+            Err(HandOver::NoNumbers(error)) => error,
+            Err(HandOver::Device(error)) => {
                 shared.lost(life, &error);
-                control.reason = Some(error);
                 if let (Place::Software, Some(software)) = (from, self.software) {
                     self.ready_software(shared, &control, software);
                 }
-                self.route.shift(Place::Gate, false, from);
+                error
             }
-        }
+        };
+        control.reason = Some(error);
+        self.route.shift(Place::Gate, false, from);
         true
     }
 
     /// Software stops before the device starts: one owner of the sequence space at a time.
-    fn hand_to_device(&self, shared: &Shared, life: u64) -> Result<(), String> {
+    fn hand_to_device(&self, shared: &Shared, life: u64) -> Result<(), HandOver> {
         let device = unpack(self.device.load(Ordering::Acquire));
         let change = if self.granted {
+            let grant = self
+                .reserve(shared)
+                .map_err(|error| HandOver::NoNumbers(error.to_string()))?;
             if let Some(software) = self.software {
                 let _ = shared.software.amend(software, &Amend::Revoke);
             }
-            let grant = self.reserve(shared).map_err(|error| error.to_string())?;
             Amend::Grant(grant)
         } else if !self.outbound && self.replay_window != 0 {
             Amend::Replay(self.seen())
@@ -437,8 +450,8 @@ impl Sa {
         };
         match shared.with_device(life, |primary| primary.amend(device, &change)) {
             Some(Ok(())) => Ok(()),
-            Some(Err(error)) => Err(error.to_string()),
-            None => Err("device is lost".to_owned()),
+            Some(Err(error)) => Err(HandOver::Device(error.to_string())),
+            None => Err(HandOver::Device("device is lost".to_owned())),
         }
     }
 
@@ -660,6 +673,7 @@ impl Sa {
     pub(super) fn retire(&self, shared: &Shared) -> SaUsage {
         self.retired.store(true, Ordering::Release);
         let control = self.control();
+        self.moving.store(false, Ordering::Release);
         let life = self.device_life.load(Ordering::Acquire);
         let device = unpack(self.device.load(Ordering::Acquire));
         if life != 0 && life == shared.life() {

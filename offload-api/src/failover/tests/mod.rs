@@ -497,6 +497,66 @@ fn a_caller_that_counted_before_goes_on_from_there() {
 }
 
 #[test]
+fn an_sa_that_is_retired_on_its_way_back_does_the_device_no_harm() {
+    let bench = bench(8, 1 << 16);
+    let sa = bench
+        .both
+        .install(&params(0x100, Direction::Outbound))
+        .unwrap();
+    let mut queue = bench.both.open_queue(&QueueConfig { depth: 8 }).unwrap();
+    bench.device.set_mood(Mood::Gone);
+    // On its way in software, so that the SA can't move at once.
+    let mut ops = vec![bench.op(sa, 1, b"packet").unwrap()];
+    queue.enqueue(&mut ops).unwrap();
+    queue.kick().unwrap();
+    while bench.both.try_return().is_err() {}
+    assert_eq!(
+        bench.both.placement(sa).unwrap().engine,
+        Engine::Software,
+        "it waits"
+    );
+    bench.both.retire(sa).unwrap();
+    let done = dequeue_all(&mut *queue);
+    assert!(done[0].status.is_ok());
+    bench.both.tick();
+    assert!(bench.both.device_up());
+    assert_eq!(bench.both.statistics().losses, 1);
+    assert!(bench.both.placements().is_empty());
+}
+
+#[test]
+fn the_end_of_the_sequence_space_refuses_and_is_no_loss_of_the_device() {
+    let bench = bench(9, 8);
+    let mut ending = params(0x100, Direction::Outbound);
+    ending.esn = false;
+    let end = u64::from(u32::MAX);
+    ending.numbering = Numbering::Granted(Some(Grant {
+        first: end - 19,
+        last: end,
+    }));
+    let sa = bench.both.install(&ending).unwrap();
+    let mut queue = bench.both.open_queue(&QueueConfig { depth: 64 }).unwrap();
+    assert!(bench.send(&mut *queue, sa, 1)[0].status.is_ok());
+    bench.device.set_mood(Mood::Gone);
+    let mut last = 0;
+    let mut refused = 0;
+    for _ in 0..6 {
+        for done in bench.send(&mut *queue, sa, 5) {
+            match done.status {
+                Status::Ok => last = done.sequence,
+                Status::SequenceExhausted => refused += 1,
+                status => panic!("{status:?}"),
+            }
+        }
+        while bench.both.try_return().is_err() {}
+        bench.both.tick();
+    }
+    assert!(last <= end && refused >= 10, "{last} {refused}");
+    assert!(bench.both.device_up());
+    assert_eq!(bench.both.statistics().losses, 1);
+}
+
+#[test]
 fn a_full_cache_refuses_and_leaves_nothing_behind() {
     let bench = bench(6, 100);
     let mut handles = Vec::new();

@@ -261,3 +261,63 @@ fn a_card_killed_again_and_again_never_makes_a_number_come_twice() {
     assert_eq!(from.both.statistics().losses, 5);
     assert_eq!(wire.delivered + wire.aborted, wire.sent);
 }
+
+#[test]
+fn traffic_goes_on_while_a_card_hangs_and_its_frames_are_written_off() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("card");
+    let card = card(&socket);
+    let mut gateway = Gateway::new(&socket, Direction::Outbound);
+    gateway.pass(&[packet(0)]);
+    let signal = |signal| {
+        let pid = rustix::process::Pid::from_raw(card.id() as i32).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    };
+    signal(rustix::process::Signal::STOP);
+    let start = Instant::now();
+    let mut sealed_after = None;
+    let mut longest_call = Duration::ZERO;
+    while start.elapsed() < Duration::from_secs(4) {
+        let before = Instant::now();
+        let mut ops = Vec::new();
+        if let Some(mut frame) = gateway.pool.alloc() {
+            assert!(frame.fill(&packet(1)));
+            ops.push(Op {
+                sa: gateway.sa,
+                frame,
+                cookie: 1,
+                explicit: None,
+            });
+        }
+        gateway.queue.enqueue(&mut ops).unwrap();
+        gateway.queue.kick().unwrap();
+        let mut done = Vec::new();
+        gateway.queue.dequeue(&mut done, BURST).unwrap();
+        gateway.both.tick();
+        longest_call = longest_call.max(before.elapsed());
+        if done.iter().any(|done| done.status == Status::Ok) {
+            sealed_after.get_or_insert(start.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let sealed_after = sealed_after.expect("software seals");
+    assert!(sealed_after < Duration::from_secs(1), "{sealed_after:?}");
+    assert!(
+        longest_call < Duration::from_millis(200),
+        "traffic waited for the card: {longest_call:?}"
+    );
+    // It might write them still.
+    let quarantined = gateway.pool.quarantined() as usize;
+    assert!(quarantined > 0);
+    assert_eq!(gateway.queue.in_flight(), 0);
+    assert_eq!(gateway.pool.available() + quarantined, 512);
+
+    signal(rustix::process::Signal::CONT);
+    let start = Instant::now();
+    while let Err(error) = gateway.both.try_return() {
+        assert!(start.elapsed() < Duration::from_secs(5), "{error}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(gateway.pass(&[packet(2)])[0].status.is_ok());
+    assert_eq!(gateway.engine(), Engine::Device);
+}

@@ -64,7 +64,8 @@ pub(super) struct Life {
     let_go: Mutex<Option<bool>>,
     pub(super) aborted: AtomicU64,
     pub(super) bogus: AtomicU64,
-    watch_stop: OwnedFd,
+    /// Rung when the card is lost or the life is over.
+    watch_bell: OwnedFd,
     watch: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -181,7 +182,7 @@ impl Life {
             let_go: Mutex::default(),
             aborted: AtomicU64::new(0),
             bogus: AtomicU64::new(0),
-            watch_stop: make().map_err(host("eventfd"))?,
+            watch_bell: make().map_err(host("eventfd"))?,
             watch: Mutex::default(),
             capabilities,
             transport,
@@ -190,7 +191,8 @@ impl Life {
         Ok(life)
     }
 
-    /// A thread that notices a vanished device at once, even while everybody sleeps.
+    /// A thread that notices a vanished device at once, even while everybody sleeps, and that has a
+    /// lost one unmap our memory: one that hangs makes it wait for its deadline.
     fn start_watch(self: &Arc<Self>) -> Result<(), DeviceError> {
         if self.transport.liveness().is_none() {
             return Ok(());
@@ -201,7 +203,7 @@ impl Life {
             what: "starting the watchdog",
             error: error.to_string(),
         };
-        let stop = copy(self.watch_stop.as_fd()).map_err(error)?;
+        let bell = copy(self.watch_bell.as_fd()).map_err(error)?;
         let Some(liveness) = self.transport.liveness() else {
             return Ok(());
         };
@@ -213,17 +215,22 @@ impl Life {
                 loop {
                     let mut fds = [
                         PollFd::new(&liveness, PollFlags::RDHUP),
-                        PollFd::new(&stop, PollFlags::IN),
+                        PollFd::new(&bell, PollFlags::IN),
                     ];
                     let _ = poll(&mut fds, None);
-                    if !fds[1].revents().is_empty() {
+                    let (vanished, rung) = (
+                        fds[0].revents().intersects(hung_up),
+                        !fds[1].revents().is_empty(),
+                    );
+                    let Some(life) = weak.upgrade() else { return };
+                    if rung {
+                        life.has_let_go();
+                        life.wake();
                         return;
                     }
-                    if fds[0].revents().intersects(hung_up) {
-                        if let Some(life) = weak.upgrade() {
-                            life.lose("its process has ended");
-                        }
-                        return;
+                    if vanished {
+                        // Which rings the bell.
+                        life.lose("its process has ended");
                     }
                 }
             })
@@ -240,9 +247,14 @@ impl Life {
             self.is_lost.store(true, Ordering::Release);
             drop(lost);
             tracing::warn!(reason, "card lost");
-            for vector in &self.vectors {
-                let _ = rustix::io::write(vector, &1u64.to_ne_bytes());
-            }
+            let _ = rustix::io::write(&self.watch_bell, &1u64.to_ne_bytes());
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        for vector in &self.vectors {
+            let _ = rustix::io::write(vector, &1u64.to_ne_bytes());
         }
     }
 
@@ -422,7 +434,7 @@ impl Life {
         match self.command(Opcode::DeleteQueue, number.into(), 0, [0; 5], &[]) {
             // The card may have stopped the queue itself.
             Ok(answer) => matches!(answer.status, CommandStatus::Ok | CommandStatus::QueueState),
-            Err(_) => self.has_let_go(),
+            Err(_) => false,
         }
     }
 
@@ -430,6 +442,21 @@ impl Life {
     /// was unmapped and it said so.
     pub(super) fn has_let_go(&self) -> bool {
         *lock(&self.let_go).get_or_insert_with(|| self.transport.ended() || self.unmap())
+    }
+
+    /// As [`has_let_go`](Self::has_let_go), without waiting: nothing while it is being found out.
+    pub(super) fn knows_let_go(&self) -> Option<bool> {
+        if self.transport.ended() {
+            return Some(true);
+        }
+        if self.transport.liveness().is_none() {
+            // The kernel unmaps at once, and nobody else is at it.
+            return Some(self.has_let_go());
+        }
+        match self.let_go.try_lock() {
+            Ok(known) => *known,
+            Err(_) => None,
+        }
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -495,7 +522,7 @@ impl Life {
 impl Drop for Life {
     fn drop(&mut self) {
         self.end("closed");
-        let _ = rustix::io::write(&self.watch_stop, &1u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.watch_bell, &1u64.to_ne_bytes());
         let watch = lock(&self.watch).take();
         // The watchdog itself may be the last to hold this life: a thread can't join itself.
         if let Some(watch) = watch

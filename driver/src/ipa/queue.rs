@@ -284,8 +284,10 @@ impl QueuePair for IpaQueue {
             if self.outstanding() == 0 && done.len() == before {
                 return Err(error);
             }
-            let let_go = self.life.has_let_go();
-            self.bring_home(done, let_go);
+            // Until that is known, frames stay where they are, and traffic need not wait for it.
+            if let Some(let_go) = self.life.knows_let_go() {
+                self.bring_home(done, let_go);
+            }
         }
         Ok(done.len() - before)
     }
@@ -321,7 +323,7 @@ impl QueuePair for IpaQueue {
             // What the card completed before the queue was deleted.
             let _ = self.dequeue(&mut done, self.depth as usize);
         }
-        let let_go = deleted || self.life.has_let_go();
+        let let_go = deleted || (self.outstanding() != 0 && self.life.has_let_go());
         self.bring_home(&mut done, let_go);
         if deleted && !was_lost {
             self.life.put_queue(self.number, self.depth, self.rings);

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::lock;
 use super::sa::{Sa, Target};
@@ -146,6 +147,8 @@ impl FailoverQueue {
                 Ok(_) if device.in_flight() == 0 => break,
                 Ok(_) if some => {}
                 Ok(_) => {
+                    self.waiter.forget_device();
+                    self.shared.dying.fetch_add(1, Ordering::AcqRel);
                     self.dying = Some(device);
                     return;
                 }
@@ -158,6 +161,7 @@ impl FailoverQueue {
     /// Closes the queue of the device before.
     fn bury(&mut self) {
         if let Some(dying) = self.dying.take() {
+            self.shared.dying.fetch_sub(1, Ordering::AcqRel);
             self.close_device(dying, Origin::Late);
         }
     }
@@ -200,7 +204,7 @@ impl FailoverQueue {
             match target {
                 Some(Target::Software { handle, stay }) => {
                     op.sa = handle;
-                    flight.sa.watch_grant(&self.shared, stay);
+                    flight.sa.watch_grant(&self.shared, flight.handle, stay);
                     if let Some(vacant) = self.flights.get_mut(place) {
                         *vacant = Some(Flight {
                             stay: stay.number,
@@ -430,13 +434,20 @@ impl FailoverQueue {
                     sa.release(&shared, handle, stay.number);
                     return Stop::NewLife;
                 }
-                Target::Software { handle, stay } => {
-                    sa.watch_grant(&shared, stay);
-                    Step::Send(Origin::Software, handle, sa.clone(), stay.number)
+                Target::Software {
+                    handle: engine,
+                    stay,
+                } => {
+                    sa.watch_grant(&shared, handle, stay);
+                    Step::Send(Origin::Software, engine, sa.clone(), stay.number)
                 }
-                Target::Device { handle, stay, .. } => {
-                    sa.watch_grant(&shared, stay);
-                    Step::Send(Origin::Device, handle, sa.clone(), stay.number)
+                Target::Device {
+                    handle: engine,
+                    stay,
+                    ..
+                } => {
+                    sa.watch_grant(&shared, handle, stay);
+                    Step::Send(Origin::Device, engine, sa.clone(), stay.number)
                 }
             };
             self.steps.push(step);
@@ -528,7 +539,8 @@ impl QueuePair for FailoverQueue {
                 Arm::Wait(fd) => self.waiter.watch(Source::Software, fd)?,
             }
         }
-        if let Some(device) = self.device.as_mut().or(self.dying.as_mut()) {
+        // What comes home from a lost device is awaited by the tick.
+        if let Some(device) = &mut self.device {
             match device.arm() {
                 Ok(Arm::Wait(fd)) => self.waiter.watch(Source::Device, fd)?,
                 // Dequeue brings everything home.

@@ -43,6 +43,8 @@ pub(super) struct Sa {
     grant_first: AtomicU64,
     grant_end: AtomicU64,
     topping_up: AtomicBool,
+    /// The next tick tops the grant up.
+    thirsty: AtomicBool,
     soft_told: AtomicBool,
     hard_told: AtomicBool,
     created: Instant,
@@ -117,6 +119,7 @@ impl Sa {
             grant_first: AtomicU64::new(0),
             grant_end: AtomicU64::new(0),
             topping_up: AtomicBool::new(false),
+            thirsty: AtomicBool::new(false),
             soft_told: AtomicBool::new(false),
             hard_told: AtomicBool::new(false),
             created: Instant::now(),
@@ -474,12 +477,13 @@ impl Sa {
         Ok(grant)
     }
 
-    /// Tops the grant up long before it runs dry: when less than half a block is left besides what
-    /// is on its way.
-    pub(super) fn watch_grant(&self, shared: &Shared, stay: Stay) {
+    /// Sees to it that the grant is topped up long before it runs dry: by the next tick when less
+    /// than half a block is left besides what is on its way, at once when less than a quarter.
+    pub(super) fn watch_grant(&self, shared: &Shared, handle: SaHandle, stay: Stay) {
         if !self.granted {
             return;
         }
+        let block = shared.config.block;
         // A block smaller than a burst needs several.
         for _ in 0..8 {
             let used = self
@@ -488,10 +492,25 @@ impl Sa {
                 .max(self.grant_first.load(Ordering::Acquire).saturating_sub(1))
                 .saturating_add(u64::from(stay.count));
             let left = self.grant_end.load(Ordering::Acquire).saturating_sub(used);
-            if left > shared.config.block / 2 || !self.top_up(shared) {
+            if left > block / 2 {
+                return;
+            }
+            if left > block / 4 {
+                if !self.thirsty.swap(true, Ordering::AcqRel) {
+                    shared.is_thirsty(handle);
+                }
+                return;
+            }
+            if !self.top_up(shared) {
                 return;
             }
         }
+    }
+
+    /// What [`watch_grant`](Self::watch_grant) asked for.
+    pub(super) fn top_up_by_tick(&self, shared: &Shared) {
+        self.thirsty.store(false, Ordering::Release);
+        self.top_up(shared);
     }
 
     /// Grants the engine in charge its next block; false when that is not possible now.

@@ -42,6 +42,10 @@ pub(super) struct Shared {
     pub(super) events: Mutex<Vec<Event>>,
     /// Engines' handles to ours, for events.
     pub(super) names: Mutex<HashMap<(Engine, SaHandle), SaHandle>>,
+    /// Queue pairs for which frames may still come home from a lost device.
+    pub(super) dying: AtomicUsize,
+    /// SAs whose grant shall be topped up.
+    thirsty: Mutex<Vec<SaHandle>>,
     /// Queue pairs that may sleep.
     wakers: Mutex<Vec<Weak<OwnedFd>>>,
     /// Nothing has been done in software since the last loss.
@@ -86,6 +90,8 @@ impl Shared {
             pools: Mutex::default(),
             events: Mutex::default(),
             names: Mutex::default(),
+            dying: AtomicUsize::new(0),
+            thirsty: Mutex::default(),
             wakers: Mutex::default(),
             falling_back: AtomicBool::new(false),
             lost_at: Mutex::default(),
@@ -164,6 +170,11 @@ impl Shared {
         wakers.push(Arc::downgrade(waker));
     }
 
+    /// Has the next tick top up an SA's grant.
+    pub(super) fn is_thirsty(&self, sa: SaHandle) {
+        lock(&self.thirsty).push(sa);
+    }
+
     fn wake(&self) {
         for waker in lock(&self.wakers).iter().filter_map(Weak::upgrade) {
             wait::ring(&waker);
@@ -187,6 +198,13 @@ impl Shared {
     /// packet), and records counters of some.
     pub(super) fn look_after(&self) {
         let up = self.life() % 2 == 1;
+        let thirsty = std::mem::take(&mut *lock(&self.thirsty));
+        for sa in thirsty.into_iter().filter_map(|sa| self.sa(sa).ok()) {
+            sa.top_up_by_tick(self);
+        }
+        if self.dying.load(Ordering::Acquire) != 0 {
+            self.wake();
+        }
         if self.strays.swap(false, Ordering::AcqRel) {
             for (handle, sa) in self.read_table().all() {
                 sa.leave_device(self, handle);

@@ -1,1 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The IKE daemon: a tokio shell around the sans-IO core, a TUN data plane, and strongSwan's control
+//! protocol.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod daemon;
+pub mod dataplane;
+mod install;
+mod keylog;
+mod net;
+mod routes;
+pub mod vici;

@@ -1,2 +1,87 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-fn main() {}
+//! `ikev2d`: negotiates tunnels and keeps them, in the accelerator or without it.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use ikev2d::config::Config;
+use tracing_subscriber::EnvFilter;
+
+/// IKE daemon that programs IPsec accelerators and falls back to software ESP.
+///
+/// It is controlled by strongSwan's `swanctl --uri unix://SOCKET` or by `esplanade`. SIGHUP reads the
+/// configuration again, SIGTERM ends it.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Configuration file (TOML).
+    #[arg(
+        long,
+        short,
+        default_value = "/etc/esplanade/ikev2d.toml",
+        env = "IKEV2D_CONFIG"
+    )]
+    config: PathBuf,
+    /// Only check the configuration.
+    #[arg(long)]
+    check: bool,
+    /// error, warn, info, debug or trace; the configuration's `daemon.log_level` otherwise.
+    #[arg(long)]
+    log_level: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = |level: &str| EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let config = match Config::read(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("ikev2d: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if arguments.check {
+        println!(
+            "{}: ok ({} connections)",
+            arguments.config.display(),
+            config.connections.len()
+        );
+        return ExitCode::SUCCESS;
+    }
+    let level = arguments
+        .log_level
+        .as_deref()
+        .or(config.daemon.log_level.as_deref());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter(level.unwrap_or("info")))
+        .with_writer(std::io::stderr)
+        .init();
+    harden();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(2)
+        .build();
+    let result = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(ikev2d::daemon::run(config, arguments.config)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ikev2d: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// No core dumps: they would hold keys.
+fn harden() {
+    use nix::sys::resource::{Resource, setrlimit};
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        tracing::warn!(%error, "core dumps stay possible");
+    }
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!(%error, "this process can be traced");
+    }
+}

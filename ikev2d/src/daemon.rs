@@ -1,0 +1,531 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The shell: one task owns the core; sockets, data plane, control socket and clock feed it.
+
+mod control;
+mod device;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use ikev2d_crypto::OpensslCrypto;
+use ikev2d_proto::config::EndpointConfig;
+use ikev2d_proto::endpoint::{ChildInfo, Endpoint};
+use ikev2d_proto::event::{Answer, Event, IkeId, Path};
+use offload_api::device::Accelerator;
+use offload_api::event::Event as DeviceEvent;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::config::{Config, StartAction};
+use crate::dataplane::{Dataplane, DataplaneConfig, Upcall};
+use crate::install::Installer;
+use crate::keylog::KeyLog;
+use crate::net::{self, Sockets};
+use crate::routes::Routes;
+use crate::vici::lists::{self, ChildFacts};
+use crate::vici::message::Section;
+use crate::vici::server::{self, Broadcast, Request};
+use control::Waiters;
+use device::Devices;
+
+/// IKE messages that wait for the core, at most; more are dropped, and peers send again.
+const BACKLOG: usize = 1024;
+/// Between looks at the devices' events.
+const TICK: Duration = Duration::from_millis(20);
+/// How long peers get to answer deletions at the end.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// Frames of the pool.
+const FRAMES: u32 = 8192;
+
+pub(crate) struct Daemon {
+    pub(crate) config: Config,
+    config_path: PathBuf,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) installer: Installer,
+    pub(crate) dataplane: Arc<Dataplane>,
+    pub(crate) devices: Devices,
+    routes: Routes,
+    sockets: Sockets,
+    key_log: Option<KeyLog>,
+    pub(crate) waiters: Waiters,
+    broadcast: broadcast::Sender<Broadcast>,
+    pub(crate) started: Instant,
+}
+
+/// Runs until told to end.
+///
+/// # Errors
+/// Something it needs is not there: the error tells what and how to get it.
+pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
+    let section = &config.daemon;
+    let crypto = OpensslCrypto::new().context("the system gives no entropy")?;
+    let sockets = Sockets::bind(section.port, section.nat_port)
+        .context("IKE's sockets (CAP_NET_BIND_SERVICE is needed)")?;
+    let devices = Devices::open(&section.device)?;
+    let listener = server::listen(&section.vici_socket).context("control socket")?;
+
+    let (ike_in, mut ike) = mpsc::channel::<Upcall>(BACKLOG);
+    let queues = match section.tun.queues {
+        0 => std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(4),
+        queues => queues,
+    };
+    let raw = if section.raw_esp {
+        let socket = net::raw_esp();
+        if let Err(error) = &socket {
+            tracing::warn!(%error, "no IP protocol 50: only ESP in UDP");
+        }
+        socket.into_iter().collect()
+    } else {
+        Vec::new()
+    };
+    let accelerator: Arc<dyn Accelerator> = Arc::new(devices.failover.clone());
+    let upcalls = ike_in.clone();
+    let dataplane = Dataplane::start(
+        DataplaneConfig {
+            tun_name: section.tun.name.clone(),
+            mtu: section.tun.mtu,
+            queues,
+            frames: FRAMES,
+            udp: vec![sockets.nat.try_clone()?],
+            raw,
+            depth: 1024,
+        },
+        &accelerator,
+        move |upcall| {
+            // Full: the peer sends again.
+            let _ = upcalls.try_send(upcall);
+        },
+    )?;
+    let dataplane = Arc::new(dataplane);
+    listen_ike(&sockets, ike_in)?;
+    let key_log = match &section.key_log {
+        Some(directory) => Some(KeyLog::open(directory).context("key log")?),
+        None => None,
+    };
+    let endpoint_config = EndpointConfig {
+        retransmit_tries: section.retransmit_tries,
+        retransmit_timeout: Duration::try_from_secs_f64(section.retransmit_timeout)
+            .context("daemon.retransmit_timeout")?,
+        ike_port: section.port,
+        nat_port: section.nat_port,
+        key_log: key_log.is_some(),
+        ..EndpointConfig::default()
+    };
+    let routes = Routes::new(dataplane.tun_index())
+        .await
+        .context("netlink (CAP_NET_ADMIN is needed)")?;
+    let (broadcast, _) = broadcast::channel(1024);
+    let (requests_in, mut requests) = mpsc::channel::<Request>(64);
+    tokio::spawn(server::serve(listener, requests_in, broadcast.clone()));
+
+    let mut daemon = Daemon {
+        endpoint: Endpoint::new(endpoint_config, Arc::new(crypto)),
+        installer: Installer::new(devices.failover.clone(), dataplane.clone()),
+        dataplane,
+        devices,
+        routes,
+        sockets,
+        key_log,
+        waiters: Waiters::default(),
+        broadcast,
+        started: Instant::now(),
+        config_path,
+        config,
+    };
+    daemon.apply_policy();
+    daemon.start_connections();
+    daemon.settle().await;
+    tracing::info!(tun = daemon.dataplane.tun_name(), "ikev2d is ready");
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let due = daemon.endpoint.poll_timeout();
+        let timer = async {
+            match due {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(upcall) = ike.recv() => {
+                daemon.upcall(upcall);
+                // What else has come is taken in before the next look at the clock.
+                for _ in 0..BACKLOG {
+                    let Ok(upcall) = ike.try_recv() else { break };
+                    daemon.upcall(upcall);
+                }
+            }
+            Some(request) = requests.recv() => daemon.control(request),
+            () = timer => daemon.endpoint.handle_timeout(Instant::now()),
+            _ = tick.tick() => daemon.tick(),
+            _ = hangup.recv() => { let _ = daemon.reload(); }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        daemon.settle().await;
+    }
+    daemon.farewell(&mut ike).await;
+    let socket = &daemon.config.daemon.vici_socket;
+    let _ = std::fs::remove_file(socket);
+    Ok(())
+}
+
+/// Reads port 500 on a thread of its own: the data plane reads the other port.
+fn listen_ike(sockets: &Sockets, ike: mpsc::Sender<Upcall>) -> anyhow::Result<()> {
+    let socket = sockets.ike.try_clone()?;
+    let port = socket.local_addr()?.port();
+    let mut receiver = crate::dataplane::IkeReceiver::new(&socket)?;
+    std::thread::Builder::new()
+        .name("ike-500".to_owned())
+        .spawn(move || {
+            loop {
+                let Ok((local, remote, datagram)) = receiver.receive(&socket) else {
+                    continue;
+                };
+                let local = SocketAddr::new(local, port);
+                if ike.is_closed() {
+                    return;
+                }
+                let _ = ike.try_send(Upcall::Ike {
+                    local,
+                    remote,
+                    datagram,
+                });
+            }
+        })?;
+    Ok(())
+}
+
+impl Daemon {
+    fn apply_policy(&mut self) {
+        self.endpoint.set_connections(self.config.policy());
+        self.endpoint.set_secrets(self.config.psks());
+    }
+
+    fn start_connections(&mut self) {
+        let start: Vec<(String, String)> = self
+            .config
+            .connections
+            .iter()
+            .flat_map(|(name, connection)| {
+                let children = connection.children.iter();
+                children
+                    .filter(|(_, child)| child.start_action == StartAction::Start)
+                    .map(move |(child, _)| (name.clone(), child.clone()))
+            })
+            .collect();
+        for (connection, child) in start {
+            if let Err(error) = self.initiate(&connection, Some(&child)) {
+                tracing::warn!(connection, child, %error, "could not be started");
+            }
+        }
+    }
+
+    pub(crate) fn initiate(
+        &mut self,
+        connection: &str,
+        child: Option<&str>,
+    ) -> Result<(), ikev2d_proto::endpoint::InitiateError> {
+        let peer = self
+            .endpoint
+            .connections()
+            .iter()
+            .find(|c| c.name == connection)
+            .and_then(|c| {
+                let address = c.remote_addrs.iter().find_map(|pattern| pattern.single())?;
+                Some(SocketAddr::new(address, c.remote_port))
+            });
+        let local = peer.and_then(net::source_towards);
+        self.endpoint
+            .initiate(Instant::now(), connection, child, local)
+            .map(drop)
+    }
+
+    pub(crate) fn reload(&mut self) -> Result<(), crate::config::ConfigError> {
+        match Config::read(&self.config_path) {
+            Ok(config) => {
+                tracing::info!("configuration is read again; established SAs stay");
+                self.config = config;
+                self.apply_policy();
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, "the new configuration is not used");
+                Err(error)
+            }
+        }
+    }
+
+    fn upcall(&mut self, upcall: Upcall) {
+        let now = Instant::now();
+        match upcall {
+            Upcall::Ike {
+                local,
+                remote,
+                datagram,
+            } => {
+                self.endpoint
+                    .handle_datagram(now, Path { local, remote }, &datagram);
+            }
+            Upcall::PeerMoved { child, remote } => {
+                let moved = self.installer.children().find(|(id, _)| id.0 == child);
+                if let Some((_, sa)) = moved {
+                    tracing::info!(child, %remote, "peer sends from elsewhere");
+                    self.dataplane.update_path(child, (sa.path.local, remote));
+                }
+            }
+            Upcall::Acquire {
+                source,
+                destination,
+            } => self.acquire(source, destination),
+        }
+    }
+
+    /// A trap policy's first packet.
+    fn acquire(&mut self, source: std::net::IpAddr, destination: std::net::IpAddr) {
+        let mut wanted = None;
+        for connection in self.endpoint.connections() {
+            for child in &connection.children {
+                let section = self.config.child(&connection.name, &child.name);
+                let trap = section.is_some_and(|s| s.start_action != StartAction::None);
+                let within = |selectors: &[ikev2d_proto::config::SelectorConfig],
+                              address: std::net::IpAddr| {
+                    selectors.iter().any(|selector| match selector {
+                        ikev2d_proto::config::SelectorConfig::Fixed(ts) => {
+                            ts.start.is_ipv4() == address.is_ipv4()
+                                && (ts.start..=ts.end).contains(&address)
+                        }
+                        ikev2d_proto::config::SelectorConfig::Dynamic => false,
+                    })
+                };
+                if trap && within(&child.local_ts, source) && within(&child.remote_ts, destination)
+                {
+                    wanted = Some((connection.name.clone(), child.name.clone()));
+                }
+            }
+        }
+        let Some((connection, child)) = wanted else {
+            return;
+        };
+        let present = self.endpoint.ike_sas().any(|sa| {
+            sa.connection == connection
+                && (sa.state == "CONNECTING" || sa.children.iter().any(|c| c.sa.child == child))
+        });
+        if !present && let Err(error) = self.initiate(&connection, Some(&child)) {
+            tracing::debug!(%error, "trap");
+        }
+    }
+
+    fn tick(&mut self) {
+        let mut events = Vec::new();
+        self.devices.failover.poll_events(&mut events);
+        let now = Instant::now();
+        for event in events {
+            match event {
+                DeviceEvent::SoftExpired { sa, limit } | DeviceEvent::HardExpired { sa, limit } => {
+                    if let Some(child) = self.installer.child_of(sa) {
+                        tracing::info!(child = child.0, ?limit, "lifetime is reached");
+                        let _ = self.endpoint.rekey_child(now, child);
+                    }
+                }
+                DeviceEvent::SequenceEnding { sa } => {
+                    if let Some(child) = self.installer.child_of(sa) {
+                        let _ = self.endpoint.rekey_child(now, child);
+                    }
+                }
+                DeviceEvent::DeviceLost { reason } => {
+                    tracing::warn!(reason, "accelerator lost: ESP goes on in software");
+                }
+                DeviceEvent::DeviceReturned => tracing::info!("accelerator is back"),
+                DeviceEvent::Moved { sa, engine } => {
+                    let child = self.installer.child_of(sa).map(|child| child.0);
+                    tracing::info!(?child, ?engine, "SA moved");
+                }
+                event => tracing::debug!(?event, "device"),
+            }
+        }
+        self.waiters.expire(now);
+    }
+
+    /// Does what the core wants done, until it wants nothing more.
+    pub(crate) async fn settle(&mut self) {
+        loop {
+            while let Some(transmit) = self.endpoint.poll_transmit() {
+                if let Err(error) = self.sockets.send(&transmit) {
+                    tracing::debug!(%error, to = %transmit.path.remote, "IKE message not sent");
+                }
+            }
+            let Some(event) = self.endpoint.poll_event() else {
+                break;
+            };
+            self.event(event).await;
+        }
+    }
+
+    async fn event(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::InstallInbound { install, child } => {
+                if let Some(log) = &mut self.key_log {
+                    log.child(&child);
+                }
+                let section = self.config.child(&child.connection, &child.child);
+                let answer = match self.installer.inbound(*child, section) {
+                    Ok(()) => Answer::Installed(install),
+                    Err(error) => {
+                        tracing::error!(%error, "child SA can't be installed");
+                        Answer::Failed {
+                            install,
+                            reason: error.to_string(),
+                        }
+                    }
+                };
+                self.endpoint.handle_answer(now, &answer);
+            }
+            Event::InstallOutbound { child } => {
+                if let Err(error) = self.installer.outbound(child) {
+                    tracing::error!(%error, "child SA can't be installed");
+                    let _ = self.endpoint.terminate_child(now, child);
+                }
+                let ends = self
+                    .installer
+                    .children()
+                    .find(|(id, _)| *id == child)
+                    .map(|(_, sa)| {
+                        (
+                            sa.ts_local.clone(),
+                            sa.ts_remote.clone(),
+                            sa.path.remote.ip(),
+                        )
+                    });
+                if let Some((local, remote, peer)) = ends {
+                    self.routes.add(&local, &remote, peer).await;
+                }
+            }
+            Event::RetireChild { child } => {
+                if let Some(sa) = self.installer.retire(child) {
+                    self.routes.remove(&sa.ts_remote).await;
+                }
+            }
+            Event::IkeKeys(keys) => {
+                if let Some(log) = &mut self.key_log {
+                    log.ike(&keys);
+                }
+            }
+            Event::PathChanged { ike, path } => {
+                tracing::info!(ike = ike.0, to = %path.remote, "path changed");
+                let moved: Vec<u64> = self
+                    .installer
+                    .children()
+                    .filter(|(_, sa)| sa.ike == ike)
+                    .map(|(id, _)| id.0)
+                    .collect();
+                for child in moved {
+                    self.dataplane.update_path(child, (path.local, path.remote));
+                }
+            }
+            Event::IkeUp { ike } => {
+                tracing::info!(ike = ike.0, "IKE SA established");
+                self.announce("ike-updown", ike, true);
+                self.waiters.ike_up(ike, &self.endpoint);
+            }
+            Event::IkeRekeyed { old, new } => {
+                tracing::info!(old = old.0, new = new.0, "IKE SA rekeyed");
+                self.announce("ike-rekey", new, true);
+            }
+            Event::IkeDown {
+                ike,
+                connection,
+                reason,
+            } => {
+                tracing::info!(ike = ike.0, connection, reason, "IKE SA is gone");
+                self.waiters.ike_down(ike, &connection, &reason);
+            }
+            Event::ChildUp { ike, child } => {
+                tracing::info!(ike = ike.0, child = child.0, "child SA established");
+                self.announce("child-updown", ike, true);
+                let name = self
+                    .endpoint
+                    .ike_sas()
+                    .flat_map(|sa| {
+                        sa.children
+                            .iter()
+                            .filter(|c| c.sa.id == child)
+                            .map(|c| c.sa.child.clone())
+                            .collect::<Vec<_>>()
+                    })
+                    .next();
+                self.waiters.child_up(name.as_deref());
+            }
+            Event::ChildRekeyed { old, new } => {
+                tracing::info!(old = old.0, new = new.0, "child SA rekeyed");
+            }
+            Event::ChildDown { child, reason } => {
+                tracing::info!(child = child.0, reason, "child SA is gone");
+                self.waiters.child_down(child);
+            }
+            Event::InitiateFailed {
+                connection,
+                child,
+                reason,
+            } => {
+                tracing::warn!(connection, ?child, reason, "initiation failed");
+                self.waiters.failed(&connection, child.as_deref(), &reason);
+            }
+            event => tracing::debug!(?event, "event"),
+        }
+    }
+
+    /// Tells control clients what has happened to an IKE SA or its children.
+    fn announce(&self, event: &'static str, ike: IkeId, up: bool) {
+        let mut section = Section::default();
+        if up {
+            section.put("up", "yes");
+        }
+        let now = Instant::now();
+        if let Some(sa) = self.endpoint.ike_sas().find(|sa| sa.id == ike) {
+            section
+                .0
+                .extend(lists::ike_sa(&sa, now, |child| self.child_facts(child)).0);
+        }
+        // Nobody may listen.
+        let _ = self.broadcast.send((event, section));
+    }
+
+    /// Traffic and placement of a child SA.
+    pub(crate) fn child_facts(&self, child: &ChildInfo<'_>) -> ChildFacts {
+        let (inbound, outbound) = self.dataplane.entries(child.sa.id.0);
+        ChildFacts {
+            placement: self.installer.placement(child.sa.id),
+            inbound: inbound.map_or((0, 0), |entry| entry.traffic()),
+            outbound: outbound.map_or((0, 0), |entry| entry.traffic()),
+        }
+    }
+
+    /// Tells the peers that it ends.
+    async fn farewell(&mut self, ike: &mut mpsc::Receiver<Upcall>) {
+        let now = Instant::now();
+        let sas: Vec<_> = self.endpoint.ike_sas().map(|sa| sa.id).collect();
+        for sa in sas {
+            let _ = self.endpoint.terminate_ike(now, sa);
+        }
+        self.settle().await;
+        let end = tokio::time::Instant::now() + FAREWELL;
+        while self.endpoint.ike_sas().next().is_some() {
+            match tokio::time::timeout_at(end, ike.recv()).await {
+                Ok(Some(upcall)) => self.upcall(upcall),
+                _ => break,
+            }
+            self.settle().await;
+        }
+    }
+}

@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Commands of the control protocol.
+
+use std::time::{Duration, Instant};
+
+use ikev2d_proto::endpoint::Endpoint;
+use ikev2d_proto::event::{ChildId, IkeId};
+use tokio::sync::oneshot;
+
+use super::Daemon;
+use crate::vici::lists;
+use crate::vici::message::Section;
+use crate::vici::server::{Reply, Request};
+
+/// How long `initiate` and `terminate` wait, unless the client says otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Clients that wait for something to come up or go.
+#[derive(Default)]
+pub(crate) struct Waiters {
+    waiting: Vec<Waiter>,
+}
+
+struct Waiter {
+    what: Awaited,
+    until: Instant,
+    reply: Option<oneshot::Sender<Reply>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Awaited {
+    Up {
+        connection: String,
+        child: Option<String>,
+    },
+    IkesGone(Vec<IkeId>),
+    ChildrenGone(Vec<ChildId>),
+}
+
+impl Waiters {
+    fn add(&mut self, what: Awaited, patience: Duration, reply: oneshot::Sender<Reply>) {
+        let until = Instant::now() + patience;
+        self.waiting.push(Waiter {
+            what,
+            until,
+            reply: Some(reply),
+        });
+    }
+
+    fn resolve(&mut self, mut outcome: impl FnMut(&mut Awaited) -> Option<Result<(), String>>) {
+        for waiter in &mut self.waiting {
+            if let Some(outcome) = outcome(&mut waiter.what)
+                && let Some(reply) = waiter.reply.take()
+            {
+                let _ = reply.send(respond(outcome));
+            }
+        }
+        self.waiting.retain(|waiter| waiter.reply.is_some());
+    }
+
+    pub(super) fn expire(&mut self, now: Instant) {
+        for waiter in self.waiting.iter_mut().filter(|waiter| waiter.until <= now) {
+            if let Some(reply) = waiter.reply.take() {
+                let _ = reply.send(respond(Err("it takes longer than the time-out".to_owned())));
+            }
+        }
+        self.waiting.retain(|waiter| waiter.reply.is_some());
+    }
+
+    pub(super) fn ike_up(&mut self, ike: IkeId, endpoint: &Endpoint) {
+        let name = endpoint
+            .ike_sas()
+            .find(|sa| sa.id == ike)
+            .map(|sa| sa.connection.to_owned());
+        self.resolve(|what| match what {
+            Awaited::Up {
+                connection,
+                child: None,
+            } if Some(&*connection) == name.as_ref() => Some(Ok(())),
+            _ => None,
+        });
+    }
+
+    pub(super) fn child_up(&mut self, name: Option<&str>) {
+        self.resolve(|what| match what {
+            Awaited::Up {
+                child: Some(child), ..
+            } if Some(&**child) == name => Some(Ok(())),
+            _ => None,
+        });
+    }
+
+    pub(super) fn failed(&mut self, failed: &str, failed_child: Option<&str>, reason: &str) {
+        self.resolve(|what| match what {
+            Awaited::Up { connection, child }
+                if connection == failed
+                    && (failed_child.is_none() || child.as_deref() == failed_child) =>
+            {
+                Some(Err(reason.to_owned()))
+            }
+            _ => None,
+        });
+    }
+
+    pub(super) fn ike_down(&mut self, ike: IkeId, name: &str, reason: &str) {
+        self.resolve(|what| match what {
+            Awaited::IkesGone(ikes) => {
+                ikes.retain(|other| *other != ike);
+                ikes.is_empty().then_some(Ok(()))
+            }
+            Awaited::Up { connection, .. } if connection == name => Some(Err(reason.to_owned())),
+            _ => None,
+        });
+    }
+
+    pub(super) fn child_down(&mut self, child: ChildId) {
+        self.resolve(|what| match what {
+            Awaited::ChildrenGone(children) => {
+                children.retain(|other| *other != child);
+                children.is_empty().then_some(Ok(()))
+            }
+            _ => None,
+        });
+    }
+}
+
+fn respond(outcome: Result<(), String>) -> Reply {
+    let mut response = Section::default();
+    match outcome {
+        Ok(()) => response.put("success", "yes"),
+        Err(reason) => {
+            response.put("success", "no");
+            response.put("errmsg", reason);
+        }
+    }
+    Reply::Response {
+        events: Vec::new(),
+        response,
+    }
+}
+
+fn plain(response: Section) -> Reply {
+    Reply::Response {
+        events: Vec::new(),
+        response,
+    }
+}
+
+fn streamed(events: Vec<(&'static str, Section)>) -> Reply {
+    Reply::Response {
+        events,
+        response: Section::default(),
+    }
+}
+
+impl Daemon {
+    /// Runs a command; the answer may come later.
+    pub(crate) fn control(&mut self, request: Request) {
+        let Request {
+            command,
+            message,
+            reply,
+        } = request;
+        let answer = match command.as_str() {
+            "version" => plain(version()),
+            "stats" => plain(self.statistics()),
+            "devices" => plain(self.devices.section()),
+            "list-sas" => streamed(self.list_sas(&message)),
+            "list-conns" => {
+                let conns = self.endpoint.connections().iter();
+                streamed(conns.map(|c| ("list-conn", lists::connection(c))).collect())
+            }
+            "list-policies" | "list-certs" | "list-authorities" => streamed(Vec::new()),
+            "get-conns" => {
+                let mut response = Section::default();
+                let names = self.endpoint.connections().iter().map(|c| c.name.clone());
+                response.put_list("conns", names);
+                plain(response)
+            }
+            "get-shared" | "get-keys" | "get-pools" | "get-authorities" => {
+                let mut response = Section::default();
+                let keys = self.config.secrets.keys().cloned();
+                response.put_list(
+                    "keys",
+                    if command == "get-shared" {
+                        keys.collect()
+                    } else {
+                        Vec::new()
+                    },
+                );
+                plain(response)
+            }
+            "get-counters" => plain(self.counters()),
+            "reload-settings" => respond(self.reload().map_err(|error| error.to_string())),
+            "clear-creds" | "flush-certs" | "reset-counters" => respond(Ok(())),
+            "initiate" => return self.control_initiate(&message, reply),
+            "terminate" => return self.control_terminate(&message, reply),
+            "rekey" => respond(self.control_rekey(&message)),
+            "load-conn" | "unload-conn" | "load-shared" | "unload-shared" | "load-cert"
+            | "load-key" | "load-pool" | "load-authority" | "install" | "uninstall" => {
+                respond(Err(format!(
+                    "{command} is not supported: change the daemon's TOML and send SIGHUP, or reload-settings"
+                )))
+            }
+            _ => Reply::Unknown,
+        };
+        let _ = reply.send(answer);
+    }
+
+    fn list_sas(&self, message: &Section) -> Vec<(&'static str, Section)> {
+        let now = Instant::now();
+        let wanted_ike = message.text("ike");
+        let wanted_id = message.number("ike-id");
+        self.endpoint
+            .ike_sas()
+            .filter(|sa| wanted_ike.is_none_or(|name| sa.connection == name))
+            .filter(|sa| wanted_id.is_none_or(|id| sa.id.0 == id))
+            .map(|sa| {
+                let section = lists::ike_sa(&sa, now, |child| self.child_facts(child));
+                ("list-sa", section)
+            })
+            .collect()
+    }
+
+    fn control_initiate(&mut self, message: &Section, reply: oneshot::Sender<Reply>) {
+        let child = message.text("child").map(str::to_owned);
+        let connection = match (message.text("ike"), &child) {
+            (Some(ike), _) => Some(ike.to_owned()),
+            (None, Some(child)) => self
+                .endpoint
+                .connections()
+                .iter()
+                .find(|c| c.children.iter().any(|config| &config.name == child))
+                .map(|c| c.name.clone()),
+            (None, None) => None,
+        };
+        let Some(connection) = connection else {
+            let reason = match child {
+                Some(child) => format!("no connection has a child {child:?}"),
+                None => "neither a child nor a connection is named".to_owned(),
+            };
+            let _ = reply.send(respond(Err(reason)));
+            return;
+        };
+        match self.initiate(&connection, child.as_deref()) {
+            Ok(()) => {
+                let patience = match message.text("timeout").and_then(|t| t.parse::<i64>().ok()) {
+                    Some(millis) if millis > 0 => Duration::from_millis(millis.unsigned_abs()),
+                    // The client does not want to wait.
+                    Some(millis) if millis < 0 => {
+                        let _ = reply.send(respond(Ok(())));
+                        return;
+                    }
+                    _ => PATIENCE,
+                };
+                self.waiters
+                    .add(Awaited::Up { connection, child }, patience, reply);
+            }
+            Err(error) => {
+                let _ = reply.send(respond(Err(error.to_string())));
+            }
+        }
+    }
+
+    /// The IKE SAs and children that a command names.
+    fn selected(&self, message: &Section) -> (Vec<IkeId>, Vec<ChildId>) {
+        let (ike, ike_id) = (message.text("ike"), message.number("ike-id"));
+        let (child, child_id) = (message.text("child"), message.number("child-id"));
+        let by_child = child.is_some() || child_id.is_some();
+        let (mut ikes, mut children) = (Vec::new(), Vec::new());
+        for sa in self.endpoint.ike_sas() {
+            let fits = ike.is_none_or(|name| sa.connection == name)
+                && ike_id.is_none_or(|id| sa.id.0 == id);
+            if !fits {
+                continue;
+            }
+            if by_child {
+                let of = sa.children.iter().map(|c| c.sa).filter(|sa| {
+                    child.is_none_or(|name| sa.child == name)
+                        && child_id.is_none_or(|id| sa.id.0 == id)
+                });
+                children.extend(of.map(|sa| sa.id));
+            } else if ike.is_some() || ike_id.is_some() {
+                ikes.push(sa.id);
+            }
+        }
+        (ikes, children)
+    }
+
+    fn control_terminate(&mut self, message: &Section, reply: oneshot::Sender<Reply>) {
+        let now = Instant::now();
+        let (ikes, children) = self.selected(message);
+        let awaited = if !children.is_empty() {
+            for child in &children {
+                let _ = self.endpoint.terminate_child(now, *child);
+            }
+            Awaited::ChildrenGone(children)
+        } else if !ikes.is_empty() {
+            for ike in &ikes {
+                let _ = self.endpoint.terminate_ike(now, *ike);
+            }
+            Awaited::IkesGone(ikes)
+        } else {
+            let _ = reply.send(respond(
+                Err("no matching SAs to terminate found".to_owned()),
+            ));
+            return;
+        };
+        self.waiters.add(awaited, PATIENCE, reply);
+    }
+
+    fn control_rekey(&mut self, message: &Section) -> Result<(), String> {
+        let now = Instant::now();
+        if message.text("reauth") == Some("yes") {
+            return Err("reauthentication is not supported".to_owned());
+        }
+        let (ikes, children) = self.selected(message);
+        if ikes.is_empty() && children.is_empty() {
+            return Err("no matching SAs to rekey found".to_owned());
+        }
+        for child in children {
+            let _ = self.endpoint.rekey_child(now, child);
+        }
+        for ike in ikes {
+            let _ = self.endpoint.rekey_ike(now, ike);
+        }
+        Ok(())
+    }
+
+    fn statistics(&self) -> Section {
+        let stats = self.endpoint.stats();
+        let mut section = Section::default();
+        let mut uptime = Section::default();
+        uptime.put(
+            "running",
+            format_args!("{} seconds", self.started.elapsed().as_secs()),
+        );
+        uptime.put("since", start_time(self.started));
+        section.put_section("uptime", uptime);
+        let mut workers = Section::default();
+        workers.put("total", 1);
+        workers.put("idle", 0);
+        let mut active = Section::default();
+        for level in ["critical", "high", "medium", "low"] {
+            active.put(level, 0);
+        }
+        workers.put_section("active", active);
+        section.put_section("workers", workers);
+        let mut queues = Section::default();
+        for level in ["critical", "high", "medium", "low"] {
+            queues.put(level, 0);
+        }
+        section.put_section("queues", queues);
+        section.put(
+            "scheduled",
+            usize::from(self.endpoint.poll_timeout().is_some()),
+        );
+        let mut ikesas = Section::default();
+        ikesas.put("total", stats.established + stats.half_open);
+        ikesas.put("half-open", stats.half_open);
+        section.put_section("ikesas", ikesas);
+        section.put_list("plugins", ["esplanade".to_owned()]);
+        let data = self.dataplane.stats();
+        let mut dataplane = Section::default();
+        for (key, value) in [
+            ("tun-received", data.tun_received),
+            ("tun-sent", data.tun_sent),
+            ("esp-received", data.esp_received),
+            ("esp-sent", data.esp_sent),
+            ("no-policy", data.no_policy),
+            ("selector-mismatch", data.selector_mismatch),
+            ("unknown-spi", data.unknown_spi),
+            ("overload", data.overload),
+            ("aborted", data.aborted),
+            ("bad-icv", data.bad_icv),
+            ("replayed", data.replayed),
+            ("refused", data.refused),
+            ("send-errors", data.send_errors),
+            ("ignored", data.ignored),
+        ] {
+            dataplane.put(key, value);
+        }
+        section.put_section("dataplane", dataplane);
+        section
+    }
+
+    fn counters(&self) -> Section {
+        let stats = self.endpoint.stats();
+        let mut counters = Section::default();
+        counters.put("retransmits", stats.retransmits);
+        counters.put("cookies", stats.cookies);
+        counters.put("invalid", stats.malformed);
+        counters.put("invalid-ike-spi", stats.unknown_spi);
+        counters.put("auth-failures", stats.auth_failures);
+        let mut all = Section::default();
+        all.put_section("", counters);
+        let mut section = Section::default();
+        section.put_section("counters", all);
+        section.put("success", "yes");
+        section
+    }
+}
+
+fn version() -> Section {
+    let mut section = Section::default();
+    section.put("daemon", "ikev2d");
+    section.put("version", env!("CARGO_PKG_VERSION"));
+    if let Ok(system) = nix::sys::utsname::uname() {
+        section.put("sysname", system.sysname().to_string_lossy());
+        section.put("release", system.release().to_string_lossy());
+        section.put("machine", system.machine().to_string_lossy());
+    }
+    section
+}
+
+/// When it started, as seconds since the epoch.
+fn start_time(started: Instant) -> String {
+    let since = std::time::SystemTime::now().checked_sub(started.elapsed());
+    let seconds = since.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    format!("@{}", seconds.unwrap_or_default().as_secs())
+}

@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The TUN data plane: worker threads that move bursts between a TUN queue, an accelerator's queue
+//! pair and the ESP sockets. No allocation for a packet, no system call for a packet where the kernel
+//! takes bursts, and every drop counted.
+
+mod policy;
+mod sockets;
+mod worker;
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use offload_api::device::Accelerator;
+use offload_api::error::{DeviceError, OpenQueueError, PoolError};
+use offload_api::frame::{FramePool, FramePoolConfig};
+use offload_api::queue::{QueueConfig, Status};
+use offload_api::sa::{SaHandle, Spi, TrafficSelector};
+use rustix::event::{EventfdFlags, eventfd};
+use thiserror::Error;
+use tun_rs::{DeviceBuilder, SyncDevice};
+
+use policy::Policy;
+pub use policy::{InboundEntry, OutboundEntry};
+pub(crate) use sockets::IkeReceiver;
+
+/// How the data plane is set up.
+pub struct DataplaneConfig {
+    /// Name of the TUN interface.
+    pub tun_name: String,
+    /// Its MTU.
+    pub mtu: u16,
+    /// Workers, each with a TUN queue and a queue pair.
+    pub queues: usize,
+    /// Frames of the pool.
+    pub frames: u32,
+    /// Bound sockets that ESP in UDP and IKE share.
+    pub udp: Vec<UdpSocket>,
+    /// Sockets of IP protocol 50, for ESP without UDP.
+    pub raw: Vec<OwnedFd>,
+    /// Depth of each queue pair.
+    pub depth: u32,
+}
+
+/// Moves packets until dropped.
+pub struct Dataplane {
+    shared: Arc<Shared>,
+    tun_name: String,
+    tun_index: u32,
+    workers: Vec<JoinHandle<()>>,
+}
+
+pub(crate) struct Shared {
+    policy: ArcSwap<Policy>,
+    counters: Counters,
+    stop: AtomicBool,
+    wakes: Vec<OwnedFd>,
+    upcall: Box<dyn Fn(Upcall) + Send + Sync>,
+}
+
+/// Where an outbound SA's packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// ESP in UDP (RFC 3948).
+    Udp,
+    /// IP protocol 50.
+    Native,
+}
+
+/// An SA to receive through.
+#[derive(Clone, Debug)]
+pub struct InboundSa {
+    /// Its SPI.
+    pub spi: Spi,
+    /// Its handle.
+    pub sa: SaHandle,
+    /// Inner traffic it may carry: (peer's side, our side).
+    pub selectors: Vec<(TrafficSelector, TrafficSelector)>,
+    /// Where the peer is.
+    pub remote: SocketAddr,
+    /// Its child SA's number.
+    pub child: u64,
+}
+
+/// An SA to send through. The newest whose selectors fit is used, so that rekeying switches at once.
+#[derive(Clone, Debug)]
+pub struct OutboundSa {
+    /// Its SPI.
+    pub spi: Spi,
+    /// Its handle.
+    pub sa: SaHandle,
+    /// Inner traffic it may carry: (our side, peer's side).
+    pub selectors: Vec<(TrafficSelector, TrafficSelector)>,
+    /// Ours and the peer's end.
+    pub path: (SocketAddr, SocketAddr),
+    /// How it is carried.
+    pub encapsulation: Encapsulation,
+    /// Its child SA's number.
+    pub child: u64,
+}
+
+/// What the data plane can't do itself.
+#[derive(Clone, Debug)]
+pub enum Upcall {
+    /// An IKE message came in on port 4500.
+    Ike {
+        /// Where it came in; the address may be unspecified.
+        local: SocketAddr,
+        /// Who sent it.
+        remote: SocketAddr,
+        /// The message, without the marker.
+        datagram: Vec<u8>,
+    },
+    /// An authenticated packet came from elsewhere than the SA's peer.
+    PeerMoved {
+        /// The child SA.
+        child: u64,
+        /// Where it came from.
+        remote: SocketAddr,
+    },
+    /// No policy for a packet.
+    Acquire {
+        /// Its source.
+        source: IpAddr,
+        /// Its destination.
+        destination: IpAddr,
+    },
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        #[derive(Default)]
+        pub(crate) struct Counters { $(pub(crate) $name: AtomicU64,)* }
+
+        /// What the data plane has done.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct DataplaneStats { $($(#[$doc])* pub $name: u64,)* }
+
+        impl Counters {
+            fn read(&self) -> DataplaneStats {
+                DataplaneStats { $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Packets read from the TUN.
+    tun_received,
+    /// Packets written to the TUN.
+    tun_sent,
+    /// ESP packets received.
+    esp_received,
+    /// ESP packets sent.
+    esp_sent,
+    /// Outbound packets that no SA fits.
+    no_policy,
+    /// Inbound packets outside of their SA's selectors (RFC 4301 §5.2).
+    selector_mismatch,
+    /// Inbound packets with an SPI that nobody has.
+    unknown_spi,
+    /// Packets dropped for want of a frame or room in a queue.
+    overload,
+    /// Packets that came back aborted from a lost device.
+    aborted,
+    /// Packets that failed their integrity check.
+    bad_icv,
+    /// Packets refused as replayed or too old.
+    replayed,
+    /// Packets refused for another reason.
+    refused,
+    /// Packets that a socket or the TUN refused.
+    send_errors,
+    /// NAT keepalives and datagrams that are neither ESP nor IKE.
+    ignored,
+}
+
+impl Counters {
+    pub(crate) fn refusal(&self, status: Status) {
+        let counter = match status {
+            Status::Aborted => &self.aborted,
+            Status::BadIcv => &self.bad_icv,
+            Status::Replayed | Status::TooOld => &self.replayed,
+            _ => &self.refused,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The data plane could not be started.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DataplaneError {
+    /// The TUN interface could not be made.
+    #[error("TUN interface {name}: {error} (is /dev/net/tun there, and is CAP_NET_ADMIN?)")]
+    Tun {
+        /// Its name.
+        name: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The frame pool could not be made.
+    #[error("{0}")]
+    Pool(#[from] PoolError),
+    /// The accelerator refused the pool.
+    #[error("{0}")]
+    Device(#[from] DeviceError),
+    /// The accelerator refused a queue.
+    #[error("{0}")]
+    Queue(#[from] OpenQueueError),
+    /// The system refused.
+    #[error("{what}: {error}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+impl Dataplane {
+    /// Makes the TUN interface and starts the workers.
+    ///
+    /// # Errors
+    /// [`DataplaneError`].
+    pub fn start(
+        config: DataplaneConfig,
+        accelerator: &Arc<dyn Accelerator>,
+        upcall: impl Fn(Upcall) + Send + Sync + 'static,
+    ) -> Result<Self, DataplaneError> {
+        let host = |what| move |error: std::io::Error| DataplaneError::Host { what, error };
+        let tun = |error| DataplaneError::Tun {
+            name: config.tun_name.clone(),
+            error,
+        };
+        let first = DeviceBuilder::new()
+            .name(config.tun_name.clone())
+            .mtu(config.mtu)
+            .offload(true)
+            .multi_queue(true)
+            .build_sync()
+            .map_err(tun)?;
+        let tun_name = first.name().map_err(tun)?;
+        let tun_index =
+            nix::net::if_::if_nametoindex(tun_name.as_str()).map_err(|error| tun(error.into()))?;
+        let mut queues: Vec<SyncDevice> = Vec::new();
+        for _ in 1..config.queues.max(1) {
+            queues.push(first.try_clone().map_err(tun)?);
+        }
+        queues.push(first);
+        let pool = FramePool::new(FramePoolConfig {
+            slots: config.frames,
+            slot_size: (u32::from(config.mtu) + 512)
+                .next_multiple_of(256)
+                .max(2048),
+            ..FramePoolConfig::default()
+        })?;
+        accelerator.register_pool(&pool)?;
+        for socket in &config.udp {
+            sockets::prepare(socket).map_err(host("preparing a UDP socket"))?;
+        }
+        let mut wakes = Vec::new();
+        for _ in 0..queues.len() {
+            let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+            wakes.push(wake.map_err(|error| host("eventfd")(error.into()))?);
+        }
+        let shared = Arc::new(Shared {
+            policy: ArcSwap::default(),
+            counters: Counters::default(),
+            stop: AtomicBool::new(false),
+            wakes,
+            upcall: Box::new(upcall),
+        });
+        let mut workers = Vec::new();
+        for (number, tun_queue) in queues.into_iter().enumerate() {
+            tun_queue.set_nonblocking(true).map_err(tun)?;
+            let queue = accelerator.open_queue(&QueueConfig {
+                depth: config.depth,
+            })?;
+            let copy = |fd: &OwnedFd| fd.as_fd().try_clone_to_owned();
+            let udp: Result<Vec<_>, _> = config.udp.iter().map(UdpSocket::try_clone).collect();
+            let raw: Result<Vec<_>, _> = config.raw.iter().map(copy).collect();
+            let sockets = (
+                udp.map_err(host("duplicating a socket"))?,
+                raw.map_err(host("duplicating a socket"))?,
+            );
+            let (shared, pool) = (shared.clone(), pool.clone());
+            let mut worker = worker::Worker::new(number, shared, tun_queue, sockets, queue, pool)
+                .map_err(host("a worker's sockets"))?;
+            let thread = std::thread::Builder::new().name(format!("dataplane-{number}"));
+            workers.push(
+                thread
+                    .spawn(move || worker.run())
+                    .map_err(host("starting a worker"))?,
+            );
+        }
+        Ok(Self {
+            shared,
+            tun_name,
+            tun_index,
+            workers,
+        })
+    }
+
+    /// Name of the TUN interface.
+    pub fn tun_name(&self) -> &str {
+        &self.tun_name
+    }
+
+    /// Index of the TUN interface.
+    pub fn tun_index(&self) -> u32 {
+        self.tun_index
+    }
+
+    /// Receives through an SA from now on.
+    pub fn add_inbound(&self, sa: &InboundSa) {
+        let entry = Arc::new(InboundEntry::new(sa));
+        self.shared
+            .policy
+            .rcu(|policy| policy.with_inbound(entry.clone()));
+    }
+
+    /// Sends through an SA from now on.
+    pub fn add_outbound(&self, sa: &OutboundSa) {
+        let entry = Arc::new(OutboundEntry::new(sa));
+        self.shared
+            .policy
+            .rcu(|policy| policy.with_outbound(entry.clone()));
+    }
+
+    /// Receives no more through an SA. Packets of it that are under way still use it: retire it a
+    /// moment later.
+    pub fn remove_inbound(&self, spi: Spi) {
+        self.shared.policy.rcu(|policy| policy.without_inbound(spi));
+    }
+
+    /// Sends no more through an SA; see [`remove_inbound`](Self::remove_inbound).
+    pub fn remove_outbound(&self, child: u64) {
+        self.shared
+            .policy
+            .rcu(|policy| policy.without_outbound(child));
+    }
+
+    /// The peer of a child SA is elsewhere.
+    pub fn update_path(&self, child: u64, path: (SocketAddr, SocketAddr)) {
+        let policy = self.shared.policy.load();
+        policy.move_child(child, path);
+    }
+
+    /// Traffic of a child SA: the entries count it.
+    pub fn entries(&self, child: u64) -> (Option<Arc<InboundEntry>>, Option<Arc<OutboundEntry>>) {
+        self.shared.policy.load().of_child(child)
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> DataplaneStats {
+        self.shared.counters.read()
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        for wake in &self.shared.wakes {
+            let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+        }
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}

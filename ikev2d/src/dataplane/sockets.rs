@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Bursts over sockets: UDP with segmentation offload both ways (`UDP_SEGMENT`, `UDP_GRO`), and IP
+//! protocol 50.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::cmsg_space;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+    sockopt,
+};
+
+/// Most segments that one send may carry (`UDP_MAX_SEGMENTS` of older kernels).
+pub(super) const MOST_SEGMENTS: usize = 64;
+/// Most octets of one send, below 64 KiB with headers.
+pub(super) const MOST_OCTETS: usize = 65_000;
+const BUFFER: usize = 1 << 16;
+
+/// Asks for what the receiver needs: the local address of each datagram, and coalesced ones.
+pub(super) fn prepare(socket: &UdpSocket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    if socket.local_addr()?.is_ipv4() {
+        setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+    }
+    // Kernels without it deliver one datagram at a time.
+    let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
+    let _ = setsockopt(socket, sockopt::RcvBuf, &(4 << 20));
+    let _ = setsockopt(socket, sockopt::SndBuf, &(4 << 20));
+    Ok(())
+}
+
+/// A buffer for coalesced datagrams.
+pub(super) struct Receiver {
+    buffer: Vec<u8>,
+    control: Vec<u8>,
+}
+
+/// What came with one receive.
+pub(super) struct Received<'buffer> {
+    /// Datagrams, one after another, each of `segment` octets save the last.
+    pub(super) octets: &'buffer [u8],
+    pub(super) segment: usize,
+    pub(super) remote: SocketAddr,
+    /// Local address, where the kernel told.
+    pub(super) local: Option<IpAddr>,
+}
+
+impl Receiver {
+    pub(super) fn new() -> Self {
+        let control = cmsg_space!(nix::libc::in_pktinfo, i32, nix::libc::in6_pktinfo);
+        Self {
+            buffer: vec![0; BUFFER],
+            control,
+        }
+    }
+
+    /// Datagrams that are there, if any.
+    pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<Option<Received<'_>>> {
+        let mut parts = [IoSliceMut::new(&mut self.buffer)];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let message = match recvmsg::<SockaddrStorage>(
+            socket.as_raw_fd(),
+            &mut parts,
+            Some(&mut self.control),
+            flags,
+        ) {
+            Ok(message) => message,
+            Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(None),
+            // An ICMP error of an earlier send.
+            Err(nix::Error::ECONNREFUSED | nix::Error::EHOSTUNREACH) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let (len, mut segment, mut local) = (message.bytes, message.bytes, None);
+        for control in message.cmsgs()? {
+            match control {
+                ControlMessageOwned::UdpGroSegments(size) => {
+                    segment = usize::try_from(size).unwrap_or(len).max(1);
+                }
+                ControlMessageOwned::Ipv4PacketInfo(info) => {
+                    let address = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
+                    local = Some(IpAddr::V4(address));
+                }
+                _ => {}
+            }
+        }
+        let remote = message.address.as_ref().and_then(address_of);
+        let remote = remote.ok_or_else(|| io::Error::other("datagram without a sender"))?;
+        let octets = self.buffer.get(..len).unwrap_or_default();
+        Ok(Some(Received {
+            octets,
+            segment: segment.max(1),
+            remote,
+            local,
+        }))
+    }
+}
+
+fn address_of(storage: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = storage.as_sockaddr_in() {
+        return Some(SocketAddr::new(IpAddr::V4(v4.ip()), v4.port()));
+    }
+    storage
+        .as_sockaddr_in6()
+        .map(|v6| SocketAddr::new(IpAddr::V6(v6.ip()), v6.port()))
+}
+
+/// Receives IKE on a port that carries nothing else.
+pub(crate) struct IkeReceiver {
+    receiver: Receiver,
+}
+
+impl IkeReceiver {
+    pub(crate) fn new(socket: &UdpSocket) -> io::Result<Self> {
+        prepare(socket)?;
+        Ok(Self {
+            receiver: Receiver::new(),
+        })
+    }
+
+    /// Waits up to a second for a message: local address, sender, octets.
+    pub(crate) fn receive(
+        &mut self,
+        socket: &UdpSocket,
+    ) -> io::Result<(IpAddr, SocketAddr, Vec<u8>)> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let second = Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
+        poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&second))?;
+        let received = self
+            .receiver
+            .receive(socket)?
+            .ok_or(io::ErrorKind::WouldBlock)?;
+        let local = received.local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let first = received
+            .octets
+            .get(..received.segment.min(received.octets.len()));
+        Ok((local, received.remote, first.unwrap_or_default().to_vec()))
+    }
+}
+
+/// Sends datagrams of one size (the last may be shorter) from one address to another.
+pub(super) fn send(
+    socket: &UdpSocket,
+    datagrams: &[IoSlice<'_>],
+    segment: usize,
+    local: IpAddr,
+    remote: SocketAddr,
+) -> io::Result<()> {
+    let to = SockaddrStorage::from(remote);
+    let info = match local {
+        IpAddr::V4(v4) if !v4.is_unspecified() => Some(nix::libc::in_pktinfo {
+            ipi_ifindex: 0,
+            ipi_spec_dst: nix::libc::in_addr {
+                s_addr: u32::from_ne_bytes(v4.octets()),
+            },
+            ipi_addr: nix::libc::in_addr { s_addr: 0 },
+        }),
+        _ => None,
+    };
+    let size = u16::try_from(segment).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut controls = Vec::with_capacity(2);
+    controls.extend(info.as_ref().map(ControlMessage::Ipv4PacketInfo));
+    if datagrams.len() > 1 {
+        controls.push(ControlMessage::UdpGsoSegments(&size));
+    }
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    sendmsg(socket.as_raw_fd(), datagrams, &controls, flags, Some(&to))?;
+    Ok(())
+}
+
+/// Sends one ESP packet as IP protocol 50.
+pub(super) fn send_raw(socket: &OwnedFd, packet: &[u8], remote: IpAddr) -> io::Result<()> {
+    let to = SockaddrStorage::from(SocketAddr::new(remote, 0));
+    let parts = [IoSlice::new(packet)];
+    sendmsg(
+        socket.as_raw_fd(),
+        &parts,
+        &[],
+        MsgFlags::MSG_DONTWAIT,
+        Some(&to),
+    )?;
+    Ok(())
+}
+
+/// Receives one packet of IP protocol 50: its length in `buffer` and its sender.
+pub(super) fn receive_raw(
+    socket: &OwnedFd,
+    buffer: &mut [u8],
+) -> io::Result<Option<(usize, IpAddr)>> {
+    let mut parts = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_DONTWAIT;
+    match recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, None, flags) {
+        Ok(message) => {
+            let sender = message.address.as_ref().and_then(address_of);
+            Ok(sender.map(|sender| (message.bytes, sender.ip())))
+        }
+        Err(nix::Error::EAGAIN | nix::Error::EINTR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

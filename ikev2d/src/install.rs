@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The one translator from IKE's child SAs to security associations of the engines.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ikev2d_proto::algorithm::{Encryption, Integrity};
+use ikev2d_proto::event::{ChildId, ChildKeys, ChildSa};
+use ikev2d_proto::proposal::EspSuite;
+use ikev2d_proto::ts;
+use offload_api::device::Accelerator;
+use offload_api::error::{InstallError, InvalidSa};
+use offload_api::failover::{Failover, OffloadLevel, Placement};
+use offload_api::sa::{
+    self, Direction, KeyMaterial, Lifetimes, Limits, Mode, Numbering, SaHandle, SaParams, Spi,
+    Suite, TrafficSelector,
+};
+
+use crate::config::ChildSection;
+use crate::dataplane::{Dataplane, Encapsulation, InboundSa, OutboundSa};
+
+/// How long a removed SA still takes packets that are on their way.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Installs and removes child SAs.
+pub(crate) struct Installer {
+    failover: Failover,
+    dataplane: Arc<Dataplane>,
+    children: HashMap<ChildId, Installed>,
+}
+
+struct Installed {
+    sa: ChildSa,
+    level: OffloadLevel,
+    lifetimes: Lifetimes,
+    inbound: SaHandle,
+    outbound: Option<SaHandle>,
+}
+
+impl Installer {
+    pub(crate) fn new(failover: Failover, dataplane: Arc<Dataplane>) -> Self {
+        Self {
+            failover,
+            dataplane,
+            children: HashMap::new(),
+        }
+    }
+
+    /// Installs the inbound SA; when this returns packets of it are taken.
+    pub(crate) fn inbound(
+        &mut self,
+        sa: ChildSa,
+        section: Option<&ChildSection>,
+    ) -> Result<(), InstallError> {
+        let level = section.map_or(OffloadLevel::Auto, |s| s.hw_offload.into());
+        let lifetimes = section.map_or_else(Lifetimes::default, lifetimes);
+        let window = section.map_or(1024, |s| s.replay_window);
+        let params = params(&sa, Direction::Inbound, lifetimes, window)?;
+        let handle = self.failover.install_at(level, &params, sa.id.0)?;
+        self.dataplane.add_inbound(&InboundSa {
+            spi: params.spi,
+            sa: handle,
+            selectors: pairs(&sa.ts_remote, &sa.ts_local),
+            remote: sa.path.remote,
+            child: sa.id.0,
+        });
+        let installed = Installed {
+            level,
+            lifetimes,
+            inbound: handle,
+            outbound: None,
+            sa,
+        };
+        self.children.insert(installed.sa.id, installed);
+        Ok(())
+    }
+
+    /// Installs the outbound SA and sends through it from now on.
+    pub(crate) fn outbound(&mut self, child: ChildId) -> Result<(), InstallError> {
+        let Some(installed) = self.children.get_mut(&child) else {
+            return Ok(());
+        };
+        if installed.outbound.is_some() {
+            return Ok(());
+        }
+        let sa = &mut installed.sa;
+        let params = params(sa, Direction::Outbound, installed.lifetimes, 0)?;
+        let handle = self
+            .failover
+            .install_at(installed.level, &params, child.0)?;
+        self.dataplane.add_outbound(&OutboundSa {
+            spi: params.spi,
+            sa: handle,
+            selectors: pairs(&sa.ts_local, &sa.ts_remote),
+            path: (sa.path.local, sa.path.remote),
+            encapsulation: if sa.udp_encap {
+                Encapsulation::Udp
+            } else {
+                Encapsulation::Native
+            },
+            child: child.0,
+        });
+        installed.outbound = Some(handle);
+        // The engines have them.
+        let gone = || ChildKeys {
+            encryption: Default::default(),
+            integrity: Default::default(),
+        };
+        (sa.keys_in, sa.keys_out) = (gone(), gone());
+        Ok(())
+    }
+
+    /// Stops sending at once and receiving a moment later; what it was.
+    pub(crate) fn retire(&mut self, child: ChildId) -> Option<ChildSa> {
+        let installed = self.children.remove(&child)?;
+        self.dataplane.remove_outbound(child.0);
+        let (failover, dataplane) = (self.failover.clone(), self.dataplane.clone());
+        let spi = Spi::new(installed.sa.spi_in);
+        let handles = (installed.inbound, installed.outbound);
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            if let Some(spi) = spi {
+                dataplane.remove_inbound(spi);
+            }
+            tokio::time::sleep(LINGER).await;
+            let _ = failover.retire(handles.0);
+            if let Some(outbound) = handles.1 {
+                let _ = failover.retire(outbound);
+            }
+        });
+        Some(installed.sa)
+    }
+
+    /// Where a child's SAs live: outbound if there is one, else inbound.
+    pub(crate) fn placement(&self, child: ChildId) -> Option<Placement> {
+        let installed = self.children.get(&child)?;
+        let handle = installed.outbound.unwrap_or(installed.inbound);
+        self.failover.placement(handle).ok()
+    }
+
+    /// The child that an engine's handle belongs to.
+    pub(crate) fn child_of(&self, handle: SaHandle) -> Option<ChildId> {
+        self.children
+            .iter()
+            .find(|(_, c)| c.inbound == handle || c.outbound == Some(handle))
+            .map(|(id, _)| *id)
+    }
+
+    /// The children of an IKE SA whose peer has moved.
+    pub(crate) fn children(&self) -> impl Iterator<Item = (ChildId, &ChildSa)> {
+        self.children
+            .iter()
+            .map(|(id, installed)| (*id, &installed.sa))
+    }
+}
+
+fn lifetimes(section: &ChildSection) -> Lifetimes {
+    let limit = |value: u64| (value != 0).then_some(value);
+    // Time is the core's: it rekeys by its own clock.
+    Lifetimes {
+        soft: Limits {
+            bytes: limit(section.rekey_bytes),
+            packets: limit(section.rekey_packets),
+            time: None,
+        },
+        hard: Limits {
+            bytes: limit(section.life_bytes),
+            packets: limit(section.life_packets),
+            time: section
+                .life_time
+                .map(|time| time.0)
+                .filter(|time| !time.is_zero()),
+        },
+    }
+}
+
+/// IKE's algorithms as the engines name them.
+pub(crate) fn suite(suite: &EspSuite) -> Result<Suite, InvalidSa> {
+    let cipher = match suite.encryption {
+        Encryption::Null => sa::Cipher::Null,
+        Encryption::AesCbc(128) => sa::Cipher::Aes128Cbc,
+        Encryption::AesCbc(192) => sa::Cipher::Aes192Cbc,
+        Encryption::AesCbc(_) => sa::Cipher::Aes256Cbc,
+        Encryption::AesGcm16(128) => sa::Cipher::Aes128Gcm,
+        Encryption::AesGcm16(_) => sa::Cipher::Aes256Gcm,
+        Encryption::ChaCha20Poly1305 => sa::Cipher::ChaCha20Poly1305,
+    };
+    let integrity = match suite.integrity {
+        None => sa::Integrity::None,
+        Some(Integrity::HmacSha256) => sa::Integrity::HmacSha256,
+        Some(Integrity::HmacSha384) => sa::Integrity::HmacSha384,
+        Some(Integrity::HmacSha512) => sa::Integrity::HmacSha512,
+    };
+    Suite::new(cipher, integrity)
+}
+
+fn params(
+    child: &ChildSa,
+    direction: Direction,
+    lifetimes: Lifetimes,
+    replay_window: u32,
+) -> Result<SaParams, InvalidSa> {
+    let (spi, keys) = match direction {
+        Direction::Inbound => (child.spi_in, &child.keys_in),
+        Direction::Outbound => (child.spi_out, &child.keys_out),
+    };
+    let suite = suite(&child.suite)?;
+    Ok(SaParams {
+        spi: Spi::new(spi).ok_or(InvalidSa::ReservedSpi { spi })?,
+        direction,
+        mode: Mode::Tunnel,
+        suite,
+        keys: KeyMaterial::from_keymat(suite, &keys.encryption, &keys.integrity)?,
+        esn: child.suite.esn,
+        replay_window,
+        replay_state: None,
+        numbering: Numbering::Granted(None),
+        // The socket adds the rest.
+        outer: None,
+        lifetimes,
+        selectors: Vec::new(),
+    })
+}
+
+fn pairs(
+    from: &[ts::TrafficSelector],
+    to: &[ts::TrafficSelector],
+) -> Vec<(TrafficSelector, TrafficSelector)> {
+    let selector = |ts: &ts::TrafficSelector| TrafficSelector {
+        start: ts.start,
+        end: ts.end,
+        protocol: ts.protocol,
+        start_port: ts.start_port,
+        end_port: ts.end_port,
+    };
+    from.iter()
+        .flat_map(|from| to.iter().map(move |to| (selector(from), selector(to))))
+        .collect()
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Key tables that Wireshark reads (`ikev2_decryption_table`, `esp_sa`): off unless asked for.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use ikev2d_proto::algorithm::{Encryption, Integrity};
+use ikev2d_proto::event::{ChildKeys, ChildSa, IkeKeyLog};
+use ikev2d_proto::proposal::EspSuite;
+
+/// Appends keys to both tables.
+pub(crate) struct KeyLog {
+    ike: File,
+    esp: File,
+}
+
+impl KeyLog {
+    /// Opens the tables in a directory that only its owner may enter.
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
+        tracing::warn!(directory = %directory.display(), "KEY LOG IS ON: every key is written to disk");
+        if !directory.exists() {
+            DirBuilder::new()
+                .mode(0o700)
+                .recursive(true)
+                .create(directory)?;
+        }
+        let open = |name: &str| {
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .mode(0o600)
+                .open(directory.join(name))
+        };
+        Ok(Self {
+            ike: open("ikev2_decryption_table")?,
+            esp: open("esp_sa")?,
+        })
+    }
+
+    pub(crate) fn ike(&mut self, keys: &IkeKeyLog) {
+        let encryption = match keys.suite.encryption {
+            Encryption::AesGcm16(128) => "AES-GCM-128 with 16 octet ICV [RFC5282]",
+            Encryption::AesGcm16(_) => "AES-GCM-256 with 16 octet ICV [RFC5282]",
+            Encryption::AesCbc(128) => "AES-CBC-128 [RFC3602]",
+            Encryption::AesCbc(192) => "AES-CBC-192 [RFC3602]",
+            Encryption::AesCbc(_) => "AES-CBC-256 [RFC3602]",
+            Encryption::ChaCha20Poly1305 => "ChaCha20-Poly1305 [RFC7634]",
+            Encryption::Null => "NULL [RFC2410]",
+        };
+        let integrity = match keys.suite.integrity {
+            None => "NONE [RFC4306]",
+            Some(Integrity::HmacSha256) => "HMAC_SHA2_256_128 [RFC4868]",
+            Some(Integrity::HmacSha384) => "HMAC_SHA2_384_192 [RFC4868]",
+            Some(Integrity::HmacSha512) => "HMAC_SHA2_512_256 [RFC4868]",
+        };
+        let hex = hex::encode::<&[u8]>;
+        let line = format!(
+            "{:016x},{:016x},{},{},\"{encryption}\",{},{},\"{integrity}\"\n",
+            keys.spi_i,
+            keys.spi_r,
+            hex(&keys.sk_ei),
+            hex(&keys.sk_er),
+            hex(&keys.sk_ai),
+            hex(&keys.sk_ar),
+        );
+        if let Err(error) = self.ike.write_all(line.as_bytes()) {
+            tracing::warn!(%error, "key log");
+        }
+    }
+
+    pub(crate) fn child(&mut self, sa: &ChildSa) {
+        let (local, remote) = (sa.path.local.ip(), sa.path.remote.ip());
+        let lines = [
+            (remote, local, sa.spi_in, &sa.keys_in),
+            (local, remote, sa.spi_out, &sa.keys_out),
+        ]
+        .map(|(source, destination, spi, keys)| {
+            let family = if source.is_ipv4() { "IPv4" } else { "IPv6" };
+            let (encryption, integrity) = esp_names(&sa.suite);
+            let ChildKeys { encryption: key, integrity: integrity_key } = keys;
+            let prefix = |key: &[u8]| if key.is_empty() { String::new() } else { format!("0x{}", hex::encode(key)) };
+            format!(
+                "\"{family}\",\"{source}\",\"{destination}\",\"0x{spi:08x}\",\"{encryption}\",\"{}\",\"{integrity}\",\"{}\"\n",
+                prefix(key),
+                prefix(integrity_key),
+            )
+        });
+        if let Err(error) = self.esp.write_all(lines.concat().as_bytes()) {
+            tracing::warn!(%error, "key log");
+        }
+    }
+}
+
+fn esp_names(suite: &EspSuite) -> (&'static str, &'static str) {
+    let encryption = match suite.encryption {
+        Encryption::Null => "NULL",
+        Encryption::AesCbc(_) => "AES-CBC [RFC3602]",
+        Encryption::AesGcm16(_) => "AES-GCM with 16 octet ICV [RFC4106]",
+        Encryption::ChaCha20Poly1305 => "ChaCha20 with Poly1305 [RFC7634]",
+    };
+    let integrity = match suite.integrity {
+        None => "NULL",
+        Some(Integrity::HmacSha256) => "HMAC-SHA-256-128 [RFC4868]",
+        Some(Integrity::HmacSha384) => "HMAC-SHA-384-192 [RFC4868]",
+        Some(Integrity::HmacSha512) => "HMAC-SHA-512-256 [RFC4868]",
+    };
+    (encryption, integrity)
+}

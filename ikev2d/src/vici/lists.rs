@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What `swanctl --list-…` shows, in strongSwan's words.
+
+use std::time::{Duration, Instant};
+
+use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
+use ikev2d_proto::config::{AddressPattern, Connection, SelectorConfig};
+use ikev2d_proto::endpoint::{ChildInfo, IkeSaInfo};
+use ikev2d_proto::ts::TrafficSelector;
+use offload_api::event::Engine;
+use offload_api::failover::Placement;
+
+use super::message::Section;
+
+/// Traffic and placement of a child SA, from the data plane.
+pub(crate) struct ChildFacts {
+    pub(crate) placement: Option<Placement>,
+    pub(crate) inbound: (u64, u64),
+    pub(crate) outbound: (u64, u64),
+}
+
+/// A `list-sa` event.
+pub(crate) fn ike_sa(
+    sa: &IkeSaInfo<'_>,
+    now: Instant,
+    facts: impl Fn(&ChildInfo<'_>) -> ChildFacts,
+) -> Section {
+    let mut section = Section::default();
+    section.put("uniqueid", sa.id.0);
+    section.put("version", 2);
+    section.put("state", sa.state);
+    section.put("local-host", sa.path.local.ip());
+    section.put("local-port", sa.path.local.port());
+    section.put("local-id", sa.local_id);
+    section.put("remote-host", sa.path.remote.ip());
+    section.put("remote-port", sa.path.remote.port());
+    section.put("remote-id", sa.remote_id);
+    if sa.initiator {
+        section.put("initiator", "yes");
+    }
+    section.put("initiator-spi", format_args!("{:016x}", sa.spi_i));
+    section.put("responder-spi", format_args!("{:016x}", sa.spi_r));
+    for (key, nat) in [("nat-local", sa.nat_local), ("nat-remote", sa.nat_remote)] {
+        if nat {
+            section.put(key, "yes");
+        }
+    }
+    if let Some(suite) = &sa.suite {
+        put_encryption(&mut section, suite.encryption);
+        put_integrity(&mut section, suite.integrity);
+        let prf = match suite.prf {
+            Prf::HmacSha256 => "PRF_HMAC_SHA2_256",
+            Prf::HmacSha384 => "PRF_HMAC_SHA2_384",
+            Prf::HmacSha512 => "PRF_HMAC_SHA2_512",
+        };
+        section.put("prf-alg", prf);
+        section.put("dh-group", group_name(suite.group));
+    }
+    if let Some(established) = sa.established {
+        section.put(
+            "established",
+            now.saturating_duration_since(established).as_secs(),
+        );
+    }
+    if let Some(at) = sa.rekey_at {
+        section.put("rekey-time", at.saturating_duration_since(now).as_secs());
+    }
+    let mut children = Section::default();
+    for child in &sa.children {
+        let name = format!("{}-{}", child.sa.child, child.sa.id.0);
+        children.put_section(&name, child_sa(child, now, &facts(child)));
+    }
+    section.put_section("child-sas", children);
+    let mut event = Section::default();
+    event.put_section(sa.connection, section);
+    event
+}
+
+fn child_sa(child: &ChildInfo<'_>, now: Instant, facts: &ChildFacts) -> Section {
+    let sa = child.sa;
+    let mut section = Section::default();
+    section.put("name", &sa.child);
+    section.put("uniqueid", sa.id.0);
+    section.put("reqid", 1);
+    section.put("state", child.state);
+    section.put("mode", if sa.transport { "TRANSPORT" } else { "TUNNEL" });
+    section.put("protocol", "ESP");
+    if sa.udp_encap {
+        section.put("encap", "yes");
+    }
+    section.put("spi-in", format_args!("{:08x}", sa.spi_in));
+    section.put("spi-out", format_args!("{:08x}", sa.spi_out));
+    put_encryption(&mut section, sa.suite.encryption);
+    put_integrity(&mut section, sa.suite.integrity);
+    if let Some(group) = sa.suite.group {
+        section.put("dh-group", group_name(group));
+    }
+    if sa.suite.esn {
+        section.put("esn", 1);
+    }
+    section.put("bytes-in", facts.inbound.1);
+    section.put("packets-in", facts.inbound.0);
+    section.put("bytes-out", facts.outbound.1);
+    section.put("packets-out", facts.outbound.0);
+    let age = now.saturating_duration_since(child.installed);
+    let left = child
+        .rekey_at
+        .map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+    section.put("rekey-time", left.as_secs());
+    section.put("life-time", (left + left / 10).as_secs());
+    section.put("install-time", age.as_secs());
+    section.put_list("local-ts", sa.ts_local.iter().map(selector));
+    section.put_list("remote-ts", sa.ts_remote.iter().map(selector));
+    if let Some(placement) = &facts.placement {
+        let engine = match placement.engine {
+            Engine::Device => "device",
+            Engine::Software => "software",
+        };
+        section.put("engine", engine);
+        if let Some(reason) = &placement.reason {
+            section.put("engine-reason", reason);
+        }
+    }
+    section
+}
+
+/// A `list-conn` event.
+pub(crate) fn connection(connection: &Connection) -> Section {
+    let mut section = Section::default();
+    let address = |pattern: &AddressPattern| match (pattern, pattern.single()) {
+        (_, Some(single)) => single.to_string(),
+        (AddressPattern::Prefix(base, bits), None) => format!("{base}/{bits}"),
+        (AddressPattern::Any, None) => "%any".to_owned(),
+    };
+    let addresses = |patterns: &[AddressPattern]| -> Vec<String> {
+        if patterns.is_empty() {
+            vec!["%any".to_owned()]
+        } else {
+            patterns.iter().map(address).collect()
+        }
+    };
+    section.put_list("local_addrs", addresses(&connection.local_addrs));
+    section.put_list("remote_addrs", addresses(&connection.remote_addrs));
+    section.put("version", "IKEv2");
+    section.put("reauth_time", 0);
+    section.put(
+        "rekey_time",
+        connection.rekey_time.unwrap_or_default().as_secs(),
+    );
+    section.put("unique", "UNIQUE_NO");
+    for (name, id) in [
+        ("local-1", &connection.local_id),
+        ("remote-1", &connection.remote_id),
+    ] {
+        let mut end = Section::default();
+        end.put("class", "pre-shared key");
+        end.put("id", id);
+        section.put_section(name, end);
+    }
+    let mut children = Section::default();
+    for child in &connection.children {
+        let mut section = Section::default();
+        section.put(
+            "mode",
+            if child.transport {
+                "TRANSPORT"
+            } else {
+                "TUNNEL"
+            },
+        );
+        section.put("rekey_time", child.rekey_time.unwrap_or_default().as_secs());
+        section.put("rekey_bytes", 0);
+        section.put("rekey_packets", 0);
+        let text = |config: &SelectorConfig| match config {
+            SelectorConfig::Dynamic => "dynamic".to_owned(),
+            SelectorConfig::Fixed(ts) => selector(ts),
+        };
+        section.put_list("local-ts", child.local_ts.iter().map(text));
+        section.put_list("remote-ts", child.remote_ts.iter().map(text));
+        children.put_section(&child.name, section);
+    }
+    section.put_section("children", children);
+    let mut event = Section::default();
+    event.put_section(&connection.name, section);
+    event
+}
+
+fn put_encryption(section: &mut Section, encryption: Encryption) {
+    let (name, bits) = match encryption {
+        Encryption::Null => ("NULL", None),
+        Encryption::AesCbc(bits) => ("AES_CBC", Some(bits)),
+        Encryption::AesGcm16(bits) => ("AES_GCM_16", Some(bits)),
+        Encryption::ChaCha20Poly1305 => ("CHACHA20_POLY1305", None),
+    };
+    section.put("encr-alg", name);
+    if let Some(bits) = bits {
+        section.put("encr-keysize", bits);
+    }
+}
+
+fn put_integrity(section: &mut Section, integrity: Option<Integrity>) {
+    let name = match integrity {
+        None => return,
+        Some(Integrity::HmacSha256) => "HMAC_SHA2_256_128",
+        Some(Integrity::HmacSha384) => "HMAC_SHA2_384_192",
+        Some(Integrity::HmacSha512) => "HMAC_SHA2_512_256",
+    };
+    section.put("integ-alg", name);
+}
+
+fn group_name(group: Group) -> &'static str {
+    match group {
+        Group::Modp2048 => "MODP_2048",
+        Group::Modp3072 => "MODP_3072",
+        Group::Modp4096 => "MODP_4096",
+        Group::Ecp256 => "ECP_256",
+        Group::Ecp384 => "ECP_384",
+        Group::Ecp521 => "ECP_521",
+        Group::X25519 => "CURVE_25519",
+    }
+}
+
+/// A selector as a prefix where it is one, else as a range; protocol and port behind it.
+fn selector(ts: &TrafficSelector) -> String {
+    let prefix = (0..=128u8).find(|bits| {
+        let whole = TrafficSelector::prefix(ts.start, *bits);
+        (whole.start, whole.end) == (ts.start, ts.end)
+    });
+    let net = match prefix {
+        Some(bits) => format!(
+            "{}/{}",
+            ts.start,
+            bits.min(if ts.start.is_ipv4() { 32 } else { 128 })
+        ),
+        None => format!("{}..{}", ts.start, ts.end),
+    };
+    let any_port = (ts.start_port, ts.end_port) == (0, u16::MAX);
+    match (ts.protocol, any_port) {
+        (0, true) => net,
+        (protocol, true) => format!("{net}[{protocol}]"),
+        (protocol, false) if ts.start_port == ts.end_port => {
+            format!("{net}[{protocol}/{}]", ts.start_port)
+        }
+        (protocol, false) => format!("{net}[{protocol}/{}-{}]", ts.start_port, ts.end_port),
+    }
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The control socket: packets in, commands to the daemon, responses and events out.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::message::{PACKET_LIMIT, Section, decode, encode, packet, split_name};
+
+/// How long a client may take to send what it began, or to take what it is sent.
+const CLIENT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Events that clients may ask for.
+const EVENTS: [&str; 10] = [
+    "log",
+    "control-log",
+    "list-sa",
+    "list-policy",
+    "list-conn",
+    "list-cert",
+    "ike-updown",
+    "child-updown",
+    "ike-rekey",
+    "child-rekey",
+];
+
+/// A command for the daemon.
+pub(crate) struct Request {
+    pub(crate) command: String,
+    pub(crate) message: Section,
+    pub(crate) reply: oneshot::Sender<Reply>,
+}
+
+/// Its answer.
+pub(crate) enum Reply {
+    /// Events to stream, then the response.
+    Response {
+        events: Vec<(&'static str, Section)>,
+        response: Section,
+    },
+    /// No such command.
+    Unknown,
+}
+
+/// An event for whoever has asked for it.
+pub(crate) type Broadcast = (&'static str, Section);
+
+/// Listens on the control socket, which is its owner's alone.
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    if path.exists() {
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => {
+                let text = format!("{}: another daemon listens there", path.display());
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+            }
+            Err(_) => std::fs::remove_file(path)?,
+        }
+    }
+    let listener = UnixListener::bind(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Accepts clients for ever.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    requests: mpsc::Sender<Request>,
+    events: broadcast::Sender<Broadcast>,
+) {
+    let own = nix::unistd::geteuid().as_raw();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let allowed = stream
+            .peer_cred()
+            .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
+        if !allowed {
+            tracing::warn!("control client of another user is refused");
+            continue;
+        }
+        let (requests, events) = (requests.clone(), events.subscribe());
+        tokio::spawn(async move {
+            if let Err(error) = converse(stream, requests, events).await {
+                tracing::debug!(%error, "control client is cut off");
+            }
+        });
+    }
+}
+
+async fn converse(
+    stream: UnixStream,
+    requests: mpsc::Sender<Request>,
+    mut events: broadcast::Receiver<Broadcast>,
+) -> io::Result<()> {
+    let (mut reader, mut writer) = stream.into_split();
+    // A client that is served slowly must not hold up what it sends.
+    let (packets_in, mut packets) = mpsc::channel::<Vec<u8>>(4);
+    let reading = tokio::spawn(async move {
+        while let Some(packet) = read_packet(&mut reader).await? {
+            if packets_in.send(packet).await.is_err() {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    });
+    let mut registered: HashSet<String> = HashSet::new();
+    loop {
+        let packet = tokio::select! {
+            packet = packets.recv() => packet,
+            event = events.recv() => {
+                match event {
+                    Ok((name, section)) if registered.contains(name) => {
+                        send(&mut writer, packet::EVENT, Some(name), Some(&section)).await?;
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return Ok(()),
+                    _ => {}
+                }
+                continue;
+            }
+        };
+        let Some(packet) = packet else { break };
+        let malformed = || io::Error::new(io::ErrorKind::InvalidData, "malformed vici packet");
+        let (kind, body) = packet.split_first().ok_or_else(malformed)?;
+        let (name, message) = split_name(body).ok_or_else(malformed)?;
+        match *kind {
+            packet::COMMAND_REQUEST => {
+                let message = decode(message).map_err(|error| {
+                    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+                })?;
+                let (reply, answer) = oneshot::channel();
+                let request = Request {
+                    command: name.to_owned(),
+                    message,
+                    reply,
+                };
+                if requests.send(request).await.is_err() {
+                    return Ok(());
+                }
+                match answer.await {
+                    Ok(Reply::Response { events, response }) => {
+                        for (name, section) in events {
+                            if registered.contains(name) {
+                                send(&mut writer, packet::EVENT, Some(name), Some(&section))
+                                    .await?;
+                            }
+                        }
+                        send(&mut writer, packet::COMMAND_RESPONSE, None, Some(&response)).await?;
+                    }
+                    Ok(Reply::Unknown) | Err(_) => {
+                        send(&mut writer, packet::COMMAND_UNKNOWN, None, None).await?;
+                    }
+                }
+            }
+            packet::EVENT_REGISTER | packet::EVENT_UNREGISTER => {
+                if EVENTS.contains(&name) {
+                    if *kind == packet::EVENT_REGISTER {
+                        registered.insert(name.to_owned());
+                    } else {
+                        registered.remove(name);
+                    }
+                    send(&mut writer, packet::EVENT_CONFIRM, None, None).await?;
+                } else {
+                    send(&mut writer, packet::EVENT_UNKNOWN, None, None).await?;
+                }
+            }
+            _ => return Err(malformed()),
+        }
+    }
+    reading.await.unwrap_or(Ok(()))
+}
+
+async fn read_packet(reader: &mut tokio::net::unix::OwnedReadHalf) -> io::Result<Option<Vec<u8>>> {
+    let mut length = [0; 4];
+    match reader.read_exact(&mut length).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let length = u32::from_be_bytes(length) as usize;
+    if length == 0 || length > PACKET_LIMIT {
+        let text = format!("packet of {length} octets, expected 1 to {PACKET_LIMIT}");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    let mut packet = vec![0; length];
+    tokio::time::timeout(CLIENT_DEADLINE, reader.read_exact(&mut packet)).await??;
+    Ok(Some(packet))
+}
+
+async fn send(
+    writer: &mut tokio::net::unix::OwnedWriteHalf,
+    kind: u8,
+    name: Option<&str>,
+    message: Option<&Section>,
+) -> io::Result<()> {
+    let packet =
+        encode(kind, name, message).map_err(|error| io::Error::other(error.to_string()))?;
+    tokio::time::timeout(CLIENT_DEADLINE, writer.write_all(&packet)).await?
+}

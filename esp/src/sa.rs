@@ -148,6 +148,24 @@ impl SaState {
         }
     }
 
+    /// Whether a hard limit lets another packet pass. A burst asks again before it counts each
+    /// packet: those before it may have reached the limit.
+    ///
+    /// # Errors
+    /// [`Status::HardExpired`].
+    pub fn check_hard(&mut self, now: Instant) -> Result<(), Status> {
+        match self.reached(&self.lifetimes.hard, now) {
+            Some(limit) => {
+                if !self.reported.hard {
+                    self.reported.hard = true;
+                    self.notices.push(SaNotice::Hard(limit));
+                }
+                Err(Status::HardExpired)
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Counts a packet that was sealed or opened and tells how it ended.
     pub fn count(&mut self, sequence: u64, inner_len: usize, now: Instant) -> Status {
         self.usage.packets += 1;
@@ -241,19 +259,6 @@ impl SaState {
     /// What the SA has done.
     pub fn usage(&self) -> SaUsage {
         self.usage
-    }
-
-    fn check_hard(&mut self, now: Instant) -> Result<(), Status> {
-        match self.reached(&self.lifetimes.hard, now) {
-            Some(limit) => {
-                if !self.reported.hard {
-                    self.reported.hard = true;
-                    self.notices.push(SaNotice::Hard(limit));
-                }
-                Err(Status::HardExpired)
-            }
-            None => Ok(()),
-        }
     }
 
     fn reached(&self, limits: &Limits, now: Instant) -> Option<Limit> {

@@ -150,13 +150,20 @@ impl SoftwareQueue {
                 let inbound = entry.transform.direction() == Direction::Inbound;
                 if inbound {
                     job.inner_len = job.op.frame.len();
-                    if let Err(refused) = state.accept_inbound(job.sequence) {
+                }
+                let mut admitted = state.check_hard(now);
+                if inbound && admitted.is_ok() {
+                    admitted = state.accept_inbound(job.sequence);
+                }
+                match admitted {
+                    Ok(()) => {
+                        status = state.count(job.sequence, job.inner_len, now);
+                        totals.add(inbound, job.inner_len);
+                    }
+                    Err(refused) => {
+                        state.count_error(refused);
                         status = refused;
                     }
-                }
-                if status.is_ok() {
-                    status = state.count(job.sequence, job.inner_len, now);
-                    totals.add(inbound, job.inner_len);
                 }
             }
             if let Ok(entry) = table.entry(job.op.sa) {

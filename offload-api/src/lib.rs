@@ -11,6 +11,8 @@
 
 pub mod cache;
 pub mod capability;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod device;
 pub mod error;
 pub mod event;

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Gateways for end-to-end tests: our daemon and strongSwan's, each in a namespace of its own.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use netlab::Namespace;
+use netlab::link::veth;
+use netlab::process::{Guarded, wait_for_listener};
+use netlab::traffic::ping;
+
+/// The secret that every gateway here has.
+pub(crate) const SECRET: &str = "Interop-PSK-0123456789";
+const READY: Duration = Duration::from_secs(20);
+
+/// Two hosts on a wire, each with a protected address behind it.
+pub(crate) struct Wire {
+    pub(crate) a: Namespace,
+    pub(crate) b: Namespace,
+}
+
+impl Wire {
+    pub(crate) fn new() -> Self {
+        netlab::ensure_privileges().unwrap();
+        let (a, b) = (Namespace::new("a").unwrap(), Namespace::new("b").unwrap());
+        veth((&a, "wire"), (&b, "wire")).unwrap();
+        for (namespace, number) in [(&a, 1), (&b, 2)] {
+            let outer = format!("10.77.0.{number}/24");
+            namespace.address("wire", &outer).unwrap();
+            let inner = format!("10.{number}.0.1/32");
+            namespace.address("lo", &inner).unwrap();
+        }
+        Self { a, b }
+    }
+
+    /// Pings between the protected addresses, both ways.
+    pub(crate) fn assert_passes(&self, when: &str) {
+        let (inner_a, inner_b) = (IpAddr::from([10, 1, 0, 1]), IpAddr::from([10, 2, 0, 1]));
+        for (namespace, from, to) in [
+            (&self.a, inner_a, inner_b),
+            (&self.b, inner_b, inner_a),
+        ] {
+            let report = ping(namespace, from, to, 5).unwrap();
+            assert_eq!(report.received, 5, "{when}: {from} to {to}: {report:?}");
+        }
+    }
+}
+
+/// A daemon with its control socket.
+pub(crate) struct Gateway {
+    process: Guarded,
+    pub(crate) vici: PathBuf,
+    pub(crate) log: PathBuf,
+}
+
+impl Gateway {
+    /// Starts `ikev2d` with its own part of the configuration in front of `configuration`.
+    pub(crate) fn ikev2d(namespace: &Namespace, directory: &Path, configuration: &str) -> Self {
+        fs::create_dir_all(directory).unwrap();
+        let (vici, log) = (directory.join("vici"), directory.join("log"));
+        let file = directory.join("ikev2d.toml");
+        let text = format!(
+            "[daemon]\nvici_socket = {vici:?}\ndevice = \"software\"\nlog_level = \"debug\"\n\
+             retransmit_timeout = 1.0\nkey_log = {keys:?}\n\
+             tun = {{ name = \"esp0\", mtu = 1400, queues = 1 }}\n\
+             {configuration}\n[secrets.ike-1]\nsecret = \"{SECRET}\"\n",
+            keys = directory.join("keys"),
+        );
+        fs::write(&file, text).unwrap();
+        let mut command = namespace.command(tests::program("ikev2d"));
+        command.arg("--config").arg(&file);
+        Self::spawn(command, vici, log)
+    }
+
+    /// Starts strongSwan, whose ESP runs in user space too, with connections as in swanctl.conf;
+    /// nothing where it is not installed.
+    pub(crate) fn strongswan(
+        namespace: &Namespace,
+        directory: &Path,
+        connections: &str,
+    ) -> Option<Self> {
+        const DAEMON: &str = "/usr/sbin/charon-systemd";
+        const ESP: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
+        if !Path::new(DAEMON).exists() || !Path::new(ESP).exists() {
+            eprintln!("skipped: charon-systemd with kernel-libipsec is not installed");
+            return None;
+        }
+        let swanctl_directory = directory.join("swanctl");
+        fs::create_dir_all(&swanctl_directory).unwrap();
+        let (vici, log) = (directory.join("vici"), directory.join("log"));
+        let settings = directory.join("strongswan.conf");
+        // The mark keeps ESP out of the tunnel's own routes; fewer threads than 16 block for ever.
+        let text = format!(
+            "charon {{\n\
+             load = random nonce aes sha1 sha2 hmac kdf gmp curve25519 openssl gcm chapoly drbg \
+             kernel-libipsec kernel-netlink socket-default vici updown\n\
+             threads = 24\nretransmit_tries = 3\nretransmit_timeout = 1.0\n\
+             plugins {{\n vici {{ socket = unix://{vici} }}\n\
+             kernel-libipsec {{ load = yes\n allow_peer_ts = yes }}\n\
+             kernel-netlink {{ fwmark = !0x42 }}\n socket-default {{ fwmark = 0x42 }} }}\n\
+             filelog {{ log {{ path = {charon}\n flush_line = yes\n default = 1\n ike = 2\n cfg = 2 }} }}\n\
+             syslog {{ daemon {{ default = -1 }} }} }}\n\
+             charon-systemd {{ journal {{ default = -1 }} }}\n",
+            vici = vici.display(),
+            charon = directory.join("charon.log").display(),
+        );
+        fs::write(&settings, text).unwrap();
+        let text = format!("connections {{\n{connections}\n}}\nsecrets {{ ike-1 {{\n secret = \"{SECRET}\"\n }} }}\n");
+        fs::write(swanctl_directory.join("swanctl.conf"), text).unwrap();
+        let mut command = namespace.command(DAEMON);
+        command.env("STRONGSWAN_CONF", &settings);
+        let gateway = Self::spawn(command, vici, log);
+        let mut load = gateway.swanctl_command(&["--load-all"]);
+        load.env("SWANCTL_DIR", &swanctl_directory);
+        run(load).unwrap_or_else(|text| panic!("strongSwan's configuration: {text}"));
+        Some(gateway)
+    }
+
+    fn spawn(mut command: Command, vici: PathBuf, log: PathBuf) -> Self {
+        let file = File::create(&log).unwrap();
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .env("NO_COLOR", "1");
+        let mut process = Guarded::spawn(command).unwrap();
+        wait_for_listener(&vici, READY, || {
+            let text = || fs::read_to_string(&log).unwrap_or_default();
+            assert!(process.ended()?.is_none(), "ended: {}", text());
+            Ok(())
+        })
+        .unwrap();
+        Self { process, vici, log }
+    }
+
+    fn swanctl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command
+            .args(["20", "swanctl"])
+            .args(arguments)
+            .arg("--uri")
+            .arg(format!("unix://{}", self.vici.display()));
+        command
+    }
+
+    /// Runs strongSwan's own control program; what it printed, as an error if it failed.
+    pub(crate) fn try_swanctl(&self, arguments: &[&str]) -> Result<String, String> {
+        run(self.swanctl_command(arguments))
+    }
+
+    /// As [`try_swanctl`](Self::try_swanctl), and it must succeed.
+    pub(crate) fn swanctl(&self, arguments: &[&str]) -> String {
+        self.try_swanctl(arguments)
+            .unwrap_or_else(|text| panic!("swanctl {arguments:?}: {text}\n{}", self.tail()))
+    }
+
+    /// Waits until `--list-sas` looks as it should.
+    pub(crate) fn wait_sas(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let text = self.swanctl(&["--list-sas"]);
+            if fits(&text) {
+                return text;
+            }
+            let late = Instant::now() > end;
+            assert!(!late, "{what} does not come: {text}\n{}", self.tail());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// The end of the log.
+    pub(crate) fn tail(&self) -> String {
+        let text = [&self.log, &self.log.with_file_name("charon.log")]
+            .map(|path| fs::read_to_string(path).unwrap_or_default())
+            .concat();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
+    /// Tells it to end; whether it did so in good order.
+    pub(crate) fn stop(&mut self) -> bool {
+        self.process.stop().unwrap().success()
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+fn run(mut command: Command) -> Result<String, String> {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if output.status.success() {
+        Ok(text)
+    } else {
+        Err(text)
+    }
+}
+
+/// A connection of `ikev2d` from 10.77.0.OWN to the other host.
+pub(crate) fn ours(own: u8, ike: &str, esp: &str, more: &str, child: &str) -> String {
+    let peer = 3 - own;
+    let name = |number| if number == 1 { "a.test" } else { "b.test" };
+    format!(
+        "[connections.gw]\nversion = 2\nlocal_addrs = [\"10.77.0.{own}\"]\n\
+         remote_addrs = [\"10.77.0.{peer}\"]\nproposals = [\"{ike}\"]\n{more}\n\
+         local = {{ auth = \"psk\", id = \"{me}\" }}\nremote = {{ auth = \"psk\", id = \"{them}\" }}\n\
+         [connections.gw.children.net]\nlocal_ts = [\"10.{own}.0.0/24\"]\n\
+         remote_ts = [\"10.{peer}.0.0/24\"]\nesp_proposals = [\"{esp}\"]\n{child}\n",
+        me = name(own),
+        them = name(peer),
+    )
+}
+
+/// The same for strongSwan.
+pub(crate) fn theirs(own: u8, ike: &str, esp: &str) -> String {
+    let peer = 3 - own;
+    let name = |number| if number == 1 { "a.test" } else { "b.test" };
+    format!(
+        "gw {{\n version = 2\n local_addrs = 10.77.0.{own}\n remote_addrs = 10.77.0.{peer}\n\
+         proposals = {ike}\n local {{\n auth = psk\n id = {me}\n }}\n\
+         remote {{\n auth = psk\n id = {them}\n }}\n\
+         children {{ net {{\n local_ts = 10.{own}.0.0/24\n remote_ts = 10.{peer}.0.0/24\n\
+         esp_proposals = {esp}\n start_action = none\n }} }} }}",
+        me = name(own),
+        them = name(peer),
+    )
+}

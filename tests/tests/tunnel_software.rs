@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Two of our daemons, ESP in software: a tunnel is set up, carries traffic, is rekeyed and taken
+//! down, all of it through strongSwan's own `swanctl`.
+
+mod gateway;
+
+use gateway::{Gateway, Wire, ours};
+
+const IKE: &str = "aes256gcm16-prfsha384-x25519";
+const ESP: &str = "aes256gcm16-esn";
+
+fn pair(directory: &std::path::Path, more: &str) -> (Wire, Gateway, Gateway) {
+    let wire = Wire::new();
+    let a = Gateway::ikev2d(&wire.a, &directory.join("a"), &ours(1, IKE, ESP, more, ""));
+    let b = Gateway::ikev2d(&wire.b, &directory.join("b"), &ours(2, IKE, ESP, more, ""));
+    (wire, a, b)
+}
+
+/// SPIs of the children that are listed as installed.
+fn installed(sas: &str) -> usize {
+    sas.matches("INSTALLED").count()
+}
+
+#[test]
+fn a_tunnel_lives_from_initiation_to_deletion() {
+    for more in ["encap = true", "encap = false"] {
+        let directory = tempfile::tempdir().unwrap();
+        let (wire, mut a, b) = pair(directory.path(), more);
+        let said = a.swanctl(&["--initiate", "--child", "net"]);
+        assert!(said.contains("initiate completed successfully"), "{said}");
+        wire.assert_passes(more);
+
+        let before = a.wait_sas("the tunnel", |sas| installed(sas) == 1);
+        for word in ["gw: #", "ESTABLISHED", "IKEv2", "'a.test' @ 10.77.0.1", "net: #", "10.2.0.0/24"] {
+            assert!(before.contains(word), "{word}: {before}");
+        }
+        let spi = |sas: &str| {
+            let line = sas.lines().find(|line| line.trim_start().starts_with("in "));
+            line.unwrap().split_whitespace().nth(1).unwrap().to_owned()
+        };
+        let first = spi(&before);
+
+        a.swanctl(&["--rekey", "--child", "net"]);
+        let after = a.wait_sas("the new child SA", |sas| installed(sas) == 1 && spi(sas) != first);
+        wire.assert_passes("after the child's rekeying");
+
+        let ike_spi = |sas: &str| sas.lines().next().unwrap().split("IKEv2").nth(1).unwrap().to_owned();
+        let old = ike_spi(&after);
+        b.swanctl(&["--rekey", "--ike", "gw"]);
+        a.wait_sas("the new IKE SA", |sas| {
+            sas.matches("ESTABLISHED").count() == 1 && ike_spi(sas) != old && installed(sas) == 1
+        });
+        wire.assert_passes("after the IKE SA's rekeying");
+
+        b.swanctl(&["--terminate", "--ike", "gw"]);
+        a.wait_sas("the end", |sas| sas.trim().is_empty());
+        let routes = wire.a.ip("route").unwrap();
+        assert!(!routes.contains("10.2.0.0"), "{routes}");
+        a.swanctl(&["--initiate", "--child", "net"]);
+        assert!(a.stop(), "{}", a.tail());
+        b.wait_sas("the farewell", |sas| sas.trim().is_empty());
+        assert!(!a.vici.exists());
+    }
+}
+
+#[test]
+fn a_wrong_secret_gives_no_tunnel() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let a = Gateway::ikev2d(&wire.a, &directory.path().join("a"), &ours(1, IKE, ESP, "", ""));
+    let other = ours(2, IKE, ESP, "", "")
+        + "[secrets.ike-other]\nids = [\"a.test\", \"b.test\"]\nsecret = \"another secret entirely\"\n";
+    let b = Gateway::ikev2d(&wire.b, &directory.path().join("b"), &other);
+    let said = a.try_swanctl(&["--initiate", "--child", "net"]).unwrap_err();
+    assert!(said.contains("AUTHENTICATION_FAILED"), "{said}");
+    for gateway in [&a, &b] {
+        gateway.wait_sas("nothing", |sas| !sas.contains("ESTABLISHED"));
+    }
+}

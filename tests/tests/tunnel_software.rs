@@ -26,25 +26,45 @@ fn a_tunnel_lives_from_initiation_to_deletion() {
     for more in ["encap = true", "encap = false"] {
         let directory = tempfile::tempdir().unwrap();
         let (wire, mut a, b) = pair(directory.path(), more);
+        wire.assert_blocked();
         let said = a.swanctl(&["--initiate", "--child", "net"]);
         assert!(said.contains("initiate completed successfully"), "{said}");
         wire.assert_passes(more);
 
         let before = a.wait_sas("the tunnel", |sas| installed(sas) == 1);
-        for word in ["gw: #", "ESTABLISHED", "IKEv2", "'a.test' @ 10.77.0.1", "net: #", "10.2.0.0/24"] {
+        for word in [
+            "gw: #",
+            "ESTABLISHED",
+            "IKEv2",
+            "'a.test' @ 10.77.0.1",
+            "net: #",
+            "10.2.0.0/24",
+        ] {
             assert!(before.contains(word), "{word}: {before}");
         }
         let spi = |sas: &str| {
-            let line = sas.lines().find(|line| line.trim_start().starts_with("in "));
+            let line = sas
+                .lines()
+                .find(|line| line.trim_start().starts_with("in "));
             line.unwrap().split_whitespace().nth(1).unwrap().to_owned()
         };
         let first = spi(&before);
 
         a.swanctl(&["--rekey", "--child", "net"]);
-        let after = a.wait_sas("the new child SA", |sas| installed(sas) == 1 && spi(sas) != first);
+        let after = a.wait_sas("the new child SA", |sas| {
+            installed(sas) == 1 && spi(sas) != first
+        });
         wire.assert_passes("after the child's rekeying");
 
-        let ike_spi = |sas: &str| sas.lines().next().unwrap().split("IKEv2").nth(1).unwrap().to_owned();
+        let ike_spi = |sas: &str| {
+            sas.lines()
+                .next()
+                .unwrap()
+                .split("IKEv2")
+                .nth(1)
+                .unwrap()
+                .to_owned()
+        };
         let old = ike_spi(&after);
         b.swanctl(&["--rekey", "--ike", "gw"]);
         a.wait_sas("the new IKE SA", |sas| {
@@ -67,11 +87,17 @@ fn a_tunnel_lives_from_initiation_to_deletion() {
 fn a_wrong_secret_gives_no_tunnel() {
     let directory = tempfile::tempdir().unwrap();
     let wire = Wire::new();
-    let a = Gateway::ikev2d(&wire.a, &directory.path().join("a"), &ours(1, IKE, ESP, "", ""));
+    let a = Gateway::ikev2d(
+        &wire.a,
+        &directory.path().join("a"),
+        &ours(1, IKE, ESP, "", ""),
+    );
     let other = ours(2, IKE, ESP, "", "")
         + "[secrets.ike-other]\nids = [\"a.test\", \"b.test\"]\nsecret = \"another secret entirely\"\n";
     let b = Gateway::ikev2d(&wire.b, &directory.path().join("b"), &other);
-    let said = a.try_swanctl(&["--initiate", "--child", "net"]).unwrap_err();
+    let said = a
+        .try_swanctl(&["--initiate", "--child", "net"])
+        .unwrap_err();
     assert!(said.contains("AUTHENTICATION_FAILED"), "{said}");
     for gateway in [&a, &b] {
         gateway.wait_sas("nothing", |sas| !sas.contains("ESTABLISHED"));

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Our daemon and strongSwan's: whoever begins, traffic passes, child and IKE SAs are rekeyed from
+//! either side, and what one deletes is gone at the other.
+
+mod gateway;
+
+use gateway::{Gateway, Wire, ours, theirs};
+
+/// IKE and ESP proposals, in the syntax that both share. strongSwan's ESP always runs in UDP here.
+const SUITES: [(&str, &str); 4] = [
+    ("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256"),
+    ("aes256gcm16-prfsha384-x25519", "aes256gcm16"),
+    ("aes128-sha256-modp2048", "aes128-sha256"),
+    ("aes256-sha512-prfsha512-ecp384", "aes256-sha512-x25519"),
+];
+
+fn established(sas: &str) -> bool {
+    sas.matches("ESTABLISHED").count() == 1 && sas.matches("INSTALLED").count() == 1
+}
+
+/// SPI of the child SA that receives.
+fn spi(sas: &str) -> Option<&str> {
+    let line = sas
+        .lines()
+        .find(|line| line.trim_start().starts_with("in "))?;
+    line.split_whitespace().nth(1)
+}
+
+/// SPIs of the IKE SA.
+fn ike_spis(sas: &str) -> Option<&str> {
+    sas.lines().next()?.split("IKEv2,").nth(1)
+}
+
+fn rekey_child(wire: &Wire, by: &Gateway, watched: &Gateway) {
+    let before = watched.wait_sas("the tunnel", established);
+    by.swanctl(&["--rekey", "--child", "net"]);
+    watched.wait_sas("the new child SA", |sas| {
+        established(sas) && spi(sas) != spi(&before)
+    });
+    wire.assert_passes("after a child's rekeying");
+}
+
+fn rekey_ike(wire: &Wire, by: &Gateway, watched: &Gateway) {
+    let before = watched.wait_sas("the tunnel", established);
+    by.swanctl(&["--rekey", "--ike", "gw"]);
+    watched.wait_sas("the new IKE SA", |sas| {
+        established(sas)
+            && ike_spis(sas).map(|s| s.replace('*', ""))
+                != ike_spis(&before).map(|s| s.replace('*', ""))
+    });
+    wire.assert_passes("after the IKE SA's rekeying");
+}
+
+fn gone(sas: &str) -> bool {
+    sas.trim().is_empty()
+}
+
+#[test]
+fn we_begin_with_every_suite() {
+    for (ike, esp) in SUITES {
+        let directory = tempfile::tempdir().unwrap();
+        let wire = Wire::new();
+        let b = directory.path().join("b");
+        let Some(b) = Gateway::strongswan(&wire.b, &b, &theirs(2, ike, esp)) else {
+            return;
+        };
+        let a = Gateway::ikev2d(
+            &wire.a,
+            &directory.path().join("a"),
+            &ours(1, ike, esp, "", ""),
+        );
+        a.swanctl(&["--initiate", "--child", "net"]);
+        wire.assert_passes(ike);
+        rekey_child(&wire, &a, &b);
+        rekey_ike(&wire, &a, &b);
+        rekey_child(&wire, &b, &a);
+        a.swanctl(&["--terminate", "--ike", "gw"]);
+        b.wait_sas("our deletion", gone);
+        wire.assert_blocked();
+    }
+}
+
+#[test]
+fn strongswan_begins_with_every_suite() {
+    for (ike, esp) in SUITES {
+        let directory = tempfile::tempdir().unwrap();
+        let wire = Wire::new();
+        let b = directory.path().join("b");
+        let Some(b) = Gateway::strongswan(&wire.b, &b, &theirs(2, ike, esp)) else {
+            return;
+        };
+        let a = Gateway::ikev2d(
+            &wire.a,
+            &directory.path().join("a"),
+            &ours(1, ike, esp, "", ""),
+        );
+        b.swanctl(&["--initiate", "--child", "net"]);
+        wire.assert_passes(ike);
+        rekey_child(&wire, &b, &a);
+        rekey_ike(&wire, &b, &a);
+        rekey_child(&wire, &a, &b);
+        b.swanctl(&["--terminate", "--ike", "gw"]);
+        a.wait_sas("the peer's deletion", gone);
+        wire.assert_blocked();
+    }
+}
+
+#[test]
+fn a_child_deleted_by_either_side_is_gone_at_both_and_comes_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let (ike, esp) = SUITES[0];
+    let b = directory.path().join("b");
+    let Some(b) = Gateway::strongswan(&wire.b, &b, &theirs(2, ike, esp)) else {
+        return;
+    };
+    let a = Gateway::ikev2d(
+        &wire.a,
+        &directory.path().join("a"),
+        &ours(1, ike, esp, "", ""),
+    );
+    for (begins, ends) in [(&a, &b), (&b, &a), (&a, &a), (&b, &b)] {
+        begins.swanctl(&["--initiate", "--child", "net"]);
+        wire.assert_passes("with a child");
+        ends.swanctl(&["--terminate", "--child", "net"]);
+        for gateway in [&a, &b] {
+            gateway.wait_sas("the child's end", |sas| {
+                sas.contains("ESTABLISHED") && !sas.contains("INSTALLED")
+            });
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_ends_says_farewell() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let (ike, esp) = SUITES[1];
+    let b = directory.path().join("b");
+    let Some(b) = Gateway::strongswan(&wire.b, &b, &theirs(2, ike, esp)) else {
+        return;
+    };
+    let start = "start_action = \"start\"";
+    let mut a = Gateway::ikev2d(
+        &wire.a,
+        &directory.path().join("a"),
+        &ours(1, ike, esp, "", start),
+    );
+    b.wait_sas("the tunnel that we start", established);
+    wire.assert_passes("started by itself");
+    assert!(a.stop(), "{}", a.tail());
+    b.wait_sas("our farewell", gone);
+}
+
+#[test]
+fn no_common_proposal_is_told_on_both_sides() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let b = directory.path().join("b");
+    let Some(b) = Gateway::strongswan(&wire.b, &b, &theirs(2, SUITES[0].0, SUITES[0].1)) else {
+        return;
+    };
+    // IKE agrees, ESP does not: the IKE SA stays or goes, but no child may be there.
+    let ours = ours(1, SUITES[0].0, "chacha20poly1305", "", "");
+    let a = Gateway::ikev2d(&wire.a, &directory.path().join("a"), &ours);
+    for gateway in [&a, &b] {
+        let said = gateway
+            .try_swanctl(&["--initiate", "--child", "net"])
+            .unwrap_err();
+        assert!(said.contains("failed"), "{said}");
+        gateway.wait_sas("no child", |sas| !sas.contains("INSTALLED"));
+    }
+}

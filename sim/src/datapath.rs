@@ -165,7 +165,7 @@ fn complete(submission: &Submission, status: Status) -> Completion {
     }
 }
 
-fn process(
+pub(crate) fn process(
     core: &mut Core,
     submission: &Submission,
     buffer: &mut [u8],

@@ -13,6 +13,8 @@ mod datapath;
 mod dma;
 mod doorbell;
 pub mod fault;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod pci;
 
 use std::path::PathBuf;

@@ -3,6 +3,7 @@
 
 mod admin;
 mod context;
+pub mod flights;
 mod life;
 mod queue;
 

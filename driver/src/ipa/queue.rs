@@ -9,10 +9,9 @@ use fpga_regs::admin::{CommandStatus, Opcode};
 use fpga_regs::descriptor::{Completion, FLAG_EXPLICIT, OP_PROCESS, Submission};
 use fpga_regs::registers::{DOORBELL_PAGE, control, doorbell};
 use offload_api::error::{DeviceError, OpenQueueError};
-use offload_api::frame::DeviceFrame;
 use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
-use offload_api::sa::SaHandle;
 
+use super::flights::Flights;
 use super::life::Life;
 use crate::dma::DmaSlice;
 use crate::ring::{CompletionRing, SubmissionRing};
@@ -27,8 +26,7 @@ pub(super) struct IpaQueue {
     rings: (DmaSlice, DmaSlice),
     submissions: SubmissionRing<Submission>,
     completions: CompletionRing<Completion>,
-    slots: Vec<FlightSlot>,
-    free: Vec<u32>,
+    flights: Flights,
     /// Refused before they reached the card.
     refused: Vec<Done>,
     /// Submissions so far.
@@ -40,13 +38,6 @@ pub(super) struct IpaQueue {
     progress: Instant,
     /// The pool of the last frame, and where the card sees it.
     last_pool: Option<(u32, u64)>,
-}
-
-/// An operation in flight. A completion must name slot and generation.
-#[derive(Default)]
-struct FlightSlot {
-    generation: u32,
-    flight: Option<(DeviceFrame, u64, SaHandle)>,
 }
 
 impl IpaQueue {
@@ -71,8 +62,7 @@ impl IpaQueue {
             rings: (first, second),
             submissions,
             completions,
-            slots: (0..depth).map(|_| FlightSlot::default()).collect(),
-            free: (0..depth).rev().collect(),
+            flights: Flights::new(depth),
             refused: Vec::new(),
             tail: 0,
             rung: 0,
@@ -135,102 +125,65 @@ impl IpaQueue {
         let Some(pool) = self.pool_iova(&op) else {
             return self.refuse(op, Status::DmaFault);
         };
-        let Some(slot_number) = self.free.pop() else {
-            return self.refuse(op, Status::NoSpace);
-        };
         let (start, size) = op.frame.extent();
+        let (offset, len) = (op.frame.headroom() as u32, op.frame.len() as u32);
         let (flags, sequence, iv) = match op.explicit {
             Some(explicit) => (FLAG_EXPLICIT, explicit.sequence, explicit.iv),
             None => (0, 0, [0; 16]),
         };
-        let Some(slot) = self.slots.get_mut(slot_number as usize) else {
-            return;
+        let Op {
+            sa,
+            frame,
+            cookie,
+            explicit,
+        } = op;
+        let (slot, slot_generation) = match self.flights.begin(frame, cookie, sa) {
+            Ok(place) => place,
+            Err(frame) => {
+                return self.refuse(
+                    Op {
+                        sa,
+                        frame,
+                        cookie,
+                        explicit,
+                    },
+                    Status::NoSpace,
+                );
+            }
         };
         let submission = Submission {
             opcode: OP_PROCESS,
             flags,
             reserved0: 0.into(),
-            slot: slot_number.into(),
-            slot_generation: slot.generation.into(),
-            sa_index: op.sa.index.into(),
+            slot: slot.into(),
+            slot_generation: slot_generation.into(),
+            sa_index: sa.index.into(),
             sa_generation: generation.into(),
             buffer_len: size.into(),
             buffer: (pool + start).into(),
-            offset: (op.frame.headroom() as u32).into(),
-            len: (op.frame.len() as u32).into(),
+            offset: offset.into(),
+            len: len.into(),
             sequence: sequence.into(),
             iv,
         };
-        slot.flight = Some((op.frame.into_device(), op.cookie, op.sa));
         self.submissions.write(self.tail, &submission);
         self.tail = self.tail.wrapping_add(1);
     }
 
-    /// Takes one completion in; nothing when the card should not have sent it.
-    fn accept(&mut self, completion: &Completion) -> Option<Done> {
-        let number = completion.slot.get();
-        let slot = self.slots.get_mut(number as usize)?;
-        if slot.generation != completion.slot_generation.get() {
-            return None;
-        }
-        let (frame, cookie, sa) = slot.flight.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(number);
-        let (offset, len) = (completion.offset.get(), completion.len.get());
-        let (frame, status) = match Status::from_code(completion.status) {
-            Some(status) if status.is_ok() => match frame.complete(offset, len) {
-                Ok(frame) => (Some(frame), status),
-                Err(frame) => (frame.release(), Status::Aborted),
-            },
-            // The card is done with the frame, whatever went wrong.
-            Some(status) => (frame.release(), status),
-            None => (frame.release(), Status::Aborted),
-        };
-        if status == Status::Aborted {
-            self.life.bogus.fetch_add(1, Ordering::Relaxed);
-        }
-        Some(Done {
-            sa,
-            frame: frame?,
-            cookie,
-            status,
-            sequence: completion.sequence.get(),
-            next_header: completion.next_header,
-        })
-    }
-
-    /// Brings operations in flight home from a card that has let go; quarantines them otherwise.
     fn bring_home(&mut self, done: &mut Vec<Done>, let_go: bool) {
-        for slot in &mut self.slots {
-            let Some((frame, cookie, sa)) = slot.flight.take() else {
-                continue;
-            };
-            slot.generation = slot.generation.wrapping_add(1);
-            self.life.aborted.fetch_add(1, Ordering::Relaxed);
-            if let_go && let Some(frame) = frame.release() {
-                let status = Status::Aborted;
-                done.push(Done {
-                    sa,
-                    frame,
-                    cookie,
-                    status,
-                    sequence: 0,
-                    next_header: 0,
-                });
-            }
-        }
-        self.free = (0..self.depth).rev().collect();
+        let aborted = self.flights.bring_home(done, let_go);
+        self.life.aborted.fetch_add(aborted, Ordering::Relaxed);
     }
 
     fn outstanding(&self) -> usize {
-        self.depth as usize - self.free.len()
+        self.flights.len()
     }
 }
 
 impl QueuePair for IpaQueue {
     fn enqueue(&mut self, ops: &mut Vec<Op>) -> Result<usize, DeviceError> {
         self.life.check()?;
-        let accepted = ops.len().min(self.free.len());
+        let accepted = ops.len().min(self.flights.room());
         if self.outstanding() == 0 {
             self.progress = Instant::now();
         }
@@ -267,12 +220,11 @@ impl QueuePair for IpaQueue {
             };
             self.head = self.head.wrapping_add(1);
             seen = true;
-            match self.accept(&completion) {
-                Some(completed) => done.push(completed),
-                None => {
-                    self.life.bogus.fetch_add(1, Ordering::Relaxed);
-                }
+            let landing = self.flights.accept(&completion);
+            if landing.as_ref().is_none_or(|landing| landing.bogus) {
+                self.life.bogus.fetch_add(1, Ordering::Relaxed);
             }
+            done.extend(landing.map(|landing| landing.done));
         }
         if seen {
             self.progress = Instant::now();

@@ -19,3 +19,13 @@ pub mod proposal;
 mod sk;
 pub mod ts;
 pub mod wire;
+
+/// Feeds a payload's body to every parser of payloads.
+#[cfg(fuzzing)]
+pub fn parse_any(body: &[u8]) {
+    let _ = proposal::parse(body, true);
+    let _ = proposal::parse(body, false);
+    let _ = ts::parse(body);
+    let _ = config::Identity::read(body);
+    let _ = exchange::init::read_ke(body);
+}

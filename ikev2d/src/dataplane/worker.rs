@@ -356,7 +356,7 @@ impl Worker {
         entry.count(frame.len());
         if entry.encapsulation == Encapsulation::Native {
             let (_, remote) = entry.path();
-            let socket = self.raw.iter().next();
+            let socket = self.raw.first();
             let sent = socket.map(|socket| sockets::send_raw(socket, &frame, remote.ip()));
             self.count_sent(matches!(sent, Some(Ok(()))), 1);
             return;

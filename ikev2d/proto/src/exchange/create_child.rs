@@ -719,8 +719,15 @@ impl IkeSa {
     ) {
         let kind = exchange::CREATE_CHILD_SA;
         // §2.25.2: not while a child or the IKE SA is being made, rekeyed or closed by us.
-        let asking = self.asking().is_some_and(|request| !matches!(request, Request::Liveness));
-        if asking || self.tasks.iter().any(|task| matches!(task, Task::DeleteChild(_))) {
+        let asking = self
+            .asking()
+            .is_some_and(|request| !matches!(request, Request::Liveness));
+        if asking
+            || self
+                .tasks
+                .iter()
+                .any(|task| matches!(task, Task::DeleteChild(_)))
+        {
             return self.respond_notify(ctx, kind, id, notify::TEMPORARY_FAILURE, &[]);
         }
         let offers = find(parts, payload::SA).and_then(|body| proposal::parse(body, true).ok());

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Operations that the card has: what a completion must name to bring one home.
+
+use fpga_regs::descriptor::Completion;
+use offload_api::frame::{DeviceFrame, Frame};
+use offload_api::queue::{Done, Status};
+use offload_api::sa::SaHandle;
+
+/// Operations in flight by slot.
+pub struct Flights {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// Times the slot was used.
+    generation: u32,
+    flight: Option<(DeviceFrame, u64, SaHandle)>,
+}
+
+/// A completion that was taken in.
+pub struct Landing {
+    /// What the caller gets.
+    pub done: Done,
+    /// It named an operation but made no sense otherwise.
+    pub bogus: bool,
+}
+
+impl Flights {
+    /// Room for so many.
+    pub fn new(depth: u32) -> Self {
+        Self {
+            slots: (0..depth).map(|_| Slot::default()).collect(),
+            free: (0..depth).rev().collect(),
+        }
+    }
+
+    /// Slots that are free.
+    pub fn room(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Operations in flight.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes an operation in: its slot and generation, unless all are in use (then the frame comes
+    /// back).
+    ///
+    /// # Errors
+    /// The frame.
+    pub fn begin(&mut self, frame: Frame, cookie: u64, sa: SaHandle) -> Result<(u32, u32), Frame> {
+        let Some(number) = self.free.pop() else {
+            return Err(frame);
+        };
+        match self.slots.get_mut(number as usize) {
+            Some(slot) => {
+                slot.flight = Some((frame.into_device(), cookie, sa));
+                Ok((number, slot.generation))
+            }
+            // Free slots are the table's own.
+            None => Err(frame),
+        }
+    }
+
+    /// Takes one completion in; nothing when the card should not have sent it. Everything in it is
+    /// the card's word, and checked.
+    pub fn accept(&mut self, completion: &Completion) -> Option<Landing> {
+        let number = completion.slot.get();
+        let slot = self.slots.get_mut(number as usize)?;
+        if slot.generation != completion.slot_generation.get() {
+            return None;
+        }
+        let (frame, cookie, sa) = slot.flight.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(number);
+        let (offset, len) = (completion.offset.get(), completion.len.get());
+        let (frame, status) = match Status::from_code(completion.status) {
+            Some(status) if status.is_ok() => match frame.complete(offset, len) {
+                Ok(frame) => (Some(frame), status),
+                Err(frame) => (frame.release(), Status::Aborted),
+            },
+            // The card is done with the frame, whatever went wrong.
+            Some(status) => (frame.release(), status),
+            None => (frame.release(), Status::Aborted),
+        };
+        let done = Done {
+            sa,
+            frame: frame?,
+            cookie,
+            status,
+            sequence: completion.sequence.get(),
+            next_header: completion.next_header,
+        };
+        // The card itself has no word for "aborted".
+        Some(Landing {
+            bogus: status == Status::Aborted,
+            done,
+        })
+    }
+
+    /// Brings everything home from a card that has let go, as aborted; quarantines it otherwise.
+    pub fn bring_home(&mut self, done: &mut Vec<Done>, let_go: bool) -> u64 {
+        let mut count = 0;
+        for (slot, number) in self.slots.iter_mut().zip(0..) {
+            let Some((frame, cookie, sa)) = slot.flight.take() else {
+                continue;
+            };
+            slot.generation = slot.generation.wrapping_add(1);
+            self.free.push(number);
+            count += 1;
+            if let_go && let Some(frame) = frame.release() {
+                let status = Status::Aborted;
+                done.push(Done {
+                    sa,
+                    frame,
+                    cookie,
+                    status,
+                    sequence: 0,
+                    next_header: 0,
+                });
+            }
+        }
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use offload_api::frame::{FramePool, FramePoolConfig};
+    use proptest::prelude::*;
+    use zerocopy::FromBytes;
+
+    use super::*;
+
+    const SA: SaHandle = SaHandle {
+        index: 0,
+        generation: 0,
+    };
+
+    proptest! {
+        #[test]
+        fn garbage_completions_break_nothing_and_lose_no_frame(
+            octets in prop::collection::vec(prop::array::uniform32(any::<u8>()), 1..200),
+            sane in prop::collection::vec((0u32..10, 0u32..3), 1..200),
+        ) {
+            let pool = FramePool::new(FramePoolConfig { slots: 8, ..Default::default() }).unwrap();
+            let mut flights = Flights::new(8);
+            let mut home = 0;
+            for (octets, (slot, generation)) in octets.iter().zip(sane.iter().cycle()) {
+                while let Some(frame) = pool.alloc() {
+                    prop_assert!(flights.begin(frame, 1, SA).is_ok());
+                }
+                let mut completion = Completion::read_from_bytes(octets).unwrap();
+                let _ = flights.accept(&completion);
+                completion.slot = (*slot).into();
+                completion.slot_generation = (*generation).into();
+                if let Some(landing) = flights.accept(&completion) {
+                    prop_assert!(landing.done.frame.len() <= 2048);
+                    prop_assert!(landing.done.status.is_ok() || landing.done.frame.is_empty());
+                    home += 1;
+                }
+            }
+            let mut done = Vec::new();
+            flights.bring_home(&mut done, true);
+            prop_assert!(home > 0 || !done.is_empty());
+            drop(done);
+            prop_assert_eq!(pool.available(), 8);
+        }
+    }
+}

@@ -23,6 +23,14 @@ impl Failure {
             error: error.into(),
         }
     }
+
+    /// Whoever was asked said no.
+    pub(crate) fn refused(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            code: ExitCode::from(4),
+            error: error.into(),
+        }
+    }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {

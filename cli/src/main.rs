@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `esplanade`: accelerator cards and the tunnels on them, from the command line. One file per verb.
 
+mod daemon;
 mod failure;
 mod verb;
 mod vici;
@@ -29,6 +30,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Sas(verb::sas::Arguments),
+    Conns(verb::conns::Arguments),
+    Up(verb::up::Arguments),
+    Down(verb::down::Arguments),
+    Stats(verb::stats::Arguments),
+    Devices(verb::devices::Arguments),
     Sim(verb::sim::Arguments),
     Demo(verb::demo::Arguments),
 }
@@ -41,6 +48,12 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let result = match arguments.verb {
+        Verb::Sas(arguments) => verb::sas::run(&arguments),
+        Verb::Conns(arguments) => verb::conns::run(&arguments),
+        Verb::Up(arguments) => verb::up::run(&arguments),
+        Verb::Down(arguments) => verb::down::run(&arguments),
+        Verb::Stats(arguments) => verb::stats::run(&arguments),
+        Verb::Devices(arguments) => verb::devices::run(&arguments),
         Verb::Sim(arguments) => verb::sim::run(arguments),
         Verb::Demo(arguments) => verb::demo::run(&arguments),
     };

@@ -1,27 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A client of vici, strongSwan's control protocol (framing and message types from its protocol
-//! description; message bodies by serde_vici).
+//! A client of vici, strongSwan's control protocol.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use ikev2d::vici::message::packet::{
+    COMMAND_REQUEST, COMMAND_RESPONSE, COMMAND_UNKNOWN, EVENT, EVENT_CONFIRM, EVENT_REGISTER,
+    EVENT_UNKNOWN,
+};
+use ikev2d::vici::message::{PACKET_LIMIT, decode, encode, split_name};
 use thiserror::Error;
 
-/// The largest packet that the protocol allows.
-const LIMIT: usize = 512 << 10;
-
-const COMMAND_REQUEST: u8 = 0;
-const COMMAND_RESPONSE: u8 = 1;
-const COMMAND_UNKNOWN: u8 = 2;
-const EVENT_REGISTER: u8 = 3;
-const EVENT_CONFIRM: u8 = 5;
-const EVENT_UNKNOWN: u8 = 6;
-const EVENT: u8 = 7;
+pub(crate) use ikev2d::vici::message::{Section, Value};
 
 /// Why a daemon could not be asked, or did not answer.
 #[derive(Debug, Error)]
@@ -105,7 +97,10 @@ impl Client {
         loop {
             match self.receive()? {
                 (EVENT, body) => {
-                    let (name, message) = split_name(&body)?;
+                    let (name, message) = split_name(&body).ok_or_else(|| {
+                        let what = "a packet without a proper name";
+                        io::Error::new(io::ErrorKind::InvalidData, what)
+                    })?;
                     on_event(name, decode(message)?);
                 }
                 (COMMAND_RESPONSE, body) => {
@@ -132,19 +127,9 @@ impl Client {
         }
     }
 
-    /// A packet: length, type, length of the name, name, message.
     fn send(&mut self, kind: u8, name: &str, message: &Section) -> Result<(), ViciError> {
-        let mut packet = vec![0, 0, 0, 0, kind];
-        let length =
-            u8::try_from(name.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        packet.push(length);
-        packet.extend(name.as_bytes());
-        if kind == COMMAND_REQUEST {
-            packet.extend(serde_vici::to_vec(message)?);
-        }
-        let total = u32::try_from(packet.len() - 4)
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        packet[..4].copy_from_slice(&total.to_be_bytes());
+        let message = (kind == COMMAND_REQUEST).then_some(message);
+        let packet = encode(kind, Some(name), message)?;
         Ok(self.stream.write_all(&packet)?)
     }
 
@@ -152,158 +137,15 @@ impl Client {
         let mut length = [0; 4];
         self.stream.read_exact(&mut length)?;
         let length = u32::from_be_bytes(length) as usize;
-        if length == 0 || length > LIMIT {
-            let message = format!("expected a packet of 1 to {LIMIT} octets, found {length}");
+        if length == 0 || length > PACKET_LIMIT {
+            let message =
+                format!("expected a packet of 1 to {PACKET_LIMIT} octets, found {length}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, message).into());
         }
         let mut packet = vec![0; length];
         self.stream.read_exact(&mut packet)?;
         let kind = packet.remove(0);
         Ok((kind, packet))
-    }
-}
-
-fn split_name(body: &[u8]) -> Result<(&str, &[u8]), ViciError> {
-    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "a packet without a proper name");
-    let (length, rest) = body.split_first().ok_or_else(invalid)?;
-    let (name, message) = rest
-        .split_at_checked((*length).into())
-        .ok_or_else(invalid)?;
-    Ok((std::str::from_utf8(name).map_err(|_| invalid())?, message))
-}
-
-fn decode(message: &[u8]) -> Result<Section, ViciError> {
-    if message.is_empty() {
-        return Ok(Section::default());
-    }
-    Ok(serde_vici::from_slice(message)?)
-}
-
-/// A vici section: keys in order, with texts, lists and sections as values.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Section(pub(crate) Vec<(String, Value)>);
-
-/// A value in a section.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Value {
-    Text(String),
-    List(Vec<String>),
-    Section(Section),
-}
-
-impl Section {
-    /// The text of a key.
-    pub(crate) fn text(&self, key: &str) -> Option<&str> {
-        match self.value(key)? {
-            Value::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// The number that a key's text is.
-    pub(crate) fn number(&self, key: &str) -> Option<u64> {
-        self.text(key)?.parse().ok()
-    }
-
-    /// The section of a key.
-    pub(crate) fn section(&self, key: &str) -> Option<&Section> {
-        match self.value(key)? {
-            Value::Section(section) => Some(section),
-            _ => None,
-        }
-    }
-
-    /// All sections in it, with their names.
-    pub(crate) fn sections(&self) -> impl Iterator<Item = (&str, &Section)> {
-        self.0.iter().filter_map(|(name, value)| match value {
-            Value::Section(section) => Some((name.as_str(), section)),
-            _ => None,
-        })
-    }
-
-    fn value(&self, key: &str) -> Option<&Value> {
-        self.0
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value)
-    }
-}
-
-impl Serialize for Section {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (key, value) in &self.0 {
-            map.serialize_entry(key, value)?;
-        }
-        map.end()
-    }
-}
-
-impl Serialize for Value {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Text(text) => serializer.serialize_str(text),
-            Self::List(list) => list.serialize(serializer),
-            Self::Section(section) => section.serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Section {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Section;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a section")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Section, A::Error> {
-                let mut section = Section::default();
-                while let Some(entry) = map.next_entry()? {
-                    section.0.push(entry);
-                }
-                Ok(section)
-            }
-        }
-        deserializer.deserialize_map(Entries)
-    }
-}
-
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = Value;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text, a list or a section")
-            }
-
-            fn visit_bytes<E: serde::de::Error>(self, octets: &[u8]) -> Result<Value, E> {
-                Ok(Value::Text(String::from_utf8_lossy(octets).into_owned()))
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Value, E> {
-                Ok(Value::Text(text.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-                let mut items = Vec::new();
-                while let Some(Value::Text(item)) = list.next_element()? {
-                    items.push(item);
-                }
-                Ok(Value::List(items))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
-                let section =
-                    Section::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                Ok(Value::Section(section))
-            }
-        }
-        deserializer.deserialize_any(Any)
     }
 }
 

@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The verbs.
 
+pub(crate) mod conns;
 pub(crate) mod demo;
+pub(crate) mod devices;
+pub(crate) mod down;
+pub(crate) mod sas;
 pub(crate) mod sim;
+pub(crate) mod stats;
+pub(crate) mod up;

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What verbs that ask the daemon have in common: where it is, what a failure means, how answers
+//! are shown.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use comfy_table::{Table, presets};
+use serde_json::{Map, Number, Value as Json};
+
+use crate::failure::{Failure, Outcome};
+use crate::vici::{Client, Section, Value, ViciError};
+
+/// How long an answer may take that waits for nobody else.
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
+
+/// Where the daemon is, and how to show what it says.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DaemonArguments {
+    /// The daemon's control socket.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "ESPLANADE_VICI",
+        default_value = "/run/esplanade.vici"
+    )]
+    socket: PathBuf,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+impl DaemonArguments {
+    /// Sends a command and waits for the response.
+    pub(crate) fn request(
+        &self,
+        command: &str,
+        message: &Section,
+        limit: Duration,
+    ) -> Result<Section, Failure> {
+        let result =
+            Client::connect(&self.socket, limit).and_then(|mut c| c.request(command, message));
+        result.map_err(|error| self.failure(error))
+    }
+
+    /// Sends a command whose answer is streamed as events.
+    pub(crate) fn stream(&self, command: &str, event: &str) -> Result<Vec<Section>, Failure> {
+        let result = Client::connect(&self.socket, ANSWER)
+            .and_then(|mut client| client.stream(command, event, &Section::default()));
+        result.map_err(|error| self.failure(error))
+    }
+
+    fn failure(&self, error: ViciError) -> Failure {
+        match error {
+            ViciError::Socket(_) => Failure::no_device(
+                anyhow::Error::from(error)
+                    .context(format!("no daemon answers at {}", self.socket.display())),
+            ),
+            ViciError::Refused { .. } => Failure::refused(error),
+            error => error.into(),
+        }
+    }
+
+    /// Prints an answer the way that was asked for.
+    pub(crate) fn show(&self, json: &Json, table: impl FnOnce() -> String) -> Outcome {
+        if self.json {
+            print(&serde_json::to_string_pretty(json)?)?;
+        } else {
+            print(&table())?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Prints to standard output; a reader that has seen enough is no failure.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("standard output"),
+    }
+}
+
+/// A table without lines, or `none` where there are no rows.
+pub(crate) fn table(headers: &[&str], rows: Vec<Vec<String>>, none: &str) -> String {
+    if rows.is_empty() {
+        return none.to_owned();
+    }
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_header(headers.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    table.trim_fmt()
+}
+
+/// Names, identities and SPIs stay texts in JSON, even where they look like numbers.
+const TEXTS: &[&str] = &[
+    "connection",
+    "name",
+    "id",
+    "local-id",
+    "remote-id",
+    "initiator-spi",
+    "responder-spi",
+    "spi-in",
+    "spi-out",
+    "firmware",
+    "product",
+    "driver",
+    "engine-reason",
+];
+
+/// A section as a JSON object; counts become numbers.
+pub(crate) fn json(section: &Section) -> Json {
+    let entries = section.0.iter().map(|(key, value)| {
+        let value = match value {
+            Value::Text(text) => match text.parse::<u64>() {
+                Ok(number) if !TEXTS.contains(&key.as_str()) => Number::from(number).into(),
+                _ => Json::from(text.as_str()),
+            },
+            Value::List(list) => list.clone().into(),
+            Value::Section(section) => json(section),
+        };
+        (key.clone(), value)
+    });
+    Json::Object(entries.collect::<Map<_, _>>())
+}
+
+/// Sections by name as a JSON array, since names may repeat.
+pub(crate) fn named(key: &str, sections: &[(&str, &Section)]) -> Json {
+    let items = sections.iter().map(|(name, section)| {
+        let mut item = Map::from_iter([(key.to_owned(), Json::from(*name))]);
+        if let Json::Object(entries) = json(section) {
+            item.extend(entries);
+        }
+        Json::Object(item)
+    });
+    items.collect()
+}
+
+/// The text of a key, or a dash.
+pub(crate) fn text(section: &Section, key: &str) -> String {
+    section.text(key).unwrap_or("-").to_owned()
+}
+
+/// The items of a list, joined, or a dash.
+pub(crate) fn list(section: &Section, key: &str) -> String {
+    let items = section
+        .0
+        .iter()
+        .find_map(|(name, value)| match value {
+            Value::List(items) if name == key => Some(items.join(" ")),
+            _ => None,
+        })
+        .unwrap_or_default();
+    if items.is_empty() {
+        "-".to_owned()
+    } else {
+        items
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_become_numbers_and_spis_stay_texts() {
+        let mut section = Section::default();
+        section.put("packets-in", 12);
+        section.put("spi-in", "12345678");
+        section.put_list("local-ts", ["10.0.0.0/8".to_owned()]);
+        let found = named("connection", &[("7", &section)]);
+        let expected = serde_json::json!([{
+            "connection": "7", "packets-in": 12, "spi-in": "12345678", "local-ts": ["10.0.0.0/8"]
+        }]);
+        assert_eq!(found, expected);
+    }
+}

@@ -235,7 +235,8 @@ fn a_killed_card_costs_neither_numbers_nor_the_tunnel_and_gets_its_sas_back() {
 }
 
 #[test]
-fn a_card_killed_again_and_again_never_makes_a_number_come_twice() {
+fn two_hundred_kills_at_random_moments_repeat_no_number_and_cost_no_more_than_the_rings_held() {
+    const KILLS: u64 = 200;
     let directory = tempfile::tempdir().unwrap();
     let sockets = ["a", "b"].map(|name| directory.path().join(name));
     let mut card_a = card(&sockets[0]);
@@ -243,23 +244,54 @@ fn a_card_killed_again_and_again_never_makes_a_number_come_twice() {
     let mut from = Gateway::new(&sockets[0], Direction::Outbound);
     let mut to = Gateway::new(&sockets[1], Direction::Inbound);
     let mut wire = Wire::default();
-    for round in 1..=5u64 {
-        // Killed while a burst is being worked on, at another moment each time.
+    let mut fallbacks = Vec::new();
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    for kill in 1..=KILLS {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let delay = Duration::from_micros(random % 15_000);
+        let aborted = wire.aborted;
         let killer = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(7 * round));
+            std::thread::sleep(delay);
             card_a.kill().unwrap();
         });
         while !killer.is_finished() {
             wire.burst(&mut from, &mut to);
         }
         killer.join().unwrap();
-        wire.burst(&mut from, &mut to);
+        let killed = Instant::now();
+        let delivered = wire.delivered;
+        while wire.delivered == delivered || from.engine() == Engine::Device {
+            wire.burst(&mut from, &mut to);
+            assert!(
+                killed.elapsed() < Duration::from_secs(5),
+                "kill {kill}: traffic stands still"
+            );
+        }
+        fallbacks.push(from.both.statistics().last_fallback_ns / 1000);
+        let lost = wire.aborted - aborted;
+        assert!(lost <= BURST as u64, "kill {kill} cost {lost} packets");
         card_a = card(&sockets[0]);
         from.both.try_return().unwrap();
         wire.burst(&mut from, &mut to);
+        assert_eq!(from.engine(), Engine::Device, "kill {kill}");
     }
-    assert_eq!(from.both.statistics().losses, 5);
+    assert_eq!(from.both.statistics().losses, KILLS);
     assert_eq!(wire.delivered + wire.aborted, wire.sent);
+    fallbacks.sort_unstable();
+    let (median, p99) = (
+        fallbacks[fallbacks.len() / 2],
+        fallbacks[fallbacks.len() * 99 / 100],
+    );
+    println!(
+        "{KILLS} kills, {} packets, {} lost in rings; fallback median {median} us, 99 % {p99} us",
+        wire.sent, wire.aborted
+    );
+    assert!(
+        p99 < 100_000,
+        "fallback took {p99} us at the 99th percentile"
+    );
 }
 
 #[test]

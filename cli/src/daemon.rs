@@ -124,6 +124,7 @@ pub(crate) fn json(section: &Section) -> Json {
                 _ => Json::from(text.as_str()),
             },
             Value::List(list) => list.clone().into(),
+            Value::Octets(octets) => hex::encode(octets).into(),
             Value::Section(section) => json(section),
         };
         (key.clone(), value)

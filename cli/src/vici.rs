@@ -10,7 +10,7 @@ use ikev2d::vici::message::packet::{
     COMMAND_REQUEST, COMMAND_RESPONSE, COMMAND_UNKNOWN, EVENT, EVENT_CONFIRM, EVENT_REGISTER,
     EVENT_UNKNOWN,
 };
-use ikev2d::vici::message::{PACKET_LIMIT, decode, encode, split_name};
+use ikev2d::vici::message::{DecodeError, PACKET_LIMIT, decode, encode, split_name};
 use thiserror::Error;
 
 pub(crate) use ikev2d::vici::message::{Section, Value};
@@ -22,9 +22,12 @@ pub(crate) enum ViciError {
     /// The socket failed.
     #[error("vici socket: {0}")]
     Socket(#[from] io::Error),
-    /// The daemon's message cannot be read.
+    /// A message cannot be written.
     #[error("vici message: {0}")]
     Message(#[from] serde_vici::Error),
+    /// The daemon's message cannot be read.
+    #[error("{0}")]
+    Decode(#[from] DecodeError),
     /// The daemon sent something else than was due.
     #[error("vici: expected {expected}, found packet type {found}")]
     Unexpected { expected: &'static str, found: u8 },

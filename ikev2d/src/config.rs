@@ -555,40 +555,14 @@ impl Config {
             })
         };
         for (name, connection) in &self.connections {
-            let key = |setting: &str| format!("connections.{name}.{setting}");
-            if connection.version != 2 {
-                return invalid(key("version"), "only IKEv2 (version = 2) is supported");
-            }
-            if connection.mobike {
-                return invalid(key("mobike"), "MOBIKE is not supported");
-            }
-            for (side, auth) in [("local", &connection.local), ("remote", &connection.remote)] {
-                if auth.auth != "psk" {
-                    let what = format!("{:?}: expected \"psk\"", auth.auth);
-                    return invalid(key(&format!("{side}.auth")), &what);
-                }
-            }
-            for (child_name, child) in &connection.children {
-                let window = child.replay_window;
-                if window != 0 && !(32..=4096).contains(&window) {
-                    let key = key(&format!("children.{child_name}.replay_window"));
-                    return invalid(key, &format!("{window}: expected 0 (off) or 32 to 4096"));
-                }
+            if let Err((key, what)) = connection.check() {
+                return invalid(format!("connections.{name}.{key}"), &what);
             }
         }
         for (name, secret) in &self.secrets {
             let key = format!("secrets.{name}.secret");
-            let len = secret.secret.chars().count();
-            if len < PSK_LEAST {
-                let what = format!("{len} characters: a preshared key has at least {PSK_LEAST}");
+            if let Err(what) = check_secret(&key, secret.secret.chars().count()) {
                 return invalid(key, &what);
-            }
-            if len < PSK_RECOMMENDED {
-                tracing::warn!(
-                    key,
-                    len,
-                    "preshared key is short: {PSK_RECOMMENDED} or more characters are recommended"
-                );
             }
         }
         Ok(())
@@ -619,8 +593,52 @@ impl Config {
     }
 }
 
+/// Refuses a preshared key that is too short, and warns of one that is nearly so.
+pub(crate) fn check_secret(key: &str, len: usize) -> Result<(), String> {
+    if len < PSK_LEAST {
+        return Err(format!(
+            "{len} characters: a preshared key has at least {PSK_LEAST}"
+        ));
+    }
+    if len < PSK_RECOMMENDED {
+        tracing::warn!(
+            key,
+            len,
+            "preshared key is short: {PSK_RECOMMENDED} or more characters are recommended"
+        );
+    }
+    Ok(())
+}
+
 impl ConnectionSection {
-    fn to_connection(&self, name: &str) -> Connection {
+    /// What the types do not say: the setting that is wrong, and why.
+    pub(crate) fn check(&self) -> Result<(), (String, String)> {
+        let invalid = |key: String, what: String| Err((key, what));
+        if self.version != 2 {
+            let what = "only IKEv2 (version = 2) is supported";
+            return invalid("version".to_owned(), what.to_owned());
+        }
+        if self.mobike {
+            return invalid("mobike".to_owned(), "MOBIKE is not supported".to_owned());
+        }
+        for (side, auth) in [("local", &self.local), ("remote", &self.remote)] {
+            if auth.auth != "psk" {
+                let what = format!("{:?}: expected \"psk\"", auth.auth);
+                return invalid(format!("{side}.auth"), what);
+            }
+        }
+        for (name, child) in &self.children {
+            let window = child.replay_window;
+            if window != 0 && !(32..=4096).contains(&window) {
+                let what = format!("{window}: expected 0 (off) or 32 to 4096");
+                return invalid(format!("children.{name}.replay_window"), what);
+            }
+        }
+        Ok(())
+    }
+
+    /// For the core.
+    pub(crate) fn to_connection(&self, name: &str) -> Connection {
         let proposals: Vec<Proposal> = self.proposals.iter().flat_map(|p| p.0.0.clone()).collect();
         let rekey = self.rekey_time.nonzero();
         Connection {

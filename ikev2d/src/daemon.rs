@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The shell: one task owns the core; sockets, data plane, control socket and clock feed it.
 
+mod announce;
 mod control;
 mod device;
+mod loaded;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,7 +15,7 @@ use anyhow::Context;
 use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::config::EndpointConfig;
 use ikev2d_proto::endpoint::{ChildInfo, Endpoint};
-use ikev2d_proto::event::{Answer, Event, IkeId, Path};
+use ikev2d_proto::event::{Answer, Event, Path};
 use offload_api::device::Accelerator;
 use offload_api::event::Event as DeviceEvent;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,8 +27,7 @@ use crate::install::Installer;
 use crate::keylog::KeyLog;
 use crate::net::{self, Sockets};
 use crate::routes::Routes;
-use crate::vici::lists::{self, ChildFacts};
-use crate::vici::message::Section;
+use crate::vici::lists::ChildFacts;
 use crate::vici::server::{self, Broadcast, Request};
 use control::Waiters;
 use device::Devices;
@@ -53,6 +54,8 @@ pub(crate) struct Daemon {
     pub(crate) waiters: Waiters,
     broadcast: broadcast::Sender<Broadcast>,
     pub(crate) started: Instant,
+    listed: announce::Listed,
+    loaded: loaded::Loaded,
 }
 
 /// Runs until told to end.
@@ -134,6 +137,8 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         waiters: Waiters::default(),
         broadcast,
         started: Instant::now(),
+        listed: announce::Listed::default(),
+        loaded: loaded::Loaded::default(),
         config_path,
         config,
     };
@@ -206,11 +211,6 @@ fn listen_ike(sockets: &Sockets, ike: mpsc::Sender<Upcall>) -> anyhow::Result<()
 }
 
 impl Daemon {
-    fn apply_policy(&mut self) {
-        self.endpoint.set_connections(self.config.policy());
-        self.endpoint.set_secrets(self.config.psks());
-    }
-
     fn start_connections(&mut self) {
         let start: Vec<(String, String)> = self
             .config
@@ -295,7 +295,9 @@ impl Daemon {
         let mut wanted = None;
         for connection in self.endpoint.connections() {
             for child in &connection.children {
-                let section = self.config.child(&connection.name, &child.name);
+                let section = self
+                    .loaded
+                    .child(&self.config, &connection.name, &child.name);
                 let trap = section.is_some_and(|s| s.start_action != StartAction::None);
                 let within = |selectors: &[ikev2d_proto::config::SelectorConfig],
                               address: std::net::IpAddr| {
@@ -378,8 +380,11 @@ impl Daemon {
                 if let Some(log) = &mut self.key_log {
                     log.child(&child);
                 }
-                let section = self.config.child(&child.connection, &child.child);
-                let answer = match self.installer.inbound(*child, section) {
+                let section = self
+                    .loaded
+                    .child(&self.config, &child.connection, &child.child);
+                let installed = self.installer.inbound(*child, section);
+                let answer = match installed {
                     Ok(()) => Answer::Installed(install),
                     Err(error) => {
                         tracing::error!(%error, "child SA can't be installed");
@@ -412,6 +417,7 @@ impl Daemon {
                 }
             }
             Event::RetireChild { child } => {
+                self.note_traffic(child);
                 if let Some(sa) = self.installer.retire(child) {
                     self.routes.remove(&sa.ts_remote).await;
                 }
@@ -434,25 +440,23 @@ impl Daemon {
                 }
             }
             Event::IkeUp { ike } => {
-                tracing::info!(ike = ike.0, "IKE SA established");
-                self.announce("ike-updown", ike, true);
+                self.announce_ike_up(ike);
                 self.waiters.ike_up(ike, &self.endpoint);
             }
             Event::IkeRekeyed { old, new } => {
-                tracing::info!(old = old.0, new = new.0, "IKE SA rekeyed");
-                self.announce("ike-rekey", new, true);
+                self.announce_ike_rekeyed(old, new);
             }
             Event::IkeDown {
                 ike,
                 connection,
                 reason,
             } => {
-                tracing::info!(ike = ike.0, connection, reason, "IKE SA is gone");
+                self.announce_ike_down(ike, &connection, &reason);
                 self.waiters.ike_down(ike, &connection, &reason);
             }
             Event::ChildUp { ike, child } => {
-                tracing::info!(ike = ike.0, child = child.0, "child SA established");
-                self.announce("child-updown", ike, true);
+                tracing::debug!(ike = ike.0, child = child.0, "child SA");
+                self.announce_child_up(child);
                 let name = self
                     .endpoint
                     .ike_sas()
@@ -467,10 +471,10 @@ impl Daemon {
                 self.waiters.child_up(name.as_deref());
             }
             Event::ChildRekeyed { old, new } => {
-                tracing::info!(old = old.0, new = new.0, "child SA rekeyed");
+                self.announce_child_rekeyed(old, new);
             }
             Event::ChildDown { child, reason } => {
-                tracing::info!(child = child.0, reason, "child SA is gone");
+                self.announce_child_down(child, &reason);
                 self.waiters.child_down(child);
             }
             Event::InitiateFailed {
@@ -483,22 +487,6 @@ impl Daemon {
             }
             event => tracing::debug!(?event, "event"),
         }
-    }
-
-    /// Tells control clients what has happened to an IKE SA or its children.
-    fn announce(&self, event: &'static str, ike: IkeId, up: bool) {
-        let mut section = Section::default();
-        if up {
-            section.put("up", "yes");
-        }
-        let now = Instant::now();
-        if let Some(sa) = self.endpoint.ike_sas().find(|sa| sa.id == ike) {
-            section
-                .0
-                .extend(lists::ike_sa(&sa, now, |child| self.child_facts(child)).0);
-        }
-        // Nobody may listen.
-        let _ = self.broadcast.send((event, section));
     }
 
     /// Traffic and placement of a child SA.

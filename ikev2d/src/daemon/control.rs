@@ -158,7 +158,7 @@ impl Daemon {
     pub(crate) fn control(&mut self, request: Request) {
         let Request {
             command,
-            message,
+            mut message,
             reply,
         } = request;
         let answer = match command.as_str() {
@@ -171,39 +171,32 @@ impl Daemon {
                 streamed(conns.map(|c| ("list-conn", lists::connection(c))).collect())
             }
             "list-policies" | "list-certs" | "list-authorities" => streamed(Vec::new()),
-            "get-conns" => {
-                let mut response = Section::default();
-                let names = self.endpoint.connections().iter().map(|c| c.name.clone());
-                response.put_list("conns", names);
-                plain(response)
+            "get-conns" | "get-shared" | "get-keys" | "get-pools" | "get-authorities" => {
+                plain(self.loaded.names(&command))
             }
-            "get-shared" | "get-keys" | "get-pools" | "get-authorities" => {
-                let mut response = Section::default();
-                let keys = self.config.secrets.keys().cloned();
-                response.put_list(
-                    "keys",
-                    if command == "get-shared" {
-                        keys.collect()
-                    } else {
-                        Vec::new()
-                    },
-                );
-                plain(response)
-            }
+            "get-algorithms" => plain(lists::algorithms()),
             "get-counters" => plain(self.counters()),
             "reload-settings" => respond(self.reload().map_err(|error| error.to_string())),
-            "clear-creds" | "flush-certs" | "reset-counters" => respond(Ok(())),
+            "flush-certs" => respond(Ok(())),
+            "load-conn" => respond(self.load_connection(&message)),
+            "unload-conn" => respond(self.unload_connection(&message)),
+            "load-shared" => respond(self.load_secret(&message)),
+            "unload-shared" => respond(self.unload_secret(&message)),
+            "clear-creds" => {
+                self.clear_secrets();
+                respond(Ok(()))
+            }
             "initiate" => return self.control_initiate(&message, reply),
             "terminate" => return self.control_terminate(&message, reply),
             "rekey" => respond(self.control_rekey(&message)),
-            "load-conn" | "unload-conn" | "load-shared" | "unload-shared" | "load-cert"
-            | "load-key" | "load-pool" | "load-authority" | "install" | "uninstall" => {
-                respond(Err(format!(
-                    "{command} is not supported: change the daemon's TOML and send SIGHUP, or reload-settings"
-                )))
+            "load-cert" | "load-key" | "unload-key" | "load-token" | "load-pool"
+            | "unload-pool" | "load-authority" | "unload-authority" | "install" | "uninstall"
+            | "reset-counters" | "redirect" => {
+                respond(Err(format!("{command} is not supported by ikev2d")))
             }
             _ => Reply::Unknown,
         };
+        message.wipe();
         let _ = reply.send(answer);
     }
 
@@ -244,14 +237,9 @@ impl Daemon {
         };
         match self.initiate(&connection, child.as_deref()) {
             Ok(()) => {
-                let patience = match message.text("timeout").and_then(|t| t.parse::<i64>().ok()) {
-                    Some(millis) if millis > 0 => Duration::from_millis(millis.unsigned_abs()),
-                    // The client does not want to wait.
-                    Some(millis) if millis < 0 => {
-                        let _ = reply.send(respond(Ok(())));
-                        return;
-                    }
-                    _ => PATIENCE,
+                let Some(patience) = patience(message) else {
+                    let _ = reply.send(respond(Ok(())));
+                    return;
                 };
                 self.waiters
                     .add(Awaited::Up { connection, child }, patience, reply);
@@ -306,7 +294,12 @@ impl Daemon {
             ));
             return;
         };
-        self.waiters.add(awaited, PATIENCE, reply);
+        match patience(message) {
+            Some(patience) => self.waiters.add(awaited, patience, reply),
+            None => {
+                let _ = reply.send(respond(Ok(())));
+            }
+        }
     }
 
     fn control_rekey(&mut self, message: &Section) -> Result<(), String> {
@@ -398,6 +391,15 @@ impl Daemon {
         section.put_section("counters", all);
         section.put("success", "yes");
         section
+    }
+}
+
+/// How long a client wants to wait, in its `timeout`; nothing if not at all (-1).
+fn patience(message: &Section) -> Option<Duration> {
+    match message.text("timeout").and_then(|t| t.parse::<i64>().ok()) {
+        Some(millis) if millis > 0 => Some(Duration::from_millis(millis.unsigned_abs())),
+        Some(millis) if millis < 0 => None,
+        _ => Some(PATIENCE),
     }
 }
 

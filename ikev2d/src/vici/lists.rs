@@ -25,6 +25,25 @@ pub(crate) fn ike_sa(
     now: Instant,
     facts: impl Fn(&ChildInfo<'_>) -> ChildFacts,
 ) -> Section {
+    let mut section = ike(sa, now);
+    let mut children = Section::default();
+    for child in &sa.children {
+        let listed = child_sa(child, now, &facts(child));
+        children.put_section(&child_name(child), listed);
+    }
+    section.put_section("child-sas", children);
+    let mut event = Section::default();
+    event.put_section(sa.connection, section);
+    event
+}
+
+/// What a child SA is listed as.
+pub(crate) fn child_name(child: &ChildInfo<'_>) -> String {
+    format!("{}-{}", child.sa.child, child.sa.id.0)
+}
+
+/// An IKE SA without its children.
+pub(crate) fn ike(sa: &IkeSaInfo<'_>, now: Instant) -> Section {
     let mut section = Section::default();
     section.put("uniqueid", sa.id.0);
     section.put("version", 2);
@@ -65,18 +84,11 @@ pub(crate) fn ike_sa(
     if let Some(at) = sa.rekey_at {
         section.put("rekey-time", at.saturating_duration_since(now).as_secs());
     }
-    let mut children = Section::default();
-    for child in &sa.children {
-        let name = format!("{}-{}", child.sa.child, child.sa.id.0);
-        children.put_section(&name, child_sa(child, now, &facts(child)));
-    }
-    section.put_section("child-sas", children);
-    let mut event = Section::default();
-    event.put_section(sa.connection, section);
-    event
+    section
 }
 
-fn child_sa(child: &ChildInfo<'_>, now: Instant, facts: &ChildFacts) -> Section {
+/// A child SA.
+pub(crate) fn child_sa(child: &ChildInfo<'_>, now: Instant, facts: &ChildFacts) -> Section {
     let sa = child.sa;
     let mut section = Section::default();
     section.put("name", &sa.child);
@@ -221,7 +233,7 @@ fn group_name(group: Group) -> &'static str {
 }
 
 /// A selector as a prefix where it is one, else as a range; protocol and port behind it.
-fn selector(ts: &TrafficSelector) -> String {
+pub(crate) fn selector(ts: &TrafficSelector) -> String {
     let prefix = (0..=128u8).find(|bits| {
         let whole = TrafficSelector::prefix(ts.start, *bits);
         (whole.start, whole.end) == (ts.start, ts.end)
@@ -243,4 +255,38 @@ fn selector(ts: &TrafficSelector) -> String {
         }
         (protocol, false) => format!("{net}[{protocol}/{}-{}]", ts.start_port, ts.end_port),
     }
+}
+
+/// The answer to `get-algorithms`.
+pub(crate) fn algorithms() -> Section {
+    let mut all = Section::default();
+    let lists: [(&str, &[&str]); 5] = [
+        ("encryption", &["AES_CBC"]),
+        (
+            "integrity",
+            &[
+                "HMAC_SHA2_256_128",
+                "HMAC_SHA2_384_192",
+                "HMAC_SHA2_512_256",
+            ],
+        ),
+        ("aead", &["AES_GCM_16", "CHACHA20_POLY1305"]),
+        (
+            "prf",
+            &[
+                "PRF_HMAC_SHA2_256",
+                "PRF_HMAC_SHA2_384",
+                "PRF_HMAC_SHA2_512",
+            ],
+        ),
+        ("ke", &Group::ALL.map(group_name)),
+    ];
+    for (kind, names) in lists {
+        let mut section = Section::default();
+        for name in names {
+            section.put(name, "openssl");
+        }
+        all.put_section(kind, section);
+    }
+    all
 }

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use thiserror::Error;
+use zeroize::Zeroize;
 
 /// The largest packet that the protocol allows.
 pub const PACKET_LIMIT: usize = 512 << 10;
@@ -61,15 +63,67 @@ pub fn encode(
     Ok(packet)
 }
 
+/// The deepest nesting of sections that is read: lists of SAs need four.
+const DEPTH: usize = 16;
+
+/// A message can't be read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// It is malformed.
+    #[error("vici message: {0}")]
+    Malformed(#[from] serde_vici::Error),
+    /// Sections within sections within sections.
+    #[error("vici message: sections are nested deeper than {DEPTH}")]
+    TooDeep,
+}
+
 /// Reads a message.
 ///
 /// # Errors
-/// It is malformed.
-pub fn decode(message: &[u8]) -> Result<Section, serde_vici::Error> {
+/// It is malformed, or nested beyond reason.
+pub fn decode(message: &[u8]) -> Result<Section, DecodeError> {
     if message.is_empty() {
         return Ok(Section::default());
     }
-    serde_vici::from_slice(message)
+    check_depth(message)?;
+    Ok(serde_vici::from_slice(message)?)
+}
+
+/// Refuses what would take the decoder, which follows sections by recursion, down too far.
+fn check_depth(mut message: &[u8]) -> Result<(), DecodeError> {
+    const SECTION_START: u8 = 1;
+    const SECTION_END: u8 = 2;
+    const KEY_VALUE: u8 = 3;
+    const LIST_START: u8 = 4;
+    const LIST_ITEM: u8 = 5;
+    let mut depth = 0usize;
+    while let Some((element, rest)) = message.split_first() {
+        message = rest;
+        match *element {
+            SECTION_START => depth += 1,
+            SECTION_END => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH {
+            return Err(DecodeError::TooDeep);
+        }
+        if let SECTION_START | KEY_VALUE | LIST_START = *element {
+            let Some((length, rest)) = message.split_first() else {
+                break;
+            };
+            message = rest.get(usize::from(*length)..).unwrap_or_default();
+        }
+        if let KEY_VALUE | LIST_ITEM = *element {
+            let Some((length, rest)) = message.split_first_chunk::<2>() else {
+                break;
+            };
+            let length = usize::from(u16::from_be_bytes(*length));
+            message = rest.get(length..).unwrap_or_default();
+        }
+    }
+    // What is cut off is the decoder's to refuse.
+    Ok(())
 }
 
 /// A vici section: keys in order, with texts, lists and sections as values.
@@ -81,6 +135,8 @@ pub struct Section(pub Vec<(String, Value)>);
 pub enum Value {
     /// A text.
     Text(String),
+    /// Octets that are no text.
+    Octets(Vec<u8>),
     /// A list of texts.
     List(Vec<String>),
     /// A section.
@@ -110,6 +166,43 @@ impl Section {
         match self.value(key)? {
             Value::Text(text) => Some(text),
             _ => None,
+        }
+    }
+
+    /// The octets of a key, text or not.
+    pub fn octets(&self, key: &str) -> Option<&[u8]> {
+        match self.value(key)? {
+            Value::Text(text) => Some(text.as_bytes()),
+            Value::Octets(octets) => Some(octets),
+            _ => None,
+        }
+    }
+
+    /// The texts of a key: a list, or one text.
+    pub fn texts(&self, key: &str) -> Vec<&str> {
+        match self.value(key) {
+            Some(Value::List(items)) => items.iter().map(String::as_str).collect(),
+            Some(Value::Text(text)) => vec![text],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Gives a key that is there another text.
+    pub fn replace(&mut self, key: &str, value: impl fmt::Display) {
+        if let Some((_, old)) = self.0.iter_mut().find(|(name, _)| name == key) {
+            *old = Value::Text(value.to_string());
+        }
+    }
+
+    /// Overwrites every value with zeros: a message may carry secrets.
+    pub fn wipe(&mut self) {
+        for (_, value) in &mut self.0 {
+            match value {
+                Value::Text(text) => text.zeroize(),
+                Value::Octets(octets) => octets.zeroize(),
+                Value::List(items) => items.zeroize(),
+                Value::Section(section) => section.wipe(),
+            }
         }
     }
 
@@ -156,6 +249,7 @@ impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Text(text) => serializer.serialize_str(text),
+            Self::Octets(octets) => serializer.serialize_bytes(octets),
             Self::List(list) => list.serialize(serializer),
             Self::Section(section) => section.serialize(serializer),
         }
@@ -195,7 +289,10 @@ impl<'de> Deserialize<'de> for Value {
             }
 
             fn visit_bytes<E: serde::de::Error>(self, octets: &[u8]) -> Result<Value, E> {
-                Ok(Value::Text(String::from_utf8_lossy(octets).into_owned()))
+                Ok(match std::str::from_utf8(octets) {
+                    Ok(text) => Value::Text(text.to_owned()),
+                    Err(_) => Value::Octets(octets.to_vec()),
+                })
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Value, E> {
@@ -217,5 +314,60 @@ impl<'de> Deserialize<'de> for Value {
             }
         }
         deserializer.deserialize_any(Any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The encoding example of the protocol's description, octet by octet.
+    const EXAMPLE: &[u8] = b"\x03\x04key1\x00\x06value1\x01\x08section1\
+        \x01\x0bsub-section\x03\x04key2\x00\x06value2\x02\
+        \x04\x05list1\x05\x00\x05item1\x05\x00\x05item2\x06\x02";
+
+    #[test]
+    fn messages_are_those_of_the_protocol() {
+        let message = decode(EXAMPLE).unwrap();
+        assert_eq!(message.text("key1"), Some("value1"));
+        let section = message.section("section1").unwrap();
+        let inner = section.section("sub-section").unwrap();
+        assert_eq!(inner.text("key2"), Some("value2"));
+        assert_eq!(section.texts("list1"), ["item1", "item2"]);
+        assert_eq!(serde_vici::to_vec(&message).unwrap(), EXAMPLE);
+    }
+
+    #[test]
+    fn every_truncation_is_refused_or_a_whole_message() {
+        for len in 1..EXAMPLE.len() {
+            if let Ok(message) = decode(&EXAMPLE[..len]) {
+                let again = serde_vici::to_vec(&message).unwrap();
+                assert_eq!(again, &EXAMPLE[..len], "{len}");
+            }
+        }
+    }
+
+    #[test]
+    fn sections_may_be_nested_but_not_without_end() {
+        let nested = |depth: usize| [b"\x01\x01a".repeat(depth), vec![2; depth]].concat();
+        assert!(decode(&nested(DEPTH)).is_ok());
+        for depth in [DEPTH + 1, 100_000] {
+            let error = decode(&nested(depth)).unwrap_err();
+            assert!(matches!(error, DecodeError::TooDeep), "{error}");
+        }
+        // A value that looks like sections is none.
+        let mut value = b"\x03\x01k\x01\x00".to_vec();
+        value.extend([1; 256]);
+        assert!(decode(&value).is_ok());
+    }
+
+    #[test]
+    fn octets_that_are_no_text_stay_whole() {
+        let message = decode(b"\x03\x04data\x00\x03\xff\x00\x80").unwrap();
+        assert_eq!(message.octets("data"), Some(&[0xff, 0, 0x80][..]));
+        assert_eq!(message.text("data"), None);
+        let mut message = message;
+        message.wipe();
+        assert!(message.octets("data").is_none_or(<[u8]>::is_empty));
     }
 }

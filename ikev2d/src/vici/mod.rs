@@ -4,3 +4,4 @@
 pub(crate) mod lists;
 pub mod message;
 pub(crate) mod server;
+pub(crate) mod settings;

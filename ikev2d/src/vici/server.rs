@@ -5,21 +5,30 @@ use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use zeroize::Zeroizing;
 
 use super::message::{PACKET_LIMIT, Section, decode, encode, packet, split_name};
 
 /// How long a client may take to send what it began, or to take what it is sent.
 const CLIENT_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Clients at once.
+const CLIENTS: usize = 64;
+
+/// What happens while a client's `initiate` or `terminate` runs.
+pub(crate) const CONTROL_LOG: &str = "control-log";
+
 /// Events that clients may ask for.
-const EVENTS: [&str; 10] = [
+const EVENTS: [&str; 11] = [
     "log",
-    "control-log",
+    CONTROL_LOG,
+    "list-authority",
     "list-sa",
     "list-policy",
     "list-conn",
@@ -75,6 +84,7 @@ pub(crate) async fn serve(
     events: broadcast::Sender<Broadcast>,
 ) {
     let own = nix::unistd::geteuid().as_raw();
+    let places = Arc::new(Semaphore::new(CLIENTS));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -87,8 +97,13 @@ pub(crate) async fn serve(
             tracing::warn!("control client of another user is refused");
             continue;
         }
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            tracing::warn!("more than {CLIENTS} control clients: one is refused");
+            continue;
+        };
         let (requests, events) = (requests.clone(), events.subscribe());
         tokio::spawn(async move {
+            let _place = place;
             if let Err(error) = converse(stream, requests, events).await {
                 tracing::debug!(%error, "control client is cut off");
             }
@@ -103,7 +118,7 @@ async fn converse(
 ) -> io::Result<()> {
     let (mut reader, mut writer) = stream.into_split();
     // A client that is served slowly must not hold up what it sends.
-    let (packets_in, mut packets) = mpsc::channel::<Vec<u8>>(4);
+    let (packets_in, mut packets) = mpsc::channel::<Zeroizing<Vec<u8>>>(4);
     let reading = tokio::spawn(async move {
         while let Some(packet) = read_packet(&mut reader).await? {
             if packets_in.send(packet).await.is_err() {
@@ -118,6 +133,8 @@ async fn converse(
             packet = packets.recv() => packet,
             event = events.recv() => {
                 match event {
+                    // Without a command of its own that one is none of its business.
+                    Ok((CONTROL_LOG, _)) => {}
                     Ok((name, section)) if registered.contains(name) => {
                         send(&mut writer, packet::EVENT, Some(name), Some(&section)).await?;
                     }
@@ -145,8 +162,8 @@ async fn converse(
                 if requests.send(request).await.is_err() {
                     return Ok(());
                 }
-                match answer.await {
-                    Ok(Reply::Response { events, response }) => {
+                match attend(&mut writer, &mut events, &registered, answer).await? {
+                    Some(Reply::Response { events, response }) => {
                         for (name, section) in events {
                             if registered.contains(name) {
                                 send(&mut writer, packet::EVENT, Some(name), Some(&section))
@@ -155,7 +172,7 @@ async fn converse(
                         }
                         send(&mut writer, packet::COMMAND_RESPONSE, None, Some(&response)).await?;
                     }
-                    Ok(Reply::Unknown) | Err(_) => {
+                    Some(Reply::Unknown) | None => {
                         send(&mut writer, packet::COMMAND_UNKNOWN, None, None).await?;
                     }
                 }
@@ -178,7 +195,32 @@ async fn converse(
     reading.await.unwrap_or(Ok(()))
 }
 
-async fn read_packet(reader: &mut tokio::net::unix::OwnedReadHalf) -> io::Result<Option<Vec<u8>>> {
+/// Waits for a command's answer and hands on what is announced meanwhile.
+async fn attend(
+    writer: &mut tokio::net::unix::OwnedWriteHalf,
+    events: &mut broadcast::Receiver<Broadcast>,
+    registered: &HashSet<String>,
+    mut answer: oneshot::Receiver<Reply>,
+) -> io::Result<Option<Reply>> {
+    loop {
+        // Events first: those that led to the answer come before it.
+        tokio::select! {
+            biased;
+            event = events.recv() => match event {
+                Ok((name, section)) if registered.contains(name) => {
+                    send(writer, packet::EVENT, Some(name), Some(&section)).await?;
+                }
+                Err(broadcast::error::RecvError::Closed) => return Ok(None),
+                _ => {}
+            },
+            answer = &mut answer => return Ok(answer.ok()),
+        }
+    }
+}
+
+async fn read_packet(
+    reader: &mut tokio::net::unix::OwnedReadHalf,
+) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     let mut length = [0; 4];
     match reader.read_exact(&mut length).await {
         Ok(_) => {}
@@ -190,7 +232,7 @@ async fn read_packet(reader: &mut tokio::net::unix::OwnedReadHalf) -> io::Result
         let text = format!("packet of {length} octets, expected 1 to {PACKET_LIMIT}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
-    let mut packet = vec![0; length];
+    let mut packet = Zeroizing::new(vec![0; length]);
     tokio::time::timeout(CLIENT_DEADLINE, reader.read_exact(&mut packet)).await??;
     Ok(Some(packet))
 }

@@ -61,8 +61,18 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
+    /// Starts `ikev2d` with connections, and with the secret.
+    pub(crate) fn ikev2d(namespace: &Namespace, directory: &Path, connections: &str) -> Self {
+        let secret = format!("[secrets.ike-1]\nsecret = \"{SECRET}\"\n");
+        Self::ikev2d_with(namespace, directory, &format!("{connections}\n{secret}"))
+    }
+
     /// Starts `ikev2d` with its own part of the configuration in front of `configuration`.
-    pub(crate) fn ikev2d(namespace: &Namespace, directory: &Path, configuration: &str) -> Self {
+    pub(crate) fn ikev2d_with(
+        namespace: &Namespace,
+        directory: &Path,
+        configuration: &str,
+    ) -> Self {
         fs::create_dir_all(directory).unwrap();
         let (vici, log) = (directory.join("vici"), directory.join("log"));
         let file = directory.join("ikev2d.toml");
@@ -70,7 +80,7 @@ impl Gateway {
             "[daemon]\nvici_socket = {vici:?}\ndevice = \"software\"\nlog_level = \"debug\"\n\
              retransmit_timeout = 1.0\nkey_log = {keys:?}\n\
              tun = {{ name = \"esp0\", mtu = 1400, queues = 1 }}\n\
-             {configuration}\n[secrets.ike-1]\nsecret = \"{SECRET}\"\n",
+             {configuration}\n",
             keys = directory.join("keys"),
         );
         fs::write(&file, text).unwrap();

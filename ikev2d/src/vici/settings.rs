@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Settings that come as messages (`load-conn`, `load-shared`) instead of by file: the same keys,
+//! every value a text.
+
+use ikev2d_proto::config::{Identity, Secret};
+use serde::Deserialize;
+use toml::{Table, Value as Toml};
+use zeroize::Zeroizing;
+
+use super::message::{Section, Value};
+use crate::config::{ConnectionSection, check_secret};
+
+/// Settings that are switches.
+const SWITCHES: [&str; 2] = ["encap", "mobike"];
+/// Settings that are plain numbers.
+const NUMBERS: [&str; 7] = [
+    "version",
+    "remote_port",
+    "rekey_bytes",
+    "life_bytes",
+    "rekey_packets",
+    "life_packets",
+    "replay_window",
+];
+/// Settings that are lists even if there is one of them.
+const LISTS: [&str; 6] = [
+    "local_addrs",
+    "remote_addrs",
+    "proposals",
+    "esp_proposals",
+    "local_ts",
+    "remote_ts",
+];
+
+/// The connection of a `load-conn` message, with its name.
+pub(crate) fn connection(message: &Section) -> Result<(String, ConnectionSection), String> {
+    let mut sections = message.sections();
+    let (Some((name, section)), None) = (sections.next(), sections.next()) else {
+        return Err("expected one section, named like the connection".to_owned());
+    };
+    let table = table(section, true).map_err(|what| format!("{name}.{what}"))?;
+    let connection = ConnectionSection::deserialize(table)
+        .map_err(|error| format!("{name}: {}", error.to_string().trim().replace('\n', " ")))?;
+    connection
+        .check()
+        .map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
+    Ok((name.to_owned(), connection))
+}
+
+/// The secret of a `load-shared` message, with its id.
+pub(crate) fn secret(message: &Section) -> Result<(String, Secret), String> {
+    let kind = message.text("type").unwrap_or_default();
+    if !kind.eq_ignore_ascii_case("ike") {
+        return Err(format!("secret of type {kind:?}: only IKE is supported"));
+    }
+    let data = message.octets("data").ok_or("no data")?;
+    let owners = message.texts("owners");
+    let id = message
+        .text("id")
+        .map_or_else(|| owners.join(","), str::to_owned);
+    check_secret(&id, data.len())?;
+    let ids = owners.into_iter().map(Identity::parse).collect();
+    let secret = Zeroizing::new(data.to_vec());
+    Ok((id, Secret { ids, secret }))
+}
+
+fn table(section: &Section, top: bool) -> Result<Table, String> {
+    let mut table = Table::new();
+    for (key, value) in &section.0 {
+        // Rounds of authentication are named local-1 or local1 as well; we have one.
+        let key = match key.as_str() {
+            "local" | "remote" => key.as_str(),
+            other if top && is_section(value) && other.starts_with("local") => "local",
+            other if top && is_section(value) && other.starts_with("remote") => "remote",
+            other => other,
+        };
+        let converted = match value {
+            Value::Section(inner) => {
+                Toml::Table(table_of(inner).map_err(|what| format!("{key}.{what}"))?)
+            }
+            Value::List(items) => Toml::Array(items.iter().cloned().map(Toml::String).collect()),
+            Value::Text(text) => scalar(key, text).map_err(|what| format!("{key}: {what}"))?,
+            Value::Octets(_) => return Err(format!("{key}: expected a text")),
+        };
+        if table.insert(key.to_owned(), converted).is_some() {
+            return Err(format!("{key}: given more than once"));
+        }
+    }
+    Ok(table)
+}
+
+fn table_of(section: &Section) -> Result<Table, String> {
+    table(section, false)
+}
+
+fn is_section(value: &Value) -> bool {
+    matches!(value, Value::Section(_))
+}
+
+fn scalar(key: &str, text: &str) -> Result<Toml, String> {
+    if SWITCHES.contains(&key) {
+        return match text {
+            "yes" | "true" | "1" | "enabled" => Ok(Toml::Boolean(true)),
+            "no" | "false" | "0" | "disabled" => Ok(Toml::Boolean(false)),
+            _ => Err(format!("{text:?}: expected yes or no")),
+        };
+    }
+    if NUMBERS.contains(&key) {
+        let number: Result<i64, _> = text.parse();
+        return number
+            .map(Toml::Integer)
+            .map_err(|_| format!("{text:?}: expected a number"));
+    }
+    if LISTS.contains(&key) {
+        let items = text.split(',').map(|item| item.trim().to_owned());
+        return Ok(Toml::Array(items.map(Toml::String).collect()));
+    }
+    Ok(Toml::String(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(entries: &[(&str, &str)]) -> Section {
+        let mut section = Section::default();
+        for (key, value) in entries {
+            section.put(key, value);
+        }
+        section
+    }
+
+    /// As `swanctl --load-conns` sends it.
+    fn message() -> Section {
+        let mut home = section(&[("version", "2"), ("encap", "yes"), ("rekey_time", "4h")]);
+        home.put_list("remote_addrs", ["192.0.2.2".to_owned()]);
+        home.put_section("local-1", section(&[("auth", "psk"), ("id", "a.test")]));
+        home.put_section("remote-1", section(&[("auth", "psk"), ("id", "b.test")]));
+        let mut net = section(&[("rekey_packets", "1000")]);
+        net.put_list("local_ts", ["10.1.0.0/24".to_owned()]);
+        net.put("remote_ts", "10.2.0.0/24, 10.3.0.0/24");
+        let mut children = Section::default();
+        children.put_section("net", net);
+        home.put_section("children", children);
+        let mut message = Section::default();
+        message.put_section("home", home);
+        message
+    }
+
+    #[test]
+    fn a_connection_is_read_as_from_a_file() {
+        let (name, connection) = connection(&message()).unwrap();
+        assert_eq!(name, "home");
+        assert!(connection.encap);
+        let child = &connection.children["net"];
+        assert_eq!(child.rekey_packets, 1000);
+        assert_eq!(child.remote_ts.len(), 2);
+        let core = connection.to_connection(&name);
+        assert_eq!(core.local_id, Identity::Fqdn("a.test".to_owned()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        for (key, value, expected) in [
+            ("version", "1", "home.version"),
+            ("version", "two", "home.version"),
+            ("encap", "maybe", "expected yes or no"),
+            ("rekey_time", "4 parsecs", "parsecs"),
+            ("local-1", "x", "local-1"),
+        ] {
+            let mut message = message();
+            let Some((_, Value::Section(home))) = message.0.first_mut() else {
+                panic!("no section");
+            };
+            home.replace(key, value);
+            let error = connection(&message).unwrap_err();
+            assert!(error.contains(expected), "{key} = {value}: {error}");
+        }
+        let mut unknown = message();
+        if let Some((_, Value::Section(home))) = unknown.0.first_mut() {
+            home.put("aggressive", "yes");
+        }
+        assert!(connection(&unknown).unwrap_err().contains("aggressive"));
+        assert!(connection(&Section::default()).is_err());
+    }
+
+    #[test]
+    fn secrets_may_be_any_octets_but_not_short() {
+        let mut message = section(&[("id", "ike-1"), ("type", "IKE")]);
+        let data = vec![0xff, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+        message
+            .0
+            .push(("data".to_owned(), Value::Octets(data.clone())));
+        message.put_list("owners", ["b.test".to_owned()]);
+        let (id, loaded) = secret(&message).unwrap();
+        assert_eq!((id.as_str(), &*loaded.secret), ("ike-1", &data));
+        assert_eq!(loaded.ids, [Identity::Fqdn("b.test".to_owned())]);
+        let short = section(&[("type", "IKE"), ("data", "short")]);
+        assert!(secret(&short).unwrap_err().contains("at least 8"));
+        let eap = section(&[("type", "EAP"), ("data", "long enough")]);
+        assert!(secret(&eap).unwrap_err().contains("EAP"));
+    }
+}

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The control socket as its users meet it: strongSwan's `swanctl`, and clients that send garbage.
+
+mod gateway;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use gateway::{Gateway, SECRET, Wire, ours, theirs};
+use netlab::process::Guarded;
+
+const IKE: &str = "aes128gcm16-prfsha256-x25519";
+const ESP: &str = "aes128gcm16";
+
+/// A directory for `swanctl` with this configuration.
+fn swanctl_conf(directory: &Path, text: &str) -> std::path::PathBuf {
+    let directory = directory.join("swanctl");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("swanctl.conf"), text).unwrap();
+    directory
+}
+
+fn load_all(gateway: &Gateway, directory: &Path) -> (bool, String) {
+    let output = Command::new("timeout")
+        .args(["20", "swanctl", "--load-all", "--uri"])
+        .arg(format!("unix://{}", gateway.vici.display()))
+        .env("SWANCTL_DIR", directory)
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    (output.status.success(), text)
+}
+
+#[test]
+fn swanctl_loads_a_connection_and_its_secret_and_a_tunnel_comes_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let peer = Gateway::ikev2d(
+        &wire.b,
+        &directory.path().join("b"),
+        &ours(2, IKE, ESP, "", ""),
+    );
+    let empty = Gateway::ikev2d_with(&wire.a, &directory.path().join("a"), "");
+    let conf = format!(
+        "connections {{\n{}\n}}\nsecrets {{\n ike-1 {{\n secret = \"{SECRET}\"\n id = b.test\n }}\n }}\n",
+        theirs(1, IKE, ESP)
+    );
+    let swanctl = swanctl_conf(directory.path(), &conf);
+    let (ok, said) = load_all(&empty, &swanctl);
+    assert!(ok, "{said}");
+    assert!(said.contains("successfully loaded 1 connections"), "{said}");
+    let conns = empty.swanctl(&["--list-conns"]);
+    assert!(
+        conns.contains("gw: IKEv2") && conns.contains("10.2.0.0/24"),
+        "{conns}"
+    );
+    empty.swanctl(&["--initiate", "--child", "net"]);
+    wire.assert_passes("loaded by swanctl");
+
+    // What is in the file no more goes, what is established stays.
+    let swanctl = swanctl_conf(directory.path(), "");
+    let (ok, said) = load_all(&empty, &swanctl);
+    assert!(ok && said.contains("1 unloaded"), "{said}");
+    assert!(empty.swanctl(&["--list-conns"]).trim().is_empty());
+    wire.assert_passes("unloaded");
+    drop(peer);
+}
+
+#[test]
+fn what_swanctl_may_not_load_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let gateway = Gateway::ikev2d(
+        &wire.a,
+        &directory.path().join("a"),
+        &ours(1, IKE, ESP, "", ""),
+    );
+    let good = theirs(1, IKE, ESP);
+    for (from, to, expected) in [
+        ("gw {", "gw {", "configuration file's"),
+        ("gw {", "other {\n aggressive = yes", "aggressive"),
+        ("auth = psk", "auth = pubkey", "local.auth"),
+        ("10.77.0.2", "10.77.0.256", "10.77.0.256"),
+        ("version = 2", "version = 1", "version"),
+    ] {
+        let text = good.replacen(from, to, 1);
+        let text = if from == "gw {" {
+            text
+        } else {
+            text.replacen("gw {", "other {", 1)
+        };
+        let swanctl = swanctl_conf(directory.path(), &format!("connections {{\n{text}\n}}\n"));
+        let (ok, said) = load_all(&gateway, &swanctl);
+        assert!(!ok && said.contains(expected), "{from} -> {to}: {said}");
+    }
+    let swanctl = swanctl_conf(
+        directory.path(),
+        "secrets {\n ike-1 {\n secret = \"short\"\n }\n }\n",
+    );
+    let (_, said) = load_all(&gateway, &swanctl);
+    assert!(said.contains("at least 8"), "{said}");
+}
+
+#[test]
+fn commands_and_events_are_those_that_swanctl_expects() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let a = Gateway::ikev2d(
+        &wire.a,
+        &directory.path().join("a"),
+        &ours(1, IKE, ESP, "", ""),
+    );
+    let b = Gateway::ikev2d(
+        &wire.b,
+        &directory.path().join("b"),
+        &ours(2, IKE, ESP, "", ""),
+    );
+    let mode = fs::metadata(&a.vici).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    // Line by line as it comes: standard output is a file.
+    let seen = directory.path().join("monitor");
+    let mut monitor = Command::new("stdbuf");
+    monitor
+        .args(["-oL", "swanctl", "--monitor-sa", "--raw", "--uri"])
+        .arg(format!("unix://{}", a.vici.display()))
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(&seen).unwrap());
+    let monitor = Guarded::spawn(monitor).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+
+    // What this swanctl does not show.
+    let mut rekeys = UnixStream::connect(&a.vici).unwrap();
+    rekeys
+        .write_all(b"\0\0\0\x0b\x03\x09ike-rekey\0\0\0\x0d\x03\x0bchild-rekey")
+        .unwrap();
+    rekeys
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+
+    let said = a.swanctl(&["--initiate", "--child", "net"]);
+    for line in [
+        "[IKE] IKE_SA gw[1] established between 10.77.0.1[a.test]...10.77.0.2[b.test]",
+        "[IKE] CHILD_SA net{",
+        "initiate completed successfully",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    wire.assert_passes("initiated");
+    a.swanctl(&["--rekey", "--child", "net"]);
+    a.wait_sas("the new child SA", |sas| {
+        sas.contains("net: #") && !sas.contains("net: #2,") && sas.matches("INSTALLED").count() == 1
+    });
+    a.swanctl(&["--rekey", "--ike", "gw"]);
+    std::thread::sleep(Duration::from_millis(500));
+    a.swanctl(&["--terminate", "--ike", "gw"]);
+    b.wait_sas("the end", |sas| sas.trim().is_empty());
+    std::thread::sleep(Duration::from_millis(300));
+    drop(monitor);
+    let seen = fs::read_to_string(seen).unwrap();
+    for event in [
+        "ike-updown event {up=yes gw {",
+        "child-updown event {up=yes gw {",
+        "child-updown event {up=no gw {",
+        "ike-updown event {up=no gw {",
+    ] {
+        assert!(seen.contains(event), "{event}: {seen}");
+    }
+
+    let mut seen = Vec::new();
+    // Ends by its time-out: the daemon has no more to tell.
+    let _ = rekeys.read_to_end(&mut seen);
+    let seen = String::from_utf8_lossy(&seen);
+    for event in [
+        "\x07\x09ike-rekey\x01\x02gw\x01\x03old",
+        "\x07\x0bchild-rekey\x01\x02gw",
+    ] {
+        assert!(seen.contains(event), "{event}: {seen}");
+    }
+
+    for (arguments, expected) in [
+        (&["--stats"][..], "IKE_SAs: 0 total"),
+        (&["--list-algs"], "AES_GCM_16[openssl]"),
+        (&["--version", "--daemon"], "ikev2d"),
+        (&["--list-authorities"], ""),
+        (&["--list-certs"], ""),
+        (&["--list-pools"], ""),
+        (&["--list-pols"], ""),
+        (&["--reload-settings"], ""),
+        (&["--counters"], "retransmits"),
+    ] {
+        let said = a.swanctl(arguments);
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+    for (arguments, expected) in [
+        (&["--initiate", "--child", "nope"][..], "nope"),
+        (&["--terminate", "--ike", "nope"], "no matching SAs"),
+        (&["--rekey", "--child", "nope"], "no matching SAs"),
+    ] {
+        let said = a.try_swanctl(arguments).unwrap_err();
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+}
+
+/// Sends octets and waits until the daemon hangs up; what it answered.
+fn cut_off(gateway: &Gateway, octets: &[u8]) -> Vec<u8> {
+    let mut stream = UnixStream::connect(&gateway.vici).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    // It may hang up before it has taken everything.
+    let _ = stream.write_all(octets);
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Ok(_) => answer,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => answer,
+        Err(error) => panic!("{error} for {octets:02x?}"),
+    }
+}
+
+#[test]
+fn garbage_costs_the_client_its_connection_and_the_daemon_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let a = Gateway::ikev2d(
+        &wire.a,
+        &directory.path().join("a"),
+        &ours(1, IKE, ESP, "", ""),
+    );
+    let packet = |body: &[u8]| [&(body.len() as u32).to_be_bytes()[..], body].concat();
+    for octets in [
+        // No length at all, none left, far too much.
+        packet(&[]),
+        u32::MAX.to_be_bytes().to_vec(),
+        (512u32 * 1024 + 1).to_be_bytes().to_vec(),
+        // Packet types that a client may not send or that are not there.
+        packet(&[1]),
+        packet(b"\x07\x03log"),
+        packet(b"\xff\x03log"),
+        // Names that are too long for their packet, or no text.
+        packet(&[0]),
+        packet(b"\x00\x09stats"),
+        packet(b"\x00\x02\xff\xfe"),
+        // Messages: cut off, unbalanced, unknown elements, a value longer than the packet.
+        packet(b"\x00\x05stats\x01"),
+        packet(b"\x00\x05stats\x01\x03abc"),
+        packet(b"\x00\x05stats\x09\x01\x01"),
+        packet(b"\x00\x05stats\x03\x01a\xff\xffx"),
+    ] {
+        let answer = cut_off(&a, &octets);
+        assert!(
+            answer.len() < 16,
+            "{octets:02x?} is answered: {answer:02x?}"
+        );
+    }
+    // Sections without end must not be followed down for ever.
+    let mut deep = b"\x00\x05stats".to_vec();
+    for _ in 0..100_000 {
+        deep.extend(b"\x01\x01a");
+    }
+    cut_off(&a, &packet(&deep));
+    // Clients that say nothing, or a bit, hold up nobody.
+    let _idle: Vec<UnixStream> = (0..20)
+        .map(|_| {
+            let mut stream = UnixStream::connect(&a.vici).unwrap();
+            stream.write_all(&[0, 0, 1]).unwrap();
+            stream
+        })
+        .collect();
+    assert!(a.swanctl(&["--stats"]).contains("uptime"));
+}

@@ -17,7 +17,9 @@ use fpga_regs::descriptor::EventKind;
 use fpga_regs::registers::statistics;
 use offload_api::capability::Capabilities;
 use offload_api::device::{Accelerator, AcceleratorInfo, Counters, Health};
-use offload_api::error::{DeviceError, InstallError, OpenQueueError, SaError, Unsupported};
+use offload_api::error::{
+    DeviceError, InstallError, InvalidSa, OpenQueueError, SaError, Unsupported,
+};
 use offload_api::event::{Event, Limit};
 use offload_api::frame::FramePool;
 use offload_api::queue::{QueueConfig, QueuePair};
@@ -85,6 +87,13 @@ impl IpaCard {
             CommandStatus::NotApplicable => Err(SaError::NotApplicable {
                 what: "the change does not fit the SA's direction",
             }),
+            // `amend` has checked everything but the end of a 32-bit space, which the card knows.
+            CommandStatus::BadField if opcode == Opcode::SaGrant => Err(InvalidSa::Grant {
+                first: arguments[0],
+                last: arguments[1],
+                end: u64::from(u32::MAX),
+            }
+            .into()),
             status => Err(DeviceError::Protocol {
                 what: format!("{opcode:?}: {status:?}"),
             }
@@ -166,6 +175,8 @@ impl Accelerator for IpaCard {
         };
         match change {
             Amend::Grant(grant) => {
+                life.card_generation(sa).ok_or(SaError::Stale)?;
+                grant.check(true)?;
                 command(Opcode::SaGrant, [grant.first, grant.last, 0, 0, 0], &[])
             }
             Amend::Revoke => command(Opcode::SaRevoke, [0; 5], &[]),

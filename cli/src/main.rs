@@ -36,6 +36,7 @@ enum Verb {
     Down(verb::down::Arguments),
     Stats(verb::stats::Arguments),
     Devices(verb::devices::Arguments),
+    Esp(verb::esp::Arguments),
     Sim(verb::sim::Arguments),
     Demo(verb::demo::Arguments),
 }
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Down(arguments) => verb::down::run(&arguments),
         Verb::Stats(arguments) => verb::stats::run(&arguments),
         Verb::Devices(arguments) => verb::devices::run(&arguments),
+        Verb::Esp(arguments) => verb::esp::run(&arguments),
         Verb::Sim(arguments) => verb::sim::run(arguments),
         Verb::Demo(arguments) => verb::demo::run(&arguments),
     };

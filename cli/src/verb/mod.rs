@@ -5,6 +5,7 @@ pub(crate) mod conns;
 pub(crate) mod demo;
 pub(crate) mod devices;
 pub(crate) mod down;
+pub(crate) mod esp;
 pub(crate) mod sas;
 pub(crate) mod sim;
 pub(crate) mod stats;

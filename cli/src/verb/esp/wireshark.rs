@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Wireshark's `esp_sa` table: family, source, destination, SPI, encryption, key, authentication,
+//! key, and in newer versions the length of sequence numbers; all in quotes.
+
+use anyhow::{Context, Result, bail};
+use offload_api::sa::{Cipher, Direction, Integrity, KeyMaterial, Mode, OuterHeaders, Suite};
+
+use super::sa_file::{Key, Sa, SpiValue, WINDOW};
+
+pub(super) fn parse(text: &str, mode: Mode) -> Result<Vec<Sa>> {
+    text.lines()
+        .map(str::trim)
+        .enumerate()
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(n, line)| parse_line(line, mode).with_context(|| format!("line {}", n + 1)))
+        .collect()
+}
+
+fn parse_line(line: &str, mode: Mode) -> Result<Sa> {
+    let inner = line
+        .strip_prefix('"')
+        .and_then(|line| line.strip_suffix('"'))
+        .context("expected quoted fields")?;
+    let fields: Vec<_> = inner.split("\",\"").collect();
+    let (fields, sequence) = match fields[..] {
+        [a, b, c, d, e, f, g, h] => ([a, b, c, d, e, f, g, h], "32-bit"),
+        [a, b, c, d, e, f, g, h, sequence] => ([a, b, c, d, e, f, g, h], sequence),
+        _ => bail!("expected 8 or 9 fields, found {}", fields.len()),
+    };
+    let [
+        _,
+        source,
+        destination,
+        spi,
+        encryption,
+        key,
+        integrity,
+        integrity_key,
+    ] = fields;
+    let esn = match sequence {
+        "32-bit" => false,
+        "64-bit" => true,
+        _ => bail!("sequence numbers {sequence:?}: expected 32-bit or 64-bit"),
+    };
+    let octets = |text| Key::parse(text).context("a key is an even number of hexadecimal digits");
+    let (key, integrity_key) = (octets(key)?, octets(integrity_key)?);
+    let cipher = cipher(encryption, key.0.len())?;
+    let suite = Suite::new(cipher, self::integrity(integrity)?)?;
+    let keys = KeyMaterial::from_keymat(suite, &key.0, &integrity_key.0)?;
+    // A wildcard or prefix leaves the outer headers to the packet.
+    let outer = match (source.parse(), destination.parse()) {
+        (Ok(source), Ok(destination)) if mode == Mode::Tunnel => Some(OuterHeaders {
+            source,
+            destination,
+            udp: None,
+        }),
+        _ => None,
+    };
+    let sa = Sa {
+        spi: SpiValue::Text(spi.to_owned()).check()?,
+        mode,
+        suite,
+        keys,
+        esn,
+        replay_window: WINDOW,
+        last_sequence: 0,
+        outer,
+    };
+    sa.params(Direction::Inbound, false).validate()?;
+    Ok(sa)
+}
+
+fn cipher(name: &str, key_len: usize) -> Result<Cipher> {
+    let name_only = name.split(" [").next().unwrap_or(name);
+    Ok(match (name_only, key_len) {
+        ("NULL", _) => Cipher::Null,
+        ("AES-CBC", 16) => Cipher::Aes128Cbc,
+        ("AES-CBC", 24) => Cipher::Aes192Cbc,
+        ("AES-CBC", 32) => Cipher::Aes256Cbc,
+        // The older name has no length of the ICV.
+        ("AES-GCM with 16 octet ICV" | "AES-GCM", 20) => Cipher::Aes128Gcm,
+        ("AES-GCM with 16 octet ICV" | "AES-GCM", 36) => Cipher::Aes256Gcm,
+        ("ChaCha20 with Poly1305", _) => Cipher::ChaCha20Poly1305,
+        _ => bail!("no suite has encryption {name:?} with a key of {key_len} octets"),
+    })
+}
+
+fn integrity(name: &str) -> Result<Integrity> {
+    Ok(match name.split(" [").next().unwrap_or(name) {
+        // The older table needed the ICV's length here for an AEAD.
+        "NULL" | "ANY 128 bit authentication" => Integrity::None,
+        "HMAC-SHA-256-128" => Integrity::HmacSha256,
+        "HMAC-SHA-384-192" => Integrity::HmacSha384,
+        "HMAC-SHA-512-256" => Integrity::HmacSha512,
+        _ => bail!("no suite has authentication {name:?}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_both_generations_are_read() {
+        let key = "00".repeat(20);
+        let text = format!(
+            "# comment\n\"IPv4\",\"192.0.2.1\",\"192.0.2.2\",\"0x00001001\",\"AES-GCM with 16 octet ICV [RFC4106]\",\"0x{key}\",\"NULL\",\"\"\n\
+             \"IPv4\",\"*\",\"*\",\"0x1002\",\"AES-CBC [RFC3602]\",\"0x{0}\",\"HMAC-SHA-256-128 [RFC4868]\",\"0x{1}\",\"64-bit\"\n",
+            "11".repeat(32),
+            "22".repeat(32),
+        );
+        let sas = parse(&text, Mode::Tunnel).unwrap();
+        assert_eq!(sas[0].suite, Suite::AES_128_GCM);
+        assert!(sas[0].outer.is_some() && !sas[0].esn);
+        assert_eq!(sas[1].suite.name(), "aes256-sha256");
+        assert!(sas[1].outer.is_none() && sas[1].esn);
+        let error = parse(&text.replace("16 octet", "8 octet"), Mode::Tunnel).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(
+            error.contains("line 2") && error.contains("8 octet"),
+            "{error}"
+        );
+    }
+}

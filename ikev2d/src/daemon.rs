@@ -6,7 +6,7 @@ mod control;
 mod device;
 mod loaded;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,11 +78,10 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         queues => queues,
     };
     let raw = if section.raw_esp {
-        let socket = net::raw_esp();
-        if let Err(error) = &socket {
+        net::raw_esp().unwrap_or_else(|error| {
             tracing::warn!(%error, "no IP protocol 50: only ESP in UDP");
-        }
-        socket.into_iter().collect()
+            Vec::new()
+        })
     } else {
         Vec::new()
     };
@@ -94,7 +93,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
             mtu: section.tun.mtu,
             queues,
             frames: FRAMES,
-            udp: vec![sockets.nat.try_clone()?],
+            udp: copies(&sockets.nat)?,
             raw,
             depth: 1024,
         },
@@ -184,29 +183,32 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads port 500 on a thread of its own: the data plane reads the other port.
+fn copies(sockets: &[UdpSocket]) -> std::io::Result<Vec<UdpSocket>> {
+    sockets.iter().map(UdpSocket::try_clone).collect()
+}
+
+/// Reads port 500 on threads of its own: the data plane reads the other port.
 fn listen_ike(sockets: &Sockets, ike: mpsc::Sender<Upcall>) -> anyhow::Result<()> {
-    let socket = sockets.ike.try_clone()?;
-    let port = socket.local_addr()?.port();
-    let mut receiver = crate::dataplane::IkeReceiver::new(&socket)?;
-    std::thread::Builder::new()
-        .name("ike-500".to_owned())
-        .spawn(move || {
-            loop {
-                let Ok((local, remote, datagram)) = receiver.receive(&socket) else {
-                    continue;
-                };
-                let local = SocketAddr::new(local, port);
-                if ike.is_closed() {
-                    return;
+    for socket in copies(&sockets.ike)? {
+        let port = socket.local_addr()?.port();
+        let mut receiver = crate::dataplane::IkeReceiver::new(&socket)?;
+        let ike = ike.clone();
+        std::thread::Builder::new()
+            .name("ike-500".to_owned())
+            .spawn(move || {
+                while !ike.is_closed() {
+                    let Ok((local, remote, datagram)) = receiver.receive(&socket) else {
+                        continue;
+                    };
+                    // Full: the peer sends again.
+                    let _ = ike.try_send(Upcall::Ike {
+                        local: SocketAddr::new(local, port),
+                        remote,
+                        datagram,
+                    });
                 }
-                let _ = ike.try_send(Upcall::Ike {
-                    local,
-                    remote,
-                    datagram,
-                });
-            }
-        })?;
+            })?;
+    }
     Ok(())
 }
 

@@ -2,60 +2,83 @@
 //! The daemon's sockets: UDP 500 and 4500, IP protocol 50.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 
 use ikev2d_proto::event::Transmit;
 use offload_api::wire::natt::NON_ESP_MARKER;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Sockets of IKE.
+use crate::dataplane::send_datagram;
+
+/// Sockets of IKE, for IPv4 and, where the host has it, IPv6.
 pub(crate) struct Sockets {
-    pub(crate) ike: UdpSocket,
-    pub(crate) nat: UdpSocket,
+    pub(crate) ike: Vec<UdpSocket>,
+    pub(crate) nat: Vec<UdpSocket>,
+    nat_port: u16,
 }
 
 impl Sockets {
-    /// Binds both ports on every IPv4 address.
+    /// Binds both ports on every address.
     pub(crate) fn bind(ike_port: u16, nat_port: u16) -> io::Result<Self> {
         Ok(Self {
-            ike: udp(ike_port)?,
-            nat: udp(nat_port)?,
+            ike: both_families(ike_port)?,
+            nat: both_families(nat_port)?,
+            nat_port,
         })
     }
 
-    /// Sends what the core has to say.
+    /// Sends what the core has to say, from the address that it names.
     pub(crate) fn send(&self, transmit: &Transmit) -> io::Result<()> {
-        let nat = self.nat.local_addr()?.port();
-        let on_nat = transmit.path.local.port() == nat;
-        let socket = if on_nat { &self.nat } else { &self.ike };
+        let (local, remote) = (transmit.path.local, transmit.path.remote);
+        let on_nat = local.port() == self.nat_port;
+        let sockets = if on_nat { &self.nat } else { &self.ike };
+        let v4 = remote.is_ipv4();
+        let fits = |socket: &&UdpSocket| socket.local_addr().is_ok_and(|a| a.is_ipv4() == v4);
+        let socket = sockets.iter().find(fits).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::AddrNotAvailable, "no socket of that family")
+        })?;
         if on_nat && !transmit.keepalive {
             let marked = [&NON_ESP_MARKER[..], &transmit.payload].concat();
-            socket.send_to(&marked, transmit.path.remote)?;
+            send_datagram(socket, &marked, local.ip(), remote)
         } else {
-            socket.send_to(&transmit.payload, transmit.path.remote)?;
+            send_datagram(socket, &transmit.payload, local.ip(), remote)
         }
-        Ok(())
     }
 }
 
-fn udp(port: u16) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
-    socket.bind(&address.into()).map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("cannot bind UDP port {port}: {error}"),
-        )
-    })?;
-    Ok(socket.into())
+fn both_families(port: u16) -> io::Result<Vec<UdpSocket>> {
+    let mut sockets = vec![udp(Ipv4Addr::UNSPECIFIED.into(), port)?];
+    match udp(Ipv6Addr::UNSPECIFIED.into(), port) {
+        Ok(socket) => sockets.push(socket),
+        Err(error) => tracing::warn!(%error, "IKE over IPv4 only"),
+    }
+    Ok(sockets)
 }
 
-/// A socket of IP protocol 50, where this process may have one.
-pub(crate) fn raw_esp() -> io::Result<OwnedFd> {
+fn udp(any: IpAddr, port: u16) -> io::Result<UdpSocket> {
+    let address = SocketAddr::new(any, port);
+    let bind = || {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+        if any.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    };
+    bind().map_err(|error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot bind UDP {address}: {error}"))
+    })
+}
+
+/// Sockets of IP protocol 50, where this process may have them.
+pub(crate) fn raw_esp() -> io::Result<Vec<OwnedFd>> {
     const ESP: i32 = 50;
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(ESP)))?;
-    Ok(socket.into())
+    let open = |domain| Socket::new(domain, Type::RAW, Some(Protocol::from(ESP)));
+    let mut sockets = vec![open(Domain::IPV4)?.into()];
+    sockets.extend(open(Domain::IPV6).map(OwnedFd::from));
+    Ok(sockets)
 }
 
 /// The address that this host sends from to a peer.

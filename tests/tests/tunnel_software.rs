@@ -83,6 +83,77 @@ fn a_tunnel_lives_from_initiation_to_deletion() {
     }
 }
 
+/// The same gateways over IPv6, IPv4 and IPv6 inside, with and without UDP around ESP.
+#[test]
+fn a_tunnel_runs_over_ipv6_and_carries_both_families() {
+    for encap in ["encap = true", "encap = false"] {
+        let directory = tempfile::tempdir().unwrap();
+        let wire = Wire::new();
+        for (namespace, number) in [(&wire.a, 1), (&wire.b, 2)] {
+            let outer = format!("fd77::{number}/64");
+            namespace.address("wire", &outer).unwrap();
+            let inner = format!("fd0{number}::1/128");
+            namespace.address("lo", &inner).unwrap();
+        }
+        let configuration = |own: u8| {
+            let peer = 3 - own;
+            ours(own, IKE, ESP, encap, "")
+                .replace("10.77.0.", "fd77::")
+                .replace(
+                    &format!("\"10.{own}.0.0/24\""),
+                    &format!("\"10.{own}.0.0/24\", \"fd0{own}::/16\""),
+                )
+                .replace(
+                    &format!("\"10.{peer}.0.0/24\""),
+                    &format!("\"10.{peer}.0.0/24\", \"fd0{peer}::/16\""),
+                )
+        };
+        let a = Gateway::ikev2d(&wire.a, &directory.path().join("a"), &configuration(1));
+        let _b = Gateway::ikev2d(&wire.b, &directory.path().join("b"), &configuration(2));
+        a.swanctl(&["--initiate", "--child", "net"]);
+        let sas = a.swanctl(&["--list-sas"]);
+        assert!(sas.contains("@ fd77::1["), "{sas}");
+        wire.assert_passes(encap);
+        let (from, to) = ("fd01::1".parse().unwrap(), "fd02::1".parse().unwrap());
+        let report = netlab::traffic::ping(&wire.a, from, to, 5).unwrap();
+        assert_eq!(report.received, 5, "{encap}: {report:?}\n{}", a.tail());
+    }
+}
+
+/// A gateway with two addresses on the wire answers from the one that it is configured with.
+#[test]
+fn ike_and_esp_leave_from_the_configured_address() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    // The kernel prefers the first one.
+    wire.b.ip("addr del 10.77.0.2/24 dev wire").unwrap();
+    wire.b.address("wire", "10.77.0.9/24").unwrap();
+    wire.b.address("wire", "10.77.0.2/24").unwrap();
+    let route = wire.b.ip("route get 10.77.0.1").unwrap();
+    assert!(route.contains("src 10.77.0.9"), "{route}");
+    let firewall = "add table ip f\n\
+        add chain ip f input { type filter hook input priority 0; }\n\
+        add rule ip f input ip saddr 10.77.0.9 ip protocol { udp, esp } drop\n";
+    wire.a.nft(firewall).unwrap();
+    let a = Gateway::ikev2d(
+        &wire.a,
+        &directory.path().join("a"),
+        &ours(1, IKE, ESP, "encap = true", ""),
+    );
+    let b = Gateway::ikev2d(
+        &wire.b,
+        &directory.path().join("b"),
+        &ours(2, IKE, ESP, "encap = true", ""),
+    );
+    for begins in [&a, &b] {
+        begins.swanctl(&["--initiate", "--child", "net"]);
+        wire.assert_passes("from the second address");
+        let sas = a.swanctl(&["--list-sas"]);
+        assert!(sas.contains("@ 10.77.0.2["), "{sas}");
+        begins.swanctl(&["--terminate", "--ike", "gw"]);
+    }
+}
+
 #[test]
 fn a_wrong_secret_gives_no_tunnel() {
     let directory = tempfile::tempdir().unwrap();

@@ -25,7 +25,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 use policy::Policy;
 pub use policy::{InboundEntry, OutboundEntry};
-pub(crate) use sockets::IkeReceiver;
+pub(crate) use sockets::{IkeReceiver, send_datagram};
 
 /// How the data plane is set up.
 pub struct DataplaneConfig {

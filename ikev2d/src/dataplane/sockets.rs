@@ -23,6 +23,8 @@ pub(super) fn prepare(socket: &UdpSocket) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     if socket.local_addr()?.is_ipv4() {
         setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+    } else {
+        setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     }
     // Kernels without it deliver one datagram at a time.
     let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
@@ -82,6 +84,9 @@ impl Receiver {
                     let address = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
                     local = Some(IpAddr::V4(address));
                 }
+                ControlMessageOwned::Ipv6PacketInfo(info) => {
+                    local = Some(IpAddr::V6(info.ipi6_addr.s6_addr.into()));
+                }
                 _ => {}
             }
         }
@@ -134,7 +139,11 @@ impl IkeReceiver {
             .receiver
             .receive(socket)?
             .ok_or(io::ErrorKind::WouldBlock)?;
-        let local = received.local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let unspecified = match received.remote {
+            SocketAddr::V4(_) => [0; 4].into(),
+            SocketAddr::V6(_) => [0; 16].into(),
+        };
+        let local = received.local.unwrap_or(unspecified);
         let first = received
             .octets
             .get(..received.segment.min(received.octets.len()));
@@ -161,15 +170,41 @@ pub(super) fn send(
         }),
         _ => None,
     };
+    let info6 = match local {
+        IpAddr::V6(v6) if !v6.is_unspecified() => Some(nix::libc::in6_pktinfo {
+            ipi6_addr: nix::libc::in6_addr {
+                s6_addr: v6.octets(),
+            },
+            ipi6_ifindex: 0,
+        }),
+        _ => None,
+    };
     let size = u16::try_from(segment).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut controls = Vec::with_capacity(2);
     controls.extend(info.as_ref().map(ControlMessage::Ipv4PacketInfo));
+    controls.extend(info6.as_ref().map(ControlMessage::Ipv6PacketInfo));
     if datagrams.len() > 1 {
         controls.push(ControlMessage::UdpGsoSegments(&size));
     }
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     sendmsg(socket.as_raw_fd(), datagrams, &controls, flags, Some(&to))?;
     Ok(())
+}
+
+/// Sends one datagram from one address to another.
+pub(crate) fn send_datagram(
+    socket: &UdpSocket,
+    datagram: &[u8],
+    local: IpAddr,
+    remote: SocketAddr,
+) -> io::Result<()> {
+    send(
+        socket,
+        &[IoSlice::new(datagram)],
+        datagram.len(),
+        local,
+        remote,
+    )
 }
 
 /// Sends one ESP packet as IP protocol 50.

@@ -14,6 +14,8 @@ use offload_api::wire::esp::{Header, NEXT_HEADER_DUMMY};
 use offload_api::wire::ip::{Facts, Ipv4Header};
 use offload_api::wire::natt::{self, Kind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::AddressFamily;
+use rustix::net::sockopt::socket_domain;
 use tun_rs::{GROTable, IDEAL_BATCH_SIZE, SyncDevice, VIRTIO_NET_HDR_LEN};
 
 use super::policy::{InboundEntry, OutboundEntry};
@@ -356,7 +358,12 @@ impl Worker {
         entry.count(frame.len());
         if entry.encapsulation == Encapsulation::Native {
             let (_, remote) = entry.path();
-            let socket = self.raw.first();
+            let domain = match remote {
+                SocketAddr::V4(_) => AddressFamily::INET,
+                SocketAddr::V6(_) => AddressFamily::INET6,
+            };
+            let fits = |socket: &&OwnedFd| socket_domain(socket).is_ok_and(|of| of == domain);
+            let socket = self.raw.iter().find(fits);
             let sent = socket.map(|socket| sockets::send_raw(socket, &frame, remote.ip()));
             self.count_sent(matches!(sent, Some(Ok(()))), 1);
             return;

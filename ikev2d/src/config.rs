@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The configuration: TOML whose keys are swanctl.conf's names.
 
+mod diagnosis;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -20,6 +22,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+pub use diagnosis::Place;
 
 /// Everything.
 #[derive(Debug, Deserialize)]
@@ -492,19 +496,19 @@ pub enum ConfigError {
         /// Why.
         error: std::io::Error,
     },
-    /// It is malformed: the parser's message has line, column and what was expected.
-    #[error("{path}: {error}")]
+    /// It is malformed.
+    #[error("{place}: {what}")]
     Parse {
-        /// The file.
-        path: PathBuf,
-        /// What and where.
-        error: Box<toml::de::Error>,
+        /// Where.
+        place: Place,
+        /// What was found and expected.
+        what: String,
     },
     /// It makes no sense.
-    #[error("{path}: {key}: {what}")]
+    #[error("{place}: {key}: {what}")]
     Invalid {
-        /// The file.
-        path: PathBuf,
+        /// Where.
+        place: Place,
         /// Which setting.
         key: String,
         /// What is wrong.
@@ -538,32 +542,28 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Parse {
-            path: path.to_owned(),
-            error: Box::new(error),
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let (place, what) = diagnosis::of_parser(path, text, &error);
+            ConfigError::Parse { place, what }
         })?;
-        config.check(path)?;
+        config.check().map_err(|(key, what)| ConfigError::Invalid {
+            place: Place::of_key(path, text, &key),
+            key,
+            what,
+        })?;
         Ok(config)
     }
 
-    fn check(&self, path: &Path) -> Result<(), ConfigError> {
-        let invalid = |key: String, what: &str| {
-            Err(ConfigError::Invalid {
-                path: path.to_owned(),
-                key,
-                what: what.to_owned(),
-            })
-        };
+    /// What the types do not say: the setting that is wrong, and why.
+    fn check(&self) -> Result<(), (String, String)> {
         for (name, connection) in &self.connections {
-            if let Err((key, what)) = connection.check() {
-                return invalid(format!("connections.{name}.{key}"), &what);
-            }
+            connection
+                .check()
+                .map_err(|(key, what)| (format!("connections.{name}.{key}"), what))?;
         }
         for (name, secret) in &self.secrets {
             let key = format!("secrets.{name}.secret");
-            if let Err(what) = check_secret(&key, secret.secret.chars().count()) {
-                return invalid(key, &what);
-            }
+            check_secret(&key, secret.secret.chars().count()).map_err(|what| (key, what))?;
         }
         Ok(())
     }

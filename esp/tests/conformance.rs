@@ -5,8 +5,14 @@
 use std::sync::Arc;
 
 use esp::engine::{SoftwareConfig, SoftwareEngine};
+use offload_api::capability::{Capabilities, Features};
 use offload_api::conformance;
-use offload_api::device::Accelerator;
+use offload_api::device::{Accelerator, AcceleratorInfo, Counters, Health};
+use offload_api::error::{DeviceError, InstallError, OpenQueueError, SaError};
+use offload_api::event::Event;
+use offload_api::frame::FramePool;
+use offload_api::queue::{QueueConfig, QueuePair};
+use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage, Suite};
 
 fn conforms(threads: usize) {
     let report = conformance::run(&|| -> Arc<dyn Accelerator> {
@@ -33,4 +39,105 @@ fn the_software_engine_keeps_the_contract_on_the_callers_thread() {
 #[test]
 fn the_software_engine_keeps_the_contract_on_many_threads() {
     conforms(4);
+}
+
+/// An engine that can do less, as small cards do.
+struct Narrow {
+    engine: SoftwareEngine,
+    capabilities: Capabilities,
+}
+
+impl Accelerator for Narrow {
+    fn info(&self) -> AcceleratorInfo {
+        self.engine.info()
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn register_pool(&self, pool: &FramePool) -> Result<(), DeviceError> {
+        self.engine.register_pool(pool)
+    }
+
+    fn open_queue(&self, config: &QueueConfig) -> Result<Box<dyn QueuePair>, OpenQueueError> {
+        self.engine.open_queue(config)
+    }
+
+    fn install(&self, sa: &SaParams) -> Result<SaHandle, InstallError> {
+        sa.validate()?;
+        self.capabilities.check(sa)?;
+        self.engine.install(sa)
+    }
+
+    fn amend(&self, sa: SaHandle, change: &Amend) -> Result<(), SaError> {
+        self.engine.amend(sa, change)
+    }
+
+    fn retire(&self, sa: SaHandle) -> Result<SaUsage, SaError> {
+        self.engine.retire(sa)
+    }
+
+    fn usage(&self, sa: SaHandle) -> Result<SaUsage, SaError> {
+        self.engine.usage(sa)
+    }
+
+    fn poll_events(&self, out: &mut Vec<Event>) -> usize {
+        self.engine.poll_events(out)
+    }
+
+    fn counters(&self) -> Counters {
+        self.engine.counters()
+    }
+
+    fn health(&self) -> Health {
+        self.engine.health()
+    }
+
+    fn reset(&self) -> Result<(), DeviceError> {
+        self.engine.reset()
+    }
+}
+
+fn narrow(suite: Suite, lacks: Features, replay_window_max: u32) -> conformance::Report {
+    conformance::run(&|| -> Arc<dyn Accelerator> {
+        let engine = SoftwareEngine::new(SoftwareConfig {
+            threads: 1,
+            max_sas: 64,
+            ..SoftwareConfig::default()
+        })
+        .unwrap();
+        let mut capabilities = engine.capabilities().clone();
+        capabilities.suites = vec![suite];
+        capabilities.features -= lacks;
+        capabilities.replay_window_max = replay_window_max;
+        Arc::new(Narrow {
+            engine,
+            capabilities,
+        })
+    })
+}
+
+#[test]
+fn an_engine_that_can_do_less_keeps_the_contract_for_what_it_can() {
+    let lacks = Features::ESN
+        | Features::TRANSPORT
+        | Features::OUTER_HEADERS
+        | Features::EXPLICIT_NUMBERING
+        | Features::LIFETIMES;
+    let report = narrow(Suite::AES_256_GCM, lacks, 64);
+    // Tunnels without outer headers around IPv4 and IPv6.
+    assert_eq!(report.round_trips, 2 * 12);
+    assert_eq!((report.known_seals, report.known_opens), (0, 0));
+    assert_eq!(report.unsupported, 945, "{report:?}");
+
+    let report = narrow(
+        Suite::from_name("null-sha384").unwrap(),
+        Features::TUNNEL,
+        4096,
+    );
+    // Transport mode, bare and in UDP, IPv4 and IPv6, with and without ESN.
+    assert_eq!(report.round_trips, 4 * 2 * 12);
+    assert_eq!((report.known_seals, report.known_opens), (4, 4));
+    assert_eq!(report.unsupported, 929, "{report:?}");
 }

@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use offload_api::sa::Direction;
 use offload_api::wire::ip::Facts;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
@@ -43,7 +42,7 @@ struct Captured<'packet> {
     octets: &'packet [u8],
 }
 
-/// Takes each packet; whether all went well.
+/// Takes each packet that has an SA; whether all of them went well.
 pub(super) fn run(
     worker: &mut Worker,
     kind: Kind,
@@ -56,15 +55,26 @@ pub(super) fn run(
         snaplen: 1 << 18,
         ..PcapHeader::default()
     };
+    worker.check_capture()?;
     let mut writer = PcapWriter::with_header(output, header)?;
-    let mut refused = 0u64;
-    let mut total = 0u64;
+    let (mut total, mut passed_over, mut refused) = (0u64, 0u64, 0u64);
     let mut take = |captured: Captured<'_>| -> Result<()> {
         total += 1;
-        match process(worker, &captured)? {
-            Ok(packet) => {
-                let len = packet.len().try_into().unwrap_or(u32::MAX);
-                writer.write_packet(&PcapPacket::new(captured.time, len, &packet))?;
+        let selected =
+            ip_packet(&captured).and_then(|packet| Ok((packet, worker.select_captured(packet)?)));
+        let (packet, sa) = match selected {
+            Ok(selected) => selected,
+            // IKE, ARP and strangers' packets are no failures.
+            Err(reason) => {
+                passed_over += 1;
+                tracing::info!(packet = total, reason, "passed over");
+                return Ok(());
+            }
+        };
+        match worker.process(sa, packet, None)? {
+            Ok(done) => {
+                let len = done.packet.len().try_into().unwrap_or(u32::MAX);
+                writer.write_packet(&PcapPacket::new(captured.time, len, &done.packet))?;
             }
             Err(error) => {
                 refused += 1;
@@ -78,26 +88,11 @@ pub(super) fn run(
         Kind::PcapNg => read_pcapng(input, &mut take)?,
     }
     writer.into_writer().flush()?;
-    anstream::eprintln!("esplanade: {} of {total} packets done", total - refused);
+    anstream::eprintln!(
+        "esplanade: {total} packets: {} done, {refused} refused, {passed_over} passed over",
+        total - refused - passed_over
+    );
     Ok(refused == 0)
-}
-
-fn process(worker: &mut Worker, captured: &Captured<'_>) -> Result<Result<Vec<u8>, String>> {
-    let selected = ip_packet(captured).and_then(|packet| {
-        let sa = worker.select(None, packet)?;
-        if worker.is_ip_on_the_wire(sa) {
-            Ok((packet, sa))
-        } else {
-            Err("a capture needs the SA's source and destination".to_owned())
-        }
-    });
-    Ok(match selected {
-        Ok((packet, sa)) => worker.process(sa, packet, None)?.map(|done| done.packet),
-        Err(error) => Err(match worker.direction {
-            Direction::Outbound => error.replace("name one by \"spi\"", "a capture takes one"),
-            Direction::Inbound => error,
-        }),
-    })
 }
 
 fn read_pcap(input: impl Read, take: &mut impl FnMut(Captured<'_>) -> Result<()>) -> Result<()> {

@@ -17,6 +17,7 @@ use offload_api::sa::{Direction, Mode};
 
 use crate::failure::{Failure, Outcome};
 use engine::Engine;
+use sa_file::Untold;
 use worker::Worker;
 
 /// Seal packets as ESP, or open them, from standard input to standard output.
@@ -65,6 +66,9 @@ struct Options {
     /// Mode of SAs from an esp_sa table, which does not tell it.
     #[arg(long, value_enum, default_value_t = ModeName::Tunnel)]
     mode: ModeName,
+    /// Extended sequence numbers, for SAs from an esp_sa table that does not tell.
+    #[arg(long)]
+    esn: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -98,7 +102,11 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         What::Seal(options) => (Direction::Outbound, options),
         What::Open(options) => (Direction::Inbound, options),
     };
-    let sas = sa_file::read(&options.sa, options.mode.into())?;
+    let untold = Untold {
+        mode: options.mode.into(),
+        esn: options.esn,
+    };
+    let sas = sa_file::read(&options.sa, untold)?;
     let engine = match options.backend {
         Backend::Software => Engine::software(),
         Backend::Sim => Engine::simulated(),

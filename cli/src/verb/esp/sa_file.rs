@@ -27,9 +27,23 @@ pub(super) struct Sa {
     /// Highest number that was used or seen already.
     pub(super) last_sequence: u64,
     pub(super) outer: Option<OuterHeaders>,
+    /// Whether outer headers that are not told are to be seen from the first packet.
+    pub(super) learns_outer: bool,
+}
+
+/// What an esp_sa table does not tell.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Untold {
+    pub(super) mode: Mode,
+    pub(super) esn: bool,
 }
 
 impl Sa {
+    /// Whether its packets are whole IP packets on the wire side.
+    pub(super) fn is_ip_on_the_wire(&self) -> bool {
+        self.outer.is_some() || self.learns_outer || self.mode == Mode::Transport
+    }
+
     pub(super) fn params(&self, direction: Direction, explicit: bool) -> SaParams {
         let inbound = direction == Direction::Inbound;
         let last = if self.esn { u64::MAX } else { u32::MAX.into() };
@@ -60,27 +74,27 @@ impl Sa {
 }
 
 /// Window of an SA that tells none.
-pub(super) const WINDOW: u32 = 64;
+pub(super) const WINDOW: u32 = 1024;
 
 /// Reads a file of SAs.
-pub(super) fn read(path: &Path, mode: Mode) -> Result<Vec<Sa>> {
+pub(super) fn read(path: &Path, untold: Untold) -> Result<Vec<Sa>> {
     let text = std::fs::read_to_string(path).map(Zeroizing::new);
     let text = text.with_context(|| path.display().to_string())?;
-    let sas = parse(&text, mode).with_context(|| path.display().to_string())?;
+    let sas = parse(&text, untold).with_context(|| path.display().to_string())?;
     if sas.is_empty() {
         bail!("{}: no SA in it", path.display());
     }
     Ok(sas)
 }
 
-fn parse(text: &str, mode: Mode) -> Result<Vec<Sa>> {
+fn parse(text: &str, untold: Untold) -> Result<Vec<Sa>> {
     let mut content = text
         .lines()
         .map(str::trim_start)
         .filter(|line| !line.is_empty() && !line.starts_with('#'));
     let first = content.next().unwrap_or_default();
     if first.starts_with('"') {
-        return wireshark::parse(text, mode);
+        return wireshark::parse(text, untold);
     }
     // `[[sa]]` is TOML, `[{` or a bracket alone JSON.
     let json = first.starts_with('{')
@@ -210,6 +224,7 @@ impl Entry {
             replay_window: self.replay_window,
             last_sequence: self.last_sequence,
             outer,
+            learns_outer: false,
         };
         sa.params(Direction::Inbound, false).validate()?;
         Ok(sa)
@@ -282,7 +297,8 @@ last_sequence = 7
 "#;
 
     fn parse(text: &str) -> Result<Vec<Sa>> {
-        super::parse(text, Mode::Tunnel)
+        let (mode, esn) = (Mode::Tunnel, false);
+        super::parse(text, Untold { mode, esn })
     }
 
     #[test]

@@ -5,26 +5,26 @@
 use anyhow::{Context, Result, bail};
 use offload_api::sa::{Cipher, Direction, Integrity, KeyMaterial, Mode, OuterHeaders, Suite};
 
-use super::sa_file::{Key, Sa, SpiValue, WINDOW};
+use super::sa_file::{Key, Sa, SpiValue, Untold, WINDOW};
 
-pub(super) fn parse(text: &str, mode: Mode) -> Result<Vec<Sa>> {
+pub(super) fn parse(text: &str, untold: Untold) -> Result<Vec<Sa>> {
     text.lines()
         .map(str::trim)
         .enumerate()
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .map(|(n, line)| parse_line(line, mode).with_context(|| format!("line {}", n + 1)))
+        .map(|(n, line)| parse_line(line, untold).with_context(|| format!("line {}", n + 1)))
         .collect()
 }
 
-fn parse_line(line: &str, mode: Mode) -> Result<Sa> {
+fn parse_line(line: &str, untold: Untold) -> Result<Sa> {
     let inner = line
         .strip_prefix('"')
         .and_then(|line| line.strip_suffix('"'))
         .context("expected quoted fields")?;
     let fields: Vec<_> = inner.split("\",\"").collect();
     let (fields, sequence) = match fields[..] {
-        [a, b, c, d, e, f, g, h] => ([a, b, c, d, e, f, g, h], "32-bit"),
-        [a, b, c, d, e, f, g, h, sequence] => ([a, b, c, d, e, f, g, h], sequence),
+        [a, b, c, d, e, f, g, h] => ([a, b, c, d, e, f, g, h], None),
+        [a, b, c, d, e, f, g, h, sequence] => ([a, b, c, d, e, f, g, h], Some(sequence)),
         _ => bail!("expected 8 or 9 fields, found {}", fields.len()),
     };
     let [
@@ -38,9 +38,10 @@ fn parse_line(line: &str, mode: Mode) -> Result<Sa> {
         integrity_key,
     ] = fields;
     let esn = match sequence {
-        "32-bit" => false,
-        "64-bit" => true,
-        _ => bail!("sequence numbers {sequence:?}: expected 32-bit or 64-bit"),
+        None => untold.esn,
+        Some("32-bit") => false,
+        Some("64-bit") => true,
+        Some(other) => bail!("sequence numbers {other:?}: expected 32-bit or 64-bit"),
     };
     let octets = |text| Key::parse(text).context("a key is an even number of hexadecimal digits");
     let (key, integrity_key) = (octets(key)?, octets(integrity_key)?);
@@ -49,7 +50,7 @@ fn parse_line(line: &str, mode: Mode) -> Result<Sa> {
     let keys = KeyMaterial::from_keymat(suite, &key.0, &integrity_key.0)?;
     // A wildcard or prefix leaves the outer headers to the packet.
     let outer = match (source.parse(), destination.parse()) {
-        (Ok(source), Ok(destination)) if mode == Mode::Tunnel => Some(OuterHeaders {
+        (Ok(source), Ok(destination)) if untold.mode == Mode::Tunnel => Some(OuterHeaders {
             source,
             destination,
             udp: None,
@@ -58,13 +59,14 @@ fn parse_line(line: &str, mode: Mode) -> Result<Sa> {
     };
     let sa = Sa {
         spi: SpiValue::Text(spi.to_owned()).check()?,
-        mode,
+        mode: untold.mode,
         suite,
         keys,
         esn,
         replay_window: WINDOW,
         last_sequence: 0,
         outer,
+        learns_outer: true,
     };
     sa.params(Direction::Inbound, false).validate()?;
     Ok(sa)
@@ -109,12 +111,16 @@ mod tests {
             "11".repeat(32),
             "22".repeat(32),
         );
-        let sas = parse(&text, Mode::Tunnel).unwrap();
+        let (mode, esn) = (Mode::Tunnel, false);
+        let untold = Untold { mode, esn };
+        let sas = parse(&text, untold).unwrap();
         assert_eq!(sas[0].suite, Suite::AES_128_GCM);
         assert!(sas[0].outer.is_some() && !sas[0].esn);
         assert_eq!(sas[1].suite.name(), "aes256-sha256");
         assert!(sas[1].outer.is_none() && sas[1].esn);
-        let error = parse(&text.replace("16 octet", "8 octet"), Mode::Tunnel).unwrap_err();
+        let extended = Untold { mode, esn: true };
+        assert!(parse(&text, extended).unwrap()[0].esn);
+        let error = parse(&text.replace("16 octet", "8 octet"), untold).unwrap_err();
         let error = format!("{error:#}");
         assert!(
             error.contains("line 2") && error.contains("8 octet"),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Finds a packet's SA, installs it when it is first needed, and has the packet sealed or opened.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use offload_api::queue::Explicit;
-use offload_api::sa::{Direction, Mode, SaHandle, Spi, Suite};
+use offload_api::sa::{Direction, Mode, OuterHeaders, SaHandle, Spi, Suite, UdpEncapsulation};
 use offload_api::wire::ip::Facts;
 use offload_api::wire::natt::UdpHeader;
 use offload_api::wire::{esp, natt};
@@ -52,10 +52,24 @@ impl Worker {
         if self.direction == Direction::Outbound {
             return Err("several SAs: name one by \"spi\"".to_owned());
         }
+        self.by_spi(packet)
+    }
+
+    /// The SA for a captured packet; strangers' packets have none, even where there is only one SA.
+    ///
+    /// # Errors
+    /// None fits, in words.
+    pub(super) fn select_captured(&self, packet: &[u8]) -> Result<usize, String> {
+        match self.direction {
+            Direction::Outbound => self.select(None, packet),
+            Direction::Inbound => self.by_spi(packet),
+        }
+    }
+
+    fn by_spi(&self, packet: &[u8]) -> Result<usize, String> {
         let outer = Facts::of(packet).ok();
         let fits = |sa: &Sa| {
-            let whole = sa.outer.is_some() || sa.mode == Mode::Transport;
-            let (spi, destination) = match (whole, outer) {
+            let (spi, destination) = match (sa.is_ip_on_the_wire(), outer) {
                 (true, Some(facts)) => (spi_behind(packet, &facts), Some(facts.destination)),
                 (true, None) => (None, None),
                 (false, _) => (spi_at(packet), None),
@@ -74,11 +88,15 @@ impl Worker {
         self.sas.get(sa).map(|(sa, _)| sa.suite)
     }
 
-    /// Whether the SA's packets are whole IP packets on the wire side.
-    pub(super) fn is_ip_on_the_wire(&self, sa: usize) -> bool {
-        self.sas
-            .get(sa)
-            .is_some_and(|(sa, _)| sa.outer.is_some() || sa.mode == Mode::Transport)
+    /// Why a capture can't be worked on, if it can't.
+    pub(super) fn check_capture(&self) -> Result<()> {
+        if self.direction == Direction::Outbound && self.sas.len() > 1 {
+            bail!("several SAs: a capture is sealed by one");
+        }
+        match self.sas.iter().find(|(sa, _)| !sa.is_ip_on_the_wire()) {
+            Some((sa, _)) => bail!("SA {}: a capture needs source and destination", sa.spi),
+            None => Ok(()),
+        }
     }
 
     /// Seals or opens; the inner error is the packet's, the outer one the engine's.
@@ -94,6 +112,9 @@ impl Worker {
         let handle = match *installed {
             Some(handle) => handle,
             None => {
+                if sa.learns_outer && self.direction == Direction::Inbound {
+                    learn_outer(sa, packet);
+                }
                 let params = sa.params(self.direction, explicit.is_some());
                 match self.engine.install(&params) {
                     Ok(handle) => *installed.insert(handle),
@@ -111,6 +132,25 @@ impl Worker {
             Err(outcome.status.name().to_owned())
         })
     }
+}
+
+/// An esp_sa table does not tell UDP encapsulation, and may leave addresses open; the packet tells.
+fn learn_outer(sa: &mut Sa, packet: &[u8]) {
+    let Ok(facts) = Facts::of(packet) else { return };
+    let header = packet.get(facts.header_len..).and_then(UdpHeader::parse);
+    let udp = header.filter(|_| facts.protocol == PROTOCOL_UDP);
+    if udp.is_none() && sa.mode == Mode::Transport {
+        return;
+    }
+    let outer = sa.outer.get_or_insert(OuterHeaders {
+        source: facts.source,
+        destination: facts.destination,
+        udp: None,
+    });
+    outer.udp = udp.map(|header| UdpEncapsulation {
+        source_port: header.source_port.get(),
+        destination_port: header.destination_port.get(),
+    });
 }
 
 fn spi_behind(packet: &[u8], facts: &Facts) -> Option<Spi> {

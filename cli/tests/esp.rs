@@ -118,6 +118,54 @@ fn both_backends_seal_and_open_scapys_packets_to_the_octet() {
     }
 }
 
+/// The vector's SA as a line of Wireshark's table, addresses left open.
+fn table_line(vector: &Value) -> String {
+    let suite = vector["suite"].as_str().unwrap();
+    let encryption = match suite.split('-').next().unwrap() {
+        "aes128gcm16" | "aes256gcm16" => "AES-GCM with 16 octet ICV [RFC4106]",
+        "chacha20poly1305" => "ChaCha20 with Poly1305 [RFC7634]",
+        "null" => "NULL",
+        _ => "AES-CBC [RFC3602]",
+    };
+    let integrity = match suite.split('-').nth(1) {
+        Some("sha256") => "HMAC-SHA-256-128 [RFC4868]",
+        Some("sha384") => "HMAC-SHA-384-192 [RFC4868]",
+        Some(_) => "HMAC-SHA-512-256 [RFC4868]",
+        None => "NULL",
+    };
+    let (key, integrity_key) = (&vector["key"], &vector["integrity_key"]);
+    let hex = |key: &Value| match key.as_str().unwrap() {
+        "" => String::new(),
+        key => format!("0x{key}"),
+    };
+    format!(
+        "\"IPv4\",\"*\",\"*\",\"{:#010x}\",\"{encryption}\",\"{}\",\"{integrity}\",\"{}\"\n",
+        vector["spi"].as_u64().unwrap(),
+        hex(key),
+        hex(integrity_key),
+    )
+}
+
+#[test]
+fn what_a_key_table_leaves_open_is_seen_from_the_packet() {
+    let vectors: Vec<Value> = serde_json::from_str(VECTORS).unwrap();
+    let fits = |v: &&Value| v["esn"] == false && v["mode"] != "transport";
+    let vectors: Vec<_> = vectors.iter().filter(fits).collect();
+    assert!(vectors.iter().any(|v| v["mode"] == "tunnel4udp"));
+    let directory = tempfile::tempdir().unwrap();
+    let table: String = vectors.iter().map(|v| table_line(v)).collect();
+    let table = write(directory.path(), "esp_sa", table);
+    let input = joined(vectors.iter().map(|v| json!({"packet": v["sealed"]})));
+    for backend in BACKENDS {
+        let (output, code) = esp("open", backend, &table, input.clone());
+        let answers = lines(&output);
+        assert_eq!((answers.len(), code), (vectors.len(), 0));
+        for (answer, vector) in answers.iter().zip(&vectors) {
+            assert_eq!(answer["packet"], vector["plain"], "{}", vector["mode"]);
+        }
+    }
+}
+
 const SA: &str = r#"
 [[sa]]
 spi = "c0de0001"

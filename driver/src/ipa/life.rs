@@ -241,15 +241,23 @@ impl Life {
 
     /// Marks the device as lost and wakes everybody who waits for it.
     pub(super) fn lose(&self, reason: &str) {
-        let mut lost = lock(&self.lost);
-        if lost.is_none() {
-            *lost = Some(reason.to_owned());
-            self.is_lost.store(true, Ordering::Release);
-            drop(lost);
+        if self.conclude(reason) {
             tracing::warn!(reason, "card lost");
-            let _ = rustix::io::write(&self.watch_bell, &1u64.to_ne_bytes());
-            self.wake();
         }
+    }
+
+    /// Marks this life as over and wakes everybody; false where it was over before.
+    fn conclude(&self, reason: &str) -> bool {
+        let mut lost = lock(&self.lost);
+        if lost.is_some() {
+            return false;
+        }
+        *lost = Some(reason.to_owned());
+        self.is_lost.store(true, Ordering::Release);
+        drop(lost);
+        let _ = rustix::io::write(&self.watch_bell, &1u64.to_ne_bytes());
+        self.wake();
+        true
     }
 
     fn wake(&self) {
@@ -499,7 +507,7 @@ impl Life {
                 .registers()
                 .write(control::CONTROL, Control::RESET.bits());
         }
-        self.lose(reason);
+        self.conclude(reason);
         self.has_let_go();
         self.transport.close();
     }

@@ -89,7 +89,7 @@ pub(super) fn run(
     }
     writer.into_writer().flush()?;
     anstream::eprintln!(
-        "esplanade: {total} packets: {} done, {refused} refused, {passed_over} passed over",
+        "esplanade: {total} packets: {} done, {refused} refused, {passed_over} passed over (--log-level info tells why)",
         total - refused - passed_over
     );
     Ok(refused == 0)

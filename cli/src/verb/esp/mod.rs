@@ -39,7 +39,8 @@ enum What {
     Seal(Options),
     /// Open packets.
     ///
-    /// As for seal; the SA is found by its SPI in the packet. What `seal` prints can be piped in.
+    /// As for seal; the SA is found by its SPI in the packet. What `seal` prints can be piped in. Of a
+    /// capture, packets without an SA are passed over, and so are those that were not captured whole.
     #[command(after_help = OPEN_EXAMPLE)]
     Open(Options),
 }
@@ -53,7 +54,7 @@ Example:
 const OPEN_EXAMPLE: &str = "Exit status 1 when a packet was refused.
 
 Example:
-  esplanade esp open --sa esp_sa --backend sim < esp.pcapng > plain.pcap";
+  esplanade esp open --sa keys/esp_sa --esn --backend sim < esp.pcapng > plain.pcap";
 
 #[derive(Debug, clap::Args)]
 struct Options {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! SAs from a file: TOML or JSON with the fields of [`Entry`], or Wireshark's table.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -196,28 +196,19 @@ impl Entry {
             source_port: ports.source_port,
             destination_port: ports.destination_port,
         });
-        let mode = Mode::from(self.mode);
         let outer = match (self.source, self.destination) {
             (Some(source), Some(destination)) => Some(OuterHeaders {
                 source,
                 destination,
                 udp,
             }),
-            (None, None) => match (udp, mode) {
-                (None, _) => None,
-                // Transport mode keeps the packet's own addresses.
-                (Some(_), Mode::Transport) => Some(OuterHeaders {
-                    source: Ipv4Addr::UNSPECIFIED.into(),
-                    destination: Ipv4Addr::UNSPECIFIED.into(),
-                    udp,
-                }),
-                (Some(_), Mode::Tunnel) => bail!("udp needs source and destination"),
-            },
+            (None, None) if udp.is_none() => None,
+            (None, None) => bail!("udp needs source and destination"),
             _ => bail!("source and destination go together"),
         };
         let sa = Sa {
             spi: self.spi.check()?,
-            mode,
+            mode: self.mode.into(),
             suite,
             keys,
             esn: self.esn,
@@ -324,6 +315,11 @@ last_sequence = 7
             ("salt = \"a0", "salt = \"", "expected 20 octets, found 19"),
             ("\"c0de0001\"", "\"c0de00011\"", "c0de00011"),
             ("source = \"192.0.2.1\"\n", "", "go together"),
+            (
+                "source = \"192.0.2.1\"\ndestination = \"192.0.2.2\"\n",
+                "",
+                "udp needs source",
+            ),
             ("esn = true", "ens = true", "ens"),
             ("\"c0de0001\"", "17", "17"),
         ] {

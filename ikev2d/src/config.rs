@@ -156,6 +156,16 @@ pub struct ConnectionSection {
     pub rekey_time: Seconds,
     /// Further time after which it is deleted.
     pub over_time: Option<Seconds>,
+    /// Tries to set it up; 0 is for ever.
+    #[serde(default = "once")]
+    pub keyingtries: u32,
+    /// Reauthentication is not there yet: 0 only.
+    #[serde(default)]
+    pub reauth_time: Seconds,
+    /// Without effect: times are spread by a tenth.
+    pub rand_time: Option<Seconds>,
+    /// Without effect: a peer's initial contact replaces its SAs.
+    pub unique: Option<String>,
     /// Accepted if false: RFC 4555 is not there yet.
     #[serde(default)]
     pub mobike: bool,
@@ -170,6 +180,10 @@ pub struct ConnectionSection {
 
 fn two() -> u8 {
     2
+}
+
+fn once() -> u32 {
+    1
 }
 
 fn ike_port() -> u16 {
@@ -219,6 +233,18 @@ pub struct ChildSection {
     /// `none`, `trap` or `start`.
     #[serde(default)]
     pub start_action: StartAction,
+    /// What is done when the peer does not answer any more.
+    #[serde(default)]
+    pub dpd_action: DpdAction,
+    /// What is done when the peer deletes it.
+    #[serde(default)]
+    pub close_action: CloseAction,
+    /// Without effect: times are spread by a tenth.
+    pub rand_time: Option<Seconds>,
+    /// Without effect: for kernel interfaces.
+    pub if_id_in: Option<toml::Value>,
+    /// Without effect: for kernel interfaces.
+    pub if_id_out: Option<toml::Value>,
     /// Age at which it is rekeyed; 0 is never.
     #[serde(default = "one_hour")]
     pub rekey_time: Seconds,
@@ -271,6 +297,32 @@ pub enum StartAction {
     /// With its first packet.
     Trap,
     /// At once.
+    Start,
+}
+
+/// What is done about a child SA whose peer does not answer.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum DpdAction {
+    /// It is removed; with `start_action = "trap"` its next packet sets it up again.
+    #[default]
+    #[serde(alias = "none", alias = "trap")]
+    Clear,
+    /// It is set up again.
+    #[serde(alias = "start")]
+    Restart,
+}
+
+/// What is done about a child SA that its peer has deleted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum CloseAction {
+    /// Nothing; with `start_action = "trap"` its next packet sets it up again.
+    #[default]
+    #[serde(alias = "clear", alias = "trap")]
+    None,
+    /// It is set up again.
+    #[serde(alias = "restart")]
     Start,
 }
 
@@ -586,11 +638,6 @@ impl Config {
             })
             .collect()
     }
-
-    /// A child's settings.
-    pub fn child(&self, connection: &str, child: &str) -> Option<&ChildSection> {
-        self.connections.get(connection)?.children.get(child)
-    }
 }
 
 /// Refuses a preshared key that is too short, and warns of one that is nearly so.
@@ -621,6 +668,18 @@ impl ConnectionSection {
         if self.mobike {
             return invalid("mobike".to_owned(), "MOBIKE is not supported".to_owned());
         }
+        if !self.reauth_time.0.is_zero() {
+            let what = "reauthentication is not supported: 0 only, rekey_time renews the keys";
+            return invalid("reauth_time".to_owned(), what.to_owned());
+        }
+        for (setting, given) in [
+            ("rand_time", self.rand_time.is_some()),
+            ("unique", self.unique.is_some()),
+        ] {
+            if given {
+                tracing::warn!(setting, "has no effect");
+            }
+        }
         for (side, auth) in [("local", &self.local), ("remote", &self.remote)] {
             if auth.auth != "psk" {
                 let what = format!("{:?}: expected \"psk\"", auth.auth);
@@ -628,6 +687,15 @@ impl ConnectionSection {
             }
         }
         for (name, child) in &self.children {
+            for (setting, given) in [
+                ("rand_time", child.rand_time.is_some()),
+                ("if_id_in", child.if_id_in.is_some()),
+                ("if_id_out", child.if_id_out.is_some()),
+            ] {
+                if given {
+                    tracing::warn!(child = name, setting, "has no effect");
+                }
+            }
             let window = child.replay_window;
             if window != 0 && !(32..=4096).contains(&window) {
                 let what = format!("{window}: expected 0 (off) or 32 to 4096");
@@ -770,6 +838,19 @@ mod tests {
                 "start_action = \"start\"",
                 "replay_window = 7",
                 "replay_window",
+            ),
+            ("encap = true", "reauth_time = \"1h\"", "reauth_time"),
+            ("encap = true", "keyingtries = 0\nunique = \"no\"", ""),
+            (
+                "start_action = \"start\"",
+                "dpd_action = \"restart\"\nclose_action = \"start\"\nrand_time = 0",
+                "",
+            ),
+            ("start_action", "close_action", ""),
+            (
+                "start_action = \"start\"",
+                "close_action = \"later\"",
+                "later",
             ),
         ] {
             assert!(GOOD.contains(from), "{from}");

@@ -5,6 +5,7 @@ mod announce;
 mod control;
 mod device;
 mod loaded;
+mod restart;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -56,6 +57,7 @@ pub(crate) struct Daemon {
     pub(crate) started: Instant,
     listed: announce::Listed,
     loaded: loaded::Loaded,
+    restarts: restart::Restarts,
 }
 
 /// Runs until told to end.
@@ -138,6 +140,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         started: Instant::now(),
         listed: announce::Listed::default(),
         loaded: loaded::Loaded::default(),
+        restarts: restart::Restarts::default(),
         config_path,
         config,
     };
@@ -358,6 +361,7 @@ impl Daemon {
             }
         }
         self.waiters.expire(now);
+        self.restart_due(now);
     }
 
     /// Does what the core wants done, until it wants nothing more.
@@ -486,6 +490,7 @@ impl Daemon {
             } => {
                 tracing::warn!(connection, ?child, reason, "initiation failed");
                 self.waiters.failed(&connection, child.as_deref(), &reason);
+                self.try_failed(&connection, child.as_deref());
             }
             event => tracing::debug!(?event, "event"),
         }

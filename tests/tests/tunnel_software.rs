@@ -4,7 +4,7 @@
 
 mod gateway;
 
-use gateway::{Gateway, Wire, ours};
+use gateway::{Gateway, SECRET, Wire, ours};
 
 const IKE: &str = "aes256gcm16-prfsha384-x25519";
 const ESP: &str = "aes256gcm16-esn";
@@ -152,6 +152,44 @@ fn ike_and_esp_leave_from_the_configured_address() {
         assert!(sas.contains("@ 10.77.0.2["), "{sas}");
         begins.swanctl(&["--terminate", "--ike", "gw"]);
     }
+}
+
+/// `dpd_action`, `close_action` and `keyingtries` bring a tunnel back without anybody's help.
+#[test]
+fn a_tunnel_comes_back_after_its_peer_crashed_or_deleted_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let impatient = |own: u8, more: &str, child: &str| {
+        let secret = format!("[secrets.ike-1]\nsecret = \"{SECRET}\"\n");
+        let connection = ours(own, IKE, ESP, more, child);
+        format!("retransmit_timeout = 0.3\nretransmit_tries = 2\n{connection}\n{secret}")
+    };
+    let more = "dpd_delay = 1\nkeyingtries = 0";
+    let child = "start_action = \"start\"\ndpd_action = \"restart\"\nclose_action = \"start\"";
+    // Nobody is there yet: it tries again.
+    let a = directory.path().join("a");
+    let a = Gateway::ikev2d_with(&wire.a, &a, &impatient(1, more, child));
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(!a.swanctl(&["--list-sas"]).contains("ESTABLISHED"));
+    let start_b = |name: &str| {
+        let b = directory.path().join(name);
+        Gateway::ikev2d_with(&wire.b, &b, &impatient(2, "", ""))
+    };
+    let mut b = start_b("b");
+    a.wait_sas("the tunnel", |sas| installed(sas) == 1);
+    wire.assert_passes("at last");
+    b.kill();
+    a.wait_sas("the loss", |sas| installed(sas) == 0);
+    let b = start_b("b2");
+    b.wait_sas("the tunnel after a crash", |sas| installed(sas) == 1);
+    wire.assert_passes("after a crash");
+    b.swanctl(&["--terminate", "--ike", "gw"]);
+    b.wait_sas("the tunnel after a deletion", |sas| installed(sas) == 1);
+    wire.assert_passes("after a deletion");
+    // What we end ourselves stays ended.
+    a.swanctl(&["--terminate", "--ike", "gw"]);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(a.swanctl(&["--list-sas"]).trim().is_empty());
 }
 
 #[test]

@@ -9,6 +9,14 @@ use zeroize::Zeroizing;
 use crate::proposal::{EspSuite, IkeSuite};
 use crate::ts::TrafficSelector;
 
+/// Reasons of [`Event::ChildDown`] and [`Event::IkeDown`] that a daemon may act upon.
+pub mod reason {
+    /// The peer has deleted it.
+    pub const DELETED_BY_PEER: &str = "deleted by the peer";
+    /// Every retransmission went unanswered.
+    pub const NO_ANSWER: &str = "the peer does not answer";
+}
+
 /// An IKE SA, for the life of the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IkeId(pub u64);

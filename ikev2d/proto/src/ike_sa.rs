@@ -749,7 +749,7 @@ impl IkeSa {
             && now >= outstanding.at
         {
             if outstanding.tries >= ctx.config.retransmit_tries {
-                return self.die(ctx, "the peer does not answer");
+                return self.die(ctx, crate::event::reason::NO_ANSWER);
             }
             outstanding.tries += 1;
             outstanding.wait = outstanding.wait.mul_f64(ctx.config.retransmit_base);

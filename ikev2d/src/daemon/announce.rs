@@ -119,6 +119,11 @@ impl Daemon {
         );
         self.say(listed.ike, &said);
         self.announce_child(true, &listed);
+        let name = text("name").to_owned();
+        let ike = self.listed.ikes.get(&listed.ike);
+        if let Some(connection) = ike.map(|(connection, _)| connection.clone()) {
+            self.child_there(&connection, &name);
+        }
         self.listed.children.insert(child, listed);
     }
 
@@ -171,6 +176,11 @@ impl Daemon {
             let said = format!("CHILD_SA {name}{{{}}} is gone: {reason}", child.0);
             self.say(listed.ike, &said);
             self.announce_child(false, &listed);
+            let name = name.to_owned();
+            let ike = self.listed.ikes.get(&listed.ike);
+            if let Some(connection) = ike.map(|(connection, _)| connection.clone()) {
+                self.child_lost(&connection, &name, reason);
+            }
         }
     }
 

@@ -27,8 +27,17 @@ impl Loaded {
         connection: &str,
         child: &str,
     ) -> Option<&'a ChildSection> {
-        let loaded = || self.connections.get(connection)?.children.get(child);
-        config.child(connection, child).or_else(loaded)
+        self.connection(config, connection)?.children.get(child)
+    }
+
+    /// A connection's settings, by file or by client.
+    pub(super) fn connection<'a>(
+        &'a self,
+        config: &'a Config,
+        name: &str,
+    ) -> Option<&'a ConnectionSection> {
+        let loaded = || self.connections.get(name);
+        config.connections.get(name).or_else(loaded)
     }
 
     /// The answer to `get-conns` and its like: what was loaded, so that a client unloads only that.

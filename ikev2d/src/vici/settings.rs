@@ -13,7 +13,8 @@ use crate::config::{ConnectionSection, check_secret};
 /// Settings that are switches.
 const SWITCHES: [&str; 2] = ["encap", "mobike"];
 /// Settings that are plain numbers.
-const NUMBERS: [&str; 7] = [
+const NUMBERS: [&str; 8] = [
+    "keyingtries",
     "version",
     "remote_port",
     "rekey_bytes",

@@ -64,7 +64,8 @@ impl Gateway {
     /// Starts `ikev2d` with connections, and with the secret.
     pub(crate) fn ikev2d(namespace: &Namespace, directory: &Path, connections: &str) -> Self {
         let secret = format!("[secrets.ike-1]\nsecret = \"{SECRET}\"\n");
-        Self::ikev2d_with(namespace, directory, &format!("{connections}\n{secret}"))
+        let configuration = format!("retransmit_timeout = 1.0\n{connections}\n{secret}");
+        Self::ikev2d_with(namespace, directory, &configuration)
     }
 
     /// Starts `ikev2d` with its own part of the configuration in front of `configuration`.
@@ -77,8 +78,7 @@ impl Gateway {
         let (vici, log) = (directory.join("vici"), directory.join("log"));
         let file = directory.join("ikev2d.toml");
         let text = format!(
-            "[daemon]\nvici_socket = {vici:?}\ndevice = \"software\"\nlog_level = \"debug\"\n\
-             retransmit_timeout = 1.0\nkey_log = {keys:?}\n\
+            "[daemon]\nvici_socket = {vici:?}\ndevice = \"software\"\nlog_level = \"debug\"\nkey_log = {keys:?}\n\
              tun = {{ name = \"esp0\", mtu = 1400, queues = 1 }}\n\
              {configuration}\n",
             keys = directory.join("keys"),
@@ -198,6 +198,11 @@ impl Gateway {
             .concat();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
+    /// Kills it: no farewell.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
     }
 
     /// Tells it to end; whether it did so in good order.

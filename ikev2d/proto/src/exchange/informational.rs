@@ -2,7 +2,7 @@
 //! INFORMATIONAL (RFC 7296 §1.4): deletions and liveness.
 
 use crate::crypto::CryptoError;
-use crate::event::{ChildId, Event};
+use crate::event::{ChildId, Event, reason};
 use crate::ike_sa::{Ctx, IkeSa, Request, State};
 use crate::wire::{Chain, Payload, Reader, exchange, payload};
 
@@ -73,7 +73,7 @@ impl IkeSa {
             let reason = if self.replaced {
                 "rekeyed"
             } else {
-                "deleted by the peer"
+                reason::DELETED_BY_PEER
             };
             self.die(ctx, reason);
         }
@@ -96,7 +96,7 @@ impl IkeSa {
                 ctx.event(Event::InstallOutbound { child });
             }
         }
-        self.drop_child(ctx, id, "deleted by the peer");
+        self.drop_child(ctx, id, reason::DELETED_BY_PEER);
     }
 }
 

@@ -8,6 +8,11 @@ use std::time::Duration;
 use assert_cmd::Command;
 use pcap_file::DataLink;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
 use serde_json::{Value, json};
 
 const VECTORS: &str = include_str!("../../offload-api/src/conformance/vectors/scapy.json");
@@ -263,6 +268,55 @@ fn what_is_sealed_is_opened_once_and_forgeries_are_named() {
         seen.push(sealed);
     }
     assert_eq!(seen[0], seen[1], "the same octets from both");
+}
+
+/// A pcapng file of raw IP packets with an interface that counts milliseconds.
+fn pcapng(packets: &[Vec<u8>]) -> Vec<u8> {
+    let mut writer = PcapNgWriter::new(Vec::new()).unwrap();
+    let interface = InterfaceDescriptionBlock {
+        linktype: DataLink::RAW,
+        snaplen: 0,
+        options: vec![InterfaceDescriptionOption::IfTsResol(3)],
+    };
+    writer.write_pcapng_block(interface).unwrap();
+    for (n, packet) in packets.iter().enumerate() {
+        let block = EnhancedPacketBlock {
+            interface_id: 0,
+            // The writer puts its nanoseconds down as the count.
+            timestamp: Duration::from_nanos(5000 + n as u64),
+            original_len: packet.len() as u32,
+            data: packet.into(),
+            options: Vec::new(),
+        };
+        writer.write_pcapng_block(block).unwrap();
+    }
+    writer.into_inner()
+}
+
+#[test]
+fn a_pcapng_capture_is_read_and_strangers_are_passed_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let sa = write(directory.path(), "sa.toml", SA);
+    let plain = [packet(b"one"), packet(b"two")];
+    let lines_in = joined(plain.iter().map(|p| json!({"packet": hex::encode(p)})));
+    let (sealed, _) = esp("seal", "software", &sa, lines_in);
+    let mut wire: Vec<Vec<u8>> = lines(&sealed)
+        .iter()
+        .map(|answer| hex::decode(answer["packet"].as_str().unwrap()).unwrap())
+        .collect();
+    wire.insert(1, packet(b"a stranger's"));
+    let (opened, code) = esp("open", "software", &sa, pcapng(&wire));
+    assert_eq!(code, 0);
+    let mut reader = PcapReader::new(&opened[..]).unwrap();
+    for (plain, milliseconds) in plain.iter().zip([5000, 5002]) {
+        let packet = reader.next_packet().unwrap().unwrap();
+        assert_eq!(packet.data[..], plain[..]);
+        assert_eq!(packet.timestamp, Duration::from_millis(milliseconds));
+    }
+    assert!(reader.next_packet().is_none());
+    *wire[0].last_mut().unwrap() ^= 1;
+    let (_, code) = esp("open", "software", &sa, pcapng(&wire));
+    assert_eq!(code, 1, "a forgery is no stranger");
 }
 
 #[test]

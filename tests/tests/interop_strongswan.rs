@@ -37,6 +37,8 @@ fn rekey_child(wire: &Wire, by: &Gateway, watched: &Gateway) {
     watched.wait_sas("the new child SA", |sas| {
         established(sas) && spi(sas) != spi(&before)
     });
+    // One end is done when it has asked for the old SA's deletion, the other when it has answered.
+    by.wait_sas("the old child SA's end", established);
     wire.assert_passes("after a child's rekeying");
 }
 
@@ -48,6 +50,7 @@ fn rekey_ike(wire: &Wire, by: &Gateway, watched: &Gateway) {
             && ike_spis(sas).map(|s| s.replace('*', ""))
                 != ike_spis(&before).map(|s| s.replace('*', ""))
     });
+    by.wait_sas("the old IKE SA's end", established);
     wire.assert_passes("after the IKE SA's rekeying");
 }
 

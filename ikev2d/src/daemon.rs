@@ -6,6 +6,7 @@ mod control;
 mod device;
 mod loaded;
 mod restart;
+mod trap;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -58,6 +59,9 @@ pub(crate) struct Daemon {
     listed: announce::Listed,
     loaded: loaded::Loaded,
     restarts: restart::Restarts,
+    traps: trap::Traps,
+    /// The policy has changed and the traps have not yet.
+    traps_due: bool,
 }
 
 /// Runs until told to end.
@@ -141,6 +145,8 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         listed: announce::Listed::default(),
         loaded: loaded::Loaded::default(),
         restarts: restart::Restarts::default(),
+        traps: trap::Traps::default(),
+        traps_due: false,
         config_path,
         config,
     };
@@ -295,43 +301,6 @@ impl Daemon {
         }
     }
 
-    /// A trap policy's first packet.
-    fn acquire(&mut self, source: std::net::IpAddr, destination: std::net::IpAddr) {
-        let mut wanted = None;
-        for connection in self.endpoint.connections() {
-            for child in &connection.children {
-                let section = self
-                    .loaded
-                    .child(&self.config, &connection.name, &child.name);
-                let trap = section.is_some_and(|s| s.start_action != StartAction::None);
-                let within = |selectors: &[ikev2d_proto::config::SelectorConfig],
-                              address: std::net::IpAddr| {
-                    selectors.iter().any(|selector| match selector {
-                        ikev2d_proto::config::SelectorConfig::Fixed(ts) => {
-                            ts.start.is_ipv4() == address.is_ipv4()
-                                && (ts.start..=ts.end).contains(&address)
-                        }
-                        ikev2d_proto::config::SelectorConfig::Dynamic => false,
-                    })
-                };
-                if trap && within(&child.local_ts, source) && within(&child.remote_ts, destination)
-                {
-                    wanted = Some((connection.name.clone(), child.name.clone()));
-                }
-            }
-        }
-        let Some((connection, child)) = wanted else {
-            return;
-        };
-        let present = self.endpoint.ike_sas().any(|sa| {
-            sa.connection == connection
-                && (sa.state == "CONNECTING" || sa.children.iter().any(|c| c.sa.child == child))
-        });
-        if !present && let Err(error) = self.initiate(&connection, Some(&child)) {
-            tracing::debug!(%error, "trap");
-        }
-    }
-
     fn tick(&mut self) {
         let mut events = Vec::new();
         self.devices.failover.poll_events(&mut events);
@@ -366,6 +335,9 @@ impl Daemon {
 
     /// Does what the core wants done, until it wants nothing more.
     pub(crate) async fn settle(&mut self) {
+        if std::mem::take(&mut self.traps_due) {
+            self.update_traps().await;
+        }
         loop {
             while let Some(transmit) = self.endpoint.poll_transmit() {
                 if let Err(error) = self.sockets.send(&transmit) {

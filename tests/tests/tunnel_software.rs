@@ -193,6 +193,45 @@ fn a_tunnel_comes_back_after_its_peer_crashed_or_deleted_it() {
 }
 
 #[test]
+fn the_first_packet_sets_up_a_trapped_tunnel() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let trap = ours(1, IKE, ESP, "", "start_action = \"trap\"");
+    let a = Gateway::ikev2d(&wire.a, &directory.path().join("a"), &trap);
+    let b = Gateway::ikev2d(
+        &wire.b,
+        &directory.path().join("b"),
+        &ours(2, IKE, ESP, "", ""),
+    );
+    let policies = a.swanctl(&["--list-pols"]);
+    assert!(
+        policies.contains("gw/net, TUNNEL") && policies.contains("10.2.0.0/24"),
+        "{policies}"
+    );
+    assert!(a.swanctl(&["--list-sas"]).trim().is_empty());
+    let (from, to) = ([10, 1, 0, 1].into(), [10, 2, 0, 1].into());
+    netlab::traffic::ping(&wire.a, from, to, 5).unwrap();
+    a.wait_sas("the tunnel", |sas| installed(sas) == 1);
+    wire.assert_passes("trapped");
+    // And again after its end: the route has stayed.
+    b.swanctl(&["--terminate", "--ike", "gw"]);
+    a.wait_sas("the end", |sas| sas.trim().is_empty());
+    netlab::traffic::ping(&wire.a, from, to, 5).unwrap();
+    a.wait_sas("the tunnel again", |sas| installed(sas) == 1);
+    wire.assert_passes("trapped again");
+    // Many packets at once ask for one tunnel, also when only the child is missing.
+    a.swanctl(&["--terminate", "--child", "net"]);
+    a.wait_sas("the child's end", |sas| installed(sas) == 0);
+    let flood = [
+        "-q", "-w", "2", "-l", "100", "-c", "100", "-I", "10.1.0.1", "10.2.0.1",
+    ];
+    let _ = wire.a.run("ping", &flood);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let sas = a.swanctl(&["--list-sas"]);
+    assert_eq!(installed(&sas), 1, "{sas}");
+}
+
+#[test]
 fn a_wrong_secret_gives_no_tunnel() {
     let directory = tempfile::tempdir().unwrap();
     let wire = Wire::new();

@@ -170,7 +170,8 @@ impl Daemon {
                 let conns = self.endpoint.connections().iter();
                 streamed(conns.map(|c| ("list-conn", lists::connection(c))).collect())
             }
-            "list-policies" | "list-certs" | "list-authorities" => streamed(Vec::new()),
+            "list-policies" => streamed(self.list_traps(&message)),
+            "list-certs" | "list-authorities" => streamed(Vec::new()),
             "get-conns" | "get-shared" | "get-keys" | "get-pools" | "get-authorities" => {
                 plain(self.loaded.names(&command))
             }

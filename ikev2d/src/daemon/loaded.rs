@@ -64,6 +64,7 @@ impl Daemon {
         secrets.extend(self.loaded.secrets.values().cloned());
         self.endpoint.set_connections(policy);
         self.endpoint.set_secrets(secrets);
+        self.traps_due = true;
     }
 
     pub(super) fn load_connection(&mut self, message: &Section) -> Result<(), String> {

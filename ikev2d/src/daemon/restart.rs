@@ -54,6 +54,7 @@ impl Daemon {
     pub(super) fn child_there(&mut self, connection: &str, child: &str) {
         let key = (connection.to_owned(), child.to_owned());
         self.restarts.waiting.remove(&key);
+        self.traps.answered(&key);
     }
 
     /// A try came to nothing; `child` is not known if its IKE SA came to nothing.

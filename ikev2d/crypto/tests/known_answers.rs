@@ -160,3 +160,80 @@ fn public_values_out_of_range_are_refused() {
         }
     }
 }
+
+/// Test cases 4 and 16 of the GCM specification that NIST standardised (McGrew and Viega, appendix B).
+#[test]
+fn nist_gcm_test_cases_4_and_16() {
+    let crypto = OpensslCrypto::new().unwrap();
+    let octets = |text: &str| hex::decode(text).unwrap();
+    let iv = octets("cafebabefacedbaddecaf888");
+    let aad = octets("feedfacedeadbeeffeedfacedeadbeefabaddad2");
+    let plain = octets(
+        "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525\
+         b16aedf5aa0de657ba637b39",
+    );
+    let half = "feffe9928665731c6d6a8f9467308308";
+    let cases = [
+        (
+            128,
+            half.to_owned(),
+            "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e21d514b25466931c7d8f6a5aac84aa05\
+             1ba30b396a0aac973d58e0915bc94fbc3221a5db94fae95ae7121a47",
+        ),
+        (
+            256,
+            half.repeat(2),
+            "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa8cb08e48590dbb3da7b08b1056828838\
+             c5f61e6393ba7a0abcc9f66276fc6ece0f4e1768cddf8853bb2d551b",
+        ),
+    ];
+    for (bits, key, sealed) in cases {
+        let key = [octets(&key), iv[..4].to_vec()].concat();
+        let mut data = plain.clone();
+        let encryption = Encryption::AesGcm16(bits);
+        crypto
+            .aead_seal(encryption, &key, &iv[4..], &aad, &mut data)
+            .unwrap();
+        assert_eq!(data, octets(sealed));
+        crypto
+            .aead_open(encryption, &key, &iv[4..], &aad, &mut data)
+            .unwrap();
+        assert_eq!(data, plain);
+    }
+}
+
+/// RFC 4868 §2.7.2: the authenticator test vectors.
+#[test]
+fn rfc_4868_authenticators() {
+    let crypto = OpensslCrypto::new().unwrap();
+    let (hi, jefe) = (&b"Hi There"[..], &b"what do ya want for nothing?"[..]);
+    for (integrity, key, data, expected) in [
+        (
+            Integrity::HmacSha256,
+            vec![0x0b; 32],
+            hi,
+            "198a607eb44bfbc69903a0f1cf2bbdc5",
+        ),
+        (
+            Integrity::HmacSha256,
+            b"Jefe".repeat(8),
+            jefe,
+            "167f928588c5cc2eef8e3093caa0e87c",
+        ),
+        (
+            Integrity::HmacSha384,
+            vec![0x0b; 48],
+            hi,
+            "b6a8d5636f5c6a7224f9977dcf7ee6c7fb6d0c48cbdee973",
+        ),
+        (
+            Integrity::HmacSha512,
+            vec![0x0b; 64],
+            hi,
+            "637edc6e01dce7e6742a99451aae82df23da3e92439e590e43e761b33e910fb8",
+        ),
+    ] {
+        let icv = crypto.integrity(integrity, &key, &[data]).unwrap();
+        assert_eq!(hex::encode(icv), expected);
+    }
+}

@@ -103,6 +103,15 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             if !first.is_multiple_of(64) || !second.is_multiple_of(64) {
                 return Err(bad);
             }
+            let ring = Ring {
+                submissions: first,
+                completions: second,
+                depth,
+                ..Ring::default()
+            };
+            if !ring.fits() {
+                return Err(bad);
+            }
             let queue = core.queues.get_mut(index as usize).ok_or(bad)?;
             if queue.is_some() {
                 return Err((CommandStatus::QueueState, 0));
@@ -111,12 +120,7 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             for offset in (0..fpga_regs::registers::DOORBELL_PAGE).step_by(4) {
                 card.doorbells.write(page + offset, 0);
             }
-            *queue = Some(Ring {
-                submissions: first,
-                completions: second,
-                depth,
-                ..Ring::default()
-            });
+            *queue = Some(ring);
             Ok(Answer::default())
         }
         Opcode::DeleteQueue => {

@@ -47,6 +47,10 @@ impl PciBackend {
         core.dma.set_enabled(false);
         core.irqs.iter_mut().for_each(|irq| *irq = None);
         drop(core);
+        self.power_on_config();
+    }
+
+    fn power_on_config(&mut self) {
         self.config = ConfigSpace::new(self.vectors, self.vectors - 1);
         self.msix.fill(0);
     }
@@ -142,11 +146,12 @@ impl Backend for PciBackend {
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), Errno> {
         match region {
             REGION_CONFIG => {
-                let reset = self.config.write(offset, data);
-                self.card.lock().dma.set_enabled(self.config.bus_master());
-                if reset {
-                    self.reset()?;
+                if self.config.write(offset, data) {
+                    // Unlike a reset by message, around which the bus keeps the configuration.
+                    self.card.reset();
+                    self.power_on_config();
                 }
+                self.card.lock().dma.set_enabled(self.config.bus_master());
             }
             MSIX_BAR => {
                 let into = self.msix.get_mut(offset as usize..).unwrap_or_default();
@@ -181,8 +186,7 @@ impl Backend for PciBackend {
     }
 
     fn dma_unmap(&mut self, address: u64, size: u64) -> Result<(), Errno> {
-        self.card.lock().dma.unmap(address, size);
-        Ok(())
+        self.card.lock().dma.unmap(address, size)
     }
 
     fn dma_unmap_all(&mut self) {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use esp::sa::{SaNotice, SaState};
 use esp::transform::Transform;
 use fpga_regs::context::suite_bit;
-use fpga_regs::descriptor::{Event, EventKind, PHASE};
+use fpga_regs::descriptor::{Completion, Event, EventKind, PHASE, Submission};
 use fpga_regs::registers::{
     ABI_VERSION, CardFeatures, CardStatus, Control, FatalCause, MAGIC_VALUE, admin_queue, control,
     event_queue, identity, statistics,
@@ -80,7 +80,19 @@ pub(crate) struct Ring {
     pub(crate) produced: u32,
 }
 
+/// Octets of an entry of a submission ring, for commands as for packets.
+const SUBMISSION_LEN: u64 = size_of::<Submission>() as u64;
+/// Octets of an entry of a completion ring, for commands, packets and events.
+const COMPLETION_LEN: u64 = size_of::<Completion>() as u64;
+
 impl Ring {
+    /// Whether its last entries still have an address.
+    pub(crate) fn fits(&self) -> bool {
+        let end = |base: u64, len: u64| base.checked_add(u64::from(self.depth) * len);
+        end(self.submissions, SUBMISSION_LEN).is_some()
+            && end(self.completions, COMPLETION_LEN).is_some()
+    }
+
     /// Phase bit of the entry to be written next.
     pub(crate) fn phase(&self) -> u8 {
         if (self.produced / self.depth.max(1)).is_multiple_of(2) {
@@ -355,7 +367,8 @@ impl Core {
             let valid =
                 |depth: u32, max: u32| depth.is_power_of_two() && (2..=max).contains(&depth);
             let events_valid = self.events.depth == 0 || valid(self.events.depth, 4096);
-            if !valid(self.admin.depth, 256) || !events_valid {
+            let fit = self.admin.fits() && self.events.fits();
+            if !valid(self.admin.depth, 256) || !events_valid || !fit {
                 self.fail(FatalCause::Configuration, 0);
             }
             for ring in [&mut self.admin, &mut self.events] {
@@ -429,8 +442,17 @@ impl Core {
 
     /// Fires a vector.
     pub(crate) fn interrupt(&self, vector: usize) {
+        const NOW: Timespec = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         if let Some(Some(fd)) = self.irqs.get(vector) {
-            let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+            // The driver chose the descriptor: one that is full and blocks would hold up the card.
+            // Full means that the driver has interrupts to read already.
+            let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::OUT)];
+            if poll(&mut fds, Some(&NOW)) == Ok(1) && fds[0].revents().contains(PollFlags::OUT) {
+                let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+            }
         }
     }
 }

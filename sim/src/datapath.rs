@@ -272,8 +272,9 @@ fn process_inner(
     {
         *last ^= 1;
     }
-    dma.write(iova + out_offset as u64, output)
-        .map_err(|_| fault(counters))?;
+    iova.checked_add(out_offset as u64)
+        .ok_or(Status::BadDescriptor)
+        .and_then(|at| dma.write(at, output).map_err(|_| fault(counters)))?;
     let status = sa.state.count(sequence, inner_len, now);
     if inbound {
         counters.opened += 1;

@@ -81,11 +81,21 @@ impl DmaMap {
         Ok(())
     }
 
-    pub(crate) fn unmap(&mut self, address: u64, size: u64) {
-        // A range that is not mapped (or only in part) is no error: clients unmap in larger pieces.
-        let end = address.saturating_add(size);
-        self.mappings
-            .retain(|start, m| *start < address || start + m.size > end);
+    pub(crate) fn unmap(&mut self, address: u64, size: u64) -> Result<(), Errno> {
+        let end = address.checked_add(size).ok_or(Errno::INVAL)?;
+        let overlaps = |start: u64, m: &Mapping| start < end && start + m.size > address;
+        let within = |start: u64, m: &Mapping| start >= address && start + m.size <= end;
+        // A client that is told "done" may reuse all of the range, so a mapping can't stay behind in
+        // part. A range with holes is no error: clients unmap in larger pieces.
+        if self
+            .mappings
+            .range(..end)
+            .any(|(start, m)| overlaps(*start, m) && !within(*start, m))
+        {
+            return Err(Errno::INVAL);
+        }
+        self.mappings.retain(|start, m| !within(*start, m));
+        Ok(())
     }
 
     pub(crate) fn clear(&mut self) {
@@ -190,7 +200,8 @@ mod tests {
         dma.set_enabled(false);
         assert!(dma.read(0x1000, &mut back).is_err());
         dma.set_enabled(true);
-        dma.unmap(0, 0x2000);
+        assert_eq!(dma.unmap(0, 0x1800), Err(Errno::INVAL));
+        dma.unmap(0, 0x2000).unwrap();
         assert!(dma.read(0x1000, &mut back).is_err());
         assert!(dma.read(0x2000, &mut back).is_ok());
     }

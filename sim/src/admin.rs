@@ -11,7 +11,7 @@ use fpga_regs::registers::{Control, FatalCause};
 use offload_api::error::SaError;
 use offload_api::sa::{Amend, Grant, SaUsage};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 use crate::card::{Card, CardSa, Core, MAX_DEPTH, Ring, post};
 use crate::context;
@@ -132,10 +132,10 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
                 .ok_or((CommandStatus::QueueState, 0))
         }
         Opcode::SaAdd => {
-            let mut context: SaContext = payload(core, command)?;
-            let params = context::decode(&context);
-            context.zeroize();
-            let params = params.map_err(|status| (status, 0))?;
+            // Filled where it is and zeroised there: each move would leave keys behind on the stack.
+            let mut context = Box::new(Zeroizing::new(SaContext::new_zeroed()));
+            fetch(core, command, context.as_mut_bytes())?;
+            let params = context::decode(&context).map_err(|status| (status, 0))?;
             let transform = Transform::new(&params).map_err(|_| (CommandStatus::Unsupported, 0))?;
             let sa = CardSa {
                 transform,
@@ -223,17 +223,19 @@ fn payload<T>(core: &mut Core, command: &Command) -> Result<T, (CommandStatus, u
 where
     T: FromBytes + IntoBytes,
 {
-    if command.payload_len.get() as usize != size_of::<T>() {
+    let mut value = T::new_zeroed();
+    fetch(core, command, value.as_mut_bytes())?;
+    Ok(value)
+}
+
+fn fetch(core: &mut Core, command: &Command, into: &mut [u8]) -> Result<(), (CommandStatus, u64)> {
+    if command.payload_len.get() as usize != into.len() {
         return Err((CommandStatus::BadField, 0));
     }
-    let mut value = T::new_zeroed();
-    match core.dma.read(command.payload.get(), value.as_mut_bytes()) {
-        Ok(()) => Ok(value),
-        Err(fault) => {
-            core.fault(fault);
-            Err((CommandStatus::DmaFault, fault.iova))
-        }
-    }
+    core.dma.read(command.payload.get(), into).map_err(|fault| {
+        core.fault(fault);
+        (CommandStatus::DmaFault, fault.iova)
+    })
 }
 
 fn write_usage(

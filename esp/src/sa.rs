@@ -26,6 +26,8 @@ pub struct SaState {
     installed: Instant,
     usage: SaUsage,
     reported: Reported,
+    bad_icvs: Burst,
+    replays: Burst,
     notices: Vec<SaNotice>,
 }
 
@@ -36,6 +38,7 @@ struct Reported {
     hard: bool,
     grant_low: bool,
     sequence_ending: bool,
+    sequence_end: bool,
 }
 
 /// What an SA wants its owner to know.
@@ -49,7 +52,35 @@ pub enum SaNotice {
     GrantLow(u64),
     /// The sequence space nearly ends.
     SequenceEnding,
+    /// Its last number is used.
+    SequenceEnd,
+    /// So many packets had a bad ICV since this was last told.
+    BadIcv(u64),
+    /// So many packets were replayed or too old since this was last told.
+    Replayed(u64),
 }
+
+/// Refused packets that are told of together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Burst {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl Burst {
+    /// What is to be told now: no more than once in [`BURST_INTERVAL`].
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let quiet = |told| now.saturating_duration_since(told) >= BURST_INTERVAL;
+        if self.count == 0 || !self.told.is_none_or(quiet) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.count))
+    }
+}
+
+/// How often refused packets of an SA are told of.
+const BURST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Numbers left when an SA asks for a rekey: a quarter of the 32-bit space, 2^32 of the 64-bit one.
 const ENDING_32: u64 = 1 << 30;
@@ -78,8 +109,10 @@ impl SaState {
             installed: now,
             usage: SaUsage::default(),
             reported: Reported::default(),
+            bad_icvs: Burst::default(),
+            replays: Burst::default(),
             // So that a packet's notice needs no memory.
-            notices: Vec::with_capacity(4),
+            notices: Vec::with_capacity(8),
         }
     }
 
@@ -141,6 +174,7 @@ impl SaState {
 
     fn refuse_inbound(&mut self, verdict: Verdict) -> Status {
         self.usage.replayed += 1;
+        self.replays.count += 1;
         if verdict == Verdict::Replayed {
             Status::Replayed
         } else {
@@ -186,15 +220,24 @@ impl SaState {
     /// Counts a packet that failed.
     pub fn count_error(&mut self, status: Status) {
         match status {
-            Status::BadIcv => self.usage.bad_icv += 1,
+            Status::BadIcv => {
+                self.usage.bad_icv += 1;
+                self.bad_icvs.count += 1;
+            }
             // Counted where they were refused.
             Status::Replayed | Status::TooOld => {}
             _ => self.usage.errors += 1,
         }
     }
 
-    /// Reports limits by time without a packet.
+    /// Reports limits by time without a packet, and refused packets.
     pub fn check_time(&mut self, now: Instant) {
+        if let Some(count) = self.bad_icvs.take(now) {
+            self.notices.push(SaNotice::BadIcv(count));
+        }
+        if let Some(count) = self.replays.take(now) {
+            self.notices.push(SaNotice::Replayed(count));
+        }
         let _ = self.check_hard(now);
         if let Some(limit) = self.reached(&self.lifetimes.soft, now)
             && !self.reported.soft
@@ -256,6 +299,21 @@ impl SaState {
         self.cursor.next()
     }
 
+    /// Numbers left of the grant.
+    pub fn remaining(&self) -> u64 {
+        self.cursor.remaining()
+    }
+
+    /// Its limits.
+    pub fn lifetimes(&self) -> &Lifetimes {
+        &self.lifetimes
+    }
+
+    /// How long it has been installed.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.installed)
+    }
+
     /// What the SA has done.
     pub fn usage(&self) -> SaUsage {
         self.usage
@@ -280,6 +338,15 @@ impl SaState {
         if remaining <= self.low_mark && !self.reported.grant_low {
             self.reported.grant_low = true;
             self.notices.push(SaNotice::GrantLow(remaining));
+        }
+        let end = if self.esn {
+            u64::MAX
+        } else {
+            u64::from(u32::MAX)
+        };
+        if sequence == end && !self.reported.sequence_end {
+            self.reported.sequence_end = true;
+            self.notices.push(SaNotice::SequenceEnd);
         }
         let left = if self.esn {
             (u64::MAX - sequence) / (ENDING_64 / ENDING_32)

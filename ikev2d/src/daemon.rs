@@ -326,6 +326,17 @@ impl Daemon {
                     let child = self.installer.child_of(sa).map(|child| child.0);
                     tracing::info!(?child, ?engine, "SA moved");
                 }
+                DeviceEvent::BadIcvBurst { sa, count } => {
+                    let child = self.installer.child_of(sa).map(|child| child.0);
+                    tracing::warn!(?child, count, "packets with a bad ICV were dropped");
+                }
+                DeviceEvent::ReplayBurst { sa, count } => {
+                    let child = self.installer.child_of(sa).map(|child| child.0);
+                    tracing::warn!(?child, count, "replayed packets were dropped");
+                }
+                event @ (DeviceEvent::QueueFailed { .. } | DeviceEvent::Zeroised) => {
+                    tracing::error!(?event, "accelerator");
+                }
                 event => tracing::debug!(?event, "device"),
             }
         }

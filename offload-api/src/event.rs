@@ -33,6 +33,36 @@ pub enum Event {
         /// The SA.
         sa: SaHandle,
     },
+    /// The last number of the sequence space is used: the SA seals no more.
+    SequenceEnd {
+        /// The SA.
+        sa: SaHandle,
+    },
+    /// Packets failed their integrity check; said at most once a second for each SA.
+    BadIcvBurst {
+        /// The SA.
+        sa: SaHandle,
+        /// How many since the last such event.
+        count: u64,
+    },
+    /// Packets were replayed or too old; said at most once a second for each SA.
+    ReplayBurst {
+        /// The SA.
+        sa: SaHandle,
+        /// How many since the last such event.
+        count: u64,
+    },
+    /// An SA found no room in the device's table; said at most once a second.
+    TableFull,
+    /// A queue pair has stopped by an error of its own; the others go on.
+    QueueFailed {
+        /// Its number.
+        queue: u32,
+        /// Why.
+        what: &'static str,
+    },
+    /// The device has zeroised all its SAs on request.
+    Zeroised,
     /// The device was lost; its operations come back as aborted.
     DeviceLost {
         /// What was seen.

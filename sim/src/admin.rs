@@ -198,6 +198,7 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
                 .ok_or((CommandStatus::Stale, 0))?;
             Ok(Answer::default())
         }
+        _ => Err((CommandStatus::BadOpcode, 0)),
     }
 }
 

@@ -418,6 +418,9 @@ impl Core {
             SaNotice::Hard(Limit::Time) => (EventKind::HardTime, 0),
             SaNotice::GrantLow(remaining) => (EventKind::GrantLow, remaining),
             SaNotice::SequenceEnding => (EventKind::SequenceEnding, 0),
+            SaNotice::SequenceEnd => (EventKind::SequenceEnd, 0),
+            SaNotice::BadIcv(count) => (EventKind::BadIcvBurst, count),
+            SaNotice::Replayed(count) => (EventKind::ReplayBurst, count),
         };
         let event = Event {
             sa_index: index.into(),
@@ -468,7 +471,7 @@ pub(crate) fn post(dma: &DmaMap, iova: u64, entry: &[u8]) -> Result<(), DmaFault
 }
 
 fn features(faults: bool) -> CardFeatures {
-    let mut features = CardFeatures::all() - CardFeatures::FAULT_INJECTION;
+    let mut features = CardFeatures::all() - CardFeatures::MODERATION - CardFeatures::PRIORITIES;
     features.set(CardFeatures::FAULT_INJECTION, faults);
     features
 }

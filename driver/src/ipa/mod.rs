@@ -3,6 +3,7 @@
 
 mod admin;
 mod context;
+mod events;
 pub mod flights;
 mod life;
 mod queue;
@@ -13,14 +14,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use fpga_regs::admin::{CommandStatus, Opcode};
 use fpga_regs::context::Usage;
-use fpga_regs::descriptor::EventKind;
 use fpga_regs::registers::statistics;
 use offload_api::capability::Capabilities;
 use offload_api::device::{Accelerator, AcceleratorInfo, Counters, Health};
 use offload_api::error::{
     DeviceError, InstallError, InvalidSa, OpenQueueError, SaError, Unsupported,
 };
-use offload_api::event::{Event, Limit};
+use offload_api::event::Event;
 use offload_api::frame::FramePool;
 use offload_api::queue::{QueueConfig, QueuePair};
 use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage};
@@ -210,24 +210,7 @@ impl Accelerator for IpaCard {
         let before = out.len();
         life.drain_events(|event| {
             let sa = life.handle(event.sa_index.get(), event.sa_generation.get());
-            let (Some(sa), Some(kind)) = (sa, EventKind::from_code(event.kind)) else {
-                return;
-            };
-            let soft = |limit| Event::SoftExpired { sa, limit };
-            let hard = |limit| Event::HardExpired { sa, limit };
-            out.push(match kind {
-                EventKind::SoftBytes => soft(Limit::Bytes),
-                EventKind::SoftPackets => soft(Limit::Packets),
-                EventKind::SoftTime => soft(Limit::Time),
-                EventKind::HardBytes => hard(Limit::Bytes),
-                EventKind::HardPackets => hard(Limit::Packets),
-                EventKind::HardTime => hard(Limit::Time),
-                EventKind::GrantLow => Event::GrantLow {
-                    sa,
-                    remaining: event.value.get(),
-                },
-                EventKind::SequenceEnding => Event::SequenceEnding { sa },
-            });
+            out.extend(events::decode(&event, sa));
         });
         out.len() - before
     }

@@ -146,5 +146,8 @@ pub(crate) fn event_of(sa: SaHandle, notice: SaNotice) -> Event {
         SaNotice::Hard(limit) => Event::HardExpired { sa, limit },
         SaNotice::GrantLow(remaining) => Event::GrantLow { sa, remaining },
         SaNotice::SequenceEnding => Event::SequenceEnding { sa },
+        SaNotice::SequenceEnd => Event::SequenceEnd { sa },
+        SaNotice::BadIcv(count) => Event::BadIcvBurst { sa, count },
+        SaNotice::Replayed(count) => Event::ReplayBurst { sa, count },
     }
 }

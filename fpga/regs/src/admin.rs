@@ -33,7 +33,7 @@ pub enum Opcode {
     /// Nothing; tells that the card is alive.
     Nop = 0,
     /// Creates queue pair `index`: arguments 0 and 1 are the IOVAs of the submission and completion
-    /// rings, 2 the depth of both (a power of two).
+    /// rings, 2 the depth of both (a power of two), 3 the priority (0 lowest, 3 highest).
     CreateQueue = 1,
     /// Stops queue pair `index`: when this completes the card touches neither its rings nor its
     /// buffers any more.
@@ -57,6 +57,24 @@ pub enum Opcode {
     SaRetire = 9,
     /// Writes a [`crate::context::Usage`] to the payload address.
     SaUsage = 10,
+    /// Adds many SAs: the payload is an array of [`crate::context::SaContext`], argument 0 their
+    /// count, argument 1 the IOVA of an array of [`SaAdded`] for the answers. One that is refused
+    /// does not keep the others out; the completion's value is how many were added.
+    SaAddBulk = 11,
+    /// Writes the [`crate::context::SaDescription`] of this function's first SA at or after `index`
+    /// to the payload address; `Stale` when there is none.
+    SaNext = 12,
+    /// Lets an SA finish what was submitted and refuses what comes later (`sa-stale`), keys and
+    /// counters in place until it is retired.
+    SaDrain = 13,
+    /// Writes a [`crate::queue::QueueDescription`] of queue pair `index` to the payload address.
+    QueueQuery = 14,
+    /// Writes the newest [`ErrorRecord`]s, newest first, to the payload address; the completion's
+    /// value is how many.
+    ErrorLog = 19,
+    /// Runs the card's known answers: the completion's value is 0, or the number of the first suite
+    /// that failed plus 1.
+    SelfTest = 20,
 }
 
 impl Opcode {
@@ -75,6 +93,12 @@ impl Opcode {
             SaOuter,
             SaRetire,
             SaUsage,
+            SaAddBulk,
+            SaNext,
+            SaDrain,
+            QueueQuery,
+            ErrorLog,
+            SelfTest,
         ]
         .into_iter()
         .find(|opcode| *opcode as u8 == code)
@@ -152,5 +176,70 @@ impl CommandStatus {
     }
 }
 
+/// Answer to one SA of [`Opcode::SaAddBulk`], 16 octets.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct SaAdded {
+    /// SA index.
+    pub index: U32,
+    /// SA generation.
+    pub generation: U32,
+    /// [`CommandStatus`].
+    pub status: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+/// An error that the card noted, 32 octets.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ErrorRecord {
+    /// Card's [`crate::registers::identity::TIME`].
+    pub time: U64,
+    /// Depends on `kind`: an IOVA, a doorbell's value, an opcode.
+    pub detail: U64,
+    /// Queue pair, or [`ErrorRecord::NO_QUEUE`] for the admin queue.
+    pub queue: U32,
+    /// [`ErrorKind`].
+    pub kind: u8,
+    /// Zero.
+    pub reserved: [u8; 11],
+}
+
+impl ErrorRecord {
+    /// [`Self::queue`] of an error outside the data queues.
+    pub const NO_QUEUE: u32 = u32::MAX;
+    /// Records that the card keeps.
+    pub const KEPT: usize = 16;
+}
+
+/// Kind of an [`ErrorRecord`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ErrorKind {
+    /// Memory that was not mapped, or with bus mastering off (detail: the IOVA).
+    Dma = 1,
+    /// A doorbell beyond the ring (detail: its value).
+    Doorbell = 2,
+    /// A descriptor that made no sense (detail: its opcode).
+    Descriptor = 3,
+    /// An admin command that was refused (detail: opcode, and the status in bits 8 to 15).
+    Command = 4,
+    /// A fatal error (detail: [`crate::registers::FatalCause`]).
+    Fatal = 5,
+}
+
+impl ErrorKind {
+    /// The kind with this code.
+    pub fn from_code(code: u8) -> Option<Self> {
+        use ErrorKind::*;
+        [Dma, Doorbell, Descriptor, Command, Fatal]
+            .into_iter()
+            .find(|kind| *kind as u8 == code)
+    }
+}
+
 const _: () = assert!(size_of::<Command>() == 64);
+const _: () = assert!(size_of::<SaAdded>() == 16);
+const _: () = assert!(size_of::<ErrorRecord>() == 32);
 const _: () = assert!(size_of::<CommandCompletion>() == 32);

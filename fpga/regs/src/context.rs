@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The SA context and its parts, as admin payloads.
 
-use zerocopy::little_endian::{U16, U64};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use zeroize::Zeroize;
 
@@ -40,8 +40,10 @@ pub struct SaContext {
     pub lifetimes: [u8; 48],
     /// Window state to start from ([`ReplayState`]); all zero for none.
     pub replay: [u8; 520],
+    /// The host's own name for the SA, little-endian; comes back with [`SaDescription`].
+    pub cookie: [u8; 8],
     /// Zero.
-    pub reserved1: [u8; 288],
+    pub reserved1: [u8; 280],
 }
 
 /// [`SaContext::flags`]: outbound, else inbound.
@@ -119,12 +121,54 @@ pub struct Usage {
     pub errors: U64,
 }
 
+/// What an SA is, without its keys, 256 octets: how a driver that comes back finds what the card
+/// still carries.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct SaDescription {
+    /// SA index.
+    pub index: U32,
+    /// SA generation.
+    pub generation: U32,
+    /// SPI, in host order.
+    pub spi: U32,
+    /// A code of `offload_api::sa::Cipher`.
+    pub cipher: u8,
+    /// A code of `offload_api::sa::Integrity`.
+    pub integrity: u8,
+    /// `FLAG_…`.
+    pub flags: u8,
+    /// 1 when it drains.
+    pub draining: u8,
+    /// [`SaContext::cookie`].
+    pub cookie: U64,
+    /// Outbound: the next number.
+    pub sequence_next: U64,
+    /// Outbound: the last number of the grant.
+    pub grant_last: U64,
+    /// Replay window in packets.
+    pub replay_window: U32,
+    /// Zero.
+    pub reserved0: U32,
+    /// Outer headers, when the flags say so.
+    pub outer: Outer,
+    /// Limits.
+    pub lifetimes: Lifetimes,
+    /// What it has done.
+    pub usage: Usage,
+    /// Nanoseconds since installation.
+    pub age: U64,
+    /// Zero.
+    pub reserved1: [u8; 64],
+}
+
 /// Bit of [`crate::registers::identity::SUITES`] for codes of cipher and integrity algorithm.
 pub fn suite_bit(cipher: u8, integrity: u8) -> u32 {
     (u32::from(cipher & 0x0f) * 4 + u32::from(integrity & 0x03)) % 64
 }
 
 const _: () = assert!(size_of::<SaContext>() == 1024);
+const _: () = assert!(size_of::<SaDescription>() == 256);
 const _: () = assert!(size_of::<Outer>() == 40);
 const _: () = assert!(size_of::<Lifetimes>() == 48);
 const _: () = assert!(size_of::<ReplayState>() == 520);

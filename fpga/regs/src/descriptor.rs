@@ -76,11 +76,12 @@ pub const PHASE: u8 = 0x80;
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Event {
-    /// SA table index.
+    /// SA table index; the queue pair for [`EventKind::QueueError`].
     pub sa_index: U32,
-    /// SA generation.
+    /// SA generation; 0 for events of no SA.
     pub sa_generation: U32,
-    /// Depends on `kind`: numbers left for [`EventKind::GrantLow`].
+    /// Depends on `kind`: numbers left for [`EventKind::GrantLow`], packets since the last such event
+    /// for the bursts.
     pub value: U64,
     /// Card's [`crate::registers::identity::TIME`].
     pub time: U64,
@@ -112,6 +113,18 @@ pub enum EventKind {
     GrantLow = 7,
     /// The sequence space nearly ends.
     SequenceEnding = 8,
+    /// Packets with a bad ICV; at most once a second for each SA.
+    BadIcvBurst = 9,
+    /// Replayed packets; at most once a second for each SA.
+    ReplayBurst = 10,
+    /// An SA found no room in the table; at most once a second.
+    TableFull = 11,
+    /// A queue pair has stopped (value: an [`crate::admin::ErrorKind`]).
+    QueueError = 12,
+    /// The last number of the sequence space is used.
+    SequenceEnd = 13,
+    /// All keys were zeroised on request.
+    Zeroised = 15,
 }
 
 impl EventKind {
@@ -127,6 +140,12 @@ impl EventKind {
             HardTime,
             GrantLow,
             SequenceEnding,
+            BadIcvBurst,
+            ReplayBurst,
+            TableFull,
+            QueueError,
+            SequenceEnd,
+            Zeroised,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == code)

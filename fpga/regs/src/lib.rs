@@ -8,4 +8,5 @@
 pub mod admin;
 pub mod context;
 pub mod descriptor;
+pub mod queue;
 pub mod registers;

@@ -30,7 +30,7 @@ pub const MSIX_PENDING: u64 = 0x2000;
 /// "IPA1", little-endian.
 pub const MAGIC_VALUE: u32 = u32::from_le_bytes(*b"IPA1");
 /// Major version in the upper half, minor in the lower. Majors must match; minors only add.
-pub const ABI_VERSION: u32 = 0x0001_0000;
+pub const ABI_VERSION: u32 = 0x0001_0001;
 /// What every register of a removed card reads as.
 pub const ALL_ONES: u32 = u32::MAX;
 
@@ -60,6 +60,12 @@ pub mod identity {
     pub const VECTORS: u64 = 0x0034;
     /// Free-running nanoseconds, 64 bits (read the low half first: it latches the high one).
     pub const TIME: u64 = 0x0038;
+    /// Number of this function among the card's, from 0.
+    pub const FUNCTION: u64 = 0x0044;
+    /// Functions of the card.
+    pub const FUNCTIONS: u64 = 0x0048;
+    /// Entries of a gather list that a submission may name; 0 for none.
+    pub const MAX_GATHER: u64 = 0x004c;
 }
 
 /// Control and status (32 bits).
@@ -76,6 +82,17 @@ pub mod control {
     pub const ERROR_INFO: u64 = 0x1010;
     /// Write-only: wakes a sleeping simulated card (any value); no effect on one that never sleeps.
     pub const WAKE: u64 = 0x1018;
+    /// Read-only: errors noted since reset, see [`crate::admin::Opcode::ErrorLog`].
+    pub const ERRORS_LOGGED: u64 = 0x101c;
+}
+
+/// Interrupt moderation (32 bits for each vector, at `MODERATION + 4 * vector`).
+pub mod interrupt {
+    /// Read-write: at most one interrupt of the vector in so many microseconds (low half), unless
+    /// so many completions are waiting (high half; 0 is no such limit). 0 is no moderation.
+    pub const MODERATION: u64 = 0x2000;
+    /// Vectors that have a register.
+    pub const VECTORS: u64 = 65;
 }
 
 /// Admin queue (set while the card is not enabled).
@@ -120,6 +137,10 @@ pub mod statistics {
     pub const SAS: u64 = 0x4030;
     /// Malformed descriptors and admin commands.
     pub const BAD_DESCRIPTORS: u64 = 0x4038;
+    /// Descriptors that named another function's SA.
+    pub const OWNER_MISMATCHES: u64 = 0x4040;
+    /// Interrupts fired.
+    pub const INTERRUPTS: u64 = 0x4048;
 }
 
 /// Offsets in a queue pair's doorbell page of [`DOORBELL_BAR`] (32 bits each, in cache lines of
@@ -161,6 +182,10 @@ bitflags! {
         const SLEEPS = 1 << 8;
         /// Injects faults (simulator).
         const FAULT_INJECTION = 1 << 9;
+        /// Moderates interrupts: [`interrupt::MODERATION`].
+        const MODERATION = 1 << 10;
+        /// Serves queues by priority.
+        const PRIORITIES = 1 << 11;
     }
 
     /// [`control::CONTROL`].
@@ -170,6 +195,8 @@ bitflags! {
         const ENABLE = 1 << 0;
         /// Back to power-on: queues gone, SAs gone, keys zeroised. Clears itself.
         const RESET = 1 << 1;
+        /// SAs gone and keys zeroised; queues go on. Clears itself.
+        const ZEROISE = 1 << 2;
     }
 
     /// [`control::STATUS`].
@@ -198,4 +225,14 @@ pub enum FatalCause {
     Configuration = 3,
     /// Bus mastering is off.
     BusMaster = 4,
+}
+
+impl FatalCause {
+    /// The cause with this code.
+    pub fn from_code(code: u32) -> Option<Self> {
+        use FatalCause::*;
+        [None, AdminDma, EventDma, Configuration, BusMaster]
+            .into_iter()
+            .find(|cause| *cause as u32 == code)
+    }
 }

@@ -305,6 +305,16 @@ impl Shared {
                 first.then_some(Event::HardExpired { sa, limit })
             }
             Event::SequenceEnding { sa } => Some(Event::SequenceEnding { sa: name(sa)? }),
+            Event::SequenceEnd { sa } => Some(Event::SequenceEnd { sa: name(sa)? }),
+            Event::BadIcvBurst { sa, count } => Some(Event::BadIcvBurst {
+                sa: name(sa)?,
+                count,
+            }),
+            Event::ReplayBurst { sa, count } => Some(Event::ReplayBurst {
+                sa: name(sa)?,
+                count,
+            }),
+            Event::TableFull | Event::QueueFailed { .. } | Event::Zeroised => Some(event),
             Event::GrantLow { sa, .. } => {
                 self.sa(name(sa)?).ok()?.top_up(self);
                 None

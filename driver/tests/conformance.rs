@@ -13,7 +13,7 @@ use sim::{CardConfig, SimulatedCard};
 
 /// A simulated card on its thread.
 struct Card {
-    stop: vfio_user::server::StopHandle,
+    stop: sim::CardStop,
     thread: Option<JoinHandle<()>>,
     _dir: tempfile::TempDir,
 }

@@ -19,7 +19,7 @@ use sim::{CardConfig, SimulatedCard};
 struct Rig {
     card: Arc<driver::ipa::IpaCard>,
     pool: FramePool,
-    stop: vfio_user::server::StopHandle,
+    stop: sim::CardStop,
     thread: Option<std::thread::JoinHandle<()>>,
     _dir: tempfile::TempDir,
 }

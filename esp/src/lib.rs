@@ -8,4 +8,5 @@ pub mod engine;
 mod ffi;
 pub mod packet;
 pub mod sa;
+pub mod self_test;
 pub mod transform;

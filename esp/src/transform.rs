@@ -73,6 +73,26 @@ impl Transform {
         self.direction
     }
 
+    /// The SA's SPI.
+    pub fn spi(&self) -> Spi {
+        self.spi
+    }
+
+    /// The SA's mode.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The SA's algorithms.
+    pub fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    /// The SA's outer headers.
+    pub fn outer(&self) -> Option<&OuterHeaders> {
+        self.outer.as_ref()
+    }
+
     /// Whether sequence numbers are extended.
     pub fn esn(&self) -> bool {
         self.esn

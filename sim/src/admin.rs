@@ -5,16 +5,21 @@ use std::time::Instant;
 
 use esp::sa::SaState;
 use esp::transform::Transform;
-use fpga_regs::admin::{Command, CommandCompletion, CommandStatus, Opcode};
+use fpga_regs::admin::{
+    Command, CommandCompletion, CommandStatus, ErrorKind, ErrorRecord, Opcode, SaAdded,
+};
 use fpga_regs::context::{Lifetimes, Outer, ReplayState, SaContext, Usage};
+use fpga_regs::queue::QueueDescription;
 use fpga_regs::registers::{Control, FatalCause};
 use offload_api::error::SaError;
-use offload_api::sa::{Amend, Grant, SaUsage};
+use offload_api::sa::{Amend, Grant, Numbering, SaUsage};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use zeroize::Zeroizing;
 
-use crate::card::{Card, CardSa, Core, MAX_DEPTH, Ring, post};
+use crate::card::{Card, Core, DataQueue, MAX_DEPTH, MAX_PRIORITY, Ring, post};
 use crate::context;
+use crate::dma::DmaFault;
+use crate::sas::CardSa;
 
 /// What a command gives back.
 #[derive(Default)]
@@ -28,23 +33,25 @@ type Outcome = Result<Answer, (CommandStatus, u64)>;
 
 /// Runs everything submitted, up to the driver's tail.
 pub(crate) fn run(card: &Card, core: &mut Core, tail: u32) {
+    const NO_QUEUE: u32 = ErrorRecord::NO_QUEUE;
     if !core.control.contains(Control::ENABLE) || core.fatal != FatalCause::None {
         return;
     }
     let pending = (tail.wrapping_sub(core.admin.head)) & 0xffff;
     if pending > core.admin.depth {
         core.counters.bad_descriptors += 1;
+        core.note(ErrorKind::Doorbell, NO_QUEUE, tail.into());
         core.fail(FatalCause::Configuration, tail.into());
         return;
     }
     for _ in 0..pending {
         if let Err(fault) = run_one(card, core) {
-            core.fault(fault);
+            core.fault(NO_QUEUE, fault);
             core.fail(FatalCause::AdminDma, fault.iova);
             return;
         }
     }
-    core.interrupt(0);
+    core.irqs.raise(0, pending, Instant::now());
 }
 
 fn run_one(card: &Card, core: &mut Core) -> Result<(), crate::dma::DmaFault> {
@@ -59,7 +66,9 @@ fn run_one(card: &Card, core: &mut Core) -> Result<(), crate::dma::DmaFault> {
     let (answer, status) = match execute(card, core, &command) {
         Ok(answer) => (answer, CommandStatus::Ok),
         Err((status, value)) => {
+            let detail = u64::from(command.opcode) | (status as u64) << 8;
             core.counters.bad_descriptors += 1;
+            core.note(ErrorKind::Command, ErrorRecord::NO_QUEUE, detail);
             (
                 Answer {
                     value,
@@ -90,7 +99,7 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
     let bad = (CommandStatus::BadField, 0);
     let opcode = Opcode::from_code(command.opcode).ok_or((CommandStatus::BadOpcode, 0))?;
     let (index, generation) = (command.index.get(), command.generation.get());
-    let [first, second, third, ..] = command.arguments.map(|argument| argument.get());
+    let [first, second, third, fourth, _] = command.arguments.map(|argument| argument.get());
     let now = Instant::now();
     match opcode {
         Opcode::Nop => Ok(Answer::default()),
@@ -112,7 +121,11 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             if !ring.fits() {
                 return Err(bad);
             }
+            let priority = u8::try_from(fourth)
+                .ok()
+                .filter(|priority| *priority <= MAX_PRIORITY);
             let queue = core.queues.get_mut(index as usize).ok_or(bad)?;
+            let priority = priority.ok_or(bad)?;
             if queue.is_some() {
                 return Err((CommandStatus::QueueState, 0));
             }
@@ -120,7 +133,8 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             for offset in (0..fpga_regs::registers::DOORBELL_PAGE).step_by(4) {
                 card.doorbells.write(page + offset, 0);
             }
-            *queue = Some(ring);
+            card.set_taken(index as u16, 0);
+            *queue = Some(DataQueue::new(ring, priority));
             Ok(Answer::default())
         }
         Opcode::DeleteQueue => {
@@ -131,23 +145,25 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
                 .map(|_| Answer::default())
                 .ok_or((CommandStatus::QueueState, 0))
         }
+        Opcode::QueueQuery => {
+            let queue = core.queues.get(index as usize).ok_or(bad)?;
+            let description =
+                queue.map_or_else(QueueDescription::new_zeroed, |queue| queue.describe());
+            give(core, command, description.as_bytes())?;
+            Ok(Answer::default())
+        }
         Opcode::SaAdd => {
             // Filled where it is and zeroised there: each move would leave keys behind on the stack.
             let mut context = Box::new(Zeroizing::new(SaContext::new_zeroed()));
             fetch(core, command, context.as_mut_bytes())?;
-            let params = context::decode(&context).map_err(|status| (status, 0))?;
-            let transform = Transform::new(&params).map_err(|_| (CommandStatus::Unsupported, 0))?;
-            let sa = CardSa {
-                transform,
-                state: SaState::new(&params, now),
-            };
-            let (index, generation) = core.sas.insert(sa).ok_or((CommandStatus::TableFull, 0))?;
+            let (index, generation) = add(core, &context, now).map_err(|status| (status, 0))?;
             Ok(Answer {
                 index,
                 generation,
                 value: 0,
             })
         }
+        Opcode::SaAddBulk => add_bulk(core, command, now),
         Opcode::SaGrant => amend(
             core,
             command,
@@ -198,8 +214,96 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
                 .ok_or((CommandStatus::Stale, 0))?;
             Ok(Answer::default())
         }
-        _ => Err((CommandStatus::BadOpcode, 0)),
+        Opcode::SaNext => {
+            let (index, generation, sa) = core.sas.next(index).ok_or((CommandStatus::Stale, 0))?;
+            let description = context::describe(index, generation, sa, now);
+            give(core, command, description.as_bytes())?;
+            Ok(Answer {
+                index,
+                generation,
+                value: 0,
+            })
+        }
+        Opcode::SaDrain => {
+            let marks = (0..card.doorbells.queues()).map(|queue| card.doorbells.tail(queue));
+            sa(core, command)?.drain = Some(marks.collect());
+            Ok(Answer::default())
+        }
+        Opcode::ErrorLog => {
+            let records: Vec<ErrorRecord> = core.errors.newest().copied().collect();
+            let room = command.payload_len.get() as usize / size_of::<ErrorRecord>();
+            let records = records.get(..room).unwrap_or(&records);
+            write(core, command.payload.get(), records.as_bytes())?;
+            Ok(Answer {
+                value: records.len() as u64,
+                ..Answer::default()
+            })
+        }
+        Opcode::SelfTest => Ok(Answer {
+            value: esp::self_test::run()
+                .position(|test| test.failure.is_some())
+                .map_or(0, |number| number as u64 + 1),
+            ..Answer::default()
+        }),
     }
+}
+
+/// Adds an SA out of its context.
+fn add(core: &mut Core, context: &SaContext, now: Instant) -> Result<(u32, u32), CommandStatus> {
+    let params = context::decode(context)?;
+    let sa = CardSa {
+        transform: Transform::new(&params).map_err(|_| CommandStatus::Unsupported)?,
+        state: SaState::new(&params, now),
+        cookie: u64::from_le_bytes(context.cookie),
+        replay_window: params.replay_window,
+        esn: params.esn,
+        explicit: params.numbering == Numbering::Explicit,
+        drain: None,
+    };
+    core.sas.insert(sa).ok_or_else(|| {
+        core.table_full(now);
+        CommandStatus::TableFull
+    })
+}
+
+/// One context after the other, so that the card holds the keys of one at a time.
+fn add_bulk(core: &mut Core, command: &Command, now: Instant) -> Outcome {
+    const CONTEXT: u64 = size_of::<SaContext>() as u64;
+    let bad = (CommandStatus::BadField, 0);
+    let [count, answers, ..] = command.arguments.map(|argument| argument.get());
+    if count.checked_mul(CONTEXT) != Some(command.payload_len.get().into()) {
+        return Err(bad);
+    }
+    let mut context = Box::new(Zeroizing::new(SaContext::new_zeroed()));
+    let mut added = 0;
+    for number in 0..count {
+        let at = command.payload.get().checked_add(number * CONTEXT);
+        read(core, at.ok_or(bad)?, context.as_mut_bytes())?;
+        let (place, status) = match add(core, &context, now) {
+            Ok(place) => (place, CommandStatus::Ok),
+            Err(status) => ((0, 0), status),
+        };
+        added += u64::from(status == CommandStatus::Ok);
+        let answer = SaAdded {
+            index: place.0.into(),
+            generation: place.1.into(),
+            status: status as u8,
+            reserved: [0; 7],
+        };
+        let at = answers.checked_add(number * size_of::<SaAdded>() as u64);
+        let told = at
+            .ok_or(bad)
+            .and_then(|at| write(core, at, answer.as_bytes()));
+        if let Err(error) = told {
+            // An SA that the host doesn't hear of would be nobody's.
+            core.sas.remove(place.0, place.1);
+            return Err(error);
+        }
+    }
+    Ok(Answer {
+        value: added,
+        ..Answer::default()
+    })
 }
 
 fn sa<'core>(
@@ -233,10 +337,7 @@ fn fetch(core: &mut Core, command: &Command, into: &mut [u8]) -> Result<(), (Com
     if command.payload_len.get() as usize != into.len() {
         return Err((CommandStatus::BadField, 0));
     }
-    core.dma.read(command.payload.get(), into).map_err(|fault| {
-        core.fault(fault);
-        (CommandStatus::DmaFault, fault.iova)
-    })
+    read(core, command.payload.get(), into)
 }
 
 fn write_usage(
@@ -244,21 +345,28 @@ fn write_usage(
     command: &Command,
     usage: &SaUsage,
 ) -> Result<(), (CommandStatus, u64)> {
-    if command.payload_len.get() as usize != size_of::<Usage>() {
+    give(core, command, context::usage(usage).as_bytes())
+}
+
+/// Writes an answer of a fixed length over the payload.
+fn give(core: &mut Core, command: &Command, answer: &[u8]) -> Result<(), (CommandStatus, u64)> {
+    if command.payload_len.get() as usize != answer.len() {
         return Err((CommandStatus::BadField, 0));
     }
-    let usage = Usage {
-        packets: usage.packets.into(),
-        bytes: usage.bytes.into(),
-        sequence: usage.sequence.into(),
-        bad_icv: usage.bad_icv.into(),
-        replayed: usage.replayed.into(),
-        errors: usage.errors.into(),
-    };
-    core.dma
-        .write(command.payload.get(), usage.as_bytes())
-        .map_err(|fault| {
-            core.fault(fault);
-            (CommandStatus::DmaFault, fault.iova)
-        })
+    write(core, command.payload.get(), answer)
+}
+
+fn read(core: &mut Core, iova: u64, into: &mut [u8]) -> Result<(), (CommandStatus, u64)> {
+    let result = core.dma.read(iova, into);
+    result.map_err(|fault| unreachable_payload(core, fault))
+}
+
+fn write(core: &mut Core, iova: u64, octets: &[u8]) -> Result<(), (CommandStatus, u64)> {
+    let result = core.dma.write(iova, octets);
+    result.map_err(|fault| unreachable_payload(core, fault))
+}
+
+fn unreachable_payload(core: &mut Core, fault: DmaFault) -> (CommandStatus, u64) {
+    core.fault(ErrorRecord::NO_QUEUE, fault);
+    (CommandStatus::DmaFault, fault.iova)
 }

@@ -3,6 +3,8 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use fpga_regs::registers::{
     Control, DOORBELL_BAR, MSIX_BAR, MSIX_BAR_SIZE, REGISTER_BAR, REGISTER_BAR_SIZE, admin_queue,
@@ -45,7 +47,7 @@ impl PciBackend {
         let mut core = self.card.lock();
         core.dma.clear();
         core.dma.set_enabled(false);
-        core.irqs.iter_mut().for_each(|irq| *irq = None);
+        core.irqs.unwire();
         drop(core);
         self.power_on_config();
     }
@@ -130,7 +132,9 @@ impl Backend for PciBackend {
                     return Err(Errno::INVAL);
                 }
                 for (word, at) in data.chunks_exact_mut(4).zip((offset..).step_by(4)) {
-                    let value = if region == REGISTER_BAR {
+                    let value = if region == REGISTER_BAR && at == control::HEARTBEAT {
+                        self.card.heartbeat.load(Ordering::Relaxed)
+                    } else if region == REGISTER_BAR {
                         self.card.lock().read_register(at)
                     } else {
                         self.card.doorbells.read(at)
@@ -194,13 +198,12 @@ impl Backend for PciBackend {
     }
 
     fn set_irq(&mut self, _: u32, vector: u32, eventfd: Option<OwnedFd>) {
-        if let Some(irq) = self.card.lock().irqs.get_mut(vector as usize) {
-            *irq = eventfd;
-        }
+        self.card.lock().irqs.wire(vector as usize, eventfd);
     }
 
     fn trigger_irq(&mut self, _: u32, vector: u32) {
-        self.card.lock().interrupt(vector as usize);
+        let now = Instant::now();
+        self.card.lock().irqs.fire(vector as usize, now);
     }
 
     fn reset(&mut self) -> Result<(), Errno> {

@@ -1,62 +1,91 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The card's state, shared by its control side (registers, admin queue) and its data side.
+//! One function of the card, shared by its control side (registers, admin queue) and the card's data
+//! side. A card of several functions has one of these for each, and nothing between them but the
+//! data thread: none can name another's memory, queues or SAs.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use esp::sa::{SaNotice, SaState};
-use esp::transform::Transform;
-use fpga_regs::context::suite_bit;
+use esp::sa::SaNotice;
+use fpga_regs::admin::{ErrorKind, ErrorRecord};
 use fpga_regs::descriptor::{Completion, Event, EventKind, PHASE, Submission};
-use fpga_regs::registers::{
-    ABI_VERSION, CardFeatures, CardStatus, Control, FatalCause, MAGIC_VALUE, admin_queue, control,
-    event_queue, identity, statistics,
-};
+use fpga_regs::queue::{QueueDescription, QueueState};
+use fpga_regs::registers::{Control, FatalCause};
 use offload_api::event::Limit;
-use offload_api::replay::WINDOW_MAX;
-use offload_api::sa::Suite;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use zerocopy::IntoBytes;
 
-use crate::CardConfig;
 use crate::dma::{DmaFault, DmaMap};
 use crate::doorbell::Doorbells;
 use crate::fault::FaultPlan;
+use crate::irq::Vectors;
+use crate::sas::SaTable;
 
 /// Largest packet, sealed.
 pub(crate) const MAX_PACKET: u32 = 16 << 10;
 /// Largest ring.
 pub(crate) const MAX_DEPTH: u32 = 4096;
+/// Highest priority of a queue.
+pub(crate) const MAX_PRIORITY: u8 = 3;
+/// Longest sleep of the data side.
+const TICK: Duration = Duration::from_millis(50);
 
+/// What a function is given of its card.
+#[derive(Clone, Debug)]
+pub(crate) struct FunctionConfig {
+    pub(crate) number: u16,
+    /// Functions of the card.
+    pub(crate) of: u16,
+    pub(crate) queues: u16,
+    pub(crate) max_sas: u32,
+    pub(crate) faults: FaultPlan,
+}
+
+/// A function of the card.
 #[derive(Debug)]
 pub(crate) struct Card {
     pub(crate) doorbells: Doorbells,
-    pub(crate) core: Mutex<Core>,
+    core: Mutex<Core>,
+    bell: Arc<Bell>,
+    /// Counts up while the data side serves this function.
+    pub(crate) heartbeat: AtomicU32,
+    /// Descriptors taken, for each queue: what the data side compares doorbells with, without a lock.
+    taken: Box<[AtomicU32]>,
+}
+
+/// Wakes and ends the card's data side.
+#[derive(Debug)]
+pub(crate) struct Bell {
     wake: OwnedFd,
     ended: AtomicBool,
 }
 
-/// Everything behind the registers.
+/// Everything behind a function's registers.
 pub(crate) struct Core {
+    pub(crate) number: u16,
+    /// Functions of the card.
+    pub(crate) of: u16,
     pub(crate) dma: DmaMap,
     pub(crate) control: Control,
     pub(crate) admin: Ring,
     pub(crate) events: Ring,
-    events_head: u32,
-    events_dropped: u32,
-    pub(crate) queues: Vec<Option<Ring>>,
+    pub(crate) events_head: u32,
+    pub(crate) events_dropped: u32,
+    pub(crate) queues: Vec<Option<DataQueue>>,
     pub(crate) sas: SaTable,
     pub(crate) counters: CardCounters,
     pub(crate) fatal: FatalCause,
-    fatal_info: u64,
-    pub(crate) heartbeat: u32,
-    pub(crate) irqs: Vec<Option<OwnedFd>>,
+    pub(crate) fatal_info: u64,
+    pub(crate) errors: ErrorLog,
+    pub(crate) irqs: Vectors,
     pub(crate) faults: FaultPlan,
     pub(crate) stalled: bool,
-    latch: u32,
+    pub(crate) latch: u32,
+    table_full_told: Option<Instant>,
     started: Instant,
 }
 
@@ -78,6 +107,56 @@ pub(crate) struct Ring {
     pub(crate) head: u32,
     /// Entries written.
     pub(crate) produced: u32,
+}
+
+/// A queue pair.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DataQueue {
+    pub(crate) ring: Ring,
+    pub(crate) priority: u8,
+    /// Why it stopped.
+    pub(crate) failed: Option<ErrorKind>,
+    pub(crate) submitted: u64,
+    pub(crate) completed: u64,
+    pub(crate) errors: u64,
+    pub(crate) interrupts: u64,
+    pub(crate) bytes: u64,
+}
+
+impl DataQueue {
+    pub(crate) fn new(ring: Ring, priority: u8) -> Self {
+        Self {
+            ring,
+            priority,
+            failed: None,
+            submitted: 0,
+            completed: 0,
+            errors: 0,
+            interrupts: 0,
+            bytes: 0,
+        }
+    }
+
+    pub(crate) fn describe(&self) -> QueueDescription {
+        let state = match self.failed {
+            None => QueueState::Running,
+            Some(_) => QueueState::Failed,
+        };
+        QueueDescription {
+            depth: self.ring.depth.into(),
+            priority: self.priority,
+            state: state as u8,
+            error: self.failed.map_or(0, |kind| kind as u8),
+            reserved0: 0,
+            submitted: self.submitted.into(),
+            completed: self.completed.into(),
+            errors: self.errors.into(),
+            interrupts: self.interrupts.into(),
+            bytes: self.bytes.into(),
+            reserved1: 0.into(),
+            reserved2: 0.into(),
+        }
+    }
 }
 
 /// Octets of an entry of a submission ring, for commands as for packets.
@@ -114,89 +193,72 @@ pub(crate) struct CardCounters {
     pub(crate) bad_descriptors: u64,
 }
 
-/// SAs by index, each with its generation.
-pub(crate) struct SaTable {
-    slots: Vec<(u32, Option<CardSa>)>,
-    free: Vec<u32>,
-    capacity: u32,
-    live: u32,
+/// The last errors, and how many there were.
+#[derive(Default)]
+pub(crate) struct ErrorLog {
+    records: VecDeque<ErrorRecord>,
+    pub(crate) noted: u32,
 }
 
-pub(crate) struct CardSa {
-    pub(crate) transform: Transform,
-    pub(crate) state: SaState,
-}
-
-impl SaTable {
-    fn new(capacity: u32) -> Self {
-        Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-            capacity,
-            live: 0,
-        }
+impl ErrorLog {
+    /// Newest first.
+    pub(crate) fn newest(&self) -> impl Iterator<Item = &ErrorRecord> {
+        self.records.iter().rev()
     }
 
-    pub(crate) fn insert(&mut self, sa: CardSa) -> Option<(u32, u32)> {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None if (self.slots.len() as u64) < u64::from(self.capacity) => {
-                self.slots.push((1, None));
-                (self.slots.len() - 1) as u32
-            }
-            None => return None,
+    fn note(&mut self, record: ErrorRecord) {
+        self.noted = self.noted.wrapping_add(1);
+        if self.records.len() == ErrorRecord::KEPT {
+            self.records.pop_front();
+        }
+        self.records.push_back(record);
+    }
+}
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    /// Ends the data side.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn ring(&self) {
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Sleeps until rung, for so long, or for the rest of a tick.
+    pub(crate) fn sleep(&self, due: Option<Duration>) {
+        let time = due.unwrap_or(TICK).min(TICK);
+        let time = Timespec {
+            tv_sec: 0,
+            tv_nsec: time.subsec_nanos().into(),
         };
-        let (generation, slot) = self.slots.get_mut(index as usize)?;
-        *slot = Some(sa);
-        self.live += 1;
-        Some((index, *generation))
-    }
-
-    pub(crate) fn find(&mut self, index: u32, generation: u32) -> Option<&mut CardSa> {
-        let (current, slot) = self.slots.get_mut(index as usize)?;
-        slot.as_mut().filter(|_| *current == generation)
-    }
-
-    /// Keys are zeroised as the SA drops.
-    pub(crate) fn remove(&mut self, index: u32, generation: u32) -> Option<CardSa> {
-        let (current, slot) = self.slots.get_mut(index as usize)?;
-        if *current != generation {
-            return None;
-        }
-        let sa = slot.take()?;
-        *current = current.wrapping_add(1);
-        self.free.push(index);
-        self.live -= 1;
-        Some(sa)
-    }
-
-    fn clear(&mut self) {
-        for (index, (generation, slot)) in self.slots.iter_mut().enumerate() {
-            if slot.take().is_some() {
-                *generation = generation.wrapping_add(1);
-                self.free.push(index as u32);
-            }
-        }
-        self.live = 0;
-    }
-
-    fn notices(&mut self, now: Instant, out: &mut Vec<(u32, u32, SaNotice)>) {
-        for (index, (generation, slot)) in self.slots.iter_mut().enumerate() {
-            if let Some(sa) = slot {
-                sa.state.check_time(now);
-                sa.state
-                    .take_notices(|notice| out.push((index as u32, *generation, notice)));
-            }
-        }
+        let mut fds = [PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)];
+        let _ = poll(&mut fds, Some(&time));
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.wake, &mut count);
     }
 }
 
 impl Card {
-    pub(crate) fn new(config: &CardConfig) -> io::Result<Self> {
+    pub(crate) fn new(config: FunctionConfig, bell: Arc<Bell>) -> io::Result<Self> {
         let vectors = usize::from(config.queues) + 1;
         Ok(Self {
             doorbells: Doorbells::new(config.queues)?,
             core: Mutex::new(Core {
+                number: config.number,
+                of: config.of,
                 dma: DmaMap::default(),
                 control: Control::empty(),
                 admin: Ring::default(),
@@ -208,15 +270,17 @@ impl Card {
                 counters: CardCounters::default(),
                 fatal: FatalCause::None,
                 fatal_info: 0,
-                heartbeat: 0,
-                irqs: (0..vectors).map(|_| None).collect(),
-                faults: config.faults.clone(),
+                errors: ErrorLog::default(),
+                irqs: Vectors::new(vectors),
+                faults: config.faults,
                 stalled: false,
                 latch: 0,
+                table_full_told: None,
                 started: Instant::now(),
             }),
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            ended: AtomicBool::new(false),
+            bell,
+            heartbeat: AtomicU32::new(0),
+            taken: (0..config.queues).map(|_| AtomicU32::new(0)).collect(),
         })
     }
 
@@ -224,30 +288,27 @@ impl Card {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the data side.
-    pub(crate) fn end(&self) {
-        self.ended.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+    /// The function, unless its control side is at work on it.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Core>> {
+        self.core.try_lock().ok()
     }
 
     pub(crate) fn wake(&self) {
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        self.bell.ring();
     }
 
-    /// Sleeps until woken, or for the rest of a tick.
-    pub(crate) fn sleep(&self) {
-        const TICK: Timespec = Timespec {
-            tv_sec: 0,
-            tv_nsec: 50_000_000,
-        };
-        let mut fds = [PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)];
-        let _ = poll(&mut fds, Some(&TICK));
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.wake, &mut count);
+    /// Whether a queue's doorbell tells of something that was not taken.
+    pub(crate) fn has_rung(&self, queue: u16) -> bool {
+        self.taken
+            .get(usize::from(queue))
+            .is_some_and(|taken| taken.load(Ordering::Relaxed) != self.doorbells.tail(queue))
+    }
+
+    /// Notes how far a queue's descriptors were taken.
+    pub(crate) fn set_taken(&self, queue: u16, head: u32) {
+        if let Some(taken) = self.taken.get(usize::from(queue)) {
+            taken.store(head, Ordering::Relaxed);
+        }
     }
 
     /// Back to power-on: keys zeroised, queues gone; mappings and interrupts are the bus's.
@@ -262,104 +323,22 @@ impl Card {
         core.counters = CardCounters::default();
         core.fatal = FatalCause::None;
         core.fatal_info = 0;
+        core.errors = ErrorLog::default();
+        core.irqs.reset();
         core.stalled = false;
         self.doorbells.clear();
+        self.taken
+            .iter()
+            .for_each(|taken| taken.store(0, Ordering::Relaxed));
     }
 }
 
 impl Core {
-    /// Reads a register; a 64-bit one's low half latches its high one.
-    pub(crate) fn read_register(&mut self, offset: u64) -> u32 {
-        if offset % 8 == 4 && self.wide(offset - 4).is_some() {
-            return self.latch;
-        }
-        if let Some(value) = self.wide(offset) {
-            self.latch = (value >> 32) as u32;
-            return value as u32;
-        }
-        match offset {
-            identity::MAGIC => MAGIC_VALUE,
-            identity::VERSION => ABI_VERSION,
-            identity::FEATURES => features(!self.faults.is_empty()).bits(),
-            identity::MAX_SAS => self.sas.capacity,
-            identity::MAX_QUEUES => self.queues.len() as u32,
-            identity::MAX_DEPTH => MAX_DEPTH,
-            identity::MAX_PACKET => MAX_PACKET,
-            identity::MAX_WINDOW => WINDOW_MAX,
-            identity::VECTORS => self.irqs.len() as u32,
-            control::CONTROL => self.control.bits(),
-            control::STATUS => self.status().bits(),
-            control::HEARTBEAT => self.heartbeat,
-            control::ERROR_CAUSE => self.fatal as u32,
-            admin_queue::DEPTH => self.admin.depth,
-            event_queue::DEPTH => self.events.depth,
-            event_queue::DROPPED => self.events_dropped,
-            _ => 0,
-        }
-    }
-
-    fn wide(&self, offset: u64) -> Option<u64> {
-        Some(match offset {
-            identity::BUILD => u64::from_le_bytes(*b"sim 0.1\0"),
-            identity::SUITES => Suite::all().fold(0, |bits, suite| {
-                bits | 1 << suite_bit(suite.cipher() as u8, suite.integrity() as u8)
-            }),
-            identity::TIME => self.time(),
-            control::ERROR_INFO => self.fatal_info,
-            admin_queue::SUBMISSION_BASE => self.admin.submissions,
-            admin_queue::COMPLETION_BASE => self.admin.completions,
-            event_queue::BASE => self.events.completions,
-            statistics::SEALED => self.counters.sealed,
-            statistics::SEALED_BYTES => self.counters.sealed_bytes,
-            statistics::OPENED => self.counters.opened,
-            statistics::OPENED_BYTES => self.counters.opened_bytes,
-            statistics::ERRORS => self.counters.errors,
-            statistics::DMA_FAULTS => self.counters.dma_faults,
-            statistics::SAS => self.sas.live.into(),
-            statistics::BAD_DESCRIPTORS => self.counters.bad_descriptors,
-            _ => return None,
-        })
-    }
-
-    fn time(&self) -> u64 {
+    pub(crate) fn time(&self) -> u64 {
         self.started.elapsed().as_nanos() as u64
     }
 
-    fn status(&self) -> CardStatus {
-        if self.fatal != FatalCause::None {
-            CardStatus::FATAL
-        } else if self.control.contains(Control::ENABLE) {
-            CardStatus::READY
-        } else {
-            CardStatus::empty()
-        }
-    }
-
-    /// Writes a register that has no action of its own.
-    pub(crate) fn write_register(&mut self, offset: u64, value: u32) {
-        // Rings are set up before the card is enabled, never under its feet.
-        let idle = !self.control.contains(Control::ENABLE);
-        let halves = [
-            (admin_queue::SUBMISSION_BASE, &mut self.admin.submissions),
-            (admin_queue::COMPLETION_BASE, &mut self.admin.completions),
-            (event_queue::BASE, &mut self.events.completions),
-        ];
-        for (register, field) in halves {
-            if idle && offset == register {
-                *field = (*field & !0xffff_ffff) | u64::from(value);
-            } else if idle && offset == register + 4 {
-                *field = (*field & 0xffff_ffff) | u64::from(value) << 32;
-            }
-        }
-        match offset {
-            admin_queue::DEPTH if idle => self.admin.depth = value,
-            event_queue::DEPTH if idle => self.events.depth = value,
-            event_queue::HEAD => self.events_head = value & 0xffff,
-            _ => {}
-        }
-    }
-
-    /// Starts or stops the queues.
+    /// Starts or stops the queues, or zeroises.
     pub(crate) fn set_control(&mut self, value: Control) {
         let starts = value.contains(Control::ENABLE) && !self.control.contains(Control::ENABLE);
         self.control = value & Control::ENABLE;
@@ -376,6 +355,10 @@ impl Core {
             }
             self.events_head = 0;
         }
+        if value.contains(Control::ZEROISE) {
+            self.sas.clear();
+            self.event(0, 0, EventKind::Zeroised, 0);
+        }
     }
 
     /// Records the first fatal error.
@@ -384,13 +367,46 @@ impl Core {
             tracing::warn!(?cause, info, "fatal error");
             self.fatal = cause;
             self.fatal_info = info;
+            self.note(ErrorKind::Fatal, ErrorRecord::NO_QUEUE, cause as u64);
         }
     }
 
     /// Counts an access that went wrong.
-    pub(crate) fn fault(&mut self, fault: DmaFault) {
+    pub(crate) fn fault(&mut self, queue: u32, fault: DmaFault) {
         self.counters.dma_faults += 1;
+        self.note(ErrorKind::Dma, queue, fault.iova);
         tracing::debug!(iova = format_args!("{:#x}", fault.iova), "DMA fault");
+    }
+
+    /// Writes an error down.
+    pub(crate) fn note(&mut self, kind: ErrorKind, queue: u32, detail: u64) {
+        let record = ErrorRecord {
+            time: self.time().into(),
+            detail: detail.into(),
+            queue: queue.into(),
+            kind: kind as u8,
+            reserved: [0; 11],
+        };
+        self.errors.note(record);
+    }
+
+    /// Stops a queue for an error of its own; the others go on.
+    pub(crate) fn fail_queue(&mut self, queue: u16, kind: ErrorKind, detail: u64) {
+        self.note(kind, queue.into(), detail);
+        if let Some(Some(slot)) = self.queues.get_mut(usize::from(queue)) {
+            slot.failed = Some(kind);
+        }
+        tracing::warn!(queue, ?kind, detail, "queue stopped");
+        self.event(queue.into(), 0, EventKind::QueueError, kind as u64);
+    }
+
+    /// Tells that an SA found no room, at most once a second.
+    pub(crate) fn table_full(&mut self, now: Instant) {
+        let quiet = |told| now.saturating_duration_since(told) >= Duration::from_secs(1);
+        if self.table_full_told.is_none_or(quiet) {
+            self.table_full_told = Some(now);
+            self.event(0, 0, EventKind::TableFull, self.sas.live().into());
+        }
     }
 
     /// Reports what SAs have to say.
@@ -398,17 +414,12 @@ impl Core {
         let mut notices = Vec::new();
         self.sas.notices(now, &mut notices);
         for (index, generation, notice) in notices {
-            self.event(index, generation, notice);
+            self.sa_event(index, generation, notice);
         }
     }
 
-    /// Writes an event, or counts it as dropped.
-    pub(crate) fn event(&mut self, index: u32, generation: u32, notice: SaNotice) {
-        let used = (self.events.produced & 0xffff).wrapping_sub(self.events_head) & 0xffff;
-        if self.events.depth == 0 || used >= self.events.depth {
-            self.events_dropped = self.events_dropped.saturating_add(1);
-            return;
-        }
+    /// Reports what an SA has to say.
+    pub(crate) fn sa_event(&mut self, index: u32, generation: u32, notice: SaNotice) {
         let (kind, value) = match notice {
             SaNotice::Soft(Limit::Bytes) => (EventKind::SoftBytes, 0),
             SaNotice::Soft(Limit::Packets) => (EventKind::SoftPackets, 0),
@@ -422,6 +433,17 @@ impl Core {
             SaNotice::BadIcv(count) => (EventKind::BadIcvBurst, count),
             SaNotice::Replayed(count) => (EventKind::ReplayBurst, count),
         };
+        self.event(index, generation, kind, value);
+    }
+
+    /// Writes an event, or counts it as dropped.
+    pub(crate) fn event(&mut self, index: u32, generation: u32, kind: EventKind, value: u64) {
+        let used = (self.events.produced & 0xffff).wrapping_sub(self.events_head) & 0xffff;
+        let runs = self.control.contains(Control::ENABLE) && self.fatal == FatalCause::None;
+        if !runs || self.events.depth == 0 || used >= self.events.depth {
+            self.events_dropped = self.events_dropped.saturating_add(1);
+            return;
+        }
         let event = Event {
             sa_index: index.into(),
             sa_generation: generation.into(),
@@ -435,26 +457,12 @@ impl Core {
         let at = self.events.completions + slot * size_of::<Event>() as u64;
         self.events.produced = self.events.produced.wrapping_add(1);
         match post(&self.dma, at, event.as_bytes()) {
-            Ok(()) => self.interrupt(0),
-            Err(fault) => {
-                self.fault(fault);
-                self.fail(FatalCause::EventDma, fault.iova);
+            Ok(()) => {
+                self.irqs.raise(0, 1, Instant::now());
             }
-        }
-    }
-
-    /// Fires a vector.
-    pub(crate) fn interrupt(&self, vector: usize) {
-        const NOW: Timespec = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        if let Some(Some(fd)) = self.irqs.get(vector) {
-            // The driver chose the descriptor: one that is full and blocks would hold up the card.
-            // Full means that the driver has interrupts to read already.
-            let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::OUT)];
-            if poll(&mut fds, Some(&NOW)) == Ok(1) && fds[0].revents().contains(PollFlags::OUT) {
-                let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+            Err(fault) => {
+                self.fault(ErrorRecord::NO_QUEUE, fault);
+                self.fail(FatalCause::EventDma, fault.iova);
             }
         }
     }
@@ -468,10 +476,4 @@ pub(crate) fn post(dma: &DmaMap, iova: u64, entry: &[u8]) -> Result<(), DmaFault
     };
     dma.write(iova, body)?;
     dma.store_release(iova + body.len() as u64, u64::from_le_bytes(*last))
-}
-
-fn features(faults: bool) -> CardFeatures {
-    let mut features = CardFeatures::all() - CardFeatures::MODERATION - CardFeatures::PRIORITIES;
-    features.set(CardFeatures::FAULT_INJECTION, faults);
-    features
 }

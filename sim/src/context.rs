@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Reads the ABI's SA context and its parts. The other direction is the driver's.
+//! Reads the ABI's SA context and its parts, and writes what the card tells of an SA.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fpga_regs::admin::CommandStatus;
-use fpga_regs::context::{self, Outer, ReplayState, SaContext, UNLIMITED};
+use fpga_regs::context::{self, Outer, ReplayState, SaContext, SaDescription, UNLIMITED, Usage};
 use offload_api::replay::ReplaySnapshot;
 use offload_api::sa::{
     Cipher, Direction, Grant, Integrity, KeyMaterial, Lifetimes, Limits, Mode, Numbering,
-    OuterHeaders, SaParams, Spi, Suite, UdpEncapsulation,
+    OuterHeaders, SaParams, SaUsage, Spi, Suite, UdpEncapsulation,
 };
-use zerocopy::FromBytes;
 use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, FromZeros};
 use zeroize::Zeroizing;
+
+use crate::sas::CardSa;
 
 /// An SA out of its context.
 pub(crate) fn decode(sa: &SaContext) -> Result<SaParams, CommandStatus> {
@@ -108,6 +110,97 @@ pub(crate) fn outer(outer: &Outer) -> Result<OuterHeaders, CommandStatus> {
         destination: address(outer.destination)?,
         udp,
     })
+}
+
+/// An SA as the host may know it: without its keys.
+pub(crate) fn describe(index: u32, generation: u32, sa: &CardSa, now: Instant) -> SaDescription {
+    let suite = sa.transform.suite();
+    let outbound = sa.transform.direction() == Direction::Outbound;
+    let flags = [
+        (outbound, context::FLAG_OUTBOUND),
+        (
+            sa.transform.mode() == Mode::Transport,
+            context::FLAG_TRANSPORT,
+        ),
+        (sa.esn, context::FLAG_ESN),
+        (sa.explicit, context::FLAG_EXPLICIT),
+        (sa.transform.outer().is_some(), context::FLAG_OUTER),
+    ];
+    let flags = flags.into_iter().filter(|(set, _)| *set);
+    let next = sa.state.next_sequence();
+    SaDescription {
+        index: index.into(),
+        generation: generation.into(),
+        spi: sa.transform.spi().value().into(),
+        cipher: suite.cipher() as u8,
+        integrity: suite.integrity() as u8,
+        flags: flags.fold(0, |all, (_, flag)| all | flag),
+        draining: sa.drain.is_some().into(),
+        cookie: sa.cookie.into(),
+        sequence_next: if outbound { next } else { 0 }.into(),
+        grant_last: next
+            .saturating_add(sa.state.remaining())
+            .saturating_sub(1)
+            .into(),
+        replay_window: sa.replay_window.into(),
+        reserved0: 0.into(),
+        outer: sa
+            .transform
+            .outer()
+            .map_or_else(Outer::new_zeroed, write_outer),
+        lifetimes: write_lifetimes(sa.state.lifetimes()),
+        usage: usage(&sa.state.usage()),
+        age: nanos(sa.state.age(now)).into(),
+        reserved1: [0; 64],
+    }
+}
+
+pub(crate) fn usage(usage: &SaUsage) -> Usage {
+    Usage {
+        packets: usage.packets.into(),
+        bytes: usage.bytes.into(),
+        sequence: usage.sequence.into(),
+        bad_icv: usage.bad_icv.into(),
+        replayed: usage.replayed.into(),
+        errors: usage.errors.into(),
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(UNLIMITED - 1)
+}
+
+fn write_outer(outer: &OuterHeaders) -> Outer {
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let (source_port, destination_port) = outer
+        .udp
+        .map_or((0, 0), |udp| (udp.source_port, udp.destination_port));
+    Outer {
+        source: octets(outer.source),
+        destination: octets(outer.destination),
+        source_port: source_port.into(),
+        destination_port: destination_port.into(),
+        version: if outer.source.is_ipv4() { 4 } else { 6 },
+        reserved: [0; 3],
+    }
+}
+
+fn write_lifetimes(limits: &Lifetimes) -> context::Lifetimes {
+    let limit = |value: Option<u64>| value.unwrap_or(UNLIMITED).into();
+    context::Lifetimes {
+        soft_bytes: limit(limits.soft.bytes),
+        soft_packets: limit(limits.soft.packets),
+        soft_time: limit(limits.soft.time.map(nanos)),
+        hard_bytes: limit(limits.hard.bytes),
+        hard_packets: limit(limits.hard.packets),
+        hard_time: limit(limits.hard.time.map(nanos)),
+    }
 }
 
 pub(crate) fn lifetimes(limits: &context::Lifetimes) -> Lifetimes {

@@ -2,9 +2,12 @@
 //! The data side: doorbells polled, descriptors fetched, packets sealed and opened, completions
 //! written.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use esp::packet::SlicePacket;
+use fpga_regs::admin::ErrorKind;
 use fpga_regs::descriptor::{Completion, FLAG_EXPLICIT, OP_PROCESS, Submission};
 use fpga_regs::registers::{Control, FatalCause};
 use offload_api::queue::{Explicit, Status};
@@ -12,100 +15,131 @@ use offload_api::sa::Direction;
 use openssl::rand::rand_bytes;
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::card::{Card, CardSa, Core, MAX_PACKET, post};
+use crate::card::{Bell, Card, Core, MAX_PACKET, post};
 use crate::fault::Fault;
+use crate::sas::CardSa;
 
-/// Operations of one queue before the next one's turn.
-const BURST: u32 = 64;
+/// Operations of a queue of the lowest priority before the next queue's turn; each step up doubles
+/// them, so that queues that are all busy share the card 1 : 2 : 4 : 8.
+const BURST: u32 = 32;
 /// Empty rounds before the card sleeps; each yields the processor.
 const IDLE_ROUNDS: u32 = 64;
 /// How often SAs without traffic are looked at for limits by time.
 const LIFETIME_TICK: Duration = Duration::from_millis(50);
 
 /// Works until the card ends.
-pub(crate) fn run(card: &Card) {
+pub(crate) fn run(cards: &[Arc<Card>], bell: &Bell) {
     let mut buffer = vec![0; MAX_PACKET as usize];
     let mut idle = 0;
     let mut last_tick = Instant::now();
-    while !card.has_ended() {
-        let worked = round(card, &mut buffer);
-        if last_tick.elapsed() >= LIFETIME_TICK {
-            last_tick = Instant::now();
-            card.lock().report(last_tick);
+    while !bell.has_ended() {
+        let mut worked = false;
+        for card in cards {
+            worked |= round(card, &mut buffer);
+        }
+        // Between bursts of a busy card, and after each look at an idle one.
+        if !worked || idle == 0 {
+            let now = Instant::now();
+            if now.duration_since(last_tick) >= LIFETIME_TICK {
+                last_tick = now;
+                cards.iter().for_each(|card| card.lock().report(now));
+            }
         }
         if worked {
             idle = 0;
-        } else if idle < IDLE_ROUNDS {
-            idle += 1;
-            std::thread::yield_now();
-        } else {
-            card.doorbells.set_sleeping(true);
-            // A doorbell that came before the word was seen is found here, a later one wakes.
-            if !pending(card) {
-                card.sleep();
-            }
-            card.doorbells.set_sleeping(false);
-            idle = 0;
+            continue;
         }
+        idle += 1;
+        if idle < IDLE_ROUNDS {
+            std::thread::yield_now();
+            continue;
+        }
+        for card in cards {
+            card.doorbells.set_sleeping(true);
+        }
+        // A doorbell that came before the word was seen is found here, a later one wakes.
+        if !cards.iter().any(|card| pending(card)) {
+            bell.sleep(cards.iter().filter_map(|card| held_back(card)).min());
+        }
+        for card in cards {
+            card.doorbells.set_sleeping(false);
+        }
+        idle = 1;
     }
 }
 
 fn pending(card: &Card) -> bool {
+    let rung = (0..card.doorbells.queues()).any(|queue| card.has_rung(queue));
+    rung && running(&card.lock())
+}
+
+/// How long until a function's next held-back interrupt is due.
+fn held_back(card: &Card) -> Option<Duration> {
     let core = card.lock();
-    running(&core)
-        && core
-            .queues
-            .iter()
-            .zip(0..)
-            .any(|(ring, queue)| ring.is_some_and(|ring| ring.head != card.doorbells.tail(queue)))
+    core.irqs.next_due(Instant::now())
 }
 
 fn running(core: &Core) -> bool {
     core.control.contains(Control::ENABLE) && core.fatal == FatalCause::None && !core.stalled
 }
 
-/// One turn for each queue; whether there was anything to do.
+/// One turn for each queue of a function; whether there was anything to do.
 fn round(card: &Card, buffer: &mut [u8]) -> bool {
     let mut worked = false;
+    card.heartbeat.fetch_add(1, Ordering::Relaxed);
     for queue in 0..card.doorbells.queues() {
+        if !card.has_rung(queue) {
+            continue;
+        }
         // Held for a burst: commands and registers wait that long, and a deleted queue is at rest.
         let mut core = card.lock();
-        core.heartbeat = core.heartbeat.wrapping_add(1);
         if running(&core) {
             worked |= serve(card, &mut core, queue, buffer);
         }
     }
+    if let Some(mut core) = card.try_lock().filter(|core| core.irqs.holds_back()) {
+        core.irqs.fire_due(Instant::now());
+    }
     worked
 }
 
-fn serve(card: &Card, core: &mut Core, queue: u16, buffer: &mut [u8]) -> bool {
-    let Some(Some(mut ring)) = core.queues.get(usize::from(queue)).copied() else {
+fn serve(card: &Card, core: &mut Core, number: u16, buffer: &mut [u8]) -> bool {
+    let tail = card.doorbells.tail(number);
+    let slot = core.queues.get(usize::from(number)).copied().flatten();
+    let Some(mut queue) = slot.filter(|queue| queue.failed.is_none()) else {
+        // Nobody's doorbell, or one that is answered no more: looked at once.
+        card.set_taken(number, tail);
         return false;
     };
-    let pending = card.doorbells.tail(queue).wrapping_sub(ring.head);
+    let pending = tail.wrapping_sub(queue.ring.head);
     if pending == 0 {
         return false;
     }
-    if pending > ring.depth {
-        // A doorbell beyond the ring: this queue stops, the others go on.
+    if pending > queue.ring.depth {
         core.counters.bad_descriptors += 1;
-        tracing::warn!(queue, pending, "doorbell beyond the ring");
-        if let Some(slot) = core.queues.get_mut(usize::from(queue)) {
-            *slot = None;
-        }
+        core.fail_queue(number, ErrorKind::Doorbell, tail.into());
+        card.set_taken(number, tail);
         return false;
     }
     let now = Instant::now();
-    for _ in 0..pending.min(BURST) {
+    let mut written = 0;
+    for _ in 0..pending.min(BURST << queue.priority) {
+        let ring = &mut queue.ring;
         let slot = u64::from(ring.head % ring.depth);
         let mut submission = Submission::new_zeroed();
         let at = ring.submissions + slot * size_of::<Submission>() as u64;
         let fetched = core.dma.read(at, submission.as_mut_bytes());
+        let place = Place {
+            queue: number,
+            position: ring.head,
+        };
         ring.head = ring.head.wrapping_add(1);
+        queue.submitted += 1;
+        queue.bytes += u64::from(submission.len.get());
         let mut completion = match fetched {
-            Ok(()) => process(core, &submission, buffer, now),
+            Ok(()) => process(core, place, &submission, buffer, now),
             Err(fault) => {
-                core.fault(fault);
+                core.fault(number.into(), fault);
                 complete(&submission, Status::DmaFault)
             }
         };
@@ -131,23 +165,39 @@ fn serve(card: &Card, core: &mut Core, queue: u16, buffer: &mut [u8]) -> bool {
             completion.status = 0xee;
         }
         for _ in 0..copies {
+            let ring = &mut queue.ring;
             completion.phase = ring.phase();
             completion.position = (ring.produced as u16).into();
             let slot = u64::from(ring.produced % ring.depth);
             let at = ring.completions + slot * size_of::<Completion>() as u64;
             ring.produced = ring.produced.wrapping_add(1);
+            queue.completed += 1;
+            queue.errors += u64::from(completion.status > Status::OkSoftExpired as u8);
+            written += 1;
             if let Err(fault) = post(&core.dma, at, completion.as_bytes()) {
-                core.fault(fault);
+                core.fault(number.into(), fault);
             }
         }
     }
-    if let Some(slot) = core.queues.get_mut(usize::from(queue)) {
-        *slot = Some(ring);
-    }
-    if card.doorbells.take_arm(queue) && !core.faults.strikes(Fault::LoseInterrupt) {
-        core.interrupt(usize::from(queue) + 1);
+    let vector = usize::from(number) + 1;
+    let fired = if card.doorbells.take_arm(number) {
+        !core.faults.strikes(Fault::LoseInterrupt) && core.irqs.raise(vector, written, now)
+    } else {
+        core.irqs.accumulate(vector, written, now)
+    };
+    queue.interrupts += u64::from(fired);
+    card.set_taken(number, queue.ring.head);
+    if let Some(slot) = core.queues.get_mut(usize::from(number)) {
+        *slot = Some(queue);
     }
     true
+}
+
+/// Where a descriptor was found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) queue: u16,
+    pub(crate) position: u32,
 }
 
 fn complete(submission: &Submission, status: Status) -> Completion {
@@ -167,12 +217,13 @@ fn complete(submission: &Submission, status: Status) -> Completion {
 
 pub(crate) fn process(
     core: &mut Core,
+    place: Place,
     submission: &Submission,
     buffer: &mut [u8],
     now: Instant,
 ) -> Completion {
     let mut completion = complete(submission, Status::Ok);
-    let status = match process_inner(core, submission, buffer, now, &mut completion) {
+    let status = match process_inner(core, place, submission, buffer, now, &mut completion) {
         Ok(status) | Err(status) => status,
     };
     completion.status = status as u8;
@@ -180,9 +231,17 @@ pub(crate) fn process(
         core.counters.errors += 1;
         completion.len = 0.into();
         completion.offset = submission.offset;
+        let (kind, detail) = match status {
+            Status::DmaFault => (Some(ErrorKind::Dma), submission.buffer.get()),
+            Status::BadDescriptor => (Some(ErrorKind::Descriptor), submission.opcode.into()),
+            _ => (None, 0),
+        };
+        if let Some(kind) = kind {
+            core.note(kind, place.queue.into(), detail);
+        }
     }
     let (index, generation) = (submission.sa_index.get(), submission.sa_generation.get());
-    let mut notices = [None; 4];
+    let mut notices = [None; 8];
     if let Some(sa) = core.sas.find(index, generation) {
         if !status.is_ok() {
             sa.state.count_error(status);
@@ -195,13 +254,14 @@ pub(crate) fn process(
         });
     }
     for notice in notices.into_iter().flatten() {
-        core.event(index, generation, notice);
+        core.sa_event(index, generation, notice);
     }
     completion
 }
 
 fn process_inner(
     core: &mut Core,
+    place: Place,
     submission: &Submission,
     buffer: &mut [u8],
     now: Instant,
@@ -235,6 +295,9 @@ fn process_inner(
     let sa = sas
         .find(submission.sa_index.get(), submission.sa_generation.get())
         .ok_or(Status::SaStale)?;
+    if sa.refuses(place.queue, place.position) {
+        return Err(Status::SaStale);
+    }
     let iova = submission.buffer.get();
     let packet = buffer
         .get_mut(offset..offset + len)

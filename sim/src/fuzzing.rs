@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Entry points for fuzzing: a hostile driver's commands and descriptors.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use fpga_regs::admin::Command;
@@ -10,8 +11,9 @@ use rustix::fs::MemfdFlags;
 use vfio_user::server::DmaMapping;
 use zerocopy::FromBytes;
 
-use crate::CardConfig;
-use crate::card::{Card, MAX_PACKET};
+use crate::card::{Bell, Card, FunctionConfig, MAX_PACKET};
+use crate::datapath::Place;
+use crate::fault::FaultPlan;
 use crate::{admin, datapath};
 
 /// Octets of the driver's memory.
@@ -20,7 +22,17 @@ const MEMORY: u64 = 1 << 16;
 /// Fills a driver's memory with these octets and has the card run the commands and descriptors that
 /// they make.
 pub fn driver(octets: &[u8]) {
-    let Ok(card) = Card::new(&CardConfig::new("unused")) else {
+    let Ok(bell) = Bell::new() else {
+        return;
+    };
+    let function = FunctionConfig {
+        number: 0,
+        of: 1,
+        queues: 8,
+        max_sas: 64,
+        faults: FaultPlan::default(),
+    };
+    let Ok(card) = Card::new(function, Arc::new(bell)) else {
         return;
     };
     let Ok(fd) = rustix::fs::memfd_create("fuzz", MemfdFlags::CLOEXEC) else {
@@ -52,9 +64,13 @@ pub fn driver(octets: &[u8]) {
     admin::run(&card, &mut core, 16);
     let mut buffer = vec![0; MAX_PACKET as usize];
     let now = Instant::now();
+    let place = Place {
+        queue: 0,
+        position: 0,
+    };
     for descriptor in octets.chunks_exact(size_of::<Submission>()).take(64) {
         if let Ok(submission) = Submission::read_from_bytes(descriptor) {
-            let _ = datapath::process(&mut core, &submission, &mut buffer, now);
+            let _ = datapath::process(&mut core, place, &submission, &mut buffer, now);
         }
     }
     core.report(now);

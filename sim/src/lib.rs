@@ -15,7 +15,10 @@ mod doorbell;
 pub mod fault;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod irq;
 mod pci;
+mod registers;
+mod sas;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,17 +26,20 @@ use std::sync::Arc;
 use thiserror::Error;
 use vfio_user::server::{Server, StopHandle};
 
-use card::Card;
+use card::{Bell, Card, FunctionConfig};
 use fault::FaultPlan;
 
 /// What card to be.
 #[derive(Clone, Debug)]
 pub struct CardConfig {
-    /// Socket to listen on.
+    /// Socket to listen on. Functions beyond the first listen at `SOCKET.1`, `SOCKET.2`, ….
     pub socket: PathBuf,
-    /// SAs that it holds.
+    /// Functions, 1 to 16: each shows as a PCI device of its own, with an equal share of the SAs and
+    /// queue pairs, and reaches nothing of the others.
+    pub functions: u16,
+    /// SAs that it holds, shared out to the functions.
     pub max_sas: u32,
-    /// Queue pairs, 1 to 64.
+    /// Queue pairs, 1 to 64, shared out to the functions.
     pub queues: u16,
     /// Faults to inject.
     pub faults: FaultPlan,
@@ -44,10 +50,21 @@ impl CardConfig {
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self {
             socket: socket.into(),
+            functions: 1,
             max_sas: 4096,
             queues: 8,
             faults: FaultPlan::default(),
         }
+    }
+
+    /// Where a function listens.
+    pub fn function_socket(&self, function: u16) -> PathBuf {
+        if function == 0 {
+            return self.socket.clone();
+        }
+        let mut path = self.socket.clone().into_os_string();
+        path.push(format!(".{function}"));
+        path.into()
     }
 }
 
@@ -84,8 +101,21 @@ pub enum SimError {
 /// A card that listens and is not served yet.
 #[derive(Debug)]
 pub struct SimulatedCard {
-    server: Server,
-    card: Arc<Card>,
+    functions: Vec<(Server, Arc<Card>)>,
+    bell: Arc<Bell>,
+}
+
+/// Ends a card from another thread.
+#[derive(Clone, Debug)]
+pub struct CardStop {
+    handles: Vec<StopHandle>,
+}
+
+impl CardStop {
+    /// Ends it.
+    pub fn stop(&self) {
+        self.handles.iter().for_each(StopHandle::stop);
+    }
 }
 
 impl SimulatedCard {
@@ -94,52 +124,85 @@ impl SimulatedCard {
     /// # Errors
     /// [`SimError`].
     pub fn bind(config: &CardConfig) -> Result<Self, SimError> {
-        if !(1..=64).contains(&config.queues) {
-            let found = config.queues.into();
-            return Err(SimError::Config {
-                what: "queues",
-                expected: "1 to 64",
+        let check = |what, expected, found: u64, range: std::ops::RangeInclusive<u64>| {
+            let error = SimError::Config {
+                what,
+                expected,
                 found,
-            });
-        }
-        if !(1..=1 << 20).contains(&config.max_sas) {
-            let found = config.max_sas.into();
-            return Err(SimError::Config {
-                what: "SAs",
-                expected: "1 to 1048576",
-                found,
-            });
-        }
-        let server = Server::bind(&config.socket).map_err(|error| SimError::Socket {
-            path: config.socket.clone(),
-            error,
-        })?;
+            };
+            range.contains(&found).then_some(()).ok_or(error)
+        };
+        let of = config.functions;
+        check("functions", "1 to 16", of.into(), 1..=16)?;
+        check("queues", "1 to 64", config.queues.into(), 1..=64)?;
+        check("SAs", "1 to 1048576", config.max_sas.into(), 1..=1 << 20)?;
+        let (queues, max_sas) = (config.queues / of, config.max_sas / u32::from(of));
+        let at_least = "one for each function";
+        check("queues", at_least, queues.into(), 1..=64)?;
+        check("SAs", at_least, max_sas.into(), 1..=1 << 20)?;
+
+        let bell = Arc::new(Bell::new()?);
+        let function = |number| {
+            let path = config.function_socket(number);
+            let server = Server::bind(&path).map_err(|error| SimError::Socket { path, error })?;
+            let function = FunctionConfig {
+                number,
+                of,
+                queues,
+                max_sas,
+                faults: config.faults.clone(),
+            };
+            Ok((server, Arc::new(Card::new(function, bell.clone())?)))
+        };
+        let functions: Result<Vec<_>, SimError> = (0..of).map(function).collect();
         Ok(Self {
-            server,
-            card: Arc::new(Card::new(config)?),
+            functions: functions?,
+            bell,
         })
     }
 
     /// Ends [`run`](Self::run) from another thread.
-    pub fn stop_handle(&self) -> StopHandle {
-        self.server.stop_handle()
+    pub fn stop_handle(&self) -> CardStop {
+        let handles = self.functions.iter();
+        CardStop {
+            handles: handles.map(|(server, _)| server.stop_handle()).collect(),
+        }
     }
 
-    /// Serves drivers, one after another, until stopped.
+    /// Serves drivers, one after another at each function, until stopped.
     ///
     /// # Errors
     /// [`SimError`].
     pub fn run(self) -> Result<(), SimError> {
-        let data_card = self.card.clone();
-        let data = std::thread::Builder::new()
-            .name("ipa-data".to_owned())
-            .spawn(move || datapath::run(&data_card))?;
-        let result = self
-            .server
-            .serve(&mut backend::PciBackend::new(self.card.clone()));
-        self.card.end();
-        // It panics nowhere; if it did, the message was printed.
+        let cards: Vec<_> = self
+            .functions
+            .iter()
+            .map(|(_, card)| card.clone())
+            .collect();
+        let stop = self.stop_handle();
+        let bell = self.bell.clone();
+        let thread = |name: String| std::thread::Builder::new().name(name);
+        let data = thread("ipa-data".to_owned()).spawn(move || datapath::run(&cards, &bell))?;
+        let mut servers = Vec::new();
+        for (number, (server, card)) in self.functions.into_iter().enumerate() {
+            let stop = stop.clone();
+            let serve = move || {
+                let result = server.serve(&mut backend::PciBackend::new(card));
+                // A card is whole or not there.
+                stop.stop();
+                result
+            };
+            servers.push(thread(format!("ipa-bus-{number}")).spawn(serve)?);
+        }
+        let mut result = Ok(());
+        for server in servers {
+            // They panic nowhere; if one did, the message was printed.
+            if let Ok(Err(error)) = server.join() {
+                result = Err(error.into());
+            }
+        }
+        self.bell.end();
         let _ = data.join();
-        Ok(result?)
+        result
     }
 }

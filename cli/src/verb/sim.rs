@@ -23,6 +23,10 @@ pub(crate) struct Arguments {
     /// Unix socket to listen on.
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
+    /// Functions of the card, 1 to 16: the first listens at PATH, the others at PATH.1, PATH.2, …,
+    /// each with an equal share of SAs and queue pairs.
+    #[arg(long, default_value_t = 1)]
+    functions: u16,
     /// SAs that the card holds.
     #[arg(long, default_value_t = 4096)]
     max_sas: u32,
@@ -39,6 +43,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Outcome {
     let mut config = CardConfig::new(&arguments.socket);
+    config.functions = arguments.functions;
     config.max_sas = arguments.max_sas;
     config.queues = arguments.queues;
     for fault in &arguments.faults {
@@ -63,6 +68,8 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     tracing::info!(socket = %arguments.socket.display(), "a card listens");
     card.run()?;
     // A socket without a listener only misleads.
-    let _ = std::fs::remove_file(&arguments.socket);
+    for function in 0..config.functions {
+        let _ = std::fs::remove_file(config.function_socket(function));
+    }
     Ok(ExitCode::SUCCESS)
 }

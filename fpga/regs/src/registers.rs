@@ -137,10 +137,8 @@ pub mod statistics {
     pub const SAS: u64 = 0x4030;
     /// Malformed descriptors and admin commands.
     pub const BAD_DESCRIPTORS: u64 = 0x4038;
-    /// Descriptors that named another function's SA.
-    pub const OWNER_MISMATCHES: u64 = 0x4040;
     /// Interrupts fired.
-    pub const INTERRUPTS: u64 = 0x4048;
+    pub const INTERRUPTS: u64 = 0x4040;
 }
 
 /// Offsets in a queue pair's doorbell page of [`DOORBELL_BAR`] (32 bits each, in cache lines of

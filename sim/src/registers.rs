@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What BAR 0 reads as, and what writing it does where that has no action of its own.
+
+use fpga_regs::context::suite_bit;
+use fpga_regs::registers::{
+    ABI_VERSION, CardFeatures, CardStatus, Control, FatalCause, MAGIC_VALUE, admin_queue, control,
+    event_queue, identity, interrupt, statistics,
+};
+use offload_api::replay::WINDOW_MAX;
+use offload_api::sa::Suite;
+
+use crate::card::{Core, MAX_DEPTH, MAX_PACKET};
+
+impl Core {
+    /// Reads a register; a 64-bit one's low half latches its high one.
+    pub(crate) fn read_register(&mut self, offset: u64) -> u32 {
+        if offset % 8 == 4 && self.wide(offset - 4).is_some() {
+            return self.latch;
+        }
+        if let Some(value) = self.wide(offset) {
+            self.latch = (value >> 32) as u32;
+            return value as u32;
+        }
+        match offset {
+            identity::MAGIC => MAGIC_VALUE,
+            identity::VERSION => ABI_VERSION,
+            identity::FEATURES => features(!self.faults.is_empty()).bits(),
+            identity::MAX_SAS => self.sas.capacity(),
+            identity::MAX_QUEUES => self.queues.len() as u32,
+            identity::MAX_DEPTH => MAX_DEPTH,
+            identity::MAX_PACKET => MAX_PACKET,
+            identity::MAX_WINDOW => WINDOW_MAX,
+            identity::VECTORS => self.irqs.count(),
+            identity::FUNCTION => self.number.into(),
+            identity::FUNCTIONS => self.of.into(),
+            control::CONTROL => self.control.bits(),
+            control::STATUS => self.status().bits(),
+            control::ERROR_CAUSE => self.fatal as u32,
+            control::ERRORS_LOGGED => self.errors.noted,
+            admin_queue::DEPTH => self.admin.depth,
+            event_queue::DEPTH => self.events.depth,
+            event_queue::DROPPED => self.events_dropped,
+            _ => moderated_vector(offset).map_or(0, |vector| self.irqs.moderation(vector)),
+        }
+    }
+
+    fn wide(&self, offset: u64) -> Option<u64> {
+        Some(match offset {
+            identity::BUILD => u64::from_le_bytes(*b"sim 0.1\0"),
+            identity::SUITES => Suite::all().fold(0, |bits, suite| {
+                bits | 1 << suite_bit(suite.cipher() as u8, suite.integrity() as u8)
+            }),
+            identity::TIME => self.time(),
+            control::ERROR_INFO => self.fatal_info,
+            admin_queue::SUBMISSION_BASE => self.admin.submissions,
+            admin_queue::COMPLETION_BASE => self.admin.completions,
+            event_queue::BASE => self.events.completions,
+            statistics::SEALED => self.counters.sealed,
+            statistics::SEALED_BYTES => self.counters.sealed_bytes,
+            statistics::OPENED => self.counters.opened,
+            statistics::OPENED_BYTES => self.counters.opened_bytes,
+            statistics::ERRORS => self.counters.errors,
+            statistics::DMA_FAULTS => self.counters.dma_faults,
+            statistics::SAS => self.sas.live().into(),
+            statistics::BAD_DESCRIPTORS => self.counters.bad_descriptors,
+            statistics::INTERRUPTS => self.irqs.fired,
+            _ => return None,
+        })
+    }
+
+    fn status(&self) -> CardStatus {
+        if self.fatal != FatalCause::None {
+            CardStatus::FATAL
+        } else if self.control.contains(Control::ENABLE) {
+            CardStatus::READY
+        } else {
+            CardStatus::empty()
+        }
+    }
+
+    /// Writes a register that has no action of its own.
+    pub(crate) fn write_register(&mut self, offset: u64, value: u32) {
+        // Rings are set up before the card is enabled, never under its feet.
+        let idle = !self.control.contains(Control::ENABLE);
+        let halves = [
+            (admin_queue::SUBMISSION_BASE, &mut self.admin.submissions),
+            (admin_queue::COMPLETION_BASE, &mut self.admin.completions),
+            (event_queue::BASE, &mut self.events.completions),
+        ];
+        for (register, field) in halves {
+            if idle && offset == register {
+                *field = (*field & !0xffff_ffff) | u64::from(value);
+            } else if idle && offset == register + 4 {
+                *field = (*field & 0xffff_ffff) | u64::from(value) << 32;
+            }
+        }
+        match offset {
+            admin_queue::DEPTH if idle => self.admin.depth = value,
+            event_queue::DEPTH if idle => self.events.depth = value,
+            event_queue::HEAD => self.events_head = value & 0xffff,
+            _ => {
+                if let Some(vector) = moderated_vector(offset) {
+                    self.irqs.set_moderation(vector, value);
+                }
+            }
+        }
+    }
+}
+
+fn moderated_vector(offset: u64) -> Option<usize> {
+    let vector = offset.checked_sub(interrupt::MODERATION)? / 4;
+    (offset.is_multiple_of(4) && vector < interrupt::VECTORS).then_some(vector as usize)
+}
+
+fn features(faults: bool) -> CardFeatures {
+    let mut features = CardFeatures::all() - CardFeatures::FAULT_INJECTION;
+    features.set(CardFeatures::FAULT_INJECTION, faults);
+    features
+}

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the programmer's guide promises beyond the plain packet, driven by hand.
+#![allow(clippy::unwrap_used)]
+
+mod raw;
+
+use std::time::{Duration, Instant};
+
+use fpga_regs::admin::{CommandStatus, ErrorKind, ErrorRecord, Opcode, SaAdded};
+use fpga_regs::context::{FLAG_ESN, FLAG_OUTBOUND, SaContext, SaDescription};
+use fpga_regs::descriptor::EventKind;
+use fpga_regs::queue::{QueueDescription, QueueState};
+use fpga_regs::registers::{
+    CardStatus, Control, control, doorbell, event_queue, identity, interrupt, statistics,
+};
+use offload_api::queue::Status;
+use rustix::event::{EventfdFlags, eventfd};
+use std::os::fd::{AsFd, OwnedFd};
+use vfio_user::message::IRQ_MSIX;
+use zerocopy::IntoBytes;
+
+use raw::*;
+
+/// Runs a command with room for an answer over the payload.
+fn ask(raw: &mut Raw, opcode: Opcode, index: u32, generation: u32, room: usize) -> u8 {
+    raw.poke(PAYLOAD, &vec![0; room]);
+    let mut ask = command(opcode, index);
+    ask.generation = generation.into();
+    ask.payload = (IOVA + PAYLOAD).into();
+    ask.payload_len = (room as u32).into();
+    raw.command(ask).status
+}
+
+#[test]
+fn many_sas_are_added_by_one_command_and_the_bad_ones_told() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig);
+    let mut contexts = vec![sa(FLAG_OUTBOUND, 1000); 3];
+    contexts[1].cipher = 0xee;
+    contexts[2].cookie = 77u64.to_le_bytes();
+    let octets: Vec<u8> = contexts
+        .iter()
+        .flat_map(|sa| sa.as_bytes().to_vec())
+        .collect();
+    raw.poke(BUFFERS, &octets);
+    let mut bulk = command(Opcode::SaAddBulk, 0);
+    bulk.payload = (IOVA + BUFFERS).into();
+    bulk.payload_len = (octets.len() as u32).into();
+    bulk.arguments[0] = 3.into();
+    bulk.arguments[1] = (IOVA + PAYLOAD).into();
+    let done = raw.command(bulk);
+    assert_eq!(
+        (done.status, done.value.get()),
+        (CommandStatus::Ok as u8, 2)
+    );
+    let answer = |n: u64| raw.peek::<SaAdded>(PAYLOAD + n * size_of::<SaAdded>() as u64);
+    assert_eq!(answer(0).status, CommandStatus::Ok as u8);
+    assert_eq!(answer(1).status, CommandStatus::Unsupported as u8);
+    let last = answer(2);
+    assert_eq!(raw.read_register(statistics::SAS), 2);
+
+    // A driver that comes back finds them one after the other, without their keys.
+    let size = size_of::<SaDescription>();
+    assert_eq!(ask(&mut raw, Opcode::SaNext, 0, 0, size), 0);
+    let first: SaDescription = raw.peek(PAYLOAD);
+    assert_eq!(
+        ask(&mut raw, Opcode::SaNext, first.index.get() + 1, 0, size),
+        0
+    );
+    let second: SaDescription = raw.peek(PAYLOAD);
+    assert_eq!(
+        (second.index, second.generation),
+        (last.index, last.generation)
+    );
+    assert_eq!(second.cookie.get(), 77);
+    assert_eq!(
+        (second.sequence_next.get(), second.grant_last.get()),
+        (1, 1000)
+    );
+    assert_eq!(second.flags, FLAG_OUTBOUND);
+    let after = second.index.get() + 1;
+    assert_eq!(
+        ask(&mut raw, Opcode::SaNext, after, 0, size),
+        CommandStatus::Stale as u8
+    );
+
+    // A count that does not fit the payload is refused whole.
+    bulk.arguments[0] = u64::MAX.into();
+    assert_eq!(raw.command(bulk).status, CommandStatus::BadField as u8);
+    bulk.arguments[0] = 3.into();
+    bulk.arguments[1] = 0x10.into();
+    assert_eq!(raw.command(bulk).status, CommandStatus::DmaFault as u8);
+    assert_eq!(raw.read_register(statistics::SAS), 2);
+    rig.end();
+}
+
+#[test]
+fn a_draining_sa_finishes_what_was_submitted_and_takes_nothing_more() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig).with_queue();
+    let (index, generation) = raw.add(&sa(FLAG_OUTBOUND, 1000));
+    let packet = inner(40);
+    for _ in 0..5 {
+        raw.poke(BUFFERS + 128, &packet);
+        raw.submit(&submission((index, generation), BUFFERS, 128, packet.len()));
+    }
+    let mut drain = command(Opcode::SaDrain, index);
+    drain.generation = generation.into();
+    assert_eq!(raw.command(drain).status, 0);
+    for _ in 0..5 {
+        let status = raw.await_completion().status;
+        // The buffer holds a sealed packet by the second one, which is no IP packet any more.
+        assert_ne!(status, Status::SaStale as u8);
+    }
+    let late = raw.run(&submission((index, generation), BUFFERS, 128, packet.len()));
+    assert_eq!(late.status, Status::SaStale as u8);
+    rig.end();
+}
+
+#[test]
+fn a_bad_doorbell_stops_its_own_queue_with_an_event_and_a_note() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig).with_queue();
+    assert_eq!(raw.create_queue(1, IOVA + 0x4_0000, IOVA + 0x5_0000), 0);
+    raw.ring(1, doorbell::TAIL, 1000);
+    let start = Instant::now();
+    let event = loop {
+        if let Some(event) = raw.event(0) {
+            break event;
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "no event");
+    };
+    assert_eq!(event.kind, EventKind::QueueError as u8);
+    assert_eq!(
+        (event.sa_index.get(), event.value.get()),
+        (1, ErrorKind::Doorbell as u64)
+    );
+    assert_eq!(
+        ask(
+            &mut raw,
+            Opcode::QueueQuery,
+            1,
+            0,
+            size_of::<QueueDescription>()
+        ),
+        0
+    );
+    let failed: QueueDescription = raw.peek(PAYLOAD);
+    assert_eq!(failed.state, QueueState::Failed as u8);
+    assert_eq!(failed.error, ErrorKind::Doorbell as u8);
+    assert_eq!(
+        ask(
+            &mut raw,
+            Opcode::ErrorLog,
+            0,
+            0,
+            16 * size_of::<ErrorRecord>()
+        ),
+        0
+    );
+    let newest: ErrorRecord = raw.peek(PAYLOAD);
+    assert_eq!(
+        (newest.kind, newest.queue.get()),
+        (ErrorKind::Doorbell as u8, 1)
+    );
+    assert_eq!(newest.detail.get(), 1000);
+    // The other queue goes on; this one serves again once it was created anew.
+    let seal = raw.add(&sa(FLAG_OUTBOUND, 1000));
+    let packet = inner(40);
+    raw.poke(BUFFERS + 128, &packet);
+    let done = raw.run(&submission(seal, BUFFERS, 128, packet.len()));
+    assert_eq!(done.status, Status::Ok as u8);
+    assert_eq!(raw.command(command(Opcode::DeleteQueue, 1)).status, 0);
+    assert_eq!(raw.create_queue(1, IOVA + 0x4_0000, IOVA + 0x5_0000), 0);
+    assert_eq!(
+        ask(
+            &mut raw,
+            Opcode::QueueQuery,
+            1,
+            0,
+            size_of::<QueueDescription>()
+        ),
+        0
+    );
+    assert_eq!(
+        raw.peek::<QueueDescription>(PAYLOAD).state,
+        QueueState::Running as u8
+    );
+    let mut urgent = command(Opcode::CreateQueue, 1);
+    urgent.arguments = [IOVA, IOVA, 64, 4, 0].map(Into::into);
+    assert_eq!(raw.command(urgent).status, CommandStatus::BadField as u8);
+    rig.end();
+}
+
+#[test]
+fn refused_packets_are_told_of_in_one_event_a_second() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig).with_queue();
+    let seal = raw.add(&sa(FLAG_OUTBOUND, 1000));
+    let open = raw.add(&sa(0, 0));
+    let packet = inner(40);
+    raw.poke(BUFFERS + 128, &packet);
+    let sealed = raw.run(&submission(seal, BUFFERS, 128, packet.len()));
+    let (offset, len) = (sealed.offset.get(), sealed.len.get() as usize);
+    let good = raw.octets(BUFFERS + u64::from(offset), len);
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    let mut open_one = |octets: &[u8]| {
+        raw.poke(BUFFERS + u64::from(offset), octets);
+        raw.run(&submission(open, BUFFERS, offset, len)).status
+    };
+    for _ in 0..10 {
+        assert_eq!(open_one(&bad), Status::BadIcv as u8);
+    }
+    assert_eq!(open_one(&good), Status::Ok as u8);
+    for _ in 0..7 {
+        assert_eq!(open_one(&good), Status::Replayed as u8);
+    }
+    // The first packet of a burst may be told at once and the rest a second later.
+    std::thread::sleep(Duration::from_millis(1200));
+    let events: Vec<_> = (0..8).map_while(|n| raw.event(n)).collect();
+    let told = |kind| {
+        let of_kind = events.iter().filter(|event| event.kind == kind as u8);
+        let counts: Vec<u64> = of_kind.map(|event| event.value.get()).collect();
+        (counts.len(), counts.iter().sum::<u64>())
+    };
+    let (events, packets) = told(EventKind::BadIcvBurst);
+    assert!(
+        (1..=2).contains(&events) && packets == 10,
+        "{events} {packets}"
+    );
+    let (events, packets) = told(EventKind::ReplayBurst);
+    assert!(
+        (1..=2).contains(&events) && packets == 7,
+        "{events} {packets}"
+    );
+    rig.end();
+}
+
+#[test]
+fn the_last_number_of_the_space_is_told() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig).with_queue();
+    for (flags, end) in [(0, u64::from(u32::MAX)), (FLAG_ESN, u64::MAX)] {
+        let mut context = sa(FLAG_OUTBOUND | flags, end);
+        context.grant_first = end.to_le_bytes();
+        let seal = raw.add(&context);
+        let packet = inner(40);
+        raw.poke(BUFFERS + 128, &packet);
+        let done = raw.run(&submission(seal, BUFFERS, 128, packet.len()));
+        assert_eq!((done.status, done.sequence.get()), (Status::Ok as u8, end));
+        raw.poke(BUFFERS + 128, &packet);
+        let done = raw.run(&submission(seal, BUFFERS, 128, packet.len()));
+        assert_eq!(done.status, Status::SequenceExhausted as u8);
+    }
+    let events: Vec<_> = (0..8).map_while(|n| raw.event(n)).collect();
+    let ends = events
+        .iter()
+        .filter(|e| e.kind == EventKind::SequenceEnd as u8);
+    assert_eq!(ends.count(), 2);
+    rig.end();
+}
+
+#[test]
+fn zeroise_takes_the_sas_and_leaves_the_queues() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig).with_queue();
+    let old = raw.add(&sa(FLAG_OUTBOUND, 1000));
+    raw.register(
+        control::CONTROL,
+        (Control::ENABLE | Control::ZEROISE).bits(),
+    );
+    assert_eq!(raw.read_register(control::STATUS), CardStatus::READY.bits());
+    assert_eq!(raw.read_register(statistics::SAS), 0);
+    assert_eq!(
+        raw.event(0).map(|event| event.kind),
+        Some(EventKind::Zeroised as u8)
+    );
+    let packet = inner(40);
+    raw.poke(BUFFERS + 128, &packet);
+    let done = raw.run(&submission(old, BUFFERS, 128, packet.len()));
+    assert_eq!(done.status, Status::SaStale as u8);
+    let new = raw.add(&sa(FLAG_OUTBOUND, 1000));
+    assert_ne!(new, old);
+    let done = raw.run(&submission(new, BUFFERS, 128, packet.len()));
+    assert_eq!(done.status, Status::Ok as u8);
+    rig.end();
+}
+
+#[test]
+fn a_full_table_is_told_by_status_and_event() {
+    let rig = Rig::with(|config| config.max_sas = 2);
+    let mut raw = Raw::enabled(&rig);
+    let one = sa(FLAG_OUTBOUND, 1000);
+    raw.add(&one);
+    raw.add(&one);
+    for _ in 0..3 {
+        raw.poke(PAYLOAD, one.as_bytes());
+        let mut add = command(Opcode::SaAdd, 0);
+        add.payload = (IOVA + PAYLOAD).into();
+        add.payload_len = (size_of::<SaContext>() as u32).into();
+        assert_eq!(raw.command(add).status, CommandStatus::TableFull as u8);
+    }
+    assert_eq!(
+        raw.event(0).map(|event| event.kind),
+        Some(EventKind::TableFull as u8)
+    );
+    assert!(raw.event(1).is_none(), "said more than once a second");
+    rig.end();
+}
+
+#[test]
+fn the_self_test_passes() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig);
+    let done = raw.command(command(Opcode::SelfTest, 0));
+    assert_eq!((done.status, done.value.get()), (0, 0));
+    rig.end();
+}
+
+#[test]
+fn interrupts_are_moderated() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig).with_queue();
+    let bell: OwnedFd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let own: OwnedFd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let fds = [own.as_fd(), bell.as_fd()];
+    raw.client.set_irqs(IRQ_MSIX, 0, &fds).unwrap();
+    let count = || {
+        let mut count = [0; 8];
+        rustix::io::read(&bell, &mut count).map_or(0, |_| u64::from_ne_bytes(count))
+    };
+    // At most one in 50 ms.
+    raw.register(interrupt::MODERATION + 4, 50_000);
+    assert_eq!(raw.read_register(interrupt::MODERATION + 4), 50_000);
+    let seal = raw.add(&sa(FLAG_OUTBOUND, 1000));
+    let packet = inner(40);
+    let mut one = || {
+        raw.ring(0, doorbell::ARM, 1);
+        raw.poke(BUFFERS + 128, &packet);
+        let done = raw.run(&submission(seal, BUFFERS, 128, packet.len()));
+        assert_eq!(done.status, Status::Ok as u8);
+    };
+    let start = Instant::now();
+    one();
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(count(), 1);
+    one();
+    one();
+    std::thread::sleep(Duration::from_millis(5));
+    if start.elapsed() < Duration::from_millis(45) {
+        assert_eq!(count(), 0, "held back");
+    }
+    std::thread::sleep(Duration::from_millis(120));
+    assert_eq!(count(), 1, "fired once when it was due");
+    assert!(raw.read_register(statistics::INTERRUPTS) >= 2);
+    rig.end();
+}
+
+#[test]
+fn functions_are_cards_of_their_own() {
+    let rig = Rig::with(|config| {
+        config.functions = 2;
+        config.queues = 4;
+        config.max_sas = 32;
+    });
+    let mut second_path = rig.path.clone().into_os_string();
+    second_path.push(".1");
+    let mut first = Raw::enabled(&rig).with_queue();
+    let second = Raw::attach_at(second_path.as_ref());
+    second.enable();
+    let mut second = second.with_queue();
+    for (raw, number) in [(&first, 0), (&second, 1)] {
+        assert_eq!(raw.read_register(identity::FUNCTION), number);
+        assert_eq!(raw.read_register(identity::FUNCTIONS), 2);
+        assert_eq!(raw.read_register(identity::MAX_QUEUES), 2);
+        assert_eq!(raw.read_register(identity::MAX_SAS), 16);
+    }
+    // Its own share of the queues, and no more.
+    assert_eq!(
+        first.create_queue(2, IOVA + SUBMISSIONS, IOVA + COMPLETIONS),
+        CommandStatus::BadField as u8
+    );
+    // An SA of the one is none of the other's, whatever it is called.
+    let seal = first.add(&sa(FLAG_OUTBOUND, 1000));
+    let packet = inner(40);
+    second.poke(BUFFERS + 128, &packet);
+    let done = second.run(&submission(seal, BUFFERS, 128, packet.len()));
+    assert_eq!(done.status, Status::SaStale as u8);
+    // Neither's memory is the other's: what the second has unmapped faults there alone.
+    second.client.dma_unmap(IOVA, SIZE).unwrap();
+    first.poke(BUFFERS + 128, &packet);
+    let done = first.run(&submission(seal, BUFFERS, 128, packet.len()));
+    assert_eq!(done.status, Status::Ok as u8);
+    // A function that is reset, or whose driver goes, takes nothing along.
+    second.register(control::CONTROL, Control::RESET.bits());
+    drop(second);
+    first.poke(BUFFERS + 128, &packet);
+    let done = first.run(&submission(seal, BUFFERS, 128, packet.len()));
+    assert_eq!(done.status, Status::Ok as u8);
+    assert_eq!(first.read_register(event_queue::DROPPED), 0);
+    rig.end();
+}

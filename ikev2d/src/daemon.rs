@@ -104,10 +104,8 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
             depth: 1024,
         },
         &accelerator,
-        move |upcall| {
-            // Full: the peer sends again.
-            let _ = upcalls.try_send(upcall);
-        },
+        // Full: IKE's peers send again, and the data plane tells the rest again.
+        move |upcall| upcalls.try_send(upcall).is_ok(),
     )?;
     let dataplane = Arc::new(dataplane);
     listen_ike(&sockets, ike_in)?;

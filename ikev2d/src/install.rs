@@ -18,10 +18,14 @@ use offload_api::sa::{
 };
 
 use crate::config::ChildSection;
-use crate::dataplane::{Dataplane, Encapsulation, InboundSa, OutboundSa};
+use crate::dataplane::{Dataplane, Encapsulation, InboundSa, OutboundSa, is_drained};
 
 /// How long a removed SA still takes packets that are on their way.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long packets inside the data plane may take to leave an SA that is to be retired.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Between looks at that.
+const DRAIN_TICK: Duration = Duration::from_millis(2);
 
 /// Installs and removes child SAs.
 pub(crate) struct Installer {
@@ -114,20 +118,18 @@ impl Installer {
     /// Stops sending at once and receiving a moment later; what it was.
     pub(crate) fn retire(&mut self, child: ChildId) -> Option<ChildSa> {
         let installed = self.children.remove(&child)?;
-        self.dataplane.remove_outbound(child.0);
+        let sending = self.dataplane.remove_outbound(child.0);
         let (failover, dataplane) = (self.failover.clone(), self.dataplane.clone());
         let spi = Spi::new(installed.sa.spi_in);
         let handles = (installed.inbound, installed.outbound);
         tokio::spawn(async move {
-            tokio::time::sleep(LINGER).await;
-            if let Some(spi) = spi {
-                dataplane.remove_inbound(spi);
-            }
-            tokio::time::sleep(LINGER).await;
-            let _ = failover.retire(handles.0);
+            drained(sending).await;
             if let Some(outbound) = handles.1 {
                 let _ = failover.retire(outbound);
             }
+            tokio::time::sleep(LINGER).await;
+            drained(spi.and_then(|spi| dataplane.remove_inbound(spi))).await;
+            let _ = failover.retire(handles.0);
         });
         Some(installed.sa)
     }
@@ -152,6 +154,19 @@ impl Installer {
         self.children
             .iter()
             .map(|(id, installed)| (*id, &installed.sa))
+    }
+}
+
+/// Waits until no packet uses an entry that was taken out of the policy.
+async fn drained<E>(entry: Option<Arc<E>>) {
+    let Some(entry) = entry else { return };
+    let start = tokio::time::Instant::now();
+    while !is_drained(&entry) {
+        if start.elapsed() > DRAIN {
+            tracing::warn!("packets of a removed SA are stuck; it is retired under them");
+            return;
+        }
+        tokio::time::sleep(DRAIN_TICK).await;
     }
 }
 

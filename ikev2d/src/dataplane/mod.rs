@@ -3,6 +3,7 @@
 //! pair and the ESP sockets. No allocation for a packet, no system call for a packet where the kernel
 //! takes bursts, and every drop counted.
 
+mod acquire;
 mod policy;
 mod sockets;
 mod worker;
@@ -24,7 +25,7 @@ use thiserror::Error;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use policy::Policy;
-pub use policy::{InboundEntry, OutboundEntry};
+pub use policy::{InboundEntry, OutboundEntry, is_drained};
 pub(crate) use sockets::{IkeReceiver, send_datagram};
 
 /// How the data plane is set up.
@@ -58,7 +59,7 @@ pub(crate) struct Shared {
     counters: Counters,
     stop: AtomicBool,
     wakes: Vec<OwnedFd>,
-    upcall: Box<dyn Fn(Upcall) + Send + Sync>,
+    upcall: Box<dyn Fn(Upcall) -> bool + Send + Sync>,
 }
 
 /// Where an outbound SA's packets go.
@@ -162,7 +163,8 @@ counters! {
     selector_mismatch,
     /// Inbound packets with an SPI that nobody has.
     unknown_spi,
-    /// Packets dropped for want of a frame or room in a queue.
+    /// Received packets dropped for want of a frame or room in a queue. What the TUN brings waits in
+    /// the kernel then, which counts its own drops at the interface.
     overload,
     /// Packets that came back aborted from a lost device.
     aborted,
@@ -172,6 +174,12 @@ counters! {
     replayed,
     /// Packets refused for another reason.
     refused,
+    /// Packets that are no IP packets.
+    malformed,
+    /// Dummy packets (RFC 4303 §2.6), discarded.
+    dummies,
+    /// Packets that no SA takes, asked for at the daemon's policy.
+    acquires,
     /// Packets that a socket or the TUN refused.
     send_errors,
     /// NAT keepalives and datagrams that are neither ESP nor IKE.
@@ -224,12 +232,15 @@ pub enum DataplaneError {
 impl Dataplane {
     /// Makes the TUN interface and starts the workers.
     ///
+    /// `upcall` tells whether it could take what it was told; what it could not take is told again
+    /// where that matters.
+    ///
     /// # Errors
     /// [`DataplaneError`].
     pub fn start(
         config: DataplaneConfig,
         accelerator: &Arc<dyn Accelerator>,
-        upcall: impl Fn(Upcall) + Send + Sync + 'static,
+        upcall: impl Fn(Upcall) -> bool + Send + Sync + 'static,
     ) -> Result<Self, DataplaneError> {
         let host = |what| move |error: std::io::Error| DataplaneError::Host { what, error };
         let tun = |error| DataplaneError::Tun {
@@ -331,17 +342,20 @@ impl Dataplane {
             .rcu(|policy| policy.with_outbound(entry.clone()));
     }
 
-    /// Receives no more through an SA. Packets of it that are under way still use it: retire it a
-    /// moment later.
-    pub fn remove_inbound(&self, spi: Spi) {
-        self.shared.policy.rcu(|policy| policy.without_inbound(spi));
+    /// Receives no more through an SA. Packets of it that are under way still use it: retire it when
+    /// what this gives [is drained](is_drained).
+    pub fn remove_inbound(&self, spi: Spi) -> Option<Arc<InboundEntry>> {
+        let before = self.shared.policy.rcu(|policy| policy.without_inbound(spi));
+        before.inbound(spi.value()).cloned()
     }
 
     /// Sends no more through an SA; see [`remove_inbound`](Self::remove_inbound).
-    pub fn remove_outbound(&self, child: u64) {
-        self.shared
+    pub fn remove_outbound(&self, child: u64) -> Option<Arc<OutboundEntry>> {
+        let before = self
+            .shared
             .policy
             .rcu(|policy| policy.without_outbound(child));
+        before.outbound_of(child).cloned()
     }
 
     /// The peer of a child SA is elsewhere.

@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use offload_api::sa::{SaHandle, Spi, TrafficSelector};
 use offload_api::wire::ip::Facts;
@@ -26,9 +27,23 @@ pub struct InboundEntry {
     spi: Spi,
     child: u64,
     selectors: Vec<(TrafficSelector, TrafficSelector)>,
-    remote: Mutex<SocketAddr>,
+    whereabouts: Mutex<Whereabouts>,
     traffic: Traffic,
 }
+
+/// Where the peer sends from.
+#[derive(Debug)]
+struct Whereabouts {
+    /// Where packets are sent to.
+    known: SocketAddr,
+    /// Highest sequence number so far: an older packet may have been under way since before a move.
+    newest: u64,
+    /// Another place that was told of, and when.
+    told: Option<(SocketAddr, Instant)>,
+}
+
+/// How long a move that was told of is not told of again.
+const TOLD_PAUSE: Duration = Duration::from_secs(1);
 
 /// An SA that is sent through.
 #[derive(Debug)]
@@ -67,11 +82,16 @@ fn fits(selectors: &[(TrafficSelector, TrafficSelector)], facts: &Facts) -> bool
         facts.ports.map_or((None, None), |(source, destination)| {
             (Some(source), Some(destination))
         });
-    selectors.is_empty()
-        || selectors.iter().any(|(from, to)| {
-            from.contains(facts.source, facts.protocol, source_port)
-                && to.contains(facts.destination, facts.protocol, destination_port)
-        })
+    selectors.iter().any(|(from, to)| {
+        from.contains(facts.source, facts.protocol, source_port)
+            && to.contains(facts.destination, facts.protocol, destination_port)
+    })
+}
+
+/// Whether an entry that was taken out of the policy is used by no packet any more: whoever asks
+/// holds the last reference.
+pub fn is_drained<E>(entry: &Arc<E>) -> bool {
+    Arc::strong_count(entry) == 1
 }
 
 impl InboundEntry {
@@ -81,7 +101,11 @@ impl InboundEntry {
             spi: sa.spi,
             child: sa.child,
             selectors: sa.selectors.clone(),
-            remote: Mutex::new(sa.remote),
+            whereabouts: Mutex::new(Whereabouts {
+                known: sa.remote,
+                newest: 0,
+                told: None,
+            }),
             traffic: Traffic::default(),
         }
     }
@@ -91,14 +115,35 @@ impl InboundEntry {
         fits(&self.selectors, facts)
     }
 
-    /// Notes where an authenticated packet came from; the child, if that is new.
-    pub(super) fn came_from(&self, remote: SocketAddr) -> Option<u64> {
-        let mut known = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
-        if *known == remote {
+    /// Notes where an authenticated packet came from; the child, if its peer seems to have moved
+    /// and that is to be told.
+    pub(super) fn came_from(&self, remote: SocketAddr, sequence: u64, now: Instant) -> Option<u64> {
+        let mut seen = self.whereabouts();
+        if sequence <= seen.newest {
             return None;
         }
-        *known = remote;
+        seen.newest = sequence;
+        if seen.known == remote {
+            seen.told = None;
+            return None;
+        }
+        let lately = |(to, at)| to == remote && now.saturating_duration_since(at) < TOLD_PAUSE;
+        if seen.told.is_some_and(lately) {
+            return None;
+        }
+        seen.told = Some((remote, now));
         Some(self.child)
+    }
+
+    /// A move was told of and not heard: the next packet tells again.
+    pub(super) fn was_not_heard(&self) {
+        self.whereabouts().told = None;
+    }
+
+    fn whereabouts(&self) -> MutexGuard<'_, Whereabouts> {
+        self.whereabouts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn count(&self, bytes: usize) {
@@ -173,9 +218,17 @@ impl Policy {
     }
 
     pub(super) fn move_child(&self, child: u64, path: (SocketAddr, SocketAddr)) {
+        for entry in self.inbound.values().filter(|entry| entry.child == child) {
+            let mut seen = entry.whereabouts();
+            (seen.known, seen.told) = (path.1, None);
+        }
         for entry in self.outbound.iter().filter(|entry| entry.child == child) {
             *entry.path.lock().unwrap_or_else(PoisonError::into_inner) = path;
         }
+    }
+
+    pub(super) fn outbound_of(&self, child: u64) -> Option<&Arc<OutboundEntry>> {
+        self.outbound.iter().find(|entry| entry.child == child)
     }
 
     pub(super) fn of_child(
@@ -187,11 +240,118 @@ impl Policy {
             .values()
             .find(|entry| entry.child == child)
             .cloned();
-        let outbound = self
-            .outbound
-            .iter()
-            .find(|entry| entry.child == child)
-            .cloned();
-        (inbound, outbound)
+        (inbound, self.outbound_of(child).cloned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use offload_api::sa::SaHandle;
+
+    use super::*;
+
+    const HERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 4500);
+    const THERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 61000);
+    const SA: SaHandle = SaHandle {
+        index: 1,
+        generation: 1,
+    };
+
+    fn inbound(selectors: Vec<(TrafficSelector, TrafficSelector)>) -> InboundEntry {
+        InboundEntry::new(&InboundSa {
+            spi: Spi::new(0x1000).unwrap(),
+            sa: SA,
+            selectors,
+            remote: HERE,
+            child: 9,
+        })
+    }
+
+    fn selector(network: [u8; 4], protocol: u8, port: Option<u16>) -> TrafficSelector {
+        let [a, b, c, _] = network;
+        TrafficSelector {
+            start: IpAddr::from(network),
+            end: IpAddr::from([a, b, c, 255]),
+            protocol,
+            start_port: port.unwrap_or(0),
+            end_port: port.unwrap_or(u16::MAX),
+        }
+    }
+
+    fn facts(source: [u8; 4], destination: [u8; 4], ports: Option<(u16, u16)>) -> Facts {
+        Facts {
+            source: source.into(),
+            destination: destination.into(),
+            protocol: 17,
+            ports,
+            ..Facts::of(&[
+                0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 1, 1,
+            ])
+            .unwrap()
+        }
+    }
+
+    #[test]
+    fn an_sa_without_selectors_carries_nothing() {
+        let packet = facts([10, 0, 0, 1], [10, 0, 1, 1], None);
+        assert!(!inbound(Vec::new()).permits(&packet));
+    }
+
+    #[test]
+    fn selectors_hold_for_both_sides_protocol_and_ports() {
+        let pair = (
+            selector([10, 0, 0, 0], 17, None),
+            selector([10, 0, 1, 0], 17, Some(53)),
+        );
+        let entry = inbound(vec![pair]);
+        assert!(entry.permits(&facts([10, 0, 0, 9], [10, 0, 1, 9], Some((1234, 53)))));
+        assert!(!entry.permits(&facts([10, 0, 0, 9], [10, 0, 1, 9], Some((1234, 54)))));
+        assert!(!entry.permits(&facts([10, 0, 0, 9], [10, 0, 1, 9], None)));
+        assert!(!entry.permits(&facts([10, 0, 1, 9], [10, 0, 0, 9], Some((53, 53)))));
+    }
+
+    #[test]
+    fn a_move_is_told_until_it_is_heard_and_followed() {
+        let (entry, now) = (inbound(Vec::new()), Instant::now());
+        assert_eq!(entry.came_from(HERE, 1, now), None);
+        assert_eq!(entry.came_from(THERE, 2, now), Some(9));
+        entry.was_not_heard();
+        assert_eq!(entry.came_from(THERE, 3, now), Some(9));
+        // Heard, and on its way.
+        assert_eq!(entry.came_from(THERE, 4, now), None);
+        // Heard, and lost on its way.
+        assert_eq!(entry.came_from(THERE, 5, now + TOLD_PAUSE), Some(9));
+        let policy = Policy::default().with_inbound(Arc::new(entry));
+        policy.move_child(9, (HERE, THERE));
+        let entry = policy.inbound(0x1000).unwrap();
+        assert_eq!(entry.came_from(THERE, 6, now + TOLD_PAUSE * 3), None);
+    }
+
+    #[test]
+    fn a_packet_from_before_a_move_does_not_move_the_peer_back() {
+        let (entry, now) = (inbound(Vec::new()), Instant::now());
+        assert_eq!(entry.came_from(THERE, 8, now), Some(9));
+        let policy = Policy::default().with_inbound(Arc::new(entry));
+        policy.move_child(9, (HERE, THERE));
+        let entry = policy.inbound(0x1000).unwrap();
+        assert_eq!(entry.came_from(HERE, 7, now), None);
+        assert_eq!(entry.came_from(HERE, 8, now), None);
+        // A newer one does.
+        assert_eq!(entry.came_from(HERE, 9, now), Some(9));
+    }
+
+    #[test]
+    fn a_removed_entry_is_drained_when_nobody_holds_it() {
+        let entry = Arc::new(inbound(Vec::new()));
+        let policy = Policy::default().with_inbound(entry.clone());
+        let flight = policy.inbound(0x1000).cloned();
+        let without = policy.without_inbound(entry.spi);
+        drop(policy);
+        assert!(without.inbound(0x1000).is_none());
+        assert!(!is_drained(&entry));
+        drop(flight);
+        assert!(is_drained(&entry));
     }
 }

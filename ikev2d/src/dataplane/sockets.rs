@@ -151,6 +151,42 @@ impl IkeReceiver {
     }
 }
 
+/// The address to send from, for the kernel.
+enum SendFrom {
+    Any,
+    V4(nix::libc::in_pktinfo),
+    V6(nix::libc::in6_pktinfo),
+}
+
+impl SendFrom {
+    fn new(local: IpAddr) -> Self {
+        match local {
+            local if local.is_unspecified() => Self::Any,
+            IpAddr::V4(v4) => Self::V4(nix::libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: nix::libc::in_addr {
+                    s_addr: u32::from_ne_bytes(v4.octets()),
+                },
+                ipi_addr: nix::libc::in_addr { s_addr: 0 },
+            }),
+            IpAddr::V6(v6) => Self::V6(nix::libc::in6_pktinfo {
+                ipi6_addr: nix::libc::in6_addr {
+                    s6_addr: v6.octets(),
+                },
+                ipi6_ifindex: 0,
+            }),
+        }
+    }
+
+    fn control(&self) -> Option<ControlMessage<'_>> {
+        match self {
+            Self::Any => None,
+            Self::V4(info) => Some(ControlMessage::Ipv4PacketInfo(info)),
+            Self::V6(info) => Some(ControlMessage::Ipv6PacketInfo(info)),
+        }
+    }
+}
+
 /// Sends datagrams of one size (the last may be shorter) from one address to another.
 pub(super) fn send(
     socket: &UdpSocket,
@@ -160,29 +196,10 @@ pub(super) fn send(
     remote: SocketAddr,
 ) -> io::Result<()> {
     let to = SockaddrStorage::from(remote);
-    let info = match local {
-        IpAddr::V4(v4) if !v4.is_unspecified() => Some(nix::libc::in_pktinfo {
-            ipi_ifindex: 0,
-            ipi_spec_dst: nix::libc::in_addr {
-                s_addr: u32::from_ne_bytes(v4.octets()),
-            },
-            ipi_addr: nix::libc::in_addr { s_addr: 0 },
-        }),
-        _ => None,
-    };
-    let info6 = match local {
-        IpAddr::V6(v6) if !v6.is_unspecified() => Some(nix::libc::in6_pktinfo {
-            ipi6_addr: nix::libc::in6_addr {
-                s6_addr: v6.octets(),
-            },
-            ipi6_ifindex: 0,
-        }),
-        _ => None,
-    };
+    let from = SendFrom::new(local);
     let size = u16::try_from(segment).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut controls = Vec::with_capacity(2);
-    controls.extend(info.as_ref().map(ControlMessage::Ipv4PacketInfo));
-    controls.extend(info6.as_ref().map(ControlMessage::Ipv6PacketInfo));
+    controls.extend(from.control());
     if datagrams.len() > 1 {
         controls.push(ControlMessage::UdpGsoSegments(&size));
     }
@@ -207,17 +224,19 @@ pub(crate) fn send_datagram(
     )
 }
 
-/// Sends one ESP packet as IP protocol 50.
-pub(super) fn send_raw(socket: &OwnedFd, packet: &[u8], remote: IpAddr) -> io::Result<()> {
+/// Sends one ESP packet as IP protocol 50 from one address to another.
+pub(super) fn send_raw(
+    socket: &OwnedFd,
+    packet: &[u8],
+    local: IpAddr,
+    remote: IpAddr,
+) -> io::Result<()> {
     let to = SockaddrStorage::from(SocketAddr::new(remote, 0));
-    let parts = [IoSlice::new(packet)];
-    sendmsg(
-        socket.as_raw_fd(),
-        &parts,
-        &[],
-        MsgFlags::MSG_DONTWAIT,
-        Some(&to),
-    )?;
+    let from = SendFrom::new(local);
+    let (parts, controls) = ([IoSlice::new(packet)], from.control());
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let socket = socket.as_raw_fd();
+    sendmsg(socket, &parts, controls.as_slice(), flags, Some(&to))?;
     Ok(())
 }
 

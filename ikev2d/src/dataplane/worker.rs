@@ -7,17 +7,19 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use offload_api::frame::{Frame, FramePool};
-use offload_api::queue::{Arm, Done, Op, QueuePair};
+use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
 use offload_api::wire::esp::{Header, NEXT_HEADER_DUMMY};
-use offload_api::wire::ip::{Facts, Ipv4Header};
+use offload_api::wire::ip::{Facts, Ipv4Header, PROTOCOL_IPV4, PROTOCOL_IPV6};
 use offload_api::wire::natt::{self, Kind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::socket_domain;
 use tun_rs::{GROTable, IDEAL_BATCH_SIZE, SyncDevice, VIRTIO_NET_HDR_LEN};
 
+use super::acquire::AcquireGate;
 use super::policy::{InboundEntry, OutboundEntry};
 use super::sockets::{self, MOST_OCTETS, MOST_SEGMENTS, Receiver};
 use super::{Encapsulation, Shared, Upcall};
@@ -68,6 +70,9 @@ pub(super) struct Worker {
     batch_octets: usize,
     raw_buffer: Vec<u8>,
     ports: Vec<u16>,
+    /// Frames are short: the TUN is not read.
+    starved: bool,
+    acquires: AcquireGate,
 }
 
 enum Flight {
@@ -127,6 +132,8 @@ impl Worker {
             batch_entry: None,
             batch_octets: 0,
             raw_buffer: vec![0; 1 << 16],
+            starved: false,
+            acquires: AcquireGate::default(),
         })
     }
 
@@ -140,7 +147,9 @@ impl Worker {
                 worked |= self.read_raw();
             }
             if !self.ops.is_empty() {
-                let _ = self.queue.enqueue(&mut self.ops);
+                if self.queue.enqueue(&mut self.ops).is_err() {
+                    self.give_up();
+                }
                 // What a lost device brings home is found below.
                 let _ = self.queue.kick();
             }
@@ -148,6 +157,17 @@ impl Worker {
             if !worked {
                 self.sleep();
             }
+        }
+    }
+
+    /// Drops what a device that is gone did not take.
+    fn give_up(&mut self) {
+        for op in self.ops.drain(..) {
+            if let Some(flight) = self.flights.get_mut(op.cookie as usize) {
+                *flight = None;
+                self.free.push(op.cookie);
+            }
+            self.shared.counters.refusal(Status::Aborted);
         }
     }
 
@@ -164,9 +184,9 @@ impl Worker {
             }
             self.tun_buffers.push(TunBuffer(frame));
         }
-        // One large packet of the kernel's becomes up to so many.
-        if self.tun_buffers.len() < IDEAL_BATCH_SIZE {
-            self.shared.counters.overload.fetch_add(1, Relaxed);
+        // One large packet of the kernel's becomes up to so many: it waits until there is room.
+        self.starved = self.tun_buffers.len() < IDEAL_BATCH_SIZE;
+        if self.starved {
             return false;
         }
         let sizes = &mut self.tun_sizes;
@@ -187,15 +207,22 @@ impl Worker {
             };
             frame.truncate(self.tun_sizes.get(at).copied().unwrap_or(0));
             let Ok(facts) = Facts::of(&frame) else {
+                self.shared.counters.malformed.fetch_add(1, Relaxed);
                 continue;
             };
             let Some(entry) = policy.outbound(&facts) else {
                 self.shared.counters.no_policy.fetch_add(1, Relaxed);
                 let (source, destination) = (facts.source, facts.destination);
-                (self.shared.upcall)(Upcall::Acquire {
-                    source,
-                    destination,
-                });
+                if self.acquires.passes(source, destination, Instant::now()) {
+                    self.shared.counters.acquires.fetch_add(1, Relaxed);
+                    let heard = (self.shared.upcall)(Upcall::Acquire {
+                        source,
+                        destination,
+                    });
+                    if !heard {
+                        self.acquires.forget_last();
+                    }
+                }
                 continue;
             };
             let flight = Flight::Out(entry.clone());
@@ -306,16 +333,18 @@ impl Worker {
                     self.shared.counters.overload.fetch_add(1, Relaxed);
                     continue;
                 };
-                if frame.fill(esp) {
-                    let flight = Flight::In(entry.clone(), SocketAddr::new(sender, 0));
-                    let cookie = book(&mut self.flights, &mut self.free, flight);
-                    self.ops.push(Op {
-                        sa: entry.sa,
-                        frame,
-                        cookie,
-                        explicit: None,
-                    });
+                if !frame.fill(esp) {
+                    self.shared.counters.refused.fetch_add(1, Relaxed);
+                    continue;
                 }
+                let flight = Flight::In(entry.clone(), SocketAddr::new(sender, 0));
+                let cookie = book(&mut self.flights, &mut self.free, flight);
+                self.ops.push(Op {
+                    sa: entry.sa,
+                    frame,
+                    cookie,
+                    explicit: None,
+                });
                 if self.ops.len() >= BURST {
                     break;
                 }
@@ -357,14 +386,15 @@ impl Worker {
     fn send(&mut self, entry: Arc<OutboundEntry>, frame: Frame) {
         entry.count(frame.len());
         if entry.encapsulation == Encapsulation::Native {
-            let (_, remote) = entry.path();
+            let (local, remote) = entry.path();
             let domain = match remote {
                 SocketAddr::V4(_) => AddressFamily::INET,
                 SocketAddr::V6(_) => AddressFamily::INET6,
             };
             let fits = |socket: &&OwnedFd| socket_domain(socket).is_ok_and(|of| of == domain);
             let socket = self.raw.iter().find(fits);
-            let sent = socket.map(|socket| sockets::send_raw(socket, &frame, remote.ip()));
+            let (from, to) = (local.ip(), remote.ip());
+            let sent = socket.map(|socket| sockets::send_raw(socket, &frame, from, to));
             self.count_sent(matches!(sent, Some(Ok(()))), 1);
             return;
         }
@@ -397,20 +427,19 @@ impl Worker {
         if let Some(socket) = self.udp.iter().find(fits) {
             let parts: Vec<IoSlice<'_>> =
                 self.batch.iter().map(|frame| IoSlice::new(frame)).collect();
-            let sent = sockets::send(socket, &parts, segment, local.ip(), remote);
-            let sent = match sent {
+            let send =
+                |parts: &[IoSlice<'_>]| sockets::send(socket, parts, segment, local.ip(), remote);
+            match send(&parts) {
                 // A path without segmentation offload: one by one.
                 Err(error) if parts.len() > 1 && error.kind() != io::ErrorKind::WouldBlock => {
-                    let mut result = Ok(());
                     for part in &parts {
-                        result = sockets::send(socket, &[*part], segment, local.ip(), remote);
+                        self.count_sent(send(&[*part]).is_ok(), 1);
                     }
-                    result
                 }
-                sent => sent,
-            };
-            let count = parts.len();
-            self.count_sent(sent.is_ok(), count);
+                sent => self.count_sent(sent.is_ok(), parts.len()),
+            }
+        } else {
+            self.count_sent(false, self.batch.len());
         }
         self.batch.clear();
         self.batch_octets = 0;
@@ -427,19 +456,31 @@ impl Worker {
     }
 
     fn deliver(&mut self, entry: &InboundEntry, remote: SocketAddr, done: &Done) {
+        let counters = &self.shared.counters;
         if done.next_header == NEXT_HEADER_DUMMY {
+            counters.dummies.fetch_add(1, Relaxed);
             return;
         }
-        let permitted = Facts::of(&done.frame).is_ok_and(|facts| entry.permits(&facts));
-        if !permitted {
-            self.shared.counters.selector_mismatch.fetch_add(1, Relaxed);
+        let Ok(facts) = Facts::of(&done.frame) else {
+            counters.malformed.fetch_add(1, Relaxed);
+            return;
+        };
+        // A device's word that the trailer fits is not enough: it says what the peer meant.
+        let announced = if facts.source.is_ipv4() {
+            PROTOCOL_IPV4
+        } else {
+            PROTOCOL_IPV6
+        };
+        if done.next_header != announced || !entry.permits(&facts) {
+            counters.selector_mismatch.fetch_add(1, Relaxed);
             return;
         }
         entry.count(done.frame.len());
         if remote.port() != 0
-            && let Some(child) = entry.came_from(remote)
+            && let Some(child) = entry.came_from(remote, done.sequence, Instant::now())
+            && !(self.shared.upcall)(Upcall::PeerMoved { child, remote })
         {
-            (self.shared.upcall)(Upcall::PeerMoved { child, remote });
+            entry.was_not_heard();
         }
         if self.to_tun_len == self.to_tun.len() {
             self.flush_tun();
@@ -475,13 +516,19 @@ impl Worker {
         };
         let device = match self.queue.arm() {
             Ok(Arm::Wait(fd)) => Some(fd),
-            Ok(Arm::Ready) | Err(_) => return,
+            Ok(Arm::Ready) => return,
+            // Gone, and nothing to bring home: nothing tells when it is back.
+            Err(_) => None,
         };
+        let busy = busy || device.is_none() || self.starved;
         let mut fds = Vec::with_capacity(8);
         fds.push(PollFd::new(wake, PollFlags::IN));
         fds.extend(device.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         if self.ops.is_empty() {
-            fds.push(PollFd::from_borrowed_fd(self.tun.as_fd(), PollFlags::IN));
+            // What can't be read now must not wake.
+            if !self.starved {
+                fds.push(PollFd::from_borrowed_fd(self.tun.as_fd(), PollFlags::IN));
+            }
             fds.extend(
                 self.udp
                     .iter()

@@ -121,6 +121,8 @@ impl Backend for PciBackend {
     fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
         match region {
             REGION_CONFIG => self.config.read(offset, data),
+            // Nobody answers on the bus then.
+            _ if !self.config.memory_space() => data.fill(0xff),
             MSIX_BAR => {
                 let from = self.msix.get(offset as usize..).unwrap_or_default();
                 data.iter_mut()
@@ -157,6 +159,7 @@ impl Backend for PciBackend {
                 }
                 self.card.lock().dma.set_enabled(self.config.bus_master());
             }
+            _ if !self.config.memory_space() => {}
             MSIX_BAR => {
                 let into = self.msix.get_mut(offset as usize..).unwrap_or_default();
                 into.iter_mut()

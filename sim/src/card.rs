@@ -349,6 +349,8 @@ impl Core {
             let fit = self.admin.fits() && self.events.fits();
             if !valid(self.admin.depth, 256) || !events_valid || !fit {
                 self.fail(FatalCause::Configuration, 0);
+            } else if !self.dma.is_enabled() {
+                self.fail(FatalCause::BusMaster, 0);
             }
             for ring in [&mut self.admin, &mut self.events] {
                 (ring.head, ring.produced) = (0, 0);

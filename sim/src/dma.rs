@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -25,9 +26,70 @@ pub(crate) struct DmaMap {
 #[derive(Debug)]
 struct Mapping {
     size: u64,
-    map: MmapRaw,
+    memory: Memory,
     readable: bool,
     writable: bool,
+}
+
+/// How the client's memory is reached.
+#[derive(Debug)]
+enum Memory {
+    /// Sealed against shrinking: mapped.
+    Mapped(MmapRaw),
+    /// The client could cut it off under a mapping, which would end this process at the next access:
+    /// by system calls, which only fail then. The mapping starts at the offset.
+    Called(File, u64),
+}
+
+impl Memory {
+    /// Copies octets in; the range lies within the mapping.
+    fn read(&self, offset: u64, into: &mut [u8]) -> bool {
+        match self {
+            Self::Mapped(map) => {
+                let from = map.as_ptr().wrapping_add(offset as usize);
+                // SAFETY: (1) the caller keeps to the size of the mapping, which the file had when it
+                // was mapped and, being sealed, has still; (2) the target is our own slice; (3) the
+                // driver may write meanwhile: the copy is then some mixture, and everything copied is
+                // validated afterwards, never read twice.
+                unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+                true
+            }
+            Self::Called(file, start) => file.read_exact_at(into, start + offset).is_ok(),
+        }
+    }
+
+    /// Copies octets out; the range lies within the mapping.
+    fn write(&self, offset: u64, from: &[u8]) -> bool {
+        match self {
+            Self::Mapped(map) => {
+                let to = map.as_mut_ptr().wrapping_add(offset as usize);
+                // SAFETY: as in `read`, with the roles exchanged; the mapping is writable.
+                unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
+                true
+            }
+            Self::Called(file, start) => file.write_all_at(from, start + offset).is_ok(),
+        }
+    }
+
+    /// Stores eight aligned octets so that whoever sees the last one sees the others.
+    fn store_release(&self, offset: u64, value: u64) -> bool {
+        match self {
+            Self::Mapped(map) => {
+                let to = map.as_mut_ptr().wrapping_add(offset as usize);
+                if to.align_offset(align_of::<AtomicU64>()) != 0 {
+                    return false;
+                }
+                // SAFETY: aligned, in bounds (see `read`), and atomic: the driver polls it.
+                let word = unsafe { AtomicU64::from_ptr(to.cast()) };
+                word.store(value.to_le(), Ordering::Release);
+                true
+            }
+            Self::Called(..) => {
+                let [body @ .., last] = value.to_le_bytes();
+                self.write(offset, &body) && self.write(offset + body.len() as u64, &[last])
+            }
+        }
+    }
 }
 
 /// An access outside of what is mapped, or with bus mastering off.
@@ -39,6 +101,11 @@ pub(crate) struct DmaFault {
 impl DmaMap {
     pub(crate) fn set_enabled(&mut self, enabled: bool) {
         self.enabled = enabled;
+    }
+
+    /// Whether bus mastering is on.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.enabled
     }
 
     pub(crate) fn map(&mut self, mapping: DmaMapping) -> Result<(), Errno> {
@@ -60,20 +127,23 @@ impl DmaMap {
         if file_end > len {
             return Err(Errno::INVAL);
         }
-        // Memory that can shrink under us would end this process at the next access.
-        if rustix::fs::fcntl_get_seals(&file).is_ok_and(|s| !s.contains(SealFlags::SHRINK)) {
-            tracing::debug!("the client's memory is not sealed against shrinking");
-        }
-        let map = MmapOptions::new()
-            .offset(offset)
-            .len(usize::try_from(mapping.size).map_err(|_| Errno::INVAL)?)
-            .map_raw(&file)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOMEM))?;
+        let sealed =
+            rustix::fs::fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        let memory = if sealed {
+            let len = usize::try_from(mapping.size).map_err(|_| Errno::INVAL)?;
+            let map = MmapOptions::new().offset(offset).len(len).map_raw(&file);
+            Memory::Mapped(
+                map.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOMEM))?,
+            )
+        } else {
+            tracing::debug!("the client's memory is not sealed: reached by system calls");
+            Memory::Called(file, offset)
+        };
         self.mappings.insert(
             mapping.address,
             Mapping {
                 size: mapping.size,
-                map,
+                memory,
                 readable: mapping.readable,
                 writable: mapping.writable,
             },
@@ -107,16 +177,14 @@ impl DmaMap {
         let mut done = 0;
         while done < buffer.len() {
             let at = iova.checked_add(done as u64).ok_or(DmaFault { iova })?;
-            let (source, room) = self.locate(at, false)?;
+            let (memory, offset, room) = self.locate(at, false)?;
             let count = room.min(buffer.len() - done);
             let Some(into) = buffer.get_mut(done..done + count) else {
                 break;
             };
-            // SAFETY: (1) `locate` gives a pointer with `room` octets behind it inside a live
-            // mapping of a file that was long enough; (2) the target is our own slice; (3) the
-            // driver may write meanwhile: the copy is then some mixture, and everything copied is
-            // validated afterwards, never read twice.
-            unsafe { std::ptr::copy_nonoverlapping(source, into.as_mut_ptr(), count) };
+            if !memory.read(offset, into) {
+                return Err(DmaFault { iova: at });
+            }
             done += count;
         }
         Ok(())
@@ -127,13 +195,14 @@ impl DmaMap {
         let mut done = 0;
         while done < buffer.len() {
             let at = iova.checked_add(done as u64).ok_or(DmaFault { iova })?;
-            let (target, room) = self.locate(at, true)?;
+            let (memory, offset, room) = self.locate(at, true)?;
             let count = room.min(buffer.len() - done);
             let Some(from) = buffer.get(done..done + count) else {
                 break;
             };
-            // SAFETY: as in `read`, with the roles exchanged; the mapping is writable.
-            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), target, count) };
+            if !memory.write(offset, from) {
+                return Err(DmaFault { iova: at });
+            }
             done += count;
         }
         Ok(())
@@ -141,17 +210,15 @@ impl DmaMap {
 
     /// Stores eight aligned octets at once, after everything stored before.
     pub(crate) fn store_release(&self, iova: u64, value: u64) -> Result<(), DmaFault> {
-        let (target, room) = self.locate(iova, true)?;
-        if room < size_of::<u64>() || target.align_offset(align_of::<AtomicU64>()) != 0 {
+        let (memory, offset, room) = self.locate(iova, true)?;
+        if room < size_of::<u64>() || !memory.store_release(offset, value) {
             return Err(DmaFault { iova });
         }
-        // SAFETY: aligned, in bounds (see `read`), and atomic: the driver polls it.
-        let word = unsafe { AtomicU64::from_ptr(target.cast()) };
-        word.store(value.to_le(), Ordering::Release);
         Ok(())
     }
 
-    fn locate(&self, iova: u64, write: bool) -> Result<(*mut u8, usize), DmaFault> {
+    /// The mapping of an address, the offset in it, and how much of it follows.
+    fn locate(&self, iova: u64, write: bool) -> Result<(&Memory, u64, usize), DmaFault> {
         let fault = DmaFault { iova };
         let (start, mapping) = self.mappings.range(..=iova).next_back().ok_or(fault)?;
         let offset = iova - start;
@@ -163,8 +230,7 @@ impl DmaMap {
         if !self.enabled || offset >= mapping.size || !allowed {
             return Err(fault);
         }
-        let pointer = mapping.map.as_mut_ptr().wrapping_add(offset as usize);
-        Ok((pointer, (mapping.size - offset) as usize))
+        Ok((&mapping.memory, offset, (mapping.size - offset) as usize))
     }
 }
 
@@ -173,8 +239,10 @@ mod tests {
     use super::*;
 
     fn mapping(address: u64, size: u64) -> DmaMapping {
-        let fd = rustix::fs::memfd_create("t", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
+        let fd = rustix::fs::memfd_create("t", flags).unwrap();
         rustix::fs::ftruncate(&fd, size).unwrap();
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
         DmaMapping {
             address,
             size,
@@ -215,5 +283,29 @@ mod tests {
         let mut short = mapping(0x8000, 0x1000);
         short.size = 0x2000;
         assert_eq!(dma.map(short), Err(Errno::INVAL));
+    }
+
+    #[test]
+    fn memory_that_its_owner_cuts_off_only_faults() {
+        let fd = rustix::fs::memfd_create("t", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&fd, 0x3000).unwrap();
+        let mut dma = DmaMap::default();
+        dma.set_enabled(true);
+        let unsealed = DmaMapping {
+            address: 0x8000,
+            size: 0x2000,
+            readable: true,
+            writable: true,
+            memory: Some((fd.try_clone().unwrap(), 0x1000)),
+        };
+        dma.map(unsealed).unwrap();
+        dma.write(0x8010, &[1, 2, 3]).unwrap();
+        dma.store_release(0x8018, 0x8000_0000_0000_0042).unwrap();
+        let mut back = [0; 16];
+        dma.read(0x8010, &mut back).unwrap();
+        assert_eq!(back, [1, 2, 3, 0, 0, 0, 0, 0, 0x42, 0, 0, 0, 0, 0, 0, 0x80]);
+        assert_eq!(dma.read(0x9ff8, &mut back), Err(DmaFault { iova: 0xa000 }));
+        rustix::fs::ftruncate(&fd, 0x1000).unwrap();
+        assert_eq!(dma.read(0x8010, &mut back), Err(DmaFault { iova: 0x8010 }));
     }
 }

@@ -13,6 +13,7 @@ const BARS: usize = 0x10;
 const MSIX: usize = 0x40;
 const EXPRESS: usize = 0x60;
 const DEVICE_CONTROL: usize = EXPRESS + 8;
+const MEMORY_SPACE: u8 = 1 << 1;
 const BUS_MASTER: u8 = 1 << 2;
 
 /// The card's configuration space.
@@ -82,9 +83,18 @@ impl ConfigSpace {
     }
 
     pub(crate) fn bus_master(&self) -> bool {
+        self.command(BUS_MASTER)
+    }
+
+    /// Whether the BARs answer.
+    pub(crate) fn memory_space(&self) -> bool {
+        self.command(MEMORY_SPACE)
+    }
+
+    fn command(&self, bit: u8) -> bool {
         self.octets
             .get(COMMAND)
-            .is_some_and(|command| command & BUS_MASTER != 0)
+            .is_some_and(|command| command & bit != 0)
     }
 
     /// Low bits of a BAR are fixed to zero: writing ones and reading back tells its size.

@@ -128,6 +128,51 @@ fn memory_is_reached_only_where_mapped_and_with_bus_mastering_on() {
 }
 
 #[test]
+fn memory_that_its_driver_cuts_off_only_faults() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig).with_queue();
+    let seal = raw.add(&sa(FLAG_OUTBOUND, 1000));
+    let far = 0x9000_0000;
+    let memory = rustix::fs::memfd_create("unsealed", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&memory, 0x1_0000).unwrap();
+    raw.client
+        .dma_map(far, 0x1_0000, memory.as_fd(), 0)
+        .unwrap();
+    let packet = inner(64);
+    rustix::io::pwrite(&memory, &packet, 0x2080).unwrap();
+    let mut work = submission(seal, BUFFERS, 128, packet.len());
+    work.buffer = (far + 0x2000).into();
+    assert_eq!(raw.run(&work).status, Status::Ok as u8);
+    rustix::fs::ftruncate(&memory, 0x1000).unwrap();
+    assert_eq!(raw.run(&work).status, Status::DmaFault as u8);
+    rig.end();
+}
+
+#[test]
+fn registers_do_not_answer_without_memory_space_and_no_card_starts_without_bus_mastering() {
+    let rig = Rig::new();
+    let raw = Raw::attach(&rig);
+    let command = |bits: u8| {
+        raw.client
+            .region_write(REGION_CONFIG, 4, &[bits, 0])
+            .unwrap()
+    };
+    command(4);
+    assert_eq!(raw.read_register(identity::MAGIC), u32::MAX);
+    raw.register(control::CONTROL, Control::RESET.bits());
+    command(2);
+    assert_ne!(raw.read_register(identity::MAGIC), u32::MAX);
+    raw.wide(admin_queue::SUBMISSION_BASE, IOVA + ADMIN);
+    raw.wide(admin_queue::COMPLETION_BASE, IOVA + ADMIN_DONE);
+    raw.register(admin_queue::DEPTH, DEPTH as u32);
+    raw.register(control::CONTROL, Control::ENABLE.bits());
+    assert_eq!(raw.read_register(control::STATUS), CardStatus::FATAL.bits());
+    let cause = raw.read_register(control::ERROR_CAUSE);
+    assert_eq!(cause, FatalCause::BusMaster as u32);
+    rig.end();
+}
+
+#[test]
 fn an_unmap_of_part_of_a_mapping_is_refused() {
     let rig = Rig::new();
     let raw = Raw::attach(&rig);
@@ -234,10 +279,10 @@ fn a_function_level_reset_ends_bus_mastering_and_everything_behind_it() {
         .region_write(REGION_CONFIG, u64::from(at[0]) + 9, &[0x80])
         .unwrap();
     assert!(!raw.bus_master());
+    raw.set_bus_master(true);
     assert_eq!(raw.read_register(statistics::SAS), 0);
     assert_eq!(raw.read_register(control::STATUS), 0);
     assert_eq!(raw.read_register(identity::MAX_SAS), 16);
-    raw.set_bus_master(true);
     raw.admin = 0;
     raw.poke(0, &[0; 0x8000]);
     raw.enable();

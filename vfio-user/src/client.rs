@@ -397,7 +397,7 @@ impl Client {
         let mut all: Vec<&[u8]> = Vec::with_capacity(parts.len() + 1);
         all.push(header.as_bytes());
         all.extend_from_slice(parts);
-        socket::send(self.stream.as_fd(), &all, fds, deadline)?;
+        socket::send(self.stream.as_fd(), &all, fds, None, deadline)?;
         Ok(id)
     }
 
@@ -408,7 +408,7 @@ impl Client {
         deadline: &Deadline,
     ) -> Result<Message, Error> {
         loop {
-            let message = socket::receive(self.stream.as_fd(), deadline)?;
+            let message = socket::receive(self.stream.as_fd(), None, deadline)?;
             let Header { flags, error, .. } = message.header;
             if flags & TYPE_MASK == TYPE_COMMAND {
                 // Memory is shared by descriptor here; a device that asks for copies is told so.
@@ -422,7 +422,11 @@ impl Client {
                 });
             }
             if flags & FLAG_ERROR != 0 {
-                let errno = Errno::from_raw_os_error(i32::try_from(error).unwrap_or(0));
+                // Numbers beyond the kernel's range are no errno.
+                let errno = match i32::try_from(error) {
+                    Ok(number @ 1..4096) => Errno::from_raw_os_error(number),
+                    _ => Errno::IO,
+                };
                 return Err(Error::Refused {
                     command: command.name(),
                     errno,
@@ -439,7 +443,13 @@ impl Client {
             error: Errno::NOSYS.raw_os_error() as u32,
             ..*request
         };
-        socket::send(self.stream.as_fd(), &[reply.as_bytes()], &[], deadline)
+        socket::send(
+            self.stream.as_fd(),
+            &[reply.as_bytes()],
+            &[],
+            None,
+            deadline,
+        )
     }
 }
 

@@ -9,6 +9,8 @@
 
 pub mod client;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod message;
 pub mod server;
 mod socket;

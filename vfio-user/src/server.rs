@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The device's end.
 
+use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -18,6 +19,9 @@ use crate::socket::{self, Deadline, Message};
 
 /// How long a message that has begun may take to come, and a reply to go.
 const MESSAGE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long to wait after a client could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a device does for its client.
 pub trait Backend {
@@ -166,7 +170,7 @@ impl Server {
     /// the next one is served.
     ///
     /// # Errors
-    /// The listening socket fails.
+    /// The listening socket can't be waited for.
     pub fn serve(&self, backend: &mut dyn Backend) -> Result<(), Error> {
         loop {
             match socket::wait(
@@ -182,7 +186,17 @@ impl Server {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(error.into()),
+                // A client that gave up, or a process short of descriptors or memory: neither ends a
+                // device that may serve the next one.
+                Err(error) => {
+                    tracing::warn!(%error, "a client could not be accepted");
+                    let pause = Deadline::after(ACCEPT_PAUSE, "a pause");
+                    let stop = self.stop.as_fd();
+                    match socket::wait(stop, PollFlags::IN, None, Some(&pause)) {
+                        Ok(()) => return Ok(()),
+                        Err(_) => continue,
+                    }
+                }
             };
             stream.set_nonblocking(true)?;
             backend.connected();
@@ -197,49 +211,64 @@ impl Server {
     }
 
     fn converse(&self, stream: &UnixStream, backend: &mut dyn Backend) -> Result<Ended, Error> {
-        let mut greeted = false;
-        loop {
-            match socket::wait(stream.as_fd(), PollFlags::IN, Some(self.stop.as_fd()), None) {
-                Ok(()) => {}
-                Err(Error::Gone) => return Ok(Ended::Stopped),
-                Err(error) => return Err(error),
-            }
-            let deadline = Deadline::after(MESSAGE_DEADLINE, "a message");
-            let message = match socket::receive(stream.as_fd(), &deadline) {
-                Ok(message) => message,
-                Err(Error::Gone) => return Ok(Ended::HungUp),
-                Err(error) => return Err(error),
-            };
-            let header = message.header;
-            if header.flags & TYPE_MASK != TYPE_COMMAND {
-                return Err(Error::Protocol {
-                    what: "type",
-                    found: header.flags.into(),
-                });
-            }
-            let command = Command::from_code(header.command);
-            if !greeted && command != Some(Command::Version) {
-                return Err(Error::Protocol {
-                    what: "first command",
-                    found: header.command.into(),
-                });
-            }
-            let fatal = !greeted;
-            let reply = match command {
-                Some(command) => handle(command, message, backend),
-                None => Err(Errno::NOSYS),
-            };
-            greeted = true;
-            if fatal && let Err(errno) = reply {
-                let _ = respond(stream, &header, Err(errno));
-                return Err(Error::Protocol {
-                    what: "version",
-                    found: 0,
-                });
-            }
-            if header.flags & FLAG_NO_REPLY == 0 {
-                respond(stream, &header, reply)?;
-            }
+        let result = converse(stream, self.stop.as_fd(), backend);
+        // Gone is the client, or the leave to go on.
+        let mut stop = [PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN)];
+        match result {
+            Err(Error::Gone) if poll(&mut stop, Some(&NOW)) == Ok(1) => Ok(Ended::Stopped),
+            Err(Error::Gone) => Ok(Ended::HungUp),
+            Err(error) => Err(error),
+            Ok(never) => match never {},
+        }
+    }
+}
+
+const NOW: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+/// Serves a client until it has gone or `stop` is readable, both [`Error::Gone`], or breaks the
+/// protocol.
+pub(crate) fn converse(
+    stream: &UnixStream,
+    stop: BorrowedFd<'_>,
+    backend: &mut dyn Backend,
+) -> Result<Infallible, Error> {
+    let mut greeted = false;
+    loop {
+        socket::wait(stream.as_fd(), PollFlags::IN, Some(stop), None)?;
+        let deadline = Deadline::after(MESSAGE_DEADLINE, "a message");
+        let message = socket::receive(stream.as_fd(), Some(stop), &deadline)?;
+        let header = message.header;
+        if header.flags & TYPE_MASK != TYPE_COMMAND {
+            return Err(Error::Protocol {
+                what: "type",
+                found: header.flags.into(),
+            });
+        }
+        let command = Command::from_code(header.command);
+        if !greeted && command != Some(Command::Version) {
+            return Err(Error::Protocol {
+                what: "first command",
+                found: header.command.into(),
+            });
+        }
+        let fatal = !greeted;
+        let reply = match command {
+            Some(command) => handle(command, message, backend),
+            None => Err(Errno::NOSYS),
+        };
+        greeted = true;
+        if fatal && let Err(errno) = reply {
+            let _ = respond(stream, stop, &header, Err(errno));
+            return Err(Error::Protocol {
+                what: "version",
+                found: 0,
+            });
+        }
+        if header.flags & FLAG_NO_REPLY == 0 {
+            respond(stream, stop, &header, reply)?;
         }
     }
 }
@@ -264,6 +293,7 @@ impl From<Vec<u8>> for Reply {
 
 fn respond(
     stream: &UnixStream,
+    stop: BorrowedFd<'_>,
     request: &Header,
     reply: Result<Reply, Errno>,
 ) -> Result<(), Error> {
@@ -288,6 +318,7 @@ fn respond(
         stream.as_fd(),
         &[header.as_bytes(), &reply.payload],
         &fd,
+        Some(stop),
         &deadline,
     )
 }

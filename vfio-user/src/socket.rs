@@ -83,11 +83,12 @@ pub(crate) fn wait(
     }
 }
 
-/// Sends a message made of parts.
+/// Sends a message made of parts. `stop` becoming readable ends a wait with [`Error::Gone`].
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     parts: &[&[u8]],
     fds: &[BorrowedFd<'_>],
+    stop: Option<BorrowedFd<'_>>,
     deadline: &Deadline,
 ) -> Result<(), Error> {
     let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
@@ -111,7 +112,7 @@ pub(crate) fn send(
                 // They went with the first octet.
                 fds = &[];
             }
-            Err(Errno::AGAIN) => wait(socket, PollFlags::OUT, None, Some(deadline))?,
+            Err(Errno::AGAIN) => wait(socket, PollFlags::OUT, stop, Some(deadline))?,
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -119,11 +120,15 @@ pub(crate) fn send(
     Ok(())
 }
 
-/// Receives a message.
-pub(crate) fn receive(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Message, Error> {
+/// Receives a message. `stop` becoming readable ends a wait with [`Error::Gone`].
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    stop: Option<BorrowedFd<'_>>,
+    deadline: &Deadline,
+) -> Result<Message, Error> {
     let mut fds = Vec::new();
     let mut header = [0; HEADER_LEN];
-    fill(socket, &mut header, &mut fds, deadline)?;
+    fill(socket, &mut header, &mut fds, stop, deadline)?;
     let header = Header::read_from_bytes(&header).map_err(|_| Error::Protocol {
         what: "header",
         found: 0,
@@ -136,7 +141,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, deadline: &Deadline) -> Result<Mes
         });
     }
     let mut payload = vec![0; size - HEADER_LEN];
-    fill(socket, &mut payload, &mut fds, deadline)?;
+    fill(socket, &mut payload, &mut fds, stop, deadline)?;
     Ok(Message {
         header,
         payload,
@@ -148,6 +153,7 @@ fn fill(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     fds: &mut Vec<OwnedFd>,
+    stop: Option<BorrowedFd<'_>>,
     deadline: &Deadline,
 ) -> Result<(), Error> {
     let mut filled = 0;
@@ -172,7 +178,7 @@ fn fill(
                     });
                 }
             }
-            Err(Errno::AGAIN) => wait(socket, PollFlags::IN, None, Some(deadline))?,
+            Err(Errno::AGAIN) => wait(socket, PollFlags::IN, stop, Some(deadline))?,
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -167,12 +167,18 @@ impl Rig {
     }
 }
 
-impl Drop for Rig {
-    fn drop(&mut self) {
+impl Rig {
+    fn stop(&mut self) {
         self.stop.stop();
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -336,6 +342,22 @@ fn garbage_cuts_its_sender_off_and_the_next_client_is_served() {
         let _ = stream.read_to_end(&mut Vec::new());
     }
     rig.client().device_info().unwrap();
+}
+
+#[test]
+fn half_a_message_does_not_hold_up_the_end() {
+    let mut rig = Rig::new();
+    let mut stream = UnixStream::connect(&rig.path).unwrap();
+    stream.write_all(&header(0, 1, 100, 0)[..7]).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    let start = Instant::now();
+    rig.stop();
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+    drop(stream);
 }
 
 #[test]

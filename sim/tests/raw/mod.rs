@@ -97,8 +97,10 @@ impl Raw {
     pub(crate) fn attach_at(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
         let client = Client::from_stream(stream, Duration::from_secs(5)).unwrap();
-        let memory = rustix::fs::memfd_create("host", MemfdFlags::CLOEXEC).unwrap();
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memory = rustix::fs::memfd_create("host", flags).unwrap();
         rustix::fs::ftruncate(&memory, SIZE).unwrap();
+        rustix::fs::fcntl_add_seals(&memory, rustix::fs::SealFlags::SHRINK).unwrap();
         client.dma_map(IOVA, SIZE, memory.as_fd(), 0).unwrap();
         let raw = Self {
             client,

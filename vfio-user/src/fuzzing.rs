@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Entry points for fuzzing: hostile octets at either end.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use zerocopy::IntoBytes;
+
+use crate::client::Client;
+use crate::message::*;
+use crate::server::{self, Backend, DmaMapping, ServerRegion};
+
+/// A device of a few regions, small enough that no reply fills the socket.
+#[derive(Default)]
+struct Toy {
+    memory: Vec<u8>,
+    maps: usize,
+}
+
+const TOY_REGION: usize = 256;
+const AREAS: [SparseArea; 1] = [SparseArea {
+    offset: 0,
+    size: 128,
+}];
+
+impl Backend for Toy {
+    fn disconnected(&mut self) {}
+
+    fn region(&self, index: u32) -> ServerRegion<'_> {
+        let areas: &[SparseArea] = if index == 2 { &AREAS } else { &[] };
+        ServerRegion {
+            size: self.memory.len() as u64,
+            flags: REGION_READ
+                | if index == REGION_CONFIG {
+                    0
+                } else {
+                    REGION_WRITE
+                },
+            areas,
+            memory: None,
+        }
+    }
+
+    fn irq_count(&self, index: u32) -> u32 {
+        if index == IRQ_MSIX { 8 } else { 0 }
+    }
+
+    fn region_read(&mut self, _: u32, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+        let end = offset as usize + data.len();
+        // What the server promises: the access lies within the region.
+        data.copy_from_slice(&self.memory[offset as usize..end]);
+        Ok(())
+    }
+
+    fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        assert_ne!(region, REGION_CONFIG, "it is not writable");
+        let end = offset as usize + data.len();
+        self.memory[offset as usize..end].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn dma_map(&mut self, mapping: DmaMapping) -> Result<(), Errno> {
+        assert!(mapping.address.checked_add(mapping.size).is_some());
+        self.maps += 1;
+        Ok(())
+    }
+
+    fn dma_unmap(&mut self, address: u64, size: u64) -> Result<(), Errno> {
+        assert!(address.checked_add(size).is_some());
+        Ok(())
+    }
+
+    fn dma_unmap_all(&mut self) {}
+
+    fn set_irq(&mut self, index: u32, vector: u32, _: Option<OwnedFd>) {
+        assert!(index == IRQ_MSIX && vector < 8);
+    }
+
+    fn trigger_irq(&mut self, index: u32, vector: u32) {
+        assert!(index == IRQ_MSIX && vector < 8);
+    }
+
+    fn reset(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+fn header(id: u16, command: u16, flags: u32, len: usize) -> Header {
+    Header {
+        id,
+        command,
+        size: (HEADER_LEN + len) as u32,
+        flags,
+        error: 0,
+    }
+}
+
+/// A client sends these octets: at once when `raw`, else as payloads of commands that are framed
+/// well, behind a version that is agreed on.
+pub fn server(octets: &[u8], raw: bool) {
+    let Ok((mut client, stream)) = UnixStream::pair() else {
+        return;
+    };
+    let Ok(stop) = eventfd(0, EventfdFlags::CLOEXEC) else {
+        return;
+    };
+    if stream.set_nonblocking(true).is_err() {
+        return;
+    }
+    let mut sent = Vec::new();
+    if raw {
+        sent.extend_from_slice(octets);
+    } else {
+        sent.extend_from_slice(header(1, 1, TYPE_COMMAND, 4).as_bytes());
+        sent.extend_from_slice(&[0, 0, 1, 0]);
+        let mut rest = octets;
+        while let [command, len, behind @ ..] = rest {
+            let payload = behind.get(..usize::from(*len)).unwrap_or(behind);
+            let command = u16::from(command % 16);
+            sent.extend_from_slice(header(2, command, TYPE_COMMAND, payload.len()).as_bytes());
+            sent.extend_from_slice(payload);
+            rest = behind.get(payload.len()..).unwrap_or_default();
+        }
+    }
+    sent.truncate(1 << 16);
+    let Ok(mut reader) = client.try_clone() else {
+        return;
+    };
+    // Replies must go somewhere.
+    let drain = std::thread::spawn(move || {
+        let mut replies = Vec::new();
+        let _ = reader.read_to_end(&mut replies);
+        replies
+    });
+    if client.write_all(&sent).is_ok() {
+        let _ = client.shutdown(std::net::Shutdown::Write);
+        let mut toy = Toy {
+            memory: vec![0; TOY_REGION],
+            ..Toy::default()
+        };
+        let Err(_) = server::converse(&stream, stop.as_fd(), &mut toy);
+    }
+    drop(stream);
+    let _ = drain.join();
+}
+
+/// A device answers with these octets: payloads of replies that are framed well, behind a version
+/// that is agreed on.
+pub fn client(octets: &[u8]) {
+    let Ok((mut device, stream)) = UnixStream::pair() else {
+        return;
+    };
+    let commands = [
+        Command::DeviceInfo,
+        Command::RegionInfo,
+        Command::IrqInfo,
+        Command::RegionRead,
+        Command::RegionWrite,
+        Command::DeviceReset,
+    ];
+    let (mut sent, mut rest) = (Vec::new(), octets);
+    let mut take = |most: usize| {
+        let Some((len, behind)) = rest.split_first() else {
+            return Vec::new();
+        };
+        let payload = behind.get(..usize::from(*len).min(most)).unwrap_or(behind);
+        rest = behind.get(payload.len()..).unwrap_or_default();
+        payload.to_vec()
+    };
+    let mut version = vec![0, 0, 1, 0];
+    version.extend(take(64));
+    sent.extend_from_slice(header(1, 1, TYPE_REPLY, version.len()).as_bytes());
+    sent.extend_from_slice(&version);
+    for (command, id) in commands.iter().cycle().take(24).zip(2..) {
+        let payload = take(255);
+        // Now and then a command or an error instead of the reply.
+        let flags = match payload.first() {
+            Some(0xff) => TYPE_COMMAND,
+            Some(0xfe) => TYPE_REPLY | FLAG_ERROR,
+            _ => TYPE_REPLY,
+        };
+        sent.extend_from_slice(header(id, *command as u16, flags, payload.len()).as_bytes());
+        sent.extend_from_slice(&payload);
+    }
+    let Ok(mut sink) = device.try_clone() else {
+        return;
+    };
+    let drain = std::thread::spawn(move || {
+        let _ = std::io::copy(&mut sink, &mut std::io::sink());
+    });
+    if device.write_all(&sent).is_ok() {
+        let _ = device.shutdown(std::net::Shutdown::Write);
+        if let Ok(client) = Client::from_stream(stream, Duration::from_secs(1)) {
+            let mut data = [0; 16];
+            for _ in 0..4 {
+                let _ = client.device_info();
+                if let Ok(region) = client.region_info(0) {
+                    assert!(region.areas.len() <= 64 * 64);
+                }
+                let _ = client.irq_info(2);
+                let _ = client.region_read(0, 0, &mut data);
+                let _ = client.region_write(0, 0, &data);
+                let _ = client.reset();
+            }
+        }
+    }
+    drop(device);
+    let _ = drain.join();
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn octets_of_a_client_break_no_server(octets in prop::collection::vec(any::<u8>(), 0..2000)) {
+            super::server(&octets, true);
+        }
+
+        #[test]
+        fn commands_of_a_client_break_no_server(octets in prop::collection::vec(any::<u8>(), 0..2000)) {
+            super::server(&octets, false);
+        }
+
+        #[test]
+        fn replies_of_a_device_break_no_client(octets in prop::collection::vec(any::<u8>(), 0..2000)) {
+            super::client(&octets);
+        }
+    }
+}

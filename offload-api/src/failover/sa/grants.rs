@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! An SA's sequence numbers: blocks that are recorded before an engine may use them.
+
+use std::sync::atomic::Ordering;
+
+use super::{Sa, unpack};
+use crate::device::Accelerator;
+use crate::error::{DeviceError, InstallError};
+use crate::failover::Shared;
+use crate::failover::route::{Place, Stay};
+use crate::sa::{Amend, Grant, SaHandle};
+
+impl Sa {
+    /// The next block, recorded before anybody may use it, for an engine that starts with it.
+    pub(super) fn reserve(&self, shared: &Shared) -> Result<Grant, InstallError> {
+        let grant = shared
+            .cache
+            .reserve(self.slot, shared.config.block)
+            .map_err(|error| DeviceError::Host {
+                what: "reserving sequence numbers",
+                error: error.to_string(),
+            })?;
+        self.grant_first.store(grant.first, Ordering::Release);
+        self.grant_end.store(grant.last, Ordering::Release);
+        Ok(grant)
+    }
+
+    /// Sees to it that the grant is topped up long before it runs dry: by the next tick when less
+    /// than half a block is left besides what is on its way, at once when less than a quarter.
+    pub(in crate::failover) fn watch_grant(&self, shared: &Shared, handle: SaHandle, stay: Stay) {
+        if !self.granted {
+            return;
+        }
+        let block = shared.config.block;
+        // A block smaller than a burst needs several.
+        for _ in 0..8 {
+            let used = self
+                .sequence
+                .load(Ordering::Acquire)
+                .max(self.grant_first.load(Ordering::Acquire).saturating_sub(1))
+                .saturating_add(u64::from(stay.count));
+            let left = self.grant_end.load(Ordering::Acquire).saturating_sub(used);
+            if left > block / 2 {
+                return;
+            }
+            if left > block / 4 {
+                if !self.thirsty.swap(true, Ordering::AcqRel) {
+                    shared.is_thirsty(handle);
+                }
+                return;
+            }
+            if !self.top_up(shared) {
+                return;
+            }
+        }
+    }
+
+    /// What [`watch_grant`](Self::watch_grant) asked for.
+    pub(in crate::failover) fn top_up_by_tick(&self, shared: &Shared) {
+        self.thirsty.store(false, Ordering::Release);
+        self.top_up(shared);
+    }
+
+    /// Grants the engine in charge its next block; false when that is not possible now.
+    pub(in crate::failover) fn top_up(&self, shared: &Shared) -> bool {
+        if !self.granted || self.topping_up.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        let topped_up = self.try_top_up(shared);
+        self.topping_up.store(false, Ordering::Release);
+        topped_up
+    }
+
+    fn try_top_up(&self, shared: &Shared) -> bool {
+        let Ok(control) = self.control.try_lock() else {
+            return false;
+        };
+        let place = self.route.load().place;
+        let life = self.device_life.load(Ordering::Acquire);
+        let device = unpack(self.device.load(Ordering::Acquire));
+        if !matches!(place, Place::Device | Place::Software) {
+            return false;
+        }
+        let Ok(grant) = shared.cache.reserve(self.slot, shared.config.block) else {
+            return false;
+        };
+        self.grant_end.store(grant.last, Ordering::Release);
+        if let (Place::Software, Some(software)) = (place, self.software) {
+            let change = Amend::Grant(grant);
+            return shared.software.amend(software, &change).is_ok();
+        }
+        // A device that hangs must not keep the SA from leaving it.
+        drop(control);
+        let change = Amend::Grant(grant);
+        match shared.with_device(life, |primary| primary.amend(device, &change)) {
+            Some(Ok(())) => true,
+            Some(Err(error)) => {
+                if !self.retired.load(Ordering::Acquire) {
+                    shared.lost(life, &error.to_string());
+                }
+                false
+            }
+            None => false,
+        }
+    }
+}
+
+pub(super) fn grant_to(
+    engine: &dyn Accelerator,
+    sa: SaHandle,
+    grant: Grant,
+) -> Result<(), DeviceError> {
+    engine
+        .amend(sa, &Amend::Grant(grant))
+        .map_err(|error| DeviceError::Host {
+            what: "granting sequence numbers to software",
+            error: error.to_string(),
+        })
+}

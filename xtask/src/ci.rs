@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::demo::path_with_sbin;
 use crate::prerequisites::{BUILD, END_TO_END, NETWORK, PEER_PLUGINS, ensure};
-use crate::run;
+use crate::{regs, run};
 
 /// The package whose tests make networks.
 const NETWORK_TESTS: &str = "tests";
@@ -23,6 +23,7 @@ const STEPS: &[Step] = &[
     ("format", || {
         run::succeed(run::cargo().args(["fmt", "--all", "--check"]))
     }),
+    ("register map", || regs::run(true, None).map(drop)),
     ("lints", || {
         let lints = [
             "clippy",

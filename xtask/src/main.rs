@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The project's own chores: `cargo demo`, `cargo ci`, `cargo xtask fuzz`.
+//! The project's own chores: `cargo demo`, `cargo ci`, `cargo xtask fuzz`, `cargo xtask regs`.
 
 mod ci;
 mod demo;
 mod fuzz;
 mod prerequisites;
+mod python;
+mod regs;
 mod run;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -39,6 +42,15 @@ enum Chore {
         #[arg(default_value = "")]
         name: String,
     },
+    /// Generate what comes from the register map: RTL, Rust, documentation.
+    Regs {
+        /// Write nothing; fail if anything would change.
+        #[arg(long)]
+        check: bool,
+        /// Also write a browsable reference to this folder.
+        #[arg(long)]
+        html: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -46,6 +58,7 @@ fn main() -> ExitCode {
         Chore::Demo { arguments } => demo::run(&arguments),
         Chore::Ci => ci::run(),
         Chore::Fuzz { seconds, name } => fuzz::run(seconds, &name),
+        Chore::Regs { check, html } => regs::run(check, html.as_deref()),
     };
     match result {
         Ok(code) => code,

@@ -62,6 +62,11 @@ pub(crate) fn ensure(needs: &[&[Need]], extra: &[&str]) -> Result<()> {
         return Ok(());
     }
     packages.extend(extra);
+    install(&packages)
+}
+
+/// Installs Debian packages if this is Debian and root; otherwise an error with the exact command.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let line = format!(
         "apt-get install --yes --no-install-recommends {}",
         packages.join(" ")
@@ -83,7 +88,7 @@ pub(crate) fn ensure(needs: &[&[Need]], extra: &[&str]) -> Result<()> {
     run::succeed(
         apt()
             .args(["install", "--yes", "--no-install-recommends"])
-            .args(&packages),
+            .args(packages),
     )
 }
 

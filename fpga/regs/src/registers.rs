@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! PCI identity, BARs and register offsets.
+//!
+//! Generated from `fpga/regs/ipa.rdl` by `cargo xtask regs`; change it there.
 
 use bitflags::bitflags;
 
@@ -8,7 +10,7 @@ pub const VENDOR_ID: u16 = 0x1b36;
 /// PCI device.
 pub const DEVICE_ID: u16 = 0x1fa0;
 /// PCI class: network and computing encryption (base 0x10, sub 0x00).
-pub const CLASS_CODE: u32 = 0x10_00_00;
+pub const CLASS_CODE: u32 = 0x100000;
 
 /// BAR of the registers.
 pub const REGISTER_BAR: u32 = 0;
@@ -23,12 +25,12 @@ pub const MSIX_BAR: u32 = 4;
 /// Octets of [`MSIX_BAR`].
 pub const MSIX_BAR_SIZE: u64 = 0x4000;
 /// Offset of the MSI-X table in [`MSIX_BAR`].
-pub const MSIX_TABLE: u64 = 0;
+pub const MSIX_TABLE: u64 = 0x0000;
 /// Offset of the pending bits in [`MSIX_BAR`].
 pub const MSIX_PENDING: u64 = 0x2000;
 
 /// "IPA1", little-endian.
-pub const MAGIC_VALUE: u32 = u32::from_le_bytes(*b"IPA1");
+pub const MAGIC_VALUE: u32 = 0x3141_5049;
 /// Major version in the upper half, minor in the lower. Majors must match; minors only add.
 pub const ABI_VERSION: u32 = 0x0001_0001;
 /// What every register of a removed card reads as.
@@ -44,7 +46,7 @@ pub mod identity {
     pub const BUILD: u64 = 0x0008;
     /// Bit n: the suite with [`crate::context::suite_bit`] n, 64 bits.
     pub const SUITES: u64 = 0x0010;
-    /// [`super::CardFeatures`].
+    /// What the card can do: [`super::CardFeatures`].
     pub const FEATURES: u64 = 0x0018;
     /// SAs that the card holds.
     pub const MAX_SAS: u64 = 0x0020;
@@ -76,7 +78,7 @@ pub mod control {
     pub const STATUS: u64 = 0x1004;
     /// Read-only: counts up while the card's data path is alive.
     pub const HEARTBEAT: u64 = 0x1008;
-    /// First fatal error, a [`super::FatalCause`] code; 0 is none.
+    /// First fatal error: [`super::FatalCause`].
     pub const ERROR_CAUSE: u64 = 0x100c;
     /// Detail of the first fatal error (the IOVA, for a DMA fault), 64 bits.
     pub const ERROR_INFO: u64 = 0x1010;
@@ -107,18 +109,6 @@ pub mod admin_queue {
     pub const TAIL: u64 = 0x3014;
 }
 
-/// Event queue (set while the card is not enabled).
-pub mod event_queue {
-    /// IOVA of the ring, 64 bits.
-    pub const BASE: u64 = 0x5000;
-    /// Entries: a power of two, 2..=4096; 0 for none.
-    pub const DEPTH: u64 = 0x5008;
-    /// Write-only: entries consumed so far, modulo 2^16.
-    pub const HEAD: u64 = 0x500c;
-    /// Read-only: events that found no room.
-    pub const DROPPED: u64 = 0x5010;
-}
-
 /// Counters since reset (read-only, 64 bits each; the low half latches the high one).
 pub mod statistics {
     /// Packets sealed.
@@ -141,19 +131,31 @@ pub mod statistics {
     pub const INTERRUPTS: u64 = 0x4040;
 }
 
-/// Offsets in a queue pair's doorbell page of [`DOORBELL_BAR`] (32 bits each, in cache lines of
-/// their own).
+/// Event queue (set while the card is not enabled).
+pub mod event_queue {
+    /// IOVA of the ring, 64 bits.
+    pub const BASE: u64 = 0x5000;
+    /// Entries: a power of two, 2..=4096; 0 for none.
+    pub const DEPTH: u64 = 0x5008;
+    /// Write-only: entries consumed so far, modulo 2^16.
+    pub const HEAD: u64 = 0x500c;
+    /// Read-only: events that found no room.
+    pub const DROPPED: u64 = 0x5010;
+}
+
+/// Offsets in a queue pair's doorbell page (32 bits each, in cache lines of their own).
 pub mod doorbell {
     /// Host writes: submissions so far, modulo 2^32.
-    pub const TAIL: u64 = 0x000;
+    pub const TAIL: u64 = 0x0000;
     /// Host writes: completions consumed so far, modulo 2^32.
-    pub const HEAD: u64 = 0x040;
-    /// Host writes: 1 to ask for an interrupt when a completion beyond `HEAD` is there; the card
+    pub const HEAD: u64 = 0x0040;
+    /// Host writes: 1 to ask for an interrupt when a completion beyond [`HEAD`] is there; the card
     /// writes 0 when it fires.
-    pub const ARM: u64 = 0x080;
-    /// Card writes: 1 before it sleeps, 0 when it polls. The host, after writing `TAIL` or `ARM`
-    /// and a full fence, writes [`super::control::WAKE`] if it reads 1 here.
-    pub const SLEEPING: u64 = 0x0c0;
+    pub const ARM: u64 = 0x0080;
+    /// Card writes: 1 before it sleeps, 0 when it polls. The host, after writing [`TAIL`] or
+    /// [`ARM`] and a full fence, writes [`super::control::WAKE`] if it reads 1 here. Always 0 in
+    /// hardware.
+    pub const SLEEPING: u64 = 0x00c0;
 }
 
 bitflags! {
@@ -226,11 +228,11 @@ pub enum FatalCause {
 }
 
 impl FatalCause {
-    /// The cause with this code.
+    /// The one with this code.
     pub fn from_code(code: u32) -> Option<Self> {
         use FatalCause::*;
         [None, AdminDma, EventDma, Configuration, BusMaster]
             .into_iter()
-            .find(|cause| *cause as u32 == code)
+            .find(|member| *member as u32 == code)
     }
 }

@@ -2,16 +2,14 @@
 //! What verbs that ask the daemon have in common: where it is, what a failure means, how answers
 //! are shown.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
-use comfy_table::{Table, presets};
 use serde_json::{Map, Number, Value as Json};
 
 use crate::failure::{Failure, Outcome};
+use crate::output::OutputArguments;
+pub(crate) use crate::output::table;
 use crate::vici::{Client, Section, Value, ViciError};
 
 /// How long an answer may take that waits for nobody else.
@@ -28,9 +26,8 @@ pub(crate) struct DaemonArguments {
         default_value = "/run/esplanade.vici"
     )]
     socket: PathBuf,
-    /// Print JSON instead of a table.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 impl DaemonArguments {
@@ -66,36 +63,8 @@ impl DaemonArguments {
 
     /// Prints an answer the way that was asked for.
     pub(crate) fn show(&self, json: &Json, table: impl FnOnce() -> String) -> Outcome {
-        if self.json {
-            print(&serde_json::to_string_pretty(json)?)?;
-        } else {
-            print(&table())?;
-        }
-        Ok(ExitCode::SUCCESS)
+        self.output.show(json, table)
     }
-}
-
-/// Prints to standard output; a reader that has seen enough is no failure.
-pub(crate) fn print(text: &str) -> anyhow::Result<()> {
-    match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("standard output"),
-    }
-}
-
-/// A table without lines, or `none` where there are no rows.
-pub(crate) fn table(headers: &[&str], rows: Vec<Vec<String>>, none: &str) -> String {
-    if rows.is_empty() {
-        return none.to_owned();
-    }
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_header(headers.iter().copied());
-    for row in rows {
-        table.add_row(row);
-    }
-    table.trim_fmt()
 }
 
 /// Names, identities and SPIs stay texts in JSON, even where they look like numbers.

@@ -3,13 +3,14 @@
 
 mod daemon;
 mod failure;
+mod output;
 mod verb;
 mod vici;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use failure::Failure;
@@ -36,9 +37,12 @@ enum Verb {
     Down(verb::down::Arguments),
     Stats(verb::stats::Arguments),
     Devices(verb::devices::Arguments),
+    Device(verb::device::Arguments),
     Esp(verb::esp::Arguments),
     Sim(verb::sim::Arguments),
     Demo(verb::demo::Arguments),
+    Man(verb::man::Arguments),
+    Completions(verb::completions::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -55,9 +59,12 @@ fn main() -> ExitCode {
         Verb::Down(arguments) => verb::down::run(&arguments),
         Verb::Stats(arguments) => verb::stats::run(&arguments),
         Verb::Devices(arguments) => verb::devices::run(&arguments),
+        Verb::Device(arguments) => verb::device::run(&arguments),
         Verb::Esp(arguments) => verb::esp::run(&arguments),
         Verb::Sim(arguments) => verb::sim::run(arguments),
         Verb::Demo(arguments) => verb::demo::run(&arguments),
+        Verb::Man(arguments) => verb::man::run(&arguments, Arguments::command()),
+        Verb::Completions(arguments) => verb::completions::run(&arguments, Arguments::command()),
     };
     match result {
         Ok(code) => code,

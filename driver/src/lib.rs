@@ -8,6 +8,7 @@
 pub mod bar;
 pub mod dma;
 pub mod ipa;
+pub mod pci;
 mod ring;
 pub mod transport;
 

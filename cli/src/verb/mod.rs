@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The verbs.
 
+pub(crate) mod completions;
 pub(crate) mod conns;
 pub(crate) mod demo;
+pub(crate) mod device;
 pub(crate) mod devices;
 pub(crate) mod down;
 pub(crate) mod esp;
+pub(crate) mod man;
 pub(crate) mod sas;
 pub(crate) mod sim;
 pub(crate) mod stats;

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `esplanade device`: cards on this machine, without the daemon.
+
+mod bind;
+mod doctor;
+mod list;
+mod show;
+mod unbind;
+
+use std::path::PathBuf;
+
+use driver::DeviceAddress;
+use driver::pci::{Host, PciError};
+
+use crate::failure::{Failure, Outcome};
+
+/// Find cards, hand them to user space and back, look into them, test and reset them.
+#[derive(Debug, clap::Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "A card's address is pci:DDDD:BB:DD.F (the prefix may be left out) or vfio-user:PATH.\n\
+                  `esplanade devices` asks the daemon about the engines that it uses."
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+    /// Root of the trees sys, dev, proc and etc.
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        default_value = "/",
+        hide = true,
+        global = true
+    )]
+    root: PathBuf,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    List(list::Arguments),
+    Show(show::Arguments),
+    Bind(bind::Arguments),
+    Unbind(unbind::Arguments),
+    Doctor(doctor::Arguments),
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    let host = Host::below(&arguments.root);
+    match &arguments.verb {
+        Verb::List(arguments) => list::run(arguments, &host),
+        Verb::Show(arguments) => show::run(arguments, &host),
+        Verb::Bind(arguments) => bind::run(arguments, &host),
+        Verb::Unbind(arguments) => unbind::run(arguments, &host),
+        Verb::Doctor(arguments) => doctor::run(arguments, &host),
+    }
+}
+
+/// A card's address; `pci:` may be left out.
+fn parse_address(text: &str) -> Result<DeviceAddress, String> {
+    let whole = text.parse::<DeviceAddress>();
+    whole.or_else(|error| {
+        let function = format!("pci:{text}").parse();
+        function.map_err(|_| error.to_string())
+    })
+}
+
+/// The address of a PCI function.
+fn parse_function(text: &str) -> Result<String, String> {
+    match parse_address(text)? {
+        DeviceAddress::Pci(function) => Ok(function),
+        DeviceAddress::User(_) => {
+            Err("a simulated card needs no kernel driver: there is nothing to bind".to_owned())
+        }
+    }
+}
+
+/// The exit status that a failure on the PCI bus stands for.
+fn pci_failure(error: PciError) -> Failure {
+    match error {
+        PciError::NoBus { .. } | PciError::NoFunction { .. } => Failure::no_device(error),
+        PciError::Refused { .. } => Failure::refused(error),
+        error => error.into(),
+    }
+}
+
+/// A value, or a dash.
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_come_without_its_prefix() {
+        let function = DeviceAddress::Pci("0000:01:00.0".to_owned());
+        for text in ["pci:0000:01:00.0", "0000:01:00.0"] {
+            assert_eq!(parse_address(text), Ok(function.clone()));
+        }
+        assert!(parse_address("vfio-user:/tmp/card").is_ok());
+        assert!(parse_address("01:00.0").unwrap_err().contains("pci:DDDD"));
+        assert!(parse_function("vfio-user:/tmp/card").is_err());
+    }
+}

@@ -13,7 +13,7 @@ use offload_api::capability::Capabilities;
 use offload_api::device::{Accelerator, AcceleratorInfo, Counters, Health};
 use offload_api::error::{DeviceError, InstallError, OpenQueueError, SaError};
 use offload_api::event::{Engine, Event};
-use offload_api::failover::{Failover, FailoverConfig, OffloadLevel};
+use offload_api::failover::{Failover, FailoverConfig, HoldOff, OffloadLevel};
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Arm, Done, Op, QueueConfig, QueuePair, Status};
 use offload_api::sa::*;
@@ -205,7 +205,11 @@ fn no_number_is_used_twice_and_nothing_is_delivered_twice_over_a_thousand_deaths
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let (device_out, device_in) = (Arc::new(Mortal::new()), Arc::new(Mortal::new()));
         let cache = Arc::new(CacheWriter::create("out", 8).unwrap());
-        let config = FailoverConfig { block: 64 };
+        let config = FailoverConfig {
+            block: 64,
+            hold_off: HoldOff::NONE,
+            ..FailoverConfig::default()
+        };
         let out = Failover::new(
             Some(device_out.clone()),
             Arc::new(engine()),

@@ -131,6 +131,18 @@ pub enum DeviceError {
         /// What was wrong.
         what: String,
     },
+    /// It gave wrong results, and is not used again until it is [released](crate::failover::Failover::release).
+    #[error("device is quarantined: {reason}; look into it, then release it")]
+    Quarantined {
+        /// What was seen.
+        reason: String,
+    },
+    /// It was lost again soon after it came back, and is given a rest.
+    #[error("device keeps vanishing: it is taken back in {millis} ms at the earliest")]
+    HeldOff {
+        /// Time left.
+        millis: u64,
+    },
     /// The host's own part failed (mapping, memory, descriptors).
     #[error("{what}: {error}")]
     Host {

@@ -68,6 +68,11 @@ pub enum Event {
         /// What was seen.
         reason: String,
     },
+    /// The device gave a wrong result and is not used any more.
+    DeviceQuarantined {
+        /// What was seen.
+        reason: String,
+    },
     /// The device is back and carries SAs again.
     DeviceReturned,
     /// An SA is now carried by another engine.

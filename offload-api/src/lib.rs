@@ -22,3 +22,4 @@ pub mod queue;
 pub mod replay;
 pub mod sa;
 pub mod wire;
+pub mod wrap;

@@ -7,19 +7,25 @@
 //! new block, so that it needs no word from the engine before. Every inbound packet that either
 //! engine opens passes the SA's *shadow window* here before it is delivered, so that nothing is
 //! delivered twice, and a taker-over starts from that window.
+//!
+//! The device is trusted as far as it can be checked: a number that it was not granted, or used
+//! twice, never leaves, and one in so many packets is done again in software. A device that was
+//! caught is [quarantined](Failover::quarantine).
 
+mod check;
 mod queue;
 mod route;
 mod sa;
 mod shared;
 mod table;
+mod trust;
 mod wait;
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::cache::{CacheEntry, CacheWriter, InsertError};
 use crate::capability::Capabilities;
@@ -32,6 +38,7 @@ use crate::sa::{Amend, Numbering, SaHandle, SaParams, SaUsage};
 
 use sa::Sa;
 use shared::Shared;
+use trust::Trust;
 
 /// Device and software as one accelerator. Cloning shares it.
 #[derive(Clone)]
@@ -44,11 +51,50 @@ pub struct Failover {
 pub struct FailoverConfig {
     /// Sequence numbers granted at once: the most that a crash can skip.
     pub block: u64,
+    /// One in so many of the device's packets is done again in software and compared; 0 for none.
+    pub sample: u32,
+    /// How long a device that was lost is left alone.
+    pub hold_off: HoldOff,
 }
 
 impl Default for FailoverConfig {
     fn default() -> Self {
-        Self { block: 1 << 16 }
+        Self {
+            block: 1 << 16,
+            sample: 32,
+            hold_off: HoldOff::default(),
+        }
+    }
+}
+
+/// How long a device that was lost is left alone before it is taken back: longer each time that it
+/// is lost again soon, so that one that flaps does not take the traffic along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldOff {
+    /// After a first loss.
+    pub first: Duration,
+    /// At most; each loss that comes too soon doubles what was before.
+    pub longest: Duration,
+    /// How long a device stays up to count as well again.
+    pub well_after: Duration,
+}
+
+impl HoldOff {
+    /// It is taken back as soon as it is there.
+    pub const NONE: Self = Self {
+        first: Duration::ZERO,
+        longest: Duration::ZERO,
+        well_after: Duration::ZERO,
+    };
+}
+
+impl Default for HoldOff {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(50),
+            longest: Duration::from_secs(60),
+            well_after: Duration::from_secs(10),
+        }
     }
 }
 
@@ -89,6 +135,10 @@ pub struct FailoverStatistics {
     pub aborted: u64,
     /// Inbound packets that an engine passed but that had been delivered before.
     pub shadow_replays: u64,
+    /// Packets of the device that were done again in software.
+    pub checked: u64,
+    /// Those that came out otherwise.
+    pub mismatches: u64,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -165,6 +215,16 @@ impl Failover {
         *lock(&self.shared.statistics)
     }
 
+    /// Why the device is quarantined, if it is.
+    pub fn quarantine(&self) -> Option<String> {
+        lock(&self.shared.trust).quarantine().map(str::to_owned)
+    }
+
+    /// Lets a quarantined or held-off device be taken back at once.
+    pub fn release(&self) {
+        *lock(&self.shared.trust) = Trust::default();
+    }
+
     /// The device, for its own counters.
     pub fn primary(&self) -> Option<&Arc<dyn Accelerator>> {
         self.shared.primary.as_ref()
@@ -197,7 +257,7 @@ impl Failover {
     /// on in software meanwhile.
     ///
     /// # Errors
-    /// The device does not come back.
+    /// The device does not come back, or is not to be taken back yet.
     pub fn try_return(&self) -> Result<(), DeviceError> {
         self.shared.try_return()
     }

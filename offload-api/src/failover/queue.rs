@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::check::{SampleId, Sampler, is_check};
 use super::lock;
 use super::sa::{Sa, Target};
 use super::shared::Shared;
@@ -31,6 +32,8 @@ pub(super) struct FailoverQueue {
     /// Taken from the caller, not yet by the engine. Handles are of the present life.
     to_device: Vec<Op>,
     to_software: Vec<Op>,
+    /// Packets of the device that are done again.
+    sampler: Sampler,
     /// Completions that never reached an engine, or came home from a dead one.
     ready: VecDeque<Done>,
     scratch: Vec<Done>,
@@ -49,6 +52,7 @@ struct Flight {
     stay: u32,
     device: bool,
     len: u32,
+    sample: Option<SampleId>,
 }
 
 /// Whence a completion comes.
@@ -93,6 +97,7 @@ impl FailoverQueue {
         shared.add_waker(&waiter.waker);
         let depth = config.depth as usize;
         Ok(Self {
+            sampler: Sampler::new(shared.config.sample),
             shared,
             config,
             life,
@@ -179,6 +184,7 @@ impl FailoverQueue {
                 if let Some(flight) = self.flights.get_mut(place).and_then(Option::take) {
                     flight.sa.count_error(Status::Aborted);
                     flight.sa.release(&self.shared, flight.handle, flight.stay);
+                    self.sampler.forget_any(flight.sample);
                 }
                 self.free.push(place as u32);
             }
@@ -189,10 +195,11 @@ impl FailoverQueue {
     fn redirect(&mut self) {
         for mut op in std::mem::take(&mut self.to_device) {
             let place = op.cookie as usize;
-            let Some(flight) = self.flights.get_mut(place).and_then(Option::take) else {
+            let Some(mut flight) = self.flights.get_mut(place).and_then(Option::take) else {
                 continue;
             };
             flight.sa.release(&self.shared, flight.handle, flight.stay);
+            self.sampler.forget_any(flight.sample.take());
             let target =
                 (0..1000).find_map(|_| match flight.sa.target(&self.shared, flight.handle) {
                     Target::Wait => {
@@ -250,6 +257,12 @@ impl FailoverQueue {
 
     /// Turns an engine's completion into the caller's.
     fn land(&mut self, mut done: Done, origin: Origin) {
+        if origin == Origin::Software && is_check(done.cookie) {
+            if let Some((life, wrong)) = self.sampler.finish(&done) {
+                self.shared.quarantine(life, &wrong);
+            }
+            return;
+        }
         let place = done.cookie as usize;
         // One that nobody waits for: its frame goes home, and that is all.
         let Some(flight) = self.flights.get_mut(place).and_then(Option::take) else {
@@ -270,6 +283,31 @@ impl FailoverQueue {
                     .lost(self.life, "device does not know an SA that it carries");
             }
             done.status = Status::Aborted;
+        }
+        if done.status.is_ok()
+            && origin == Origin::Device
+            && sa.is_outbound()
+            && !sa.owns_number(flight.stay, done.sequence)
+        {
+            let number = done.sequence;
+            let reason = format!("it used sequence number {number} twice, or without a grant");
+            self.shared.quarantine(self.life, &reason);
+            done.status = Status::Aborted;
+        }
+        if let Some(sample) = flight.sample {
+            let check = match origin {
+                Origin::Device => self
+                    .sampler
+                    .check(&self.shared, sample, sa, &done, self.life),
+                Origin::Late | Origin::Software => {
+                    self.sampler.forget(sample);
+                    None
+                }
+            };
+            if let Some(check) = check {
+                lock(&self.shared.statistics).checked += 1;
+                self.to_software.push(check);
+            }
         }
         if done.status.is_ok()
             && !sa.is_outbound()
@@ -385,6 +423,10 @@ impl FailoverQueue {
             .collect();
         for mut op in staged {
             let place = op.cookie as usize;
+            if is_check(op.cookie) {
+                // A copy: nobody waits for it.
+                continue;
+            }
             if let Some(flight) = self.flights.get_mut(place).and_then(Option::take) {
                 (op.cookie, op.sa) = (flight.cookie, flight.handle);
                 self.free.push(place as u32);
@@ -464,7 +506,13 @@ impl FailoverQueue {
             match step {
                 Step::Refuse(status) => self.refuse(op, status),
                 Step::Send(origin, engine_handle, sa, stay) => {
+                    let sample = if origin == Origin::Device {
+                        self.sampler.keep(&sa, &op.frame)
+                    } else {
+                        None
+                    };
                     let flight = Flight {
+                        sample,
                         cookie: op.cookie,
                         handle: op.sa,
                         sa,

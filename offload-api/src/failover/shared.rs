@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::sa::Sa;
 use super::table::SaTable;
+use super::trust::Trust;
 use super::{FailoverConfig, FailoverStatistics, lock, wait};
 use crate::cache::{CacheEventKind, CacheWriter};
 use crate::capability::{Capabilities, Features};
@@ -48,6 +49,9 @@ pub(super) struct Shared {
     thirsty: Mutex<Vec<SaHandle>>,
     /// Queue pairs that may sleep.
     wakers: Mutex<Vec<Weak<OwnedFd>>>,
+    pub(super) trust: Mutex<Trust>,
+    /// What was seen of a loss, for those who ask why.
+    absence: Mutex<String>,
     /// Nothing has been done in software since the last loss.
     falling_back: AtomicBool,
     lost_at: Mutex<Option<Instant>>,
@@ -80,6 +84,7 @@ impl Shared {
             cache,
             config: FailoverConfig {
                 block: config.block.max(1),
+                ..config
             },
             capabilities,
             life: AtomicU64::new(u64::from(up)),
@@ -93,6 +98,8 @@ impl Shared {
             dying: AtomicUsize::new(0),
             thirsty: Mutex::default(),
             wakers: Mutex::default(),
+            trust: Mutex::default(),
+            absence: Mutex::default(),
             falling_back: AtomicBool::new(false),
             lost_at: Mutex::default(),
             statistics: Mutex::default(),
@@ -105,12 +112,29 @@ impl Shared {
         self.life.load(Ordering::Acquire)
     }
 
-    pub(super) fn device_absence(&self) -> &'static str {
-        if self.primary.is_some() {
-            "device is lost"
-        } else {
-            "no device"
+    /// Why there is no device.
+    pub(super) fn device_absence(&self) -> String {
+        if self.primary.is_none() {
+            return "no device".to_owned();
         }
+        if let Some(reason) = lock(&self.trust).quarantine() {
+            return format!("device is quarantined: {reason}");
+        }
+        format!("device is lost: {}", lock(&self.absence))
+    }
+
+    /// The device gave a wrong result in this life: nothing is sent to it any more.
+    pub(super) fn quarantine(&self, life: u64, reason: &str) {
+        if life.is_multiple_of(2) || life != self.life() {
+            return;
+        }
+        tracing::error!(reason, "device gave a wrong result: quarantined");
+        lock(&self.trust).distrust(reason);
+        lock(&self.statistics).mismatches += 1;
+        lock(&self.events).push(Event::DeviceQuarantined {
+            reason: reason.to_owned(),
+        });
+        self.lost(life, reason);
     }
 
     /// Does something with the device, if it is in this life still and stays in it meanwhile.
@@ -139,11 +163,14 @@ impl Shared {
         if ended.is_err() {
             return;
         }
+        let now = Instant::now();
+        reason.clone_into(&mut lock(&self.absence));
+        lock(&self.trust).lost(&self.config.hold_off, now);
         tracing::warn!(
             reason,
             "device lost: security associations move to software"
         );
-        *lock(&self.lost_at) = Some(Instant::now());
+        *lock(&self.lost_at) = Some(now);
         self.falling_back.store(true, Ordering::Release);
         lock(&self.statistics).losses += 1;
         self.cache.note_event(CacheEventKind::DeviceLost, life);
@@ -239,6 +266,7 @@ impl Shared {
         if life % 2 == 1 {
             return Ok(());
         }
+        lock(&self.trust).check(Instant::now())?;
         for (handle, sa) in self.read_table().all() {
             sa.leave_device(self, handle);
         }
@@ -257,6 +285,7 @@ impl Shared {
                 reason: "device is not well after its reset".to_owned(),
             });
         }
+        lock(&self.trust).returned(Instant::now());
         self.life.store(life.wrapping_add(1), Ordering::Release);
         for (handle, sa) in self.read_table().all() {
             sa.enter_device(self, handle)?;
@@ -324,7 +353,7 @@ impl Shared {
                 None
             }
             // These are the failover's own to say.
-            Event::DeviceReturned | Event::Moved { .. } => None,
+            Event::DeviceReturned | Event::DeviceQuarantined { .. } | Event::Moved { .. } => None,
         }
     }
 

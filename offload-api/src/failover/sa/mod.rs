@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::check::Verifier;
 use super::route::{Place, Route};
 use super::{OffloadLevel, Placement, Shared, lock};
 use crate::cache::{CacheSlot, SaState};
@@ -28,6 +29,8 @@ pub(super) struct Sa {
     control: Mutex<Control>,
     /// Missing for levels that may not fall back.
     software: Option<SaHandle>,
+    /// Opens again in software what the device has sealed or opened.
+    verifier: Option<Verifier>,
     /// Its handle in the device, and in which of the device's lives. Written only while the route
     /// does not lead there.
     device: AtomicU64,
@@ -35,7 +38,7 @@ pub(super) struct Sa {
     /// The device has it installed, and it moves there once nothing is on its way in software.
     moving: AtomicBool,
     retired: AtomicBool,
-    /// What was delivered, whoever opened it.
+    /// What was delivered, whoever opened it; of an outbound SA the numbers that the device used.
     shadow: Mutex<ReplayWindow>,
     replay_window: u32,
     outbound: bool,
@@ -84,6 +87,7 @@ impl Sa {
                 reason: None,
             }),
             software: None,
+            verifier: None,
             device: AtomicU64::new(0),
             device_life: AtomicU64::new(0),
             moving: AtomicBool::new(false),
@@ -114,11 +118,17 @@ impl Sa {
             }
             sa.software = Some(shared.software.install(&standby)?);
         }
+        if level != OffloadLevel::No {
+            sa.verifier = Verifier::install(shared, params);
+        }
         match sa.begin(shared) {
             Ok(()) => Ok(sa),
             Err(error) => {
                 if let Some(handle) = sa.software {
                     let _ = shared.software.retire(handle);
+                }
+                if let Some(verifier) = &sa.verifier {
+                    verifier.retire(shared);
                 }
                 Err(error)
             }
@@ -182,7 +192,7 @@ impl Sa {
         });
         match installed {
             None => Err(DeviceError::Gone {
-                reason: shared.device_absence().to_owned(),
+                reason: shared.device_absence(),
             }
             .into()),
             Some(Ok(handle)) => {
@@ -253,6 +263,24 @@ impl Sa {
         seen
     }
 
+    /// What does the device's packets again.
+    pub(super) fn verifier(&self) -> Option<&Verifier> {
+        self.verifier.as_ref()
+    }
+
+    /// Whether the device may have used a number of an outbound SA in a stay: one of its grants, and
+    /// not used before.
+    pub(super) fn owns_number(&self, stay: u32, sequence: u64) -> bool {
+        if !self.granted || self.route.load().number != stay {
+            return true;
+        }
+        let first = self.grant_first.load(Ordering::Acquire);
+        let end = self.grant_end.load(Ordering::Acquire);
+        // A stay that has just ended changes both.
+        let granted = (first..=end).contains(&sequence) || self.route.load().number != stay;
+        granted && lock(&self.shadow).accept(sequence) != Verdict::Replayed
+    }
+
     pub(super) fn is_outbound(&self) -> bool {
         self.outbound
     }
@@ -304,7 +332,12 @@ impl Sa {
                     what: "grants are the failover's own",
                 });
             }
-            Amend::Outer(outer) => control.params.outer = Some(*outer),
+            Amend::Outer(outer) => {
+                control.params.outer = Some(*outer);
+                if let Some(verifier) = &self.verifier {
+                    verifier.amend(shared, change);
+                }
+            }
             Amend::Replay(seen) => lock(&self.shadow).merge(seen),
             Amend::Lifetimes(lifetimes) => {
                 control.params.lifetimes = *lifetimes;
@@ -351,6 +384,9 @@ impl Sa {
             lock(&shared.names).remove(&(Engine::Software, handle));
             let _ = shared.software.retire(handle);
         }
+        if let Some(verifier) = &self.verifier {
+            verifier.retire(shared);
+        }
         shared.cache.remove(self.slot);
         drop(control);
         self.usage()
@@ -377,7 +413,7 @@ impl Sa {
             },
             Place::Device => Placement {
                 engine: Engine::Software,
-                reason: Some("device is lost".to_owned()),
+                reason: Some(shared.device_absence()),
             },
             _ => Placement {
                 engine: Engine::Software,
@@ -394,10 +430,9 @@ impl Sa {
 /// As wide as a window gets, whatever the SA's: several queue pairs bring packets home out of order,
 /// and what lies left of the window here can't be told from a replay.
 fn shadow(params: &SaParams) -> ReplayWindow {
-    let size = if params.replay_window == 0 {
-        0
-    } else {
-        WINDOW_MAX
+    let size = match params.direction {
+        Direction::Inbound if params.replay_window == 0 => 0,
+        Direction::Inbound | Direction::Outbound => WINDOW_MAX,
     };
     let mut shadow = ReplayWindow::new(size);
     if let Some(seen) = &params.replay_state {

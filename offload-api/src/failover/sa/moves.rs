@@ -113,7 +113,7 @@ impl Sa {
         }
         let old = unpack(self.device.load(Ordering::Acquire));
         lock(&shared.names).remove(&(Engine::Device, old));
-        control.reason = Some("device is lost".to_owned());
+        control.reason = Some(shared.device_absence());
         // An SA of an earlier life of a device that is back: have it looked after.
         shared.strays.store(true, Ordering::Release);
         let Some(software) = self.software else {
@@ -269,7 +269,7 @@ impl Sa {
         match shared.with_device(life, |primary| primary.amend(device, &change)) {
             Some(Ok(())) => Ok(()),
             Some(Err(error)) => Err(HandOver::Device(error.to_string())),
-            None => Err(HandOver::Device("device is lost".to_owned())),
+            None => Err(HandOver::Device(shared.device_absence())),
         }
     }
 

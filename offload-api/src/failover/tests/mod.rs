@@ -34,7 +34,11 @@ fn bench(seed: u64, block: u64) -> Bench {
     let cache = Arc::new(CacheWriter::create("failover-test", 64).unwrap());
     let reader = CacheReader::open(cache.read_only_fd().unwrap()).unwrap();
     ledger.lock().unwrap().cache = Some(reader);
-    let config = FailoverConfig { block };
+    let config = FailoverConfig {
+        block,
+        sample: 0,
+        hold_off: HoldOff::NONE,
+    };
     let both = Failover::new(Some(device.clone()), software, cache.clone(), config);
     let pool = FramePool::new(FramePoolConfig {
         slots: FRAMES,

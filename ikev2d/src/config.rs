@@ -2,6 +2,7 @@
 //! The configuration: TOML whose keys are swanctl.conf's names.
 
 mod diagnosis;
+mod failover;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +25,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 pub use diagnosis::Place;
+pub use failover::FailoverSection;
 
 /// Everything.
 #[derive(Debug, Deserialize)]
@@ -48,6 +50,8 @@ pub struct DaemonSection {
     pub vici_socket: PathBuf,
     /// Accelerator: `software`, `vfio-user:PATH` or `pci:DDDD:BB:DD.F`.
     pub device: DeviceSetting,
+    /// How far the accelerator is trusted.
+    pub failover: FailoverSection,
     /// The TUN interface.
     pub tun: TunSection,
     /// Directory for Wireshark's key tables; off by default.
@@ -71,6 +75,7 @@ impl Default for DaemonSection {
         Self {
             vici_socket: "/run/esplanade.vici".into(),
             device: DeviceSetting::Software,
+            failover: FailoverSection::default(),
             tun: TunSection::default(),
             key_log: None,
             log_level: None,

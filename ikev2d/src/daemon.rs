@@ -73,7 +73,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let crypto = OpensslCrypto::new().context("the system gives no entropy")?;
     let sockets = Sockets::bind(section.port, section.nat_port)
         .context("IKE's sockets (CAP_NET_BIND_SERVICE is needed)")?;
-    let devices = Devices::open(&section.device)?;
+    let devices = Devices::open(&section.device, section.failover.config())?;
     let listener = server::listen(&section.vici_socket).context("control socket")?;
 
     let (ike_in, mut ike) = mpsc::channel::<Upcall>(BACKLOG);
@@ -318,6 +318,12 @@ impl Daemon {
                 }
                 DeviceEvent::DeviceLost { reason } => {
                     tracing::warn!(reason, "accelerator lost: ESP goes on in software");
+                }
+                DeviceEvent::DeviceQuarantined { reason } => {
+                    tracing::error!(
+                        reason,
+                        "accelerator quarantined: `esplanade devices --release` takes it back"
+                    );
                 }
                 DeviceEvent::DeviceReturned => tracing::info!("accelerator is back"),
                 DeviceEvent::Moved { sa, engine } => {

@@ -10,10 +10,17 @@ use crate::vici::Section;
 pub(crate) struct Arguments {
     #[command(flatten)]
     daemon: DaemonArguments,
+    /// First take an accelerator back that is quarantined for a wrong result, or held off because it
+    /// kept vanishing.
+    #[arg(long)]
+    release: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let none = Section::default();
+    if arguments.release {
+        arguments.daemon.request("release-device", &none, ANSWER)?;
+    }
     let response = arguments.daemon.request("devices", &none, ANSWER)?;
     let devices: Vec<_> = response.sections().collect();
     arguments
@@ -21,7 +28,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         .show(&named("name", &devices), || show(&devices))
 }
 
-const COLUMNS: [(&str, &str); 9] = [
+const COLUMNS: [(&str, &str); 11] = [
     ("PRODUCT", "product"),
     ("DRIVER", "driver"),
     ("HEALTH", "health"),
@@ -31,6 +38,8 @@ const COLUMNS: [(&str, &str); 9] = [
     ("ERRORS", "errors"),
     ("LOST", "lost-count"),
     ("RETURNED", "returned-count"),
+    ("CHECKED", "checked"),
+    ("WRONG", "mismatches"),
 ];
 
 fn show(devices: &[(&str, &Section)]) -> String {

@@ -165,6 +165,7 @@ impl Daemon {
             "version" => plain(version()),
             "stats" => plain(self.statistics()),
             "devices" => plain(self.devices.section()),
+            "release-device" => respond(self.devices.release()),
             "list-sas" => streamed(self.list_sas(&message)),
             "list-conns" => {
                 let conns = self.endpoint.connections().iter();

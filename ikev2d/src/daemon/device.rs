@@ -31,7 +31,7 @@ pub(crate) struct Devices {
 
 impl Devices {
     /// Opens the configured device and the software engine.
-    pub(crate) fn open(setting: &DeviceSetting) -> anyhow::Result<Self> {
+    pub(crate) fn open(setting: &DeviceSetting, config: FailoverConfig) -> anyhow::Result<Self> {
         let software = SoftwareEngine::new(SoftwareConfig::default())?;
         let cache = CacheWriter::create("esplanade-sa-cache", CACHE)?;
         let primary: Option<Arc<dyn Accelerator>> = match setting {
@@ -50,12 +50,7 @@ impl Devices {
                 Some(card)
             }
         };
-        let failover = Failover::new(
-            primary,
-            Arc::new(software),
-            Arc::new(cache),
-            FailoverConfig::default(),
-        );
+        let failover = Failover::new(primary, Arc::new(software), Arc::new(cache), config);
         let stop = Arc::new(AtomicBool::new(false));
         let (kept, stopped) = (failover.clone(), stop.clone());
         let keeper = std::thread::Builder::new()
@@ -66,6 +61,17 @@ impl Devices {
             stop,
             keeper: Some(keeper),
         })
+    }
+
+    /// Lets a quarantined or held-off accelerator be taken back.
+    pub(crate) fn release(&self) -> Result<(), String> {
+        if self.failover.primary().is_none() {
+            return Err("there is no accelerator: the daemon runs in software only".to_owned());
+        }
+        self.failover.release();
+        self.failover
+            .try_return()
+            .map_err(|error| error.to_string())
     }
 
     /// The answer to `devices`.
@@ -89,6 +95,8 @@ impl Devices {
                 Health::Resetting => "resetting".to_owned(),
                 Health::Lost { reason } => format!("lost: {reason}"),
             };
+            let quarantine = self.failover.quarantine().filter(|_| is_device);
+            let health = quarantine.map_or(health, |reason| format!("quarantined: {reason}"));
             section.put("health", health);
             section.put("sas", counters.sas);
             section.put("sealed", counters.sealed);
@@ -102,6 +110,9 @@ impl Devices {
                 section.put("lost-count", statistics.losses);
                 section.put("returned-count", statistics.returns);
                 section.put("last-fallback-us", statistics.last_fallback_ns / 1000);
+                section.put("checked", statistics.checked);
+                section.put("mismatches", statistics.mismatches);
+                section.put("shadow-replays", statistics.shadow_replays);
             }
             all.put_section(&info.name, section);
         }

@@ -2,6 +2,7 @@
 //! `esplanade`: accelerator cards and the tunnels on them, from the command line. One file per verb.
 
 mod daemon;
+mod engine;
 mod failure;
 mod output;
 mod verb;

@@ -29,6 +29,43 @@ pub fn run() -> impl Iterator<Item = SelfTest> {
     })
 }
 
+/// A known answer, for an engine that is tested from outside.
+#[derive(Clone, Copy)]
+pub struct Case(&'static KnownAnswer);
+
+/// One for each suite.
+pub fn cases() -> impl Iterator<Item = Case> {
+    KNOWN_ANSWERS.iter().map(Case)
+}
+
+impl Case {
+    /// The SA that seals or opens the packet; outbound it takes [`sequence`](Self::sequence) and
+    /// [`iv`](Self::iv) with the packet.
+    pub fn params(&self, direction: Direction) -> Option<SaParams> {
+        params(self.0, direction)
+    }
+
+    /// The packet.
+    pub fn plain(&self) -> Vec<u8> {
+        octets(self.0.plain)
+    }
+
+    /// What it is sealed to.
+    pub fn sealed(&self) -> Vec<u8> {
+        octets(self.0.sealed)
+    }
+
+    /// Its sequence number.
+    pub fn sequence(&self) -> u64 {
+        self.0.sequence
+    }
+
+    /// Its IV, left-aligned.
+    pub fn iv(&self) -> [u8; 16] {
+        iv(self.0)
+    }
+}
+
 /// Room around the packet.
 const ROOM: usize = 128;
 
@@ -56,10 +93,7 @@ fn check(answer: &KnownAnswer) -> Result<(), &'static str> {
 fn seal(answer: &KnownAnswer, plain: &[u8]) -> Option<Vec<u8>> {
     let transform = transform(answer, Direction::Outbound)?;
     let mut context = transform.take_context().ok()?;
-    let mut iv = [0; 16];
-    iv.iter_mut()
-        .zip(octets(answer.iv))
-        .for_each(|(octet, value)| *octet = value);
+    let iv = iv(answer);
     let mut buffer = roomy(plain);
     let mut packet = SlicePacket::new(&mut buffer, ROOM, plain.len())?;
     let sealed = transform.seal(&mut context, answer.sequence, Some(&iv), &mut packet);
@@ -81,9 +115,21 @@ fn open(answer: &KnownAnswer, sealed: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn transform(answer: &KnownAnswer, direction: Direction) -> Option<Transform> {
+    Transform::new(&params(answer, direction)?).ok()
+}
+
+fn iv(answer: &KnownAnswer) -> [u8; 16] {
+    let mut iv = [0; 16];
+    iv.iter_mut()
+        .zip(octets(answer.iv))
+        .for_each(|(octet, value)| *octet = value);
+    iv
+}
+
+fn params(answer: &KnownAnswer, direction: Direction) -> Option<SaParams> {
     let suite = Suite::from_name(answer.suite)?;
     let (key, integrity_key) = (octets(answer.key), octets(answer.integrity_key));
-    let sa = SaParams {
+    Some(SaParams {
         spi: Spi::new(answer.spi)?,
         direction,
         mode: Mode::Transport,
@@ -99,8 +145,7 @@ fn transform(answer: &KnownAnswer, direction: Direction) -> Option<Transform> {
         outer: None,
         lifetimes: Lifetimes::default(),
         selectors: Vec::new(),
-    };
-    Transform::new(&sa).ok()
+    })
 }
 
 fn roomy(packet: &[u8]) -> Vec<u8> {

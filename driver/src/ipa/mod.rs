@@ -5,6 +5,7 @@ mod admin;
 mod context;
 mod events;
 pub mod flights;
+pub mod inspect;
 mod life;
 mod queue;
 

@@ -28,8 +28,15 @@ impl UserTransport {
     /// # Errors
     /// Nobody listens there, or no vfio-user device does.
     pub fn connect(path: &Path) -> Result<Self, DeviceError> {
-        let client = Client::connect(path, DEADLINE).map_err(|error| DeviceError::Gone {
-            reason: format!("{}: {error}", path.display()),
+        let client = Client::connect(path, DEADLINE).map_err(|error| match error {
+            // Somebody listens, and does not greet: a device serves one driver at a time.
+            vfio_user::Error::Timeout { .. } => DeviceError::Host {
+                what: "connecting",
+                error: format!("{}: another driver has the device", path.display()),
+            },
+            error => DeviceError::Gone {
+                reason: format!("{}: {error}", path.display()),
+            },
         })?;
         Ok(Self { client })
     }

@@ -24,6 +24,7 @@ def export(tops, source: str) -> str:
         parts += [module(group) for group in groups(top)]
     parts.append(flags(tops))
     parts += [enumeration(*found) for found in enumerations(tops)]
+    parts.append(table(tops[0]))
     return "".join(parts)
 
 
@@ -125,6 +126,59 @@ impl {name} {{
 }}
 """)
     return "".join(lines)
+
+
+def table(register_map) -> str:
+    """All registers of the register BAR by name, for tools that show them."""
+    found = [(group, reg) for group in groups(register_map) for reg in registers(group)]
+    lines = [f"""
+/// A register of [`REGISTER_BAR`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Register {{
+    /// The module that its offset's constant is in.
+    pub group: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// Of the first one.
+    pub offset: u64,
+    /// 64 bits, not 32.
+    pub wide: bool,
+    /// It can be read.
+    pub readable: bool,
+    /// How many there are, one behind the other.
+    pub count: u64,
+}}
+
+const fn named(
+    group: &'static str,
+    name: &'static str,
+    offset: u64,
+    wide: bool,
+    readable: bool,
+    count: u64,
+) -> Register {{
+    Register {{
+        group,
+        name,
+        offset,
+        wide,
+        readable,
+        count,
+    }}
+}}
+
+/// The registers of [`REGISTER_BAR`].
+#[rustfmt::skip]
+pub const REGISTERS: [Register; {len(found)}] = [
+"""]
+    for group, reg in found:
+        values = [
+            f'"{group.inst_name}"', f'"{reg.inst_name}"', f"{group.inst_name}::{reg.inst_name}",
+            str(reg.get_property("regwidth") == 64).lower(), str(reg.has_sw_readable).lower(),
+            str(reg.array_dimensions[0] if reg.is_array else 1),
+        ]
+        lines.append(f"    named({', '.join(values)}),\n")
+    return "".join(lines + ["];\n"])
 
 
 def doc(text: str, group, indent: int) -> str:

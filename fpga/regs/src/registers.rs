@@ -236,3 +236,83 @@ impl FatalCause {
             .find(|member| *member as u32 == code)
     }
 }
+
+/// A register of [`REGISTER_BAR`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Register {
+    /// The module that its offset's constant is in.
+    pub group: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// Of the first one.
+    pub offset: u64,
+    /// 64 bits, not 32.
+    pub wide: bool,
+    /// It can be read.
+    pub readable: bool,
+    /// How many there are, one behind the other.
+    pub count: u64,
+}
+
+const fn named(
+    group: &'static str,
+    name: &'static str,
+    offset: u64,
+    wide: bool,
+    readable: bool,
+    count: u64,
+) -> Register {
+    Register {
+        group,
+        name,
+        offset,
+        wide,
+        readable,
+        count,
+    }
+}
+
+/// The registers of [`REGISTER_BAR`].
+#[rustfmt::skip]
+pub const REGISTERS: [Register; 40] = [
+    named("identity", "MAGIC", identity::MAGIC, false, true, 1),
+    named("identity", "VERSION", identity::VERSION, false, true, 1),
+    named("identity", "BUILD", identity::BUILD, true, true, 1),
+    named("identity", "SUITES", identity::SUITES, true, true, 1),
+    named("identity", "FEATURES", identity::FEATURES, false, true, 1),
+    named("identity", "MAX_SAS", identity::MAX_SAS, false, true, 1),
+    named("identity", "MAX_QUEUES", identity::MAX_QUEUES, false, true, 1),
+    named("identity", "MAX_DEPTH", identity::MAX_DEPTH, false, true, 1),
+    named("identity", "MAX_PACKET", identity::MAX_PACKET, false, true, 1),
+    named("identity", "MAX_WINDOW", identity::MAX_WINDOW, false, true, 1),
+    named("identity", "VECTORS", identity::VECTORS, false, true, 1),
+    named("identity", "TIME", identity::TIME, true, true, 1),
+    named("identity", "FUNCTION", identity::FUNCTION, false, true, 1),
+    named("identity", "FUNCTIONS", identity::FUNCTIONS, false, true, 1),
+    named("identity", "MAX_GATHER", identity::MAX_GATHER, false, true, 1),
+    named("control", "CONTROL", control::CONTROL, false, true, 1),
+    named("control", "STATUS", control::STATUS, false, true, 1),
+    named("control", "HEARTBEAT", control::HEARTBEAT, false, true, 1),
+    named("control", "ERROR_CAUSE", control::ERROR_CAUSE, false, true, 1),
+    named("control", "ERROR_INFO", control::ERROR_INFO, true, true, 1),
+    named("control", "WAKE", control::WAKE, false, false, 1),
+    named("control", "ERRORS_LOGGED", control::ERRORS_LOGGED, false, true, 1),
+    named("interrupt", "MODERATION", interrupt::MODERATION, false, true, 65),
+    named("admin_queue", "SUBMISSION_BASE", admin_queue::SUBMISSION_BASE, true, true, 1),
+    named("admin_queue", "COMPLETION_BASE", admin_queue::COMPLETION_BASE, true, true, 1),
+    named("admin_queue", "DEPTH", admin_queue::DEPTH, false, true, 1),
+    named("admin_queue", "TAIL", admin_queue::TAIL, false, false, 1),
+    named("statistics", "SEALED", statistics::SEALED, true, true, 1),
+    named("statistics", "SEALED_BYTES", statistics::SEALED_BYTES, true, true, 1),
+    named("statistics", "OPENED", statistics::OPENED, true, true, 1),
+    named("statistics", "OPENED_BYTES", statistics::OPENED_BYTES, true, true, 1),
+    named("statistics", "ERRORS", statistics::ERRORS, true, true, 1),
+    named("statistics", "DMA_FAULTS", statistics::DMA_FAULTS, true, true, 1),
+    named("statistics", "SAS", statistics::SAS, true, true, 1),
+    named("statistics", "BAD_DESCRIPTORS", statistics::BAD_DESCRIPTORS, true, true, 1),
+    named("statistics", "INTERRUPTS", statistics::INTERRUPTS, true, true, 1),
+    named("event_queue", "BASE", event_queue::BASE, true, true, 1),
+    named("event_queue", "DEPTH", event_queue::DEPTH, false, true, 1),
+    named("event_queue", "HEAD", event_queue::HEAD, false, false, 1),
+    named("event_queue", "DROPPED", event_queue::DROPPED, false, true, 1),
+];

@@ -3,8 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use driver::ipa::IpaCard;
 use ikev2d_proto::endpoint::Endpoint;
 use ikev2d_proto::event::{ChildId, IkeId};
+use offload_api::device::Accelerator;
 use tokio::sync::oneshot;
 
 use super::Daemon;
@@ -188,6 +190,13 @@ impl Daemon {
                 self.clear_secrets();
                 respond(Ok(()))
             }
+            "inspect-device" => return self.control_card(&message, reply, inspect),
+            "reset-device" => {
+                return self.control_card(&message, reply, |card| {
+                    card.reset().map_err(|error| error.to_string())?;
+                    Ok(Section::default())
+                });
+            }
             "initiate" => return self.control_initiate(&message, reply),
             "terminate" => return self.control_terminate(&message, reply),
             "rekey" => respond(self.control_rekey(&message)),
@@ -200,6 +209,35 @@ impl Daemon {
         };
         message.wipe();
         let _ = reply.send(answer);
+    }
+
+    /// Has a card do something that may take its time.
+    fn control_card(
+        &self,
+        message: &Section,
+        reply: oneshot::Sender<Reply>,
+        run: fn(&IpaCard) -> Result<Section, String>,
+    ) {
+        let card = match self.devices.card(message.text("name")) {
+            Ok(card) => card,
+            Err(error) => {
+                let _ = reply.send(respond(Err(error)));
+                return;
+            }
+        };
+        tokio::task::spawn_blocking(move || {
+            let answer = match run(&card) {
+                Ok(mut response) => {
+                    response.put("success", "yes");
+                    Reply::Response {
+                        events: Vec::new(),
+                        response,
+                    }
+                }
+                Err(error) => respond(Err(error)),
+            };
+            let _ = reply.send(answer);
+        });
     }
 
     fn list_sas(&self, message: &Section) -> Vec<(&'static str, Section)> {
@@ -397,6 +435,15 @@ impl Daemon {
         section.put("success", "yes");
         section
     }
+}
+
+/// All that a card tells about itself, as one JSON text.
+fn inspect(card: &IpaCard) -> Result<Section, String> {
+    let inspection = card.inspect().map_err(|error| error.to_string())?;
+    let text = serde_json::to_string(&inspection).map_err(|error| error.to_string())?;
+    let mut section = Section::default();
+    section.put("inspection", text);
+    Ok(section)
 }
 
 /// How long a client wants to wait, in its `timeout`; nothing if not at all (-1).

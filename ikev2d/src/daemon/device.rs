@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use driver::ipa::IpaCard;
 use esp::engine::{SoftwareConfig, SoftwareEngine};
 use offload_api::cache::CacheWriter;
 use offload_api::device::{Accelerator, Health};
@@ -25,6 +26,8 @@ const RETRY: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::fr
 /// The engines.
 pub(crate) struct Devices {
     pub(crate) failover: Failover,
+    /// The card itself, under its failover.
+    card: Option<Arc<IpaCard>>,
     stop: Arc<AtomicBool>,
     keeper: Option<JoinHandle<()>>,
 }
@@ -34,7 +37,7 @@ impl Devices {
     pub(crate) fn open(setting: &DeviceSetting, config: FailoverConfig) -> anyhow::Result<Self> {
         let software = SoftwareEngine::new(SoftwareConfig::default())?;
         let cache = CacheWriter::create("esplanade-sa-cache", CACHE)?;
-        let primary: Option<Arc<dyn Accelerator>> = match setting {
+        let card = match setting {
             DeviceSetting::Software => None,
             DeviceSetting::Card(address) => {
                 let card = driver::open(address).with_context(|| {
@@ -50,6 +53,7 @@ impl Devices {
                 Some(card)
             }
         };
+        let primary = card.clone().map(|card| card as Arc<dyn Accelerator>);
         let failover = Failover::new(primary, Arc::new(software), Arc::new(cache), config);
         let stop = Arc::new(AtomicBool::new(false));
         let (kept, stopped) = (failover.clone(), stop.clone());
@@ -58,6 +62,7 @@ impl Devices {
             .spawn(move || keep(&kept, &stopped))?;
         Ok(Self {
             failover,
+            card,
             stop,
             keeper: Some(keeper),
         })
@@ -72,6 +77,20 @@ impl Devices {
         self.failover
             .try_return()
             .map_err(|error| error.to_string())
+    }
+
+    /// The card of this name.
+    pub(crate) fn card(&self, name: Option<&str>) -> Result<Arc<IpaCard>, String> {
+        let card = self
+            .card
+            .as_ref()
+            .ok_or("there is no card, only software")?;
+        match name {
+            Some(name) if name != card.info().name => {
+                Err(format!("no card {name:?}; there is {:?}", card.info().name))
+            }
+            _ => Ok(card.clone()),
+        }
     }
 
     /// The answer to `devices`.

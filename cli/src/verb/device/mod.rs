@@ -3,16 +3,24 @@
 
 mod bind;
 mod doctor;
+mod inspect;
 mod list;
+mod reset;
+mod selftest;
 mod show;
 mod unbind;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use driver::DeviceAddress;
+use driver::ipa::IpaCard;
 use driver::pci::{Host, PciError};
+use offload_api::error::DeviceError;
 
+use crate::daemon::{ANSWER, DaemonArguments};
 use crate::failure::{Failure, Outcome};
+use crate::vici::Section;
 
 /// Find cards, hand them to user space and back, look into them, test and reset them.
 #[derive(Debug, clap::Args)]
@@ -41,6 +49,9 @@ enum Verb {
     Show(show::Arguments),
     Bind(bind::Arguments),
     Unbind(unbind::Arguments),
+    Inspect(inspect::Arguments),
+    Selftest(selftest::Arguments),
+    Reset(reset::Arguments),
     Doctor(doctor::Arguments),
 }
 
@@ -51,6 +62,9 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         Verb::Show(arguments) => show::run(arguments, &host),
         Verb::Bind(arguments) => bind::run(arguments, &host),
         Verb::Unbind(arguments) => unbind::run(arguments, &host),
+        Verb::Inspect(arguments) => inspect::run(arguments),
+        Verb::Selftest(arguments) => selftest::run(arguments),
+        Verb::Reset(arguments) => reset::run(arguments),
         Verb::Doctor(arguments) => doctor::run(arguments, &host),
     }
 }
@@ -81,6 +95,24 @@ fn pci_failure(error: PciError) -> Failure {
         PciError::Refused { .. } => Failure::refused(error),
         error => error.into(),
     }
+}
+
+/// Opens a card that nobody else has.
+fn open(address: &DeviceAddress) -> Result<Arc<IpaCard>, Failure> {
+    driver::open(address).map_err(|error| match error {
+        DeviceError::Gone { .. } => Failure::no_device(error),
+        DeviceError::Host { .. } => Failure::refused(error),
+        error => error.into(),
+    })
+}
+
+/// How many SAs a daemon's card carries; nothing where no daemon answers, or it has another card.
+fn carried_by_daemon(daemon: &DaemonArguments, address: &DeviceAddress) -> Option<u64> {
+    let devices = daemon
+        .request("devices", &Section::default(), ANSWER)
+        .ok()?;
+    let card = devices.section(&address.to_string())?;
+    Some(card.number("sas").unwrap_or(0))
 }
 
 /// A value, or a dash.

@@ -2,7 +2,6 @@
 //! `esplanade esp seal` and `esplanade esp open`: ESP offline, packet by packet.
 
 mod capture;
-mod engine;
 mod lines;
 mod sa_file;
 mod wireshark;
@@ -15,8 +14,8 @@ use std::process::ExitCode;
 use clap::{Subcommand, ValueEnum};
 use offload_api::sa::{Direction, Mode};
 
+use crate::engine::Engine;
 use crate::failure::{Failure, Outcome};
-use engine::Engine;
 use sa_file::Untold;
 use worker::Worker;
 

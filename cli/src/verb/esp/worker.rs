@@ -8,8 +8,8 @@ use offload_api::wire::ip::Facts;
 use offload_api::wire::natt::UdpHeader;
 use offload_api::wire::{esp, natt};
 
-use super::engine::Engine;
 use super::sa_file::Sa;
+use crate::engine::Engine;
 
 const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_ESP: u8 = 50;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The engine that does the work, one packet at a time.
+//! An engine that works one packet at a time.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use sim::{CardConfig, SimulatedCard};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An engine with a queue pair.
-pub(super) struct Engine {
+pub(crate) struct Engine {
     queue: Box<dyn QueuePair>,
     pool: FramePool,
     accelerator: Arc<dyn Accelerator>,
@@ -29,14 +30,14 @@ pub(super) struct Engine {
 }
 
 /// What became of a packet.
-pub(super) struct Outcome {
-    pub(super) status: Status,
-    pub(super) packet: Vec<u8>,
-    pub(super) sequence: u64,
+pub(crate) struct Outcome {
+    pub(crate) status: Status,
+    pub(crate) packet: Vec<u8>,
+    pub(crate) sequence: u64,
 }
 
 impl Engine {
-    pub(super) fn software() -> Result<Self> {
+    pub(crate) fn software() -> Result<Self> {
         let config = SoftwareConfig {
             threads: 1,
             ..SoftwareConfig::default()
@@ -44,7 +45,7 @@ impl Engine {
         Self::new(Arc::new(SoftwareEngine::new(config)?), None)
     }
 
-    pub(super) fn simulated() -> Result<Self> {
+    pub(crate) fn simulated() -> Result<Self> {
         let directory = tempfile::tempdir().context("a place for the card's socket")?;
         let config = CardConfig::new(directory.path().join("card"));
         let simulated = SimulatedCard::bind(&config)?;
@@ -65,6 +66,11 @@ impl Engine {
         Self::new(accelerator, Some(card))
     }
 
+    /// An engine that is open already.
+    pub(crate) fn opened(accelerator: Arc<dyn Accelerator>) -> Result<Self> {
+        Self::new(accelerator, None)
+    }
+
     fn new(accelerator: Arc<dyn Accelerator>, card: Option<Card>) -> Result<Self> {
         let pool = FramePool::new(FramePoolConfig {
             slots: 16,
@@ -80,12 +86,52 @@ impl Engine {
         })
     }
 
-    pub(super) fn install(&self, sa: &SaParams) -> Result<SaHandle, InstallError> {
+    pub(crate) fn install(&self, sa: &SaParams) -> Result<SaHandle, InstallError> {
         self.accelerator.install(sa)
     }
 
+    /// Removes an SA.
+    pub(crate) fn retire(&self, sa: SaHandle) -> Result<()> {
+        self.accelerator.retire(sa)?;
+        Ok(())
+    }
+
+    /// As [`process`](Self::process), but looks for the completion only when the engine's interrupt
+    /// has come; whether it did.
+    pub(crate) fn interrupts(
+        &mut self,
+        sa: SaHandle,
+        packet: &[u8],
+        explicit: Option<Explicit>,
+    ) -> Result<bool> {
+        let mut frame = self.pool.alloc().context("no frame is left")?;
+        if !frame.fill(packet) {
+            bail!("the packet does not fit a frame");
+        }
+        let mut ops = vec![Op {
+            sa,
+            frame,
+            cookie: 0,
+            explicit,
+        }];
+        self.queue.enqueue(&mut ops)?;
+        let vector = match self.queue.arm()? {
+            Arm::Wait(fd) => fd.try_clone_to_owned()?,
+            Arm::Ready => bail!("the engine is ready before it has anything to do"),
+        };
+        self.queue.kick()?;
+        let mut waited = [PollFd::new(vector.as_fd(), PollFlags::POLLIN)];
+        let came = poll(&mut waited, PollTimeout::from(1000u16)).is_ok_and(|ready| ready == 1);
+        let started = Instant::now();
+        let mut done = Vec::new();
+        while self.queue.dequeue(&mut done, 1)? == 0 && started.elapsed() < PATIENCE {
+            std::thread::yield_now();
+        }
+        Ok(came && !done.is_empty())
+    }
+
     /// Seals or opens a packet.
-    pub(super) fn process(
+    pub(crate) fn process(
         &mut self,
         sa: SaHandle,
         packet: &[u8],

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `esplanade device inspect`.
+
+use anyhow::Context;
+use driver::DeviceAddress;
+use driver::ipa::inspect::{Inspection, QueueReport, SaReport};
+use serde_json::json;
+
+use super::{carried_by_daemon, open, or_dash, parse_address};
+use crate::daemon::{ANSWER, DaemonArguments};
+use crate::failure::{Failure, Outcome};
+use crate::output::{facts, table};
+use crate::vici::Section;
+
+/// Look into a card: identity, limits, features, registers by name, queues, SAs without keys, errors.
+///
+/// A card that the daemon uses is asked through the daemon; any other one is opened, which resets it.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  esplanade device inspect vfio-user:/tmp/card.sock -o json | jq .counters"
+)]
+pub(super) struct Arguments {
+    /// The card: pci:DDDD:BB:DD.F or vfio-user:PATH
+    #[arg(value_parser = parse_address)]
+    address: DeviceAddress,
+    #[command(flatten)]
+    daemon: DaemonArguments,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    let inspection = inspect(&arguments.daemon, &arguments.address)?;
+    arguments
+        .daemon
+        .show(&json!(inspection), || show(&inspection))
+}
+
+/// What a card tells, asked through the daemon when that has it.
+fn inspect(daemon: &DaemonArguments, address: &DeviceAddress) -> Result<Inspection, Failure> {
+    if carried_by_daemon(daemon, address).is_some() {
+        return through_daemon(daemon, address);
+    }
+    Ok(open(address)?.inspect()?)
+}
+
+/// What the daemon's card tells.
+pub(crate) fn through_daemon(
+    daemon: &DaemonArguments,
+    address: &DeviceAddress,
+) -> Result<Inspection, Failure> {
+    let mut message = Section::default();
+    message.put("name", address);
+    let response = daemon.request("inspect-device", &message, ANSWER)?;
+    let text = response.text("inspection").unwrap_or_default();
+    let inspection = serde_json::from_str(text).context("the daemon's answer makes no sense")?;
+    Ok(inspection)
+}
+
+fn show(card: &Inspection) -> String {
+    let (major, minor) = card.abi;
+    let (function, functions) = card.function;
+    let mut rows = vec![
+        ("address".to_owned(), card.address.clone()),
+        ("product".to_owned(), card.product.clone()),
+        ("driver".to_owned(), card.driver.clone()),
+        ("firmware".to_owned(), card.firmware.clone()),
+        ("health".to_owned(), card.health.clone()),
+        ("ABI".to_owned(), format!("{major}.{minor}")),
+        ("function".to_owned(), format!("{function} of {functions}")),
+        ("features".to_owned(), card.features.join(" ")),
+        ("suites".to_owned(), card.suites.join(" ")),
+    ];
+    let limits = card.limits.iter();
+    rows.extend(limits.map(|(name, value)| (format!("most {name}"), value.to_string())));
+    let mut parts = vec![facts(rows)];
+    let registers = card.registers.iter().map(|register| {
+        vec![
+            format!("{:#06x}", register.offset),
+            register.name.clone(),
+            format!("{:#x}", register.value),
+            or_dash(register.meaning.as_ref()),
+        ]
+    });
+    let headers = ["OFFSET", "REGISTER", "VALUE", "MEANING"];
+    parts.push(table(&headers, registers.collect(), ""));
+    let counters = card.counters.iter();
+    let counters = counters.map(|(name, value)| vec![name.clone(), value.to_string()]);
+    parts.push(table(&["COUNTER", "VALUE"], counters.collect(), ""));
+    parts.push(table(
+        &QUEUE_HEADERS,
+        card.queues.iter().map(queue).collect(),
+        "no queue pairs are open",
+    ));
+    parts.push(table(
+        &SA_HEADERS,
+        card.sas.iter().map(sa).collect(),
+        "no SAs are installed",
+    ));
+    let errors = card.errors.iter().map(|error| {
+        let queue = error
+            .queue
+            .map_or("admin".to_owned(), |queue| queue.to_string());
+        let seconds = error.time as f64 / 1e9;
+        vec![format!("{seconds:.6}"), queue, error.what.clone()]
+    });
+    let headers = ["AT, S", "QUEUE", "ERROR"];
+    parts.push(table(&headers, errors.collect(), "no errors are noted"));
+    parts.join("\n\n")
+}
+
+const QUEUE_HEADERS: [&str; 9] = [
+    "QUEUE",
+    "STATE",
+    "DEPTH",
+    "PRIORITY",
+    "SUBMITTED",
+    "COMPLETED",
+    "ERRORS",
+    "INTERRUPTS",
+    "BYTES",
+];
+
+fn queue(queue: &QueueReport) -> Vec<String> {
+    let state = match &queue.error {
+        Some(error) => format!("{}: {error}", queue.state),
+        None => queue.state.clone(),
+    };
+    vec![
+        queue.number.to_string(),
+        state,
+        queue.depth.to_string(),
+        queue.priority.to_string(),
+        queue.submitted.to_string(),
+        queue.completed.to_string(),
+        queue.errors.to_string(),
+        queue.interrupts.to_string(),
+        queue.bytes.to_string(),
+    ]
+}
+
+const SA_HEADERS: [&str; 10] = [
+    "SA", "SPI", "WAY", "MODE", "SUITE", "PACKETS", "BYTES", "SEQUENCE", "BAD ICV", "REPLAYED",
+];
+
+fn sa(sa: &SaReport) -> Vec<String> {
+    let mut mode = sa.mode.clone();
+    if sa.draining {
+        mode.push_str(", draining");
+    }
+    vec![
+        sa.index.to_string(),
+        sa.spi.clone(),
+        sa.direction.clone(),
+        mode,
+        sa.suite.clone(),
+        sa.packets.to_string(),
+        sa.bytes.to_string(),
+        sa.sequence.to_string(),
+        sa.bad_icv.to_string(),
+        sa.replayed.to_string(),
+    ]
+}

@@ -50,6 +50,25 @@ impl DaemonArguments {
         result.map_err(|error| self.failure(error))
     }
 
+    /// Hands events of these names on until it is told to stop.
+    pub(crate) fn follow(
+        &self,
+        names: &[&str],
+        mut on_event: impl FnMut(&str, &Section) -> anyhow::Result<bool>,
+    ) -> Result<(), Failure> {
+        let result = Client::connect(&self.socket, ANSWER).and_then(|mut client| {
+            client.follow(names, |name, section| {
+                on_event(name, section).map_err(std::io::Error::other)
+            })
+        });
+        result.map_err(|error| self.failure(error))
+    }
+
+    /// Whether a program is going to read it.
+    pub(crate) fn is_json(&self) -> bool {
+        self.output.is_json()
+    }
+
     fn failure(&self, error: ViciError) -> Failure {
         match error {
             ViciError::Socket(_) => Failure::no_device(

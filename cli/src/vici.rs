@@ -71,17 +71,7 @@ impl Client {
         event: &str,
         message: &Section,
     ) -> Result<Vec<Section>, ViciError> {
-        self.send(EVENT_REGISTER, event, &Section::default())?;
-        match self.receive()? {
-            (EVENT_CONFIRM, _) => {}
-            (EVENT_UNKNOWN, _) => return Err(ViciError::Unknown(event.to_owned())),
-            (found, _) => {
-                return Err(ViciError::Unexpected {
-                    expected: "a confirmation",
-                    found,
-                });
-            }
-        }
+        self.register(event, &mut |_, _| Ok(true))?;
         self.send(COMMAND_REQUEST, command, message)?;
         let mut events = Vec::new();
         self.response(command, |name, section| {
@@ -92,6 +82,60 @@ impl Client {
         Ok(events)
     }
 
+    /// Asks for events, and hands them on until it is told to stop or the daemon ends.
+    pub(crate) fn follow(
+        &mut self,
+        events: &[&str],
+        mut on_event: impl FnMut(&str, &Section) -> io::Result<bool>,
+    ) -> Result<(), ViciError> {
+        for event in events {
+            self.register(event, &mut on_event)?;
+        }
+        // The next one may take for ever.
+        self.stream.set_read_timeout(None)?;
+        loop {
+            match self.receive()? {
+                (EVENT, body) => {
+                    let (name, message) = split_name(&body).ok_or_else(nameless)?;
+                    if !on_event(name, &decode(message)?)? {
+                        return Ok(());
+                    }
+                }
+                (found, _) => {
+                    return Err(ViciError::Unexpected {
+                        expected: "an event",
+                        found,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Asks for an event; earlier ones may come already.
+    fn register(
+        &mut self,
+        event: &str,
+        on_event: &mut impl FnMut(&str, &Section) -> io::Result<bool>,
+    ) -> Result<(), ViciError> {
+        self.send(EVENT_REGISTER, event, &Section::default())?;
+        loop {
+            match self.receive()? {
+                (EVENT_CONFIRM, _) => return Ok(()),
+                (EVENT, body) => {
+                    let (name, message) = split_name(&body).ok_or_else(nameless)?;
+                    on_event(name, &decode(message)?)?;
+                }
+                (EVENT_UNKNOWN, _) => return Err(ViciError::Unknown(event.to_owned())),
+                (found, _) => {
+                    return Err(ViciError::Unexpected {
+                        expected: "a confirmation",
+                        found,
+                    });
+                }
+            }
+        }
+    }
+
     fn response(
         &mut self,
         command: &str,
@@ -100,10 +144,7 @@ impl Client {
         loop {
             match self.receive()? {
                 (EVENT, body) => {
-                    let (name, message) = split_name(&body).ok_or_else(|| {
-                        let what = "a packet without a proper name";
-                        io::Error::new(io::ErrorKind::InvalidData, what)
-                    })?;
+                    let (name, message) = split_name(&body).ok_or_else(nameless)?;
                     on_event(name, decode(message)?);
                 }
                 (COMMAND_RESPONSE, body) => {
@@ -150,6 +191,11 @@ impl Client {
         let kind = packet.remove(0);
         Ok((kind, packet))
     }
+}
+
+fn nameless() -> io::Error {
+    let what = "a packet without a proper name";
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]

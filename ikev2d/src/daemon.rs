@@ -4,6 +4,7 @@
 mod announce;
 mod control;
 mod device;
+pub(crate) mod engine;
 mod loaded;
 mod restart;
 mod trap;
@@ -304,6 +305,7 @@ impl Daemon {
         self.devices.failover.poll_events(&mut events);
         let now = Instant::now();
         for event in events {
+            self.announce_engine(&event);
             match event {
                 DeviceEvent::SoftExpired { sa, limit } | DeviceEvent::HardExpired { sa, limit } => {
                     if let Some(child) = self.installer.child_of(sa) {

@@ -149,6 +149,11 @@ impl Installer {
             .map(|(id, _)| *id)
     }
 
+    /// Whether a handle is a child SA's inbound one.
+    pub(crate) fn is_inbound(&self, handle: SaHandle) -> bool {
+        self.children.values().any(|child| child.inbound == handle)
+    }
+
     /// The children of an IKE SA whose peer has moved.
     pub(crate) fn children(&self) -> impl Iterator<Item = (ChildId, &ChildSa)> {
         self.children

@@ -13,6 +13,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use zeroize::Zeroizing;
 
+use crate::daemon::engine::ENGINE;
+
 use super::message::{PACKET_LIMIT, Section, decode, encode, packet, split_name};
 
 /// How long a client may take to send what it began, or to take what it is sent.
@@ -25,7 +27,7 @@ const CLIENTS: usize = 64;
 pub(crate) const CONTROL_LOG: &str = "control-log";
 
 /// Events that clients may ask for.
-const EVENTS: [&str; 11] = [
+const EVENTS: [&str; 12] = [
     "log",
     CONTROL_LOG,
     "list-authority",
@@ -37,6 +39,7 @@ const EVENTS: [&str; 11] = [
     "child-updown",
     "ike-rekey",
     "child-rekey",
+    ENGINE,
 ];
 
 /// A command for the daemon.

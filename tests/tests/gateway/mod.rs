@@ -74,11 +74,21 @@ impl Gateway {
         directory: &Path,
         configuration: &str,
     ) -> Self {
+        Self::ikev2d_on(namespace, directory, "software", configuration)
+    }
+
+    /// As [`ikev2d_with`](Self::ikev2d_with), on a device.
+    pub(crate) fn ikev2d_on(
+        namespace: &Namespace,
+        directory: &Path,
+        device: &str,
+        configuration: &str,
+    ) -> Self {
         fs::create_dir_all(directory).unwrap();
         let (vici, log) = (directory.join("vici"), directory.join("log"));
         let file = directory.join("ikev2d.toml");
         let text = format!(
-            "[daemon]\nvici_socket = {vici:?}\ndevice = \"software\"\nlog_level = \"debug\"\nkey_log = {keys:?}\n\
+            "[daemon]\nvici_socket = {vici:?}\ndevice = {device:?}\nlog_level = \"debug\"\nkey_log = {keys:?}\n\
              tun = {{ name = \"esp0\", mtu = 1400, queues = 1 }}\n\
              {configuration}\n",
             keys = directory.join("keys"),

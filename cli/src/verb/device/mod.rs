@@ -22,6 +22,8 @@ use crate::daemon::{ANSWER, DaemonArguments};
 use crate::failure::{Failure, Outcome};
 use crate::vici::Section;
 
+pub(crate) use inspect::through_daemon;
+
 /// Find cards, hand them to user space and back, look into them, test and reset them.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -70,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 }
 
 /// A card's address; `pci:` may be left out.
-fn parse_address(text: &str) -> Result<DeviceAddress, String> {
+pub(crate) fn parse_address(text: &str) -> Result<DeviceAddress, String> {
     let whole = text.parse::<DeviceAddress>();
     whole.or_else(|error| {
         let function = format!("pci:{text}").parse();
@@ -98,7 +100,7 @@ fn pci_failure(error: PciError) -> Failure {
 }
 
 /// Opens a card that nobody else has.
-fn open(address: &DeviceAddress) -> Result<Arc<IpaCard>, Failure> {
+pub(crate) fn open(address: &DeviceAddress) -> Result<Arc<IpaCard>, Failure> {
     driver::open(address).map_err(|error| match error {
         DeviceError::Gone { .. } => Failure::no_device(error),
         DeviceError::Host { .. } => Failure::refused(error),
@@ -107,7 +109,7 @@ fn open(address: &DeviceAddress) -> Result<Arc<IpaCard>, Failure> {
 }
 
 /// How many SAs a daemon's card carries; nothing where no daemon answers, or it has another card.
-fn carried_by_daemon(daemon: &DaemonArguments, address: &DeviceAddress) -> Option<u64> {
+pub(crate) fn carried_by_daemon(daemon: &DaemonArguments, address: &DeviceAddress) -> Option<u64> {
     let devices = daemon
         .request("devices", &Section::default(), ANSWER)
         .ok()?;

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A gateway on a simulated card, looked into, followed and reset with `esplanade` while a tunnel runs.
+
+mod gateway;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use gateway::{Gateway, SECRET, Wire, ours};
+use netlab::process::{Guarded, wait_for_listener};
+use serde_json::Value;
+
+const IKE: &str = "aes256gcm16-prfsha384-x25519";
+const ESP: &str = "aes256gcm16-esn";
+
+fn esplanade(gateway: &Gateway, arguments: &[&str]) -> Output {
+    Command::new(tests::program("esplanade"))
+        .args(arguments)
+        .arg("--socket")
+        .arg(&gateway.vici)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn json(gateway: &Gateway, arguments: &[&str]) -> Value {
+    let output = esplanade(gateway, &[arguments, &["-o", "json"]].concat());
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {error}\n{}",
+        gateway.tail()
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn card(socket: &Path) -> Guarded {
+    let mut command = Command::new(tests::program("esplanade"));
+    command
+        .args(["sim", "--socket"])
+        .arg(socket)
+        .stdin(Stdio::null());
+    let mut card = Guarded::spawn(command).unwrap();
+    wait_for_listener(socket, Duration::from_secs(10), || {
+        assert!(card.ended()?.is_none(), "the card ended");
+        Ok(())
+    })
+    .unwrap();
+    card
+}
+
+/// Engines that carry the tunnel's child SA.
+fn engine(gateway: &Gateway) -> String {
+    let sas = json(gateway, &["sas"]);
+    let children = sas[0]["child-sas"].as_object().unwrap();
+    children.values().next().unwrap()["engine"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+fn wait(what: &str, gateway: &Gateway, holds: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "{what}: {}",
+            gateway.tail()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_card_in_use_is_inspected_watched_and_reset_through_its_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let socket = directory.path().join("card");
+    let _card = card(&socket);
+    let address = format!("vfio-user:{}", socket.display());
+    let configuration = format!(
+        "{}\n[secrets.ike-1]\nsecret = \"{SECRET}\"\n",
+        ours(1, IKE, ESP, "", "hw_offload = \"auto\"")
+    );
+    let at = directory.path().join("a");
+    let a = Gateway::ikev2d_on(&wire.a, &at, &address, &configuration);
+    let at = directory.path().join("b");
+    let _b = Gateway::ikev2d(&wire.b, &at, &ours(2, IKE, ESP, "", ""));
+
+    let seen = directory.path().join("monitor");
+    let mut monitor = Command::new(tests::program("esplanade"));
+    monitor
+        .args(["monitor", "-o", "json", "--socket"])
+        .arg(&a.vici)
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(&seen).unwrap());
+    let monitor = Guarded::spawn(monitor).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+
+    assert!(
+        esplanade(&a, &["up", "net", "--timeout", "20"])
+            .status
+            .success(),
+        "{}",
+        a.tail()
+    );
+    wire.assert_passes("on the card");
+    assert_eq!(engine(&a), "device");
+
+    let inspected = json(&a, &["device", "inspect", &address]);
+    assert_eq!(inspected["health"], "ok");
+    let sas = inspected["sas"].as_array().unwrap();
+    assert_eq!(sas.len(), 2, "{inspected}");
+    assert!(
+        sas.iter().all(|sa| sa["packets"].as_u64().unwrap() >= 5),
+        "{inspected}"
+    );
+    assert!(
+        inspected["queues"][0]["completed"].as_u64().unwrap() >= 10,
+        "{inspected}"
+    );
+
+    let top = json(&a, &["top", "--once", "--interval", "0.2"]);
+    assert_eq!(top["devices"][0]["name"], address.as_str());
+    assert_eq!(top["sas"][0]["engine"], "device");
+    assert!(top["queues"][0]["packets"].is_number(), "{top}");
+    let top = json(
+        &a,
+        &["top", "--once", "--interval", "0.2", "--device", &address],
+    );
+    assert_eq!(top["sas"].as_array().unwrap().len(), 2, "{top}");
+
+    let refused = esplanade(&a, &["device", "reset", &address]);
+    assert_eq!(refused.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("carries 2 SAs"));
+    let reset = json(&a, &["device", "reset", &address, "--yes"]);
+    assert_eq!(reset["by-daemon"], true);
+    wire.assert_passes("after the reset");
+    wait("the SA is back on the card", &a, || engine(&a) == "device");
+    wire.assert_passes("back on the card");
+
+    assert!(esplanade(&a, &["down", "--ike", "gw"]).status.success());
+    std::thread::sleep(Duration::from_millis(300));
+    drop(monitor);
+    let seen = fs::read_to_string(seen).unwrap();
+    let events: Vec<Value> = seen
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let has = |name: &str, fits: &dyn Fn(&Value) -> bool| {
+        let found = events
+            .iter()
+            .any(|event| event["event"] == name && fits(&event["data"]));
+        assert!(found, "no {name} as expected in {seen}");
+    };
+    for up in ["yes", "no"] {
+        has("ike-updown", &|data| data["up"] == up);
+        has("child-updown", &|data| data["up"] == up);
+    }
+    has("engine", &|data| {
+        data["event"] == "device-lost" && data["reason"].is_string()
+    });
+    has("engine", &|data| data["event"] == "device-returned");
+    for engine in ["software", "device"] {
+        has("engine", &|data| {
+            data["event"] == "moved" && data["engine"] == engine && data["child"] == "net"
+        });
+    }
+}

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::demo::path_with_sbin;
 use crate::prerequisites::{BUILD, END_TO_END, NETWORK, PEER_PLUGINS, ensure};
-use crate::{regs, run};
+use crate::{regs, rtl, run};
 
 /// The package whose tests make networks.
 const NETWORK_TESTS: &str = "tests";
@@ -51,6 +51,7 @@ const STEPS: &[Step] = &[
         ]))
     }),
     ("end-to-end tests", network_tests),
+    ("RTL", || rtl::run(&[]).map(drop)),
     ("documentation", || {
         let doc = ["doc", "--workspace", "--locked", "--no-deps"];
         run::succeed(

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The project's own chores: `cargo demo`, `cargo ci`, `cargo xtask fuzz`, `cargo xtask regs`.
+//! The project's own chores: `cargo demo`, `cargo ci`, `cargo xtask fuzz`, `cargo xtask regs`,
+//! `cargo xtask rtl`.
 
 mod ci;
 mod demo;
@@ -7,6 +8,7 @@ mod fuzz;
 mod prerequisites;
 mod python;
 mod regs;
+mod rtl;
 mod run;
 
 use std::path::PathBuf;
@@ -42,6 +44,12 @@ enum Chore {
         #[arg(default_value = "")]
         name: String,
     },
+    /// Lint, simulate and prove the accelerator's RTL.
+    Rtl {
+        /// Only these parts.
+        #[arg(value_enum)]
+        parts: Vec<rtl::Part>,
+    },
     /// Generate what comes from the register map: RTL, Rust, documentation.
     Regs {
         /// Write nothing; fail if anything would change.
@@ -58,6 +66,7 @@ fn main() -> ExitCode {
         Chore::Demo { arguments } => demo::run(&arguments),
         Chore::Ci => ci::run(),
         Chore::Fuzz { seconds, name } => fuzz::run(seconds, &name),
+        Chore::Rtl { parts } => rtl::run(&parts),
         Chore::Regs { check, html } => regs::run(check, html.as_deref()),
     };
     match result {

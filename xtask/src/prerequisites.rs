@@ -39,6 +39,13 @@ pub(crate) const END_TO_END: &[Need] = &[
     need("charon-systemd", "charon-systemd"),
 ];
 
+/// To simulate the RTL.
+pub(crate) const RTL: &[Need] = &[
+    need("verilator", "verilator"),
+    need("g++", "g++"),
+    need("python3", "python3-venv"),
+];
+
 /// Packages without a program of their own that come with the peers above.
 pub(crate) const PEER_PLUGINS: &[&str] = &[
     "libstrongswan-standard-plugins",

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `cargo xtask rtl`: the accelerator's RTL is linted, simulated and proved.
+
+mod proof;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::prerequisites::{RTL, ensure};
+use crate::{regs, run};
+
+/// One part, or all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// verilator -Wall on each module.
+    Lint,
+    /// The register map's generated files.
+    Regs,
+    /// Simulation against OpenSSL, NIST and models.
+    Tests,
+    /// Formal proofs, and mutants that must fail.
+    Proofs,
+}
+
+type Work = fn() -> Result<()>;
+
+/// Runs the parts named, or all.
+pub(crate) fn run(parts: &[Part]) -> Result<ExitCode> {
+    ensure(&[RTL], &[])?;
+    let works: [(Part, Work); 4] = [
+        (Part::Lint, lint),
+        (Part::Regs, || regs::run(true, None).map(drop)),
+        (Part::Tests, tests),
+        (Part::Proofs, proof::all),
+    ];
+    for (part, work) in works {
+        if parts.is_empty() || parts.contains(&part) {
+            let begun = Instant::now();
+            work()?;
+            eprintln!("{part:?}: passed in {:.1} s", begun.elapsed().as_secs_f64());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn folder() -> PathBuf {
+    run::workspace().join("fpga/rtl")
+}
+
+/// Each module that is in no other one, with all that it instantiates.
+fn lint() -> Result<()> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "sv") {
+            files.push((fs::read_to_string(&path)?, path));
+        }
+    }
+    files.sort();
+    let (packages, modules): (Vec<_>, Vec<_>) = files
+        .iter()
+        .partition(|(_, path)| path.to_string_lossy().ends_with("_pkg.sv"));
+    let mut failed = Vec::new();
+    for (text, path) in &modules {
+        let Some(name) = path.file_stem().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        if !text.contains(&format!("\nmodule {name}\n"))
+            && !text.contains(&format!("\nmodule {name} "))
+        {
+            bail!("{}: a file has one module, of its own name", path.display());
+        }
+        // Instances are indented.
+        let inside = [format!("  {name} #("), format!("  {name} u_")];
+        let instantiated = modules.iter().any(|(text, other)| {
+            other != path && inside.iter().any(|instance| text.contains(instance))
+        });
+        if instantiated {
+            continue;
+        }
+        let mut command = Command::new("verilator");
+        command
+            .args(["--lint-only", "-Wall", "--top-module", name, "-y"])
+            .arg(folder())
+            .arg("-y")
+            .arg(folder().join("generated"))
+            .arg(folder().join("generated/waivers.vlt"))
+            .args(packages.iter().map(|(_, path)| path))
+            .arg(path);
+        if run::succeed(&mut command).is_err() {
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("lint: {}", failed.join(", "));
+    }
+    eprintln!("{} modules without a warning", modules.len());
+    Ok(())
+}
+
+fn tests() -> Result<()> {
+    let package = ["--package", "fpga-cosim", "--features", "rtl", "--locked"];
+    run::succeed(run::cargo().arg("clippy").args(package).args([
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ]))?;
+    run::succeed(run::cargo().arg("test").args(package).arg("--tests"))
+}

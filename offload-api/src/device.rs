@@ -7,6 +7,7 @@ use crate::capability::Capabilities;
 use crate::error::{DeviceError, InstallError, OpenQueueError, SaError};
 use crate::event::Event;
 use crate::frame::FramePool;
+use crate::inline::Inline;
 use crate::queue::{QueueConfig, QueuePair};
 use crate::sa::{Amend, SaHandle, SaParams, SaUsage};
 
@@ -62,6 +63,11 @@ pub trait Accelerator: Send + Sync {
 
     /// Readable when events may be pending, where the engine can tell.
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// The device's ports and rules, if it is in inline mode.
+    fn inline(&self) -> Option<&dyn Inline> {
         None
     }
 

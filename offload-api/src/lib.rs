@@ -18,6 +18,7 @@ pub mod error;
 pub mod event;
 pub mod failover;
 pub mod frame;
+pub mod inline;
 pub mod queue;
 pub mod replay;
 pub mod sa;

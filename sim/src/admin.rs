@@ -9,16 +9,18 @@ use fpga_regs::admin::{
     Command, CommandCompletion, CommandStatus, ErrorKind, ErrorRecord, Opcode, SaAdded,
 };
 use fpga_regs::context::{Lifetimes, Outer, ReplayState, SaContext, Usage};
+use fpga_regs::port::{PortRole, RuleAction};
 use fpga_regs::queue::QueueDescription;
 use fpga_regs::registers::{Control, FatalCause};
 use offload_api::error::SaError;
-use offload_api::sa::{Amend, Grant, Numbering, SaUsage};
+use offload_api::sa::{Amend, Direction, Grant, Numbering, SaUsage};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use zeroize::Zeroizing;
 
 use crate::card::{Card, Core, DataQueue, MAX_DEPTH, MAX_PRIORITY, Ring, post};
 use crate::context;
 use crate::dma::DmaFault;
+use crate::inline::rules::Rule;
 use crate::sas::CardSa;
 
 /// What a command gives back.
@@ -212,6 +214,9 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             core.sas
                 .remove(index, generation)
                 .ok_or((CommandStatus::Stale, 0))?;
+            if let Some(inline) = &mut core.inline {
+                inline.rules.remove_sa((index, generation));
+            }
             Ok(Answer::default())
         }
         Opcode::SaNext => {
@@ -228,6 +233,25 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             let marks = (0..card.doorbells.queues()).map(|queue| card.doorbells.tail(queue));
             sa(core, command)?.drain = Some(marks.collect());
             Ok(Answer::default())
+        }
+        Opcode::PortQuery => {
+            let none = (CommandStatus::Unsupported, 0);
+            let role = PortRole::from_code(index).ok_or(bad)?;
+            let description = core.inline.as_ref().ok_or(none)?.describe(role);
+            give(core, command, description.as_bytes())?;
+            Ok(Answer::default())
+        }
+        Opcode::RuleAdd => {
+            let rule: fpga_regs::port::Rule = payload(core, command)?;
+            add_rule(core, &rule).map_err(|status| (status, 0))
+        }
+        Opcode::RuleDelete => {
+            let none = (CommandStatus::Unsupported, 0);
+            let inline = core.inline.as_mut().ok_or(none)?;
+            let removed = inline.rules.remove(index, generation);
+            removed
+                .then(Answer::default)
+                .ok_or((CommandStatus::Stale, 0))
         }
         Opcode::ErrorLog => {
             let records: Vec<ErrorRecord> = core.errors.newest().copied().collect();
@@ -246,6 +270,29 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             ..Answer::default()
         }),
     }
+}
+
+fn add_rule(core: &mut Core, rule: &fpga_regs::port::Rule) -> Result<Answer, CommandStatus> {
+    let rule = Rule::decode(rule)?;
+    if rule.action == RuleAction::Protect {
+        let (index, generation) = rule.sa;
+        let sa = core
+            .sas
+            .find(index, generation)
+            .ok_or(CommandStatus::Stale)?;
+        let inbound = sa.transform.direction() == Direction::Inbound;
+        // Without outer headers a packet has no way on the wire.
+        if inbound != rule.is_inbound() || sa.transform.outer().is_none() {
+            return Err(CommandStatus::NotApplicable);
+        }
+    }
+    let inline = core.inline.as_mut().ok_or(CommandStatus::Unsupported)?;
+    let (index, generation) = inline.rules.add(rule).ok_or(CommandStatus::TableFull)?;
+    Ok(Answer {
+        index,
+        generation,
+        value: 0,
+    })
 }
 
 /// Adds an SA out of its context.

@@ -22,6 +22,7 @@ use zerocopy::IntoBytes;
 use crate::dma::{DmaFault, DmaMap};
 use crate::doorbell::Doorbells;
 use crate::fault::FaultPlan;
+use crate::inline::InlineState;
 use crate::irq::Vectors;
 use crate::sas::SaTable;
 
@@ -84,6 +85,8 @@ pub(crate) struct Core {
     pub(crate) irqs: Vectors,
     pub(crate) faults: FaultPlan,
     pub(crate) stalled: bool,
+    /// There in inline mode.
+    pub(crate) inline: Option<InlineState>,
     pub(crate) latch: u32,
     table_full_told: Option<Instant>,
     started: Instant,
@@ -274,6 +277,7 @@ impl Card {
                 irqs: Vectors::new(vectors),
                 faults: config.faults,
                 stalled: false,
+                inline: None,
                 latch: 0,
                 table_full_told: None,
                 started: Instant::now(),
@@ -320,6 +324,9 @@ impl Card {
         (core.events_head, core.events_dropped) = (0, 0);
         core.queues.fill(None);
         core.sas.clear();
+        if let Some(inline) = &mut core.inline {
+            inline.reset();
+        }
         core.counters = CardCounters::default();
         core.fatal = FatalCause::None;
         core.fatal_info = 0;
@@ -358,7 +365,7 @@ impl Core {
             self.events_head = 0;
         }
         if value.contains(Control::ZEROISE) {
-            self.sas.clear();
+            self.clear_sas();
             self.event(0, 0, EventKind::Zeroised, 0);
         }
     }
@@ -417,6 +424,30 @@ impl Core {
         self.sas.notices(now, &mut notices);
         for (index, generation, notice) in notices {
             self.sa_event(index, generation, notice);
+        }
+    }
+
+    /// Reports what an SA has to say after a packet; without memory of its own.
+    pub(crate) fn tell(&mut self, index: u32, generation: u32) {
+        let mut notices = [None; 8];
+        if let Some(sa) = self.sas.find(index, generation) {
+            let mut places = notices.iter_mut();
+            sa.state.take_notices(|notice| {
+                if let Some(place) = places.next() {
+                    *place = Some(notice);
+                }
+            });
+        }
+        for notice in notices.into_iter().flatten() {
+            self.sa_event(index, generation, notice);
+        }
+    }
+
+    /// Every SA goes, and its keys and rules with it.
+    pub(crate) fn clear_sas(&mut self) {
+        self.sas.clear();
+        if let Some(inline) = &mut self.inline {
+            inline.rules.clear();
         }
     }
 

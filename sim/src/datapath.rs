@@ -79,7 +79,7 @@ fn held_back(card: &Card) -> Option<Duration> {
     core.irqs.next_due(Instant::now())
 }
 
-fn running(core: &Core) -> bool {
+pub(crate) fn running(core: &Core) -> bool {
     core.control.contains(Control::ENABLE) && core.fatal == FatalCause::None && !core.stalled
 }
 
@@ -241,21 +241,12 @@ pub(crate) fn process(
         }
     }
     let (index, generation) = (submission.sa_index.get(), submission.sa_generation.get());
-    let mut notices = [None; 8];
-    if let Some(sa) = core.sas.find(index, generation) {
-        if !status.is_ok() {
-            sa.state.count_error(status);
-        }
-        let mut places = notices.iter_mut();
-        sa.state.take_notices(|notice| {
-            if let Some(place) = places.next() {
-                *place = Some(notice);
-            }
-        });
+    if !status.is_ok()
+        && let Some(sa) = core.sas.find(index, generation)
+    {
+        sa.state.count_error(status);
     }
-    for notice in notices.into_iter().flatten() {
-        core.sa_event(index, generation, notice);
-    }
+    core.tell(index, generation);
     completion
 }
 
@@ -353,7 +344,7 @@ fn process_inner(
     Ok(status)
 }
 
-fn seal(
+pub(crate) fn seal(
     sa: &mut CardSa,
     packet: &mut SlicePacket<'_>,
     explicit: Option<Explicit>,
@@ -373,7 +364,7 @@ fn seal(
     result.map(|()| sequence)
 }
 
-fn open(
+pub(crate) fn open(
     sa: &mut CardSa,
     packet: &mut SlicePacket<'_>,
     len: usize,

@@ -15,8 +15,10 @@ mod doorbell;
 pub mod fault;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod inline;
 mod irq;
 mod pci;
+pub mod port;
 mod registers;
 mod sas;
 
@@ -28,6 +30,7 @@ use vfio_user::server::{Server, StopHandle};
 
 use card::{Bell, Card, FunctionConfig};
 use fault::FaultPlan;
+use inline::{Inline, InlineConfig};
 
 /// What card to be.
 #[derive(Clone, Debug)]
@@ -43,6 +46,8 @@ pub struct CardConfig {
     pub queues: u16,
     /// Faults to inject.
     pub faults: FaultPlan,
+    /// Ports of its own, for inline mode of the first function.
+    pub inline: Option<InlineConfig>,
 }
 
 impl CardConfig {
@@ -54,6 +59,7 @@ impl CardConfig {
             max_sas: 4096,
             queues: 8,
             faults: FaultPlan::default(),
+            inline: None,
         }
     }
 
@@ -99,9 +105,9 @@ pub enum SimError {
 }
 
 /// A card that listens and is not served yet.
-#[derive(Debug)]
 pub struct SimulatedCard {
     functions: Vec<(Server, Arc<Card>)>,
+    inline: Option<Inline>,
     bell: Arc<Bell>,
 }
 
@@ -155,8 +161,14 @@ impl SimulatedCard {
             Ok((server, Arc::new(Card::new(function, bell.clone())?)))
         };
         let functions: Result<Vec<_>, SimError> = (0..of).map(function).collect();
+        let functions = functions?;
+        let inline = match (&config.inline, functions.first()) {
+            (Some(inline), Some((_, card))) => Some(Inline::open(inline, card)?),
+            _ => None,
+        };
         Ok(Self {
-            functions: functions?,
+            functions,
+            inline,
             bell,
         })
     }
@@ -183,6 +195,14 @@ impl SimulatedCard {
         let bell = self.bell.clone();
         let thread = |name: String| std::thread::Builder::new().name(name);
         let data = thread("ipa-data".to_owned()).spawn(move || datapath::run(&cards, &bell))?;
+        let ports = match (self.inline, self.functions.first()) {
+            (Some(mut inline), Some((_, card))) => {
+                let (card, bell) = (card.clone(), self.bell.clone());
+                let ports = thread("ipa-ports".to_owned());
+                Some(ports.spawn(move || inline.run(&card, &bell))?)
+            }
+            _ => None,
+        };
         let mut servers = Vec::new();
         for (number, (server, card)) in self.functions.into_iter().enumerate() {
             let stop = stop.clone();
@@ -203,6 +223,9 @@ impl SimulatedCard {
         }
         self.bell.end();
         let _ = data.join();
+        if let Some(ports) = ports {
+            let _ = ports.join();
+        }
         result
     }
 }

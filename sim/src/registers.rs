@@ -2,6 +2,7 @@
 //! What BAR 0 reads as, and what writing it does where that has no action of its own.
 
 use fpga_regs::context::suite_bit;
+use fpga_regs::port::PortRole;
 use fpga_regs::registers::{
     ABI_VERSION, CardFeatures, CardStatus, Control, FatalCause, MAGIC_VALUE, admin_queue, control,
     event_queue, identity, interrupt, statistics,
@@ -10,6 +11,7 @@ use offload_api::replay::WINDOW_MAX;
 use offload_api::sa::Suite;
 
 use crate::card::{Core, MAX_DEPTH, MAX_PACKET};
+use crate::inline::rules::MAX_RULES;
 
 impl Core {
     /// Reads a register; a 64-bit one's low half latches its high one.
@@ -24,7 +26,9 @@ impl Core {
         match offset {
             identity::MAGIC => MAGIC_VALUE,
             identity::VERSION => ABI_VERSION,
-            identity::FEATURES => features(!self.faults.is_empty()).bits(),
+            identity::FEATURES => self.features().bits(),
+            identity::PORTS if self.inline.is_some() => PortRole::ALL.len() as u32,
+            identity::MAX_RULES if self.inline.is_some() => MAX_RULES as u32,
             identity::MAX_SAS => self.sas.capacity(),
             identity::MAX_QUEUES => self.queues.len() as u32,
             identity::MAX_DEPTH => MAX_DEPTH,
@@ -66,6 +70,13 @@ impl Core {
             statistics::INTERRUPTS => self.irqs.fired,
             _ => return None,
         })
+    }
+
+    fn features(&self) -> CardFeatures {
+        let mut features = CardFeatures::all();
+        features.set(CardFeatures::FAULT_INJECTION, !self.faults.is_empty());
+        features.set(CardFeatures::INLINE, self.inline.is_some());
+        features
     }
 
     fn status(&self) -> CardStatus {
@@ -110,10 +121,4 @@ impl Core {
 fn moderated_vector(offset: u64) -> Option<usize> {
     let vector = offset.checked_sub(interrupt::MODERATION)? / 4;
     (offset.is_multiple_of(4) && vector < interrupt::VECTORS).then_some(vector as usize)
-}
-
-fn features(faults: bool) -> CardFeatures {
-    let mut features = CardFeatures::all() - CardFeatures::FAULT_INJECTION;
-    features.set(CardFeatures::FAULT_INJECTION, faults);
-    features
 }

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A function's SA table. Functions share none: an SA of another one has no name here.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use esp::sa::{SaNotice, SaState};
 use esp::transform::Transform;
+use offload_api::sa::Direction;
 
 /// SAs by index, each with its generation.
 pub(crate) struct SaTable {
     slots: Vec<(u32, Option<CardSa>)>,
     free: Vec<u32>,
+    /// Inbound SAs: index and generation.
+    by_spi: HashMap<u32, (u32, u32)>,
     capacity: u32,
     live: u32,
 }
@@ -46,6 +50,7 @@ impl SaTable {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
+            by_spi: HashMap::new(),
             capacity,
             live: 0,
         }
@@ -69,14 +74,23 @@ impl SaTable {
             None => return None,
         };
         let (generation, slot) = self.slots.get_mut(index as usize)?;
+        let place = (index, *generation);
+        if sa.transform.direction() == Direction::Inbound {
+            self.by_spi.insert(sa.transform.spi().value(), place);
+        }
         *slot = Some(sa);
         self.live += 1;
-        Some((index, *generation))
+        Some(place)
     }
 
     pub(crate) fn find(&mut self, index: u32, generation: u32) -> Option<&mut CardSa> {
         let (current, slot) = self.slots.get_mut(index as usize)?;
         slot.as_mut().filter(|_| *current == generation)
+    }
+
+    /// The inbound SA of an SPI.
+    pub(crate) fn by_spi(&self, spi: u32) -> Option<(u32, u32)> {
+        self.by_spi.get(&spi).copied()
     }
 
     /// The first SA at or after an index, with index and generation.
@@ -97,6 +111,10 @@ impl SaTable {
         *current = next_generation(*current);
         self.free.push(index);
         self.live -= 1;
+        let spi = sa.transform.spi().value();
+        if self.by_spi.get(&spi) == Some(&(index, generation)) {
+            self.by_spi.remove(&spi);
+        }
         Some(sa)
     }
 
@@ -107,6 +125,7 @@ impl SaTable {
                 self.free.push(index as u32);
             }
         }
+        self.by_spi.clear();
         self.live = 0;
     }
 

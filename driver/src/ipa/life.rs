@@ -606,6 +606,7 @@ fn read_capabilities(
         ),
         (CardFeatures::LIFETIMES, Features::LIFETIMES),
         (CardFeatures::FAULT_INJECTION, Features::FAULT_INJECTION),
+        (CardFeatures::INLINE, Features::INLINE),
     ];
     let mut features = Features::INTERRUPTS;
     for (theirs, ours) in pairs {

@@ -5,6 +5,7 @@ mod admin;
 mod context;
 mod events;
 pub mod flights;
+mod inline;
 pub mod inspect;
 mod life;
 mod queue;
@@ -16,13 +17,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use fpga_regs::admin::{CommandStatus, Opcode};
 use fpga_regs::context::Usage;
 use fpga_regs::registers::statistics;
-use offload_api::capability::Capabilities;
+use offload_api::capability::{Capabilities, Features};
 use offload_api::device::{Accelerator, AcceleratorInfo, Counters, Health};
 use offload_api::error::{
     DeviceError, InstallError, InvalidSa, OpenQueueError, SaError, Unsupported,
 };
 use offload_api::event::Event;
 use offload_api::frame::FramePool;
+use offload_api::inline::Inline;
 use offload_api::queue::{QueueConfig, QueuePair};
 use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage};
 use zerocopy::{FromBytes, IntoBytes};
@@ -218,6 +220,11 @@ impl Accelerator for IpaCard {
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    fn inline(&self) -> Option<&dyn Inline> {
+        let inline = self.capabilities.features.contains(Features::INLINE);
+        inline.then_some(self)
     }
 
     fn counters(&self) -> Counters {

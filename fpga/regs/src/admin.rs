@@ -69,6 +69,13 @@ pub enum Opcode {
     SaDrain = 13,
     /// Writes a [`crate::queue::QueueDescription`] of queue pair `index` to the payload address.
     QueueQuery = 14,
+    /// Writes a [`crate::port::PortDescription`] of port `index` to the payload address.
+    PortQuery = 15,
+    /// Adds a rule from the [`crate::port::Rule`] in the payload; the completion tells its index and
+    /// generation. It goes when its SA goes.
+    RuleAdd = 16,
+    /// Removes rule `index` of `generation`.
+    RuleDelete = 17,
     /// Writes the newest [`ErrorRecord`]s, newest first, to the payload address; the completion's
     /// value is how many.
     ErrorLog = 19,
@@ -97,6 +104,9 @@ impl Opcode {
             SaNext,
             SaDrain,
             QueueQuery,
+            PortQuery,
+            RuleAdd,
+            RuleDelete,
             ErrorLog,
             SelfTest,
         ]

@@ -8,5 +8,6 @@
 pub mod admin;
 pub mod context;
 pub mod descriptor;
+pub mod port;
 pub mod queue;
 pub mod registers;

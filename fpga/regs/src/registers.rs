@@ -62,12 +62,16 @@ pub mod identity {
     pub const VECTORS: u64 = 0x0034;
     /// Free-running nanoseconds, 64 bits (read the low half first: it latches the high one).
     pub const TIME: u64 = 0x0038;
+    /// Ports: 0, or 3 in inline mode (wire, host, exception).
+    pub const PORTS: u64 = 0x0040;
     /// Number of this function among the card's, from 0.
     pub const FUNCTION: u64 = 0x0044;
     /// Functions of the card.
     pub const FUNCTIONS: u64 = 0x0048;
     /// Entries of a gather list that a submission may name; 0 for none.
     pub const MAX_GATHER: u64 = 0x004c;
+    /// Rules of inline mode that it holds.
+    pub const MAX_RULES: u64 = 0x0050;
 }
 
 /// Control and status (32 bits).
@@ -186,6 +190,8 @@ bitflags! {
         const MODERATION = 1 << 10;
         /// Serves queues by priority.
         const PRIORITIES = 1 << 11;
+        /// Has ports of its own, and rules between them and its SAs: inline mode.
+        const INLINE = 1 << 12;
     }
 
     /// [`control::CONTROL`].

@@ -240,9 +240,11 @@ module ipa_registers (
             logic MAX_WINDOW;
             logic VECTORS;
             logic [1:0] TIME;
+            logic PORTS;
             logic FUNCTION;
             logic FUNCTIONS;
             logic MAX_GATHER;
+            logic MAX_RULES;
         } identity;
         struct {
             logic CONTROL;
@@ -323,12 +325,16 @@ module ipa_registers (
         is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h38);
         decoded_reg_strb.identity.TIME[1] = cpuif_req_masked & (cpuif_addr == 15'h3c) & !cpuif_req_is_wr;
         is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h3c);
+        decoded_reg_strb.identity.PORTS = cpuif_req_masked & (cpuif_addr == 15'h40) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h40);
         decoded_reg_strb.identity.FUNCTION = cpuif_req_masked & (cpuif_addr == 15'h44) & !cpuif_req_is_wr;
         is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h44);
         decoded_reg_strb.identity.FUNCTIONS = cpuif_req_masked & (cpuif_addr == 15'h48) & !cpuif_req_is_wr;
         is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h48);
         decoded_reg_strb.identity.MAX_GATHER = cpuif_req_masked & (cpuif_addr == 15'h4c) & !cpuif_req_is_wr;
         is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h4c);
+        decoded_reg_strb.identity.MAX_RULES = cpuif_req_masked & (cpuif_addr == 15'h50) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h50);
         decoded_reg_strb.control.CONTROL = cpuif_req_masked & (cpuif_addr == 15'h1000);
         is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h1000);
         decoded_reg_strb.control.STATUS = cpuif_req_masked & (cpuif_addr == 15'h1004) & !cpuif_req_is_wr;
@@ -1146,6 +1152,7 @@ module ipa_registers (
             readback_data_var[9] = hwif_in.identity.FEATURES.FAULT_INJECTION.next;
             readback_data_var[10] = hwif_in.identity.FEATURES.MODERATION.next;
             readback_data_var[11] = hwif_in.identity.FEATURES.PRIORITIES.next;
+            readback_data_var[12] = hwif_in.identity.FEATURES.INLINE.next;
         end
         if(rd_mux_addr == 15'h20) begin
             readback_data_var[31:0] = hwif_in.identity.MAX_SAS.value.next;
@@ -1171,6 +1178,9 @@ module ipa_registers (
         if(rd_mux_addr == 15'h3c) begin
             readback_data_var = rbuf_storage.identity.TIME.data[63:32];
         end
+        if(rd_mux_addr == 15'h40) begin
+            readback_data_var[31:0] = hwif_in.identity.PORTS.value.next;
+        end
         if(rd_mux_addr == 15'h44) begin
             readback_data_var[31:0] = hwif_in.identity.FUNCTION.value.next;
         end
@@ -1179,6 +1189,9 @@ module ipa_registers (
         end
         if(rd_mux_addr == 15'h4c) begin
             readback_data_var[31:0] = hwif_in.identity.MAX_GATHER.value.next;
+        end
+        if(rd_mux_addr == 15'h50) begin
+            readback_data_var[31:0] = hwif_in.identity.MAX_RULES.value.next;
         end
         if(rd_mux_addr == 15'h1000) begin
             readback_data_var[0] = field_storage.control.CONTROL.ENABLE.value;

@@ -74,6 +74,10 @@ package ipa_registers_pkg;
     } ipa_registers__identity__FEATURES__PRIORITIES__in_t;
 
     typedef struct {
+        logic next;
+    } ipa_registers__identity__FEATURES__INLINE__in_t;
+
+    typedef struct {
         ipa_registers__identity__FEATURES__ESN__in_t ESN;
         ipa_registers__identity__FEATURES__TUNNEL__in_t TUNNEL;
         ipa_registers__identity__FEATURES__TRANSPORT__in_t TRANSPORT;
@@ -86,6 +90,7 @@ package ipa_registers_pkg;
         ipa_registers__identity__FEATURES__FAULT_INJECTION__in_t FAULT_INJECTION;
         ipa_registers__identity__FEATURES__MODERATION__in_t MODERATION;
         ipa_registers__identity__FEATURES__PRIORITIES__in_t PRIORITIES;
+        ipa_registers__identity__FEATURES__INLINE__in_t INLINE;
     } ipa_registers__identity__FEATURES__in_t;
 
     typedef struct {
@@ -146,6 +151,14 @@ package ipa_registers_pkg;
 
     typedef struct {
         logic [31:0] next;
+    } ipa_registers__told_desc_286af0ea__value__in_t;
+
+    typedef struct {
+        ipa_registers__told_desc_286af0ea__value__in_t value;
+    } ipa_registers__told_desc_286af0ea__in_t;
+
+    typedef struct {
+        logic [31:0] next;
     } ipa_registers__told_desc_d7914ef2__value__in_t;
 
     typedef struct {
@@ -169,6 +182,14 @@ package ipa_registers_pkg;
     } ipa_registers__told_desc_6673eadf__in_t;
 
     typedef struct {
+        logic [31:0] next;
+    } ipa_registers__told_desc_ac5e8419__value__in_t;
+
+    typedef struct {
+        ipa_registers__told_desc_ac5e8419__value__in_t value;
+    } ipa_registers__told_desc_ac5e8419__in_t;
+
+    typedef struct {
         ipa_registers__told_wide_desc_d4dfad4e__in_t BUILD;
         ipa_registers__told_wide_desc_35a7a8e3__in_t SUITES;
         ipa_registers__identity__FEATURES__in_t FEATURES;
@@ -179,9 +200,11 @@ package ipa_registers_pkg;
         ipa_registers__told_desc_7ee0a772__in_t MAX_WINDOW;
         ipa_registers__told_desc_1dd4f329__in_t VECTORS;
         ipa_registers__told_wide_desc_26c45461__in_t TIME;
+        ipa_registers__told_desc_286af0ea__in_t PORTS;
         ipa_registers__told_desc_d7914ef2__in_t FUNCTION;
         ipa_registers__told_desc_e7220eb0__in_t FUNCTIONS;
         ipa_registers__told_desc_6673eadf__in_t MAX_GATHER;
+        ipa_registers__told_desc_ac5e8419__in_t MAX_RULES;
     } ipa_registers__identity__in_t;
 
     typedef struct {

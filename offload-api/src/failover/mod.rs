@@ -13,6 +13,7 @@
 //! caught is [quarantined](Failover::quarantine).
 
 mod check;
+mod inline;
 mod queue;
 mod route;
 mod sa;
@@ -33,6 +34,7 @@ use crate::device::{Accelerator, AcceleratorInfo, Counters, Health};
 use crate::error::{DeviceError, InstallError, OpenQueueError, SaError};
 use crate::event::{Engine, Event};
 use crate::frame::FramePool;
+use crate::inline::Inline;
 use crate::queue::{QueueConfig, QueuePair};
 use crate::sa::{Amend, Numbering, SaHandle, SaParams, SaUsage};
 
@@ -320,6 +322,11 @@ impl Accelerator for Failover {
         self.shared.collect_events();
         out.append(&mut lock(&self.shared.events));
         out.len() - before
+    }
+
+    fn inline(&self) -> Option<&dyn Inline> {
+        let device = self.shared.primary.as_ref()?;
+        device.inline().map(|_| -> &dyn Inline { self })
     }
 
     fn counters(&self) -> Counters {

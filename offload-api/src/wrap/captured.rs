@@ -79,6 +79,7 @@ impl Accelerator for Captured {
         usage,
         poll_events,
         event_fd,
+        inline,
         counters,
         health
     );

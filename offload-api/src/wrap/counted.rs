@@ -140,6 +140,7 @@ impl Accelerator for Counted {
         register_pool,
         usage,
         event_fd,
+        inline,
         counters,
         health
     );

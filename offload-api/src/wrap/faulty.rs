@@ -75,6 +75,7 @@ impl Accelerator for Faulty {
         usage,
         poll_events,
         event_fd,
+        inline,
         counters,
         health,
         reset

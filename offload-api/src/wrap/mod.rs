@@ -90,6 +90,11 @@ macro_rules! pass_on {
             self.inner.event_fd()
         }
     };
+    (@ inline) => {
+        fn inline(&self) -> Option<&dyn $crate::inline::Inline> {
+            self.inner.inline()
+        }
+    };
     (@ counters) => {
         fn counters(&self) -> $crate::device::Counters {
             self.inner.counters()

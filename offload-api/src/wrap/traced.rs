@@ -35,7 +35,15 @@ impl Traced {
 }
 
 impl Accelerator for Traced {
-    pass_on!(info, capabilities, usage, event_fd, counters, health);
+    pass_on!(
+        info,
+        capabilities,
+        usage,
+        event_fd,
+        inline,
+        counters,
+        health
+    );
 
     fn register_pool(&self, pool: &FramePool) -> Result<(), DeviceError> {
         self.told("register_pool", self.inner.register_pool(pool))

@@ -263,6 +263,13 @@ impl Sa {
         seen
     }
 
+    /// Its handle in the device and the life it belongs to, while it lives there.
+    pub(super) fn device_handle(&self) -> Option<(u64, SaHandle)> {
+        let life = self.device_life.load(Ordering::Acquire);
+        let in_device = self.route.load().place == Place::Device;
+        in_device.then(|| (life, unpack(self.device.load(Ordering::Acquire))))
+    }
+
     /// What does the device's packets again.
     pub(super) fn verifier(&self) -> Option<&Verifier> {
         self.verifier.as_ref()

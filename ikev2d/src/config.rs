@@ -52,6 +52,8 @@ pub struct DaemonSection {
     pub device: DeviceSetting,
     /// How far the accelerator is trusted.
     pub failover: FailoverSection,
+    /// What moves packets.
+    pub dataplane: DataplaneSetting,
     /// The TUN interface.
     pub tun: TunSection,
     /// Directory for Wireshark's key tables; off by default.
@@ -76,6 +78,7 @@ impl Default for DaemonSection {
             vici_socket: "/run/esplanade.vici".into(),
             device: DeviceSetting::Software,
             failover: FailoverSection::default(),
+            dataplane: DataplaneSetting::Tun,
             tun: TunSection::default(),
             key_log: None,
             log_level: None,
@@ -86,6 +89,19 @@ impl Default for DaemonSection {
             retransmit_timeout: 4.0,
         }
     }
+}
+
+/// What moves packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataplaneSetting {
+    /// Worker threads between a TUN interface and the ESP sockets.
+    #[default]
+    Tun,
+    /// An accelerator in inline mode, from port to port. `tun.name` is the interface of its host
+    /// port. Nothing falls back: each child's `hw_offload` must be `packet` or `auto`, and both mean
+    /// `packet`.
+    Inline,
 }
 
 /// The TUN interface.

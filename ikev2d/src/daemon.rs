@@ -21,14 +21,17 @@ use ikev2d_proto::endpoint::{ChildInfo, Endpoint};
 use ikev2d_proto::event::{Answer, Event, Path};
 use offload_api::device::Accelerator;
 use offload_api::event::Event as DeviceEvent;
+use offload_api::wire::natt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::config::{Config, StartAction};
+use crate::config::{Config, DaemonSection, DataplaneSetting, StartAction};
 use crate::dataplane::{Dataplane, DataplaneConfig, Upcall};
+use crate::inline::InlinePlane;
 use crate::install::Installer;
 use crate::keylog::KeyLog;
 use crate::net::{self, Sockets};
+use crate::plane::Plane;
 use crate::routes::Routes;
 use crate::vici::lists::ChildFacts;
 use crate::vici::server::{self, Broadcast, Request};
@@ -49,7 +52,7 @@ pub(crate) struct Daemon {
     config_path: PathBuf,
     pub(crate) endpoint: Endpoint,
     pub(crate) installer: Installer,
-    pub(crate) dataplane: Arc<Dataplane>,
+    pub(crate) plane: Plane,
     pub(crate) devices: Devices,
     routes: Routes,
     sockets: Sockets,
@@ -78,38 +81,19 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let listener = server::listen(&section.vici_socket).context("control socket")?;
 
     let (ike_in, mut ike) = mpsc::channel::<Upcall>(BACKLOG);
-    let queues = match section.tun.queues {
-        0 => std::thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(4),
-        queues => queues,
+    let plane = match section.dataplane {
+        DataplaneSetting::Tun => start_tun(section, &sockets, &devices, ike_in.clone())?,
+        DataplaneSetting::Inline => {
+            let plane = InlinePlane::new(devices.failover.clone()).context(
+                "dataplane = \"inline\" needs an accelerator in inline mode, and the configured one is not \
+                 (a simulated card is with --wire, --host and --exception)",
+            )?;
+            listen(&sockets.nat, true, &ike_in)?;
+            Plane::Inline(Arc::new(plane), section.tun.name.as_str().into())
+        }
     };
-    let raw = if section.raw_esp {
-        net::raw_esp().unwrap_or_else(|error| {
-            tracing::warn!(%error, "no IP protocol 50: only ESP in UDP");
-            Vec::new()
-        })
-    } else {
-        Vec::new()
-    };
-    let accelerator: Arc<dyn Accelerator> = Arc::new(devices.failover.clone());
-    let upcalls = ike_in.clone();
-    let dataplane = Dataplane::start(
-        DataplaneConfig {
-            tun_name: section.tun.name.clone(),
-            mtu: section.tun.mtu,
-            queues,
-            frames: FRAMES,
-            udp: copies(&sockets.nat)?,
-            raw,
-            depth: 1024,
-        },
-        &accelerator,
-        // Full: IKE's peers send again, and the data plane tells the rest again.
-        move |upcall| upcalls.try_send(upcall).is_ok(),
-    )?;
-    let dataplane = Arc::new(dataplane);
-    listen_ike(&sockets, ike_in)?;
+    listen(&sockets.ike, false, &ike_in)?;
+    drop(ike_in);
     let key_log = match &section.key_log {
         Some(directory) => Some(KeyLog::open(directory).context("key log")?),
         None => None,
@@ -123,7 +107,10 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         key_log: key_log.is_some(),
         ..EndpointConfig::default()
     };
-    let routes = Routes::new(dataplane.tun_index())
+    let interface = plane.interface();
+    let index = nix::net::if_::if_nametoindex(interface)
+        .with_context(|| format!("interface {interface} for packets in the clear"))?;
+    let routes = Routes::new(index)
         .await
         .context("netlink (CAP_NET_ADMIN is needed)")?;
     let (broadcast, _) = broadcast::channel(1024);
@@ -132,8 +119,8 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
 
     let mut daemon = Daemon {
         endpoint: Endpoint::new(endpoint_config, Arc::new(crypto)),
-        installer: Installer::new(devices.failover.clone(), dataplane.clone()),
-        dataplane,
+        installer: Installer::new(devices.failover.clone(), plane.clone()),
+        plane,
         devices,
         routes,
         sockets,
@@ -152,7 +139,8 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     daemon.apply_policy();
     daemon.start_connections();
     daemon.settle().await;
-    tracing::info!(tun = daemon.dataplane.tun_name(), "ikev2d is ready");
+    let (interface, inline) = (daemon.plane.interface(), daemon.plane.is_inline());
+    tracing::info!(interface, inline, "ikev2d is ready");
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -195,18 +183,67 @@ fn copies(sockets: &[UdpSocket]) -> std::io::Result<Vec<UdpSocket>> {
     sockets.iter().map(UdpSocket::try_clone).collect()
 }
 
-/// Reads port 500 on threads of its own: the data plane reads the other port.
-fn listen_ike(sockets: &Sockets, ike: mpsc::Sender<Upcall>) -> anyhow::Result<()> {
-    for socket in copies(&sockets.ike)? {
+/// Worker threads between a TUN interface and the sockets.
+fn start_tun(
+    section: &DaemonSection,
+    sockets: &Sockets,
+    devices: &Devices,
+    upcalls: mpsc::Sender<Upcall>,
+) -> anyhow::Result<Plane> {
+    let queues = match section.tun.queues {
+        0 => std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(4),
+        queues => queues,
+    };
+    let raw = if section.raw_esp {
+        net::raw_esp().unwrap_or_else(|error| {
+            tracing::warn!(%error, "no IP protocol 50: only ESP in UDP");
+            Vec::new()
+        })
+    } else {
+        Vec::new()
+    };
+    let accelerator: Arc<dyn Accelerator> = Arc::new(devices.failover.clone());
+    let dataplane = Dataplane::start(
+        DataplaneConfig {
+            tun_name: section.tun.name.clone(),
+            mtu: section.tun.mtu,
+            queues,
+            frames: FRAMES,
+            udp: copies(&sockets.nat)?,
+            raw,
+            depth: 1024,
+        },
+        &accelerator,
+        // Full: IKE's peers send again, and the data plane tells the rest again.
+        move |upcall| upcalls.try_send(upcall).is_ok(),
+    )?;
+    Ok(Plane::Tun(Arc::new(dataplane)))
+}
+
+/// Reads IKE on threads of its own: from port 500, where the TUN data plane reads port 4500, and from
+/// both in inline mode. On the latter IKE is `marked` (RFC 3948 §2.2).
+fn listen(sockets: &[UdpSocket], marked: bool, ike: &mpsc::Sender<Upcall>) -> anyhow::Result<()> {
+    for socket in copies(sockets)? {
         let port = socket.local_addr()?.port();
         let mut receiver = crate::dataplane::IkeReceiver::new(&socket)?;
         let ike = ike.clone();
         std::thread::Builder::new()
-            .name("ike-500".to_owned())
+            .name(format!("ike-{port}"))
             .spawn(move || {
                 while !ike.is_closed() {
                     let Ok((local, remote, datagram)) = receiver.receive(&socket) else {
                         continue;
+                    };
+                    let datagram = if marked {
+                        // ESP that the accelerator left to the host has an SPI that nobody knows.
+                        match natt::classify(&datagram) {
+                            natt::Kind::Ike(message) => message.to_vec(),
+                            _ => continue,
+                        }
+                    } else {
+                        datagram
                     };
                     // Full: the peer sends again.
                     let _ = ike.try_send(Upcall::Ike {
@@ -290,7 +327,8 @@ impl Daemon {
                 let moved = self.installer.children().find(|(id, _)| id.0 == child);
                 if let Some((_, sa)) = moved {
                     tracing::info!(child, %remote, "peer sends from elsewhere");
-                    self.dataplane.update_path(child, (sa.path.local, remote));
+                    let udp = sa.udp_encap;
+                    self.plane.update_path(child, (sa.path.local, remote), udp);
                 }
             }
             Upcall::Acquire {
@@ -327,7 +365,10 @@ impl Daemon {
                         "accelerator quarantined: `esplanade devices --release` takes it back"
                     );
                 }
-                DeviceEvent::DeviceReturned => tracing::info!("accelerator is back"),
+                DeviceEvent::DeviceReturned => {
+                    tracing::info!("accelerator is back");
+                    self.plane.device_returned();
+                }
                 DeviceEvent::Moved { sa, engine } => {
                     let child = self.installer.child_of(sa).map(|child| child.0);
                     tracing::info!(?child, ?engine, "SA moved");
@@ -424,14 +465,15 @@ impl Daemon {
             }
             Event::PathChanged { ike, path } => {
                 tracing::info!(ike = ike.0, to = %path.remote, "path changed");
-                let moved: Vec<u64> = self
+                let moved: Vec<(u64, bool)> = self
                     .installer
                     .children()
                     .filter(|(_, sa)| sa.ike == ike)
-                    .map(|(id, _)| id.0)
+                    .map(|(id, sa)| (id.0, sa.udp_encap))
                     .collect();
-                for child in moved {
-                    self.dataplane.update_path(child, (path.local, path.remote));
+                for (child, udp) in moved {
+                    self.plane
+                        .update_path(child, (path.local, path.remote), udp);
                 }
             }
             Event::IkeUp { ike } => {
@@ -487,11 +529,11 @@ impl Daemon {
 
     /// Traffic and placement of a child SA.
     pub(crate) fn child_facts(&self, child: &ChildInfo<'_>) -> ChildFacts {
-        let (inbound, outbound) = self.dataplane.entries(child.sa.id.0);
+        let (inbound, outbound) = self.plane.traffic(child.sa.id.0);
         ChildFacts {
             placement: self.installer.placement(child.sa.id),
-            inbound: inbound.map_or((0, 0), |entry| entry.traffic()),
-            outbound: outbound.map_or((0, 0), |entry| entry.traffic()),
+            inbound,
+            outbound,
         }
     }
 

@@ -2,7 +2,6 @@
 //! The one translator from IKE's child SAs to security associations of the engines.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ikev2d_proto::algorithm::{Encryption, Integrity};
@@ -10,7 +9,7 @@ use ikev2d_proto::event::{ChildId, ChildKeys, ChildSa};
 use ikev2d_proto::proposal::EspSuite;
 use ikev2d_proto::ts;
 use offload_api::device::Accelerator;
-use offload_api::error::{InstallError, InvalidSa};
+use offload_api::error::{DeviceError, InstallError, InvalidSa, SaError};
 use offload_api::failover::{Failover, OffloadLevel, Placement};
 use offload_api::sa::{
     self, Direction, KeyMaterial, Lifetimes, Limits, Mode, Numbering, SaHandle, SaParams, Spi,
@@ -18,7 +17,9 @@ use offload_api::sa::{
 };
 
 use crate::config::ChildSection;
-use crate::dataplane::{Dataplane, Encapsulation, InboundSa, OutboundSa, is_drained};
+use crate::dataplane::{Encapsulation, InboundSa, OutboundSa};
+use crate::inline::outer;
+use crate::plane::{Plane, Removed};
 
 /// How long a removed SA still takes packets that are on their way.
 const LINGER: Duration = Duration::from_secs(1);
@@ -30,7 +31,7 @@ const DRAIN_TICK: Duration = Duration::from_millis(2);
 /// Installs and removes child SAs.
 pub(crate) struct Installer {
     failover: Failover,
-    dataplane: Arc<Dataplane>,
+    plane: Plane,
     children: HashMap<ChildId, Installed>,
 }
 
@@ -43,10 +44,10 @@ struct Installed {
 }
 
 impl Installer {
-    pub(crate) fn new(failover: Failover, dataplane: Arc<Dataplane>) -> Self {
+    pub(crate) fn new(failover: Failover, plane: Plane) -> Self {
         Self {
             failover,
-            dataplane,
+            plane,
             children: HashMap::new(),
         }
     }
@@ -58,17 +59,26 @@ impl Installer {
         section: Option<&ChildSection>,
     ) -> Result<(), InstallError> {
         let level = section.map_or(OffloadLevel::Auto, |s| s.hw_offload.into());
+        let level = match level {
+            // Packets pass nobody who could fall back.
+            OffloadLevel::Auto if self.plane.is_inline() => OffloadLevel::Packet,
+            level => level,
+        };
         let lifetimes = section.map_or_else(Lifetimes::default, lifetimes);
         let window = section.map_or(1024, |s| s.replay_window);
-        let params = params(&sa, Direction::Inbound, lifetimes, window)?;
+        let mut params = params(&sa, Direction::Inbound, lifetimes, window)?;
+        if self.plane.is_inline() {
+            params.outer = Some(outer(sa.path.remote, sa.path.local, sa.udp_encap));
+        }
         let handle = self.failover.install_at(level, &params, sa.id.0)?;
-        self.dataplane.add_inbound(&InboundSa {
+        let added = self.plane.add_inbound(&InboundSa {
             spi: params.spi,
             sa: handle,
             selectors: pairs(&sa.ts_remote, &sa.ts_local),
             remote: sa.path.remote,
             child: sa.id.0,
         });
+        self.led(handle, added)?;
         let installed = Installed {
             level,
             lifetimes,
@@ -89,11 +99,14 @@ impl Installer {
             return Ok(());
         }
         let sa = &mut installed.sa;
-        let params = params(sa, Direction::Outbound, installed.lifetimes, 0)?;
+        let mut params = params(sa, Direction::Outbound, installed.lifetimes, 0)?;
+        if self.plane.is_inline() {
+            params.outer = Some(outer(sa.path.local, sa.path.remote, sa.udp_encap));
+        }
         let handle = self
             .failover
             .install_at(installed.level, &params, child.0)?;
-        self.dataplane.add_outbound(&OutboundSa {
+        let added = self.plane.add_outbound(&OutboundSa {
             spi: params.spi,
             sa: handle,
             selectors: pairs(&sa.ts_local, &sa.ts_remote),
@@ -105,6 +118,10 @@ impl Installer {
             },
             child: child.0,
         });
+        if let Err(error) = added {
+            let _ = self.failover.retire(handle);
+            return Err(not_led(&error));
+        }
         installed.outbound = Some(handle);
         // The engines have them.
         let gone = || ChildKeys {
@@ -115,11 +132,19 @@ impl Installer {
         Ok(())
     }
 
+    /// Takes an SA back that the data plane could not be led through.
+    fn led(&self, handle: SaHandle, added: Result<(), SaError>) -> Result<(), InstallError> {
+        added.map_err(|error| {
+            let _ = self.failover.retire(handle);
+            not_led(&error)
+        })
+    }
+
     /// Stops sending at once and receiving a moment later; what it was.
     pub(crate) fn retire(&mut self, child: ChildId) -> Option<ChildSa> {
         let installed = self.children.remove(&child)?;
-        let sending = self.dataplane.remove_outbound(child.0);
-        let (failover, dataplane) = (self.failover.clone(), self.dataplane.clone());
+        let sending = self.plane.remove_outbound(child.0);
+        let (failover, plane) = (self.failover.clone(), self.plane.clone());
         let spi = Spi::new(installed.sa.spi_in);
         let handles = (installed.inbound, installed.outbound);
         tokio::spawn(async move {
@@ -128,7 +153,9 @@ impl Installer {
                 let _ = failover.retire(outbound);
             }
             tokio::time::sleep(LINGER).await;
-            drained(spi.and_then(|spi| dataplane.remove_inbound(spi))).await;
+            if let Some(spi) = spi {
+                drained(plane.remove_inbound(spi)).await;
+            }
             let _ = failover.retire(handles.0);
         });
         Some(installed.sa)
@@ -162,11 +189,18 @@ impl Installer {
     }
 }
 
+fn not_led(error: &SaError) -> InstallError {
+    DeviceError::Host {
+        what: "leading packets through the accelerator",
+        error: error.to_string(),
+    }
+    .into()
+}
+
 /// Waits until no packet uses an entry that was taken out of the policy.
-async fn drained<E>(entry: Option<Arc<E>>) {
-    let Some(entry) = entry else { return };
+async fn drained(removed: Removed) {
     let start = tokio::time::Instant::now();
-    while !is_drained(&entry) {
+    while !removed.is_drained() {
         if start.elapsed() > DRAIN {
             tracing::warn!("packets of a removed SA are stuck; it is retired under them");
             return;

@@ -6,8 +6,10 @@
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
+mod inline;
 mod install;
 mod keylog;
 mod net;
+mod plane;
 mod routes;
 pub mod vici;

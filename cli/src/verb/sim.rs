@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
 use sim::fault::{FaultPlan, FaultRate};
+use sim::inline::InlineConfig;
+use sim::port::PortSpec;
 use sim::{CardConfig, SimulatedCard};
 
 use crate::failure::Outcome;
@@ -36,6 +38,18 @@ pub(crate) struct Arguments {
     /// Misbehave, on average once in N chances; may be given several times.
     #[arg(long = "fault", value_name = "NAME=1/N")]
     faults: Vec<FaultRate>,
+    /// Inline mode: the port for protected packets, an Ethernet. af-packet:IF[@NETNS], tap:NAME,
+    /// pcap:in=FILE,out=FILE, cable:SOCKET (to another card) or none.
+    #[arg(long, value_name = "PORT", requires_all = ["host", "exception"])]
+    wire: Option<PortSpec>,
+    /// Inline mode: the port for packets in the clear. tun:NAME, which the card makes, or
+    /// pcap:in=FILE,out=FILE.
+    #[arg(long, value_name = "PORT", requires = "wire")]
+    host: Option<PortSpec>,
+    /// Inline mode: the port for what the card leaves to the host, IKE above all. tap:NAME, which the
+    /// card makes; give it the outer address.
+    #[arg(long, value_name = "PORT", requires = "wire")]
+    exception: Option<PortSpec>,
     /// Seed of the faults: the same seed, the same faults.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -43,6 +57,16 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> Outcome {
     let mut config = CardConfig::new(&arguments.socket);
+    if let (Some(wire), Some(host), Some(exception)) =
+        (arguments.wire, arguments.host, arguments.exception)
+    {
+        tracing::info!(%wire, %host, %exception, "inline mode");
+        config.inline = Some(InlineConfig {
+            wire,
+            host,
+            exception,
+        });
+    }
     config.functions = arguments.functions;
     config.max_sas = arguments.max_sas;
     config.queues = arguments.queues;

@@ -154,17 +154,13 @@ impl Daemon {
 
     /// Notes what a child SA has carried, before nobody knows any more.
     pub(super) fn note_traffic(&mut self, child: ChildId) {
-        let (inbound, outbound) = self.dataplane.entries(child.0);
+        let (inbound, outbound) = self.plane.traffic(child.0);
         let Some(listed) = self.listed.children.get_mut(&child) else {
             return;
         };
-        let inbound = inbound.map(|entry| entry.traffic());
-        let outbound = outbound.map(|entry| entry.traffic());
-        for (way, traffic) in [("in", inbound), ("out", outbound)] {
-            if let Some((packets, bytes)) = traffic {
-                listed.section.replace(&format!("packets-{way}"), packets);
-                listed.section.replace(&format!("bytes-{way}"), bytes);
-            }
+        for (way, (packets, bytes)) in [("in", inbound), ("out", outbound)] {
+            listed.section.replace(&format!("packets-{way}"), packets);
+            listed.section.replace(&format!("bytes-{way}"), bytes);
         }
     }
 

@@ -393,28 +393,9 @@ impl Daemon {
         ikesas.put("half-open", stats.half_open);
         section.put_section("ikesas", ikesas);
         section.put_list("plugins", ["esplanade".to_owned()]);
-        let data = self.dataplane.stats();
         let mut dataplane = Section::default();
-        for (key, value) in [
-            ("tun-received", data.tun_received),
-            ("tun-sent", data.tun_sent),
-            ("esp-received", data.esp_received),
-            ("esp-sent", data.esp_sent),
-            ("no-policy", data.no_policy),
-            ("selector-mismatch", data.selector_mismatch),
-            ("malformed", data.malformed),
-            ("dummies", data.dummies),
-            ("acquires", data.acquires),
-            ("unknown-spi", data.unknown_spi),
-            ("overload", data.overload),
-            ("aborted", data.aborted),
-            ("bad-icv", data.bad_icv),
-            ("replayed", data.replayed),
-            ("refused", data.refused),
-            ("send-errors", data.send_errors),
-            ("ignored", data.ignored),
-        ] {
-            dataplane.put(key, value);
+        for (key, value) in self.plane.statistics() {
+            dataplane.put(&key, value);
         }
         section.put_section("dataplane", dataplane);
         section

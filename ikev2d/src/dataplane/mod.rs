@@ -71,6 +71,9 @@ pub enum Encapsulation {
     Native,
 }
 
+/// Pairs of where traffic comes from and where it goes.
+pub type Selectors = Vec<(TrafficSelector, TrafficSelector)>;
+
 /// An SA to receive through.
 #[derive(Clone, Debug)]
 pub struct InboundSa {
@@ -79,7 +82,7 @@ pub struct InboundSa {
     /// Its handle.
     pub sa: SaHandle,
     /// Inner traffic it may carry: (peer's side, our side).
-    pub selectors: Vec<(TrafficSelector, TrafficSelector)>,
+    pub selectors: Selectors,
     /// Where the peer is.
     pub remote: SocketAddr,
     /// Its child SA's number.
@@ -94,7 +97,7 @@ pub struct OutboundSa {
     /// Its handle.
     pub sa: SaHandle,
     /// Inner traffic it may carry: (our side, peer's side).
-    pub selectors: Vec<(TrafficSelector, TrafficSelector)>,
+    pub selectors: Selectors,
     /// Ours and the peer's end.
     pub path: (SocketAddr, SocketAddr),
     /// How it is carried.

@@ -156,6 +156,8 @@ pub(crate) struct Inline {
     host: Box<dyn PacketPort>,
     exception: Box<dyn FramePort>,
     mac: [u8; 6],
+    /// Captures are played when there is a rule to play them by.
+    replays: Option<fn(&Card) -> bool>,
     neighbours: Neighbours,
     unknown: (Instant, u32),
     from_host: Vec<Vec<u8>>,
@@ -179,6 +181,9 @@ impl Inline {
         let host = tun::open(&config.host, wire.mtu()).map_err(about(&config.host))?;
         // The host's interface gives the card its address, so that neighbours find both.
         let mac = exception.mac().or(wire.mac()).unwrap_or([2, 0, 0, 0, 0, 1]);
+        let replays = [&config.wire, &config.host]
+            .into_iter()
+            .any(|spec| matches!(spec, PortSpec::Pcap { read: Some(_), .. }));
         let mut core = card.lock();
         let mut state = InlineState::default();
         for (role, mac, mtu) in [
@@ -196,6 +201,7 @@ impl Inline {
             host,
             exception,
             mac,
+            replays: replays.then_some(has_rules as fn(&Card) -> bool),
             neighbours: Neighbours::default(),
             unknown: (Instant::now(), 0),
             from_host: (0..BURST).map(|_| vec![0; BUFFER]).collect(),
@@ -211,8 +217,12 @@ impl Inline {
     pub(crate) fn run(&mut self, card: &Arc<Card>, bell: &Bell) {
         let mut idle = 0;
         while !bell.has_ended() {
-            let mut worked = self.out(card);
-            worked |= self.inward(card);
+            let mut worked = false;
+            if self.replays.is_none_or(|due| due(card)) {
+                self.replays = None;
+                worked |= self.out(card);
+                worked |= self.inward(card);
+            }
             worked |= self.exceptions(card);
             if worked {
                 idle = 0;
@@ -406,6 +416,13 @@ impl Inline {
         add_sent(card, PortRole::Wire, sent);
         true
     }
+}
+
+fn has_rules(card: &Card) -> bool {
+    let core = card.lock();
+    core.inline
+        .as_ref()
+        .is_some_and(|state| !state.rules.is_empty())
 }
 
 impl Core {

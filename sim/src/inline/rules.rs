@@ -116,6 +116,10 @@ impl RuleTable {
         Some((index, generation))
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
     /// Whether there was such a rule.
     pub(crate) fn remove(&mut self, index: u32, generation: u32) -> bool {
         let Some((current, slot)) = self.slots.get_mut(index as usize) else {

@@ -38,6 +38,20 @@ pub(super) fn daemon_program() -> Result<PathBuf> {
     Ok(daemon)
 }
 
+/// How a site's packets are moved.
+#[derive(Clone, Copy)]
+pub(super) enum Mode<'a> {
+    /// By the daemon's workers, with the card at their side.
+    Lookaside,
+    /// By the card, whose wire port lies in this other namespace.
+    Inline(&'a Namespace),
+}
+
+/// Interfaces that a card in inline mode makes in its gateway: for packets in the clear, and for what
+/// it leaves to the host.
+pub(super) const HOST_PORT: &str = "clear";
+pub(super) const EXCEPTION_PORT: &str = "except";
+
 /// One end of the tunnel as the plan has it.
 #[derive(Clone, Debug)]
 pub(super) struct Site {
@@ -51,6 +65,19 @@ pub(super) struct Site {
     pub(super) network: &'static str,
     /// Whether it starts the tunnel.
     pub(super) initiates: bool,
+}
+
+/// What both sites are started from.
+#[derive(Clone, Copy)]
+pub(super) struct Ground<'a> {
+    /// The pre-shared key.
+    pub(super) secret: &'a Zeroizing<String>,
+    /// `ikev2d`.
+    pub(super) daemon: &'a Path,
+    /// For sockets and configurations.
+    pub(super) directory: &'a Path,
+    /// For what stays.
+    pub(super) out: &'a Path,
 }
 
 /// A running site.
@@ -107,22 +134,31 @@ impl Gateway {
         site: Site,
         namespace: Namespace,
         peer: &Site,
-        secret: &Zeroizing<String>,
-        daemon: &Path,
-        directory: &Path,
-        out: &Path,
+        ground: Ground<'_>,
+        mode: Mode<'_>,
     ) -> Result<Self> {
+        let Ground {
+            secret,
+            daemon,
+            directory,
+            out,
+        } = ground;
         let name = site.name;
         let logs = out.join("logs");
         fs::create_dir_all(&logs)?;
         let directory = directory.join(name);
         fs::create_dir(&directory)?;
-        let mut card = start_card(name, &directory, &logs)?;
+        let mut card = start_card(name, &namespace, &directory, &logs, mode)?;
+        if let Mode::Inline(_) = mode {
+            namespace.sysctl(&format!("net.ipv6.conf.{EXCEPTION_PORT}.disable_ipv6"), "1")?;
+            namespace.ip(&format!("link set dev {EXCEPTION_PORT} up"))?;
+            namespace.address(EXCEPTION_PORT, &format!("{}/24", site.outer))?;
+        }
         let keys = out.join(format!("keys-{name}"));
         let config = directory.join("ikev2d.toml");
         write_private(
             &config,
-            &configuration(&site, peer, secret, &directory, &keys),
+            &configuration(&site, peer, secret, &directory, &keys, mode),
         )?;
 
         let log = logs.join(format!("ikev2d-{name}.log"));
@@ -177,7 +213,15 @@ impl Gateway {
 
     /// Puts a new card where the killed one was.
     pub(super) fn replace_card(&mut self) -> Result<()> {
-        self.card = Some(start_card(self.site.name, &self.directory, &self.logs)?);
+        let (name, namespace) = (self.site.name, &self.namespace);
+        let card = start_card(
+            name,
+            namespace,
+            &self.directory,
+            &self.logs,
+            Mode::Lookaside,
+        )?;
+        self.card = Some(card);
         Ok(())
     }
 
@@ -249,6 +293,26 @@ impl Gateway {
         Ok(())
     }
 
+    /// Has the daemon rekey the tunnel.
+    pub(super) fn rekey(&self) -> Result<()> {
+        let message = Section(vec![("child".to_owned(), Value::Text(CHILD.to_owned()))]);
+        self.ask()?.request("rekey", &message)?;
+        Ok(())
+    }
+
+    /// What the data plane counts, by name.
+    pub(super) fn dataplane(&self) -> Result<Vec<(String, u64)>> {
+        let answer = self.ask()?.request("stats", &Section::default())?;
+        let counts = answer.section("dataplane");
+        let entries = counts.into_iter().flat_map(|counts| &counts.0);
+        Ok(entries
+            .filter_map(|(key, value)| match value {
+                Value::Text(text) => Some((key.clone(), text.parse().ok()?)),
+                _ => None,
+            })
+            .collect())
+    }
+
     /// Ends the daemon, which deletes its SAs, then the card.
     pub(super) fn stop(&mut self) -> Result<()> {
         self.daemon.stop().context("cannot stop ikev2d")?;
@@ -264,13 +328,30 @@ impl Gateway {
     }
 }
 
-fn start_card(name: &str, directory: &Path, logs: &Path) -> Result<Guarded> {
+fn start_card(
+    name: &str,
+    namespace: &Namespace,
+    directory: &Path,
+    logs: &Path,
+    mode: Mode<'_>,
+) -> Result<Guarded> {
     let socket = directory.join("card");
     let log = logs.join(format!("card-{name}.log"));
-    let mut command = Command::new(std::env::current_exe()?);
+    let program = std::env::current_exe()?;
+    let mut command = match mode {
+        Mode::Lookaside => Command::new(program),
+        // Where its interfaces shall be.
+        Mode::Inline(_) => namespace.command(program),
+    };
     command
         .args(["--log-level", "info", "sim", "--socket"])
         .arg(&socket);
+    if let Mode::Inline(wire) = mode {
+        command
+            .arg(format!("--wire=af-packet:wire@{}", wire.path()))
+            .arg(format!("--host=tun:{HOST_PORT}"))
+            .arg(format!("--exception=tap:{EXCEPTION_PORT}"));
+    }
     to_log(&mut command, &log)?;
     let mut card =
         Guarded::spawn(command).with_context(|| format!("cannot start the card of {name}"))?;
@@ -328,7 +409,13 @@ fn configuration(
     secret: &str,
     directory: &Path,
     keys: &Path,
+    mode: Mode<'_>,
 ) -> Zeroizing<String> {
+    let (interface, plane, block) = match mode {
+        Mode::Lookaside => ("esp0", "tun", 1 << 16),
+        // Numbers for a while, so that the card goes on without the daemon.
+        Mode::Inline(_) => (HOST_PORT, "inline", 1 << 20),
+    };
     // A path may hold what TOML would take for syntax.
     let quoted = |path: &Path| toml::Value::String(path.display().to_string());
     let vici = quoted(&directory.join("vici"));
@@ -339,7 +426,9 @@ fn configuration(
         r#"[daemon]
 vici_socket = {vici}
 device = {device}
-tun = {{ name = "esp0", mtu = 1400, queues = 1 }}
+dataplane = "{plane}"
+failover = {{ block = {block} }}
+tun = {{ name = "{interface}", mtu = 1400, queues = 1 }}
 key_log = {keys}
 log_level = "info"
 
@@ -414,6 +503,7 @@ mod tests {
             "s3cret",
             Path::new("/tmp/a \"b\\c"),
             Path::new("/k"),
+            Mode::Lookaside,
         );
         let table: toml::Table = text.parse().unwrap();
         assert_eq!(

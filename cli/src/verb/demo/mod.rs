@@ -3,6 +3,7 @@
 //! captured and judged.
 
 mod gateway;
+mod inline;
 mod interrupt;
 mod judge;
 mod plot;
@@ -37,6 +38,10 @@ pub(crate) struct Arguments {
     /// Length of each of the three phases.
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(2..=600))]
     seconds: u64,
+    /// Cards in inline mode instead: they move the packets from port to port, and no ESP touches a
+    /// host. One phase of streams, with rekeyings.
+    #[arg(long)]
+    inline: bool,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -55,15 +60,29 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         .with_context(|| format!("cannot find {}", arguments.out.display()))?;
 
     let progress = Progress::new();
-    let recorded = scene::play(
-        &scene::Script {
-            daemon,
-            out: out.clone(),
-            phase: Duration::from_secs(arguments.seconds),
-        },
-        &interrupt,
-        &progress,
-    )?;
+    let script = scene::Script {
+        daemon,
+        out: out.clone(),
+        phase: Duration::from_secs(arguments.seconds),
+    };
+    if arguments.inline {
+        let report = inline::play(&script, &interrupt, &progress)?;
+        progress.finish();
+        let json = serde_json::to_string_pretty(&report)?;
+        fs::write(out.join("report.json"), format!("{json}\n"))
+            .context("cannot write report.json")?;
+        if arguments.json {
+            anstream::println!("{json}");
+        } else {
+            inline::print(&report, &arguments.out);
+        }
+        return Ok(if report.ok {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
+    }
+    let recorded = scene::play(&script, &interrupt, &progress)?;
     progress.step("reading the capture");
     let report = judge::judge(&recorded)?;
     progress.finish();

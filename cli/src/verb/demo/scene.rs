@@ -16,12 +16,12 @@ use netlab::traffic::{
 };
 use zeroize::Zeroizing;
 
-use super::gateway::{Child, DeviceCounters, Gateway, Site};
+use super::gateway::{Child, DeviceCounters, Gateway, Ground, Mode, Site};
 use super::interrupt::Interrupt;
 use super::progress::Progress;
 
 /// How long IKE, a fallback and a return may take before the demo gives up.
-const NEGOTIATION: Duration = Duration::from_secs(10);
+pub(super) const NEGOTIATION: Duration = Duration::from_secs(10);
 const FALLBACK: Duration = Duration::from_secs(3);
 const RETURN: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(20);
@@ -99,17 +99,7 @@ pub(super) fn play(
     interrupt: &Interrupt,
     progress: &Progress,
 ) -> Result<Recorded> {
-    let site = |name, host: u8, network, initiates| Site {
-        name,
-        outer: IpAddr::from([10, 77, 0, host]),
-        inner: IpAddr::from([10, host, 0, 1]),
-        network,
-        initiates,
-    };
-    let plan = [
-        site("a", 1, "10.1.0.0/24", true),
-        site("b", 2, "10.2.0.0/24", false),
-    ];
+    let plan = plan();
     let start = Mark::now();
 
     progress.step("two network namespaces, joined by a veth");
@@ -122,15 +112,19 @@ pub(super) fn play(
         .prefix("esplanade-demo-")
         .tempdir()?;
     let secret = random_secret()?;
+    let ground = Ground {
+        secret: &secret,
+        daemon: &script.daemon,
+        directory: directory.path(),
+        out: &script.out,
+    };
     let open = |mine: usize, other: usize| {
         Gateway::start(
             plan[mine].clone(),
             wires[mine].clone(),
             &plan[other],
-            &secret,
-            &script.daemon,
-            directory.path(),
-            &script.out,
+            ground,
+            Mode::Lookaside,
         )
     };
     // The responder first, so that the initiator's first message finds it.
@@ -227,6 +221,21 @@ pub(super) fn play(
     })
 }
 
+/// The two sites.
+pub(super) fn plan() -> [Site; 2] {
+    let site = |name, host: u8, network, initiates| Site {
+        name,
+        outer: IpAddr::from([10, 77, 0, host]),
+        inner: IpAddr::from([10, host, 0, 1]),
+        network,
+        initiates,
+    };
+    [
+        site("a", 1, "10.1.0.0/24", true),
+        site("b", 2, "10.2.0.0/24", false),
+    ]
+}
+
 /// Namespaces with a wire between them, and each site's protected address on its loopback.
 fn wire_up(plan: &[Site; 2]) -> Result<[Namespace; 2]> {
     let wires = [Namespace::new(plan[0].name)?, Namespace::new(plan[1].name)?];
@@ -241,7 +250,7 @@ fn wire_up(plan: &[Site; 2]) -> Result<[Namespace; 2]> {
 }
 
 /// A pre-shared key of 256 bits for this run.
-fn random_secret() -> Result<Zeroizing<String>> {
+pub(super) fn random_secret() -> Result<Zeroizing<String>> {
     let mut octets = Zeroizing::new([0u8; 32]);
     File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut *octets))
@@ -250,15 +259,15 @@ fn random_secret() -> Result<Zeroizing<String>> {
 }
 
 /// The running gateways, under watch.
-struct Stage<'a> {
-    gateways: [Gateway; 2],
-    interrupt: &'a Interrupt,
-    progress: &'a Progress,
+pub(super) struct Stage<'a> {
+    pub(super) gateways: [Gateway; 2],
+    pub(super) interrupt: &'a Interrupt,
+    pub(super) progress: &'a Progress,
 }
 
 impl Stage<'_> {
     /// Lets time pass while the streams run; an error if a process ended or somebody interrupts.
-    fn hold(&mut self, length: Duration, bulk: &Bulk) -> Result<()> {
+    pub(super) fn hold(&mut self, length: Duration, bulk: &Bulk) -> Result<()> {
         let start = Instant::now();
         let (mut seen, mut shown) = (bulk.received(), start);
         while start.elapsed() < length {
@@ -277,7 +286,7 @@ impl Stage<'_> {
     }
 
     /// Waits until the named gateways have child SAs and all of them live in `engine`.
-    fn await_engine(
+    pub(super) fn await_engine(
         &mut self,
         which: &[usize],
         engine: &str,
@@ -324,7 +333,7 @@ impl Stage<'_> {
         }
     }
 
-    fn children(&self) -> Result<[Vec<Child>; 2]> {
+    pub(super) fn children(&self) -> Result<[Vec<Child>; 2]> {
         Ok([self.gateways[0].children()?, self.gateways[1].children()?])
     }
 

@@ -45,11 +45,11 @@ impl OutputArguments {
     }
 }
 
-/// Prints to standard output; a reader that has seen enough is no failure.
-pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+/// Prints to standard output; a reader that has seen enough is no failure. Whether one is still there.
+pub(crate) fn print(text: &str) -> anyhow::Result<bool> {
     match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("standard output"),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true).context("standard output"),
     }
 }
 

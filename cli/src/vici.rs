@@ -94,7 +94,13 @@ impl Client {
         // The next one may take for ever.
         self.stream.set_read_timeout(None)?;
         loop {
-            match self.receive()? {
+            let packet = self.receive().map_err(|error| match error {
+                ViciError::Socket(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    io::Error::new(error.kind(), "the daemon has ended").into()
+                }
+                error => error,
+            });
+            match packet? {
                 (EVENT, body) => {
                     let (name, message) = split_name(&body).ok_or_else(nameless)?;
                     if !on_event(name, &decode(message)?)? {
@@ -285,6 +291,33 @@ mod tests {
             asked,
             [b"\x03\x07list-sa".to_vec(), b"\x00\x08list-sas".to_vec()]
         );
+    }
+
+    #[test]
+    fn events_are_followed_until_enough_or_the_daemons_end() {
+        let (section, octets) = example();
+        let event = |name: &[u8]| [&[EVENT, name.len() as u8], name, &octets].concat();
+        let (mut client, _thread) = daemon(vec![
+            vec![vec![EVENT_CONFIRM]],
+            // The first event may come before the second one is confirmed.
+            vec![event(b"engine"), vec![EVENT_CONFIRM], event(b"log")],
+        ]);
+        let mut seen = Vec::new();
+        let error = client
+            .follow(&["engine", "log"], |name, message| {
+                assert_eq!(message, &section);
+                seen.push(name.to_owned());
+                Ok(true)
+            })
+            .unwrap_err();
+        assert_eq!(seen, ["engine", "log"]);
+        assert!(error.to_string().contains("has ended"), "{error}");
+
+        let (mut client, _thread) = daemon(vec![vec![vec![EVENT_CONFIRM], event(b"log")]]);
+        client.follow(&["log"], |_, _| Ok(false)).unwrap();
+        let (mut client, _thread) = daemon(vec![vec![vec![EVENT_UNKNOWN]]]);
+        let error = client.follow(&["dance"], |_, _| Ok(true)).unwrap_err();
+        assert!(matches!(error, ViciError::Unknown(name) if name == "dance"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `esplanade monitor`: what happens, as it happens.
 
+use std::process::ExitCode;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value as Json};
@@ -9,7 +10,6 @@ use crate::daemon::{DaemonArguments, json, text};
 use crate::failure::Outcome;
 use crate::output::print;
 use crate::vici::Section;
-use std::process::ExitCode;
 
 /// Follow the daemon's events: IKE and child SAs up, down and rekeyed, SAs moved between card and software,
 /// cards lost and returned, lifetimes reached, refused packets.
@@ -60,9 +60,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         } else {
             format!("{time}  {}", tell(name, section))
         };
-        print(&line)?;
         seen += 1;
-        Ok(arguments.count.is_none_or(|count| seen < count))
+        Ok(print(&line)? && arguments.count.is_none_or(|count| seen < count))
     })?;
     Ok(ExitCode::SUCCESS)
 }

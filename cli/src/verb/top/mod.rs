@@ -5,11 +5,11 @@ mod sample;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use driver::DeviceAddress;
 use driver::ipa::IpaCard;
-use std::sync::Arc;
 
 use crate::daemon::DaemonArguments;
 use crate::failure::{Failure, Outcome};
@@ -87,13 +87,13 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         } else {
             rates.table()
         };
-        if redraw {
+        let read_on = if redraw {
             // Home, and nothing of what was there.
-            print(&format!("\x1b[H\x1b[2J{text}"))?;
+            print(&format!("\x1b[H\x1b[2J{text}"))?
         } else {
-            print(&text)?;
-        }
-        if arguments.once {
+            print(&text)?
+        };
+        if arguments.once || !read_on {
             return Ok(ExitCode::SUCCESS);
         }
         before = after;

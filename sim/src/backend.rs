@@ -12,7 +12,7 @@ use fpga_regs::registers::{
 };
 use rustix::io::Errno;
 use vfio_user::message::{IRQ_MSIX, REGION_CONFIG, REGION_READ, REGION_WRITE, SparseArea};
-use vfio_user::server::{Backend, DmaMapping, ServerRegion};
+use vfio_user::server::{Backend, ClientMemory, DmaMapping, ServerRegion};
 
 use crate::admin;
 use crate::card::Card;
@@ -79,13 +79,15 @@ impl PciBackend {
 }
 
 impl Backend for PciBackend {
-    fn connected(&mut self) {
+    fn connected(&mut self, memory: ClientMemory) {
         self.power_on();
+        self.card.lock().dma.set_client(Some(memory));
         tracing::info!("driver connected");
     }
 
     fn disconnected(&mut self) {
         self.power_on();
+        self.card.lock().dma.set_client(None);
         tracing::info!("driver gone: keys zeroised, memory unmapped");
     }
 

@@ -5,15 +5,21 @@
     reason = "copies to and from memory that the driver shares"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::SealFlags;
 use rustix::io::Errno;
-use vfio_user::server::DmaMapping;
+use vfio_user::server::{ClientMemory, DmaMapping};
+
+/// Mappings at once, as many as the kernel's VFIO allows by default.
+const MOST_MAPPINGS: usize = 65_535;
+/// Files at once that are reached by system calls, each with a descriptor of this process.
+const MOST_FILES: usize = 16;
 
 /// Mapped memory by IOVA.
 #[derive(Debug, Default)]
@@ -21,6 +27,11 @@ pub(crate) struct DmaMap {
     mappings: BTreeMap<u64, Mapping>,
     /// Bus mastering is on.
     enabled: bool,
+    /// For what is mapped without a descriptor.
+    client: Option<ClientMemory>,
+    /// Files that are reached by system calls, by device and inode: a client that maps page by page sends
+    /// the same one each time.
+    files: HashMap<(u64, u64), Weak<File>>,
 }
 
 #[derive(Debug)]
@@ -38,7 +49,9 @@ enum Memory {
     Mapped(MmapRaw),
     /// The client could cut it off under a mapping, which would end this process at the next access:
     /// by system calls, which only fail then. The mapping starts at the offset.
-    Called(File, u64),
+    Called(Arc<File>, u64),
+    /// Mapped without a descriptor: asked for by messages. The mapping starts at the address.
+    Asked(ClientMemory, u64),
 }
 
 impl Memory {
@@ -55,6 +68,7 @@ impl Memory {
                 true
             }
             Self::Called(file, start) => file.read_exact_at(into, start + offset).is_ok(),
+            Self::Asked(client, start) => client.read(start + offset, into).is_ok(),
         }
     }
 
@@ -68,6 +82,7 @@ impl Memory {
                 true
             }
             Self::Called(file, start) => file.write_all_at(from, start + offset).is_ok(),
+            Self::Asked(client, start) => client.write(start + offset, from).is_ok(),
         }
     }
 
@@ -84,7 +99,7 @@ impl Memory {
                 word.store(value.to_le(), Ordering::Release);
                 true
             }
-            Self::Called(..) => {
+            Self::Called(..) | Self::Asked(..) => {
                 let [body @ .., last] = value.to_le_bytes();
                 self.write(offset, &body) && self.write(offset + body.len() as u64, &[last])
             }
@@ -108,11 +123,12 @@ impl DmaMap {
         self.enabled
     }
 
+    /// Whom to ask for what is mapped without a descriptor.
+    pub(crate) fn set_client(&mut self, client: Option<ClientMemory>) {
+        self.client = client;
+    }
+
     pub(crate) fn map(&mut self, mapping: DmaMapping) -> Result<(), Errno> {
-        // Without a descriptor there is nothing to reach (ROM, MMIO); such ranges just fault.
-        let Some((fd, offset)) = mapping.memory else {
-            return Ok(());
-        };
         let end = mapping
             .address
             .checked_add(mapping.size)
@@ -121,34 +137,59 @@ impl DmaMap {
         if before.is_some_and(|(start, m)| start + m.size > mapping.address) {
             return Err(Errno::EXIST);
         }
-        let file = File::from(fd);
-        let len = file.metadata().map_err(|_| Errno::BADF)?.len();
-        let file_end = offset.checked_add(mapping.size).ok_or(Errno::INVAL)?;
-        if file_end > len {
-            return Err(Errno::INVAL);
+        if self.mappings.len() >= MOST_MAPPINGS {
+            return Err(Errno::NOSPC);
         }
-        let sealed =
-            rustix::fs::fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
-        let memory = if sealed {
-            let len = usize::try_from(mapping.size).map_err(|_| Errno::INVAL)?;
-            let map = MmapOptions::new().offset(offset).len(len).map_raw(&file);
-            Memory::Mapped(
-                map.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOMEM))?,
-            )
-        } else {
-            tracing::debug!("the client's memory is not sealed: reached by system calls");
-            Memory::Called(file, offset)
+        let DmaMapping {
+            address,
+            size,
+            readable,
+            writable,
+            ..
+        } = mapping;
+        let memory = match mapping.memory {
+            Some((fd, offset)) => self.shared(File::from(fd), offset, size)?,
+            None => Memory::Asked(self.client.clone().ok_or(Errno::INVAL)?, address),
         };
         self.mappings.insert(
-            mapping.address,
+            address,
             Mapping {
-                size: mapping.size,
+                size,
                 memory,
-                readable: mapping.readable,
-                writable: mapping.writable,
+                readable,
+                writable,
             },
         );
         Ok(())
+    }
+
+    /// The way to memory that the client shares.
+    fn shared(&mut self, file: File, offset: u64, size: u64) -> Result<Memory, Errno> {
+        // Memory only (memfd, tmpfs, hugetlbfs): reading another file could take for ever.
+        let seals = rustix::fs::fcntl_get_seals(&file).map_err(|_| Errno::INVAL)?;
+        let metadata = file.metadata().map_err(|_| Errno::BADF)?;
+        let file_end = offset.checked_add(size).ok_or(Errno::INVAL)?;
+        if file_end > metadata.len() {
+            return Err(Errno::INVAL);
+        }
+        if seals.contains(SealFlags::SHRINK) {
+            let len = usize::try_from(size).map_err(|_| Errno::INVAL)?;
+            let map = MmapOptions::new().offset(offset).len(len).map_raw(&file);
+            return map
+                .map(Memory::Mapped)
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOMEM));
+        }
+        tracing::debug!("the client's memory is not sealed: reached by system calls");
+        self.files.retain(|_, file| file.strong_count() != 0);
+        let id = (metadata.dev(), metadata.ino());
+        let known = self.files.get(&id).and_then(Weak::upgrade);
+        let file = match known {
+            Some(known) => known,
+            None if self.files.len() >= MOST_FILES => return Err(Errno::NOSPC),
+            None => Arc::new(file),
+        };
+        self.files.insert(id, Arc::downgrade(&file));
+        Ok(Memory::Called(file, offset))
     }
 
     pub(crate) fn unmap(&mut self, address: u64, size: u64) -> Result<(), Errno> {

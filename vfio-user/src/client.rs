@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -26,9 +27,31 @@ pub struct Client {
     max_data: usize,
 }
 
-#[derive(Debug)]
 struct Control {
     next_id: u16,
+    /// Memory that the device asks for.
+    memory: Option<Box<dyn PrivateMemory>>,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").finish_non_exhaustive()
+    }
+}
+
+/// Memory that is mapped without a descriptor: the device asks for what it needs of it.
+pub trait PrivateMemory: Send {
+    /// The device reads.
+    ///
+    /// # Errors
+    /// The errno for the device.
+    fn read(&mut self, iova: u64, data: &mut [u8]) -> Result<(), Errno>;
+
+    /// The device writes.
+    ///
+    /// # Errors
+    /// The errno for the device.
+    fn write(&mut self, iova: u64, data: &[u8]) -> Result<(), Errno>;
 }
 
 /// A region as the device describes it.
@@ -61,7 +84,10 @@ impl Client {
         stream.set_nonblocking(true)?;
         let mut client = Self {
             stream,
-            control: Mutex::new(Control { next_id: 1 }),
+            control: Mutex::new(Control {
+                next_id: 1,
+                memory: None,
+            }),
             deadline,
             gone: AtomicBool::new(false),
             max_fds: 1,
@@ -276,6 +302,60 @@ impl Client {
             .map(drop)
     }
 
+    /// Gives the device memory that it has to ask for. It is asked for while a call waits for its reply,
+    /// and in [`serve`](Self::serve).
+    pub fn set_private_memory(&self, memory: Box<dyn PrivateMemory>) {
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        control.memory = Some(memory);
+    }
+
+    /// Maps a range of the [private memory](Self::set_private_memory), without a descriptor.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn dma_map_private(&self, iova: u64, size: u64) -> Result<(), Error> {
+        let request = DmaMapPayload {
+            argsz: size_of::<DmaMapPayload>() as u32,
+            flags: DMA_READ | DMA_WRITE,
+            offset: 0,
+            address: iova,
+            size,
+        };
+        self.call(Command::DmaMap, &[request.as_bytes()], &[])
+            .map(drop)
+    }
+
+    /// Waits so long for the device to ask for private memory and answers it; whether it has asked.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn serve(&self, limit: Duration) -> Result<bool, Error> {
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_gone() {
+            return Err(Error::Gone);
+        }
+        let wait = Deadline::after(limit, "a request");
+        match socket::wait(self.stream.as_fd(), PollFlags::IN, None, Some(&wait)) {
+            Ok(()) => {}
+            Err(Error::Timeout { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let deadline = Deadline::after(self.deadline, "a request");
+        let result = socket::receive(self.stream.as_fd(), None, &deadline).and_then(|message| {
+            if message.header.flags & TYPE_MASK != TYPE_COMMAND {
+                return Err(Error::Protocol {
+                    what: "reply without a call",
+                    found: message.header.id.into(),
+                });
+            }
+            self.answer(&mut control, &message, &deadline)
+        });
+        if result.is_err() {
+            self.gone.store(true, Ordering::Release);
+        }
+        result.map(|()| true)
+    }
+
     /// Makes memory unreachable again; when this returns the device touches it no more.
     ///
     /// # Errors
@@ -362,7 +442,7 @@ impl Client {
         let deadline = Deadline::after(self.deadline, command.name());
         let result = self
             .post(&mut control, command, 0, parts, fds, &deadline)
-            .and_then(|id| self.await_reply(command, id, &deadline));
+            .and_then(|id| self.await_reply(&mut control, command, id, &deadline));
         if let Err(Error::Gone | Error::Timeout { .. } | Error::Protocol { .. } | Error::Io(_)) =
             &result
         {
@@ -403,6 +483,7 @@ impl Client {
 
     fn await_reply(
         &self,
+        control: &mut Control,
         command: Command,
         id: u16,
         deadline: &Deadline,
@@ -411,8 +492,7 @@ impl Client {
             let message = socket::receive(self.stream.as_fd(), None, deadline)?;
             let Header { flags, error, .. } = message.header;
             if flags & TYPE_MASK == TYPE_COMMAND {
-                // Memory is shared by descriptor here; a device that asks for copies is told so.
-                self.refuse(&message.header, deadline)?;
+                self.answer(control, &message, deadline)?;
                 continue;
             }
             if message.header.id != id || message.header.command != command as u16 {
@@ -422,35 +502,79 @@ impl Client {
                 });
             }
             if flags & FLAG_ERROR != 0 {
-                // Numbers beyond the kernel's range are no errno.
-                let errno = match i32::try_from(error) {
-                    Ok(number @ 1..4096) => Errno::from_raw_os_error(number),
-                    _ => Errno::IO,
-                };
                 return Err(Error::Refused {
                     command: command.name(),
-                    errno,
+                    errno: socket::errno(error),
                 });
             }
             return Ok(message);
         }
     }
 
-    fn refuse(&self, request: &Header, deadline: &Deadline) -> Result<(), Error> {
+    /// Answers the device's own command.
+    fn answer(
+        &self,
+        control: &mut Control,
+        message: &Message,
+        deadline: &Deadline,
+    ) -> Result<(), Error> {
+        let request = message.header;
+        let result = match (&mut control.memory, Command::from_code(request.command)) {
+            (Some(memory), Some(Command::DmaRead)) => dma_read(&mut **memory, &message.payload),
+            (Some(memory), Some(Command::DmaWrite)) => dma_write(&mut **memory, &message.payload),
+            _ => Err(Errno::NOSYS),
+        };
+        if request.flags & FLAG_NO_REPLY != 0 {
+            return Ok(());
+        }
+        let (payload, flags, error) = match result {
+            Ok(payload) => (payload, TYPE_REPLY, 0),
+            Err(errno) => (
+                Vec::new(),
+                TYPE_REPLY | FLAG_ERROR,
+                errno.raw_os_error().unsigned_abs(),
+            ),
+        };
         let reply = Header {
-            size: HEADER_LEN as u32,
-            flags: TYPE_REPLY | FLAG_ERROR,
-            error: Errno::NOSYS.raw_os_error() as u32,
-            ..*request
+            size: (HEADER_LEN + payload.len()) as u32,
+            flags,
+            error,
+            ..request
         };
         socket::send(
             self.stream.as_fd(),
-            &[reply.as_bytes()],
+            &[reply.as_bytes(), &payload],
             &[],
             None,
             deadline,
         )
     }
+}
+
+fn dma_access(payload: &[u8]) -> Result<(DmaAccess, &[u8]), Errno> {
+    let (access, data) = DmaAccess::read_from_prefix(payload).map_err(|_| Errno::INVAL)?;
+    if access.count > MAX_DATA as u64 || access.address.checked_add(access.count).is_none() {
+        return Err(Errno::INVAL);
+    }
+    Ok((access, data))
+}
+
+fn dma_read(memory: &mut dyn PrivateMemory, payload: &[u8]) -> Result<Vec<u8>, Errno> {
+    let (access, _) = dma_access(payload)?;
+    let mut reply = access.as_bytes().to_vec();
+    let mut data = vec![0; access.count as usize];
+    memory.read(access.address, &mut data)?;
+    reply.append(&mut data);
+    Ok(reply)
+}
+
+fn dma_write(memory: &mut dyn PrivateMemory, payload: &[u8]) -> Result<Vec<u8>, Errno> {
+    let (access, data) = dma_access(payload)?;
+    if data.len() as u64 != access.count {
+        return Err(Errno::INVAL);
+    }
+    memory.write(access.address, data)?;
+    Ok(access.as_bytes().to_vec())
 }
 
 fn read_areas(payload: &[u8], offset: u32, areas: &mut Vec<SparseArea>) -> Result<(), Error> {
@@ -485,12 +609,12 @@ fn read_areas(payload: &[u8], offset: u32, areas: &mut Vec<SparseArea>) -> Resul
 pub(crate) fn capabilities_json() -> String {
     format!(
         "{{\"capabilities\":{{\"max_msg_fds\":{MAX_FDS},\"max_data_xfer_size\":{MAX_DATA},\
-         \"pgsize\":4096}}}}\0"
+         \"pgsize\":{PAGE}}}}}\0"
     )
 }
 
 /// A number of the capabilities' JSON text.
-fn capability(text: &str, name: &str) -> Option<usize> {
+pub(crate) fn capability(text: &str, name: &str) -> Option<usize> {
     let value: serde_json::Value = serde_json::from_str(text.trim_end_matches('\0')).ok()?;
     usize::try_from(value.get("capabilities")?.get(name)?.as_u64()?).ok()
 }

@@ -2,23 +2,27 @@
 //! Entry points for fuzzing: hostile octets at either end.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
+use crate::channel::Channel;
 use crate::client::Client;
 use crate::message::*;
-use crate::server::{self, Backend, DmaMapping, ServerRegion};
+use crate::server::{self, Backend, ClientMemory, DmaMapping, ServerRegion};
 
 /// A device of a few regions, small enough that no reply fills the socket.
 #[derive(Default)]
 struct Toy {
     memory: Vec<u8>,
     maps: usize,
+    /// Asked at unmappings, and at writes to region 5.
+    client: Option<ClientMemory>,
 }
 
 const TOY_REGION: usize = 256;
@@ -60,7 +64,10 @@ impl Backend for Toy {
         assert_ne!(region, REGION_CONFIG, "it is not writable");
         let end = offset as usize + data.len();
         self.memory[offset as usize..end].copy_from_slice(data);
-        Ok(())
+        match &self.client {
+            Some(client) if region == 5 => client.write(offset, data).map_err(|e| (&e).into()),
+            _ => Ok(()),
+        }
     }
 
     fn dma_map(&mut self, mapping: DmaMapping) -> Result<(), Errno> {
@@ -71,7 +78,11 @@ impl Backend for Toy {
 
     fn dma_unmap(&mut self, address: u64, size: u64) -> Result<(), Errno> {
         assert!(address.checked_add(size).is_some());
-        Ok(())
+        let mut data = [0; 16];
+        let client = self.client.as_ref();
+        client.map_or(Ok(()), |client| {
+            client.read(address, &mut data).map_err(|e| (&e).into())
+        })
     }
 
     fn dma_unmap_all(&mut self) {}
@@ -118,10 +129,18 @@ pub fn server(octets: &[u8], raw: bool) {
         sent.extend_from_slice(header(1, 1, TYPE_COMMAND, 4).as_bytes());
         sent.extend_from_slice(&[0, 0, 1, 0]);
         let mut rest = octets;
+        let mut answers = 0;
         while let [command, len, behind @ ..] = rest {
             let payload = behind.get(..usize::from(*len)).unwrap_or(behind);
-            let command = u16::from(command % 16);
-            sent.extend_from_slice(header(2, command, TYPE_COMMAND, payload.len()).as_bytes());
+            let header = match u16::from(command % 16) {
+                // Answers to what the server asks.
+                code @ 14.. => {
+                    answers += 1;
+                    header(answers - 1, code - 3, TYPE_REPLY, payload.len())
+                }
+                code => header(2, code, TYPE_COMMAND, payload.len()),
+            };
+            sent.extend_from_slice(header.as_bytes());
             sent.extend_from_slice(payload);
             rest = behind.get(payload.len()..).unwrap_or_default();
         }
@@ -142,9 +161,12 @@ pub fn server(octets: &[u8], raw: bool) {
             memory: vec![0; TOY_REGION],
             ..Toy::default()
         };
-        let Err(_) = server::converse(&stream, stop.as_fd(), &mut toy);
+        if let Ok(channel) = Channel::new(stream, Arc::new(stop)) {
+            toy.client = Some(channel.memory());
+            let Err(_) = server::converse(&channel, &mut toy);
+            channel.close();
+        }
     }
-    drop(stream);
     let _ = drain.join();
 }
 

@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod channel;
 pub mod client;
 mod error;
 #[cfg(any(test, fuzzing))]

@@ -14,6 +14,9 @@ pub const MAX_DATA: usize = 1 << 20;
 /// Most descriptors sent with or accepted from one message.
 pub const MAX_FDS: usize = 16;
 
+/// What addresses, sizes and offsets of client memory are multiples of.
+pub const PAGE: u64 = 4096;
+
 /// Precedes every message.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -312,3 +315,13 @@ pub struct RegionAccess {
 pub const REGION_CONFIG: u32 = 7;
 /// Regions of a PCI device.
 pub const PCI_REGIONS: u32 = 9;
+
+/// Of [`Command::DmaRead`] and [`Command::DmaWrite`]; data follow.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DmaAccess {
+    /// IOVA.
+    pub address: u64,
+    /// Octets.
+    pub count: u64,
+}

@@ -8,14 +8,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFlags, eventfd};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::Error;
-use crate::client::capabilities_json;
+use crate::channel::Channel;
+use crate::client::{capabilities_json, capability};
 use crate::message::*;
 use crate::socket::{self, Deadline, Message};
+
+pub use crate::channel::ClientMemory;
 
 /// How long a message that has begun may take to come, and a reply to go.
 const MESSAGE_DEADLINE: Duration = Duration::from_secs(5);
@@ -25,8 +28,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a device does for its client.
 pub trait Backend {
-    /// A client has come; everything is as after power-on.
-    fn connected(&mut self) {}
+    /// A client has come; everything is as after power-on. Its memory may be asked for, from any
+    /// thread, until it has gone.
+    fn connected(&mut self, memory: ClientMemory) {
+        drop(memory);
+    }
 
     /// The client has gone: its memory must not be touched any more.
     fn disconnected(&mut self);
@@ -101,7 +107,7 @@ pub struct DmaMapping {
     pub readable: bool,
     /// The device may write.
     pub writable: bool,
-    /// The memory and the offset in it; without one it can't be mapped here.
+    /// The memory and the offset in it; without one it is reached by [`ClientMemory`].
     pub memory: Option<(OwnedFd, u64)>,
 }
 
@@ -198,55 +204,29 @@ impl Server {
                     }
                 }
             };
-            stream.set_nonblocking(true)?;
-            backend.connected();
-            let result = self.converse(&stream, backend);
+            let channel = Channel::new(stream, self.stop.clone())?;
+            backend.connected(channel.memory());
+            let result = converse(&channel, backend);
             backend.disconnected();
+            channel.close();
             match result {
-                Ok(Ended::Stopped) => return Ok(()),
-                Ok(Ended::HungUp) => tracing::debug!("client has gone"),
+                // Gone is the client, or the leave to go on.
+                Err(Error::Gone) if socket::is_readable(self.stop.as_fd()) => return Ok(()),
+                Err(Error::Gone) => tracing::debug!("client has gone"),
                 Err(error) => tracing::warn!(%error, "client is cut off"),
+                Ok(never) => match never {},
             }
-        }
-    }
-
-    fn converse(&self, stream: &UnixStream, backend: &mut dyn Backend) -> Result<Ended, Error> {
-        let result = converse(stream, self.stop.as_fd(), backend);
-        // Gone is the client, or the leave to go on.
-        let mut stop = [PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN)];
-        match result {
-            Err(Error::Gone) if poll(&mut stop, Some(&NOW)) == Ok(1) => Ok(Ended::Stopped),
-            Err(Error::Gone) => Ok(Ended::HungUp),
-            Err(error) => Err(error),
-            Ok(never) => match never {},
         }
     }
 }
 
-const NOW: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 0,
-};
-
-/// Serves a client until it has gone or `stop` is readable, both [`Error::Gone`], or breaks the
+/// Serves a client until it has gone or the server is to end, both [`Error::Gone`], or breaks the
 /// protocol.
-pub(crate) fn converse(
-    stream: &UnixStream,
-    stop: BorrowedFd<'_>,
-    backend: &mut dyn Backend,
-) -> Result<Infallible, Error> {
+pub(crate) fn converse(channel: &Channel, backend: &mut dyn Backend) -> Result<Infallible, Error> {
     let mut greeted = false;
     loop {
-        socket::wait(stream.as_fd(), PollFlags::IN, Some(stop), None)?;
-        let deadline = Deadline::after(MESSAGE_DEADLINE, "a message");
-        let message = socket::receive(stream.as_fd(), Some(stop), &deadline)?;
+        let message = channel.next_command(MESSAGE_DEADLINE)?;
         let header = message.header;
-        if header.flags & TYPE_MASK != TYPE_COMMAND {
-            return Err(Error::Protocol {
-                what: "type",
-                found: header.flags.into(),
-            });
-        }
         let command = Command::from_code(header.command);
         if !greeted && command != Some(Command::Version) {
             return Err(Error::Protocol {
@@ -256,26 +236,22 @@ pub(crate) fn converse(
         }
         let fatal = !greeted;
         let reply = match command {
+            Some(Command::Version) => version(&message.payload, channel),
             Some(command) => handle(command, message, backend),
             None => Err(Errno::NOSYS),
         };
         greeted = true;
         if fatal && let Err(errno) = reply {
-            let _ = respond(stream, stop, &header, Err(errno));
+            let _ = respond(channel, &header, Err(errno));
             return Err(Error::Protocol {
                 what: "version",
                 found: 0,
             });
         }
         if header.flags & FLAG_NO_REPLY == 0 {
-            respond(stream, stop, &header, reply)?;
+            respond(channel, &header, reply)?;
         }
     }
-}
-
-enum Ended {
-    Stopped,
-    HungUp,
 }
 
 /// Payload of a reply, and a descriptor to go along.
@@ -291,12 +267,7 @@ impl From<Vec<u8>> for Reply {
     }
 }
 
-fn respond(
-    stream: &UnixStream,
-    stop: BorrowedFd<'_>,
-    request: &Header,
-    reply: Result<Reply, Errno>,
-) -> Result<(), Error> {
+fn respond(channel: &Channel, request: &Header, reply: Result<Reply, Errno>) -> Result<(), Error> {
     let (reply, flags, error) = match reply {
         Ok(reply) => (reply, TYPE_REPLY, 0),
         Err(errno) => (
@@ -314,19 +285,12 @@ fn respond(
     };
     let fd: Vec<BorrowedFd<'_>> = reply.fd.iter().map(AsFd::as_fd).collect();
     let deadline = Deadline::after(MESSAGE_DEADLINE, "a reply");
-    socket::send(
-        stream.as_fd(),
-        &[header.as_bytes(), &reply.payload],
-        &fd,
-        Some(stop),
-        &deadline,
-    )
+    channel.send(&[header.as_bytes(), &reply.payload], &fd, &deadline)
 }
 
 fn handle(command: Command, message: Message, backend: &mut dyn Backend) -> Result<Reply, Errno> {
     let payload = &message.payload[..];
     match command {
-        Command::Version => version(payload),
         Command::DmaMap => dma_map(message, backend),
         Command::DmaUnmap => dma_unmap(payload, backend),
         Command::DeviceInfo => {
@@ -380,7 +344,10 @@ fn handle(command: Command, message: Message, backend: &mut dyn Backend) -> Resu
             Ok(request.as_bytes().to_vec().into())
         }
         Command::DeviceReset => backend.reset().map(|()| Reply::default()),
-        Command::RegionIoFds | Command::DmaRead | Command::DmaWrite => Err(Errno::NOSYS),
+        // The version is agreed on before.
+        Command::Version | Command::RegionIoFds | Command::DmaRead | Command::DmaWrite => {
+            Err(Errno::NOSYS)
+        }
     }
 }
 
@@ -390,10 +357,16 @@ fn parse<T: FromBytes>(payload: &[u8]) -> Result<T, Errno> {
         .map_err(|_| Errno::INVAL)
 }
 
-fn version(payload: &[u8]) -> Result<Reply, Errno> {
+fn version(payload: &[u8], channel: &Channel) -> Result<Reply, Errno> {
     let request: VersionPayload = parse(payload)?;
     if request.major != VERSION_MAJOR {
         return Err(Errno::NOTSUP);
+    }
+    let text = payload
+        .get(size_of::<VersionPayload>()..)
+        .unwrap_or_default();
+    if let Some(max) = capability(&String::from_utf8_lossy(text), "max_data_xfer_size") {
+        channel.set_max_data(max);
     }
     let minor = request.minor.min(VERSION_MINOR);
     let mut reply = VersionPayload {
@@ -412,7 +385,11 @@ fn dma_map(message: Message, backend: &mut dyn Backend) -> Result<Reply, Errno> 
         .address
         .checked_add(request.size)
         .zip(request.offset.checked_add(request.size));
-    if request.size == 0 || ends.is_none() || message.fds.len() > 1 {
+    let aligned = [request.address, request.size, request.offset]
+        .iter()
+        .all(|value| value.is_multiple_of(PAGE));
+    let access = request.flags & !(DMA_READ | DMA_WRITE) == 0 && request.flags != 0;
+    if request.size == 0 || ends.is_none() || !aligned || !access || message.fds.len() > 1 {
         return Err(Errno::INVAL);
     }
     backend.dma_map(DmaMapping {

@@ -83,6 +83,41 @@ pub(crate) fn wait(
     }
 }
 
+/// Waits until one of two is readable. `stop` becoming readable ends the wait with [`Error::Gone`].
+pub(crate) fn wait_either(
+    one: BorrowedFd<'_>,
+    other: BorrowedFd<'_>,
+    stop: BorrowedFd<'_>,
+) -> Result<(), Error> {
+    loop {
+        let mut fds = [one, other, stop].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        match poll(&mut fds, None) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) if !fds[2].revents().is_empty() => return Err(Error::Gone),
+            Ok(_) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Whether there is something to read, or the end.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    const NOW: Timespec = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    poll(&mut fds, Some(&NOW)) == Ok(1)
+}
+
+/// The errno of an error reply; numbers beyond the kernel's range are none.
+pub(crate) fn errno(number: u32) -> Errno {
+    match i32::try_from(number) {
+        Ok(number @ 1..4096) => Errno::from_raw_os_error(number),
+        _ => Errno::IO,
+    }
+}
+
 /// Sends a message made of parts. `stop` becoming readable ends a wait with [`Error::Gone`].
 pub(crate) fn send(
     socket: BorrowedFd<'_>,

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use fpga_regs::registers::{
-    Control, DOORBELL_BAR, MSIX_BAR, MSIX_BAR_SIZE, REGISTER_BAR, REGISTER_BAR_SIZE, admin_queue,
-    control,
+    Control, DOORBELL_BAR, MSIX_BAR, MSIX_BAR_SIZE, MSIX_PENDING, REGISTER_BAR, REGISTER_BAR_SIZE,
+    admin_queue, control,
 };
 use rustix::io::Errno;
 use vfio_user::message::{IRQ_MSIX, REGION_CONFIG, REGION_READ, REGION_WRITE, SparseArea};
@@ -17,6 +17,11 @@ use vfio_user::server::{Backend, ClientMemory, DmaMapping, ServerRegion};
 use crate::admin;
 use crate::card::Card;
 use crate::pci::{CONFIG_SIZE, ConfigSpace};
+
+/// Octets of an entry of the MSI-X table (PCI Local Bus 3.0 §6.8.2).
+const MSIX_ENTRY: usize = 16;
+/// Offset of the entry's control word; bit 0 masks.
+const MSIX_CONTROL: usize = 12;
 
 pub(crate) struct PciBackend {
     card: Arc<Card>,
@@ -55,6 +60,36 @@ impl PciBackend {
     fn power_on_config(&mut self) {
         self.config = ConfigSpace::new(self.vectors, self.vectors - 1);
         self.msix.fill(0);
+    }
+
+    /// Brings masks and pending bits into what the MSI-X BAR reads as.
+    fn update_msix(&mut self) {
+        let core = self.card.lock();
+        for vector in 0..usize::from(self.vectors) {
+            let at = vector * MSIX_ENTRY + MSIX_CONTROL;
+            if let Some(octet) = self.msix.get_mut(at) {
+                *octet = core.irqs.is_masked(vector).into();
+            }
+        }
+        let pending = self.msix.get_mut(MSIX_PENDING as usize..);
+        let words = pending.unwrap_or_default().chunks_exact_mut(8);
+        for (word, from) in words.zip((0..usize::from(self.vectors)).step_by(64)) {
+            word.copy_from_slice(&core.irqs.pending(from).to_le_bytes());
+        }
+    }
+
+    /// Masks and unmasks the vectors whose control word was written.
+    fn mask_vectors(&mut self, offset: u64, len: usize) {
+        let written = offset as usize..offset as usize + len;
+        let mut core = self.card.lock();
+        for vector in 0..usize::from(self.vectors) {
+            let at = vector * MSIX_ENTRY + MSIX_CONTROL;
+            if written.contains(&at)
+                && let Some(octet) = self.msix.get(at)
+            {
+                core.irqs.set_masked(vector, octet & 1 != 0, Instant::now());
+            }
+        }
     }
 
     fn write_register(&mut self, offset: u64, value: u32) {
@@ -126,6 +161,7 @@ impl Backend for PciBackend {
             // Nobody answers on the bus then.
             _ if !self.config.memory_space() => data.fill(0xff),
             MSIX_BAR => {
+                self.update_msix();
                 let from = self.msix.get(offset as usize..).unwrap_or_default();
                 data.iter_mut()
                     .zip(from)
@@ -159,14 +195,24 @@ impl Backend for PciBackend {
                     self.card.reset();
                     self.power_on_config();
                 }
-                self.card.lock().dma.set_enabled(self.config.bus_master());
+                let mut core = self.card.lock();
+                core.dma.set_enabled(self.config.bus_master());
+                core.irqs
+                    .set_all_masked(self.config.all_masked(), Instant::now());
             }
             _ if !self.config.memory_space() => {}
             MSIX_BAR => {
-                let into = self.msix.get_mut(offset as usize..).unwrap_or_default();
+                self.update_msix();
+                // The pending bits are the card's.
+                let table = self
+                    .msix
+                    .get_mut(..MSIX_PENDING as usize)
+                    .unwrap_or_default();
+                let into = table.get_mut(offset as usize..).unwrap_or_default();
                 into.iter_mut()
                     .zip(data)
                     .for_each(|(octet, value)| *octet = *value);
+                self.mask_vectors(offset, data.len());
             }
             REGISTER_BAR | DOORBELL_BAR => {
                 if !offset.is_multiple_of(4) || !data.len().is_multiple_of(4) {

@@ -13,6 +13,8 @@ pub(crate) struct Vectors {
     pub(crate) fired: u64,
     /// Vectors whose interrupt is held back.
     held: u32,
+    /// All of them, by the MSI-X capability's function mask.
+    masked: bool,
 }
 
 #[derive(Default)]
@@ -24,6 +26,10 @@ struct Vector {
     /// Completions since the last interrupt, while one is held back.
     waiting: u32,
     held: bool,
+    /// By its entry of the MSI-X table.
+    masked: bool,
+    /// An interrupt came while it was masked.
+    pending: bool,
 }
 
 impl Vectors {
@@ -32,6 +38,7 @@ impl Vectors {
             vectors: (0..count).map(|_| Vector::default()).collect(),
             fired: 0,
             held: 0,
+            masked: false,
         }
     }
 
@@ -39,17 +46,56 @@ impl Vectors {
         self.vectors.len() as u32
     }
 
-    /// Where a vector goes.
+    /// Where a vector goes. Whoever wires one wants its interrupts: it is unmasked, as the kernel's VFIO
+    /// does, and starts with nothing pending.
     pub(crate) fn wire(&mut self, number: usize, fd: Option<OwnedFd>) {
         if let Some(vector) = self.vectors.get_mut(number) {
-            vector.fd = fd;
+            (vector.fd, vector.masked, vector.pending) = (fd, false, false);
         }
     }
 
     pub(crate) fn unwire(&mut self) {
-        for vector in &mut self.vectors {
-            vector.fd = None;
+        for number in 0..self.vectors.len() {
+            self.wire(number, None);
         }
+    }
+
+    /// Whether a vector's entry of the MSI-X table reads as masked, as it does before it is wired.
+    pub(crate) fn is_masked(&self, number: usize) -> bool {
+        let masked = |vector: &Vector| vector.masked || vector.fd.is_none();
+        self.vectors.get(number).is_none_or(masked)
+    }
+
+    /// Masks a vector or unmasks it, which fires what is pending.
+    pub(crate) fn set_masked(&mut self, number: usize, masked: bool, now: Instant) {
+        if let Some(vector) = self.vectors.get_mut(number) {
+            vector.masked = masked;
+        }
+        self.fire_pending(number, now);
+    }
+
+    /// Masks all vectors, or ends that.
+    pub(crate) fn set_all_masked(&mut self, masked: bool, now: Instant) {
+        self.masked = masked;
+        for number in 0..self.vectors.len() {
+            self.fire_pending(number, now);
+        }
+    }
+
+    fn fire_pending(&mut self, number: usize, now: Instant) {
+        let all = self.masked;
+        let due = |vector: &mut Vector| !all && !vector.masked && vector.pending;
+        if self.vectors.get_mut(number).is_some_and(due) {
+            self.fire(number, now);
+        }
+    }
+
+    /// The pending bits of 64 vectors.
+    pub(crate) fn pending(&self, from: usize) -> u64 {
+        let of = self.vectors.iter().skip(from).take(64).zip(0..);
+        of.fold(0, |bits, (vector, bit)| {
+            bits | u64::from(vector.pending) << bit
+        })
     }
 
     pub(crate) fn moderation(&self, number: usize) -> u32 {
@@ -68,7 +114,7 @@ impl Vectors {
     pub(crate) fn reset(&mut self) {
         for vector in &mut self.vectors {
             (vector.moderation, vector.waiting, vector.held) = (0, 0, false);
-            vector.last = None;
+            (vector.last, vector.pending) = (None, false);
         }
         self.held = 0;
         self.fired = 0;
@@ -138,6 +184,11 @@ impl Vectors {
             self.held -= 1;
         }
         vector.waiting = 0;
+        if self.masked || vector.masked {
+            vector.pending = true;
+            return;
+        }
+        vector.pending = false;
         vector.last = Some(now);
         self.fired += 1;
         if let Some(fd) = &vector.fd {
@@ -190,6 +241,31 @@ mod tests {
         assert!(vectors.raise(1, 1, now) && vectors.raise(1, 1, now));
         assert_eq!(count(&fd), 2);
         assert_eq!(vectors.next_due(now), None);
+    }
+
+    #[test]
+    fn a_masked_vector_is_pending_until_it_is_unmasked() {
+        let (mut vectors, fd) = wired(0);
+        let now = Instant::now();
+        vectors.set_masked(1, true, now);
+        assert!(vectors.is_masked(1));
+        vectors.raise(1, 1, now);
+        vectors.raise(1, 1, now);
+        assert_eq!((count(&fd), vectors.pending(0), vectors.fired), (0, 2, 0));
+        vectors.set_masked(1, false, now);
+        assert_eq!((count(&fd), vectors.pending(0), vectors.fired), (1, 0, 1));
+        vectors.set_all_masked(true, now);
+        vectors.raise(1, 1, now);
+        assert_eq!(count(&fd), 0);
+        vectors.set_all_masked(false, now);
+        assert_eq!(count(&fd), 1);
+        // Wired anew it starts afresh.
+        vectors.set_masked(1, true, now);
+        vectors.raise(1, 1, now);
+        vectors.wire(1, Some(fd.try_clone().unwrap()));
+        assert!(!vectors.is_masked(1));
+        assert_eq!((count(&fd), vectors.pending(0)), (0, 0));
+        assert!(vectors.is_masked(0) && vectors.is_masked(99), "never wired");
     }
 
     #[test]

@@ -91,6 +91,14 @@ impl ConfigSpace {
         self.command(MEMORY_SPACE)
     }
 
+    /// Whether the MSI-X capability masks all vectors.
+    pub(crate) fn all_masked(&self) -> bool {
+        const FUNCTION_MASK: u8 = 1 << 6;
+        self.octets
+            .get(MSIX + 3)
+            .is_some_and(|control| control & FUNCTION_MASK != 0)
+    }
+
     fn command(&self, bit: u8) -> bool {
         self.octets
             .get(COMMAND)

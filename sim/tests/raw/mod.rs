@@ -19,8 +19,9 @@ use fpga_regs::registers::{
 };
 use offload_api::sa::Suite;
 use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
 use sim::{CardConfig, SimulatedCard};
-use vfio_user::client::Client;
+use vfio_user::client::{Client, PrivateMemory};
 use vfio_user::message::REGION_CONFIG;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -95,22 +96,39 @@ impl Raw {
     }
 
     pub(crate) fn attach_at(path: &Path) -> Self {
+        let raw = Self::connect(path);
+        raw.client
+            .dma_map(IOVA, SIZE, raw.memory.as_fd(), 0)
+            .unwrap();
+        raw.set_bus_master(true);
+        raw
+    }
+
+    /// As [`attach`](Self::attach), but the card has to ask for the memory.
+    pub(crate) fn attach_private(rig: &Rig) -> Self {
+        let raw = Self::connect(&rig.path);
+        let memory = Private(raw.memory.try_clone().unwrap());
+        raw.client.set_private_memory(Box::new(memory));
+        raw.client.dma_map_private(IOVA, SIZE).unwrap();
+        raw.set_bus_master(true);
+        raw
+    }
+
+    /// Connects, and has memory that is not mapped yet.
+    pub(crate) fn connect(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
         let client = Client::from_stream(stream, Duration::from_secs(5)).unwrap();
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let memory = rustix::fs::memfd_create("host", flags).unwrap();
         rustix::fs::ftruncate(&memory, SIZE).unwrap();
         rustix::fs::fcntl_add_seals(&memory, rustix::fs::SealFlags::SHRINK).unwrap();
-        client.dma_map(IOVA, SIZE, memory.as_fd(), 0).unwrap();
-        let raw = Self {
+        Self {
             client,
             memory,
             admin: 0,
             tail: 0,
             taken: 0,
-        };
-        raw.set_bus_master(true);
-        raw
+        }
     }
 
     /// As [`attach`](Self::attach), with the admin and event queues set and the card enabled.
@@ -264,13 +282,31 @@ impl Raw {
                 return done;
             }
             assert!(start.elapsed() < Duration::from_secs(5), "no completion");
-            std::thread::sleep(Duration::from_micros(200));
+            // The card may have to ask for memory.
+            self.client.serve(Duration::from_micros(200)).unwrap();
         }
     }
 
     pub(crate) fn run(&mut self, submission: &Submission) -> Completion {
         self.submit(submission);
         self.await_completion()
+    }
+}
+
+/// Memory that the card asks for.
+struct Private(OwnedFd);
+
+impl PrivateMemory for Private {
+    fn read(&mut self, iova: u64, data: &mut [u8]) -> Result<(), Errno> {
+        let at = iova.checked_sub(IOVA).ok_or(Errno::FAULT)?;
+        match rustix::io::pread(&self.0, &mut *data, at)? {
+            count if count == data.len() => Ok(()),
+            _ => Err(Errno::FAULT),
+        }
+    }
+    fn write(&mut self, iova: u64, data: &[u8]) -> Result<(), Errno> {
+        let at = iova.checked_sub(IOVA).ok_or(Errno::FAULT)?;
+        rustix::io::pwrite(&self.0, data, at).map(drop)
     }
 }
 

@@ -65,6 +65,7 @@ impl Tree {
             .args(arguments)
             .arg("--root")
             .arg(self.root.path())
+            .env("ESPLANADE_VICI", self.path("no-daemon"))
             .timeout(std::time::Duration::from_secs(20));
         command
     }
@@ -94,7 +95,7 @@ fn cards_are_listed_and_shown_as_table_and_as_json() {
     for json in [&["list", "-o", "json"][..], &["list", "--json"]] {
         let (json, _) = output(&mut tree.esplanade(json), 0);
         let cards: Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(cards[0]["address"], CARD);
+        assert_eq!(cards[0]["address"], format!("pci:{CARD}"));
         assert_eq!(cards[0]["iommu_group"], 7);
     }
     let (json, _) = output(&mut tree.esplanade(&["show", CARD, "-o", "json"]), 0);

@@ -99,6 +99,20 @@ fn a_card_is_laid_open_with_registers_by_name() {
 }
 
 #[test]
+fn a_simulated_card_is_shown_without_its_registers() {
+    let card = Card::new(&[]);
+    let table = stdout(&mut card.esplanade("show", &[]), 0);
+    assert!(
+        table.contains("ipa IPsec accelerator") && table.contains("most SAs"),
+        "{table}"
+    );
+    assert!(!table.contains("identity.MAGIC"), "{table}");
+    let json = stdout(&mut card.esplanade("show", &["-o", "json"]), 0);
+    let card: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(card["driver"], "vfio-user");
+}
+
+#[test]
 fn a_good_card_passes_every_test_and_a_bad_one_is_named() {
     let card = Card::new(&[]);
     let json = stdout(&mut card.esplanade("selftest", &["-o", "json"]), 0);

@@ -122,6 +122,13 @@ fn a_card_in_use_is_inspected_watched_and_reset_through_its_daemon() {
         "{inspected}"
     );
 
+    let listed = json(&a, &["device", "list"]);
+    let cards = listed.as_array().unwrap();
+    let card = cards
+        .iter()
+        .find(|card| card["address"] == address.as_str());
+    assert_eq!(card.unwrap()["daemon"]["sas"], 2, "{listed}");
+
     let top = json(&a, &["top", "--once", "--interval", "0.2"]);
     assert_eq!(top["devices"][0]["name"], address.as_str());
     assert_eq!(top["sas"][0]["engine"], "device");

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};
+use rustix::thread::CapabilitySet;
 use serde::Serialize;
 
 use super::function::{number, text};
@@ -80,7 +81,7 @@ impl Host {
             self.vfio_module(),
             self.container(),
             self.huge_pages(),
-            memory_lock(getrlimit(Resource::Memlock).current),
+            memory_lock(getrlimit(Resource::Memlock).current, may_lock()),
         ]
     }
 
@@ -246,9 +247,19 @@ impl Host {
     }
 }
 
+/// Whether no limit of locked memory holds for this process.
+fn may_lock() -> bool {
+    let sets = rustix::thread::capabilities(None);
+    sets.is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK))
+}
+
 /// What may be pinned; `None` is without limit.
-fn memory_lock(limit: Option<u64>) -> Finding {
+fn memory_lock(limit: Option<u64>, exempt: bool) -> Finding {
     match limit {
+        Some(limit) if limit < PINNED && exempt => Finding::ok(
+            "locked memory",
+            format!("{} KiB, which CAP_IPC_LOCK lifts", limit >> 10),
+        ),
         None => Finding::ok("locked memory", "no limit"),
         Some(limit) if limit >= PINNED => {
             Finding::ok("locked memory", format!("{} MiB", limit >> 20))
@@ -314,8 +325,10 @@ mod tests {
             findings.iter().all(|f| f.severity == Severity::Ok),
             "{findings:#?}"
         );
-        assert_eq!(memory_lock(None).severity, Severity::Ok);
-        assert_eq!(memory_lock(Some(8 << 20)).severity, Severity::Problem);
+        let eight = Some(8 << 20);
+        assert_eq!(memory_lock(None, false).severity, Severity::Ok);
+        assert_eq!(memory_lock(eight, false).severity, Severity::Problem);
+        assert_eq!(memory_lock(eight, true).severity, Severity::Ok);
     }
 
     #[test]

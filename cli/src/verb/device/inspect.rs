@@ -35,7 +35,10 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
 }
 
 /// What a card tells, asked through the daemon when that has it.
-fn inspect(daemon: &DaemonArguments, address: &DeviceAddress) -> Result<Inspection, Failure> {
+pub(super) fn inspect(
+    daemon: &DaemonArguments,
+    address: &DeviceAddress,
+) -> Result<Inspection, Failure> {
     if carried_by_daemon(daemon, address).is_some() {
         return through_daemon(daemon, address);
     }
@@ -55,7 +58,8 @@ pub(crate) fn through_daemon(
     Ok(inspection)
 }
 
-fn show(card: &Inspection) -> String {
+/// Who a card is and what it can do.
+pub(super) fn identity(card: &Inspection) -> Vec<(String, String)> {
     let (major, minor) = card.abi;
     let (function, functions) = card.function;
     let mut rows = vec![
@@ -71,7 +75,11 @@ fn show(card: &Inspection) -> String {
     ];
     let limits = card.limits.iter();
     rows.extend(limits.map(|(name, value)| (format!("most {name}"), value.to_string())));
-    let mut parts = vec![facts(rows)];
+    rows
+}
+
+fn show(card: &Inspection) -> String {
+    let mut parts = vec![facts(identity(card))];
     let registers = card.registers.iter().map(|register| {
         vec![
             format!("{:#06x}", register.offset),

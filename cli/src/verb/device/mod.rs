@@ -17,6 +17,7 @@ use driver::DeviceAddress;
 use driver::ipa::IpaCard;
 use driver::pci::{Host, PciError};
 use offload_api::error::DeviceError;
+use serde_json::Value as Json;
 
 use crate::daemon::{ANSWER, DaemonArguments};
 use crate::failure::{Failure, Outcome};
@@ -115,6 +116,12 @@ pub(crate) fn carried_by_daemon(daemon: &DaemonArguments, address: &DeviceAddres
         .ok()?;
     let card = devices.section(&address.to_string())?;
     Some(card.number("sas").unwrap_or(0))
+}
+
+/// What the kernel tells, under the address that the verbs take.
+fn with_address(function: &str, mut json: Json) -> Json {
+    json["address"] = format!("pci:{function}").into();
+    json
 }
 
 /// A value, or a dash.

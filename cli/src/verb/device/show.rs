@@ -1,26 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `esplanade device show`.
 
+use driver::DeviceAddress;
 use driver::pci::{Host, PciFunction};
 use serde_json::json;
 
-use super::{or_dash, parse_function, pci_failure};
+use super::inspect::{identity, inspect};
+use super::{or_dash, parse_address, pci_failure, with_address};
+use crate::daemon::DaemonArguments;
 use crate::failure::Outcome;
-use crate::output::{OutputArguments, facts};
+use crate::output::facts;
 
-/// Show all that the kernel tells about a PCI function.
+/// Show what a card is: all that the kernel tells about a PCI function, what a simulated card tells itself.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The function: pci:DDDD:BB:DD.F
-    #[arg(value_parser = parse_function)]
-    address: String,
+    /// The card: pci:DDDD:BB:DD.F or vfio-user:PATH
+    #[arg(value_parser = parse_address)]
+    address: DeviceAddress,
     #[command(flatten)]
-    output: OutputArguments,
+    daemon: DaemonArguments,
 }
 
 pub(super) fn run(arguments: &Arguments, host: &Host) -> Outcome {
-    let function = host.function(&arguments.address).map_err(pci_failure)?;
-    arguments.output.show(&json!(function), || show(&function))
+    match &arguments.address {
+        DeviceAddress::Pci(address) => {
+            let function = host.function(address).map_err(pci_failure)?;
+            let json = with_address(address, json!(function));
+            arguments.daemon.show(&json, || show(&function))
+        }
+        address @ DeviceAddress::User(_) => {
+            let card = inspect(&arguments.daemon, address)?;
+            let json = json!({
+                "address": card.address,
+                "product": card.product,
+                "driver": card.driver,
+                "firmware": card.firmware,
+                "health": card.health,
+                "abi": card.abi,
+                "function": card.function,
+                "limits": card.limits,
+                "features": card.features,
+                "suites": card.suites,
+            });
+            arguments.daemon.show(&json, || facts(identity(&card)))
+        }
+    }
 }
 
 fn show(function: &PciFunction) -> String {

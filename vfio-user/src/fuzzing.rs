@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
 use crate::channel::Channel;
-use crate::client::Client;
+use crate::client::{Client, PrivateMemory};
 use crate::message::*;
 use crate::server::{self, Backend, ClientMemory, DmaMapping, ServerRegion};
 
@@ -96,6 +96,25 @@ impl Backend for Toy {
     }
 
     fn reset(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+/// Memory at address 0 that a device may ask for.
+struct Page(Vec<u8>);
+
+impl PrivateMemory for Page {
+    fn read(&mut self, iova: u64, data: &mut [u8]) -> Result<(), Errno> {
+        let from = self.0.get(iova as usize..).ok_or(Errno::FAULT)?;
+        data.copy_from_slice(from.get(..data.len()).ok_or(Errno::FAULT)?);
+        Ok(())
+    }
+
+    fn write(&mut self, iova: u64, data: &[u8]) -> Result<(), Errno> {
+        let into = self.0.get_mut(iova as usize..).ok_or(Errno::FAULT)?;
+        into.get_mut(..data.len())
+            .ok_or(Errno::FAULT)?
+            .copy_from_slice(data);
         Ok(())
     }
 }
@@ -199,7 +218,17 @@ pub fn client(octets: &[u8]) {
     sent.extend_from_slice(&version);
     for (command, id) in commands.iter().cycle().take(24).zip(2..) {
         let payload = take(255);
-        // Now and then a command or an error instead of the reply.
+        // Now and then an error instead of the reply, a command, or a question for memory before it.
+        let asks = match payload.first() {
+            Some(0xfd) => Some(Command::DmaRead),
+            Some(0xfc) => Some(Command::DmaWrite),
+            _ => None,
+        };
+        if let Some(asks) = asks {
+            let question = take(255);
+            sent.extend_from_slice(header(0, asks as u16, TYPE_COMMAND, question.len()).as_bytes());
+            sent.extend_from_slice(&question);
+        }
         let flags = match payload.first() {
             Some(0xff) => TYPE_COMMAND,
             Some(0xfe) => TYPE_REPLY | FLAG_ERROR,
@@ -217,6 +246,7 @@ pub fn client(octets: &[u8]) {
     if device.write_all(&sent).is_ok() {
         let _ = device.shutdown(std::net::Shutdown::Write);
         if let Ok(client) = Client::from_stream(stream, Duration::from_secs(1)) {
+            client.set_private_memory(Box::new(Page(vec![0; 4096])));
             let mut data = [0; 16];
             for _ in 0..4 {
                 let _ = client.device_info();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use zerocopy::FromBytes;
@@ -201,12 +201,15 @@ fn fill(
             Ok(message) if message.bytes == 0 => return Err(Error::Gone),
             Ok(message) => {
                 filled += message.bytes;
+                let cut_off = message.flags.contains(ReturnFlags::CTRUNC);
                 for ancillary in control.drain() {
                     if let RecvAncillaryMessage::ScmRights(received) = ancillary {
                         fds.extend(received);
                     }
                 }
-                if fds.len() > MAX_FDS {
+                // More than there is room for, or more than this process may have: a command must not be
+                // taken for one that came without.
+                if cut_off || fds.len() > MAX_FDS {
                     return Err(Error::Protocol {
                         what: "descriptors",
                         found: fds.len() as u64,

@@ -112,6 +112,29 @@ fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+fn send_with(stream: &UnixStream, octets: &[u8], fds: &[BorrowedFd<'_>]) {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
+    let slice = [IoSlice::new(octets)];
+    let sent = sendmsg(stream, &slice, &mut control, SendFlags::empty());
+    assert_eq!(sent.unwrap(), octets.len());
+}
+
+#[test]
+fn v01_more_descriptors_than_a_message_may_have_cut_off() {
+    let rig = Rig::new();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let mut stream = greeted(&rig);
+    let before = open_descriptors();
+    let octets = message(6, Command::DeviceInfo as u16, TYPE_COMMAND, &[0; 16]);
+    send_with(&stream, &octets, &[null.as_fd(); MAX_FDS + 1]);
+    assert!(is_cut_off(&mut stream));
+    drop(stream);
+    assert_serves(&rig);
+    assert!(open_descriptors() <= before);
+}
+
 #[test]
 fn v01_descriptors_that_come_along_unasked_are_closed() {
     let rig = Rig::new();
@@ -135,13 +158,7 @@ fn v01_descriptors_that_come_along_unasked_are_closed() {
         (0, vec![0; 3], Command::SetIrqs),
     ] {
         let octets = message(6, command as u16, TYPE_COMMAND, &payload);
-        let fds: Vec<BorrowedFd<'_>> = vec![null.as_fd(); count];
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(&fds)));
-        let slice = [IoSlice::new(&octets)];
-        let sent = sendmsg(&stream, &slice, &mut control, SendFlags::empty());
-        assert_eq!(sent.unwrap(), octets.len());
+        send_with(&stream, &octets, &vec![null.as_fd(); count]);
         receive(&mut stream);
         assert_eq!(open_descriptors(), before, "{count} with {command:?}");
     }

@@ -280,7 +280,7 @@ const fn named(
 
 /// The registers of [`REGISTER_BAR`].
 #[rustfmt::skip]
-pub const REGISTERS: [Register; 40] = [
+pub const REGISTERS: [Register; 42] = [
     named("identity", "MAGIC", identity::MAGIC, false, true, 1),
     named("identity", "VERSION", identity::VERSION, false, true, 1),
     named("identity", "BUILD", identity::BUILD, true, true, 1),
@@ -293,9 +293,11 @@ pub const REGISTERS: [Register; 40] = [
     named("identity", "MAX_WINDOW", identity::MAX_WINDOW, false, true, 1),
     named("identity", "VECTORS", identity::VECTORS, false, true, 1),
     named("identity", "TIME", identity::TIME, true, true, 1),
+    named("identity", "PORTS", identity::PORTS, false, true, 1),
     named("identity", "FUNCTION", identity::FUNCTION, false, true, 1),
     named("identity", "FUNCTIONS", identity::FUNCTIONS, false, true, 1),
     named("identity", "MAX_GATHER", identity::MAX_GATHER, false, true, 1),
+    named("identity", "MAX_RULES", identity::MAX_RULES, false, true, 1),
     named("control", "CONTROL", control::CONTROL, false, true, 1),
     named("control", "STATUS", control::STATUS, false, true, 1),
     named("control", "HEARTBEAT", control::HEARTBEAT, false, true, 1),

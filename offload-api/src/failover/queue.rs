@@ -272,8 +272,9 @@ impl FailoverQueue {
         done.cookie = flight.cookie;
         done.sa = flight.handle;
         let sa = &flight.sa;
-        if origin == Origin::Late && done.status.is_ok() {
-            // Software has gone on from here: delivered now, it would be out of order.
+        if origin == Origin::Late {
+            // Software has gone on from here: delivered now, it would be out of order. And whatever
+            // else a lost device says, that it was lost is why.
             done.status = Status::Aborted;
         }
         let unknown = [Status::SaInvalid, Status::SaStale, Status::OwnerMismatch];

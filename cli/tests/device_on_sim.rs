@@ -9,6 +9,8 @@ use assert_cmd::Command;
 use driver::DeviceAddress;
 use serde_json::Value;
 use sim::fault::{FaultPlan, FaultRate};
+use sim::inline::InlineConfig;
+use sim::port::PortSpec;
 use sim::{CardConfig, CardStop, SimulatedCard};
 
 struct Card {
@@ -20,10 +22,15 @@ struct Card {
 
 impl Card {
     fn new(faults: &[&str]) -> Self {
+        Self::with(faults, None)
+    }
+
+    fn with(faults: &[&str], inline: Option<InlineConfig>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = CardConfig::new(directory.path().join("card"));
         let faults: Vec<FaultRate> = faults.iter().map(|fault| fault.parse().unwrap()).collect();
         config.faults = FaultPlan::new(faults, 1);
+        config.inline = inline;
         let card = SimulatedCard::bind(&config).unwrap();
         let stop = card.stop_handle();
         let thread = std::thread::spawn(move || card.run().unwrap());
@@ -110,6 +117,33 @@ fn a_simulated_card_is_shown_without_its_registers() {
     let json = stdout(&mut card.esplanade("show", &["-o", "json"]), 0);
     let card: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(card["driver"], "vfio-user");
+}
+
+#[test]
+fn ports_of_an_inline_card_are_shown_and_others_have_none() {
+    let ports = |card: &Card| {
+        let json = stdout(&mut card.esplanade("inspect", &["-o", "json"]), 0);
+        let card: Value = serde_json::from_str(&json).unwrap();
+        card["ports"].as_array().unwrap().clone()
+    };
+    assert!(ports(&Card::new(&[])).is_empty());
+    let none = InlineConfig {
+        wire: PortSpec::None,
+        host: PortSpec::None,
+        exception: PortSpec::None,
+    };
+    let inline = Card::with(&[], Some(none));
+    let found = ports(&inline);
+    let roles: Vec<_> = found
+        .iter()
+        .map(|port| port["role"].as_str().unwrap())
+        .collect();
+    assert_eq!(roles, ["wire", "host", "exception"]);
+    let table = stdout(&mut inline.esplanade("inspect", &[]), 0);
+    assert!(
+        table.contains("EXCEPTIONS") && table.contains("identity.PORTS"),
+        "{table}"
+    );
 }
 
 #[test]

@@ -9,7 +9,8 @@ use fpga_regs::registers::{
     identity, statistics,
 };
 use offload_api::device::{Accelerator, Health};
-use offload_api::error::DeviceError;
+use offload_api::error::{DeviceError, SaError};
+use offload_api::inline::{Inline, Port, PortRole};
 use offload_api::sa::Suite;
 use serde::{Deserialize, Serialize};
 use zerocopy::FromBytes;
@@ -47,6 +48,8 @@ pub struct Inspection {
     pub counters: Vec<(String, u64)>,
     /// Queue pairs.
     pub queues: Vec<QueueReport>,
+    /// Ports of a card that moves packets by itself.
+    pub ports: Vec<PortReport>,
     /// SAs, without their keys; no more than [`SAS_SHOWN`].
     pub sas: Vec<SaReport>,
     /// Its last errors, the newest first.
@@ -92,6 +95,36 @@ pub struct QueueReport {
     pub interrupts: u64,
     /// Octets of packets read.
     pub bytes: u64,
+}
+
+/// A port of a card that moves packets by itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortReport {
+    /// `wire`, `host` or `exception`.
+    pub role: String,
+    /// It is up.
+    pub link: bool,
+    /// Octets of the largest IP packet.
+    pub mtu: u32,
+    /// Packets and octets received and sent.
+    pub traffic: PortTraffic,
+    /// Packets left to the exception port.
+    pub exceptions: u64,
+    /// What became of the others, by name.
+    pub dropped: Vec<(String, u64)>,
+}
+
+/// What a port has carried.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct PortTraffic {
+    /// Packets received.
+    pub received: u64,
+    /// Their octets.
+    pub received_bytes: u64,
+    /// Packets sent.
+    pub sent: u64,
+    /// Their octets.
+    pub sent_bytes: u64,
 }
 
 /// An SA, without its keys.
@@ -152,6 +185,8 @@ impl IpaCard {
             ("replay window", identity::MAX_WINDOW),
             ("interrupt vectors", identity::VECTORS),
             ("gather entries", identity::MAX_GATHER),
+            ("ports", identity::PORTS),
+            ("rules", identity::MAX_RULES),
         ];
         let limits: Result<Vec<_>, DeviceError> = limits
             .map(|(name, at)| limit(name, at))
@@ -192,6 +227,10 @@ impl IpaCard {
             registers: register_values(&registers)?,
             counters: counters?,
             queues: queues?.into_iter().flatten().collect(),
+            ports: match registers.read(identity::PORTS)? {
+                0 => Vec::new(),
+                _ => ports(self)?,
+            },
             sas: sas(&life)?,
             errors: errors(&life)?,
         })
@@ -328,6 +367,43 @@ fn queue(life: &Life, number: u32) -> Result<Option<QueueReport>, DeviceError> {
         interrupts: found.interrupts.get(),
         bytes: found.bytes.get(),
     }))
+}
+
+fn ports(card: &IpaCard) -> Result<Vec<PortReport>, DeviceError> {
+    let ports = card.ports().map_err(|error| match error {
+        SaError::Device(error) => error,
+        error => DeviceError::Protocol {
+            what: error.to_string(),
+        },
+    })?;
+    let report = |port: &Port| PortReport {
+        role: match port.role {
+            PortRole::Wire => "wire",
+            PortRole::Host => "host",
+            PortRole::Exception => "exception",
+        }
+        .to_owned(),
+        link: port.link,
+        mtu: port.mtu,
+        traffic: PortTraffic {
+            received: port.received,
+            received_bytes: port.received_bytes,
+            sent: port.sent,
+            sent_bytes: port.sent_bytes,
+        },
+        exceptions: port.exceptions,
+        dropped: [
+            ("no rule", port.no_rule),
+            ("unknown SPI", port.unknown_spi),
+            ("refused by the SA", port.refused),
+            ("too big", port.too_big),
+            ("no neighbour", port.no_neighbour),
+            ("not taken by the port", port.send_errors),
+        ]
+        .map(|(name, count)| (name.to_owned(), count))
+        .to_vec(),
+    };
+    Ok(ports.iter().map(report).collect())
 }
 
 fn sas(life: &Life) -> Result<Vec<SaReport>, DeviceError> {

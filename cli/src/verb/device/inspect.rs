@@ -3,7 +3,7 @@
 
 use anyhow::Context;
 use driver::DeviceAddress;
-use driver::ipa::inspect::{Inspection, QueueReport, SaReport};
+use driver::ipa::inspect::{Inspection, PortReport, QueueReport, SaReport};
 use serde_json::json;
 
 use super::{carried_by_daemon, open, or_dash, parse_address};
@@ -98,6 +98,13 @@ fn show(card: &Inspection) -> String {
         card.queues.iter().map(queue).collect(),
         "no queue pairs are open",
     ));
+    if !card.ports.is_empty() {
+        parts.push(table(
+            &PORT_HEADERS,
+            card.ports.iter().map(port).collect(),
+            "",
+        ));
+    }
     parts.push(table(
         &SA_HEADERS,
         card.sas.iter().map(sa).collect(),
@@ -142,6 +149,36 @@ fn queue(queue: &QueueReport) -> Vec<String> {
         queue.errors.to_string(),
         queue.interrupts.to_string(),
         queue.bytes.to_string(),
+    ]
+}
+
+const PORT_HEADERS: [&str; 9] = [
+    "PORT",
+    "LINK",
+    "MTU",
+    "RECEIVED",
+    "BYTES",
+    "SENT",
+    "BYTES",
+    "EXCEPTIONS",
+    "DROPPED",
+];
+
+fn port(port: &PortReport) -> Vec<String> {
+    let dropped = port.dropped.iter().filter(|(_, count)| *count != 0);
+    let dropped: Vec<_> = dropped
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
+    vec![
+        port.role.clone(),
+        if port.link { "up" } else { "down" }.to_owned(),
+        port.mtu.to_string(),
+        port.traffic.received.to_string(),
+        port.traffic.received_bytes.to_string(),
+        port.traffic.sent.to_string(),
+        port.traffic.sent_bytes.to_string(),
+        port.exceptions.to_string(),
+        dropped.join(", "),
     ]
 }
 

@@ -37,7 +37,7 @@ impl Sample {
         let at = Instant::now();
         let devices = daemon.request("devices", &Section::default(), ANSWER)?;
         let sas = daemon.stream("list-sas", "list-sa")?;
-        let mut queues = Vec::new();
+        let (mut queues, mut ports) = (Vec::new(), Vec::new());
         for (name, engine) in devices.sections() {
             // Only a card has queue pairs to tell of; software has no address.
             if engine.text("health") != Some("ok") {
@@ -47,6 +47,7 @@ impl Sample {
                 && let Ok(card) = device::through_daemon(daemon, &address)
             {
                 queues.extend(queue_rows(&card));
+                ports.extend(port_rows(&card));
             }
         }
         let devices = devices.sections().map(|(name, engine)| Row {
@@ -73,6 +74,10 @@ impl Sample {
                 Group {
                     name: "queues",
                     rows: queues,
+                },
+                Group {
+                    name: "ports",
+                    rows: ports,
                 },
                 Group {
                     name: "sas",
@@ -125,6 +130,10 @@ impl Sample {
                     rows: queue_rows(card).collect(),
                 },
                 Group {
+                    name: "ports",
+                    rows: port_rows(card).collect(),
+                },
+                Group {
                     name: "sas",
                     rows: sas.collect(),
                 },
@@ -146,6 +155,24 @@ fn queue_rows(card: &Inspection) -> impl Iterator<Item = Row> {
             ("bytes", queue.bytes),
             ("errors", queue.errors),
             ("interrupts", queue.interrupts),
+        ],
+    })
+}
+
+fn port_rows(card: &Inspection) -> impl Iterator<Item = Row> {
+    card.ports.iter().map(|port| Row {
+        key: format!("{} {}", card.address, port.role),
+        facts: vec![
+            ("device", card.address.clone()),
+            ("port", port.role.clone()),
+            ("link", if port.link { "up" } else { "down" }.to_owned()),
+        ],
+        counters: vec![
+            ("received", port.traffic.received),
+            ("received-bytes", port.traffic.received_bytes),
+            ("sent", port.traffic.sent),
+            ("sent-bytes", port.traffic.sent_bytes),
+            ("dropped", port.dropped.iter().map(|(_, count)| count).sum()),
         ],
     })
 }

@@ -167,7 +167,11 @@ fn a_card_in_use_is_inspected_watched_and_reset_through_its_daemon() {
         has("child-updown", &|data| data["up"] == up);
     }
     has("engine", &|data| {
-        data["event"] == "device-lost" && data["reason"].is_string()
+        data["event"] == "device-lost"
+            && data["reason"]
+                .as_str()
+                .unwrap()
+                .ends_with("a reset was asked for")
     });
     has("engine", &|data| data["event"] == "device-returned");
     for engine in ["software", "device"] {

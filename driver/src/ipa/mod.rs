@@ -64,6 +64,12 @@ impl IpaCard {
         })
     }
 
+    /// Treats the device as lost: what it has comes back as aborted, and [`Accelerator::reset`] opens it
+    /// anew. For whoever wants a reset that everybody above notices.
+    pub fn give_up(&self, reason: &str) {
+        self.life().lose(reason);
+    }
+
     fn life(&self) -> Arc<Life> {
         self.life
             .read()

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use driver::ipa::IpaCard;
 use ikev2d_proto::endpoint::Endpoint;
 use ikev2d_proto::event::{ChildId, IkeId};
-use offload_api::device::Accelerator;
 use tokio::sync::oneshot;
 
 use super::Daemon;
@@ -192,8 +191,9 @@ impl Daemon {
             }
             "inspect-device" => return self.control_card(&message, reply, inspect),
             "reset-device" => {
+                // The failover sees to the rest, as after any loss.
                 return self.control_card(&message, reply, |card| {
-                    card.reset().map_err(|error| error.to_string())?;
+                    card.give_up("a reset was asked for");
                     Ok(Section::default())
                 });
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use offload_api::error::DeviceError;
 use offload_api::frame::PoolMemory;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::SealFlags;
 use vfio_user::client::Client;
 use vfio_user::message::IRQ_MSIX;
 
@@ -62,6 +63,21 @@ fn failed(error: vfio_user::Error) -> DeviceError {
     }
 }
 
+/// Memory that its device could cut off under a mapping, or that is shorter than said, would end this
+/// process at the next access.
+fn check_backing(fd: BorrowedFd<'_>, end: u64) -> Result<(), DeviceError> {
+    let sealed =
+        rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+    let long_enough = rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_size as u64 >= end);
+    if sealed && long_enough {
+        return Ok(());
+    }
+    Err(DeviceError::Protocol {
+        what: "a region's memory is not sealed against shrinking, or shorter than the region"
+            .to_owned(),
+    })
+}
+
 impl Transport for UserTransport {
     fn name(&self) -> &'static str {
         "vfio-user"
@@ -95,6 +111,7 @@ impl Transport for UserTransport {
         match info.memory {
             Some((fd, start)) if within => {
                 let at = start.saturating_add(offset);
+                check_backing(fd.as_fd(), at.saturating_add(len as u64))?;
                 MappedRegion::new(fd.as_fd(), at, len).map_err(|error| DeviceError::Host {
                     what: "mapping a region",
                     error: error.to_string(),
@@ -148,5 +165,25 @@ impl Transport for UserTransport {
                 .revents()
                 .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{MemfdFlags, fcntl_add_seals, ftruncate, memfd_create};
+
+    use super::*;
+
+    #[test]
+    fn only_memory_that_stays_is_mapped() {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memory = memfd_create("bar", flags).unwrap();
+        ftruncate(&memory, 0x2000).unwrap();
+        assert!(check_backing(memory.as_fd(), 0x1000).is_err(), "unsealed");
+        fcntl_add_seals(&memory, SealFlags::SHRINK).unwrap();
+        assert!(check_backing(memory.as_fd(), 0x2000).is_ok());
+        assert!(check_backing(memory.as_fd(), 0x2001).is_err(), "too short");
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(check_backing(null.as_fd(), 0).is_err(), "no memory");
     }
 }

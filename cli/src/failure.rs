@@ -16,6 +16,14 @@ pub(crate) struct Failure {
 pub(crate) type Outcome = Result<ExitCode, Failure>;
 
 impl Failure {
+    /// What was asked makes no sense.
+    pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            code: ExitCode::from(2),
+            error: error.into(),
+        }
+    }
+
     /// No such device, or no daemon to ask.
     pub(crate) fn no_device(error: impl Into<anyhow::Error>) -> Self {
         Self {

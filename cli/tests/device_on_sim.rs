@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use assert_cmd::Command;
 use driver::DeviceAddress;
 use serde_json::Value;
-use sim::fault::{FaultPlan, FaultRate};
+use sim::fault::{FaultPlan, FaultRule};
 use sim::inline::InlineConfig;
 use sim::port::PortSpec;
 use sim::{CardConfig, CardStop, SimulatedCard};
@@ -28,7 +28,7 @@ impl Card {
     fn with(faults: &[&str], inline: Option<InlineConfig>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = CardConfig::new(directory.path().join("card"));
-        let faults: Vec<FaultRate> = faults.iter().map(|fault| fault.parse().unwrap()).collect();
+        let faults: Vec<FaultRule> = faults.iter().map(|fault| fault.parse().unwrap()).collect();
         config.faults = FaultPlan::new(faults, 1);
         config.inline = inline;
         let card = SimulatedCard::bind(&config).unwrap();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The admin queue.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use esp::sa::SaState;
 use esp::transform::Transform;
@@ -20,8 +20,12 @@ use zeroize::Zeroizing;
 use crate::card::{Card, Core, DataQueue, MAX_DEPTH, MAX_PRIORITY, Ring, post};
 use crate::context;
 use crate::dma::DmaFault;
+use crate::fault::Fault;
 use crate::inline::rules::Rule;
 use crate::sas::CardSa;
+
+/// How late a late answer is.
+const LATE_ANSWER: Duration = Duration::from_millis(10);
 
 /// What a command gives back.
 #[derive(Default)]
@@ -80,15 +84,31 @@ fn run_one(card: &Card, core: &mut Core) -> Result<(), crate::dma::DmaFault> {
             )
         }
     };
+    if core.faults.strikes(Fault::LateAnswer) {
+        std::thread::sleep(LATE_ANSWER);
+    }
+    if core.faults.strikes(Fault::DropAnswer) {
+        return Ok(());
+    }
+    let id = if core.faults.strikes(Fault::ForgeAnswer) {
+        (command.id.get() ^ 0x55aa).into()
+    } else {
+        command.id
+    };
+    let status = if core.faults.strikes(Fault::ForgeAnswerStatus) {
+        0xee
+    } else {
+        status as u8
+    };
     let completion = CommandCompletion {
-        id: command.id,
+        id,
         reserved0: 0.into(),
         index: answer.index.into(),
         generation: answer.generation.into(),
         reserved1: 0.into(),
         value: answer.value.into(),
         reserved2: [0; 6],
-        status: status as u8,
+        status,
         phase: ring.phase(),
     };
     let slot = u64::from(ring.produced % ring.depth);
@@ -298,6 +318,9 @@ fn add_rule(core: &mut Core, rule: &fpga_regs::port::Rule) -> Result<Answer, Com
 /// Adds an SA out of its context.
 fn add(core: &mut Core, context: &SaContext, now: Instant) -> Result<(u32, u32), CommandStatus> {
     let params = context::decode(context)?;
+    if core.faults.strikes(Fault::FullTable) {
+        return Err(CommandStatus::TableFull);
+    }
     let sa = CardSa {
         transform: Transform::new(&params).map_err(|_| CommandStatus::Unsupported)?,
         state: SaState::new(&params, now),

@@ -16,6 +16,7 @@ use vfio_user::server::{Backend, ClientMemory, DmaMapping, ServerRegion};
 
 use crate::admin;
 use crate::card::Card;
+use crate::fault::Fault;
 use crate::pci::{CONFIG_SIZE, ConfigSpace};
 
 /// Octets of an entry of the MSI-X table (PCI Local Bus 3.0 §6.8.2).
@@ -92,6 +93,18 @@ impl PciBackend {
         }
     }
 
+    /// Whether the registers do not answer, on purpose.
+    fn misbehaves(&self, region: u32) -> Result<bool, Errno> {
+        if region != REGISTER_BAR {
+            return Ok(false);
+        }
+        let mut core = self.card.lock();
+        if core.faults.strikes(Fault::BusError) {
+            return Err(Errno::IO);
+        }
+        Ok(core.vanished)
+    }
+
     fn write_register(&mut self, offset: u64, value: u32) {
         match offset {
             control::CONTROL => {
@@ -156,6 +169,10 @@ impl Backend for PciBackend {
     }
 
     fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+        if self.misbehaves(region)? {
+            data.fill(0xff);
+            return Ok(());
+        }
         match region {
             REGION_CONFIG => self.config.read(offset, data),
             // Nobody answers on the bus then.
@@ -188,6 +205,9 @@ impl Backend for PciBackend {
     }
 
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        if self.misbehaves(region)? {
+            return Ok(());
+        }
         match region {
             REGION_CONFIG => {
                 if self.config.write(offset, data) {

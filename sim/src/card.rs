@@ -21,7 +21,7 @@ use zerocopy::IntoBytes;
 
 use crate::dma::{DmaFault, DmaMap};
 use crate::doorbell::Doorbells;
-use crate::fault::FaultPlan;
+use crate::fault::{Fault, FaultPlan};
 use crate::inline::InlineState;
 use crate::irq::Vectors;
 use crate::sas::SaTable;
@@ -54,6 +54,8 @@ pub(crate) struct Card {
     bell: Arc<Bell>,
     /// Counts up while the data side serves this function.
     pub(crate) heartbeat: AtomicU32,
+    /// The heart stands still, on purpose.
+    pub(crate) frozen: AtomicBool,
     /// Descriptors taken, for each queue: what the data side compares doorbells with, without a lock.
     taken: Box<[AtomicU32]>,
 }
@@ -85,6 +87,10 @@ pub(crate) struct Core {
     pub(crate) irqs: Vectors,
     pub(crate) faults: FaultPlan,
     pub(crate) stalled: bool,
+    /// Every register reads as all ones, on purpose.
+    pub(crate) vanished: bool,
+    /// A reset is due, on purpose.
+    pub(crate) resets_itself: bool,
     /// There in inline mode.
     pub(crate) inline: Option<InlineState>,
     pub(crate) latch: u32,
@@ -277,6 +283,8 @@ impl Card {
                 irqs: Vectors::new(vectors),
                 faults: config.faults,
                 stalled: false,
+                vanished: false,
+                resets_itself: false,
                 inline: None,
                 latch: 0,
                 table_full_told: None,
@@ -284,6 +292,7 @@ impl Card {
             }),
             bell,
             heartbeat: AtomicU32::new(0),
+            frozen: AtomicBool::new(false),
             taken: (0..config.queues).map(|_| AtomicU32::new(0)).collect(),
         })
     }
@@ -333,6 +342,9 @@ impl Card {
         core.errors = ErrorLog::default();
         core.irqs.reset();
         core.stalled = false;
+        core.vanished = false;
+        core.resets_itself = false;
+        self.frozen.store(false, Ordering::Relaxed);
         self.doorbells.clear();
         self.taken
             .iter()
@@ -477,6 +489,21 @@ impl Core {
             self.events_dropped = self.events_dropped.saturating_add(1);
             return;
         }
+        if self.faults.strikes(Fault::LoseEvent) {
+            return;
+        }
+        let index = if self.faults.strikes(Fault::ForgeEvent) {
+            index ^ 0x5a5a
+        } else {
+            index
+        };
+        let copies = 1 + u32::from(self.faults.strikes(Fault::DuplicateEvent));
+        for _ in 0..copies {
+            self.write_event(index, generation, kind, value);
+        }
+    }
+
+    fn write_event(&mut self, index: u32, generation: u32, kind: EventKind, value: u64) {
         let event = Event {
             sa_index: index.into(),
             sa_generation: generation.into(),

@@ -15,8 +15,8 @@ use offload_api::sa::Direction;
 use openssl::rand::rand_bytes;
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::card::{Bell, Card, Core, MAX_PACKET, post};
-use crate::fault::Fault;
+use crate::card::{Bell, Card, Core, DataQueue, MAX_PACKET, post};
+use crate::fault::{Fault, FaultPlan};
 use crate::sas::CardSa;
 
 /// Operations of a queue of the lowest priority before the next queue's turn; each step up doubles
@@ -86,7 +86,9 @@ pub(crate) fn running(core: &Core) -> bool {
 /// One turn for each queue of a function; whether there was anything to do.
 fn round(card: &Card, buffer: &mut [u8]) -> bool {
     let mut worked = false;
-    card.heartbeat.fetch_add(1, Ordering::Relaxed);
+    if !card.frozen.load(Ordering::Relaxed) {
+        card.heartbeat.fetch_add(1, Ordering::Relaxed);
+    }
     for queue in 0..card.doorbells.queues() {
         if !card.has_rung(queue) {
             continue;
@@ -95,6 +97,10 @@ fn round(card: &Card, buffer: &mut [u8]) -> bool {
         let mut core = card.lock();
         if running(&core) {
             worked |= serve(card, &mut core, queue, buffer);
+        }
+        if std::mem::take(&mut core.resets_itself) {
+            drop(core);
+            card.reset();
         }
     }
     if let Some(mut core) = card.try_lock().filter(|core| core.irqs.holds_back()) {
@@ -121,8 +127,14 @@ fn serve(card: &Card, core: &mut Core, number: u16, buffer: &mut [u8]) -> bool {
         card.set_taken(number, tail);
         return false;
     }
+    match hold_up(card, core, number, tail) {
+        Some(Halt::Deaf) => return false,
+        Some(Halt::Dead) => return true,
+        None => {}
+    }
     let now = Instant::now();
     let mut written = 0;
+    let mut held: Option<Completion> = None;
     for _ in 0..pending.min(BURST << queue.priority) {
         let ring = &mut queue.ring;
         let slot = u64::from(ring.head % ring.depth);
@@ -143,45 +155,31 @@ fn serve(card: &Card, core: &mut Core, number: u16, buffer: &mut [u8]) -> bool {
                 complete(&submission, Status::DmaFault)
             }
         };
-        if core.faults.strikes(Fault::Stall) {
-            core.stalled = true;
-            break;
-        }
         if core.faults.strikes(Fault::DropCompletion) {
             continue;
         }
+        spoil(&mut core.faults, &mut completion);
         let copies = if core.faults.strikes(Fault::DuplicateCompletion) {
             2
         } else {
             1
         };
-        if core.faults.strikes(Fault::ForgeSlot) {
-            completion.slot = (completion.slot.get() ^ 0x8000_0001).into();
+        if core.faults.strikes(Fault::ReorderCompletion) && held.is_none() {
+            held = Some(completion);
+            continue;
         }
-        if core.faults.strikes(Fault::ForgeLength) {
-            completion.len = 0xffff_fff0.into();
-        }
-        if core.faults.strikes(Fault::ForgeStatus) {
-            completion.status = 0xee;
-        }
-        for _ in 0..copies {
-            let ring = &mut queue.ring;
-            completion.phase = ring.phase();
-            completion.position = (ring.produced as u16).into();
-            let slot = u64::from(ring.produced % ring.depth);
-            let at = ring.completions + slot * size_of::<Completion>() as u64;
-            ring.produced = ring.produced.wrapping_add(1);
-            queue.completed += 1;
-            queue.errors += u64::from(completion.status > Status::OkSoftExpired as u8);
+        for completion in std::iter::repeat_n(completion, copies).chain(held.take()) {
+            write_completion(core, number, &mut queue, completion);
             written += 1;
-            if let Err(fault) = post(&core.dma, at, completion.as_bytes()) {
-                core.fault(number.into(), fault);
-            }
         }
+    }
+    if let Some(completion) = held {
+        write_completion(core, number, &mut queue, completion);
+        written += 1;
     }
     let vector = usize::from(number) + 1;
     let fired = if card.doorbells.take_arm(number) {
-        !core.faults.strikes(Fault::LoseInterrupt) && core.irqs.raise(vector, written, now)
+        interrupt(core, vector, written, now)
     } else {
         core.irqs.accumulate(vector, written, now)
     };
@@ -191,6 +189,123 @@ fn serve(card: &Card, core: &mut Core, number: u16, buffer: &mut [u8]) -> bool {
         *slot = Some(queue);
     }
     true
+}
+
+/// Why a queue is not served now.
+enum Halt {
+    /// Its doorbell was not heard.
+    Deaf,
+    /// The data path does nothing any more.
+    Dead,
+}
+
+/// What goes wrong before a burst.
+fn hold_up(card: &Card, core: &mut Core, queue: u16, tail: u32) -> Option<Halt> {
+    if core.faults.is_empty() {
+        return None;
+    }
+    if core.faults.strikes(Fault::LoseDoorbell) {
+        card.set_taken(queue, tail);
+        return Some(Halt::Deaf);
+    }
+    if core.faults.strikes(Fault::LateDoorbell) || core.faults.strikes(Fault::DelayCompletion) {
+        std::thread::sleep(LATE);
+    }
+    if core.faults.strikes(Fault::StrayDma) {
+        let stray = core.dma.write(STRAY, &[0xee; 8]);
+        stray.unwrap_or_else(|fault| core.fault(queue.into(), fault));
+    }
+    if core.faults.strikes(Fault::FreezeHeartbeat) {
+        card.frozen.store(true, Ordering::Relaxed);
+    }
+    if core.faults.strikes(Fault::Hang) {
+        card.frozen.store(true, Ordering::Relaxed);
+        core.stalled = true;
+    }
+    if core.faults.strikes(Fault::VanishRegisters) {
+        core.vanished = true;
+        core.stalled = true;
+    }
+    core.stalled |= core.faults.strikes(Fault::Stall);
+    core.resets_itself = core.faults.strikes(Fault::ResetItself);
+    (core.stalled || core.resets_itself).then_some(Halt::Dead)
+}
+
+/// How late a late card is.
+const LATE: Duration = Duration::from_millis(1);
+/// Nobody maps memory there.
+const STRAY: u64 = 0xdead_0000_0000;
+
+/// What goes wrong with a completion.
+fn spoil(faults: &mut FaultPlan, completion: &mut Completion) {
+    if faults.is_empty() {
+        return;
+    }
+    if faults.strikes(Fault::ForgeSlot) {
+        completion.slot = (completion.slot.get() ^ 0x8000_0001).into();
+    }
+    if faults.strikes(Fault::ForgeGeneration) {
+        completion.slot_generation = completion.slot_generation.get().wrapping_sub(1).into();
+    }
+    if faults.strikes(Fault::ForgeLength) {
+        completion.len = 0xffff_fff0.into();
+    }
+    if faults.strikes(Fault::ForgeOffset) {
+        completion.offset = 0xffff_ff00.into();
+    }
+    if faults.strikes(Fault::ForgeStatus) {
+        completion.status = 0xee;
+    }
+    let good = completion.status <= Status::OkSoftExpired as u8;
+    if good && faults.strikes(Fault::ForgeBadIcv) {
+        completion.status = Status::BadIcv as u8;
+    }
+    if good && faults.strikes(Fault::ForgeSequence) {
+        completion.sequence = completion.sequence.get().saturating_sub(1).max(1).into();
+    }
+    if good && faults.strikes(Fault::ForgeNextHeader) {
+        completion.next_header ^= 0x15;
+    }
+}
+
+fn write_completion(
+    core: &mut Core,
+    number: u16,
+    queue: &mut DataQueue,
+    mut completion: Completion,
+) {
+    let ring = &mut queue.ring;
+    completion.phase = ring.phase();
+    completion.position = (ring.produced as u16).into();
+    let slot = u64::from(ring.produced % ring.depth);
+    let at = ring.completions + slot * size_of::<Completion>() as u64;
+    ring.produced = ring.produced.wrapping_add(1);
+    queue.completed += 1;
+    queue.errors += u64::from(completion.status > Status::OkSoftExpired as u8);
+    if let Err(fault) = post(&core.dma, at, completion.as_bytes()) {
+        core.fault(number.into(), fault);
+    }
+}
+
+/// Fires a vector, unless that goes wrong. Whether it fired.
+fn interrupt(core: &mut Core, vector: usize, completions: u32, now: Instant) -> bool {
+    if core.faults.strikes(Fault::LoseInterrupt) {
+        return false;
+    }
+    let vector = if core.faults.strikes(Fault::WrongVector) {
+        vector % (core.irqs.count() as usize - 1) + 1
+    } else {
+        vector
+    };
+    if core.faults.strikes(Fault::StormInterrupt) {
+        for _ in 0..1000 {
+            core.irqs.fire(vector, now);
+        }
+    }
+    if core.faults.strikes(Fault::DuplicateInterrupt) {
+        core.irqs.fire(vector, now);
+    }
+    core.irqs.raise(vector, completions, now)
 }
 
 /// Where a descriptor was found.
@@ -320,11 +435,26 @@ fn process_inner(
     let output = buffer
         .get_mut(out_offset..out_offset + out_len)
         .ok_or(Status::BadLength)?;
-    if !inbound
-        && faults.strikes(Fault::CorruptOutput)
-        && let Some(last) = output.last_mut()
-    {
-        *last ^= 1;
+    let mut told_len = out_len;
+    if !faults.is_empty() {
+        let corrupt = if inbound {
+            faults.strikes(Fault::CorruptPlain)
+        } else {
+            faults.strikes(Fault::CorruptOutput)
+        };
+        if corrupt && let Some(last) = output.last_mut() {
+            *last ^= 1;
+        }
+        if !inbound && faults.strikes(Fault::TruncateOutput) {
+            told_len = out_len.saturating_sub(4);
+        }
+        if !inbound && faults.strikes(Fault::WrongSa) {
+            let spi = sa.transform.spi().value().to_be_bytes();
+            let at = output.windows(spi.len()).position(|octets| octets == spi);
+            if let Some(octet) = at.and_then(|at| output.get_mut(at + 3)) {
+                *octet ^= 1;
+            }
+        }
     }
     iova.checked_add(out_offset as u64)
         .ok_or(Status::BadDescriptor)
@@ -340,7 +470,7 @@ fn process_inner(
     completion.sequence = sequence.into();
     completion.next_header = next_header;
     completion.offset = (out_offset as u32).into();
-    completion.len = (out_len as u32).into();
+    completion.len = (told_len as u32).into();
     Ok(status)
 }
 

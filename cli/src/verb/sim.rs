@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `esplanade sim`: a simulated card in this process, for whoever connects.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
-use sim::fault::{FaultPlan, FaultRate};
+use sim::fault::{Fault, FaultPlan, FaultRule};
 use sim::inline::InlineConfig;
 use sim::port::PortSpec;
 use sim::{CardConfig, SimulatedCard};
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
+use crate::output::{OutputArguments, table};
 
 /// Run a simulated card that drivers reach over a unix socket (vfio-user).
 ///
@@ -23,8 +24,8 @@ use crate::failure::Outcome;
 )]
 pub(crate) struct Arguments {
     /// Unix socket to listen on.
-    #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "list_faults")]
+    socket: Option<PathBuf>,
     /// Functions of the card, 1 to 16: the first listens at PATH, the others at PATH.1, PATH.2, …,
     /// each with an equal share of SAs and queue pairs.
     #[arg(long, default_value_t = 1)]
@@ -35,9 +36,13 @@ pub(crate) struct Arguments {
     /// Queue pairs.
     #[arg(long, default_value_t = 8)]
     queues: u16,
-    /// Misbehave, on average once in N chances; may be given several times.
-    #[arg(long = "fault", value_name = "NAME=1/N")]
-    faults: Vec<FaultRate>,
+    /// Misbehave: once in N chances on average, L times in a row every M chances (NAME=LxM), exactly
+    /// at some (NAME=@A,B,…), or by the rules of a TOML file; may be given several times.
+    #[arg(long = "fault", value_name = "NAME=1/N|PLAN.toml")]
+    faults: Vec<String>,
+    /// Show what can go wrong, and end.
+    #[arg(long)]
+    list_faults: bool,
     /// Inline mode: the port for protected packets, an Ethernet. af-packet:IF[@NETNS], tap:NAME,
     /// pcap:in=FILE,out=FILE, cable:SOCKET (to another card) or none.
     #[arg(long, value_name = "PORT", requires_all = ["host", "exception"])]
@@ -50,13 +55,19 @@ pub(crate) struct Arguments {
     /// card makes; give it the outer address.
     #[arg(long, value_name = "PORT", requires = "wire")]
     exception: Option<PortSpec>,
-    /// Seed of the faults: the same seed, the same faults.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Seed of the faults: the same seed, the same faults. A plan file may have its own.
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    output: OutputArguments,
 }
 
 pub(crate) fn run(arguments: Arguments) -> Outcome {
-    let mut config = CardConfig::new(&arguments.socket);
+    let Some(socket) = arguments.socket.filter(|_| !arguments.list_faults) else {
+        return list_faults(&arguments.output);
+    };
+    let (rules, planned_seed) = rules(&arguments.faults)?;
+    let mut config = CardConfig::new(&socket);
     if let (Some(wire), Some(host), Some(exception)) =
         (arguments.wire, arguments.host, arguments.exception)
     {
@@ -70,10 +81,11 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     config.functions = arguments.functions;
     config.max_sas = arguments.max_sas;
     config.queues = arguments.queues;
-    for fault in &arguments.faults {
-        tracing::warn!(fault = %fault.fault, one_in = fault.one_in, seed = arguments.seed, "this card misbehaves");
+    let seed = arguments.seed.or(planned_seed).unwrap_or(0);
+    for rule in &rules {
+        tracing::warn!(%rule, seed, "this card misbehaves");
     }
-    config.faults = FaultPlan::new(arguments.faults, arguments.seed);
+    config.faults = FaultPlan::new(rules, seed);
 
     // Blocked before the card starts its threads, so that the signals come to the waiting thread alone.
     let mut ending = SigSet::empty();
@@ -89,11 +101,40 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
                 stop.stop();
             }
         })?;
-    tracing::info!(socket = %arguments.socket.display(), "a card listens");
+    tracing::info!(socket = %socket.display(), "a card listens");
     card.run()?;
     // A socket without a listener only misleads.
     for function in 0..config.functions {
         let _ = std::fs::remove_file(config.function_socket(function));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Rules of the command line and of plan files, and a plan's seed.
+fn rules(texts: &[String]) -> Result<(Vec<FaultRule>, Option<u64>), Failure> {
+    let (mut rules, mut seed) = (Vec::new(), None);
+    for text in texts {
+        if text.ends_with(".toml") && !text.contains('=') {
+            let (more, its_seed) = FaultPlan::read(Path::new(text)).map_err(Failure::usage)?;
+            rules.extend(more);
+            seed = seed.or(its_seed);
+        } else {
+            let rule: Result<FaultRule, _> = text.parse();
+            rules.push(rule.map_err(Failure::usage)?);
+        }
+    }
+    Ok((rules, seed))
+}
+
+fn list_faults(output: &OutputArguments) -> Outcome {
+    let json = Fault::ALL
+        .iter()
+        .map(|(_, name, what)| serde_json::json!({ "name": name, "what": what.trim() }))
+        .collect();
+    output.show(&json, || {
+        let rows = Fault::ALL
+            .iter()
+            .map(|(_, name, what)| vec![(*name).to_owned(), what.trim().to_owned()]);
+        table(&["FAULT", "WHAT"], rows.collect(), "none")
+    })
 }

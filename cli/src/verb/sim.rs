@@ -43,15 +43,15 @@ pub(crate) struct Arguments {
     /// Show what can go wrong, and end.
     #[arg(long)]
     list_faults: bool,
-    /// Inline mode: the port for protected packets, an Ethernet. af-packet:IF[@NETNS], tap:NAME,
-    /// pcap:in=FILE,out=FILE, cable:SOCKET (to another card) or none.
+    /// Inline mode: the port for protected packets, an Ethernet. `af-packet:IF[@NETNS]`, `tap:NAME`,
+    /// `pcap:in=FILE,out=FILE`, `cable:SOCKET` (to another card) or `none`.
     #[arg(long, value_name = "PORT", requires_all = ["host", "exception"])]
     wire: Option<PortSpec>,
-    /// Inline mode: the port for packets in the clear. tun:NAME, which the card makes, or
-    /// pcap:in=FILE,out=FILE.
+    /// Inline mode: the port for packets in the clear. `tun:NAME`, which the card makes, or
+    /// `pcap:in=FILE,out=FILE`.
     #[arg(long, value_name = "PORT", requires = "wire")]
     host: Option<PortSpec>,
-    /// Inline mode: the port for what the card leaves to the host, IKE above all. tap:NAME, which the
+    /// Inline mode: the port for what the card leaves to the host, IKE above all. `tap:NAME`, which the
     /// card makes; give it the outer address.
     #[arg(long, value_name = "PORT", requires = "wire")]
     exception: Option<PortSpec>,

@@ -21,7 +21,7 @@ impl MappedRegion {
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn new(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+    pub fn new(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
         let file = File::from(fd.try_clone_to_owned()?);
         let map = MmapOptions::new().offset(offset).len(len).map_raw(&file)?;
         Ok(Self { map })

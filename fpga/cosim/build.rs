@@ -32,6 +32,11 @@ mod rtl {
             top: "ipa_gcm",
             parameters: &["LANES=1", "SAS=16"],
         },
+        Design {
+            name: "dma_read",
+            top: "ipa_dma_read",
+            parameters: &[],
+        },
     ];
 
     /// A port as verilator's header declares it: `VL_IN8(&clk_i,0,0);`

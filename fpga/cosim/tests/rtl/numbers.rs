@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the tests of several blocks share.
+//! Randomness that is the same in each run.
 
 /// Numbers that look random, the same in each run (Vigna's SplitMix64).
 pub(crate) struct Numbers(pub(crate) u64);

@@ -76,7 +76,8 @@ impl NullCard {
     /// No memory.
     pub fn new() -> Result<Self, DeviceError> {
         let len = u64::from(QUEUES) * DOORBELL_PAGE;
-        let doorbell_fd = rustix::fs::memfd_create("doorbells", MemfdFlags::CLOEXEC).map_err(host)?;
+        let doorbell_fd =
+            rustix::fs::memfd_create("doorbells", MemfdFlags::CLOEXEC).map_err(host)?;
         rustix::fs::ftruncate(&doorbell_fd, len).map_err(host)?;
         let doorbells = Mapping::new(doorbell_fd.as_fd(), len as usize, 0).map_err(host)?;
         let registers = [

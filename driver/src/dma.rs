@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use memmap2::{MmapOptions, MmapRaw};
 use offload_api::error::DeviceError;
 use offload_api::frame::PoolMemory;
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+
+use crate::transport::IovaRange;
 
 /// First IOVA handed out: above 4 GiB, clear of the ranges that platforms reserve below.
 pub const IOVA_BASE: u64 = 1 << 32;
@@ -24,17 +26,26 @@ const IOVA_STEP: u64 = 2 << 20;
 #[derive(Debug)]
 pub struct IovaAllocator {
     next: Mutex<u64>,
+    reserved: Vec<IovaRange>,
 }
 
 impl Default for IovaAllocator {
     fn default() -> Self {
-        Self {
-            next: Mutex::new(IOVA_BASE),
-        }
+        Self::avoiding(&[])
     }
 }
 
 impl IovaAllocator {
+    /// Hands out none of these.
+    pub fn avoiding(reserved: &[IovaRange]) -> Self {
+        let mut reserved = reserved.to_vec();
+        reserved.sort_by_key(|range| range.first);
+        Self {
+            next: Mutex::new(IOVA_BASE),
+            reserved,
+        }
+    }
+
     /// A range of `len` octets, aligned to 2 MiB, with a guard of 2 MiB behind it that is never
     /// mapped.
     pub fn alloc(&self, len: u64) -> u64 {
@@ -42,8 +53,15 @@ impl IovaAllocator {
             .next
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let iova = *next;
-        *next += len.next_multiple_of(IOVA_STEP) + IOVA_STEP;
+        let step = len.next_multiple_of(IOVA_STEP);
+        let mut iova = *next;
+        for range in &self.reserved {
+            if range.first < iova + step && iova <= range.last {
+                // The end of the address space is far beyond what devices are given.
+                iova = range.last.saturating_add(1).next_multiple_of(IOVA_STEP);
+            }
+        }
+        *next = iova + step + IOVA_STEP;
         iova
     }
 }
@@ -65,15 +83,20 @@ pub struct DmaSlice {
 }
 
 impl DmaArena {
-    /// An arena of `len` octets at `iova`, all zero. The caller maps it for the device.
+    /// An arena of `len` octets at `iova`, all zero, of huge pages where there are enough: an IOMMU
+    /// maps those many times faster. The caller maps it for the device.
     ///
     /// # Errors
     /// No memory.
     pub fn new(len: usize, iova: u64) -> Result<Self, DeviceError> {
-        let make = || -> std::io::Result<Self> {
-            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let make = |pages: MemfdFlags| -> std::io::Result<Self> {
+            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | pages;
             let fd = rustix::fs::memfd_create("esplanade-rings", flags)?;
             rustix::fs::ftruncate(&fd, len as u64)?;
+            if !pages.is_empty() {
+                // Taken here, so that a shortage is an error and not a later SIGBUS.
+                rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, len as u64)?;
+            }
             let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
             rustix::fs::fcntl_add_seals(&fd, seals)?;
             let file = File::from(fd);
@@ -85,7 +108,14 @@ impl DmaArena {
                 used: AtomicU64::new(0),
             })
         };
-        make().map_err(|error| DeviceError::Host {
+        let huge = (len as u64)
+            .is_multiple_of(IOVA_STEP)
+            .then(|| make(MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB));
+        let made = match huge {
+            Some(Ok(arena)) => Ok(arena),
+            _ => make(MemfdFlags::empty()),
+        };
+        made.map_err(|error| DeviceError::Host {
             what: "memory for rings",
             error: error.to_string(),
         })
@@ -186,5 +216,24 @@ mod tests {
         let iovas = IovaAllocator::default();
         let (a, b) = (iovas.alloc(1), iovas.alloc(5 << 20));
         assert!(a + IOVA_STEP < b && b + (6 << 20) < iovas.alloc(1));
+    }
+
+    #[test]
+    fn reserved_addresses_are_never_handed_out() {
+        let reserved = |first, last| IovaRange { first, last };
+        let ranges = [
+            reserved(IOVA_BASE + (1 << 20), IOVA_BASE + (3 << 20)),
+            reserved(0xfee0_0000, 0xfeef_ffff),
+            reserved(IOVA_BASE + (20 << 20), IOVA_BASE + (20 << 20)),
+        ];
+        let iovas = IovaAllocator::avoiding(&ranges);
+        for len in [1u64, 2 << 20, 9 << 20, 1, 2 << 20] {
+            let iova = iovas.alloc(len);
+            let clear = |range: &IovaRange| iova + len <= range.first || range.last < iova;
+            assert!(
+                iova.is_multiple_of(IOVA_STEP) && ranges.iter().all(clear),
+                "{iova:#x}"
+            );
+        }
     }
 }

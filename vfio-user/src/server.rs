@@ -445,13 +445,13 @@ fn region_info(payload: &[u8], backend: &dyn Backend) -> Result<Reply, Errno> {
         }
     }
     let full = base + capability.len();
-    // As in the kernel: a client with too little room is told how much it takes.
+    // A client with too little room is told how much it takes; QEMU wants no capability flag then.
     let fits = request.argsz as usize >= full;
     let mut flags = region.flags;
     if region.memory.is_some() {
         flags |= REGION_MMAP;
     }
-    if !capability.is_empty() {
+    if fits && !capability.is_empty() {
         flags |= REGION_CAPABILITIES;
     }
     let info = RegionInfoPayload {

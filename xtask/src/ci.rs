@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::demo::path_with_sbin;
 use crate::prerequisites::{BUILD, END_TO_END, NETWORK, PEER_PLUGINS, ensure};
-use crate::{regs, rtl, run};
+use crate::{regs, rtl, run, vm};
 
 /// The package whose tests make networks.
 const NETWORK_TESTS: &str = "tests";
@@ -51,6 +51,9 @@ const STEPS: &[Step] = &[
         ]))
     }),
     ("end-to-end tests", network_tests),
+    ("virtual machine", || {
+        vm::run(&vm::Arguments::default()).map(drop)
+    }),
     ("RTL", || rtl::run(&[]).map(drop)),
     ("documentation", || {
         let doc = ["doc", "--workspace", "--locked", "--no-deps"];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The project's own chores: `cargo demo`, `cargo ci`, `cargo xtask fuzz`, `cargo xtask regs`,
-//! `cargo xtask rtl`.
+//! `cargo xtask rtl`, `cargo xtask vm`.
 
 mod ci;
 mod demo;
@@ -10,6 +10,7 @@ mod python;
 mod regs;
 mod rtl;
 mod run;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ enum Chore {
         #[arg(value_enum)]
         parts: Vec<rtl::Part>,
     },
+    /// Boot a virtual machine with the simulated card, and drive it through the kernel's VFIO.
+    Vm(vm::Arguments),
     /// Generate what comes from the register map: RTL, Rust, documentation.
     Regs {
         /// Write nothing; fail if anything would change.
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(),
         Chore::Fuzz { seconds, name } => fuzz::run(seconds, &name),
         Chore::Rtl { parts } => rtl::run(&parts),
+        Chore::Vm(arguments) => vm::run(&arguments),
         Chore::Regs { check, html } => regs::run(check, html.as_deref()),
     };
     match result {

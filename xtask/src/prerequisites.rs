@@ -46,6 +46,14 @@ pub(crate) const RTL: &[Need] = &[
     need("python3", "python3-venv"),
 ];
 
+/// To fetch and start virtual machines.
+pub(crate) const VIRTUAL_MACHINE: &[Need] = &[
+    need("mmdebstrap", "mmdebstrap"),
+    need("busybox", "busybox-static"),
+    need("cpio", "cpio"),
+    need("xz", "xz-utils"),
+];
+
 /// Packages without a program of their own that come with the peers above.
 pub(crate) const PEER_PLUGINS: &[&str] = &[
     "libstrongswan-standard-plugins",

@@ -126,7 +126,7 @@ impl Life {
             .trim_end_matches('\0')
             .to_owned();
 
-        let iovas = IovaAllocator::default();
+        let iovas = IovaAllocator::avoiding(transport.reserved());
         let arena = Arc::new(DmaArena::new(ARENA, iovas.alloc(ARENA as u64))?);
         transport.dma_map(arena.iova(), arena.memory())?;
         let small = || DeviceError::Host {

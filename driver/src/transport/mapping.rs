@@ -2,10 +2,12 @@
 //! Mapped parts of regions: doorbells.
 #![expect(unsafe_code, reason = "volatile access to mapped device memory")]
 
+use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
 use volatile::VolatilePtr;
@@ -14,6 +16,8 @@ use volatile::VolatilePtr;
 #[derive(Debug)]
 pub struct MappedRegion {
     map: MmapRaw,
+    /// Lives as long as the mapping.
+    _device: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl MappedRegion {
@@ -24,7 +28,15 @@ impl MappedRegion {
     pub fn new(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
         let file = File::from(fd.try_clone_to_owned()?);
         let map = MmapOptions::new().offset(offset).len(len).map_raw(&file)?;
-        Ok(Self { map })
+        Ok(Self { map, _device: None })
+    }
+
+    /// Keeps a device for as long as its region is mapped.
+    pub(crate) fn keeping(self, device: Arc<dyn Any + Send + Sync>) -> Self {
+        Self {
+            _device: Some(device),
+            ..self
+        }
     }
 
     /// Writes a register.

@@ -4,6 +4,7 @@
 pub mod kernel;
 mod mapping;
 pub mod user;
+mod vfio;
 
 use std::os::fd::BorrowedFd;
 
@@ -11,6 +12,15 @@ use offload_api::error::DeviceError;
 use offload_api::frame::PoolMemory;
 
 pub use mapping::MappedRegion;
+
+/// Addresses that a device can't use for DMA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IovaRange {
+    /// First address.
+    pub first: u64,
+    /// Last address.
+    pub last: u64,
+}
 
 /// A device's regions, interrupts and view of memory. Every access reports a device that is gone.
 pub trait Transport: Send + Sync {
@@ -42,6 +52,11 @@ pub trait Transport: Send + Sync {
     /// # Errors
     /// [`DeviceError`]; not every region can be mapped.
     fn map(&self, region: u32, offset: u64, len: usize) -> Result<MappedRegion, DeviceError>;
+
+    /// Addresses that the platform keeps from DMA.
+    fn reserved(&self) -> &[IovaRange] {
+        &[]
+    }
 
     /// Makes memory reachable for the device.
     ///

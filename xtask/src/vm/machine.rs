@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A card in its process, a virtual machine with the card in it, and a hard end to both.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::run;
+
+/// What the guest prints after its last assertion, and only then.
+const PASS: &str = "GUEST PASS";
+
+/// Huge pages: the driver's memory is mapped ten times faster by them.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 intel_iommu=on hugepages=128 panic=-1";
+
+/// A machine to be started.
+pub(super) struct Machine<'a> {
+    /// QEMU's tree.
+    pub(super) qemu: &'a Path,
+    /// `esplanade`.
+    pub(super) card: &'a Path,
+    pub(super) vmlinuz: PathBuf,
+    pub(super) initramfs: PathBuf,
+    /// For sockets and logs.
+    pub(super) work: &'a Path,
+}
+
+/// A process that does not outlive its owner.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Builds the program with the simulated card.
+pub(super) fn build_card() -> Result<PathBuf> {
+    run::succeed(run::cargo().args(["build", "--quiet", "--locked", "--package", "cli"]))?;
+    Ok(run::target_directory().join("debug/esplanade"))
+}
+
+impl Machine<'_> {
+    /// Boots it and waits for its end: what the guest reported if it passed.
+    pub(super) fn run(&self, time_out: Duration) -> Result<Vec<String>> {
+        let deadline = Instant::now() + time_out;
+        let socket = self.work.join("card.sock");
+        let _card = self.start_card(&socket, deadline)?;
+        let serial = self.work.join("serial.log");
+        let mut qemu = self.start_qemu(&socket, &serial)?;
+        let status = loop {
+            if let Some(status) = qemu.0.try_wait()? {
+                break status;
+            }
+            if Instant::now() >= deadline {
+                drop(qemu);
+                bail!("no end after {} s\n{}", time_out.as_secs(), tail(&serial));
+            }
+            sleep(Duration::from_millis(100));
+        };
+        // QEMU ends well whatever the guest did.
+        ensure!(
+            status.success(),
+            "QEMU ended with {status}\n{}",
+            self.complaint()
+        );
+        let report = guest_lines(&serial);
+        ensure!(
+            report.iter().any(|line| line == PASS),
+            "the guest did not pass\n{}",
+            tail(&serial)
+        );
+        Ok(report)
+    }
+
+    fn start_card(&self, socket: &Path, deadline: Instant) -> Result<Process> {
+        let log = File::create(self.work.join("card.log"))?;
+        let card = Command::new(self.card)
+            .args(["sim", "--max-sas", "64", "--queues", "4", "--socket"])
+            .arg(socket)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.card.display()))?;
+        let mut card = Process(card);
+        while !socket.exists() {
+            if let Some(status) = card.0.try_wait()? {
+                bail!("the card ended with {status}");
+            }
+            ensure!(Instant::now() < deadline, "the card does not listen");
+            sleep(Duration::from_millis(20));
+        }
+        Ok(card)
+    }
+
+    fn start_qemu(&self, socket: &Path, serial: &Path) -> Result<Process> {
+        let within = |path: &str| self.qemu.join(path);
+        // Its libraries are another Debian's: by its own loader.
+        let loader = ["usr/lib64", "lib64"]
+            .map(|folder| within(folder).join("ld-linux-x86-64.so.2"))
+            .into_iter()
+            .find(|path| path.exists())
+            .context("QEMU's tree has no loader")?;
+        let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
+            .map(|folder| within(folder).display().to_string())
+            .join(":");
+        let mut command = Command::new(loader);
+        command
+            .arg("--library-path")
+            .arg(libraries)
+            .arg(within("usr/bin/qemu-system-x86_64"));
+        for folder in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
+            command.arg("-L").arg(within(folder));
+        }
+        // The guest's memory must be shared for the card to reach it.
+        let memory = "memory-backend-memfd,id=m0,size=512M,share=on";
+        let device = format!(
+            r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{}"}}}}"#,
+            socket.display()
+        );
+        let log = File::create(self.work.join("qemu.log"))?;
+        let child = command
+            .args(["-machine", "q35,memory-backend=m0"])
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+            .args(["-smp", "2", "-m", "512M", "-object", memory])
+            .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-display", "none"])
+            .arg("-serial")
+            .arg(format!("file:{}", serial.display()))
+            .args(["-device", "intel-iommu,intremap=on,caching-mode=on"])
+            .args(["-device", &device])
+            .arg("-kernel")
+            .arg(&self.vmlinuz)
+            .arg("-initrd")
+            .arg(&self.initramfs)
+            .args(["-append", KERNEL_ARGUMENTS])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot run QEMU")?;
+        Ok(Process(child))
+    }
+
+    fn complaint(&self) -> String {
+        fs::read_to_string(self.work.join("qemu.log")).unwrap_or_default()
+    }
+}
+
+fn text(serial: &Path) -> String {
+    let text = fs::read(serial).unwrap_or_default();
+    String::from_utf8_lossy(&text).replace('\r', "")
+}
+
+fn guest_lines(serial: &Path) -> Vec<String> {
+    let text = text(serial);
+    let lines = text.lines().filter(|line| line.starts_with("GUEST "));
+    lines.map(str::to_owned).collect()
+}
+
+/// The last lines of the serial log.
+fn tail(serial: &Path) -> String {
+    let text = text(serial);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}

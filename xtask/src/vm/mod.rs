@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `cargo xtask vm`: the simulated card in a virtual machine, behind a virtual IOMMU, driven through the
+//! kernel's own VFIO by the suite that the driver passes elsewhere.
+
+mod downloads;
+mod initramfs;
+mod machine;
+
+use std::fs;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::prerequisites::{self, VIRTUAL_MACHINE};
+use crate::run;
+use downloads::Kernel;
+use machine::Machine;
+
+/// What a machine may take to boot, pass and end.
+const TIME_OUT: Duration = Duration::from_secs(120);
+
+/// Arguments of `cargo xtask vm`.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Arguments {
+    /// Only on this kernel; otherwise on every one.
+    #[arg(long, value_enum)]
+    kernel: Option<Kernel>,
+    /// Keep the machine's folder (serial log, card's log, initramfs) also when it passed.
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("the virtual machine needs an x86-64 host");
+    }
+    prerequisites::ensure(&[VIRTUAL_MACHINE], &[])?;
+    let folder = run::target_directory().join("vm");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let guest = initramfs::build_guest(&folder)?;
+    let card = machine::build_card()?;
+    let qemu = downloads::qemu(&folder)?;
+    let kernels = arguments
+        .kernel
+        .map_or_else(|| Kernel::ALL.to_vec(), |kernel| vec![kernel]);
+    let mut failed = Vec::new();
+    for kernel in kernels {
+        let begun = Instant::now();
+        eprintln!("-- {kernel}");
+        let tree = downloads::kernel(&folder, kernel)?;
+        let work = folder.join(format!("run-{}-{kernel}", std::process::id()));
+        let machine = Machine {
+            qemu: &qemu,
+            card: &card,
+            vmlinuz: downloads::image(&tree)?,
+            initramfs: initramfs::make(&work, &tree, &guest)?,
+            work: &work,
+        };
+        let result = machine.run(TIME_OUT);
+        let seconds = begun.elapsed().as_secs_f64();
+        match result {
+            Ok(report) => {
+                for line in report {
+                    eprintln!("   {line}");
+                }
+                eprintln!("-- {kernel}: passed in {seconds:.1} s");
+                if !arguments.keep {
+                    fs::remove_dir_all(&work)?;
+                }
+            }
+            Err(error) => {
+                eprintln!("-- {kernel}: FAILED after {seconds:.1} s: {error:#}");
+                eprintln!("   logs are in {}", work.display());
+                failed.push(kernel.to_string());
+            }
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed on {}", failed.join(" and "));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -4,14 +4,16 @@
 //!
 //! `xtask` reads the lines that start with `GUEST`; the last is `GUEST PASS`, or it did not pass.
 
+mod traffic;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use driver::DeviceAddress;
+use driver::ipa::IpaCard;
 use driver::pci::{BindOptions, Host, VFIO_PCI};
 use offload_api::conformance;
-use offload_api::device::Accelerator;
 
 /// A step's name, and what it does with the card at this PCI address.
 type Step = (&'static str, fn(&str) -> Result<()>);
@@ -21,7 +23,10 @@ const STEPS: &[Step] = &[
     ("conformance", keep_the_contract),
     ("unbind", unbind),
     ("bind again", bind),
-    ("open again", |card| open(card).map(drop)),
+    ("interrupts", traffic::interrupts),
+    ("two queues", traffic::two_queues),
+    ("memory out of reach", traffic::refused_memory),
+    ("card killed", traffic::killed),
 ];
 
 fn main() -> Result<()> {
@@ -59,7 +64,7 @@ fn unbind(card: &str) -> Result<()> {
     Ok(())
 }
 
-fn open(card: &str) -> Result<Arc<dyn Accelerator>> {
+fn open(card: &str) -> Result<Arc<IpaCard>> {
     Ok(driver::open(&DeviceAddress::Pci(card.to_owned()))?)
 }
 

@@ -6,14 +6,16 @@
 )]
 
 use std::fs::File;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use memmap2::{MmapOptions, MmapRaw};
 use offload_api::error::DeviceError;
 use offload_api::frame::PoolMemory;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::transport::IovaRange;
 
@@ -169,15 +171,20 @@ impl DmaArena {
         }
     }
 
-    /// Loads eight aligned octets at once, before everything loaded after.
-    pub fn load_acquire(&self, slice: DmaSlice, at: u64) -> u64 {
-        match self.locate(slice, at, size_of::<u64>()) {
-            Some(source) if source.align_offset(align_of::<AtomicU64>()) == 0 => {
-                // SAFETY: in bounds and aligned; accessed atomically by both sides.
-                u64::from_le(unsafe { AtomicU64::from_ptr(source.cast()) }.load(Ordering::Acquire))
-            }
-            _ => 0,
-        }
+    /// An array of `depth` entries over a slice: checked once, here.
+    pub(crate) fn entries<T>(self: &Arc<Self>, slice: DmaSlice, depth: u32) -> Option<Entries<T>> {
+        let len = (depth as usize).checked_mul(size_of::<T>())?;
+        let start = self.locate(slice, 0, len)?;
+        // Whole words, so that an entry's last one is aligned.
+        let words = size_of::<T>().is_multiple_of(size_of::<u64>())
+            && start.align_offset(align_of::<AtomicU64>()) == 0;
+        (words && depth.is_power_of_two()).then(|| Entries {
+            start,
+            mask: depth - 1,
+            arena: self.clone(),
+            slice,
+            entry: PhantomData,
+        })
     }
 
     fn locate(&self, slice: DmaSlice, at: u64, len: usize) -> Option<*mut u8> {
@@ -188,6 +195,70 @@ impl DmaArena {
                 .as_mut_ptr()
                 .wrapping_add((slice.offset + at) as usize)
         })
+    }
+}
+
+/// Entries of a ring in an arena, found by positions that count up for ever.
+#[derive(Debug)]
+pub(crate) struct Entries<T> {
+    start: *mut u8,
+    mask: u32,
+    arena: Arc<DmaArena>,
+    slice: DmaSlice,
+    entry: PhantomData<fn() -> T>,
+}
+
+// SAFETY: the pointer goes into the arena's mapping, which lives as long as `arena`; what is there
+// is only ever copied in and out, or accessed atomically.
+unsafe impl<T> Send for Entries<T> {}
+// SAFETY: as for `Send`; of entries that one thread writes while another reads, the copy is garbage
+// and not a reference, and the driver gives each ring's writing to one queue.
+unsafe impl<T> Sync for Entries<T> {}
+
+impl<T> Entries<T> {
+    pub(crate) fn iova(&self) -> u64 {
+        self.arena.iova_of(self.slice)
+    }
+
+    pub(crate) fn depth(&self) -> u32 {
+        self.mask + 1
+    }
+
+    fn at(&self, position: u32) -> *mut u8 {
+        let index = (position & self.mask) as usize;
+        // The mask keeps it below the depth that `entries` has checked.
+        self.start.wrapping_add(index * size_of::<T>())
+    }
+
+    /// Writes an entry; the device may read it after the doorbell that follows.
+    #[inline]
+    pub(crate) fn write(&self, position: u32, entry: T)
+    where
+        T: IntoBytes + Immutable,
+    {
+        // SAFETY: in bounds (`at`), and the device reads it only after the doorbell.
+        unsafe { self.at(position).cast::<T>().write_unaligned(entry) };
+    }
+
+    /// Copies an entry out, once. The device may write meanwhile if it breaks the protocol; what was
+    /// copied is validated and not read again.
+    #[inline]
+    pub(crate) fn read(&self, position: u32) -> T
+    where
+        T: FromBytes,
+    {
+        // SAFETY: in bounds (`at`), and any octets are a `T`.
+        unsafe { self.at(position).cast::<T>().read_unaligned() }
+    }
+
+    /// The last eight octets of an entry, loaded at once, before everything loaded after.
+    #[inline]
+    pub(crate) fn last_word(&self, position: u32) -> u64 {
+        let word = self
+            .at(position)
+            .wrapping_add(size_of::<T>() - size_of::<u64>());
+        // SAFETY: in bounds (`at`) and aligned (`entries`); accessed atomically by both sides.
+        u64::from_le(unsafe { AtomicU64::from_ptr(word.cast()) }.load(Ordering::Acquire))
     }
 }
 
@@ -209,6 +280,20 @@ mod tests {
         arena.read(a, u64::MAX, &mut octets);
         assert_eq!(octets, [0; 128]);
         assert!(arena.take(4096).is_none());
+    }
+
+    #[test]
+    fn entries_wrap_at_their_depth_and_refuse_a_slice_too_small() {
+        let arena = Arc::new(DmaArena::new(4096, IOVA_BASE).unwrap());
+        let slice = arena.take(64).unwrap();
+        assert!(arena.entries::<[u8; 32]>(slice, 4).is_none());
+        assert!(arena.entries::<[u8; 16]>(slice, 3).is_none());
+        assert!(arena.entries::<[u8; 12]>(slice, 4).is_none());
+        let entries = arena.entries::<[u8; 32]>(slice, 2).unwrap();
+        entries.write(0, [1; 32]);
+        entries.write(u32::MAX, [2; 32]);
+        assert_eq!((entries.read(2), entries.read(1)), ([1; 32], [2; 32]));
+        assert_eq!(entries.last_word(4), 0x0101_0101_0101_0101);
     }
 
     #[test]

@@ -146,6 +146,7 @@ impl FramePool {
     }
 
     /// A number that tells pools of one process apart.
+    #[inline]
     pub fn id(&self) -> u32 {
         self.inner.id
     }
@@ -214,11 +215,13 @@ pub struct Frame {
 
 impl Frame {
     /// Octets free in front of the packet.
+    #[inline]
     pub fn headroom(&self) -> usize {
         self.offset as usize
     }
 
     /// Octets free behind the packet.
+    #[inline]
     pub fn tailroom(&self) -> usize {
         (self.slot.pool.inner.config.slot_size - self.offset - self.len) as usize
     }
@@ -263,6 +266,7 @@ impl Frame {
     }
 
     /// Empties the frame and restores the pool's headroom.
+    #[inline]
     pub fn clear(&mut self) {
         self.offset = self.slot.pool.inner.config.headroom;
         self.len = 0;
@@ -282,22 +286,26 @@ impl Frame {
     }
 
     /// The pool it belongs to.
+    #[inline]
     pub fn pool(&self) -> &FramePool {
         &self.slot.pool
     }
 
     /// Where the whole slot starts in the pool's memory, and its size: what a device is told
     /// together with [`headroom`](Self::headroom) and the length.
+    #[inline]
     pub fn extent(&self) -> (u64, u32) {
         let size = self.slot.pool.inner.config.slot_size;
         (u64::from(self.slot.index) * u64::from(size), size)
     }
 
     /// Gives the frame to a device.
+    #[inline]
     pub fn into_device(self) -> DeviceFrame {
         DeviceFrame { frame: Some(self) }
     }
 
+    #[inline]
     fn start(&self) -> *mut u8 {
         let (slot, _) = self.extent();
         // SAFETY: `extent` lies within the mapping by construction of the pool, and
@@ -316,6 +324,7 @@ impl Frame {
 impl Deref for Frame {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: (1) within the mapping, see `start`; the mapping can't shrink (sealed) and lives
         // as long as the pool, which the slot holds; (2) each slot index has one owner, so no other
@@ -326,6 +335,7 @@ impl Deref for Frame {
 }
 
 impl DerefMut for Frame {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as for `deref`, and `&mut self` makes this slice the only one.
         unsafe { std::slice::from_raw_parts_mut(self.start(), self.len as usize) }
@@ -353,6 +363,7 @@ impl DeviceFrame {
     ///
     /// # Errors
     /// The frame, untouched, when the extent does not lie within the slot.
+    #[inline]
     pub fn complete(mut self, offset: u32, len: u32) -> Result<Frame, Self> {
         match self.frame.take() {
             Some(mut frame) => {
@@ -373,6 +384,7 @@ impl DeviceFrame {
 
     /// Takes the frame back, emptied, when the device provably can't write it any more: it completed
     /// the operation, its queue is stopped, the memory is unmapped, or its process has ended.
+    #[inline]
     pub fn release(mut self) -> Option<Frame> {
         let mut frame = self.frame.take();
         if let Some(frame) = &mut frame {

@@ -188,11 +188,13 @@ impl Status {
     ];
 
     /// Whether the packet may be used.
+    #[inline]
     pub fn is_ok(self) -> bool {
         matches!(self, Self::Ok | Self::OkSoftExpired)
     }
 
     /// The status with this code, as devices report it.
+    #[inline]
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
     }

@@ -286,7 +286,7 @@ impl Death {
     /// How long after it the first packet may pass, 99 times in 100.
     fn limit(self) -> Duration {
         Duration::from_millis(match self {
-            Self::Hung => 400,
+            Self::Hung => 150,
             Self::Killed | Self::Reset | Self::Removed => 100,
         })
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -29,6 +29,8 @@ pub struct Client {
 
 struct Control {
     next_id: u16,
+    /// A probe whose answer has not come yet.
+    probe: Option<(u16, RegionAccess)>,
     /// Memory that the device asks for.
     memory: Option<Box<dyn PrivateMemory>>,
 }
@@ -87,6 +89,7 @@ impl Client {
             control: Mutex::new(Control {
                 next_id: 1,
                 memory: None,
+                probe: None,
             }),
             deadline,
             gone: AtomicBool::new(false),
@@ -235,6 +238,59 @@ impl Client {
             offset = offset.wrapping_add(u64::from(count));
         }
         Ok(())
+    }
+
+    /// Reads a few octets of a region, for a watchdog: it waits for an answer, or for other threads'
+    /// calls, for about as long as it is told, and gives false then. The connection is still good: an
+    /// answer that comes later is that of the next probe.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn region_probe(
+        &self,
+        region: u32,
+        offset: u64,
+        data: &mut [u8],
+        within: Duration,
+    ) -> Result<bool, Error> {
+        let Ok(mut control) = self.control.try_lock() else {
+            std::thread::sleep(within);
+            return Ok(false);
+        };
+        let request = RegionAccess {
+            offset,
+            region,
+            count: data.len() as u32,
+        };
+        let deadline = Deadline::after(self.deadline, Command::RegionRead.name());
+        let (id, asked) = match control.probe {
+            Some(probe) => probe,
+            None => {
+                let parts = [request.as_bytes()];
+                let soon = Deadline::after(within, Command::RegionRead.name());
+                let id = self.post(&mut control, Command::RegionRead, 0, &parts, &[], &soon);
+                let id = self.judge(id)?;
+                control.probe = Some((id, request));
+                (id, request)
+            }
+        };
+        let time = Timespec {
+            tv_sec: within.as_secs() as i64,
+            tv_nsec: within.subsec_nanos().into(),
+        };
+        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+        if poll(&mut fds, Some(&time)).is_ok_and(|ready| ready == 0) {
+            return Ok(false);
+        }
+        control.probe = None;
+        let reply = self.await_reply(&mut control, Command::RegionRead, id, &deadline);
+        let reply = self.judge(reply)?;
+        let found = reply.payload.get(size_of::<RegionAccess>()..);
+        match found.filter(|found| found.len() == data.len() && asked == request) {
+            Some(found) => data.copy_from_slice(found),
+            None => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// Writes a region and waits until it is done.
@@ -443,6 +499,11 @@ impl Client {
         let result = self
             .post(&mut control, command, 0, parts, fds, &deadline)
             .and_then(|id| self.await_reply(&mut control, command, id, &deadline));
+        self.judge(result)
+    }
+
+    /// Notes what an error means for the connection.
+    fn judge<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(Error::Gone | Error::Timeout { .. } | Error::Protocol { .. } | Error::Io(_)) =
             &result
         {
@@ -493,6 +554,13 @@ impl Client {
             let Header { flags, error, .. } = message.header;
             if flags & TYPE_MASK == TYPE_COMMAND {
                 self.answer(control, &message, deadline)?;
+                continue;
+            }
+            if let Some((probe, _)) = control.probe
+                && message.header.id == probe
+                && probe != id
+            {
+                control.probe = None;
                 continue;
             }
             if message.header.id != id || message.header.command != command as u16 {

@@ -300,7 +300,7 @@ pub const IRQ_SET_ACTION_UNMASK: u32 = 1 << 4;
 pub const IRQ_SET_ACTION_TRIGGER: u32 = 1 << 5;
 
 /// Of [`Command::RegionRead`] and [`Command::RegionWrite`]; data follow.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct RegionAccess {
     /// In the region.

@@ -226,6 +226,49 @@ fn our_client_and_our_server_understand_each_other() {
 }
 
 #[test]
+fn a_probe_waits_no_longer_than_it_is_told_and_its_late_answer_disturbs_nobody() {
+    let rig = Rig::new();
+    let client = rig.client();
+    client.region_write(0, 8, &[1, 2, 3, 4]).unwrap();
+    let soon = Duration::from_millis(10);
+    let mut found = [0; 4];
+    assert!(client.region_probe(0, 8, &mut found, soon).unwrap());
+    assert_eq!(found, [1, 2, 3, 4]);
+
+    // The device hangs: two probes are one request.
+    let held = rig.seen.lock().unwrap();
+    let start = Instant::now();
+    found = [0; 4];
+    assert!(!client.region_probe(0, 8, &mut found, soon).unwrap());
+    assert!(!client.region_probe(0, 8, &mut found, soon).unwrap());
+    assert!(start.elapsed() < Duration::from_secs(1));
+    drop(held);
+    // Its answer comes behind another call's request, and is passed over.
+    let mut back = [0; 2];
+    client.region_read(0, 10, &mut back).unwrap();
+    assert_eq!(back, [3, 4]);
+    assert!(client.region_probe(0, 8, &mut found, soon * 100).unwrap());
+    assert_eq!(found, [1, 2, 3, 4]);
+
+    // A late answer to another question is no answer to this one.
+    let held = rig.seen.lock().unwrap();
+    assert!(!client.region_probe(0, 8, &mut found, soon).unwrap());
+    drop(held);
+    found = [0; 4];
+    assert!(
+        !client
+            .region_probe(0, 10, &mut found[..2], soon * 100)
+            .unwrap()
+    );
+    assert!(
+        client
+            .region_probe(0, 10, &mut found[..2], soon * 100)
+            .unwrap()
+    );
+    assert_eq!(found, [3, 4, 0, 0]);
+}
+
+#[test]
 fn refusals_carry_the_servers_errno_and_the_connection_goes_on() {
     let rig = Rig::new();
     let client = rig.client();

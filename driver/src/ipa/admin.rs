@@ -43,12 +43,8 @@ impl AdminQueue {
     pub(super) fn new(arena: &Arc<DmaArena>) -> Option<Self> {
         let ring = |entry: usize| arena.take(u64::from(DEPTH) * entry as u64);
         Some(Self {
-            submissions: SubmissionRing::new(arena.clone(), ring(size_of::<Command>())?, DEPTH),
-            completions: CompletionRing::new(
-                arena.clone(),
-                ring(size_of::<CommandCompletion>())?,
-                DEPTH,
-            ),
+            submissions: SubmissionRing::new(arena, ring(size_of::<Command>())?, DEPTH)?,
+            completions: CompletionRing::new(arena, ring(size_of::<CommandCompletion>())?, DEPTH)?,
             payload: arena.take(PAYLOAD)?,
             arena: arena.clone(),
             tail: 0,
@@ -126,7 +122,7 @@ impl AdminQueue {
             payload: self.arena.iova_of(self.payload).into(),
             arguments: arguments.map(Into::into),
         };
-        self.submissions.write(self.tail, &command);
+        self.submissions.write(self.tail, command);
         self.tail = self.tail.wrapping_add(1);
         // Orders the entry before the doorbell.
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);

@@ -16,15 +16,25 @@ pub struct Flights {
 struct Slot {
     /// Times the slot was used.
     generation: u32,
-    flight: Option<(DeviceFrame, u64, SaHandle)>,
+    flight: Option<Flight>,
 }
 
-/// A completion that was taken in.
-pub struct Landing {
-    /// What the caller gets.
-    pub done: Done,
-    /// It named an operation but made no sense otherwise.
-    pub bogus: bool,
+/// An operation that the card has.
+struct Flight {
+    frame: DeviceFrame,
+    cookie: u64,
+    sa: SaHandle,
+}
+
+/// What a completion was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Landing {
+    /// Its operation is home.
+    Home,
+    /// Its operation is home, aborted: the rest of it made no sense.
+    Bogus,
+    /// The card should not have sent it: it names no operation.
+    Nobody,
 }
 
 impl Flights {
@@ -56,13 +66,15 @@ impl Flights {
     ///
     /// # Errors
     /// The frame.
+    #[inline]
     pub fn begin(&mut self, frame: Frame, cookie: u64, sa: SaHandle) -> Result<(u32, u32), Frame> {
         let Some(number) = self.free.pop() else {
             return Err(frame);
         };
         match self.slots.get_mut(number as usize) {
             Some(slot) => {
-                slot.flight = Some((frame.into_device(), cookie, sa));
+                let frame = frame.into_device();
+                slot.flight = Some(Flight { frame, cookie, sa });
                 Ok((number, slot.generation))
             }
             // Free slots are the table's own.
@@ -70,47 +82,57 @@ impl Flights {
         }
     }
 
-    /// Takes one completion in; nothing when the card should not have sent it. Everything in it is
-    /// the card's word, and checked.
-    pub fn accept(&mut self, completion: &Completion) -> Option<Landing> {
+    /// Takes one completion in and appends the operation that it ends. Everything in it is the card's
+    /// word, and checked.
+    #[inline]
+    pub fn accept(&mut self, completion: &Completion, done: &mut Vec<Done>) -> Landing {
         let number = completion.slot.get();
-        let slot = self.slots.get_mut(number as usize)?;
+        let Some(slot) = self.slots.get_mut(number as usize) else {
+            return Landing::Nobody;
+        };
         if slot.generation != completion.slot_generation.get() {
-            return None;
+            return Landing::Nobody;
         }
-        let (frame, cookie, sa) = slot.flight.take()?;
+        let Some(Flight { frame, cookie, sa }) = slot.flight.take() else {
+            return Landing::Nobody;
+        };
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(number);
         let (offset, len) = (completion.offset.get(), completion.len.get());
-        let (frame, status) = match Status::from_code(completion.status) {
-            Some(status) if status.is_ok() => match frame.complete(offset, len) {
+        // The card itself has no word for "aborted".
+        let status = Status::from_code(completion.status).unwrap_or(Status::Aborted);
+        let (frame, status) = if status.is_ok() {
+            match frame.complete(offset, len) {
                 Ok(frame) => (Some(frame), status),
                 Err(frame) => (frame.release(), Status::Aborted),
-            },
+            }
+        } else {
             // The card is done with the frame, whatever went wrong.
-            Some(status) => (frame.release(), status),
-            None => (frame.release(), Status::Aborted),
+            (frame.release(), status)
         };
-        let done = Done {
+        let Some(frame) = frame else {
+            return Landing::Nobody;
+        };
+        done.push(Done {
             sa,
-            frame: frame?,
+            frame,
             cookie,
             status,
             sequence: completion.sequence.get(),
             next_header: completion.next_header,
-        };
-        // The card itself has no word for "aborted".
-        Some(Landing {
-            bogus: status == Status::Aborted,
-            done,
-        })
+        });
+        if status == Status::Aborted {
+            Landing::Bogus
+        } else {
+            Landing::Home
+        }
     }
 
     /// Brings everything home from a card that has let go, as aborted; quarantines it otherwise.
     pub fn bring_home(&mut self, done: &mut Vec<Done>, let_go: bool) -> u64 {
         let mut count = 0;
         for (slot, number) in self.slots.iter_mut().zip(0..) {
-            let Some((frame, cookie, sa)) = slot.flight.take() else {
+            let Some(Flight { frame, cookie, sa }) = slot.flight.take() else {
                 continue;
             };
             slot.generation = slot.generation.wrapping_add(1);
@@ -159,12 +181,17 @@ mod tests {
                     prop_assert!(flights.begin(frame, 1, SA).is_ok());
                 }
                 let mut completion = Completion::read_from_bytes(octets).unwrap();
-                let _ = flights.accept(&completion);
+                let mut done = Vec::new();
+                flights.accept(&completion, &mut done);
+                prop_assert!(done.len() <= 1);
+                done.clear();
                 completion.slot = (*slot).into();
                 completion.slot_generation = (*generation).into();
-                if let Some(landing) = flights.accept(&completion) {
-                    prop_assert!(landing.done.frame.len() <= 2048);
-                    prop_assert!(landing.done.status.is_ok() || landing.done.frame.is_empty());
+                let landing = flights.accept(&completion, &mut done);
+                prop_assert_eq!(landing == Landing::Nobody, done.is_empty());
+                for done in &done {
+                    prop_assert!(done.frame.len() <= 2048);
+                    prop_assert!(done.status.is_ok() || done.frame.is_empty());
                     home += 1;
                 }
             }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,19 +13,20 @@ use fpga_regs::admin::{CommandStatus, Opcode};
 use fpga_regs::context::suite_bit;
 use fpga_regs::descriptor::Event;
 use fpga_regs::registers::{
-    ABI_VERSION, CardFeatures, CardStatus, Control, DEVICE_ID, DOORBELL_BAR, DOORBELL_PAGE,
-    MAGIC_VALUE, REGISTER_BAR, VENDOR_ID, control, event_queue, identity,
+    ABI_VERSION, ALL_ONES, CardFeatures, CardStatus, Control, DEVICE_ID, DOORBELL_BAR,
+    DOORBELL_PAGE, MAGIC_VALUE, REGISTER_BAR, VENDOR_ID, control, event_queue, identity,
 };
 use offload_api::capability::{Capabilities, Features};
 use offload_api::device::Counters;
 use offload_api::error::DeviceError;
 use offload_api::frame::FramePool;
 use offload_api::sa::{SaHandle, Suite};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vfio_user::message::REGION_CONFIG;
 
 use super::STATISTICS;
 use super::admin::{AdminQueue, Answer};
+use super::watchdog::{Pulse, TICK, Verdict, Watch};
 use crate::bar::Registers;
 use crate::dma::{DmaArena, DmaSlice, IovaAllocator};
 use crate::ring::CompletionRing;
@@ -53,7 +54,7 @@ pub(super) struct Life {
     /// Pools that are mapped, with their IOVAs: held, so that their memory lives.
     pools: RwLock<HashMap<u32, (FramePool, u64)>>,
     /// The card's full generation of each SA index.
-    generations: RwLock<Vec<u32>>,
+    generations: Box<[AtomicU32]>,
     queues: Mutex<QueueNumbers>,
     lost: Mutex<Option<String>>,
     is_lost: AtomicBool,
@@ -64,7 +65,11 @@ pub(super) struct Life {
     let_go: Mutex<Option<bool>>,
     pub(super) aborted: AtomicU64,
     pub(super) bogus: AtomicU64,
-    /// Rung when the card is lost or the life is over.
+    /// Queues to watch.
+    pulses: Mutex<Vec<(Weak<Pulse>, Watch)>>,
+    /// The watchdog lies down until it is roused.
+    dozing: AtomicBool,
+    /// Rung when the card is lost, the life is over, or the watchdog is needed.
     watch_bell: OwnedFd,
     watch: Mutex<Option<JoinHandle<()>>>,
 }
@@ -138,7 +143,7 @@ impl Life {
         let slice = arena
             .take(u64::from(EVENTS) * size_of::<Event>() as u64)
             .ok_or_else(small)?;
-        let events = CompletionRing::new(arena.clone(), slice, EVENTS);
+        let events = CompletionRing::new(&arena, slice, EVENTS).ok_or_else(small)?;
         registers.write_wide(event_queue::BASE, events.iova())?;
         registers.write(event_queue::DEPTH, EVENTS)?;
 
@@ -168,7 +173,9 @@ impl Life {
                 head: 0,
             }),
             pools: RwLock::default(),
-            generations: RwLock::new(vec![0; capabilities.max_sas as usize]),
+            generations: (0..capabilities.max_sas)
+                .map(|_| AtomicU32::new(0))
+                .collect(),
             queues: Mutex::new(QueueNumbers {
                 free: (0..capabilities.max_queues.min(vectors.len() as u16 - 1))
                     .rev()
@@ -182,6 +189,8 @@ impl Life {
             let_go: Mutex::default(),
             aborted: AtomicU64::new(0),
             bogus: AtomicU64::new(0),
+            pulses: Mutex::default(),
+            dozing: AtomicBool::new(false),
             watch_bell: make().map_err(host("eventfd"))?,
             watch: Mutex::default(),
             capabilities,
@@ -191,12 +200,9 @@ impl Life {
         Ok(life)
     }
 
-    /// A thread that notices a vanished device at once, even while everybody sleeps, and that has a
-    /// lost one unmap our memory: one that hangs makes it wait for its deadline.
+    /// A thread that notices a vanished device at once, and one that hangs soon, even while everybody
+    /// sleeps; and that has a lost one unmap our memory, which may make it wait for its deadline.
     fn start_watch(self: &Arc<Self>) -> Result<(), DeviceError> {
-        if self.transport.liveness().is_none() {
-            return Ok(());
-        }
         let weak: Weak<Self> = Arc::downgrade(self);
         let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
         let error = |error: std::io::Error| DeviceError::Host {
@@ -204,39 +210,90 @@ impl Life {
             error: error.to_string(),
         };
         let bell = copy(self.watch_bell.as_fd()).map_err(error)?;
-        let Some(liveness) = self.transport.liveness() else {
-            return Ok(());
-        };
-        let liveness = copy(liveness).map_err(error)?;
+        let liveness = self.transport.liveness().map(copy).transpose();
+        let liveness = liveness.map_err(error)?;
         let thread = std::thread::Builder::new()
             .name("ipa-watch".to_owned())
-            .spawn(move || {
-                let hung_up = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-                loop {
-                    let mut fds = [
-                        PollFd::new(&liveness, PollFlags::RDHUP),
-                        PollFd::new(&bell, PollFlags::IN),
-                    ];
-                    let _ = poll(&mut fds, None);
-                    let (vanished, rung) = (
-                        fds[0].revents().intersects(hung_up),
-                        !fds[1].revents().is_empty(),
-                    );
-                    let Some(life) = weak.upgrade() else { return };
-                    if rung {
-                        life.has_let_go();
-                        life.wake();
-                        return;
-                    }
-                    if vanished {
-                        // Which rings the bell.
-                        life.lose("its process has ended");
-                    }
-                }
-            })
+            .spawn(move || watch(&weak, liveness.as_ref(), &bell))
             .map_err(error)?;
         *lock(&self.watch) = Some(thread);
         Ok(())
+    }
+
+    /// Watches over a queue as long as it lives.
+    pub(super) fn watch_over(&self, pulse: &Arc<Pulse>) {
+        let mut pulses = lock(&self.pulses);
+        pulses.retain(|(pulse, _)| pulse.strong_count() != 0);
+        pulses.push((Arc::downgrade(pulse), Watch::default()));
+    }
+
+    /// After a doorbell and its fence: the watchdog has something to watch.
+    #[inline]
+    pub(super) fn rouse_watchdog(&self) {
+        if self.dozing.load(Ordering::Relaxed) && self.dozing.swap(false, Ordering::Relaxed) {
+            self.ring_watch_bell();
+        }
+    }
+
+    fn ring_watch_bell(&self) {
+        let _ = rustix::io::write(&self.watch_bell, &1u64.to_ne_bytes());
+    }
+
+    /// Looks at every queue; whether none was used for a while.
+    fn tick(&self) -> bool {
+        let mut quiet = true;
+        let mut verdicts = Verdict::Well;
+        // Once for all queues: a card that hangs takes its time for not answering.
+        let mut beat = None;
+        for (pulse, watch) in lock(&self.pulses).iter_mut() {
+            let Some(pulse) = pulse.upgrade() else {
+                continue;
+            };
+            let heartbeat = || *beat.get_or_insert_with(|| self.heartbeat());
+            match watch.tick(pulse.look(), heartbeat) {
+                Verdict::Quiet => {}
+                Verdict::Well => quiet = false,
+                verdict => verdicts = verdict,
+            }
+        }
+        match verdicts {
+            Verdict::Hung => self.lose("it hangs: no completion and no heartbeat"),
+            Verdict::Forgetful => self.lose("operations are not completed any more"),
+            Verdict::Well | Verdict::Quiet => {}
+        }
+        quiet
+    }
+
+    /// The card's heartbeat, unless it does not answer within a tick.
+    fn heartbeat(&self) -> Option<u32> {
+        let mut value = [0; 4];
+        let read = self
+            .transport
+            .probe(REGISTER_BAR, control::HEARTBEAT, &mut value, TICK);
+        match (read, u32::from_le_bytes(value)) {
+            (Ok(true), ALL_ONES) => {
+                self.lose("its registers read all ones");
+                None
+            }
+            (Ok(true), heartbeat) => Some(heartbeat),
+            (Ok(false), _) => None,
+            (Err(error), _) => {
+                self.lose(&error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Lies down, unless a queue has just been used.
+    fn doze(&self) -> bool {
+        self.dozing.store(true, Ordering::Relaxed);
+        // Pairs with the fence of a doorbell, between a queue's pulse and its look at `dozing`.
+        fence(Ordering::SeqCst);
+        let owes = |pulse: &Weak<Pulse>| pulse.upgrade().is_some_and(|pulse| pulse.look().owes);
+        if lock(&self.pulses).iter().any(|(pulse, _)| owes(pulse)) {
+            self.dozing.store(false, Ordering::Relaxed);
+        }
+        self.dozing.load(Ordering::Relaxed)
     }
 
     /// Marks the device as lost and wakes everybody who waits for it.
@@ -255,7 +312,7 @@ impl Life {
         *lost = Some(reason.to_owned());
         self.is_lost.store(true, Ordering::Release);
         drop(lost);
-        let _ = rustix::io::write(&self.watch_bell, &1u64.to_ne_bytes());
+        self.ring_watch_bell();
         self.wake();
         true
     }
@@ -337,23 +394,17 @@ impl Life {
     /// Our handle for a new SA of the card. The upper half of its generation is this life's number,
     /// so that a handle of an earlier life is stale and not another SA's.
     pub(super) fn adopt(&self, index: u32, generation: u32) -> SaHandle {
-        let mut generations = self
-            .generations
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = generations.get_mut(index as usize) {
-            *known = generation;
-        }
+        self.note_generation(index, generation);
         self.make_handle(index, generation)
     }
 
     pub(super) fn forget(&self, sa: SaHandle) {
-        let mut generations = self
-            .generations
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = generations.get_mut(sa.index as usize) {
-            *known = 0;
+        self.note_generation(sa.index, 0);
+    }
+
+    fn note_generation(&self, index: u32, generation: u32) {
+        if let Some(known) = self.generations.get(index as usize) {
+            known.store(generation, Ordering::Release);
         }
     }
 
@@ -365,12 +416,10 @@ impl Life {
     }
 
     /// The card's generation for a live handle.
+    #[inline]
     pub(super) fn card_generation(&self, sa: SaHandle) -> Option<u32> {
-        let generations = self
-            .generations
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let generation = *generations.get(sa.index as usize)?;
+        let generation = self.generations.get(sa.index as usize)?;
+        let generation = generation.load(Ordering::Acquire);
         (generation != 0 && self.make_handle(sa.index, generation) == sa).then_some(generation)
     }
 
@@ -530,13 +579,53 @@ impl Life {
 impl Drop for Life {
     fn drop(&mut self) {
         self.end("closed");
-        let _ = rustix::io::write(&self.watch_bell, &1u64.to_ne_bytes());
+        self.ring_watch_bell();
         let watch = lock(&self.watch).take();
         // The watchdog itself may be the last to hold this life: a thread can't join itself.
         if let Some(watch) = watch
             && watch.thread().id() != std::thread::current().id()
         {
             let _ = watch.join();
+        }
+    }
+}
+
+/// The watch thread.
+fn watch(weak: &Weak<Life>, liveness: Option<&OwnedFd>, bell: &OwnedFd) {
+    let hung_up = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    // The next look is one tick after the last one, whoever rings in between.
+    let mut last = Instant::now();
+    let mut quiet = true;
+    loop {
+        let Some(life) = weak.upgrade() else { return };
+        let dozes = quiet && life.doze();
+        drop(life);
+        let mut fds = [
+            PollFd::new(bell, PollFlags::IN),
+            PollFd::new(liveness.unwrap_or(bell), PollFlags::RDHUP),
+        ];
+        // A heartbeat that was waited for has used its tick up.
+        let rest = TICK.saturating_sub(last.elapsed());
+        let rest = Timespec {
+            tv_sec: 0,
+            tv_nsec: rest.subsec_nanos().into(),
+        };
+        let _ = poll(&mut fds, (!dozes).then_some(&rest));
+        let vanished = liveness.is_some() && fds[1].revents().intersects(hung_up);
+        let mut count = [0; 8];
+        let _ = rustix::io::read(bell, &mut count);
+        let Some(life) = weak.upgrade() else { return };
+        if vanished {
+            life.lose("its process has ended");
+        }
+        if life.check().is_err() {
+            life.has_let_go();
+            life.wake();
+            return;
+        }
+        if dozes || last.elapsed() >= TICK {
+            last = Instant::now();
+            quiet = life.tick();
         }
     }
 }

@@ -9,6 +9,7 @@ mod inline;
 pub mod inspect;
 mod life;
 mod queue;
+mod watchdog;
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
-use std::time::{Duration, Instant};
 
 use fpga_regs::admin::{CommandStatus, Opcode};
 use fpga_regs::descriptor::{Completion, FLAG_EXPLICIT, OP_PROCESS, Submission};
@@ -11,13 +10,11 @@ use fpga_regs::registers::{DOORBELL_PAGE, control, doorbell};
 use offload_api::error::{DeviceError, OpenQueueError};
 use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
 
-use super::flights::Flights;
+use super::flights::{Flights, Landing};
 use super::life::Life;
+use super::watchdog::Pulse;
 use crate::dma::DmaSlice;
 use crate::ring::{CompletionRing, SubmissionRing};
-
-/// A card that has work and completes nothing for so long is given up.
-const STALL: Duration = Duration::from_millis(250);
 
 pub(super) struct IpaQueue {
     life: Arc<Life>,
@@ -25,7 +22,7 @@ pub(super) struct IpaQueue {
     depth: u32,
     rings: (DmaSlice, DmaSlice),
     submissions: SubmissionRing<Submission>,
-    completions: CompletionRing<Completion>,
+    completions: Arc<CompletionRing<Completion>>,
     flights: Flights,
     /// Refused before they reached the card.
     refused: Vec<Done>,
@@ -35,7 +32,7 @@ pub(super) struct IpaQueue {
     rung: u32,
     /// Completions so far.
     head: u32,
-    progress: Instant,
+    pulse: Arc<Pulse>,
     /// The pool of the last frame, and where the card sees it.
     last_pool: Option<(u32, u64)>,
 }
@@ -47,14 +44,22 @@ impl IpaQueue {
         let sizes = (size_of::<Submission>(), size_of::<Completion>());
         let taken = life.take_queue(depth, sizes);
         let (number, first, second) = taken.ok_or(OpenQueueError::NoneFree { max })?;
-        let submissions = SubmissionRing::new(life.arena.clone(), first, depth);
-        let completions = CompletionRing::new(life.arena.clone(), second, depth);
+        let rings = SubmissionRing::new(&life.arena, first, depth).zip(CompletionRing::new(
+            &life.arena,
+            second,
+            depth,
+        ));
+        let (submissions, completions) = rings.ok_or(OpenQueueError::NoneFree { max })?;
+        let completions = Arc::new(completions);
         let arguments = [submissions.iova(), completions.iova(), depth.into(), 0, 0];
         let answer = life.command(Opcode::CreateQueue, number.into(), 0, arguments, &[])?;
         if answer.status != CommandStatus::Ok {
+            life.put_queue(number, depth, (first, second));
             let what = format!("queue {number} refused: {:?}", answer.status);
             return Err(DeviceError::Protocol { what }.into());
         }
+        let pulse = Arc::new(Pulse::new(completions.clone()));
+        life.watch_over(&pulse);
         Ok(Self {
             life,
             number,
@@ -67,7 +72,7 @@ impl IpaQueue {
             tail: 0,
             rung: 0,
             head: 0,
-            progress: Instant::now(),
+            pulse,
             last_pool: None,
         })
     }
@@ -94,6 +99,7 @@ impl IpaQueue {
         Ok(())
     }
 
+    #[inline]
     fn pool_iova(&mut self, op: &Op) -> Option<u64> {
         let id = op.frame.pool().id();
         match self.last_pool {
@@ -106,6 +112,7 @@ impl IpaQueue {
         }
     }
 
+    #[cold]
     fn refuse(&mut self, mut op: Op, status: Status) {
         op.frame.clear();
         self.refused.push(Done {
@@ -118,6 +125,7 @@ impl IpaQueue {
         });
     }
 
+    #[inline]
     fn submit(&mut self, op: Op) {
         let Some(generation) = self.life.card_generation(op.sa) else {
             return self.refuse(op, Status::SaStale);
@@ -166,7 +174,7 @@ impl IpaQueue {
             sequence: sequence.into(),
             iv,
         };
-        self.submissions.write(self.tail, &submission);
+        self.submissions.write(self.tail, submission);
         self.tail = self.tail.wrapping_add(1);
     }
 
@@ -178,15 +186,18 @@ impl IpaQueue {
     fn outstanding(&self) -> usize {
         self.flights.len()
     }
+
+    /// Operations that the card was told of and that are not home.
+    fn owed(&self) -> usize {
+        let unrung = self.tail.wrapping_sub(self.rung) as usize;
+        self.outstanding().saturating_sub(unrung)
+    }
 }
 
 impl QueuePair for IpaQueue {
     fn enqueue(&mut self, ops: &mut Vec<Op>) -> Result<usize, DeviceError> {
         self.life.check()?;
         let accepted = ops.len().min(self.flights.room());
-        if self.outstanding() == 0 {
-            self.progress = Instant::now();
-        }
         for op in ops.drain(..accepted) {
             self.submit(op);
         }
@@ -196,10 +207,13 @@ impl QueuePair for IpaQueue {
     fn kick(&mut self) -> Result<(), DeviceError> {
         self.life.check()?;
         if self.rung != self.tail {
-            // Orders the entries before the doorbell; pairs with the card's acquire of TAIL.
+            self.rung = self.tail;
+            self.pulse.rings(self.rung, self.outstanding());
+            // Orders the entries before the doorbell; pairs with the card's acquire of TAIL. Orders
+            // the pulse before the look at the watchdog, too.
             fence(Ordering::SeqCst);
             self.ring(doorbell::TAIL, self.tail);
-            self.rung = self.tail;
+            self.life.rouse_watchdog();
             self.wake()?;
         }
         Ok(())
@@ -209,7 +223,7 @@ impl QueuePair for IpaQueue {
         let before = done.len();
         let refused = self.refused.len().min(limit);
         done.extend(self.refused.drain(..refused));
-        let mut seen = false;
+        let first = self.head;
         // A hostile card could forge for ever: no more than a ring at once.
         for _ in 0..self.depth {
             if done.len() - before >= limit {
@@ -219,18 +233,13 @@ impl QueuePair for IpaQueue {
                 break;
             };
             self.head = self.head.wrapping_add(1);
-            seen = true;
-            let landing = self.flights.accept(&completion);
-            if landing.as_ref().is_none_or(|landing| landing.bogus) {
+            if self.flights.accept(&completion, done) != Landing::Home {
                 self.life.bogus.fetch_add(1, Ordering::Relaxed);
             }
-            done.extend(landing.map(|landing| landing.done));
         }
-        if seen {
-            self.progress = Instant::now();
+        if self.head != first {
+            self.pulse.consumes(self.head, self.owed());
             self.ring(doorbell::HEAD, self.head);
-        } else if self.outstanding() != 0 && self.progress.elapsed() > STALL {
-            self.life.lose("operations are not completed any more");
         }
         if let Err(error) = self.life.check() {
             if self.outstanding() == 0 && done.len() == before {
@@ -275,6 +284,7 @@ impl QueuePair for IpaQueue {
             // What the card completed before the queue was deleted.
             let _ = self.dequeue(&mut done, self.depth as usize);
         }
+        self.pulse.ends();
         let let_go = deleted || (self.outstanding() != 0 && self.life.has_let_go());
         self.bring_home(&mut done, let_go);
         if deleted && !was_lost {

@@ -7,6 +7,7 @@ pub mod user;
 mod vfio;
 
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use offload_api::error::DeviceError;
 use offload_api::frame::PoolMemory;
@@ -32,6 +33,21 @@ pub trait Transport: Send + Sync {
     /// # Errors
     /// [`DeviceError`].
     fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Reads from a region, waiting about so long at most; false where no answer has come, which a
+    /// later call then waits on for.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn probe(
+        &self,
+        region: u32,
+        offset: u64,
+        data: &mut [u8],
+        _within: Duration,
+    ) -> Result<bool, DeviceError> {
+        self.read(region, offset, data).map(|()| true)
+    }
 
     /// Writes to a region.
     ///

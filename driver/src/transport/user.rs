@@ -89,6 +89,18 @@ impl Transport for UserTransport {
             .map_err(failed)
     }
 
+    fn probe(
+        &self,
+        region: u32,
+        offset: u64,
+        data: &mut [u8],
+        within: Duration,
+    ) -> Result<bool, DeviceError> {
+        self.client
+            .region_probe(region, offset, data, within)
+            .map_err(failed)
+    }
+
     fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
         self.client
             .region_write(region, offset, data)

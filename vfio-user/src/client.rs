@@ -16,6 +16,9 @@ use crate::Error;
 use crate::message::*;
 use crate::socket::{self, Deadline, Message};
 
+/// How long a probe may wait for room to be sent in.
+const PROBE_SENT: Duration = Duration::from_millis(10);
+
 /// A connection to a device. Calls may come from several threads; they are served one by one.
 #[derive(Debug)]
 pub struct Client {
@@ -240,8 +243,8 @@ impl Client {
         Ok(())
     }
 
-    /// Reads a few octets of a region, for a watchdog: it waits for an answer, or for other threads'
-    /// calls, for about as long as it is told, and gives false then. The connection is still good: an
+    /// Reads a few octets of a region, for a watchdog: it waits for an answer for about as long as it is
+    /// told, not at all for other threads' calls, and gives false then. The connection is still good: an
     /// answer that comes later is that of the next probe.
     ///
     /// # Errors
@@ -254,7 +257,6 @@ impl Client {
         within: Duration,
     ) -> Result<bool, Error> {
         let Ok(mut control) = self.control.try_lock() else {
-            std::thread::sleep(within);
             return Ok(false);
         };
         let request = RegionAccess {
@@ -267,7 +269,7 @@ impl Client {
             Some(probe) => probe,
             None => {
                 let parts = [request.as_bytes()];
-                let soon = Deadline::after(within, Command::RegionRead.name());
+                let soon = Deadline::after(PROBE_SENT, Command::RegionRead.name());
                 let id = self.post(&mut control, Command::RegionRead, 0, &parts, &[], &soon);
                 let id = self.judge(id)?;
                 control.probe = Some((id, request));

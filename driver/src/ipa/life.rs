@@ -2,31 +2,34 @@
 //! One life of a card, from its opening to its loss or reset. Queue pairs and handles belong to a
 //! life and die with it.
 
+mod capabilities;
+mod watch;
+
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fpga_regs::admin::{CommandStatus, Opcode};
-use fpga_regs::context::suite_bit;
 use fpga_regs::descriptor::Event;
 use fpga_regs::registers::{
-    ABI_VERSION, ALL_ONES, CardFeatures, CardStatus, Control, DEVICE_ID, DOORBELL_BAR,
-    DOORBELL_PAGE, MAGIC_VALUE, REGISTER_BAR, VENDOR_ID, control, event_queue, identity,
+    ABI_VERSION, CardFeatures, CardStatus, Control, DOORBELL_BAR, DOORBELL_PAGE, MAGIC_VALUE,
+    REGISTER_BAR, control, event_queue, identity,
 };
-use offload_api::capability::{Capabilities, Features};
+use offload_api::capability::Capabilities;
 use offload_api::device::Counters;
 use offload_api::error::DeviceError;
 use offload_api::frame::FramePool;
-use offload_api::sa::{SaHandle, Suite};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use offload_api::sa::SaHandle;
+use rustix::event::{EventfdFlags, eventfd};
 use vfio_user::message::REGION_CONFIG;
 
+use self::capabilities::{check_identity, read_capabilities};
 use super::STATISTICS;
 use super::admin::{AdminQueue, Answer};
-use super::watchdog::{Pulse, TICK, Verdict, Watch};
+use super::watchdog::{Pulse, Watch};
 use crate::bar::Registers;
 use crate::dma::{DmaArena, DmaSlice, IovaAllocator};
 use crate::ring::CompletionRing;
@@ -198,102 +201,6 @@ impl Life {
         });
         life.start_watch()?;
         Ok(life)
-    }
-
-    /// A thread that notices a vanished device at once, and one that hangs soon, even while everybody
-    /// sleeps; and that has a lost one unmap our memory, which may make it wait for its deadline.
-    fn start_watch(self: &Arc<Self>) -> Result<(), DeviceError> {
-        let weak: Weak<Self> = Arc::downgrade(self);
-        let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
-        let error = |error: std::io::Error| DeviceError::Host {
-            what: "starting the watchdog",
-            error: error.to_string(),
-        };
-        let bell = copy(self.watch_bell.as_fd()).map_err(error)?;
-        let liveness = self.transport.liveness().map(copy).transpose();
-        let liveness = liveness.map_err(error)?;
-        let thread = std::thread::Builder::new()
-            .name("ipa-watch".to_owned())
-            .spawn(move || watch(&weak, liveness.as_ref(), &bell))
-            .map_err(error)?;
-        *lock(&self.watch) = Some(thread);
-        Ok(())
-    }
-
-    /// Watches over a queue as long as it lives.
-    pub(super) fn watch_over(&self, pulse: &Arc<Pulse>) {
-        let mut pulses = lock(&self.pulses);
-        pulses.retain(|(pulse, _)| pulse.strong_count() != 0);
-        pulses.push((Arc::downgrade(pulse), Watch::default()));
-    }
-
-    /// After a doorbell and its fence: the watchdog has something to watch.
-    #[inline]
-    pub(super) fn rouse_watchdog(&self) {
-        if self.dozing.load(Ordering::Relaxed) && self.dozing.swap(false, Ordering::Relaxed) {
-            self.ring_watch_bell();
-        }
-    }
-
-    fn ring_watch_bell(&self) {
-        let _ = rustix::io::write(&self.watch_bell, &1u64.to_ne_bytes());
-    }
-
-    /// Looks at every queue; whether none was used for a while.
-    fn tick(&self) -> bool {
-        let mut quiet = true;
-        let mut verdicts = Verdict::Well;
-        // Once for all queues: a card that hangs takes its time for not answering.
-        let mut beat = None;
-        for (pulse, watch) in lock(&self.pulses).iter_mut() {
-            let Some(pulse) = pulse.upgrade() else {
-                continue;
-            };
-            let heartbeat = || *beat.get_or_insert_with(|| self.heartbeat());
-            match watch.tick(pulse.look(), heartbeat) {
-                Verdict::Quiet => {}
-                Verdict::Well => quiet = false,
-                verdict => verdicts = verdict,
-            }
-        }
-        match verdicts {
-            Verdict::Hung => self.lose("it hangs: no completion and no heartbeat"),
-            Verdict::Forgetful => self.lose("operations are not completed any more"),
-            Verdict::Well | Verdict::Quiet => {}
-        }
-        quiet
-    }
-
-    /// The card's heartbeat, unless it does not answer within a tick.
-    fn heartbeat(&self) -> Option<u32> {
-        let mut value = [0; 4];
-        let read = self
-            .transport
-            .probe(REGISTER_BAR, control::HEARTBEAT, &mut value, TICK);
-        match (read, u32::from_le_bytes(value)) {
-            (Ok(true), ALL_ONES) => {
-                self.lose("its registers read all ones");
-                None
-            }
-            (Ok(true), heartbeat) => Some(heartbeat),
-            (Ok(false), _) => None,
-            (Err(error), _) => {
-                self.lose(&error.to_string());
-                None
-            }
-        }
-    }
-
-    /// Lies down, unless a queue has just been used.
-    fn doze(&self) -> bool {
-        self.dozing.store(true, Ordering::Relaxed);
-        // Pairs with the fence of a doorbell, between a queue's pulse and its look at `dozing`.
-        fence(Ordering::SeqCst);
-        let owes = |pulse: &Weak<Pulse>| pulse.upgrade().is_some_and(|pulse| pulse.look().owes);
-        if lock(&self.pulses).iter().any(|(pulse, _)| owes(pulse)) {
-            self.dozing.store(false, Ordering::Relaxed);
-        }
-        self.dozing.load(Ordering::Relaxed)
     }
 
     /// Marks the device as lost and wakes everybody who waits for it.
@@ -590,64 +497,6 @@ impl Drop for Life {
     }
 }
 
-/// The watch thread.
-fn watch(weak: &Weak<Life>, liveness: Option<&OwnedFd>, bell: &OwnedFd) {
-    let hung_up = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-    // The next look is one tick after the last one, whoever rings in between.
-    let mut last = Instant::now();
-    let mut quiet = true;
-    loop {
-        let Some(life) = weak.upgrade() else { return };
-        let dozes = quiet && life.doze();
-        drop(life);
-        let mut fds = [
-            PollFd::new(bell, PollFlags::IN),
-            PollFd::new(liveness.unwrap_or(bell), PollFlags::RDHUP),
-        ];
-        // A heartbeat that was waited for has used its tick up.
-        let rest = TICK.saturating_sub(last.elapsed());
-        let rest = Timespec {
-            tv_sec: 0,
-            tv_nsec: rest.subsec_nanos().into(),
-        };
-        let _ = poll(&mut fds, (!dozes).then_some(&rest));
-        let vanished = liveness.is_some() && fds[1].revents().intersects(hung_up);
-        let mut count = [0; 8];
-        let _ = rustix::io::read(bell, &mut count);
-        let Some(life) = weak.upgrade() else { return };
-        if vanished {
-            life.lose("its process has ended");
-        }
-        if life.check().is_err() {
-            life.has_let_go();
-            life.wake();
-            return;
-        }
-        if dozes || last.elapsed() >= TICK {
-            last = Instant::now();
-            quiet = life.tick();
-        }
-    }
-}
-
-fn check_identity(transport: &dyn Transport) -> Result<(), DeviceError> {
-    let mut id = [0; 4];
-    transport.read(REGION_CONFIG, 0, &mut id)?;
-    let [a, b, c, d] = id;
-    let found = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
-    match found {
-        (VENDOR_ID, DEVICE_ID) => Ok(()),
-        (0xffff, 0xffff) => Err(DeviceError::Gone {
-            reason: "configuration space reads all ones".to_owned(),
-        }),
-        (vendor, device) => Err(DeviceError::Protocol {
-            what: format!(
-                "PCI id {vendor:04x}:{device:04x}, expected an ipa card ({VENDOR_ID:04x}:{DEVICE_ID:04x})"
-            ),
-        }),
-    }
-}
-
 fn wait_status(
     registers: &Registers<'_>,
     waited_for: &'static str,
@@ -673,42 +522,4 @@ fn wait_status(
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-fn read_capabilities(
-    registers: &Registers<'_>,
-    card: CardFeatures,
-) -> Result<Capabilities, DeviceError> {
-    let bits = registers.read_wide(identity::SUITES)?;
-    let has =
-        |suite: &Suite| bits & 1 << suite_bit(suite.cipher() as u8, suite.integrity() as u8) != 0;
-    let pairs = [
-        (CardFeatures::ESN, Features::ESN),
-        (CardFeatures::TUNNEL, Features::TUNNEL),
-        (CardFeatures::TRANSPORT, Features::TRANSPORT),
-        (CardFeatures::OUTER_HEADERS, Features::OUTER_HEADERS),
-        (CardFeatures::OUTER_IPV6, Features::OUTER_IPV6),
-        (CardFeatures::UDP_ENCAPSULATION, Features::UDP_ENCAPSULATION),
-        (
-            CardFeatures::EXPLICIT_NUMBERING,
-            Features::EXPLICIT_NUMBERING,
-        ),
-        (CardFeatures::LIFETIMES, Features::LIFETIMES),
-        (CardFeatures::FAULT_INJECTION, Features::FAULT_INJECTION),
-        (CardFeatures::INLINE, Features::INLINE),
-    ];
-    let mut features = Features::INTERRUPTS;
-    for (theirs, ours) in pairs {
-        features.set(ours, card.contains(theirs));
-    }
-    let limit = |offset: u64, max: u32| registers.read(offset).map(|value| value.min(max));
-    Ok(Capabilities {
-        suites: Suite::all().filter(has).collect(),
-        features,
-        replay_window_max: limit(identity::MAX_WINDOW, 4096)?,
-        max_sas: limit(identity::MAX_SAS, 1 << 20)?,
-        max_queues: limit(identity::MAX_QUEUES, 64)? as u16,
-        max_depth: limit(identity::MAX_DEPTH, 4096)?,
-        max_packet: limit(identity::MAX_PACKET, 1 << 16)?,
-    })
 }

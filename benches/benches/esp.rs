@@ -13,9 +13,7 @@ use esp::engine::{SoftwareConfig, SoftwareEngine};
 use offload_api::device::Accelerator;
 use offload_api::frame::{Frame, FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair, Status};
-use offload_api::sa::{
-    Direction, Grant, KeyMaterial, Lifetimes, Mode, Numbering, SaHandle, SaParams, Spi, Suite,
-};
+use offload_api::sa::{Direction, Grant, KeyMaterial, Numbering, SaHandle, SaParams, Spi, Suite};
 
 const BURST: usize = 32;
 const SUITES: [&str; 4] = [
@@ -29,21 +27,16 @@ const SIZES: [usize; 5] = [64, 256, 512, 1024, 1420];
 fn outbound(suite: Suite) -> SaParams {
     let key = vec![1; suite.cipher_key_len() + suite.salt_len()];
     SaParams {
-        spi: Spi::new(0x1000).unwrap(),
-        direction: Direction::Outbound,
-        mode: Mode::Tunnel,
-        suite,
-        keys: KeyMaterial::from_keymat(suite, &key, &vec![2; suite.integrity_key_len()]).unwrap(),
-        esn: true,
-        replay_window: 0,
-        replay_state: None,
         numbering: Numbering::Granted(Some(Grant {
             first: 1,
             last: u64::MAX,
         })),
-        outer: None,
-        lifetimes: Lifetimes::default(),
-        selectors: Vec::new(),
+        ..SaParams::tunnel(
+            Spi::new(0x1000).unwrap(),
+            Direction::Outbound,
+            suite,
+            KeyMaterial::from_keymat(suite, &key, &vec![2; suite.integrity_key_len()]).unwrap(),
+        )
     }
 }
 

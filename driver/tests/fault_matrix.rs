@@ -13,9 +13,7 @@ use offload_api::device::Accelerator;
 use offload_api::failover::{Failover, FailoverConfig, HoldOff};
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair};
-use offload_api::sa::{
-    Direction, KeyMaterial, Lifetimes, Mode, Numbering, SaHandle, SaParams, Spi, Suite,
-};
+use offload_api::sa::{Direction, KeyMaterial, SaHandle, SaParams, Spi, Suite};
 use sim::fault::{Fault, FaultPlan, FaultRule};
 use sim::{CardConfig, SimulatedCard};
 
@@ -35,22 +33,18 @@ fn software() -> Arc<SoftwareEngine> {
 fn params(direction: Direction) -> SaParams {
     let suite = Suite::AES_128_GCM;
     SaParams {
-        spi: Spi::new(0x4001).unwrap(),
-        direction,
-        mode: Mode::Tunnel,
-        suite,
-        keys: KeyMaterial::from_keymat(suite, &[5; 20], &[]).unwrap(),
         esn: false,
         replay_window: if direction == Direction::Inbound {
             4096
         } else {
             0
         },
-        replay_state: None,
-        numbering: Numbering::Granted(None),
-        outer: None,
-        lifetimes: Lifetimes::default(),
-        selectors: Vec::new(),
+        ..SaParams::tunnel(
+            Spi::new(0x4001).unwrap(),
+            direction,
+            suite,
+            KeyMaterial::from_keymat(suite, &[5; 20], &[]).unwrap(),
+        )
     }
 }
 

@@ -15,8 +15,8 @@ use offload_api::device::Accelerator;
 use offload_api::error::SaError;
 use offload_api::inline::{Inline, PortRole, Rule};
 use offload_api::sa::{
-    Direction, Grant, KeyMaterial, Lifetimes, Mode, Numbering, OuterHeaders, SaHandle, SaParams,
-    Spi, Suite, TrafficSelector, UdpEncapsulation,
+    Direction, Grant, KeyMaterial, Numbering, OuterHeaders, SaHandle, SaParams, Spi, Suite,
+    TrafficSelector, UdpEncapsulation,
 };
 use pcap_file::DataLink;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
@@ -155,18 +155,12 @@ fn params(vector: &Value, direction: Direction) -> SaParams {
         udp,
     };
     SaParams {
-        spi: Spi::new(vector["spi"].as_u64().unwrap() as u32).unwrap(),
-        direction,
-        mode: Mode::Tunnel,
-        suite,
-        keys: KeyMaterial::from_keymat(suite, &key, &integrity).unwrap(),
         esn: false,
         replay_window: if direction == Direction::Inbound {
             64
         } else {
             0
         },
-        replay_state: None,
         numbering: Numbering::Granted(match direction {
             Direction::Outbound => Some(Grant {
                 first: 1,
@@ -186,8 +180,12 @@ fn params(vector: &Value, direction: Direction) -> SaParams {
                 }),
             ),
         }),
-        lifetimes: Lifetimes::default(),
-        selectors: Vec::new(),
+        ..SaParams::tunnel(
+            Spi::new(vector["spi"].as_u64().unwrap() as u32).unwrap(),
+            direction,
+            suite,
+            KeyMaterial::from_keymat(suite, &key, &integrity).unwrap(),
+        )
     }
 }
 

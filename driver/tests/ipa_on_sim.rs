@@ -71,25 +71,22 @@ impl Drop for Rig {
 
 fn params(direction: Direction) -> SaParams {
     SaParams {
-        spi: Spi::new(0x1234_5678).unwrap(),
-        direction,
-        mode: Mode::Tunnel,
-        suite: Suite::AES_256_GCM,
-        keys: KeyMaterial::from_keymat(Suite::AES_256_GCM, &[9; 36], &[]).unwrap(),
         esn: false,
         replay_window: if direction == Direction::Inbound {
             128
         } else {
             0
         },
-        replay_state: None,
         numbering: Numbering::Granted((direction == Direction::Outbound).then_some(Grant {
             first: 1,
             last: 1000,
         })),
-        outer: None,
-        lifetimes: Lifetimes::default(),
-        selectors: Vec::new(),
+        ..SaParams::tunnel(
+            Spi::new(0x1234_5678).unwrap(),
+            direction,
+            Suite::AES_256_GCM,
+            KeyMaterial::from_keymat(Suite::AES_256_GCM, &[9; 36], &[]).unwrap(),
+        )
     }
 }
 

@@ -4,7 +4,7 @@
 
 mod vectors;
 
-use offload_api::sa::{Direction, KeyMaterial, Lifetimes, Mode, Numbering, SaParams, Spi, Suite};
+use offload_api::sa::{Direction, KeyMaterial, Mode, Numbering, SaParams, Spi, Suite};
 
 use crate::packet::SlicePacket;
 use crate::transform::Transform;
@@ -130,21 +130,19 @@ fn params(answer: &KnownAnswer, direction: Direction) -> Option<SaParams> {
     let suite = Suite::from_name(answer.suite)?;
     let (key, integrity_key) = (octets(answer.key), octets(answer.integrity_key));
     Some(SaParams {
-        spi: Spi::new(answer.spi)?,
-        direction,
         mode: Mode::Transport,
-        suite,
-        keys: KeyMaterial::from_keymat(suite, &key, &integrity_key).ok()?,
         esn: false,
         replay_window: 0,
-        replay_state: None,
         numbering: match direction {
             Direction::Outbound => Numbering::Explicit,
             Direction::Inbound => Numbering::Granted(None),
         },
-        outer: None,
-        lifetimes: Lifetimes::default(),
-        selectors: Vec::new(),
+        ..SaParams::tunnel(
+            Spi::new(answer.spi)?,
+            direction,
+            suite,
+            KeyMaterial::from_keymat(suite, &key, &integrity_key).ok()?,
+        )
     })
 }
 

@@ -157,24 +157,12 @@ impl QueuePair for MortalQueue {
 }
 
 fn params(direction: Direction) -> SaParams {
-    SaParams {
-        spi: Spi::new(0x1000).unwrap(),
+    SaParams::tunnel(
+        Spi::new(0x1000).unwrap(),
         direction,
-        mode: Mode::Tunnel,
-        suite: Suite::AES_128_GCM,
-        keys: KeyMaterial::from_keymat(Suite::AES_128_GCM, &[7; 20], &[]).unwrap(),
-        esn: true,
-        replay_window: if direction == Direction::Inbound {
-            1024
-        } else {
-            0
-        },
-        replay_state: None,
-        numbering: Numbering::Granted(None),
-        outer: None,
-        lifetimes: Lifetimes::default(),
-        selectors: Vec::new(),
-    }
+        Suite::AES_128_GCM,
+        KeyMaterial::from_keymat(Suite::AES_128_GCM, &[7; 20], &[]).unwrap(),
+    )
 }
 
 fn inner_packet(len: usize) -> Vec<u8> {

@@ -4,7 +4,7 @@
 
 use esp::packet::SlicePacket;
 use esp::transform::Transform;
-use offload_api::sa::{Direction, KeyMaterial, Lifetimes, Mode, Numbering, SaParams, Spi, Suite};
+use offload_api::sa::{Direction, KeyMaterial, Numbering, SaParams, Spi, Suite};
 
 const KEYMAT: &str = "808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9fa0a1a2a3";
 const SOURCE: &str = "45000054a6f200004001e778c6336405c000020508005b7a3a080000553bec10\
@@ -20,18 +20,15 @@ fn transform(direction: Direction) -> Transform {
     let suite = Suite::CHACHA20_POLY1305;
     let keymat = hex::decode(KEYMAT).unwrap();
     Transform::new(&SaParams {
-        spi: Spi::new(0x0102_0304).unwrap(),
-        direction,
-        mode: Mode::Tunnel,
-        suite,
-        keys: KeyMaterial::from_keymat(suite, &keymat, &[]).unwrap(),
         esn: false,
         replay_window: 0,
-        replay_state: None,
         numbering: Numbering::Explicit,
-        outer: None,
-        lifetimes: Lifetimes::default(),
-        selectors: Vec::new(),
+        ..SaParams::tunnel(
+            Spi::new(0x0102_0304).unwrap(),
+            direction,
+            suite,
+            KeyMaterial::from_keymat(suite, &keymat, &[]).unwrap(),
+        )
     })
     .unwrap()
 }

@@ -15,9 +15,7 @@ use offload_api::event::{Engine, Event};
 use offload_api::failover::{Failover, FailoverConfig, HoldOff};
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair, Status};
-use offload_api::sa::{
-    Direction, KeyMaterial, Lifetimes, Mode, Numbering, SaHandle, SaParams, Spi, Suite,
-};
+use offload_api::sa::{Direction, KeyMaterial, Numbering, SaHandle, SaParams, Spi, Suite};
 use offload_api::wrap::{
     Captured, Counted, Faulty, FaultyPlan, PacketSink, PcapngSink, Side, Traced,
 };
@@ -57,24 +55,12 @@ fn the_contract_holds_through_every_wrapper() {
 }
 
 fn params(spi: u32, direction: Direction) -> SaParams {
-    SaParams {
-        spi: Spi::new(spi).unwrap(),
+    SaParams::tunnel(
+        Spi::new(spi).unwrap(),
         direction,
-        mode: Mode::Tunnel,
-        suite: Suite::AES_128_GCM,
-        keys: KeyMaterial::from_keymat(Suite::AES_128_GCM, &[7; 20], &[]).unwrap(),
-        esn: true,
-        replay_window: if direction == Direction::Inbound {
-            1024
-        } else {
-            0
-        },
-        replay_state: None,
-        numbering: Numbering::Granted(None),
-        outer: None,
-        lifetimes: Lifetimes::default(),
-        selectors: Vec::new(),
-    }
+        Suite::AES_128_GCM,
+        KeyMaterial::from_keymat(Suite::AES_128_GCM, &[7; 20], &[]).unwrap(),
+    )
 }
 
 fn inner_packet(len: usize, fill: u8) -> Vec<u8> {

@@ -8,8 +8,7 @@ use esp::packet::{PacketBuffer, SlicePacket};
 use esp::transform::Transform;
 use libfuzzer_sys::fuzz_target;
 use offload_api::sa::{
-    Direction, KeyMaterial, Lifetimes, Mode, Numbering, OuterHeaders, SaParams, Spi, Suite,
-    UdpEncapsulation,
+    Direction, KeyMaterial, Mode, OuterHeaders, SaParams, Spi, Suite, UdpEncapsulation,
 };
 
 static TRANSFORMS: LazyLock<Vec<Transform>> = LazyLock::new(|| {
@@ -24,20 +23,15 @@ static TRANSFORMS: LazyLock<Vec<Transform>> = LazyLock::new(|| {
                         destination: "192.0.2.2".parse().unwrap(),
                         udp: Some(udp),
                     });
+                    let spi = Spi::new(0x0101_0101).unwrap();
                     let key = vec![1; suite.cipher_key_len() + suite.salt_len()];
+                    let integrity = vec![2; suite.integrity_key_len()];
+                    let keys = KeyMaterial::from_keymat(suite, &key, &integrity).unwrap();
                     let sa = SaParams {
-                        spi: Spi::new(0x0101_0101).unwrap(),
-                        direction,
                         mode,
-                        suite,
-                        keys: KeyMaterial::from_keymat(suite, &key, &vec![2; suite.integrity_key_len()]).unwrap(),
-                        esn: true,
                         replay_window: 64,
-                        replay_state: None,
-                        numbering: Numbering::Granted(None),
                         outer,
-                        lifetimes: Lifetimes::default(),
-                        selectors: Vec::new(),
+                        ..SaParams::tunnel(spi, direction, suite, keys)
                     };
                     all.push(Transform::new(&sa).unwrap());
                 }

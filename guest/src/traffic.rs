@@ -17,9 +17,7 @@ use offload_api::device::{Accelerator, Health};
 use offload_api::error::DeviceError;
 use offload_api::frame::{FramePool, FramePoolConfig, PoolMemory};
 use offload_api::queue::{Arm, Done, Op, QueueConfig, QueuePair, Status};
-use offload_api::sa::{
-    Direction, Grant, KeyMaterial, Lifetimes, Mode, Numbering, SaHandle, SaParams, Spi, Suite,
-};
+use offload_api::sa::{Direction, Grant, KeyMaterial, Numbering, SaHandle, SaParams, Spi, Suite};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -221,21 +219,12 @@ fn outbound(spi: u32) -> SaParams {
         KeyMaterial::from_keymat(suite, &[9; 36], &[]).expect("a key"),
     );
     SaParams {
-        spi,
-        direction: Direction::Outbound,
-        mode: Mode::Tunnel,
-        suite,
-        keys,
         esn: false,
-        replay_window: 0,
-        replay_state: None,
         numbering: Numbering::Granted(Some(Grant {
             first: 1,
             last: 10_000_000,
         })),
-        outer: None,
-        lifetimes: Lifetimes::default(),
-        selectors: Vec::new(),
+        ..SaParams::tunnel(spi, Direction::Outbound, suite, keys)
     }
 }
 

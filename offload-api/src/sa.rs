@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Security associations as an accelerator sees them (RFC 4301 §4.4.2).
 
+mod numbering;
+mod suite;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -10,6 +13,9 @@ use zeroize::Zeroizing;
 
 use crate::error::InvalidSa;
 use crate::replay::ReplaySnapshot;
+
+pub use self::numbering::{Grant, GrantCursor, Numbering};
+pub use self::suite::{Cipher, Integrity, Suite};
 
 /// Everything an engine needs to seal or open the packets of one security association.
 #[derive(Clone, Debug)]
@@ -44,6 +50,29 @@ pub struct SaParams {
 }
 
 impl SaParams {
+    /// An SA in tunnel mode as RFC 4303 has it where nothing else is said: extended sequence numbers
+    /// (§2.2.1), inbound an anti-replay window, here of 1024 packets (§3.4.3). No limits, no outer
+    /// headers, and outbound no numbers until they are granted.
+    pub fn tunnel(spi: Spi, direction: Direction, suite: Suite, keys: KeyMaterial) -> Self {
+        Self {
+            spi,
+            direction,
+            mode: Mode::Tunnel,
+            suite,
+            keys,
+            esn: true,
+            replay_window: match direction {
+                Direction::Inbound => 1024,
+                Direction::Outbound => 0,
+            },
+            replay_state: None,
+            numbering: Numbering::Granted(None),
+            outer: None,
+            lifetimes: Lifetimes::default(),
+            selectors: Vec::new(),
+        }
+    }
+
     /// Checks what no engine could accept.
     ///
     /// # Errors
@@ -126,238 +155,6 @@ pub enum Mode {
     Transport,
 }
 
-/// An encryption algorithm of ESP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Cipher {
-    /// No encryption (RFC 2410).
-    Null = 0,
-    /// AES-128-GCM with a 16-octet ICV (RFC 4106).
-    Aes128Gcm = 1,
-    /// AES-256-GCM with a 16-octet ICV (RFC 4106).
-    Aes256Gcm = 2,
-    /// ChaCha20-Poly1305 (RFC 7634).
-    ChaCha20Poly1305 = 3,
-    /// AES-128-CBC (RFC 3602).
-    Aes128Cbc = 4,
-    /// AES-192-CBC (RFC 3602).
-    Aes192Cbc = 5,
-    /// AES-256-CBC (RFC 3602).
-    Aes256Cbc = 6,
-}
-
-impl Cipher {
-    /// The algorithm with this code, as devices and the SA cache store it.
-    pub fn from_code(code: u8) -> Option<Self> {
-        use Cipher::*;
-        [
-            Null,
-            Aes128Gcm,
-            Aes256Gcm,
-            ChaCha20Poly1305,
-            Aes128Cbc,
-            Aes192Cbc,
-            Aes256Cbc,
-        ]
-        .into_iter()
-        .find(|cipher| *cipher as u8 == code)
-    }
-}
-
-/// A separate integrity algorithm of ESP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Integrity {
-    /// None: the cipher is an AEAD.
-    None = 0,
-    /// HMAC-SHA-256-128 (RFC 4868).
-    HmacSha256 = 1,
-    /// HMAC-SHA-384-192 (RFC 4868).
-    HmacSha384 = 2,
-    /// HMAC-SHA-512-256 (RFC 4868).
-    HmacSha512 = 3,
-}
-
-impl Integrity {
-    /// The algorithm with this code, as devices and the SA cache store it.
-    pub fn from_code(code: u8) -> Option<Self> {
-        [
-            Self::None,
-            Self::HmacSha256,
-            Self::HmacSha384,
-            Self::HmacSha512,
-        ]
-        .into_iter()
-        .find(|integrity| *integrity as u8 == code)
-    }
-}
-
-/// A valid pair of encryption and integrity algorithms.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Suite {
-    cipher: Cipher,
-    integrity: Integrity,
-}
-
-impl Suite {
-    /// AES-128-GCM-16.
-    pub const AES_128_GCM: Self = Self {
-        cipher: Cipher::Aes128Gcm,
-        integrity: Integrity::None,
-    };
-    /// AES-256-GCM-16.
-    pub const AES_256_GCM: Self = Self {
-        cipher: Cipher::Aes256Gcm,
-        integrity: Integrity::None,
-    };
-    /// ChaCha20-Poly1305.
-    pub const CHACHA20_POLY1305: Self = Self {
-        cipher: Cipher::ChaCha20Poly1305,
-        integrity: Integrity::None,
-    };
-
-    /// Every suite there is, AEADs first.
-    pub fn all() -> impl Iterator<Item = Self> {
-        use Cipher::*;
-        let aeads = [Aes128Gcm, Aes256Gcm, ChaCha20Poly1305].map(|c| (c, Integrity::None));
-        let pairs = [Aes128Cbc, Aes192Cbc, Aes256Cbc, Null]
-            .into_iter()
-            .flat_map(|c| {
-                [
-                    Integrity::HmacSha256,
-                    Integrity::HmacSha384,
-                    Integrity::HmacSha512,
-                ]
-                .map(|i| (c, i))
-            });
-        aeads
-            .into_iter()
-            .chain(pairs)
-            .map(|(cipher, integrity)| Self { cipher, integrity })
-    }
-
-    /// Joins a cipher and an integrity algorithm.
-    ///
-    /// # Errors
-    /// An AEAD takes no separate integrity algorithm, every other cipher needs one (RFC 8221 §4).
-    pub fn new(cipher: Cipher, integrity: Integrity) -> Result<Self, InvalidSa> {
-        let aead = Self { cipher, integrity }.is_aead();
-        if aead == (integrity == Integrity::None) {
-            Ok(Self { cipher, integrity })
-        } else {
-            Err(InvalidSa::Suite { cipher, integrity })
-        }
-    }
-
-    /// The encryption algorithm.
-    pub fn cipher(self) -> Cipher {
-        self.cipher
-    }
-
-    /// The integrity algorithm.
-    pub fn integrity(self) -> Integrity {
-        self.integrity
-    }
-
-    /// Whether one algorithm does both.
-    pub fn is_aead(self) -> bool {
-        matches!(
-            self.cipher,
-            Cipher::Aes128Gcm | Cipher::Aes256Gcm | Cipher::ChaCha20Poly1305
-        )
-    }
-
-    /// Octets of encryption key, without salt.
-    pub fn cipher_key_len(self) -> usize {
-        match self.cipher {
-            Cipher::Null => 0,
-            Cipher::Aes128Gcm | Cipher::Aes128Cbc => 16,
-            Cipher::Aes192Cbc => 24,
-            Cipher::Aes256Gcm | Cipher::Aes256Cbc | Cipher::ChaCha20Poly1305 => 32,
-        }
-    }
-
-    /// Octets of salt that follow the encryption key in KEYMAT (RFC 4106 §8.1, RFC 7634 §2).
-    pub fn salt_len(self) -> usize {
-        if self.is_aead() { 4 } else { 0 }
-    }
-
-    /// Octets of integrity key.
-    pub fn integrity_key_len(self) -> usize {
-        match self.integrity {
-            Integrity::None => 0,
-            Integrity::HmacSha256 => 32,
-            Integrity::HmacSha384 => 48,
-            Integrity::HmacSha512 => 64,
-        }
-    }
-
-    /// Octets of initialisation vector on the wire.
-    pub fn iv_len(self) -> usize {
-        match self.cipher {
-            Cipher::Null => 0,
-            Cipher::Aes128Gcm | Cipher::Aes256Gcm | Cipher::ChaCha20Poly1305 => 8,
-            Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
-        }
-    }
-
-    /// Octets of integrity check value.
-    pub fn icv_len(self) -> usize {
-        match self.integrity {
-            Integrity::None | Integrity::HmacSha256 => 16,
-            Integrity::HmacSha384 => 24,
-            Integrity::HmacSha512 => 32,
-        }
-    }
-
-    /// What payload, padding and trailer together must be a multiple of (RFC 4303 §2.4).
-    pub fn alignment(self) -> usize {
-        match self.cipher {
-            Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
-            _ => 4,
-        }
-    }
-
-    /// The name in strongSwan's proposal syntax, such as `aes128gcm16` or `aes256-sha384`.
-    pub fn name(self) -> &'static str {
-        use {Cipher::*, Integrity::*};
-        match (self.cipher, self.integrity) {
-            (Aes128Gcm, _) => "aes128gcm16",
-            (Aes256Gcm, _) => "aes256gcm16",
-            (ChaCha20Poly1305, _) => "chacha20poly1305",
-            (Aes128Cbc, HmacSha384) => "aes128-sha384",
-            (Aes128Cbc, HmacSha512) => "aes128-sha512",
-            (Aes128Cbc, _) => "aes128-sha256",
-            (Aes192Cbc, HmacSha384) => "aes192-sha384",
-            (Aes192Cbc, HmacSha512) => "aes192-sha512",
-            (Aes192Cbc, _) => "aes192-sha256",
-            (Aes256Cbc, HmacSha384) => "aes256-sha384",
-            (Aes256Cbc, HmacSha512) => "aes256-sha512",
-            (Aes256Cbc, _) => "aes256-sha256",
-            (Null, HmacSha384) => "null-sha384",
-            (Null, HmacSha512) => "null-sha512",
-            (Null, _) => "null-sha256",
-        }
-    }
-
-    /// The suite with this [`name`](Self::name).
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::all().find(|suite| suite.name() == name)
-    }
-}
-
-impl fmt::Debug for Suite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl fmt::Display for Suite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// The keys of one SA. Zeroed when dropped; never shown.
 #[derive(Clone)]
 pub struct KeyMaterial {
@@ -428,121 +225,6 @@ impl KeyMaterial {
 impl fmt::Debug for KeyMaterial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyMaterial(..)")
-    }
-}
-
-/// Where an outbound SA's sequence numbers come from.
-///
-/// The sequence law: at any instant one engine owns an SA's numbers, and it uses only numbers of a
-/// grant that was recorded before it could use them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Numbering {
-    /// The engine counts within its grant. `None`: installed, but it may not seal yet.
-    Granted(Option<Grant>),
-    /// Each operation brings its own number and IV: known answers and offline tools, never traffic.
-    Explicit,
-}
-
-/// A block of sequence numbers, both ends inclusive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grant {
-    /// First number that may be used; never 0.
-    pub first: u64,
-    /// Last number that may be used.
-    pub last: u64,
-}
-
-impl Grant {
-    /// Checks order, the reserved zero and the end of the sequence space.
-    ///
-    /// # Errors
-    /// [`InvalidSa::Grant`].
-    pub fn check(self, esn: bool) -> Result<(), InvalidSa> {
-        let end = if esn { u64::MAX } else { u64::from(u32::MAX) };
-        if self.first == 0 || self.first > self.last || self.last > end {
-            return Err(InvalidSa::Grant {
-                first: self.first,
-                last: self.last,
-                end,
-            });
-        }
-        Ok(())
-    }
-}
-
-/// A cursor over granted numbers: what each engine keeps for an outbound SA.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GrantCursor {
-    next: u64,
-    /// Last usable number; 0 before the first grant, `next > last` when dry.
-    last: u64,
-    /// Number 2^64 - 1 is used or given up.
-    ended: bool,
-}
-
-impl GrantCursor {
-    /// A cursor that has nothing to give until [`extend`](Self::extend).
-    pub fn new(grant: Option<Grant>) -> Self {
-        let (next, last) = grant.map_or((1, 0), |grant| (grant.first, grant.last));
-        Self {
-            next,
-            last,
-            ended: false,
-        }
-    }
-
-    /// Takes in a further grant. One that continues the present one extends it; one that starts
-    /// later abandons what is left, so that numbers only ever grow.
-    ///
-    /// # Errors
-    /// The number that a grant must at least start at, when it lies behind.
-    pub fn extend(&mut self, grant: Grant) -> Result<(), u64> {
-        if grant.first <= self.last {
-            return Err(self.last.saturating_add(1));
-        }
-        if self.last == 0 || grant.first != self.last + 1 {
-            self.next = grant.first;
-        }
-        // Else it continues: a dry cursor stands at `grant.first` already.
-        self.last = grant.last;
-        Ok(())
-    }
-
-    /// Takes up to `count` consecutive numbers: the first and how many.
-    pub fn take(&mut self, count: u64) -> Option<(u64, u64)> {
-        let taken = count.min(self.remaining());
-        if taken == 0 {
-            return None;
-        }
-        let first = self.next;
-        match self.next.checked_add(taken) {
-            Some(next) => self.next = next,
-            // The very last number of the 64-bit space: dry for ever.
-            None => self.ended = true,
-        }
-        Some((first, taken))
-    }
-
-    /// Gives up what is left; a later grant must still start past it.
-    pub fn revoke(&mut self) {
-        match self.last.checked_add(1) {
-            Some(next) => self.next = next,
-            None => self.ended = true,
-        }
-    }
-
-    /// Numbers left.
-    pub fn remaining(&self) -> u64 {
-        if self.next > self.last || self.ended {
-            0
-        } else {
-            (self.last - self.next).saturating_add(1)
-        }
-    }
-
-    /// The number that the next packet would get.
-    pub fn next(&self) -> u64 {
-        self.next
     }
 }
 
@@ -657,69 +339,9 @@ pub struct SaUsage {
     /// Packets refused for any other reason.
     pub errors: u64,
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_cursor_never_gives_a_number_twice_nor_one_outside_its_grants() {
-        let mut cursor = GrantCursor::new(Some(Grant { first: 1, last: 10 }));
-        assert_eq!(cursor.take(4), Some((1, 4)));
-        cursor
-            .extend(Grant {
-                first: 11,
-                last: 20,
-            })
-            .unwrap();
-        assert_eq!(cursor.take(100), Some((5, 16)));
-        assert_eq!(cursor.take(1), None);
-        assert_eq!(
-            cursor.extend(Grant {
-                first: 20,
-                last: 40
-            }),
-            Err(21)
-        );
-        cursor
-            .extend(Grant {
-                first: 100,
-                last: 101,
-            })
-            .unwrap();
-        assert_eq!(cursor.take(1), Some((100, 1)));
-        cursor
-            .extend(Grant {
-                first: 200,
-                last: 200,
-            })
-            .unwrap();
-        assert_eq!(cursor.take(2), Some((200, 1)));
-    }
-
-    #[test]
-    fn the_end_of_the_64_bit_space_refuses_and_never_wraps() {
-        let mut cursor = GrantCursor::new(Some(Grant {
-            first: u64::MAX - 1,
-            last: u64::MAX,
-        }));
-        assert_eq!(cursor.take(8), Some((u64::MAX - 1, 2)));
-        assert_eq!(cursor.take(1), None);
-        assert!(cursor.extend(Grant { first: 1, last: 5 }).is_err());
-    }
-
-    #[test]
-    fn a_standby_cursor_starts_with_its_first_grant() {
-        let mut cursor = GrantCursor::new(None);
-        assert_eq!(cursor.take(1), None);
-        cursor
-            .extend(Grant {
-                first: 65537,
-                last: 131072,
-            })
-            .unwrap();
-        assert_eq!(cursor.take(1), Some((65537, 1)));
-    }
 
     #[test]
     fn keys_never_reach_debug_output() {

@@ -93,16 +93,20 @@ impl PciBackend {
         }
     }
 
-    /// Whether the registers do not answer, on purpose.
-    fn misbehaves(&self, region: u32) -> Result<bool, Errno> {
-        if region != REGISTER_BAR {
+    /// Whether anybody answers on the bus: not while memory is disabled, nor where the registers do
+    /// not, on purpose.
+    fn answers(&self, region: u32) -> Result<bool, Errno> {
+        if !self.config.memory_space() {
             return Ok(false);
+        }
+        if region != REGISTER_BAR || !self.card.is_faulty {
+            return Ok(true);
         }
         let mut core = self.card.lock();
         if core.faults.strikes(Fault::BusError) {
             return Err(Errno::IO);
         }
-        Ok(core.vanished)
+        Ok(!core.vanished)
     }
 
     fn write_register(&mut self, offset: u64, value: u32) {
@@ -169,14 +173,9 @@ impl Backend for PciBackend {
     }
 
     fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
-        if self.misbehaves(region)? {
-            data.fill(0xff);
-            return Ok(());
-        }
         match region {
             REGION_CONFIG => self.config.read(offset, data),
-            // Nobody answers on the bus then.
-            _ if !self.config.memory_space() => data.fill(0xff),
+            _ if !self.answers(region)? => data.fill(0xff),
             MSIX_BAR => {
                 self.update_msix();
                 let from = self.msix.get(offset as usize..).unwrap_or_default();
@@ -205,9 +204,6 @@ impl Backend for PciBackend {
     }
 
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), Errno> {
-        if self.misbehaves(region)? {
-            return Ok(());
-        }
         match region {
             REGION_CONFIG => {
                 if self.config.write(offset, data) {
@@ -220,7 +216,7 @@ impl Backend for PciBackend {
                 core.irqs
                     .set_all_masked(self.config.all_masked(), Instant::now());
             }
-            _ if !self.config.memory_space() => {}
+            _ if !self.answers(region)? => {}
             MSIX_BAR => {
                 self.update_msix();
                 // The pending bits are the card's.

@@ -54,6 +54,8 @@ pub(crate) struct Card {
     bell: Arc<Bell>,
     /// Counts up while the data side serves this function.
     pub(crate) heartbeat: AtomicU32,
+    /// It has faults to inject: only then need an access to its registers ask for the core first.
+    pub(crate) is_faulty: bool,
     /// The heart stands still, on purpose.
     pub(crate) frozen: AtomicBool,
     /// Descriptors taken, for each queue: what the data side compares doorbells with, without a lock.
@@ -265,6 +267,7 @@ impl Card {
         let vectors = usize::from(config.queues) + 1;
         Ok(Self {
             doorbells: Doorbells::new(config.queues)?,
+            is_faulty: !config.faults.is_empty(),
             core: Mutex::new(Core {
                 number: config.number,
                 of: config.of,

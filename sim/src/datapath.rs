@@ -159,11 +159,7 @@ fn serve(card: &Card, core: &mut Core, number: u16, buffer: &mut [u8]) -> bool {
             continue;
         }
         spoil(&mut core.faults, &mut completion);
-        let copies = if core.faults.strikes(Fault::DuplicateCompletion) {
-            2
-        } else {
-            1
-        };
+        let copies = 1 + usize::from(core.faults.strikes(Fault::DuplicateCompletion));
         if core.faults.strikes(Fault::ReorderCompletion) && held.is_none() {
             held = Some(completion);
             continue;

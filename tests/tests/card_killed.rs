@@ -20,9 +20,7 @@ use offload_api::event::Engine;
 use offload_api::failover::{Failover, FailoverConfig, HoldOff};
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair, Status};
-use offload_api::sa::{
-    Direction, KeyMaterial, Lifetimes, Mode, Numbering, SaHandle, SaParams, Spi, Suite,
-};
+use offload_api::sa::{Direction, KeyMaterial, SaHandle, SaParams, Spi, Suite};
 
 const BURST: usize = 32;
 
@@ -122,24 +120,12 @@ impl Gateway {
 
 fn params(direction: Direction) -> SaParams {
     let suite = Suite::AES_256_GCM;
-    SaParams {
-        spi: Spi::new(0xcafe_0001).unwrap(),
+    SaParams::tunnel(
+        Spi::new(0xcafe_0001).unwrap(),
         direction,
-        mode: Mode::Tunnel,
         suite,
-        keys: KeyMaterial::from_keymat(suite, &[3; 36], &[]).unwrap(),
-        esn: true,
-        replay_window: if direction == Direction::Inbound {
-            1024
-        } else {
-            0
-        },
-        replay_state: None,
-        numbering: Numbering::Granted(None),
-        outer: None,
-        lifetimes: Lifetimes::default(),
-        selectors: Vec::new(),
-    }
+        KeyMaterial::from_keymat(suite, &[3; 36], &[]).unwrap(),
+    )
 }
 
 /// An IPv4 packet that carries its own number.

@@ -11,9 +11,7 @@ use driver::ipa::IpaCard;
 use offload_api::device::Accelerator;
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair};
-use offload_api::sa::{
-    Direction, Grant, KeyMaterial, Lifetimes, Mode, Numbering, SaHandle, SaParams, Spi, Suite,
-};
+use offload_api::sa::{Direction, Grant, KeyMaterial, Numbering, SaHandle, SaParams, Spi, Suite};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -121,20 +119,15 @@ fn op(sa: SaHandle, frame: offload_api::frame::Frame) -> Op {
 fn outbound() -> SaParams {
     let suite = Suite::AES_128_GCM;
     SaParams {
-        spi: Spi::new(0x1000).unwrap(),
-        direction: Direction::Outbound,
-        mode: Mode::Tunnel,
-        suite,
-        keys: KeyMaterial::from_keymat(suite, &[1; 20], &[]).unwrap(),
-        esn: true,
-        replay_window: 0,
-        replay_state: None,
         numbering: Numbering::Granted(Some(Grant {
             first: 1,
             last: u64::MAX,
         })),
-        outer: None,
-        lifetimes: Lifetimes::default(),
-        selectors: Vec::new(),
+        ..SaParams::tunnel(
+            Spi::new(0x1000).unwrap(),
+            Direction::Outbound,
+            suite,
+            KeyMaterial::from_keymat(suite, &[1; 20], &[]).unwrap(),
+        )
     }
 }

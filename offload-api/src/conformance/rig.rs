@@ -15,8 +15,7 @@ use crate::event::Event;
 use crate::frame::{Frame, FramePool, FramePoolConfig};
 use crate::queue::{Arm, Done, Op, QueueConfig, QueuePair, Status};
 use crate::sa::{
-    Amend, Direction, Grant, KeyMaterial, Lifetimes, Mode, Numbering, SaHandle, SaParams, Spi,
-    Suite,
+    Amend, Direction, Grant, KeyMaterial, Mode, Numbering, SaHandle, SaParams, Spi, Suite,
 };
 use crate::wire::ip::checksum;
 
@@ -286,21 +285,18 @@ pub(super) fn params(direction: Direction, suite: Suite) -> SaParams {
     let encryption = octets(suite.cipher_key_len() + suite.salt_len(), 0x31);
     let integrity = octets(suite.integrity_key_len(), 0xc5);
     SaParams {
-        spi: Spi::new(0xc0de_0001).unwrap(),
-        direction,
-        mode: Mode::Tunnel,
-        suite,
-        keys: KeyMaterial::from_keymat(suite, &encryption, &integrity).unwrap(),
         esn: false,
         replay_window: if outbound { 0 } else { 64 },
-        replay_state: None,
         numbering: Numbering::Granted(outbound.then_some(Grant {
             first: 1,
             last: 1 << 20,
         })),
-        outer: None,
-        lifetimes: Lifetimes::default(),
-        selectors: Vec::new(),
+        ..SaParams::tunnel(
+            Spi::new(0xc0de_0001).unwrap(),
+            direction,
+            suite,
+            KeyMaterial::from_keymat(suite, &encryption, &integrity).unwrap(),
+        )
     }
 }
 

@@ -180,20 +180,16 @@ impl FromStr for FaultRule {
         };
         let (name, when) = text.split_once('=').ok_or_else(bad)?;
         let fault = name.parse()?;
-        let number = |text: &str| text.parse::<u64>().ok().filter(|n| *n > 0);
-        let when = if let Some(n) = when.strip_prefix("1/") {
-            When::OneIn(number(n).ok_or_else(bad)?)
+        let number = |text: &str| text.parse::<u64>().map_err(|_| bad());
+        let when = if let Some(chances) = when.strip_prefix("1/") {
+            When::one_in(number(chances)?)
         } else if let Some(list) = when.strip_prefix('@') {
-            let chances: Option<Vec<u64>> = list.split(',').map(number).collect();
-            When::At(chances.ok_or_else(bad)?)
+            When::at(list.split(',').map(number).collect::<Result<_, _>>()?)
         } else {
             let (length, every) = when.split_once('x').ok_or_else(bad)?;
-            let (length, every) = number(length).zip(number(every)).ok_or_else(bad)?;
-            if length > every {
-                return Err(bad());
-            }
-            When::Burst { length, every }
+            When::burst(number(length)?, number(every)?)
         };
+        let when = when.ok_or_else(bad)?;
         Ok(Self { fault, when })
     }
 }
@@ -237,6 +233,8 @@ mod tests {
             "stall=2/3",
             "stall=1/x",
             "stall=@",
+            "stall=@0",
+            "stall=0x8",
             "stall=9x8",
         ] {
             let error = bad.parse::<FaultRule>().unwrap_err().to_string();

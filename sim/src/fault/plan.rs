@@ -24,6 +24,25 @@ pub enum When {
     At(Vec<u64>),
 }
 
+impl When {
+    /// Once in so many chances on average; nothing for none.
+    pub fn one_in(chances: u64) -> Option<Self> {
+        (chances > 0).then_some(Self::OneIn(chances))
+    }
+
+    /// So many in a row, every so many; nothing for an empty row, or one longer than that.
+    pub fn burst(length: u64, every: u64) -> Option<Self> {
+        (1..=every)
+            .contains(&length)
+            .then_some(Self::Burst { length, every })
+    }
+
+    /// At exactly these chances; nothing for none, or one before the first, which is 1.
+    pub fn at(chances: Vec<u64>) -> Option<Self> {
+        (!chances.is_empty() && !chances.contains(&0)).then_some(Self::At(chances))
+    }
+}
+
 /// Rules with their chances so far.
 #[derive(Clone, Debug, Default)]
 pub struct FaultPlan {
@@ -159,19 +178,15 @@ impl FaultPlan {
 impl Entry {
     fn rule(self) -> Result<FaultRule, ParseFaultError> {
         let fault = self.name.parse()?;
-        let bad = || ParseFaultError::When {
+        let when = match (self.one_in, self.burst, self.every, self.at) {
+            (Some(chances), None, None, None) => When::one_in(chances),
+            (None, Some(length), Some(every), None) => When::burst(length, every),
+            (None, None, None, Some(chances)) => When::at(chances),
+            _ => None,
+        };
+        let when = when.ok_or_else(|| ParseFaultError::When {
             found: format!("{}, by its keys", self.name),
-        };
-        let positive = |n: u64| (n > 0).then_some(n).ok_or_else(bad);
-        let when = match (self.one_in, self.burst, self.every, &self.at) {
-            (Some(n), None, None, None) => When::OneIn(positive(n)?),
-            (None, Some(length), Some(every), None) if length <= every => When::Burst {
-                length: positive(length)?,
-                every,
-            },
-            (None, None, None, Some(at)) if !at.is_empty() => When::At(at.clone()),
-            _ => return Err(bad()),
-        };
+        })?;
         Ok(FaultRule { fault, when })
     }
 }
@@ -244,6 +259,17 @@ mod tests {
                 "NAME=1/N",
             ),
             ("[[fault]]\nname = \"stall\"\nonce_in = 2\n", "once_in"),
+            ("[[fault]]\nname = \"stall\"\none_in = 0\n", "NAME=1/N"),
+            ("[[fault]]\nname = \"stall\"\nat = [0]\n", "NAME=1/N"),
+            ("[[fault]]\nname = \"stall\"\nat = []\n", "NAME=1/N"),
+            (
+                "[[fault]]\nname = \"stall\"\nburst = 9\nevery = 8\n",
+                "NAME=1/N",
+            ),
+            (
+                "[[fault]]\nname = \"stall\"\nburst = 0\nevery = 8\n",
+                "NAME=1/N",
+            ),
             ("speed = 1\n", "speed"),
         ] {
             let error = read(bad).unwrap_err().to_string();

@@ -14,7 +14,7 @@ use super::*;
 use crate::cache::CacheReader;
 use crate::frame::FramePoolConfig;
 use crate::queue::{Arm, Done, Op, Status};
-use crate::sa::{Direction, Grant, KeyMaterial, Lifetimes, Limits, Mode, Spi, Suite};
+use crate::sa::{Direction, Grant, KeyMaterial, Limits, Spi, Suite};
 use fake::{Fake, Ledger, Mood, Random};
 
 const FRAMES: u32 = 512;
@@ -59,22 +59,17 @@ fn bench(seed: u64, block: u64) -> Bench {
 fn params(spi: u32, direction: Direction) -> SaParams {
     let suite = Suite::AES_128_GCM;
     SaParams {
-        spi: Spi::new(spi).unwrap(),
-        direction,
-        mode: Mode::Tunnel,
-        suite,
-        keys: KeyMaterial::from_keymat(suite, &[7; 20], &[]).unwrap(),
-        esn: true,
         replay_window: if direction == Direction::Inbound {
             64
         } else {
             0
         },
-        replay_state: None,
-        numbering: Numbering::Granted(None),
-        outer: None,
-        lifetimes: Lifetimes::default(),
-        selectors: Vec::new(),
+        ..SaParams::tunnel(
+            Spi::new(spi).unwrap(),
+            direction,
+            suite,
+            KeyMaterial::from_keymat(suite, &[7; 20], &[]).unwrap(),
+        )
     }
 }
 

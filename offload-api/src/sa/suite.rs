@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The algorithms of ESP, and which of them go together.
+
+use std::fmt;
+
+use crate::error::InvalidSa;
+
+/// An encryption algorithm of ESP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Cipher {
+    /// No encryption (RFC 2410).
+    Null = 0,
+    /// AES-128-GCM with a 16-octet ICV (RFC 4106).
+    Aes128Gcm = 1,
+    /// AES-256-GCM with a 16-octet ICV (RFC 4106).
+    Aes256Gcm = 2,
+    /// ChaCha20-Poly1305 (RFC 7634).
+    ChaCha20Poly1305 = 3,
+    /// AES-128-CBC (RFC 3602).
+    Aes128Cbc = 4,
+    /// AES-192-CBC (RFC 3602).
+    Aes192Cbc = 5,
+    /// AES-256-CBC (RFC 3602).
+    Aes256Cbc = 6,
+}
+
+impl Cipher {
+    /// The algorithm with this code, as devices and the SA cache store it.
+    pub fn from_code(code: u8) -> Option<Self> {
+        use Cipher::*;
+        [
+            Null,
+            Aes128Gcm,
+            Aes256Gcm,
+            ChaCha20Poly1305,
+            Aes128Cbc,
+            Aes192Cbc,
+            Aes256Cbc,
+        ]
+        .into_iter()
+        .find(|cipher| *cipher as u8 == code)
+    }
+}
+
+/// A separate integrity algorithm of ESP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Integrity {
+    /// None: the cipher is an AEAD.
+    None = 0,
+    /// HMAC-SHA-256-128 (RFC 4868).
+    HmacSha256 = 1,
+    /// HMAC-SHA-384-192 (RFC 4868).
+    HmacSha384 = 2,
+    /// HMAC-SHA-512-256 (RFC 4868).
+    HmacSha512 = 3,
+}
+
+impl Integrity {
+    /// The algorithm with this code, as devices and the SA cache store it.
+    pub fn from_code(code: u8) -> Option<Self> {
+        [
+            Self::None,
+            Self::HmacSha256,
+            Self::HmacSha384,
+            Self::HmacSha512,
+        ]
+        .into_iter()
+        .find(|integrity| *integrity as u8 == code)
+    }
+}
+
+/// A valid pair of encryption and integrity algorithms.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Suite {
+    cipher: Cipher,
+    integrity: Integrity,
+}
+
+impl Suite {
+    /// AES-128-GCM-16.
+    pub const AES_128_GCM: Self = Self {
+        cipher: Cipher::Aes128Gcm,
+        integrity: Integrity::None,
+    };
+    /// AES-256-GCM-16.
+    pub const AES_256_GCM: Self = Self {
+        cipher: Cipher::Aes256Gcm,
+        integrity: Integrity::None,
+    };
+    /// ChaCha20-Poly1305.
+    pub const CHACHA20_POLY1305: Self = Self {
+        cipher: Cipher::ChaCha20Poly1305,
+        integrity: Integrity::None,
+    };
+
+    /// Every suite there is, AEADs first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        use Cipher::*;
+        let aeads = [Aes128Gcm, Aes256Gcm, ChaCha20Poly1305].map(|c| (c, Integrity::None));
+        let pairs = [Aes128Cbc, Aes192Cbc, Aes256Cbc, Null]
+            .into_iter()
+            .flat_map(|c| {
+                [
+                    Integrity::HmacSha256,
+                    Integrity::HmacSha384,
+                    Integrity::HmacSha512,
+                ]
+                .map(|i| (c, i))
+            });
+        aeads
+            .into_iter()
+            .chain(pairs)
+            .map(|(cipher, integrity)| Self { cipher, integrity })
+    }
+
+    /// Joins a cipher and an integrity algorithm.
+    ///
+    /// # Errors
+    /// An AEAD takes no separate integrity algorithm, every other cipher needs one (RFC 8221 §4).
+    pub fn new(cipher: Cipher, integrity: Integrity) -> Result<Self, InvalidSa> {
+        let aead = Self { cipher, integrity }.is_aead();
+        if aead == (integrity == Integrity::None) {
+            Ok(Self { cipher, integrity })
+        } else {
+            Err(InvalidSa::Suite { cipher, integrity })
+        }
+    }
+
+    /// The encryption algorithm.
+    pub fn cipher(self) -> Cipher {
+        self.cipher
+    }
+
+    /// The integrity algorithm.
+    pub fn integrity(self) -> Integrity {
+        self.integrity
+    }
+
+    /// Whether one algorithm does both.
+    pub fn is_aead(self) -> bool {
+        matches!(
+            self.cipher,
+            Cipher::Aes128Gcm | Cipher::Aes256Gcm | Cipher::ChaCha20Poly1305
+        )
+    }
+
+    /// Octets of encryption key, without salt.
+    pub fn cipher_key_len(self) -> usize {
+        match self.cipher {
+            Cipher::Null => 0,
+            Cipher::Aes128Gcm | Cipher::Aes128Cbc => 16,
+            Cipher::Aes192Cbc => 24,
+            Cipher::Aes256Gcm | Cipher::Aes256Cbc | Cipher::ChaCha20Poly1305 => 32,
+        }
+    }
+
+    /// Octets of salt that follow the encryption key in KEYMAT (RFC 4106 §8.1, RFC 7634 §2).
+    pub fn salt_len(self) -> usize {
+        if self.is_aead() { 4 } else { 0 }
+    }
+
+    /// Octets of integrity key.
+    pub fn integrity_key_len(self) -> usize {
+        match self.integrity {
+            Integrity::None => 0,
+            Integrity::HmacSha256 => 32,
+            Integrity::HmacSha384 => 48,
+            Integrity::HmacSha512 => 64,
+        }
+    }
+
+    /// Octets of initialisation vector on the wire.
+    pub fn iv_len(self) -> usize {
+        match self.cipher {
+            Cipher::Null => 0,
+            Cipher::Aes128Gcm | Cipher::Aes256Gcm | Cipher::ChaCha20Poly1305 => 8,
+            Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
+        }
+    }
+
+    /// Octets of integrity check value.
+    pub fn icv_len(self) -> usize {
+        match self.integrity {
+            Integrity::None | Integrity::HmacSha256 => 16,
+            Integrity::HmacSha384 => 24,
+            Integrity::HmacSha512 => 32,
+        }
+    }
+
+    /// What payload, padding and trailer together must be a multiple of (RFC 4303 §2.4).
+    pub fn alignment(self) -> usize {
+        match self.cipher {
+            Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
+            _ => 4,
+        }
+    }
+
+    /// The name in strongSwan's proposal syntax, such as `aes128gcm16` or `aes256-sha384`.
+    pub fn name(self) -> &'static str {
+        use {Cipher::*, Integrity::*};
+        match (self.cipher, self.integrity) {
+            (Aes128Gcm, _) => "aes128gcm16",
+            (Aes256Gcm, _) => "aes256gcm16",
+            (ChaCha20Poly1305, _) => "chacha20poly1305",
+            (Aes128Cbc, HmacSha384) => "aes128-sha384",
+            (Aes128Cbc, HmacSha512) => "aes128-sha512",
+            (Aes128Cbc, _) => "aes128-sha256",
+            (Aes192Cbc, HmacSha384) => "aes192-sha384",
+            (Aes192Cbc, HmacSha512) => "aes192-sha512",
+            (Aes192Cbc, _) => "aes192-sha256",
+            (Aes256Cbc, HmacSha384) => "aes256-sha384",
+            (Aes256Cbc, HmacSha512) => "aes256-sha512",
+            (Aes256Cbc, _) => "aes256-sha256",
+            (Null, HmacSha384) => "null-sha384",
+            (Null, HmacSha512) => "null-sha512",
+            (Null, _) => "null-sha256",
+        }
+    }
+
+    /// The suite with this [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::all().find(|suite| suite.name() == name)
+    }
+}
+
+impl fmt::Debug for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -3,7 +3,6 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +14,7 @@ use offload_api::error::InstallError;
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Arm, Explicit, Op, QueueConfig, QueuePair, Status};
 use offload_api::sa::{SaHandle, SaParams};
-use sim::{CardConfig, SimulatedCard};
+use sim::{CardConfig, RunningCard};
 
 /// How long a packet may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,18 +47,8 @@ impl Engine {
     pub(crate) fn simulated() -> Result<Self> {
         let directory = tempfile::tempdir().context("a place for the card's socket")?;
         let config = CardConfig::new(directory.path().join("card"));
-        let simulated = SimulatedCard::bind(&config)?;
-        let stop = simulated.stop_handle();
-        let thread = std::thread::Builder::new()
-            .name("card".to_owned())
-            .spawn(move || {
-                if let Err(error) = simulated.run() {
-                    tracing::warn!(%error, "the simulated card");
-                }
-            })?;
         let card = Card {
-            stop: Box::new(move || stop.stop()),
-            thread: Some(thread),
+            _running: RunningCard::start(&config)?,
             _directory: directory,
         };
         let accelerator = driver::open(&DeviceAddress::User(config.socket))?;
@@ -174,19 +163,8 @@ impl Engine {
     }
 }
 
-/// A simulated card on a thread.
+/// A simulated card and the place of its socket.
 struct Card {
-    stop: Box<dyn Fn()>,
-    thread: Option<JoinHandle<()>>,
+    _running: RunningCard,
     _directory: tempfile::TempDir,
-}
-
-impl Drop for Card {
-    fn drop(&mut self) {
-        (self.stop)();
-        if let Some(thread) = self.thread.take() {
-            // Had it panicked, it would have said so.
-            let _ = thread.join();
-        }
-    }
 }

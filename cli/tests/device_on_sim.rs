@@ -2,8 +2,7 @@
 //! `esplanade device inspect`, `selftest` and `reset` on a simulated card.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
+use std::path::Path;
 
 use assert_cmd::Command;
 use driver::DeviceAddress;
@@ -11,12 +10,10 @@ use serde_json::Value;
 use sim::fault::{FaultPlan, FaultRule};
 use sim::inline::InlineConfig;
 use sim::port::PortSpec;
-use sim::{CardConfig, CardStop, SimulatedCard};
+use sim::{CardConfig, RunningCard};
 
 struct Card {
-    socket: PathBuf,
-    stop: CardStop,
-    thread: Option<JoinHandle<()>>,
+    running: RunningCard,
     directory: tempfile::TempDir,
 }
 
@@ -31,13 +28,8 @@ impl Card {
         let faults: Vec<FaultRule> = faults.iter().map(|fault| fault.parse().unwrap()).collect();
         config.faults = FaultPlan::new(faults, 1);
         config.inline = inline;
-        let card = SimulatedCard::bind(&config).unwrap();
-        let stop = card.stop_handle();
-        let thread = std::thread::spawn(move || card.run().unwrap());
         Self {
-            socket: config.socket,
-            stop,
-            thread: Some(thread),
+            running: RunningCard::start(&config).unwrap(),
             directory,
         }
     }
@@ -45,17 +37,10 @@ impl Card {
     fn esplanade(&self, verb: &str, arguments: &[&str]) -> Command {
         esplanade(
             verb,
-            &self.socket,
+            self.running.socket(),
             &self.directory.path().join("no-daemon"),
             arguments,
         )
-    }
-}
-
-impl Drop for Card {
-    fn drop(&mut self) {
-        self.stop.stop();
-        let _ = self.thread.take().unwrap().join();
     }
 }
 
@@ -179,7 +164,7 @@ fn a_free_card_is_reset_without_asking() {
 #[test]
 fn a_card_that_another_driver_has_is_left_alone() {
     let card = Card::new(&[]);
-    let address = DeviceAddress::User(card.socket.clone());
+    let address = DeviceAddress::User(card.running.socket().to_owned());
     let theirs = driver::open(&address).unwrap();
     for verb in ["inspect", "reset", "selftest"] {
         let run = card.esplanade(verb, &[]).assert().code(4);

@@ -97,6 +97,11 @@ fn connect(address: &DeviceAddress) -> Result<Box<dyn Transport>, DeviceError> {
     }
 }
 
+/// The example of docs/ci.md, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/ci.md")]
+struct CiDocument;
+
 #[cfg(test)]
 mod tests {
     use super::*;

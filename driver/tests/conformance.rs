@@ -4,26 +4,11 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use driver::DeviceAddress;
 use offload_api::conformance;
 use offload_api::device::Accelerator;
-use sim::{CardConfig, SimulatedCard};
-
-/// A simulated card on its thread.
-struct Card {
-    stop: sim::CardStop,
-    thread: Option<JoinHandle<()>>,
-    _dir: tempfile::TempDir,
-}
-
-impl Drop for Card {
-    fn drop(&mut self) {
-        self.stop.stop();
-        self.thread.take().unwrap().join().unwrap();
-    }
-}
+use sim::{CardConfig, RunningCard};
 
 #[test]
 fn the_card_keeps_the_contract() {
@@ -33,14 +18,7 @@ fn the_card_keeps_the_contract() {
         let mut config = CardConfig::new(dir.path().join("card.sock"));
         config.max_sas = 64;
         config.queues = 4;
-        let simulated = SimulatedCard::bind(&config).unwrap();
-        let stop = simulated.stop_handle();
-        let thread = Some(std::thread::spawn(move || simulated.run().unwrap()));
-        *card.borrow_mut() = Some(Card {
-            stop,
-            thread,
-            _dir: dir,
-        });
+        *card.borrow_mut() = Some((RunningCard::start(&config).unwrap(), dir));
         driver::open(&DeviceAddress::User(config.socket)).unwrap()
     });
     println!("{report:?}");

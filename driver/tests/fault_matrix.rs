@@ -15,7 +15,7 @@ use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair};
 use offload_api::sa::{Direction, KeyMaterial, SaHandle, SaParams, Spi, Suite};
 use sim::fault::{Fault, FaultPlan, FaultRule};
-use sim::{CardConfig, SimulatedCard};
+use sim::{CardConfig, RunningCard};
 
 const FRAMES: u32 = 512;
 const PACKETS: u64 = 1500;
@@ -153,9 +153,7 @@ fn suffer(rule: &FaultRule, number: usize) {
         let mut config = CardConfig::new(dir.path().join("card"));
         config.queues = 2;
         config.faults = FaultPlan::new(vec![rule.clone()], number as u64);
-        let simulated = SimulatedCard::bind(&config).unwrap();
-        let stop = simulated.stop_handle();
-        let card = std::thread::spawn(move || simulated.run().unwrap());
+        let card = RunningCard::start(&config).unwrap();
         let address = format!("vfio-user:{}", config.socket.display());
         // A card that misbehaves from the first register on may not even open.
         let opened = (0..20).find_map(|_| driver::open(&address.parse().unwrap()).ok());
@@ -217,8 +215,7 @@ fn suffer(rule: &FaultRule, number: usize) {
         }
         near.end();
         assert_eq!(far.end(), 0);
-        stop.stop();
-        card.join().unwrap();
+        card.stop().unwrap();
     }
 }
 

@@ -7,7 +7,6 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use driver::ipa::IpaCard;
@@ -23,12 +22,11 @@ use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 use serde_json::Value;
 use sim::inline::InlineConfig;
 use sim::port::PortSpec;
-use sim::{CardConfig, CardStop, SimulatedCard};
+use sim::{CardConfig, RunningCard};
 
 struct Rig {
     card: Arc<IpaCard>,
-    stop: CardStop,
-    thread: Option<JoinHandle<()>>,
+    simulated: RunningCard,
 }
 
 impl Rig {
@@ -39,12 +37,10 @@ impl Rig {
             host: host.parse().unwrap(),
             exception: PortSpec::None,
         });
-        let simulated = SimulatedCard::bind(&config).unwrap();
-        let stop = simulated.stop_handle();
-        let thread = Some(std::thread::spawn(move || simulated.run().unwrap()));
+        let simulated = RunningCard::start(&config).unwrap();
         let address = format!("vfio-user:{}", config.socket.display());
         let card = driver::open(&address.parse().unwrap()).unwrap();
-        Self { card, stop, thread }
+        Self { card, simulated }
     }
 
     fn inline(&self) -> &dyn Inline {
@@ -70,9 +66,8 @@ impl Rig {
         }
     }
 
-    fn end(mut self) {
-        self.stop.stop();
-        self.thread.take().unwrap().join().unwrap();
+    fn end(self) {
+        self.simulated.stop().unwrap();
     }
 }
 
@@ -288,13 +283,8 @@ fn two_cards_by_a_cable_carry_what_their_rules_say() {
 fn a_card_without_ports_is_not_in_inline_mode() {
     let dir = tempfile::tempdir().unwrap();
     let config = CardConfig::new(dir.path().join("card"));
-    let simulated = SimulatedCard::bind(&config).unwrap();
-    let stop = simulated.stop_handle();
-    let thread = std::thread::spawn(move || simulated.run().unwrap());
+    let _simulated = RunningCard::start(&config).unwrap();
     let address = format!("vfio-user:{}", config.socket.display());
     let card = driver::open(&address.parse().unwrap()).unwrap();
     assert!(card.inline().is_none());
-    drop(card);
-    stop.stop();
-    thread.join().unwrap();
 }

@@ -14,13 +14,12 @@ use offload_api::queue::{Arm, Done, Op, QueueConfig, QueuePair, Status};
 use offload_api::sa::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sim::fault::FaultPlan;
-use sim::{CardConfig, SimulatedCard};
+use sim::{CardConfig, RunningCard};
 
 struct Rig {
     card: Arc<driver::ipa::IpaCard>,
     pool: FramePool,
-    stop: sim::CardStop,
-    thread: Option<std::thread::JoinHandle<()>>,
+    simulated: Option<RunningCard>,
     _dir: tempfile::TempDir,
 }
 
@@ -32,9 +31,7 @@ impl Rig {
         config.faults = FaultPlan::new(rates, 42);
         config.max_sas = 16;
         config.queues = 4;
-        let simulated = SimulatedCard::bind(&config).unwrap();
-        let stop = simulated.stop_handle();
-        let thread = Some(std::thread::spawn(move || simulated.run().unwrap()));
+        let simulated = Some(RunningCard::start(&config).unwrap());
         let card = driver::open(&DeviceAddress::User(config.socket)).unwrap();
         let pool = FramePool::new(FramePoolConfig {
             slots: 256,
@@ -45,8 +42,7 @@ impl Rig {
         Self {
             card,
             pool,
-            stop,
-            thread,
+            simulated,
             _dir: dir,
         }
     }
@@ -58,14 +54,7 @@ impl Rig {
     }
 
     fn end_card(&mut self) {
-        self.stop.stop();
-        self.thread.take().unwrap().join().unwrap();
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        self.stop.stop();
+        self.simulated.take().unwrap().stop().unwrap();
     }
 }
 
@@ -318,9 +307,7 @@ fn a_card_that_ends_is_noticed_by_a_sleeper_and_comes_back() {
         ..config
     };
     config.faults = FaultPlan::default();
-    let simulated = SimulatedCard::bind(&config).unwrap();
-    rig.stop = simulated.stop_handle();
-    rig.thread = Some(std::thread::spawn(move || simulated.run().unwrap()));
+    rig.simulated = Some(RunningCard::start(&config).unwrap());
     rig.card.reset().unwrap();
     rig.card.register_pool(&rig.pool).unwrap();
     assert_eq!(rig.card.health(), Health::Ok);
@@ -407,7 +394,18 @@ fn forged_and_lost_completions_harm_nobody() {
 
 #[test]
 fn a_card_that_stalls_is_given_up_within_its_deadline() {
-    let rig = Rig::new(&["stall=1/10"]);
+    is_given_up("stall=1/10", Duration::ZERO);
+}
+
+#[test]
+fn a_card_that_stalls_while_its_caller_sleeps_is_given_up_too() {
+    // Longer than the watchdog stays awake for nothing.
+    is_given_up("stall=@2", Duration::from_millis(1500));
+}
+
+/// A card completes some of what it was told; its caller looks for that after a while.
+fn is_given_up(stall: &str, after: Duration) {
+    let rig = Rig::new(&[stall]);
     let seal = rig.card.install(&params(Direction::Outbound)).unwrap();
     let mut queue = rig.card.open_queue(&QueueConfig { depth: 256 }).unwrap();
     let mut ops: Vec<Op> = (0..200)
@@ -420,6 +418,7 @@ fn a_card_that_stalls_is_given_up_within_its_deadline() {
         .collect();
     queue.enqueue(&mut ops).unwrap();
     queue.kick().unwrap();
+    std::thread::sleep(after);
     let start = Instant::now();
     let mut done = Vec::new();
     while done.len() < 200 && start.elapsed() < Duration::from_secs(3) {

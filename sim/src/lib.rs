@@ -3,6 +3,22 @@
 //!
 //! It follows `docs/device-abi.md` to the register. Whatever a driver writes, the card answers with
 //! a status or an error bit; it reaches no memory that the driver has not mapped for it.
+//!
+//! `esplanade sim` runs one; in a Rust test, [`RunningCard`] does (docs/ci.md has an example):
+//!
+//! ```
+//! use sim::fault::FaultPlan;
+//! use sim::{CardConfig, RunningCard};
+//!
+//! let directory = tempfile::tempdir()?;
+//! let mut config = CardConfig::new(directory.path().join("card.sock"));
+//! // Every hundredth completion or so is lost: the same ones in each run.
+//! config.faults = FaultPlan::new(vec!["drop-completion=1/100".parse()?], 7);
+//! let card = RunningCard::start(&config)?;
+//! assert!(card.socket().exists());
+//! card.stop()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![deny(missing_docs)]
 
 mod admin;
@@ -20,6 +36,7 @@ mod irq;
 mod pci;
 pub mod port;
 mod registers;
+mod running;
 mod sas;
 
 use std::path::PathBuf;
@@ -31,6 +48,8 @@ use vfio_user::server::{Server, StopHandle};
 use card::{Bell, Card, FunctionConfig};
 use fault::FaultPlan;
 use inline::{Inline, InlineConfig};
+
+pub use running::RunningCard;
 
 /// What card to be.
 #[derive(Clone, Debug)]

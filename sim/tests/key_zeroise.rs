@@ -14,7 +14,7 @@ use fpga_regs::admin::{Command, CommandCompletion, Opcode};
 use fpga_regs::context::{FLAG_OUTBOUND, Lifetimes, SaContext, UNLIMITED};
 use fpga_regs::registers::{Control, REGISTER_BAR, admin_queue, control};
 use offload_api::sa::Suite;
-use sim::{CardConfig, SimulatedCard};
+use sim::{CardConfig, RunningCard};
 use vfio_user::client::Client;
 use vfio_user::message::REGION_CONFIG;
 use zerocopy::{FromZeros, IntoBytes};
@@ -153,9 +153,7 @@ fn complement(seed: u8) -> [u8; 32] {
 fn keys_are_gone_after_retire_reset_and_disconnect() {
     let dir = tempfile::tempdir().unwrap();
     let config = CardConfig::new(dir.path().join("card.sock"));
-    let card = SimulatedCard::bind(&config).unwrap();
-    let stop = card.stop_handle();
-    let thread = std::thread::spawn(move || card.run().unwrap());
+    let card = RunningCard::start(&config).unwrap();
     let mut host = Host::new(&config.socket);
 
     let key = complement(1);
@@ -184,6 +182,5 @@ fn keys_are_gone_after_retire_reset_and_disconnect() {
     let host = Host::new(&config.socket);
     assert_eq!(traces(&key), 0, "after the driver has gone");
     drop(host);
-    stop.stop();
-    thread.join().unwrap();
+    card.stop().unwrap();
 }

@@ -64,10 +64,16 @@ impl Pulse {
         self.owed.store(0, Ordering::Relaxed);
     }
 
+    /// Whether anything is to come home: then somebody has to watch, also while what has come is not
+    /// consumed.
+    pub(super) fn is_owed(&self) -> bool {
+        self.owed.load(Ordering::Relaxed) != 0
+    }
+
     pub(super) fn look(&self) -> Look {
         let consumed = self.consumed.load(Ordering::Relaxed);
         // A completion that nobody has consumed yet is the caller's delay.
-        let owes = self.owed.load(Ordering::Relaxed) != 0 && !self.completions.is_ready(consumed);
+        let owes = self.is_owed() && !self.completions.is_ready(consumed);
         Look {
             rung: self.rung.load(Ordering::Relaxed),
             consumed,

@@ -15,10 +15,13 @@ use anyhow::{Context, Result, bail};
 use crate::prerequisites::{self, VIRTUAL_MACHINE};
 use crate::run;
 use downloads::Kernel;
-use machine::Machine;
+use machine::{Ending, Machine};
 
 /// What a machine may take to boot, pass and end.
 const TIME_OUT: Duration = Duration::from_secs(120);
+
+/// How often a machine is started whose QEMU aborts itself.
+const ATTEMPTS: u32 = 3;
 
 /// Arguments of `cargo xtask vm`.
 #[derive(Debug, Default, clap::Args)]
@@ -57,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             initramfs: initramfs::make(&work, &tree, &guest)?,
             work: &work,
         };
-        let result = machine.run(TIME_OUT);
+        let result = pass(&machine);
         let seconds = begun.elapsed().as_secs_f64();
         match result {
             Ok(report) => {
@@ -80,4 +83,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         bail!("failed on {}", failed.join(" and "));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the guest reported when it passed.
+fn pass(machine: &Machine<'_>) -> Result<Vec<String>> {
+    for attempt in 1..=ATTEMPTS {
+        match machine.run(TIME_OUT)? {
+            Ending::Passed(report) => return Ok(report),
+            Ending::Aborted => {
+                eprintln!("   QEMU itself aborted when the card died ({attempt} of {ATTEMPTS})");
+            }
+        }
+    }
+    bail!("QEMU itself aborted each time the card died");
 }

@@ -100,13 +100,13 @@ impl Life {
         }
     }
 
-    /// Lies down, unless a queue has just been used.
+    /// Lies down, unless a queue has just been used or waits for something.
     fn doze(&self) -> bool {
         self.dozing.store(true, Ordering::Relaxed);
         // Pairs with the fence of a doorbell, between a queue's pulse and its look at `dozing`.
         fence(Ordering::SeqCst);
-        let owes = |pulse: &Weak<Pulse>| pulse.upgrade().is_some_and(|pulse| pulse.look().owes);
-        if lock(&self.pulses).iter().any(|(pulse, _)| owes(pulse)) {
+        let owed = |pulse: &Weak<Pulse>| pulse.upgrade().is_some_and(|pulse| pulse.is_owed());
+        if lock(&self.pulses).iter().any(|(pulse, _)| owed(pulse)) {
             self.dozing.store(false, Ordering::Relaxed);
         }
         self.dozing.load(Ordering::Relaxed)

@@ -7,7 +7,9 @@ use openssl::error::ErrorStack;
 use openssl::memcmp;
 use zeroize::Zeroizing;
 
+use esp_framing::framing::{Layout, aad, nonce};
 use offload_api::sa::{Cipher, Integrity, KeyMaterial, Suite};
+use offload_api::wire::esp::Header;
 
 use crate::ffi::Hmac;
 
@@ -66,7 +68,7 @@ impl CipherContext {
     /// What OpenSSL says; the packet must not be sent.
     pub fn seal(&mut self, packet: &mut [u8], high: Option<u32>) -> Result<(), SealError> {
         debug_assert!(self.seals);
-        let split = Split::of(self.suite, packet).ok_or(SealError)?;
+        let split = Layout::of(self.suite, packet.len()).ok_or(SealError)?;
         let (authenticated, icv) = packet.split_at_mut(split.icv);
         let (head, body) = authenticated.split_at_mut(split.body);
         if let (Some(cipher), true) = (&mut self.cipher, self.suite.is_aead()) {
@@ -81,7 +83,7 @@ impl CipherContext {
             return Ok(());
         }
         if let Some(cipher) = &mut self.cipher {
-            let iv = head.get(ESP_HEADER..).ok_or(SealError)?;
+            let iv = head.get(Header::LEN..).ok_or(SealError)?;
             cipher.encrypt_init(None, None, Some(iv))?;
             in_place(cipher, packet, split)?;
         }
@@ -98,7 +100,7 @@ impl CipherContext {
     /// [`BadIcv`]; what the packet holds then is not authentic.
     pub fn open(&mut self, packet: &mut [u8], high: Option<u32>) -> Result<(), BadIcv> {
         debug_assert!(!self.seals);
-        let split = Split::of(self.suite, packet).ok_or(BadIcv)?;
+        let split = Layout::of(self.suite, packet.len()).ok_or(BadIcv)?;
         if self.suite.is_aead() {
             let (authenticated, icv) = packet.split_at_mut(split.icv);
             let (head, body) = authenticated.split_at_mut(split.body);
@@ -125,7 +127,7 @@ impl CipherContext {
             return Err(BadIcv);
         }
         if let Some(cipher) = &mut self.cipher {
-            let iv = packet.get(ESP_HEADER..split.body).ok_or(BadIcv)?;
+            let iv = packet.get(Header::LEN..split.body).ok_or(BadIcv)?;
             cipher
                 .decrypt_init(None, None, Some(iv))
                 .map_err(|_| BadIcv)?;
@@ -153,61 +155,15 @@ impl From<ErrorStack> for SealError {
     }
 }
 
-const ESP_HEADER: usize = 8;
-
-/// Where body and ICV start.
-#[derive(Clone, Copy)]
-struct Split {
-    body: usize,
-    icv: usize,
-}
-
-impl Split {
-    fn of(suite: Suite, packet: &[u8]) -> Option<Self> {
-        let body = ESP_HEADER + suite.iv_len();
-        let icv = packet.len().checked_sub(suite.icv_len())?;
-        let len = icv.checked_sub(body)?;
-        (len.is_multiple_of(suite.alignment())).then_some(Self { body, icv })
-    }
-}
-
 /// Runs a block cipher over the body. The ICV's octets behind it are the slack that the `openssl`
 /// crate asks for; whole blocks without padding never touch them.
-fn in_place(cipher: &mut CipherCtx, packet: &mut [u8], split: Split) -> Result<(), ErrorStack> {
+fn in_place(cipher: &mut CipherCtx, packet: &mut [u8], split: Layout) -> Result<(), ErrorStack> {
     let len = split.icv - split.body;
     let Some(body) = packet.get_mut(split.body..) else {
         return Ok(());
     };
     cipher.cipher_update_inplace(body, len)?;
     Ok(())
-}
-
-/// RFC 4106 §4, RFC 7634 §2: salt, then IV.
-fn nonce(salt: &[u8; 4], head: &[u8]) -> Option<[u8; 12]> {
-    let mut nonce = [0; 12];
-    nonce[..4].copy_from_slice(salt);
-    nonce[4..].copy_from_slice(head.get(ESP_HEADER..ESP_HEADER + 8)?);
-    Some(nonce)
-}
-
-/// RFC 4106 §5: SPI and sequence number, the latter in full when it is extended.
-fn aad(head: &[u8], high: Option<u32>) -> ([u8; 12], usize) {
-    let mut aad = [0; 12];
-    let (Some(spi), Some(low)) = (head.get(..4), head.get(4..8)) else {
-        return (aad, 8);
-    };
-    aad[..4].copy_from_slice(spi);
-    match high {
-        Some(high) => {
-            aad[4..8].copy_from_slice(&high.to_be_bytes());
-            aad[8..].copy_from_slice(low);
-            (aad, 12)
-        }
-        None => {
-            aad[4..8].copy_from_slice(low);
-            (aad, 8)
-        }
-    }
 }
 
 fn cipher_of(cipher: Cipher) -> Option<&'static CipherRef> {

@@ -6,11 +6,11 @@
 //! burst is large enough to pay for waking them.
 
 mod queue;
-mod table;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
+use esp_framing::table;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use offload_api::capability::{Capabilities, Features};
@@ -22,7 +22,7 @@ use offload_api::queue::{QueueConfig, QueuePair};
 use offload_api::replay::WINDOW_MAX;
 use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage, Suite};
 
-use table::Table;
+use crate::transform::Transform;
 
 /// Software ESP behind the offload contract. Cloning shares it.
 #[derive(Clone)]
@@ -53,6 +53,9 @@ impl Default for SoftwareConfig {
         }
     }
 }
+
+/// The engine's SAs.
+type Table = table::Table<Transform>;
 
 pub(crate) struct Shared {
     capabilities: Capabilities,
@@ -152,7 +155,11 @@ impl Accelerator for SoftwareEngine {
         sa.validate()?;
         self.shared.capabilities.check(sa)?;
         let now = (self.shared.clock)();
-        let handle = self.shared.write_table().insert(sa, now)?;
+        let transform = Transform::new(sa).map_err(|error| DeviceError::Host {
+            what: "setting up the cipher",
+            error: error.to_string(),
+        })?;
+        let handle = self.shared.write_table().insert(transform, sa, now)?;
         lock(&self.shared.counters).sas += 1;
         Ok(handle)
     }
@@ -160,7 +167,10 @@ impl Accelerator for SoftwareEngine {
     fn amend(&self, sa: SaHandle, change: &Amend) -> Result<(), SaError> {
         let now = (self.shared.clock)();
         match change {
-            Amend::Outer(outer) => self.shared.write_table().entry_mut(sa)?.set_outer(*outer),
+            Amend::Outer(outer) => {
+                let mut table = self.shared.write_table();
+                table.entry_mut(sa)?.transform.set_outer(*outer);
+            }
             _ => self.shared.read_table().entry(sa)?.amend(change, now)?,
         }
         Ok(())

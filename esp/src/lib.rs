@@ -6,7 +6,7 @@
 pub mod cipher;
 pub mod engine;
 mod ffi;
-pub mod packet;
-pub mod sa;
 pub mod self_test;
 pub mod transform;
+
+pub use esp_framing::{packet, sa};

@@ -14,9 +14,10 @@ use offload_api::error::DeviceError;
 use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
 use offload_api::sa::Direction;
 
-use super::table::{Entry, Table, event_of};
-use super::{Shared, lock};
-use crate::transform::Located;
+use esp_framing::table::{Entry, event_of};
+
+use super::{Shared, Table, lock};
+use crate::transform::{Located, Transform};
 
 /// Octets of a burst from which waking other cores pays: the hand-over costs about 10 µs, and a core
 /// seals some 3 octets in a nanosecond. `benches/` measures it.
@@ -91,7 +92,7 @@ impl SoftwareQueue {
                         }
                     }
                     Err(status) => {
-                        lock(&entry.state).count_error(status);
+                        entry.state().count_error(status);
                         job.work = Work::Ended(status);
                     }
                 }
@@ -146,7 +147,7 @@ impl SoftwareQueue {
                 Work::Seal | Work::Open(_) => Status::Ok,
             };
             if let (Ok(entry), true) = (table.entry(job.op.sa), status.is_ok()) {
-                let mut state = lock(&entry.state);
+                let mut state = entry.state();
                 let inbound = entry.transform.direction() == Direction::Inbound;
                 if inbound {
                     job.inner_len = job.op.frame.len();
@@ -167,7 +168,7 @@ impl SoftwareQueue {
                 }
             }
             if let Ok(entry) = table.entry(job.op.sa) {
-                let mut state = lock(&entry.state);
+                let mut state = entry.state();
                 state.take_notices(|notice| {
                     lock(&self.shared.events).push(event_of(job.op.sa, notice));
                 });
@@ -215,10 +216,10 @@ impl Totals {
     }
 }
 
-fn prepare_one(job: &mut Job, entry: &Entry, now: Instant) -> Result<Work, Status> {
+fn prepare_one(job: &mut Job, entry: &Entry<Transform>, now: Instant) -> Result<Work, Status> {
     match entry.transform.direction() {
         Direction::Outbound => {
-            let mut state = lock(&entry.state);
+            let mut state = entry.state();
             (job.sequence, job.iv) = state.next_outbound(job.op.explicit, now)?;
             Ok(Work::Seal)
         }
@@ -227,7 +228,7 @@ fn prepare_one(job: &mut Job, entry: &Entry, now: Instant) -> Result<Work, Statu
                 return Err(Status::WrongNumbering);
             }
             let located = entry.transform.locate(&job.op.frame)?;
-            let sequence = lock(&entry.state).check_inbound(located.sequence_low, now)?;
+            let sequence = entry.state().check_inbound(located.sequence_low, now)?;
             job.sequence = sequence;
             Ok(Work::Open(located))
         }
@@ -268,7 +269,7 @@ fn work_on(jobs: &mut [Job], table: &Table) {
                 Ok(next_header) => job.next_header = next_header,
                 Err(status) => {
                     job.work = Work::Ended(status);
-                    lock(&entry.state).count_error(status);
+                    entry.state().count_error(status);
                 }
             }
         }

@@ -1,37 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The engine's SAs. A card keeps its own in the same way: see [`Entry`].
+//! An engine's SAs, by slots with generations.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use offload_api::error::{DeviceError, InstallError, SaError};
+use offload_api::error::{InstallError, SaError};
 use offload_api::event::Event;
-use offload_api::sa::{Amend, OuterHeaders, SaHandle, SaParams, SaUsage};
+use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage};
 
-use super::lock;
 use crate::sa::{SaNotice, SaState};
-use crate::transform::Transform;
 
-/// Slots with generations.
-pub(crate) struct Table {
-    slots: Vec<Slot>,
+/// SAs with generations. `T` is what the engine keeps of an SA beside its moving part.
+pub struct Table<T> {
+    slots: Vec<Slot<T>>,
     free: Vec<u32>,
     capacity: u32,
 }
 
-struct Slot {
+struct Slot<T> {
     generation: u32,
-    entry: Option<Entry>,
+    entry: Option<Entry<T>>,
 }
 
 /// An installed SA.
-pub(crate) struct Entry {
-    pub(crate) transform: Transform,
-    pub(crate) state: Mutex<SaState>,
+pub struct Entry<T> {
+    /// What does not change from packet to packet.
+    pub transform: T,
+    state: Mutex<SaState>,
 }
 
-impl Table {
-    pub(crate) fn new(capacity: u32) -> Self {
+impl<T> Table<T> {
+    /// An empty table.
+    pub fn new(capacity: u32) -> Self {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
@@ -39,11 +39,16 @@ impl Table {
         }
     }
 
-    pub(crate) fn insert(&mut self, sa: &SaParams, now: Instant) -> Result<SaHandle, InstallError> {
-        let transform = Transform::new(sa).map_err(|error| DeviceError::Host {
-            what: "setting up the cipher",
-            error: error.to_string(),
-        })?;
+    /// Takes an SA in.
+    ///
+    /// # Errors
+    /// [`InstallError::TableFull`].
+    pub fn insert(
+        &mut self,
+        transform: T,
+        sa: &SaParams,
+        now: Instant,
+    ) -> Result<SaHandle, InstallError> {
         let entry = Entry {
             transform,
             state: Mutex::new(SaState::new(sa, now)),
@@ -74,7 +79,11 @@ impl Table {
         })
     }
 
-    pub(crate) fn entry(&self, sa: SaHandle) -> Result<&Entry, SaError> {
+    /// A live SA.
+    ///
+    /// # Errors
+    /// [`SaError::Stale`].
+    pub fn entry(&self, sa: SaHandle) -> Result<&Entry<T>, SaError> {
         self.slots
             .get(sa.index as usize)
             .filter(|slot| slot.generation == sa.generation)
@@ -82,7 +91,11 @@ impl Table {
             .ok_or(SaError::Stale)
     }
 
-    pub(crate) fn entry_mut(&mut self, sa: SaHandle) -> Result<&mut Entry, SaError> {
+    /// A live SA, to change.
+    ///
+    /// # Errors
+    /// [`SaError::Stale`].
+    pub fn entry_mut(&mut self, sa: SaHandle) -> Result<&mut Entry<T>, SaError> {
         self.slots
             .get_mut(sa.index as usize)
             .filter(|slot| slot.generation == sa.generation)
@@ -90,7 +103,11 @@ impl Table {
             .ok_or(SaError::Stale)
     }
 
-    pub(crate) fn remove(&mut self, sa: SaHandle) -> Result<SaUsage, SaError> {
+    /// Takes an SA out, and tells what it had done.
+    ///
+    /// # Errors
+    /// [`SaError::Stale`].
+    pub fn remove(&mut self, sa: SaHandle) -> Result<SaUsage, SaError> {
         let usage = self.entry(sa)?.usage();
         if let Some(slot) = self.slots.get_mut(sa.index as usize) {
             slot.entry = None;
@@ -100,7 +117,8 @@ impl Table {
         Ok(usage)
     }
 
-    pub(crate) fn clear(&mut self) {
+    /// Takes all out; their handles are stale.
+    pub fn clear(&mut self) {
         for (index, slot) in self.slots.iter_mut().enumerate() {
             if slot.entry.take().is_some() {
                 slot.generation = slot.generation.wrapping_add(1);
@@ -110,14 +128,14 @@ impl Table {
     }
 
     /// Reports limits by time of SAs that carry no traffic.
-    pub(crate) fn expire(&self, now: Instant, events: &mut Vec<Event>) {
+    pub fn expire(&self, now: Instant, events: &mut Vec<Event>) {
         for (index, slot) in self.slots.iter().enumerate() {
             if let Some(entry) = &slot.entry {
                 let handle = SaHandle {
                     index: index as u32,
                     generation: slot.generation,
                 };
-                let mut state = lock(&entry.state);
+                let mut state = entry.state();
                 state.check_time(now);
                 state.take_notices(|notice| events.push(event_of(handle, notice)));
             }
@@ -125,22 +143,28 @@ impl Table {
     }
 }
 
-impl Entry {
-    pub(crate) fn usage(&self) -> SaUsage {
-        lock(&self.state).usage()
+impl<T> Entry<T> {
+    /// Its moving part. A panic elsewhere left it whole.
+    pub fn state(&self) -> MutexGuard<'_, SaState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn amend(&self, change: &Amend, now: Instant) -> Result<(), SaError> {
-        lock(&self.state).amend(change, now)
+    /// What it has done.
+    pub fn usage(&self) -> SaUsage {
+        self.state().usage()
     }
 
-    pub(crate) fn set_outer(&mut self, outer: OuterHeaders) {
-        self.transform.set_outer(outer);
+    /// Changes it; see [`SaState::amend`].
+    ///
+    /// # Errors
+    /// [`SaError`].
+    pub fn amend(&self, change: &Amend, now: Instant) -> Result<(), SaError> {
+        self.state().amend(change, now)
     }
 }
 
 /// A notice of an SA as the contract's event.
-pub(crate) fn event_of(sa: SaHandle, notice: SaNotice) -> Event {
+pub fn event_of(sa: SaHandle, notice: SaNotice) -> Event {
     match notice {
         SaNotice::Soft(limit) => Event::SoftExpired { sa, limit },
         SaNotice::Hard(limit) => Event::HardExpired { sa, limit },

@@ -1,0 +1,522 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What ESP puts around a payload and takes off again (RFC 4303 §2, §3.3, §3.4): pure functions over
+//! a buffer and an SA. Between the two, whoever has the keys seals or opens.
+//!
+//! Sequence numbers and the replay window are the caller's: it takes a number before
+//! [`Framing::frame`]; it looks at the window between [`Framing::locate`] and [`Framing::deframe`], and
+//! moves it after.
+
+use std::net::IpAddr;
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use offload_api::queue::Status;
+use offload_api::sa::{Cipher, Direction, Mode, OuterHeaders, SaParams, Spi, Suite};
+use offload_api::wire::esp::{Header, NEXT_HEADER_DUMMY, PROTOCOL};
+use offload_api::wire::ip::{
+    self, Facts, Ipv4Header, Ipv6Header, PROTOCOL_IPV4, PROTOCOL_IPV6, PROTOCOL_UDP,
+};
+use offload_api::wire::natt::UdpHeader;
+
+use crate::packet::PacketBuffer;
+
+/// The fixed part of an SA without its keys: what does not change from packet to packet.
+#[derive(Clone, Debug)]
+pub struct Framing {
+    spi: Spi,
+    direction: Direction,
+    mode: Mode,
+    suite: Suite,
+    esn: bool,
+    outer: Option<OuterHeaders>,
+}
+
+/// An inbound packet whose headers are in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Where ESP starts in the packet.
+    pub esp: usize,
+    /// Low half of the sequence number.
+    pub sequence_low: u32,
+}
+
+/// Where the parts of an ESP packet start: header and IV are in front of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Payload, padding and trailer, as encrypted.
+    pub body: usize,
+    /// The integrity check value, which goes to the end.
+    pub icv: usize,
+}
+
+impl Layout {
+    /// The parts of an ESP packet of this suite and length, if it can be one.
+    pub fn of(suite: Suite, len: usize) -> Option<Self> {
+        let body = Header::LEN + suite.iv_len();
+        let icv = len.checked_sub(suite.icv_len())?;
+        let body_len = icv.checked_sub(body)?;
+        body_len
+            .is_multiple_of(suite.alignment())
+            .then_some(Self { body, icv })
+    }
+}
+
+/// An AEAD's nonce: salt, then IV (RFC 4106 §4, RFC 7634 §2). `head` is ESP header and IV.
+pub fn nonce(salt: &[u8; 4], head: &[u8]) -> Option<[u8; 12]> {
+    let mut nonce = [0; 12];
+    nonce[..4].copy_from_slice(salt);
+    nonce[4..].copy_from_slice(head.get(Header::LEN..Header::LEN + 8)?);
+    Some(nonce)
+}
+
+/// An AEAD's additional data and its length: SPI and sequence number, the latter in full when it is
+/// extended (RFC 4106 §5). `head` starts at the ESP header.
+pub fn aad(head: &[u8], high: Option<u32>) -> ([u8; 12], usize) {
+    let mut aad = [0; 12];
+    let (Some(spi), Some(low)) = (head.get(..4), head.get(4..8)) else {
+        return (aad, 8);
+    };
+    aad[..4].copy_from_slice(spi);
+    match high {
+        Some(high) => {
+            aad[4..8].copy_from_slice(&high.to_be_bytes());
+            aad[8..].copy_from_slice(low);
+            (aad, 12)
+        }
+        None => {
+            aad[4..8].copy_from_slice(low);
+            (aad, 8)
+        }
+    }
+}
+
+impl Framing {
+    /// Sets an SA up.
+    pub fn new(sa: &SaParams) -> Self {
+        Self {
+            spi: sa.spi,
+            direction: sa.direction,
+            mode: sa.mode,
+            suite: sa.suite,
+            esn: sa.esn,
+            outer: sa.outer,
+        }
+    }
+
+    /// The SA's direction.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// The SA's SPI.
+    pub fn spi(&self) -> Spi {
+        self.spi
+    }
+
+    /// The SA's mode.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The SA's algorithms.
+    pub fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    /// The SA's outer headers.
+    pub fn outer(&self) -> Option<&OuterHeaders> {
+        self.outer.as_ref()
+    }
+
+    /// Whether sequence numbers are extended.
+    pub fn esn(&self) -> bool {
+        self.esn
+    }
+
+    /// Replaces the outer headers (RFC 4555, NAT rebinding).
+    pub fn set_outer(&mut self, outer: OuterHeaders) {
+        self.outer = Some(outer);
+    }
+
+    /// The high half of a number, where it is authenticated though not sent (RFC 4303 §2.2.1).
+    pub fn high(&self, sequence: u64) -> Option<u32> {
+        self.esn.then_some((sequence >> 32) as u32)
+    }
+
+    /// Octets of IV that [`frame`](Self::frame) must be given, because they may not be predictable
+    /// (RFC 3602 §2.1).
+    pub fn random_iv_len(&self) -> usize {
+        match self.suite.cipher() {
+            Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
+            _ => 0,
+        }
+    }
+
+    /// Makes an ESP packet of an IP packet (RFC 4303 §3.3), in place, growing at both ends: headers,
+    /// IV, padding and trailer are there, the payload is in the clear yet, and there is room for the
+    /// ICV. Tells where ESP starts.
+    ///
+    /// `iv` is what goes on the wire; without one an AEAD's IV is the sequence number, which is
+    /// unique as long as that is, and a CBC suite refuses.
+    ///
+    /// # Errors
+    /// [`Status::BadIpHeader`], [`Status::Fragment`] (transport mode), [`Status::NoSpace`],
+    /// [`Status::BadLength`], or [`Status::WrongNumbering`] for a missing IV. The packet is in no state
+    /// to be sent then.
+    pub fn frame(
+        &self,
+        sequence: u64,
+        iv: Option<&[u8; 16]>,
+        packet: &mut impl PacketBuffer,
+    ) -> Result<usize, Status> {
+        let facts = Facts::of(packet.packet()).map_err(|_| Status::BadIpHeader)?;
+        if facts.total_len != packet.packet().len() {
+            return Err(Status::BadIpHeader);
+        }
+        let (kept, next_header) = match self.mode {
+            Mode::Tunnel if facts.source.is_ipv4() => (0, PROTOCOL_IPV4),
+            Mode::Tunnel => (0, PROTOCOL_IPV6),
+            // RFC 4303 §3.3.4: transport mode applies to whole datagrams only.
+            Mode::Transport if facts.fragment => return Err(Status::Fragment),
+            Mode::Transport => (facts.esp_offset, facts.protected_protocol),
+        };
+        let payload_len = facts.total_len - kept;
+        self.pad(packet, payload_len, next_header)?;
+
+        let udp = self.outer.and_then(|outer| outer.udp);
+        let udp_len = if udp.is_some() && self.mode == Mode::Transport {
+            UdpHeader::LEN
+        } else {
+            0
+        };
+        let inserted = udp_len + Header::LEN + self.suite.iv_len();
+        if !packet.grow_front(inserted) {
+            return Err(Status::NoSpace);
+        }
+        let octets = packet.packet();
+        octets.copy_within(inserted..inserted + kept, 0);
+        let start = kept + udp_len;
+        let esp = octets.get_mut(start..).ok_or(Status::NoSpace)?;
+        self.write_header(esp, sequence, iv)?;
+        match (self.mode, self.outer) {
+            (Mode::Tunnel, Some(outer)) => {
+                let before = packet.packet().len();
+                self.encapsulate(packet, &outer, &facts)?;
+                Ok(start + packet.packet().len() - before)
+            }
+            (Mode::Tunnel, None) => Ok(start),
+            (Mode::Transport, _) => {
+                let udp_ports = udp.map(|udp| (udp.source_port, udp.destination_port));
+                finish_transport(packet.packet(), &facts, kept, udp_ports)?;
+                Ok(start)
+            }
+        }
+    }
+
+    /// Padding 1, 2, 3, …, pad length and next header (RFC 4303 §2.4 to §2.6), and room for the ICV.
+    fn pad(
+        &self,
+        packet: &mut impl PacketBuffer,
+        payload_len: usize,
+        next_header: u8,
+    ) -> Result<(), Status> {
+        const TRAILER: usize = 2;
+        let padded = (payload_len + TRAILER).next_multiple_of(self.suite.alignment());
+        let pad_len = padded - payload_len - TRAILER;
+        let before = packet.packet().len();
+        if !packet.grow_back(pad_len + TRAILER + self.suite.icv_len()) {
+            return Err(Status::NoSpace);
+        }
+        let tail = packet.packet().get_mut(before..).ok_or(Status::NoSpace)?;
+        let (padding, tail) = tail.split_at_mut(pad_len);
+        for (octet, value) in padding.iter_mut().zip(1u8..) {
+            *octet = value;
+        }
+        if let [pad_field, next_field, ..] = tail {
+            // Alignment is 16 at most, so this fits.
+            *pad_field = pad_len as u8;
+            *next_field = next_header;
+        }
+        Ok(())
+    }
+
+    fn write_header(
+        &self,
+        esp: &mut [u8],
+        sequence: u64,
+        iv: Option<&[u8; 16]>,
+    ) -> Result<(), Status> {
+        let header = Header {
+            spi: self.spi.value().into(),
+            sequence: (sequence as u32).into(),
+        };
+        header.write_to_prefix(esp).map_err(|_| Status::NoSpace)?;
+        let len = self.suite.iv_len();
+        let field = esp
+            .get_mut(Header::LEN..Header::LEN + len)
+            .ok_or(Status::NoSpace)?;
+        match iv {
+            Some(iv) => field.copy_from_slice(iv.get(..len).ok_or(Status::WrongNumbering)?),
+            None if len == 8 => field.copy_from_slice(&sequence.to_be_bytes()),
+            None if len == 0 => {}
+            None => return Err(Status::WrongNumbering),
+        }
+        Ok(())
+    }
+
+    fn encapsulate(
+        &self,
+        packet: &mut impl PacketBuffer,
+        outer: &OuterHeaders,
+        inner: &Facts,
+    ) -> Result<(), Status> {
+        let mut protocol = PROTOCOL;
+        if let Some(udp) = outer.udp {
+            let len = packet.packet().len() + UdpHeader::LEN;
+            let header = UdpHeader {
+                source_port: udp.source_port.into(),
+                destination_port: udp.destination_port.into(),
+                len: u16::try_from(len).map_err(|_| Status::BadLength)?.into(),
+                checksum: 0.into(),
+            };
+            prepend(packet, header.as_bytes())?;
+            protocol = PROTOCOL_UDP;
+        }
+        let len = packet.packet().len();
+        match (outer.source, outer.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let len = u16::try_from(len + Ipv4Header::LEN).map_err(|_| Status::BadLength)?;
+                let header = ip::outer_v4(source, destination, protocol, len, inner);
+                prepend(packet, header.as_bytes())
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let len = u16::try_from(len).map_err(|_| Status::BadLength)?;
+                let header = ip::outer_v6(source, destination, protocol, len, inner);
+                prepend(packet, header.as_bytes())
+            }
+            // Refused at installation.
+            _ => Err(Status::OuterMismatch),
+        }
+    }
+
+    /// Finds the ESP header of an inbound packet and checks everything in front of the payload
+    /// (RFC 4303 §3.4.2): outer headers against the SA's, the SPI, and the length.
+    ///
+    /// # Errors
+    /// [`Status::BadIpHeader`], [`Status::Fragment`], [`Status::OuterMismatch`] or
+    /// [`Status::BadLength`].
+    pub fn locate(&self, packet: &[u8]) -> Result<Located, Status> {
+        let esp = if self.outer.is_some() || self.mode == Mode::Transport {
+            self.locate_behind_ip(packet)?
+        } else {
+            0
+        };
+        let octets = packet.get(esp..).unwrap_or_default();
+        let header = Header::parse(octets).ok_or(Status::BadLength)?;
+        if header.spi.get() != self.spi.value() {
+            return Err(Status::OuterMismatch);
+        }
+        let overhead = Header::LEN + self.suite.iv_len() + self.suite.icv_len();
+        match octets.len().checked_sub(overhead) {
+            Some(body) if body >= 2 && body.is_multiple_of(self.suite.alignment()) => Ok(Located {
+                esp,
+                sequence_low: header.sequence.get(),
+            }),
+            _ => Err(Status::BadLength),
+        }
+    }
+
+    fn locate_behind_ip(&self, packet: &[u8]) -> Result<usize, Status> {
+        let facts = Facts::of(packet).map_err(|_| Status::BadIpHeader)?;
+        if facts.total_len != packet.len() {
+            return Err(Status::BadIpHeader);
+        }
+        if facts.fragment {
+            return Err(Status::Fragment);
+        }
+        let ends = (facts.source, facts.destination);
+        if self
+            .outer
+            .is_some_and(|outer| ends != (outer.source, outer.destination))
+        {
+            return Err(Status::OuterMismatch);
+        }
+        match (self.outer.and_then(|outer| outer.udp), facts.protocol) {
+            (None, PROTOCOL) => Ok(facts.header_len),
+            (Some(udp), PROTOCOL_UDP) => {
+                let header = packet
+                    .get(facts.header_len..)
+                    .and_then(UdpHeader::parse)
+                    .ok_or(Status::BadLength)?;
+                let ports = (header.source_port.get(), header.destination_port.get());
+                if ports != (udp.source_port, udp.destination_port) {
+                    return Err(Status::OuterMismatch);
+                }
+                if usize::from(header.len.get()) != packet.len() - facts.header_len {
+                    return Err(Status::BadLength);
+                }
+                Ok(facts.header_len + UdpHeader::LEN)
+            }
+            _ => Err(Status::OuterMismatch),
+        }
+    }
+
+    /// Takes everything off an inbound packet that has been authenticated and decrypted in place
+    /// (RFC 4303 §3.4.4), and tells its next header.
+    ///
+    /// # Errors
+    /// [`Status::BadPad`], [`Status::BadNextHeader`], [`Status::BadIpHeader`], [`Status::BadLength`]. The
+    /// packet is emptied: see [`wipe`].
+    pub fn deframe(&self, located: Located, packet: &mut impl PacketBuffer) -> Result<u8, Status> {
+        let result = self.deframe_inner(located, packet);
+        if result.is_err() {
+            wipe(packet);
+        }
+        result
+    }
+
+    fn deframe_inner(
+        &self,
+        located: Located,
+        packet: &mut impl PacketBuffer,
+    ) -> Result<u8, Status> {
+        let esp = packet
+            .packet()
+            .get_mut(located.esp..)
+            .ok_or(Status::BadLength)?;
+        let body = Header::LEN + self.suite.iv_len();
+        let plain_len = esp
+            .len()
+            .checked_sub(body + self.suite.icv_len())
+            .ok_or(Status::BadLength)?;
+        let plain = esp.get(body..body + plain_len).ok_or(Status::BadLength)?;
+        let (payload, next_header) = strip_padding(plain)?;
+        let payload_len = payload.len();
+        match self.mode {
+            Mode::Tunnel => {
+                let inner_len = match next_header {
+                    NEXT_HEADER_DUMMY => payload_len,
+                    PROTOCOL_IPV4 | PROTOCOL_IPV6 => {
+                        let facts = Facts::of(payload).map_err(|_| Status::BadIpHeader)?;
+                        if facts.source.is_ipv4() != (next_header == PROTOCOL_IPV4) {
+                            return Err(Status::BadNextHeader);
+                        }
+                        // The rest is traffic-flow-confidentiality padding (RFC 4303 §2.7).
+                        facts.total_len
+                    }
+                    _ => return Err(Status::BadNextHeader),
+                };
+                if !packet.shrink_front(located.esp + body) {
+                    return Err(Status::BadLength);
+                }
+                packet.truncate(inner_len);
+                Ok(next_header)
+            }
+            Mode::Transport => {
+                let facts = Facts::of(packet.packet()).map_err(|_| Status::BadIpHeader)?;
+                let octets = packet.packet();
+                let kept = facts.esp_offset;
+                let from = located.esp + body;
+                let removed = from.checked_sub(kept).ok_or(Status::BadLength)?;
+                octets.copy_within(..kept, removed);
+                if !packet.shrink_front(removed) {
+                    return Err(Status::BadLength);
+                }
+                packet.truncate(kept + payload_len);
+                patch_ip_header(packet.packet(), &facts, next_header)?;
+                Ok(next_header)
+            }
+        }
+    }
+}
+
+/// Empties a packet: nothing unauthenticated stays reachable.
+pub fn wipe(packet: &mut impl PacketBuffer) {
+    packet.packet().fill(0);
+    packet.truncate(0);
+}
+
+fn strip_padding(plain: &[u8]) -> Result<(&[u8], u8), Status> {
+    let [rest @ .., pad_len, next_header] = plain else {
+        return Err(Status::BadLength);
+    };
+    let payload_len = rest
+        .len()
+        .checked_sub(usize::from(*pad_len))
+        .ok_or(Status::BadPad)?;
+    let (payload, padding) = rest.split_at(payload_len);
+    // RFC 4303 §2.4: the default content is inspected.
+    if padding
+        .iter()
+        .zip(1u8..)
+        .any(|(octet, expected)| *octet != expected)
+    {
+        return Err(Status::BadPad);
+    }
+    Ok((payload, *next_header))
+}
+
+fn prepend(packet: &mut impl PacketBuffer, header: &[u8]) -> Result<(), Status> {
+    if !packet.grow_front(header.len()) {
+        return Err(Status::NoSpace);
+    }
+    packet
+        .packet()
+        .get_mut(..header.len())
+        .ok_or(Status::NoSpace)?
+        .copy_from_slice(header);
+    Ok(())
+}
+
+/// Makes the kept IP header announce ESP (or UDP), and writes the UDP header.
+fn finish_transport(
+    octets: &mut [u8],
+    facts: &Facts,
+    kept: usize,
+    udp_ports: Option<(u16, u16)>,
+) -> Result<(), Status> {
+    let mut protocol = PROTOCOL;
+    if let Some((source_port, destination_port)) = udp_ports {
+        let header = UdpHeader {
+            source_port: source_port.into(),
+            destination_port: destination_port.into(),
+            len: u16::try_from(octets.len() - kept)
+                .map_err(|_| Status::BadLength)?
+                .into(),
+            checksum: 0.into(),
+        };
+        let field = octets.get_mut(kept..).ok_or(Status::NoSpace)?;
+        header.write_to_prefix(field).map_err(|_| Status::NoSpace)?;
+        protocol = PROTOCOL_UDP;
+    }
+    patch_ip_header(octets, facts, protocol)
+}
+
+/// Sets protocol, length and checksum of an IP header that stays.
+fn patch_ip_header(octets: &mut [u8], facts: &Facts, protocol: u8) -> Result<(), Status> {
+    *octets
+        .get_mut(facts.protocol_field)
+        .ok_or(Status::BadIpHeader)? = protocol;
+    let len = octets.len();
+    if facts.source.is_ipv4() {
+        let (header, _) = Ipv4Header::mut_from_prefix(octets).map_err(|_| Status::BadIpHeader)?;
+        header.total_len = u16::try_from(len).map_err(|_| Status::BadLength)?.into();
+        header.checksum = 0.into();
+        let header_len = usize::from(header.version_ihl & 0x0f) * 4;
+        let sum = ip::checksum(octets.get(..header_len).ok_or(Status::BadIpHeader)?);
+        octets
+            .get_mut(10..12)
+            .ok_or(Status::BadIpHeader)?
+            .copy_from_slice(&sum.to_be_bytes());
+    } else {
+        let payload = len
+            .checked_sub(Ipv6Header::LEN)
+            .ok_or(Status::BadIpHeader)?;
+        let payload = u16::try_from(payload).map_err(|_| Status::BadLength)?;
+        octets
+            .get_mut(4..6)
+            .ok_or(Status::BadIpHeader)?
+            .copy_from_slice(&payload.to_be_bytes());
+    }
+    Ok(())
+}

@@ -7,7 +7,7 @@ use offload_api::failover::{FailoverConfig, HoldOff};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use super::Seconds;
+use super::text::Seconds;
 
 /// How far the accelerator is trusted. Each setting has a sane default.
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `[connections.NAME.children.NAME]`: a child SA.
+
+use std::time::Duration;
+
+use ikev2d_proto::config::{ChildConfig, SelectorConfig};
+use ikev2d_proto::proposal::Proposal;
+use offload_api::failover::OffloadLevel;
+use serde::Deserialize;
+
+use super::text::{EspProposal, Seconds, Text};
+
+/// A child SA.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChildSection {
+    /// Our side's traffic.
+    #[serde(default = "dynamic")]
+    pub local_ts: Vec<Text<SelectorConfig>>,
+    /// The peer's side's traffic.
+    #[serde(default = "dynamic")]
+    pub remote_ts: Vec<Text<SelectorConfig>>,
+    /// ESP proposals.
+    #[serde(default)]
+    pub esp_proposals: Vec<Text<EspProposal>>,
+    /// `tunnel`; transport mode is not there yet.
+    #[serde(default)]
+    pub mode: Mode,
+    /// `none`, `trap` or `start`.
+    #[serde(default)]
+    pub start_action: StartAction,
+    /// What is done when the peer does not answer any more.
+    #[serde(default)]
+    pub dpd_action: DpdAction,
+    /// What is done when the peer deletes it.
+    #[serde(default)]
+    pub close_action: CloseAction,
+    /// Without effect: times are spread by a tenth.
+    pub rand_time: Option<Seconds>,
+    /// Without effect: for kernel interfaces.
+    pub if_id_in: Option<toml::Value>,
+    /// Without effect: for kernel interfaces.
+    pub if_id_out: Option<toml::Value>,
+    /// Age at which it is rekeyed; 0 is never.
+    #[serde(default = "one_hour")]
+    pub rekey_time: Seconds,
+    /// Age at which it stops; by default a tenth more.
+    pub life_time: Option<Seconds>,
+    /// Octets after which it is rekeyed.
+    #[serde(default)]
+    pub rekey_bytes: u64,
+    /// Octets after which it stops.
+    #[serde(default)]
+    pub life_bytes: u64,
+    /// Packets after which it is rekeyed.
+    #[serde(default)]
+    pub rekey_packets: u64,
+    /// Packets after which it stops.
+    #[serde(default)]
+    pub life_packets: u64,
+    /// Anti-replay window in packets.
+    #[serde(default = "replay_window")]
+    pub replay_window: u32,
+    /// `no`, `crypto`, `packet` or `auto`.
+    #[serde(default)]
+    pub hw_offload: HwOffload,
+}
+
+fn one_hour() -> Seconds {
+    Seconds(Duration::from_secs(3600))
+}
+
+fn dynamic() -> Vec<Text<SelectorConfig>> {
+    vec![Text(SelectorConfig::Dynamic)]
+}
+
+fn replay_window() -> u32 {
+    1024
+}
+
+/// RFC 4301's modes, in strongSwan's words.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Whole packets.
+    #[default]
+    Tunnel,
+}
+
+/// When a child SA is set up.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum StartAction {
+    /// On command, or by the peer.
+    #[default]
+    None,
+    /// With its first packet.
+    Trap,
+    /// At once.
+    Start,
+}
+
+/// What is done about a child SA whose peer does not answer.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum DpdAction {
+    /// It is removed; with `start_action = "trap"` its next packet sets it up again.
+    #[default]
+    #[serde(alias = "none", alias = "trap")]
+    Clear,
+    /// It is set up again.
+    #[serde(alias = "start")]
+    Restart,
+}
+
+/// What is done about a child SA that its peer has deleted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum CloseAction {
+    /// Nothing; with `start_action = "trap"` its next packet sets it up again.
+    #[default]
+    #[serde(alias = "clear", alias = "trap")]
+    None,
+    /// It is set up again.
+    #[serde(alias = "restart")]
+    Start,
+}
+
+/// How far it may be offloaded.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum HwOffload {
+    /// Software only.
+    No,
+    /// The device, or fail.
+    Crypto,
+    /// The device, or fail.
+    Packet,
+    /// The device, or software.
+    #[default]
+    Auto,
+}
+
+impl From<HwOffload> for OffloadLevel {
+    fn from(level: HwOffload) -> Self {
+        match level {
+            HwOffload::No => Self::No,
+            HwOffload::Crypto => Self::Crypto,
+            HwOffload::Packet => Self::Packet,
+            HwOffload::Auto => Self::Auto,
+        }
+    }
+}
+
+impl ChildSection {
+    pub(super) fn to_child(&self, name: &str) -> ChildConfig {
+        let proposals: Vec<Proposal> = self
+            .esp_proposals
+            .iter()
+            .flat_map(|p| p.0.0.clone())
+            .collect();
+        ChildConfig {
+            name: name.to_owned(),
+            local_ts: self.local_ts.iter().map(|ts| ts.0).collect(),
+            remote_ts: self.remote_ts.iter().map(|ts| ts.0).collect(),
+            esp_proposals: if proposals.is_empty() {
+                Proposal::esp_default()
+            } else {
+                proposals
+            },
+            transport: false,
+            rekey_time: self.rekey_time.nonzero(),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `[connections.NAME]`: a peer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ikev2d_proto::config::{AddressPattern, Connection, Identity};
+use ikev2d_proto::proposal::Proposal;
+use serde::Deserialize;
+
+use super::child::ChildSection;
+use super::text::{IkeProposal, Seconds, Text};
+
+/// A peer.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionSection {
+    /// 2; others are refused.
+    #[serde(default = "two")]
+    pub version: u8,
+    /// Our addresses.
+    #[serde(default)]
+    pub local_addrs: Vec<Text<AddressPattern>>,
+    /// The peer's addresses.
+    #[serde(default)]
+    pub remote_addrs: Vec<Text<AddressPattern>>,
+    /// The peer's port.
+    #[serde(default = "ike_port")]
+    pub remote_port: u16,
+    /// IKE proposals.
+    #[serde(default)]
+    pub proposals: Vec<Text<IkeProposal>>,
+    /// Force UDP encapsulation.
+    #[serde(default)]
+    pub encap: bool,
+    /// Silence after which the peer is asked whether it lives; 0 is never.
+    #[serde(default)]
+    pub dpd_delay: Seconds,
+    /// Age at which the IKE SA is rekeyed; 0 is never.
+    #[serde(default = "four_hours")]
+    pub rekey_time: Seconds,
+    /// Further time after which it is deleted.
+    pub over_time: Option<Seconds>,
+    /// Tries to set it up; 0 is for ever.
+    #[serde(default = "once")]
+    pub keyingtries: u32,
+    /// Reauthentication is not there yet: 0 only.
+    #[serde(default)]
+    pub reauth_time: Seconds,
+    /// Without effect: times are spread by a tenth.
+    pub rand_time: Option<Seconds>,
+    /// Without effect: a peer's initial contact replaces its SAs.
+    pub unique: Option<String>,
+    /// Accepted if false: RFC 4555 is not there yet.
+    #[serde(default)]
+    pub mobike: bool,
+    /// Our end.
+    pub local: AuthSection,
+    /// The peer's end.
+    pub remote: AuthSection,
+    /// Child SAs by name.
+    #[serde(default)]
+    pub children: BTreeMap<String, ChildSection>,
+}
+
+fn two() -> u8 {
+    2
+}
+
+fn once() -> u32 {
+    1
+}
+
+fn ike_port() -> u16 {
+    500
+}
+
+fn four_hours() -> Seconds {
+    Seconds(Duration::from_secs(4 * 3600))
+}
+
+/// How an end authenticates.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthSection {
+    /// `psk`.
+    #[serde(default = "psk")]
+    pub auth: String,
+    /// Who it is.
+    #[serde(default)]
+    pub id: String,
+}
+
+fn psk() -> String {
+    "psk".to_owned()
+}
+
+impl ConnectionSection {
+    /// What the types do not say: the setting that is wrong, and why.
+    pub(crate) fn check(&self) -> Result<(), (String, String)> {
+        let invalid = |key: String, what: String| Err((key, what));
+        if self.version != 2 {
+            let what = "only IKEv2 (version = 2) is supported";
+            return invalid("version".to_owned(), what.to_owned());
+        }
+        if self.mobike {
+            return invalid("mobike".to_owned(), "MOBIKE is not supported".to_owned());
+        }
+        if !self.reauth_time.0.is_zero() {
+            let what = "reauthentication is not supported: 0 only, rekey_time renews the keys";
+            return invalid("reauth_time".to_owned(), what.to_owned());
+        }
+        for (setting, given) in [
+            ("rand_time", self.rand_time.is_some()),
+            ("unique", self.unique.is_some()),
+        ] {
+            if given {
+                tracing::warn!(setting, "has no effect");
+            }
+        }
+        for (side, auth) in [("local", &self.local), ("remote", &self.remote)] {
+            if auth.auth != "psk" {
+                let what = format!("{:?}: expected \"psk\"", auth.auth);
+                return invalid(format!("{side}.auth"), what);
+            }
+        }
+        for (name, child) in &self.children {
+            for (setting, given) in [
+                ("rand_time", child.rand_time.is_some()),
+                ("if_id_in", child.if_id_in.is_some()),
+                ("if_id_out", child.if_id_out.is_some()),
+            ] {
+                if given {
+                    tracing::warn!(child = name, setting, "has no effect");
+                }
+            }
+            let window = child.replay_window;
+            if window != 0 && !(32..=4096).contains(&window) {
+                let what = format!("{window}: expected 0 (off) or 32 to 4096");
+                return invalid(format!("children.{name}.replay_window"), what);
+            }
+        }
+        Ok(())
+    }
+
+    /// For the core.
+    pub(crate) fn to_connection(&self, name: &str) -> Connection {
+        let proposals: Vec<Proposal> = self.proposals.iter().flat_map(|p| p.0.0.clone()).collect();
+        let rekey = self.rekey_time.nonzero();
+        Connection {
+            name: name.to_owned(),
+            local_addrs: self.local_addrs.iter().map(|a| a.0).collect(),
+            remote_addrs: self.remote_addrs.iter().map(|a| a.0).collect(),
+            remote_port: self.remote_port,
+            local_id: self.local_id(),
+            remote_id: Identity::parse(&self.remote.id),
+            proposals: if proposals.is_empty() {
+                Proposal::ike_default()
+            } else {
+                proposals
+            },
+            encap: self.encap,
+            dpd_delay: self.dpd_delay.nonzero(),
+            rekey_time: rekey,
+            over_time: self
+                .over_time
+                .map_or(rekey.unwrap_or_default() / 10, |over| over.0),
+            children: self
+                .children
+                .iter()
+                .map(|(name, child)| child.to_child(name))
+                .collect(),
+        }
+    }
+
+    /// As in strongSwan: without an id we are our address.
+    fn local_id(&self) -> Identity {
+        match Identity::parse(&self.local.id) {
+            Identity::Any => {
+                let own = self.local_addrs.iter().find_map(|a| a.0.single());
+                own.map_or(Identity::Any, Identity::Address)
+            }
+            id => id,
+        }
+    }
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `[daemon]`: sockets, the accelerator, the data plane.
+
+use std::path::PathBuf;
+
+use driver::DeviceAddress;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+use super::FailoverSection;
+
+/// The daemon itself.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DaemonSection {
+    /// Control socket.
+    pub vici_socket: PathBuf,
+    /// Accelerator: `software`, `vfio-user:PATH` or `pci:DDDD:BB:DD.F`.
+    pub device: DeviceSetting,
+    /// How far the accelerator is trusted.
+    pub failover: FailoverSection,
+    /// What moves packets.
+    pub dataplane: DataplaneSetting,
+    /// The TUN interface.
+    pub tun: TunSection,
+    /// Directory for Wireshark's key tables; off by default.
+    pub key_log: Option<PathBuf>,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub log_level: Option<String>,
+    /// UDP port of IKE.
+    pub port: u16,
+    /// UDP port of IKE and ESP behind a NAT.
+    pub nat_port: u16,
+    /// Also carry ESP without UDP (IP protocol 50).
+    pub raw_esp: bool,
+    /// Retransmissions before a peer is given up.
+    pub retransmit_tries: u32,
+    /// Seconds before the first one.
+    pub retransmit_timeout: f64,
+}
+
+impl Default for DaemonSection {
+    fn default() -> Self {
+        Self {
+            vici_socket: "/run/esplanade.vici".into(),
+            device: DeviceSetting::Software,
+            failover: FailoverSection::default(),
+            dataplane: DataplaneSetting::Tun,
+            tun: TunSection::default(),
+            key_log: None,
+            log_level: None,
+            port: 500,
+            nat_port: 4500,
+            raw_esp: true,
+            retransmit_tries: 5,
+            retransmit_timeout: 4.0,
+        }
+    }
+}
+
+/// What moves packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataplaneSetting {
+    /// Worker threads between a TUN interface and the ESP sockets.
+    #[default]
+    Tun,
+    /// An accelerator in inline mode, from port to port. `tun.name` is the interface of its host
+    /// port. Nothing falls back: each child's `hw_offload` must be `packet` or `auto`, and both mean
+    /// `packet`.
+    Inline,
+}
+
+/// The TUN interface.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TunSection {
+    /// Its name.
+    pub name: String,
+    /// Its MTU.
+    pub mtu: u16,
+    /// Queues, each with a worker; 0 is one for each core, four at most.
+    pub queues: usize,
+}
+
+impl Default for TunSection {
+    fn default() -> Self {
+        Self {
+            name: "esp0".to_owned(),
+            mtu: 1400,
+            queues: 0,
+        }
+    }
+}
+
+/// Which accelerator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceSetting {
+    /// None: rayon-parallel software.
+    Software,
+    /// A card.
+    Card(DeviceAddress),
+}
+
+impl<'de> Deserialize<'de> for DeviceSetting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "software" {
+            return Ok(Self::Software);
+        }
+        text.parse()
+            .map(Self::Card)
+            .map_err(|error| D::Error::custom(format!("{error} or software")))
+    }
+}

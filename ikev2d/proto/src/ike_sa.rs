@@ -1,73 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! One IKE SA: its state, its window of one message each way (RFC 7296 §2.1 to §2.3), its timers.
+//! One IKE SA: its state, its children, its end.
+
+mod step;
+mod task;
+mod timers;
+mod window;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{ChildConfig, Connection, EndpointConfig, Identity, Secret};
-use crate::crypto::{Crypto, CryptoError, KeyExchange};
-use crate::event::{ChildId, ChildSa, Event, IkeId, InstallId, Path, Transmit};
+pub(crate) use step::{Ctx, Outputs};
+pub(crate) use task::{ChildRequest, RekeyRequest, Request, Task};
+pub(crate) use timers::jittered;
+
+use crate::config::{Connection, Identity};
+use crate::crypto::KeyExchange;
+use crate::event::{ChildId, ChildSa, Event, IkeId, InstallId, Path};
 use crate::keymat::IkeKeys;
 use crate::proposal::IkeSuite;
-use crate::sk;
-use crate::wire::{
-    Chain, FLAG_INITIATOR, FLAG_RESPONSE, Header, Payload, VERSION, exchange, notify, payload,
-    payloads,
-};
+use crate::wire::{Chain, Payload, notify, payload};
+use window::Outstanding;
 
 /// Octets of our nonces.
 pub(crate) const NONCE_LEN: usize = 32;
-
-/// What a step may use and leave behind.
-pub(crate) struct Ctx<'a> {
-    pub(crate) crypto: &'a dyn Crypto,
-    pub(crate) config: &'a EndpointConfig,
-    pub(crate) connections: &'a [Arc<Connection>],
-    pub(crate) secrets: &'a [Secret],
-    pub(crate) out: &'a mut Outputs,
-    pub(crate) now: Instant,
-}
-
-/// What an endpoint has to give.
-#[derive(Default)]
-pub(crate) struct Outputs {
-    pub(crate) transmits: VecDeque<Transmit>,
-    pub(crate) events: VecDeque<Event>,
-    pub(crate) last_id: u64,
-    /// An IKE SA that replaces the endpoint's other ones with its peer.
-    pub(crate) initial_contact: Option<IkeId>,
-    /// A new IKE SA out of a rekeying.
-    pub(crate) born: Vec<IkeSa>,
-    pub(crate) retransmits: u64,
-    pub(crate) auth_failures: u64,
-}
-
-impl Outputs {
-    pub(crate) fn id(&mut self) -> u64 {
-        self.last_id += 1;
-        self.last_id
-    }
-}
-
-impl Ctx<'_> {
-    pub(crate) fn event(&mut self, event: Event) {
-        self.out.events.push_back(event);
-    }
-
-    pub(crate) fn random(&self, len: usize) -> Vec<u8> {
-        let mut octets = vec![0; len];
-        self.crypto.random(&mut octets);
-        octets
-    }
-
-    pub(crate) fn random_u64(&self) -> u64 {
-        let mut octets = [0; 8];
-        self.crypto.random(&mut octets);
-        // Zero is "no SPI" on the wire.
-        u64::from_be_bytes(octets).max(1)
-    }
-}
 
 /// Where an IKE SA stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,61 +86,6 @@ pub(crate) struct InitMaterial {
     /// Restarts by COOKIE or INVALID_KE_PAYLOAD.
     pub(crate) restarts: u32,
     pub(crate) child_spi: u32,
-}
-
-struct Outstanding {
-    id: u32,
-    message: Vec<u8>,
-    request: Request,
-    tries: u32,
-    at: Instant,
-    wait: Duration,
-}
-
-/// What a request of ours asked for.
-pub(crate) enum Request {
-    Init,
-    Auth,
-    CreateChild(Box<ChildRequest>),
-    RekeyIke(Box<RekeyRequest>),
-    DeleteIke { reason: String },
-    DeleteChild(ChildId),
-    Liveness,
-}
-
-pub(crate) struct ChildRequest {
-    pub(crate) config: ChildConfig,
-    pub(crate) spi_in: u32,
-    pub(crate) nonce: Vec<u8>,
-    pub(crate) exchange: Option<(crate::algorithm::Group, Box<dyn KeyExchange>)>,
-    pub(crate) rekeys: Option<ChildId>,
-}
-
-pub(crate) struct RekeyRequest {
-    pub(crate) spi: u64,
-    pub(crate) nonce: Vec<u8>,
-    pub(crate) group: crate::algorithm::Group,
-    pub(crate) exchange: Box<dyn KeyExchange>,
-}
-
-/// What to do when the window is free.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Task {
-    Child {
-        name: String,
-        rekeys: Option<ChildId>,
-        group: Option<crate::algorithm::Group>,
-        not_before: Option<Instant>,
-    },
-    RekeyIke {
-        group: Option<crate::algorithm::Group>,
-        not_before: Option<Instant>,
-    },
-    DeleteIke {
-        reason: String,
-    },
-    DeleteChild(ChildId),
-    Liveness,
 }
 
 /// A response that waits for an installation.
@@ -260,292 +161,6 @@ impl IkeSa {
             self.spi_r
         }
     }
-
-    fn header(&self, exchange: u8, id: u32, response: bool) -> Header {
-        let initiator = if self.initiator { FLAG_INITIATOR } else { 0 };
-        let response = if response { FLAG_RESPONSE } else { 0 };
-        Header {
-            spi_i: self.spi_i.into(),
-            spi_r: self.spi_r.into(),
-            next_payload: 0,
-            version: VERSION,
-            exchange,
-            flags: initiator | response,
-            message_id: id.into(),
-            len: 0.into(),
-        }
-    }
-
-    pub(crate) fn send(&mut self, ctx: &mut Ctx<'_>, message: Vec<u8>) {
-        self.last_sent = ctx.now;
-        let path = self.path;
-        ctx.out.transmits.push_back(Transmit {
-            path,
-            payload: message,
-            keepalive: false,
-        });
-    }
-
-    /// Sends a request and remembers it until its response comes.
-    pub(crate) fn request(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        exchange_type: u8,
-        chain: &Chain,
-        request: Request,
-    ) -> Result<(), CryptoError> {
-        let id = self.next_request;
-        let header = self.header(exchange_type, id, false);
-        let message = match (&self.suite, &self.keys) {
-            (Some(suite), Some(keys)) if exchange_type != exchange::IKE_SA_INIT => {
-                sk::seal(ctx.crypto, suite, keys, self.initiator, header, chain)?
-            }
-            _ => return Err(CryptoError),
-        };
-        self.post(ctx, id, message, request);
-        Ok(())
-    }
-
-    /// Sends a request that is ready.
-    pub(crate) fn post(&mut self, ctx: &mut Ctx<'_>, id: u32, message: Vec<u8>, request: Request) {
-        self.next_request = id + 1;
-        let wait = ctx.config.retransmit_timeout;
-        self.outstanding = Some(Outstanding {
-            id,
-            message: message.clone(),
-            request,
-            tries: 0,
-            at: ctx.now + wait,
-            wait,
-        });
-        self.send(ctx, message);
-    }
-
-    /// The header of our first message.
-    pub(crate) fn init_header(&self, response: bool) -> Header {
-        self.header(exchange::IKE_SA_INIT, 0, response)
-    }
-
-    /// Sends the response to the request that is expected, and keeps it for repetitions.
-    pub(crate) fn respond(&mut self, ctx: &mut Ctx<'_>, exchange_type: u8, id: u32, chain: &Chain) {
-        let header = self.header(exchange_type, id, true);
-        let (Some(suite), Some(keys)) = (&self.suite, &self.keys) else {
-            return;
-        };
-        match sk::seal(ctx.crypto, suite, keys, self.initiator, header, chain) {
-            Ok(message) => self.respond_with(ctx, id, message),
-            Err(_) => tracing::error!(ike = self.id.0, "response could not be sealed"),
-        }
-    }
-
-    pub(crate) fn respond_with(&mut self, ctx: &mut Ctx<'_>, id: u32, message: Vec<u8>) {
-        self.expected_request = id.wrapping_add(1);
-        self.last_response = Some(message.clone());
-        self.send(ctx, message);
-    }
-
-    pub(crate) fn respond_notify(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        exchange_type: u8,
-        id: u32,
-        kind: u16,
-        data: &[u8],
-    ) {
-        let mut chain = Chain::default();
-        chain.notify(kind, data);
-        self.respond(ctx, exchange_type, id, &chain);
-    }
-
-    /// Takes in a message that names this SA.
-    pub(crate) fn handle(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        path: Path,
-        header: &Header,
-        message: &[u8],
-    ) {
-        if header.exchange == exchange::IKE_SA_INIT {
-            if header.is_response() {
-                self.handle_init_response(ctx, header, message);
-            } else if let Some(response) = &self.last_response
-                && self.expected_request == 1
-                && self.init.message_i == message
-            {
-                let response = response.clone();
-                self.send(ctx, response);
-            }
-            return;
-        }
-        let (Some(suite), Some(keys)) = (&self.suite, &self.keys) else {
-            return;
-        };
-        let by_initiator = header.flags & FLAG_INITIATOR != 0;
-        if by_initiator == self.initiator {
-            return;
-        }
-        let Ok((first, inner)) = sk::open(ctx.crypto, suite, keys, by_initiator, message) else {
-            tracing::debug!(ike = self.id.0, "message fails its integrity check");
-            return;
-        };
-        self.last_heard = ctx.now;
-        self.follow(ctx, path);
-        let id = header.message_id.get();
-        let parsed = payloads(first, &inner);
-        if header.is_response() {
-            if self
-                .outstanding
-                .as_ref()
-                .is_none_or(|outstanding| outstanding.id != id)
-            {
-                return;
-            }
-            let Some(outstanding) = self.outstanding.take() else {
-                return;
-            };
-            match parsed {
-                Ok(parts) => self.handle_response(ctx, outstanding.request, &parts),
-                Err(error) => self.die(ctx, &format!("malformed response: {error}")),
-            }
-        } else if id.wrapping_add(1) == self.expected_request {
-            if let Some(response) = &self.last_response {
-                let response = response.clone();
-                self.send(ctx, response);
-            }
-        } else if id == self.expected_request && self.pending.is_none() {
-            match parsed {
-                Ok(parts) => self.handle_request(ctx, header, message, &parts),
-                Err(crate::wire::WireError::Critical { kind }) => {
-                    let notify = notify::UNSUPPORTED_CRITICAL_PAYLOAD;
-                    self.respond_notify(ctx, header.exchange, id, notify, &[kind]);
-                }
-                Err(_) => {
-                    self.respond_notify(ctx, header.exchange, id, notify::INVALID_SYNTAX, &[]);
-                    if self.state != State::Established {
-                        self.die(ctx, "malformed request");
-                    }
-                }
-            }
-        }
-        self.pump(ctx);
-    }
-
-    /// A peer behind a NAT may come from elsewhere: answer there (§2.23).
-    fn follow(&mut self, ctx: &mut Ctx<'_>, path: Path) {
-        if path == self.path {
-            return;
-        }
-        let port_only = path.remote.ip() == self.path.remote.ip();
-        if self.nat_remote || port_only {
-            self.path = path;
-            if self.state == State::Established {
-                let ike = self.id;
-                ctx.event(Event::PathChanged { ike, path });
-            }
-        }
-    }
-
-    fn handle_request(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        header: &Header,
-        _message: &[u8],
-        parts: &[Payload<'_>],
-    ) {
-        let id = header.message_id.get();
-        match (header.exchange, self.state) {
-            (exchange::IKE_AUTH, State::Connecting) if !self.initiator => {
-                self.handle_auth_request(ctx, id, parts);
-            }
-            // Nothing else before authentication.
-            (_, State::Connecting | State::Dead) => {}
-            (exchange::CREATE_CHILD_SA, State::Established) => {
-                self.handle_create_child(ctx, id, parts);
-            }
-            (exchange::INFORMATIONAL, _) => self.handle_informational(ctx, id, parts),
-            (exchange::CREATE_CHILD_SA, State::Deleting) => {
-                self.respond_notify(ctx, header.exchange, id, notify::TEMPORARY_FAILURE, &[]);
-            }
-            _ => self.respond_notify(ctx, header.exchange, id, notify::INVALID_SYNTAX, &[]),
-        }
-    }
-
-    fn handle_response(&mut self, ctx: &mut Ctx<'_>, request: Request, parts: &[Payload<'_>]) {
-        match request {
-            Request::Init => {}
-            Request::Auth => self.handle_auth_response(ctx, parts),
-            Request::CreateChild(request) => self.handle_child_response(ctx, *request, parts),
-            Request::RekeyIke(request) => self.handle_rekey_response(ctx, *request, parts),
-            Request::DeleteIke { reason } => self.die(ctx, &reason),
-            Request::DeleteChild(child) => self.drop_child(ctx, child, "deleted"),
-            Request::Liveness => {}
-        }
-    }
-
-    pub(crate) fn busy(&self) -> bool {
-        self.outstanding.is_some()
-    }
-
-    /// What the outstanding request asks for.
-    pub(crate) fn asking(&self) -> Option<&Request> {
-        self.outstanding
-            .as_ref()
-            .map(|outstanding| &outstanding.request)
-    }
-
-    /// The response that IKE_SA_INIT got: its request is done.
-    pub(crate) fn take_init_request(&mut self) -> bool {
-        let init = matches!(self.asking(), Some(Request::Init));
-        if init {
-            self.outstanding = None;
-        }
-        init
-    }
-
-    /// IKE_SA_INIT starts anew with message id 0.
-    pub(crate) fn rewind(&mut self) {
-        self.next_request = 0;
-    }
-
-    /// Starts the next task when the window is free.
-    pub(crate) fn pump(&mut self, ctx: &mut Ctx<'_>) {
-        while self.outstanding.is_none()
-            && matches!(self.state, State::Established | State::Deleting)
-        {
-            let now = ctx.now;
-            let ready = |task: &Task| match task {
-                Task::Child { not_before, .. } | Task::RekeyIke { not_before, .. } => {
-                    not_before.is_none_or(|at| at <= now)
-                }
-                _ => true,
-            };
-            let Some(at) = self.tasks.iter().position(ready) else {
-                return;
-            };
-            let Some(task) = self.tasks.remove(at) else {
-                return;
-            };
-            let started = match task {
-                Task::Child {
-                    name,
-                    rekeys,
-                    group,
-                    ..
-                } => self.start_child(ctx, &name, rekeys, group),
-                Task::RekeyIke { group, .. } => self.start_rekey(ctx, group),
-                Task::DeleteIke { reason } => self.start_delete(ctx, reason),
-                Task::DeleteChild(child) => self.start_delete_child(ctx, child),
-                Task::Liveness => {
-                    let chain = Chain::default();
-                    self.request(ctx, exchange::INFORMATIONAL, &chain, Request::Liveness)
-                }
-            };
-            if started.is_err() {
-                tracing::error!(ike = self.id.0, "a request could not be made");
-            }
-        }
-    }
-
     /// It is authenticated from now on.
     pub(crate) fn establish(&mut self, ctx: &mut Ctx<'_>) {
         self.state = State::Established;
@@ -554,14 +169,6 @@ impl IkeSa {
         self.arm_rekey(ctx);
         let ike = self.id;
         ctx.event(Event::IkeUp { ike });
-    }
-
-    pub(crate) fn arm_rekey(&mut self, ctx: &Ctx<'_>) {
-        let Some(time) = self.connection.rekey_time else {
-            return;
-        };
-        self.rekey_at = Some(ctx.now + jittered(ctx, time));
-        self.expire_at = Some(ctx.now + time + self.connection.over_time);
     }
 
     pub(crate) fn log_keys(&self, ctx: &mut Ctx<'_>) {
@@ -689,133 +296,6 @@ impl IkeSa {
         self.pump(ctx);
     }
 
-    /// When something is to be done next.
-    pub(crate) fn timeout(&self, config: &EndpointConfig) -> Option<Instant> {
-        let half_open = (self.state == State::Connecting && !self.initiator)
-            .then(|| self.created + config.half_open_timeout);
-        let established = self.state == State::Established;
-        let dpd = self
-            .connection
-            .dpd_delay
-            .filter(|_| established && self.outstanding.is_none());
-        let keepalive =
-            (established && self.nat_local).then(|| self.last_sent + config.nat_keepalive);
-        let tasks = self.tasks.iter().filter_map(|task| match task {
-            Task::Child { not_before, .. } | Task::RekeyIke { not_before, .. } => *not_before,
-            _ => None,
-        });
-        let tasks = if self.outstanding.is_none() {
-            tasks.min()
-        } else {
-            None
-        };
-        let children = self.children.iter().flat_map(|child| {
-            [
-                child.rekey_at.filter(|_| !child.busy && established),
-                child.outbound_at,
-            ]
-        });
-        [
-            self.outstanding.as_ref().map(|outstanding| outstanding.at),
-            half_open,
-            dpd.map(|delay| self.last_heard + delay),
-            keepalive,
-            tasks,
-            self.rekey_at.filter(|_| established),
-            self.expire_at.filter(|_| established),
-        ]
-        .into_iter()
-        .chain(children)
-        .flatten()
-        .min()
-    }
-
-    /// Does what is due.
-    pub(crate) fn handle_timeout(&mut self, ctx: &mut Ctx<'_>) {
-        let now = ctx.now;
-        if self.state == State::Connecting
-            && !self.initiator
-            && now >= self.created + ctx.config.half_open_timeout
-        {
-            return self.die(ctx, "the peer did not authenticate in time");
-        }
-        if self.expire_at.is_some_and(|at| now >= at) && self.state == State::Established {
-            self.expire_at = None;
-            self.tasks.push_front(Task::DeleteIke {
-                reason: "lifetime is over".to_owned(),
-            });
-        }
-        if let Some(outstanding) = &mut self.outstanding
-            && now >= outstanding.at
-        {
-            if outstanding.tries >= ctx.config.retransmit_tries {
-                return self.die(ctx, crate::event::reason::NO_ANSWER);
-            }
-            outstanding.tries += 1;
-            outstanding.wait = outstanding.wait.mul_f64(ctx.config.retransmit_base);
-            outstanding.at = now + outstanding.wait;
-            let message = outstanding.message.clone();
-            ctx.out.retransmits += 1;
-            self.send(ctx, message);
-        }
-        if self.state == State::Established {
-            if self.rekey_at.is_some_and(|at| now >= at) {
-                self.rekey_at = None;
-                self.tasks.push_back(Task::RekeyIke {
-                    group: None,
-                    not_before: None,
-                });
-            }
-            for at in 0..self.children.len() {
-                let Some(child) = self.children.get_mut(at) else {
-                    break;
-                };
-                if child.outbound_at.is_some_and(|at| now >= at) {
-                    child.outbound_at = None;
-                    let child = child.sa.id;
-                    ctx.event(Event::InstallOutbound { child });
-                } else if child.rekey_at.is_some_and(|at| now >= at) && !child.busy {
-                    child.rekey_at = None;
-                    let id = child.sa.id;
-                    self.rekey_child(id);
-                }
-            }
-            let idle = self.outstanding.is_none() && self.tasks.is_empty();
-            if let Some(delay) = self.connection.dpd_delay
-                && idle
-                && now >= self.last_heard + delay
-            {
-                self.tasks.push_back(Task::Liveness);
-            }
-            if self.nat_local && now >= self.last_sent + ctx.config.nat_keepalive {
-                self.last_sent = now;
-                let path = self.path;
-                let payload = vec![0xff];
-                ctx.out.transmits.push_back(Transmit {
-                    path,
-                    payload,
-                    keepalive: true,
-                });
-            }
-        }
-        self.pump(ctx);
-    }
-
-    /// Asks for a child's rekeying.
-    pub(crate) fn rekey_child(&mut self, id: ChildId) {
-        if let Some(child) = self.children.iter_mut().find(|c| c.sa.id == id && !c.busy) {
-            child.busy = true;
-            let name = child.sa.child.clone();
-            let task = Task::Child {
-                name,
-                rekeys: Some(id),
-                group: None,
-                not_before: None,
-            };
-            self.tasks.push_back(task);
-        }
-    }
-
     /// A new inbound SPI that no child of this SA has.
     pub(crate) fn new_spi(&self, ctx: &Ctx<'_>) -> u32 {
         loop {
@@ -828,12 +308,6 @@ impl IkeSa {
             }
         }
     }
-}
-
-/// A time shortened by up to a tenth, so that both ends do not rekey at once (§2.8).
-pub(crate) fn jittered(ctx: &Ctx<'_>, time: Duration) -> Duration {
-    let part = (ctx.random_u64() % 1000) as f64 / 10_000.0;
-    time.mul_f64(1.0 - part)
 }
 
 /// The first payload of a type.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::{Identity, find_secret};
 use crate::crypto::CryptoError;
 use crate::event::{Event, InstallId};
-use crate::exchange::create_child::ChildOffer;
+use crate::exchange::child::ChildOffer;
 use crate::ike_sa::{Ctx, IkeSa, Pending, Request, State, Task, error_notify, find, notifies};
 use crate::keymat::psk_auth;
 use crate::wire::{Chain, Payload, exchange, notify, payload};

@@ -2,6 +2,8 @@
 //! The four exchanges (RFC 7296 §1.2 to §1.4), each with both of its sides.
 
 pub(crate) mod auth;
+pub(crate) mod child;
 pub(crate) mod create_child;
 pub(crate) mod informational;
 pub(crate) mod init;
+mod rekey_ike;

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Two endpoints in memory, on a virtual clock, over a network that loses and duplicates.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ikev2d_crypto::OpensslCrypto;
+use ikev2d_proto::config::*;
+use ikev2d_proto::endpoint::Endpoint;
+use ikev2d_proto::event::*;
+use ikev2d_proto::proposal::Proposal;
+use ikev2d_proto::ts::TrafficSelector;
+use zeroize::Zeroizing;
+
+/// A side with what it has installed.
+pub(crate) struct Side {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) address: &'static str,
+    /// SPI, key: what comes in.
+    pub(crate) inbound: BTreeMap<u32, (ChildId, Vec<u8>)>,
+    pub(crate) outbound: BTreeMap<u32, (ChildId, Vec<u8>)>,
+    pub(crate) offered: BTreeMap<ChildId, ChildSa>,
+    pub(crate) events: Vec<Event>,
+    /// SPIs of `outbound`, in the order of their installation: the last is sent through.
+    pub(crate) sending: Vec<u32>,
+    pub(crate) refuse_installs: bool,
+}
+
+pub(crate) struct Pair {
+    pub(crate) now: Instant,
+    pub(crate) sides: [Side; 2],
+    pub(crate) wire: VecDeque<(Instant, usize, Path, Vec<u8>)>,
+    pub(crate) random: u64,
+    pub(crate) loss: u64,
+    /// Every message that was sent.
+    pub(crate) recorded: Vec<Vec<u8>>,
+}
+
+pub(crate) fn net(text: &str) -> SelectorConfig {
+    let (address, bits) = text.split_once('/').unwrap();
+    SelectorConfig::Fixed(TrafficSelector::prefix(
+        address.parse().unwrap(),
+        bits.parse().unwrap(),
+    ))
+}
+
+pub(crate) fn connection(a: bool) -> Connection {
+    let (me, peer) = if a {
+        ("192.0.2.1", "192.0.2.2")
+    } else {
+        ("192.0.2.2", "192.0.2.1")
+    };
+    let (my_net, peer_net) = if a {
+        ("10.1.0.0/16", "10.2.0.0/16")
+    } else {
+        ("10.2.0.0/16", "10.1.0.0/16")
+    };
+    let child = |name: &str, esp: &str| ChildConfig {
+        name: name.to_owned(),
+        local_ts: vec![net(my_net)],
+        remote_ts: vec![net(peer_net)],
+        esp_proposals: vec![Proposal::parse_esp(esp).unwrap()],
+        transport: false,
+        rekey_time: None,
+    };
+    Connection {
+        name: "gw".to_owned(),
+        local_addrs: vec![AddressPattern::Prefix(me.parse().unwrap(), 32)],
+        remote_addrs: vec![AddressPattern::Prefix(peer.parse().unwrap(), 32)],
+        remote_port: 500,
+        local_id: Identity::parse(if a { "a.test" } else { "b.test" }),
+        remote_id: Identity::parse(if a { "b.test" } else { "a.test" }),
+        proposals: vec![Proposal::parse_ike("aes256gcm16-prfsha384-x25519").unwrap()],
+        encap: false,
+        dpd_delay: None,
+        rekey_time: None,
+        over_time: Duration::from_secs(60),
+        children: vec![
+            child("net", "aes128gcm16-esn-noesn-x25519"),
+            child("pfs", "aes128gcm16-ecp256"),
+        ],
+    }
+}
+
+impl Pair {
+    pub(crate) fn new(change: impl Fn(bool, &mut Connection, &mut EndpointConfig)) -> Self {
+        let crypto = Arc::new(OpensslCrypto::new().unwrap());
+        let side = |a: bool| {
+            let (mut config, mut connection) = (EndpointConfig::default(), connection(a));
+            change(a, &mut connection, &mut config);
+            let mut endpoint = Endpoint::new(config, crypto.clone());
+            endpoint.set_connections(vec![Arc::new(connection)]);
+            endpoint.set_secrets(vec![Secret {
+                ids: vec![],
+                secret: Zeroizing::new(b"correct horse".to_vec()),
+            }]);
+            Side {
+                endpoint,
+                address: if a { "192.0.2.1" } else { "192.0.2.2" },
+                inbound: BTreeMap::new(),
+                outbound: BTreeMap::new(),
+                offered: BTreeMap::new(),
+                events: Vec::new(),
+                sending: Vec::new(),
+                refuse_installs: false,
+            }
+        };
+        Self {
+            now: Instant::now(),
+            sides: [side(true), side(false)],
+            wire: VecDeque::new(),
+            random: 88172645463325252,
+            loss: 0,
+            recorded: Vec::new(),
+        }
+    }
+
+    pub(crate) fn plain() -> Self {
+        Self::new(|_, _, _| {})
+    }
+
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % 100 < percent
+    }
+
+    /// Takes out what both have to say.
+    pub(crate) fn flush(&mut self) {
+        for at in 0..2 {
+            while let Some(event) = self.sides[at].endpoint.poll_event() {
+                let side = &mut self.sides[at];
+                match &event {
+                    Event::InstallInbound { install, child } => {
+                        let answer = if side.refuse_installs {
+                            Answer::Failed {
+                                install: *install,
+                                reason: "test".to_owned(),
+                            }
+                        } else {
+                            let key = child.keys_in.encryption.to_vec();
+                            assert!(side.inbound.insert(child.spi_in, (child.id, key)).is_none());
+                            side.offered.insert(child.id, (**child).clone());
+                            Answer::Installed(*install)
+                        };
+                        side.endpoint.handle_answer(self.now, &answer);
+                    }
+                    Event::InstallOutbound { child } => {
+                        if let Some(sa) = side.offered.get(child) {
+                            let key = sa.keys_out.encryption.to_vec();
+                            side.outbound.insert(sa.spi_out, (*child, key));
+                            side.sending.push(sa.spi_out);
+                        }
+                    }
+                    Event::RetireChild { child } => {
+                        side.inbound.retain(|_, (id, _)| id != child);
+                        side.outbound.retain(|_, (id, _)| id != child);
+                        let outbound = &side.outbound;
+                        side.sending.retain(|spi| outbound.contains_key(spi));
+                    }
+                    _ => {}
+                }
+                side.events.push(event);
+            }
+            while let Some(transmit) = self.sides[at].endpoint.poll_transmit() {
+                self.recorded.push(transmit.payload.clone());
+                let copies = if self.loss != 0 && self.chance(self.loss) {
+                    0
+                } else if self.loss != 0 && self.chance(self.loss) {
+                    2
+                } else {
+                    1
+                };
+                for _ in 0..copies {
+                    let path = Path {
+                        local: transmit.path.remote,
+                        remote: transmit.path.local,
+                    };
+                    let latency = Duration::from_millis(
+                        10 + if self.loss != 0 { self.random % 30 } else { 0 },
+                    );
+                    self.wire.push_back((
+                        self.now + latency,
+                        1 - at,
+                        path,
+                        transmit.payload.clone(),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Runs until nothing is on the wire, or for so long; bounded, so that a livelock fails.
+    pub(crate) fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        for _ in 0..2000 {
+            self.flush();
+            let wire = self.wire.iter().map(|(at, ..)| *at).min();
+            let timers = self
+                .sides
+                .iter()
+                .filter_map(|side| side.endpoint.poll_timeout())
+                .min();
+            let Some(next) = wire
+                .into_iter()
+                .chain(timers)
+                .min()
+                .filter(|next| *next <= end)
+            else {
+                self.now = end;
+                return;
+            };
+            self.now = self.now.max(next);
+            if let Some(at) = self.wire.iter().position(|(at, ..)| *at <= self.now) {
+                let (_, side, path, octets) = self.wire.remove(at).unwrap();
+                self.sides[side]
+                    .endpoint
+                    .handle_datagram(self.now, path, &octets);
+            } else {
+                for side in &mut self.sides {
+                    side.endpoint.handle_timeout(self.now);
+                }
+            }
+        }
+        panic!("no end in sight");
+    }
+
+    pub(crate) fn up(&mut self) {
+        self.sides[0]
+            .endpoint
+            .initiate(self.now, "gw", Some("net"), None)
+            .unwrap();
+        self.run(Duration::from_secs(30));
+        self.agree(1);
+    }
+
+    /// Brings one message of those under way to its receiver.
+    pub(crate) fn deliver(&mut self, at: usize) {
+        let (_, side, path, octets) = self.wire.remove(at).unwrap();
+        self.now += Duration::from_millis(1);
+        self.sides[side]
+            .endpoint
+            .handle_datagram(self.now, path, &octets);
+    }
+
+    /// Goes on to the next timer before `end`, if there is one.
+    pub(crate) fn advance(&mut self, end: Instant) -> bool {
+        let timers = self.sides.iter().filter_map(|s| s.endpoint.poll_timeout());
+        let Some(next) = timers.min().filter(|next| *next <= end) else {
+            return false;
+        };
+        self.now = self.now.max(next);
+        for side in &mut self.sides {
+            side.endpoint.handle_timeout(self.now);
+        }
+        true
+    }
+
+    /// Whatever a side sends through, the other can open.
+    pub(crate) fn assert_no_black_hole(&self, told: &str) {
+        let [a, b] = &self.sides;
+        for (from, to) in [(a, b), (b, a)] {
+            let spi = from
+                .sending
+                .last()
+                .unwrap_or_else(|| panic!("{} has nothing to send through: {told}", from.address));
+            assert!(
+                to.inbound.contains_key(spi),
+                "{} sends into the void: {told}",
+                from.address
+            );
+        }
+    }
+
+    /// Both sides have the same SAs with the same keys, so many pairs.
+    pub(crate) fn agree(&self, children: usize) {
+        let [a, b] = &self.sides;
+        for (from, to) in [(a, b), (b, a)] {
+            assert_eq!(from.outbound.len(), children);
+            assert_eq!(to.inbound.len(), children);
+            for (spi, (_, key)) in &from.outbound {
+                assert_eq!(&to.inbound[spi].1, key, "keys differ");
+            }
+        }
+    }
+
+    pub(crate) fn count(&self, side: usize, test: impl Fn(&Event) -> bool) -> usize {
+        self.sides[side]
+            .events
+            .iter()
+            .filter(|event| test(event))
+            .count()
+    }
+
+    pub(crate) fn ike(&self, side: usize) -> IkeId {
+        self.sides[side].endpoint.ike_sas().next().unwrap().id
+    }
+
+    pub(crate) fn child(&self, side: usize) -> ChildId {
+        let sa = self.sides[side].endpoint.ike_sas().next().unwrap();
+        sa.children.first().unwrap().sa.id
+    }
+}

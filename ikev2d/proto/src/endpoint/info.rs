@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What an endpoint tells of itself.
+
+use std::time::Instant;
+
+use super::Endpoint;
+use crate::config::Identity;
+use crate::event::{ChildSa, IkeId, Path};
+use crate::ike_sa::{IkeSa, State};
+use crate::proposal::IkeSuite;
+
+/// What an endpoint has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// IKE SAs being set up by peers.
+    pub half_open: usize,
+    /// IKE SAs established.
+    pub established: usize,
+    /// Child SAs.
+    pub children: usize,
+    /// Cookies asked for.
+    pub cookies: u64,
+    /// Requests sent again.
+    pub retransmits: u64,
+    /// Datagrams that were no IKE message.
+    pub malformed: u64,
+    /// Messages for an SA that is not there.
+    pub unknown_spi: u64,
+    /// Peers that failed to authenticate.
+    pub auth_failures: u64,
+}
+
+/// An IKE SA for people.
+#[derive(Debug)]
+pub struct IkeSaInfo<'a> {
+    /// Its number.
+    pub id: IkeId,
+    /// Its connection.
+    pub connection: &'a str,
+    /// `CONNECTING`, `ESTABLISHED` or `DELETING`, as strongSwan has it.
+    pub state: &'static str,
+    /// Whether we began it.
+    pub initiator: bool,
+    /// Initiator's SPI.
+    pub spi_i: u64,
+    /// Responder's SPI.
+    pub spi_r: u64,
+    /// Ends.
+    pub path: Path,
+    /// Who we are.
+    pub local_id: &'a Identity,
+    /// Who the peer is.
+    pub remote_id: &'a Identity,
+    /// Algorithms.
+    pub suite: Option<IkeSuite>,
+    /// Whether we are behind a NAT.
+    pub nat_local: bool,
+    /// Whether the peer is.
+    pub nat_remote: bool,
+    /// When it was established.
+    pub established: Option<Instant>,
+    /// When it will be rekeyed.
+    pub rekey_at: Option<Instant>,
+    /// When it will be deleted.
+    pub expire_at: Option<Instant>,
+    /// Its children.
+    pub children: Vec<ChildInfo<'a>>,
+}
+
+/// A child SA for people.
+#[derive(Debug)]
+pub struct ChildInfo<'a> {
+    /// Its parameters, without keys.
+    pub sa: &'a ChildSa,
+    /// `INSTALLED`, `REKEYING` or `INSTALLING`.
+    pub state: &'static str,
+    /// When it was installed.
+    pub installed: Instant,
+    /// When it will be rekeyed.
+    pub rekey_at: Option<Instant>,
+}
+
+impl Endpoint {
+    /// Every IKE SA.
+    pub fn ike_sas(&self) -> impl Iterator<Item = IkeSaInfo<'_>> {
+        self.sas.values().map(|sa| IkeSaInfo {
+            id: sa.id,
+            connection: &sa.connection.name,
+            state: match sa.state {
+                State::Connecting => "CONNECTING",
+                State::Established if sa.busy() && sa.replaced => "REKEYED",
+                State::Established => "ESTABLISHED",
+                State::Deleting | State::Dead => "DELETING",
+            },
+            initiator: sa.initiator,
+            spi_i: sa.spi_i,
+            spi_r: sa.spi_r,
+            path: sa.path,
+            local_id: &sa.local_id,
+            remote_id: &sa.remote_id,
+            suite: sa.suite,
+            nat_local: sa.nat_local,
+            nat_remote: sa.nat_remote,
+            established: sa.established,
+            rekey_at: sa.rekey_at,
+            expire_at: sa.expire_at,
+            children: sa
+                .children
+                .iter()
+                .map(|child| ChildInfo {
+                    sa: &child.sa,
+                    state: match (child.busy, child.install) {
+                        (_, Some(_)) => "INSTALLING",
+                        (true, None) => "REKEYING",
+                        (false, None) => "INSTALLED",
+                    },
+                    installed: child.installed,
+                    rekey_at: child.rekey_at,
+                })
+                .collect(),
+        })
+    }
+
+    /// What was seen so far.
+    pub fn stats(&self) -> Stats {
+        let connecting = |sa: &&IkeSa| sa.state == State::Connecting && !sa.initiator;
+        Stats {
+            half_open: self.sas.values().filter(connecting).count(),
+            established: self
+                .sas
+                .values()
+                .filter(|sa| sa.established.is_some())
+                .count(),
+            children: self.sas.values().map(|sa| sa.children.len()).sum(),
+            retransmits: self.out.retransmits,
+            auth_failures: self.out.auth_failures,
+            ..self.stats
+        }
+    }
+}

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A child SA's parameters: offered, chosen, made (RFC 7296 §1.2, §1.3, §2.9, §2.17).
+
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::algorithm::Group;
+use crate::config::{ChildConfig, SelectorConfig};
+use crate::crypto::CryptoError;
+use crate::event::{ChildId, ChildKeys, ChildSa, Event, InstallId};
+use crate::exchange::init::emit_ke;
+use crate::ike_sa::{Child, Ctx, IkeSa, Task, error_notify, find, jittered, notifies};
+use crate::keymat::child_keys;
+use crate::proposal::{self, EspSuite, Proposal};
+use crate::ts;
+use crate::wire::{Chain, Payload, notify, payload};
+
+/// What a child's keys come from.
+pub(crate) struct ChildOffer {
+    pub(crate) nonces: (Vec<u8>, Vec<u8>),
+    /// Shared secret of a key exchange of its own (PFS).
+    pub(crate) secret: Option<Zeroizing<Vec<u8>>>,
+    pub(crate) chosen_group: Option<Group>,
+    /// In IKE_AUTH.
+    pub(crate) first: bool,
+}
+
+impl IkeSa {
+    pub(crate) fn child_config(&self, name: &str) -> Option<ChildConfig> {
+        self.connection
+            .children
+            .iter()
+            .find(|child| child.name == name)
+            .cloned()
+    }
+
+    /// SA and TS payloads of a child that we ask for.
+    pub(crate) fn push_child_offer(
+        &self,
+        chain: &mut Chain,
+        config: &ChildConfig,
+        spi: u32,
+        first: bool,
+        exchange: Option<(&[u8], Group, &[u8])>,
+    ) {
+        if config.transport {
+            chain.notify(notify::USE_TRANSPORT_MODE, &[]);
+        }
+        chain.notify(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[]);
+        let proposals = config.esp_proposals.iter().cloned().map(|mut proposal| {
+            if first {
+                // IKE_AUTH has no key exchange of its own (§1.2).
+                proposal.groups.clear();
+            }
+            proposal
+        });
+        let numbered: Vec<(u8, Proposal)> = (1..).zip(proposals).collect();
+        chain.push(
+            payload::SA,
+            &proposal::emit(&numbered, false, &spi.to_be_bytes()),
+        );
+        if let Some((nonce, ..)) = exchange {
+            chain.push(payload::NONCE, nonce);
+        }
+        if let Some((_, group, public)) = exchange.filter(|(_, _, public)| !public.is_empty()) {
+            chain.push(payload::KE, &emit_ke(group, public));
+        }
+        let local = SelectorConfig::resolve(&config.local_ts, self.path.local.ip());
+        let remote = SelectorConfig::resolve(&config.remote_ts, self.path.remote.ip());
+        chain.push(payload::TSI, &ts::emit(&local));
+        chain.push(payload::TSR, &ts::emit(&remote));
+    }
+
+    pub(crate) fn child_failed(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        name: &str,
+        rekeys: Option<ChildId>,
+        reason: String,
+    ) {
+        match rekeys {
+            Some(old) => {
+                tracing::warn!(child = name, reason, "child SA could not be rekeyed");
+                if let Some(child) = self.children.iter_mut().find(|c| c.sa.id == old) {
+                    child.busy = false;
+                    child.rekey_at = Some(ctx.now + Duration::from_secs(10));
+                }
+            }
+            None => {
+                let (connection, child) = (self.connection.name.clone(), Some(name.to_owned()));
+                ctx.event(Event::InitiateFailed {
+                    connection,
+                    child,
+                    reason,
+                });
+            }
+        }
+    }
+
+    /// Takes the responder's choice: as initiator of the exchange.
+    pub(crate) fn complete_child(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        parts: &[Payload<'_>],
+        config: ChildConfig,
+        spi_in: u32,
+        offer: ChildOffer,
+        rekeys: Option<ChildId>,
+    ) {
+        if let Some(error) = error_notify(parts) {
+            let reason = format!("the peer refused: {}", notify::name(error.kind));
+            return self.child_failed(ctx, &config.name, rekeys, reason);
+        }
+        let name = config.name.clone();
+        match self.read_choice(ctx, parts, config, spi_in, offer, rekeys) {
+            Ok((mut child, sa)) => {
+                let install = InstallId(ctx.out.id());
+                let (ike, id) = (self.id, child.sa.id);
+                child.install = Some(install);
+                ctx.event(Event::InstallInbound {
+                    install,
+                    child: Box::new(sa),
+                });
+                ctx.event(Event::InstallOutbound { child: id });
+                self.children.push(child);
+                match rekeys {
+                    Some(old) => {
+                        ctx.event(Event::ChildRekeyed { old, new: id });
+                        self.tasks.push_front(Task::DeleteChild(old));
+                    }
+                    None => ctx.event(Event::ChildUp { ike, child: id }),
+                }
+            }
+            Err(reason) => self.child_failed(ctx, &name, rekeys, reason.to_owned()),
+        }
+    }
+
+    fn read_choice(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        parts: &[Payload<'_>],
+        config: ChildConfig,
+        spi_in: u32,
+        offer: ChildOffer,
+        rekeys: Option<ChildId>,
+    ) -> Result<(Child, ChildSa), &'static str> {
+        let sa = find(parts, payload::SA).ok_or("the response has no SA")?;
+        let chosen = proposal::parse(sa, false).map_err(|_| "malformed SA")?;
+        let [chosen] = &chosen[..] else {
+            return Err("the peer chose no single proposal");
+        };
+        let suite = config
+            .esp_proposals
+            .iter()
+            .find_map(|ours| ours.choose_esp(&chosen.proposal, offer.first))
+            .ok_or("the peer chose what we did not offer")?;
+        if suite.group != offer.chosen_group {
+            return Err("the peer's key exchange does not fit its choice");
+        }
+        let spi_out = esp_spi(&chosen.spi).ok_or("malformed SPI")?;
+        let selectors = |kind| {
+            find(parts, kind)
+                .and_then(|body| ts::parse(body).ok())
+                .ok_or("malformed selectors")
+        };
+        let (ts_local, ts_remote) = (selectors(payload::TSI)?, selectors(payload::TSR)?);
+        let mine = SelectorConfig::resolve(&config.local_ts, self.path.local.ip());
+        let theirs = SelectorConfig::resolve(&config.remote_ts, self.path.remote.ip());
+        let within = |narrowed: &[ts::TrafficSelector], policy: &[ts::TrafficSelector]| {
+            !narrowed.is_empty()
+                && narrowed
+                    .iter()
+                    .all(|ts| policy.iter().any(|p| p.intersect(ts) == Some(*ts)))
+        };
+        if !within(&ts_local, &mine) || !within(&ts_remote, &theirs) {
+            return Err("the peer widened the traffic selectors");
+        }
+        let transport = notifies(parts).any(|notify| notify.kind == notify::USE_TRANSPORT_MODE);
+        if transport && !config.transport {
+            return Err("the peer wants transport mode");
+        }
+        let keys = self
+            .derive(ctx, &suite, &offer)
+            .map_err(|_| "key derivation failed")?;
+        Ok(self.make_child(
+            ctx,
+            config,
+            suite,
+            (spi_in, spi_out),
+            keys,
+            (ts_local, ts_remote),
+            transport,
+            rekeys,
+        ))
+    }
+
+    /// Keys from initiator to responder of this exchange, and back.
+    fn derive(
+        &self,
+        ctx: &Ctx<'_>,
+        suite: &EspSuite,
+        offer: &ChildOffer,
+    ) -> Result<(ChildKeys, ChildKeys), CryptoError> {
+        let (ike, keys) = self
+            .suite
+            .as_ref()
+            .zip(self.keys.as_ref())
+            .ok_or(CryptoError)?;
+        let secret = offer.secret.as_ref().map(|secret| &secret[..]);
+        let nonces = (&offer.nonces.0[..], &offer.nonces.1[..]);
+        child_keys(ctx.crypto, ike.prf, &keys.d, suite, secret, nonces)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a child SA")]
+    fn make_child(
+        &self,
+        ctx: &mut Ctx<'_>,
+        config: ChildConfig,
+        suite: EspSuite,
+        (spi_in, spi_out): (u32, u32),
+        (keys_out, keys_in): (ChildKeys, ChildKeys),
+        (ts_local, ts_remote): (Vec<ts::TrafficSelector>, Vec<ts::TrafficSelector>),
+        transport: bool,
+        replaces: Option<ChildId>,
+    ) -> (Child, ChildSa) {
+        let sa = ChildSa {
+            id: ChildId(ctx.out.id()),
+            ike: self.id,
+            connection: self.connection.name.clone(),
+            child: config.name.clone(),
+            spi_in,
+            spi_out,
+            path: self.path,
+            udp_encap: self.udp_encap(),
+            transport,
+            suite,
+            keys_in,
+            keys_out,
+            ts_local,
+            ts_remote,
+            replaces,
+        };
+        let gone = || ChildKeys {
+            encryption: Zeroizing::default(),
+            integrity: Zeroizing::default(),
+        };
+        let record = ChildSa {
+            keys_in: gone(),
+            keys_out: gone(),
+            ..sa.clone()
+        };
+        let rekey_at = config.rekey_time.map(|time| ctx.now + jittered(ctx, time));
+        let child = Child {
+            sa: record,
+            installed: ctx.now,
+            rekey_at,
+            busy: false,
+            outbound_at: None,
+            install: None,
+        };
+        (child, sa)
+    }
+
+    /// Chooses among an offered child's parameters: as responder. Adds the answer to `chain`.
+    pub(crate) fn answer_child(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        parts: &[Payload<'_>],
+        offer: ChildOffer,
+        chain: &mut Chain,
+    ) -> Result<(Child, ChildSa), u16> {
+        let syntax = notify::INVALID_SYNTAX;
+        let selectors = |kind| {
+            find(parts, kind)
+                .and_then(|body| ts::parse(body).ok())
+                .ok_or(syntax)
+        };
+        let (theirs, ours) = (selectors(payload::TSI)?, selectors(payload::TSR)?);
+        let sa = find(parts, payload::SA).ok_or(syntax)?;
+        let proposals = proposal::parse(sa, false).map_err(|_| syntax)?;
+        let wants_transport =
+            notifies(parts).any(|notify| notify.kind == notify::USE_TRANSPORT_MODE);
+        let mut refusal = notify::TS_UNACCEPTABLE;
+        for config in &self.connection.children {
+            let mine = SelectorConfig::resolve(&config.local_ts, self.path.local.ip());
+            let peers = SelectorConfig::resolve(&config.remote_ts, self.path.remote.ip());
+            let (ts_local, ts_remote) = (ts::narrow(&mine, &ours), ts::narrow(&peers, &theirs));
+            if ts_local.is_empty() || ts_remote.is_empty() {
+                continue;
+            }
+            refusal = notify::NO_PROPOSAL_CHOSEN;
+            let chosen = config.esp_proposals.iter().find_map(|mine| {
+                proposals.iter().find_map(|theirs| {
+                    let suite = mine.choose_esp(&theirs.proposal, offer.first)?;
+                    Some((suite, theirs.number, esp_spi(&theirs.spi)?))
+                })
+            });
+            let Some((suite, number, spi_out)) = chosen else {
+                continue;
+            };
+            if suite.group != offer.chosen_group {
+                return Err(notify::INVALID_KE_PAYLOAD);
+            }
+            let config = config.clone();
+            let transport = wants_transport && config.transport;
+            let spi_in = self.new_spi(ctx);
+            if transport {
+                chain.notify(notify::USE_TRANSPORT_MODE, &[]);
+            }
+            chain.notify(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[]);
+            let answer = [(number, suite.to_proposal())];
+            chain.push(
+                payload::SA,
+                &proposal::emit(&answer, false, &spi_in.to_be_bytes()),
+            );
+            chain.push(payload::TSI, &ts::emit(&ts_remote));
+            chain.push(payload::TSR, &ts::emit(&ts_local));
+            let (from_peer, to_peer) = self
+                .derive(ctx, &suite, &offer)
+                .map_err(|_| notify::NO_PROPOSAL_CHOSEN)?;
+            let keys = (to_peer, from_peer);
+            let spis = (spi_in, spi_out);
+            return Ok(self.make_child(
+                ctx,
+                config,
+                suite,
+                spis,
+                keys,
+                (ts_local, ts_remote),
+                transport,
+                None,
+            ));
+        }
+        Err(refusal)
+    }
+}
+
+fn esp_spi(octets: &[u8]) -> Option<u32> {
+    let spi = u32::from_be_bytes(octets.try_into().ok()?);
+    (spi > 255).then_some(spi)
+}

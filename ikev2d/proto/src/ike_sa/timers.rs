@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What time brings: retransmissions, lifetimes, liveness, keepalives.
+
+use std::time::{Duration, Instant};
+
+use super::{Ctx, IkeSa, State, Task};
+use crate::config::EndpointConfig;
+use crate::event::{Event, Transmit};
+
+impl IkeSa {
+    pub(crate) fn arm_rekey(&mut self, ctx: &Ctx<'_>) {
+        let Some(time) = self.connection.rekey_time else {
+            return;
+        };
+        self.rekey_at = Some(ctx.now + jittered(ctx, time));
+        self.expire_at = Some(ctx.now + time + self.connection.over_time);
+    }
+
+    /// When something is to be done next.
+    pub(crate) fn timeout(&self, config: &EndpointConfig) -> Option<Instant> {
+        let half_open = (self.state == State::Connecting && !self.initiator)
+            .then(|| self.created + config.half_open_timeout);
+        let established = self.state == State::Established;
+        let dpd = self
+            .connection
+            .dpd_delay
+            .filter(|_| established && self.outstanding.is_none());
+        let keepalive =
+            (established && self.nat_local).then(|| self.last_sent + config.nat_keepalive);
+        let tasks = self.tasks.iter().filter_map(|task| match task {
+            Task::Child { not_before, .. } | Task::RekeyIke { not_before, .. } => *not_before,
+            _ => None,
+        });
+        let tasks = if self.outstanding.is_none() {
+            tasks.min()
+        } else {
+            None
+        };
+        let children = self.children.iter().flat_map(|child| {
+            [
+                child.rekey_at.filter(|_| !child.busy && established),
+                child.outbound_at,
+            ]
+        });
+        [
+            self.outstanding.as_ref().map(|outstanding| outstanding.at),
+            half_open,
+            dpd.map(|delay| self.last_heard + delay),
+            keepalive,
+            tasks,
+            self.rekey_at.filter(|_| established),
+            self.expire_at.filter(|_| established),
+        ]
+        .into_iter()
+        .chain(children)
+        .flatten()
+        .min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, ctx: &mut Ctx<'_>) {
+        let now = ctx.now;
+        if self.state == State::Connecting
+            && !self.initiator
+            && now >= self.created + ctx.config.half_open_timeout
+        {
+            return self.die(ctx, "the peer did not authenticate in time");
+        }
+        if self.expire_at.is_some_and(|at| now >= at) && self.state == State::Established {
+            self.expire_at = None;
+            self.tasks.push_front(Task::DeleteIke {
+                reason: "lifetime is over".to_owned(),
+            });
+        }
+        if let Some(outstanding) = &mut self.outstanding
+            && now >= outstanding.at
+        {
+            if outstanding.tries >= ctx.config.retransmit_tries {
+                return self.die(ctx, crate::event::reason::NO_ANSWER);
+            }
+            outstanding.tries += 1;
+            outstanding.wait = outstanding.wait.mul_f64(ctx.config.retransmit_base);
+            outstanding.at = now + outstanding.wait;
+            let message = outstanding.message.clone();
+            ctx.out.retransmits += 1;
+            self.send(ctx, message);
+        }
+        if self.state == State::Established {
+            if self.rekey_at.is_some_and(|at| now >= at) {
+                self.rekey_at = None;
+                self.tasks.push_back(Task::RekeyIke {
+                    group: None,
+                    not_before: None,
+                });
+            }
+            for at in 0..self.children.len() {
+                let Some(child) = self.children.get_mut(at) else {
+                    break;
+                };
+                if child.outbound_at.is_some_and(|at| now >= at) {
+                    child.outbound_at = None;
+                    let child = child.sa.id;
+                    ctx.event(Event::InstallOutbound { child });
+                } else if child.rekey_at.is_some_and(|at| now >= at) && !child.busy {
+                    child.rekey_at = None;
+                    let id = child.sa.id;
+                    self.rekey_child(id);
+                }
+            }
+            let idle = self.outstanding.is_none() && self.tasks.is_empty();
+            if let Some(delay) = self.connection.dpd_delay
+                && idle
+                && now >= self.last_heard + delay
+            {
+                self.tasks.push_back(Task::Liveness);
+            }
+            if self.nat_local && now >= self.last_sent + ctx.config.nat_keepalive {
+                self.last_sent = now;
+                let path = self.path;
+                let payload = vec![0xff];
+                ctx.out.transmits.push_back(Transmit {
+                    path,
+                    payload,
+                    keepalive: true,
+                });
+            }
+        }
+        self.pump(ctx);
+    }
+}
+
+/// A time shortened by up to a tenth, so that both ends do not rekey at once (§2.8).
+pub(crate) fn jittered(ctx: &Ctx<'_>, time: Duration) -> Duration {
+    let part = (ctx.random_u64() % 1000) as f64 / 10_000.0;
+    time.mul_f64(1.0 - part)
+}

@@ -327,8 +327,8 @@ impl Daemon {
                 let moved = self.installer.children().find(|(id, _)| id.0 == child);
                 if let Some((_, sa)) = moved {
                     tracing::info!(child, %remote, "peer sends from elsewhere");
-                    let udp = sa.udp_encap;
-                    self.plane.update_path(child, (sa.path.local, remote), udp);
+                    let (child, local) = (sa.id, sa.path.local);
+                    self.installer.move_child(child, local, remote);
                 }
             }
             Upcall::Acquire {
@@ -465,15 +465,10 @@ impl Daemon {
             }
             Event::PathChanged { ike, path } => {
                 tracing::info!(ike = ike.0, to = %path.remote, "path changed");
-                let moved: Vec<(u64, bool)> = self
-                    .installer
-                    .children()
-                    .filter(|(_, sa)| sa.ike == ike)
-                    .map(|(id, sa)| (id.0, sa.udp_encap))
-                    .collect();
-                for (child, udp) in moved {
-                    self.plane
-                        .update_path(child, (path.local, path.remote), udp);
+                let children = self.installer.children();
+                let moved = children.filter(|(_, sa)| sa.ike == ike).map(|(id, _)| id);
+                for child in moved {
+                    self.installer.move_child(child, path.local, path.remote);
                 }
             }
             Event::IkeUp { ike } => {

@@ -2,18 +2,20 @@
 //! The one translator from IKE's child SAs to security associations of the engines.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ikev2d_proto::algorithm::{Encryption, Integrity};
 use ikev2d_proto::event::{ChildId, ChildKeys, ChildSa};
 use ikev2d_proto::proposal::EspSuite;
 use ikev2d_proto::ts;
+use offload_api::cache::{SaLabel, SaName};
 use offload_api::device::Accelerator;
 use offload_api::error::{DeviceError, InstallError, InvalidSa, SaError};
 use offload_api::failover::{Failover, OffloadLevel, Placement};
 use offload_api::sa::{
-    self, Direction, KeyMaterial, Lifetimes, Limits, Mode, Numbering, SaHandle, SaParams, Spi,
-    Suite, TrafficSelector,
+    self, Direction, KeyMaterial, Lifetimes, Limits, Mode, Numbering, OuterHeaders, SaHandle,
+    SaParams, Spi, Suite, TrafficSelector,
 };
 
 use crate::config::ChildSection;
@@ -67,10 +69,9 @@ impl Installer {
         let lifetimes = section.map_or_else(Lifetimes::default, lifetimes);
         let window = section.map_or(1024, |s| s.replay_window);
         let mut params = params(&sa, Direction::Inbound, lifetimes, window)?;
-        if self.plane.is_inline() {
-            params.outer = Some(outer(sa.path.remote, sa.path.local, sa.udp_encap));
-        }
-        let handle = self.failover.install_at(level, &params, sa.id.0)?;
+        let path = outer(sa.path.remote, sa.path.local, sa.udp_encap);
+        params.outer = self.plane.is_inline().then_some(path);
+        let handle = self.failover.install_at(level, &params, label(&sa, path))?;
         let added = self.plane.add_inbound(&InboundSa {
             spi: params.spi,
             sa: handle,
@@ -100,12 +101,11 @@ impl Installer {
         }
         let sa = &mut installed.sa;
         let mut params = params(sa, Direction::Outbound, installed.lifetimes, 0)?;
-        if self.plane.is_inline() {
-            params.outer = Some(outer(sa.path.local, sa.path.remote, sa.udp_encap));
-        }
+        let path = outer(sa.path.local, sa.path.remote, sa.udp_encap);
+        params.outer = self.plane.is_inline().then_some(path);
         let handle = self
             .failover
-            .install_at(installed.level, &params, child.0)?;
+            .install_at(installed.level, &params, label(sa, path))?;
         let added = self.plane.add_outbound(&OutboundSa {
             spi: params.spi,
             sa: handle,
@@ -130,6 +130,24 @@ impl Installer {
         };
         (sa.keys_in, sa.keys_out) = (gone(), gone());
         Ok(())
+    }
+
+    /// The peer of a child or we have moved: packets go there from now on, and the SA cache says so.
+    pub(crate) fn move_child(&self, child: ChildId, local: SocketAddr, remote: SocketAddr) {
+        let Some(installed) = self.children.get(&child) else {
+            return;
+        };
+        let udp = installed.sa.udp_encap;
+        self.plane.update_path(child.0, (local, remote), udp);
+        if self.plane.is_inline() {
+            // The SA itself has its outer headers and was told.
+            return;
+        }
+        let inbound = (installed.inbound, outer(remote, local, udp));
+        let outbound = installed.outbound.map(|sa| (sa, outer(local, remote, udp)));
+        for (sa, path) in outbound.into_iter().chain([inbound]) {
+            let _ = self.failover.note_path(sa, &path);
+        }
     }
 
     /// Takes an SA back that the data plane could not be led through.
@@ -186,6 +204,15 @@ impl Installer {
         self.children
             .iter()
             .map(|(id, installed)| (*id, &installed.sa))
+    }
+}
+
+/// What the SA cache says of an SA besides its parameters.
+fn label(sa: &ChildSa, path: OuterHeaders) -> SaLabel {
+    SaLabel {
+        owner: sa.id.0,
+        name: SaName::new(&format!("{}/{}", sa.connection, sa.child)),
+        path: Some(path),
     }
 }
 

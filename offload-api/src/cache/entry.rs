@@ -3,9 +3,13 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::layout::{DATA_WORDS, fnv};
+use super::layout::{DATA_WORDS, NAME_WORDS, digest};
+use super::name::SaName;
 use crate::event::Engine;
-use crate::sa::{Direction, Mode, SaParams, SaUsage, Spi, Suite, UdpEncapsulation};
+use crate::sa::{
+    Cipher, Direction, Integrity, Mode, OuterHeaders, SaParams, SaUsage, Spi, Suite,
+    UdpEncapsulation,
+};
 
 /// A slot of the cache. One that outlived its SA is refused as stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,14 +43,37 @@ pub struct CacheEntry {
     pub udp: Option<UdpEncapsulation>,
     /// Its owner's number for it (a child SA's unique id).
     pub owner: u64,
+    /// What its owner calls it.
+    pub name: SaName,
     /// When it was installed, in seconds since 1970.
     pub installed: u64,
 }
 
+/// What an SA's owner says of it besides its parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SaLabel {
+    /// The owner's number for it (a child SA's unique id).
+    pub owner: u64,
+    /// What the owner calls it.
+    pub name: SaName,
+    /// Where it goes, when somebody else than the SA puts its outer headers on.
+    pub path: Option<OuterHeaders>,
+}
+
+impl From<u64> for SaLabel {
+    fn from(owner: u64) -> Self {
+        Self {
+            owner,
+            ..Self::default()
+        }
+    }
+}
+
 impl CacheEntry {
-    /// What `sa` shows of itself.
-    pub fn new(sa: &SaParams, owner: u64, installed: u64) -> Self {
+    /// What `sa` shows of itself, and its label.
+    pub fn new(sa: &SaParams, label: &SaLabel, installed: u64) -> Self {
         let unspecified = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        let outer = sa.outer.or(label.path);
         Self {
             spi: sa.spi,
             direction: sa.direction,
@@ -54,34 +81,48 @@ impl CacheEntry {
             suite: sa.suite,
             esn: sa.esn,
             replay_window: sa.replay_window,
-            source: sa.outer.map_or(unspecified, |outer| outer.source),
-            destination: sa.outer.map_or(unspecified, |outer| outer.destination),
-            udp: sa.outer.and_then(|outer| outer.udp),
-            owner,
+            source: outer.map_or(unspecified, |outer| outer.source),
+            destination: outer.map_or(unspecified, |outer| outer.destination),
+            udp: outer.and_then(|outer| outer.udp),
+            owner: label.owner,
+            name: label.name,
             installed,
         }
     }
 
-    /// The last sequence number there is; none for an inbound SA.
-    pub(super) fn sequence_end(&self) -> Option<u64> {
-        let end = if self.esn {
-            u64::MAX
-        } else {
-            u64::from(u32::MAX)
-        };
-        (self.direction == Direction::Outbound).then_some(end)
-    }
-
-    pub(super) fn key_hash(&self) -> u64 {
-        key_hash(self.spi, self.direction)
+    pub(super) fn key(&self) -> SaKey {
+        SaKey::new(self.spi, self.direction, self.destination)
     }
 }
 
-/// Hash of an index key, spread over all bits. The destination is no part of it, since who asks may
-/// not know it; it tells SAs of one SPI apart where it is known.
-pub(super) fn key_hash(spi: Spi, direction: Direction) -> u64 {
-    let hash = fnv(&[u64::from(spi.value()) << 1 | u64::from(direction == Direction::Inbound)]);
-    (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+/// What the index finds an SA by: the SPI of an inbound one, which is ours to choose and unique
+/// (RFC 4301 §4.1); SPI and destination of an outbound one, whose SPI the peer chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SaKey([u64; 3]);
+
+impl SaKey {
+    pub(super) fn new(spi: Spi, direction: Direction, destination: IpAddr) -> Self {
+        let spi = u64::from(spi.value());
+        match direction {
+            Direction::Inbound => Self([spi | INBOUND, 0, 0]),
+            Direction::Outbound => {
+                let [high, low] = address_words(destination);
+                Self([spi, high, low])
+            }
+        }
+    }
+
+    /// Spread over all bits, and by a seed that peers don't know.
+    pub(super) fn hash(&self, seed: u64) -> u64 {
+        let fold = |a: u64, b: u64| {
+            let product = u128::from(a) * u128::from(b);
+            (product >> 64) as u64 ^ product as u64
+        };
+        let hash = self.0.iter().fold(seed, |hash, word| {
+            fold(hash ^ word ^ 0x9e37_79b9_7f4a_7c15, seed | 1)
+        });
+        fold(hash ^ seed, 0xd6e8_feb8_6659_fd93)
+    }
 }
 
 const LIVE: u64 = 1 << 32;
@@ -101,26 +142,41 @@ pub(super) struct SlotRecord {
 impl SlotRecord {
     /// The words; `slot` goes into the checksum, so that a record in the wrong place shows.
     pub(super) fn encode(&self, slot: u32) -> [u64; DATA_WORDS] {
-        let mut data = [0; DATA_WORDS];
-        data[0] = u64::from(self.generation);
+        let mut head = u64::from(self.generation);
+        let mut body = [0; DATA_WORDS - 2 - NAME_WORDS];
+        let mut name = [0; NAME_WORDS];
         if let Some(entry) = &self.entry {
             let flag = |set: bool, bit: u64| if set { bit } else { 0 };
-            data[0] |= LIVE
+            head |= LIVE
                 | flag(entry.direction == Direction::Inbound, INBOUND)
                 | flag(entry.mode == Mode::Transport, TRANSPORT)
                 | flag(entry.esn, ESN)
                 | flag(entry.udp.is_some(), UDP);
-            data[1] = u64::from(entry.spi.value())
+            let parameters = u64::from(entry.spi.value())
                 | (entry.suite.cipher() as u64) << 32
                 | (entry.suite.integrity() as u64) << 40
                 | u64::from(entry.replay_window.min(0xffff)) << 48;
-            [data[2], data[3]] = address_words(entry.destination);
-            [data[4], data[5]] = address_words(entry.source);
-            if let Some(udp) = entry.udp {
-                data[6] = u64::from(udp.source_port) | u64::from(udp.destination_port) << 16;
-            }
-            data[7] = entry.installed;
-            data[8] = entry.owner;
+            let [destination_high, destination_low] = address_words(entry.destination);
+            let [source_high, source_low] = address_words(entry.source);
+            let ports = entry.udp.map_or(0, |udp| {
+                u64::from(udp.source_port) | u64::from(udp.destination_port) << 16
+            });
+            body = [
+                parameters,
+                destination_high,
+                destination_low,
+                source_high,
+                source_low,
+                ports,
+                entry.installed,
+                entry.owner,
+            ];
+            name = entry.name.to_words();
+        }
+        let mut data = [0; DATA_WORDS];
+        let values = std::iter::once(head).chain(body).chain(name);
+        for (word, value) in data.iter_mut().zip(values) {
+            *word = value;
         }
         data[DATA_WORDS - 1] = checksum(&data, slot);
         data
@@ -128,29 +184,39 @@ impl SlotRecord {
 
     /// The record, if the words are one of this slot. A slot that was never used is all zeros.
     pub(super) fn decode(data: &[u64; DATA_WORDS], slot: u32) -> Option<Self> {
-        let generation = data[0] as u32;
-        if *data == [0; DATA_WORDS] {
-            return Some(Self {
-                generation,
-                entry: None,
-            });
+        let [
+            head,
+            parameters,
+            destination_high,
+            destination_low,
+            source_high,
+            source_low,
+            ports,
+            installed,
+            owner,
+            name @ ..,
+            found,
+        ] = data;
+        let generation = *head as u32;
+        let free = Self {
+            generation,
+            entry: None,
+        };
+        // A fuzzer can't make checksums.
+        if *found != checksum(data, slot) && !cfg!(fuzzing) {
+            return (*data == [0; DATA_WORDS]).then_some(free);
         }
-        if data[DATA_WORDS - 1] != checksum(data, slot) || data[0] >> 32 << 32 & !FLAGS != 0 {
+        if head >> 32 << 32 & !FLAGS != 0 {
             return None;
         }
-        if data[0] & LIVE == 0 {
-            return Some(Self {
-                generation,
-                entry: None,
-            });
+        if head & LIVE == 0 {
+            return Some(free);
         }
-        let has = |bit: u64| data[0] & bit != 0;
-        let (cipher, integrity) = (data[1] >> 32 & 0xff, data[1] >> 40 & 0xff);
-        let suite = Suite::all().find(|suite| {
-            suite.cipher() as u64 == cipher && suite.integrity() as u64 == integrity
-        })?;
+        let has = |bit: u64| head & bit != 0;
+        let cipher = Cipher::from_code((parameters >> 32) as u8)?;
+        let integrity = Integrity::from_code((parameters >> 40) as u8)?;
         let entry = CacheEntry {
-            spi: Spi::new(data[1] as u32)?,
+            spi: Spi::new(*parameters as u32)?,
             direction: if has(INBOUND) {
                 Direction::Inbound
             } else {
@@ -161,17 +227,18 @@ impl SlotRecord {
             } else {
                 Mode::Tunnel
             },
-            suite,
+            suite: Suite::new(cipher, integrity).ok()?,
             esn: has(ESN),
-            replay_window: (data[1] >> 48) as u32,
-            destination: address([data[2], data[3]]),
-            source: address([data[4], data[5]]),
+            replay_window: (parameters >> 48) as u32,
+            destination: address([*destination_high, *destination_low]),
+            source: address([*source_high, *source_low]),
             udp: has(UDP).then_some(UdpEncapsulation {
-                source_port: data[6] as u16,
-                destination_port: (data[6] >> 16) as u16,
+                source_port: *ports as u16,
+                destination_port: (ports >> 16) as u16,
             }),
-            owner: data[8],
-            installed: data[7],
+            owner: *owner,
+            name: SaName::from_words(name)?,
+            installed: *installed,
         };
         Some(Self {
             generation,
@@ -183,7 +250,7 @@ impl SlotRecord {
 fn checksum(data: &[u64; DATA_WORDS], slot: u32) -> u64 {
     let mut words = *data;
     words[DATA_WORDS - 1] = u64::from(slot);
-    fnv(&words)
+    digest(&words)
 }
 
 /// IPv4 as its mapped IPv6 address.
@@ -260,57 +327,5 @@ pub(super) fn usage(words: [u64; super::layout::USAGE_WORDS]) -> SaUsage {
         bad_icv,
         replayed,
         errors,
-    }
-}
-
-/// Something that the writer noted for a post-mortem.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheEvent {
-    /// Which one since the cache was made, from 1.
-    pub number: u64,
-    /// Nanoseconds since boot.
-    pub time: u64,
-    /// What.
-    pub kind: CacheEventKind,
-    /// The slot that it is about.
-    pub slot: u32,
-    /// A number that belongs to it: the last number of a grant, the engine, the epoch.
-    pub value: u64,
-}
-
-/// Kinds of [`CacheEvent`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[non_exhaustive]
-pub enum CacheEventKind {
-    /// A writer took its place; the value is its epoch.
-    Claimed = 1,
-    /// An SA was entered.
-    Inserted = 2,
-    /// An SA was removed.
-    Removed = 3,
-    /// Numbers were granted; the value is the last one.
-    Granted = 4,
-    /// An SA is carried by another engine.
-    Moved = 5,
-    /// The device was lost.
-    DeviceLost = 6,
-    /// The device came back.
-    DeviceReturned = 7,
-}
-
-impl CacheEventKind {
-    pub(super) fn from_code(code: u64) -> Option<Self> {
-        [
-            Self::Claimed,
-            Self::Inserted,
-            Self::Removed,
-            Self::Granted,
-            Self::Moved,
-            Self::DeviceLost,
-            Self::DeviceReturned,
-        ]
-        .into_iter()
-        .find(|kind| *kind as u64 == code)
     }
 }

@@ -140,6 +140,9 @@ pub enum ReadError {
         /// Slots that there are.
         capacity: u32,
     },
+    /// The slot holds another SA by now, or none.
+    #[error("stale cache slot")]
+    Stale,
     /// The writer was changing it all the time.
     #[error("the writer is changing the entry")]
     Busy,

@@ -10,10 +10,14 @@
 
 mod entry;
 mod error;
+mod index;
+mod journal;
 mod layout;
+mod name;
 mod process;
 mod reader;
 mod recovery;
+mod ring;
 mod seqlock;
 mod shm;
 mod writer;
@@ -21,14 +25,17 @@ mod writer;
 #[cfg(test)]
 mod loom_models;
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-pub use entry::{CacheEntry, CacheEvent, CacheEventKind, CacheSlot, SaState};
+pub use entry::{CacheEntry, CacheSlot, SaLabel, SaState};
 pub use error::{ClaimError, CreateError, InsertError, OpenError, ReadError, ReserveError};
+pub use name::SaName;
 pub use process::WriterIdentity;
 pub use reader::{CacheReader, CacheRecord, WriterStatus};
 pub use recovery::Recovery;
+pub use ring::{CacheEvent, CacheEventKind};
 pub use writer::CacheWriter;
 
 /// The memory of an SA cache, kept alive by its descriptor: hand it to a keeper and it outlives the
@@ -44,7 +51,8 @@ impl Cache {
     /// # Errors
     /// A capacity of zero or over 2^24, or no memory.
     pub fn create(name: &str, capacity: u32) -> Result<Self, CreateError> {
-        let geometry = layout::Geometry::new(capacity).ok_or(CreateError::Capacity {
+        let seed = RandomState::new().hash_one(capacity);
+        let geometry = layout::Geometry::new(capacity, seed).ok_or(CreateError::Capacity {
             found: capacity,
             max: layout::CAPACITY_MAX,
         })?;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 
-use super::layout::fnv;
+use super::layout::digest;
 use super::seqlock::{Word, read, write};
 
 /// A process, by number, start time and boot.
@@ -49,7 +49,7 @@ impl WriterIdentity {
             self.epoch,
             0,
         ];
-        data[WORDS - 1] = fnv(&data[..WORDS - 1]);
+        data[WORDS - 1] = digest(&data[..WORDS - 1]);
         write(record, &data);
     }
 
@@ -57,7 +57,7 @@ impl WriterIdentity {
         let mut data = [0; WORDS];
         read(record, &mut data).ok()?;
         let [pid, start_time, boot_high, boot_low, epoch, checksum] = data;
-        let sound = checksum == fnv(&data[..WORDS - 1]);
+        let sound = checksum == digest(&data[..WORDS - 1]);
         Some(Self {
             pid: u32::try_from(pid).ok().filter(|_| sound)?,
             start_time,

@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Reading the cache, from any process.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::entry::{
-    CacheEntry, CacheEvent, CacheEventKind, CacheSlot, SaState, SlotRecord, key_hash, placement,
-    usage,
-};
+use super::entry::{CacheEntry, CacheSlot, SaKey, SaState, SlotRecord, placement, usage};
 use super::error::{OpenError, ReadError};
+use super::index::{Index, Unsettled};
 use super::layout::{
-    DATA_WORDS, EVENT_WORDS, EVENTS_WRITTEN, GRANTED_END, GRANTED_END_INVERSE, Geometry, HEARTBEAT,
-    INDEX_VERSION, LIVE, PLACEMENT, RECORD_WORDS, RING, TOMBSTONE, USAGE, USAGE_WORDS, WRITER,
+    DATA_WORDS, EVENTS_WRITTEN, GRANTED_END, GRANTED_END_INVERSE, Geometry, HEARTBEAT,
+    INDEX_VERSION, LAST_USE, LIVE, PLACEMENT, RECORD_WORDS, USAGE, USAGE_WORDS, WRITER,
 };
 use super::process::WriterIdentity;
+use super::ring::{self, CacheEvent};
 use super::seqlock::{self, Torn};
 use super::shm;
 use crate::event::Engine;
@@ -27,8 +26,8 @@ const TRIES: u32 = 1 << 14;
 /// A read-only view of a cache.
 #[derive(Debug)]
 pub struct CacheReader {
+    file: shm::File,
     map: shm::Map,
-    geometry: Geometry,
 }
 
 /// An SA as a reader sees it.
@@ -46,6 +45,8 @@ pub struct CacheRecord {
     pub granted: u64,
     /// What it has done, as of the writer's last note.
     pub usage: SaUsage,
+    /// When the writer last saw that it had carried packets, in nanoseconds since boot; 0 is never.
+    pub last_use: u64,
 }
 
 /// How the writer is.
@@ -68,13 +69,13 @@ impl CacheReader {
         let file = shm::File::open(fd)?;
         Ok(Self {
             map: file.map_read_only()?,
-            geometry: file.geometry(),
+            file,
         })
     }
 
     /// SAs that fit.
     pub fn capacity(&self) -> u32 {
-        self.geometry.capacity
+        self.file.geometry().capacity
     }
 
     /// SAs in it, by the writer's count.
@@ -108,7 +109,7 @@ impl CacheReader {
     /// # Errors
     /// There is none, or it is being changed, abandoned or damaged.
     pub fn slot(&self, index: u32) -> Result<CacheRecord, ReadError> {
-        let words = slot_words(self.map.words(), self.geometry, index)?;
+        let words = slot_words(self.map.words(), self.file.geometry(), index)?;
         let mut tries = 0;
         loop {
             match read_slot(words, index) {
@@ -124,8 +125,21 @@ impl CacheReader {
         }
     }
 
-    /// Finds the SA with this SPI. Outbound SPIs are the peers' choice, so two SAs can share one: the
-    /// first is found, or the one to `destination` where that is given.
+    /// Reads the SA that a slot was given for.
+    ///
+    /// # Errors
+    /// As [`slot`](Self::slot), and the slot is stale: it holds another SA or none.
+    pub fn record(&self, slot: CacheSlot) -> Result<CacheRecord, ReadError> {
+        match self.slot(slot.index) {
+            Ok(record) if record.slot != slot => Err(ReadError::Stale),
+            Err(ReadError::NotFound) => Err(ReadError::Stale),
+            result => result,
+        }
+    }
+
+    /// Finds an SA. An inbound one's SPI says which, whatever its destination. An outbound one's SPI
+    /// was the peer's choice, so two can share one: without a `destination` every SA is looked at
+    /// until one fits.
     ///
     /// # Errors
     /// There is none, or what there is can't be read.
@@ -135,60 +149,39 @@ impl CacheReader {
         direction: Direction,
         destination: Option<IpAddr>,
     ) -> Result<CacheRecord, ReadError> {
-        let hash = key_hash(spi, direction);
-        for _ in 0..TRIES {
-            let before = self.word(INDEX_VERSION);
-            let wanted = |entry: &CacheEntry| {
-                entry.spi == spi
-                    && entry.direction == direction
-                    && destination.is_none_or(|wanted| wanted == entry.destination)
-            };
-            match self.probe(hash, wanted) {
-                Err(ReadError::NotFound) => {}
-                result => return result,
-            }
-            // A rebuild may have moved the SA past the probe.
-            std::sync::atomic::fence(Ordering::Acquire);
-            if before & 1 == 0 && self.word(INDEX_VERSION) == before {
-                return Err(ReadError::NotFound);
-            }
-            std::hint::spin_loop();
-        }
-        match self.writer() {
-            WriterStatus::Dead(_) => Err(ReadError::Abandoned),
-            _ => Err(ReadError::Busy),
-        }
-    }
-
-    fn probe(
-        &self,
-        hash: u64,
-        wanted: impl Fn(&CacheEntry) -> bool,
-    ) -> Result<CacheRecord, ReadError> {
-        let index = self.map.words().get(self.geometry.index());
         let mut worst = ReadError::NotFound;
-        for word in probe_sequence(index.unwrap_or_default(), hash) {
-            let value = word.load(Ordering::Acquire);
-            if value == 0 {
-                break;
+        let mut look = |slot: u32| match self.slot(slot) {
+            Ok(record) => (record.entry.spi == spi
+                && record.entry.direction == direction
+                && destination.is_none_or(|wanted| wanted == record.entry.destination))
+            .then_some(record),
+            Err(ReadError::NotFound) => None,
+            Err(error) => {
+                worst = error;
+                None
             }
-            let Some(slot) = index_slot(value, hash) else {
-                continue;
-            };
-            match self.slot(slot) {
-                Ok(record) if wanted(&record.entry) => return Ok(record),
-                Ok(_) | Err(ReadError::NotFound) => {}
-                Err(error) => worst = error,
+        };
+        let found = match (direction, destination) {
+            (Direction::Outbound, None) => Ok(self.used_slots().find_map(&mut look)),
+            _ => {
+                let destination = destination.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+                let key = SaKey::new(spi, direction, destination);
+                let hash = key.hash(self.file.geometry().seed);
+                index(self.map.words(), self.file.geometry()).find(hash, &mut look)
             }
+        };
+        match found {
+            Ok(Some(record)) => Ok(record),
+            Ok(None) => Err(worst),
+            Err(Unsettled) => Err(ReadError::Busy),
         }
-        Err(worst)
     }
 
     /// Every SA that can be read, and how many slots can't.
     pub fn records(&self) -> (Vec<CacheRecord>, u32) {
         let mut records = Vec::new();
         let mut unreadable = 0;
-        for index in 0..self.geometry.capacity {
+        for index in self.used_slots() {
             match self.slot(index) {
                 Ok(record) => records.push(record),
                 Err(ReadError::NotFound) => {}
@@ -198,32 +191,14 @@ impl CacheReader {
         (records, unreadable)
     }
 
-    /// The last events, oldest first.
-    pub fn events(&self) -> Vec<CacheEvent> {
-        let written = self.word(EVENTS_WRITTEN);
-        let first = written.saturating_sub(RING as u64).saturating_add(1);
-        (first..=written)
-            .filter_map(|number| self.event(number))
-            .collect()
+    fn used_slots(&self) -> impl Iterator<Item = u32> {
+        used_slots(&self.file)
     }
 
-    fn event(&self, number: u64) -> Option<CacheEvent> {
-        let words = self.map.words().get(self.geometry.event(number))?;
-        let mut data = [0; EVENT_WORDS];
-        for (value, word) in data.iter_mut().zip(words) {
-            *value = word.load(Ordering::Acquire);
-        }
-        std::sync::atomic::fence(Ordering::Acquire);
-        let again = words.first()?.load(Ordering::Relaxed);
-        let [found, time, kind, value] = data;
-        (found == number && again == number).then_some(())?;
-        Some(CacheEvent {
-            number,
-            time,
-            kind: CacheEventKind::from_code(kind >> 32)?,
-            slot: kind as u32,
-            value,
-        })
+    /// The last events, oldest first.
+    pub fn events(&self) -> Vec<CacheEvent> {
+        let ring = self.map.words().get(self.file.geometry().ring());
+        ring::last(ring.unwrap_or_default(), self.word(EVENTS_WRITTEN)).collect()
     }
 
     fn word(&self, index: usize) -> u64 {
@@ -232,6 +207,27 @@ impl CacheReader {
             .get(index)
             .map_or(0, |word| word.load(Ordering::Acquire))
     }
+}
+
+/// The index.
+pub(super) fn index(words: &[AtomicU64], geometry: Geometry) -> Index<'_, AtomicU64> {
+    let areas = geometry
+        .areas()
+        .map(|area| words.get(area).unwrap_or_default());
+    Index::new(words.get(INDEX_VERSION), areas)
+}
+
+/// The slots that may hold an SA, each once.
+pub(super) fn used_slots(file: &shm::File) -> impl Iterator<Item = u32> + use<> {
+    let geometry = file.geometry();
+    let used = file.used().into_iter();
+    let mut next = 0;
+    used.flat_map(move |words| {
+        let slots = geometry.slots_in(&words);
+        let start = slots.start.max(next);
+        next = slots.end.max(next);
+        start..slots.end
+    })
 }
 
 /// The words of a slot, if there is such a slot.
@@ -249,14 +245,20 @@ pub(super) fn slot_words(
         })
 }
 
-/// The part of a slot that changes only with the SA.
-pub(super) fn read_record(words: &[AtomicU64], index: u32) -> Result<SlotRecord, ReadError> {
-    let record = words.get(..RECORD_WORDS).unwrap_or_default();
+/// The part of a slot that changes only with the SA, and its version.
+pub(super) fn read_record(words: &[AtomicU64], index: u32) -> Result<(u64, SlotRecord), ReadError> {
     let mut data = [0; DATA_WORDS];
-    match seqlock::read(record, &mut data) {
-        Ok(()) => SlotRecord::decode(&data, index).ok_or(ReadError::Corrupt),
+    match seqlock::read(record_words(words), &mut data) {
+        Ok(version) => SlotRecord::decode(&data, index)
+            .map(|record| (version, record))
+            .ok_or(ReadError::Corrupt),
         Err(Torn::Writing | Torn::Changed) => Err(ReadError::Busy),
     }
+}
+
+/// The words of a slot's record.
+pub(super) fn record_words(slot: &[AtomicU64]) -> &[AtomicU64] {
+    slot.get(..RECORD_WORDS).unwrap_or_default()
 }
 
 /// The last number handed out. It is stored twice, the second time inverted: a flipped bit or a
@@ -271,7 +273,7 @@ pub(super) fn granted_end(words: &[AtomicU64]) -> u64 {
 }
 
 fn read_slot(words: &[AtomicU64], index: u32) -> Result<CacheRecord, ReadError> {
-    let record = read_record(words, index)?;
+    let (version, record) = read_record(words, index)?;
     let entry = record.entry.ok_or(ReadError::NotFound)?;
     let granted = match entry.direction {
         Direction::Outbound => granted_end(words),
@@ -287,10 +289,9 @@ fn read_slot(words: &[AtomicU64], index: u32) -> Result<CacheRecord, ReadError> 
     for (offset, value) in counts.iter_mut().enumerate() {
         *value = load(USAGE + offset);
     }
-    // The words above belong to the SA only if the slot still holds it.
-    std::sync::atomic::fence(Ordering::Acquire);
-    let again = read_record(words, index)?;
-    if again.generation != record.generation || again.entry.is_none() {
+    let last_use = load(LAST_USE);
+    // The words above belong to the SA only if the slot has held it all the time.
+    if !seqlock::unchanged(words, version) {
         return Err(ReadError::Busy);
     }
     Ok(CacheRecord {
@@ -303,25 +304,6 @@ fn read_slot(words: &[AtomicU64], index: u32) -> Result<CacheRecord, ReadError> 
         state: placed.map(|(_, state)| state),
         granted,
         usage: usage(counts),
+        last_use,
     })
-}
-
-/// The index words that a key may be in, in order, each once.
-pub(super) fn probe_sequence(index: &[AtomicU64], hash: u64) -> impl Iterator<Item = &AtomicU64> {
-    let start = hash as usize & index.len().wrapping_sub(1);
-    let (before, after) = index.split_at(start.min(index.len()));
-    after.iter().chain(before)
-}
-
-/// An index word for a slot.
-pub(super) fn index_word(hash: u64, slot: u32) -> u64 {
-    // The slot is less than 2^24, so this is neither empty nor a tombstone.
-    (hash >> 32 << 32) | (u64::from(slot) + 1)
-}
-
-/// The slot that an index word points to, if its tag fits the key.
-pub(super) fn index_slot(word: u64, hash: u64) -> Option<u32> {
-    (word != TOMBSTONE && word >> 32 == hash >> 32)
-        .then_some(word as u32)?
-        .checked_sub(1)
 }

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::entry::{CacheEntry, CacheSlot, SlotRecord};
 use super::error::ReadError;
-use super::layout::Geometry;
+use super::journal;
+use super::layout::{Geometry, USAGE};
 use super::process::WriterIdentity;
-use super::reader::{granted_end, read_record, slot_words};
+use super::reader::{granted_end, read_record, record_words, slot_words};
 use super::seqlock;
 
 /// What a new writer found.
@@ -29,6 +30,18 @@ pub(super) struct Recovered {
     pub(super) generation: u32,
     pub(super) entry: Option<CacheEntry>,
     pub(super) granted_end: u64,
+    pub(super) packets: u64,
+}
+
+impl Recovered {
+    fn free(generation: u32) -> Self {
+        Self {
+            generation,
+            entry: None,
+            granted_end: 0,
+            packets: 0,
+        }
+    }
 }
 
 /// Looks at a slot and frees it unless it is whole.
@@ -38,30 +51,19 @@ pub(super) fn recover_slot(
     index: u32,
     recovery: &mut Recovery,
 ) -> Recovered {
-    let freed = |generation| Recovered {
-        generation,
-        entry: None,
-        granted_end: 0,
-    };
     let Ok(slot) = slot_words(words, geometry, index) else {
-        return freed(0);
+        return Recovered::free(0);
     };
     let damaged = match read_record(slot, index) {
-        Ok(SlotRecord {
-            generation,
-            entry: Some(entry),
-        }) => {
-            let handle = CacheSlot { index, generation };
-            recovery.live.push((handle, entry.clone()));
-            return Recovered {
-                generation,
-                entry: Some(entry),
-                granted_end: granted_end(slot),
-            };
-        }
-        Ok(free) => return freed(free.generation),
+        Ok((_, record)) => return taken_over(slot, index, record, recovery),
         Err(damaged) => damaged,
     };
+    if damaged == ReadError::Busy
+        && let Some(record) = journal::pending(words, index)
+    {
+        seqlock::write(record_words(slot), &record.encode(index));
+        return taken_over(slot, index, record, recovery);
+    }
     match damaged {
         ReadError::Busy | ReadError::Abandoned => recovery.abandoned += 1,
         _ => recovery.corrupt += 1,
@@ -73,8 +75,28 @@ pub(super) fn recover_slot(
         generation,
         entry: None,
     };
-    if let Some(words) = slot.get(..super::layout::RECORD_WORDS) {
-        seqlock::write(words, &record.encode(index));
+    seqlock::write(record_words(slot), &record.encode(index));
+    Recovered::free(generation)
+}
+
+fn taken_over(
+    slot: &[AtomicU64],
+    index: u32,
+    record: SlotRecord,
+    recovery: &mut Recovery,
+) -> Recovered {
+    let generation = record.generation;
+    let Some(entry) = record.entry else {
+        return Recovered::free(generation);
+    };
+    let handle = CacheSlot { index, generation };
+    recovery.live.push((handle, entry.clone()));
+    Recovered {
+        generation,
+        entry: Some(entry),
+        granted_end: granted_end(slot),
+        packets: slot
+            .get(USAGE)
+            .map_or(0, |word| word.load(Ordering::Relaxed)),
     }
-    freed(generation)
 }

@@ -59,8 +59,8 @@ pub(super) fn write<W: Word>(record: &[W], data: &[u64]) {
     version.store(writing.wrapping_add(1), Ordering::Release);
 }
 
-/// Reads a record into `data`.
-pub(super) fn read<W: Word>(record: &[W], data: &mut [u64]) -> Result<(), Torn> {
+/// Reads a record into `data`, and gives its version.
+pub(super) fn read<W: Word>(record: &[W], data: &mut [u64]) -> Result<u64, Torn> {
     let Some((version, body)) = record.split_first() else {
         return Err(Torn::Changed);
     };
@@ -71,11 +71,18 @@ pub(super) fn read<W: Word>(record: &[W], data: &mut [u64]) -> Result<(), Torn> 
     for (word, value) in body.iter().zip(data) {
         *value = word.load(Ordering::Relaxed);
     }
-    // Pairs with the writer's fence.
-    W::fence(Ordering::Acquire);
-    if version.load(Ordering::Relaxed) == before {
-        Ok(())
+    if unchanged(record, before) {
+        Ok(before)
     } else {
         Err(Torn::Changed)
     }
+}
+
+/// Whether a record is still at this version, after everything that was loaded before.
+pub(super) fn unchanged<W: Word>(record: &[W], version: u64) -> bool {
+    // Pairs with the writer's fence.
+    W::fence(Ordering::Acquire);
+    record
+        .first()
+        .is_some_and(|word| word.load(Ordering::Relaxed) == version)
 }

@@ -4,14 +4,16 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{FlockOperation, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{FallocateFlags, FlockOperation, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
+use rustix::io::Errno;
 
 use super::error::OpenError;
-use super::layout::{Geometry, HEADER, LAYOUT_HASH, LINE, MAGIC, VERSION, fnv};
+use super::layout::{Geometry, HEADER, LAYOUT_HASH, LINE, MAGIC, VERSION, digest};
 
 /// A sealed memory file whose header has been checked.
 #[derive(Debug)]
@@ -60,6 +62,38 @@ impl File {
         self.geometry
     }
 
+    /// The words that take memory: the others are zeros, and looking at them would give them some.
+    /// All where the system can't tell.
+    pub(super) fn used(&self) -> Vec<Range<usize>> {
+        let all = 0..self.geometry.words();
+        let mut used = Vec::new();
+        let mut offset = 0;
+        loop {
+            let start = match rustix::fs::seek(&self.fd, SeekFrom::Data(offset)) {
+                Ok(start) => start,
+                Err(Errno::NXIO) => return used,
+                Err(_) => return vec![all],
+            };
+            let Ok(end) = rustix::fs::seek(&self.fd, SeekFrom::Hole(start)) else {
+                return vec![all];
+            };
+            if end <= offset {
+                return vec![all];
+            }
+            let word = |offset: u64| offset as usize / size_of::<u64>();
+            used.push(word(start)..word(end));
+            offset = end;
+        }
+    }
+
+    /// Makes words zeros and gives their memory back.
+    pub(super) fn release(&self, words: &Range<usize>) -> io::Result<()> {
+        let octets = |words: usize| (words * size_of::<u64>()) as u64;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let (offset, length) = (octets(words.start), octets(words.len()));
+        Ok(rustix::fs::fallocate(&self.fd, flags, offset, length)?)
+    }
+
     pub(super) fn map_writable(&self) -> io::Result<Map> {
         Map::new(&self.fd, self.geometry.words(), true)
     }
@@ -74,7 +108,7 @@ impl File {
         let fd = self.reopen(OFlags::RDWR)?;
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Lock { _fd: fd })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -118,14 +152,14 @@ fn check_header(words: &[AtomicU64]) -> Result<Geometry, OpenError> {
     for (value, word) in header.iter_mut().zip(words.get(HEADER).unwrap_or_default()) {
         *value = word.load(Ordering::Acquire);
     }
-    let [magic, version, layout, capacity, .., checksum] = header;
+    let [magic, version, layout, capacity, _, seed, _, checksum] = header;
     if magic != MAGIC {
         return Err(OpenError::Magic {
             found: magic,
             expected: MAGIC,
         });
     }
-    let expected = fnv(&header[..LINE - 1]);
+    let expected = digest(&header[..LINE - 1]);
     if checksum != expected {
         return Err(OpenError::Checksum {
             found: checksum,
@@ -142,7 +176,7 @@ fn check_header(words: &[AtomicU64]) -> Result<Geometry, OpenError> {
     }
     u32::try_from(capacity)
         .ok()
-        .and_then(Geometry::new)
+        .and_then(|capacity| Geometry::new(capacity, seed))
         .filter(|geometry| geometry.header() == header)
         .ok_or(OpenError::Checksum {
             found: checksum,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 use crate::event::Engine;
-use crate::sa::{Direction, Grant, Mode, SaUsage, Spi, Suite};
+use crate::sa::{Direction, Grant, Mode, OuterHeaders, SaUsage, Spi, Suite};
 
 /// Stops the writer after a number of its stores, as a crash would.
 pub(super) mod steps {
@@ -54,6 +54,7 @@ fn entry(spi: u32, direction: Direction) -> CacheEntry {
         destination: "2001:db8::2".parse().unwrap(),
         udp: None,
         owner: u64::from(spi) * 5,
+        name: SaName::new(&format!("gw/net-{spi}")),
         installed: u64::from(spi) * 3,
     }
 }
@@ -121,6 +122,32 @@ fn what_is_entered_is_found_until_it_is_removed() {
 }
 
 #[test]
+fn an_sa_whose_peer_moved_is_found_where_it_went() {
+    let cache = cache(8);
+    let writer = cache.writer().unwrap();
+    let reader = cache.reader().unwrap();
+    let slot = writer.insert(&outbound(0x100), Engine::Device, 0).unwrap();
+    let spi = Spi::new(0x100).unwrap();
+    let find = |to| reader.find(spi, Direction::Outbound, to);
+    let before = outbound(0x100).destination;
+    let after = moved_path().destination;
+    assert_eq!(find(Some(before)).unwrap().slot, slot);
+    assert!(writer.set_path(slot, &moved_path()));
+    assert_eq!(find(Some(before)), Err(ReadError::NotFound));
+    assert_eq!(find(Some(after)).unwrap().slot, slot);
+    assert_eq!(find(None).unwrap().entry.destination, after);
+    // A peer's SPI says nothing alone: another SA of it goes elsewhere.
+    let other = writer.insert(&outbound(0x100), Engine::Device, 0).unwrap();
+    assert_eq!(find(Some(before)).unwrap().slot, other);
+    assert_eq!(find(Some(after)).unwrap().slot, slot);
+    assert!(writer.remove(slot));
+    assert!(!writer.set_path(slot, &moved_path()));
+    assert_eq!(find(Some(after)), Err(ReadError::NotFound));
+    assert_eq!(reader.record(slot), Err(ReadError::Stale));
+    assert_eq!(reader.record(other).unwrap().slot, other);
+}
+
+#[test]
 fn numbers_are_handed_out_once_and_never_past_the_end() {
     let cache = cache(4);
     let writer = cache.writer().unwrap();
@@ -174,7 +201,17 @@ fn script(writer: &CacheWriter, log: &mut Vec<(u32, Grant)>) {
     assert_eq!(slot.index, gone.index);
     log.push((0x103, writer.reserve(slot, 5).unwrap()));
     writer.place(slot, Engine::Software, SaState::Mature);
+    assert!(writer.set_path(slot, &moved_path()));
     log.push((0x103, writer.reserve(slot, 5).unwrap()));
+}
+
+/// Where an SA's peer has moved.
+fn moved_path() -> OuterHeaders {
+    OuterHeaders {
+        source: "192.0.2.1".parse().unwrap(),
+        destination: "198.51.100.9".parse().unwrap(),
+        udp: None,
+    }
 }
 
 #[test]
@@ -302,7 +339,7 @@ fn flipped_bits_are_detected_and_never_lead_out_of_bounds() {
             .collect();
         let geometry = cache.file.geometry();
         // Anywhere in index and slots, since the ring is only for people.
-        let range = geometry.index().start..geometry.words();
+        let range = geometry.areas()[0].start..geometry.words();
         flipped(&cache, |words| {
             let place = range.start + random() as usize % range.len();
             let value = words[place].load(Ordering::Relaxed);

@@ -7,21 +7,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::entry::{
-    CacheEntry, CacheEventKind, CacheSlot, SaState, SlotRecord, placement_word, usage_words,
-};
+use super::entry::{CacheEntry, CacheSlot, SaState, SlotRecord, placement_word, usage_words};
 use super::error::{ClaimError, CreateError, InsertError, ReserveError};
+use super::index::Index;
+use super::journal;
 use super::layout::{
-    EVENTS_WRITTEN, GRANTED_END, GRANTED_END_INVERSE, Geometry, HEARTBEAT, INDEX_VERSION, LIVE,
-    PLACEMENT, RECORD_WORDS, TOMBSTONE, USAGE, WRITER,
+    EVENTS_WRITTEN, GRANTED_END, GRANTED_END_INVERSE, Geometry, HEARTBEAT, LAST_USE, LIVE,
+    PLACEMENT, USAGE, WRITER,
 };
 use super::process::WriterIdentity;
-use super::reader::{index_slot, index_word, probe_sequence, slot_words};
+use super::reader::{index, read_record, record_words, slot_words, used_slots};
 use super::recovery::{Recovery, recover_slot};
+use super::ring::{self, CacheEvent, CacheEventKind};
 use super::seqlock::{self, Word};
 use super::{Cache, shm};
 use crate::event::Engine;
-use crate::sa::{Grant, SaUsage};
+use crate::sa::{Direction, Grant, OuterHeaders, SaUsage, Spi};
 
 /// The one process's view that changes the cache. Dropping it gives the place free and leaves the
 /// content.
@@ -42,18 +43,55 @@ struct Truth {
     slots: Vec<Slot>,
     free: Vec<u32>,
     live: u32,
+    /// Places in the index that removed SAs take.
     tombstones: usize,
     events: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     generation: u32,
     /// Of a live SA.
-    hash: Option<u64>,
-    /// Last number of the sequence space; none for an inbound SA.
-    sequence_end: Option<u64>,
+    spi: Option<Spi>,
+    numbers: Numbers,
+    hash: u64,
     granted_end: u64,
+    packets: u64,
+}
+
+/// An SA's sequence space.
+#[derive(Clone, Copy, Debug, Default)]
+enum Numbers {
+    /// Inbound: the peer's.
+    #[default]
+    None,
+    Short,
+    Extended,
+}
+
+impl Numbers {
+    fn of(entry: &CacheEntry) -> Self {
+        match (entry.direction, entry.esn) {
+            (Direction::Inbound, _) => Self::None,
+            (Direction::Outbound, false) => Self::Short,
+            (Direction::Outbound, true) => Self::Extended,
+        }
+    }
+
+    /// The last one.
+    fn end(self) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::Short => Some(u64::from(u32::MAX)),
+            Self::Extended => Some(u64::MAX),
+        }
+    }
+}
+
+impl Slot {
+    fn event(&self, index: u32) -> Option<(u32, Spi)> {
+        Some((index, self.spi?))
+    }
 }
 
 impl CacheWriter {
@@ -87,7 +125,7 @@ impl CacheWriter {
             previous,
             ..Recovery::default()
         };
-        let truth = Truth::recover(map.words(), geometry, &mut recovery);
+        let truth = Truth::recover(map.words(), file, &mut recovery);
         let writer = Self {
             map,
             file: file.clone(),
@@ -98,9 +136,13 @@ impl CacheWriter {
             _lock: lock,
         };
         let mut truth = writer.truth();
-        writer.rebuild_index(&mut truth);
+        journal::end(writer.map.words());
+        // A cache that nobody has written has an empty index, which takes no memory yet.
+        if writer.recovery.previous.is_some() || truth.live != 0 {
+            writer.rebuild_index(&mut truth);
+        }
         writer.put(LIVE, u64::from(truth.live));
-        writer.note(&mut truth, CacheEventKind::Claimed, 0, epoch);
+        writer.note(&mut truth, CacheEventKind::Claimed, None, epoch);
         drop(truth);
         writer.beat();
         Ok(writer)
@@ -165,9 +207,15 @@ impl CacheWriter {
         else {
             return Err(full);
         };
-        slot.hash = Some(entry.key_hash());
-        slot.sequence_end = entry.sequence_end();
-        slot.granted_end = used_up_to;
+        let hash = entry.key().hash(self.geometry.seed);
+        *slot = Slot {
+            generation: slot.generation,
+            spi: Some(entry.spi),
+            numbers: Numbers::of(entry),
+            hash,
+            granted_end: used_up_to,
+            packets: 0,
+        };
         let generation = slot.generation;
 
         // The slot is free, so nobody takes these words for the new SA's before its record stands.
@@ -175,23 +223,17 @@ impl CacheWriter {
         put(words, GRANTED_END_INVERSE, !used_up_to);
         put(words, PLACEMENT, placement_word(engine, SaState::Mature));
         put_usage(words, &SaUsage::default());
+        put(words, LAST_USE, 0);
         let record = SlotRecord {
             generation,
             entry: Some(entry.clone()),
         };
-        seqlock::write(
-            words.get(..RECORD_WORDS).unwrap_or_default(),
-            &record.encode(index),
-        );
-        self.index_insert(&mut truth, entry.key_hash(), index);
+        seqlock::write(record_words(words), &record.encode(index));
+        self.index_insert(&mut truth, hash, index);
         truth.live += 1;
         self.put(LIVE, u64::from(truth.live));
-        self.note(
-            &mut truth,
-            CacheEventKind::Inserted,
-            index,
-            u64::from(entry.spi.value()),
-        );
+        let sa = Some((index, entry.spi));
+        self.note(&mut truth, CacheEventKind::Inserted, sa, used_up_to);
         Ok(CacheSlot { index, generation })
     }
 
@@ -201,26 +243,24 @@ impl CacheWriter {
         let Some(live) = truth.live_mut(slot) else {
             return false;
         };
-        let hash = live.hash.take();
+        let (sa, hash) = (live.event(slot.index), live.hash);
         let generation = live.generation.wrapping_add(1);
-        live.generation = generation;
+        *live = Slot {
+            generation,
+            ..Slot::default()
+        };
         let record = SlotRecord {
             generation,
             entry: None,
         };
         if let Ok(words) = self.slot(slot.index) {
-            seqlock::write(
-                words.get(..RECORD_WORDS).unwrap_or_default(),
-                &record.encode(slot.index),
-            );
+            seqlock::write(record_words(words), &record.encode(slot.index));
         }
-        if let Some(hash) = hash {
-            self.index_remove(&mut truth, hash, slot.index);
-        }
+        self.index_remove(&mut truth, hash, slot.index);
         truth.free.push(slot.index);
         truth.live = truth.live.saturating_sub(1);
         self.put(LIVE, u64::from(truth.live));
-        self.note(&mut truth, CacheEventKind::Removed, slot.index, 0);
+        self.note(&mut truth, CacheEventKind::Removed, sa, 0);
         true
     }
 
@@ -233,7 +273,7 @@ impl CacheWriter {
     pub fn reserve(&self, slot: CacheSlot, count: u64) -> Result<Grant, ReserveError> {
         let mut truth = self.truth();
         let live = truth.live_mut(slot).ok_or(ReserveError::Stale)?;
-        let end = live.sequence_end.ok_or(ReserveError::NotApplicable)?;
+        let end = live.numbers.end().ok_or(ReserveError::NotApplicable)?;
         let further = count.checked_sub(1).ok_or(ReserveError::NotApplicable)?;
         let first = live
             .granted_end
@@ -247,7 +287,8 @@ impl CacheWriter {
         // No use of the grant, a doorbell above all, may be seen before its record.
         fence(Ordering::SeqCst);
         live.granted_end = last;
-        self.note(&mut truth, CacheEventKind::Granted, slot.index, last);
+        let sa = live.event(slot.index);
+        self.note(&mut truth, CacheEventKind::Granted, sa, last);
         Ok(Grant { first, last })
     }
 
@@ -259,27 +300,67 @@ impl CacheWriter {
     /// Notes who carries an SA and how it is.
     pub fn place(&self, slot: CacheSlot, engine: Engine, state: SaState) {
         let mut truth = self.truth();
-        if truth.live_mut(slot).is_some()
+        if let Some(live) = truth.live_mut(slot)
             && let Ok(words) = self.slot(slot.index)
         {
-            put(words, PLACEMENT, placement_word(engine, state));
+            let sa = live.event(slot.index);
             let value = placement_word(engine, state);
-            self.note(&mut truth, CacheEventKind::Moved, slot.index, value);
+            put(words, PLACEMENT, value);
+            self.note(&mut truth, CacheEventKind::Moved, sa, value);
         }
     }
 
     /// Notes what an SA has done.
     pub fn record_usage(&self, slot: CacheSlot, usage: &SaUsage) {
-        if self.truth().live_mut(slot).is_some()
+        if let Some(live) = self.truth().live_mut(slot)
             && let Ok(words) = self.slot(slot.index)
         {
             put_usage(words, usage);
+            if live.packets != usage.packets {
+                live.packets = usage.packets;
+                put(words, LAST_USE, since_boot());
+            }
         }
+    }
+
+    /// Notes that an SA goes elsewhere (RFC 4555, or a NAT's new mapping); false when the slot is
+    /// stale or its record is damaged.
+    pub fn set_path(&self, slot: CacheSlot, path: &OuterHeaders) -> bool {
+        let mut truth = self.truth();
+        let Some(live) = truth.live_mut(slot) else {
+            return false;
+        };
+        let Ok(words) = self.slot(slot.index) else {
+            return false;
+        };
+        // The one thing that is read back: only the memory has all of it, and it has a checksum.
+        let Ok((_, mut record)) = read_record(words, slot.index) else {
+            return false;
+        };
+        let Some(entry) = &mut record.entry else {
+            return false;
+        };
+        entry.source = path.source;
+        entry.destination = path.destination;
+        entry.udp = path.udp;
+        let (old, new) = (live.hash, entry.key().hash(self.geometry.seed));
+        live.hash = new;
+        let sa = live.event(slot.index);
+        let data = record.encode(slot.index);
+        journal::begin(self.map.words(), slot.index, &data);
+        seqlock::write(record_words(words), &data);
+        journal::end(self.map.words());
+        if old != new {
+            self.index_insert(&mut truth, new, slot.index);
+            self.index_remove(&mut truth, old, slot.index);
+        }
+        self.note(&mut truth, CacheEventKind::PathChanged, sa, 0);
+        true
     }
 
     /// Notes an event that is about no SA.
     pub fn note_event(&self, kind: CacheEventKind, value: u64) {
-        self.note(&mut self.truth(), kind, u32::MAX, value);
+        self.note(&mut self.truth(), kind, None, value);
     }
 
     /// Says that the writer is alive.
@@ -300,88 +381,63 @@ impl CacheWriter {
         put(self.map.words(), index, value);
     }
 
-    fn note(&self, truth: &mut Truth, kind: CacheEventKind, slot: u32, value: u64) {
+    fn note(&self, truth: &mut Truth, kind: CacheEventKind, sa: Option<(u32, Spi)>, value: u64) {
         let number = truth.events.wrapping_add(1);
         truth.events = number;
-        let Some(words) = self.map.words().get(self.geometry.event(number)) else {
-            return;
+        let event = CacheEvent {
+            number,
+            time: since_boot(),
+            kind,
+            sa,
+            value,
         };
-        // The number is 0 while the rest is written; it pairs with the reader's two looks at it.
-        if let Some(word) = words.first() {
-            Word::store(word, 0, Ordering::Relaxed);
-        }
-        fence(Ordering::Release);
-        put(words, 1, since_boot());
-        put(words, 2, (kind as u64) << 32 | u64::from(slot));
-        put(words, 3, value);
-        put(words, 0, number);
+        let ring = self.map.words().get(self.geometry.ring());
+        ring::write(ring.unwrap_or_default(), &event);
         self.put(EVENTS_WRITTEN, number);
     }
 
-    fn index(&self) -> &[AtomicU64] {
-        self.map
-            .words()
-            .get(self.geometry.index())
-            .unwrap_or_default()
+    fn index(&self) -> Index<'_, AtomicU64> {
+        index(self.map.words(), self.geometry)
     }
 
     fn index_insert(&self, truth: &mut Truth, hash: u64, slot: u32) {
-        let place = probe_sequence(self.index(), hash)
-            .map(|word| (word, word.load(Ordering::Relaxed)))
-            .find(|(_, value)| matches!(*value, 0 | TOMBSTONE));
-        if let Some((word, value)) = place {
-            if value == TOMBSTONE {
-                truth.tombstones = truth.tombstones.saturating_sub(1);
-            }
-            Word::store(word, index_word(hash, slot), Ordering::Release);
-        } else {
+        match self.index().insert(hash, slot) {
+            Some(reused) => truth.tombstones -= usize::from(reused && truth.tombstones != 0),
             // Others have filled it up; it is only a way to find what the slots hold.
-            self.rebuild_index(truth);
+            None => self.rebuild_index(truth),
         }
     }
 
     fn index_remove(&self, truth: &mut Truth, hash: u64, slot: u32) {
-        let place = probe_sequence(self.index(), hash)
-            .find(|word| index_slot(word.load(Ordering::Relaxed), hash) == Some(slot));
-        if let Some(word) = place {
-            Word::store(word, TOMBSTONE, Ordering::Release);
-            truth.tombstones += 1;
-        }
+        let change = self.index().remove(hash, slot);
+        truth.tombstones = truth.tombstones.saturating_add_signed(change);
         if truth.tombstones > self.geometry.index / 4 {
             self.rebuild_index(truth);
         }
     }
 
-    /// Lays the index anew from the slots. Readers that miss an SA meanwhile look again.
+    /// Lays the index anew from the slots, while readers go on in the old one.
     fn rebuild_index(&self, truth: &mut Truth) {
-        let version = self
-            .map
-            .words()
-            .get(INDEX_VERSION)
-            .map_or(0, |word| word.load(Ordering::Relaxed));
-        let rebuilding = version | 1;
-        self.put(INDEX_VERSION, rebuilding);
-        fence(Ordering::Release);
-        for word in self.index() {
-            if word.load(Ordering::Relaxed) != 0 {
-                Word::store(word, 0, Ordering::Relaxed);
+        let index = self.index();
+        let clear = || {
+            let idle = self.geometry.areas().into_iter().nth(index.idle());
+            // Who sees what comes of this sees that the area had gone out of use.
+            fence(Ordering::SeqCst);
+            if idle.is_none_or(|idle| self.file.release(&idle).is_err()) {
+                index.clear_idle();
             }
-        }
+        };
+        clear();
+        let live = truth.slots.iter().zip(0..);
+        index.rebuild(live.filter_map(|(slot, at)| slot.spi.map(|_| (slot.hash, at))));
         truth.tombstones = 0;
-        for (slot, hash) in truth.slots.iter().enumerate() {
-            let Some(hash) = hash.hash else { continue };
-            let place =
-                probe_sequence(self.index(), hash).find(|word| word.load(Ordering::Relaxed) == 0);
-            if let Some(word) = place {
-                Word::store(word, index_word(hash, slot as u32), Ordering::Release);
-            }
-        }
-        self.put(INDEX_VERSION, rebuilding.wrapping_add(1));
+        clear();
     }
 }
 
 impl Truth {
-    fn recover(words: &[AtomicU64], geometry: Geometry, recovery: &mut Recovery) -> Self {
+    fn recover(words: &[AtomicU64], file: &shm::File, recovery: &mut Recovery) -> Self {
+        let geometry = file.geometry();
         let mut truth = Self {
             slots: Vec::new(),
             free: Vec::new(),
@@ -391,13 +447,7 @@ impl Truth {
                 .get(EVENTS_WRITTEN)
                 .map_or(0, |word| word.load(Ordering::Relaxed)),
         };
-        let fresh = Slot {
-            generation: 0,
-            hash: None,
-            sequence_end: None,
-            granted_end: 0,
-        };
-        for index in 0..geometry.capacity {
+        for index in used_slots(file) {
             let slot = recover_slot(words, geometry, index, recovery);
             if slot.generation == 0 && slot.entry.is_none() {
                 // Never used, so it needs no place here before it is.
@@ -406,19 +456,26 @@ impl Truth {
             // Slots below that were never used are free.
             while truth.slots.len() < index as usize {
                 truth.free.push(truth.slots.len() as u32);
-                truth.slots.push(fresh);
+                truth.slots.push(Slot::default());
             }
+            let mut found = Slot {
+                generation: slot.generation,
+                ..Slot::default()
+            };
             match &slot.entry {
-                Some(_) => truth.live += 1,
+                Some(entry) => {
+                    truth.live += 1;
+                    found.spi = Some(entry.spi);
+                    found.numbers = Numbers::of(entry);
+                    found.hash = entry.key().hash(geometry.seed);
+                    found.granted_end = slot.granted_end;
+                    found.packets = slot.packets;
+                }
                 None => truth.free.push(index),
             }
-            truth.slots.push(Slot {
-                generation: slot.generation,
-                hash: slot.entry.as_ref().map(CacheEntry::key_hash),
-                sequence_end: slot.entry.as_ref().and_then(CacheEntry::sequence_end),
-                granted_end: slot.granted_end,
-            });
+            truth.slots.push(found);
         }
+        recovery.live.shrink_to_fit();
         truth
     }
 
@@ -429,19 +486,14 @@ impl Truth {
         let index = u32::try_from(self.slots.len())
             .ok()
             .filter(|index| *index < capacity)?;
-        self.slots.push(Slot {
-            generation: 0,
-            hash: None,
-            sequence_end: None,
-            granted_end: 0,
-        });
+        self.slots.push(Slot::default());
         Some(index)
     }
 
     fn live_mut(&mut self, handle: CacheSlot) -> Option<&mut Slot> {
         self.slots
             .get_mut(handle.index as usize)
-            .filter(|slot| slot.hash.is_some() && slot.generation == handle.generation)
+            .filter(|slot| slot.spi.is_some() && slot.generation == handle.generation)
     }
 }
 

@@ -28,7 +28,7 @@ mod tests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::cache::{CacheEntry, CacheWriter, InsertError};
+use crate::cache::{CacheEntry, CacheWriter, InsertError, SaLabel};
 use crate::capability::Capabilities;
 use crate::device::{Accelerator, AcceleratorInfo, Counters, Health};
 use crate::error::{DeviceError, InstallError, OpenQueueError, SaError};
@@ -36,7 +36,7 @@ use crate::event::{Engine, Event};
 use crate::frame::FramePool;
 use crate::inline::Inline;
 use crate::queue::{QueueConfig, QueuePair};
-use crate::sa::{Amend, Numbering, SaHandle, SaParams, SaUsage};
+use crate::sa::{Amend, Numbering, OuterHeaders, SaHandle, SaParams, SaUsage};
 
 use sa::Sa;
 use shared::Shared;
@@ -161,7 +161,7 @@ impl Failover {
     }
 
     /// [`Accelerator::install`] at a level of offload; plain `install` is [`OffloadLevel::Auto`].
-    /// `owner` is recorded in the cache (a child SA's unique id).
+    /// `label` is recorded in the cache; a number alone is its owner's for it.
     ///
     /// # Errors
     /// As `install`; a named level fails where `Auto` would use software.
@@ -169,12 +169,12 @@ impl Failover {
         &self,
         level: OffloadLevel,
         sa: &SaParams,
-        owner: u64,
+        label: impl Into<SaLabel>,
     ) -> Result<SaHandle, InstallError> {
         sa.validate()?;
         let shared = &*self.shared;
         let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        let entry = CacheEntry::new(sa, owner, since_1970.as_secs());
+        let entry = CacheEntry::new(sa, &label.into(), since_1970.as_secs());
         // A caller that counted before (a restart) says so by its first grant.
         let used = match sa.numbering {
             Numbering::Granted(Some(grant)) => grant.first - 1,
@@ -196,6 +196,15 @@ impl Failover {
         let handle = shared.write_table().insert(sa.clone());
         sa.name(shared, handle);
         Ok(handle)
+    }
+
+    /// Records in the cache where an SA goes whose outer headers somebody else puts on.
+    ///
+    /// # Errors
+    /// [`SaError::Stale`].
+    pub fn note_path(&self, sa: SaHandle, path: &OuterHeaders) -> Result<(), SaError> {
+        self.shared.sa(sa)?.note_path(&self.shared, path);
+        Ok(())
     }
 
     /// Where an SA lives.

@@ -18,7 +18,9 @@ use crate::error::{Advice, DeviceError, InstallError, SaError};
 use crate::event::Engine;
 use crate::queue::Status;
 use crate::replay::{ReplaySnapshot, ReplayWindow, Verdict, WINDOW_MAX};
-use crate::sa::{Amend, Direction, Lifetimes, Limits, Numbering, SaHandle, SaParams, SaUsage};
+use crate::sa::{
+    Amend, Direction, Lifetimes, Limits, Numbering, OuterHeaders, SaHandle, SaParams, SaUsage,
+};
 
 /// An SA with everything needed to install it anew.
 pub(super) struct Sa {
@@ -245,6 +247,11 @@ impl Sa {
         shared.cache.record_usage(self.slot, &self.usage());
     }
 
+    /// Records where it goes where other processes see it.
+    pub(super) fn note_path(&self, shared: &Shared, path: &OuterHeaders) {
+        shared.cache.set_path(self.slot, path);
+    }
+
     /// Passes an inbound packet through the shadow window.
     pub(super) fn deliver(&self, sequence: u64) -> Verdict {
         let mut shadow = lock(&self.shadow);
@@ -341,6 +348,7 @@ impl Sa {
             }
             Amend::Outer(outer) => {
                 control.params.outer = Some(*outer);
+                self.note_path(shared, outer);
                 if let Some(verifier) = &self.verifier {
                     verifier.amend(shared, change);
                 }

@@ -17,6 +17,7 @@ use offload_api::frame::PoolMemory;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::handshake::Slots;
 use crate::transport::IovaRange;
 
 /// First IOVA handed out: above 4 GiB, clear of the ranges that platforms reserve below.
@@ -220,22 +221,21 @@ impl<T> Entries<T> {
         self.arena.iova_of(self.slice)
     }
 
-    pub(crate) fn depth(&self) -> u32 {
-        self.mask + 1
-    }
-
     fn at(&self, position: u32) -> *mut u8 {
         let index = (position & self.mask) as usize;
         // The mask keeps it below the depth that `entries` has checked.
         self.start.wrapping_add(index * size_of::<T>())
     }
+}
+
+impl<T: FromBytes + IntoBytes + Immutable> Slots<T> for Entries<T> {
+    fn depth(&self) -> u32 {
+        self.mask + 1
+    }
 
     /// Writes an entry; the device may read it after the doorbell that follows.
     #[inline]
-    pub(crate) fn write(&self, position: u32, entry: T)
-    where
-        T: IntoBytes + Immutable,
-    {
+    fn write(&self, position: u32, entry: T) {
         // SAFETY: in bounds (`at`), and the device reads it only after the doorbell.
         unsafe { self.at(position).cast::<T>().write_unaligned(entry) };
     }
@@ -243,22 +243,18 @@ impl<T> Entries<T> {
     /// Copies an entry out, once. The device may write meanwhile if it breaks the protocol; what was
     /// copied is validated and not read again.
     #[inline]
-    pub(crate) fn read(&self, position: u32) -> T
-    where
-        T: FromBytes,
-    {
+    fn read(&self, position: u32) -> T {
         // SAFETY: in bounds (`at`), and any octets are a `T`.
         unsafe { self.at(position).cast::<T>().read_unaligned() }
     }
 
-    /// The last eight octets of an entry, loaded at once, before everything loaded after.
     #[inline]
-    pub(crate) fn last_word(&self, position: u32) -> u64 {
+    fn last_word(&self, position: u32, order: Ordering) -> u64 {
         let word = self
             .at(position)
             .wrapping_add(size_of::<T>() - size_of::<u64>());
         // SAFETY: in bounds (`at`) and aligned (`entries`); accessed atomically by both sides.
-        u64::from_le(unsafe { AtomicU64::from_ptr(word.cast()) }.load(Ordering::Acquire))
+        u64::from_le(unsafe { AtomicU64::from_ptr(word.cast()) }.load(order))
     }
 }
 
@@ -293,7 +289,10 @@ mod tests {
         entries.write(0, [1; 32]);
         entries.write(u32::MAX, [2; 32]);
         assert_eq!((entries.read(2), entries.read(1)), ([1; 32], [2; 32]));
-        assert_eq!(entries.last_word(4), 0x0101_0101_0101_0101);
+        assert_eq!(
+            entries.last_word(4, Ordering::Relaxed),
+            0x0101_0101_0101_0101
+        );
     }
 
     #[test]

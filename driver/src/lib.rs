@@ -7,7 +7,10 @@
 
 pub mod bar;
 pub mod dma;
+mod handshake;
 pub mod ipa;
+#[cfg(test)]
+mod models;
 pub mod pci;
 mod ring;
 pub mod transport;

@@ -1,32 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Rings of fixed-size entries in DMA memory. Entries cross the boundary as copies only.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use fpga_regs::descriptor::PHASE;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::dma::{DmaArena, DmaSlice, Entries};
+use crate::handshake::Slots;
 
 /// A ring that the host writes.
-pub(crate) struct SubmissionRing<T> {
-    entries: Entries<T>,
+pub(crate) struct SubmissionRing<T, S = Entries<T>> {
+    entries: S,
+    entry: PhantomData<fn() -> T>,
 }
 
 /// A ring that the device writes, with a phase bit in each entry's last octet.
-pub(crate) struct CompletionRing<T> {
-    entries: Entries<T>,
+pub(crate) struct CompletionRing<T, S = Entries<T>> {
+    entries: S,
+    entry: PhantomData<fn() -> T>,
 }
 
-impl<T: IntoBytes + Immutable> SubmissionRing<T> {
+impl<T: FromBytes + IntoBytes + Immutable> SubmissionRing<T> {
     /// A ring over a slice, unless that is too small.
     pub(crate) fn new(arena: &Arc<DmaArena>, slice: DmaSlice, depth: u32) -> Option<Self> {
-        let entries = arena.entries(slice, depth)?;
-        Some(Self { entries })
+        Some(Self::over(arena.entries(slice, depth)?))
     }
 
     pub(crate) fn iova(&self) -> u64 {
         self.entries.iova()
+    }
+}
+
+impl<T, S: Slots<T>> SubmissionRing<T, S> {
+    pub(crate) fn over(entries: S) -> Self {
+        let entry = PhantomData;
+        Self { entries, entry }
     }
 
     /// Writes the entry of a position that counts up for ever.
@@ -43,17 +54,25 @@ impl<T: FromBytes + IntoBytes + Immutable> CompletionRing<T> {
         for slot in 0..depth {
             entries.write(slot, T::new_zeroed());
         }
-        Some(Self { entries })
+        Some(Self::over(entries))
     }
 
     pub(crate) fn iova(&self) -> u64 {
         self.entries.iova()
     }
+}
+
+impl<T, S: Slots<T>> CompletionRing<T, S> {
+    /// Over entries that are zero.
+    pub(crate) fn over(entries: S) -> Self {
+        let entry = PhantomData;
+        Self { entries, entry }
+    }
 
     /// Whether the entry of a position has been written; what is read after this is at least as new.
     #[inline]
     pub(crate) fn is_ready(&self, position: u32) -> bool {
-        let phase = (self.entries.last_word(position) >> 56) as u8 & PHASE;
+        let phase = (self.entries.last_word(position, Ordering::Acquire) >> 56) as u8 & PHASE;
         let first_round = position & self.entries.depth() == 0;
         (phase != 0) == first_round
     }

@@ -17,10 +17,11 @@ use offload_api::sa::{Amend, Direction, Grant, Numbering, SaUsage};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use zeroize::Zeroizing;
 
-use crate::card::{Card, Core, DataQueue, MAX_DEPTH, MAX_PRIORITY, Ring, post};
+use crate::card::{Card, Core, DataQueue, MAX_DEPTH, MAX_PRIORITY, Ring};
 use crate::context;
 use crate::dma::DmaFault;
 use crate::fault::Fault;
+use crate::handshake::{self, Pages, post};
 use crate::inline::rules::Rule;
 use crate::sas::CardSa;
 
@@ -250,7 +251,8 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             })
         }
         Opcode::SaDrain => {
-            let marks = (0..card.doorbells.queues()).map(|queue| card.doorbells.tail(queue));
+            let marks =
+                (0..card.doorbells.queues()).map(|queue| handshake::tail(&card.doorbells, queue));
             sa(core, command)?.drain = Some(marks.collect());
             Ok(Answer::default())
         }

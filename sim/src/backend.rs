@@ -17,6 +17,7 @@ use vfio_user::server::{Backend, ClientMemory, DmaMapping, ServerRegion};
 use crate::admin;
 use crate::card::Card;
 use crate::fault::Fault;
+use crate::handshake::Pages;
 use crate::pci::{CONFIG_SIZE, ConfigSpace};
 
 /// Octets of an entry of the MSI-X table (PCI Local Bus 3.0 §6.8.2).

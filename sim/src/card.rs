@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use esp::sa::SaNotice;
 use fpga_regs::admin::{ErrorKind, ErrorRecord};
-use fpga_regs::descriptor::{Completion, Event, EventKind, PHASE, Submission};
+use fpga_regs::descriptor::{Completion, Event, EventKind, Submission};
 use fpga_regs::queue::{QueueDescription, QueueState};
 use fpga_regs::registers::{Control, FatalCause};
 use offload_api::event::Limit;
@@ -22,6 +22,7 @@ use zerocopy::IntoBytes;
 use crate::dma::{DmaFault, DmaMap};
 use crate::doorbell::Doorbells;
 use crate::fault::{Fault, FaultPlan};
+use crate::handshake::{self, post};
 use crate::inline::InlineState;
 use crate::irq::Vectors;
 use crate::sas::SaTable;
@@ -185,11 +186,7 @@ impl Ring {
 
     /// Phase bit of the entry to be written next.
     pub(crate) fn phase(&self) -> u8 {
-        if (self.produced / self.depth.max(1)).is_multiple_of(2) {
-            PHASE
-        } else {
-            0
-        }
+        handshake::phase(self.produced, self.depth)
     }
 }
 
@@ -315,9 +312,9 @@ impl Card {
 
     /// Whether a queue's doorbell tells of something that was not taken.
     pub(crate) fn has_rung(&self, queue: u16) -> bool {
-        self.taken
-            .get(usize::from(queue))
-            .is_some_and(|taken| taken.load(Ordering::Relaxed) != self.doorbells.tail(queue))
+        self.taken.get(usize::from(queue)).is_some_and(|taken| {
+            taken.load(Ordering::Relaxed) != handshake::tail(&self.doorbells, queue)
+        })
     }
 
     /// Notes how far a queue's descriptors were taken.
@@ -529,14 +526,4 @@ impl Core {
             }
         }
     }
-}
-
-/// Writes an entry of a ring: everything but its last eight octets, then these with the phase, in
-/// one store.
-pub(crate) fn post(dma: &DmaMap, iova: u64, entry: &[u8]) -> Result<(), DmaFault> {
-    let Some((body, last)) = entry.split_last_chunk::<8>() else {
-        return Ok(());
-    };
-    dma.write(iova, body)?;
-    dma.store_release(iova + body.len() as u64, u64::from_le_bytes(*last))
 }

@@ -15,8 +15,9 @@ use offload_api::sa::Direction;
 use openssl::rand::rand_bytes;
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::card::{Bell, Card, Core, DataQueue, MAX_PACKET, post};
+use crate::card::{Bell, Card, Core, DataQueue, MAX_PACKET};
 use crate::fault::{Fault, FaultPlan};
+use crate::handshake::{self, Pages, post};
 use crate::sas::CardSa;
 
 /// Operations of a queue of the lowest priority before the next queue's turn; each step up doubles
@@ -30,6 +31,7 @@ const LIFETIME_TICK: Duration = Duration::from_millis(50);
 /// Works until the card ends.
 pub(crate) fn run(cards: &[Arc<Card>], bell: &Bell) {
     let mut buffer = vec![0; MAX_PACKET as usize];
+    let doorbells: Vec<_> = cards.iter().map(|card| &card.doorbells).collect();
     let mut idle = 0;
     let mut last_tick = Instant::now();
     while !bell.has_ended() {
@@ -54,16 +56,9 @@ pub(crate) fn run(cards: &[Arc<Card>], bell: &Bell) {
             std::thread::yield_now();
             continue;
         }
-        for card in cards {
-            card.doorbells.set_sleeping(true);
-        }
-        // A doorbell that came before the word was seen is found here, a later one wakes.
-        if !cards.iter().any(|card| pending(card)) {
-            bell.sleep(cards.iter().filter_map(|card| held_back(card)).min());
-        }
-        for card in cards {
-            card.doorbells.set_sleeping(false);
-        }
+        let has_work = || cards.iter().any(|card| pending(card));
+        let due = || cards.iter().filter_map(|card| held_back(card)).min();
+        handshake::rest(&doorbells, has_work, || bell.sleep(due()));
         idle = 1;
     }
 }
@@ -110,7 +105,7 @@ fn round(card: &Card, buffer: &mut [u8]) -> bool {
 }
 
 fn serve(card: &Card, core: &mut Core, number: u16, buffer: &mut [u8]) -> bool {
-    let tail = card.doorbells.tail(number);
+    let tail = handshake::tail(&card.doorbells, number);
     let slot = core.queues.get(usize::from(number)).copied().flatten();
     let Some(mut queue) = slot.filter(|queue| queue.failed.is_none()) else {
         // Nobody's doorbell, or one that is answered no more: looked at once.
@@ -174,7 +169,7 @@ fn serve(card: &Card, core: &mut Core, number: u16, buffer: &mut [u8]) -> bool {
         written += 1;
     }
     let vector = usize::from(number) + 1;
-    let fired = if card.doorbells.take_arm(number) {
+    let fired = if handshake::take_arm(&card.doorbells, number) {
         interrupt(core, vector, written, now)
     } else {
         core.irqs.accumulate(vector, written, now)

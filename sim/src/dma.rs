@@ -16,6 +16,8 @@ use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use vfio_user::server::{ClientMemory, DmaMapping};
 
+use crate::handshake;
+
 /// Mappings at once, as many as the kernel's VFIO allows by default.
 const MOST_MAPPINGS: usize = 65_535;
 /// Files at once that are reached by system calls, each with a descriptor of this process.
@@ -87,7 +89,7 @@ impl Memory {
     }
 
     /// Stores eight aligned octets so that whoever sees the last one sees the others.
-    fn store_release(&self, offset: u64, value: u64) -> bool {
+    fn store(&self, offset: u64, value: u64, order: Ordering) -> bool {
         match self {
             Self::Mapped(map) => {
                 let to = map.as_mut_ptr().wrapping_add(offset as usize);
@@ -96,7 +98,7 @@ impl Memory {
                 }
                 // SAFETY: aligned, in bounds (see `read`), and atomic: the driver polls it.
                 let word = unsafe { AtomicU64::from_ptr(to.cast()) };
-                word.store(value.to_le(), Ordering::Release);
+                word.store(value.to_le(), order);
                 true
             }
             Self::Called(..) | Self::Asked(..) => {
@@ -249,15 +251,6 @@ impl DmaMap {
         Ok(())
     }
 
-    /// Stores eight aligned octets at once, after everything stored before.
-    pub(crate) fn store_release(&self, iova: u64, value: u64) -> Result<(), DmaFault> {
-        let (memory, offset, room) = self.locate(iova, true)?;
-        if room < size_of::<u64>() || !memory.store_release(offset, value) {
-            return Err(DmaFault { iova });
-        }
-        Ok(())
-    }
-
     /// The mapping of an address, the offset in it, and how much of it follows.
     fn locate(&self, iova: u64, write: bool) -> Result<(&Memory, u64, usize), DmaFault> {
         let fault = DmaFault { iova };
@@ -272,6 +265,22 @@ impl DmaMap {
             return Err(fault);
         }
         Ok((&mapping.memory, offset, (mapping.size - offset) as usize))
+    }
+}
+
+impl handshake::Memory for DmaMap {
+    type Fault = DmaFault;
+
+    fn write(&self, iova: u64, octets: &[u8]) -> Result<(), DmaFault> {
+        Self::write(self, iova, octets)
+    }
+
+    fn store(&self, iova: u64, value: u64, order: Ordering) -> Result<(), DmaFault> {
+        let (memory, offset, room) = self.locate(iova, true)?;
+        if room < size_of::<u64>() || !memory.store(offset, value, order) {
+            return Err(DmaFault { iova });
+        }
+        Ok(())
     }
 }
 
@@ -341,7 +350,7 @@ mod tests {
         };
         dma.map(unsealed).unwrap();
         dma.write(0x8010, &[1, 2, 3]).unwrap();
-        dma.store_release(0x8018, 0x8000_0000_0000_0042).unwrap();
+        handshake::Memory::store(&dma, 0x8018, 0x8000_0000_0000_0042, Ordering::Release).unwrap();
         let mut back = [0; 16];
         dma.read(0x8010, &mut back).unwrap();
         assert_eq!(back, [1, 2, 3, 0, 0, 0, 0, 0, 0x42, 0, 0, 0, 0, 0, 0, 0x80]);

@@ -7,9 +7,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use fpga_regs::registers::{DOORBELL_PAGE, doorbell};
+use fpga_regs::registers::DOORBELL_PAGE;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
+
+use crate::handshake::Pages;
 
 /// One page for each queue pair.
 #[derive(Debug)]
@@ -39,35 +41,6 @@ impl Doorbells {
         u64::from(self.queues) * DOORBELL_PAGE
     }
 
-    pub(crate) fn queues(&self) -> u16 {
-        self.queues
-    }
-
-    /// Submissions so far, by the driver's word.
-    pub(crate) fn tail(&self, queue: u16) -> u32 {
-        self.load(queue, doorbell::TAIL)
-    }
-
-    /// Whether the driver asks for an interrupt; asking ends with this.
-    pub(crate) fn take_arm(&self, queue: u16) -> bool {
-        // Orders the completion's store before this; pairs with the driver's fence between arming
-        // and its last look at the ring.
-        std::sync::atomic::fence(Ordering::SeqCst);
-        self.word(queue, doorbell::ARM)
-            .is_some_and(|word| word.swap(0, Ordering::AcqRel) != 0)
-    }
-
-    /// Tells drivers whether to wake the card.
-    pub(crate) fn set_sleeping(&self, sleeping: bool) {
-        for queue in 0..self.queues {
-            if let Some(word) = self.word(queue, doorbell::SLEEPING) {
-                word.store(sleeping.into(), Ordering::Release);
-            }
-        }
-        // Pairs with the driver's fence between its doorbell and its look at this word.
-        std::sync::atomic::fence(Ordering::SeqCst);
-    }
-
     /// Everything back to zero.
     pub(crate) fn clear(&self) {
         for offset in (0..self.len()).step_by(size_of::<u32>()) {
@@ -88,15 +61,6 @@ impl Doorbells {
         }
     }
 
-    fn load(&self, queue: u16, offset: u64) -> u32 {
-        self.word(queue, offset)
-            .map_or(0, |word| word.load(Ordering::Acquire))
-    }
-
-    fn word(&self, queue: u16, offset: u64) -> Option<&AtomicU32> {
-        self.at(u64::from(queue) * DOORBELL_PAGE + offset)
-    }
-
     fn at(&self, offset: u64) -> Option<&AtomicU32> {
         if !offset.is_multiple_of(4) || offset + 4 > self.len() {
             return None;
@@ -104,5 +68,18 @@ impl Doorbells {
         // SAFETY: in bounds and aligned (checked; the mapping starts at a page), sealed against
         // shrinking, alive as long as `self`, and only ever accessed atomically.
         Some(unsafe { AtomicU32::from_ptr(self.map.as_mut_ptr().add(offset as usize).cast()) })
+    }
+}
+
+impl Pages for Doorbells {
+    type Word = AtomicU32;
+
+    fn queues(&self) -> u16 {
+        self.queues
+    }
+
+    #[inline]
+    fn word(&self, queue: u16, register: u64) -> Option<&AtomicU32> {
+        self.at(u64::from(queue) * DOORBELL_PAGE + register)
     }
 }

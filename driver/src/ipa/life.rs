@@ -32,6 +32,7 @@ use super::admin::{AdminQueue, Answer};
 use super::watchdog::{Pulse, Watch};
 use crate::bar::Registers;
 use crate::dma::{DmaArena, DmaSlice, IovaAllocator};
+use crate::handshake::Doze;
 use crate::ring::CompletionRing;
 use crate::transport::{MappedRegion, Transport};
 
@@ -71,7 +72,7 @@ pub(super) struct Life {
     /// Queues to watch.
     pulses: Mutex<Vec<(Weak<Pulse>, Watch)>>,
     /// The watchdog lies down until it is roused.
-    dozing: AtomicBool,
+    doze: Doze,
     /// Rung when the card is lost, the life is over, or the watchdog is needed.
     watch_bell: OwnedFd,
     watch: Mutex<Option<JoinHandle<()>>>,
@@ -193,7 +194,7 @@ impl Life {
             aborted: AtomicU64::new(0),
             bogus: AtomicU64::new(0),
             pulses: Mutex::default(),
-            dozing: AtomicBool::new(false),
+            doze: Doze::default(),
             watch_bell: make().map_err(host("eventfd"))?,
             watch: Mutex::default(),
             capabilities,

@@ -2,11 +2,11 @@
 //! A queue pair of the ipa card.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use fpga_regs::admin::{CommandStatus, Opcode};
 use fpga_regs::descriptor::{Completion, FLAG_EXPLICIT, OP_PROCESS, Submission};
-use fpga_regs::registers::{DOORBELL_PAGE, control, doorbell};
+use fpga_regs::registers::{control, doorbell};
 use offload_api::error::{DeviceError, OpenQueueError};
 use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
 
@@ -14,6 +14,7 @@ use super::flights::{Flights, Landing};
 use super::life::Life;
 use super::watchdog::Pulse;
 use crate::dma::DmaSlice;
+use crate::handshake::{self, MappedPage, Page};
 use crate::ring::{CompletionRing, SubmissionRing};
 
 pub(super) struct IpaQueue {
@@ -77,24 +78,19 @@ impl IpaQueue {
         })
     }
 
-    fn ring(&self, register: u64, value: u32) {
-        let page = u64::from(self.number) * DOORBELL_PAGE;
-        self.life.doorbells.write(page + register, value);
+    #[inline]
+    fn page(&self) -> MappedPage<'_> {
+        MappedPage::new(&self.life.doorbells, self.number)
     }
 
     /// Wakes a simulated card that sleeps.
     fn wake(&self) -> Result<(), DeviceError> {
-        if self.life.sleeps {
-            let page = u64::from(self.number) * DOORBELL_PAGE;
-            // Pairs with the card's fence between its word and its last look at the doorbells.
-            fence(Ordering::SeqCst);
-            if self.life.doorbells.read(page + doorbell::SLEEPING) != 0 {
-                let result = self.life.registers().write_posted(control::WAKE, 1);
-                if let Err(error) = &result {
-                    self.life.lose(&error.to_string());
-                }
-                return result;
+        if self.life.sleeps && handshake::must_wake(&self.page()) {
+            let result = self.life.registers().write_posted(control::WAKE, 1);
+            if let Err(error) = &result {
+                self.life.lose(&error.to_string());
             }
+            return result;
         }
         Ok(())
     }
@@ -209,10 +205,7 @@ impl QueuePair for IpaQueue {
         if self.rung != self.tail {
             self.rung = self.tail;
             self.pulse.rings(self.rung, self.outstanding());
-            // Orders the entries before the doorbell; pairs with the card's acquire of TAIL. Orders
-            // the pulse before the look at the watchdog, too.
-            fence(Ordering::SeqCst);
-            self.ring(doorbell::TAIL, self.tail);
+            handshake::ring(&self.page(), self.tail);
             self.life.rouse_watchdog();
             self.wake()?;
         }
@@ -239,7 +232,7 @@ impl QueuePair for IpaQueue {
         }
         if self.head != first {
             self.pulse.consumes(self.head, self.owed());
-            self.ring(doorbell::HEAD, self.head);
+            self.page().write(doorbell::HEAD, self.head);
         }
         if let Err(error) = self.life.check() {
             if self.outstanding() == 0 && done.len() == before {
@@ -260,13 +253,11 @@ impl QueuePair for IpaQueue {
         let Some(vector) = self.life.vector(self.number) else {
             return Ok(Arm::Ready);
         };
-        // What fired before this look at the ring is seen in the ring.
-        let mut count = [0; 8];
-        let _ = rustix::io::read(vector, &mut count);
-        self.ring(doorbell::ARM, 1);
-        // Pairs with the card's fence between a completion and its look at ARM.
-        fence(Ordering::SeqCst);
-        if self.completions.is_ready(self.head) || self.life.check().is_err() {
+        let drain = || {
+            let _ = rustix::io::read(vector, &mut [0; 8]);
+        };
+        let is_ready = || self.completions.is_ready(self.head) || self.life.check().is_err();
+        if handshake::arm(&self.page(), drain, is_ready) {
             return Ok(Arm::Ready);
         }
         Ok(Arm::Wait(vector))

@@ -3,7 +3,6 @@
 //! while everybody sleeps.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -45,7 +44,7 @@ impl Life {
     /// After a doorbell and its fence: the watchdog has something to watch.
     #[inline]
     pub(in crate::ipa) fn rouse_watchdog(&self) {
-        if self.dozing.load(Ordering::Relaxed) && self.dozing.swap(false, Ordering::Relaxed) {
+        if self.doze.must_rouse() {
             self.ring_watch_bell();
         }
     }
@@ -102,14 +101,10 @@ impl Life {
 
     /// Lies down, unless a queue has just been used or waits for something.
     fn doze(&self) -> bool {
-        self.dozing.store(true, Ordering::Relaxed);
-        // Pairs with the fence of a doorbell, between a queue's pulse and its look at `dozing`.
-        fence(Ordering::SeqCst);
         let owed = |pulse: &Weak<Pulse>| pulse.upgrade().is_some_and(|pulse| pulse.is_owed());
-        if lock(&self.pulses).iter().any(|(pulse, _)| owed(pulse)) {
-            self.dozing.store(false, Ordering::Relaxed);
-        }
-        self.dozing.load(Ordering::Relaxed)
+        let pulses = || lock(&self.pulses);
+        self.doze
+            .lies_down(|| pulses().iter().any(|(pulse, _)| owed(pulse)))
     }
 }
 

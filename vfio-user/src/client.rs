@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The driver's end.
 
+mod resume;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -87,10 +89,16 @@ impl Client {
     /// The peer speaks something else.
     pub fn from_stream(stream: UnixStream, deadline: Duration) -> Result<Self, Error> {
         stream.set_nonblocking(true)?;
-        let mut client = Self {
+        let mut client = Self::on(stream, deadline, 1);
+        client.agree()?;
+        Ok(client)
+    }
+
+    fn on(stream: UnixStream, deadline: Duration, next_id: u16) -> Self {
+        Self {
             stream,
             control: Mutex::new(Control {
-                next_id: 1,
+                next_id,
                 memory: None,
                 probe: None,
             }),
@@ -98,13 +106,17 @@ impl Client {
             gone: AtomicBool::new(false),
             max_fds: 1,
             max_data: MAX_DATA,
-        };
+        }
+    }
+
+    /// Agrees on a version and on limits.
+    fn agree(&mut self) -> Result<(), Error> {
         let version = VersionPayload {
             major: VERSION_MAJOR,
             minor: VERSION_MINOR,
         };
         let capabilities = capabilities_json();
-        let reply = client.call(
+        let reply = self.call(
             Command::Version,
             &[version.as_bytes(), capabilities.as_bytes()],
             &[],
@@ -121,13 +133,13 @@ impl Client {
             });
         }
         let text = String::from_utf8_lossy(rest);
-        client.max_fds = capability(&text, "max_msg_fds")
+        self.max_fds = capability(&text, "max_msg_fds")
             .unwrap_or(1)
             .clamp(1, MAX_FDS);
-        client.max_data = capability(&text, "max_data_xfer_size")
+        self.max_data = capability(&text, "max_data_xfer_size")
             .unwrap_or(MAX_DATA)
             .clamp(8, MAX_DATA);
-        Ok(client)
+        Ok(())
     }
 
     /// Whether the device was seen to be gone.
@@ -424,6 +436,21 @@ impl Client {
             flags: 0,
             address: iova,
             size,
+        };
+        self.call(Command::DmaUnmap, &[request.as_bytes()], &[])
+            .map(drop)
+    }
+
+    /// Makes all memory unreachable, whoever mapped it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn dma_unmap_all(&self) -> Result<(), Error> {
+        let request = DmaUnmapPayload {
+            argsz: size_of::<DmaUnmapPayload>() as u32,
+            flags: UNMAP_ALL,
+            address: 0,
+            size: 0,
         };
         self.call(Command::DmaUnmap, &[request.as_bytes()], &[])
             .map(drop)

@@ -16,6 +16,7 @@ mod ring;
 pub mod transport;
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use thiserror::Error;
 use ipa::IpaCard;
 use transport::Transport;
 use transport::kernel::KernelTransport;
-use transport::user::UserTransport;
+use transport::user::{CONNECTION, UserTransport};
 
 /// Where a card is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +92,34 @@ impl fmt::Display for DeviceAddress {
 pub fn open(address: &DeviceAddress) -> Result<Arc<IpaCard>, DeviceError> {
     let at = address.clone();
     IpaCard::open(address.to_string(), Box::new(move || connect(&at))).map(Arc::new)
+}
+
+/// Goes on with a card whose process has died, by the descriptors that [`IpaCard::kept`] had given to
+/// somebody who outlived it, by their names. The SAs that it carries stay, and in inline mode it never
+/// stops.
+///
+/// # Errors
+/// Something is missing, or the card can't be gone on with. Its connection is shut then, so that
+/// [`open`] can open it anew.
+pub fn attach(
+    address: &DeviceAddress,
+    kept: Vec<(String, OwnedFd)>,
+) -> Result<Arc<IpaCard>, DeviceError> {
+    let at = address.clone();
+    let missing = || DeviceError::Host {
+        what: "going on with a card",
+        error: format!("nothing was kept of {address}"),
+    };
+    let transport = match address {
+        DeviceAddress::User(path) => {
+            let connection = kept.into_iter().find(|(name, _)| name == CONNECTION);
+            let (_, connection) = connection.ok_or_else(missing)?;
+            UserTransport::resume(path, connection)?
+        }
+        DeviceAddress::Pci(_) => return Err(missing()),
+    };
+    let name = address.to_string();
+    IpaCard::attach(name, Box::new(transport), Box::new(move || connect(&at))).map(Arc::new)
 }
 
 fn connect(address: &DeviceAddress) -> Result<Box<dyn Transport>, DeviceError> {

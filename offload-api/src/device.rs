@@ -4,6 +4,7 @@
 use std::os::fd::BorrowedFd;
 
 use crate::capability::Capabilities;
+use crate::carried::CarriedSa;
 use crate::error::{DeviceError, InstallError, OpenQueueError, SaError};
 use crate::event::Event;
 use crate::frame::FramePool;
@@ -38,6 +39,27 @@ pub trait Accelerator: Send + Sync {
     /// # Errors
     /// The SA is invalid, not supported here, the table is full, or the device is gone.
     fn install(&self, sa: &SaParams) -> Result<SaHandle, InstallError>;
+
+    /// [`install`](Self::install), under a name of the host's own that
+    /// [`carried`](Self::carried) tells again.
+    ///
+    /// # Errors
+    /// As `install`.
+    fn install_as(&self, sa: &SaParams, cookie: u64) -> Result<SaHandle, InstallError> {
+        let _ = cookie;
+        self.install(sa)
+    }
+
+    /// SAs that it carries, by their index in the engine from `from` on, `most` at most: how a host that
+    /// has restarted finds those of a device that went on. Engines that end with their process have none
+    /// to tell.
+    ///
+    /// # Errors
+    /// The device is gone, or tells nonsense.
+    fn carried(&self, from: u32, most: usize) -> Result<Vec<CarriedSa>, DeviceError> {
+        let _ = (from, most);
+        Ok(Vec::new())
+    }
 
     /// Changes an SA in place.
     ///

@@ -11,6 +11,7 @@
 
 pub mod cache;
 pub mod capability;
+pub mod carried;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod device;

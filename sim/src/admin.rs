@@ -73,9 +73,13 @@ fn run_one(card: &Card, core: &mut Core) -> Result<(), crate::dma::DmaFault> {
     let (answer, status) = match execute(card, core, &command) {
         Ok(answer) => (answer, CommandStatus::Ok),
         Err((status, value)) => {
-            let detail = u64::from(command.opcode) | (status as u64) << 8;
-            core.counters.bad_descriptors += 1;
-            core.note(ErrorKind::Command, ErrorRecord::NO_QUEUE, detail);
+            // The end of a walk through the SAs is no error.
+            let walked = status == CommandStatus::Stale && command.opcode == Opcode::SaNext as u8;
+            if !walked {
+                let detail = u64::from(command.opcode) | (status as u64) << 8;
+                core.counters.bad_descriptors += 1;
+                core.note(ErrorKind::Command, ErrorRecord::NO_QUEUE, detail);
+            }
             (
                 Answer {
                     value,

@@ -116,6 +116,8 @@ impl PciBackend {
                 let value = Control::from_bits_truncate(value);
                 if value.contains(Control::RESET) {
                     self.card.reset();
+                } else if value.contains(Control::DETACH) {
+                    self.card.detach();
                 } else {
                     self.card.lock().set_control(value);
                     self.card.wake();

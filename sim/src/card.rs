@@ -324,6 +324,21 @@ impl Card {
         }
     }
 
+    /// Forgets the driver, for the next one: everything that leads to its memory. SAs and rules stay, and
+    /// the ports go on with them.
+    pub(crate) fn detach(&self) {
+        let mut core = self.lock();
+        core.control = Control::empty();
+        core.admin = Ring::default();
+        core.events = Ring::default();
+        core.events_head = 0;
+        core.queues.fill(None);
+        self.doorbells.clear();
+        self.taken
+            .iter()
+            .for_each(|taken| taken.store(0, Ordering::Relaxed));
+    }
+
     /// Back to power-on: keys zeroised, queues gone; mappings and interrupts are the bus's.
     pub(crate) fn reset(&self) {
         let mut core = self.lock();
@@ -353,6 +368,11 @@ impl Card {
 }
 
 impl Core {
+    /// Whether the ports go on. They need no driver: it may be dead, or on its way back.
+    pub(crate) fn forwards(&self) -> bool {
+        self.fatal == FatalCause::None && !self.stalled
+    }
+
     pub(crate) fn time(&self) -> u64 {
         self.started.elapsed().as_nanos() as u64
     }

@@ -11,8 +11,9 @@ use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroizing;
 
 /// The context of an SA, zeroised when dropped.
-pub(super) fn encode(sa: &SaParams) -> Zeroizing<Vec<u8>> {
+pub(super) fn encode(sa: &SaParams, cookie: u64) -> Zeroizing<Vec<u8>> {
     let mut context = SaContext::new_zeroed();
+    context.cookie = cookie.to_le_bytes();
     context.spi = sa.spi.value().to_le_bytes();
     context.cipher = sa.suite.cipher() as u8;
     context.integrity = sa.suite.integrity() as u8;

@@ -43,6 +43,18 @@ const ARENA: usize = 32 << 20;
 /// How long a reset or an enable may take.
 const DEADLINE: Duration = Duration::from_secs(2);
 
+/// How a life begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// With nothing: the card is reset.
+    Afresh,
+    /// With the SAs that the card carries for a driver that has died.
+    Again,
+}
+
+/// ABI version from which on a card can be detached from its driver.
+const DETACHABLE: u32 = 0x0001_0002;
+
 pub(super) struct Life {
     number: u64,
     pub(super) transport: Box<dyn Transport>,
@@ -101,10 +113,12 @@ fn host(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> DeviceError {
 }
 
 impl Life {
-    /// Brings a device up: identity, reset, memory, interrupts, admin queue.
+    /// Brings a device up: identity, reset (or what an earlier driver had taken), memory, interrupts,
+    /// admin queue.
     pub(super) fn begin(
         transport: Box<dyn Transport>,
         number: u64,
+        start: Start,
     ) -> Result<Arc<Self>, DeviceError> {
         check_identity(&*transport)?;
         // Memory space and bus mastering.
@@ -123,10 +137,26 @@ impl Life {
                 what: format!("ABI version {major}, this driver speaks {expected}"),
             });
         }
-        registers.write(control::CONTROL, Control::RESET.bits())?;
-        wait_status(&registers, "the reset", |status| {
-            !status.contains(CardStatus::RESETTING)
-        })?;
+        match start {
+            Start::Afresh => {
+                registers.write(control::CONTROL, Control::RESET.bits())?;
+                wait_status(&registers, "the reset", |status| {
+                    !status.contains(CardStatus::RESETTING)
+                })?;
+            }
+            Start::Again if found < DETACHABLE => {
+                return Err(DeviceError::Protocol {
+                    what: format!("ABI version {found:#x} can't be attached to, only reset"),
+                });
+            }
+            Start::Again => {
+                registers.write(control::CONTROL, Control::DETACH.bits())?;
+                wait_status(&registers, "the card to detach", |status| {
+                    !status.intersects(CardStatus::RESETTING | CardStatus::READY)
+                })?;
+                transport.dma_unmap_all()?;
+            }
+        }
 
         let features = CardFeatures::from_bits_retain(registers.read(identity::FEATURES)?);
         let capabilities = read_capabilities(&registers, features)?;

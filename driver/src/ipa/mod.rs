@@ -2,6 +2,7 @@
 //! The ipa card.
 
 mod admin;
+mod carried;
 mod context;
 mod events;
 pub mod flights;
@@ -11,7 +12,7 @@ mod life;
 mod queue;
 mod watchdog;
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -19,6 +20,7 @@ use fpga_regs::admin::{CommandStatus, Opcode};
 use fpga_regs::context::Usage;
 use fpga_regs::registers::statistics;
 use offload_api::capability::{Capabilities, Features};
+use offload_api::carried::CarriedSa;
 use offload_api::device::{Accelerator, AcceleratorInfo, Counters, Health};
 use offload_api::error::{
     DeviceError, InstallError, InvalidSa, OpenQueueError, SaError, Unsupported,
@@ -32,7 +34,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::transport::Transport;
 use admin::Answer;
-use life::Life;
+use life::{Life, Start};
 
 /// Connects to the card, each time anew.
 type Connector = Box<dyn Fn() -> Result<Box<dyn Transport>, DeviceError> + Send + Sync>;
@@ -54,15 +56,57 @@ impl IpaCard {
     /// # Errors
     /// It is not there, is no ipa card, or speaks another ABI.
     pub fn open(name: String, connect: Connector) -> Result<Self, DeviceError> {
-        let life = Life::begin(connect()?, 1)?;
-        Ok(Self {
+        let life = Life::begin(connect()?, 1, Start::Afresh)?;
+        Ok(Self::with(name, connect, life))
+    }
+
+    /// Goes on with a card that an earlier process has left behind, by a transport that was kept for it:
+    /// what it carries stays, and [`Accelerator::carried`] tells it. A later loss opens it by the
+    /// connector.
+    ///
+    /// # Errors
+    /// It is no ipa card, has failed, or is too old; it can be opened anew.
+    pub fn attach(
+        name: String,
+        transport: Box<dyn Transport>,
+        connect: Connector,
+    ) -> Result<Self, DeviceError> {
+        let life = Life::begin(transport, 1, Start::Again)?;
+        Ok(Self::with(name, connect, life))
+    }
+
+    fn with(name: String, connect: Connector, life: Arc<Life>) -> Self {
+        Self {
             name,
             connect,
             capabilities: life.capabilities.clone(),
             life: RwLock::new(life),
             past: Mutex::default(),
             lives: AtomicU64::new(1),
-        })
+        }
+    }
+
+    /// Copies of what to keep open, by name, so that a later process can [`attach`](Self::attach); other
+    /// ones after each reset. Nothing where the transport can't be kept.
+    ///
+    /// # Errors
+    /// The card is lost, or this process may have no more descriptors.
+    pub fn kept(&self) -> Result<Vec<(&'static str, OwnedFd)>, DeviceError> {
+        let life = self.life();
+        life.check()?;
+        let copies = life.transport.kept().into_iter().map(|(name, fd)| {
+            let copy = fd.try_clone_to_owned().map_err(|error| DeviceError::Host {
+                what: "keeping a card's connection",
+                error: error.to_string(),
+            })?;
+            Ok((name, copy))
+        });
+        copies.collect()
+    }
+
+    /// How often it was opened, attaching included.
+    pub fn lives(&self) -> u64 {
+        self.lives.load(Ordering::Relaxed)
     }
 
     /// Treats the device as lost: what it has comes back as aborted, and [`Accelerator::reset`] opens it
@@ -160,10 +204,14 @@ impl Accelerator for IpaCard {
     }
 
     fn install(&self, sa: &SaParams) -> Result<SaHandle, InstallError> {
+        self.install_as(sa, 0)
+    }
+
+    fn install_as(&self, sa: &SaParams, cookie: u64) -> Result<SaHandle, InstallError> {
         sa.validate()?;
         self.capabilities.check(sa)?;
         let life = self.life();
-        let context = context::encode(sa);
+        let context = context::encode(sa, cookie);
         let answer = life.command(Opcode::SaAdd, 0, 0, [0; 5], &context)?;
         match answer.status {
             CommandStatus::Ok => Ok(life.adopt(answer.index, answer.generation)),
@@ -176,6 +224,10 @@ impl Accelerator for IpaCard {
             }
             .into()),
         }
+    }
+
+    fn carried(&self, from: u32, most: usize) -> Result<Vec<CarriedSa>, DeviceError> {
+        carried::carried(&self.life(), from, most)
     }
 
     fn amend(&self, sa: SaHandle, change: &Amend) -> Result<(), SaError> {
@@ -252,7 +304,7 @@ impl Accelerator for IpaCard {
         current.end("reset");
         // A new life even where the device never left: nothing of the old one can leak into it.
         let number = self.lives.fetch_add(1, Ordering::Relaxed) + 1;
-        let life = Life::begin((self.connect)()?, number)?;
+        let life = Life::begin((self.connect)()?, number, Start::Afresh)?;
         if life.capabilities != self.capabilities {
             life.end("capabilities differ");
             return Err(DeviceError::Protocol {

@@ -86,6 +86,23 @@ pub trait Transport: Send + Sync {
     /// [`DeviceError`].
     fn dma_unmap(&self, iova: u64, len: usize) -> Result<(), DeviceError>;
 
+    /// Makes all memory unreachable, whoever mapped it: another process may have, before this one.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; not every transport can be taken over.
+    fn dma_unmap_all(&self) -> Result<(), DeviceError> {
+        Err(DeviceError::Host {
+            what: "taking memory from a card that another process has used",
+            error: format!("{} has no way to", self.name()),
+        })
+    }
+
+    /// What to keep open, by name, so that another process can go on with the device when this one has
+    /// ended; nothing where that is not possible.
+    fn kept(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        Vec::new()
+    }
+
     /// Wires MSI-X vectors, from 0 on, to eventfds.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A simulated device, by vfio-user.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ use super::{MappedRegion, Transport};
 
 /// How long a device may take for a message.
 const DEADLINE: Duration = Duration::from_secs(2);
+
+/// The name of a kept connection.
+pub const CONNECTION: &str = "card";
 
 /// A device behind a socket.
 #[derive(Debug)]
@@ -39,6 +43,26 @@ impl UserTransport {
                 reason: format!("{}: {error}", path.display()),
             },
         })?;
+        Ok(Self { client })
+    }
+
+    /// Goes on with a connection to the device at `path` whose process has died.
+    ///
+    /// # Errors
+    /// It is a connection to something else, or one that can't be brought back into step. It is shut then,
+    /// and the device can be connected to anew.
+    pub fn resume(path: &Path, connection: OwnedFd) -> Result<Self, DeviceError> {
+        let stream = UnixStream::from(connection);
+        let peer = stream.peer_addr().ok();
+        let found = peer.as_ref().and_then(|peer| peer.as_pathname());
+        if found != Some(path) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+            return Err(DeviceError::Host {
+                what: "taking over a card's connection",
+                error: format!("it leads to {found:?}, expected {}", path.display()),
+            });
+        }
+        let client = Client::resume(stream, DEADLINE).map_err(failed)?;
         Ok(Self { client })
     }
 }
@@ -143,6 +167,14 @@ impl Transport for UserTransport {
 
     fn dma_unmap(&self, iova: u64, len: usize) -> Result<(), DeviceError> {
         self.client.dma_unmap(iova, len as u64).map_err(failed)
+    }
+
+    fn dma_unmap_all(&self) -> Result<(), DeviceError> {
+        self.client.dma_unmap_all().map_err(failed)
+    }
+
+    fn kept(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        vec![(CONNECTION, self.client.socket())]
     }
 
     fn enable_msix(&self, eventfds: &[BorrowedFd<'_>]) -> Result<(), DeviceError> {

@@ -32,7 +32,7 @@ pub const MSIX_PENDING: u64 = 0x2000;
 /// "IPA1", little-endian.
 pub const MAGIC_VALUE: u32 = 0x3141_5049;
 /// Major version in the upper half, minor in the lower. Majors must match; minors only add.
-pub const ABI_VERSION: u32 = 0x0001_0001;
+pub const ABI_VERSION: u32 = 0x0001_0002;
 /// What every register of a removed card reads as.
 pub const ALL_ONES: u32 = u32::MAX;
 
@@ -203,6 +203,9 @@ bitflags! {
         const RESET = 1 << 1;
         /// SAs gone and keys zeroised; queues go on. Clears itself.
         const ZEROISE = 1 << 2;
+        /// The driver is another one: queue pairs gone, admin and event queue unset; SAs, rules and
+        /// inline traffic go on. Clears itself.
+        const DETACH = 1 << 3;
     }
 
     /// [`control::STATUS`].

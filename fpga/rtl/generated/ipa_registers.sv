@@ -441,6 +441,10 @@ module ipa_registers (
                     logic next;
                     logic load_next;
                 } ZEROISE;
+                struct {
+                    logic next;
+                    logic load_next;
+                } DETACH;
             } CONTROL;
             struct {
                 struct {
@@ -534,6 +538,9 @@ module ipa_registers (
                 struct {
                     logic value;
                 } ZEROISE;
+                struct {
+                    logic value;
+                } DETACH;
             } CONTROL;
             struct {
                 struct {
@@ -677,6 +684,32 @@ module ipa_registers (
         end
     end
     assign hwif_out.control.CONTROL.ZEROISE.value = field_storage.control.CONTROL.ZEROISE.value;
+    // Field: ipa_registers.control.CONTROL.DETACH
+    always_comb begin
+        automatic logic [0:0] next_c;
+        automatic logic load_next_c;
+        next_c = field_storage.control.CONTROL.DETACH.value;
+        load_next_c = '0;
+        if(decoded_reg_strb.control.CONTROL && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage.control.CONTROL.DETACH.value & ~decoded_wr_biten[3:3]) | (decoded_wr_data[3:3] & decoded_wr_biten[3:3]);
+            load_next_c = '1;
+        end else begin // singlepulse clears back to 0
+            next_c = '0;
+            load_next_c = '1;
+        end
+        field_combo.control.CONTROL.DETACH.next = next_c;
+        field_combo.control.CONTROL.DETACH.load_next = load_next_c;
+    end
+    always_ff @(posedge clk) begin
+        if(~rst_n) begin
+            field_storage.control.CONTROL.DETACH.value <= 1'h0;
+        end else begin
+            if(field_combo.control.CONTROL.DETACH.load_next) begin
+                field_storage.control.CONTROL.DETACH.value <= field_combo.control.CONTROL.DETACH.next;
+            end
+        end
+    end
+    assign hwif_out.control.CONTROL.DETACH.value = field_storage.control.CONTROL.DETACH.value;
     // Field: ipa_registers.control.WAKE.value
     always_comb begin
         automatic logic [31:0] next_c;
@@ -1124,7 +1157,7 @@ module ipa_registers (
             readback_data_var[31:0] = 32'h31415049;
         end
         if(rd_mux_addr == 15'h4) begin
-            readback_data_var[15:0] = 16'h1;
+            readback_data_var[15:0] = 16'h2;
             readback_data_var[31:16] = 16'h1;
         end
         if(rd_mux_addr == 15'h8) begin
@@ -1197,6 +1230,7 @@ module ipa_registers (
             readback_data_var[0] = field_storage.control.CONTROL.ENABLE.value;
             readback_data_var[1] = field_storage.control.CONTROL.RESET.value;
             readback_data_var[2] = field_storage.control.CONTROL.ZEROISE.value;
+            readback_data_var[3] = field_storage.control.CONTROL.DETACH.value;
         end
         if(rd_mux_addr == 15'h1004) begin
             readback_data_var[0] = hwif_in.control.STATUS.READY.next;

@@ -381,9 +381,14 @@ package ipa_registers_pkg;
     } ipa_registers__control__CONTROL__ZEROISE__out_t;
 
     typedef struct {
+        logic value;
+    } ipa_registers__control__CONTROL__DETACH__out_t;
+
+    typedef struct {
         ipa_registers__control__CONTROL__ENABLE__out_t ENABLE;
         ipa_registers__control__CONTROL__RESET__out_t RESET;
         ipa_registers__control__CONTROL__ZEROISE__out_t ZEROISE;
+        ipa_registers__control__CONTROL__DETACH__out_t DETACH;
     } ipa_registers__control__CONTROL__out_t;
 
     typedef struct {

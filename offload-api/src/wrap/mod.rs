@@ -54,6 +54,22 @@ macro_rules! pass_on {
         ) -> Result<$crate::sa::SaHandle, $crate::error::InstallError> {
             self.inner.install(sa)
         }
+
+        fn install_as(
+            &self,
+            sa: &$crate::sa::SaParams,
+            cookie: u64,
+        ) -> Result<$crate::sa::SaHandle, $crate::error::InstallError> {
+            self.inner.install_as(sa, cookie)
+        }
+
+        fn carried(
+            &self,
+            from: u32,
+            most: usize,
+        ) -> Result<Vec<$crate::carried::CarriedSa>, $crate::error::DeviceError> {
+            self.inner.carried(from, most)
+        }
     };
     (@ amend) => {
         fn amend(

@@ -25,7 +25,7 @@ use tun_rs::VIRTIO_NET_HDR_LEN;
 use zerocopy::FromZeros;
 
 use crate::card::{Bell, Card, Core};
-use crate::datapath::{open, running, seal};
+use crate::datapath::{open, seal};
 use crate::port::tun::{self, BUFFER, BURST, OFFSET, PacketPort};
 use crate::port::{self, FramePort, MAX_FRAME, PortSpec};
 use neighbours::Neighbours;
@@ -447,7 +447,7 @@ fn add_sent(card: &Card, role: PortRole, sent: PortFacts) {
 
 /// Seals a packet at [`OFFSET`] by its rule's SA: where the outer packet lies in the buffer.
 fn protect(core: &mut Core, buffer: &mut [u8], len: usize, now: Instant) -> Option<(usize, usize)> {
-    if !running(core) {
+    if !core.forwards() {
         core.port(PortRole::Host).no_rule += 1;
         return None;
     }
@@ -492,7 +492,7 @@ fn unprotect(
     len: usize,
     now: Instant,
 ) -> Option<(usize, usize)> {
-    if !running(core) {
+    if !core.forwards() {
         core.port(PortRole::Wire).refused += 1;
         return None;
     }

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The SAs that a card carries, as it tells them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use fpga_regs::admin::{CommandStatus, Opcode};
+use fpga_regs::context::{self, SaDescription, UNLIMITED};
+use offload_api::carried::CarriedSa;
+use offload_api::error::DeviceError;
+use offload_api::sa::{
+    Direction, Lifetimes, Limits, Mode, OuterHeaders, SaUsage, Spi, Suite, UdpEncapsulation,
+};
+use zerocopy::FromBytes;
+
+use super::life::Life;
+
+/// SAs from an index on, at most so many, each known to `life` from then on.
+pub(super) fn carried(life: &Life, from: u32, most: usize) -> Result<Vec<CarriedSa>, DeviceError> {
+    let mut sas = Vec::new();
+    let mut next = from;
+    while sas.len() < most {
+        let room = [0; size_of::<SaDescription>()];
+        let answer = life.command(Opcode::SaNext, next, 0, [0; 5], &room)?;
+        // Stale: there is none any more.
+        if answer.status != CommandStatus::Ok {
+            break;
+        }
+        let told = SaDescription::read_from_prefix(&answer.payload);
+        let told = told.ok().map(|(told, _)| told);
+        // A card that goes back would keep us for ever.
+        let told = told.filter(|told| told.index.get() >= next && told.generation.get() != 0);
+        let Some(told) = told else {
+            return Err(DeviceError::Protocol {
+                what: "description of an SA".to_owned(),
+            });
+        };
+        next = told.index.get().saturating_add(1);
+        sas.extend(decode(life, &told));
+    }
+    Ok(sas)
+}
+
+/// Nothing where the card says what no SA can be.
+fn decode(life: &Life, told: &SaDescription) -> Option<CarriedSa> {
+    let is = |flag| told.flags & flag != 0;
+    let suite = Suite::all().find(|suite| {
+        (suite.cipher() as u8, suite.integrity() as u8) == (told.cipher, told.integrity)
+    });
+    let usage = &told.usage;
+    Some(CarriedSa {
+        spi: Spi::new(told.spi.get())?,
+        sa: life.adopt(told.index.get(), told.generation.get()),
+        cookie: told.cookie.get(),
+        direction: if is(context::FLAG_OUTBOUND) {
+            Direction::Outbound
+        } else {
+            Direction::Inbound
+        },
+        mode: if is(context::FLAG_TRANSPORT) {
+            Mode::Transport
+        } else {
+            Mode::Tunnel
+        },
+        suite,
+        esn: is(context::FLAG_ESN),
+        explicit: is(context::FLAG_EXPLICIT),
+        replay_window: told.replay_window.get(),
+        outer: is(context::FLAG_OUTER).then(|| outer(&told.outer)),
+        lifetimes: lifetimes(&told.lifetimes),
+        usage: SaUsage {
+            packets: usage.packets.get(),
+            bytes: usage.bytes.get(),
+            sequence: usage.sequence.get(),
+            bad_icv: usage.bad_icv.get(),
+            replayed: usage.replayed.get(),
+            errors: usage.errors.get(),
+        },
+        age: Duration::from_nanos(told.age.get()),
+        next: told.sequence_next.get(),
+        granted: told.grant_last.get(),
+        draining: told.draining != 0,
+    })
+}
+
+fn outer(told: &context::Outer) -> OuterHeaders {
+    let address = |octets: [u8; 16]| match told.version {
+        4 => {
+            let [a, b, c, d, ..] = octets;
+            IpAddr::from([a, b, c, d])
+        }
+        _ => IpAddr::from(octets),
+    };
+    let ports = (told.source_port.get(), told.destination_port.get());
+    OuterHeaders {
+        source: address(told.source),
+        destination: address(told.destination),
+        udp: (ports != (0, 0)).then_some(UdpEncapsulation {
+            source_port: ports.0,
+            destination_port: ports.1,
+        }),
+    }
+}
+
+fn lifetimes(told: &context::Lifetimes) -> Lifetimes {
+    let limit = |value: u64| (value != UNLIMITED).then_some(value);
+    let time = |value: u64| limit(value).map(Duration::from_nanos);
+    Lifetimes {
+        soft: Limits {
+            bytes: limit(told.soft_bytes.get()),
+            packets: limit(told.soft_packets.get()),
+            time: time(told.soft_time.get()),
+        },
+        hard: Limits {
+            bytes: limit(told.hard_bytes.get()),
+            packets: limit(told.hard_packets.get()),
+            time: time(told.hard_time.get()),
+        },
+    }
+}

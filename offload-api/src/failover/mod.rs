@@ -15,6 +15,7 @@
 mod check;
 mod inline;
 mod queue;
+mod reconcile;
 mod route;
 mod sa;
 mod shared;
@@ -37,6 +38,8 @@ use crate::frame::FramePool;
 use crate::inline::Inline;
 use crate::queue::{QueueConfig, QueuePair};
 use crate::sa::{Amend, Numbering, OuterHeaders, SaHandle, SaParams, SaUsage};
+
+pub use reconcile::{Adopted, Reconciled};
 
 use sa::Sa;
 use shared::Shared;
@@ -141,6 +144,8 @@ pub struct FailoverStatistics {
     pub checked: u64,
     /// Those that came out otherwise.
     pub mismatches: u64,
+    /// What comparing device and cache came to.
+    pub reconciled: Reconciled,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Instant;
 
@@ -58,6 +58,10 @@ pub(super) struct Shared {
     pub(super) statistics: Mutex<FailoverStatistics>,
     /// Next slot whose counters are recorded.
     recorded: AtomicUsize,
+    /// Next index of the device that is compared with the cache.
+    pub(super) compared: AtomicU32,
+    /// Next slot whose SA the device is asked for.
+    pub(super) asked: AtomicUsize,
 }
 
 impl Shared {
@@ -104,6 +108,8 @@ impl Shared {
             lost_at: Mutex::default(),
             statistics: Mutex::default(),
             recorded: AtomicUsize::new(0),
+            compared: AtomicU32::new(0),
+            asked: AtomicUsize::new(0),
         }
     }
 

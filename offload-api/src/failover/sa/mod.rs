@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One SA of a failover: in which engine it lives, and what it has done.
 
+mod adopted;
 mod grants;
 mod moves;
 
+pub(super) use adopted::GrantFound;
 pub(super) use moves::Target;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::check::Verifier;
+use super::reconcile::cookie;
 use super::route::{Place, Route};
 use super::{OffloadLevel, Placement, Shared, lock};
 use crate::cache::{CacheSlot, SaState};
@@ -29,6 +32,8 @@ pub(super) struct Sa {
     route: Route,
     /// Held while the SA is moved or amended; the hot path only tries it.
     control: Mutex<Control>,
+    /// Only the device has its keys.
+    keyless: bool,
     /// Missing for levels that may not fall back.
     software: Option<SaHandle>,
     /// Opens again in software what the device has sealed or opened.
@@ -88,6 +93,7 @@ impl Sa {
                 before_device: (SaUsage::default(), Duration::ZERO),
                 reason: None,
             }),
+            keyless: false,
             software: None,
             verifier: None,
             device: AtomicU64::new(0),
@@ -190,7 +196,7 @@ impl Sa {
         let life = shared.life();
         let installed = shared.with_device(life, |primary| {
             primary.capabilities().check(&params)?;
-            primary.install(&params)
+            primary.install_as(&params, cookie(self.slot))
         });
         match installed {
             None => Err(DeviceError::Gone {
@@ -424,7 +430,7 @@ impl Sa {
         match self.route.load().place {
             Place::Device if !lost => Placement {
                 engine: Engine::Device,
-                reason: None,
+                reason: self.keyless.then(|| adopted::REASON.to_owned()),
             },
             Place::Device => Placement {
                 engine: Engine::Software,

@@ -102,7 +102,7 @@ impl Sa {
         self.leave(shared, &mut self.control(), handle);
     }
 
-    fn leave(&self, shared: &Shared, control: &mut Control, handle: SaHandle) {
+    pub(super) fn leave(&self, shared: &Shared, control: &mut Control, handle: SaHandle) {
         let life = self.device_life.load(Ordering::Acquire);
         if life == shared.life() {
             return;
@@ -174,6 +174,7 @@ impl Sa {
         let mut control = self.control();
         let place = self.route.load().place;
         if self.level == OffloadLevel::No
+            || self.keyless
             || self.retired.load(Ordering::Acquire)
             || self.moving.load(Ordering::Acquire)
             || !matches!(place, Place::Software | Place::Nowhere)

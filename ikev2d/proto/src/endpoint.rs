@@ -125,18 +125,9 @@ impl Endpoint {
         for born in std::mem::take(&mut ctx.out.born) {
             self.sas.insert(born.id, born);
         }
-        if let Some(winner) = ctx.out.initial_contact.take() {
-            let peer = self
-                .sas
-                .get(&winner)
-                .map(|sa| (sa.remote_id.clone(), sa.local_id.clone()));
-            let others = self
-                .sas
-                .values_mut()
-                .filter(|sa| sa.id != winner && sa.established.is_some());
-            for sa in others.filter(|sa| peer == Some((sa.remote_id.clone(), sa.local_id.clone())))
-            {
-                sa.die(&mut ctx, "the peer made initial contact");
+        for _ in 0..ctx.out.initial_contact.len() {
+            if let Some(winner) = ctx.out.initial_contact.pop_front() {
+                initial_contact(&mut self.sas, &mut ctx, winner);
             }
         }
         self.sas.retain(|_, sa| sa.state != State::Dead);
@@ -332,5 +323,45 @@ impl Endpoint {
             .values()
             .filter_map(|sa| sa.timeout(&self.config))
             .min()
+    }
+}
+
+/// An IKE SA has replaced its endpoint's other ones with the same peer (RFC 7296 §2.4). They go when
+/// its first child carries the traffic, so that none is lost where the peer has not lost theirs.
+fn initial_contact(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: IkeId) {
+    let Some(sa) = sas.get(&winner) else { return };
+    let peer = (sa.remote_id.clone(), sa.local_id.clone());
+    let waits = sa.pending.is_some() || sa.children.iter().any(|c| c.outbound_at.is_some());
+    // A later one has the last word.
+    let later = |id: &IkeId| {
+        sas.get(id)
+            .is_some_and(|sa| (&sa.remote_id, &sa.local_id) == (&peer.0, &peer.1))
+    };
+    if ctx.out.initial_contact.iter().any(later) {
+        return;
+    }
+    let mut succeeds = false;
+    for other in sas.values_mut() {
+        if other.id == winner
+            || other.established.is_none()
+            || (&other.remote_id, &other.local_id) != (&peer.0, &peer.1)
+        {
+            continue;
+        }
+        if waits {
+            succeeds |= !other.children.is_empty();
+            if other.succeeds {
+                // Its peer is dead again, and what carries the traffic is older still.
+                for child in &mut other.children {
+                    child.outbound_at = None;
+                }
+            }
+        } else {
+            other.die(ctx, "the peer made initial contact");
+        }
+    }
+    if waits && let Some(sa) = sas.get_mut(&winner) {
+        sa.succeeds = succeeds;
+        ctx.out.initial_contact.push_back(winner);
     }
 }

@@ -25,6 +25,10 @@ use window::Outstanding;
 /// Octets of our nonces.
 pub(crate) const NONCE_LEN: usize = 32;
 
+/// How long we send through the child SA before when a peer has made initial contact, unless it says
+/// earlier that it has the new one: it takes our answer in meanwhile, or dies again.
+const SUCCESSION: Duration = Duration::from_secs(1);
+
 /// Where an IKE SA stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -61,6 +65,8 @@ pub(crate) struct IkeSa {
     outstanding: Option<Outstanding>,
     pub(crate) tasks: VecDeque<Task>,
     pub(crate) pending: Option<Pending>,
+    /// Its first child replaces one of an IKE SA before, which its peer may have lost.
+    pub(crate) succeeds: bool,
     pub(crate) children: Vec<Child>,
     pub(crate) created: Instant,
     pub(crate) established: Option<Instant>,
@@ -141,6 +147,7 @@ impl IkeSa {
             outstanding: None,
             tasks: VecDeque::new(),
             pending: None,
+            succeeds: false,
             children: Vec::new(),
             created: ctx.now,
             established: None,
@@ -273,6 +280,11 @@ impl IkeSa {
                     Some(old) => {
                         child.outbound_at = Some(ctx.now + Duration::from_secs(2));
                         ctx.event(Event::ChildRekeyed { old, new: id });
+                    }
+                    // It has the old one still if it can take up what its accelerator carries.
+                    None if self.succeeds => {
+                        child.outbound_at = Some(ctx.now + SUCCESSION);
+                        ctx.event(Event::ChildUp { ike, child: id });
                     }
                     None => {
                         ctx.event(Event::InstallOutbound { child: id });

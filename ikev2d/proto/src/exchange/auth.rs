@@ -131,7 +131,7 @@ impl IkeSa {
             );
         };
         if notifies(parts).any(|notify| notify.kind == notify::INITIAL_CONTACT) {
-            ctx.out.initial_contact = Some(self.id);
+            ctx.out.initial_contact.push_back(self.id);
         }
         self.establish(ctx);
         let chain = || {

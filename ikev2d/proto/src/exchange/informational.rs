@@ -54,6 +54,15 @@ impl IkeSa {
         let mut chain = Chain::default();
         let mut own_spis = Vec::new();
         let mut ends = false;
+        if self.succeeds {
+            // The peer has our answer, and the new child SA with it.
+            for child in &mut self.children {
+                if child.outbound_at.take().is_some() {
+                    let child = child.sa.id;
+                    ctx.event(Event::InstallOutbound { child });
+                }
+            }
+        }
         for part in parts.iter().filter(|part| part.kind == payload::DELETE) {
             match read_delete(part.body) {
                 Some((IKE, _)) => ends = true,

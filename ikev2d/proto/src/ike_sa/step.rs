@@ -26,8 +26,8 @@ pub(crate) struct Outputs {
     pub(crate) transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) last_id: u64,
-    /// An IKE SA that replaces the endpoint's other ones with its peer.
-    pub(crate) initial_contact: Option<IkeId>,
+    /// IKE SAs that replace the endpoint's other ones with their peers.
+    pub(crate) initial_contact: VecDeque<IkeId>,
     /// A new IKE SA out of a rekeying.
     pub(crate) born: Vec<IkeSa>,
     pub(crate) retransmits: u64,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The shell: one task owns the core; sockets, data plane, control socket and clock feed it.
 
+mod adoption;
 mod announce;
 mod control;
 mod device;
@@ -29,6 +30,7 @@ use crate::config::{Config, DaemonSection, DataplaneSetting, StartAction};
 use crate::dataplane::{Dataplane, DataplaneConfig, Upcall};
 use crate::inline::InlinePlane;
 use crate::install::Installer;
+use crate::kept::{self, Kept};
 use crate::keylog::KeyLog;
 use crate::net::{self, Sockets};
 use crate::plane::Plane;
@@ -63,6 +65,7 @@ pub(crate) struct Daemon {
     listed: announce::Listed,
     loaded: loaded::Loaded,
     restarts: restart::Restarts,
+    adoption: adoption::Adoption,
     traps: trap::Traps,
     /// The policy has changed and the traps have not yet.
     traps_due: bool,
@@ -77,7 +80,13 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let crypto = OpensslCrypto::new().context("the system gives no entropy")?;
     let sockets = Sockets::bind(section.port, section.nat_port)
         .context("IKE's sockets (CAP_NET_BIND_SERVICE is needed)")?;
-    let devices = Devices::open(&section.device, section.failover.config())?;
+    let inline = section.dataplane == DataplaneSetting::Inline;
+    let (devices, adopted) = Devices::open(
+        &section.device,
+        section.failover.config(),
+        Kept::inherit(),
+        inline,
+    )?;
     let listener = server::listen(&section.vici_socket).context("control socket")?;
 
     let (ike_in, mut ike) = mpsc::channel::<Upcall>(BACKLOG);
@@ -131,6 +140,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         listed: announce::Listed::default(),
         loaded: loaded::Loaded::default(),
         restarts: restart::Restarts::default(),
+        adoption: adoption::Adoption::new(adopted),
         traps: trap::Traps::default(),
         traps_due: false,
         config_path,
@@ -138,9 +148,11 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     };
     daemon.apply_policy();
     daemon.start_connections();
+    daemon.start_adopted();
     daemon.settle().await;
     let (interface, inline) = (daemon.plane.interface(), daemon.plane.is_inline());
     tracing::info!(interface, inline, "ikev2d is ready");
+    kept::ready();
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -173,7 +185,9 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         }
         daemon.settle().await;
     }
+    kept::stopping();
     daemon.farewell(&mut ike).await;
+    daemon.devices.forget();
     let socket = &daemon.config.daemon.vici_socket;
     let _ = std::fs::remove_file(socket);
     Ok(())
@@ -258,6 +272,13 @@ fn listen(sockets: &[UdpSocket], marked: bool, ike: &mpsc::Sender<Upcall>) -> an
 }
 
 impl Daemon {
+    /// Whether a child of the configuration is set up at every start.
+    fn starts(&self, connection: &str, child: &str) -> bool {
+        let section = self.config.connections.get(connection);
+        let section = section.and_then(|section| section.children.get(child));
+        section.is_some_and(|section| section.start_action == StartAction::Start)
+    }
+
     fn start_connections(&mut self) {
         let start: Vec<(String, String)> = self
             .config
@@ -389,6 +410,8 @@ impl Daemon {
         }
         self.waiters.expire(now);
         self.restart_due(now);
+        self.retire_orphans(now);
+        self.devices.keep();
     }
 
     /// Does what the core wants done, until it wants nothing more.
@@ -488,7 +511,12 @@ impl Daemon {
             }
             Event::ChildUp { ike, child } => {
                 tracing::debug!(ike = ike.0, child = child.0, "child SA");
+                let waited = self.adoption.waiting();
                 self.announce_child_up(child);
+                if self.adoption.waiting() < waited {
+                    // The peer keeps to our old SAs until it hears that the new ones are there.
+                    let _ = self.endpoint.check_liveness(now, ike);
+                }
                 let name = self
                     .endpoint
                     .ike_sas()

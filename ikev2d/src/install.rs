@@ -207,11 +207,16 @@ impl Installer {
     }
 }
 
+/// What the SA cache calls a child's SAs: a later process knows by it what to set up again.
+pub(crate) fn name(connection: &str, child: &str) -> SaName {
+    SaName::new(&format!("{connection}/{child}"))
+}
+
 /// What the SA cache says of an SA besides its parameters.
 fn label(sa: &ChildSa, path: OuterHeaders) -> SaLabel {
     SaLabel {
         owner: sa.id.0,
-        name: SaName::new(&format!("{}/{}", sa.connection, sa.child)),
+        name: name(&sa.connection, &sa.child),
         path: Some(path),
     }
 }

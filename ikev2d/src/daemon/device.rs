@@ -1,25 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The accelerator behind the failover, and the thread that brings it back.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use driver::DeviceAddress;
 use driver::ipa::IpaCard;
+use driver::transport::user::CONNECTION;
 use esp::engine::{SoftwareConfig, SoftwareEngine};
 use offload_api::cache::CacheWriter;
 use offload_api::device::{Accelerator, Health};
-use offload_api::failover::{Failover, FailoverConfig};
+use offload_api::error::DeviceError;
+use offload_api::failover::{Adopted, Failover, FailoverConfig};
 
 use crate::config::DeviceSetting;
+use crate::kept::{self, Kept};
 use crate::vici::message::Section;
 
 /// SAs that the cache holds.
 const CACHE: u32 = 1 << 16;
 /// Between looks at the device.
 const WATCH: Duration = Duration::from_millis(5);
+/// Between comparisons of the device and the SA cache.
+const RECONCILE: Duration = Duration::from_secs(1);
 /// Between attempts to bring a lost device back, growing.
 const RETRY: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_millis(500);
 
@@ -28,19 +35,39 @@ pub(crate) struct Devices {
     pub(crate) failover: Failover,
     /// The card itself, under its failover.
     card: Option<Arc<IpaCard>>,
+    /// The life of the card whose connection the service manager holds; 0 for none.
+    kept_life: u64,
     stop: Arc<AtomicBool>,
     keeper: Option<JoinHandle<()>>,
 }
 
 impl Devices {
-    /// Opens the configured device and the software engine.
-    pub(crate) fn open(setting: &DeviceSetting, config: FailoverConfig) -> anyhow::Result<Self> {
+    /// Opens the configured device and the software engine, or goes on with what an earlier process has
+    /// left of them: the SAs that the device still carries. `adopts` says whether they are of use.
+    pub(crate) fn open(
+        setting: &DeviceSetting,
+        config: FailoverConfig,
+        mut kept: Kept,
+        adopts: bool,
+    ) -> anyhow::Result<(Self, Vec<Adopted>)> {
         let software = SoftwareEngine::new(SoftwareConfig::default())?;
-        let cache = CacheWriter::create("esplanade-sa-cache", CACHE)?;
+        let inherited = kept.take(kept::CACHE).and_then(take_over);
+        let cache = match inherited {
+            Some(cache) => cache,
+            None => {
+                let cache = CacheWriter::create("esplanade-sa-cache", CACHE)?;
+                kept::keep(kept::CACHE, cache.fd());
+                cache
+            }
+        };
+        let mut kept_life = 0;
         let card = match setting {
-            DeviceSetting::Software => None,
+            DeviceSetting::Software => {
+                kept::forget(CONNECTION);
+                None
+            }
             DeviceSetting::Card(address) => {
-                let card = driver::open(address).with_context(|| {
+                let (card, attached) = open_card(address, kept.rest()).with_context(|| {
                     format!("accelerator {address} (use device = \"software\" to go without)")
                 })?;
                 let info = card.info();
@@ -50,22 +77,59 @@ impl Devices {
                     firmware = info.firmware,
                     "accelerator opened"
                 );
+                // What was attached to is held already.
+                kept_life = if attached { card.lives() } else { 0 };
                 Some(card)
             }
         };
         let primary = card.clone().map(|card| card as Arc<dyn Accelerator>);
         let failover = Failover::new(primary, Arc::new(software), Arc::new(cache), config);
+        let mut adopted = failover.adopt().unwrap_or_else(|error| {
+            tracing::error!(%error, "the accelerator failed while its SAs were taken up");
+            Vec::new()
+        });
+        if !adopts {
+            // Their packets would pass this process, which has no policy for them.
+            for Adopted { sa, .. } in adopted.drain(..) {
+                let _ = failover.retire(sa);
+            }
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let (kept, stopped) = (failover.clone(), stop.clone());
         let keeper = std::thread::Builder::new()
             .name("device-keeper".to_owned())
             .spawn(move || keep(&kept, &stopped))?;
-        Ok(Self {
+        let mut devices = Self {
             failover,
             card,
+            kept_life,
             stop,
             keeper: Some(keeper),
-        })
+        };
+        devices.keep();
+        Ok((devices, adopted))
+    }
+
+    /// Has the service manager hold the card's connection, once for each life of the card.
+    pub(crate) fn keep(&mut self) {
+        let Some(card) = &self.card else { return };
+        let life = card.lives();
+        if life == self.kept_life {
+            return;
+        }
+        // A card that is lost comes back with another life.
+        if let Ok(connection) = card.kept() {
+            for (name, fd) in connection {
+                kept::keep(name, fd.as_fd());
+            }
+            self.kept_life = life;
+        }
+    }
+
+    /// The next process begins anew: this one ends in good order.
+    pub(crate) fn forget(&self) {
+        kept::forget(CONNECTION);
+        kept::forget(kept::CACHE);
     }
 
     /// Lets a quarantined or held-off accelerator be taken back.
@@ -132,6 +196,11 @@ impl Devices {
                 section.put("checked", statistics.checked);
                 section.put("mismatches", statistics.mismatches);
                 section.put("shadow-replays", statistics.shadow_replays);
+                let reconciled = statistics.reconciled;
+                section.put("adopted", reconciled.adopted);
+                section.put("orphans-retired", reconciled.orphans);
+                section.put("gone", reconciled.gone);
+                section.put("grants-taken-back", reconciled.grants_taken_back);
             }
             all.put_section(&info.name, section);
         }
@@ -139,15 +208,62 @@ impl Devices {
     }
 }
 
+/// The SA cache of an earlier process.
+fn take_over(fd: OwnedFd) -> Option<CacheWriter> {
+    match CacheWriter::take_over(fd) {
+        Ok(cache) => {
+            let recovery = cache.recovery();
+            tracing::info!(
+                sas = recovery.live.len(),
+                abandoned = recovery.abandoned,
+                corrupt = recovery.corrupt,
+                "SA cache of an earlier process taken over"
+            );
+            Some(cache)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the SA cache of an earlier process is of no use");
+            None
+        }
+    }
+}
+
+/// Goes on with the card, or opens it; which of both.
+fn open_card(
+    address: &DeviceAddress,
+    kept: Vec<(String, OwnedFd)>,
+) -> Result<(Arc<IpaCard>, bool), DeviceError> {
+    if !kept.is_empty() {
+        match driver::attach(address, kept) {
+            Ok(card) => {
+                tracing::info!(%address, "the accelerator was never let go of");
+                return Ok((card, true));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the accelerator is opened anew");
+                // Whoever holds the connection keeps others out.
+                kept::forget(CONNECTION);
+            }
+        }
+    }
+    Ok((driver::open(address)?, false))
+}
+
 /// Notices a lost device without traffic, and brings it back.
 fn keep(failover: &Failover, stop: &AtomicBool) {
     let mut wait = RETRY.start;
     let mut next = Instant::now();
+    let mut compared = Instant::now();
     while !stop.load(Ordering::Acquire) {
         std::thread::sleep(WATCH);
         failover.tick();
         if failover.primary().is_none() {
             continue;
+        }
+        if compared.elapsed() >= RECONCILE {
+            compared = Instant::now();
+            // A device that fails at it is noticed anyway.
+            let _ = failover.reconcile();
         }
         if failover.device_up() {
             wait = RETRY.start;

@@ -55,6 +55,7 @@ impl Daemon {
         let key = (connection.to_owned(), child.to_owned());
         self.restarts.waiting.remove(&key);
         self.traps.answered(&key);
+        self.succeed(connection, child);
     }
 
     /// A try came to nothing; `child` is not known if its IKE SA came to nothing.

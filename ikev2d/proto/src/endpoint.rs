@@ -17,7 +17,7 @@ pub(crate) use receive::addresses_match;
 use crate::config::{Connection, EndpointConfig, Secret};
 use crate::crypto::Crypto;
 use crate::event::{Answer, ChildId, Event, IkeId, InstallId, Path, Transmit};
-use crate::ike_sa::{Ctx, IkeSa, Outputs, State, Task};
+use crate::ike_sa::{Ctx, FORGET, Handover, IkeSa, Outputs, Phase, Standing, State, Task};
 
 /// Octets of the secret that cookies are made with.
 const COOKIE_SECRET: usize = 32;
@@ -72,6 +72,27 @@ pub enum InitiateError {
 #[error("no such SA")]
 pub struct UnknownSa;
 
+/// Gives an IKE SA's children and tasks to another.
+fn hand_over(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, handover: &Handover) {
+    let Some(mut heir) = sas.remove(&handover.new) else {
+        // The peer has deleted it again.
+        if let Some(old) = sas.get_mut(&handover.old) {
+            old.standing = Standing::Current;
+            if old.state == State::Dead {
+                old.state = State::Established;
+                old.die(ctx, crate::event::reason::DELETED_BY_PEER);
+            }
+        }
+        return;
+    };
+    if let Some(old) = sas.get_mut(&handover.old) {
+        old.hand_over(ctx, &mut heir, handover.delete);
+        old.pump(ctx);
+    }
+    heir.pump(ctx);
+    sas.insert(heir.id, heir);
+}
+
 impl Endpoint {
     /// An endpoint without connections.
     pub fn new(config: EndpointConfig, crypto: Arc<dyn Crypto>) -> Self {
@@ -124,6 +145,15 @@ impl Endpoint {
         let result = step(&mut self.sas, &mut ctx);
         for born in std::mem::take(&mut ctx.out.born) {
             self.sas.insert(born.id, born);
+        }
+        for id in std::mem::take(&mut ctx.out.redundant) {
+            if let Some(sa) = self.sas.get_mut(&id) {
+                sa.standing = Standing::Redundant;
+                sa.forget_at = Some(now + FORGET);
+            }
+        }
+        for handover in std::mem::take(&mut ctx.out.handovers) {
+            hand_over(&mut self.sas, &mut ctx, &handover);
         }
         for _ in 0..ctx.out.initial_contact.len() {
             if let Some(winner) = ctx.out.initial_contact.pop_front() {
@@ -208,7 +238,7 @@ impl Endpoint {
         });
         let present = self.sas.values().find(|sa| {
             sa.connection.name == connection.name
-                && !sa.replaced
+                && sa.standing == Standing::Current
                 && matches!(sa.state, State::Established | State::Connecting)
                 && (sa.state == State::Established || sa.initiator)
         });
@@ -273,7 +303,12 @@ impl Endpoint {
     pub fn terminate_child(&mut self, now: Instant, child: ChildId) -> Result<(), UnknownSa> {
         let ike = self.ike_of(child)?;
         self.on(now, ike, |sa, _| {
-            sa.tasks.push_back(Task::DeleteChild(child))
+            // What has taken over from it is meant too.
+            let replaced = sa.child(child).is_some_and(|c| c.phase == Phase::Replaced);
+            if let Some(successor) = sa.successor(child).filter(|_| replaced) {
+                sa.delete_child(successor);
+            }
+            sa.delete_child(child);
         })
     }
 
@@ -331,7 +366,7 @@ impl Endpoint {
 fn initial_contact(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: IkeId) {
     let Some(sa) = sas.get(&winner) else { return };
     let peer = (sa.remote_id.clone(), sa.local_id.clone());
-    let waits = sa.pending.is_some() || sa.children.iter().any(|c| c.outbound_at.is_some());
+    let waits = sa.pending.is_some() || !sa.awaiting_peer().is_empty();
     // A later one has the last word.
     let later = |id: &IkeId| {
         sas.get(id)
@@ -353,7 +388,8 @@ fn initial_contact(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: 
             if other.succeeds {
                 // Its peer is dead again, and what carries the traffic is older still.
                 for child in &mut other.children {
-                    child.outbound_at = None;
+                    child.awaits_peer = false;
+                    child.release_at = None;
                 }
             }
         } else {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One IKE SA: its state, its children, its end.
 
+mod children;
 mod step;
 mod task;
 mod timers;
@@ -10,24 +11,27 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use children::{Child, Pending, Phase};
 pub(crate) use step::{Ctx, Outputs};
-pub(crate) use task::{ChildRequest, RekeyRequest, Request, Task};
+pub(crate) use task::{ChildRequest, Collision, Handover, RekeyRequest, Request, Task};
 pub(crate) use timers::jittered;
 
 use crate::config::{Connection, Identity};
 use crate::crypto::KeyExchange;
-use crate::event::{ChildId, ChildSa, Event, IkeId, InstallId, Path};
+use crate::event::{Event, IkeId, Path};
 use crate::keymat::IkeKeys;
 use crate::proposal::IkeSuite;
-use crate::wire::{Chain, Payload, notify, payload};
+use crate::wire::{Payload, notify, payload};
 use window::Outstanding;
 
+/// How long an SA whose deletion is the peer's to ask for is kept: longer than any peer sends again.
+pub(crate) const FORGET: Duration = Duration::from_secs(240);
 /// Octets of our nonces.
 pub(crate) const NONCE_LEN: usize = 32;
 
 /// How long we send through the child SA before when a peer has made initial contact, unless it says
 /// earlier that it has the new one: it takes our answer in meanwhile, or dies again.
-const SUCCESSION: Duration = Duration::from_secs(1);
+pub(crate) const SUCCESSION: Duration = Duration::from_secs(1);
 
 /// Where an IKE SA stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +44,23 @@ pub(crate) enum State {
     Deleting,
     /// To be forgotten.
     Dead,
+}
+
+/// What an IKE SA is to its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The one in use.
+    Current,
+    /// Out of the peer's rekeying of another one, while ours is under way: nonces will tell which of
+    /// the two stays (§2.8.2).
+    Undecided {
+        /// The one that is rekeyed.
+        old: IkeId,
+    },
+    /// Another one has taken over.
+    Replaced,
+    /// One too many out of a collision.
+    Redundant,
 }
 
 pub(crate) struct IkeSa {
@@ -74,8 +95,9 @@ pub(crate) struct IkeSa {
     pub(crate) expire_at: Option<Instant>,
     last_heard: Instant,
     last_sent: Instant,
-    /// Whether it was rekeyed and only waits for its deletion.
-    pub(crate) replaced: bool,
+    pub(crate) standing: Standing,
+    /// When it is forgotten, although the peer should have deleted it.
+    pub(crate) forget_at: Option<Instant>,
 }
 
 /// What IKE_SA_INIT leaves for IKE_AUTH.
@@ -92,30 +114,6 @@ pub(crate) struct InitMaterial {
     /// Restarts by COOKIE or INVALID_KE_PAYLOAD.
     pub(crate) restarts: u32,
     pub(crate) child_spi: u32,
-}
-
-/// A response that waits for an installation.
-pub(crate) struct Pending {
-    pub(crate) install: InstallId,
-    pub(crate) message_id: u32,
-    pub(crate) exchange: u8,
-    pub(crate) installed: Chain,
-    pub(crate) failed: Chain,
-    pub(crate) child: Child,
-    pub(crate) rekeys: Option<ChildId>,
-}
-
-/// A child SA.
-pub(crate) struct Child {
-    pub(crate) sa: ChildSa,
-    pub(crate) installed: Instant,
-    pub(crate) rekey_at: Option<Instant>,
-    /// A rekeying or deletion of ours is under way.
-    pub(crate) busy: bool,
-    /// The outbound SA waits until the old one is deleted, or for this long.
-    pub(crate) outbound_at: Option<Instant>,
-    /// The installation that is awaited.
-    pub(crate) install: Option<InstallId>,
 }
 
 impl IkeSa {
@@ -155,7 +153,8 @@ impl IkeSa {
             expire_at: None,
             last_heard: ctx.now,
             last_sent: ctx.now,
-            replaced: false,
+            standing: Standing::Current,
+            forget_at: None,
             connection,
         }
     }
@@ -204,10 +203,18 @@ impl IkeSa {
         }
         for child in std::mem::take(&mut self.children) {
             ctx.event(Event::RetireChild { child: child.sa.id });
-            ctx.event(Event::ChildDown {
-                child: child.sa.id,
-                reason: reason.to_owned(),
-            });
+            if child.announced {
+                ctx.event(Event::ChildDown {
+                    child: child.sa.id,
+                    reason: reason.to_owned(),
+                });
+            }
+        }
+        if let Some(Request::RekeyIke(mine)) = self.asking()
+            && self.standing == Standing::Current
+        {
+            let theirs = mine.collision.as_ref().map(|theirs| theirs.new);
+            ctx.out.redundant.extend(theirs);
         }
         let connection = self.connection.name.clone();
         if connecting && self.initiator {
@@ -222,7 +229,7 @@ impl IkeSa {
                 reason,
             });
         }
-        if !self.replaced {
+        if self.standing == Standing::Current {
             let (ike, reason) = (self.id, reason.to_owned());
             ctx.event(Event::IkeDown {
                 ike,
@@ -230,82 +237,6 @@ impl IkeSa {
                 reason,
             });
         }
-    }
-
-    pub(crate) fn drop_child(&mut self, ctx: &mut Ctx<'_>, child: ChildId, reason: &str) {
-        if let Some(at) = self.children.iter().position(|c| c.sa.id == child) {
-            self.children.swap_remove(at);
-            ctx.event(Event::RetireChild { child });
-            ctx.event(Event::ChildDown {
-                child,
-                reason: reason.to_owned(),
-            });
-        }
-    }
-
-    /// Takes in what was done about an installation.
-    pub(crate) fn answered(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        install: InstallId,
-        failure: Option<&str>,
-    ) {
-        if self
-            .pending
-            .as_ref()
-            .is_some_and(|pending| pending.install == install)
-        {
-            let Some(pending) = self.pending.take() else {
-                return;
-            };
-            let Pending {
-                message_id,
-                exchange: kind,
-                installed,
-                failed,
-                mut child,
-                rekeys,
-                ..
-            } = pending;
-            if let Some(reason) = failure {
-                tracing::warn!(reason, "child SA could not be installed");
-                self.respond(ctx, kind, message_id, &failed);
-                ctx.event(Event::RetireChild { child: child.sa.id });
-            } else {
-                self.respond(ctx, kind, message_id, &installed);
-                child.install = None;
-                let (ike, id) = (self.id, child.sa.id);
-                match rekeys {
-                    // The peer sends through the old SA until it has the new one.
-                    Some(old) => {
-                        child.outbound_at = Some(ctx.now + Duration::from_secs(2));
-                        ctx.event(Event::ChildRekeyed { old, new: id });
-                    }
-                    // It has the old one still if it can take up what its accelerator carries.
-                    None if self.succeeds => {
-                        child.outbound_at = Some(ctx.now + SUCCESSION);
-                        ctx.event(Event::ChildUp { ike, child: id });
-                    }
-                    None => {
-                        ctx.event(Event::InstallOutbound { child: id });
-                        ctx.event(Event::ChildUp { ike, child: id });
-                    }
-                }
-                self.children.push(child);
-            }
-        } else if let Some(child) = self
-            .children
-            .iter_mut()
-            .find(|c| c.install == Some(install))
-        {
-            child.install = None;
-            if let Some(reason) = failure {
-                tracing::warn!(reason, "child SA could not be installed");
-                let id = child.sa.id;
-                self.tasks.push_back(Task::DeleteChild(id));
-            }
-        }
-        self.pump(ctx);
     }
 
     /// A new inbound SPI that no child of this SA has.

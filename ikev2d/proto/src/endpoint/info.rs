@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Endpoint;
 use crate::config::Identity;
 use crate::event::{ChildSa, IkeId, Path};
-use crate::ike_sa::{IkeSa, State};
+use crate::ike_sa::{IkeSa, Phase, Standing, State};
 use crate::proposal::IkeSuite;
 
 /// What an endpoint has seen.
@@ -88,7 +88,7 @@ impl Endpoint {
             connection: &sa.connection.name,
             state: match sa.state {
                 State::Connecting => "CONNECTING",
-                State::Established if sa.busy() && sa.replaced => "REKEYED",
+                State::Established if sa.standing != Standing::Current => "REKEYED",
                 State::Established => "ESTABLISHED",
                 State::Deleting | State::Dead => "DELETING",
             },
@@ -109,10 +109,12 @@ impl Endpoint {
                 .iter()
                 .map(|child| ChildInfo {
                     sa: &child.sa,
-                    state: match (child.busy, child.install) {
+                    state: match (child.phase, child.install) {
                         (_, Some(_)) => "INSTALLING",
-                        (true, None) => "REKEYING",
-                        (false, None) => "INSTALLED",
+                        (Phase::Rekeying, None) => "REKEYING",
+                        (Phase::Replaced, None) => "REKEYED",
+                        (Phase::Deleting, None) => "DELETING",
+                        (Phase::Installed, None) => "INSTALLED",
                     },
                     installed: child.installed,
                     rekey_at: child.rekey_at,

@@ -56,6 +56,9 @@ impl Endpoint {
         match found.map(|sa| sa.id) {
             Some(id) => {
                 let _ = self.on(now, id, |sa, ctx| sa.handle(ctx, path, &header, datagram));
+                if std::mem::take(&mut self.out.again) {
+                    let _ = self.on(now, id, |sa, ctx| sa.handle(ctx, path, &header, datagram));
+                }
             }
             None => self.stats.unknown_spi += 1,
         }

@@ -151,8 +151,9 @@ impl IkeSa {
             secret: None,
             chosen_group: None,
             first: true,
+            collision: None,
         };
-        match self.answer_child(ctx, parts, offer, &mut installed) {
+        match self.answer_child(ctx, parts, offer, None, &mut installed) {
             Ok(child) => {
                 let mut failed = chain();
                 failed.notify(notify::NO_PROPOSAL_CHOSEN, &[]);
@@ -226,6 +227,7 @@ impl IkeSa {
             secret: None,
             chosen_group: None,
             first: true,
+            collision: None,
         };
         self.complete_child(ctx, parts, config, self.init.child_spi, offer, None);
     }

@@ -10,7 +10,7 @@ use crate::config::{ChildConfig, SelectorConfig};
 use crate::crypto::CryptoError;
 use crate::event::{ChildId, ChildKeys, ChildSa, Event, InstallId};
 use crate::exchange::init::emit_ke;
-use crate::ike_sa::{Child, Ctx, IkeSa, Task, error_notify, find, jittered, notifies};
+use crate::ike_sa::{Child, Collision, Ctx, IkeSa, Phase, error_notify, find, jittered, notifies};
 use crate::keymat::child_keys;
 use crate::proposal::{self, EspSuite, Proposal};
 use crate::ts;
@@ -24,6 +24,8 @@ pub(crate) struct ChildOffer {
     pub(crate) chosen_group: Option<Group>,
     /// In IKE_AUTH.
     pub(crate) first: bool,
+    /// The peer's rekeying of the child that ours rekeys.
+    pub(crate) collision: Option<Collision<ChildId>>,
 }
 
 impl IkeSa {
@@ -72,7 +74,7 @@ impl IkeSa {
         chain.push(payload::TSR, &ts::emit(&remote));
     }
 
-    pub(crate) fn child_failed(
+    fn child_failed(
         &mut self,
         ctx: &mut Ctx<'_>,
         name: &str,
@@ -82,9 +84,10 @@ impl IkeSa {
         match rekeys {
             Some(old) => {
                 tracing::warn!(child = name, reason, "child SA could not be rekeyed");
-                if let Some(child) = self.children.iter_mut().find(|c| c.sa.id == old) {
-                    child.busy = false;
-                    child.rekey_at = Some(ctx.now + Duration::from_secs(10));
+                let rekey_at = Some(ctx.now + Duration::from_secs(10));
+                if let Some(child) = self.child_mut(old) {
+                    child.phase = Phase::Installed;
+                    child.rekey_at = rekey_at;
                 }
             }
             None => {
@@ -98,6 +101,21 @@ impl IkeSa {
         }
     }
 
+    /// Our request came to nothing; the peer's own rekeying of the same child stands, if there is one.
+    pub(crate) fn child_not_made(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        name: &str,
+        rekeys: Option<ChildId>,
+        theirs: Option<ChildId>,
+        reason: String,
+    ) {
+        match rekeys.zip(theirs.filter(|theirs| self.has_child(*theirs))) {
+            Some((old, new)) => self.take_over(ctx, old, new),
+            None => self.child_failed(ctx, name, rekeys, reason),
+        }
+    }
+
     /// Takes the responder's choice: as initiator of the exchange.
     pub(crate) fn complete_child(
         &mut self,
@@ -108,11 +126,22 @@ impl IkeSa {
         offer: ChildOffer,
         rekeys: Option<ChildId>,
     ) {
+        let theirs = offer.collision.as_ref().map(|theirs| theirs.new);
         if let Some(error) = error_notify(parts) {
             let reason = format!("the peer refused: {}", notify::name(error.kind));
-            return self.child_failed(ctx, &config.name, rekeys, reason);
+            return self.child_not_made(ctx, &config.name, rekeys, theirs, reason);
         }
         let name = config.name.clone();
+        let (nonce_i, nonce_r) = offer.nonces.clone();
+        // Of two rekeyings at once, the one with the lowest nonce goes (§2.8.1).
+        let won = offer
+            .collision
+            .as_ref()
+            .is_none_or(|theirs| theirs.is_won((&nonce_i, &nonce_r)));
+        let (winner, loser) = match theirs.filter(|theirs| self.has_child(*theirs)) {
+            Some(theirs) if won => (None, Some(theirs)),
+            theirs => (theirs, None),
+        };
         match self.read_choice(ctx, parts, config, spi_in, offer, rekeys) {
             Ok((mut child, sa)) => {
                 let install = InstallId(ctx.out.id());
@@ -122,17 +151,24 @@ impl IkeSa {
                     install,
                     child: Box::new(sa),
                 });
-                ctx.event(Event::InstallOutbound { child: id });
+                child.announced = rekeys.is_none();
                 self.children.push(child);
-                match rekeys {
-                    Some(old) => {
-                        ctx.event(Event::ChildRekeyed { old, new: id });
-                        self.tasks.push_front(Task::DeleteChild(old));
-                    }
-                    None => ctx.event(Event::ChildUp { ike, child: id }),
+                let Some(old) = rekeys else {
+                    ctx.event(Event::InstallOutbound { child: id });
+                    return ctx.event(Event::ChildUp { ike, child: id });
+                };
+                if let Some(winner) = winner {
+                    self.take_over(ctx, old, winner);
+                    return self.delete_child(id);
                 }
+                ctx.event(Event::InstallOutbound { child: id });
+                if let Some(redundant) = loser {
+                    self.make_redundant(ctx, redundant);
+                }
+                self.take_over(ctx, old, id);
+                self.delete_child(old);
             }
-            Err(reason) => self.child_failed(ctx, &name, rekeys, reason.to_owned()),
+            Err(reason) => self.child_not_made(ctx, &name, rekeys, theirs, reason.to_owned()),
         }
     }
 
@@ -255,8 +291,11 @@ impl IkeSa {
             sa: record,
             installed: ctx.now,
             rekey_at,
-            busy: false,
-            outbound_at: None,
+            phase: Phase::Installed,
+            awaits_peer: false,
+            release_at: None,
+            announced: false,
+            forget_at: None,
             install: None,
         };
         (child, sa)
@@ -268,6 +307,7 @@ impl IkeSa {
         ctx: &mut Ctx<'_>,
         parts: &[Payload<'_>],
         offer: ChildOffer,
+        rekeys: Option<ChildId>,
         chain: &mut Chain,
     ) -> Result<(Child, ChildSa), u16> {
         let syntax = notify::INVALID_SYNTAX;
@@ -329,7 +369,7 @@ impl IkeSa {
                 keys,
                 (ts_local, ts_remote),
                 transport,
-                None,
+                rekeys,
             ));
         }
         Err(refusal)

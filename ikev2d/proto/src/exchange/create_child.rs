@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use crate::algorithm::Group;
 use crate::crypto::CryptoError;
-use crate::event::{ChildId, ChildSa, Event, InstallId};
+use crate::event::{ChildId, Event, InstallId};
 use crate::exchange::child::ChildOffer;
 use crate::exchange::init::{emit_ke, read_ke};
 use crate::ike_sa::{
-    ChildRequest, Ctx, IkeSa, NONCE_LEN, Pending, Request, Task, error_notify, find, notifies,
+    ChildRequest, Collision, Ctx, IkeSa, NONCE_LEN, Pending, Phase, Request, Standing, Task,
+    error_notify, find, notifies,
 };
 use crate::wire::{Chain, Payload, exchange, notify, payload};
 
@@ -35,7 +36,8 @@ impl IkeSa {
             return Ok(());
         };
         let old_spi = match rekeys {
-            Some(id) => match self.children.iter().find(|child| child.sa.id == id) {
+            // It may be gone meanwhile, or the peer may have rekeyed it.
+            Some(id) => match self.child(id).filter(|c| c.phase == Phase::Rekeying) {
                 Some(child) => Some(child.sa.spi_in),
                 None => return Ok(()),
             },
@@ -77,6 +79,7 @@ impl IkeSa {
             nonce,
             exchange,
             rekeys,
+            collision: None,
         };
         let request = Request::CreateChild(Box::new(request));
         self.request(ctx, exchange::CREATE_CHILD_SA, &chain, request)
@@ -94,7 +97,9 @@ impl IkeSa {
             nonce,
             exchange,
             rekeys,
+            collision,
         } = request;
+        let theirs = collision.as_ref().map(|theirs| theirs.new);
         let retry = |this: &mut Self, group, not_before| {
             let name = config.name.clone();
             this.tasks.push_back(Task::Child {
@@ -106,6 +111,8 @@ impl IkeSa {
         };
         if let Some(error) = error_notify(parts) {
             match error.kind {
+                // The peer's own rekeying is the one that counts.
+                _ if theirs.is_some() => {}
                 notify::TEMPORARY_FAILURE => {
                     let wait = RETRY + Duration::from_millis(ctx.random_u64() % 1000);
                     let at = ctx.now + wait;
@@ -126,26 +133,37 @@ impl IkeSa {
                     }
                 }
                 notify::CHILD_SA_NOT_FOUND => {
-                    // The peer has lost it: so have we (§2.25).
-                    if let Some(old) = rekeys {
+                    // The peer has lost it: a new one is made from scratch (§2.25).
+                    if let Some(old) = rekeys.filter(|old| self.child(*old).is_some()) {
                         self.drop_child(ctx, old, "the peer does not know it");
+                        let name = config.name;
+                        let other = self.children.iter().any(|c| c.sa.child == name);
+                        if !other {
+                            self.tasks.push_back(Task::Child {
+                                name,
+                                rekeys: None,
+                                group: None,
+                                not_before: None,
+                            });
+                        }
                     }
                     return;
                 }
                 _ => {}
             }
             let reason = format!("the peer refused: {}", notify::name(error.kind));
-            return self.child_failed(ctx, &config.name, rekeys, reason);
+            return self.child_not_made(ctx, &config.name, rekeys, theirs, reason);
         }
         let Some(nonce_r) = find(parts, payload::NONCE).map(<[u8]>::to_vec) else {
             let reason = "the response has no nonce".to_owned();
-            return self.child_failed(ctx, &config.name, rekeys, reason);
+            return self.child_not_made(ctx, &config.name, rekeys, theirs, reason);
         };
         let mut offer = ChildOffer {
             nonces: (nonce, nonce_r),
             secret: None,
             chosen_group: None,
             first: false,
+            collision,
         };
         if let (Some(body), Some((group, exchange))) = (find(parts, payload::KE), &exchange) {
             let agreed = read_ke(body)
@@ -154,7 +172,7 @@ impl IkeSa {
                 .and_then(|(_, public)| exchange.agree(public).ok());
             let Some(secret) = agreed else {
                 let reason = "the peer's key exchange value is invalid".to_owned();
-                return self.child_failed(ctx, &config.name, rekeys, reason);
+                return self.child_not_made(ctx, &config.name, rekeys, theirs, reason);
             };
             offer.secret = Some(secret);
             offer.chosen_group = Some(*group);
@@ -172,7 +190,7 @@ impl IkeSa {
         let refuse = |this: &mut Self, ctx: &mut Ctx<'_>, notify: u16, data: &[u8]| {
             this.respond_notify(ctx, kind, id, notify, data);
         };
-        if self.replaced {
+        if self.standing != Standing::Current {
             return refuse(self, ctx, notify::TEMPORARY_FAILURE, &[]);
         }
         let Some(nonce_i) = find(parts, payload::NONCE).filter(|n| (16..=256).contains(&n.len()))
@@ -195,8 +213,11 @@ impl IkeSa {
                     .iter()
                     .find(|child| Some(child.sa.spi_out) == spi)
                 {
-                    // Both rekey at once: both try again, each at its own time.
-                    Some(child) if child.busy => {
+                    // §2.25.1: one that we delete, or that has a successor already.
+                    Some(child)
+                        if child.phase == Phase::Deleting
+                            || self.successor(child.sa.id).is_some() =>
+                    {
                         return refuse(self, ctx, notify::TEMPORARY_FAILURE, &[]);
                     }
                     Some(child) => Some(child.sa.id),
@@ -215,6 +236,7 @@ impl IkeSa {
             secret: None,
             chosen_group: None,
             first: false,
+            collision: None,
         };
         let mut answer_ke = None;
         if let Some(body) = find(parts, payload::KE) {
@@ -234,7 +256,8 @@ impl IkeSa {
         }
         let mut installed = Chain::default();
         let nonce_r = offer.nonces.1.clone();
-        match self.answer_child(ctx, parts, offer, &mut installed) {
+        let nonces = offer.nonces.clone();
+        match self.answer_child(ctx, parts, offer, rekeys, &mut installed) {
             Ok((child, sa)) => {
                 installed.push(payload::NONCE, &nonce_r);
                 if let Some(body) = answer_ke {
@@ -243,11 +266,17 @@ impl IkeSa {
                 let mut failed = Chain::default();
                 failed.notify(notify::NO_PROPOSAL_CHOSEN, &[]);
                 let install = InstallId(ctx.out.id());
-                let sa = Box::new(ChildSa {
-                    replaces: rekeys,
-                    ..sa
-                });
+                let new = child.sa.id;
+                let sa = Box::new(sa);
                 ctx.event(Event::InstallInbound { install, child: sa });
+                // Both rekey it: nonces tell later which one stays (§2.8.1).
+                if let Some(Request::CreateChild(mine)) = self.asking_mut()
+                    && rekeys.is_some()
+                    && mine.rekeys == rekeys
+                {
+                    let nonces = (&nonces.0[..], &nonces.1[..]);
+                    mine.collision = Some(Collision::new(new, nonces));
+                }
                 self.pending = Some(Pending {
                     install,
                     message_id: id,

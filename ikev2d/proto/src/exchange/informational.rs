@@ -2,8 +2,8 @@
 //! INFORMATIONAL (RFC 7296 §1.4): deletions and liveness.
 
 use crate::crypto::CryptoError;
-use crate::event::{ChildId, Event, reason};
-use crate::ike_sa::{Ctx, IkeSa, Request, State};
+use crate::event::{ChildId, reason};
+use crate::ike_sa::{Ctx, Handover, IkeSa, Phase, Request, Standing, State};
 use crate::wire::{Chain, Payload, Reader, exchange, payload};
 
 const IKE: u8 = 1;
@@ -34,7 +34,7 @@ impl IkeSa {
         let Some(found) = self.children.iter_mut().find(|c| c.sa.id == child) else {
             return Ok(());
         };
-        found.busy = true;
+        found.phase = Phase::Deleting;
         let mut chain = Chain::default();
         chain.push(payload::DELETE, &emit_delete(&[found.sa.spi_in]));
         self.request(
@@ -54,15 +54,6 @@ impl IkeSa {
         let mut chain = Chain::default();
         let mut own_spis = Vec::new();
         let mut ends = false;
-        if self.succeeds {
-            // The peer has our answer, and the new child SA with it.
-            for child in &mut self.children {
-                if child.outbound_at.take().is_some() {
-                    let child = child.sa.id;
-                    ctx.event(Event::InstallOutbound { child });
-                }
-            }
-        }
         for part in parts.iter().filter(|part| part.kind == payload::DELETE) {
             match read_delete(part.body) {
                 Some((IKE, _)) => ends = true,
@@ -79,10 +70,19 @@ impl IkeSa {
         }
         self.respond(ctx, exchange::INFORMATIONAL, id, &chain);
         if ends {
-            let reason = if self.replaced {
-                "rekeyed"
-            } else {
-                reason::DELETED_BY_PEER
+            if let Some(Request::RekeyIke(mine)) = self.asking()
+                && let Some(theirs) = &mine.collision
+                && self.standing == Standing::Current
+            {
+                // The peer has not noticed that both rekey: its new SA it is (§2.8.2).
+                let (old, new, delete) = (self.id, theirs.new, false);
+                ctx.out.handovers.push(Handover { old, new, delete });
+                self.state = State::Dead;
+                return;
+            }
+            let reason = match self.standing {
+                Standing::Current => reason::DELETED_BY_PEER,
+                _ => "rekeyed",
             };
             self.die(ctx, reason);
         }
@@ -93,20 +93,27 @@ impl IkeSa {
         let Some(child) = self.children.iter().find(|child| child.sa.spi_out == spi) else {
             return;
         };
-        let (id, spi_in, name) = (child.sa.id, child.sa.spi_in, child.sa.child.clone());
+        let (id, spi_in) = (child.sa.id, child.sa.spi_in);
         // When both delete it at once, each has named it in its own request (§1.4.1).
         if !matches!(self.asking(), Some(Request::DeleteChild(asked)) if *asked == id) {
             own_spis.push(spi_in);
         }
-        // Its successor sends from now on.
-        for other in &mut self.children {
-            if other.sa.child == name && other.outbound_at.take().is_some() {
-                let child = other.sa.id;
-                ctx.event(Event::InstallOutbound { child });
-            }
+        // That of a child that both rekey says that the peer's new one stays.
+        if let Some(Request::CreateChild(mine)) = self.asking()
+            && mine.rekeys == Some(id)
+            && let Some(theirs) = &mine.collision
+        {
+            let new = theirs.new;
+            self.take_over(ctx, id, new);
         }
         self.drop_child(ctx, id, reason::DELETED_BY_PEER);
     }
+}
+
+/// Whether a request deletes the IKE SA.
+pub(crate) fn ends_ike(parts: &[Payload<'_>]) -> bool {
+    let mut deletes = parts.iter().filter(|part| part.kind == payload::DELETE);
+    deletes.any(|part| matches!(read_delete(part.body), Some((IKE, _))))
 }
 
 fn emit_delete(spis: &[u32]) -> Vec<u8> {

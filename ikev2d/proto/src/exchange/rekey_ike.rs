@@ -9,10 +9,11 @@ use crate::event::Event;
 use crate::exchange::create_child::RETRY;
 use crate::exchange::init::{choose, emit_ke, read_ke};
 use crate::ike_sa::{
-    Ctx, IkeSa, NONCE_LEN, RekeyRequest, Request, State, Task, error_notify, find,
+    Collision, Ctx, FORGET, Handover, IkeSa, NONCE_LEN, RekeyRequest, Request, Standing, State,
+    Task, error_notify, find,
 };
 use crate::keymat::IkeKeys;
-use crate::proposal::{self, Proposal};
+use crate::proposal::{self, IkeSuite, Proposal};
 use crate::wire::{Chain, Payload, exchange, notify, payload};
 
 impl IkeSa {
@@ -40,6 +41,7 @@ impl IkeSa {
             nonce,
             group,
             exchange,
+            collision: None,
         };
         self.request(
             ctx,
@@ -55,7 +57,22 @@ impl IkeSa {
         request: RekeyRequest,
         parts: &[Payload<'_>],
     ) {
+        let theirs = request.collision.as_ref().map(|theirs| theirs.new);
+        // Whatever becomes of ours, the peer's own rekeying stands.
+        let theirs_stands = |this: &mut Self, ctx: &mut Ctx<'_>, new| {
+            if this.standing == Standing::Current {
+                this.standing = Standing::Replaced;
+                let (old, delete) = (this.id, false);
+                ctx.out.handovers.push(Handover { old, new, delete });
+            }
+        };
         if let Some(error) = error_notify(parts) {
+            if let Some(theirs) = theirs {
+                return theirs_stands(self, ctx, theirs);
+            }
+            if self.standing != Standing::Current {
+                return;
+            }
             let wanted = <[u8; 2]>::try_from(error.data).ok().map(u16::from_be_bytes);
             let wanted = wanted.and_then(Group::from_wire).filter(|group| {
                 *group != request.group
@@ -81,14 +98,34 @@ impl IkeSa {
             return self.tasks.push_back(Task::RekeyIke { group, not_before });
         }
         let born = self.read_rekey(ctx, &request, parts);
-        let Some(born) = born else {
+        let Some((mut born, nonce_r)) = born else {
             tracing::warn!("malformed answer to the rekeying of an IKE SA");
+            if let Some(theirs) = theirs {
+                theirs_stands(self, ctx, theirs);
+            }
             return;
         };
-        self.hand_over(ctx, born);
-        self.tasks.push_front(Task::DeleteIke {
-            reason: "rekeyed".to_owned(),
-        });
+        let nonces = (&request.nonce[..], &nonce_r[..]);
+        let collision = request.collision.as_ref();
+        let won = collision.is_none_or(|theirs| theirs.is_won(nonces));
+        if won && self.standing == Standing::Current {
+            ctx.out.redundant.extend(theirs);
+            self.standing = Standing::Replaced;
+            let (old, new, delete) = (self.id, born.id, true);
+            ctx.out.handovers.push(Handover { old, new, delete });
+        } else {
+            // Ours is one too many, and its deletion our part (§2.8.2).
+            born.standing = Standing::Redundant;
+            born.tasks.push_back(Task::DeleteIke {
+                reason: "redundant".to_owned(),
+            });
+            if let Some(theirs) = theirs {
+                theirs_stands(self, ctx, theirs);
+            }
+        }
+        born.log_keys(ctx);
+        born.pump(ctx);
+        ctx.out.born.push(born);
     }
 
     fn read_rekey(
@@ -96,7 +133,7 @@ impl IkeSa {
         ctx: &mut Ctx<'_>,
         request: &RekeyRequest,
         parts: &[Payload<'_>],
-    ) -> Option<Self> {
+    ) -> Option<(Self, Vec<u8>)> {
         let chosen = proposal::parse(find(parts, payload::SA)?, true).ok()?;
         let [theirs] = &chosen[..] else { return None };
         let (suite, _) = choose(&self.connection.proposals, &chosen)?;
@@ -119,10 +156,7 @@ impl IkeSa {
             Some((old.prf, &keys.d)),
         )
         .ok()?;
-        let mut born = Self::new(ctx, self.connection.clone(), true, spis, self.path);
-        born.suite = Some(suite);
-        born.keys = Some(keys);
-        Some(born)
+        Some((self.bear(ctx, true, spis, suite, keys), nonce_r.to_vec()))
     }
 
     pub(crate) fn handle_rekey_ike(
@@ -133,16 +167,17 @@ impl IkeSa {
         parts: &[Payload<'_>],
     ) {
         let kind = exchange::CREATE_CHILD_SA;
-        // §2.25.2: not while a child or the IKE SA is being made, rekeyed or closed by us.
-        let asking = self
-            .asking()
-            .is_some_and(|request| !matches!(request, Request::Liveness));
-        if asking
-            || self
-                .tasks
-                .iter()
-                .any(|task| matches!(task, Task::DeleteChild(_)))
-        {
+        // §2.25.1: not while a child is being made, rekeyed or closed by us; §2.25.2: nor while the
+        // IKE SA is being closed.
+        let refused = match self.asking() {
+            Some(Request::CreateChild(_) | Request::DeleteChild(_) | Request::DeleteIke { .. }) => {
+                true
+            }
+            Some(Request::RekeyIke(mine)) => mine.collision.is_some(),
+            _ => false,
+        };
+        let ends = |task: &Task| matches!(task, Task::DeleteIke { .. });
+        if refused || self.tasks.iter().any(ends) {
             return self.respond_notify(ctx, kind, id, notify::TEMPORARY_FAILURE, &[]);
         }
         let offers = find(parts, payload::SA).and_then(|body| proposal::parse(body, true).ok());
@@ -192,44 +227,70 @@ impl IkeSa {
         chain.push(payload::NONCE, &nonce_r);
         chain.push(payload::KE, &ke);
         self.respond(ctx, kind, id, &chain);
-        let mut born = Self::new(
-            ctx,
-            self.connection.clone(),
-            false,
-            (spi_i, spi_r),
-            self.path,
-        );
-        born.suite = Some(suite);
-        born.keys = Some(keys);
-        self.hand_over(ctx, born);
+        let mut born = self.bear(ctx, false, (spi_i, spi_r), suite, keys);
+        born.log_keys(ctx);
+        let (old, new) = (self.id, born.id);
+        match self.asking_mut() {
+            // Both rekey at once: the children stay until it is known which SA does (§2.8.2).
+            Some(Request::RekeyIke(mine)) => {
+                mine.collision = Some(Collision::new(new, (nonce_i, &nonce_r)));
+                born.standing = Standing::Undecided { old };
+                born.forget_at = Some(ctx.now + FORGET);
+            }
+            _ => {
+                self.standing = Standing::Replaced;
+                let delete = false;
+                ctx.out.handovers.push(Handover { old, new, delete });
+            }
+        }
+        ctx.out.born.push(born);
     }
 
-    /// The new IKE SA takes the children and what was to be done.
-    fn hand_over(&mut self, ctx: &mut Ctx<'_>, mut born: Self) {
+    /// A new IKE SA out of this one's rekeying.
+    fn bear(
+        &self,
+        ctx: &mut Ctx<'_>,
+        initiator: bool,
+        spis: (u64, u64),
+        suite: IkeSuite,
+        keys: IkeKeys,
+    ) -> Self {
+        let connection = self.connection.clone();
+        let mut born = Self::new(ctx, connection, initiator, spis, self.path);
+        born.suite = Some(suite);
+        born.keys = Some(keys);
         born.state = State::Established;
         born.established = Some(ctx.now);
         born.local_id = self.local_id.clone();
         born.remote_id = self.remote_id.clone();
         (born.nat_local, born.nat_remote, born.encap) =
             (self.nat_local, self.nat_remote, self.encap);
-        born.children = std::mem::take(&mut self.children);
-        for child in &mut born.children {
-            child.sa.ike = born.id;
+        born
+    }
+
+    /// Gives the children, and what was to be done, to a new IKE SA.
+    pub(crate) fn hand_over(&mut self, ctx: &mut Ctx<'_>, heir: &mut Self, delete: bool) {
+        heir.standing = Standing::Current;
+        heir.forget_at = None;
+        heir.children.append(&mut self.children);
+        for child in &mut heir.children {
+            child.sa.ike = heir.id;
         }
-        born.tasks = self
-            .tasks
-            .drain(..)
-            .filter(|task| !matches!(task, Task::RekeyIke { .. } | Task::Liveness))
-            .collect();
-        born.arm_rekey(ctx);
-        born.log_keys(ctx);
-        self.replaced = true;
+        let moves = |task: &Task| !matches!(task, Task::RekeyIke { .. } | Task::Liveness);
+        heir.tasks.extend(self.tasks.drain(..).filter(moves));
+        heir.arm_rekey(ctx);
+        self.standing = Standing::Replaced;
         self.rekey_at = None;
         self.expire_at = None;
-        let (old, new) = (self.id, born.id);
+        if delete {
+            self.tasks.push_back(Task::DeleteIke {
+                reason: "rekeyed".to_owned(),
+            });
+        } else {
+            self.forget_at = Some(ctx.now + FORGET);
+        }
+        let (old, new) = (self.id, heir.id);
         ctx.event(Event::IkeRekeyed { old, new });
-        born.pump(ctx);
-        ctx.out.born.push(born);
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::IkeSa;
+use super::{Handover, IkeSa};
 use crate::config::{Connection, EndpointConfig, Secret};
 use crate::crypto::Crypto;
 use crate::event::{Event, IkeId, Transmit};
@@ -28,8 +28,13 @@ pub(crate) struct Outputs {
     pub(crate) last_id: u64,
     /// IKE SAs that replace the endpoint's other ones with their peers.
     pub(crate) initial_contact: VecDeque<IkeId>,
-    /// A new IKE SA out of a rekeying.
+    /// New IKE SAs out of rekeyings.
     pub(crate) born: Vec<IkeSa>,
+    pub(crate) handovers: Vec<Handover>,
+    /// IKE SAs that a collision has made one too many, and the peer deletes.
+    pub(crate) redundant: Vec<IkeId>,
+    /// The message is to be handled again, after the handovers.
+    pub(crate) again: bool,
     pub(crate) retransmits: u64,
     pub(crate) auth_failures: u64,
 }

@@ -3,11 +3,11 @@
 
 use std::time::Instant;
 
-use super::{Ctx, IkeSa, State};
+use super::{Ctx, IkeSa, Standing, State};
 use crate::algorithm::Group;
 use crate::config::ChildConfig;
 use crate::crypto::KeyExchange;
-use crate::event::ChildId;
+use crate::event::{ChildId, IkeId};
 use crate::wire::{Chain, exchange};
 
 /// What a request of ours asked for.
@@ -27,6 +27,8 @@ pub(crate) struct ChildRequest {
     pub(crate) nonce: Vec<u8>,
     pub(crate) exchange: Option<(Group, Box<dyn KeyExchange>)>,
     pub(crate) rekeys: Option<ChildId>,
+    /// The peer's rekeying of the same child, answered meanwhile.
+    pub(crate) collision: Option<Collision<ChildId>>,
 }
 
 pub(crate) struct RekeyRequest {
@@ -34,6 +36,36 @@ pub(crate) struct RekeyRequest {
     pub(crate) nonce: Vec<u8>,
     pub(crate) group: Group,
     pub(crate) exchange: Box<dyn KeyExchange>,
+    /// The peer's rekeying of the same IKE SA, answered meanwhile.
+    pub(crate) collision: Option<Collision<IkeId>>,
+}
+
+/// The peer's rekeying of what we are rekeying ourselves.
+pub(crate) struct Collision<Id> {
+    /// What came out of it.
+    pub(crate) new: Id,
+    /// The lower of its two nonces.
+    pub(crate) lowest: Vec<u8>,
+}
+
+impl<Id> Collision<Id> {
+    pub(crate) fn new(new: Id, nonces: (&[u8], &[u8])) -> Self {
+        let lowest = nonces.0.min(nonces.1).to_vec();
+        Self { new, lowest }
+    }
+
+    /// Whether our rekeying stays: the one with the lowest of all four nonces goes (§2.8.1).
+    pub(crate) fn is_won(&self, ours: (&[u8], &[u8])) -> bool {
+        ours.0.min(ours.1) > &self.lowest[..]
+    }
+}
+
+/// An IKE SA's children and tasks are to go to another.
+pub(crate) struct Handover {
+    pub(crate) old: IkeId,
+    pub(crate) new: IkeId,
+    /// Whether the old one's deletion is ours to ask for.
+    pub(crate) delete: bool,
 }
 
 /// What to do when the window is free.
@@ -63,9 +95,13 @@ impl IkeSa {
             && matches!(self.state, State::Established | State::Deleting)
         {
             let now = ctx.now;
+            let (current, pending) = (self.standing == Standing::Current, self.pending.is_some());
             let ready = |task: &Task| match task {
+                Task::DeleteIke { .. } => true,
+                // What another IKE SA takes over is not begun on this one.
+                _ if !current => false,
                 Task::Child { not_before, .. } | Task::RekeyIke { not_before, .. } => {
-                    not_before.is_none_or(|at| at <= now)
+                    !pending && not_before.is_none_or(|at| at <= now)
                 }
                 _ => true,
             };
@@ -93,21 +129,6 @@ impl IkeSa {
             if started.is_err() {
                 tracing::error!(ike = self.id.0, "a request could not be made");
             }
-        }
-    }
-
-    /// Asks for a child's rekeying.
-    pub(crate) fn rekey_child(&mut self, id: ChildId) {
-        if let Some(child) = self.children.iter_mut().find(|c| c.sa.id == id && !c.busy) {
-            child.busy = true;
-            let name = child.sa.child.clone();
-            let task = Task::Child {
-                name,
-                rekeys: Some(id),
-                group: None,
-                not_before: None,
-            };
-            self.tasks.push_back(task);
         }
     }
 }

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Ctx, IkeSa, State, Task};
+use super::{Ctx, IkeSa, Phase, Standing, State, Task};
 use crate::config::EndpointConfig;
-use crate::event::{Event, Transmit};
+use crate::event::Transmit;
 
 impl IkeSa {
     pub(crate) fn arm_rekey(&mut self, ctx: &Ctx<'_>) {
@@ -20,7 +20,7 @@ impl IkeSa {
     pub(crate) fn timeout(&self, config: &EndpointConfig) -> Option<Instant> {
         let half_open = (self.state == State::Connecting && !self.initiator)
             .then(|| self.created + config.half_open_timeout);
-        let established = self.state == State::Established;
+        let established = self.state == State::Established && self.standing == Standing::Current;
         let dpd = self
             .connection
             .dpd_delay
@@ -38,8 +38,11 @@ impl IkeSa {
         };
         let children = self.children.iter().flat_map(|child| {
             [
-                child.rekey_at.filter(|_| !child.busy && established),
-                child.outbound_at,
+                child
+                    .rekey_at
+                    .filter(|_| child.phase == Phase::Installed && established),
+                child.forget_at,
+                child.release_at,
             ]
         });
         [
@@ -50,6 +53,7 @@ impl IkeSa {
             tasks,
             self.rekey_at.filter(|_| established),
             self.expire_at.filter(|_| established),
+            self.forget_at,
         ]
         .into_iter()
         .chain(children)
@@ -60,6 +64,9 @@ impl IkeSa {
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, ctx: &mut Ctx<'_>) {
         let now = ctx.now;
+        if self.forget_at.is_some_and(|at| now >= at) {
+            return self.die(ctx, "the peer has not deleted it");
+        }
         if self.state == State::Connecting
             && !self.initiator
             && now >= self.created + ctx.config.half_open_timeout
@@ -85,7 +92,7 @@ impl IkeSa {
             ctx.out.retransmits += 1;
             self.send(ctx, message);
         }
-        if self.state == State::Established {
+        if self.state == State::Established && self.standing == Standing::Current {
             if self.rekey_at.is_some_and(|at| now >= at) {
                 self.rekey_at = None;
                 self.tasks.push_back(Task::RekeyIke {
@@ -93,17 +100,16 @@ impl IkeSa {
                     not_before: None,
                 });
             }
+            self.release(ctx, |child| child.release_at.is_some_and(|at| now >= at));
             for at in 0..self.children.len() {
                 let Some(child) = self.children.get_mut(at) else {
                     break;
                 };
-                if child.outbound_at.is_some_and(|at| now >= at) {
-                    child.outbound_at = None;
-                    let child = child.sa.id;
-                    ctx.event(Event::InstallOutbound { child });
-                } else if child.rekey_at.is_some_and(|at| now >= at) && !child.busy {
+                let id = child.sa.id;
+                if child.forget_at.is_some_and(|at| now >= at) {
+                    self.delete_child(id);
+                } else if child.rekey_at.is_some_and(|at| now >= at) {
                     child.rekey_at = None;
-                    let id = child.sa.id;
                     self.rekey_child(id);
                 }
             }

@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Ctx, IkeSa, Request, State};
+use super::{Ctx, Handover, IkeSa, Request, Standing, State};
 use crate::crypto::CryptoError;
 use crate::event::{Event, Path, Transmit};
+use crate::exchange::informational::ends_ike;
 use crate::sk;
 use crate::wire::{
     Chain, FLAG_INITIATOR, FLAG_RESPONSE, Header, Payload, VERSION, exchange, notify, payloads,
@@ -174,7 +175,21 @@ impl IkeSa {
             }
         } else if id == self.expected_request && self.pending.is_none() {
             match parsed {
-                Ok(parts) => self.handle_request(ctx, header, message, &parts),
+                Ok(parts) => {
+                    if let Standing::Undecided { old } = self.standing
+                        && !ends_ike(&parts)
+                    {
+                        // The peer uses this one: it knows of no collision, or has decided it.
+                        let (new, delete) = (self.id, false);
+                        ctx.out.handovers.push(Handover { old, new, delete });
+                        ctx.out.again = true;
+                        return;
+                    }
+                    // With a window of one, the next request is the sign that our last answer came.
+                    let awaiting = self.awaiting_peer();
+                    self.handle_request(ctx, header, &parts);
+                    self.release(ctx, |child| awaiting.contains(&child.sa.id));
+                }
                 Err(crate::wire::WireError::Critical { kind }) => {
                     let notify = notify::UNSUPPORTED_CRITICAL_PAYLOAD;
                     self.respond_notify(ctx, header.exchange, id, notify, &[kind]);
@@ -205,13 +220,7 @@ impl IkeSa {
         }
     }
 
-    fn handle_request(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        header: &Header,
-        _message: &[u8],
-        parts: &[Payload<'_>],
-    ) {
+    fn handle_request(&mut self, ctx: &mut Ctx<'_>, header: &Header, parts: &[Payload<'_>]) {
         let id = header.message_id.get();
         match (header.exchange, self.state) {
             (exchange::IKE_AUTH, State::Connecting) if !self.initiator => {
@@ -242,15 +251,17 @@ impl IkeSa {
         }
     }
 
-    pub(crate) fn busy(&self) -> bool {
-        self.outstanding.is_some()
-    }
-
     /// What the outstanding request asks for.
     pub(crate) fn asking(&self) -> Option<&Request> {
         self.outstanding
             .as_ref()
             .map(|outstanding| &outstanding.request)
+    }
+
+    pub(crate) fn asking_mut(&mut self) -> Option<&mut Request> {
+        self.outstanding
+            .as_mut()
+            .map(|outstanding| &mut outstanding.request)
     }
 
     /// The response that IKE_SA_INIT got: its request is done.

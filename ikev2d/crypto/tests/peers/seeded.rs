@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! OpenSSL with predictable nonces, so that a schedule can be played again.
+
+use std::sync::Mutex;
+
+use ikev2d_crypto::OpensslCrypto;
+use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
+use ikev2d_proto::crypto::{Crypto, CryptoError, KeyExchange};
+use zeroize::Zeroizing;
+
+pub(crate) struct SeededCrypto {
+    inner: OpensslCrypto,
+    state: Mutex<u64>,
+}
+
+impl SeededCrypto {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            inner: OpensslCrypto::new().unwrap(),
+            state: Mutex::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+        }
+    }
+}
+
+impl Crypto for SeededCrypto {
+    fn random(&self, out: &mut [u8]) {
+        let mut state = self.state.lock().unwrap();
+        for octet in out {
+            *state ^= *state << 13;
+            *state ^= *state >> 7;
+            *state ^= *state << 17;
+            *octet = (*state >> 32) as u8;
+        }
+    }
+
+    fn generate(&self, group: Group) -> Result<Box<dyn KeyExchange>, CryptoError> {
+        self.inner.generate(group)
+    }
+
+    fn prf(
+        &self,
+        prf: Prf,
+        key: &[u8],
+        parts: &[&[u8]],
+    ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+        self.inner.prf(prf, key, parts)
+    }
+
+    fn integrity(
+        &self,
+        integrity: Integrity,
+        key: &[u8],
+        parts: &[&[u8]],
+    ) -> Result<Vec<u8>, CryptoError> {
+        self.inner.integrity(integrity, key, parts)
+    }
+
+    fn aead_seal(
+        &self,
+        encryption: Encryption,
+        key: &[u8],
+        iv: &[u8],
+        aad: &[u8],
+        data: &mut Vec<u8>,
+    ) -> Result<(), CryptoError> {
+        self.inner.aead_seal(encryption, key, iv, aad, data)
+    }
+
+    fn aead_open(
+        &self,
+        encryption: Encryption,
+        key: &[u8],
+        iv: &[u8],
+        aad: &[u8],
+        data: &mut Vec<u8>,
+    ) -> Result<(), CryptoError> {
+        self.inner.aead_open(encryption, key, iv, aad, data)
+    }
+
+    fn cbc(
+        &self,
+        encrypt: bool,
+        key: &[u8],
+        iv: &[u8],
+        data: &mut Vec<u8>,
+    ) -> Result<(), CryptoError> {
+        self.inner.cbc(encrypt, key, iv, data)
+    }
+
+    fn sha1(&self, parts: &[&[u8]]) -> [u8; 20] {
+        self.inner.sha1(parts)
+    }
+}

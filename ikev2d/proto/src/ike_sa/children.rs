@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The child SAs of an IKE SA: their phases, their installation, what takes over from what.
+
+use std::time::Instant;
+
+use super::{Ctx, FORGET, IkeSa, Request, SUCCESSION, Task};
+use crate::event::{ChildId, ChildSa, Event, InstallId};
+use crate::wire::Chain;
+
+/// Where a child SA stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// In use.
+    Installed,
+    /// Our rekeying of it is under way.
+    Rekeying,
+    /// Another one has taken over, or it is one too many: the peer deletes it.
+    Replaced,
+    /// Our deletion of it is under way.
+    Deleting,
+}
+
+/// A child SA.
+pub(crate) struct Child {
+    pub(crate) sa: ChildSa,
+    pub(crate) installed: Instant,
+    pub(crate) rekey_at: Option<Instant>,
+    pub(crate) phase: Phase,
+    /// The peer may not have it yet: what is sent still goes through its predecessor.
+    pub(crate) awaits_peer: bool,
+    /// When it is no longer waited for.
+    pub(crate) release_at: Option<Instant>,
+    /// Whether it was told of.
+    pub(crate) announced: bool,
+    /// When we delete it ourselves, although that is the peer's to do.
+    pub(crate) forget_at: Option<Instant>,
+    /// The installation that is awaited.
+    pub(crate) install: Option<InstallId>,
+}
+
+/// A response that waits for an installation.
+pub(crate) struct Pending {
+    pub(crate) install: InstallId,
+    pub(crate) message_id: u32,
+    pub(crate) exchange: u8,
+    pub(crate) installed: Chain,
+    pub(crate) failed: Chain,
+    pub(crate) child: Child,
+    pub(crate) rekeys: Option<ChildId>,
+}
+
+impl IkeSa {
+    pub(crate) fn child(&self, id: ChildId) -> Option<&Child> {
+        self.children.iter().find(|child| child.sa.id == id)
+    }
+
+    pub(crate) fn child_mut(&mut self, id: ChildId) -> Option<&mut Child> {
+        self.children.iter_mut().find(|child| child.sa.id == id)
+    }
+
+    /// Whether a child is there, or waits for its installation.
+    pub(crate) fn has_child(&self, id: ChildId) -> bool {
+        let pending = self.pending.as_ref();
+        self.child(id).is_some() || pending.is_some_and(|pending| pending.child.sa.id == id)
+    }
+
+    /// The child that has taken over from another, or will.
+    pub(crate) fn successor(&self, id: ChildId) -> Option<ChildId> {
+        let mut children = self.children.iter();
+        children
+            .find(|child| child.sa.replaces == Some(id))
+            .map(|child| child.sa.id)
+    }
+
+    /// Tells that a child has taken over from another.
+    pub(crate) fn take_over(&mut self, ctx: &mut Ctx<'_>, old: ChildId, new: ChildId) {
+        let (ike, forget_at) = (self.id, Some(ctx.now + FORGET));
+        let told = self.child_mut(old).is_some_and(|child| {
+            child.rekey_at = None;
+            if child.phase != Phase::Deleting {
+                child.phase = Phase::Replaced;
+                child.forget_at = forget_at;
+            }
+            child.announced
+        });
+        if let Some(child) = self.child_mut(new)
+            && !std::mem::replace(&mut child.announced, true)
+        {
+            ctx.event(if told {
+                Event::ChildRekeyed { old, new }
+            } else {
+                Event::ChildUp { ike, child: new }
+            });
+        }
+    }
+
+    /// A child that a collision has made one too many: its creator, the peer, deletes it (§2.8.1).
+    pub(crate) fn make_redundant(&mut self, ctx: &Ctx<'_>, id: ChildId) {
+        let forget_at = Some(ctx.now + FORGET);
+        if let Some(child) = self.child_mut(id) {
+            child.phase = Phase::Replaced;
+            child.awaits_peer = false;
+            child.rekey_at = None;
+            child.forget_at = forget_at;
+        }
+    }
+
+    /// Asks for a child's deletion.
+    pub(crate) fn delete_child(&mut self, id: ChildId) {
+        if let Some(child) = self.child_mut(id).filter(|c| c.phase != Phase::Deleting) {
+            child.phase = Phase::Deleting;
+            child.rekey_at = None;
+            child.forget_at = None;
+            self.tasks.push_front(Task::DeleteChild(id));
+        }
+    }
+
+    /// Asks for a child's rekeying.
+    pub(crate) fn rekey_child(&mut self, id: ChildId) {
+        if let Some(child) = self.child_mut(id).filter(|c| c.phase == Phase::Installed) {
+            child.phase = Phase::Rekeying;
+            let name = child.sa.child.clone();
+            let task = Task::Child {
+                name,
+                rekeys: Some(id),
+                group: None,
+                not_before: None,
+            };
+            self.tasks.push_back(task);
+        }
+    }
+
+    /// Removes a child; what waited for its end sends from now on.
+    pub(crate) fn drop_child(&mut self, ctx: &mut Ctx<'_>, id: ChildId, reason: &str) {
+        let Some(at) = self.children.iter().position(|c| c.sa.id == id) else {
+            return;
+        };
+        let gone = self.children.swap_remove(at);
+        self.release(ctx, |child| child.sa.replaces == Some(id));
+        ctx.event(Event::RetireChild { child: id });
+        if gone.announced {
+            let reason = reason.to_owned();
+            ctx.event(Event::ChildDown { child: id, reason });
+        }
+        // What it was to replace goes on.
+        if gone.phase == Phase::Installed
+            && let Some(old) = gone.sa.replaces.and_then(|old| self.child_mut(old))
+            && old.phase == Phase::Replaced
+        {
+            old.phase = Phase::Installed;
+            old.forget_at = None;
+        }
+    }
+
+    /// Sends through those that have waited for the peer.
+    pub(crate) fn release(&mut self, ctx: &mut Ctx<'_>, which: impl Fn(&Child) -> bool) {
+        for child in self
+            .children
+            .iter_mut()
+            .filter(|c| c.awaits_peer && which(c))
+        {
+            child.awaits_peer = false;
+            child.release_at = None;
+            let child = child.sa.id;
+            ctx.event(Event::InstallOutbound { child });
+        }
+    }
+
+    /// Children that wait for a sign that the peer has them.
+    pub(crate) fn awaiting_peer(&self) -> Vec<ChildId> {
+        let waiting = self.children.iter().filter(|child| child.awaits_peer);
+        waiting.map(|child| child.sa.id).collect()
+    }
+
+    /// Takes in what was done about an installation.
+    pub(crate) fn answered(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        install: InstallId,
+        failure: Option<&str>,
+    ) {
+        let awaited = |pending: &mut Pending| pending.install == install;
+        if let Some(pending) = self.pending.take_if(awaited) {
+            self.answer_pending(ctx, pending, failure);
+        } else if let Some(child) = self
+            .children
+            .iter_mut()
+            .find(|c| c.install == Some(install))
+        {
+            child.install = None;
+            if let Some(reason) = failure {
+                tracing::warn!(reason, "child SA could not be installed");
+                let id = child.sa.id;
+                self.delete_child(id);
+            }
+        }
+        self.pump(ctx);
+    }
+
+    fn answer_pending(&mut self, ctx: &mut Ctx<'_>, pending: Pending, failure: Option<&str>) {
+        let Pending {
+            message_id,
+            exchange: kind,
+            installed,
+            failed,
+            mut child,
+            rekeys,
+            ..
+        } = pending;
+        let id = child.sa.id;
+        if let Some(reason) = failure {
+            tracing::warn!(reason, "child SA could not be installed");
+            self.respond(ctx, kind, message_id, &failed);
+            ctx.event(Event::RetireChild { child: id });
+            if let Some(Request::CreateChild(mine)) = self.asking_mut() {
+                mine.collision.take_if(|theirs| theirs.new == id);
+            }
+            return;
+        }
+        self.respond(ctx, kind, message_id, &installed);
+        child.install = None;
+        let ike = self.id;
+        match rekeys {
+            // The peer sends through the old SA until it has the new one.
+            Some(old) => {
+                child.awaits_peer = true;
+                self.children.push(child);
+                // A rekeying of ours that has not begun yet is done by the peer's.
+                self.tasks.retain(
+                    |task| !matches!(task, Task::Child { rekeys: Some(id), .. } if *id == old),
+                );
+                let collides = matches!(self.asking(), Some(Request::CreateChild(mine))
+                    if mine.collision.as_ref().is_some_and(|theirs| theirs.new == id));
+                if !collides {
+                    self.take_over(ctx, old, id);
+                }
+            }
+            None => {
+                child.announced = true;
+                // It has the old one still if it can take up what its accelerator carries.
+                child.awaits_peer = self.succeeds;
+                child.release_at = self.succeeds.then(|| ctx.now + SUCCESSION);
+                self.children.push(child);
+                if !self.succeeds {
+                    ctx.event(Event::InstallOutbound { child: id });
+                }
+                ctx.event(Event::ChildUp { ike, child: id });
+            }
+        }
+    }
+}

@@ -97,6 +97,7 @@ impl NullCard {
             (identity::MAX_QUEUES, QUEUES),
             (identity::MAX_DEPTH, 4096),
             (identity::MAX_PACKET, 16 << 10),
+            (identity::MAX_GATHER, 16),
             (identity::MAX_WINDOW, 1024),
             (identity::VECTORS, QUEUES + 1),
         ];

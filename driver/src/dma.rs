@@ -221,6 +221,10 @@ impl<T> Entries<T> {
         self.arena.iova_of(self.slice)
     }
 
+    pub(crate) fn iova_of(&self, position: u32) -> u64 {
+        self.iova() + u64::from(position & self.mask) * size_of::<T>() as u64
+    }
+
     fn at(&self, position: u32) -> *mut u8 {
         let index = (position & self.mask) as usize;
         // The mask keeps it below the depth that `entries` has checked.

@@ -32,6 +32,11 @@ impl<T: FromBytes + IntoBytes + Immutable> SubmissionRing<T> {
     pub(crate) fn iova(&self) -> u64 {
         self.entries.iova()
     }
+
+    /// Where the device sees the entry of a position.
+    pub(crate) fn iova_of(&self, position: u32) -> u64 {
+        self.entries.iova_of(position)
+    }
 }
 
 impl<T, S: Slots<T>> SubmissionRing<T, S> {

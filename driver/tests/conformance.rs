@@ -26,4 +26,5 @@ fn the_card_keeps_the_contract() {
     assert_eq!(report.unsupported, 0);
     assert_eq!((report.known_seals, report.known_opens), (240, 240));
     assert!(report.refusals > 6000);
+    assert!(report.gathered > 1000);
 }

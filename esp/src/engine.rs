@@ -24,6 +24,11 @@ use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage, Suite};
 
 use crate::transform::Transform;
 
+/// Largest packet, as a frame holds it.
+pub(crate) const MAX_PACKET: usize = 1 << 16;
+/// Frames that a packet may lie in: as many as cards take.
+pub(crate) const MAX_GATHER: usize = 16;
+
 /// Software ESP behind the offload contract. Cloning shares it.
 #[derive(Clone)]
 pub struct SoftwareEngine {
@@ -106,7 +111,8 @@ impl SoftwareEngine {
             max_sas: config.max_sas,
             max_queues: u16::MAX,
             max_depth: 1 << 16,
-            max_packet: 1 << 16,
+            max_packet: MAX_PACKET as u32,
+            max_gather: MAX_GATHER as u16,
         };
         Ok(Self {
             shared: Arc::new(Shared {

@@ -29,6 +29,7 @@ fn conforms(threads: usize) {
     assert_eq!((report.known_seals, report.known_opens), (240, 240));
     assert_eq!(report.round_trips, 15 * 14 * 2 * 12);
     assert!(report.refusals > 6000);
+    assert!(report.gathered > 1000);
 }
 
 #[test]

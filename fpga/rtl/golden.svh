@@ -2,6 +2,7 @@
 // One of each structure of the device's ABI, as octets in memory, the last one first. Both
 // fpga/rtl/ipa_layout_check.sv and fpga/regs/tests/layout.rs read this.
 localparam logic [511:0] GoldenSubmission = 512'h403f3e3d3c3b3a393837363534333231302f2e2d2c2b2a292827262524232221201f1e1d1c1b1a191817161514131211100f0e0d0c0b0a090807060504030201;
+localparam logic [127:0] GoldenGatherEntry = 128'h100f0e0d0c0b0a090807060504030201;
 localparam logic [255:0] GoldenCompletion = 256'h201f1e1d1c1b1a191817161514131211100f0e0d0c0b0a090807060504030201;
 localparam logic [255:0] GoldenEvent = 256'h201f1e1d1c1b1a191817161514131211100f0e0d0c0b0a090807060504030201;
 localparam logic [511:0] GoldenCommand = 512'h403f3e3d3c3b3a393837363534333231302f2e2d2c2b2a292827262524232221201f1e1d1c1b1a191817161514131211100f0e0d0c0b0a090807060504030201;

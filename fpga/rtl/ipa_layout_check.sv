@@ -11,7 +11,7 @@ module ipa_layout_check
   localparam submission_t Submission = GoldenSubmission;
   if (Submission.opcode != 8'h01) $fatal(1, "submission_t.opcode");
   if (Submission.flags != 8'h02) $fatal(1, "submission_t.flags");
-  if (Submission.reserved0 != 16'h0403) $fatal(1, "submission_t.reserved0");
+  if (Submission.entries != 16'h0403) $fatal(1, "submission_t.entries");
   if (Submission.slot != 32'h08070605) $fatal(1, "submission_t.slot");
   if (Submission.slot_generation != 32'h0c0b0a09) $fatal(1, "submission_t.slot_generation");
   if (Submission.sa_index != 32'h100f0e0d) $fatal(1, "submission_t.sa_index");
@@ -23,6 +23,12 @@ module ipa_layout_check
   if (Submission.sequence_number != 64'h302f2e2d2c2b2a29) $fatal(1, "submission_t.sequence_number");
   if (Submission.iv != 128'h403f3e3d3c3b3a393837363534333231) $fatal(1, "submission_t.iv");
   if ($bits(submission_t) != 512) $fatal(1, "submission_t");
+
+  localparam gather_entry_t GatherEntry = GoldenGatherEntry;
+  if (GatherEntry.iova != 64'h0807060504030201) $fatal(1, "gather_entry_t.iova");
+  if (GatherEntry.len != 32'h0c0b0a09) $fatal(1, "gather_entry_t.len");
+  if (GatherEntry.reserved != 32'h100f0e0d) $fatal(1, "gather_entry_t.reserved");
+  if ($bits(gather_entry_t) != 128) $fatal(1, "gather_entry_t");
 
   localparam completion_t Completion = GoldenCompletion;
   if (Completion.slot != 32'h04030201) $fatal(1, "completion_t.slot");

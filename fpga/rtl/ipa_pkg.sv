@@ -18,10 +18,17 @@ package ipa_pkg;
     logic [31:0]    sa_index;
     logic [31:0]    slot_generation;
     logic [31:0]    slot;
-    logic [15:0]    reserved0;
+    logic [15:0]    entries;
     logic [7:0]     flags;
     logic [7:0]     opcode;
   } submission_t;
+
+  // One piece of a buffer, in a gather list. 16 octets.
+  typedef struct packed {
+    logic [31:0]    reserved;
+    logic [31:0]    len;
+    logic [63:0]    iova;
+  } gather_entry_t;
 
   // A completion. 32 octets.
   typedef struct packed {

@@ -16,7 +16,7 @@ static POOL: LazyLock<FramePool> = LazyLock::new(|| {
 });
 
 fuzz_target!(|data: &[u8]| {
-    let mut flights = Flights::new(16);
+    let mut flights = Flights::new(16, 4);
     let sa = SaHandle { index: 0, generation: 0 };
     for octets in data.chunks_exact(size_of::<Completion>()) {
         while let Some(frame) = POOL.alloc() {

@@ -21,8 +21,12 @@ pub struct Capabilities {
     pub max_queues: u16,
     /// Operations in flight on one queue pair.
     pub max_depth: u32,
-    /// Largest packet in octets, sealed.
+    /// Largest packet in octets, sealed or not; a larger one is refused as
+    /// [`BadLength`](crate::queue::Status::BadLength).
     pub max_packet: u32,
+    /// Frames that a packet may lie in ([`Frame::append`](crate::frame::Frame::append)); one in more
+    /// is refused as [`BadGather`](crate::queue::Status::BadGather). 1 where it must be one.
+    pub max_gather: u16,
 }
 
 impl Capabilities {

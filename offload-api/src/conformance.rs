@@ -11,6 +11,7 @@
     reason = "a broken promise panics, as in a test"
 )]
 
+mod gather;
 mod known_answers;
 mod lifetimes;
 mod numbers;
@@ -31,6 +32,8 @@ use crate::device::Accelerator;
 pub struct Report {
     /// Packets sealed and opened again, over suites, modes, address families, ESN and sizes.
     pub round_trips: u64,
+    /// Packets sealed or opened in several frames, and large ones.
+    pub gathered: u64,
     /// Packets of an independent implementation sealed to the same octets.
     pub known_seals: u64,
     /// Packets of an independent implementation opened.
@@ -48,7 +51,7 @@ pub struct Report {
 /// With the promise that is broken.
 pub fn run(make: &dyn Fn() -> Arc<dyn Accelerator>) -> Report {
     let mut report = Report::default();
-    let sections: [fn(&mut rig::Rig, &mut Report); 9] = [
+    let sections: [fn(&mut rig::Rig, &mut Report); 10] = [
         sas::run,
         known_answers::run,
         round_trips::run,
@@ -57,6 +60,7 @@ pub fn run(make: &dyn Fn() -> Arc<dyn Accelerator>) -> Report {
         refusals::run,
         lifetimes::run,
         queues::run,
+        gather::run,
         sas::reset,
     ];
     for section in sections {

@@ -6,6 +6,8 @@
 //! a [`DeviceFrame`], which has no bytes, and it comes back only by [`DeviceFrame::complete`] or
 //! [`DeviceFrame::release`]. A device frame that is dropped is quarantined: its slot is never used
 //! again, since the device might still write to it.
+//!
+//! A packet that is larger than a slot lies in a [chain](Frame::append) of frames.
 #![expect(unsafe_code, reason = "slices of a shared mapping, one owner a slot")]
 
 use std::fmt;
@@ -21,10 +23,18 @@ use rustix::fs::{MemfdFlags, SealFlags};
 
 use crate::error::PoolError;
 
+mod chain;
+
+use chain::Link;
+pub use chain::{Pieces, Segments};
+
 /// Octets that sealing may need in front of a packet: outer IPv6, UDP, ESP, IV, rounded up.
 pub const HEADROOM: usize = 128;
 /// Octets that sealing may need behind a packet: padding, trailer, ICV, rounded up.
 pub const TAILROOM: usize = 64;
+
+/// The index of no slot.
+const NO_SLOT: u32 = u32::MAX;
 
 /// A pool of frames. Cloning shares it.
 #[derive(Clone)]
@@ -36,6 +46,8 @@ struct Inner {
     map: MmapRaw,
     fd: OwnedFd,
     free: ArrayQueue<u32>,
+    /// What follows the head of a chain, by slot.
+    links: Box<[Link]>,
     config: FramePoolConfig,
     quarantined: AtomicU32,
     id: u32,
@@ -107,6 +119,7 @@ impl FramePool {
             map,
             fd,
             free,
+            links: (0..slots).map(|_| Link::default()).collect(),
             config,
             quarantined: AtomicU32::new(0),
             id,
@@ -118,15 +131,13 @@ impl FramePool {
 
     /// An empty frame with its headroom in front, unless all are out.
     pub fn alloc(&self) -> Option<Frame> {
-        let slot = self.inner.free.pop()?;
-        let offset = self.inner.config.headroom;
+        let index = self.inner.free.pop()?;
         Some(Frame {
-            slot: Slot {
-                pool: self.clone(),
-                index: slot,
-            },
-            offset,
+            pool: self.clone(),
+            index,
+            offset: self.inner.config.headroom,
             len: 0,
+            next: NO_SLOT,
         })
     }
 
@@ -192,25 +203,33 @@ pub struct PoolMemory<'pool> {
     pub len: usize,
 }
 
-/// A slot with its way home.
-struct Slot {
-    pool: FramePool,
-    index: u32,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        // The queue has room for every slot, and each slot has one owner.
-        let _ = self.pool.inner.free.push(self.index);
-    }
-}
-
 /// A packet in a slot of a pool, owned by the CPU. Goes back to its pool when dropped.
+///
+/// As a byte slice it is the packet, or the first segment of a packet in a
+/// [chain](Self::append); what changes it in front changes the first segment, what changes it behind
+/// the last.
 pub struct Frame {
-    slot: Slot,
+    pool: FramePool,
+    /// The slot.
+    index: u32,
     /// Of the packet, within the slot.
     offset: u32,
     len: u32,
+    /// The slot of the next segment.
+    next: u32,
+}
+
+impl Drop for Frame {
+    #[inline]
+    fn drop(&mut self) {
+        if self.next != NO_SLOT {
+            self.drop_rest();
+        }
+        if self.index != NO_SLOT {
+            // The queue has room for every slot, and each slot has one owner.
+            let _ = self.pool.inner.free.push(self.index);
+        }
+    }
 }
 
 impl Frame {
@@ -223,7 +242,8 @@ impl Frame {
     /// Octets free behind the packet.
     #[inline]
     pub fn tailroom(&self) -> usize {
-        (self.slot.pool.inner.config.slot_size - self.offset - self.len) as usize
+        let last = self.last();
+        (self.pool.inner.config.slot_size - last.offset - last.len) as usize
     }
 
     /// Grows the packet by `count` octets in front and returns them, or nothing where there is no
@@ -244,12 +264,15 @@ impl Frame {
         if count > self.tailroom() {
             return None;
         }
+        if self.is_chained() {
+            return self.grow_last(count as u32);
+        }
         let before = self.len as usize;
         self.len += count as u32;
         self.get_mut(before..)
     }
 
-    /// Takes `count` octets off the front; false where there are fewer.
+    /// Takes `count` octets off the front; false where there are fewer (in the first segment).
     #[must_use]
     pub fn pull_front(&mut self, count: usize) -> bool {
         if count > self.len as usize {
@@ -262,13 +285,20 @@ impl Frame {
 
     /// Shortens the packet to `len` octets, if it is longer.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len.try_into().unwrap_or(u32::MAX));
+        let len = len.try_into().unwrap_or(u32::MAX);
+        if self.is_chained() {
+            return self.cut(0, len, true);
+        }
+        self.len = self.len.min(len);
     }
 
-    /// Empties the frame and restores the pool's headroom.
+    /// Empties the frame and restores the pool's headroom; the rest of a chain goes home.
     #[inline]
     pub fn clear(&mut self) {
-        self.offset = self.slot.pool.inner.config.headroom;
+        if self.next != NO_SLOT {
+            self.drop_rest();
+        }
+        self.offset = self.pool.inner.config.headroom;
         self.len = 0;
     }
 
@@ -288,15 +318,15 @@ impl Frame {
     /// The pool it belongs to.
     #[inline]
     pub fn pool(&self) -> &FramePool {
-        &self.slot.pool
+        &self.pool
     }
 
     /// Where the whole slot starts in the pool's memory, and its size: what a device is told
     /// together with [`headroom`](Self::headroom) and the length.
     #[inline]
     pub fn extent(&self) -> (u64, u32) {
-        let size = self.slot.pool.inner.config.slot_size;
-        (u64::from(self.slot.index) * u64::from(size), size)
+        let size = self.pool.inner.config.slot_size;
+        (u64::from(self.index) * u64::from(size), size)
     }
 
     /// Gives the frame to a device.
@@ -305,19 +335,32 @@ impl Frame {
         DeviceFrame { frame: Some(self) }
     }
 
+    /// Where a packet in a slot of this chain starts.
     #[inline]
-    fn start(&self) -> *mut u8 {
-        let (slot, _) = self.extent();
-        // SAFETY: `extent` lies within the mapping by construction of the pool, and
-        // `offset + len <= slot_size` is kept by every method.
-        unsafe {
-            self.slot
-                .pool
-                .inner
-                .map
-                .as_mut_ptr()
-                .add(slot as usize + self.offset as usize)
-        }
+    fn start(&self, index: u32, offset: u32) -> *mut u8 {
+        let inner = &*self.pool.inner;
+        let slot = index as usize * inner.config.slot_size as usize;
+        // SAFETY: every slot lies within the mapping by construction of the pool, and
+        // `offset + len <= slot_size` is kept by every method, for the head as for its links.
+        unsafe { inner.map.as_mut_ptr().add(slot + offset as usize) }
+    }
+
+    /// The octets of a segment of this chain.
+    #[inline]
+    fn octets(&self, index: u32, offset: u32, len: u32) -> &[u8] {
+        // SAFETY: (1) within the mapping, see `start`; the mapping can't shrink (sealed) and lives
+        // as long as the pool, which the frame holds; (2) each slot index has one owner, be it as
+        // a head or as one link of one chain, so no other slice of it exists in this process; (3) a
+        // device may write a slot only between `into_device` and `complete`/`release`, when no
+        // `Frame` of it exists.
+        unsafe { std::slice::from_raw_parts(self.start(index, offset), len as usize) }
+    }
+
+    /// As [`octets`](Self::octets), to change them.
+    #[inline]
+    fn octets_mut(&mut self, index: u32, offset: u32, len: u32) -> &mut [u8] {
+        // SAFETY: as for `octets`, and `&mut self` makes this slice the only one.
+        unsafe { std::slice::from_raw_parts_mut(self.start(index, offset), len as usize) }
     }
 }
 
@@ -326,19 +369,14 @@ impl Deref for Frame {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: (1) within the mapping, see `start`; the mapping can't shrink (sealed) and lives
-        // as long as the pool, which the slot holds; (2) each slot index has one owner, so no other
-        // slice of it exists in this process; (3) a device may write a slot only between
-        // `into_device` and `complete`/`release`, when no `Frame` of it exists.
-        unsafe { std::slice::from_raw_parts(self.start(), self.len as usize) }
+        self.octets(self.index, self.offset, self.len)
     }
 }
 
 impl DerefMut for Frame {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as for `deref`, and `&mut self` makes this slice the only one.
-        unsafe { std::slice::from_raw_parts_mut(self.start(), self.len as usize) }
+        self.octets_mut(self.index, self.offset, self.len)
     }
 }
 
@@ -346,8 +384,11 @@ impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "Frame(slot {}, {}+{})",
-            self.slot.index, self.offset, self.len
+            "Frame(slot {}, {}+{}{})",
+            self.index,
+            self.offset,
+            self.len,
+            if self.is_chained() { ", …" } else { "" }
         )
     }
 }
@@ -359,15 +400,23 @@ pub struct DeviceFrame {
 }
 
 impl DeviceFrame {
-    /// Takes the frame back with the extent that the device's completion names.
+    /// Takes the frame back with the extent that the device's completion names: from the start of
+    /// the slot, or of the [pieces](Frame::pieces) that a chain makes.
     ///
     /// # Errors
-    /// The frame, untouched, when the extent does not lie within the slot.
+    /// The frame, untouched, when the extent does not lie within the slot, or the pieces.
     #[inline]
     pub fn complete(mut self, offset: u32, len: u32) -> Result<Frame, Self> {
         match self.frame.take() {
+            Some(mut frame) if frame.is_chained() => {
+                if frame.place(offset, len) {
+                    Ok(frame)
+                } else {
+                    Err(Self { frame: Some(frame) })
+                }
+            }
             Some(mut frame) => {
-                let size = frame.slot.pool.inner.config.slot_size;
+                let size = frame.pool.inner.config.slot_size;
                 match offset.checked_add(len) {
                     Some(end) if end <= size => {
                         frame.offset = offset;
@@ -396,18 +445,12 @@ impl DeviceFrame {
 
 impl Drop for DeviceFrame {
     fn drop(&mut self) {
-        if let Some(frame) = self.frame.take() {
-            frame
-                .slot
-                .pool
-                .inner
-                .quarantined
-                .fetch_add(1, Ordering::Relaxed);
-            // The slot's way home must not run; the pool's own count is the leak's record.
-            let Frame { slot, .. } = frame;
-            let mut slot = std::mem::ManuallyDrop::new(slot);
-            // SAFETY: `slot` is never used or dropped again; only its reference to the pool is.
-            unsafe { std::ptr::drop_in_place(&raw mut slot.pool) };
+        if let Some(mut frame) = self.frame.take() {
+            let lost = frame.segment_count() as u32;
+            let quarantined = &frame.pool.inner.quarantined;
+            quarantined.fetch_add(lost, Ordering::Relaxed);
+            // They must not go home; the pool's own count is the leak's record.
+            frame.take_slots();
         }
     }
 }
@@ -454,6 +497,116 @@ mod tests {
         assert!(frame.push_back(2048).is_none());
         assert!(!frame.fill(&[0; 2048]));
         assert!(!frame.pull_front(7));
+    }
+
+    /// A chain whose frames hold these octets.
+    fn chain(pool: &FramePool, parts: &[&[u8]]) -> Frame {
+        let mut frames = parts.iter().map(|part| {
+            let mut frame = pool.alloc().unwrap();
+            assert!(frame.fill(part));
+            frame
+        });
+        let mut head = frames.next().unwrap();
+        frames.for_each(|frame| head.append(frame).unwrap());
+        head
+    }
+
+    fn gathered(frame: &Frame) -> Vec<u8> {
+        let mut octets = Vec::new();
+        frame.gather(&mut octets);
+        octets
+    }
+
+    #[test]
+    fn a_chain_is_one_packet_and_goes_home_as_one() {
+        let pool = pool(8);
+        let mut head = chain(&pool, &[b"one", b"", b"two", b"three"]);
+        assert_eq!((head.segment_count(), head.packet_len()), (4, 11));
+        assert_eq!(gathered(&head), b"onetwothree");
+        assert!(head.holds(b"onetwothree"));
+        assert!(!head.holds(b"onetwothre") && !head.holds(b"onetwothree!"));
+        *head.octet_mut(3).unwrap() = b'T';
+        assert!(head.octet_mut(11).is_none());
+        head.push_front(2).unwrap().copy_from_slice(b"> ");
+        head.push_back(2).unwrap().copy_from_slice(b" <");
+        assert_eq!(gathered(&head), b"> oneTwothree <");
+        head.truncate(7);
+        assert_eq!(gathered(&head), b"> oneTw");
+        let rest = head.detach().unwrap();
+        assert_eq!(
+            (&head[..], gathered(&rest)),
+            (&b"> one"[..], b"Tw".to_vec())
+        );
+        head.append(rest).unwrap();
+        assert_eq!(pool.available(), 4);
+        head.clear();
+        assert_eq!((pool.available(), head.packet_len()), (7, 0));
+        drop(head);
+        assert_eq!(pool.available(), 8);
+    }
+
+    #[test]
+    fn a_chain_of_two_pools_is_refused() {
+        let (ours, theirs) = (pool(1), pool(1));
+        let mut head = chain(&ours, &[b"one"]);
+        assert!(head.append(chain(&theirs, &[b"two"])).is_err());
+        assert_eq!((head.segment_count(), theirs.available()), (1, 1));
+    }
+
+    #[test]
+    fn a_completion_places_the_packet_anywhere_in_a_chain() {
+        let pool = pool(4);
+        let parts: [&[u8]; 3] = [b"abc", b"defg", b"hij"];
+        let whole = HEADROOM + 3 + 4 + (2048 - HEADROOM);
+        let pieces: Vec<_> = chain(&pool, &parts).pieces().map(|(_, len)| len).collect();
+        assert_eq!(pieces, [HEADROOM as u32 + 3, 4, 2048 - HEADROOM as u32]);
+        for (from, to) in [(0, 10), (2, 3), (3, 7), (4, 9), (7, 10), (5, 5), (0, 3)] {
+            let device = chain(&pool, &parts).into_device();
+            let frame = device.complete((HEADROOM + from) as u32, (to - from) as u32);
+            assert_eq!(gathered(&frame.unwrap()), b"abcdefghij"[from..to]);
+        }
+        let device = chain(&pool, &parts).into_device();
+        let device = device.complete(0, whole as u32 + 1).unwrap_err();
+        let device = device.complete(u32::MAX, u32::MAX).unwrap_err();
+        let frame = device.complete(0, whole as u32).unwrap();
+        assert_eq!(frame.packet_len(), whole);
+        drop(frame);
+        assert_eq!(pool.available(), 4);
+        let device = chain(&pool, &parts).into_device();
+        assert_eq!(device.release().unwrap().packet_len(), 0);
+        assert_eq!(pool.available(), 4);
+        drop(chain(&pool, &parts).into_device());
+        assert_eq!((pool.available(), pool.quarantined()), (1, 3));
+    }
+
+    #[test]
+    fn a_buffer_is_put_back_over_a_chain() {
+        let pool = pool(3);
+        let mut head = chain(&pool, &[b"abc", b"defg", b"hij"]);
+        let mut buffer = vec![0; head.headroom()];
+        head.gather(&mut buffer);
+        buffer.resize(buffer.len() + head.tailroom(), 0);
+        let from = HEADROOM - 2;
+        buffer[from..from + 14].copy_from_slice(b"ABCDEFGHIJKLMN");
+        assert!(head.put_back(&buffer, from, 14));
+        let parts: Vec<_> = head.segments().collect();
+        assert_eq!(parts, [&b"ABCDE"[..], b"FGHI", b"JKLMN"]);
+        assert!(!head.put_back(&buffer, buffer.len(), 1));
+        assert!(!head.put_back(&buffer[..4], 0, 5));
+    }
+
+    #[test]
+    fn a_packet_larger_than_a_slot_is_held_by_several() {
+        let pool = pool(40);
+        for len in [0, 1, 1856, 1857, 9000, 65_000] {
+            let packet: Vec<u8> = (0..len).map(|n| n as u8).collect();
+            let frame = pool.hold(&packet).unwrap();
+            assert!(frame.holds(&packet));
+            assert!(frame.headroom() >= HEADROOM && frame.tailroom() >= TAILROOM);
+            assert_eq!(frame.is_chained(), len > 1856, "{len}");
+        }
+        assert!(pool.hold(&vec![0; 90_000]).is_none());
+        assert_eq!(pool.available(), 40);
     }
 
     #[test]

@@ -76,7 +76,8 @@ pub enum Arm<'queue> {
 pub struct Op {
     /// The SA.
     pub sa: SaHandle,
-    /// The packet, changed in place.
+    /// The packet, changed in place; in a chain of frames where it is large or comes in pieces. All
+    /// that is added goes into the room in front of the first and behind the last.
     pub frame: Frame,
     /// Returned with the completion.
     pub cookie: u64,
@@ -159,11 +160,13 @@ pub enum Status {
     NoSpace = 19,
     /// The device was lost or reset.
     Aborted = 20,
+    /// The packet lies in more pieces than the engine takes, or in pieces that make no sense.
+    BadGather = 21,
 }
 
 impl Status {
     /// Every status, for tables and tests.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Ok,
         Self::OkSoftExpired,
         Self::BadDescriptor,
@@ -185,6 +188,7 @@ impl Status {
         Self::Fragment,
         Self::NoSpace,
         Self::Aborted,
+        Self::BadGather,
     ];
 
     /// Whether the packet may be used.
@@ -223,6 +227,7 @@ impl Status {
             Self::Fragment => "fragment",
             Self::NoSpace => "no-space",
             Self::Aborted => "aborted",
+            Self::BadGather => "bad-gather",
         }
     }
 }

@@ -27,8 +27,8 @@ use crate::inline::InlineState;
 use crate::irq::Vectors;
 use crate::sas::SaTable;
 
-/// Largest packet, sealed.
-pub(crate) const MAX_PACKET: u32 = 16 << 10;
+/// Largest packet, sealed or not.
+pub(crate) const MAX_PACKET: u32 = 64 << 10;
 /// Largest ring.
 pub(crate) const MAX_DEPTH: u32 = 4096;
 /// Highest priority of a queue.

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use esp::packet::SlicePacket;
 use fpga_regs::admin::ErrorKind;
-use fpga_regs::descriptor::{Completion, FLAG_EXPLICIT, OP_PROCESS, Submission};
+use fpga_regs::descriptor::{
+    Completion, FLAG_EXPLICIT, FLAG_GATHER, MAX_BUFFER, OP_PROCESS, Submission,
+};
 use fpga_regs::registers::{Control, FatalCause};
 use offload_api::queue::{Explicit, Status};
 use offload_api::sa::Direction;
@@ -17,6 +19,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::card::{Bell, Card, Core, DataQueue, MAX_PACKET};
 use crate::fault::{Fault, FaultPlan};
+use crate::gather::{BadBuffer, Buffer};
 use crate::handshake::{self, Pages, post};
 use crate::sas::CardSa;
 
@@ -30,7 +33,7 @@ const LIFETIME_TICK: Duration = Duration::from_millis(50);
 
 /// Works until the card ends.
 pub(crate) fn run(cards: &[Arc<Card>], bell: &Bell) {
-    let mut buffer = vec![0; MAX_PACKET as usize];
+    let mut buffer = vec![0; MAX_BUFFER as usize];
     let doorbells: Vec<_> = cards.iter().map(|card| &card.doorbells).collect();
     let mut idle = 0;
     let mut last_tick = Instant::now();
@@ -339,7 +342,9 @@ pub(crate) fn process(
         completion.offset = submission.offset;
         let (kind, detail) = match status {
             Status::DmaFault => (Some(ErrorKind::Dma), submission.buffer.get()),
-            Status::BadDescriptor => (Some(ErrorKind::Descriptor), submission.opcode.into()),
+            Status::BadDescriptor | Status::BadGather => {
+                (Some(ErrorKind::Descriptor), submission.opcode.into())
+            }
             _ => (None, 0),
         };
         if let Some(kind) = kind {
@@ -370,17 +375,30 @@ fn process_inner(
     );
     let room = submission.buffer_len.get();
     let end = offset.checked_add(len);
-    let known_flags = submission.flags & !FLAG_EXPLICIT == 0;
-    if submission.opcode != OP_PROCESS || !known_flags || room > MAX_PACKET {
+    let known_flags = submission.flags & !(FLAG_EXPLICIT | FLAG_GATHER) == 0;
+    if submission.opcode != OP_PROCESS || !known_flags {
         core.counters.bad_descriptors += 1;
         return Err(Status::BadDescriptor);
     }
+    let memory = Buffer::of(&core.dma, submission).map_err(|bad| match bad {
+        BadBuffer::Refused(status) => {
+            core.counters.bad_descriptors += 1;
+            status
+        }
+        BadBuffer::Fault(_) => {
+            core.counters.dma_faults += 1;
+            Status::DmaFault
+        }
+    })?;
     let buffer = buffer
         .get_mut(..room as usize)
         .ok_or(Status::BadDescriptor)?;
     if end.is_none_or(|end| end > buffer.len()) {
         core.counters.bad_descriptors += 1;
         return Err(Status::BadDescriptor);
+    }
+    if len > MAX_PACKET as usize {
+        return Err(Status::BadLength);
     }
     let Core {
         sas,
@@ -395,7 +413,6 @@ fn process_inner(
     if sa.refuses(place.queue, place.position) {
         return Err(Status::SaStale);
     }
-    let iova = submission.buffer.get();
     let packet = buffer
         .get_mut(offset..offset + len)
         .ok_or(Status::BadDescriptor)?;
@@ -403,9 +420,9 @@ fn process_inner(
         counters.dma_faults += 1;
         Status::DmaFault
     };
-    iova.checked_add(offset as u64)
-        .ok_or(Status::BadDescriptor)
-        .and_then(|at| dma.read(at, packet).map_err(|_| fault(counters)))?;
+    memory
+        .read(dma, offset, packet)
+        .map_err(|_| fault(counters))?;
 
     let mut packet = SlicePacket::new(buffer, offset, len).ok_or(Status::BadDescriptor)?;
     let inbound = sa.transform.direction() == Direction::Inbound;
@@ -423,6 +440,9 @@ fn process_inner(
     };
     let (out_offset, out_len) = packet.extent();
     let inner_len = if inbound { out_len } else { len };
+    if out_len > MAX_PACKET as usize {
+        return Err(Status::BadLength);
+    }
     let output = buffer
         .get_mut(out_offset..out_offset + out_len)
         .ok_or(Status::BadLength)?;
@@ -447,9 +467,9 @@ fn process_inner(
             }
         }
     }
-    iova.checked_add(out_offset as u64)
-        .ok_or(Status::BadDescriptor)
-        .and_then(|at| dma.write(at, output).map_err(|_| fault(counters)))?;
+    memory
+        .write(dma, out_offset, output)
+        .map_err(|_| fault(counters))?;
     let status = sa.state.count(sequence, inner_len, now);
     if inbound {
         counters.opened += 1;

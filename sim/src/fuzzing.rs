@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fpga_regs::admin::Command;
-use fpga_regs::descriptor::Submission;
+use fpga_regs::descriptor::{MAX_BUFFER, Submission};
 use fpga_regs::registers::{Control, admin_queue};
 use rustix::fs::MemfdFlags;
 use vfio_user::server::DmaMapping;
 use zerocopy::FromBytes;
 
-use crate::card::{Bell, Card, FunctionConfig, MAX_PACKET};
+use crate::card::{Bell, Card, FunctionConfig};
 use crate::datapath::Place;
 use crate::fault::FaultPlan;
 use crate::{admin, datapath};
@@ -62,7 +62,7 @@ pub fn driver(octets: &[u8]) {
     core.write_register(admin_queue::DEPTH, 16);
     core.set_control(Control::ENABLE);
     admin::run(&card, &mut core, 16);
-    let mut buffer = vec![0; MAX_PACKET as usize];
+    let mut buffer = vec![0; MAX_BUFFER as usize];
     let now = Instant::now();
     let place = Place {
         queue: 0,

@@ -31,6 +31,7 @@ mod doorbell;
 pub mod fault;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod gather;
 pub mod handshake;
 pub mod inline;
 mod irq;

@@ -11,6 +11,7 @@ use offload_api::replay::WINDOW_MAX;
 use offload_api::sa::Suite;
 
 use crate::card::{Core, MAX_DEPTH, MAX_PACKET};
+use crate::gather::MAX_GATHER;
 use crate::inline::rules::MAX_RULES;
 
 impl Core {
@@ -33,6 +34,7 @@ impl Core {
             identity::MAX_QUEUES => self.queues.len() as u32,
             identity::MAX_DEPTH => MAX_DEPTH,
             identity::MAX_PACKET => MAX_PACKET,
+            identity::MAX_GATHER => MAX_GATHER as u32,
             identity::MAX_WINDOW => WINDOW_MAX,
             identity::VECTORS => self.irqs.count(),
             identity::FUNCTION => self.number.into(),

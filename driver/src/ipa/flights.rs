@@ -3,13 +3,15 @@
 
 use fpga_regs::descriptor::Completion;
 use offload_api::frame::{DeviceFrame, Frame};
-use offload_api::queue::{Done, Status};
+use offload_api::queue::{Done, Op, Status};
 use offload_api::sa::SaHandle;
 
 /// Operations in flight by slot.
 pub struct Flights {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Gather lists that are free.
+    lists: Vec<u16>,
     /// A mutant, to prove that the models notice: completions are taken by their slot alone.
     #[cfg(test)]
     pub(crate) no_generations: bool,
@@ -27,6 +29,19 @@ struct Flight {
     frame: DeviceFrame,
     cookie: u64,
     sa: SaHandle,
+    /// The gather list that tells of its frames.
+    list: Option<u16>,
+}
+
+/// Where an operation flies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its slot.
+    pub slot: u32,
+    /// Times the slot was used.
+    pub generation: u32,
+    /// Its gather list, where its packet lies in several frames.
+    pub list: Option<u16>,
 }
 
 /// What a completion was.
@@ -41,14 +56,29 @@ pub enum Landing {
 }
 
 impl Flights {
-    /// Room for so many.
-    pub fn new(depth: u32) -> Self {
+    /// Room for so many, of which so many may lie in several frames.
+    pub fn new(depth: u32, lists: u16) -> Self {
         Self {
             slots: (0..depth).map(|_| Slot::default()).collect(),
             free: (0..depth).rev().collect(),
+            lists: (0..lists).rev().collect(),
             #[cfg(test)]
             no_generations: false,
         }
+    }
+
+    /// How many of these operations there is room for.
+    #[inline]
+    pub fn takes(&self, ops: &[Op]) -> usize {
+        let count = ops.len().min(self.room());
+        if self.lists.len() >= count {
+            return count;
+        }
+        let mut lists = self.lists.len();
+        let fits = |op: &&Op| {
+            !op.frame.is_chained() || lists.checked_sub(1).map(|left| lists = left).is_some()
+        };
+        ops.iter().take(count).take_while(fits).count()
     }
 
     /// Slots that are free.
@@ -66,21 +96,39 @@ impl Flights {
         self.len() == 0
     }
 
-    /// Takes an operation in: its slot and generation, unless all are in use (then the frame comes
-    /// back).
+    /// Takes an operation in, unless all slots (or lists, where it needs one) are in use: then the
+    /// frame comes back.
     ///
     /// # Errors
     /// The frame.
     #[inline]
-    pub fn begin(&mut self, frame: Frame, cookie: u64, sa: SaHandle) -> Result<(u32, u32), Frame> {
+    pub fn begin(&mut self, frame: Frame, cookie: u64, sa: SaHandle) -> Result<Place, Frame> {
+        let list = if frame.is_chained() {
+            match self.lists.pop() {
+                Some(list) => Some(list),
+                None => return Err(frame),
+            }
+        } else {
+            None
+        };
         let Some(number) = self.free.pop() else {
+            self.lists.extend(list);
             return Err(frame);
         };
         match self.slots.get_mut(number as usize) {
             Some(slot) => {
                 let frame = frame.into_device();
-                slot.flight = Some(Flight { frame, cookie, sa });
-                Ok((number, slot.generation))
+                slot.flight = Some(Flight {
+                    frame,
+                    cookie,
+                    sa,
+                    list,
+                });
+                Ok(Place {
+                    slot: number,
+                    generation: slot.generation,
+                    list,
+                })
             }
             // Free slots are the table's own.
             None => Err(frame),
@@ -101,11 +149,20 @@ impl Flights {
         if is_another {
             return Landing::Nobody;
         }
-        let Some(Flight { frame, cookie, sa }) = slot.flight.take() else {
+        let Some(Flight {
+            frame,
+            cookie,
+            sa,
+            list,
+        }) = slot.flight.take()
+        else {
             return Landing::Nobody;
         };
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(number);
+        if let Some(list) = list {
+            self.lists.push(list);
+        }
         let (offset, len) = (completion.offset.get(), completion.len.get());
         // The card itself has no word for "aborted".
         let status = Status::from_code(completion.status).unwrap_or(Status::Aborted);
@@ -140,11 +197,18 @@ impl Flights {
     pub fn bring_home(&mut self, done: &mut Vec<Done>, let_go: bool) -> u64 {
         let mut count = 0;
         for (slot, number) in self.slots.iter_mut().zip(0..) {
-            let Some(Flight { frame, cookie, sa }) = slot.flight.take() else {
+            let Some(Flight {
+                frame,
+                cookie,
+                sa,
+                list,
+            }) = slot.flight.take()
+            else {
                 continue;
             };
             slot.generation = slot.generation.wrapping_add(1);
             self.free.push(number);
+            self.lists.extend(list);
             count += 1;
             if let_go && let Some(frame) = frame.release() {
                 let status = Status::Aborted;
@@ -181,11 +245,15 @@ mod tests {
             octets in prop::collection::vec(prop::array::uniform32(any::<u8>()), 1..200),
             sane in prop::collection::vec((0u32..10, 0u32..3), 1..200),
         ) {
-            let pool = FramePool::new(FramePoolConfig { slots: 8, ..Default::default() }).unwrap();
-            let mut flights = Flights::new(8);
+            let pool = FramePool::new(FramePoolConfig { slots: 10, ..Default::default() }).unwrap();
+            let mut flights = Flights::new(8, 2);
             let mut home = 0;
             for (octets, (slot, generation)) in octets.iter().zip(sane.iter().cycle()) {
-                while let Some(frame) = pool.alloc() {
+                while let Some(mut frame) = pool.alloc() {
+                    // Two of them in two frames each.
+                    if !flights.lists.is_empty() && let Some(second) = pool.alloc() {
+                        frame.append(second).unwrap();
+                    }
                     prop_assert!(flights.begin(frame, 1, SA).is_ok());
                 }
                 let mut completion = Completion::read_from_bytes(octets).unwrap();
@@ -198,8 +266,8 @@ mod tests {
                 let landing = flights.accept(&completion, &mut done);
                 prop_assert_eq!(landing == Landing::Nobody, done.is_empty());
                 for done in &done {
-                    prop_assert!(done.frame.len() <= 2048);
-                    prop_assert!(done.status.is_ok() || done.frame.is_empty());
+                    prop_assert!(done.frame.packet_len() <= 4096);
+                    prop_assert!(done.status.is_ok() || done.frame.packet_len() == 0);
                     home += 1;
                 }
             }
@@ -207,7 +275,8 @@ mod tests {
             flights.bring_home(&mut done, true);
             prop_assert!(home > 0 || !done.is_empty());
             drop(done);
-            prop_assert_eq!(pool.available(), 8);
+            prop_assert_eq!(pool.available(), 10);
+            prop_assert_eq!((flights.room(), flights.lists.len()), (8, 2));
         }
     }
 }

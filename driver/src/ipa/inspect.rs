@@ -182,6 +182,7 @@ impl IpaCard {
             ("queue pairs", identity::MAX_QUEUES),
             ("ring entries", identity::MAX_DEPTH),
             ("octets of a packet", identity::MAX_PACKET),
+            ("pieces of a packet", identity::MAX_GATHER),
             ("replay window", identity::MAX_WINDOW),
             ("interrupt vectors", identity::VECTORS),
             ("gather entries", identity::MAX_GATHER),

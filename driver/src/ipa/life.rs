@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fpga_regs::admin::{CommandStatus, Opcode};
-use fpga_regs::descriptor::Event;
+use fpga_regs::descriptor::{Completion, Event, Submission};
 use fpga_regs::registers::{
     ABI_VERSION, CardFeatures, CardStatus, Control, DOORBELL_BAR, DOORBELL_PAGE, MAGIC_VALUE,
     REGISTER_BAR, control, event_queue, identity,
@@ -29,6 +29,7 @@ use vfio_user::message::REGION_CONFIG;
 use self::capabilities::{check_identity, read_capabilities};
 use super::STATISTICS;
 use super::admin::{AdminQueue, Answer};
+use super::queue::{GatherList, MAX_LISTS};
 use super::watchdog::{Pulse, Watch};
 use crate::bar::Registers;
 use crate::dma::{DmaArena, DmaSlice, IovaAllocator};
@@ -38,7 +39,8 @@ use crate::transport::{MappedRegion, Transport};
 
 /// Entries of the event ring.
 const EVENTS: u32 = 256;
-/// Memory for rings: 64 queues of 4096 entries at 96 octets, and the admin and event rings.
+/// Memory for rings: 64 queues of 4096 entries at 96 octets and 256 gather lists of 256 octets, and the
+/// admin and event rings.
 const ARENA: usize = 32 << 20;
 /// How long a reset or an enable may take.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -98,7 +100,32 @@ struct EventRing {
 struct QueueNumbers {
     free: Vec<u16>,
     /// Ring memory of queues that were closed, by depth, for the next ones.
-    rings: Vec<(u32, DmaSlice, DmaSlice)>,
+    rings: Vec<(u32, QueueMemory)>,
+}
+
+/// Ring memory of a queue pair.
+#[derive(Clone, Copy)]
+pub(super) struct QueueMemory {
+    pub(super) submissions: DmaSlice,
+    pub(super) completions: DmaSlice,
+    /// Gather lists.
+    pub(super) gather: DmaSlice,
+}
+
+impl QueueMemory {
+    fn take(arena: &DmaArena, depth: u32) -> Option<Self> {
+        let take = |count: u32, size: usize| arena.take(u64::from(count) * size as u64);
+        Some(Self {
+            submissions: take(depth, size_of::<Submission>())?,
+            completions: take(depth, size_of::<Completion>())?,
+            gather: take(Self::lists(depth), size_of::<GatherList>())?,
+        })
+    }
+
+    /// Gather lists of a queue pair of this depth.
+    pub(super) fn lists(depth: u32) -> u32 {
+        depth.min(MAX_LISTS)
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -386,38 +413,25 @@ impl Life {
     }
 
     /// Takes a queue number with ring memory.
-    pub(super) fn take_queue(
-        &self,
-        depth: u32,
-        sizes: (usize, usize),
-    ) -> Option<(u16, DmaSlice, DmaSlice)> {
+    pub(super) fn take_queue(&self, depth: u32) -> Option<(u16, QueueMemory)> {
         let mut queues = lock(&self.queues);
         let number = queues.free.pop()?;
-        let used = queues.rings.iter().position(|(d, ..)| *d == depth);
-        let (submissions, completions) = match used {
-            Some(at) => {
-                let (_, submissions, completions) = queues.rings.swap_remove(at);
-                (Some(submissions), Some(completions))
-            }
-            None => (
-                self.arena.take(u64::from(depth) * sizes.0 as u64),
-                self.arena.take(u64::from(depth) * sizes.1 as u64),
-            ),
+        let used = queues.rings.iter().position(|(d, _)| *d == depth);
+        let memory = match used {
+            Some(at) => Some(queues.rings.swap_remove(at).1),
+            None => QueueMemory::take(&self.arena, depth),
         };
-        match submissions.zip(completions) {
-            Some((submissions, completions)) => Some((number, submissions, completions)),
-            None => {
-                queues.free.push(number);
-                None
-            }
+        if memory.is_none() {
+            queues.free.push(number);
         }
+        memory.map(|memory| (number, memory))
     }
 
     /// Gives a queue number back whose queue the card has deleted.
-    pub(super) fn put_queue(&self, number: u16, depth: u32, rings: (DmaSlice, DmaSlice)) {
+    pub(super) fn put_queue(&self, number: u16, depth: u32, memory: QueueMemory) {
         let mut queues = lock(&self.queues);
         queues.free.push(number);
-        queues.rings.push((depth, rings.0, rings.1));
+        queues.rings.push((depth, memory));
     }
 
     pub(super) fn vector(&self, queue: u16) -> Option<BorrowedFd<'_>> {

@@ -5,25 +5,45 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fpga_regs::admin::{CommandStatus, Opcode};
-use fpga_regs::descriptor::{Completion, FLAG_EXPLICIT, OP_PROCESS, Submission};
+use fpga_regs::descriptor::{
+    Completion, FLAG_EXPLICIT, FLAG_GATHER, GatherEntry, OP_PROCESS, Submission,
+};
 use fpga_regs::registers::{control, doorbell};
 use offload_api::error::{DeviceError, OpenQueueError};
 use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
+use zerocopy::FromZeros;
 
 use super::flights::{Flights, Landing};
-use super::life::Life;
+use super::life::{Life, QueueMemory};
 use super::watchdog::Pulse;
-use crate::dma::DmaSlice;
 use crate::handshake::{self, MappedPage, Page};
 use crate::ring::{CompletionRing, SubmissionRing};
+
+/// Entries of a gather list that the driver makes, at most.
+pub(super) const MAX_GATHER: usize = 16;
+/// Gather lists of a queue pair, at most: more packets in several frames wait for their turn.
+pub(super) const MAX_LISTS: u32 = 256;
+
+/// Tells the card of a packet in several frames.
+pub(super) type GatherList = [GatherEntry; MAX_GATHER];
+
+/// Where a packet lies, as the card is told.
+struct Buffer {
+    at: u64,
+    len: u32,
+    /// Octets of the packet.
+    packet: u32,
+    entries: u16,
+}
 
 pub(super) struct IpaQueue {
     life: Arc<Life>,
     number: u16,
     depth: u32,
-    rings: (DmaSlice, DmaSlice),
+    memory: QueueMemory,
     submissions: SubmissionRing<Submission>,
     completions: Arc<CompletionRing<Completion>>,
+    lists: SubmissionRing<GatherList>,
     flights: Flights,
     /// Refused before they reached the card.
     refused: Vec<Done>,
@@ -42,20 +62,20 @@ impl IpaQueue {
     pub(super) fn open(life: Arc<Life>, depth: u32) -> Result<Self, OpenQueueError> {
         life.check()?;
         let max = life.capabilities.max_queues;
-        let sizes = (size_of::<Submission>(), size_of::<Completion>());
-        let taken = life.take_queue(depth, sizes);
-        let (number, first, second) = taken.ok_or(OpenQueueError::NoneFree { max })?;
-        let rings = SubmissionRing::new(&life.arena, first, depth).zip(CompletionRing::new(
-            &life.arena,
-            second,
-            depth,
-        ));
-        let (submissions, completions) = rings.ok_or(OpenQueueError::NoneFree { max })?;
+        let none_free = || OpenQueueError::NoneFree { max };
+        let (number, memory) = life.take_queue(depth).ok_or_else(none_free)?;
+        let lists = QueueMemory::lists(depth);
+        let arena = &life.arena;
+        let submissions = SubmissionRing::new(arena, memory.submissions, depth);
+        let completions = CompletionRing::new(arena, memory.completions, depth);
+        let submissions = submissions.ok_or_else(none_free)?;
+        let completions = completions.ok_or_else(none_free)?;
+        let list_ring = SubmissionRing::new(arena, memory.gather, lists).ok_or_else(none_free)?;
         let completions = Arc::new(completions);
         let arguments = [submissions.iova(), completions.iova(), depth.into(), 0, 0];
         let answer = life.command(Opcode::CreateQueue, number.into(), 0, arguments, &[])?;
         if answer.status != CommandStatus::Ok {
-            life.put_queue(number, depth, (first, second));
+            life.put_queue(number, depth, memory);
             let what = format!("queue {number} refused: {:?}", answer.status);
             return Err(DeviceError::Protocol { what }.into());
         }
@@ -65,10 +85,11 @@ impl IpaQueue {
             life,
             number,
             depth,
-            rings: (first, second),
+            memory,
             submissions,
             completions,
-            flights: Flights::new(depth),
+            lists: list_ring,
+            flights: Flights::new(depth, lists as u16),
             refused: Vec::new(),
             tail: 0,
             rung: 0,
@@ -129,9 +150,46 @@ impl IpaQueue {
         let Some(pool) = self.pool_iova(&op) else {
             return self.refuse(op, Status::DmaFault);
         };
+        if op.frame.is_chained() {
+            return self.submit_chain(op, generation, pool);
+        }
         let (start, size) = op.frame.extent();
-        let (offset, len) = (op.frame.headroom() as u32, op.frame.len() as u32);
-        let (flags, sequence, iv) = match op.explicit {
+        let buffer = Buffer {
+            at: pool + start,
+            len: size,
+            packet: op.frame.len() as u32,
+            entries: 0,
+        };
+        self.post(op, generation, buffer, None);
+    }
+
+    /// A packet in several frames: a list tells the card of them.
+    #[cold]
+    fn submit_chain(&mut self, op: Op, generation: u32, pool: u64) {
+        let max = usize::from(self.life.capabilities.max_gather);
+        if op.frame.segment_count() > max {
+            return self.refuse(op, Status::BadGather);
+        }
+        let mut list = [GatherEntry::new_zeroed(); MAX_GATHER];
+        let mut buffer = Buffer {
+            at: 0,
+            len: 0,
+            packet: op.frame.packet_len() as u32,
+            entries: 0,
+        };
+        for (entry, (start, len)) in list.iter_mut().zip(op.frame.pieces()) {
+            entry.iova = (pool + start).into();
+            entry.len = len.into();
+            buffer.len = buffer.len.saturating_add(len);
+            buffer.entries += 1;
+        }
+        self.post(op, generation, buffer, Some(&list));
+    }
+
+    #[inline]
+    fn post(&mut self, op: Op, generation: u32, mut buffer: Buffer, list: Option<&GatherList>) {
+        let offset = op.frame.headroom() as u32;
+        let (mut flags, sequence, iv) = match op.explicit {
             Some(explicit) => (FLAG_EXPLICIT, explicit.sequence, explicit.iv),
             None => (0, 0, [0; 16]),
         };
@@ -141,7 +199,7 @@ impl IpaQueue {
             cookie,
             explicit,
         } = op;
-        let (slot, slot_generation) = match self.flights.begin(frame, cookie, sa) {
+        let place = match self.flights.begin(frame, cookie, sa) {
             Ok(place) => place,
             Err(frame) => {
                 return self.refuse(
@@ -155,18 +213,24 @@ impl IpaQueue {
                 );
             }
         };
+        if let Some((list, entries)) = place.list.zip(list) {
+            let number = u32::from(list);
+            self.lists.write(number, *entries);
+            buffer.at = self.lists.iova_of(number);
+            flags |= FLAG_GATHER;
+        }
         let submission = Submission {
             opcode: OP_PROCESS,
             flags,
-            reserved0: 0.into(),
-            slot: slot.into(),
-            slot_generation: slot_generation.into(),
+            entries: buffer.entries.into(),
+            slot: place.slot.into(),
+            slot_generation: place.generation.into(),
             sa_index: sa.index.into(),
             sa_generation: generation.into(),
-            buffer_len: size.into(),
-            buffer: (pool + start).into(),
+            buffer_len: buffer.len.into(),
+            buffer: buffer.at.into(),
             offset: offset.into(),
-            len: len.into(),
+            len: buffer.packet.into(),
             sequence: sequence.into(),
             iv,
         };
@@ -193,7 +257,7 @@ impl IpaQueue {
 impl QueuePair for IpaQueue {
     fn enqueue(&mut self, ops: &mut Vec<Op>) -> Result<usize, DeviceError> {
         self.life.check()?;
-        let accepted = ops.len().min(self.flights.room());
+        let accepted = self.flights.takes(ops);
         for op in ops.drain(..accepted) {
             self.submit(op);
         }
@@ -279,7 +343,7 @@ impl QueuePair for IpaQueue {
         let let_go = deleted || (self.outstanding() != 0 && self.life.has_let_go());
         self.bring_home(&mut done, let_go);
         if deleted && !was_lost {
-            self.life.put_queue(self.number, self.depth, self.rings);
+            self.life.put_queue(self.number, self.depth, self.memory);
         }
         done
     }

@@ -97,7 +97,7 @@ fn model(operations: u32, at_once: u32, twist: Twist) {
 
     let submitting = SubmissionRing::<Submission, _>::over(submissions);
     let completing = CompletionRing::<Completion, _>::over(completions);
-    let mut flights = Flights::new(DEPTH.min(at_once));
+    let mut flights = Flights::new(DEPTH.min(at_once), 0);
     flights.no_generations = twist.no_generations;
     let (mut tail, mut head, mut home) = (0u32, 0, 0u32);
     let page = doorbells.page(0, twist.host_fence.then_some(0));
@@ -105,7 +105,7 @@ fn model(operations: u32, at_once: u32, twist: Twist) {
     while home < operations {
         while tail < operations && flights.room() != 0 {
             let frame = POOL.alloc().unwrap();
-            let (slot, generation) = flights.begin(frame, tail.into(), SA).unwrap();
+            let place = flights.begin(frame, tail.into(), SA).unwrap();
             packets[slot as usize].store(packet(tail), Ordering::Relaxed);
             let mut entry = Submission::new_zeroed();
             entry.slot = slot.into();

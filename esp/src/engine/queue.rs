@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A queue pair of the software engine: a burst is numbered, worked on, and counted.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -16,7 +17,9 @@ use offload_api::sa::Direction;
 
 use esp_framing::table::{Entry, event_of};
 
-use super::{Shared, Table, lock};
+use super::{MAX_GATHER, MAX_PACKET, Shared, Table, lock};
+use crate::cipher::CipherContext;
+use crate::packet::{PacketBuffer, SlicePacket};
 use crate::transform::{Located, Transform};
 
 /// Octets of a burst from which waking other cores pays: the hand-over costs about 10 µs, and a core
@@ -32,6 +35,8 @@ pub(crate) struct SoftwareQueue {
     jobs: Vec<Job>,
     done: VecDeque<Done>,
     ivs: Vec<u8>,
+    /// A packet that lies in several frames, for a look at it.
+    gathered: Vec<u8>,
     /// Never readable: there is nothing to wait for when `done` is empty.
     idle: OwnedFd,
 }
@@ -67,6 +72,7 @@ impl SoftwareQueue {
             jobs: Vec::with_capacity(depth),
             done: VecDeque::with_capacity(depth),
             ivs: Vec::new(),
+            gathered: Vec::new(),
             idle,
         })
     }
@@ -76,7 +82,7 @@ impl SoftwareQueue {
         let mut random = 0;
         for op in self.pending.drain(..) {
             let mut job = Job {
-                inner_len: op.frame.len(),
+                inner_len: op.frame.packet_len(),
                 op,
                 work: Work::Ended(Status::SaStale),
                 sequence: 0,
@@ -84,7 +90,7 @@ impl SoftwareQueue {
                 next_header: 0,
             };
             if let Ok(entry) = table.entry(job.op.sa) {
-                match prepare_one(&mut job, entry, now) {
+                match prepare_one(&mut job, entry, now, &mut self.gathered) {
                     Ok(work) => {
                         job.work = work;
                         if matches!(work, Work::Seal) && job.iv.is_none() {
@@ -150,7 +156,7 @@ impl SoftwareQueue {
                 let mut state = entry.state();
                 let inbound = entry.transform.direction() == Direction::Inbound;
                 if inbound {
-                    job.inner_len = job.op.frame.len();
+                    job.inner_len = job.op.frame.packet_len();
                 }
                 let mut admitted = state.check_hard(now);
                 if inbound && admitted.is_ok() {
@@ -216,7 +222,19 @@ impl Totals {
     }
 }
 
-fn prepare_one(job: &mut Job, entry: &Entry<Transform>, now: Instant) -> Result<Work, Status> {
+fn prepare_one(
+    job: &mut Job,
+    entry: &Entry<Transform>,
+    now: Instant,
+    gathered: &mut Vec<u8>,
+) -> Result<Work, Status> {
+    let frame = &job.op.frame;
+    if frame.is_chained() && frame.segment_count() > MAX_GATHER {
+        return Err(Status::BadGather);
+    }
+    if job.inner_len > MAX_PACKET {
+        return Err(Status::BadLength);
+    }
     match entry.transform.direction() {
         Direction::Outbound => {
             let mut state = entry.state();
@@ -227,7 +245,13 @@ fn prepare_one(job: &mut Job, entry: &Entry<Transform>, now: Instant) -> Result<
             if job.op.explicit.is_some() {
                 return Err(Status::WrongNumbering);
             }
-            let located = entry.transform.locate(&job.op.frame)?;
+            let located = if frame.is_chained() {
+                gathered.clear();
+                frame.gather(gathered);
+                entry.transform.locate(gathered)?
+            } else {
+                entry.transform.locate(frame)?
+            };
             let sequence = entry.state().check_inbound(located.sequence_low, now)?;
             job.sequence = sequence;
             Ok(Work::Open(located))
@@ -249,22 +273,21 @@ fn work_on(jobs: &mut [Job], table: &Table) {
             continue;
         };
         for job in run {
-            let frame = &mut job.op.frame;
-            let result = match job.work {
-                Work::Seal => {
-                    let iv = job.iv.as_ref();
-                    entry
-                        .transform
-                        .seal(&mut context, job.sequence, iv, frame)
-                        .map(|()| 0)
-                }
-                Work::Open(located) => {
-                    entry
-                        .transform
-                        .open(&mut context, located, job.sequence, frame)
-                }
-                Work::Ended(_) => continue,
+            if matches!(job.work, Work::Ended(_)) {
+                continue;
+            }
+            let result = if job.op.frame.is_chained() {
+                transform_chain(&mut context, job, entry)
+            } else {
+                let (sequence, iv) = (job.sequence, job.iv.as_ref());
+                let frame = &mut job.op.frame;
+                transform(&mut context, job.work, sequence, iv, entry, frame)
             };
+            let result = result.and_then(|next_header| {
+                // What is sealed without an outer header could grow beyond.
+                let fits = job.op.frame.packet_len() <= MAX_PACKET;
+                fits.then_some(next_header).ok_or(Status::BadLength)
+            });
             match result {
                 Ok(next_header) => job.next_header = next_header,
                 Err(status) => {
@@ -275,6 +298,52 @@ fn work_on(jobs: &mut [Job], table: &Table) {
         }
         entry.transform.put_context(context);
     }
+}
+
+fn transform(
+    context: &mut CipherContext,
+    work: Work,
+    sequence: u64,
+    iv: Option<&[u8; 16]>,
+    entry: &Entry<Transform>,
+    packet: &mut impl PacketBuffer,
+) -> Result<u8, Status> {
+    match work {
+        Work::Seal => entry
+            .transform
+            .seal(context, sequence, iv, packet)
+            .map(|()| 0),
+        Work::Open(located) => entry.transform.open(context, located, sequence, packet),
+        Work::Ended(status) => Err(status),
+    }
+}
+
+thread_local! {
+    /// Where a packet that lies in several frames is brought together; kept by each thread.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Seals or opens a packet that lies in several frames: in a buffer that has the shape of their
+/// [pieces](offload_api::frame::Frame::pieces).
+fn transform_chain(
+    context: &mut CipherContext,
+    job: &mut Job,
+    entry: &Entry<Transform>,
+) -> Result<u8, Status> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let frame = &mut job.op.frame;
+        let (headroom, len) = (frame.headroom(), frame.packet_len());
+        buffer.clear();
+        buffer.resize(headroom, 0);
+        frame.gather(buffer);
+        buffer.resize(headroom + len + frame.tailroom(), 0);
+        let mut packet = SlicePacket::new(buffer, headroom, len).ok_or(Status::BadGather)?;
+        let (sequence, iv) = (job.sequence, job.iv.as_ref());
+        let result = transform(context, job.work, sequence, iv, entry, &mut packet);
+        let (offset, len) = packet.extent();
+        let back = result.is_err() || frame.put_back(buffer, offset, len);
+        back.then_some(result).ok_or(Status::BadGather)?
+    })
 }
 
 impl QueuePair for SoftwareQueue {

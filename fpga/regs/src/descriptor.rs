@@ -8,6 +8,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub const OP_PROCESS: u8 = 1;
 /// Flag of [`Submission`]: `sequence` and `iv` are the host's own (explicitly numbered SAs).
 pub const FLAG_EXPLICIT: u8 = 1 << 0;
+/// Flag of [`Submission`]: `buffer` is the IOVA of a list of [`GatherEntry`].
+pub const FLAG_GATHER: u8 = 1 << 1;
+/// Most octets of a buffer, whether in one piece or in several.
+pub const MAX_BUFFER: u32 = 128 << 10;
 
 /// A submission, 64 octets.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -17,8 +21,8 @@ pub struct Submission {
     pub opcode: u8,
     /// `FLAG_…`.
     pub flags: u8,
-    /// Zero.
-    pub reserved0: U16,
+    /// Entries of the gather list; 0 without [`FLAG_GATHER`].
+    pub entries: U16,
     /// Slot of the driver's table of operations in flight, returned with the completion.
     pub slot: U32,
     /// Times the slot was used, returned with the completion.
@@ -29,7 +33,7 @@ pub struct Submission {
     pub sa_generation: U32,
     /// Octets of the buffer.
     pub buffer_len: U32,
-    /// IOVA of the buffer: the packet with its head- and tailroom.
+    /// IOVA of the buffer: the packet with its head- and tailroom; or of its gather list.
     pub buffer: U64,
     /// Where the packet starts in the buffer.
     pub offset: U32,
@@ -39,6 +43,18 @@ pub struct Submission {
     pub sequence: U64,
     /// Explicit IV.
     pub iv: [u8; 16],
+}
+
+/// An entry of a gather list, 16 octets: one piece of the buffer.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct GatherEntry {
+    /// IOVA of the piece.
+    pub iova: U64,
+    /// Octets of the piece, at least one.
+    pub len: U32,
+    /// Zero.
+    pub reserved: U32,
 }
 
 /// A completion, 32 octets. The card writes octets 0..24 first and the last eight, with the phase,
@@ -153,5 +169,6 @@ impl EventKind {
 }
 
 const _: () = assert!(size_of::<Submission>() == 64);
+const _: () = assert!(size_of::<GatherEntry>() == 16);
 const _: () = assert!(size_of::<Completion>() == 32);
 const _: () = assert!(size_of::<Event>() == 32);

@@ -5,7 +5,7 @@
 
 use fpga_regs::admin::{Command, CommandCompletion};
 use fpga_regs::context::{Lifetimes, Outer, ReplayState, SaContext, Usage};
-use fpga_regs::descriptor::{Completion, Event, Submission};
+use fpga_regs::descriptor::{Completion, Event, GatherEntry, Submission};
 use zerocopy::FromBytes;
 
 /// The octets of `localparam logic [n:0] GoldenNAME = n'hDIGITS;`, first in memory first.
@@ -33,7 +33,7 @@ fn submission_lies_as_in_the_rtl() {
     let submission = Submission::read_from_bytes(&octets).unwrap();
     assert_eq!(submission.opcode, 0x01);
     assert_eq!(submission.flags, 0x02);
-    assert_eq!(submission.reserved0.get(), 0x0403);
+    assert_eq!(submission.entries.get(), 0x0403);
     assert_eq!(submission.slot.get(), 0x0807_0605);
     assert_eq!(submission.slot_generation.get(), 0x0c0b_0a09);
     assert_eq!(submission.sa_index.get(), 0x100f_0e0d);
@@ -44,6 +44,15 @@ fn submission_lies_as_in_the_rtl() {
     assert_eq!(submission.len.get(), 0x2827_2625);
     assert_eq!(submission.sequence.get(), 0x302f_2e2d_2c2b_2a29);
     assert_eq!(submission.iv[..], octets[48..64]);
+}
+
+#[test]
+fn gather_entry_lies_as_in_the_rtl() {
+    let octets = golden("GatherEntry");
+    let entry = GatherEntry::read_from_bytes(&octets).unwrap();
+    assert_eq!(entry.iova.get(), 0x0807_0605_0403_0201);
+    assert_eq!(entry.len.get(), 0x0c0b_0a09);
+    assert_eq!(entry.reserved.get(), 0x100f_0e0d);
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl Outcome {
             status: done.status,
             sequence: done.sequence,
             next_header: done.next_header,
-            octets: done.frame.to_vec(),
+            octets: done.frame.segments().flatten().copied().collect(),
         }
     }
 }
@@ -255,7 +255,7 @@ pub(super) fn collect(queue: &mut dyn QueuePair, count: usize, interrupts: bool)
         }
     }
     for done in &done {
-        let empty = done.frame.is_empty();
+        let empty = done.frame.packet_len() == 0;
         assert!(
             done.status.is_ok() || empty,
             "{:?} left octets in the frame",

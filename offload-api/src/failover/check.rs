@@ -119,7 +119,7 @@ impl Sampler {
     }
 
     /// Keeps a packet that goes to the device, if its turn has come.
-    pub(super) fn keep(&mut self, sa: &Sa, packet: &[u8]) -> Option<SampleId> {
+    pub(super) fn keep(&mut self, sa: &Sa, packet: &Frame) -> Option<SampleId> {
         if self.one_in == 0 {
             return None;
         }
@@ -132,7 +132,7 @@ impl Sampler {
         let id = self.idle.pop()?;
         let sample = self.samples.get_mut(usize::from(id))?;
         sample.submitted.clear();
-        sample.submitted.extend_from_slice(packet);
+        packet.gather(&mut sample.submitted);
         Some(SampleId(id))
     }
 
@@ -178,13 +178,13 @@ impl Sampler {
     ) -> Option<Op> {
         let verifier = sa.verifier()?;
         let sample = self.samples.get_mut(usize::from(id.0))?;
+        sample.result.clear();
+        if done.status.is_ok() {
+            done.frame.gather(&mut sample.result);
+        }
         let (packet, sequence) = match (done.status.is_ok(), sa.is_outbound()) {
-            (true, true) => (&done.frame[..], done.sequence),
-            (true, false) => {
-                sample.result.clear();
-                sample.result.extend_from_slice(&done.frame);
-                (&sample.submitted[..], done.sequence)
-            }
+            (true, true) => (&sample.result[..], done.sequence),
+            (true, false) => (&sample.submitted[..], done.sequence),
             // The number of a packet that is not authentic is anybody's.
             (false, false) if done.status == Status::BadIcv && !verifier.esn => {
                 (&sample.submitted[..], 0)
@@ -194,10 +194,7 @@ impl Sampler {
         if sequence != 0 && !verifier.expect(shared, sequence) {
             return None;
         }
-        let mut frame = done.frame.pool().alloc()?;
-        if !frame.fill(packet) {
-            return None;
-        }
+        let frame = done.frame.pool().hold(packet)?;
         sample.sa = Some(sa.clone());
         sample.sequence = sequence;
         sample.status = Some(done.status);
@@ -243,7 +240,8 @@ impl Sample {
             | Status::Aborted
             | Status::SaStale
             | Status::SaInvalid
-            | Status::NoSpace => None,
+            | Status::NoSpace
+            | Status::BadGather => None,
             status if status.is_ok() && !device.is_ok() => Some(format!(
                 "it refused an authentic packet ({device:?}) that software opens as number {sequence}"
             )),
@@ -253,7 +251,7 @@ impl Sample {
                 } else {
                     &self.result
                 };
-                if opened[..] != expected[..] {
+                if !opened.holds(expected) {
                     Some(format!(
                         "a packet that it {direction} (number {}) holds other octets in software",
                         self.sequence

@@ -325,7 +325,7 @@ impl FailoverQueue {
             let bytes = if sa.is_outbound() {
                 flight.len as usize
             } else {
-                done.frame.len()
+                done.frame.packet_len()
             };
             sa.count(done.sequence, bytes);
             if origin == Origin::Software {
@@ -519,7 +519,7 @@ impl FailoverQueue {
                         sa,
                         stay,
                         device: origin == Origin::Device,
-                        len: op.frame.len() as u32,
+                        len: op.frame.packet_len() as u32,
                     };
                     op.sa = engine_handle;
                     self.book(&mut op, flight);

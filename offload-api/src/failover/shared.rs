@@ -81,6 +81,8 @@ impl Shared {
             capabilities.features -= Features::SOFTWARE;
             capabilities.max_queues = capabilities.max_queues.min(device.max_queues);
             capabilities.max_depth = capabilities.max_depth.min(device.max_depth);
+            capabilities.max_packet = capabilities.max_packet.min(device.max_packet);
+            capabilities.max_gather = capabilities.max_gather.min(device.max_gather);
         }
         Self {
             primary,

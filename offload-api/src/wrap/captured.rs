@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::pass_on;
 use crate::device::Accelerator;
 use crate::error::{DeviceError, InstallError, OpenQueueError, SaError};
+use crate::frame::Frame;
 use crate::queue::{Arm, Done, Op, QueueConfig, QueuePair};
 use crate::sa::{Direction, SaHandle, SaParams, SaUsage};
 
@@ -53,17 +54,25 @@ impl Captured {
 }
 
 impl Shared {
-    fn show<'a>(&self, goes_in: bool, packets: impl Iterator<Item = (SaHandle, u64, &'a [u8])>) {
+    fn show<'a>(&self, goes_in: bool, packets: impl Iterator<Item = (SaHandle, u64, &'a Frame)>) {
         let at = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let sas = self.sas.read().unwrap_or_else(PoisonError::into_inner);
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        for (sa, sequence, octets) in packets {
+        let mut gathered = Vec::new();
+        for (sa, sequence, frame) in packets {
             let Some((spi, direction)) = sas.get(&sa) else {
                 continue;
             };
             let side = match (direction, goes_in) {
                 (Direction::Outbound, true) | (Direction::Inbound, false) => Side::Plain,
                 (Direction::Outbound, false) | (Direction::Inbound, true) => Side::Cipher,
+            };
+            let octets = if frame.is_chained() {
+                gathered.clear();
+                frame.gather(&mut gathered);
+                &gathered[..]
+            } else {
+                &frame[..]
             };
             sink.packet(side, at, *spi, sequence, octets);
         }
@@ -122,7 +131,7 @@ impl QueuePair for CapturedQueue {
     fn enqueue(&mut self, ops: &mut Vec<Op>) -> Result<usize, DeviceError> {
         // Shown before the engine changes them in place; one that it does not take is shown again.
         let number = |op: &Op| op.explicit.map_or(0, |explicit| explicit.sequence);
-        let packets = ops.iter().map(|op| (op.sa, number(op), &op.frame[..]));
+        let packets = ops.iter().map(|op| (op.sa, number(op), &op.frame));
         self.shared.show(true, packets);
         self.inner.enqueue(ops)
     }
@@ -137,7 +146,7 @@ impl QueuePair for CapturedQueue {
         let good = done.iter().skip(before).filter(|done| done.status.is_ok());
         self.shared.show(
             false,
-            good.map(|done| (done.sa, done.sequence, &done.frame[..])),
+            good.map(|done| (done.sa, done.sequence, &done.frame)),
         );
         result
     }

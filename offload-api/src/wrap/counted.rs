@@ -219,7 +219,7 @@ impl CountedQueue {
         done.cookie = cookie;
         let counts = &*self.counts;
         counts.completed.fetch_add(1, Relaxed);
-        let bytes = done.frame.len() as u64;
+        let bytes = done.frame.packet_len() as u64;
         counts.completed_bytes.fetch_add(bytes, Relaxed);
         if let Some(counter) = counts.statuses.get(done.status as usize) {
             counter.fetch_add(1, Relaxed);
@@ -238,7 +238,7 @@ impl QueuePair for CountedQueue {
         for op in ops.iter_mut() {
             self.book(op, now);
         }
-        let bytes: u64 = ops.iter().map(|op| op.frame.len() as u64).sum();
+        let bytes: u64 = ops.iter().map(|op| op.frame.packet_len() as u64).sum();
         let result = self.inner.enqueue(ops);
         // What stays with the caller gets its cookie back.
         for op in ops.iter_mut() {
@@ -248,7 +248,7 @@ impl QueuePair for CountedQueue {
             }
         }
         let counts = &*self.counts;
-        let left: u64 = ops.iter().map(|op| op.frame.len() as u64).sum();
+        let left: u64 = ops.iter().map(|op| op.frame.packet_len() as u64).sum();
         counts.enqueues.fetch_add(1, Relaxed);
         let taken = offered.saturating_sub(ops.len()) as u64;
         counts.submitted.fetch_add(taken, Relaxed);

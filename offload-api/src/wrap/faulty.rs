@@ -134,9 +134,9 @@ impl FaultyQueue {
         } else if random.strikes(plan.refuse) {
             done.status = Status::BadIcv;
             done.frame.clear();
-        } else if random.strikes(plan.corrupt) && !done.frame.is_empty() {
-            let at = (random.next() % done.frame.len() as u64) as usize;
-            if let Some(octet) = done.frame.get_mut(at) {
+        } else if random.strikes(plan.corrupt) && done.frame.packet_len() != 0 {
+            let at = (random.next() % done.frame.packet_len() as u64) as usize;
+            if let Some(octet) = done.frame.octet_mut(at) {
                 *octet ^= 1 << (random.next() % 8);
             }
         } else if random.strikes(plan.repeat_number) && self.last_number != 0 {

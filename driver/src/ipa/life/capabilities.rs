@@ -9,6 +9,7 @@ use offload_api::sa::Suite;
 use vfio_user::message::REGION_CONFIG;
 
 use crate::bar::Registers;
+use crate::ipa::queue::MAX_GATHER;
 use crate::transport::Transport;
 
 pub(super) fn check_identity(transport: &dyn Transport) -> Result<(), DeviceError> {
@@ -64,5 +65,7 @@ pub(super) fn read_capabilities(
         max_queues: limit(identity::MAX_QUEUES, 64)? as u16,
         max_depth: limit(identity::MAX_DEPTH, 4096)?,
         max_packet: limit(identity::MAX_PACKET, 1 << 16)?,
+        // None, to a card, is one frame.
+        max_gather: limit(identity::MAX_GATHER, MAX_GATHER as u32)?.max(1) as u16,
     })
 }

@@ -139,6 +139,7 @@ impl Fake {
                 max_queues: 8,
                 max_depth: 1024,
                 max_packet: 9000,
+                max_gather: 16,
             },
             state: Arc::new(Mutex::new(State {
                 mood: Mood::Well,

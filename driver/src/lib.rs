@@ -21,6 +21,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use offload_api::capability::Features;
+use offload_api::device::Accelerator;
 use offload_api::error::DeviceError;
 use thiserror::Error;
 
@@ -90,6 +92,20 @@ impl fmt::Display for DeviceAddress {
 /// # Errors
 /// It is not there, is no ipa card, or speaks another ABI.
 pub fn open(address: &DeviceAddress) -> Result<Arc<IpaCard>, DeviceError> {
+    let card = open_null_crypto(address)?;
+    if card.capabilities().features.contains(Features::NULL_CRYPTO) {
+        return Err(DeviceError::Protocol {
+            what: "the card seals nothing: it is there for measuring only".to_owned(),
+        });
+    }
+    Ok(card)
+}
+
+/// As [`open`], also for a card that seals and opens nothing: to measure the way to it and back.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_null_crypto(address: &DeviceAddress) -> Result<Arc<IpaCard>, DeviceError> {
     let at = address.clone();
     IpaCard::open(address.to_string(), Box::new(move || connect(&at))).map(Arc::new)
 }

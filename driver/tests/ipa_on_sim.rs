@@ -436,3 +436,35 @@ fn is_given_up(stall: &str, after: Duration) {
     rig.card.reset().unwrap();
     assert_eq!(rig.card.health(), Health::Ok);
 }
+
+#[test]
+fn a_card_that_seals_nothing_is_refused_unless_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = CardConfig::new(dir.path().join("card"));
+    config.null_crypto = true;
+    config.polls = true;
+    let running = RunningCard::start(&config).unwrap();
+    let address = DeviceAddress::User(config.socket.clone());
+    let refused = driver::open(&address).err().unwrap().to_string();
+    assert!(refused.contains("seals nothing"), "{refused}");
+    let card = driver::open_null_crypto(&address).unwrap();
+    let pool = FramePool::new(FramePoolConfig::default()).unwrap();
+    card.register_pool(&pool).unwrap();
+    let sa = card.install(&params(Direction::Outbound)).unwrap();
+    let mut queue = card.open_queue(&QueueConfig { depth: 4 }).unwrap();
+    let packet = inner(44);
+    for number in 1..20 {
+        let mut frame = pool.alloc().unwrap();
+        assert!(frame.fill(&packet));
+        let op = Op {
+            sa,
+            frame,
+            cookie: 0,
+            explicit: None,
+        };
+        let done = run(&mut *queue, vec![op]).pop().unwrap();
+        assert_eq!((done.status, done.sequence), (Status::Ok, number));
+        assert_eq!(done.frame[..], packet[..]);
+    }
+    running.stop().unwrap();
+}

@@ -95,5 +95,7 @@ bitflags! {
         const FAULT_INJECTION = 1 << 10;
         /// Packets go through it from port to port: [`crate::inline`].
         const INLINE = 1 << 11;
+        /// Leaves packets as they are, for measuring the way to it and back. It protects nothing.
+        const NULL_CRYPTO = 1 << 12;
     }
 }

@@ -45,6 +45,10 @@ pub(crate) struct FunctionConfig {
     pub(crate) queues: u16,
     pub(crate) max_sas: u32,
     pub(crate) faults: FaultPlan,
+    /// It never sleeps.
+    pub(crate) polls: bool,
+    /// It seals and opens nothing.
+    pub(crate) null_crypto: bool,
 }
 
 /// A function of the card.
@@ -59,6 +63,8 @@ pub(crate) struct Card {
     pub(crate) is_faulty: bool,
     /// The heart stands still, on purpose.
     pub(crate) frozen: AtomicBool,
+    /// Its data side never sleeps.
+    pub(crate) polls: bool,
     /// Descriptors taken, for each queue: what the data side compares doorbells with, without a lock.
     taken: Box<[AtomicU32]>,
 }
@@ -89,6 +95,8 @@ pub(crate) struct Core {
     pub(crate) errors: ErrorLog,
     pub(crate) irqs: Vectors,
     pub(crate) faults: FaultPlan,
+    pub(crate) polls: bool,
+    pub(crate) null_crypto: bool,
     pub(crate) stalled: bool,
     /// Every register reads as all ones, on purpose.
     pub(crate) vanished: bool,
@@ -265,6 +273,7 @@ impl Card {
         Ok(Self {
             doorbells: Doorbells::new(config.queues)?,
             is_faulty: !config.faults.is_empty(),
+            polls: config.polls,
             core: Mutex::new(Core {
                 number: config.number,
                 of: config.of,
@@ -282,6 +291,8 @@ impl Card {
                 errors: ErrorLog::default(),
                 irqs: Vectors::new(vectors),
                 faults: config.faults,
+                polls: config.polls,
+                null_crypto: config.null_crypto,
                 stalled: false,
                 vanished: false,
                 resets_itself: false,

@@ -31,6 +31,8 @@ pub fn driver(octets: &[u8]) {
         queues: 8,
         max_sas: 64,
         faults: FaultPlan::default(),
+        polls: false,
+        null_crypto: false,
     };
     let Ok(card) = Card::new(function, Arc::new(bell)) else {
         return;

@@ -67,6 +67,11 @@ pub struct CardConfig {
     pub queues: u16,
     /// Faults to inject.
     pub faults: FaultPlan,
+    /// Poll doorbells without ever sleeping: keeps a processor busy, and answers soonest.
+    pub polls: bool,
+    /// Number packets, but leave them as they are: for measuring the way to the card and back. The
+    /// driver refuses such a card for traffic.
+    pub null_crypto: bool,
     /// Ports of its own, for inline mode of the first function.
     pub inline: Option<InlineConfig>,
 }
@@ -80,6 +85,8 @@ impl CardConfig {
             max_sas: 4096,
             queues: 8,
             faults: FaultPlan::default(),
+            polls: false,
+            null_crypto: false,
             inline: None,
         }
     }
@@ -178,6 +185,8 @@ impl SimulatedCard {
                 queues,
                 max_sas,
                 faults: config.faults.clone(),
+                polls: config.polls,
+                null_crypto: config.null_crypto,
             };
             Ok((server, Arc::new(Card::new(function, bell.clone())?)))
         };

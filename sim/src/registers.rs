@@ -78,6 +78,8 @@ impl Core {
         let mut features = CardFeatures::all();
         features.set(CardFeatures::FAULT_INJECTION, !self.faults.is_empty());
         features.set(CardFeatures::INLINE, self.inline.is_some());
+        features.set(CardFeatures::SLEEPS, !self.polls);
+        features.set(CardFeatures::NULL_CRYPTO, self.null_crypto);
         features
     }
 

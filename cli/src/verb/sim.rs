@@ -36,6 +36,13 @@ pub(crate) struct Arguments {
     /// Queue pairs.
     #[arg(long, default_value_t = 8)]
     queues: u16,
+    /// Poll for work and never sleep: answers soonest, and keeps a processor busy.
+    #[arg(long)]
+    poll: bool,
+    /// Leave packets as they are, to measure the way to the card and back. Drivers refuse such a card
+    /// for traffic.
+    #[arg(long)]
+    null_crypto: bool,
     /// Misbehave: once in N chances on average, L times in a row every M chances (NAME=LxM), exactly
     /// at some (NAME=@A,B,…), or by the rules of a TOML file; may be given several times.
     #[arg(long = "fault", value_name = "NAME=1/N|PLAN.toml")]
@@ -81,6 +88,8 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     config.functions = arguments.functions;
     config.max_sas = arguments.max_sas;
     config.queues = arguments.queues;
+    config.polls = arguments.poll;
+    config.null_crypto = arguments.null_crypto;
     let seed = arguments.seed.or(planned_seed).unwrap_or(0);
     for rule in &rules {
         tracing::warn!(%rule, seed, "this card misbehaves");

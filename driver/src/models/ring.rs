@@ -106,10 +106,10 @@ fn model(operations: u32, at_once: u32, twist: Twist) {
         while tail < operations && flights.room() != 0 {
             let frame = POOL.alloc().unwrap();
             let place = flights.begin(frame, tail.into(), SA).unwrap();
-            packets[slot as usize].store(packet(tail), Ordering::Relaxed);
+            packets[place.slot as usize].store(packet(tail), Ordering::Relaxed);
             let mut entry = Submission::new_zeroed();
-            entry.slot = slot.into();
-            entry.slot_generation = generation.into();
+            entry.slot = place.slot.into();
+            entry.slot_generation = place.generation.into();
             entry.sequence = u64::from(tail).into();
             submitting.write(tail, entry);
             tail += 1;

@@ -192,6 +192,8 @@ bitflags! {
         const PRIORITIES = 1 << 11;
         /// Has ports of its own, and rules between them and its SAs: inline mode.
         const INLINE = 1 << 12;
+        /// Seals and opens nothing, for measuring: a driver carries no traffic on it.
+        const NULL_CRYPTO = 1 << 13;
     }
 
     /// [`control::CONTROL`].

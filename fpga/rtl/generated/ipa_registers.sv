@@ -1186,6 +1186,7 @@ module ipa_registers (
             readback_data_var[10] = hwif_in.identity.FEATURES.MODERATION.next;
             readback_data_var[11] = hwif_in.identity.FEATURES.PRIORITIES.next;
             readback_data_var[12] = hwif_in.identity.FEATURES.INLINE.next;
+            readback_data_var[13] = hwif_in.identity.FEATURES.NULL_CRYPTO.next;
         end
         if(rd_mux_addr == 15'h20) begin
             readback_data_var[31:0] = hwif_in.identity.MAX_SAS.value.next;

@@ -78,6 +78,10 @@ package ipa_registers_pkg;
     } ipa_registers__identity__FEATURES__INLINE__in_t;
 
     typedef struct {
+        logic next;
+    } ipa_registers__identity__FEATURES__NULL_CRYPTO__in_t;
+
+    typedef struct {
         ipa_registers__identity__FEATURES__ESN__in_t ESN;
         ipa_registers__identity__FEATURES__TUNNEL__in_t TUNNEL;
         ipa_registers__identity__FEATURES__TRANSPORT__in_t TRANSPORT;
@@ -91,6 +95,7 @@ package ipa_registers_pkg;
         ipa_registers__identity__FEATURES__MODERATION__in_t MODERATION;
         ipa_registers__identity__FEATURES__PRIORITIES__in_t PRIORITIES;
         ipa_registers__identity__FEATURES__INLINE__in_t INLINE;
+        ipa_registers__identity__FEATURES__NULL_CRYPTO__in_t NULL_CRYPTO;
     } ipa_registers__identity__FEATURES__in_t;
 
     typedef struct {

@@ -51,6 +51,7 @@ pub(super) fn read_capabilities(
         (CardFeatures::LIFETIMES, Features::LIFETIMES),
         (CardFeatures::FAULT_INJECTION, Features::FAULT_INJECTION),
         (CardFeatures::INLINE, Features::INLINE),
+        (CardFeatures::NULL_CRYPTO, Features::NULL_CRYPTO),
     ];
     let mut features = Features::INTERRUPTS;
     for (theirs, ours) in pairs {

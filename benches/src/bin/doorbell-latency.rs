@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! From the doorbell to the completion: one 64-octet packet at a time to a simulated card in a
+//! process of its own over vfio-user, both polling. See `benches/doorbell-latency.sh`.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use driver::DeviceAddress;
+use hdrhistogram::Histogram;
+use offload_api::device::Accelerator;
+use offload_api::frame::{FramePool, FramePoolConfig};
+use offload_api::queue::{Op, QueueConfig};
+use offload_api::sa::{Direction, Grant, KeyMaterial, Numbering, SaParams, Spi, Suite};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use sim::{CardConfig, SimulatedCard};
+
+/// Octets of the packet.
+const LEN: usize = 64;
+/// Packets before the first that is measured.
+const WARM_UP: u64 = 100_000;
+const PACKETS: u64 = 2_000_000;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["card", socket, crypto] => card(Path::new(socket), crypto == "null"),
+        [] => measure("null", PACKETS),
+        [crypto @ ("null" | "aes-gcm")] => measure(crypto, PACKETS),
+        [crypto @ ("null" | "aes-gcm"), packets] => measure(crypto, packets.parse().unwrap()),
+        _ => panic!("doorbell-latency [null|aes-gcm [PACKETS]]"),
+    }
+}
+
+/// Keeps this thread, and those that it starts, to one processor.
+fn pin(processor: usize) {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    sched_setaffinity(None, &set).unwrap();
+}
+
+/// The card's process.
+fn card(socket: &Path, null_crypto: bool) {
+    pin(0);
+    let mut config = CardConfig::new(socket);
+    config.polls = true;
+    config.null_crypto = null_crypto;
+    config.queues = 1;
+    let card = SimulatedCard::bind(&config).unwrap();
+    println!("ready");
+    card.run().unwrap();
+}
+
+/// A card in a process of its own, ended with this value.
+struct CardProcess(Child);
+
+impl CardProcess {
+    fn start(socket: &Path, crypto: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg("card").arg(socket).arg(crypto);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let output = child.stdout.take().unwrap();
+        BufReader::new(output).read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "ready");
+        Self(child)
+    }
+}
+
+impl Drop for CardProcess {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn measure(crypto: &str, packets: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("card");
+    let process = CardProcess::start(&socket, crypto);
+    let card = driver::open_null_crypto(&DeviceAddress::User(socket)).unwrap();
+    // After opening: the watchdog's thread is not this one's neighbour by force.
+    pin(1);
+    let pool = FramePool::new(FramePoolConfig::default()).unwrap();
+    card.register_pool(&pool).unwrap();
+    let sa = card.install(&outbound()).unwrap();
+    let mut queue = card.open_queue(&QueueConfig { depth: 64 }).unwrap();
+    let mut packet = [0x5a; LEN];
+    packet[..20].copy_from_slice(&[
+        0x45, 0, 0, LEN as u8, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1,
+    ]);
+    let mut frame = pool.alloc().unwrap();
+    let (mut ops, mut done) = (Vec::with_capacity(1), Vec::with_capacity(1));
+    let mut times = Histogram::<u64>::new_with_bounds(1, 10_000_000_000, 3).unwrap();
+    for number in 0..WARM_UP + packets {
+        assert!(frame.fill(&packet));
+        ops.push(Op {
+            sa,
+            frame,
+            cookie: number,
+            explicit: None,
+        });
+        assert_eq!(queue.enqueue(&mut ops).unwrap(), 1);
+        let rung = Instant::now();
+        queue.kick().unwrap();
+        while queue.dequeue(&mut done, 1).unwrap() == 0 {
+            std::hint::spin_loop();
+        }
+        let took = rung.elapsed().as_nanos() as u64;
+        let completed = done.pop().unwrap();
+        assert!(completed.status.is_ok());
+        assert_eq!((completed.cookie, completed.sequence), (number, number + 1));
+        frame = completed.frame;
+        if number >= WARM_UP {
+            times.record(took).unwrap();
+        }
+    }
+    let at = |percentile: f64| times.value_at_percentile(percentile);
+    let report = serde_json::json!({
+        "crypto": crypto,
+        "packets": times.len(),
+        "min_ns": times.min(),
+        "p50_ns": at(50.0),
+        "p90_ns": at(90.0),
+        "p99_ns": at(99.0),
+        "p99_9_ns": at(99.9),
+        "max_ns": times.max(),
+    });
+    println!("{report:#}");
+    drop(process);
+}
+
+fn outbound() -> SaParams {
+    let suite = Suite::AES_128_GCM;
+    SaParams {
+        numbering: Numbering::Granted(Some(Grant {
+            first: 1,
+            last: u64::MAX,
+        })),
+        ..SaParams::tunnel(
+            Spi::new(0x1000).unwrap(),
+            Direction::Outbound,
+            suite,
+            KeyMaterial::from_keymat(suite, &[1; 20], &[]).unwrap(),
+        )
+    }
+}

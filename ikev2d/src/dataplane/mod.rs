@@ -6,6 +6,7 @@
 mod acquire;
 mod policy;
 mod sockets;
+mod to_tun;
 mod worker;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};

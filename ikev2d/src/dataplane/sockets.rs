@@ -240,17 +240,20 @@ pub(super) fn send_raw(
     Ok(())
 }
 
-/// Receives one packet of IP protocol 50: its length in `buffer` and its sender.
+/// Receives one packet of IP protocol 50: its length in `buffer`, unless it does not fit there, and
+/// its sender.
 pub(super) fn receive_raw(
     socket: &OwnedFd,
     buffer: &mut [u8],
-) -> io::Result<Option<(usize, IpAddr)>> {
+) -> io::Result<Option<(Option<usize>, IpAddr)>> {
     let mut parts = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_DONTWAIT;
     match recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, None, flags) {
         Ok(message) => {
             let sender = message.address.as_ref().and_then(address_of);
-            Ok(sender.map(|sender| (message.bytes, sender.ip())))
+            let whole = !message.flags.contains(MsgFlags::MSG_TRUNC);
+            let len = whole.then_some(message.bytes);
+            Ok(sender.map(|sender| (len, sender.ip())))
         }
         Err(nix::Error::EAGAIN | nix::Error::EINTR) => Ok(None),
         Err(error) => Err(error.into()),

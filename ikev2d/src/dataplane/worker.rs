@@ -22,6 +22,7 @@ use tun_rs::{GROTable, IDEAL_BATCH_SIZE, SyncDevice, VIRTIO_NET_HDR_LEN};
 use super::acquire::AcquireGate;
 use super::policy::{InboundEntry, OutboundEntry};
 use super::sockets::{self, MOST_OCTETS, MOST_SEGMENTS, Receiver};
+use super::to_tun::TunPacket;
 use super::{Encapsulation, Shared, Upcall};
 
 /// Operations that one round takes in from each side.
@@ -40,8 +41,6 @@ const SLEEP: Timespec = Timespec {
 };
 /// Room in front of a packet that goes to the TUN.
 const TUN_OFFSET: usize = VIRTIO_NET_HDR_LEN;
-/// Room for coalesced packets.
-const GRO_BUFFER: usize = (1 << 16) + TUN_OFFSET;
 
 pub(super) struct Worker {
     number: usize,
@@ -57,7 +56,7 @@ pub(super) struct Worker {
     tun_sizes: Vec<usize>,
     tun_raw: Vec<u8>,
     gro: GROTable,
-    to_tun: Vec<Vec<u8>>,
+    to_tun: Vec<TunPacket>,
     to_tun_len: usize,
     ops: Vec<Op>,
     done: Vec<Done>,
@@ -68,9 +67,8 @@ pub(super) struct Worker {
     batch: Vec<Frame>,
     batch_entry: Option<Arc<OutboundEntry>>,
     batch_octets: usize,
-    raw_buffer: Vec<u8>,
     ports: Vec<u16>,
-    /// Frames are short: the TUN is not read.
+    /// Frames are short: the TUN and raw sockets are not read.
     starved: bool,
     acquires: AcquireGate,
 }
@@ -122,7 +120,7 @@ impl Worker {
             tun_sizes: vec![0; IDEAL_BATCH_SIZE],
             tun_raw: vec![0; (1 << 16) + VIRTIO_NET_HDR_LEN],
             gro: GROTable::default(),
-            to_tun: (0..BURST).map(|_| Vec::with_capacity(GRO_BUFFER)).collect(),
+            to_tun: (0..BURST).map(|_| TunPacket::default()).collect(),
             to_tun_len: 0,
             ops: Vec::with_capacity(4 * BURST),
             done: Vec::with_capacity(4 * BURST),
@@ -131,7 +129,6 @@ impl Worker {
             batch: Vec::with_capacity(MOST_SEGMENTS),
             batch_entry: None,
             batch_octets: 0,
-            raw_buffer: vec![0; 1 << 16],
             starved: false,
             acquires: AcquireGate::default(),
         })
@@ -308,35 +305,40 @@ impl Worker {
         let mut worked = false;
         for socket in &self.raw {
             for _ in 0..READS {
-                let received = sockets::receive_raw(socket, &mut self.raw_buffer);
-                let Ok(Some((len, sender))) = received else {
+                // Straight into a frame; without one, packets wait in the kernel.
+                let Some(mut frame) = self.pool.alloc() else {
+                    self.starved = true;
+                    break;
+                };
+                let room = frame.tailroom();
+                let Some(room) = frame.push_back(room) else {
+                    break;
+                };
+                let Ok(Some((len, sender))) = sockets::receive_raw(socket, room) else {
                     break;
                 };
                 worked = true;
-                let octets = self.raw_buffer.get(..len).unwrap_or_default();
-                // IPv4 raw sockets deliver the IP header, IPv6 ones do not.
-                let esp = if sender.is_ipv4() {
-                    let words = octets.first().map_or(0, |octet| octet & 0x0f);
-                    let skip = usize::from(words) * 4;
-                    octets.get(skip.max(Ipv4Header::LEN)..).unwrap_or_default()
-                } else {
-                    octets
-                };
-                let policy = self.shared.policy.load();
                 self.shared.counters.esp_received.fetch_add(1, Relaxed);
-                let entry = Header::parse(esp).and_then(|header| policy.inbound(header.spi.get()));
+                let Some(len) = len else {
+                    self.shared.counters.refused.fetch_add(1, Relaxed);
+                    continue;
+                };
+                frame.truncate(len);
+                // IPv4 raw sockets deliver the IP header, IPv6 ones do not.
+                if sender.is_ipv4() {
+                    let words = frame.first().map_or(0, |octet| octet & 0x0f);
+                    let skip = (usize::from(words) * 4).max(Ipv4Header::LEN);
+                    if !frame.pull_front(skip) {
+                        frame.clear();
+                    }
+                }
+                let policy = self.shared.policy.load();
+                let header = Header::parse(&frame);
+                let entry = header.and_then(|header| policy.inbound(header.spi.get()));
                 let Some(entry) = entry else {
                     self.shared.counters.unknown_spi.fetch_add(1, Relaxed);
                     continue;
                 };
-                let Some(mut frame) = self.pool.alloc() else {
-                    self.shared.counters.overload.fetch_add(1, Relaxed);
-                    continue;
-                };
-                if !frame.fill(esp) {
-                    self.shared.counters.refused.fetch_add(1, Relaxed);
-                    continue;
-                }
                 let flight = Flight::In(entry.clone(), SocketAddr::new(sender, 0));
                 let cookie = book(&mut self.flights, &mut self.free, flight);
                 self.ops.push(Op {
@@ -373,7 +375,7 @@ impl Worker {
             }
             match flight {
                 Flight::Out(entry) => self.send(entry, done.frame),
-                Flight::In(entry, remote) => self.deliver(&entry, remote, &done),
+                Flight::In(entry, remote) => self.deliver(&entry, remote, done),
             }
         }
         self.done = finished;
@@ -455,7 +457,7 @@ impl Worker {
         counter.fetch_add(count as u64, Relaxed);
     }
 
-    fn deliver(&mut self, entry: &InboundEntry, remote: SocketAddr, done: &Done) {
+    fn deliver(&mut self, entry: &InboundEntry, remote: SocketAddr, done: Done) {
         let counters = &self.shared.counters;
         if done.next_header == NEXT_HEADER_DUMMY {
             counters.dummies.fetch_add(1, Relaxed);
@@ -485,10 +487,8 @@ impl Worker {
         if self.to_tun_len == self.to_tun.len() {
             self.flush_tun();
         }
-        if let Some(buffer) = self.to_tun.get_mut(self.to_tun_len) {
-            buffer.clear();
-            buffer.resize(TUN_OFFSET, 0);
-            buffer.extend_from_slice(&done.frame);
+        if let Some(packet) = self.to_tun.get_mut(self.to_tun_len) {
+            packet.set(done.frame);
             self.to_tun_len += 1;
         }
     }
@@ -500,6 +500,7 @@ impl Worker {
         let count = std::mem::take(&mut self.to_tun_len);
         let packets = self.to_tun.get_mut(..count).unwrap_or_default();
         let written = self.tun.send_multiple(&mut self.gro, packets, TUN_OFFSET);
+        packets.iter_mut().for_each(TunPacket::clear);
         let counters = &self.shared.counters;
         let counter = if written.is_ok() {
             &counters.tun_sent
@@ -534,11 +535,8 @@ impl Worker {
                     .iter()
                     .map(|socket| PollFd::new(socket, PollFlags::IN)),
             );
-            fds.extend(
-                self.raw
-                    .iter()
-                    .map(|socket| PollFd::new(socket, PollFlags::IN)),
-            );
+            let raw = self.raw.iter().filter(|_| !self.starved);
+            fds.extend(raw.map(|socket| PollFd::new(socket, PollFlags::IN)));
         }
         let _ = poll(&mut fds, Some(if busy { &NAP } else { &SLEEP }));
     }

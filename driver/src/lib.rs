@@ -7,6 +7,8 @@
 
 pub mod bar;
 pub mod dma;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod handshake;
 pub mod ipa;
 #[cfg(test)]

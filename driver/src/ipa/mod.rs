@@ -319,16 +319,18 @@ impl Accelerator for IpaCard {
     }
 }
 
+/// What a card counts is its own word: it may say anything.
 fn add(a: Counters, b: Counters) -> Counters {
+    let add = u64::saturating_add;
     Counters {
-        sealed: a.sealed + b.sealed,
-        sealed_bytes: a.sealed_bytes + b.sealed_bytes,
-        opened: a.opened + b.opened,
-        opened_bytes: a.opened_bytes + b.opened_bytes,
-        errors: a.errors + b.errors,
-        aborted: a.aborted + b.aborted,
-        bogus_completions: a.bogus_completions + b.bogus_completions,
-        sas: a.sas + b.sas,
+        sealed: add(a.sealed, b.sealed),
+        sealed_bytes: add(a.sealed_bytes, b.sealed_bytes),
+        opened: add(a.opened, b.opened),
+        opened_bytes: add(a.opened_bytes, b.opened_bytes),
+        errors: add(a.errors, b.errors),
+        aborted: add(a.aborted, b.aborted),
+        bogus_completions: add(a.bogus_completions, b.bogus_completions),
+        sas: add(a.sas, b.sas),
     }
 }
 
@@ -341,3 +343,19 @@ const STATISTICS: [u64; 6] = [
     statistics::ERRORS,
     statistics::SAS,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_a_card_that_claims_too_much_do_not_overflow() {
+        let most = Counters {
+            sealed: u64::MAX,
+            sas: u64::MAX,
+            ..Counters::default()
+        };
+        let sum = add(most, most);
+        assert_eq!((sum.sealed, sum.sas, sum.opened), (u64::MAX, u64::MAX, 0));
+    }
+}

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `esplanade`: accelerator cards and the tunnels on them, from the command line. One file per verb.
+#![forbid(unsafe_code)]
 
 mod daemon;
 mod engine;

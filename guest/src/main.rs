@@ -4,6 +4,8 @@
 //!
 //! `xtask` reads the lines that start with `GUEST`; the last is `GUEST PASS`, or it did not pass.
 
+#![forbid(unsafe_code)]
+
 mod traffic;
 
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the end-to-end tests share.
+#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 

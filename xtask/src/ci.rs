@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::demo::path_with_sbin;
 use crate::prerequisites::{BUILD, END_TO_END, NETWORK, PEER_PLUGINS, ensure};
-use crate::{regs, rtl, run, vm};
+use crate::{deny, regs, rtl, run, vm};
 
 /// The package whose tests make networks.
 const NETWORK_TESTS: &str = "tests";
@@ -36,7 +36,9 @@ const STEPS: &[Step] = &[
         ];
         run::succeed(run::cargo().args(lints))
     }),
+    ("dependencies", deny::check_if_installed),
     ("tests", tests),
+    ("models of the SA cache", cache_models),
     ("documentation tests", || {
         run::succeed(run::cargo().args(["test", "--workspace", "--locked", "--doc"]))
     }),
@@ -103,6 +105,19 @@ fn tests() -> Result<()> {
     run::succeed(command.args(["--workspace", "--exclude", NETWORK_TESTS, "--locked"]))
 }
 
+/// Every interleaving of the SA cache's writers and readers, which are compiled for loom. The driver's
+/// and the card's models are ordinary tests.
+fn cache_models() -> Result<()> {
+    let mut command = test_command(run::cargo());
+    command
+        .args(["--package", "offload-api", "--locked", "loom"])
+        .env("CARGO_TARGET_DIR", run::target_directory().join("loom"))
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
+        .env("RUSTFLAGS", "--cfg loom")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    run::succeed(&mut command)
+}
+
 /// Those that make networks need root over them: in a user namespace for anybody else.
 fn network_tests() -> Result<()> {
     let mut command = if run::is_root() {
@@ -123,7 +138,7 @@ fn network_tests() -> Result<()> {
 }
 
 /// `cargo nextest run` where it is installed, `cargo test` elsewhere.
-fn test_command(mut command: Command) -> Command {
+pub(crate) fn test_command(mut command: Command) -> Command {
     if run::answers("cargo-nextest", &["nextest", "--version"]) {
         command.args(["nextest", "run", "--no-fail-fast"]);
     } else {

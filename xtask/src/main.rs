@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The project's own chores: `cargo demo`, `cargo ci`, `cargo xtask fuzz`, `cargo xtask regs`,
-//! `cargo xtask rtl`, `cargo xtask vm`.
+//! The project's own chores: `cargo demo`, `cargo ci`, and `cargo xtask` with deny, fuzz, regs, rtl,
+//! sanitize, vm.
+#![forbid(unsafe_code)]
 
 mod ci;
 mod demo;
+mod deny;
 mod fuzz;
 mod prerequisites;
 mod python;
 mod regs;
 mod rtl;
 mod run;
+mod sanitize;
+mod unsafe_code;
 mod vm;
 
 use std::path::PathBuf;
@@ -45,6 +49,17 @@ enum Chore {
         #[arg(default_value = "")]
         name: String,
     },
+    /// Check licences, layers and sources of the dependencies.
+    Deny,
+    /// Run the tests of what is concurrent, or holds `unsafe`, under sanitizers.
+    Sanitize {
+        /// Only this one.
+        #[arg(value_enum)]
+        which: Option<sanitize::Sanitizer>,
+        /// Only tests whose name contains this.
+        #[arg(long)]
+        test: Option<String>,
+    },
     /// Lint, simulate and prove the accelerator's RTL.
     Rtl {
         /// Only these parts.
@@ -70,6 +85,8 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(),
         Chore::Fuzz { seconds, name } => fuzz::run(seconds, &name),
         Chore::Rtl { parts } => rtl::run(&parts),
+        Chore::Deny => deny::run(),
+        Chore::Sanitize { which, test } => sanitize::run(which, test.as_deref()),
         Chore::Vm(arguments) => vm::run(&arguments),
         Chore::Regs { check, html } => regs::run(check, html.as_deref()),
     };

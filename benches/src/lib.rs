@@ -4,3 +4,4 @@
 pub mod counting;
 pub mod memory;
 pub mod null_card;
+pub mod own_card;

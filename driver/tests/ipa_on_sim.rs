@@ -468,3 +468,42 @@ fn a_card_that_seals_nothing_is_refused_unless_it_is_asked_for() {
     }
     running.stop().unwrap();
 }
+
+#[test]
+fn many_sas_are_installed_at_once_and_the_bad_ones_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = CardConfig::new(dir.path().join("card"));
+    config.max_sas = 150;
+    let running = RunningCard::start(&config).unwrap();
+    let card = driver::open(&DeviceAddress::User(config.socket.clone())).unwrap();
+    let good = params(Direction::Outbound);
+    let mut bad = params(Direction::Outbound);
+    bad.numbering = Numbering::Granted(Some(Grant { first: 5, last: 4 }));
+    // More than one command takes, with bad ones between, and more than there is room for.
+    let all: Vec<(&SaParams, u64)> = (0..180)
+        .map(|n| (if n % 9 == 4 { &bad } else { &good }, n))
+        .collect();
+    let told = card.install_many(&all);
+    assert_eq!(told.len(), 180);
+    let mut indexes = std::collections::HashSet::new();
+    for (n, told) in told.iter().enumerate() {
+        match told {
+            Ok(sa) => {
+                assert!(n % 9 != 4);
+                assert!(indexes.insert(sa.index), "an index twice");
+                assert_eq!(card.usage(*sa).unwrap().packets, 0);
+            }
+            Err(InstallError::Invalid(_)) => assert_eq!(n % 9, 4),
+            Err(InstallError::TableFull { capacity }) => {
+                assert_eq!((*capacity, indexes.len()), (150, 150));
+            }
+            Err(error) => panic!("{n}: {error}"),
+        }
+    }
+    assert_eq!((indexes.len(), card.counters().sas), (150, 150));
+    assert!(card.install_many(&[]).is_empty());
+    running.stop().unwrap();
+    let lost = card.install_many(&[(&good, 0), (&bad, 1)]);
+    assert!(matches!(lost[0], Err(InstallError::Device(_))));
+    assert!(matches!(lost[1], Err(InstallError::Invalid(_))));
+}

@@ -50,6 +50,13 @@ pub trait Accelerator: Send + Sync {
         self.install(sa)
     }
 
+    /// Installs many SAs, each as [`install_as`](Self::install_as) would; a device that takes many with
+    /// one command is much faster so.
+    fn install_many(&self, sas: &[(&SaParams, u64)]) -> Vec<Result<SaHandle, InstallError>> {
+        let install = |(sa, cookie): &(&SaParams, u64)| self.install_as(sa, *cookie);
+        sas.iter().map(install).collect()
+    }
+
     /// SAs that it carries, by their index in the engine from `from` on, `most` at most: how a host that
     /// has restarted finds those of a device that went on. Engines that end with their process have none
     /// to tell.

@@ -41,7 +41,7 @@ pub trait QueuePair: Send {
     fn in_flight(&self) -> usize;
 
     /// Stops the queue and brings every frame home, as far as the device provably can't write it
-    /// any more.
+    /// any more. Dropping it does the same, and the frames go to their pools.
     fn close(self: Box<Self>) -> Vec<Done>;
 }
 

@@ -3,19 +3,15 @@
 //! process of its own over vfio-user, both polling. See `benches/doorbell-latency.sh`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use benches::own_card::{OwnCard, be_the_card_if_asked, pin};
 use driver::DeviceAddress;
 use hdrhistogram::Histogram;
 use offload_api::device::Accelerator;
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Op, QueueConfig};
 use offload_api::sa::{Direction, Grant, KeyMaterial, Numbering, SaParams, Spi, Suite};
-use rustix::thread::{CpuSet, sched_setaffinity};
-use sim::{CardConfig, SimulatedCard};
 
 /// Octets of the packet.
 const LEN: usize = 64;
@@ -24,10 +20,10 @@ const WARM_UP: u64 = 100_000;
 const PACKETS: u64 = 2_000_000;
 
 fn main() {
+    be_the_card_if_asked();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
-        ["card", socket, crypto] => card(Path::new(socket), crypto == "null"),
         [] => measure("null", PACKETS),
         [crypto @ ("null" | "aes-gcm")] => measure(crypto, PACKETS),
         [crypto @ ("null" | "aes-gcm"), packets] => measure(crypto, packets.parse().unwrap()),
@@ -35,55 +31,11 @@ fn main() {
     }
 }
 
-/// Keeps this thread, and those that it starts, to one processor.
-fn pin(processor: usize) {
-    let mut set = CpuSet::new();
-    set.set(processor);
-    sched_setaffinity(None, &set).unwrap();
-}
-
-/// The card's process.
-fn card(socket: &Path, null_crypto: bool) {
-    pin(0);
-    let mut config = CardConfig::new(socket);
-    config.polls = true;
-    config.null_crypto = null_crypto;
-    config.queues = 1;
-    let card = SimulatedCard::bind(&config).unwrap();
-    println!("ready");
-    card.run().unwrap();
-}
-
-/// A card in a process of its own, ended with this value.
-struct CardProcess(Child);
-
-impl CardProcess {
-    fn start(socket: &Path, crypto: &str) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg("card").arg(socket).arg(crypto);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        let output = child.stdout.take().unwrap();
-        BufReader::new(output).read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), "ready");
-        Self(child)
-    }
-}
-
-impl Drop for CardProcess {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn measure(crypto: &str, packets: u64) {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("card");
-    let process = CardProcess::start(&socket, crypto);
-    let card = driver::open_null_crypto(&DeviceAddress::User(socket)).unwrap();
+    let process = OwnCard::start(crypto == "null").unwrap();
+    let card = driver::open_null_crypto(&DeviceAddress::User(process.socket())).unwrap();
     // After opening: the watchdog's thread is not this one's neighbour by force.
-    pin(1);
+    pin(1).unwrap();
     let pool = FramePool::new(FramePoolConfig::default()).unwrap();
     card.register_pool(&pool).unwrap();
     let sa = card.install(&outbound()).unwrap();

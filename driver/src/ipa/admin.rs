@@ -4,9 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fpga_regs::admin::{Command, CommandCompletion, CommandStatus, Opcode};
+use fpga_regs::admin::{Command, CommandCompletion, CommandStatus, Opcode, SaAdded};
+use fpga_regs::context::SaContext;
 use fpga_regs::registers::admin_queue;
 use offload_api::error::DeviceError;
+
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::bar::Registers;
 use crate::dma::{DmaArena, DmaSlice};
@@ -14,8 +17,12 @@ use crate::ring::{CompletionRing, SubmissionRing};
 
 /// Entries of both rings.
 pub(super) const DEPTH: u32 = 16;
-/// Octets of the payload buffer.
-const PAYLOAD: u64 = 4096;
+/// SAs that one command adds, at most.
+pub(super) const BULK: usize = 64;
+/// Octets of their contexts.
+const CONTEXTS: u64 = (BULK * size_of::<SaContext>()) as u64;
+/// Octets of the payload buffer: contexts, and behind them the card's answers.
+const PAYLOAD: u64 = CONTEXTS + (BULK * size_of::<SaAdded>()) as u64;
 /// How long the card may take for a command.
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -100,6 +107,33 @@ impl AdminQueue {
             value: completion.value.get(),
             payload,
         })
+    }
+
+    /// Adds SAs from so many contexts, [`BULK`] at most; what became of each.
+    pub(super) fn add_bulk(
+        &mut self,
+        registers: &Registers<'_>,
+        contexts: &[u8],
+    ) -> Result<Vec<SaAdded>, DeviceError> {
+        let count = contexts.len() / size_of::<SaContext>();
+        let mut added = vec![SaAdded::new_zeroed(); count];
+        // What an earlier command left there is no answer.
+        self.arena.write(self.payload, CONTEXTS, added.as_bytes());
+        self.arena.write(self.payload, 0, contexts);
+        let answers = self.arena.iova_of(self.payload) + CONTEXTS;
+        let arguments = [count as u64, answers, 0, 0, 0];
+        let opcode = Opcode::SaAddBulk;
+        let result = self.exchange(registers, opcode, 0, 0, arguments, contexts.len());
+        self.arena.write(self.payload, 0, &vec![0; contexts.len()]);
+        let completion = result?;
+        if completion.status != CommandStatus::Ok as u8 {
+            return Err(DeviceError::Protocol {
+                what: format!("many SAs at once: status {}", completion.status),
+            });
+        }
+        self.arena
+            .read(self.payload, CONTEXTS, added.as_mut_bytes());
+        Ok(added)
     }
 
     fn exchange(

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fpga_regs::admin::{CommandStatus, Opcode};
+use fpga_regs::admin::{CommandStatus, Opcode, SaAdded};
 use fpga_regs::descriptor::{Completion, Event, Submission};
 use fpga_regs::registers::{
     ABI_VERSION, CardFeatures, CardStatus, Control, DOORBELL_BAR, DOORBELL_PAGE, MAGIC_VALUE,
@@ -334,6 +334,13 @@ impl Life {
             payload,
         );
         drop(admin);
+        self.judge(result)
+    }
+
+    /// Adds SAs from their contexts; what became of each.
+    pub(super) fn add_bulk(&self, contexts: &[u8]) -> Result<Vec<SaAdded>, DeviceError> {
+        self.check()?;
+        let result = lock(&self.admin).add_bulk(&self.registers(), contexts);
         self.judge(result)
     }
 

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use fpga_regs::admin::{CommandStatus, Opcode};
-use fpga_regs::context::Usage;
+use fpga_regs::context::{SaContext, Usage};
 use fpga_regs::registers::statistics;
 use offload_api::capability::{Capabilities, Features};
 use offload_api::carried::CarriedSa;
@@ -31,6 +31,7 @@ use offload_api::inline::Inline;
 use offload_api::queue::{QueueConfig, QueuePair};
 use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage};
 use zerocopy::{FromBytes, IntoBytes};
+use zeroize::Zeroizing;
 
 use crate::transport::Transport;
 use admin::Answer;
@@ -155,6 +156,59 @@ impl IpaCard {
         }
     }
 
+    /// What the card said to an SA.
+    fn added(
+        &self,
+        life: &Life,
+        sa: &SaParams,
+        status: CommandStatus,
+        (index, generation): (u32, u32),
+    ) -> Result<SaHandle, InstallError> {
+        match status {
+            CommandStatus::Ok => Ok(life.adopt(index, generation)),
+            CommandStatus::TableFull => Err(InstallError::TableFull {
+                capacity: self.capabilities.max_sas,
+            }),
+            CommandStatus::Unsupported => Err(Unsupported::Suite { suite: sa.suite }.into()),
+            status => Err(DeviceError::Protocol {
+                what: format!("SA refused: {status:?}"),
+            }
+            .into()),
+        }
+    }
+
+    /// Installs as many SAs as one command takes.
+    fn install_chunk(&self, sas: &[(&SaParams, u64)]) -> Vec<Result<SaHandle, InstallError>> {
+        let life = self.life();
+        let check = |sa: &SaParams| -> Result<(), InstallError> {
+            sa.validate()?;
+            Ok(self.capabilities.check(sa)?)
+        };
+        let checked: Vec<_> = sas.iter().map(|(sa, _)| check(sa)).collect();
+        let mut contexts = Zeroizing::new(Vec::with_capacity(sas.len() * size_of::<SaContext>()));
+        for ((sa, cookie), _) in sas.iter().zip(&checked).filter(|(_, good)| good.is_ok()) {
+            contexts.extend_from_slice(&context::encode(sa, *cookie));
+        }
+        let added = if contexts.is_empty() {
+            Ok(Vec::new())
+        } else {
+            life.add_bulk(&contexts)
+        };
+        let mut added = added.map(Vec::into_iter);
+        let told = sas.iter().zip(checked).map(|((sa, _), checked)| {
+            checked?;
+            let added = added.as_mut().map_err(|error| error.clone())?.next();
+            let status = added.and_then(|added| CommandStatus::from_code(added.status));
+            let (Some(added), Some(status)) = (added, status) else {
+                let what = "no answer to an SA".to_owned();
+                return Err(DeviceError::Protocol { what }.into());
+            };
+            let place = (added.index.get(), added.generation.get());
+            self.added(&life, sa, status, place)
+        });
+        told.collect()
+    }
+
     fn usage_command(life: &Life, sa: SaHandle, opcode: Opcode) -> Result<SaUsage, SaError> {
         let answer = Self::command(life, sa, opcode, [0; 5], &[0; size_of::<Usage>()])?;
         let usage = Usage::read_from_prefix(&answer.payload).map(|(usage, _)| usage);
@@ -213,17 +267,13 @@ impl Accelerator for IpaCard {
         let life = self.life();
         let context = context::encode(sa, cookie);
         let answer = life.command(Opcode::SaAdd, 0, 0, [0; 5], &context)?;
-        match answer.status {
-            CommandStatus::Ok => Ok(life.adopt(answer.index, answer.generation)),
-            CommandStatus::TableFull => Err(InstallError::TableFull {
-                capacity: self.capabilities.max_sas,
-            }),
-            CommandStatus::Unsupported => Err(Unsupported::Suite { suite: sa.suite }.into()),
-            status => Err(DeviceError::Protocol {
-                what: format!("SA refused: {status:?}"),
-            }
-            .into()),
-        }
+        self.added(&life, sa, answer.status, (answer.index, answer.generation))
+    }
+
+    fn install_many(&self, sas: &[(&SaParams, u64)]) -> Vec<Result<SaHandle, InstallError>> {
+        sas.chunks(admin::BULK)
+            .flat_map(|sas| self.install_chunk(sas))
+            .collect()
     }
 
     fn carried(&self, from: u32, most: usize) -> Result<Vec<CarriedSa>, DeviceError> {

@@ -56,6 +56,7 @@ pub(super) struct IpaQueue {
     pulse: Arc<Pulse>,
     /// The pool of the last frame, and where the card sees it.
     last_pool: Option<(u32, u64)>,
+    is_shut: bool,
 }
 
 impl IpaQueue {
@@ -96,6 +97,7 @@ impl IpaQueue {
             head: 0,
             pulse,
             last_pool: None,
+            is_shut: false,
         })
     }
 
@@ -332,6 +334,22 @@ impl QueuePair for IpaQueue {
     }
 
     fn close(mut self: Box<Self>) -> Vec<Done> {
+        self.shut()
+    }
+}
+
+impl Drop for IpaQueue {
+    fn drop(&mut self) {
+        if !self.is_shut {
+            // One that is forgotten must not cost its frames, nor its number.
+            drop(self.shut());
+        }
+    }
+}
+
+impl IpaQueue {
+    fn shut(&mut self) -> Vec<Done> {
+        self.is_shut = true;
         let mut done = std::mem::take(&mut self.refused);
         let was_lost = self.life.check().is_err();
         let deleted = self.life.delete_queue(self.number);

@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -134,10 +135,8 @@ impl FramePool {
         let index = self.inner.free.pop()?;
         Some(Frame {
             pool: self.clone(),
-            index,
-            offset: self.inner.config.headroom,
-            len: 0,
-            next: NO_SLOT,
+            extent: Pair::new(self.inner.config.headroom, 0),
+            slots: Pair::new(index, NO_SLOT),
         })
     }
 
@@ -210,24 +209,43 @@ pub struct PoolMemory<'pool> {
 /// the last.
 pub struct Frame {
     pool: FramePool,
-    /// The slot.
-    index: u32,
-    /// Of the packet, within the slot.
-    offset: u32,
-    len: u32,
-    /// The slot of the next segment.
-    next: u32,
+    /// Offset and length of the packet within the slot.
+    extent: Pair,
+    /// The slot, and that of the next segment.
+    slots: Pair,
+}
+
+/// Two numbers in one word: frames are moved often, and a load that needs two earlier stores waits for
+/// both.
+#[derive(Clone, Copy)]
+struct Pair(u64);
+
+impl Pair {
+    #[inline]
+    fn new(first: u32, second: u32) -> Self {
+        Self(u64::from(second) << 32 | u64::from(first))
+    }
+
+    #[inline]
+    fn first(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline]
+    fn second(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
 }
 
 impl Drop for Frame {
     #[inline]
     fn drop(&mut self) {
-        if self.next != NO_SLOT {
+        if self.is_chained() {
             self.drop_rest();
         }
-        if self.index != NO_SLOT {
+        if self.index() != NO_SLOT {
             // The queue has room for every slot, and each slot has one owner.
-            let _ = self.pool.inner.free.push(self.index);
+            let _ = self.pool.inner.free.push(self.index());
         }
     }
 }
@@ -236,7 +254,7 @@ impl Frame {
     /// Octets free in front of the packet.
     #[inline]
     pub fn headroom(&self) -> usize {
-        self.offset as usize
+        self.offset() as usize
     }
 
     /// Octets free behind the packet.
@@ -253,8 +271,8 @@ impl Frame {
         if count > self.headroom() {
             return None;
         }
-        self.offset -= count as u32;
-        self.len += count as u32;
+        let (offset, len) = (self.offset(), self.length());
+        self.set_extent(offset - count as u32, len + count as u32);
         self.get_mut(..count)
     }
 
@@ -267,19 +285,19 @@ impl Frame {
         if self.is_chained() {
             return self.grow_last(count as u32);
         }
-        let before = self.len as usize;
-        self.len += count as u32;
+        let before = self.length() as usize;
+        self.set_extent(self.offset(), self.length() + count as u32);
         self.get_mut(before..)
     }
 
     /// Takes `count` octets off the front; false where there are fewer (in the first segment).
     #[must_use]
     pub fn pull_front(&mut self, count: usize) -> bool {
-        if count > self.len as usize {
+        if count > self.length() as usize {
             return false;
         }
-        self.offset += count as u32;
-        self.len -= count as u32;
+        let (offset, len) = (self.offset(), self.length());
+        self.set_extent(offset + count as u32, len - count as u32);
         true
     }
 
@@ -289,17 +307,16 @@ impl Frame {
         if self.is_chained() {
             return self.cut(0, len, true);
         }
-        self.len = self.len.min(len);
+        self.set_extent(self.offset(), self.length().min(len));
     }
 
     /// Empties the frame and restores the pool's headroom; the rest of a chain goes home.
     #[inline]
     pub fn clear(&mut self) {
-        if self.next != NO_SLOT {
+        if self.is_chained() {
             self.drop_rest();
         }
-        self.offset = self.pool.inner.config.headroom;
-        self.len = 0;
+        self.set_extent(self.pool.inner.config.headroom, 0);
     }
 
     /// Replaces the packet; false where it does not fit.
@@ -326,13 +343,64 @@ impl Frame {
     #[inline]
     pub fn extent(&self) -> (u64, u32) {
         let size = self.pool.inner.config.slot_size;
-        (u64::from(self.index) * u64::from(size), size)
+        (u64::from(self.index()) * u64::from(size), size)
+    }
+
+    /// Makes `len` octets from `offset` of the slot, or of a chain's [pieces](Self::pieces), the
+    /// packet; false where they do not lie within.
+    #[inline]
+    #[must_use]
+    pub fn place(&mut self, offset: u32, len: u32) -> bool {
+        if self.is_chained() {
+            return self.place_pieces(offset, len);
+        }
+        let size = self.pool.inner.config.slot_size;
+        let fits = offset.checked_add(len).is_some_and(|end| end <= size);
+        if fits {
+            self.set_extent(offset, len);
+        }
+        fits
     }
 
     /// Gives the frame to a device.
     #[inline]
     pub fn into_device(self) -> DeviceFrame {
-        DeviceFrame { frame: Some(self) }
+        let frame = ManuallyDrop::new(self);
+        DeviceFrame { frame }
+    }
+
+    #[inline]
+    fn offset(&self) -> u32 {
+        self.extent.first()
+    }
+
+    /// Of the first segment, as the slice's length is.
+    #[inline]
+    fn length(&self) -> u32 {
+        self.extent.second()
+    }
+
+    #[inline]
+    fn set_extent(&mut self, offset: u32, len: u32) {
+        self.extent = Pair::new(offset, len);
+    }
+
+    #[inline]
+    fn index(&self) -> u32 {
+        self.slots.first()
+    }
+
+    #[inline]
+    fn next(&self) -> u32 {
+        self.slots.second()
+    }
+
+    /// Sets the next segment's slot and gives the one before.
+    #[inline]
+    fn replace_next(&mut self, next: u32) -> u32 {
+        let before = self.next();
+        self.slots = Pair::new(self.index(), next);
+        before
     }
 
     /// Where a packet in a slot of this chain starts.
@@ -369,14 +437,14 @@ impl Deref for Frame {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        self.octets(self.index, self.offset, self.len)
+        self.octets(self.index(), self.offset(), self.length())
     }
 }
 
 impl DerefMut for Frame {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.octets_mut(self.index, self.offset, self.len)
+        self.octets_mut(self.index(), self.offset(), self.length())
     }
 }
 
@@ -385,9 +453,9 @@ impl fmt::Debug for Frame {
         write!(
             f,
             "Frame(slot {}, {}+{}{})",
-            self.index,
-            self.offset,
-            self.len,
+            self.index(),
+            self.offset(),
+            self.length(),
             if self.is_chained() { ", …" } else { "" }
         )
     }
@@ -396,7 +464,7 @@ impl fmt::Debug for Frame {
 /// A frame that a device owns. Dropping it quarantines the slot.
 #[derive(Debug)]
 pub struct DeviceFrame {
-    frame: Option<Frame>,
+    frame: ManuallyDrop<Frame>,
 }
 
 impl DeviceFrame {
@@ -406,52 +474,43 @@ impl DeviceFrame {
     /// # Errors
     /// The frame, untouched, when the extent does not lie within the slot, or the pieces.
     #[inline]
-    pub fn complete(mut self, offset: u32, len: u32) -> Result<Frame, Self> {
-        match self.frame.take() {
-            Some(mut frame) if frame.is_chained() => {
-                if frame.place(offset, len) {
-                    Ok(frame)
-                } else {
-                    Err(Self { frame: Some(frame) })
-                }
-            }
-            Some(mut frame) => {
-                let size = frame.pool.inner.config.slot_size;
-                match offset.checked_add(len) {
-                    Some(end) if end <= size => {
-                        frame.offset = offset;
-                        frame.len = len;
-                        Ok(frame)
-                    }
-                    _ => Err(Self { frame: Some(frame) }),
-                }
-            }
-            // Unreachable: only `complete`, `release` and `drop` take it, and they consume `self`.
-            None => Err(self),
+    pub fn complete(self, offset: u32, len: u32) -> Result<Frame, Self> {
+        let mut frame = self.reclaim();
+        if frame.place(offset, len) {
+            Ok(frame)
+        } else {
+            Err(frame.into_device())
         }
     }
 
-    /// Takes the frame back, emptied, when the device provably can't write it any more: it completed
-    /// the operation, its queue is stopped, the memory is unmapped, or its process has ended.
+    /// Takes the frame back as it was given, when the device provably can't write it any more: it
+    /// completed the operation, its queue is stopped, the memory is unmapped, or its process has
+    /// ended.
     #[inline]
-    pub fn release(mut self) -> Option<Frame> {
-        let mut frame = self.frame.take();
-        if let Some(frame) = &mut frame {
-            frame.clear();
-        }
+    pub fn reclaim(self) -> Frame {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: `this` is neither used nor dropped after this.
+        unsafe { ManuallyDrop::take(&mut this.frame) }
+    }
+
+    /// As [`reclaim`](Self::reclaim), emptied.
+    #[inline]
+    pub fn release(self) -> Frame {
+        let mut frame = self.reclaim();
+        frame.clear();
         frame
     }
 }
 
 impl Drop for DeviceFrame {
     fn drop(&mut self) {
-        if let Some(mut frame) = self.frame.take() {
-            let lost = frame.segment_count() as u32;
-            let quarantined = &frame.pool.inner.quarantined;
-            quarantined.fetch_add(lost, Ordering::Relaxed);
-            // They must not go home; the pool's own count is the leak's record.
-            frame.take_slots();
-        }
+        // SAFETY: `self` is being dropped, and its field is not looked at again.
+        let mut frame = unsafe { ManuallyDrop::take(&mut self.frame) };
+        let lost = frame.segment_count() as u32;
+        let quarantined = &frame.pool.inner.quarantined;
+        quarantined.fetch_add(lost, Ordering::Relaxed);
+        // They must not go home; the pool's own count is the leak's record.
+        frame.take_slots();
     }
 }
 
@@ -478,7 +537,7 @@ mod tests {
         drop(second.into_device());
         assert_eq!((pool.available(), pool.quarantined()), (1, 1));
         let third = pool.alloc().unwrap().into_device();
-        assert!(third.release().is_some());
+        assert!(third.release().is_empty());
         assert_eq!(pool.available(), 1);
     }
 
@@ -573,7 +632,7 @@ mod tests {
         drop(frame);
         assert_eq!(pool.available(), 4);
         let device = chain(&pool, &parts).into_device();
-        assert_eq!(device.release().unwrap().packet_len(), 0);
+        assert_eq!(device.release().packet_len(), 0);
         assert_eq!(pool.available(), 4);
         drop(chain(&pool, &parts).into_device());
         assert_eq!((pool.available(), pool.quarantined()), (1, 3));

@@ -103,35 +103,41 @@ impl Flights {
     /// The frame.
     #[inline]
     pub fn begin(&mut self, frame: Frame, cookie: u64, sa: SaHandle) -> Result<Place, Frame> {
-        let list = if frame.is_chained() {
-            match self.lists.pop() {
-                Some(list) => Some(list),
-                None => return Err(frame),
+        match self.reserve(frame.is_chained()) {
+            Some(place) => {
+                self.fill(place, frame, cookie, sa);
+                Ok(place)
             }
-        } else {
-            None
-        };
-        let Some(number) = self.free.pop() else {
-            self.lists.extend(list);
-            return Err(frame);
-        };
-        match self.slots.get_mut(number as usize) {
-            Some(slot) => {
-                let frame = frame.into_device();
-                slot.flight = Some(Flight {
-                    frame,
-                    cookie,
-                    sa,
-                    list,
-                });
-                Ok(Place {
-                    slot: number,
-                    generation: slot.generation,
-                    list,
-                })
-            }
-            // Free slots are the table's own.
             None => Err(frame),
+        }
+    }
+
+    /// A place for an operation, with a list where it needs one: [`fill`](Self::fill) it.
+    #[inline]
+    pub(super) fn reserve(&mut self, needs_list: bool) -> Option<Place> {
+        if needs_list && self.lists.is_empty() {
+            return None;
+        }
+        let number = self.free.pop()?;
+        let slot = self.slots.get(number as usize)?;
+        Some(Place {
+            slot: number,
+            generation: slot.generation,
+            list: if needs_list { self.lists.pop() } else { None },
+        })
+    }
+
+    /// Takes an operation in at the place that was [reserved](Self::reserve) for it.
+    #[inline]
+    pub(super) fn fill(&mut self, place: Place, frame: Frame, cookie: u64, sa: SaHandle) {
+        // Free slots are the table's own.
+        if let Some(slot) = self.slots.get_mut(place.slot as usize) {
+            slot.flight = Some(Flight {
+                frame: frame.into_device(),
+                cookie,
+                sa,
+                list: place.list,
+            });
         }
     }
 
@@ -166,27 +172,26 @@ impl Flights {
         let (offset, len) = (completion.offset.get(), completion.len.get());
         // The card itself has no word for "aborted".
         let status = Status::from_code(completion.status).unwrap_or(Status::Aborted);
-        let (frame, status) = if status.is_ok() {
-            match frame.complete(offset, len) {
-                Ok(frame) => (Some(frame), status),
-                Err(frame) => (frame.release(), Status::Aborted),
-            }
-        } else {
-            // The card is done with the frame, whatever went wrong.
-            (frame.release(), status)
-        };
-        let Some(frame) = frame else {
-            return Landing::Nobody;
-        };
         done.push(Done {
             sa,
-            frame,
+            // The card is done with it, whatever went wrong.
+            frame: frame.reclaim(),
             cookie,
             status,
             sequence: completion.sequence.get(),
             next_header: completion.next_header,
         });
-        if status == Status::Aborted {
+        // Changed where it lies now: to move what was just changed in part is slow.
+        let Some(done) = done.last_mut() else {
+            return Landing::Nobody;
+        };
+        if !status.is_ok() {
+            done.frame.clear();
+        } else if !done.frame.place(offset, len) {
+            done.frame.clear();
+            done.status = Status::Aborted;
+        }
+        if done.status == Status::Aborted {
             Landing::Bogus
         } else {
             Landing::Home
@@ -210,11 +215,11 @@ impl Flights {
             self.free.push(number);
             self.lists.extend(list);
             count += 1;
-            if let_go && let Some(frame) = frame.release() {
+            if let_go {
                 let status = Status::Aborted;
                 done.push(Done {
                     sa,
-                    frame,
+                    frame: frame.release(),
                     cookie,
                     status,
                     sequence: 0,

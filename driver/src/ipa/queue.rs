@@ -188,33 +188,20 @@ impl IpaQueue {
         self.post(op, generation, buffer, Some(&list));
     }
 
-    #[inline]
+    // Both callers have it to themselves: an operation is moved as seldom as can be.
+    #[inline(always)]
     fn post(&mut self, op: Op, generation: u32, mut buffer: Buffer, list: Option<&GatherList>) {
         let offset = op.frame.headroom() as u32;
         let (mut flags, sequence, iv) = match op.explicit {
             Some(explicit) => (FLAG_EXPLICIT, explicit.sequence, explicit.iv),
             None => (0, 0, [0; 16]),
         };
-        let Op {
-            sa,
-            frame,
-            cookie,
-            explicit,
-        } = op;
-        let place = match self.flights.begin(frame, cookie, sa) {
-            Ok(place) => place,
-            Err(frame) => {
-                return self.refuse(
-                    Op {
-                        sa,
-                        frame,
-                        cookie,
-                        explicit,
-                    },
-                    Status::NoSpace,
-                );
-            }
+        let Some(place) = self.flights.reserve(list.is_some()) else {
+            return self.refuse(op, Status::NoSpace);
         };
+        let sa = op.sa;
+        // Moved once, from where it lies: see `Flights::accept`.
+        self.flights.fill(place, op.frame, op.cookie, sa);
         if let Some((list, entries)) = place.list.zip(list) {
             let number = u32::from(list);
             self.lists.write(number, *entries);

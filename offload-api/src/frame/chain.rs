@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::{Frame, FramePool, NO_SLOT};
+use super::{Frame, FramePool, NO_SLOT, Pair};
 
 /// A slot that is not the head of its chain. Only the owner of the chain looks at it, so no order is
 /// needed beyond the one in which a frame goes from thread to thread.
@@ -78,7 +78,7 @@ impl FramePool {
         }
         while !rest.is_empty() {
             let mut next = self.alloc()?;
-            next.offset = 0;
+            next.set_extent(0, 0);
             let room = next.tailroom().checked_sub(super::TAILROOM)?;
             let (part, behind) = rest.split_at(room.min(rest.len()));
             next.push_back(part.len())?.copy_from_slice(part);
@@ -112,21 +112,19 @@ impl Frame {
 
     /// Takes off what follows the first segment.
     pub fn detach(&mut self) -> Option<Self> {
-        let next = std::mem::replace(&mut self.next, NO_SLOT);
+        let next = self.replace_next(NO_SLOT);
         let segment = self.segment_at(next)?;
         Some(Self {
             pool: self.pool.clone(),
-            index: segment.index,
-            offset: segment.offset,
-            len: segment.len,
-            next: segment.next,
+            extent: Pair::new(segment.offset, segment.len),
+            slots: Pair::new(segment.index, segment.next),
         })
     }
 
     /// Whether the packet lies in more than one frame.
     #[inline]
     pub fn is_chained(&self) -> bool {
-        self.next != NO_SLOT
+        self.next() != NO_SLOT
     }
 
     /// Frames that the packet lies in.
@@ -145,7 +143,7 @@ impl Frame {
         if self.is_chained() {
             self.walk().map(|segment| segment.len as usize).sum()
         } else {
-            self.len as usize
+            self.length() as usize
         }
     }
 
@@ -222,9 +220,9 @@ impl Frame {
         true
     }
 
-    /// Makes `len` octets from `offset` of the [pieces](Self::pieces) the packet; false where they
-    /// do not lie within them.
-    pub(super) fn place(&mut self, offset: u32, len: u32) -> bool {
+    /// [`place`](Self::place), of a chain.
+    #[cold]
+    pub(super) fn place_pieces(&mut self, offset: u32, len: u32) -> bool {
         let whole: u64 = self.spans().map(|span| u64::from(span.len)).sum();
         let fits = u64::from(offset) + u64::from(len) <= whole;
         if fits {
@@ -264,7 +262,7 @@ impl Frame {
     /// Everything behind the first segment goes home.
     #[cold]
     pub(super) fn drop_rest(&mut self) {
-        let mut next = std::mem::replace(&mut self.next, NO_SLOT);
+        let mut next = self.replace_next(NO_SLOT);
         while let Some(segment) = self.segment_at(next) {
             next = segment.next;
             let _ = self.pool.inner.free.push(segment.index);
@@ -274,7 +272,7 @@ impl Frame {
     /// Leaves a frame without a slot, which takes nothing home.
     pub(super) fn take_slots(&mut self) -> Segment {
         let head = self.head();
-        (self.index, self.next) = (NO_SLOT, NO_SLOT);
+        self.slots = Pair::new(NO_SLOT, NO_SLOT);
         head
     }
 
@@ -291,10 +289,10 @@ impl Frame {
     #[inline]
     fn head(&self) -> Segment {
         Segment {
-            index: self.index,
-            offset: self.offset,
-            len: self.len,
-            next: self.next,
+            index: self.index(),
+            offset: self.offset(),
+            len: self.length(),
+            next: self.next(),
         }
     }
 
@@ -319,7 +317,7 @@ impl Frame {
 
     fn span(&self, segment: Segment) -> Span {
         let size = self.pool.inner.config.slot_size;
-        let base = if segment.index == self.index {
+        let base = if segment.index == self.index() {
             0
         } else {
             segment.offset
@@ -341,16 +339,16 @@ impl Frame {
     }
 
     fn set_extent_of(&mut self, index: u32, offset: u32, len: u32) {
-        if index == self.index {
-            (self.offset, self.len) = (offset, len);
+        if index == self.index() {
+            self.set_extent(offset, len);
         } else if let Some(link) = self.pool.inner.links.get(index as usize) {
             link.set_extent(offset, len);
         }
     }
 
     fn set_next_of(&mut self, index: u32, next: u32) {
-        if index == self.index {
-            self.next = next;
+        if index == self.index() {
+            self.replace_next(next);
         } else if let Some(link) = self.pool.inner.links.get(index as usize) {
             link.set_next(next);
         }

@@ -214,7 +214,11 @@ mod tests {
                 "replay_window = 7",
                 "replay_window",
             ),
-            ("encap = true", "reauth_time = \"1h\"", "reauth_time"),
+            ("encap = true", "reauth_time = \"1h\"", ""),
+            ("encap = true", "reauth_frequency = 100", ""),
+            ("encap = true", "reauth_frequency = 101", "reauth_frequency"),
+            ("encap = true", "unique = \"perhaps\"", "perhaps"),
+            ("encap = true", "childless = \"force\"\nmobike = true", ""),
             ("encap = true", "keyingtries = 0\nunique = \"no\"", ""),
             (
                 "start_action = \"start\"",

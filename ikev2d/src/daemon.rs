@@ -7,6 +7,7 @@ mod control;
 mod device;
 pub(crate) mod engine;
 mod loaded;
+mod mobility;
 mod restart;
 mod trap;
 
@@ -19,7 +20,7 @@ use anyhow::Context;
 use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::config::EndpointConfig;
 use ikev2d_proto::endpoint::{ChildInfo, Endpoint};
-use ikev2d_proto::event::{Answer, Event, Path};
+use ikev2d_proto::event::{Answer, ChildId, Event, Path};
 use offload_api::device::Accelerator;
 use offload_api::event::Event as DeviceEvent;
 use offload_api::wire::natt;
@@ -67,6 +68,7 @@ pub(crate) struct Daemon {
     restarts: restart::Restarts,
     adoption: adoption::Adoption,
     traps: trap::Traps,
+    mobility: mobility::Mobility,
     /// The policy has changed and the traps have not yet.
     traps_due: bool,
 }
@@ -111,6 +113,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         retransmit_tries: section.retransmit_tries,
         retransmit_timeout: Duration::try_from_secs_f64(section.retransmit_timeout)
             .context("daemon.retransmit_timeout")?,
+        fragment_size: (section.fragment_size != 0).then_some(section.fragment_size),
         ike_port: section.port,
         nat_port: section.nat_port,
         key_log: key_log.is_some(),
@@ -142,6 +145,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         restarts: restart::Restarts::default(),
         adoption: adoption::Adoption::new(adopted),
         traps: trap::Traps::default(),
+        mobility: mobility::Mobility::default(),
         traps_due: false,
         config_path,
         config,
@@ -349,7 +353,7 @@ impl Daemon {
                 if let Some((_, sa)) = moved {
                     tracing::info!(child, %remote, "peer sends from elsewhere");
                     let (child, local) = (sa.id, sa.path.local);
-                    self.installer.move_child(child, local, remote);
+                    self.installer.move_child(child, (local, remote), None);
                 }
             }
             Upcall::Acquire {
@@ -408,6 +412,7 @@ impl Daemon {
                 event => tracing::debug!(?event, "device"),
             }
         }
+        self.look_for_moves(now);
         self.waiters.expire(now);
         self.restart_due(now);
         self.retire_orphans(now);
@@ -486,12 +491,20 @@ impl Daemon {
                     log.ike(&keys);
                 }
             }
-            Event::PathChanged { ike, path } => {
-                tracing::info!(ike = ike.0, to = %path.remote, "path changed");
-                let children = self.installer.children();
-                let moved = children.filter(|(_, sa)| sa.ike == ike).map(|(id, _)| id);
-                for child in moved {
-                    self.installer.move_child(child, path.local, path.remote);
+            Event::PathChanged {
+                ike,
+                path,
+                udp_encap,
+            } => {
+                tracing::info!(ike = ike.0, from = %path.local, to = %path.remote, "path changed");
+                // The IKE SA that made a child may have been rekeyed since.
+                let of_ike = self.endpoint.ike_sas().filter(|sa| sa.id == ike);
+                let children: Vec<ChildId> = of_ike
+                    .flat_map(|sa| sa.children.into_iter().map(|child| child.sa.id))
+                    .collect();
+                for child in children {
+                    let ends = (path.local, path.remote);
+                    self.installer.move_child(child, ends, Some(udp_encap));
                 }
             }
             Event::IkeUp { ike } => {

@@ -2,11 +2,12 @@
 //! The one translator from IKE's child SAs to security associations of the engines.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use ikev2d_proto::algorithm::{Encryption, Integrity};
-use ikev2d_proto::event::{ChildId, ChildKeys, ChildSa};
+use ikev2d_proto::event::{ChildId, ChildKeys, ChildSa, Path};
 use ikev2d_proto::proposal::EspSuite;
 use ikev2d_proto::ts;
 use offload_api::cache::{SaLabel, SaName};
@@ -133,11 +134,19 @@ impl Installer {
     }
 
     /// The peer of a child or we have moved: packets go there from now on, and the SA cache says so.
-    pub(crate) fn move_child(&self, child: ChildId, local: SocketAddr, remote: SocketAddr) {
-        let Some(installed) = self.children.get(&child) else {
+    /// A NAT may have come in between, or gone: `udp` says it where that is known.
+    pub(crate) fn move_child(
+        &mut self,
+        child: ChildId,
+        (local, remote): (SocketAddr, SocketAddr),
+        udp: Option<bool>,
+    ) {
+        let Some(installed) = self.children.get_mut(&child) else {
             return;
         };
-        let udp = installed.sa.udp_encap;
+        let udp = udp.unwrap_or(installed.sa.udp_encap);
+        installed.sa.udp_encap = udp;
+        installed.sa.path = Path { local, remote };
         self.plane.update_path(child.0, (local, remote), udp);
         if self.plane.is_inline() {
             // The SA itself has its outer headers and was told.
@@ -243,11 +252,17 @@ async fn drained(removed: Removed) {
 
 fn lifetimes(section: &ChildSection) -> Lifetimes {
     let limit = |value: u64| (value != 0).then_some(value);
+    // So that not all SAs of a gateway are rekeyed at once; the hasher's keys are random enough for that.
+    let earlier = |value: u64, spread: u64| {
+        let random = RandomState::new().build_hasher().finish();
+        let by = random % spread.saturating_add(1).max(1);
+        limit(value).map(|value| value.saturating_sub(by).max(1))
+    };
     // Time is the core's: it rekeys by its own clock.
     Lifetimes {
         soft: Limits {
-            bytes: limit(section.rekey_bytes),
-            packets: limit(section.rekey_packets),
+            bytes: earlier(section.rekey_bytes, section.rand_bytes),
+            packets: earlier(section.rekey_packets, section.rand_packets),
             time: None,
         },
         hard: Limits {

@@ -22,7 +22,9 @@ pub struct EndpointConfig {
     pub retransmit_base: f64,
     /// Half-open IKE SAs from which cookies are asked for (RFC 7296 §2.6).
     pub cookie_threshold: usize,
-    /// Half-open IKE SAs of one address, at most.
+    /// Half-open IKE SAs, at most.
+    pub half_open_limit: usize,
+    /// Half-open IKE SAs of one address, from which cookies are asked for; twice as many, at most.
     pub half_open_per_address: usize,
     /// How long a half-open IKE SA may live.
     pub half_open_timeout: Duration,
@@ -32,6 +34,11 @@ pub struct EndpointConfig {
     pub ike_port: u16,
     /// UDP port of ESP and IKE behind a NAT.
     pub nat_port: u16,
+    /// Octets of the largest IP datagram that a message is sent in; longer ones go in fragments
+    /// (RFC 7383). Smaller ones are tried when nobody answers. 1280 if not said.
+    pub fragment_size: Option<usize>,
+    /// Share of a wait before a retransmission by which it is shortened at random.
+    pub retransmit_jitter: f64,
     /// Emit [`crate::event::Event::IkeKeys`].
     pub key_log: bool,
 }
@@ -43,11 +50,14 @@ impl Default for EndpointConfig {
             retransmit_timeout: Duration::from_secs(4),
             retransmit_base: 1.8,
             cookie_threshold: 30,
+            half_open_limit: 5000,
             half_open_per_address: 16,
             half_open_timeout: Duration::from_secs(30),
             nat_keepalive: Duration::from_secs(20),
             ike_port: 500,
             nat_port: 4500,
+            fragment_size: None,
+            retransmit_jitter: 0.1,
             key_log: false,
         }
     }
@@ -72,14 +82,56 @@ pub struct Connection {
     pub proposals: Vec<Proposal>,
     /// Force UDP encapsulation, as behind a NAT.
     pub encap: bool,
+    /// Offer and accept fragments (RFC 7383).
+    pub fragmentation: bool,
     /// Silence after which the peer is asked whether it lives.
     pub dpd_delay: Option<Duration>,
     /// Age at which the IKE SA is rekeyed.
     pub rekey_time: Option<Duration>,
+    /// Up to how much earlier it is rekeyed or reauthenticated, at random; a tenth if not said.
+    pub rand_time: Option<Duration>,
+    /// Age at which the IKE SA is reauthenticated: replaced by a new one, with new children.
+    pub reauth_time: Option<Duration>,
+    /// Every how many rekeyings it is reauthenticated instead; 0 is never.
+    pub reauth_frequency: u32,
+    /// What becomes of other IKE SAs with the same peer.
+    pub unique: Unique,
+    /// Whether IKE SAs are set up without a child (RFC 6023).
+    pub childless: Childless,
+    /// Move to other addresses with the SAs (RFC 4555).
+    pub mobike: bool,
     /// Further time after which it is deleted if it could not be.
     pub over_time: Duration,
     /// Child SAs.
     pub children: Vec<ChildConfig>,
+}
+
+/// What becomes of other IKE SAs between the same two identities (RFC 7296 §2.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unique {
+    /// They stay, unless the peer says that it knows of no others.
+    #[default]
+    No,
+    /// They stay, whatever the peer says.
+    Never,
+    /// The new one replaces them.
+    Replace,
+    /// The new one is refused.
+    Keep,
+}
+
+/// Whether IKE SAs are set up without a child (RFC 6023).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Childless {
+    /// By the peer.
+    #[default]
+    Allow,
+    /// By us too, where the peer can.
+    Prefer,
+    /// Never otherwise.
+    Force,
+    /// Not at all.
+    Never,
 }
 
 /// A child SA's policy.
@@ -97,6 +149,8 @@ pub struct ChildConfig {
     pub transport: bool,
     /// Age at which it is rekeyed.
     pub rekey_time: Option<Duration>,
+    /// Up to how much earlier, at random; a tenth if not said.
+    pub rand_time: Option<Duration>,
 }
 
 /// A configured traffic selector.

@@ -2,7 +2,9 @@
 //! Every IKE SA of a daemon.
 
 mod info;
+mod reauth;
 mod receive;
+mod unique;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -142,6 +144,7 @@ impl Endpoint {
             out: &mut self.out,
             now,
         };
+        let before = ctx.out.events.len();
         let result = step(&mut self.sas, &mut ctx);
         for born in std::mem::take(&mut ctx.out.born) {
             self.sas.insert(born.id, born);
@@ -155,12 +158,19 @@ impl Endpoint {
         for handover in std::mem::take(&mut ctx.out.handovers) {
             hand_over(&mut self.sas, &mut ctx, &handover);
         }
-        for _ in 0..ctx.out.initial_contact.len() {
-            if let Some(winner) = ctx.out.initial_contact.pop_front() {
-                initial_contact(&mut self.sas, &mut ctx, winner);
+        unique::enforce(&mut self.sas, &mut ctx);
+        reauth::go_on(&mut self.sas, &mut ctx);
+        reauth::release(&mut self.sas, &mut ctx, before);
+        self.sas.retain(|_, sa| {
+            let lives = sa.state != State::Dead;
+            if !lives {
+                sa.reassembly.clear(&mut ctx.out.held);
+                if sa.counted {
+                    ctx.out.lost_ike(&sa.ends());
+                }
             }
-        }
-        self.sas.retain(|_, sa| sa.state != State::Dead);
+            lives
+        });
         result
     }
 
@@ -265,7 +275,10 @@ impl Endpoint {
         };
         self.with(now, |sas, ctx| {
             let spi_i = ctx.random_u64();
+            let known = |sa: &IkeSa| sa.connection.name == connection.name && sa.keys.is_some();
+            let initial_contact = !sas.values().any(known);
             let mut sa = IkeSa::new(ctx, connection, true, (spi_i, 0), path);
+            sa.initial_contact = initial_contact;
             sa.tasks.extend(task);
             sa.start_init(ctx).map_err(|_| InitiateError::Crypto)?;
             let id = sa.id;
@@ -317,12 +330,25 @@ impl Endpoint {
     /// # Errors
     /// [`UnknownSa`].
     pub fn rekey_ike(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
-        self.on(now, ike, |sa, _| {
-            sa.tasks.push_back(Task::RekeyIke {
-                group: None,
-                not_before: None,
-            });
-        })
+        self.on(now, ike, |sa, ctx| sa.renew(ctx))
+    }
+
+    /// Replaces an IKE SA by a new one, with new children, before it is deleted.
+    ///
+    /// # Errors
+    /// [`UnknownSa`].
+    pub fn reauthenticate(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
+        self.on(now, ike, |sa, ctx| sa.reauthenticate(ctx))
+    }
+
+    /// Goes on from another address of ours, and tells the peer (RFC 4555). Whether both can.
+    ///
+    /// # Errors
+    /// [`UnknownSa`].
+    pub fn move_to(&mut self, now: Instant, ike: IkeId, local: IpAddr) -> Result<bool, UnknownSa> {
+        let mut can = false;
+        self.on(now, ike, |sa, ctx| can = sa.move_to(ctx, local))?;
+        Ok(can)
     }
 
     /// Rekeys a child SA.
@@ -358,46 +384,5 @@ impl Endpoint {
             .values()
             .filter_map(|sa| sa.timeout(&self.config))
             .min()
-    }
-}
-
-/// An IKE SA has replaced its endpoint's other ones with the same peer (RFC 7296 §2.4). They go when
-/// its first child carries the traffic, so that none is lost where the peer has not lost theirs.
-fn initial_contact(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: IkeId) {
-    let Some(sa) = sas.get(&winner) else { return };
-    let peer = (sa.remote_id.clone(), sa.local_id.clone());
-    let waits = sa.pending.is_some() || !sa.awaiting_peer().is_empty();
-    // A later one has the last word.
-    let later = |id: &IkeId| {
-        sas.get(id)
-            .is_some_and(|sa| (&sa.remote_id, &sa.local_id) == (&peer.0, &peer.1))
-    };
-    if ctx.out.initial_contact.iter().any(later) {
-        return;
-    }
-    let mut succeeds = false;
-    for other in sas.values_mut() {
-        if other.id == winner
-            || other.established.is_none()
-            || (&other.remote_id, &other.local_id) != (&peer.0, &peer.1)
-        {
-            continue;
-        }
-        if waits {
-            succeeds |= !other.children.is_empty();
-            if other.succeeds {
-                // Its peer is dead again, and what carries the traffic is older still.
-                for child in &mut other.children {
-                    child.awaits_peer = false;
-                    child.release_at = None;
-                }
-            }
-        } else {
-            other.die(ctx, "the peer made initial contact");
-        }
-    }
-    if waits && let Some(sa) = sas.get_mut(&winner) {
-        sa.succeeds = succeeds;
-        ctx.out.initial_contact.push_back(winner);
     }
 }

@@ -198,12 +198,14 @@ pub enum Event {
     },
     /// Keys of an IKE SA, when the key log is on.
     IkeKeys(Box<IkeKeyLog>),
-    /// A child SA's peer has moved to another address or port.
+    /// An IKE SA and its children have other addresses or ports from now on.
     PathChanged {
         /// The IKE SA.
         ike: IkeId,
         /// Where it is now.
         path: Path,
+        /// ESP in UDP from now on.
+        udp_encap: bool,
     },
 }
 

@@ -2,6 +2,9 @@
 //! One IKE SA: its state, its children, its end.
 
 mod children;
+mod fragments;
+mod mobike;
+mod reauth;
 mod step;
 mod task;
 mod timers;
@@ -12,6 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use children::{Child, Pending, Phase};
+use fragments::SMALL;
+pub(crate) use fragments::{Held, Reassembly};
 pub(crate) use step::{Ctx, Outputs};
 pub(crate) use task::{ChildRequest, Collision, Handover, RekeyRequest, Request, Task};
 pub(crate) use timers::jittered;
@@ -22,7 +27,9 @@ use crate::event::{Event, IkeId, Path};
 use crate::keymat::IkeKeys;
 use crate::proposal::IkeSuite;
 use crate::wire::{Payload, notify, payload};
-use window::Outstanding;
+pub(crate) use reauth::Reauth;
+pub(crate) use window::Sent;
+use window::{LastResponse, Outstanding};
 
 /// How long an SA whose deletion is the peer's to ask for is kept: longer than any peer sends again.
 pub(crate) const FORGET: Duration = Duration::from_secs(240);
@@ -32,6 +39,9 @@ pub(crate) const NONCE_LEN: usize = 32;
 /// How long we send through the child SA before when a peer has made initial contact, unless it says
 /// earlier that it has the new one: it takes our answer in meanwhile, or dies again.
 pub(crate) const SUCCESSION: Duration = Duration::from_secs(1);
+
+/// The same, where the peer has not died and has yet to say so.
+pub(crate) const OVERLAP: Duration = Duration::from_secs(10);
 
 /// Where an IKE SA stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +90,23 @@ pub(crate) struct IkeSa {
     pub(crate) nat_local: bool,
     pub(crate) nat_remote: bool,
     pub(crate) encap: bool,
+    /// Both sides take fragments.
+    pub(crate) fragmentation: bool,
+    /// How far down the ladder of sizes.
+    rung: usize,
+    pub(crate) reassembly: Reassembly,
+    pub(crate) reauth: Reauth,
+    /// Both sides can move (RFC 4555).
+    pub(crate) mobike: bool,
+    /// We know of no other IKE SA with this peer.
+    pub(crate) initial_contact: bool,
+    /// The peer takes an IKE_AUTH without a child (RFC 6023).
+    pub(crate) childless: bool,
+    /// It counts in [`Outputs::present`].
+    pub(crate) counted: bool,
     next_request: u32,
     expected_request: u32,
-    last_response: Option<Vec<u8>>,
+    last_response: Option<LastResponse>,
     outstanding: Option<Outstanding>,
     pub(crate) tasks: VecDeque<Task>,
     pub(crate) pending: Option<Pending>,
@@ -139,6 +163,14 @@ impl IkeSa {
             nat_local: false,
             nat_remote: false,
             encap: connection.encap,
+            fragmentation: false,
+            rung: 0,
+            reassembly: Reassembly::default(),
+            reauth: Reauth::default(),
+            mobike: false,
+            initial_contact: false,
+            childless: false,
+            counted: false,
             next_request: 0,
             expected_request: 0,
             last_response: None,
@@ -173,6 +205,9 @@ impl IkeSa {
         self.established = Some(ctx.now);
         self.init.exchange = None;
         self.arm_rekey(ctx);
+        self.arm_reauth(ctx);
+        self.counted = true;
+        *ctx.out.present.entry(self.ends()).or_default() += 1;
         let ike = self.id;
         ctx.event(Event::IkeUp { ike });
     }
@@ -191,6 +226,11 @@ impl IkeSa {
         }
     }
 
+    /// Who talks to whom.
+    pub(crate) fn ends(&self) -> (Identity, Identity) {
+        (self.local_id.clone(), self.remote_id.clone())
+    }
+
     /// It is gone, with its children.
     pub(crate) fn die(&mut self, ctx: &mut Ctx<'_>, reason: &str) {
         if self.state == State::Dead {
@@ -199,9 +239,13 @@ impl IkeSa {
         let connecting = self.state == State::Connecting;
         self.state = State::Dead;
         if let Some(pending) = self.pending.take() {
-            self.children.push(pending.child);
+            let child = pending.child.sa.id;
+            ctx.event(Event::RetireChild { child });
         }
         for child in std::mem::take(&mut self.children) {
+            let config = (child.sa.connection.clone(), child.sa.child.clone());
+            ctx.out.lost_child(&config);
+            ctx.out.gone.push(config);
             ctx.event(Event::RetireChild { child: child.sa.id });
             if child.announced {
                 ctx.event(Event::ChildDown {
@@ -222,6 +266,11 @@ impl IkeSa {
                 Task::Child { name, .. } => Some(name.clone()),
                 _ => None,
             });
+            if let Some(old) = self.reauth.of.take() {
+                tracing::warn!(connection, reason, "reauthentication failed");
+                ctx.out.reauth_failed.push(old);
+                return;
+            }
             let reason = reason.to_owned();
             ctx.event(Event::InitiateFailed {
                 connection: connection.clone(),

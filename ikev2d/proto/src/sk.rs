@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The SK payload: encrypted and authenticated messages (RFC 7296 §3.14, RFC 5282).
+//! The SK payload: encrypted and authenticated messages (RFC 7296 §3.14, RFC 5282), and SKF, a
+//! fragment of one (RFC 7383 §2.5).
 
 use zerocopy::IntoBytes;
 
@@ -9,107 +10,210 @@ use crate::proposal::IkeSuite;
 use crate::wire::{Chain, HEADER_LEN, Header, payload};
 
 const GENERIC_HEADER: usize = 4;
+/// Number and total of a fragment.
+const FRAGMENT_HEADER: usize = 4;
 const AEAD_TAG: usize = 16;
 
-/// Seals payloads into a message.
-pub(crate) fn seal(
-    crypto: &dyn Crypto,
-    suite: &IkeSuite,
-    keys: &IkeKeys,
-    by_initiator: bool,
-    mut header: Header,
-    chain: &Chain,
-) -> Result<Vec<u8>, CryptoError> {
-    let (encryption_key, integrity_key) = if by_initiator {
-        (&keys.ei, &keys.ai)
-    } else {
-        (&keys.er, &keys.ar)
-    };
-    let iv_len = suite.encryption.iv_len();
-    let mut iv = vec![0; iv_len];
-    crypto.random(&mut iv);
-    let mut body = chain.octets().to_vec();
-    let block = if suite.encryption.is_aead() { 1 } else { 16 };
-    let padding = (body.len() + 1).next_multiple_of(block) - body.len() - 1;
-    body.extend(std::iter::repeat_n(0, padding));
-    body.push(padding as u8);
-    let icv_len = suite
-        .integrity
-        .map_or(AEAD_TAG, |integrity| integrity.icv_len());
-    let sk_len = GENERIC_HEADER + iv_len + body.len() + icv_len;
-    header.next_payload = payload::SK;
-    header.len = ((HEADER_LEN + sk_len) as u32).into();
-    let mut message = header.as_bytes().to_vec();
-    message.extend([chain.first(), 0]);
-    message.extend(
-        u16::try_from(sk_len)
-            .map_err(|_| CryptoError)?
-            .to_be_bytes(),
-    );
-    match suite.integrity {
-        None => {
-            crypto.aead_seal(suite.encryption, encryption_key, &iv, &message, &mut body)?;
-            message.extend(iv);
-            message.extend(body);
-        }
-        Some(integrity) => {
-            crypto.cbc(true, encryption_key, &iv, &mut body)?;
-            message.extend(iv);
-            message.extend(body);
-            let icv = crypto.integrity(integrity, integrity_key, &[&message])?;
-            message.extend(icv);
-        }
-    }
-    Ok(message)
+/// What a side's messages are sealed and opened with.
+#[derive(Clone, Copy)]
+pub(crate) struct Sealer<'a> {
+    pub(crate) crypto: &'a dyn Crypto,
+    pub(crate) suite: &'a IkeSuite,
+    pub(crate) keys: &'a IkeKeys,
+    /// Whose messages: the original initiator's, or the responder's.
+    pub(crate) by_initiator: bool,
 }
 
-/// Opens a message: type of the first payload inside, and the payloads.
-pub(crate) fn open(
-    crypto: &dyn Crypto,
-    suite: &IkeSuite,
-    keys: &IkeKeys,
-    by_initiator: bool,
-    message: &[u8],
-) -> Result<(u8, Vec<u8>), CryptoError> {
-    let (encryption_key, integrity_key) = if by_initiator {
-        (&keys.ei, &keys.ai)
-    } else {
-        (&keys.er, &keys.ar)
-    };
-    let iv_len = suite.encryption.iv_len();
-    // Unencrypted payloads in front of SK are not part of any exchange we take part in.
-    let (head, rest) = message
-        .split_at_checked(HEADER_LEN + GENERIC_HEADER)
-        .ok_or(CryptoError)?;
-    let header = Header::parse(message).map_err(|_| CryptoError)?;
-    let &[.., first, _, high, low] = head else {
-        return Err(CryptoError);
-    };
-    let sk_len = usize::from(u16::from_be_bytes([high, low]));
-    if header.next_payload != payload::SK || sk_len != message.len() - HEADER_LEN {
-        return Err(CryptoError);
-    }
-    let (iv, body) = rest.split_at_checked(iv_len).ok_or(CryptoError)?;
-    let mut body = body.to_vec();
-    match suite.integrity {
-        None => crypto.aead_open(suite.encryption, encryption_key, iv, head, &mut body)?,
-        Some(integrity) => {
-            let signed = message
-                .len()
-                .checked_sub(integrity.icv_len())
-                .ok_or(CryptoError)?;
-            let (signed, icv) = message.split_at_checked(signed).ok_or(CryptoError)?;
-            let expected = crypto.integrity(integrity, integrity_key, &[signed])?;
-            if !crypto.equal(&expected, icv) {
-                return Err(CryptoError);
-            }
-            let len = body.len().checked_sub(icv.len()).ok_or(CryptoError)?;
-            body.truncate(len);
-            crypto.cbc(false, encryption_key, iv, &mut body)?;
+/// A fragment of a message, opened.
+#[derive(Debug)]
+pub(crate) struct Fragment {
+    pub(crate) number: u16,
+    pub(crate) total: u16,
+    /// Type of the message's first payload; in the first fragment only.
+    pub(crate) first: u8,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Sealer<'_> {
+    fn keys(&self) -> (&[u8], &[u8]) {
+        if self.by_initiator {
+            (&self.keys.ei, &self.keys.ai)
+        } else {
+            (&self.keys.er, &self.keys.ar)
         }
     }
-    let padding = usize::from(body.pop().ok_or(CryptoError)?);
-    let len = body.len().checked_sub(padding).ok_or(CryptoError)?;
-    body.truncate(len);
-    Ok((first, body))
+
+    fn block(&self) -> usize {
+        if self.suite.encryption.is_aead() {
+            1
+        } else {
+            16
+        }
+    }
+
+    fn icv_len(&self) -> usize {
+        let integrity = self.suite.integrity;
+        integrity.map_or(AEAD_TAG, |integrity| integrity.icv_len())
+    }
+
+    /// Octets of a message with so much inside, behind so much of header.
+    fn sealed_len(&self, head: usize, body: usize) -> usize {
+        let padded = (body + 1).next_multiple_of(self.block());
+        HEADER_LEN + head + self.suite.encryption.iv_len() + padded + self.icv_len()
+    }
+
+    /// Seals payloads into a message.
+    pub(crate) fn seal(&self, header: Header, chain: &Chain) -> Result<Vec<u8>, CryptoError> {
+        let head = [chain.first(), 0];
+        self.encrypt(header, payload::SK, head, &[], chain.octets())
+    }
+
+    /// Seals payloads into one message, or into fragments of at most so many octets.
+    pub(crate) fn seal_within(
+        &self,
+        header: Header,
+        chain: &Chain,
+        most: usize,
+    ) -> Result<Vec<Vec<u8>>, CryptoError> {
+        if self.sealed_len(GENERIC_HEADER, chain.octets().len()) <= most {
+            return Ok(vec![self.seal(header, chain)?]);
+        }
+        let head = GENERIC_HEADER + FRAGMENT_HEADER;
+        // What is left of whole blocks, less the octet that tells the padding.
+        let room = most.saturating_sub(self.sealed_len(head, 0) - self.block());
+        let room = (room / self.block() * self.block())
+            .saturating_sub(1)
+            .max(1);
+        let parts = chain.octets().chunks(room);
+        let total = u16::try_from(parts.len()).map_err(|_| CryptoError)?;
+        let numbered = (1..=total).zip(parts);
+        let sealed = numbered.map(|(number, part)| {
+            let first = if number == 1 { chain.first() } else { 0 };
+            let mut place = number.to_be_bytes().to_vec();
+            place.extend(total.to_be_bytes());
+            self.encrypt(header, payload::SKF, [first, 0], &place, part)
+        });
+        sealed.collect()
+    }
+
+    fn encrypt(
+        &self,
+        mut header: Header,
+        kind: u8,
+        head: [u8; 2],
+        place: &[u8],
+        body: &[u8],
+    ) -> Result<Vec<u8>, CryptoError> {
+        let (encryption_key, integrity_key) = self.keys();
+        let mut iv = vec![0; self.suite.encryption.iv_len()];
+        self.crypto.random(&mut iv);
+        let mut body = body.to_vec();
+        let padding = (body.len() + 1).next_multiple_of(self.block()) - body.len() - 1;
+        body.extend(std::iter::repeat_n(0, padding));
+        body.push(padding as u8);
+        let payload_len = GENERIC_HEADER + place.len() + iv.len() + body.len() + self.icv_len();
+        header.next_payload = kind;
+        header.len = ((HEADER_LEN + payload_len) as u32).into();
+        let mut message = header.as_bytes().to_vec();
+        message.extend(head);
+        let payload_len = u16::try_from(payload_len).map_err(|_| CryptoError)?;
+        message.extend(payload_len.to_be_bytes());
+        message.extend(place);
+        match self.suite.integrity {
+            None => {
+                let encryption = self.suite.encryption;
+                self.crypto
+                    .aead_seal(encryption, encryption_key, &iv, &message, &mut body)?;
+                message.extend(iv);
+                message.extend(body);
+            }
+            Some(integrity) => {
+                self.crypto.cbc(true, encryption_key, &iv, &mut body)?;
+                message.extend(iv);
+                message.extend(body);
+                let icv = self
+                    .crypto
+                    .integrity(integrity, integrity_key, &[&message])?;
+                message.extend(icv);
+            }
+        }
+        Ok(message)
+    }
+
+    /// Opens a message: type of the first payload inside, and the payloads.
+    pub(crate) fn open(&self, message: &[u8]) -> Result<(u8, Vec<u8>), CryptoError> {
+        let (first, _, body) = self.decrypt(payload::SK, GENERIC_HEADER, message)?;
+        Ok((first, body))
+    }
+
+    /// Opens a fragment; its number lies within its total.
+    pub(crate) fn open_fragment(&self, message: &[u8]) -> Result<Fragment, CryptoError> {
+        let head = GENERIC_HEADER + FRAGMENT_HEADER;
+        let (first, place, body) = self.decrypt(payload::SKF, head, message)?;
+        let &[a, b, c, d] = place else {
+            return Err(CryptoError);
+        };
+        let (number, total) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        if number == 0 || number > total {
+            return Err(CryptoError);
+        }
+        Ok(Fragment {
+            number,
+            total,
+            first,
+            body,
+        })
+    }
+
+    /// Type of the next payload, what stands between the generic header and the IV, and what is
+    /// inside.
+    fn decrypt<'m>(
+        &self,
+        kind: u8,
+        head_len: usize,
+        message: &'m [u8],
+    ) -> Result<(u8, &'m [u8], Vec<u8>), CryptoError> {
+        let (encryption_key, integrity_key) = self.keys();
+        // Unencrypted payloads in front of SK are not part of any exchange we take part in.
+        let (head, rest) = message
+            .split_at_checked(HEADER_LEN + head_len)
+            .ok_or(CryptoError)?;
+        let header = Header::parse(message).map_err(|_| CryptoError)?;
+        let (_, own) = head.split_at_checked(HEADER_LEN).ok_or(CryptoError)?;
+        let &[first, _, high, low, ref place @ ..] = own else {
+            return Err(CryptoError);
+        };
+        let payload_len = usize::from(u16::from_be_bytes([high, low]));
+        if header.next_payload != kind || payload_len != message.len() - HEADER_LEN {
+            return Err(CryptoError);
+        }
+        let iv_len = self.suite.encryption.iv_len();
+        let (iv, body) = rest.split_at_checked(iv_len).ok_or(CryptoError)?;
+        let mut body = body.to_vec();
+        match self.suite.integrity {
+            None => {
+                let encryption = self.suite.encryption;
+                self.crypto
+                    .aead_open(encryption, encryption_key, iv, head, &mut body)?;
+            }
+            Some(integrity) => {
+                let signed = message
+                    .len()
+                    .checked_sub(integrity.icv_len())
+                    .ok_or(CryptoError)?;
+                let (signed, icv) = message.split_at_checked(signed).ok_or(CryptoError)?;
+                let expected = self.crypto.integrity(integrity, integrity_key, &[signed])?;
+                if !self.crypto.equal(&expected, icv) {
+                    return Err(CryptoError);
+                }
+                let len = body.len().checked_sub(icv.len()).ok_or(CryptoError)?;
+                body.truncate(len);
+                self.crypto.cbc(false, encryption_key, iv, &mut body)?;
+            }
+        }
+        let padding = usize::from(body.pop().ok_or(CryptoError)?);
+        let len = body.len().checked_sub(padding).ok_or(CryptoError)?;
+        body.truncate(len);
+        Ok((first, place, body))
+    }
 }

@@ -5,6 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::wire::{Reader, WireError};
 
+/// Selectors of one payload, at most.
+pub(crate) const MOST: usize = 255;
+
 const V4: u8 = 7;
 const V6: u8 = 8;
 
@@ -100,6 +103,7 @@ pub fn narrow(policy: &[TrafficSelector], offer: &[TrafficSelector]) -> Vec<Traf
 
 /// Emits a TS payload's body.
 pub(crate) fn emit(selectors: &[TrafficSelector]) -> Vec<u8> {
+    let selectors = selectors.get(..MOST).unwrap_or(selectors);
     let mut out = vec![selectors.len() as u8, 0, 0, 0];
     for ts in selectors {
         let (kind, len): (u8, u16) = if ts.start.is_ipv4() {

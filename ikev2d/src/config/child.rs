@@ -35,8 +35,14 @@ pub struct ChildSection {
     /// What is done when the peer deletes it.
     #[serde(default)]
     pub close_action: CloseAction,
-    /// Without effect: times are spread by a tenth.
+    /// Up to how much earlier it is rekeyed, at random; by default a tenth.
     pub rand_time: Option<Seconds>,
+    /// Up to how many octets earlier, at random.
+    #[serde(default)]
+    pub rand_bytes: u64,
+    /// Up to how many packets earlier, at random.
+    #[serde(default)]
+    pub rand_packets: u64,
     /// Without effect: for kernel interfaces.
     pub if_id_in: Option<toml::Value>,
     /// Without effect: for kernel interfaces.
@@ -170,6 +176,7 @@ impl ChildSection {
             },
             transport: false,
             rekey_time: self.rekey_time.nonzero(),
+            rand_time: self.rand_time.map(|time| time.0),
         }
     }
 }

@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ikev2d_proto::config::{AddressPattern, Connection, Identity};
+use ikev2d_proto::config::{AddressPattern, Childless, Connection, Identity, Unique};
 use ikev2d_proto::proposal::Proposal;
 use serde::Deserialize;
 
 use super::child::ChildSection;
 use super::text::{IkeProposal, Seconds, Text};
+
+/// Rekeyings between two reauthentications, at most.
+const MOST_REAUTH_FREQUENCY: u32 = 100;
 
 /// A peer.
 #[derive(Debug, Deserialize)]
@@ -44,16 +47,26 @@ pub struct ConnectionSection {
     /// Tries to set it up; 0 is for ever.
     #[serde(default = "once")]
     pub keyingtries: u32,
-    /// Reauthentication is not there yet: 0 only.
+    /// Age at which the IKE SA is replaced by one that is authenticated anew; 0 is never.
     #[serde(default)]
     pub reauth_time: Seconds,
-    /// Without effect: times are spread by a tenth.
+    /// Every how many rekeyings it is replaced so instead, 1 to 100; 0 is never.
+    #[serde(default)]
+    pub reauth_frequency: u32,
+    /// Up to how much earlier all that is done, at random; by default a tenth.
     pub rand_time: Option<Seconds>,
-    /// Without effect: a peer's initial contact replaces its SAs.
-    pub unique: Option<String>,
-    /// Accepted if false: RFC 4555 is not there yet.
+    /// What becomes of the peer's other IKE SAs: `no`, `never`, `replace` or `keep`.
+    #[serde(default)]
+    pub unique: UniqueSetting,
+    /// Move established SAs to other addresses (RFC 4555).
     #[serde(default)]
     pub mobike: bool,
+    /// Long messages in fragments (RFC 7383).
+    #[serde(default = "yes")]
+    pub fragmentation: bool,
+    /// IKE SAs without a child (RFC 6023): `allow`, `prefer`, `force` or `never`.
+    #[serde(default)]
+    pub childless: ChildlessSetting,
     /// Our end.
     pub local: AuthSection,
     /// The peer's end.
@@ -65,6 +78,62 @@ pub struct ConnectionSection {
 
 fn two() -> u8 {
     2
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What becomes of the peer's other IKE SAs, in strongSwan's words.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum UniqueSetting {
+    /// They stay, unless the peer says that it knows of no others.
+    #[default]
+    No,
+    /// They stay.
+    Never,
+    /// The new one replaces them.
+    Replace,
+    /// The new one is refused.
+    Keep,
+}
+
+impl From<UniqueSetting> for Unique {
+    fn from(setting: UniqueSetting) -> Self {
+        match setting {
+            UniqueSetting::No => Self::No,
+            UniqueSetting::Never => Self::Never,
+            UniqueSetting::Replace => Self::Replace,
+            UniqueSetting::Keep => Self::Keep,
+        }
+    }
+}
+
+/// IKE SAs without a child, in strongSwan's words.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum ChildlessSetting {
+    /// By the peer.
+    #[default]
+    Allow,
+    /// By us too, where the peer can.
+    Prefer,
+    /// Never otherwise.
+    Force,
+    /// Not at all.
+    Never,
+}
+
+impl From<ChildlessSetting> for Childless {
+    fn from(setting: ChildlessSetting) -> Self {
+        match setting {
+            ChildlessSetting::Allow => Self::Allow,
+            ChildlessSetting::Prefer => Self::Prefer,
+            ChildlessSetting::Force => Self::Force,
+            ChildlessSetting::Never => Self::Never,
+        }
+    }
 }
 
 fn once() -> u32 {
@@ -103,20 +172,12 @@ impl ConnectionSection {
             let what = "only IKEv2 (version = 2) is supported";
             return invalid("version".to_owned(), what.to_owned());
         }
-        if self.mobike {
-            return invalid("mobike".to_owned(), "MOBIKE is not supported".to_owned());
-        }
-        if !self.reauth_time.0.is_zero() {
-            let what = "reauthentication is not supported: 0 only, rekey_time renews the keys";
-            return invalid("reauth_time".to_owned(), what.to_owned());
-        }
-        for (setting, given) in [
-            ("rand_time", self.rand_time.is_some()),
-            ("unique", self.unique.is_some()),
-        ] {
-            if given {
-                tracing::warn!(setting, "has no effect");
-            }
+        let frequency = self.reauth_frequency;
+        if frequency > MOST_REAUTH_FREQUENCY {
+            let what = format!(
+                "{frequency}: expected 1 to {MOST_REAUTH_FREQUENCY} rekeyings, or 0 for no reauthentication"
+            );
+            return invalid("reauth_frequency".to_owned(), what);
         }
         for (side, auth) in [("local", &self.local), ("remote", &self.remote)] {
             if auth.auth != "psk" {
@@ -126,7 +187,6 @@ impl ConnectionSection {
         }
         for (name, child) in &self.children {
             for (setting, given) in [
-                ("rand_time", child.rand_time.is_some()),
                 ("if_id_in", child.if_id_in.is_some()),
                 ("if_id_out", child.if_id_out.is_some()),
             ] {
@@ -160,6 +220,13 @@ impl ConnectionSection {
                 proposals
             },
             encap: self.encap,
+            fragmentation: self.fragmentation,
+            rand_time: self.rand_time.map(|time| time.0),
+            reauth_time: self.reauth_time.nonzero(),
+            reauth_frequency: self.reauth_frequency,
+            unique: self.unique.into(),
+            childless: self.childless.into(),
+            mobike: self.mobike,
             dpd_delay: self.dpd_delay.nonzero(),
             rekey_time: rekey,
             over_time: self

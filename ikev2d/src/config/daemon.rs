@@ -37,6 +37,9 @@ pub struct DaemonSection {
     pub retransmit_tries: u32,
     /// Seconds before the first one.
     pub retransmit_timeout: f64,
+    /// Octets of the largest IP datagram that IKE sends; longer messages go in fragments, and in
+    /// smaller ones where nobody answers. 0 is 1280.
+    pub fragment_size: usize,
 }
 
 impl Default for DaemonSection {
@@ -54,6 +57,7 @@ impl Default for DaemonSection {
             raw_esp: true,
             retransmit_tries: 5,
             retransmit_timeout: 4.0,
+            fragment_size: 0,
         }
     }
 }

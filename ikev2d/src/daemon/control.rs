@@ -344,9 +344,7 @@ impl Daemon {
 
     fn control_rekey(&mut self, message: &Section) -> Result<(), String> {
         let now = Instant::now();
-        if message.text("reauth") == Some("yes") {
-            return Err("reauthentication is not supported".to_owned());
-        }
+        let reauth = message.text("reauth") == Some("yes");
         let (ikes, children) = self.selected(message);
         if ikes.is_empty() && children.is_empty() {
             return Err("no matching SAs to rekey found".to_owned());
@@ -355,7 +353,10 @@ impl Daemon {
             let _ = self.endpoint.rekey_child(now, child);
         }
         for ike in ikes {
-            let _ = self.endpoint.rekey_ike(now, ike);
+            let _ = match reauth {
+                true => self.endpoint.reauthenticate(now, ike),
+                false => self.endpoint.rekey_ike(now, ike),
+            };
         }
         Ok(())
     }

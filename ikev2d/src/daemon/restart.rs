@@ -38,6 +38,15 @@ fn comes_back(section: &ChildSection, why: &str) -> bool {
 impl Daemon {
     /// A child SA that was in use is gone.
     pub(super) fn child_lost(&mut self, connection: &str, child: &str, why: &str) {
+        // The peer may have reauthenticated: another one is there already.
+        let there = self.endpoint.ike_sas().any(|sa| {
+            let mut children = sa.children.iter();
+            sa.connection == connection
+                && children.any(|c| c.sa.child == child && c.state == "INSTALLED")
+        });
+        if there {
+            return;
+        }
         let section = self.loaded.child(&self.config, connection, child);
         if section.is_some_and(|section| comes_back(section, why)) {
             let restart = Restart {

@@ -38,6 +38,8 @@ pub(crate) struct Pair {
     pub(crate) wire: VecDeque<(Instant, usize, Path, Vec<u8>)>,
     pub(crate) random: u64,
     pub(crate) loss: u64,
+    /// Octets of the largest IP datagram that arrives.
+    pub(crate) mtu: usize,
     /// Every message that was sent.
     pub(crate) recorded: Vec<Vec<u8>>,
     /// SAs are deleted: what is sent meanwhile may be in vain.
@@ -70,6 +72,7 @@ pub(crate) fn connection(a: bool) -> Connection {
         esp_proposals: vec![Proposal::parse_esp(esp).unwrap()],
         transport: false,
         rekey_time: None,
+        rand_time: None,
     };
     Connection {
         name: "gw".to_owned(),
@@ -80,6 +83,13 @@ pub(crate) fn connection(a: bool) -> Connection {
         remote_id: Identity::parse(if a { "b.test" } else { "a.test" }),
         proposals: vec![Proposal::parse_ike("aes256gcm16-prfsha384-x25519").unwrap()],
         encap: false,
+        fragmentation: true,
+        rand_time: None,
+        reauth_time: None,
+        reauth_frequency: 0,
+        unique: Unique::No,
+        childless: Childless::Allow,
+        mobike: false,
         dpd_delay: None,
         rekey_time: None,
         over_time: Duration::from_secs(60),
@@ -133,6 +143,7 @@ impl Pair {
             wire: VecDeque::new(),
             random: 88172645463325252,
             loss: 0,
+            mtu: usize::MAX,
             recorded: Vec::new(),
             lenient: false,
         }
@@ -188,7 +199,9 @@ impl Pair {
             }
             while let Some(transmit) = self.sides[at].endpoint.poll_transmit() {
                 self.recorded.push(transmit.payload.clone());
-                let copies = if self.loss != 0 && self.chance(self.loss) {
+                let too_long = transmit.payload.len() + 32 > self.mtu;
+                let lost = self.loss != 0 && self.chance(self.loss);
+                let copies = if too_long || lost {
                     0
                 } else if self.loss != 0 && self.chance(self.loss) {
                     2

@@ -18,6 +18,8 @@ pub struct Stats {
     pub established: usize,
     /// Child SAs.
     pub children: usize,
+    /// First messages dropped since too many peers are being waited for.
+    pub half_open_refused: u64,
     /// Cookies asked for.
     pub cookies: u64,
     /// Requests sent again.
@@ -26,6 +28,8 @@ pub struct Stats {
     pub malformed: u64,
     /// Messages for an SA that is not there.
     pub unknown_spi: u64,
+    /// Octets of fragments that wait for the rest of their messages.
+    pub fragment_octets: usize,
     /// Peers that failed to authenticate.
     pub auth_failures: u64,
 }
@@ -57,6 +61,8 @@ pub struct IkeSaInfo<'a> {
     pub nat_local: bool,
     /// Whether the peer is.
     pub nat_remote: bool,
+    /// Whether both sides can move it to other addresses (RFC 4555).
+    pub mobike: bool,
     /// When it was established.
     pub established: Option<Instant>,
     /// When it will be rekeyed.
@@ -101,6 +107,7 @@ impl Endpoint {
             suite: sa.suite,
             nat_local: sa.nat_local,
             nat_remote: sa.nat_remote,
+            mobike: sa.mobike,
             established: sa.established,
             rekey_at: sa.rekey_at,
             expire_at: sa.expire_at,
@@ -134,6 +141,7 @@ impl Endpoint {
                 .filter(|sa| sa.established.is_some())
                 .count(),
             children: self.sas.values().map(|sa| sa.children.len()).sum(),
+            fragment_octets: self.out.held.values().sum(),
             retransmits: self.out.retransmits,
             auth_failures: self.out.auth_failures,
             ..self.stats

@@ -106,7 +106,13 @@ impl Endpoint {
             .clone()
             .filter(|sa| sa.path.remote.ip() == path.remote.ip())
             .count();
-        if half_open.count() >= self.config.cookie_threshold
+        let half_open = half_open.count();
+        if half_open >= self.config.half_open_limit {
+            // Even who can be reached: memory is bounded.
+            self.stats.half_open_refused += 1;
+            return;
+        }
+        if half_open >= self.config.cookie_threshold
             || of_address >= self.config.half_open_per_address
         {
             let given = notifies(&request.parts).find(|notify| notify.kind == notify::COOKIE);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::config::{Identity, find_secret};
+use crate::config::{Childless, Identity, Unique, find_secret};
 use crate::crypto::CryptoError;
 use crate::event::{Event, InstallId};
 use crate::exchange::child::ChildOffer;
@@ -14,12 +14,21 @@ use crate::wire::{Chain, Payload, exchange, notify, payload};
 /// Authentication method 2: shared key message integrity code.
 const SHARED_KEY: u8 = 2;
 
+fn offers_mobike(parts: &[Payload<'_>]) -> bool {
+    notifies(parts).any(|notify| notify.kind == notify::MOBIKE_SUPPORTED)
+}
+
 impl IkeSa {
     pub(crate) fn start_auth(&mut self, ctx: &mut Ctx<'_>) -> Result<(), CryptoError> {
         let mut chain = Chain::default();
         let id = self.connection.local_id.emit();
         chain.push(payload::IDI, &id);
-        chain.notify(notify::INITIAL_CONTACT, &[]);
+        if self.initial_contact {
+            chain.notify(notify::INITIAL_CONTACT, &[]);
+        }
+        if self.connection.mobike {
+            chain.notify(notify::MOBIKE_SUPPORTED, &[]);
+        }
         if self.connection.remote_id != Identity::Any {
             chain.push(payload::IDR, &self.connection.remote_id.emit());
         }
@@ -32,11 +41,12 @@ impl IkeSa {
             } => Some(name.clone()),
             _ => None,
         });
+        let first = first.filter(|_| !self.goes_childless());
         if let Some(config) = first.and_then(|name| self.child_config(&name)) {
             self.init.child_spi = self.new_spi(ctx);
             self.push_child_offer(&mut chain, &config, self.init.child_spi, true, None);
         }
-        self.request(ctx, exchange::IKE_AUTH, &chain, Request::Auth)
+        self.request(ctx, exchange::IKE_AUTH, chain, Request::Auth)
     }
 
     /// The AUTH payload's body of one side.
@@ -91,6 +101,7 @@ impl IkeSa {
         let Ok(remote) = Identity::read(id_body) else {
             return refuse(self, ctx, notify::INVALID_SYNTAX, "malformed identity");
         };
+        let childless = find(parts, payload::SA).is_none();
         let wanted = find(parts, payload::IDR).and_then(|body| Identity::read(body).ok());
         let ends = (self.path.local.ip(), self.path.remote.ip());
         let suite = self.suite;
@@ -113,6 +124,11 @@ impl IkeSa {
             let reason = format!("no connection for peer {remote}");
             return refuse(self, ctx, notify::AUTHENTICATION_FAILED, &reason);
         };
+        let refused = match connection.childless {
+            Childless::Never => childless,
+            Childless::Force => !childless,
+            Childless::Allow | Childless::Prefer => false,
+        };
         self.adopt_connection(connection, remote);
         let expected = self.auth_of(ctx, true, id_body, &self.remote_id.clone());
         let verified = expected.is_ok_and(|expected| ctx.crypto.equal(&expected, auth));
@@ -120,6 +136,10 @@ impl IkeSa {
             ctx.out.auth_failures += 1;
             let reason = format!("peer {} failed to authenticate", self.remote_id);
             return refuse(self, ctx, notify::AUTHENTICATION_FAILED, &reason);
+        }
+        if refused {
+            let reason = "the policy on IKE SAs without a child (RFC 6023) forbids it";
+            return refuse(self, ctx, notify::INVALID_SYNTAX, reason);
         }
         let local_body = self.local_id.emit();
         let Ok(own_auth) = self.auth_of(ctx, false, &local_body, &self.remote_id.clone()) else {
@@ -130,20 +150,32 @@ impl IkeSa {
                 "AUTH could not be made",
             );
         };
-        if notifies(parts).any(|notify| notify.kind == notify::INITIAL_CONTACT) {
+        if self.connection.unique == Unique::Keep && ctx.out.present.contains_key(&self.ends()) {
+            let reason = format!("peer {} is there already", self.remote_id);
+            return refuse(self, ctx, notify::AUTHENTICATION_FAILED, &reason);
+        }
+        if self.connection.unique != Unique::Never
+            && notifies(parts).any(|notify| notify.kind == notify::INITIAL_CONTACT)
+        {
             ctx.out.initial_contact.push_back(self.id);
         }
+        ctx.out.authenticated = Some(self.id);
+        self.mobike = self.connection.mobike && offers_mobike(parts);
         self.establish(ctx);
+        let mobike = self.mobike;
         let chain = || {
             let mut chain = Chain::default();
             chain.push(payload::IDR, &local_body);
             chain.push(payload::AUTH, &own_auth);
+            if mobike {
+                chain.notify(notify::MOBIKE_SUPPORTED, &[]);
+            }
             chain
         };
         let mut installed = chain();
-        if find(parts, payload::SA).is_none() {
+        if childless {
             // Childless (RFC 6023).
-            return self.respond(ctx, exchange::IKE_AUTH, id, &installed);
+            return self.respond(ctx, exchange::IKE_AUTH, id, installed);
         }
         let nonces = (self.init.nonce_i.clone(), self.init.nonce_r.clone());
         let offer = ChildOffer {
@@ -174,8 +206,17 @@ impl IkeSa {
                 // The IKE SA stands without its child (§1.2).
                 let mut chain = chain();
                 chain.notify(kind, &[]);
-                self.respond(ctx, exchange::IKE_AUTH, id, &chain);
+                self.respond(ctx, exchange::IKE_AUTH, id, chain);
             }
+        }
+    }
+
+    /// Whether children are made after IKE_AUTH only (RFC 6023 §3).
+    fn goes_childless(&self) -> bool {
+        match self.connection.childless {
+            Childless::Force => true,
+            Childless::Prefer => self.childless,
+            Childless::Allow | Childless::Never => false,
         }
     }
 
@@ -209,7 +250,11 @@ impl IkeSa {
             return self.abandon(ctx, format!("peer {remote} failed to authenticate"));
         }
         self.remote_id = remote;
+        self.mobike = self.connection.mobike && offers_mobike(parts);
         self.establish(ctx);
+        if self.init.child_spi == 0 {
+            return;
+        }
         // The first child went along; others follow.
         let first = self
             .tasks

@@ -152,7 +152,7 @@ impl IkeSa {
                     child: Box::new(sa),
                 });
                 child.announced = rekeys.is_none();
-                self.children.push(child);
+                self.adopt_child(ctx, child);
                 let Some(old) = rekeys else {
                     ctx.event(Event::InstallOutbound { child: id });
                     return ctx.event(Event::ChildUp { ike, child: id });
@@ -286,7 +286,8 @@ impl IkeSa {
             keys_out: gone(),
             ..sa.clone()
         };
-        let rekey_at = config.rekey_time.map(|time| ctx.now + jittered(ctx, time));
+        let rekey_at = config.rekey_time;
+        let rekey_at = rekey_at.map(|time| ctx.now + jittered(ctx, time, config.rand_time));
         let child = Child {
             sa: record,
             installed: ctx.now,
@@ -325,7 +326,12 @@ impl IkeSa {
         for config in &self.connection.children {
             let mine = SelectorConfig::resolve(&config.local_ts, self.path.local.ip());
             let peers = SelectorConfig::resolve(&config.remote_ts, self.path.remote.ip());
-            let (ts_local, ts_remote) = (ts::narrow(&mine, &ours), ts::narrow(&peers, &theirs));
+            let (mut ts_local, mut ts_remote) =
+                (ts::narrow(&mine, &ours), ts::narrow(&peers, &theirs));
+            // More than a payload can name would be possible (§2.9).
+            let too_many = ts_local.len().max(ts_remote.len()) > ts::MOST;
+            ts_local.truncate(ts::MOST);
+            ts_remote.truncate(ts::MOST);
             if ts_local.is_empty() || ts_remote.is_empty() {
                 continue;
             }
@@ -349,6 +355,9 @@ impl IkeSa {
                 chain.notify(notify::USE_TRANSPORT_MODE, &[]);
             }
             chain.notify(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[]);
+            if too_many {
+                chain.notify(notify::ADDITIONAL_TS_POSSIBLE, &[]);
+            }
             let answer = [(number, suite.to_proposal())];
             chain.push(
                 payload::SA,

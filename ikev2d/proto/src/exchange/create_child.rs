@@ -82,7 +82,7 @@ impl IkeSa {
             collision: None,
         };
         let request = Request::CreateChild(Box::new(request));
-        self.request(ctx, exchange::CREATE_CHILD_SA, &chain, request)
+        self.request(ctx, exchange::CREATE_CHILD_SA, chain, request)
     }
 
     pub(crate) fn handle_child_response(
@@ -225,7 +225,7 @@ impl IkeSa {
                         let body = notify::emit(3, notify.spi, notify::CHILD_SA_NOT_FOUND, &[]);
                         let mut chain = Chain::default();
                         chain.push(payload::NOTIFY, &body);
-                        return self.respond(ctx, kind, id, &chain);
+                        return self.respond(ctx, kind, id, chain);
                     }
                 }
             }

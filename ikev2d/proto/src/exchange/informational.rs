@@ -2,7 +2,7 @@
 //! INFORMATIONAL (RFC 7296 §1.4): deletions and liveness.
 
 use crate::crypto::CryptoError;
-use crate::event::{ChildId, reason};
+use crate::event::{ChildId, Path, reason};
 use crate::ike_sa::{Ctx, Handover, IkeSa, Phase, Request, Standing, State};
 use crate::wire::{Chain, Payload, Reader, exchange, payload};
 
@@ -21,7 +21,7 @@ impl IkeSa {
         self.request(
             ctx,
             exchange::INFORMATIONAL,
-            &chain,
+            chain,
             Request::DeleteIke { reason },
         )
     }
@@ -40,7 +40,7 @@ impl IkeSa {
         self.request(
             ctx,
             exchange::INFORMATIONAL,
-            &chain,
+            chain,
             Request::DeleteChild(child),
         )
     }
@@ -48,10 +48,14 @@ impl IkeSa {
     pub(crate) fn handle_informational(
         &mut self,
         ctx: &mut Ctx<'_>,
+        path: Path,
         id: u32,
         parts: &[Payload<'_>],
     ) {
         let mut chain = Chain::default();
+        if let Err(error) = self.answer_move(ctx, path, parts, &mut chain) {
+            return self.respond_notify(ctx, exchange::INFORMATIONAL, id, error, &[]);
+        }
         let mut own_spis = Vec::new();
         let mut ends = false;
         for part in parts.iter().filter(|part| part.kind == payload::DELETE) {
@@ -68,7 +72,7 @@ impl IkeSa {
         if !own_spis.is_empty() {
             chain.push(payload::DELETE, &emit_delete(&own_spis));
         }
-        self.respond(ctx, exchange::INFORMATIONAL, id, &chain);
+        self.respond(ctx, exchange::INFORMATIONAL, id, chain);
         if ends {
             if let Some(Request::RekeyIke(mine)) = self.asking()
                 && let Some(theirs) = &mine.collision

@@ -4,8 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::algorithm::Group;
+use crate::config::Childless;
 use crate::crypto::{Crypto, CryptoError};
-use crate::ike_sa::{Ctx, IkeSa, NONCE_LEN, Request, State, find, notifies};
+use crate::ike_sa::{Ctx, IkeSa, NONCE_LEN, Request, Sent, State, find, notifies};
 use crate::keymat::IkeKeys;
 use crate::proposal::{self, IkeSuite, Proposal};
 use crate::wire::{
@@ -122,14 +123,17 @@ impl IkeSa {
         chain.push(payload::KE, &emit_ke(group, public));
         chain.push(payload::NONCE, &self.init.nonce_i);
         self.push_nat_detection(ctx, &mut chain);
+        if self.connection.fragmentation {
+            chain.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]);
+        }
         let message = chain.into_message(self.init_header(false));
         self.init.message_i = message.clone();
         self.rewind();
-        self.post(ctx, 0, message, Request::Init);
+        self.post(ctx, 0, Sent::clear(message), Request::Init);
         Ok(())
     }
 
-    fn push_nat_detection(&self, ctx: &Ctx<'_>, chain: &mut Chain) {
+    pub(crate) fn push_nat_detection(&self, ctx: &Ctx<'_>, chain: &mut Chain) {
         let source = if self.encap {
             // A hash that fits nothing: the peer takes us for one behind a NAT.
             let octets = ctx.random(20);
@@ -142,8 +146,14 @@ impl IkeSa {
         chain.notify(notify::NAT_DETECTION_DESTINATION_IP, &destination);
     }
 
+    /// Whether both sides take fragments (RFC 7383 §2.3).
+    fn detect_fragmentation(&mut self, parts: &[Payload<'_>]) {
+        let offered = |n: notify::Notify<'_>| n.kind == notify::IKEV2_FRAGMENTATION_SUPPORTED;
+        self.fragmentation = self.connection.fragmentation && notifies(parts).any(offered);
+    }
+
     /// Compares the peer's hashes with what we see.
-    fn detect_nat(&mut self, ctx: &Ctx<'_>, parts: &[Payload<'_>], spi_r: u64) {
+    pub(crate) fn detect_nat(&mut self, ctx: &Ctx<'_>, parts: &[Payload<'_>], spi_r: u64) {
         let hash = |end| nat_hash(ctx.crypto, self.spi_i, spi_r, end);
         let (seen_remote, seen_local) = (hash(self.path.remote), hash(self.path.local));
         let mut sources = 0;
@@ -242,6 +252,7 @@ impl IkeSa {
             return;
         }
         self.detect_nat(ctx, &answer.parts, header.spi_r.get());
+        self.detect_fragmentation(&answer.parts);
         let Some(exchange) = &self.init.exchange else {
             return;
         };
@@ -260,7 +271,10 @@ impl IkeSa {
         self.keys = Some(keys);
         self.take_init_request();
         self.log_keys(ctx);
-        if self.udp_encap() {
+        let childless = |n: notify::Notify<'_>| n.kind == notify::CHILDLESS_IKEV2_SUPPORTED;
+        self.childless = notifies(&answer.parts).any(childless);
+        // With MOBIKE a NAT may come in between later (RFC 4555 §3.3).
+        if self.udp_encap() || self.connection.mobike {
             self.path.local.set_port(ctx.config.nat_port);
             if self.path.remote.port() == ctx.config.ike_port {
                 self.path.remote.set_port(ctx.config.nat_port);
@@ -301,6 +315,13 @@ impl IkeSa {
         chain.push(payload::KE, &emit_ke(suite.group, exchange.public()));
         chain.push(payload::NONCE, &self.init.nonce_r);
         self.push_nat_detection(ctx, &mut chain);
+        self.detect_fragmentation(&request.parts);
+        if self.fragmentation {
+            chain.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]);
+        }
+        if self.connection.childless != Childless::Never {
+            chain.notify(notify::CHILDLESS_IKEV2_SUPPORTED, &[]);
+        }
         let response = chain.into_message(self.init_header(true));
         self.init.message_i = message.to_vec();
         self.init.message_r = response.clone();
@@ -311,7 +332,7 @@ impl IkeSa {
         )?);
         self.suite = Some(suite);
         self.log_keys(ctx);
-        self.respond_with(ctx, 0, response);
+        self.respond_with(ctx, 0, Sent::clear(response));
         Ok(())
     }
 }

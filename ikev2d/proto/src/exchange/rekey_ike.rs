@@ -46,7 +46,7 @@ impl IkeSa {
         self.request(
             ctx,
             exchange::CREATE_CHILD_SA,
-            &chain,
+            chain,
             Request::RekeyIke(Box::new(request)),
         )
     }
@@ -226,7 +226,7 @@ impl IkeSa {
         );
         chain.push(payload::NONCE, &nonce_r);
         chain.push(payload::KE, &ke);
-        self.respond(ctx, kind, id, &chain);
+        self.respond(ctx, kind, id, chain);
         let mut born = self.bear(ctx, false, (spi_i, spi_r), suite, keys);
         born.log_keys(ctx);
         let (old, new) = (self.id, born.id);
@@ -265,6 +265,7 @@ impl IkeSa {
         born.remote_id = self.remote_id.clone();
         (born.nat_local, born.nat_remote, born.encap) =
             (self.nat_local, self.nat_remote, self.encap);
+        born.fragment_as(self);
         born
     }
 
@@ -279,6 +280,8 @@ impl IkeSa {
         let moves = |task: &Task| !matches!(task, Task::RekeyIke { .. } | Task::Liveness);
         heir.tasks.extend(self.tasks.drain(..).filter(moves));
         heir.arm_rekey(ctx);
+        (heir.counted, heir.mobike) = (std::mem::take(&mut self.counted), self.mobike);
+        heir.inherit_auth(ctx, self);
         self.standing = Standing::Replaced;
         self.rekey_at = None;
         self.expire_at = None;

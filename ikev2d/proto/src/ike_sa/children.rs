@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{Ctx, FORGET, IkeSa, Request, SUCCESSION, Task};
+use super::{Ctx, FORGET, IkeSa, OVERLAP, Request, SUCCESSION, Task};
 use crate::event::{ChildId, ChildSa, Event, InstallId};
 use crate::wire::Chain;
 
@@ -47,6 +47,10 @@ pub(crate) struct Pending {
     pub(crate) failed: Chain,
     pub(crate) child: Child,
     pub(crate) rekeys: Option<ChildId>,
+}
+
+fn config_of(child: &Child) -> (String, String) {
+    (child.sa.connection.clone(), child.sa.child.clone())
 }
 
 impl IkeSa {
@@ -105,6 +109,21 @@ impl IkeSa {
         }
     }
 
+    /// A child is there from now on.
+    pub(crate) fn adopt_child(&mut self, ctx: &mut Ctx<'_>, child: Child) {
+        *ctx.out.live.entry(config_of(&child)).or_default() += 1;
+        self.children.push(child);
+    }
+
+    /// Whether another IKE SA has a child of the same configuration: the peer reauthenticates, and has
+    /// that one until it has this one.
+    fn has_elsewhere(&self, ctx: &Ctx<'_>, child: &Child) -> bool {
+        let config = config_of(child);
+        let here = self.children.iter().filter(|c| config_of(c) == config);
+        let all = ctx.out.live.get(&config).copied().unwrap_or_default();
+        all > here.count()
+    }
+
     /// Asks for a child's deletion.
     pub(crate) fn delete_child(&mut self, id: ChildId) {
         if let Some(child) = self.child_mut(id).filter(|c| c.phase != Phase::Deleting) {
@@ -137,6 +156,9 @@ impl IkeSa {
         };
         let gone = self.children.swap_remove(at);
         self.release(ctx, |child| child.sa.replaces == Some(id));
+        let config = config_of(&gone);
+        ctx.out.lost_child(&config);
+        ctx.out.gone.push(config);
         ctx.event(Event::RetireChild { child: id });
         if gone.announced {
             let reason = reason.to_owned();
@@ -210,21 +232,21 @@ impl IkeSa {
         let id = child.sa.id;
         if let Some(reason) = failure {
             tracing::warn!(reason, "child SA could not be installed");
-            self.respond(ctx, kind, message_id, &failed);
+            self.respond(ctx, kind, message_id, failed);
             ctx.event(Event::RetireChild { child: id });
             if let Some(Request::CreateChild(mine)) = self.asking_mut() {
                 mine.collision.take_if(|theirs| theirs.new == id);
             }
             return;
         }
-        self.respond(ctx, kind, message_id, &installed);
+        self.respond(ctx, kind, message_id, installed);
         child.install = None;
         let ike = self.id;
         match rekeys {
             // The peer sends through the old SA until it has the new one.
             Some(old) => {
                 child.awaits_peer = true;
-                self.children.push(child);
+                self.adopt_child(ctx, child);
                 // A rekeying of ours that has not begun yet is done by the peer's.
                 self.tasks.retain(
                     |task| !matches!(task, Task::Child { rekeys: Some(id), .. } if *id == old),
@@ -237,11 +259,16 @@ impl IkeSa {
             }
             None => {
                 child.announced = true;
-                // It has the old one still if it can take up what its accelerator carries.
-                child.awaits_peer = self.succeeds;
-                child.release_at = self.succeeds.then(|| ctx.now + SUCCESSION);
-                self.children.push(child);
-                if !self.succeeds {
+                // With reauthentication the peer still has another one, and this one in a moment; so it
+                // has after its death, if it can take up what its accelerator carries.
+                let wait = match self.succeeds {
+                    true => Some(SUCCESSION),
+                    false => self.has_elsewhere(ctx, &child).then_some(OVERLAP),
+                };
+                child.awaits_peer = wait.is_some();
+                child.release_at = wait.map(|wait| ctx.now + wait);
+                self.adopt_child(ctx, child);
+                if wait.is_none() {
                     ctx.event(Event::InstallOutbound { child: id });
                 }
                 ctx.event(Event::ChildUp { ike, child: id });

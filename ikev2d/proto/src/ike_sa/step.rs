@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a step of an IKE SA may use, and what it leaves behind.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Handover, IkeSa};
-use crate::config::{Connection, EndpointConfig, Secret};
+use super::{Handover, Held, IkeSa};
+use crate::config::{Connection, EndpointConfig, Identity, Secret};
 use crate::crypto::Crypto;
 use crate::event::{Event, IkeId, Transmit};
 
@@ -28,8 +28,24 @@ pub(crate) struct Outputs {
     pub(crate) last_id: u64,
     /// IKE SAs that replace the endpoint's other ones with their peers.
     pub(crate) initial_contact: VecDeque<IkeId>,
+    /// An IKE SA that a peer has just set up.
+    pub(crate) authenticated: Option<IkeId>,
     /// New IKE SAs out of rekeyings.
     pub(crate) born: Vec<IkeSa>,
+    /// Established IKE SAs by the two identities.
+    pub(crate) present: HashMap<(Identity, Identity), usize>,
+    /// IKE SAs that are to be replaced by new ones.
+    pub(crate) reauths: Vec<IkeId>,
+    /// IKE SAs that have been.
+    pub(crate) reauthenticated: Vec<IkeId>,
+    /// IKE SAs that could not be.
+    pub(crate) reauth_failed: Vec<IkeId>,
+    /// Children that are there, by connection and child.
+    pub(crate) live: HashMap<(String, String), usize>,
+    /// Children that are gone, by connection and child: what waits for that elsewhere may send.
+    pub(crate) gone: Vec<(String, String)>,
+    /// Octets of fragments that wait, by address.
+    pub(crate) held: Held,
     pub(crate) handovers: Vec<Handover>,
     /// IKE SAs that a collision has made one too many, and the peer deletes.
     pub(crate) redundant: Vec<IkeId>,
@@ -40,6 +56,26 @@ pub(crate) struct Outputs {
 }
 
 impl Outputs {
+    /// A child is gone.
+    pub(crate) fn lost_child(&mut self, config: &(String, String)) {
+        if let Some(count) = self.live.get_mut(config) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.live.remove(config);
+            }
+        }
+    }
+
+    /// An established IKE SA is gone.
+    pub(crate) fn lost_ike(&mut self, ends: &(Identity, Identity)) {
+        if let Some(count) = self.present.get_mut(ends) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.present.remove(ends);
+            }
+        }
+    }
+
     pub(crate) fn id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
@@ -55,6 +91,12 @@ impl Ctx<'_> {
         let mut octets = vec![0; len];
         self.crypto.random(&mut octets);
         octets
+    }
+
+    /// A time shortened at random by up to a share of itself.
+    pub(crate) fn shortened(&self, time: Duration, share: f64) -> Duration {
+        let part = (self.random_u64() % 1000) as f64 / 1000.0;
+        time.mul_f64((1.0 - part * share).clamp(0.0, 1.0))
     }
 
     pub(crate) fn random_u64(&self) -> u64 {

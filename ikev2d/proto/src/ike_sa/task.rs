@@ -19,6 +19,7 @@ pub(crate) enum Request {
     DeleteIke { reason: String },
     DeleteChild(ChildId),
     Liveness,
+    Move,
 }
 
 pub(crate) struct ChildRequest {
@@ -86,6 +87,8 @@ pub(crate) enum Task {
     },
     DeleteChild(ChildId),
     Liveness,
+    /// Tell the peer that we are elsewhere (RFC 4555 §3.5).
+    Move,
 }
 
 impl IkeSa {
@@ -105,11 +108,9 @@ impl IkeSa {
                 }
                 _ => true,
             };
-            let Some(at) = self.tasks.iter().position(ready) else {
-                return;
-            };
-            let Some(task) = self.tasks.remove(at) else {
-                return;
+            let ready = self.tasks.iter().position(ready);
+            let Some(task) = ready.and_then(|at| self.tasks.remove(at)) else {
+                break;
             };
             let started = match task {
                 Task::Child {
@@ -121,14 +122,16 @@ impl IkeSa {
                 Task::RekeyIke { group, .. } => self.start_rekey(ctx, group),
                 Task::DeleteIke { reason } => self.start_delete(ctx, reason),
                 Task::DeleteChild(child) => self.start_delete_child(ctx, child),
+                Task::Move => self.start_move(ctx),
                 Task::Liveness => {
                     let chain = Chain::default();
-                    self.request(ctx, exchange::INFORMATIONAL, &chain, Request::Liveness)
+                    self.request(ctx, exchange::INFORMATIONAL, chain, Request::Liveness)
                 }
             };
             if started.is_err() {
                 tracing::error!(ike = self.id.0, "a request could not be made");
             }
         }
+        self.finish_reauth(ctx);
     }
 }

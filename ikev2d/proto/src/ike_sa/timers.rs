@@ -12,8 +12,18 @@ impl IkeSa {
         let Some(time) = self.connection.rekey_time else {
             return;
         };
-        self.rekey_at = Some(ctx.now + jittered(ctx, time));
+        let spread = self.connection.rand_time;
+        self.rekey_at = Some(ctx.now + jittered(ctx, time, spread));
         self.expire_at = Some(ctx.now + time + self.connection.over_time);
+    }
+
+    pub(crate) fn arm_reauth(&mut self, ctx: &Ctx<'_>) {
+        if let Some(time) = self.connection.reauth_time {
+            let spread = self.connection.rand_time;
+            self.reauth.at = Some(ctx.now + jittered(ctx, time, spread));
+            let last = ctx.now + time + self.connection.over_time;
+            self.expire_at = Some(self.expire_at.map_or(last, |at| at.min(last)));
+        }
     }
 
     /// When something is to be done next.
@@ -42,7 +52,7 @@ impl IkeSa {
                     .rekey_at
                     .filter(|_| child.phase == Phase::Installed && established),
                 child.forget_at,
-                child.release_at,
+                child.release_at.filter(|_| child.awaits_peer),
             ]
         });
         [
@@ -52,8 +62,10 @@ impl IkeSa {
             keepalive,
             tasks,
             self.rekey_at.filter(|_| established),
+            self.reauth.at.filter(|_| established),
             self.expire_at.filter(|_| established),
             self.forget_at,
+            self.reassembly.expires(),
         ]
         .into_iter()
         .chain(children)
@@ -79,26 +91,24 @@ impl IkeSa {
                 reason: "lifetime is over".to_owned(),
             });
         }
-        if let Some(outstanding) = &mut self.outstanding
+        if let Some(outstanding) = &self.outstanding
             && now >= outstanding.at
         {
             if outstanding.tries >= ctx.config.retransmit_tries {
                 return self.die(ctx, crate::event::reason::NO_ANSWER);
             }
-            outstanding.tries += 1;
-            outstanding.wait = outstanding.wait.mul_f64(ctx.config.retransmit_base);
-            outstanding.at = now + outstanding.wait;
-            let message = outstanding.message.clone();
-            ctx.out.retransmits += 1;
-            self.send(ctx, message);
+            self.retransmit(ctx);
+        }
+        if self.reassembly.expires().is_some_and(|at| now >= at) {
+            self.reassembly.clear(&mut ctx.out.held);
         }
         if self.state == State::Established && self.standing == Standing::Current {
             if self.rekey_at.is_some_and(|at| now >= at) {
                 self.rekey_at = None;
-                self.tasks.push_back(Task::RekeyIke {
-                    group: None,
-                    not_before: None,
-                });
+                self.renew(ctx);
+            }
+            if self.reauth.at.is_some_and(|at| now >= at) {
+                self.reauthenticate(ctx);
             }
             self.release(ctx, |child| child.release_at.is_some_and(|at| now >= at));
             for at in 0..self.children.len() {
@@ -135,8 +145,14 @@ impl IkeSa {
     }
 }
 
-/// A time shortened by up to a tenth, so that both ends do not rekey at once (§2.8).
-pub(crate) fn jittered(ctx: &Ctx<'_>, time: Duration) -> Duration {
-    let part = (ctx.random_u64() % 1000) as f64 / 10_000.0;
-    time.mul_f64(1.0 - part)
+/// A time shortened at random, so that both ends do not act at once (§2.8): by up to a tenth if
+/// nothing else is said.
+pub(crate) fn jittered(ctx: &Ctx<'_>, time: Duration, spread: Option<Duration>) -> Duration {
+    match spread {
+        None => ctx.shortened(time, 0.1),
+        Some(spread) => {
+            let spread = spread.min(time);
+            time - ctx.shortened(spread, 1.0)
+        }
+    }
 }

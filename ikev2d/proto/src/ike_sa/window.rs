@@ -3,23 +3,51 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Ctx, Handover, IkeSa, Request, Standing, State};
+use super::{Ctx, Handover, IkeSa, Request, SMALL, Standing, State, Task};
 use crate::crypto::CryptoError;
-use crate::event::{Event, Path, Transmit};
+use crate::event::{Path, Transmit};
 use crate::exchange::informational::ends_ike;
-use crate::sk;
+use crate::sk::Sealer;
 use crate::wire::{
-    Chain, FLAG_INITIATOR, FLAG_RESPONSE, Header, Payload, VERSION, exchange, notify, payloads,
+    Chain, FLAG_INITIATOR, FLAG_RESPONSE, Header, Payload, VERSION, exchange, notify, payload,
+    payloads,
 };
 
 pub(super) struct Outstanding {
     pub(super) id: u32,
-    pub(super) message: Vec<u8>,
+    pub(super) sent: Sent,
     pub(super) request: Request,
     pub(super) tries: u32,
     pub(super) at: Instant,
     pub(super) wait: Duration,
 }
+
+/// A message as it was sent.
+pub(crate) struct Sent {
+    pub(super) messages: Vec<Vec<u8>>,
+    /// What is inside, if it was too long for one datagram: to divide it further.
+    plain: Option<(Header, Chain)>,
+}
+
+impl Sent {
+    fn new(messages: Vec<Vec<u8>>, header: Header, chain: Chain) -> Self {
+        // A message that fits the smallest datagram needs no second try.
+        let small = messages.iter().map(Vec::len).sum::<usize>() <= SMALL;
+        let plain = (!small).then_some((header, chain));
+        Self { messages, plain }
+    }
+
+    /// A message in the clear.
+    pub(crate) fn clear(message: Vec<u8>) -> Self {
+        Self {
+            messages: vec![message],
+            plain: None,
+        }
+    }
+}
+
+/// The response to the last request, for repetitions.
+pub(super) struct LastResponse(Sent);
 
 impl IkeSa {
     fn header(&self, exchange: u8, id: u32, response: bool) -> Header {
@@ -38,8 +66,12 @@ impl IkeSa {
     }
 
     pub(crate) fn send(&mut self, ctx: &mut Ctx<'_>, message: Vec<u8>) {
-        self.last_sent = ctx.now;
         let path = self.path;
+        self.send_on(ctx, path, message);
+    }
+
+    fn send_on(&mut self, ctx: &mut Ctx<'_>, path: Path, message: Vec<u8>) {
+        self.last_sent = ctx.now;
         ctx.out.transmits.push_back(Transmit {
             path,
             payload: message,
@@ -47,39 +79,90 @@ impl IkeSa {
         });
     }
 
+    /// Seals a message, in pieces if it is long.
+    fn seal(
+        &self,
+        ctx: &Ctx<'_>,
+        header: Header,
+        chain: &Chain,
+    ) -> Result<Vec<Vec<u8>>, CryptoError> {
+        let (suite, keys) = self
+            .suite
+            .as_ref()
+            .zip(self.keys.as_ref())
+            .ok_or(CryptoError)?;
+        let sealer = Sealer {
+            crypto: ctx.crypto,
+            suite,
+            keys,
+            by_initiator: self.initiator,
+        };
+        sealer.seal_within(header, chain, self.message_size(ctx))
+    }
+
     /// Sends a request and remembers it until its response comes.
     pub(crate) fn request(
         &mut self,
         ctx: &mut Ctx<'_>,
         exchange_type: u8,
-        chain: &Chain,
+        chain: Chain,
         request: Request,
     ) -> Result<(), CryptoError> {
         let id = self.next_request;
         let header = self.header(exchange_type, id, false);
-        let message = match (&self.suite, &self.keys) {
-            (Some(suite), Some(keys)) if exchange_type != exchange::IKE_SA_INIT => {
-                sk::seal(ctx.crypto, suite, keys, self.initiator, header, chain)?
-            }
-            _ => return Err(CryptoError),
-        };
-        self.post(ctx, id, message, request);
+        let messages = self.seal(ctx, header, &chain)?;
+        self.post(ctx, id, Sent::new(messages, header, chain), request);
         Ok(())
     }
 
     /// Sends a request that is ready.
-    pub(crate) fn post(&mut self, ctx: &mut Ctx<'_>, id: u32, message: Vec<u8>, request: Request) {
-        self.next_request = id + 1;
+    pub(crate) fn post(&mut self, ctx: &mut Ctx<'_>, id: u32, sent: Sent, request: Request) {
+        // §2.2: numbers never wrap; long before that the IKE SA is rekeyed.
+        const TURN: u32 = 1 << 31;
+        self.next_request = id.saturating_add(1);
+        if id == TURN {
+            self.tasks.push_front(Task::RekeyIke {
+                group: None,
+                not_before: None,
+            });
+        }
         let wait = ctx.config.retransmit_timeout;
+        for message in &sent.messages {
+            self.send(ctx, message.clone());
+        }
         self.outstanding = Some(Outstanding {
             id,
-            message: message.clone(),
+            sent,
             request,
             tries: 0,
-            at: ctx.now + wait,
+            at: ctx.now + ctx.shortened(wait, ctx.config.retransmit_jitter),
             wait,
         });
-        self.send(ctx, message);
+    }
+
+    /// Sends the request again that nobody answers, in smaller pieces where that may help.
+    pub(super) fn retransmit(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(mut outstanding) = self.outstanding.take() else {
+            return;
+        };
+        outstanding.tries += 1;
+        outstanding.wait = outstanding.wait.mul_f64(ctx.config.retransmit_base);
+        outstanding.at = ctx.now + ctx.shortened(outstanding.wait, ctx.config.retransmit_jitter);
+        self.divide_further(ctx, &mut outstanding.sent);
+        ctx.out.retransmits += 1;
+        for message in &outstanding.sent.messages {
+            self.send(ctx, message.clone());
+        }
+        self.outstanding = Some(outstanding);
+    }
+
+    fn divide_further(&mut self, ctx: &Ctx<'_>, sent: &mut Sent) {
+        if let Some((header, chain)) = &sent.plain
+            && self.step_down(ctx)
+            && let Ok(messages) = self.seal(ctx, *header, chain)
+        {
+            sent.messages = messages;
+        }
     }
 
     /// The header of our first message.
@@ -88,21 +171,32 @@ impl IkeSa {
     }
 
     /// Sends the response to the request that is expected, and keeps it for repetitions.
-    pub(crate) fn respond(&mut self, ctx: &mut Ctx<'_>, exchange_type: u8, id: u32, chain: &Chain) {
+    pub(crate) fn respond(&mut self, ctx: &mut Ctx<'_>, exchange_type: u8, id: u32, chain: Chain) {
         let header = self.header(exchange_type, id, true);
-        let (Some(suite), Some(keys)) = (&self.suite, &self.keys) else {
-            return;
-        };
-        match sk::seal(ctx.crypto, suite, keys, self.initiator, header, chain) {
-            Ok(message) => self.respond_with(ctx, id, message),
+        match self.seal(ctx, header, &chain) {
+            Ok(messages) => self.respond_with(ctx, id, Sent::new(messages, header, chain)),
             Err(_) => tracing::error!(ike = self.id.0, "response could not be sealed"),
         }
     }
 
-    pub(crate) fn respond_with(&mut self, ctx: &mut Ctx<'_>, id: u32, message: Vec<u8>) {
+    pub(crate) fn respond_with(&mut self, ctx: &mut Ctx<'_>, id: u32, sent: Sent) {
         self.expected_request = id.wrapping_add(1);
-        self.last_response = Some(message.clone());
-        self.send(ctx, message);
+        for message in &sent.messages {
+            self.send(ctx, message.clone());
+        }
+        self.last_response = Some(LastResponse(sent));
+    }
+
+    /// Answers a request that was answered before, to where it came from.
+    fn respond_again(&mut self, ctx: &mut Ctx<'_>, path: Path) {
+        let Some(LastResponse(mut sent)) = self.last_response.take() else {
+            return;
+        };
+        self.divide_further(ctx, &mut sent);
+        for message in &sent.messages {
+            self.send_on(ctx, path, message.clone());
+        }
+        self.last_response = Some(LastResponse(sent));
     }
 
     pub(crate) fn respond_notify(
@@ -115,7 +209,7 @@ impl IkeSa {
     ) {
         let mut chain = Chain::default();
         chain.notify(kind, data);
-        self.respond(ctx, exchange_type, id, &chain);
+        self.respond(ctx, exchange_type, id, chain);
     }
 
     /// Takes in a message that names this SA.
@@ -129,29 +223,19 @@ impl IkeSa {
         if header.exchange == exchange::IKE_SA_INIT {
             if header.is_response() {
                 self.handle_init_response(ctx, header, message);
-            } else if let Some(response) = &self.last_response
-                && self.expected_request == 1
-                && self.init.message_i == message
-            {
-                let response = response.clone();
-                self.send(ctx, response);
+            } else if self.expected_request == 1 && self.init.message_i == message {
+                self.respond_again(ctx, path);
             }
             return;
         }
-        let (Some(suite), Some(keys)) = (&self.suite, &self.keys) else {
-            return;
-        };
         let by_initiator = header.flags & FLAG_INITIATOR != 0;
         if by_initiator == self.initiator {
             return;
         }
-        let Ok((first, inner)) = sk::open(ctx.crypto, suite, keys, by_initiator, message) else {
-            tracing::debug!(ike = self.id.0, "message fails its integrity check");
+        let id = header.message_id.get();
+        let Some((first, inner)) = self.open(ctx, path, header, message) else {
             return;
         };
-        self.last_heard = ctx.now;
-        self.follow(ctx, path);
-        let id = header.message_id.get();
         let parsed = payloads(first, &inner);
         if header.is_response() {
             if self
@@ -164,16 +248,15 @@ impl IkeSa {
             let Some(outstanding) = self.outstanding.take() else {
                 return;
             };
+            self.follow(ctx, path);
             match parsed {
                 Ok(parts) => self.handle_response(ctx, outstanding.request, &parts),
                 Err(error) => self.die(ctx, &format!("malformed response: {error}")),
             }
         } else if id.wrapping_add(1) == self.expected_request {
-            if let Some(response) = &self.last_response {
-                let response = response.clone();
-                self.send(ctx, response);
-            }
+            self.respond_again(ctx, path);
         } else if id == self.expected_request && self.pending.is_none() {
+            self.follow(ctx, path);
             match parsed {
                 Ok(parts) => {
                     if let Standing::Undecided { old } = self.standing
@@ -187,7 +270,7 @@ impl IkeSa {
                     }
                     // With a window of one, the next request is the sign that our last answer came.
                     let awaiting = self.awaiting_peer();
-                    self.handle_request(ctx, header, &parts);
+                    self.handle_request(ctx, path, header, &parts);
                     self.release(ctx, |child| awaiting.contains(&child.sa.id));
                 }
                 Err(crate::wire::WireError::Critical { kind }) => {
@@ -205,22 +288,79 @@ impl IkeSa {
         self.pump(ctx);
     }
 
-    /// A peer behind a NAT may come from elsewhere: answer there (§2.23).
+    /// Opens a message, or a fragment: then what it completes.
+    fn open(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        path: Path,
+        header: &Header,
+        message: &[u8],
+    ) -> Option<(u8, Vec<u8>)> {
+        let (suite, keys) = self.suite.as_ref().zip(self.keys.as_ref())?;
+        let sealer = Sealer {
+            crypto: ctx.crypto,
+            suite,
+            keys,
+            by_initiator: !self.initiator,
+        };
+        let fragmented = header.next_payload == payload::SKF;
+        if !fragmented {
+            let opened = sealer.open(message);
+            if opened.is_err() {
+                tracing::debug!(ike = self.id.0, "message fails its integrity check");
+            }
+            let opened = opened.ok()?;
+            self.last_heard = ctx.now;
+            return Some(opened);
+        }
+        if !self.fragmentation {
+            return None;
+        }
+        let (id, response) = (header.message_id.get(), header.is_response());
+        let awaited = if response {
+            self.outstanding.as_ref().is_some_and(|o| o.id == id)
+        } else {
+            id == self.expected_request && self.pending.is_none()
+        };
+        let repeated = !response && id.wrapping_add(1) == self.expected_request;
+        if !awaited && !repeated {
+            return None;
+        }
+        let fragment = sealer.open_fragment(message).ok()?;
+        self.last_heard = ctx.now;
+        if repeated {
+            // One answer for all of a request's fragments (RFC 7383 §2.6.1).
+            if fragment.number == 1 {
+                self.respond_again(ctx, path);
+            }
+            return None;
+        }
+        self.collect(ctx, path, (response, id), fragment)
+    }
+
+    /// A peer behind a NAT may come from elsewhere: answer there (§2.23). Only what is new moves it,
+    /// since anybody can send a recorded message again.
     fn follow(&mut self, ctx: &mut Ctx<'_>, path: Path) {
         if path == self.path {
             return;
         }
         let port_only = path.remote.ip() == self.path.remote.ip();
-        if self.nat_remote || port_only {
+        // With RFC 4555 the initiator says so when it moves.
+        if port_only || (self.nat_remote && !self.mobike) {
             self.path = path;
             if self.state == State::Established {
-                let ike = self.id;
-                ctx.event(Event::PathChanged { ike, path });
+                self.tell_path(ctx);
             }
         }
     }
 
-    fn handle_request(&mut self, ctx: &mut Ctx<'_>, header: &Header, parts: &[Payload<'_>]) {
+    fn handle_request(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        path: Path,
+        header: &Header,
+        parts: &[Payload<'_>],
+    ) {
         let id = header.message_id.get();
         match (header.exchange, self.state) {
             (exchange::IKE_AUTH, State::Connecting) if !self.initiator => {
@@ -231,7 +371,7 @@ impl IkeSa {
             (exchange::CREATE_CHILD_SA, State::Established) => {
                 self.handle_create_child(ctx, id, parts);
             }
-            (exchange::INFORMATIONAL, _) => self.handle_informational(ctx, id, parts),
+            (exchange::INFORMATIONAL, _) => self.handle_informational(ctx, path, id, parts),
             (exchange::CREATE_CHILD_SA, State::Deleting) => {
                 self.respond_notify(ctx, header.exchange, id, notify::TEMPORARY_FAILURE, &[]);
             }
@@ -248,6 +388,7 @@ impl IkeSa {
             Request::DeleteIke { reason } => self.die(ctx, &reason),
             Request::DeleteChild(child) => self.drop_child(ctx, child, "deleted"),
             Request::Liveness => {}
+            Request::Move => self.handle_move_response(ctx, parts),
         }
     }
 

@@ -109,6 +109,8 @@ pub mod payload {
     pub const TSR: u8 = 45;
     /// Encrypted and authenticated.
     pub const SK: u8 = 46;
+    /// A fragment, encrypted and authenticated (RFC 7383).
+    pub const SKF: u8 = 53;
     /// Last type that RFC 7296 defines.
     pub const LAST_KNOWN: u8 = 48;
 }

@@ -36,6 +36,23 @@ pub const REKEY_SA: u16 = 16393;
 /// No TFC padding, please.
 pub const ESP_TFC_PADDING_NOT_SUPPORTED: u16 = 16394;
 
+/// The responder could have allowed more (§2.9).
+pub const ADDITIONAL_TS_POSSIBLE: u16 = 16386;
+/// Addresses may change (RFC 4555).
+pub const MOBIKE_SUPPORTED: u16 = 16396;
+/// They have changed (RFC 4555 §3.5).
+pub const UPDATE_SA_ADDRESSES: u16 = 16400;
+/// To be sent back, by who can be reached (RFC 4555 §3.7).
+pub const COOKIE2: u16 = 16401;
+/// No NAT is expected between (RFC 4555 §3.9).
+pub const NO_NATS_ALLOWED: u16 = 16402;
+/// There is one (RFC 4555 §3.9).
+pub const UNEXPECTED_NAT_DETECTED: u16 = 41;
+/// IKE_AUTH may go without a child (RFC 6023).
+pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
+/// Messages may come in fragments (RFC 7383).
+pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
+
 /// A notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notify<'payload> {
@@ -92,6 +109,8 @@ pub fn name(kind: u16) -> &'static str {
         36 => "INTERNAL_ADDRESS_FAILURE",
         37 => "FAILED_CP_REQUIRED",
         TS_UNACCEPTABLE => "TS_UNACCEPTABLE",
+        40 => "UNACCEPTABLE_ADDRESSES",
+        UNEXPECTED_NAT_DETECTED => "UNEXPECTED_NAT_DETECTED",
         TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
         CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
         _ => "an unknown error",

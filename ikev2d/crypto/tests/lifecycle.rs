@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The life of IKE SAs: reauthentication, uniqueness, IKE SAs without children, other addresses.
+#![allow(clippy::unwrap_used)]
+
+mod peers;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ikev2d_proto::config::*;
+use ikev2d_proto::event::*;
+use ikev2d_proto::ts::TrafficSelector;
+
+use peers::Pair;
+
+fn ike_downs(pair: &Pair, side: usize, why: &str) -> usize {
+    pair.count(
+        side,
+        |e| matches!(e, Event::IkeDown { reason, .. } if reason.contains(why)),
+    )
+}
+
+/// S78, S80: a new IKE SA with new keys and new children, by a new authentication, before the old one
+/// goes; at no moment does a side send through what the other does not have.
+#[test]
+fn reauthentication_makes_before_it_breaks() {
+    for side in [0, 1] {
+        for loss in [0, 15] {
+            let mut pair = Pair::seeded(side as u64 + 5, |_, _, config| {
+                config.retransmit_tries = 20;
+                config.retransmit_timeout = Duration::from_secs(1);
+                config.retransmit_base = 1.2;
+            });
+            pair.up();
+            let now = pair.now;
+            let more = pair.sides[0]
+                .endpoint
+                .initiate(now, "gw", Some("pfs"), None);
+            more.unwrap();
+            pair.run(Duration::from_secs(10));
+            pair.agree(2);
+            let (old, children) = (pair.ike(side), pair.sides[side].offered.len());
+            pair.loss = loss;
+            let now = pair.now;
+            pair.sides[side].endpoint.reauthenticate(now, old).unwrap();
+            for _ in 0..2000 {
+                pair.run(Duration::from_millis(5));
+                if loss == 0 {
+                    pair.assert_no_black_hole("reauthentication");
+                }
+                assert!(!pair.sides[0].outbound.is_empty() && !pair.sides[1].outbound.is_empty());
+            }
+            pair.loss = 0;
+            pair.run(Duration::from_secs(60));
+            pair.agree(2);
+            for at in [0, 1] {
+                assert_eq!(pair.sides[at].endpoint.ike_sas().count(), 1);
+                assert_eq!(pair.count(at, |e| matches!(e, Event::IkeUp { .. })), 2);
+                assert_eq!(
+                    pair.sides[at].offered.len(),
+                    children + 2,
+                    "both children anew"
+                );
+            }
+            assert_ne!(pair.ike(side), old);
+        }
+    }
+}
+
+/// S76, S77, S83: rekeyings and reauthentications by frequency, over the IKE SA's life.
+#[test]
+fn every_nth_rekeying_by_time_is_a_reauthentication() {
+    for frequency in [1, 2, 3, 5] {
+        let mut pair = Pair::seeded(9, |a, connection, _| {
+            if a {
+                connection.rekey_time = Some(Duration::from_secs(100));
+                connection.rand_time = Some(Duration::from_secs(1));
+                connection.reauth_frequency = frequency;
+            }
+        });
+        pair.up();
+        pair.run(Duration::from_secs(100 * 15 + 50));
+        pair.agree(1);
+        let ups = pair.count(0, |e| matches!(e, Event::IkeUp { .. })) as u32;
+        let rekeyings = pair.count(0, |e| matches!(e, Event::IkeRekeyed { .. })) as u32;
+        assert_eq!(ups - 1, 15 / frequency, "{frequency}");
+        assert_eq!(rekeyings, 15 - 15 / frequency, "{frequency}");
+        assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 1);
+    }
+}
+
+/// S81: off unless asked for.
+#[test]
+fn without_a_setting_nothing_is_reauthenticated() {
+    let mut pair = Pair::seeded(9, |_, connection, _| {
+        connection.rekey_time = Some(Duration::from_secs(100));
+    });
+    pair.up();
+    pair.run(Duration::from_secs(1000));
+    assert_eq!(pair.count(0, |e| matches!(e, Event::IkeUp { .. })), 1);
+    assert!(pair.count(0, |e| matches!(e, Event::IkeRekeyed { .. })) >= 8);
+}
+
+/// S78, S79: by time; rekeyings do not put it off.
+#[test]
+fn reauthentication_by_time_comes_whatever_is_rekeyed() {
+    let mut pair = Pair::seeded(4, |a, connection, _| {
+        connection.rekey_time = Some(Duration::from_secs(70));
+        if a {
+            connection.reauth_time = Some(Duration::from_secs(300));
+        }
+    });
+    pair.up();
+    pair.run(Duration::from_secs(1500));
+    pair.agree(1);
+    let ups = pair.count(0, |e| matches!(e, Event::IkeUp { .. }));
+    assert!((5..=7).contains(&ups), "{ups}");
+}
+
+/// S83: the peer rekeys when a reauthentication is due: it follows at once.
+#[test]
+fn the_peers_rekeyings_count_too() {
+    let mut pair = Pair::seeded(4, |a, connection, _| {
+        connection.reauth_frequency = if a { 2 } else { 0 };
+    });
+    pair.up();
+    for rekeying in 1..=2 {
+        let (now, ike) = (pair.now, pair.ike(1));
+        pair.sides[1].endpoint.rekey_ike(now, ike).unwrap();
+        pair.run(Duration::from_secs(20));
+        pair.agree(1);
+        assert_eq!(
+            pair.count(0, |e| matches!(e, Event::IkeUp { .. })),
+            rekeying
+        );
+    }
+}
+
+/// S78: a peer that can't authenticate any more keeps what there is, for as long as it may live.
+#[test]
+fn a_reauthentication_that_fails_keeps_the_old_ike_sa_until_its_end() {
+    let mut pair = Pair::seeded(4, |a, connection, _| {
+        if a {
+            connection.reauth_time = Some(Duration::from_secs(100));
+            connection.over_time = Duration::from_secs(60);
+        }
+    });
+    pair.up();
+    let other = Secret {
+        ids: vec![],
+        secret: zeroize::Zeroizing::new(b"another one".to_vec()),
+    };
+    pair.sides[1].endpoint.set_secrets(vec![other]);
+    pair.run(Duration::from_secs(130));
+    pair.agree(1);
+    assert!(pair.sides[1].endpoint.stats().auth_failures >= 1);
+    pair.run(Duration::from_secs(60));
+    pair.agree(0);
+}
+
+/// B3: what becomes of a peer's other IKE SAs.
+#[test]
+fn uniqueness_keeps_replaces_or_refuses() {
+    for (unique, dead, ikes) in [
+        (Unique::No, true, 1),
+        (Unique::Never, true, 2),
+        (Unique::Replace, true, 1),
+        (Unique::Keep, true, 1),
+    ] {
+        let mut pair = Pair::seeded(8, |a, connection, _| {
+            if !a {
+                connection.unique = unique;
+            }
+        });
+        pair.up();
+        // The peer comes again, and knows of nothing.
+        let mut again = Pair::seeded(99, |_, _, _| {});
+        std::mem::swap(&mut pair.sides[0], &mut again.sides[0]);
+        assert!(dead);
+        let now = pair.now;
+        let _ = pair.sides[0]
+            .endpoint
+            .initiate(now, "gw", Some("net"), None);
+        pair.run(Duration::from_secs(40));
+        assert_eq!(pair.sides[1].endpoint.ike_sas().count(), ikes, "{unique:?}");
+        let up = pair.sides[0].endpoint.ike_sas().count();
+        assert_eq!(up, usize::from(unique != Unique::Keep), "{unique:?}");
+    }
+}
+
+/// B3: who reauthenticates has not lost what there is.
+#[test]
+fn initial_contact_is_said_only_by_who_knows_of_no_other_ike_sa() {
+    let mut pair = Pair::seeded(8, |_, _, _| {});
+    pair.up();
+    let (now, ike) = (pair.now, pair.ike(0));
+    pair.sides[0].endpoint.reauthenticate(now, ike).unwrap();
+    pair.run(Duration::from_secs(20));
+    assert_eq!(ike_downs(&pair, 1, "initial contact"), 0);
+    pair.agree(1);
+}
+
+/// B16: RFC 6023.
+#[test]
+fn ike_sas_without_a_child_are_made_where_both_want_them() {
+    use Childless::{Allow, Force, Never, Prefer};
+    for (a, b, messages, works) in [
+        (Allow, Allow, 4, true),
+        (Prefer, Allow, 6, true),
+        (Prefer, Never, 4, true),
+        (Force, Allow, 6, true),
+        (Force, Never, 4, false),
+        (Allow, Force, 4, false),
+        (Force, Force, 6, true),
+    ] {
+        let mut pair = Pair::seeded(8, |is_a, connection, _| {
+            connection.childless = if is_a { a } else { b };
+        });
+        let now = pair.now;
+        pair.sides[0]
+            .endpoint
+            .initiate(now, "gw", Some("net"), None)
+            .unwrap();
+        pair.run(Duration::from_secs(10));
+        pair.agree(usize::from(works));
+        assert_eq!(pair.recorded.len(), messages, "{a:?} {b:?}");
+    }
+    // And with no child at all.
+    let mut pair = Pair::seeded(8, |_, _, _| {});
+    let now = pair.now;
+    pair.sides[0]
+        .endpoint
+        .initiate(now, "gw", None, None)
+        .unwrap();
+    pair.run(Duration::from_secs(10));
+    assert_eq!(pair.sides[1].endpoint.stats().established, 1);
+    pair.agree(0);
+}
+
+fn mobile(_: bool, connection: &mut Connection, _: &mut EndpointConfig) {
+    connection.mobike = true;
+}
+
+fn moved(pair: &Pair, side: usize) -> usize {
+    pair.count(side, |e| matches!(e, Event::PathChanged { .. }))
+}
+
+/// B14, B63: both sides' paths follow the initiator to its new address, with ESP.
+#[test]
+fn an_established_tunnel_moves_to_another_address() {
+    let mut pair = Pair::seeded(8, mobile);
+    pair.up();
+    // From IKE_AUTH on port 4500 (RFC 4555 §3.3).
+    let path = pair.sides[0].endpoint.ike_sas().next().unwrap().path;
+    assert_eq!((path.local.port(), path.remote.port()), (4500, 4500));
+    let (now, ike) = (pair.now, pair.ike(0));
+    let new: SocketAddr = "198.51.100.9:4500".parse().unwrap();
+    assert!(pair.sides[0].endpoint.move_to(now, ike, new.ip()).unwrap());
+    pair.run(Duration::from_secs(5));
+    assert_eq!(
+        pair.sides[0].endpoint.ike_sas().next().unwrap().path.local,
+        new
+    );
+    assert_eq!(
+        pair.sides[1].endpoint.ike_sas().next().unwrap().path.remote,
+        new
+    );
+    assert_eq!((moved(&pair, 0), moved(&pair, 1)), (1, 1));
+    pair.agree(1);
+    // It goes on from there.
+    for side in [1, 0] {
+        let (now, ike, child) = (pair.now, pair.ike(side), pair.child(side));
+        pair.sides[side].endpoint.rekey_child(now, child).unwrap();
+        pair.run(Duration::from_secs(5));
+        let now = now + Duration::from_secs(5);
+        pair.sides[side].endpoint.rekey_ike(now, ike).unwrap();
+        pair.run(Duration::from_secs(5));
+        pair.agree(1);
+    }
+    assert_eq!(
+        pair.sides[1].endpoint.ike_sas().next().unwrap().path.remote,
+        new
+    );
+}
+
+/// B14: after a rekeying too.
+#[test]
+fn a_rekeyed_ike_sa_can_move_still() {
+    let mut pair = Pair::seeded(8, mobile);
+    pair.up();
+    let (now, ike) = (pair.now, pair.ike(0));
+    pair.sides[0].endpoint.rekey_ike(now, ike).unwrap();
+    pair.run(Duration::from_secs(5));
+    let (now, ike) = (pair.now, pair.ike(0));
+    let new = "198.51.100.9".parse().unwrap();
+    assert!(pair.sides[0].endpoint.move_to(now, ike, new).unwrap());
+    pair.run(Duration::from_secs(5));
+    assert_eq!(
+        pair.sides[1]
+            .endpoint
+            .ike_sas()
+            .next()
+            .unwrap()
+            .path
+            .remote
+            .ip(),
+        new
+    );
+}
+
+/// B14: not without the peer's word.
+#[test]
+fn who_has_not_agreed_on_it_does_not_move() {
+    for can in [0, 1] {
+        let mut pair = Pair::seeded(8, |a, connection, _| connection.mobike = a == (can == 0));
+        pair.up();
+        let (now, ike) = (pair.now, pair.ike(0));
+        let new = "198.51.100.9".parse().unwrap();
+        assert!(!pair.sides[0].endpoint.move_to(now, ike, new).unwrap());
+    }
+}
+
+/// A09: neither a forged message, nor a recorded one that is sent again, moves anything.
+#[test]
+fn only_a_new_authenticated_message_moves_an_ike_sa() {
+    for mobike in [true, false] {
+        let mut pair = Pair::seeded(8, |a, connection, _| {
+            connection.mobike = mobike;
+            connection.encap = a && !mobike;
+        });
+        pair.up();
+        let (now, ike) = (pair.now, pair.ike(0));
+        pair.sides[0].endpoint.check_liveness(now, ike).unwrap();
+        if mobike {
+            let new = "198.51.100.9".parse().unwrap();
+            assert!(pair.sides[0].endpoint.move_to(now, ike, new).unwrap());
+        }
+        pair.run(Duration::from_secs(5));
+        let before = pair.sides[1].endpoint.ike_sas().next().unwrap().path;
+        let attacker = Path {
+            local: before.local,
+            remote: "203.0.113.66:4500".parse().unwrap(),
+        };
+        for message in pair.recorded.clone() {
+            for bit in [None, Some(18 * 8), Some(200), Some(message.len() * 8 - 1)] {
+                let mut message = message.clone();
+                if let Some(bit) = bit {
+                    message[bit / 8] ^= 1 << (bit % 8);
+                }
+                for side in [0, 1] {
+                    let now = pair.now;
+                    pair.sides[side]
+                        .endpoint
+                        .handle_datagram(now, attacker, &message);
+                }
+            }
+        }
+        let ikes: Vec<_> = pair.sides[1]
+            .endpoint
+            .ike_sas()
+            .map(|sa| (sa.state, sa.path))
+            .collect();
+        assert!(ikes.contains(&("ESTABLISHED", before)), "{ikes:?}");
+        assert!(!ikes.contains(&("ESTABLISHED", attacker)));
+    }
+}
+
+/// S88, S90, S94: the responder narrows; what no selector of both covers gets no child.
+#[test]
+fn selectors_are_narrowed_to_what_both_allow() {
+    let udp = |text: &str, port: u16| {
+        let SelectorConfig::Fixed(ts) = peers::net(text) else {
+            panic!();
+        };
+        SelectorConfig::Fixed(TrafficSelector {
+            protocol: 17,
+            start_port: port,
+            end_port: port,
+            ..ts
+        })
+    };
+    let mut pair = Pair::seeded(8, |a, connection, _| {
+        let child = &mut connection.children[0];
+        if a {
+            child.local_ts = vec![peers::net("10.1.0.0/16"), peers::net("10.9.0.0/16")];
+            child.remote_ts = vec![peers::net("10.2.0.0/16")];
+        } else {
+            child.local_ts = vec![udp("10.2.0.0/24", 53), udp("10.2.1.0/24", 123)];
+            child.remote_ts = vec![peers::net("10.1.128.0/17"), peers::net("10.8.0.0/16")];
+        }
+    });
+    pair.up();
+    let a = pair.sides[0].offered.values().next().unwrap();
+    let b = pair.sides[1].offered.values().next().unwrap();
+    assert_eq!((&a.ts_local, &a.ts_remote), (&b.ts_remote, &b.ts_local));
+    assert_eq!(a.ts_local.len(), 1);
+    assert_eq!(a.ts_remote.len(), 2);
+    assert!(a.ts_remote.iter().all(|ts| ts.protocol == 17));
+}
+
+/// S95: several children, each with its own selectors.
+#[test]
+fn several_children_share_an_ike_sa() {
+    let mut pair = Pair::seeded(8, |a, connection, _| {
+        let template = connection.children[0].clone();
+        connection.children = (0..20u8)
+            .map(|i| {
+                let (local, remote) = if a { (1, 2) } else { (2, 1) };
+                ChildConfig {
+                    name: format!("c{i}"),
+                    local_ts: vec![peers::net(&format!("10.{local}.{i}.0/24"))],
+                    remote_ts: vec![peers::net(&format!("10.{remote}.{i}.0/24"))],
+                    ..template.clone()
+                }
+            })
+            .collect();
+    });
+    for i in 0..20 {
+        let (now, name) = (pair.now, format!("c{i}"));
+        pair.sides[0]
+            .endpoint
+            .initiate(now, "gw", Some(&name), None)
+            .unwrap();
+    }
+    pair.run(Duration::from_secs(30));
+    pair.agree(20);
+    assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 1);
+}
+
+/// B40: the mode is what both want.
+#[test]
+fn transport_mode_is_negotiated() {
+    for (a, b) in [(true, true), (true, false), (false, true)] {
+        let mut pair = Pair::seeded(8, |is_a, connection, _| {
+            connection.children[0].transport = if is_a { a } else { b };
+        });
+        pair.up();
+        for side in &pair.sides {
+            assert_eq!(side.offered.values().next().unwrap().transport, a && b);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Reauthentication takes two IKE SAs: the one that is there, and the one that replaces it.
+
+use std::collections::BTreeMap;
+
+use crate::event::{Event, IkeId};
+use crate::ike_sa::{Ctx, IkeSa, State, Task};
+
+/// Begins what is asked for, and ends what is done.
+pub(super) fn go_on(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>) {
+    for id in std::mem::take(&mut ctx.out.reauths) {
+        begin(sas, ctx, id);
+    }
+    for id in std::mem::take(&mut ctx.out.reauthenticated) {
+        if let Some(old) = sas.get_mut(&id) {
+            old.tasks.clear();
+            old.tasks.push_back(Task::DeleteIke {
+                reason: "reauthenticated".to_owned(),
+            });
+            old.pump(ctx);
+        }
+    }
+    for id in std::mem::take(&mut ctx.out.reauth_failed) {
+        if let Some(old) = sas.get_mut(&id) {
+            old.reauth_failed(ctx);
+        }
+    }
+}
+
+fn begin(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, id: IkeId) {
+    let Some(old) = sas.get(&id) else {
+        return;
+    };
+    let mut path = old.path;
+    let behind_nat = path.remote.port() != ctx.config.nat_port;
+    path.local.set_port(ctx.config.ike_port);
+    if !(old.nat_remote && behind_nat) {
+        path.remote.set_port(old.connection.remote_port);
+    }
+    // The policy as it is today, if the connection is still there.
+    let name = &old.connection.name;
+    let connection = ctx.connections.iter().find(|c| c.name == *name);
+    let connection = connection.unwrap_or(&old.connection).clone();
+    let tasks: Vec<Task> = old
+        .children
+        .iter()
+        .filter(|child| child.sa.replaces.is_none_or(|id| old.child(id).is_none()))
+        .filter(|child| connection.children.iter().any(|c| c.name == child.sa.child))
+        .map(|child| Task::Child {
+            name: child.sa.child.clone(),
+            rekeys: None,
+            group: None,
+            not_before: None,
+        })
+        .collect();
+    let spi_i = ctx.random_u64();
+    let mut new = IkeSa::new(ctx, connection, true, (spi_i, 0), path);
+    new.reauth.of = Some(id);
+    new.tasks.extend(tasks);
+    if new.start_init(ctx).is_err() {
+        ctx.out.reauth_failed.push(id);
+        return;
+    }
+    sas.insert(new.id, new);
+}
+
+/// What waited for a child of another IKE SA to go sends from now on: told before that one's end.
+pub(super) fn release(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, before: usize) {
+    let mut at = before;
+    for (connection, child) in std::mem::take(&mut ctx.out.gone) {
+        for sa in sas.values_mut().filter(|sa| sa.state != State::Dead) {
+            let waiting = sa
+                .children
+                .iter_mut()
+                .filter(|c| c.awaits_peer && c.sa.connection == connection && c.sa.child == child);
+            // What replaces a child of its own IKE SA waits for that one.
+            for released in waiting.filter(|c| c.sa.replaces.is_none()) {
+                released.awaits_peer = false;
+                released.release_at = None;
+                let child = released.sa.id;
+                let at_most = ctx.out.events.len();
+                ctx.out
+                    .events
+                    .insert(at.min(at_most), Event::InstallOutbound { child });
+                at += 1;
+            }
+        }
+    }
+}

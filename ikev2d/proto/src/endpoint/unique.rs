@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Several IKE SAs between the same two identities (RFC 7296 §2.4).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::config::Unique;
+use crate::event::IkeId;
+use crate::ike_sa::{Ctx, IkeSa, Standing, State};
+
+/// How long an IKE SA stays whose peer has set up another one from the same address: it may be
+/// reauthenticating, and deletes this one itself when its children are there.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Removes what newly authenticated IKE SAs replace.
+pub(super) fn enforce(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>) {
+    for _ in 0..ctx.out.initial_contact.len() {
+        if let Some(winner) = ctx.out.initial_contact.pop_front() {
+            initial_contact(sas, ctx, winner);
+        }
+    }
+    if let Some(winner) = ctx.out.authenticated.take() {
+        replace(sas, ctx, winner);
+    }
+}
+
+/// A connection that knows one IKE SA only, whatever the peer says.
+fn replace(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: IkeId) {
+    let Some(new) = sas.get(&winner).filter(|sa| sa.state != State::Dead) else {
+        return;
+    };
+    if new.connection.unique != Unique::Replace || ctx.out.initial_contact.contains(&winner) {
+        return;
+    }
+    let (ends, address) = (new.ends(), new.path.remote.ip());
+    let others = sas
+        .values_mut()
+        .filter(|sa| sa.id != winner && sa.counted && sa.ends() == ends);
+    for sa in others {
+        if sa.path.remote.ip() != address || sa.standing != Standing::Current {
+            sa.die(ctx, "the peer has set up another one");
+        } else {
+            let end = ctx.now + GRACE;
+            sa.expire_at = Some(sa.expire_at.map_or(end, |at| at.min(end)));
+            sa.rekey_at = None;
+        }
+    }
+}
+
+/// An IKE SA has replaced its endpoint's other ones with the same peer (RFC 7296 §2.4). They go when
+/// its first child carries the traffic, so that none is lost where the peer has not lost theirs.
+fn initial_contact(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: IkeId) {
+    let Some(sa) = sas.get(&winner) else { return };
+    let peer = (sa.remote_id.clone(), sa.local_id.clone());
+    let waits = sa.pending.is_some() || !sa.awaiting_peer().is_empty();
+    // A later one has the last word.
+    let later = |id: &IkeId| {
+        sas.get(id)
+            .is_some_and(|sa| (&sa.remote_id, &sa.local_id) == (&peer.0, &peer.1))
+    };
+    if ctx.out.initial_contact.iter().any(later) {
+        return;
+    }
+    let mut succeeds = false;
+    for other in sas.values_mut() {
+        if other.id == winner
+            || other.established.is_none()
+            || (&other.remote_id, &other.local_id) != (&peer.0, &peer.1)
+        {
+            continue;
+        }
+        if waits {
+            succeeds |= !other.children.is_empty();
+            if other.succeeds {
+                // Its peer is dead again, and what carries the traffic is older still.
+                for child in &mut other.children {
+                    child.awaits_peer = false;
+                    child.release_at = None;
+                }
+            }
+        } else {
+            other.die(ctx, "the peer made initial contact");
+        }
+    }
+    if waits && let Some(sa) = sas.get_mut(&winner) {
+        sa.succeeds = succeeds;
+        ctx.out.initial_contact.push_back(winner);
+    }
+}

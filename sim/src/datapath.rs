@@ -87,7 +87,7 @@ pub(crate) fn running(core: &Core) -> bool {
 }
 
 /// One turn for each queue of a function; whether there was anything to do.
-fn round(card: &Card, buffer: &mut [u8]) -> bool {
+pub(crate) fn round(card: &Card, buffer: &mut [u8]) -> bool {
     let mut worked = false;
     if !card.frozen.load(Ordering::Relaxed) {
         card.heartbeat.fetch_add(1, Ordering::Relaxed);

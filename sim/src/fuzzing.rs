@@ -6,11 +6,15 @@ use std::time::Instant;
 
 use fpga_regs::admin::Command;
 use fpga_regs::descriptor::{MAX_BUFFER, Submission};
-use fpga_regs::registers::{Control, admin_queue};
+use fpga_regs::registers::{
+    Control, DEVICE_ID, DOORBELL_BAR, MSIX_BAR, REGISTER_BAR, VENDOR_ID, admin_queue,
+};
 use rustix::fs::MemfdFlags;
-use vfio_user::server::DmaMapping;
+use vfio_user::message::REGION_CONFIG;
+use vfio_user::server::{Backend, DmaMapping};
 use zerocopy::FromBytes;
 
+use crate::backend::PciBackend;
 use crate::card::{Bell, Card, FunctionConfig};
 use crate::datapath::Place;
 use crate::fault::FaultPlan;
@@ -19,12 +23,8 @@ use crate::{admin, datapath};
 /// Octets of the driver's memory.
 const MEMORY: u64 = 1 << 16;
 
-/// Fills a driver's memory with these octets and has the card run the commands and descriptors that
-/// they make.
-pub fn driver(octets: &[u8]) {
-    let Ok(bell) = Bell::new() else {
-        return;
-    };
+/// A card, and a driver's memory with these octets in it.
+fn card_with_memory(octets: &[u8]) -> Option<Arc<Card>> {
     let function = FunctionConfig {
         number: 0,
         of: 1,
@@ -34,31 +34,32 @@ pub fn driver(octets: &[u8]) {
         polls: false,
         null_crypto: false,
     };
-    let Ok(card) = Card::new(function, Arc::new(bell)) else {
-        return;
-    };
-    let Ok(fd) = rustix::fs::memfd_create("fuzz", MemfdFlags::CLOEXEC) else {
-        return;
-    };
-    if rustix::fs::ftruncate(&fd, MEMORY).is_err() {
-        return;
-    }
-    let mut core = card.lock();
-    let memory = Some((fd, 0));
+    let card = Card::new(function, Arc::new(Bell::new().ok()?)).ok()?;
+    let fd = rustix::fs::memfd_create("fuzz", MemfdFlags::CLOEXEC).ok()?;
+    rustix::fs::ftruncate(&fd, MEMORY).ok()?;
     let mapping = DmaMapping {
         address: 0,
         size: MEMORY,
         readable: true,
         writable: true,
-        memory,
+        memory: Some((fd, 0)),
     };
-    if core.dma.map(mapping).is_err() {
-        return;
-    }
+    let mut core = card.lock();
+    core.dma.map(mapping).ok()?;
     core.dma.set_enabled(true);
-    let _ = core
-        .dma
-        .write(0x1000, octets.get(..0xe000).unwrap_or(octets));
+    let fits = octets.get(..0xe000).unwrap_or(octets);
+    core.dma.write(0x1000, fits).ok()?;
+    drop(core);
+    Some(Arc::new(card))
+}
+
+/// Fills a driver's memory with these octets and has the card run the commands and descriptors that
+/// they make.
+pub fn driver(octets: &[u8]) {
+    let Some(card) = card_with_memory(octets) else {
+        return;
+    };
+    let mut core = card.lock();
     core.admin.submissions = 0x1000;
     core.admin.completions = 0x800;
     core.write_register(admin_queue::DEPTH, 16);
@@ -77,4 +78,68 @@ pub fn driver(octets: &[u8]) {
     }
     core.report(now);
     const _: () = assert!(size_of::<Command>() == 64);
+}
+
+/// A driver that reads and writes the card's regions as these octets say, in its memory and out of it:
+/// configuration space, registers, doorbells, MSI-X table. The data side works in between.
+pub fn regions(octets: &[u8]) {
+    let Some(card) = card_with_memory(octets) else {
+        return;
+    };
+    let mut backend = PciBackend::new(card.clone());
+    let mut buffer = vec![0; MAX_BUFFER as usize];
+    let mut rest = octets;
+    while let [what, low, high, len, behind @ ..] = rest {
+        let region = match what % 4 {
+            0 => REGION_CONFIG,
+            1 => REGISTER_BAR,
+            2 => DOORBELL_BAR,
+            _ => MSIX_BAR,
+        };
+        let (mut offset, mut len) = (u64::from(u16::from_le_bytes([*low, *high])), len % 17);
+        // Most accesses are of whole words, as others are refused.
+        if what & 0x20 == 0 {
+            (offset, len) = (offset & !3, len & !3);
+        }
+        // What the server promises: the access lies within the region.
+        let size = backend.region(region).size;
+        let (offset, len) = (offset % size, u64::from(len));
+        let len = len.min(size - offset) as usize;
+        let data = behind.get(..len).unwrap_or(behind);
+        rest = behind.get(data.len()..).unwrap_or_default();
+        if what & 0x80 == 0 {
+            let _ = backend.region_write(region, offset, data);
+        } else {
+            let mut data = data.to_vec();
+            let _ = backend.region_read(region, offset, &mut data);
+        }
+        if what & 0x40 != 0 {
+            datapath::round(&card, &mut buffer);
+        }
+    }
+    let mut id = [0; 4];
+    let read = backend.region_read(REGION_CONFIG, 0, &mut id);
+    let expected = u32::from(DEVICE_ID) << 16 | u32::from(VENDOR_ID);
+    assert_eq!((read, u32::from_le_bytes(id)), (Ok(()), expected));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn octets_of_a_driver_break_no_card(octets in prop::collection::vec(any::<u8>(), 0..4000)) {
+            super::driver(&octets);
+        }
+
+        #[test]
+        fn accesses_of_a_driver_break_no_card(
+            octets in prop::collection::vec(any::<u8>(), 0..4000),
+        ) {
+            super::regions(&octets);
+        }
+    }
 }

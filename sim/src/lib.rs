@@ -29,7 +29,7 @@ mod datapath;
 mod dma;
 mod doorbell;
 pub mod fault;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gather;
 pub mod handshake;

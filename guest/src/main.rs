@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What `cargo xtask vm` runs in its guest: binds the card to vfio-pci, has the driver keep the contract
-//! through the kernel's VFIO and the IOMMU, and unbinds it.
+//! What `cargo xtask vm` runs in its guest: has `esplanade device bind` hand the card to vfio-pci and
+//! `unbind` give it back, and has the driver keep the contract through the kernel's VFIO and the IOMMU.
 //!
 //! `xtask` reads the lines that start with `GUEST`; the last is `GUEST PASS`, or it did not pass.
 
 #![forbid(unsafe_code)]
 
+mod command;
 mod traffic;
 
 use std::sync::Arc;
@@ -14,17 +15,19 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use driver::DeviceAddress;
 use driver::ipa::IpaCard;
-use driver::pci::{BindOptions, Host, VFIO_PCI};
+use driver::pci::Host;
 use offload_api::conformance;
 
 /// A step's name, and what it does with the card at this PCI address.
 type Step = (&'static str, fn(&str) -> Result<()>);
 
 const STEPS: &[Step] = &[
-    ("bind", bind),
+    ("bind", command::bind),
     ("conformance", keep_the_contract),
-    ("unbind", unbind),
-    ("bind again", bind),
+    ("self-test", command::self_test),
+    ("in use", command::in_use),
+    ("unbind", command::unbind),
+    ("bind again", command::bind),
     ("interrupts", traffic::interrupts),
     ("two queues", traffic::two_queues),
     ("memory out of reach", traffic::refused_memory),
@@ -45,24 +48,6 @@ fn main() -> Result<()> {
         println!("GUEST ok {:.1} s {name}", begun.elapsed().as_secs_f64());
     }
     println!("GUEST PASS");
-    Ok(())
-}
-
-fn bind(card: &str) -> Result<()> {
-    let host = Host::default();
-    let plan = host.plan_bind(card, BindOptions::default())?;
-    ensure!(!plan.steps.is_empty(), "bound already");
-    let function = host.apply(&plan)?;
-    ensure!(function.driver.as_deref() == Some(VFIO_PCI), "{function:?}");
-    ensure!(function.iommu_group.is_some(), "{function:?}");
-    Ok(())
-}
-
-fn unbind(card: &str) -> Result<()> {
-    let host = Host::default();
-    let function = host.apply(&host.plan_unbind(card)?)?;
-    ensure!(function.driver.is_none(), "{function:?}");
-    ensure!(open(card).is_err(), "opened though it is unbound");
     Ok(())
 }
 

@@ -19,16 +19,19 @@ const MODULES: [&str; 6] = [
     "vfio-pci-core",
     "vfio-pci",
 ];
+/// Our own programs in it.
+const PROGRAMS: [&str; 2] = ["guest", "esplanade"];
 /// What init calls.
 const TOOLS: [&str; 6] = ["sh", "mount", "insmod", "echo", "uname", "reboot"];
 
-/// Builds the guest's program, which finds no libraries there. In a folder of its own: other flags,
-/// other objects.
+/// Builds the guest's programs, which find no libraries there, and gives their folder. In a folder of
+/// its own: other flags, other objects.
 pub(super) fn build_guest(folder: &Path) -> Result<PathBuf> {
     let build = folder.join("build");
     let mut cargo = run::cargo();
     cargo
-        .args(["build", "--quiet", "--locked", "--package", "guest"])
+        .args(["build", "--quiet", "--locked"])
+        .args(["--package", "guest", "--package", "cli"])
         .args(["--target", TARGET])
         .env("CARGO_TARGET_DIR", &build)
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
@@ -36,7 +39,7 @@ pub(super) fn build_guest(folder: &Path) -> Result<PathBuf> {
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     run::succeed(&mut cargo)?;
-    Ok(build.join(TARGET).join("debug/guest"))
+    Ok(build.join(TARGET).join("debug"))
 }
 
 /// Makes the initramfs in `work`.
@@ -54,7 +57,9 @@ pub(super) fn make(work: &Path, kernel: &Path, guest: &Path) -> Result<PathBuf> 
     for module in MODULES {
         add_module(kernel, module, &root.join("modules"))?;
     }
-    fs::copy(guest, root.join("bin/guest"))?;
+    for program in PROGRAMS {
+        fs::copy(guest.join(program), root.join("bin").join(program))?;
+    }
     let init = root.join("init");
     fs::copy(run::workspace().join("guest/init"), &init)?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;

@@ -35,6 +35,8 @@ pub(super) struct Machine<'a> {
     pub(super) card: &'a Path,
     pub(super) vmlinuz: PathBuf,
     pub(super) initramfs: PathBuf,
+    /// Whether the card reaches the guest's memory, as it must.
+    pub(super) shares_memory: bool,
     /// For sockets and logs.
     pub(super) work: &'a Path,
 }
@@ -70,7 +72,7 @@ impl Machine<'_> {
     pub(super) fn run(&self, time_out: Duration) -> Result<Ending> {
         let deadline = Instant::now() + time_out;
         let socket = self.work.join("card.sock");
-        let serial = self.work.join("serial.log");
+        let serial = self.serial();
         // Of an attempt before.
         for left in [&socket, &serial] {
             let _ = fs::remove_file(left);
@@ -105,6 +107,15 @@ impl Machine<'_> {
         };
         ensure!(!alive, "the guest passed without a card's death");
         Ok(Ending::Passed(report))
+    }
+
+    /// What the guest reported last.
+    pub(super) fn report(&self) -> Vec<String> {
+        guest_lines(&self.serial())
+    }
+
+    fn serial(&self) -> PathBuf {
+        self.work.join("serial.log")
     }
 
     fn start_card(&self, socket: &Path, deadline: Instant) -> Result<Process> {
@@ -147,8 +158,8 @@ impl Machine<'_> {
         for folder in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
             command.arg("-L").arg(within(folder));
         }
-        // The guest's memory must be shared for the card to reach it.
-        let memory = "memory-backend-memfd,id=m0,size=512M,share=on";
+        let share = if self.shares_memory { "on" } else { "off" };
+        let memory = format!("memory-backend-memfd,id=m0,size=512M,share={share}");
         let device = format!(
             r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{}"}}}}"#,
             socket.display()
@@ -157,7 +168,7 @@ impl Machine<'_> {
         let child = command
             .args(["-machine", "q35,memory-backend=m0"])
             .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
-            .args(["-smp", "2", "-m", "512M", "-object", memory])
+            .args(["-smp", "2", "-m", "512M", "-object", &memory])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none"])
             .arg("-serial")

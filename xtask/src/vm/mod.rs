@@ -10,7 +10,7 @@ use std::fs;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::prerequisites::{self, VIRTUAL_MACHINE};
 use crate::run;
@@ -58,9 +58,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             card: &card,
             vmlinuz: downloads::image(&tree)?,
             initramfs: initramfs::make(&work, &tree, &guest)?,
+            shares_memory: true,
             work: &work,
         };
-        let result = pass(&machine);
+        let result = pass(&machine).and_then(|report| {
+            fail_without_memory(machine)?;
+            Ok(report)
+        });
         let seconds = begun.elapsed().as_secs_f64();
         match result {
             Ok(report) => {
@@ -83,6 +87,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         bail!("failed on {}", failed.join(" and "));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A card that sees other memory than the guest's: the driver finds out when it opens it.
+fn fail_without_memory(machine: Machine<'_>) -> Result<()> {
+    let machine = Machine {
+        shares_memory: false,
+        ..machine
+    };
+    let Err(error) = machine.run(TIME_OUT) else {
+        bail!("the guest passed though the card can't see its memory");
+    };
+    let report = machine.report();
+    let says = |start: &str, end: &str| {
+        let line = |line: &String| line.starts_with(start) && line.ends_with(end);
+        report.iter().any(line)
+    };
+    let refused = says("GUEST ok", " bind") && !says("GUEST ok", " conformance");
+    ensure!(
+        refused && says("GUEST ended with ", ""),
+        "without shared memory: {error:#}"
+    );
+    eprintln!("   without shared memory: refused, as it must be");
+    Ok(())
 }
 
 /// What the guest reported when it passed.

@@ -113,7 +113,7 @@ impl Flights {
     }
 
     /// A place for an operation, with a list where it needs one: [`fill`](Self::fill) it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn reserve(&mut self, needs_list: bool) -> Option<Place> {
         if needs_list && self.lists.is_empty() {
             return None;
@@ -128,7 +128,7 @@ impl Flights {
     }
 
     /// Takes an operation in at the place that was [reserved](Self::reserve) for it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fill(&mut self, place: Place, frame: Frame, cookie: u64, sa: SaHandle) {
         // Free slots are the table's own.
         if let Some(slot) = self.slots.get_mut(place.slot as usize) {

@@ -36,6 +36,8 @@ pub struct Endpoint {
     cookie_secrets: [Vec<u8>; 2],
     cookies_made: u32,
     stats: Stats,
+    #[cfg(feature = "deviation")]
+    deviation: Option<crate::deviation::Deviation>,
 }
 
 /// Nothing could be begun.
@@ -112,8 +114,16 @@ impl Endpoint {
             sas: BTreeMap::new(),
             out: Outputs::default(),
             stats: Stats::default(),
+            #[cfg(feature = "deviation")]
+            deviation: None,
             crypto,
         }
+    }
+
+    /// Breaks the rules from now on.
+    #[cfg(feature = "deviation")]
+    pub fn deviate(&mut self, deviation: crate::deviation::Deviation) {
+        self.deviation = Some(deviation);
     }
 
     /// Replaces the policy; what is established stays.
@@ -143,6 +153,8 @@ impl Endpoint {
             secrets: &self.secrets,
             out: &mut self.out,
             now,
+            #[cfg(feature = "deviation")]
+            deviation: self.deviation.as_ref(),
         };
         let before = ctx.out.events.len();
         let result = step(&mut self.sas, &mut ctx);

@@ -10,6 +10,8 @@
 pub mod algorithm;
 pub mod config;
 pub mod crypto;
+#[cfg(feature = "deviation")]
+pub mod deviation;
 pub mod endpoint;
 pub mod event;
 mod exchange;

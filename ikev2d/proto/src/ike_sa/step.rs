@@ -18,6 +18,8 @@ pub(crate) struct Ctx<'a> {
     pub(crate) secrets: &'a [Secret],
     pub(crate) out: &'a mut Outputs,
     pub(crate) now: Instant,
+    #[cfg(feature = "deviation")]
+    pub(crate) deviation: Option<&'a crate::deviation::Deviation>,
 }
 
 /// What an endpoint has to give.

@@ -97,6 +97,10 @@ impl IkeSa {
             keys,
             by_initiator: self.initiator,
         };
+        #[cfg(feature = "deviation")]
+        let (header, chain) = &crate::deviation::apply(ctx.deviation, header, chain);
+        #[cfg(feature = "deviation")]
+        let header = *header;
         sealer.seal_within(header, chain, self.message_size(ctx))
     }
 

@@ -58,6 +58,9 @@ impl Sa {
                 let revoked =
                     shared.with_device(life, |device| device.amend(carried.sa, &Amend::Revoke));
                 revoked.unwrap_or(Err(SaError::Stale))?;
+                // What was taken back is given up for good, so the next block starts behind it.
+                let over = carried.granted.saturating_sub(recorded);
+                let _ = shared.cache.reserve(slot, over);
             }
         }
         let used = if outbound { carried.usage.sequence } else { 0 };

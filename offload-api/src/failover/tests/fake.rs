@@ -6,11 +6,13 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::cache::CacheReader;
 use crate::capability::{Capabilities, Features};
+use crate::carried::CarriedSa;
 use crate::device::{Accelerator, AcceleratorInfo, Counters, Health};
 use crate::error::{DeviceError, InstallError, OpenQueueError, SaError};
 use crate::event::Event;
@@ -18,7 +20,8 @@ use crate::frame::FramePool;
 use crate::queue::{Arm, Done, Op, QueueConfig, QueuePair, Status};
 use crate::replay::{ReplayWindow, Verdict};
 use crate::sa::{
-    Amend, Direction, GrantCursor, Lifetimes, Numbering, SaHandle, SaParams, SaUsage, Spi, Suite,
+    Amend, Direction, GrantCursor, Lifetimes, Mode, Numbering, SaHandle, SaParams, SaUsage, Spi,
+    Suite,
 };
 
 /// A small generator, so that a seed tells everything.
@@ -94,6 +97,8 @@ pub(super) enum Mood {
 struct Sa {
     spi: Spi,
     direction: Direction,
+    cookie: u64,
+    esn: bool,
     explicit: bool,
     cursor: GrantCursor,
     window: ReplayWindow,
@@ -239,6 +244,10 @@ impl Accelerator for Fake {
     }
 
     fn install(&self, params: &SaParams) -> Result<SaHandle, InstallError> {
+        self.install_as(params, 0)
+    }
+
+    fn install_as(&self, params: &SaParams, cookie: u64) -> Result<SaHandle, InstallError> {
         let mut state = self.command()?;
         let grant = match params.numbering {
             Numbering::Granted(grant) => grant,
@@ -251,6 +260,8 @@ impl Accelerator for Fake {
         let sa = Sa {
             spi: params.spi,
             direction: params.direction,
+            cookie,
+            esn: params.esn,
             explicit: params.numbering == Numbering::Explicit,
             cursor: GrantCursor::new(grant),
             window,
@@ -269,6 +280,37 @@ impl Accelerator for Fake {
             index: index as u32,
             generation: state.sas[index].0,
         })
+    }
+
+    fn carried(&self, from: u32, most: usize) -> Result<Vec<CarriedSa>, DeviceError> {
+        let state = self.command()?;
+        let slots = state.sas.iter().enumerate().skip(from as usize);
+        let sas = slots.filter_map(|(index, (generation, sa))| {
+            let sa = sa.as_ref()?;
+            let next = sa.cursor.next();
+            Some(CarriedSa {
+                sa: SaHandle {
+                    index: index as u32,
+                    generation: *generation,
+                },
+                cookie: sa.cookie,
+                spi: sa.spi,
+                direction: sa.direction,
+                mode: Mode::Tunnel,
+                suite: Some(Suite::AES_128_GCM),
+                esn: sa.esn,
+                explicit: sa.explicit,
+                replay_window: sa.window.size(),
+                outer: None,
+                lifetimes: sa.lifetimes,
+                usage: sa.usage,
+                age: Duration::ZERO,
+                next,
+                granted: (next + sa.cursor.remaining()).saturating_sub(1),
+                draining: false,
+            })
+        });
+        Ok(sas.take(most).collect())
     }
 
     fn amend(&self, handle: SaHandle, change: &Amend) -> Result<(), SaError> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Failover's promises, over schedules of deaths and returns that a seed repeats.
 
+mod adoption;
 mod fake;
 
 use std::collections::{HashMap, HashSet};

@@ -24,6 +24,8 @@ use store::Store;
 const FIRST: i32 = 3;
 /// Before a service that has failed is started again: longer each time that it fails soon.
 const BACK_OFF: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_secs(10);
+/// At most, for one that had started and said so: what it serves waits for it.
+const AFTER_READY: Duration = Duration::from_millis(500);
 /// How long it runs to count as well.
 const WELL_AFTER: Duration = Duration::from_secs(10);
 /// Wrong usage or configuration: starting it again would not help.
@@ -116,6 +118,9 @@ impl Keeper<'_> {
             if started.elapsed() >= WELL_AFTER {
                 back_off = BACK_OFF.start;
             }
+            if self.store.was_ready() {
+                back_off = back_off.min(AFTER_READY);
+            }
             tracing::warn!(%status, ?back_off, kept = self.store.len(), "the service has died: it is started again");
             if self.rest(back_off)? {
                 return Ok(1);
@@ -125,7 +130,7 @@ impl Keeper<'_> {
     }
 
     fn start(&mut self) -> anyhow::Result<Child> {
-        self.store.drop_hung_up();
+        self.store.begin();
         let mut command = Command::new("/proc/self/exe");
         command.args(["keep", "--launch", "--"]).args(self.command);
         command.env("NOTIFY_SOCKET", self.store.path());

@@ -19,6 +19,8 @@ const AT_ONCE: usize = 16;
 /// Descriptors by name; several may have one.
 pub(super) struct Store {
     kept: Vec<(String, OwnedFd)>,
+    /// The service has said that it has started.
+    ready: bool,
     socket: UnixDatagram,
     path: PathBuf,
     _directory: tempfile::TempDir,
@@ -35,6 +37,7 @@ impl Store {
         socket.set_nonblocking(true)?;
         Ok(Self {
             kept: Vec::new(),
+            ready: false,
             socket,
             path,
             _directory: directory,
@@ -53,6 +56,11 @@ impl Store {
         self.kept.len()
     }
 
+    /// Whether the last service has started, by its own word.
+    pub(super) fn was_ready(&self) -> bool {
+        self.ready
+    }
+
     /// For `LISTEN_FDNAMES`.
     pub(super) fn names(&self) -> String {
         let names: Vec<&str> = self.kept.iter().map(|(name, _)| name.as_str()).collect();
@@ -64,8 +72,9 @@ impl Store {
         self.kept.iter().map(|(_, fd)| fd.try_clone()).collect()
     }
 
-    /// Lets go of connections whose other end has, as systemd does.
-    pub(super) fn drop_hung_up(&mut self) {
+    /// For another service: lets go of connections whose other end has, as systemd does.
+    pub(super) fn begin(&mut self) {
+        self.ready = false;
         let now = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -127,6 +136,7 @@ impl Store {
                 .find(|(found, _)| *found == key)
                 .map(|(_, value)| value)
         };
+        self.ready |= value("READY") == Some("1");
         // `stored` is systemd's name for those without one; ':' stands between names.
         let name = value("FDNAME").unwrap_or("stored");
         let good = !name.is_empty()
@@ -170,8 +180,11 @@ mod tests {
         assert_eq!((store.names(), store.len()), ("cache:card".to_owned(), 2));
         store.apply("FDSTOREREMOVE=1\nFDNAME=cache", vec![]);
         assert_eq!(store.names(), "card");
+        assert!(!store.was_ready());
         store.apply("READY=1", vec![]);
-        assert_eq!(store.len(), 1);
+        assert_eq!((store.len(), store.was_ready()), (1, true));
+        store.begin();
+        assert!(!store.was_ready());
     }
 
     #[test]
@@ -192,10 +205,10 @@ mod tests {
         let mut store = Store::open().unwrap();
         let (reader, writer) = pipe();
         store.apply("FDSTORE=1\nFDNAME=card", vec![reader]);
-        store.drop_hung_up();
+        store.begin();
         assert_eq!(store.len(), 1);
         drop(writer);
-        store.drop_hung_up();
+        store.begin();
         assert_eq!(store.len(), 0);
     }
 }

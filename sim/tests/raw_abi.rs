@@ -11,7 +11,8 @@ use fpga_regs::context::{FLAG_ESN, FLAG_OUTBOUND, SaContext, SaDescription};
 use fpga_regs::descriptor::EventKind;
 use fpga_regs::queue::{QueueDescription, QueueState};
 use fpga_regs::registers::{
-    CardStatus, Control, control, doorbell, event_queue, identity, interrupt, statistics,
+    CardStatus, Control, admin_queue, control, doorbell, event_queue, identity, interrupt,
+    statistics,
 };
 use offload_api::queue::Status;
 use rustix::event::{EventfdFlags, eventfd};
@@ -399,5 +400,59 @@ fn functions_are_cards_of_their_own() {
     let done = first.run(&submission(seal, BUFFERS, 128, packet.len()));
     assert_eq!(done.status, Status::Ok as u8);
     assert_eq!(first.read_register(event_queue::DROPPED), 0);
+    rig.end();
+}
+
+#[test]
+fn detach_takes_the_drivers_memory_and_leaves_the_sas() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig).with_queue();
+    let kept = raw.add(&sa(FLAG_OUTBOUND, 1000));
+    let packet = inner(40);
+    raw.poke(BUFFERS + 128, &packet);
+    let done = raw.run(&submission(kept, BUFFERS, 128, packet.len()));
+    assert_eq!((done.status, done.sequence.get()), (Status::Ok as u8, 1));
+    let before = raw.read_register(statistics::SEALED);
+
+    // Nothing of the earlier driver is read or written any more, not even what it had rung for.
+    raw.register(control::CONTROL, Control::DETACH.bits());
+    assert_eq!(raw.read_register(control::STATUS), 0);
+    assert_eq!(raw.read_register(admin_queue::DEPTH), 0);
+    raw.client.dma_unmap_all().unwrap();
+    raw.submit(&submission(kept, BUFFERS, 128, packet.len()));
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(raw.read_register(statistics::DMA_FAULTS), 0);
+    assert_eq!(raw.read_register(statistics::SAS), 1);
+    assert_eq!(raw.read_register(statistics::SEALED), before);
+
+    // Another driver: rings of its own, the queue created anew, the SA where it was.
+    let mut next = Raw {
+        memory: raw.memory,
+        client: raw.client,
+        admin: 0,
+        tail: 0,
+        taken: 0,
+    };
+    let (memory, zeros) = (next.memory.as_fd(), vec![0; BUFFERS as usize]);
+    next.client.dma_map(IOVA, SIZE, memory, 0).unwrap();
+    next.poke(0, &zeros);
+    next.enable();
+    let mut walk = command(Opcode::SaNext, 0);
+    walk.payload = (IOVA + PAYLOAD).into();
+    walk.payload_len = (size_of::<SaDescription>() as u32).into();
+    let found = next.command(walk);
+    assert_eq!(found.status, CommandStatus::Ok as u8);
+    assert_eq!((found.index.get(), found.generation.get()), kept);
+    let told: SaDescription = next.peek(PAYLOAD);
+    assert_eq!((told.sequence_next.get(), told.grant_last.get()), (2, 1000));
+    // The end of the walk is no error.
+    walk.index = 1.into();
+    let errors = next.read_register(control::ERRORS_LOGGED);
+    assert_eq!(next.command(walk).status, CommandStatus::Stale as u8);
+    assert_eq!(next.read_register(control::ERRORS_LOGGED), errors);
+    let mut next = next.with_queue();
+    next.poke(BUFFERS + 128, &packet);
+    let done = next.run(&submission(kept, BUFFERS, 128, packet.len()));
+    assert_eq!((done.status, done.sequence.get()), (Status::Ok as u8, 2));
     rig.end();
 }

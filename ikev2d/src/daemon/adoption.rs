@@ -104,9 +104,11 @@ impl Daemon {
             }
             orphan.succeeded = true;
             orphan.until = match entry.direction {
-                Direction::Outbound => now,
-                Direction::Inbound => now + LINGER,
+                // One that lingers since an earlier restart has had its time.
+                Direction::Inbound if !orphan.adopted.dying => now + LINGER,
+                Direction::Inbound | Direction::Outbound => now,
             };
+            let _ = self.devices.failover.replace(orphan.adopted.sa);
         }
         self.retire_orphans(now);
     }
@@ -118,7 +120,7 @@ impl Daemon {
             if now < orphan.until {
                 return true;
             }
-            let Adopted { sa, entry } = &orphan.adopted;
+            let Adopted { sa, entry, .. } = &orphan.adopted;
             let retired = failover.retire(*sa);
             let (spi, direction) = (entry.spi, entry.direction);
             if orphan.succeeded {

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use super::sa::{GrantFound, Sa};
 use super::{Failover, Shared, lock};
-use crate::cache::{CacheEntry, CacheSlot};
+use crate::cache::{CacheEntry, CacheReader, CacheSlot, SaState};
 use crate::carried::CarriedSa;
 use crate::error::{DeviceError, SaError};
 use crate::sa::SaHandle;
@@ -27,8 +27,10 @@ const AT_ONCE: usize = 256;
 pub struct Adopted {
     /// Its handle from now on.
     pub sa: SaHandle,
-    /// What the cache knows of it, its owner's number above all.
+    /// What the cache knows of it, its owner's name for it above all.
     pub entry: CacheEntry,
+    /// It was being replaced already.
+    pub dying: bool,
 }
 
 /// What a comparison of device and cache came to.
@@ -77,6 +79,8 @@ impl Failover {
         let mut adopted = Vec::new();
         let mut count = Reconciled::default();
         let life = shared.life();
+        let reader = shared.cache.read_only_fd().ok();
+        let reader = reader.and_then(|fd| CacheReader::open(fd).ok());
         let carried = each_carried(shared, life, 0, usize::MAX, |carried| {
             let place = slot(carried.cookie).filter(|slot| known.contains_key(slot));
             let entry = place.and_then(|slot| Some((slot, known.get(&slot)?.clone())));
@@ -91,7 +95,16 @@ impl Failover {
                     let sa = Arc::new(sa);
                     let handle = shared.write_table().insert(sa.clone());
                     sa.name(shared, handle);
-                    adopted.push(Adopted { sa: handle, entry });
+                    let was = reader
+                        .as_ref()
+                        .and_then(|reader| reader.slot(slot.index).ok());
+                    let dying = was.is_some_and(|was| was.state != Some(SaState::Mature));
+                    sa.note_state(shared, dying);
+                    adopted.push(Adopted {
+                        sa: handle,
+                        entry,
+                        dying,
+                    });
                 }
                 None => {
                     count.orphans += 1;
@@ -114,6 +127,15 @@ impl Failover {
             "device and cache compared"
         );
         carried.map(|_| adopted)
+    }
+
+    /// Notes in the cache that an SA is being replaced, for whoever adopts it should this process die.
+    ///
+    /// # Errors
+    /// [`SaError::Stale`].
+    pub fn replace(&self, sa: SaHandle) -> Result<(), SaError> {
+        self.shared.sa(sa)?.note_state(&self.shared, true);
+        Ok(())
     }
 
     /// Compares a part of the device and of the cache, the next part with the next call; to be called

@@ -10,7 +10,6 @@ use super::{Control, Sa, pack, shadow};
 use crate::cache::CacheSlot;
 use crate::carried::CarriedSa;
 use crate::error::SaError;
-use crate::event::Engine;
 use crate::failover::route::{Place, Route};
 use crate::failover::{OffloadLevel, Shared};
 use crate::sa::{Amend, Direction, SaHandle, SaUsage, Suite};
@@ -106,11 +105,16 @@ impl Sa {
             bad_icv: counter(carried.usage.bad_icv),
             replayed: counter(carried.usage.replayed),
         };
-        sa.record_engine(shared, Engine::Device);
         if sa.needs_numbers(shared) {
             sa.top_up(shared);
         }
         Ok((sa, found))
+    }
+
+    /// Notes where it is, and whether it is being replaced: a soft limit of its own, as it were.
+    pub(in crate::failover) fn note_state(&self, shared: &Shared, dying: bool) {
+        self.soft_told.fetch_or(dying, Ordering::AcqRel);
+        self.record_engine(shared, self.engine());
     }
 
     /// Whether less than half a block is left to an SA that nobody watches packet by packet.

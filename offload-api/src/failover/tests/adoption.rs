@@ -171,7 +171,8 @@ impl World {
             .iter()
             .map(|adopted| adopted.entry.spi.value())
             .collect();
-        (carried.sort_unstable(), placed.sort_unstable());
+        carried.sort_unstable();
+        placed.sort_unstable();
         assert_eq!(carried, placed, "{what}");
         assert_eq!(life.cache.len() as usize, placed.len(), "{what}");
     }
@@ -209,7 +210,7 @@ fn a_process_may_die_at_each_step_and_the_next_one_goes_on() {
         let what = format!("after {steps} steps");
         let life = world.live(i64::MAX);
         world.assert_agreed(&life, &what);
-        for Adopted { sa, entry } in &life.adopted {
+        for Adopted { sa, entry, .. } in &life.adopted {
             let placed = life.both.placement(*sa).unwrap();
             assert_eq!(placed.engine, crate::event::Engine::Device, "{what}");
             assert!(placed.reason.unwrap().contains("adopted"), "{what}");
@@ -350,6 +351,28 @@ fn an_sa_that_the_device_has_lost_goes_to_software_and_back() {
     );
     assert_eq!(world.carried().len(), 1);
     world.assert_lawful();
+}
+
+#[test]
+fn an_sa_that_was_being_replaced_is_adopted_as_such() {
+    let world = World::new(6);
+    let before = world.live(i64::MAX);
+    let old = before
+        .both
+        .install(&params(0x3001, Direction::Inbound))
+        .unwrap();
+    before
+        .both
+        .install(&params(0x3002, Direction::Inbound))
+        .unwrap();
+    before.both.replace(old).unwrap();
+    drop(before);
+    for _ in 0..2 {
+        let life = world.live(i64::MAX);
+        let dying = life.adopted.iter().filter(|adopted| adopted.dying);
+        let spis: Vec<_> = dying.map(|adopted| adopted.entry.spi.value()).collect();
+        assert_eq!(spis, [0x3001]);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use esp::transform::Transform;
 use fpga_regs::admin::{
     Command, CommandCompletion, CommandStatus, ErrorKind, ErrorRecord, Opcode, SaAdded,
 };
-use fpga_regs::context::{Lifetimes, Outer, ReplayState, SaContext, Usage};
+use fpga_regs::context::{Lifetimes, Outer, ReplayState, SaContext, SaDescription, Usage};
 use fpga_regs::port::{PortRole, RuleAction};
 use fpga_regs::queue::QueueDescription;
 use fpga_regs::registers::{Control, FatalCause};
@@ -245,13 +245,28 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             Ok(Answer::default())
         }
         Opcode::SaNext => {
-            let (index, generation, sa) = core.sas.next(index).ok_or((CommandStatus::Stale, 0))?;
-            let description = context::describe(index, generation, sa, now);
-            give(core, command, description.as_bytes())?;
+            const LEN: usize = size_of::<SaDescription>();
+            let room = command.payload_len.get() as usize;
+            if room == 0 || !room.is_multiple_of(LEN) {
+                return Err(bad);
+            }
+            let most = (room / LEN).min(SaDescription::AT_ONCE);
+            let mut told = Vec::with_capacity(most * LEN);
+            let (mut first, mut next, mut value) = (None, index, 0);
+            while value < most as u64
+                && let Some((index, generation, sa)) = core.sas.next(next)
+            {
+                told.extend_from_slice(context::describe(index, generation, sa, now).as_bytes());
+                first = first.or(Some((index, generation)));
+                next = index.saturating_add(1);
+                value += 1;
+            }
+            let (index, generation) = first.ok_or((CommandStatus::Stale, 0))?;
+            write(core, command.payload.get(), &told)?;
             Ok(Answer {
                 index,
                 generation,
-                value: 0,
+                value,
             })
         }
         Opcode::SaDrain => {

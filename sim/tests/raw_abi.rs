@@ -445,8 +445,25 @@ fn detach_takes_the_drivers_memory_and_leaves_the_sas() {
     assert_eq!((found.index.get(), found.generation.get()), kept);
     let told: SaDescription = next.peek(PAYLOAD);
     assert_eq!((told.sequence_next.get(), told.grant_last.get()), (2, 1000));
+    assert_eq!(found.value.get(), 1);
+    // Several at once, as far as there are some.
+    let more = [
+        next.add(&sa(FLAG_OUTBOUND, 9)),
+        next.add(&sa(FLAG_OUTBOUND, 9)),
+    ];
+    walk.payload_len = (5 * size_of::<SaDescription>() as u32).into();
+    let found = next.command(walk);
+    assert_eq!(
+        (found.status, found.value.get()),
+        (CommandStatus::Ok as u8, 3)
+    );
+    let told: SaDescription = next.peek(PAYLOAD + 2 * size_of::<SaDescription>() as u64);
+    assert_eq!((told.index.get(), told.generation.get()), more[1]);
+    walk.payload_len = 255.into();
+    assert_eq!(next.command(walk).status, CommandStatus::BadField as u8);
+    walk.payload_len = (size_of::<SaDescription>() as u32).into();
     // The end of the walk is no error.
-    walk.index = 1.into();
+    walk.index = 3.into();
     let errors = next.read_register(control::ERRORS_LOGGED);
     assert_eq!(next.command(walk).status, CommandStatus::Stale as u8);
     assert_eq!(next.read_register(control::ERRORS_LOGGED), errors);

@@ -15,28 +15,37 @@ use zerocopy::FromBytes;
 
 use super::life::Life;
 
+/// SAs that are asked for at once, as many as the payload buffer has room for.
+const AT_ONCE: usize = 15;
+
 /// SAs from an index on, at most so many, each known to `life` from then on.
 pub(super) fn carried(life: &Life, from: u32, most: usize) -> Result<Vec<CarriedSa>, DeviceError> {
     let mut sas = Vec::new();
     let mut next = from;
     while sas.len() < most {
-        let room = [0; size_of::<SaDescription>()];
+        let room = [0; AT_ONCE * size_of::<SaDescription>()];
         let answer = life.command(Opcode::SaNext, next, 0, [0; 5], &room)?;
         // Stale: there is none any more.
         if answer.status != CommandStatus::Ok {
             break;
         }
-        let told = SaDescription::read_from_prefix(&answer.payload);
-        let told = told.ok().map(|(told, _)| told);
-        // A card that goes back would keep us for ever.
-        let told = told.filter(|told| told.index.get() >= next && told.generation.get() != 0);
-        let Some(told) = told else {
-            return Err(DeviceError::Protocol {
-                what: "description of an SA".to_owned(),
-            });
-        };
-        next = told.index.get().saturating_add(1);
-        sas.extend(decode(life, &told));
+        let count = usize::try_from(answer.value).unwrap_or(AT_ONCE);
+        let told = answer
+            .payload
+            .as_chunks::<{ size_of::<SaDescription>() }>()
+            .0;
+        for octets in told.iter().take(count.max(1).min(most - sas.len())) {
+            let told = SaDescription::read_from_bytes(octets).ok();
+            // A card that goes back would keep us for ever.
+            let told = told.filter(|told| told.index.get() >= next && told.generation.get() != 0);
+            let Some(told) = told else {
+                return Err(DeviceError::Protocol {
+                    what: "description of an SA".to_owned(),
+                });
+            };
+            next = told.index.get().saturating_add(1);
+            sas.extend(decode(life, &told));
+        }
     }
     Ok(sas)
 }

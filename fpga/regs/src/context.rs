@@ -162,6 +162,11 @@ pub struct SaDescription {
     pub reserved1: [u8; 64],
 }
 
+impl SaDescription {
+    /// How many a card tells with one command at most.
+    pub const AT_ONCE: usize = 16;
+}
+
 /// Bit of [`crate::registers::identity::SUITES`] for codes of cipher and integrity algorithm.
 pub fn suite_bit(cipher: u8, integrity: u8) -> u32 {
     (u32::from(cipher & 0x0f) * 4 + u32::from(integrity & 0x03)) % 64

@@ -6,7 +6,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use ikev2d_crypto::OpensslCrypto;
-use ikev2d_proto::config::{AddressPattern, Connection, EndpointConfig, Identity, Secret};
+use ikev2d_proto::config::{
+    AddressPattern, Connection, EndpointConfig, Identity, LocalAuth, RemoteAuth, Secret, SendCert,
+};
 use ikev2d_proto::endpoint::Endpoint;
 use ikev2d_proto::event::Path;
 use ikev2d_proto::proposal::Proposal;
@@ -34,6 +36,9 @@ fuzz_target!(|data: &[u8]| {
         remote_port: 500,
         local_id: Identity::Fqdn("a".to_owned()),
         remote_id: Identity::Any,
+        local_auth: LocalAuth::SharedKey,
+        remote_auth: RemoteAuth::SharedKey,
+        send_cert: SendCert::IfAsked,
         proposals: Proposal::ike_default(),
         encap: false,
         dpd_delay: None,

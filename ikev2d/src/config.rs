@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The configuration: TOML whose keys are swanctl.conf's names.
 
+mod auth;
 mod child;
 mod connection;
+mod credentials;
 mod daemon;
 mod diagnosis;
 mod failover;
@@ -14,13 +16,16 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use ikev2d_proto::config::{Connection, Identity, Secret};
+use ikev2d_crypto::name;
+use ikev2d_proto::config::{Connection, Secret};
 use serde::Deserialize;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+pub use auth::{AuthSection, AuthSetting, RevocationSetting};
 pub use child::{ChildSection, CloseAction, DpdAction, HwOffload, Mode, StartAction};
-pub use connection::{AuthSection, ConnectionSection};
+pub use connection::{ConnectionSection, SendCertSetting};
+pub use credentials::{AuthoritySection, Credentials};
 pub use daemon::{DaemonSection, DataplaneSetting, DeviceSetting, TunSection};
 pub use diagnosis::Place;
 pub use failover::FailoverSection;
@@ -38,9 +43,20 @@ pub struct Config {
     /// Peers by name.
     #[serde(default)]
     pub connections: BTreeMap<String, ConnectionSection>,
-    /// Preshared keys by name (`ike-…`).
+    /// Preshared keys by name (`ike-…`), and files with private keys (`private-…`).
     #[serde(default)]
     pub secrets: BTreeMap<String, SecretSection>,
+    /// Authorities that certificates of peers may come from.
+    #[serde(default)]
+    pub authorities: BTreeMap<String, AuthoritySection>,
+    /// What the files hold that it names.
+    #[serde(skip)]
+    pub(crate) credentials: Credentials,
+    /// What is less than good in it, each with its setting.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+    #[serde(skip)]
+    policy: Vec<Arc<Connection>>,
 }
 
 /// The configuration can't be used.
@@ -96,11 +112,12 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| {
+        let mut config: Self = toml::from_str(text).map_err(|error| {
             let (place, what) = diagnosis::of_parser(path, text, &error);
             ConfigError::Parse { place, what }
         })?;
-        config.check().map_err(|(key, what)| ConfigError::Invalid {
+        let checked = config.check().and_then(|()| config.load(path));
+        checked.map_err(|(key, what)| ConfigError::Invalid {
             place: Place::of_key(path, text, &key),
             key,
             what,
@@ -109,7 +126,7 @@ impl Config {
     }
 
     /// What the types do not say: the setting that is wrong, and why.
-    fn check(&self) -> Result<(), (String, String)> {
+    fn check(&mut self) -> Result<(), (String, String)> {
         for (name, connection) in &self.connections {
             connection
                 .check()
@@ -117,26 +134,63 @@ impl Config {
         }
         for (name, secret) in &self.secrets {
             let key = format!("secrets.{name}.secret");
-            check_secret(&key, secret.secret.chars().count()).map_err(|what| (key, what))?;
+            match (&secret.file, &secret.secret) {
+                (None, Some(secret)) => match check_secret(secret.as_bytes()) {
+                    Ok(warnings) => {
+                        let told = warnings.into_iter().map(|what| format!("{key}: {what}"));
+                        self.warnings.extend(told);
+                    }
+                    Err(what) => return Err((key, what)),
+                },
+                (None, None) => return Err((key, "neither secret nor file is given".to_owned())),
+                (Some(_), _) => {}
+            }
         }
+        Ok(())
+    }
+
+    /// Reads the files that it names.
+    fn load(&mut self, path: &Path) -> Result<(), (String, String)> {
+        let mut credentials = Credentials::beside(path);
+        for (name, secret) in &self.secrets {
+            if let Some(file) = &secret.file {
+                let passphrase = secret.secret.as_ref().map(|secret| secret.as_str());
+                let read = credentials.read_key(file, passphrase);
+                read.map_err(|what| (format!("secrets.{name}.file"), what))?;
+            }
+        }
+        for (name, authority) in &self.authorities {
+            let read = credentials.read_authority(authority);
+            read.map_err(|(key, what)| (format!("authorities.{name}.{key}"), what))?;
+        }
+        let mut policy = Vec::new();
+        for (name, section) in &self.connections {
+            let connection = section.to_connection(name, &credentials);
+            let connection =
+                connection.map_err(|(key, what)| (format!("connections.{name}.{key}"), what))?;
+            policy.push(Arc::new(connection));
+        }
+        self.credentials = credentials;
+        self.policy = policy;
         Ok(())
     }
 
     /// The policy for the core.
     pub fn policy(&self) -> Vec<Arc<Connection>> {
-        self.connections
-            .iter()
-            .map(|(name, c)| Arc::new(c.to_connection(name)))
-            .collect()
+        self.policy.clone()
     }
 
     /// The preshared keys for the core.
     pub fn psks(&self) -> Vec<Secret> {
         self.secrets
             .values()
-            .map(|section| Secret {
-                ids: section.ids.iter().map(|id| Identity::parse(id)).collect(),
-                secret: Zeroizing::new(section.secret.as_bytes().to_vec()),
+            .filter(|section| section.file.is_none())
+            .filter_map(|section| {
+                let secret = section.secret.as_ref()?;
+                Some(Secret {
+                    ids: section.ids.iter().map(|id| name::identity(id)).collect(),
+                    secret: Zeroizing::new(secret.as_bytes().to_vec()),
+                })
             })
             .collect()
     }
@@ -153,6 +207,8 @@ impl FromStr for Config {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use ikev2d_proto::config::Identity;
 
     use super::*;
 

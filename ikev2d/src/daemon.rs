@@ -31,6 +31,7 @@ use crate::config::{Config, DaemonSection, DataplaneSetting, StartAction};
 use crate::dataplane::{Dataplane, DataplaneConfig, Upcall};
 use crate::inline::InlinePlane;
 use crate::install::Installer;
+use crate::jobs::Pool;
 use crate::kept::{self, Kept};
 use crate::keylog::KeyLog;
 use crate::net::{self, Sockets};
@@ -55,6 +56,7 @@ pub(crate) struct Daemon {
     config_path: PathBuf,
     pub(crate) endpoint: Endpoint,
     pub(crate) installer: Installer,
+    jobs: Pool,
     pub(crate) plane: Plane,
     pub(crate) devices: Devices,
     routes: Routes,
@@ -125,12 +127,14 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let routes = Routes::new(index)
         .await
         .context("netlink (CAP_NET_ADMIN is needed)")?;
+    let (jobs, mut done) = Pool::start().context("threads for signatures")?;
     let (broadcast, _) = broadcast::channel(1024);
     let (requests_in, mut requests) = mpsc::channel::<Request>(64);
     tokio::spawn(server::serve(listener, requests_in, broadcast.clone()));
 
     let mut daemon = Daemon {
         endpoint: Endpoint::new(endpoint_config, Arc::new(crypto)),
+        jobs,
         installer: Installer::new(devices.failover.clone(), plane.clone()),
         plane,
         devices,
@@ -179,6 +183,9 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
                     let Ok(upcall) = ike.try_recv() else { break };
                     daemon.upcall(upcall);
                 }
+            }
+            Some((job, result)) = done.recv() => {
+                daemon.endpoint.handle_job(Instant::now(), job, &result);
             }
             Some(request) = requests.recv() => daemon.control(request),
             () = timer => daemon.endpoint.handle_timeout(Instant::now()),
@@ -460,6 +467,7 @@ impl Daemon {
                 };
                 self.endpoint.handle_answer(now, &answer);
             }
+            Event::Job { job, work } => self.jobs.submit(job, work),
             Event::InstallOutbound { child } => {
                 if let Err(error) = self.installer.outbound(child) {
                     tracing::error!(%error, "child SA can't be installed");

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod dataplane;
 mod inline;
 mod install;
+mod jobs;
 mod kept;
 mod keylog;
 mod net;

@@ -43,6 +43,9 @@ fn main() -> ExitCode {
         }
     };
     if arguments.check {
+        for warning in &config.warnings {
+            eprintln!("{}: warning: {warning}", arguments.config.display());
+        }
         println!(
             "{}: ok ({} connections)",
             arguments.config.display(),
@@ -58,6 +61,9 @@ fn main() -> ExitCode {
         .with_env_filter(filter(level.unwrap_or("info")))
         .with_writer(std::io::stderr)
         .init();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     harden();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -3,7 +3,14 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+pub mod credential;
 mod exchange;
+pub mod name;
+mod signature;
+pub mod trust;
+
+pub use openssl::pkey::{HasPublic, PKeyRef as KeyRef};
+pub use openssl::x509::X509;
 
 use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
 use ikev2d_proto::crypto::{Crypto, CryptoError, KeyExchange};
@@ -16,6 +23,11 @@ use openssl::rand::rand_bytes;
 use openssl::sha::Sha1;
 use openssl::sign::Signer;
 use zeroize::Zeroizing;
+
+/// A private key.
+pub type PrivateKey = openssl::pkey::PKey<openssl::pkey::Private>;
+/// A public key.
+pub type PublicKey = openssl::pkey::PKey<openssl::pkey::Public>;
 
 const TAG: usize = 16;
 const SALT: usize = 4;
@@ -194,6 +206,10 @@ impl Crypto for OpensslCrypto {
         let result = run().map_err(failed);
         data.truncate(len);
         result
+    }
+
+    fn same_name(&self, a: &[u8], b: &[u8]) -> bool {
+        name::same(a, b)
     }
 
     fn sha1(&self, parts: &[&[u8]]) -> [u8; 20] {

@@ -3,10 +3,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::credential::{Signer, Verifier};
+use crate::crypto::Crypto;
 use crate::proposal::Proposal;
 use crate::ts::TrafficSelector;
 use crate::wire::{Reader, WireError};
@@ -78,6 +81,12 @@ pub struct Connection {
     pub local_id: Identity,
     /// Who the peer must be.
     pub remote_id: Identity,
+    /// How we prove who we are.
+    pub local_auth: LocalAuth,
+    /// How the peer must.
+    pub remote_auth: RemoteAuth,
+    /// When our certificates are sent.
+    pub send_cert: SendCert,
     /// IKE proposals, best first.
     pub proposals: Vec<Proposal>,
     /// Force UDP encapsulation, as behind a NAT.
@@ -131,6 +140,38 @@ pub enum Childless {
     /// Never otherwise.
     Force,
     /// Not at all.
+    Never,
+}
+
+/// How we prove who we are (RFC 7296 §2.15); the two ends may differ.
+#[derive(Clone, Debug, Default)]
+pub enum LocalAuth {
+    /// By the preshared key that fits.
+    #[default]
+    SharedKey,
+    /// By a private key.
+    PublicKey(Arc<dyn Signer>),
+}
+
+/// How the peer must prove who it is.
+#[derive(Clone, Debug, Default)]
+pub enum RemoteAuth {
+    /// By the preshared key that fits.
+    #[default]
+    SharedKey,
+    /// By a key that this believes in.
+    PublicKey(Arc<dyn Verifier>),
+}
+
+/// When our certificates are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SendCert {
+    /// When the peer asks for them.
+    #[default]
+    IfAsked,
+    /// Always.
+    Always,
+    /// Never: the peer has them.
     Never,
 }
 
@@ -216,6 +257,8 @@ pub enum Identity {
     Fqdn(String),
     /// ID_RFC822_ADDR.
     Email(String),
+    /// ID_DER_ASN1_DN: a distinguished name in DER.
+    Dn(Vec<u8>),
     /// ID_KEY_ID, and every other type with its number.
     Opaque(u8, Vec<u8>),
 }
@@ -224,6 +267,7 @@ const ID_IPV4: u8 = 1;
 const ID_FQDN: u8 = 2;
 const ID_EMAIL: u8 = 3;
 const ID_IPV6: u8 = 5;
+const ID_DN: u8 = 9;
 /// Number of ID_KEY_ID.
 pub const ID_KEY_ID: u8 = 11;
 
@@ -256,6 +300,14 @@ impl Identity {
         }
     }
 
+    /// As [`matches`](Self::matches), with names compared as X.500 wants it.
+    pub(crate) fn matches_by(&self, crypto: &dyn Crypto, peer: &Self) -> bool {
+        match (self, peer) {
+            (Self::Dn(a), Self::Dn(b)) => crypto.same_name(a, b),
+            _ => self.matches(peer),
+        }
+    }
+
     /// Body of an ID payload.
     pub(crate) fn emit(&self) -> Vec<u8> {
         let (kind, data) = match self {
@@ -264,6 +316,7 @@ impl Identity {
             Self::Address(IpAddr::V6(v6)) => (ID_IPV6, v6.octets().to_vec()),
             Self::Fqdn(name) => (ID_FQDN, name.as_bytes().to_vec()),
             Self::Email(name) => (ID_EMAIL, name.as_bytes().to_vec()),
+            Self::Dn(name) => (ID_DN, name.clone()),
             Self::Opaque(kind, data) => (*kind, data.clone()),
         };
         let mut out = vec![kind, 0, 0, 0];
@@ -298,6 +351,7 @@ impl Identity {
             }
             ID_FQDN => Self::Fqdn(text()?),
             ID_EMAIL => Self::Email(text()?),
+            ID_DN => Self::Dn(data.to_vec()),
             kind => Self::Opaque(kind, data.to_vec()),
         })
     }
@@ -309,6 +363,10 @@ impl fmt::Display for Identity {
             Self::Any => f.write_str("%any"),
             Self::Address(address) => address.fmt(f),
             Self::Fqdn(name) | Self::Email(name) => f.write_str(name),
+            Self::Dn(name) => {
+                f.write_str("dn:")?;
+                name.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+            }
             Self::Opaque(kind, data) => {
                 write!(f, "{kind}:")?;
                 data.iter().try_for_each(|octet| write!(f, "{octet:02x}"))

@@ -94,6 +94,11 @@ pub trait Crypto: Send + Sync {
     /// SHA-1, for NAT detection only (RFC 7296 §2.23).
     fn sha1(&self, parts: &[&[u8]]) -> [u8; 20];
 
+    /// Whether two distinguished names in DER are equal; a library compares them as X.500 wants it.
+    fn same_name(&self, a: &[u8], b: &[u8]) -> bool {
+        a == b
+    }
+
     /// Whether two secrets are equal, in constant time.
     fn equal(&self, a: &[u8], b: &[u8]) -> bool {
         use subtle::ConstantTimeEq;

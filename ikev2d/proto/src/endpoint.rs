@@ -17,8 +17,9 @@ pub use info::{ChildInfo, IkeSaInfo, Stats};
 pub(crate) use receive::addresses_match;
 
 use crate::config::{Connection, EndpointConfig, Secret};
+use crate::credential::JobResult;
 use crate::crypto::Crypto;
-use crate::event::{Answer, ChildId, Event, IkeId, InstallId, Path, Transmit};
+use crate::event::{Answer, ChildId, Event, IkeId, InstallId, JobId, Path, Transmit};
 use crate::ike_sa::{Ctx, FORGET, Handover, IkeSa, Outputs, Phase, Standing, State, Task};
 
 /// Octets of the secret that cookies are made with.
@@ -221,6 +222,16 @@ impl Endpoint {
         self.with(now, |sas, ctx| {
             for sa in sas.values_mut() {
                 sa.answered(ctx, install, failure);
+            }
+        });
+    }
+
+    /// Takes in what came of a job.
+    pub fn handle_job(&mut self, now: Instant, job: JobId, result: &JobResult) {
+        self.with(now, |sas, ctx| {
+            if let Some(sa) = sas.values_mut().find(|sa| sa.awaits(job)) {
+                sa.handle_job(ctx, result);
+                sa.pump(ctx);
             }
         });
     }

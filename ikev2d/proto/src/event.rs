@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use zeroize::Zeroizing;
 
+use crate::credential::Job;
 use crate::proposal::{EspSuite, IkeSuite};
 use crate::ts::TrafficSelector;
 
@@ -13,6 +14,8 @@ use crate::ts::TrafficSelector;
 pub mod reason {
     /// The peer has deleted it.
     pub const DELETED_BY_PEER: &str = "deleted by the peer";
+    /// The initiator has not believed our AUTH.
+    pub const REFUSED_BY_PEER: &str = "the peer does not believe us (AUTHENTICATION_FAILED)";
     /// Every retransmission went unanswered.
     pub const NO_ANSWER: &str = "the peer does not answer";
 }
@@ -28,6 +31,10 @@ pub struct ChildId(pub u64);
 /// An installation that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct InstallId(pub u64);
+
+/// A job that waits for its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct JobId(pub u64);
 
 /// Both ends' addresses and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,6 +151,14 @@ pub enum Event {
     RetireChild {
         /// The child.
         child: ChildId,
+    },
+    /// Do this elsewhere, then give the result to
+    /// [`handle_job`](crate::endpoint::Endpoint::handle_job).
+    Job {
+        /// To be answered.
+        job: JobId,
+        /// What to do.
+        work: Box<Job>,
     },
     /// An IKE SA is established.
     IkeUp {

@@ -24,6 +24,7 @@ pub(crate) use timers::jittered;
 use crate::config::{Connection, Identity};
 use crate::crypto::KeyExchange;
 use crate::event::{Event, IkeId, Path};
+use crate::exchange::signature::{PeerAbility, Waiting};
 use crate::keymat::IkeKeys;
 use crate::proposal::IkeSuite;
 use crate::wire::{Payload, notify, payload};
@@ -112,6 +113,8 @@ pub(crate) struct IkeSa {
     pub(crate) pending: Option<Pending>,
     /// Its first child replaces one of an IKE SA before, which its peer may have lost.
     pub(crate) succeeds: bool,
+    /// IKE_AUTH that waits for a job.
+    pub(crate) waiting: Option<Waiting>,
     pub(crate) children: Vec<Child>,
     pub(crate) created: Instant,
     pub(crate) established: Option<Instant>,
@@ -138,6 +141,8 @@ pub(crate) struct InitMaterial {
     /// Restarts by COOKIE or INVALID_KE_PAYLOAD.
     pub(crate) restarts: u32,
     pub(crate) child_spi: u32,
+    /// What the peer can do with signatures, and whether it asks for certificates.
+    pub(crate) peer: PeerAbility,
 }
 
 impl IkeSa {
@@ -178,6 +183,7 @@ impl IkeSa {
             tasks: VecDeque::new(),
             pending: None,
             succeeds: false,
+            waiting: None,
             children: Vec::new(),
             created: ctx.now,
             established: None,

@@ -124,12 +124,8 @@ pub(crate) fn psk_auth(
     crypto: &dyn Crypto,
     prf: Prf,
     psk: &[u8],
-    message: &[u8],
-    nonce: &[u8],
-    sk_p: &[u8],
-    id_body: &[u8],
+    octets: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
     let key = crypto.prf(prf, psk, &[b"Key Pad for IKEv2"])?;
-    let maced_id = crypto.prf(prf, sk_p, &[id_body])?;
-    crypto.prf(prf, &key, &[message, nonce, &maced_id])
+    crypto.prf(prf, &key, &[octets])
 }

@@ -8,7 +8,9 @@
 #![forbid(unsafe_code)]
 
 pub mod algorithm;
+mod auth;
 pub mod config;
+pub mod credential;
 pub mod crypto;
 #[cfg(feature = "deviation")]
 pub mod deviation;
@@ -29,5 +31,6 @@ pub fn parse_any(body: &[u8]) {
     let _ = proposal::parse(body, false);
     let _ = ts::parse(body);
     let _ = config::Identity::read(body);
+    let _ = auth::Auth::read(body);
     let _ = exchange::init::read_ke(body);
 }

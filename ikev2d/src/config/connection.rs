@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ikev2d_proto::config::{AddressPattern, Childless, Connection, Identity, Unique};
+use ikev2d_proto::config::{AddressPattern, Childless, Connection, Identity, SendCert, Unique};
 use ikev2d_proto::proposal::Proposal;
 use serde::Deserialize;
 
+use super::auth::AuthSection;
 use super::child::ChildSection;
+use super::credentials::Credentials;
 use super::text::{IkeProposal, Seconds, Text};
 
 /// Rekeyings between two reauthentications, at most.
@@ -67,6 +69,9 @@ pub struct ConnectionSection {
     /// IKE SAs without a child (RFC 6023): `allow`, `prefer`, `force` or `never`.
     #[serde(default)]
     pub childless: ChildlessSetting,
+    /// When our certificates are sent.
+    #[serde(default)]
+    pub send_cert: SendCertSetting,
     /// Our end.
     pub local: AuthSection,
     /// The peer's end.
@@ -74,6 +79,29 @@ pub struct ConnectionSection {
     /// Child SAs by name.
     #[serde(default)]
     pub children: BTreeMap<String, ChildSection>,
+}
+
+/// When our certificates are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SendCertSetting {
+    /// When the peer asks.
+    #[default]
+    IfAsked,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl From<SendCertSetting> for SendCert {
+    fn from(setting: SendCertSetting) -> Self {
+        match setting {
+            SendCertSetting::IfAsked => Self::IfAsked,
+            SendCertSetting::Always => Self::Always,
+            SendCertSetting::Never => Self::Never,
+        }
+    }
 }
 
 fn two() -> u8 {
@@ -148,22 +176,6 @@ fn four_hours() -> Seconds {
     Seconds(Duration::from_secs(4 * 3600))
 }
 
-/// How an end authenticates.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AuthSection {
-    /// `psk`.
-    #[serde(default = "psk")]
-    pub auth: String,
-    /// Who it is.
-    #[serde(default)]
-    pub id: String,
-}
-
-fn psk() -> String {
-    "psk".to_owned()
-}
-
 impl ConnectionSection {
     /// What the types do not say: the setting that is wrong, and why.
     pub(crate) fn check(&self) -> Result<(), (String, String)> {
@@ -180,9 +192,13 @@ impl ConnectionSection {
             return invalid("reauth_frequency".to_owned(), what);
         }
         for (side, auth) in [("local", &self.local), ("remote", &self.remote)] {
-            if auth.auth != "psk" {
-                let what = format!("{:?}: expected \"psk\"", auth.auth);
-                return invalid(format!("{side}.auth"), what);
+            auth.check(side == "local")
+                .map_err(|(key, what)| (format!("{side}.{key}"), what))?;
+            if auth.legacy() {
+                tracing::warn!(
+                    side,
+                    "SHA-1 signatures are allowed: RFC 8247 says that nobody should"
+                );
             }
         }
         for (name, child) in &self.children {
@@ -204,16 +220,26 @@ impl ConnectionSection {
     }
 
     /// For the core.
-    pub(crate) fn to_connection(&self, name: &str) -> Connection {
+    pub(crate) fn to_connection(
+        &self,
+        name: &str,
+        credentials: &Credentials,
+    ) -> Result<Connection, (String, String)> {
+        let in_side = |side| move |(key, what)| (format!("{side}.{key}"), what);
+        let (local_auth, subject) = self.local.local(credentials).map_err(in_side("local"))?;
+        let remote_auth = self.remote.remote(credentials).map_err(in_side("remote"))?;
         let proposals: Vec<Proposal> = self.proposals.iter().flat_map(|p| p.0.0.clone()).collect();
         let rekey = self.rekey_time.nonzero();
-        Connection {
+        Ok(Connection {
             name: name.to_owned(),
             local_addrs: self.local_addrs.iter().map(|a| a.0).collect(),
             remote_addrs: self.remote_addrs.iter().map(|a| a.0).collect(),
             remote_port: self.remote_port,
-            local_id: self.local_id(),
-            remote_id: Identity::parse(&self.remote.id),
+            local_id: self.local_id(subject),
+            remote_id: self.remote.identity(),
+            local_auth,
+            remote_auth,
+            send_cert: self.send_cert.into(),
             proposals: if proposals.is_empty() {
                 Proposal::ike_default()
             } else {
@@ -237,17 +263,18 @@ impl ConnectionSection {
                 .iter()
                 .map(|(name, child)| child.to_child(name))
                 .collect(),
-        }
+        })
     }
 
-    /// As in strongSwan: without an id we are our address.
-    fn local_id(&self) -> Identity {
-        match Identity::parse(&self.local.id) {
-            Identity::Any => {
+    /// As in strongSwan: without an id we are our certificate's subject, or our address.
+    fn local_id(&self, subject: Option<Identity>) -> Identity {
+        match (self.local.identity(), subject) {
+            (Identity::Any, Some(subject)) => subject,
+            (Identity::Any, None) => {
                 let own = self.local_addrs.iter().find_map(|a| a.0.single());
                 own.map_or(Identity::Any, Identity::Address)
             }
-            id => id,
+            (id, _) => id,
         }
     }
 }

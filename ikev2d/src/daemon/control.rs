@@ -173,7 +173,11 @@ impl Daemon {
                 streamed(conns.map(|c| ("list-conn", lists::connection(c))).collect())
             }
             "list-policies" => streamed(self.list_traps(&message)),
-            "list-certs" | "list-authorities" => streamed(Vec::new()),
+            "list-certs" => streamed(lists::certificates(
+                self.endpoint.connections(),
+                &self.authorities(),
+            )),
+            "list-authorities" => streamed(Vec::new()),
             "get-conns" | "get-shared" | "get-keys" | "get-pools" | "get-authorities" => {
                 plain(self.loaded.names(&command))
             }
@@ -200,9 +204,18 @@ impl Daemon {
             "initiate" => return self.control_initiate(&message, reply),
             "terminate" => return self.control_terminate(&message, reply),
             "rekey" => respond(self.control_rekey(&message)),
-            "load-cert" | "load-key" | "unload-key" | "load-token" | "load-pool"
-            | "unload-pool" | "load-authority" | "unload-authority" | "install" | "uninstall"
-            | "reset-counters" | "redirect" => {
+            "load-cert" => respond(self.load_certificate(&message)),
+            "load-key" => match self.load_key(&message) {
+                Ok(id) => {
+                    let mut response = Section::default();
+                    response.put("success", "yes");
+                    response.put("id", id);
+                    plain(response)
+                }
+                Err(error) => respond(Err(error)),
+            },
+            "unload-key" | "load-token" | "load-pool" | "unload-pool" | "load-authority"
+            | "unload-authority" | "install" | "uninstall" | "reset-counters" | "redirect" => {
                 respond(Err(format!("{command} is not supported by ikev2d")))
             }
             _ => Reply::Unknown,

@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ikev2d_proto::config::Secret;
+use ikev2d_crypto::credential::{certificates, key_id, private_key};
+use ikev2d_proto::config::{Connection, Secret};
 
 use super::Daemon;
-use crate::config::{ChildSection, Config, ConnectionSection, StartAction};
+use crate::config::{ChildSection, Config, ConnectionSection, Credentials, StartAction};
 use crate::vici::message::Section;
 use crate::vici::settings;
 
@@ -17,6 +18,12 @@ use crate::vici::settings;
 pub(super) struct Loaded {
     connections: BTreeMap<String, ConnectionSection>,
     secrets: BTreeMap<String, Secret>,
+    /// Private keys and authorities.
+    credentials: Credentials,
+    /// Ids of the private keys.
+    keys: Vec<String>,
+    /// What the connections are to the core.
+    policy: BTreeMap<String, Arc<Connection>>,
 }
 
 impl Loaded {
@@ -46,7 +53,7 @@ impl Loaded {
         match command {
             "get-conns" => response.put_list("conns", self.connections.keys().cloned()),
             "get-shared" => response.put_list("keys", self.secrets.keys().cloned()),
-            "get-keys" => response.put_list("keys", []),
+            "get-keys" => response.put_list("keys", self.keys.iter().cloned()),
             "get-authorities" => response.put_list("authorities", []),
             _ => {}
         }
@@ -59,8 +66,7 @@ impl Daemon {
     pub(super) fn apply_policy(&mut self) {
         let mut policy = self.config.policy();
         let mut secrets = self.config.psks();
-        let loaded = self.loaded.connections.iter();
-        policy.extend(loaded.map(|(name, section)| Arc::new(section.to_connection(name))));
+        policy.extend(self.loaded.policy.values().cloned());
         secrets.extend(self.loaded.secrets.values().cloned());
         self.endpoint.set_connections(policy);
         self.endpoint.set_secrets(secrets);
@@ -74,6 +80,12 @@ impl Daemon {
                 "connection {name:?} is the configuration file's: change it there and reload"
             ));
         }
+        let credentials = self.config.credentials.with(&self.loaded.credentials);
+        let connection = section.to_connection(&name, &credentials);
+        let connection = connection.map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
+        self.loaded
+            .policy
+            .insert(name.clone(), Arc::new(connection));
         let start: Vec<String> = section
             .children
             .iter()
@@ -98,6 +110,7 @@ impl Daemon {
         if self.loaded.connections.remove(name).is_none() {
             return Err(format!("no loaded connection {name:?}"));
         }
+        self.loaded.policy.remove(name);
         self.apply_policy();
         Ok(())
     }
@@ -118,8 +131,48 @@ impl Daemon {
         Ok(())
     }
 
+    /// Authorities by file and by client.
+    pub(super) fn authorities(&self) -> Vec<ikev2d_crypto::X509> {
+        let all = self.config.credentials.with(&self.loaded.credentials);
+        all.authorities().to_vec()
+    }
+
+    /// `load-key`: a private key in PEM or DER; its id is the hash of its public key.
+    pub(super) fn load_key(&mut self, message: &Section) -> Result<String, String> {
+        let data = message.octets("data").ok_or("no data")?;
+        let key = private_key(data, None).map_err(|error| error.to_string())?;
+        let id = key_id(&key).map_err(|error| error.to_string())?;
+        self.loaded.credentials.add_key(key);
+        if !self.loaded.keys.contains(&id) {
+            self.loaded.keys.push(id.clone());
+        }
+        Ok(id)
+    }
+
+    /// `load-cert`: an authority's. Those of ends come with their connections.
+    pub(super) fn load_certificate(&mut self, message: &Section) -> Result<(), String> {
+        let data = message.octets("data").ok_or("no data")?;
+        let kind = message.text("type").unwrap_or("X509");
+        if !kind.eq_ignore_ascii_case("x509") {
+            return Err(format!(
+                "certificate of type {kind:?}: only X509 is supported"
+            ));
+        }
+        for certificate in certificates(data).map_err(|error| error.to_string())? {
+            if message
+                .text("flag")
+                .is_some_and(|flag| flag.eq_ignore_ascii_case("ca"))
+            {
+                self.loaded.credentials.add_authority(certificate);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn clear_secrets(&mut self) {
         self.loaded.secrets.clear();
+        self.loaded.keys.clear();
+        self.loaded.credentials = Credentials::default();
         self.apply_policy();
     }
 }

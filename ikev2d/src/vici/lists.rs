@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What `swanctl --list-…` shows, in strongSwan's words.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ikev2d_crypto::X509;
+use ikev2d_crypto::name::shown;
 use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
-use ikev2d_proto::config::{AddressPattern, Connection, SelectorConfig};
+use ikev2d_proto::config::{AddressPattern, Connection, LocalAuth, RemoteAuth, SelectorConfig};
+use ikev2d_proto::credential::Certificate;
 use ikev2d_proto::endpoint::{ChildInfo, IkeSaInfo};
 use ikev2d_proto::ts::TrafficSelector;
 use offload_api::event::Engine;
 use offload_api::failover::Placement;
 
-use super::message::Section;
+use super::message::{Section, Value};
 
 /// Traffic and placement of a child SA, from the data plane.
 pub(crate) struct ChildFacts {
@@ -50,10 +54,10 @@ pub(crate) fn ike(sa: &IkeSaInfo<'_>, now: Instant) -> Section {
     section.put("state", sa.state);
     section.put("local-host", sa.path.local.ip());
     section.put("local-port", sa.path.local.port());
-    section.put("local-id", sa.local_id);
+    section.put("local-id", shown(sa.local_id));
     section.put("remote-host", sa.path.remote.ip());
     section.put("remote-port", sa.path.remote.port());
-    section.put("remote-id", sa.remote_id);
+    section.put("remote-id", shown(sa.remote_id));
     if sa.initiator {
         section.put("initiator", "yes");
     }
@@ -160,13 +164,22 @@ pub(crate) fn connection(connection: &Connection) -> Section {
         connection.rekey_time.unwrap_or_default().as_secs(),
     );
     section.put("unique", "UNIQUE_NO");
-    for (name, id) in [
-        ("local-1", &connection.local_id),
-        ("remote-1", &connection.remote_id),
+    let by_key = (
+        matches!(connection.local_auth, LocalAuth::PublicKey(_)),
+        matches!(connection.remote_auth, RemoteAuth::PublicKey(_)),
+    );
+    for (name, id, by_key) in [
+        ("local-1", &connection.local_id, by_key.0),
+        ("remote-1", &connection.remote_id, by_key.1),
     ] {
         let mut end = Section::default();
-        end.put("class", "pre-shared key");
-        end.put("id", id);
+        let class = if by_key {
+            "public key"
+        } else {
+            "pre-shared key"
+        };
+        end.put("class", class);
+        end.put("id", shown(id));
         section.put_section(name, end);
     }
     let mut children = Section::default();
@@ -195,6 +208,48 @@ pub(crate) fn connection(connection: &Connection) -> Section {
     let mut event = Section::default();
     event.put_section(&connection.name, section);
     event
+}
+
+/// `list-cert` events: the certificates of our ends, and authorities.
+pub(crate) fn certificates(
+    connections: &[Arc<Connection>],
+    authorities: &[X509],
+) -> Vec<(&'static str, Section)> {
+    let mut all: Vec<(Vec<u8>, bool, bool)> = Vec::new();
+    let own = connections
+        .iter()
+        .filter_map(|connection| match &connection.local_auth {
+            LocalAuth::PublicKey(signer) => Some(signer),
+            LocalAuth::SharedKey => None,
+        });
+    for signer in own {
+        let certificates = signer.certificates().iter();
+        for (at, c) in certificates
+            .enumerate()
+            .filter(|(_, c)| c.encoding == Certificate::X509)
+        {
+            all.push((c.octets.clone(), at == 0, false));
+        }
+    }
+    all.extend(
+        authorities
+            .iter()
+            .filter_map(|ca| Some((ca.to_der().ok()?, false, true))),
+    );
+    all.sort();
+    all.dedup_by(|a, b| a.0 == b.0);
+    all.into_iter()
+        .map(|(der, has_key, authority)| {
+            let mut section = Section::default();
+            section.put("type", "X509");
+            section.put("flag", if authority { "CA" } else { "NONE" });
+            if has_key {
+                section.put("has_privkey", "yes");
+            }
+            section.0.push(("data".to_owned(), Value::Octets(der)));
+            ("list-cert", section)
+        })
+        .collect()
 }
 
 fn put_encryption(section: &mut Section, encryption: Encryption) {

@@ -2,7 +2,8 @@
 //! Settings that come as messages (`load-conn`, `load-shared`) instead of by file: the same keys,
 //! every value a text.
 
-use ikev2d_proto::config::{Identity, Secret};
+use ikev2d_crypto::name;
+use ikev2d_proto::config::Secret;
 use serde::Deserialize;
 use toml::{Table, Value as Toml};
 use zeroize::Zeroizing;
@@ -24,7 +25,10 @@ const NUMBERS: [&str; 8] = [
     "replay_window",
 ];
 /// Settings that are lists even if there is one of them.
-const LISTS: [&str; 6] = [
+const LISTS: [&str; 9] = [
+    "certs",
+    "cacerts",
+    "pubkeys",
     "local_addrs",
     "remote_addrs",
     "proposals",
@@ -59,8 +63,10 @@ pub(crate) fn secret(message: &Section) -> Result<(String, Secret), String> {
     let id = message
         .text("id")
         .map_or_else(|| owners.join(","), str::to_owned);
-    check_secret(&id, data.len())?;
-    let ids = owners.into_iter().map(Identity::parse).collect();
+    for warning in check_secret(data)? {
+        tracing::warn!(id, "preshared key: {warning}");
+    }
+    let ids = owners.into_iter().map(name::identity).collect();
     let secret = Zeroizing::new(data.to_vec());
     Ok((id, Secret { ids, secret }))
 }
@@ -121,7 +127,10 @@ fn scalar(key: &str, text: &str) -> Result<Toml, String> {
 
 #[cfg(test)]
 mod tests {
+    use ikev2d_proto::config::Identity;
+
     use super::*;
+    use crate::config::Credentials;
 
     fn section(entries: &[(&str, &str)]) -> Section {
         let mut section = Section::default();
@@ -156,7 +165,9 @@ mod tests {
         let child = &connection.children["net"];
         assert_eq!(child.rekey_packets, 1000);
         assert_eq!(child.remote_ts.len(), 2);
-        let core = connection.to_connection(&name);
+        let core = connection
+            .to_connection(&name, &Credentials::default())
+            .unwrap();
         assert_eq!(core.local_id, Identity::Fqdn("a.test".to_owned()));
     }
 

@@ -106,6 +106,18 @@ impl Gateway {
         directory: &Path,
         connections: &str,
     ) -> Option<Self> {
+        Self::strongswan_with(namespace, directory, connections, "", &[])
+    }
+
+    /// As [`strongswan`](Self::strongswan), with settings of charon's own, and files such as
+    /// `x509ca/root.pem` beside swanctl.conf.
+    pub(crate) fn strongswan_with(
+        namespace: &Namespace,
+        directory: &Path,
+        connections: &str,
+        charon: &str,
+        files: &[(&str, Vec<u8>)],
+    ) -> Option<Self> {
         const DAEMON: &str = "/usr/sbin/charon-systemd";
         const ESP: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
         if !Path::new(DAEMON).exists() || !Path::new(ESP).exists() {
@@ -124,22 +136,28 @@ impl Gateway {
         let text = format!(
             "charon {{\n\
              load = random nonce aes sha1 sha2 hmac kdf gmp curve25519 openssl gcm chapoly drbg \
-             kernel-libipsec kernel-netlink socket-default vici updown\n\
+             pem pkcs1 pkcs8 x509 pubkey constraints mgf1 \
+             kernel-libipsec kernel-netlink socket-default vici updown\n{charon}\n\
              threads = 24\nretransmit_tries = 3\nretransmit_timeout = 1.0\n\
              plugins {{\n vici {{ socket = unix://{vici} }}\n\
              kernel-libipsec {{ load = yes\n allow_peer_ts = yes }}\n\
              kernel-netlink {{ fwmark = !0x42 }}\n socket-default {{ fwmark = 0x42 }} }}\n\
-             filelog {{ log {{ path = {charon}\n flush_line = yes\n default = 1\n ike = 2\n cfg = 2 }} }}\n\
+             filelog {{ log {{ path = {file}\n flush_line = yes\n default = 1\n ike = 2\n cfg = 2 }} }}\n\
              syslog {{ daemon {{ default = -1 }} }} }}\n\
              charon-systemd {{ journal {{ default = -1 }} }}\n",
             vici = vici.display(),
-            charon = directory.join("charon.log").display(),
+            file = directory.join("charon.log").display(),
         );
         fs::write(&settings, text).unwrap();
         let text = format!(
             "connections {{\n{connections}\n}}\nsecrets {{ ike-1 {{\n secret = \"{SECRET}\"\n }} }}\n"
         );
         fs::write(swanctl_directory.join("swanctl.conf"), text).unwrap();
+        for (name, octets) in files {
+            let path = swanctl_directory.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, octets).unwrap();
+        }
         let mut command = namespace.command(DAEMON);
         command.env("STRONGSWAN_CONF", &settings);
         let gateway = Self::spawn(command, vici, log);

@@ -81,6 +81,9 @@ pub(crate) fn connection(a: bool) -> Connection {
         remote_port: 500,
         local_id: Identity::parse(if a { "a.test" } else { "b.test" }),
         remote_id: Identity::parse(if a { "b.test" } else { "a.test" }),
+        local_auth: LocalAuth::SharedKey,
+        remote_auth: RemoteAuth::SharedKey,
+        send_cert: SendCert::IfAsked,
         proposals: vec![Proposal::parse_ike("aes256gcm16-prfsha384-x25519").unwrap()],
         encap: false,
         fragmentation: true,
@@ -192,6 +195,9 @@ impl Pair {
                         side.outbound.retain(|_, (id, _)| id != child);
                         let outbound = &side.outbound;
                         side.sending.retain(|spi| outbound.contains_key(spi));
+                    }
+                    Event::Job { job, work } => {
+                        side.endpoint.handle_job(self.now, *job, &work.run());
                     }
                     _ => {}
                 }

@@ -1,39 +1,77 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! IKE_AUTH with preshared keys (RFC 7296 §1.2, §2.15), and the first child SA.
+//! IKE_AUTH by preshared keys and signatures (RFC 7296 §1.2, §2.15), and the first child SA.
 
 use std::sync::Arc;
 
-use crate::config::{Childless, Identity, Unique, find_secret};
+use crate::auth::Auth;
+use crate::config::{
+    Childless, Connection, Identity, LocalAuth, RemoteAuth, SendCert, Unique, find_secret,
+};
+use crate::credential::{Claim, Job, JobError, JobResult, Scheme, Signer, Verifier};
 use crate::crypto::CryptoError;
 use crate::event::{Event, InstallId};
 use crate::exchange::child::ChildOffer;
-use crate::ike_sa::{Ctx, IkeSa, Pending, Request, State, Task, error_notify, find, notifies};
+use crate::exchange::signature::{Kept, OwnAuth, Waiting, certificates, push_certificate_request};
+use crate::ike_sa::{Ctx, IkeSa, Pending, Request, Task, error_notify, find, notifies};
 use crate::keymat::psk_auth;
 use crate::wire::{Chain, Payload, exchange, notify, payload};
 
-/// Authentication method 2: shared key message integrity code.
-const SHARED_KEY: u8 = 2;
+/// A claim, and who is to judge it.
+type Check = (Arc<dyn Verifier>, Claim);
+
+/// Our AUTH payload, or what a job needs to make it.
+enum Own {
+    Made(Vec<u8>),
+    Sign(Arc<dyn Signer>, Scheme, Vec<u8>),
+}
 
 fn offers_mobike(parts: &[Payload<'_>]) -> bool {
     notifies(parts).any(|notify| notify.kind == notify::MOBIKE_SUPPORTED)
 }
 
 impl IkeSa {
-    pub(crate) fn start_auth(&mut self, ctx: &mut Ctx<'_>) -> Result<(), CryptoError> {
+    /// Sends the request, at once or when it is signed.
+    pub(crate) fn start_auth(&mut self, ctx: &mut Ctx<'_>) {
+        let id = self.local_id.emit();
+        let remote = self.connection.remote_id.clone();
+        match self.own_auth(ctx, true, &id, &remote) {
+            Ok(Own::Made(body)) => self.send_auth(ctx, &body),
+            Ok(Own::Sign(signer, scheme, octets)) => {
+                let job = ctx.job(Job {
+                    verify: None,
+                    sign: Some((signer, scheme, octets)),
+                });
+                self.waiting = Some(Waiting::Request { job, scheme });
+            }
+            Err(reason) => self.die(ctx, &reason),
+        }
+    }
+
+    pub(crate) fn signed_request(&mut self, ctx: &mut Ctx<'_>, scheme: Scheme, result: &JobResult) {
+        match result {
+            Ok(Some(signature)) => self.send_auth(ctx, &Auth::emit_signature(scheme, signature)),
+            Ok(None) => self.die(ctx, "our signature was not made"),
+            Err(error) => self.die(ctx, &error.to_string()),
+        }
+    }
+
+    fn send_auth(&mut self, ctx: &mut Ctx<'_>, auth: &[u8]) {
         let mut chain = Chain::default();
-        let id = self.connection.local_id.emit();
-        chain.push(payload::IDI, &id);
+        chain.push(payload::IDI, &self.local_id.emit());
+        self.push_certificates(&mut chain);
         if self.initial_contact {
             chain.notify(notify::INITIAL_CONTACT, &[]);
         }
         if self.connection.mobike {
             chain.notify(notify::MOBIKE_SUPPORTED, &[]);
         }
+        if let RemoteAuth::PublicKey(verifier) = &self.connection.remote_auth {
+            push_certificate_request(&mut chain, [verifier].into_iter());
+        }
         if self.connection.remote_id != Identity::Any {
             chain.push(payload::IDR, &self.connection.remote_id.emit());
         }
-        let auth = self.auth_of(ctx, true, &id, &self.connection.remote_id.clone())?;
-        chain.push(payload::AUTH, &auth);
+        chain.push(payload::AUTH, auth);
         // The first child asked for is made along with the IKE SA.
         let first = self.tasks.iter().find_map(|task| match task {
             Task::Child {
@@ -46,19 +84,34 @@ impl IkeSa {
             self.init.child_spi = self.new_spi(ctx);
             self.push_child_offer(&mut chain, &config, self.init.child_spi, true, None);
         }
-        self.request(ctx, exchange::IKE_AUTH, chain, Request::Auth)
+        let sent = self.request(ctx, exchange::IKE_AUTH, chain, Request::Auth);
+        if sent.is_err() {
+            self.die(ctx, "IKE_AUTH could not be made");
+        }
     }
 
-    /// The AUTH payload's body of one side.
-    fn auth_of(
+    fn push_certificates(&self, chain: &mut Chain) {
+        let LocalAuth::PublicKey(signer) = &self.connection.local_auth else {
+            return;
+        };
+        let send = match self.connection.send_cert {
+            SendCert::Always => true,
+            SendCert::IfAsked => self.init.peer.asks_certificates(),
+            SendCert::Never => false,
+        };
+        for certificate in signer.certificates().iter().filter(|_| send) {
+            let body = [&[certificate.encoding], &certificate.octets[..]].concat();
+            chain.push(payload::CERT, &body);
+        }
+    }
+
+    /// §2.15: a side's first message, the other's nonce, and its identity under its SK_p.
+    fn signed_octets(
         &self,
         ctx: &Ctx<'_>,
         by_initiator: bool,
         id_body: &[u8],
-        remote: &Identity,
     ) -> Result<Vec<u8>, CryptoError> {
-        let local = &self.local_id;
-        let secret = find_secret(ctx.secrets, local, remote).ok_or(CryptoError)?;
         let (suite, keys) = self
             .suite
             .as_ref()
@@ -69,18 +122,100 @@ impl IkeSa {
         } else {
             (&self.init.message_r, &self.init.nonce_i, &keys.pr)
         };
-        let mac = psk_auth(
-            ctx.crypto,
-            suite.prf,
-            &secret.secret,
-            message,
-            nonce,
-            sk_p,
-            id_body,
+        let maced_id = ctx.crypto.prf(suite.prf, sk_p, &[id_body])?;
+        Ok([&message[..], nonce, &maced_id].concat())
+    }
+
+    /// A side's code by the preshared key of the two identities.
+    fn shared_key_code(
+        &self,
+        ctx: &Ctx<'_>,
+        by_initiator: bool,
+        id_body: &[u8],
+        remote: &Identity,
+    ) -> Result<Vec<u8>, String> {
+        let local = &self.local_id;
+        let secret = find_secret(ctx.secrets, local, remote)
+            .ok_or_else(|| format!("no preshared key for {local} and {remote}"))?;
+        let code = self
+            .signed_octets(ctx, by_initiator, id_body)
+            .and_then(|octets| {
+                let suite = self.suite.as_ref().ok_or(CryptoError)?;
+                psk_auth(ctx.crypto, suite.prf, &secret.secret, &octets)
+            });
+        code.map(|code| code.to_vec())
+            .map_err(|error| error.to_string())
+    }
+
+    fn own_auth(
+        &self,
+        ctx: &Ctx<'_>,
+        by_initiator: bool,
+        id_body: &[u8],
+        remote: &Identity,
+    ) -> Result<Own, String> {
+        let signer = match &self.connection.local_auth {
+            LocalAuth::SharedKey => {
+                let code = self.shared_key_code(ctx, by_initiator, id_body, remote)?;
+                return Ok(Own::Made(Auth::emit_shared_key(&code)));
+            }
+            LocalAuth::PublicKey(signer) => signer.clone(),
+        };
+        let scheme = self.init.peer.choose(&*signer).ok_or(
+            "the peer can verify none of the signatures that our key and local.auth allow",
         )?;
-        let mut body = vec![SHARED_KEY, 0, 0, 0];
-        body.extend_from_slice(&mac);
-        Ok(body)
+        let octets = self
+            .signed_octets(ctx, by_initiator, id_body)
+            .map_err(|error| error.to_string())?;
+        Ok(Own::Sign(signer, scheme, octets))
+    }
+
+    /// The peer's AUTH payload: believed at once, or a job to find out.
+    fn check_peer(
+        &self,
+        ctx: &Ctx<'_>,
+        by_initiator: bool,
+        (id_body, remote): (&[u8], &Identity),
+        auth: &Auth<'_>,
+        parts: &[Payload<'_>],
+    ) -> Result<Option<Check>, String> {
+        match (auth, &self.connection.remote_auth) {
+            (Auth::SharedKey(code), RemoteAuth::SharedKey) => {
+                let expected = self.shared_key_code(ctx, by_initiator, id_body, remote)?;
+                if ctx.crypto.equal(&expected, code) {
+                    Ok(None)
+                } else {
+                    Err("its preshared key is another".to_owned())
+                }
+            }
+            (Auth::Signature(schemes, signature), RemoteAuth::PublicKey(verifier)) => {
+                let octets = self
+                    .signed_octets(ctx, by_initiator, id_body)
+                    .map_err(|error| error.to_string())?;
+                let claim = Claim {
+                    identity: remote.clone(),
+                    certificates: certificates(parts),
+                    schemes: schemes.clone(),
+                    signature: signature.to_vec(),
+                    octets,
+                };
+                Ok(Some((verifier.clone(), claim)))
+            }
+            (Auth::SharedKey(_), RemoteAuth::PublicKey(_)) => {
+                Err("it has a preshared key, remote.auth wants a public key".to_owned())
+            }
+            (Auth::Signature(..), RemoteAuth::SharedKey) => {
+                Err("it has a public key, remote.auth wants a preshared key".to_owned())
+            }
+        }
+    }
+
+    fn refuse_auth(&mut self, ctx: &mut Ctx<'_>, id: u32, kind: u16, reason: &str) {
+        if kind == notify::AUTHENTICATION_FAILED {
+            ctx.out.auth_failures += 1;
+        }
+        self.respond_notify(ctx, exchange::IKE_AUTH, id, kind, &[]);
+        self.die(ctx, reason);
     }
 
     pub(crate) fn handle_auth_request(
@@ -89,28 +224,113 @@ impl IkeSa {
         id: u32,
         parts: &[Payload<'_>],
     ) {
-        let refuse = |this: &mut Self, ctx: &mut Ctx<'_>, kind, reason: &str| {
-            this.respond_notify(ctx, exchange::IKE_AUTH, id, kind, &[]);
-            this.die(ctx, reason);
-        };
+        let failed = notify::AUTHENTICATION_FAILED;
         let (Some(id_body), Some(auth)) = (find(parts, payload::IDI), find(parts, payload::AUTH))
         else {
             let reason = "IKE_AUTH lacks identity or AUTH (EAP is not supported)";
-            return refuse(self, ctx, notify::AUTHENTICATION_FAILED, reason);
+            return self.refuse_auth(ctx, id, failed, reason);
         };
         let Ok(remote) = Identity::read(id_body) else {
-            return refuse(self, ctx, notify::INVALID_SYNTAX, "malformed identity");
+            return self.refuse_auth(ctx, id, notify::INVALID_SYNTAX, "malformed identity");
         };
-        let childless = find(parts, payload::SA).is_none();
+        let auth = match Auth::read(auth) {
+            Ok(auth) => auth,
+            Err(error) => return self.refuse_auth(ctx, id, failed, &error.to_string()),
+        };
         let wanted = find(parts, payload::IDR).and_then(|body| Identity::read(body).ok());
+        let Some(connection) = self.connection_for(ctx, &remote, wanted.as_ref(), &auth) else {
+            let reason = format!("no connection for peer {remote} and its kind of authentication");
+            return self.refuse_auth(ctx, id, failed, &reason);
+        };
+        self.adopt_connection(connection, remote);
+        self.init.peer.note(parts);
+        let remote = self.remote_id.clone();
+        let checked = self.check_peer(ctx, true, (id_body, &remote), &auth, parts);
+        let verify = match checked {
+            Ok(verify) => verify,
+            Err(reason) => {
+                let reason = format!("peer {remote} failed to authenticate: {reason}");
+                return self.refuse_auth(ctx, id, failed, &reason);
+            }
+        };
+        let local_body = self.local_id.emit();
+        let (own, sign) = match self.own_auth(ctx, false, &local_body, &remote) {
+            Ok(Own::Made(body)) => (OwnAuth::Made(body), None),
+            Ok(Own::Sign(signer, scheme, octets)) => {
+                (OwnAuth::Signed(scheme), Some((signer, scheme, octets)))
+            }
+            Err(reason) => return self.refuse_auth(ctx, id, failed, &reason),
+        };
+        match own {
+            OwnAuth::Made(body) if verify.is_none() => self.finish_auth(ctx, id, parts, &body),
+            own => {
+                let job = ctx.job(Job { verify, sign });
+                let request = Kept::new(parts);
+                self.waiting = Some(Waiting::Answer {
+                    job,
+                    id,
+                    request,
+                    own,
+                });
+            }
+        }
+    }
+
+    pub(crate) fn worked_answer(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: u32,
+        parts: &[Payload<'_>],
+        own: OwnAuth,
+        result: &JobResult,
+    ) {
+        match (own, result) {
+            (OwnAuth::Made(body), Ok(_)) => self.finish_auth(ctx, id, parts, &body),
+            (OwnAuth::Signed(scheme), Ok(Some(signature))) => {
+                let body = Auth::emit_signature(scheme, signature);
+                self.finish_auth(ctx, id, parts, &body);
+            }
+            (OwnAuth::Signed(_), Ok(None)) => {
+                let reason = "our signature was not made";
+                self.refuse_auth(ctx, id, notify::AUTHENTICATION_FAILED, reason);
+            }
+            (_, Err(error)) => {
+                let reason = self.refusal(error);
+                self.refuse_auth(ctx, id, notify::AUTHENTICATION_FAILED, &reason);
+            }
+        }
+    }
+
+    fn refusal(&self, error: &JobError) -> String {
+        match error {
+            JobError::Refused(refusal) => {
+                format!("peer {} failed to authenticate: {refusal}", self.remote_id)
+            }
+            JobError::Crypto(_) => error.to_string(),
+        }
+    }
+
+    /// The first connection that fits the peer's identity and kind of authentication.
+    fn connection_for(
+        &self,
+        ctx: &Ctx<'_>,
+        remote: &Identity,
+        wanted: Option<&Identity>,
+        auth: &Auth<'_>,
+    ) -> Option<Arc<Connection>> {
         let ends = (self.path.local.ip(), self.path.remote.ip());
         let suite = self.suite;
-        let connection = ctx.connections.iter().find(|connection| {
+        let found = ctx.connections.iter().find(|connection| {
             crate::endpoint::addresses_match(connection, ends.0, ends.1)
-                && connection.remote_id.matches(&remote)
-                && wanted
-                    .as_ref()
-                    .is_none_or(|id| connection.local_id.matches(id) || *id == Identity::Any)
+                && connection.remote_id.matches_by(ctx.crypto, remote)
+                && wanted.is_none_or(|id| {
+                    connection.local_id.matches_by(ctx.crypto, id) || *id == Identity::Any
+                })
+                && matches!(
+                    (auth, &connection.remote_auth),
+                    (Auth::SharedKey(_), RemoteAuth::SharedKey)
+                        | (Auth::Signature(..), RemoteAuth::PublicKey(_))
+                )
                 && suite.is_some_and(|suite| {
                     let fixed = suite.to_proposal();
                     connection
@@ -119,40 +339,26 @@ impl IkeSa {
                         .any(|p| p.choose_ike(&fixed).is_some())
                 })
         });
-        let Some(connection) = connection.cloned() else {
-            ctx.out.auth_failures += 1;
-            let reason = format!("no connection for peer {remote}");
-            return refuse(self, ctx, notify::AUTHENTICATION_FAILED, &reason);
-        };
-        let refused = match connection.childless {
+        found.cloned()
+    }
+
+    /// The peer is who it says: answers so, with the first child if one is asked for.
+    fn finish_auth(&mut self, ctx: &mut Ctx<'_>, id: u32, parts: &[Payload<'_>], own_auth: &[u8]) {
+        let childless = find(parts, payload::SA).is_none();
+        let refused = match self.connection.childless {
             Childless::Never => childless,
             Childless::Force => !childless,
             Childless::Allow | Childless::Prefer => false,
         };
-        self.adopt_connection(connection, remote);
-        let expected = self.auth_of(ctx, true, id_body, &self.remote_id.clone());
-        let verified = expected.is_ok_and(|expected| ctx.crypto.equal(&expected, auth));
-        if !verified {
-            ctx.out.auth_failures += 1;
-            let reason = format!("peer {} failed to authenticate", self.remote_id);
-            return refuse(self, ctx, notify::AUTHENTICATION_FAILED, &reason);
-        }
         if refused {
             let reason = "the policy on IKE SAs without a child (RFC 6023) forbids it";
-            return refuse(self, ctx, notify::INVALID_SYNTAX, reason);
+            return self.refuse_auth(ctx, id, notify::INVALID_SYNTAX, reason);
         }
-        let local_body = self.local_id.emit();
-        let Ok(own_auth) = self.auth_of(ctx, false, &local_body, &self.remote_id.clone()) else {
-            return refuse(
-                self,
-                ctx,
-                notify::AUTHENTICATION_FAILED,
-                "AUTH could not be made",
-            );
-        };
         if self.connection.unique == Unique::Keep && ctx.out.present.contains_key(&self.ends()) {
             let reason = format!("peer {} is there already", self.remote_id);
-            return refuse(self, ctx, notify::AUTHENTICATION_FAILED, &reason);
+            let kind = notify::AUTHENTICATION_FAILED;
+            self.respond_notify(ctx, exchange::IKE_AUTH, id, kind, &[]);
+            return self.die(ctx, &reason);
         }
         if self.connection.unique != Unique::Never
             && notifies(parts).any(|notify| notify.kind == notify::INITIAL_CONTACT)
@@ -162,17 +368,17 @@ impl IkeSa {
         ctx.out.authenticated = Some(self.id);
         self.mobike = self.connection.mobike && offers_mobike(parts);
         self.establish(ctx);
-        let mobike = self.mobike;
-        let chain = || {
+        let chain = |this: &Self| {
             let mut chain = Chain::default();
-            chain.push(payload::IDR, &local_body);
-            chain.push(payload::AUTH, &own_auth);
-            if mobike {
+            chain.push(payload::IDR, &this.local_id.emit());
+            this.push_certificates(&mut chain);
+            chain.push(payload::AUTH, own_auth);
+            if this.mobike {
                 chain.notify(notify::MOBIKE_SUPPORTED, &[]);
             }
             chain
         };
-        let mut installed = chain();
+        let mut installed = chain(self);
         if childless {
             // Childless (RFC 6023).
             return self.respond(ctx, exchange::IKE_AUTH, id, installed);
@@ -187,7 +393,7 @@ impl IkeSa {
         };
         match self.answer_child(ctx, parts, offer, None, &mut installed) {
             Ok(child) => {
-                let mut failed = chain();
+                let mut failed = chain(self);
                 failed.notify(notify::NO_PROPOSAL_CHOSEN, &[]);
                 let install = InstallId(ctx.out.id());
                 let sa = Box::new(child.1);
@@ -204,7 +410,7 @@ impl IkeSa {
             }
             Err(kind) => {
                 // The IKE SA stands without its child (§1.2).
-                let mut chain = chain();
+                let mut chain = chain(self);
                 chain.notify(kind, &[]);
                 self.respond(ctx, exchange::IKE_AUTH, id, chain);
             }
@@ -220,7 +426,7 @@ impl IkeSa {
         }
     }
 
-    fn adopt_connection(&mut self, connection: Arc<crate::config::Connection>, remote: Identity) {
+    fn adopt_connection(&mut self, connection: Arc<Connection>, remote: Identity) {
         self.local_id = connection.local_id.clone();
         self.encap |= connection.encap;
         self.connection = connection;
@@ -234,22 +440,51 @@ impl IkeSa {
             let name = error.map_or("no AUTH", |notify| notify::name(notify.kind));
             return self.die(ctx, &format!("the peer refused us: {name}"));
         };
+        let configured = &self.connection.remote_id;
         let remote = match Identity::read(id_body) {
-            Ok(remote) if self.connection.remote_id.matches(&remote) => remote,
+            Ok(remote) if configured.matches_by(ctx.crypto, &remote) => remote,
             Ok(remote) => {
-                ctx.out.auth_failures += 1;
-                let expected = &self.connection.remote_id;
-                let reason = format!("the peer is {remote}, expected {expected}");
+                let reason = format!("the peer is {remote}, expected {configured}");
                 return self.abandon(ctx, reason);
             }
             Err(_) => return self.abandon(ctx, "malformed identity".to_owned()),
         };
-        let expected = self.auth_of(ctx, false, id_body, &remote);
-        if !expected.is_ok_and(|expected| ctx.crypto.equal(&expected, auth)) {
-            ctx.out.auth_failures += 1;
-            return self.abandon(ctx, format!("peer {remote} failed to authenticate"));
-        }
+        let checked = Auth::read(auth)
+            .map_err(|error| error.to_string())
+            .and_then(|auth| self.check_peer(ctx, false, (id_body, &remote), &auth, parts));
         self.remote_id = remote;
+        match checked {
+            Ok(None) => self.accept_response(ctx, parts),
+            Ok(verify) => {
+                let job = ctx.job(Job { verify, sign: None });
+                let response = Kept::new(parts);
+                self.waiting = Some(Waiting::Response { job, response });
+            }
+            Err(reason) => {
+                let remote = &self.remote_id;
+                let reason = format!("peer {remote} failed to authenticate: {reason}");
+                self.abandon(ctx, reason);
+            }
+        }
+    }
+
+    pub(crate) fn verified_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        parts: &[Payload<'_>],
+        result: &JobResult,
+    ) {
+        match result {
+            Ok(_) => self.accept_response(ctx, parts),
+            Err(error) => {
+                let reason = self.refusal(error);
+                self.abandon(ctx, reason);
+            }
+        }
+    }
+
+    /// The responder is who it says.
+    fn accept_response(&mut self, ctx: &mut Ctx<'_>, parts: &[Payload<'_>]) {
         self.mobike = self.connection.mobike && offers_mobike(parts);
         self.establish(ctx);
         if self.init.child_spi == 0 {
@@ -277,9 +512,16 @@ impl IkeSa {
         self.complete_child(ctx, parts, config, self.init.child_spi, offer, None);
     }
 
-    /// An authenticated-looking responder that is not who it should be: no more is sent but a delete.
+    /// A responder that is not who it should be. It believes that the IKE SA stands, and is told once
+    /// that it doesn't (§2.21.2).
     fn abandon(&mut self, ctx: &mut Ctx<'_>, reason: String) {
-        self.state = State::Connecting;
+        ctx.out.auth_failures += 1;
+        let mut chain = Chain::default();
+        chain.notify(notify::AUTHENTICATION_FAILED, &[]);
+        let told = self.request(ctx, exchange::INFORMATIONAL, chain, Request::Liveness);
+        if told.is_err() {
+            tracing::debug!(ike = self.id.0, "the peer could not be told");
+        }
         self.die(ctx, &reason);
     }
 }

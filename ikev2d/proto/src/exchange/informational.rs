@@ -3,8 +3,8 @@
 
 use crate::crypto::CryptoError;
 use crate::event::{ChildId, Path, reason};
-use crate::ike_sa::{Ctx, Handover, IkeSa, Phase, Request, Standing, State};
-use crate::wire::{Chain, Payload, Reader, exchange, payload};
+use crate::ike_sa::{Ctx, Handover, IkeSa, Phase, Request, Standing, State, error_notify};
+use crate::wire::{Chain, Payload, Reader, exchange, notify, payload};
 
 const IKE: u8 = 1;
 const ESP: u8 = 3;
@@ -73,7 +73,12 @@ impl IkeSa {
             chain.push(payload::DELETE, &emit_delete(&own_spis));
         }
         self.respond(ctx, exchange::INFORMATIONAL, id, chain);
-        if ends {
+        let refused =
+            error_notify(parts).is_some_and(|notify| notify.kind == notify::AUTHENTICATION_FAILED);
+        if refused {
+            // §2.21.2: the initiator does not believe us, and has no such SA.
+            self.die(ctx, reason::REFUSED_BY_PEER);
+        } else if ends {
             if let Some(Request::RekeyIke(mine)) = self.asking()
                 && let Some(theirs) = &mine.collision
                 && self.standing == Standing::Current

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::algorithm::Group;
 use crate::config::Childless;
 use crate::crypto::{Crypto, CryptoError};
+use crate::exchange::signature;
 use crate::ike_sa::{Ctx, IkeSa, NONCE_LEN, Request, Sent, State, find, notifies};
 use crate::keymat::IkeKeys;
 use crate::proposal::{self, IkeSuite, Proposal};
@@ -126,6 +127,7 @@ impl IkeSa {
         if self.connection.fragmentation {
             chain.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]);
         }
+        signature::push_hash_algorithms(&mut chain);
         let message = chain.into_message(self.init_header(false));
         self.init.message_i = message.clone();
         self.rewind();
@@ -280,9 +282,8 @@ impl IkeSa {
                 self.path.remote.set_port(ctx.config.nat_port);
             }
         }
-        if self.start_auth(ctx).is_err() {
-            self.die(ctx, "no secret, or IKE_AUTH could not be made");
-        }
+        self.init.peer.note(&answer.parts);
+        self.start_auth(ctx);
     }
 
     fn restart(&mut self, ctx: &mut Ctx<'_>) {
@@ -322,6 +323,11 @@ impl IkeSa {
         if self.connection.childless != Childless::Never {
             chain.notify(notify::CHILDLESS_IKEV2_SUPPORTED, &[]);
         }
+        self.init.peer.note(&request.parts);
+        if self.init.peer.speaks_rfc_7427() {
+            signature::push_hash_algorithms(&mut chain);
+        }
+        signature::push_certificate_request(&mut chain, ctx.verifiers_between(self.path));
         let response = chain.into_message(self.init_header(true));
         self.init.message_i = message.to_vec();
         self.init.message_r = response.clone();

@@ -7,3 +7,4 @@ pub(crate) mod create_child;
 pub(crate) mod informational;
 pub(crate) mod init;
 mod rekey_ike;
+pub(crate) mod signature;

@@ -259,7 +259,7 @@ impl IkeSa {
             }
         } else if id.wrapping_add(1) == self.expected_request {
             self.respond_again(ctx, path);
-        } else if id == self.expected_request && self.pending.is_none() {
+        } else if id == self.expected_request && self.pending.is_none() && self.waiting.is_none() {
             self.follow(ctx, path);
             match parsed {
                 Ok(parts) => {

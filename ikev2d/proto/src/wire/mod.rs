@@ -95,6 +95,10 @@ pub mod payload {
     pub const IDI: u8 = 35;
     /// Responder's identity.
     pub const IDR: u8 = 36;
+    /// Certificate.
+    pub const CERT: u8 = 37;
+    /// Certificate request.
+    pub const CERTREQ: u8 = 38;
     /// Authentication.
     pub const AUTH: u8 = 39;
     /// Nonce.

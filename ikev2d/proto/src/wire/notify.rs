@@ -52,6 +52,8 @@ pub const UNEXPECTED_NAT_DETECTED: u16 = 41;
 pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
 /// Messages may come in fragments (RFC 7383).
 pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
+/// Hashes that the sender can verify signatures with (RFC 7427 §4).
+pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
 
 /// A notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

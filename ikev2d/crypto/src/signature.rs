@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Signatures (RFC 7427, RFC 8420, RFC 4754). What is verified is always the library's own encoding of
+//! the hash, compared as a whole.
+
+use ikev2d_proto::credential::{Hash, Scheme};
+use ikev2d_proto::crypto::CryptoError;
+use openssl::bn::BigNum;
+use openssl::ecdsa::EcdsaSig;
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::{HasPrivate, HasPublic, Id, PKeyRef};
+use openssl::rsa::Padding;
+use openssl::sign::{RsaPssSaltlen, Signer, Verifier};
+
+/// Fewest bits of an RSA key (RFC 8247 §3.1.1).
+pub(crate) const RSA_LEAST: u32 = 2048;
+/// Most bits: larger ones are only good to keep us busy.
+const RSA_MOST: u32 = 8192;
+
+fn digest(hash: Hash) -> MessageDigest {
+    match hash {
+        Hash::Sha1 => MessageDigest::sha1(),
+        Hash::Sha256 => MessageDigest::sha256(),
+        Hash::Sha384 => MessageDigest::sha384(),
+        Hash::Sha512 => MessageDigest::sha512(),
+    }
+}
+
+/// The curve of a key.
+pub(crate) fn curve<T: HasPublic>(key: &PKeyRef<T>) -> Option<Nid> {
+    key.ec_key().ok()?.group().curve_name()
+}
+
+/// A curve's own hash, and the octets of its field.
+pub(crate) fn of_curve(curve: Nid) -> Option<(Hash, i32)> {
+    match curve {
+        Nid::X9_62_PRIME256V1 => Some((Hash::Sha256, 32)),
+        Nid::SECP384R1 => Some((Hash::Sha384, 48)),
+        Nid::SECP521R1 => Some((Hash::Sha512, 66)),
+        _ => None,
+    }
+}
+
+/// Whether a key can sign so, and is neither too weak nor absurd.
+pub(crate) fn fits<T: HasPublic>(key: &PKeyRef<T>, scheme: Scheme) -> bool {
+    match (key.id(), scheme) {
+        (Id::RSA, Scheme::RsaPkcs1(_) | Scheme::RsaUntold(_))
+        | (Id::RSA | Id::RSA_PSS, Scheme::RsaPss(_)) => {
+            (RSA_LEAST..=RSA_MOST).contains(&key.bits())
+        }
+        (Id::EC, Scheme::Ecdsa(_)) => curve(key).and_then(of_curve).is_some(),
+        (Id::EC, Scheme::EcdsaFixed(hash)) => curve(key)
+            .and_then(of_curve)
+            .is_some_and(|own| own.0 == hash),
+        (Id::ED25519, Scheme::Ed25519) | (Id::ED448, Scheme::Ed448) => true,
+        _ => false,
+    }
+}
+
+pub(crate) fn sign<T: HasPrivate + HasPublic>(
+    key: &PKeyRef<T>,
+    scheme: Scheme,
+    octets: &[u8],
+) -> Result<Vec<u8>, CryptoError> {
+    if !fits(key, scheme) {
+        return Err(CryptoError);
+    }
+    let run = || -> Result<Vec<u8>, ErrorStack> {
+        match scheme {
+            Scheme::Ed25519 | Scheme::Ed448 => {
+                Signer::new_without_digest(key)?.sign_oneshot_to_vec(octets)
+            }
+            Scheme::RsaPkcs1(hash) | Scheme::RsaUntold(hash) | Scheme::Ecdsa(hash) => {
+                Signer::new(digest(hash), key)?.sign_oneshot_to_vec(octets)
+            }
+            Scheme::RsaPss(hash) => {
+                let mut signer = Signer::new(digest(hash), key)?;
+                signer.set_rsa_padding(Padding::PKCS1_PSS)?;
+                signer.set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH)?;
+                signer.sign_oneshot_to_vec(octets)
+            }
+            Scheme::EcdsaFixed(hash) => {
+                let der = Signer::new(digest(hash), key)?.sign_oneshot_to_vec(octets)?;
+                let signature = EcdsaSig::from_der(&der)?;
+                let len = curve(key).and_then(of_curve).map_or(0, |(_, len)| len);
+                let mut fixed = signature.r().to_vec_padded(len)?;
+                fixed.extend(signature.s().to_vec_padded(len)?);
+                Ok(fixed)
+            }
+        }
+    };
+    run().map_err(|_| CryptoError)
+}
+
+/// Whether a signature is this key's over these octets. Errors are a no.
+pub(crate) fn verify<T: HasPublic>(
+    key: &PKeyRef<T>,
+    scheme: Scheme,
+    octets: &[u8],
+    signature: &[u8],
+) -> bool {
+    if !fits(key, scheme) {
+        return false;
+    }
+    let run = || -> Result<bool, ErrorStack> {
+        match scheme {
+            Scheme::Ed25519 | Scheme::Ed448 => {
+                Verifier::new_without_digest(key)?.verify_oneshot(signature, octets)
+            }
+            Scheme::RsaPkcs1(hash) | Scheme::RsaUntold(hash) | Scheme::Ecdsa(hash) => {
+                Verifier::new(digest(hash), key)?.verify_oneshot(signature, octets)
+            }
+            Scheme::RsaPss(hash) => {
+                let mut verifier = Verifier::new(digest(hash), key)?;
+                verifier.set_rsa_padding(Padding::PKCS1_PSS)?;
+                // The identifier says so, and no other length will do.
+                verifier.set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH)?;
+                verifier.verify_oneshot(signature, octets)
+            }
+            Scheme::EcdsaFixed(hash) => {
+                let len = curve(key)
+                    .and_then(of_curve)
+                    .map_or(0, |(_, len)| len as usize);
+                let Some((r, s)) = signature
+                    .split_at_checked(len)
+                    .filter(|(_, s)| s.len() == len)
+                else {
+                    return Ok(false);
+                };
+                let r = BigNum::from_slice(r)?;
+                let der = EcdsaSig::from_private_components(r, BigNum::from_slice(s)?)?.to_der()?;
+                Verifier::new(digest(hash), key)?.verify_oneshot(&der, octets)
+            }
+        }
+    };
+    let good = run().unwrap_or(false);
+    // What failed leaves errors behind that a later call would take for its own.
+    drop(ErrorStack::get());
+    good
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Whom a connection believes: authorities, certificates or keys that are pinned to it, and revocation.
+
+use std::fmt;
+
+use ikev2d_proto::credential::{Certificate, Claim, Refusal, Verifier};
+use openssl::error::ErrorStack;
+use openssl::pkey::{PKey, Public};
+use openssl::sha::sha1;
+use openssl::ssl::SslFiletype;
+use openssl::stack::Stack;
+use openssl::x509::store::{X509Lookup, X509Store, X509StoreBuilder};
+use openssl::x509::verify::{X509VerifyFlags, X509VerifyParam};
+use openssl::x509::{X509, X509ExtendedKeyUsage, X509KeyUsage, X509Ref, X509StoreContext};
+use x509_cert::der::Decode;
+use x509_cert::der::oid::ObjectIdentifier;
+
+use crate::credential::{CredentialError, SignaturePolicy};
+use crate::{name, signature};
+
+/// Certificates between a peer's and an authority, at most. Each costs one verification, and one more
+/// for its revocation.
+const DEPTH: i32 = 7;
+/// OpenSSL's level 2: 112 bits, so neither SHA-1 nor RSA below 2048 bits in a chain.
+const SECURITY_LEVEL: i32 = 2;
+
+/// What is done about revocation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Revocation {
+    /// Nothing.
+    Off,
+    /// A list that is there and valid counts; none is no reason to refuse.
+    #[default]
+    IfAvailable,
+    /// Every certificate of a chain needs a valid list.
+    Strict,
+}
+
+/// What a connection believes.
+#[derive(Debug, Default)]
+pub struct TrustAnchors {
+    /// Authorities.
+    pub authorities: Vec<X509>,
+    /// Certificates of the peer itself, or of authorities that need not be self-signed.
+    pub certificates: Vec<X509>,
+    /// The peer's raw public keys.
+    pub keys: Vec<PKey<Public>>,
+    /// Files with revocation lists in PEM or DER.
+    pub revocation_lists: Vec<String>,
+}
+
+/// A connection's [`Verifier`].
+pub struct Trust {
+    anchors: TrustAnchors,
+    store: X509Store,
+    /// The same, asking for the first certificate's revocation list.
+    revoking: X509Store,
+    revocation: Revocation,
+    policy: SignaturePolicy,
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.anchors.authorities.iter();
+        let names: Vec<_> = names.map(|ca| name::text(ca.subject_name())).collect();
+        write!(f, "Trust({names:?}, {:?})", self.policy)
+    }
+}
+
+impl Trust {
+    /// Trust in these, for signatures that policy allows.
+    ///
+    /// # Errors
+    /// [`CredentialError`].
+    pub fn new(
+        anchors: TrustAnchors,
+        revocation: Revocation,
+        policy: SignaturePolicy,
+    ) -> Result<Self, CredentialError> {
+        let builder = |flags| -> Result<X509StoreBuilder, ErrorStack> {
+            let mut store = X509StoreBuilder::new()?;
+            for anchor in anchors.authorities.iter().chain(&anchors.certificates) {
+                store.add_cert(anchor.clone())?;
+            }
+            let mut parameters = X509VerifyParam::new()?;
+            parameters.set_depth(DEPTH);
+            parameters.set_auth_level(SECURITY_LEVEL);
+            // What is pinned is believed, whoever signed it.
+            parameters.set_flags(flags | X509VerifyFlags::PARTIAL_CHAIN)?;
+            store.set_param(&parameters)?;
+            Ok(store)
+        };
+        let store = builder(X509VerifyFlags::empty())?.build();
+        let mut revoking = builder(X509VerifyFlags::CRL_CHECK)?;
+        let lookup = revoking.add_lookup(X509Lookup::file())?;
+        for path in &anchors.revocation_lists {
+            let loaded = lookup
+                .load_crl_file(path, SslFiletype::PEM)
+                .or_else(|_| lookup.load_crl_file(path, SslFiletype::ASN1));
+            loaded.map_err(|error| CredentialError::RevocationList {
+                path: path.clone(),
+                error,
+            })?;
+        }
+        Ok(Self {
+            store,
+            revoking: revoking.build(),
+            anchors,
+            revocation,
+            policy,
+        })
+    }
+
+    /// The keys that a claim may be signed with: pinned ones, or that of a valid certificate of the
+    /// identity.
+    fn keys(&self, claim: &Claim) -> Result<Vec<PKey<Public>>, Refusal> {
+        let raw = claim
+            .certificates
+            .iter()
+            .find(|c| c.encoding == Certificate::RAW_PUBLIC_KEY);
+        let sent = claim
+            .certificates
+            .iter()
+            .filter(|c| c.encoding == Certificate::X509)
+            .map(|c| parse(&c.octets))
+            .collect::<Result<Vec<_>, _>>()?;
+        let Some((own, others)) = sent.split_first() else {
+            return self.pinned_keys(claim, raw);
+        };
+        let mut pinned = self.anchors.certificates.iter();
+        if pinned.len() != 0 && !pinned.any(|pinned| same(pinned, own)) {
+            return Err(refusal("its certificate is none of remote.certs"));
+        }
+        self.validate(own, others)?;
+        if !name::is_of(own, &claim.identity) {
+            return Err(Refusal(format!(
+                "the certificate {:?} is not of {}",
+                name::text(own.subject_name()),
+                name::shown(&claim.identity)
+            )));
+        }
+        key_of(own)
+    }
+
+    /// No certificate was sent: a key or certificate that is pinned to the connection will do.
+    fn pinned_keys(
+        &self,
+        claim: &Claim,
+        raw: Option<&Certificate>,
+    ) -> Result<Vec<PKey<Public>>, Refusal> {
+        let fits = |key: &&PKey<Public>| {
+            raw.is_none_or(|raw| key.public_key_to_der().is_ok_and(|own| own == raw.octets))
+        };
+        let keys: Vec<_> = self.anchors.keys.iter().filter(fits).cloned().collect();
+        if !keys.is_empty() {
+            return Ok(keys);
+        }
+        if raw.is_some() {
+            return Err(refusal("its raw public key is none of remote.pubkeys"));
+        }
+        let mut pinned = self.anchors.certificates.iter();
+        let own = pinned
+            .find(|certificate| name::is_of(certificate, &claim.identity))
+            .ok_or(refusal("it has sent no certificate, and none is pinned"))?;
+        self.validate(own, &[])?;
+        key_of(own)
+    }
+
+    /// Path validation (RFC 5280 §6) by the library, then what IKE asks of the certificate itself.
+    fn validate(&self, own: &X509Ref, others: &[X509]) -> Result<(), Refusal> {
+        let mut between = Stack::new().map_err(library)?;
+        for other in others {
+            between.push(other.clone()).map_err(library)?;
+        }
+        let (verified, reason, chain) = verify(&self.store, own, &between)?;
+        if !verified {
+            return Err(Refusal(format!(
+                "the certificate {:?}: {}",
+                name::text(own.subject_name()),
+                reason.error_string()
+            )));
+        }
+        if self.revocation != Revocation::Off {
+            // The anchor itself is believed by configuration.
+            let below = chain.len().saturating_sub(1);
+            for certificate in chain.iter().take(below) {
+                self.check_revocation(certificate, &between)?;
+            }
+        }
+        check_usage(own)
+    }
+
+    fn check_revocation(
+        &self,
+        certificate: &X509Ref,
+        between: &Stack<X509>,
+    ) -> Result<(), Refusal> {
+        /// X509_V_ERR_UNABLE_TO_GET_CRL, …_CRL_NOT_YET_VALID and …_CRL_HAS_EXPIRED.
+        const NO_LIST: [i32; 3] = [3, 11, 12];
+        let (verified, reason, _) = verify(&self.revoking, certificate, between)?;
+        let excused =
+            self.revocation == Revocation::IfAvailable && NO_LIST.contains(&reason.as_raw());
+        if verified || excused {
+            return Ok(());
+        }
+        Err(Refusal(format!(
+            "the certificate {:?}: {}",
+            name::text(certificate.subject_name()),
+            reason.error_string()
+        )))
+    }
+}
+
+fn refusal(what: &str) -> Refusal {
+    Refusal(what.to_owned())
+}
+
+fn library(error: ErrorStack) -> Refusal {
+    Refusal(format!("OpenSSL: {error}"))
+}
+
+/// A certificate from a peer. The library's decoder is lenient: what it would encode otherwise, or has
+/// something behind it, is refused.
+fn parse(octets: &[u8]) -> Result<X509, Refusal> {
+    let certificate = X509::from_der(octets).ok();
+    let exact = certificate.filter(|c| c.to_der().is_ok_and(|again| again == octets));
+    drop(ErrorStack::get());
+    exact.ok_or(refusal("a malformed certificate"))
+}
+
+fn key_of(certificate: &X509Ref) -> Result<Vec<PKey<Public>>, Refusal> {
+    let key = certificate.public_key();
+    key.map(|key| vec![key])
+        .map_err(|_| refusal("its key is unusable"))
+}
+
+fn same(a: &X509Ref, b: &X509Ref) -> bool {
+    a.to_der().is_ok_and(|a| b.to_der().is_ok_and(|b| a == b))
+}
+
+type Verified = (bool, openssl::x509::X509VerifyResult, Vec<X509>);
+
+fn verify(store: &X509Store, own: &X509Ref, between: &Stack<X509>) -> Result<Verified, Refusal> {
+    let mut context = X509StoreContext::new().map_err(library)?;
+    let result = context.init(store, own, between, |context| {
+        let verified = context.verify_cert()?;
+        let chain = context
+            .chain()
+            .map(|chain| chain.iter().map(ToOwned::to_owned).collect());
+        Ok((verified, context.error(), chain.unwrap_or_default()))
+    });
+    drop(ErrorStack::get());
+    result.map_err(library)
+}
+
+/// RFC 4945 §5.1.3.2 and §5.1.3.12: the key must be for signatures, and for IKE if its purposes are
+/// told. Those of TLS are taken too, as every other daemon does.
+fn check_usage(own: &X509Ref) -> Result<(), Refusal> {
+    /// 1.3.6.1.5.5.7.3.17, id-kp-ipsecIKE.
+    const IPSEC_IKE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.17");
+    /// 1.3.6.1.5.5.8.2.2, iKEIntermediate.
+    const IKE_INTERMEDIATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.8.2.2");
+    let signs = X509KeyUsage::DIGITAL_SIGNATURE | X509KeyUsage::NON_REPUDIATION;
+    if own
+        .key_usage()
+        .is_some_and(|usage| !usage.intersects(signs))
+    {
+        return Err(refusal("its certificate is not for signatures (key usage)"));
+    }
+    let Some(purposes) = own.extended_key_usage() else {
+        return Ok(());
+    };
+    let tls = X509ExtendedKeyUsage::SSL_SERVER | X509ExtendedKeyUsage::SSL_CLIENT;
+    if purposes.intersects(tls | X509ExtendedKeyUsage::ANYEKU) {
+        return Ok(());
+    }
+    // The library knows TLS's purposes alone.
+    let named = own.to_der().ok().and_then(|der| {
+        let certificate = x509_cert::Certificate::from_der(&der).ok()?;
+        let extensions = certificate
+            .tbs_certificate
+            .get::<x509_cert::ext::pkix::ExtendedKeyUsage>();
+        Some(extensions.ok()??.1.0)
+    });
+    if named.is_some_and(|all| {
+        all.iter()
+            .any(|p| *p == IPSEC_IKE || *p == IKE_INTERMEDIATE)
+    }) {
+        Ok(())
+    } else {
+        Err(refusal(
+            "its certificate is not for IKE (extended key usage)",
+        ))
+    }
+}
+
+impl Verifier for Trust {
+    fn authorities(&self) -> Vec<[u8; 20]> {
+        let keys = self
+            .anchors
+            .authorities
+            .iter()
+            .filter_map(|ca| ca.public_key().ok());
+        keys.filter_map(|key| Some(sha1(&key.public_key_to_der().ok()?)))
+            .collect()
+    }
+
+    fn verify(&self, claim: &Claim) -> Result<(), Refusal> {
+        let mut allowed = false;
+        for key in self.keys(claim)? {
+            for scheme in &claim.schemes {
+                if !self.policy.allows(&key, *scheme) {
+                    continue;
+                }
+                allowed = true;
+                if signature::verify(&key, *scheme, &claim.octets, &claim.signature) {
+                    return Ok(());
+                }
+            }
+        }
+        Err(refusal(if allowed {
+            "its signature is wrong"
+        } else {
+            "remote.auth does not allow its key or signature scheme"
+        }))
+    }
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Public keys as credentials: how ends sign and whom they believe (RFC 7296 §2.15, RFC 7427). The
+//! library that knows keys and certificates is behind two traits; its work is slow, so an endpoint asks
+//! for it as a [`Job`] and goes on when the [`JobResult`] comes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::config::Identity;
+use crate::crypto::CryptoError;
+
+/// A hash, by its number in RFC 7427's registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u16)]
+pub enum Hash {
+    /// SHA-1: for method 1 with old peers only.
+    Sha1 = 1,
+    /// SHA-256.
+    Sha256 = 2,
+    /// SHA-384.
+    Sha384 = 3,
+    /// SHA-512.
+    Sha512 = 4,
+}
+
+impl Hash {
+    /// What RFC 8247 §3.2 has no warning about.
+    pub const GOOD: [Self; 3] = [Self::Sha256, Self::Sha384, Self::Sha512];
+}
+
+/// Number of the "Identity" hash (RFC 8420 §2): the signature scheme hashes by itself.
+pub(crate) const HASH_IDENTITY: u16 = 5;
+
+/// How an AUTH payload is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// RSASSA-PKCS1-v1_5 as a digital signature (method 14).
+    RsaPkcs1(Hash),
+    /// RSASSA-PSS with a salt as long as the hash.
+    RsaPss(Hash),
+    /// ECDSA on any curve, the signature in DER.
+    Ecdsa(Hash),
+    /// Ed25519 (RFC 8420).
+    Ed25519,
+    /// Ed448 (RFC 8420).
+    Ed448,
+    /// Method 1: RSASSA-PKCS1-v1_5 whose hash is not told before it is opened.
+    RsaUntold(Hash),
+    /// Methods 9 to 11: ECDSA with the hash's own curve, the signature as r and s (RFC 4754).
+    EcdsaFixed(Hash),
+}
+
+impl Scheme {
+    /// Number of its hash in SIGNATURE_HASH_ALGORITHMS; nothing for methods that don't ask for it.
+    pub(crate) fn announced(self) -> Option<u16> {
+        match self {
+            Self::RsaPkcs1(hash) | Self::RsaPss(hash) | Self::Ecdsa(hash) => Some(hash as u16),
+            Self::Ed25519 | Self::Ed448 => Some(HASH_IDENTITY),
+            Self::RsaUntold(_) | Self::EcdsaFixed(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, hash) = match self {
+            Self::RsaPkcs1(hash) => ("RSA_PKCS1", hash),
+            Self::RsaPss(hash) => ("RSA_PSS", hash),
+            Self::Ecdsa(hash) => ("ECDSA", hash),
+            Self::Ed25519 => return f.write_str("ED25519"),
+            Self::Ed448 => return f.write_str("ED448"),
+            Self::RsaUntold(hash) => ("RSA", hash),
+            Self::EcdsaFixed(hash) => ("ECDSA_FIXED", hash),
+        };
+        let bits = match hash {
+            Hash::Sha1 => 1,
+            Hash::Sha256 => 256,
+            Hash::Sha384 => 384,
+            Hash::Sha512 => 512,
+        };
+        write!(f, "{name}_SHA{bits}")
+    }
+}
+
+/// Body of a CERT payload (§3.6).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// How it is encoded: [`Self::X509`] or [`Self::RAW_PUBLIC_KEY`].
+    pub encoding: u8,
+    /// The certificate, or the key.
+    pub octets: Vec<u8>,
+}
+
+impl Certificate {
+    /// X.509 certificate - signature, in DER.
+    pub const X509: u8 = 4;
+    /// SubjectPublicKeyInfo in DER (RFC 7670).
+    pub const RAW_PUBLIC_KEY: u8 = 15;
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Certificate({}, {} octets)",
+            self.encoding,
+            self.octets.len()
+        )
+    }
+}
+
+/// A private key of ours.
+pub trait Signer: Send + Sync + fmt::Debug {
+    /// What the peer gets to see: our certificate and those between it and an authority.
+    fn certificates(&self) -> &[Certificate];
+
+    /// What the key can do and policy allows, best first.
+    fn schemes(&self) -> &[Scheme];
+
+    /// Signs.
+    ///
+    /// # Errors
+    /// The library refuses.
+    fn sign(&self, scheme: Scheme, octets: &[u8]) -> Result<Vec<u8>, CryptoError>;
+}
+
+/// What a peer claims: an identity, with the signature and the certificates that shall prove it.
+#[derive(Clone)]
+pub struct Claim {
+    /// Who it says it is.
+    pub identity: Identity,
+    /// What it sent along, its own first.
+    pub certificates: Vec<Certificate>,
+    /// How it may be signed: one, or method 1's several.
+    pub schemes: Vec<Scheme>,
+    /// The signature.
+    pub signature: Vec<u8>,
+    /// What must be signed.
+    pub octets: Vec<u8>,
+}
+
+/// Whom we believe.
+pub trait Verifier: Send + Sync + fmt::Debug {
+    /// SHA-1 hashes of trusted authorities' keys, for CERTREQ (§3.7).
+    fn authorities(&self) -> Vec<[u8; 20]>;
+
+    /// Whether a claim is true.
+    ///
+    /// # Errors
+    /// Why it isn't, for the log: a peer is told nothing of it.
+    fn verify(&self, claim: &Claim) -> Result<(), Refusal>;
+}
+
+/// A peer's claim is not believed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// Slow work, to be done anywhere but on the thread that drives the endpoint.
+#[derive(Clone, Default)]
+pub struct Job {
+    pub(crate) verify: Option<(Arc<dyn Verifier>, Claim)>,
+    pub(crate) sign: Option<(Arc<dyn Signer>, Scheme, Vec<u8>)>,
+}
+
+impl Job {
+    /// Does it. Nothing is signed for a peer that isn't believed.
+    pub fn run(&self) -> JobResult {
+        if let Some((verifier, claim)) = &self.verify {
+            verifier.verify(claim).map_err(JobError::Refused)?;
+        }
+        self.sign
+            .as_ref()
+            .map(|(signer, scheme, octets)| signer.sign(*scheme, octets))
+            .transpose()
+            .map_err(JobError::Crypto)
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verify, sign) = (self.verify.is_some(), self.sign.is_some());
+        write!(f, "Job {{ verify: {verify}, sign: {sign} }}")
+    }
+}
+
+/// What came of a job: the signature that was asked for.
+pub type JobResult = Result<Option<Vec<u8>>, JobError>;
+
+/// A job came to nothing.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JobError {
+    /// The peer is not believed.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// We could not sign.
+    #[error("our signature: {0}")]
+    Crypto(CryptoError),
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What signatures need around IKE_AUTH: certificates and requests for them (RFC 7296 §3.6, §3.7), the
+//! hashes that a peer can verify (RFC 7427 §4), and waiting for slow work.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::config::RemoteAuth;
+use crate::credential::{
+    Certificate, HASH_IDENTITY, Hash, Job, JobResult, Scheme, Signer, Verifier,
+};
+use crate::endpoint::addresses_match;
+use crate::event::{Event, JobId, Path};
+use crate::ike_sa::{Ctx, IkeSa, notifies};
+use crate::wire::{Chain, Payload, notify, payload};
+
+/// Certificates of one message that are looked at.
+const MOST_CERTIFICATES: usize = 10;
+/// Authorities that are named in a request.
+const MOST_AUTHORITIES: usize = 100;
+
+/// What IKE_AUTH waits for.
+pub(crate) enum Waiting {
+    /// Our signature, to send the request.
+    Request { job: JobId, scheme: Scheme },
+    /// The responder's signature being verified.
+    Response { job: JobId, response: Kept },
+    /// The initiator's being verified, or ours being made, to send the response.
+    Answer {
+        job: JobId,
+        id: u32,
+        request: Kept,
+        own: OwnAuth,
+    },
+}
+
+/// Payloads that outlive their message.
+pub(crate) struct Kept(Vec<(u8, Vec<u8>)>);
+
+impl Kept {
+    pub(crate) fn new(parts: &[Payload<'_>]) -> Self {
+        Self(
+            parts
+                .iter()
+                .map(|part| (part.kind, part.body.to_vec()))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn parts(&self) -> Vec<Payload<'_>> {
+        self.0
+            .iter()
+            .map(|(kind, body)| Payload { kind: *kind, body })
+            .collect()
+    }
+}
+
+/// Our AUTH payload: made, or to be made by a job with this scheme.
+pub(crate) enum OwnAuth {
+    Made(Vec<u8>),
+    Signed(Scheme),
+}
+
+/// What the peer can do with signatures.
+#[derive(Default)]
+pub(crate) struct PeerAbility {
+    hashes: BTreeSet<u16>,
+    asks_certificates: bool,
+}
+
+impl PeerAbility {
+    /// Takes in what a message says of it.
+    pub(crate) fn note(&mut self, parts: &[Payload<'_>]) {
+        for notify in notifies(parts) {
+            if notify.kind == notify::SIGNATURE_HASH_ALGORITHMS {
+                let numbers = notify.data.as_chunks::<2>().0.iter();
+                self.hashes.extend(numbers.map(|n| u16::from_be_bytes(*n)));
+            }
+        }
+        self.asks_certificates |= parts.iter().any(|part| {
+            let asked = part.body.first();
+            part.kind == payload::CERTREQ
+                && matches!(
+                    asked,
+                    Some(&Certificate::X509 | &Certificate::RAW_PUBLIC_KEY)
+                )
+        });
+    }
+
+    pub(crate) fn speaks_rfc_7427(&self) -> bool {
+        !self.hashes.is_empty()
+    }
+
+    pub(crate) fn asks_certificates(&self) -> bool {
+        self.asks_certificates
+    }
+
+    /// The best scheme of a signer that the peer can verify.
+    pub(crate) fn choose(&self, signer: &dyn Signer) -> Option<Scheme> {
+        signer
+            .schemes()
+            .iter()
+            .copied()
+            .find(|scheme| match scheme.announced() {
+                Some(number) => self.hashes.contains(&number),
+                None => true,
+            })
+    }
+}
+
+/// What we can verify.
+pub(crate) fn push_hash_algorithms(chain: &mut Chain) {
+    let numbers = Hash::GOOD.map(|hash| hash as u16);
+    let data: Vec<u8> = numbers
+        .into_iter()
+        .chain([HASH_IDENTITY])
+        .flat_map(u16::to_be_bytes)
+        .collect();
+    chain.notify(notify::SIGNATURE_HASH_ALGORITHMS, &data);
+}
+
+/// Asks for certificates of authorities that these believe.
+pub(crate) fn push_certificate_request<'v>(
+    chain: &mut Chain,
+    verifiers: impl Iterator<Item = &'v Arc<dyn Verifier>>,
+) {
+    let mut any = false;
+    let mut authorities = BTreeSet::new();
+    for verifier in verifiers {
+        any = true;
+        authorities.extend(verifier.authorities());
+    }
+    if any {
+        let mut body = vec![Certificate::X509];
+        body.extend(authorities.into_iter().take(MOST_AUTHORITIES).flatten());
+        chain.push(payload::CERTREQ, &body);
+    }
+}
+
+/// The certificates of a message.
+pub(crate) fn certificates(parts: &[Payload<'_>]) -> Vec<Certificate> {
+    parts
+        .iter()
+        .filter(|part| part.kind == payload::CERT)
+        .filter_map(|part| {
+            let (encoding, octets) = part.body.split_first()?;
+            Some(Certificate {
+                encoding: *encoding,
+                octets: octets.to_vec(),
+            })
+        })
+        .take(MOST_CERTIFICATES)
+        .collect()
+}
+
+impl<'a> Ctx<'a> {
+    /// Asks for slow work.
+    pub(crate) fn job(&mut self, work: Job) -> JobId {
+        let job = JobId(self.out.id());
+        self.event(Event::Job {
+            job,
+            work: Box::new(work),
+        });
+        job
+    }
+
+    /// Whom the connections believe that may be used between two addresses.
+    pub(crate) fn verifiers_between(
+        &self,
+        path: Path,
+    ) -> impl Iterator<Item = &'a Arc<dyn Verifier>> {
+        let (local, remote) = (path.local.ip(), path.remote.ip());
+        let connections = self.connections.iter();
+        let between = connections.filter(move |c| addresses_match(c, local, remote));
+        between.filter_map(|connection| match &connection.remote_auth {
+            RemoteAuth::PublicKey(verifier) => Some(verifier),
+            RemoteAuth::SharedKey => None,
+        })
+    }
+}
+
+impl IkeSa {
+    pub(crate) fn awaits(&self, wanted: JobId) -> bool {
+        match &self.waiting {
+            Some(
+                Waiting::Request { job, .. }
+                | Waiting::Response { job, .. }
+                | Waiting::Answer { job, .. },
+            ) => *job == wanted,
+            None => false,
+        }
+    }
+
+    /// Goes on where a job was waited for.
+    pub(crate) fn handle_job(&mut self, ctx: &mut Ctx<'_>, result: &JobResult) {
+        match self.waiting.take() {
+            Some(Waiting::Request { scheme, .. }) => self.signed_request(ctx, scheme, result),
+            Some(Waiting::Response { response, .. }) => {
+                self.verified_response(ctx, &response.parts(), result);
+            }
+            Some(Waiting::Answer {
+                id, request, own, ..
+            }) => self.worked_answer(ctx, id, &request.parts(), own, result),
+            None => {}
+        }
+    }
+}

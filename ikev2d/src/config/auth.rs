@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `connections.NAME.local` and `remote`: how an end authenticates.
+
+use std::sync::Arc;
+
+use ikev2d_crypto::credential::{
+    CredentialError, KeyKind, KeySigner, SignaturePolicy, certificates, public_key,
+};
+use ikev2d_crypto::name;
+use ikev2d_crypto::trust::{Revocation, Trust, TrustAnchors};
+use ikev2d_proto::config::{Identity, LocalAuth, RemoteAuth};
+use ikev2d_proto::credential::Hash;
+use serde::Deserialize;
+
+use super::credentials::Credentials;
+use super::text::{FromText, Text};
+
+/// How an end authenticates.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthSection {
+    /// `psk`, or `pubkey`, `rsa`, `rsa/pss`, `ecdsa`, `ed25519` or `ed448`, with the key's least bits
+    /// and hashes behind it at will: `ecdsa-384-sha384`.
+    #[serde(default)]
+    pub auth: Text<AuthSetting>,
+    /// Who it is. Of us, with a certificate: its subject by default.
+    #[serde(default)]
+    pub id: String,
+    /// Files with certificates, in PEM or DER. Of us: our own and then those up to an authority. Of the
+    /// peer: the only ones that are taken.
+    #[serde(default)]
+    pub certs: Vec<String>,
+    /// Files with the only authorities that the peer may have its certificate from; by default all
+    /// `[authorities]`.
+    #[serde(default)]
+    pub cacerts: Vec<String>,
+    /// Files with raw public keys.
+    #[serde(default)]
+    pub pubkeys: Vec<String>,
+    /// What is done about revoked certificates of the peer.
+    #[serde(default)]
+    pub revocation: RevocationSetting,
+}
+
+/// What is done about revoked certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RevocationSetting {
+    /// Nothing.
+    Off,
+    /// A list that is there and valid counts.
+    #[default]
+    #[serde(alias = "relaxed")]
+    IfUri,
+    /// Every certificate needs a valid list.
+    Strict,
+}
+
+impl From<RevocationSetting> for Revocation {
+    fn from(setting: RevocationSetting) -> Self {
+        match setting {
+            RevocationSetting::Off => Self::Off,
+            RevocationSetting::IfUri => Self::IfAvailable,
+            RevocationSetting::Strict => Self::Strict,
+        }
+    }
+}
+
+/// What `auth` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AuthSetting {
+    /// A preshared key.
+    #[default]
+    SharedKey,
+    /// A signature that fits.
+    PublicKey(SignaturePolicy),
+}
+
+impl Default for Text<AuthSetting> {
+    fn default() -> Self {
+        Self(AuthSetting::default())
+    }
+}
+
+impl FromText for AuthSetting {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let error = || {
+            format!(
+                "{text:?}: expected psk, or pubkey, rsa, rsa/pss, ecdsa, ed25519 or ed448, with bits and hashes \
+                 behind it at will, as in ecdsa-384-sha384"
+            )
+        };
+        if text == "psk" {
+            return Ok(Self::SharedKey);
+        }
+        // strongSwan's prefix for schemes of IKE alone.
+        let mut words = text.strip_prefix("ike:").unwrap_or(text).split('-');
+        let kind = match words.next() {
+            Some("pubkey" | "any") => KeyKind::Any,
+            Some("rsa") => KeyKind::Rsa,
+            Some("rsa/pss") => KeyKind::RsaPss,
+            Some("ecdsa") => KeyKind::Ecdsa,
+            Some("ed25519") => KeyKind::Ed25519,
+            Some("ed448") => KeyKind::Ed448,
+            _ => return Err(error()),
+        };
+        let mut policy = SignaturePolicy {
+            kind,
+            ..SignaturePolicy::default()
+        };
+        for word in words {
+            match word {
+                "sha1" => policy.hashes.push(Hash::Sha1),
+                "sha256" => policy.hashes.push(Hash::Sha256),
+                "sha384" => policy.hashes.push(Hash::Sha384),
+                "sha512" => policy.hashes.push(Hash::Sha512),
+                bits => policy.bits = bits.parse().map_err(|_| error())?,
+            }
+        }
+        let legacy = policy.hashes.contains(&Hash::Sha1);
+        if legacy && !matches!(kind, KeyKind::Rsa | KeyKind::Any) {
+            return Err(format!(
+                "{text:?}: SHA-1 is for rsa alone, with peers that don't know RFC 7427"
+            ));
+        }
+        Ok(Self::PublicKey(policy))
+    }
+}
+
+impl AuthSection {
+    /// Whether it takes what RFC 8247 §3.2 says nobody should.
+    pub(super) fn legacy(&self) -> bool {
+        matches!(&self.auth.0, AuthSetting::PublicKey(policy) if policy.hashes.contains(&Hash::Sha1))
+    }
+
+    /// For our own end, with the identity that its certificate gives.
+    pub(super) fn local(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<(LocalAuth, Option<Identity>), (&'static str, String)> {
+        let AuthSetting::PublicKey(policy) = &self.auth.0 else {
+            return Ok((LocalAuth::SharedKey, None));
+        };
+        let certs = credentials.read_all(&self.certs, certificates);
+        let certs = certs.map_err(|what| ("certs", what))?;
+        if let Some(own) = certs.first() {
+            let public = own.public_key().map_err(CredentialError::from);
+            let public = public.map_err(|error| ("certs", error.to_string()))?;
+            let key = credentials.key_of(&public).ok_or_else(|| {
+                let what = "no private key for this certificate (secrets.NAME with file)";
+                ("certs", what.to_owned())
+            })?;
+            let signer = KeySigner::with_certificates(key, &certs, policy)
+                .map_err(|error| ("auth", error.to_string()))?;
+            let subject = own.subject_name().to_der().ok().map(Identity::Dn);
+            return Ok((LocalAuth::PublicKey(Arc::new(signer)), subject));
+        }
+        let keys = credentials.read_all(&self.pubkeys, |octets| Ok(vec![public_key(octets)?]));
+        let keys = keys.map_err(|what| ("pubkeys", what))?;
+        let Some(public) = keys.first() else {
+            let what = "a public key needs certs, or pubkeys, of its own";
+            return Err(("auth", what.to_owned()));
+        };
+        let key = credentials.key_of(public).ok_or_else(|| {
+            let what = "no private key for this public key (secrets.NAME with file)";
+            ("pubkeys", what.to_owned())
+        })?;
+        let signer = KeySigner::raw(key, policy).map_err(|error| ("auth", error.to_string()))?;
+        Ok((LocalAuth::PublicKey(Arc::new(signer)), None))
+    }
+
+    /// For the peer's end.
+    pub(super) fn remote(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<RemoteAuth, (&'static str, String)> {
+        let AuthSetting::PublicKey(policy) = &self.auth.0 else {
+            return Ok(RemoteAuth::SharedKey);
+        };
+        let mut authorities = credentials
+            .read_all(&self.cacerts, certificates)
+            .map_err(|what| ("cacerts", what))?;
+        let certificates = credentials
+            .read_all(&self.certs, certificates)
+            .map_err(|what| ("certs", what))?;
+        let keys = credentials
+            .read_all(&self.pubkeys, |octets| Ok(vec![public_key(octets)?]))
+            .map_err(|what| ("pubkeys", what))?;
+        if authorities.is_empty() && certificates.is_empty() && keys.is_empty() {
+            authorities = credentials.authorities().to_vec();
+            if authorities.is_empty() {
+                let what = "nobody to believe: give cacerts, certs or pubkeys, or [authorities]";
+                return Err(("auth", what.to_owned()));
+            }
+        }
+        let anchors = TrustAnchors {
+            authorities,
+            certificates,
+            keys,
+            revocation_lists: credentials.revocation_lists().to_vec(),
+        };
+        let trust = Trust::new(anchors, self.revocation.into(), policy.clone())
+            .map_err(|error| ("auth", error.to_string()))?;
+        Ok(RemoteAuth::PublicKey(Arc::new(trust)))
+    }
+
+    /// Who it is.
+    pub(super) fn identity(&self) -> Identity {
+        name::identity(&self.id)
+    }
+
+    /// What has no meaning for this end.
+    pub(super) fn check(&self, own: bool) -> Result<(), (String, String)> {
+        let wrong = |key: &str, what: &str| Err((key.to_owned(), what.to_owned()));
+        let named = !self.certs.is_empty() || !self.cacerts.is_empty() || !self.pubkeys.is_empty();
+        if self.auth.0 == AuthSetting::SharedKey && named {
+            return wrong("auth", "psk: certificates and keys are for pubkey");
+        }
+        if own && !self.cacerts.is_empty() {
+            return wrong("cacerts", "authorities are the peer's (remote.cacerts)");
+        }
+        let given = self.certs.iter().chain(&self.cacerts).chain(&self.pubkeys);
+        if let Some(empty) = given.into_iter().find(|value| value.trim().is_empty()) {
+            return wrong("auth", &format!("{empty:?} is no file"));
+        }
+        Ok(())
+    }
+}

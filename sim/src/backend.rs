@@ -18,17 +18,13 @@ use crate::admin;
 use crate::card::Card;
 use crate::fault::Fault;
 use crate::handshake::Pages;
+use crate::msix::MsixTable;
 use crate::pci::{CONFIG_SIZE, ConfigSpace};
-
-/// Octets of an entry of the MSI-X table (PCI Local Bus 3.0 §6.8.2).
-const MSIX_ENTRY: usize = 16;
-/// Offset of the entry's control word; bit 0 masks.
-const MSIX_CONTROL: usize = 12;
 
 pub(crate) struct PciBackend {
     card: Arc<Card>,
     config: ConfigSpace,
-    msix: Vec<u8>,
+    msix: MsixTable,
     doorbell_areas: [SparseArea; 1],
     vectors: u16,
 }
@@ -39,7 +35,7 @@ impl PciBackend {
         let vectors = queues + 1;
         Self {
             config: ConfigSpace::new(vectors, queues),
-            msix: vec![0; MSIX_BAR_SIZE as usize],
+            msix: MsixTable::new(vectors, MSIX_BAR_SIZE, MSIX_PENDING),
             doorbell_areas: [SparseArea {
                 offset: 0,
                 size: card.doorbells.len(),
@@ -61,37 +57,7 @@ impl PciBackend {
 
     fn power_on_config(&mut self) {
         self.config = ConfigSpace::new(self.vectors, self.vectors - 1);
-        self.msix.fill(0);
-    }
-
-    /// Brings masks and pending bits into what the MSI-X BAR reads as.
-    fn update_msix(&mut self) {
-        let core = self.card.lock();
-        for vector in 0..usize::from(self.vectors) {
-            let at = vector * MSIX_ENTRY + MSIX_CONTROL;
-            if let Some(octet) = self.msix.get_mut(at) {
-                *octet = core.irqs.is_masked(vector).into();
-            }
-        }
-        let pending = self.msix.get_mut(MSIX_PENDING as usize..);
-        let words = pending.unwrap_or_default().chunks_exact_mut(8);
-        for (word, from) in words.zip((0..usize::from(self.vectors)).step_by(64)) {
-            word.copy_from_slice(&core.irqs.pending(from).to_le_bytes());
-        }
-    }
-
-    /// Masks and unmasks the vectors whose control word was written.
-    fn mask_vectors(&mut self, offset: u64, len: usize) {
-        let written = offset as usize..offset as usize + len;
-        let mut core = self.card.lock();
-        for vector in 0..usize::from(self.vectors) {
-            let at = vector * MSIX_ENTRY + MSIX_CONTROL;
-            if written.contains(&at)
-                && let Some(octet) = self.msix.get(at)
-            {
-                core.irqs.set_masked(vector, octet & 1 != 0, Instant::now());
-            }
-        }
+        self.msix.clear();
     }
 
     /// Whether anybody answers on the bus: not while memory is disabled, nor where the registers do
@@ -179,13 +145,7 @@ impl Backend for PciBackend {
         match region {
             REGION_CONFIG => self.config.read(offset, data),
             _ if !self.answers(region)? => data.fill(0xff),
-            MSIX_BAR => {
-                self.update_msix();
-                let from = self.msix.get(offset as usize..).unwrap_or_default();
-                data.iter_mut()
-                    .zip(from)
-                    .for_each(|(octet, value)| *octet = *value);
-            }
+            MSIX_BAR => self.msix.read(&self.card.lock().irqs, offset, data),
             REGISTER_BAR | DOORBELL_BAR => {
                 if !offset.is_multiple_of(4) || !data.len().is_multiple_of(4) {
                     return Err(Errno::INVAL);
@@ -220,19 +180,7 @@ impl Backend for PciBackend {
                     .set_all_masked(self.config.all_masked(), Instant::now());
             }
             _ if !self.answers(region)? => {}
-            MSIX_BAR => {
-                self.update_msix();
-                // The pending bits are the card's.
-                let table = self
-                    .msix
-                    .get_mut(..MSIX_PENDING as usize)
-                    .unwrap_or_default();
-                let into = table.get_mut(offset as usize..).unwrap_or_default();
-                into.iter_mut()
-                    .zip(data)
-                    .for_each(|(octet, value)| *octet = *value);
-                self.mask_vectors(offset, data.len());
-            }
+            MSIX_BAR => self.msix.write(&mut self.card.lock().irqs, offset, data),
             REGISTER_BAR | DOORBELL_BAR => {
                 if !offset.is_multiple_of(4) || !data.len().is_multiple_of(4) {
                     return Err(Errno::INVAL);

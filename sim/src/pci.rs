@@ -21,31 +21,70 @@ const BUS_MASTER: u8 = 1 << 2;
 pub(crate) struct ConfigSpace {
     octets: [u8; CONFIG_SIZE],
     bar_sizes: [u64; 6],
+    /// BARs have 64 bits.
+    wide: bool,
+}
+
+/// What a configuration space says of its function.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub(crate) vendor: u16,
+    pub(crate) device: u16,
+    pub(crate) subsystem: u16,
+    pub(crate) class_code: u32,
+    pub(crate) bar_sizes: [u64; 6],
+    /// BARs have 64 bits: each second one is the first one's upper half.
+    pub(crate) wide: bool,
+    pub(crate) vectors: u16,
+    /// BAR of the MSI-X table and its pending bits.
+    pub(crate) msix_bar: u32,
+    pub(crate) msix_table: u32,
+    pub(crate) msix_pending: u32,
 }
 
 impl ConfigSpace {
+    /// The ipa card's.
     pub(crate) fn new(vectors: u16, queues: u16) -> Self {
         let doorbells = (u64::from(queues) * DOORBELL_PAGE).next_power_of_two();
+        Self::of(&Identity {
+            vendor: VENDOR_ID,
+            device: DEVICE_ID,
+            subsystem: 1,
+            class_code: CLASS_CODE,
+            bar_sizes: [REGISTER_BAR_SIZE, 0, doorbells, 0, MSIX_BAR_SIZE, 0],
+            wide: false,
+            vectors,
+            msix_bar: MSIX_BAR,
+            msix_table: MSIX_TABLE as u32,
+            msix_pending: MSIX_PENDING as u32,
+        })
+    }
+
+    pub(crate) fn of(identity: &Identity) -> Self {
         let mut this = Self {
             octets: [0; CONFIG_SIZE],
-            bar_sizes: [REGISTER_BAR_SIZE, 0, doorbells, 0, MSIX_BAR_SIZE, 0],
+            bar_sizes: identity.bar_sizes,
+            wide: identity.wide,
         };
-        this.set(0x00, &VENDOR_ID.to_le_bytes());
-        this.set(0x02, &DEVICE_ID.to_le_bytes());
+        this.set(0x00, &identity.vendor.to_le_bytes());
+        this.set(0x02, &identity.device.to_le_bytes());
         // Status: a capability list.
         this.set(0x06, &[0x10]);
         // Revision 1, then the class code.
-        this.set(0x08, &(CLASS_CODE << 8 | 1).to_le_bytes());
-        this.set(0x2c, &VENDOR_ID.to_le_bytes());
-        this.set(0x2e, &1u16.to_le_bytes());
+        this.set(0x08, &(identity.class_code << 8 | 1).to_le_bytes());
+        this.set(0x2c, &identity.vendor.to_le_bytes());
+        this.set(0x2e, &identity.subsystem.to_le_bytes());
         this.set(0x34, &[MSIX as u8]);
         this.set(MSIX, &[0x11, EXPRESS as u8]);
-        this.set(MSIX + 2, &(vectors - 1).to_le_bytes());
-        this.set(MSIX + 4, &(MSIX_TABLE as u32 | MSIX_BAR).to_le_bytes());
-        this.set(MSIX + 8, &(MSIX_PENDING as u32 | MSIX_BAR).to_le_bytes());
+        this.set(MSIX + 2, &(identity.vectors - 1).to_le_bytes());
+        let table = identity.msix_table | identity.msix_bar;
+        this.set(MSIX + 4, &table.to_le_bytes());
+        let pending = identity.msix_pending | identity.msix_bar;
+        this.set(MSIX + 8, &pending.to_le_bytes());
         // PCI Express capability version 2, endpoint, with function-level reset.
         this.set(EXPRESS, &[0x10, 0, 0x02, 0]);
         this.set(EXPRESS + 4, &(1u32 << 28 | 1 << 15).to_le_bytes());
+        this.size_bars();
         this
     }
 
@@ -105,14 +144,21 @@ impl ConfigSpace {
             .is_some_and(|command| command & bit != 0)
     }
 
-    /// Low bits of a BAR are fixed to zero: writing ones and reading back tells its size.
+    /// Low bits of a BAR are fixed: writing ones and reading back tells its size.
     fn size_bars(&mut self) {
+        const WIDE: u32 = 2 << 1;
         for (bar, size) in self.bar_sizes.into_iter().enumerate() {
             let at = BARS + bar * 4;
             let mut value = [0; 4];
             self.read(at as u64, &mut value);
-            let mask = if size == 0 { 0 } else { !(size as u32 - 1) };
-            self.set(at, &(u32::from_le_bytes(value) & mask).to_le_bytes());
+            let value = u32::from_le_bytes(value);
+            let value = match size {
+                0 if self.wide && bar % 2 == 1 => value,
+                0 => 0,
+                _ if self.wide => value & !(size as u32 - 1) | WIDE,
+                _ => value & !(size as u32 - 1),
+            };
+            self.set(at, &value.to_le_bytes());
         }
     }
 

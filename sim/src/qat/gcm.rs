@@ -57,7 +57,11 @@ pub(super) fn run(
     };
     work.store(buffer, done)?;
     let len = usize::from(work.request.job.digest_len);
-    work.settle(tag.get(..len).filter(|tag| !tag.is_empty()).ok_or(invalid)?)
+    work.settle(
+        tag.get(..len)
+            .filter(|tag| !tag.is_empty())
+            .ok_or(invalid)?,
+    )
 }
 
 /// The next counter block: its last 32 bits count (§6.2).
@@ -76,7 +80,9 @@ fn count(
     data: &mut [u8],
 ) -> Result<(), Failure> {
     let len = data.len().checked_sub(SLACK).ok_or(Failure::Parameter)?;
-    let counter = first.last_chunk::<4>().map_or(0, |c| u32::from_be_bytes(*c));
+    let counter = first
+        .last_chunk::<4>()
+        .map_or(0, |c| u32::from_be_bytes(*c));
     let blocks = len.div_ceil(BLOCK) as u64;
     if u64::from(counter) + blocks > 1 << 32 {
         return Err(Failure::Unsupported);

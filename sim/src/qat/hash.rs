@@ -139,8 +139,13 @@ mod tests {
             )
             .unwrap();
             assert_eq!(digest[..size], openssl::sha::sha256(data));
-            let (digest, size) =
-                resume(hash::SHA1, SHA1.map(u32::to_be_bytes).as_flattened(), 0, data).unwrap();
+            let (digest, size) = resume(
+                hash::SHA1,
+                SHA1.map(u32::to_be_bytes).as_flattened(),
+                0,
+                data,
+            )
+            .unwrap();
             assert_eq!(digest[..size], openssl::sha::sha1(data));
             let (digest, size) = resume(
                 hash::SHA512,

@@ -132,9 +132,7 @@ fn process(
         memory,
     };
     match request.command {
-        command::CIPHER if flags.contains(CryptoFlags::SINGLE_PASS) => {
-            work.aead(buffer, done)
-        }
+        command::CIPHER if flags.contains(CryptoFlags::SINGLE_PASS) => work.aead(buffer, done),
         command::CIPHER => work.cipher(buffer, done),
         command::HASH => work.hash(buffer),
         command::CIPHER_HASH | command::HASH_CIPHER
@@ -162,17 +160,27 @@ fn process(
 
 /// Memory that can't be reached.
 pub(super) fn reach(reached: bool) -> Answer {
-    reached.then_some(()).ok_or(ResponseStatus::INVALID_PARAMETER)
+    reached
+        .then_some(())
+        .ok_or(ResponseStatus::INVALID_PARAMETER)
 }
 
 impl Work<'_> {
     /// Octets of data that the job touches: the cipher's, the hash's, or both.
     fn end(&self, cipher: bool, hash: bool) -> Option<usize> {
         let end = |used: bool, offset: u32, len: u32| {
-            if used { offset.checked_add(len) } else { Some(0) }
+            if used {
+                offset.checked_add(len)
+            } else {
+                Some(0)
+            }
         };
         let request = self.request;
-        let cipher = end(cipher, request.cipher_offset.get(), request.cipher_len.get())?;
+        let cipher = end(
+            cipher,
+            request.cipher_offset.get(),
+            request.cipher_len.get(),
+        )?;
         let hash = end(hash, request.job.offset.get(), request.job.len.get())?;
         let end = cipher.max(hash) as usize;
         (end <= MOST && end <= self.source.len && end <= self.destination.len).then_some(end)
@@ -184,9 +192,10 @@ impl Work<'_> {
         buffer.clear();
         buffer.resize(end + SLACK, 0);
         let octets = valid(buffer.get_mut(..end))?;
-        reach(self.source.copy(octets, |address, octets| {
-            self.memory.read(address, octets)
-        }))
+        reach(
+            self.source
+                .copy(octets, |address, octets| self.memory.read(address, octets)),
+        )
     }
 
     /// Copies to the destination: in place what the cipher has changed, elsewhere all.
@@ -210,7 +219,10 @@ impl Work<'_> {
     }
 
     /// The cipher's octets in the buffer, with what is behind them.
-    pub(super) fn ciphered<'b>(&self, buffer: &'b mut [u8]) -> Result<&'b mut [u8], ResponseStatus> {
+    pub(super) fn ciphered<'b>(
+        &self,
+        buffer: &'b mut [u8],
+    ) -> Result<&'b mut [u8], ResponseStatus> {
         let from = self.request.cipher_offset.get() as usize;
         let to = from + self.request.cipher_len.get() as usize + SLACK;
         valid(buffer.get_mut(from..to))
@@ -250,7 +262,10 @@ impl Work<'_> {
             reach(self.memory.read(job.aad.get(), &mut aad))?;
         }
         let mut tag = [0; 16];
-        let tag = valid(tag.get_mut(..usize::from(job.digest_len)).filter(|tag| tag.len() >= 4))?;
+        let tag = valid(
+            tag.get_mut(..usize::from(job.digest_len))
+                .filter(|tag| tag.len() >= 4),
+        )?;
         self.load(buffer, true, false)?;
         let nonce = valid(self.iv.get(..12))?;
         done.seals = !config.decrypts;

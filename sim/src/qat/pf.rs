@@ -89,9 +89,6 @@ mod tests {
         let beyond = answer(0x443, 4);
         assert_eq!(beyond.resets, None);
         let verdict = beyond.word.and_then(pfvf::parse);
-        assert_eq!(
-            verdict,
-            Some((kind::RING_PAIR_RESET, reset::NO_SUCH_PAIR))
-        );
+        assert_eq!(verdict, Some((kind::RING_PAIR_RESET, reset::NO_SUCH_PAIR)));
     }
 }

@@ -395,10 +395,7 @@ impl Vf {
                 return false;
             }
             let mut request = Request::new_zeroed();
-            let reached = memory.read(
-                place.0 + u64::from(requests.head),
-                request.as_mut_bytes(),
-            );
+            let reached = memory.read(place.0 + u64::from(requests.head), request.as_mut_bytes());
             if let Some(ring) = self.ring_mut(number, pair as usize) {
                 ring.head = (ring.head + REQUEST as u32) & (place.1 - 1);
             }
@@ -516,13 +513,7 @@ impl Vf {
         }
     }
 
-    fn respond(
-        &mut self,
-        number: usize,
-        ring: usize,
-        response: Response,
-        memory: &dyn HostMemory,
-    ) {
+    fn respond(&mut self, number: usize, ring: usize, response: Response, memory: &dyn HostMemory) {
         let Some(ring) = self.ring_mut(number, ring) else {
             return;
         };
@@ -536,7 +527,9 @@ impl Vf {
             return;
         };
         debug_assert_ne!(
-            first.first_chunk::<4>().map(|word| u32::from_le_bytes(*word)),
+            first
+                .first_chunk::<4>()
+                .map(|word| u32::from_le_bytes(*word)),
             Some(EMPTY_WORD)
         );
         // Whoever sees the first word sees the others.

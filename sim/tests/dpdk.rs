@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! DPDK's own QAT driver, as Debian ships it, on the simulated function: it probes it, sets rings up,
+//! and its test programs check what comes out against vectors of an independent implementation.
+//!
+//! The driver is given a tree of files for sysfs and a plain file for a device; `cargo xtask dpdk`
+//! installs what is missing, sees to huge pages and runs these tests.
+#![allow(clippy::unwrap_used)]
+
+#[path = "dpdk/bridge.rs"]
+mod bridge;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bridge::{Bridge, Seen};
+use qat_regs::Generation;
+use qat_regs::csr::Layout;
+use qat_regs::message::Request;
+
+/// The function's place on a bus that is not there.
+const ADDRESS: &str = "0000:ff:01.0";
+/// Operations of a run.
+const OPERATIONS: u64 = 200;
+/// What a program may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One at a time: they share the machine's huge pages.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Device {
+    directory: tempfile::TempDir,
+    id: u16,
+    generation: Generation,
+}
+
+impl Device {
+    /// A function that sysfs would show, bound to the kernel's plainest driver.
+    fn new(id: u16, generation: Generation) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let device = directory.path().join("sys").join(ADDRESS);
+        fs::create_dir_all(device.join("uio/uio0")).unwrap();
+        let driver = directory.path().join("uio_pci_generic");
+        fs::create_dir(&driver).unwrap();
+        std::os::unix::fs::symlink(driver, device.join("driver")).unwrap();
+        let id_text = format!("{id:#06x}");
+        let facts = [
+            ("vendor", "0x8086"),
+            ("device", &id_text),
+            ("subsystem_vendor", "0x8086"),
+            ("subsystem_device", "0x0000"),
+            ("class", "0x0b4000"),
+            ("max_vfs", "0"),
+            ("numa_node", "0"),
+        ];
+        for (name, value) in facts {
+            fs::write(device.join(name), format!("{value}\n")).unwrap();
+        }
+        let ring_bar = Layout::of(generation).bar_size();
+        let bars = [ring_bar, 0, 0x2000, 0, 0, 0];
+        let mut resource = String::new();
+        for (bar, size) in bars.into_iter().enumerate() {
+            let start = 0xe000_0000 + 0x10_0000 * bar as u64;
+            let (start, end, flags) = match size {
+                0 => (0, 0, 0),
+                size => (start, start + size - 1, 0x4_0200),
+            };
+            resource += &format!("{start:#018x} {end:#018x} {flags:#018x}\n");
+            if size != 0 {
+                let file = fs::File::create(device.join(format!("resource{bar}"))).unwrap();
+                file.set_len(size).unwrap();
+            }
+        }
+        fs::write(device.join("resource"), resource).unwrap();
+        Self {
+            directory,
+            id,
+            generation,
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("sys").join(ADDRESS)
+    }
+
+    /// Runs a program of DPDK's in a name space whose /sys/class and /dev are made up.
+    fn run(&self, program: &str, arguments: &[&str], input: &str) -> Run {
+        let bridge = Bridge::new(&self.path(), self.generation);
+        let (process, stop) = (
+            Arc::new(AtomicI32::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (theirs, stopped) = (process.clone(), stop.clone());
+        let thread = std::thread::spawn(move || bridge.run(&theirs, &stopped));
+        let mut command = Command::new("unshare");
+        command
+            .args([
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-eu",
+                "-c",
+                NAMESPACE,
+                "sh",
+            ])
+            .arg(self.directory.path().join("dev"))
+            .arg(program)
+            .args(["-l", "0,1", "-m", "192", "--no-telemetry", "-a", ADDRESS])
+            .args(["--file-prefix", &format!("qat{}", std::process::id())])
+            .args(arguments)
+            .env("SYSFS_PCI_DEVICES", self.directory.path().join("sys"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        fs::create_dir_all(self.directory.path().join("dev")).unwrap();
+        let mut child = command.spawn().unwrap();
+        process.store(child.id() as i32, Ordering::Release);
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+        let watch = child.id();
+        let ended = Arc::new(AtomicBool::new(false));
+        let has_ended = ended.clone();
+        let killer = std::thread::spawn(move || {
+            let start = Instant::now();
+            while !has_ended.load(Ordering::Acquire) {
+                if start.elapsed() > PATIENCE {
+                    let process = nix::unistd::Pid::from_raw(watch as i32);
+                    let _ = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL);
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let output = child.wait_with_output().unwrap();
+        ended.store(true, Ordering::Release);
+        killer.join().unwrap();
+        stop.store(true, Ordering::Release);
+        let seen = thread.join().unwrap();
+        Run::new(&output, seen)
+    }
+
+    fn perf(&self, arguments: &[&str]) -> Run {
+        let name = match self.generation {
+            Generation::Gen2 | Generation::Gen4 | Generation::Virtual => "crypto_qat",
+        };
+        let operations = OPERATIONS.to_string();
+        let common = [
+            "--",
+            "--devtype",
+            name,
+            "--total-ops",
+            &operations,
+            "--burst-sz",
+            "8",
+            "--buffer-sz",
+            "64",
+            "--silent",
+        ];
+        let arguments: Vec<_> = common.iter().chain(arguments).copied().collect();
+        self.run("dpdk-test-crypto-perf", &arguments, "")
+    }
+}
+
+/// Arguments: a directory for devices, and the program with its arguments.
+const NAMESPACE: &str = r#"
+dev=$1; shift
+mount -t tmpfs class /sys/class
+mkdir -p /sys/class/uio/uio0/device
+head -c 256 /dev/zero > /sys/class/uio/uio0/device/config
+printf '\006' | dd of=/sys/class/uio/uio0/device/config bs=1 seek=4 conv=notrunc status=none
+mount -t tmpfs dev "$dev"
+for device in null zero random urandom tty full; do cp -a /dev/$device "$dev"; done
+mkdir "$dev/shm" "$dev/pts" "$dev/hugepages"
+mount -t hugetlbfs -o pagesize=2M huge "$dev/hugepages"
+: > "$dev/uio0"
+ln -s /proc/self/fd "$dev/fd"
+mount --rbind "$dev" /dev
+exec "$@"
+"#;
+
+struct Run {
+    text: String,
+    good: bool,
+    seen: Seen,
+}
+
+impl Run {
+    fn new(output: &Output, seen: Seen) -> Self {
+        let text =
+            [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+        Self {
+            text: text.concat(),
+            good: output.status.success(),
+            seen,
+        }
+    }
+
+    /// The last row of a performance program's table: its third column on has counts.
+    fn row(&self) -> Vec<&str> {
+        let rows = self
+            .text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let numbers =
+            |row: &Vec<&str>| row.len() > 5 && row.iter().all(|cell| cell.parse::<f64>().is_ok());
+        rows.filter(numbers).next_back().unwrap_or_default()
+    }
+}
+
+fn vector(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/dpdk/vectors/{name}.data"))
+}
+
+/// The same vector with one bit of its digest changed.
+fn spoiled(name: &str, directory: &Path) -> PathBuf {
+    let text = fs::read_to_string(vector(name)).unwrap();
+    let (head, digest) = text.rsplit_once("digest =\n0x").unwrap();
+    let octet = u8::from_str_radix(&digest[..2], 16).unwrap() ^ 1;
+    let path = directory.join(format!("{name}-spoiled.data"));
+    fs::write(
+        &path,
+        format!("{head}digest =\n0x{octet:02x}{}", &digest[2..]),
+    )
+    .unwrap();
+    path
+}
+
+/// Both ways of an algorithm, by a good vector and a bad one.
+fn verify(device: &Device, name: &str, algorithm: &[&str], ways: [&[&str]; 2]) {
+    for way in ways {
+        for bad in [false, true] {
+            let path = if bad {
+                spoiled(name, device.directory.path())
+            } else {
+                vector(name)
+            };
+            let path = path.to_str().unwrap();
+            let mut arguments = vec![
+                "--ptest",
+                "verify",
+                "--test-file",
+                path,
+                "--test-name",
+                "t64",
+            ];
+            arguments.extend(algorithm);
+            arguments.extend(way);
+            let run = device.perf(&arguments);
+            assert!(run.good, "{name} {way:?}:\n{}", run.text);
+            let row = run.row();
+            // lcore, buffer, burst, enqueued, dequeued, failed enqueues, failed dequeues, failed.
+            let all = OPERATIONS.to_string();
+            let failed = if bad { all.as_str() } else { "0" };
+            assert_eq!(
+                row.get(3..5),
+                Some(&[all.as_str(), &all][..]),
+                "{name}:\n{}",
+                run.text
+            );
+            assert_eq!(
+                row.last().copied(),
+                Some(failed),
+                "{name} {way:?} bad {bad}:\n{}",
+                run.text
+            );
+            assert!(run.seen.counters.requests >= OPERATIONS);
+            assert_eq!(run.seen.counters.dma_faults, 0);
+        }
+    }
+}
+
+const AEAD_WAYS: [&[&str]; 2] = [&["--aead-op", "encrypt"], &["--aead-op", "decrypt"]];
+const CHAIN_WAYS: [&[&str]; 2] = [
+    &[
+        "--optype",
+        "cipher-then-auth",
+        "--cipher-op",
+        "encrypt",
+        "--auth-op",
+        "generate",
+    ],
+    &[
+        "--optype",
+        "auth-then-cipher",
+        "--cipher-op",
+        "decrypt",
+        "--auth-op",
+        "verify",
+    ],
+];
+
+fn aead(algorithm: &'static str, key: &'static str) -> Vec<&'static str> {
+    vec![
+        "--optype",
+        "aead",
+        "--aead-algo",
+        algorithm,
+        "--aead-key-sz",
+        key,
+        "--aead-iv-sz",
+        "12",
+        "--aead-aad-sz",
+        "12",
+        "--digest-sz",
+        "16",
+    ]
+}
+
+fn chain(
+    key: &'static str,
+    hash: &'static str,
+    hash_key: &'static str,
+    digest: &'static str,
+) -> Vec<&'static str> {
+    vec![
+        "--cipher-algo",
+        "aes-cbc",
+        "--cipher-key-sz",
+        key,
+        "--cipher-iv-sz",
+        "16",
+        "--auth-algo",
+        hash,
+        "--auth-key-sz",
+        hash_key,
+        "--digest-sz",
+        digest,
+    ]
+}
+
+#[test]
+#[ignore = "needs DPDK and huge pages: cargo xtask dpdk"]
+fn dpdk_verifies_every_algorithm_on_gen4_and_sees_a_flipped_bit() {
+    let _alone = alone();
+    let device = Device::new(0x4941, Generation::Gen4);
+    verify(&device, "aes128gcm16", &aead("aes-gcm", "16"), AEAD_WAYS);
+    verify(&device, "aes256gcm16", &aead("aes-gcm", "32"), AEAD_WAYS);
+    verify(
+        &device,
+        "chacha20poly1305",
+        &aead("chacha20-poly1305", "32"),
+        AEAD_WAYS,
+    );
+    verify(
+        &device,
+        "aes128-sha1",
+        &chain("16", "sha1-hmac", "20", "12"),
+        CHAIN_WAYS,
+    );
+    verify(
+        &device,
+        "aes128-sha256",
+        &chain("16", "sha2-256-hmac", "32", "16"),
+        CHAIN_WAYS,
+    );
+    verify(
+        &device,
+        "aes256-sha384",
+        &chain("32", "sha2-384-hmac", "48", "24"),
+        CHAIN_WAYS,
+    );
+    verify(
+        &device,
+        "aes256-sha512",
+        &chain("32", "sha2-512-hmac", "64", "32"),
+        CHAIN_WAYS,
+    );
+}
+
+#[test]
+#[ignore = "needs DPDK and huge pages: cargo xtask dpdk"]
+fn dpdk_probes_gen4_by_its_six_messages_and_moves_packets_through_it() {
+    let _alone = alone();
+    let device = Device::new(0x4941, Generation::Gen4);
+    let throughput = |algorithm: &[&str], way: &[&str]| {
+        let mut arguments = vec!["--ptest", "throughput"];
+        arguments.extend(algorithm);
+        arguments.extend(way);
+        let run = device.perf(&arguments);
+        assert!(run.good, "{}", run.text);
+        // lcore, buffer, burst, enqueued, dequeued, failed enqueues, failed dequeues, M ops/s, …
+        let row = run.row();
+        let all = OPERATIONS.to_string();
+        assert_eq!(
+            row.get(3..5),
+            Some(&[all.as_str(), &all][..]),
+            "{}",
+            run.text
+        );
+        assert_eq!(
+            run.seen.messages,
+            [0x2327, 0x3327, 0x0043, 0x0143, 0x0243, 0x0343]
+        );
+        println!("{algorithm:?} {way:?}: {} M operations/s", row[7]);
+    };
+    throughput(&aead("aes-gcm", "16"), AEAD_WAYS[0]);
+    throughput(&aead("chacha20-poly1305", "32"), AEAD_WAYS[0]);
+    throughput(&chain("16", "sha2-256-hmac", "32", "16"), CHAIN_WAYS[0]);
+    assert_eq!(device.id, 0x4941);
+    assert_eq!(size_of::<Request>(), 128);
+}
+
+#[test]
+#[ignore = "needs DPDK and huge pages: cargo xtask dpdk"]
+fn dpdks_own_suite_for_qat_passes_as_far_as_the_function_goes() {
+    let _alone = alone();
+    let device = Device::new(0x4941, Generation::Gen4);
+    let run = device.run("dpdk-test", &[], "cryptodev_qat_autotest\nquit\n");
+    println!("{}\n{:?}", run.text, run.seen.counters);
+}

@@ -1,0 +1,263 @@
+//! The function under a driver that believes in a file system: BARs are files, which this looks at in
+//! turn, and memory is another process's, found by its page map. No kernel driver, no machine.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{IoSlice, IoSliceMut, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+use nix::unistd::Pid;
+use qat_regs::csr::{self, Layout};
+use qat_regs::pfvf;
+use qat_regs::{Generation, MISC_BAR, RING_BAR};
+use sim::fault::FaultPlan;
+use sim::qat::{Counters, HostMemory, Vf};
+
+const HUGE_PAGE: u64 = 2 << 20;
+/// How long the bridge looks on without a pause after there was something to do.
+const KEEN: Duration = Duration::from_millis(2);
+
+pub(crate) struct Bridge {
+    bars: [File; 2],
+    vf: Vf,
+    layout: Layout,
+    shadows: Vec<Shadow>,
+    memory: Memory,
+    /// Messages to the physical function, in order.
+    pub(crate) messages: Vec<u32>,
+}
+
+#[derive(Clone, Default)]
+struct Shadow {
+    arbiter: u32,
+    tail: u32,
+    head: u32,
+}
+
+/// What the driver did, seen from the function.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) counters: Counters,
+    pub(crate) messages: Vec<u32>,
+}
+
+impl Bridge {
+    pub(crate) fn new(device: &Path, generation: Generation) -> Self {
+        let open = |name: &str| {
+            let mut options = File::options();
+            options.read(true).write(true);
+            options.open(device.join(name)).unwrap()
+        };
+        let layout = Layout::of(generation);
+        Self {
+            bars: [open("resource0"), open("resource2")],
+            vf: Vf::new(generation, FaultPlan::default()),
+            layout,
+            shadows: vec![Shadow::default(); layout.bundles as usize],
+            memory: Memory::default(),
+            messages: Vec::new(),
+        }
+    }
+
+    /// Serves a process until told to stop.
+    pub(crate) fn run(mut self, process: &AtomicI32, stop: &AtomicBool) -> Seen {
+        let mut busy = Instant::now();
+        while !stop.load(Ordering::Acquire) {
+            self.memory
+                .process
+                .store(process.load(Ordering::Acquire), Ordering::Release);
+            if self.turn() {
+                busy = Instant::now();
+            } else if busy.elapsed() > KEEN {
+                std::thread::sleep(Duration::from_micros(200));
+            } else {
+                std::thread::yield_now();
+            }
+        }
+        Seen {
+            counters: self.vf.counters(),
+            messages: self.messages,
+        }
+    }
+
+    fn get(&self, bar: usize, offset: u64) -> u32 {
+        let mut value = [0; 4];
+        self.bars[bar].read_exact_at(&mut value, offset).unwrap();
+        u32::from_le_bytes(value)
+    }
+
+    fn put(&self, bar: usize, offset: u64, value: u32) {
+        self.bars[bar]
+            .write_all_at(&value.to_le_bytes(), offset)
+            .unwrap();
+    }
+
+    fn turn(&mut self) -> bool {
+        let mut any = self.hear();
+        for bundle in 0..self.layout.bundles {
+            any |= self.look(bundle);
+        }
+        let served = self.vf.serve(&self.memory, 32);
+        any | served.more
+    }
+
+    fn hear(&mut self) -> bool {
+        let word = self.get(1, pfvf::TO_PF);
+        if word & pfvf::WAITS == 0 {
+            return false;
+        }
+        self.messages.push(word);
+        self.vf.write(MISC_BAR, pfvf::TO_PF, word);
+        self.put(1, pfvf::FROM_PF, self.vf.read(MISC_BAR, pfvf::FROM_PF));
+        self.put(1, pfvf::TO_PF, self.vf.read(MISC_BAR, pfvf::TO_PF));
+        true
+    }
+
+    /// Brings what was written to a bundle's registers into the function.
+    fn look(&mut self, number: u32) -> bool {
+        let first = self.layout.bundle * u64::from(number);
+        let requests = self.layout.rings / 2;
+        let mut any = false;
+        let arbiter = self.get(0, first + csr::ARBITER);
+        let mut shadow = self.shadows[number as usize].clone();
+        if arbiter != shadow.arbiter {
+            let begins = arbiter & !shadow.arbiter;
+            for ring in (0..requests).filter(|ring| begins & 1 << ring != 0) {
+                for ring in [ring, self.layout.response_ring(ring)] {
+                    let at = u64::from(ring) * 4;
+                    for register in [
+                        self.layout.base_low,
+                        self.layout.base_high,
+                        self.layout.config,
+                    ] {
+                        let value = self.get(0, first + register + at);
+                        self.vf.write(RING_BAR, first + register + at, value);
+                    }
+                    self.put(0, first + csr::HEAD + at, 0);
+                    self.put(0, first + csr::TAIL + at, 0);
+                }
+            }
+            self.vf.write(RING_BAR, first + csr::ARBITER, arbiter);
+            shadow = Shadow {
+                arbiter,
+                ..Shadow::default()
+            };
+            any = true;
+        }
+        for ring in (0..requests).filter(|ring| arbiter & 1 << ring != 0) {
+            let tail_at = first + csr::TAIL + u64::from(ring) * 4;
+            let head_at = first + csr::HEAD + u64::from(self.layout.response_ring(ring)) * 4;
+            let (tail, head) = (self.get(0, tail_at), self.get(0, head_at));
+            if head != shadow.head {
+                shadow.head = head;
+                self.vf.write(RING_BAR, head_at, head);
+            }
+            if tail != shadow.tail {
+                shadow.tail = tail;
+                self.vf.write(RING_BAR, tail_at, tail);
+                any = true;
+            }
+        }
+        self.shadows[number as usize] = shadow;
+        any
+    }
+}
+
+/// The huge pages of a process, by physical address.
+#[derive(Default)]
+struct Memory {
+    process: AtomicI32,
+    pages: Mutex<HashMap<u64, u64>>,
+}
+
+impl Memory {
+    fn find(&self, address: u64) -> Option<u64> {
+        let page = address / HUGE_PAGE;
+        let mut pages = self.pages.lock().unwrap();
+        if !pages.contains_key(&page) {
+            *pages = self.look().unwrap_or_default();
+        }
+        pages.get(&page).map(|start| start + address % HUGE_PAGE)
+    }
+
+    fn look(&self) -> Option<HashMap<u64, u64>> {
+        const PRESENT: u64 = 1 << 63;
+        let process = self.process.load(Ordering::Acquire);
+        let maps = fs::read_to_string(format!("/proc/{process}/maps")).ok()?;
+        let mut pagemap = File::open(format!("/proc/{process}/pagemap")).ok()?;
+        let mut pages = HashMap::new();
+        for line in maps.lines().filter(|line| line.contains("/hugepages/")) {
+            let (start, end) = line.split_whitespace().next()?.split_once('-')?;
+            let end = u64::from_str_radix(end, 16).ok()?;
+            let mut at = u64::from_str_radix(start, 16).ok()?;
+            while at < end {
+                let mut entry = [0; 8];
+                pagemap.seek(SeekFrom::Start(at / 4096 * 8)).ok()?;
+                pagemap.read_exact(&mut entry).ok()?;
+                let entry = u64::from_le_bytes(entry);
+                if entry & PRESENT != 0 {
+                    let frame = entry & ((1 << 55) - 1);
+                    pages.insert(frame * 4096 / HUGE_PAGE, at);
+                }
+                at += HUGE_PAGE;
+            }
+        }
+        Some(pages)
+    }
+
+    /// Visits the pieces of an access, which physical memory may have apart.
+    fn pieces(
+        &self,
+        address: u64,
+        len: usize,
+        mut visit: impl FnMut(Pid, RemoteIoVec, usize) -> bool,
+    ) -> bool {
+        let process = Pid::from_raw(self.process.load(Ordering::Acquire));
+        let mut done = 0;
+        while done < len {
+            let Some(at) = address.checked_add(done as u64) else {
+                return false;
+            };
+            let Some(base) = self.find(at) else {
+                return false;
+            };
+            let len = (len - done).min((HUGE_PAGE - at % HUGE_PAGE) as usize);
+            let remote = RemoteIoVec {
+                base: base as usize,
+                len,
+            };
+            if !visit(process, remote, done) {
+                return false;
+            }
+            done += len;
+        }
+        true
+    }
+}
+
+impl HostMemory for Memory {
+    fn read(&self, address: u64, into: &mut [u8]) -> bool {
+        self.pieces(address, into.len(), |process, remote, at| {
+            let len = remote.len;
+            let mut local = [IoSliceMut::new(&mut into[at..at + len])];
+            process_vm_readv(process, &mut local, &[remote]) == Ok(len)
+        })
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> bool {
+        self.pieces(address, from.len(), |process, remote, at| {
+            let len = remote.len;
+            let local = [IoSlice::new(&from[at..at + len])];
+            process_vm_writev(process, &local, &[remote]) == Ok(len)
+        })
+    }
+
+    fn publish(&self, address: u64, value: u64) -> bool {
+        self.write(address, &value.to_le_bytes())
+    }
+}

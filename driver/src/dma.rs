@@ -146,6 +146,19 @@ impl DmaArena {
         (offset.checked_add(len)? <= self.map.len() as u64).then_some(DmaSlice { offset, len })
     }
 
+    /// As [`take`](Self::take), at a multiple of `alignment` for the device, a power of two.
+    pub fn take_aligned(&self, len: u64, alignment: u64) -> Option<DmaSlice> {
+        let whole = self.take(len.checked_add(alignment)?)?;
+        let start = self.iova + whole.offset;
+        let offset = whole.offset + (start.next_multiple_of(alignment) - start);
+        Some(DmaSlice { offset, len })
+    }
+
+    /// Keeps the memory out of core dumps, as far as the system can.
+    pub fn hide(&self) {
+        let _ = self.map.advise(memmap2::Advice::DontDump);
+    }
+
     /// Where the device sees a slice.
     pub fn iova_of(&self, slice: DmaSlice) -> u64 {
         self.iova + slice.offset
@@ -230,6 +243,14 @@ impl<T> Entries<T> {
         // The mask keeps it below the depth that `entries` has checked.
         self.start.wrapping_add(index * size_of::<T>())
     }
+
+    /// The first eight octets of an entry, loaded at once, before everything loaded after.
+    #[inline]
+    pub(crate) fn first_word(&self, position: u32) -> u64 {
+        let word = self.at(position);
+        // SAFETY: in bounds (`at`) and aligned (`entries`); accessed atomically by both sides.
+        u64::from_le(unsafe { AtomicU64::from_ptr(word.cast()) }.load(Ordering::Acquire))
+    }
 }
 
 impl<T: FromBytes + IntoBytes + Immutable> Slots<T> for Entries<T> {
@@ -280,6 +301,19 @@ mod tests {
         arena.read(a, u64::MAX, &mut octets);
         assert_eq!(octets, [0; 128]);
         assert!(arena.take(4096).is_none());
+    }
+
+    #[test]
+    fn an_aligned_slice_is_aligned_for_the_device() {
+        let arena = DmaArena::new(2 << 20, IOVA_BASE).unwrap();
+        arena.take(64).unwrap();
+        let slice = arena.take_aligned(100, 4096).unwrap();
+        assert!(arena.iova_of(slice).is_multiple_of(4096));
+        arena.write(slice, 0, &[7; 100]);
+        let mut octets = [0; 101];
+        arena.read(slice, 0, &mut octets);
+        assert_eq!(octets, [0; 101], "beyond its end");
+        assert!(arena.take_aligned(2 << 20, 4096).is_none());
     }
 
     #[test]

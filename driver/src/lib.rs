@@ -6,6 +6,7 @@
 #![deny(missing_docs)]
 
 pub mod bar;
+mod counters;
 pub mod dma;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -14,6 +15,7 @@ pub mod ipa;
 #[cfg(test)]
 mod models;
 pub mod pci;
+pub mod qat;
 mod ring;
 pub mod transport;
 
@@ -21,14 +23,16 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use offload_api::capability::Features;
 use offload_api::device::Accelerator;
 use offload_api::error::DeviceError;
 use thiserror::Error;
+use vfio_user::message::REGION_CONFIG;
 
 use ipa::IpaCard;
+use qat::QatCard;
 use transport::Transport;
 use transport::kernel::KernelTransport;
 use transport::user::{CONNECTION, UserTransport};
@@ -40,11 +44,15 @@ pub enum DeviceAddress {
     User(PathBuf),
     /// A PCI function bound to vfio-pci: `pci:DDDD:BB:DD.F`.
     Pci(String),
+    /// Several functions as one accelerator, with commas between: QAT only.
+    Several(Vec<DeviceAddress>),
 }
 
 /// The text is no device address.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("device {found:?}: expected vfio-user:PATH or pci:DDDD:BB:DD.F")]
+#[error(
+    "device {found:?}: expected vfio-user:PATH or pci:DDDD:BB:DD.F, or several of them with commas between"
+)]
 pub struct ParseAddressError {
     found: String,
 }
@@ -56,6 +64,10 @@ impl FromStr for DeviceAddress {
         let error = || ParseAddressError {
             found: text.to_owned(),
         };
+        if text.contains(',') {
+            let all: Result<Vec<Self>, _> = text.split(',').map(str::parse).collect();
+            return all.map(Self::Several).map_err(|_| error());
+        }
         match text.split_once(':') {
             Some(("vfio-user", path)) if !path.is_empty() => Ok(Self::User(path.into())),
             Some(("pci", function)) if is_pci_function(function) => {
@@ -84,11 +96,15 @@ impl fmt::Display for DeviceAddress {
         match self {
             Self::User(path) => write!(f, "vfio-user:{}", path.display()),
             Self::Pci(function) => write!(f, "pci:{function}"),
+            Self::Several(all) => {
+                let texts: Vec<_> = all.iter().map(ToString::to_string).collect();
+                f.write_str(&texts.join(","))
+            }
         }
     }
 }
 
-/// Opens a card. A card that vanishes later can be opened again by its
+/// Opens an ipa card. A card that vanishes later can be opened again by its
 /// [`reset`](offload_api::device::Accelerator::reset).
 ///
 /// # Errors
@@ -134,16 +150,87 @@ pub fn attach(
             let (_, connection) = connection.ok_or_else(missing)?;
             UserTransport::resume(path, connection)?
         }
-        DeviceAddress::Pci(_) => return Err(missing()),
+        DeviceAddress::Pci(_) | DeviceAddress::Several(_) => return Err(missing()),
     };
     let name = address.to_string();
     IpaCard::attach(name, Box::new(transport), Box::new(move || connect(&at))).map(Arc::new)
+}
+
+/// A device of a kind that this drives.
+#[derive(Clone)]
+pub enum Card {
+    /// An ipa card.
+    Ipa(Arc<IpaCard>),
+    /// One or several QAT functions.
+    Qat(Arc<QatCard>),
+}
+
+impl Card {
+    /// The contract's view of it.
+    pub fn accelerator(&self) -> Arc<dyn Accelerator> {
+        match self {
+            Self::Ipa(card) => card.clone(),
+            Self::Qat(card) => card.clone(),
+        }
+    }
+
+    /// The ipa card, if it is one.
+    pub fn ipa(&self) -> Option<&Arc<IpaCard>> {
+        match self {
+            Self::Ipa(card) => Some(card),
+            Self::Qat(_) => None,
+        }
+    }
+}
+
+/// Opens whatever is there, by its PCI id.
+///
+/// # Errors
+/// It is not there, or nothing that this drives.
+pub fn open_card(address: &DeviceAddress) -> Result<Card, DeviceError> {
+    let all = match address {
+        DeviceAddress::Several(all) => all.clone(),
+        one => vec![one.clone()],
+    };
+    let mut connectors: Vec<qat::Connector> = Vec::new();
+    let mut is_qat = false;
+    for at in all {
+        let first = connect(&at)?;
+        let mut id = [0; 4];
+        first.read(REGION_CONFIG, 0, &mut id)?;
+        let [a, b, c, d] = id;
+        let (vendor, device) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+        is_qat = qat_regs::known_device(vendor, device).is_some();
+        // A simulated device serves one driver at a time: the one that asked goes on.
+        let first = Mutex::new(Some(first));
+        connectors.push(Box::new(move || {
+            let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+            first.take().map_or_else(|| connect(&at), Ok)
+        }));
+    }
+    let name = address.to_string();
+    match (is_qat, connectors.pop()) {
+        (false, Some(connector)) if connectors.is_empty() => {
+            IpaCard::open(name, connector).map(|card| Card::Ipa(Arc::new(card)))
+        }
+        (true, Some(connector)) => {
+            connectors.push(connector);
+            QatCard::open(name, connectors).map(|card| Card::Qat(Arc::new(card)))
+        }
+        _ => Err(DeviceError::Protocol {
+            what: "several functions make one accelerator with QAT only".to_owned(),
+        }),
+    }
 }
 
 fn connect(address: &DeviceAddress) -> Result<Box<dyn Transport>, DeviceError> {
     match address {
         DeviceAddress::User(path) => Ok(Box::new(UserTransport::connect(path)?)),
         DeviceAddress::Pci(function) => Ok(Box::new(KernelTransport::open(function)?)),
+        DeviceAddress::Several(_) => Err(DeviceError::Host {
+            what: "connecting",
+            error: "several functions where one is wanted".to_owned(),
+        }),
     }
 }
 
@@ -158,7 +245,11 @@ mod tests {
 
     #[test]
     fn addresses_are_parsed_and_bad_ones_told() {
-        for good in ["vfio-user:/run/card.sock", "pci:0000:01:00.0"] {
+        for good in [
+            "vfio-user:/run/card.sock",
+            "pci:0000:01:00.0",
+            "pci:0000:01:00.1,pci:0000:01:00.2",
+        ] {
             assert_eq!(good.parse::<DeviceAddress>().unwrap().to_string(), good);
         }
         for bad in [
@@ -167,6 +258,7 @@ mod tests {
             "pci:1:0.0",
             "pci:0000:01:00.00",
             "usb:1",
+            "pci:0000:01:00.1,",
             "/run/card.sock",
         ] {
             let error = bad.parse::<DeviceAddress>().unwrap_err().to_string();

@@ -194,11 +194,11 @@ impl Accelerator for SoftwareEngine {
 
     fn poll_events(&self, out: &mut Vec<Event>) -> usize {
         let now = (self.shared.clock)();
-        let mut events = lock(&self.shared.events);
-        self.shared.read_table().expire(now, &mut events);
-        let count = events.len();
-        out.append(&mut events);
-        count
+        let before = out.len();
+        out.append(&mut lock(&self.shared.events));
+        // Without that lock, which a burst takes while it has an SA's.
+        self.shared.read_table().expire(now, out);
+        out.len() - before
     }
 
     fn counters(&self) -> Counters {

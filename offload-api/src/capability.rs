@@ -97,5 +97,8 @@ bitflags! {
         const INLINE = 1 << 11;
         /// Leaves packets as they are, for measuring the way to it and back. It protects nothing.
         const NULL_CRYPTO = 1 << 12;
+        /// It ciphers and hashes, and knows no SA: what else ESP wants is done by this host, by the
+        /// driver (`hw_offload = crypto`).
+        const LOOKASIDE = 1 << 16;
     }
 }

@@ -33,6 +33,7 @@ use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage};
 use zerocopy::{FromBytes, IntoBytes};
 use zeroize::Zeroizing;
 
+use crate::counters::add;
 use crate::transport::Transport;
 use admin::Answer;
 use life::{Life, Start};
@@ -366,21 +367,6 @@ impl Accelerator for IpaCard {
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         *past = add(*past, Counters { sas: 0, ..counters });
         Ok(())
-    }
-}
-
-/// What a card counts is its own word: it may say anything.
-fn add(a: Counters, b: Counters) -> Counters {
-    let add = u64::saturating_add;
-    Counters {
-        sealed: add(a.sealed, b.sealed),
-        sealed_bytes: add(a.sealed_bytes, b.sealed_bytes),
-        opened: add(a.opened, b.opened),
-        opened_bytes: add(a.opened_bytes, b.opened_bytes),
-        errors: add(a.errors, b.errors),
-        aborted: add(a.aborted, b.aborted),
-        bogus_completions: add(a.bogus_completions, b.bogus_completions),
-        sas: add(a.sas, b.sas),
     }
 }
 

@@ -15,6 +15,8 @@ pub struct Table<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
     capacity: u32,
+    /// Generation of a slot that was never used.
+    first: u32,
 }
 
 struct Slot<T> {
@@ -36,6 +38,16 @@ impl<T> Table<T> {
             slots: Vec::new(),
             free: Vec::new(),
             capacity,
+            first: 0,
+        }
+    }
+
+    /// As [`new`](Self::new), for a table that comes after others: its handles' generations start
+    /// here, so that an earlier table's handles are stale in it.
+    pub fn starting_at(capacity: u32, generation: u32) -> Self {
+        Self {
+            first: generation,
+            ..Self::new(capacity)
         }
     }
 
@@ -57,7 +69,7 @@ impl<T> Table<T> {
             Some(index) => index,
             None if (self.slots.len() as u64) < u64::from(self.capacity) => {
                 self.slots.push(Slot {
-                    generation: 0,
+                    generation: self.first,
                     entry: None,
                 });
                 (self.slots.len() - 1) as u32

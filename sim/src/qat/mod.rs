@@ -17,7 +17,10 @@ pub use qat_regs::Generation;
 pub use running::{QatConfig, QatStop, RunningQat, SimulatedQat};
 pub use vf::{Counters, Served, Vf};
 
+use std::sync::atomic::Ordering;
+
 use crate::dma::DmaMap;
+use crate::handshake::Memory;
 
 /// The host's memory as the function reaches it. Each access succeeds as a whole or says that it
 /// did not.
@@ -42,6 +45,6 @@ impl HostMemory for DmaMap {
     }
 
     fn publish(&self, address: u64, value: u64) -> bool {
-        self.store_release(address, value).is_ok()
+        self.store(address, value, Ordering::Release).is_ok()
     }
 }

@@ -523,7 +523,7 @@ impl Vf {
         let at = base + u64::from(ring.tail);
         ring.tail = (ring.tail + RESPONSE as u32) & (octets - 1);
         let octets = response.as_bytes();
-        let Some((first, rest)) = octets.split_first_chunk::<8>() else {
+        let Some((first, _)) = octets.split_first_chunk::<8>() else {
             return;
         };
         debug_assert_ne!(
@@ -532,8 +532,9 @@ impl Vf {
                 .map(|word| u32::from_le_bytes(*word)),
             Some(EMPTY_WORD)
         );
-        // Whoever sees the first word sees the others.
-        let written = memory.write(at + 8, rest) && memory.publish(at, u64::from_le_bytes(*first));
+        // Whoever sees the first four octets sees the others.
+        let rest = octets.get(4..).unwrap_or_default();
+        let written = memory.write(at + 4, rest) && memory.publish(at, u64::from_le_bytes(*first));
         if !written {
             self.counters.dma_faults += 1;
         }

@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One virtual function: its registers, its physical function's answers, its ring pairs, and its end.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use offload_api::error::DeviceError;
+use qat_regs::csr::{self, Layout};
+use qat_regs::message::{Request, Response};
+use qat_regs::pfvf::{self, kind};
+use qat_regs::{Generation, MISC_BAR, RING_BAR, known_device};
+use vfio_user::message::REGION_CONFIG;
+
+use super::ring::Pulse;
+use super::session::EXTRA;
+use crate::bar::Registers;
+use crate::dma::{DmaArena, DmaSlice, IovaAllocator};
+use crate::transport::{MappedRegion, Transport};
+
+/// Memory for rings: two depths of each of four pairs.
+const ARENA: usize = 8 << 20;
+/// Largest number of operations of a queue pair.
+pub(super) const MAX_DEPTH: u32 = 1024;
+/// The least entries of a ring.
+const LEAST_ENTRIES: u32 = 128;
+/// How long the physical function may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A ring pair: its bundle, and its request ring there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub(super) bundle: u32,
+    pub(super) ring: u32,
+}
+
+/// Memory of a ring pair.
+#[derive(Clone, Copy)]
+pub(super) struct RingMemory {
+    pub(super) requests: DmaSlice,
+    pub(super) responses: DmaSlice,
+    pub(super) extras: DmaSlice,
+}
+
+/// A virtual function, from its opening to its loss.
+pub(super) struct Function {
+    pub(super) transport: Box<dyn Transport>,
+    pub(super) generation: Generation,
+    pub(super) product: &'static str,
+    pub(super) arena: Arc<DmaArena>,
+    /// Ring pairs for symmetric cryptography.
+    pub(super) pairs: Vec<Pair>,
+    layout: Layout,
+    /// Where the platform lets it be mapped: doorbells are stores then.
+    mapped: Option<MappedRegion>,
+    /// It interrupts.
+    interrupts: AtomicBool,
+    /// Ring memory of queues that were closed, by depth.
+    rings: Mutex<Vec<(u32, RingMemory)>>,
+    pulses: Mutex<Vec<Weak<Pulse>>>,
+    /// The arbiter's registers are read and written back.
+    arbiter: Mutex<()>,
+    lost: Mutex<Option<String>>,
+    is_lost: AtomicBool,
+    /// Memory that is mapped for it: address and octets.
+    mappings: Mutex<Vec<(u64, usize)>>,
+    let_go: Mutex<Option<bool>>,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Function {
+    /// Brings a function up: identity, reset, the physical function's word, memory.
+    pub(super) fn begin(
+        transport: Box<dyn Transport>,
+        iovas: &IovaAllocator,
+    ) -> Result<Self, DeviceError> {
+        let mut id = [0; 4];
+        transport.read(REGION_CONFIG, 0, &mut id)?;
+        let [a, b, c, d] = id;
+        let (vendor, device) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+        let known = known_device(vendor, device).ok_or_else(|| DeviceError::Protocol {
+            what: format!("PCI id {vendor:04x}:{device:04x} is no QAT that this driver knows"),
+        })?;
+        if known.generation == Generation::Gen2 {
+            return Err(DeviceError::Protocol {
+                what: format!("{}: this driver drives Gen4 and virtual QATs", known.name),
+            });
+        }
+        transport.reset()?;
+        // Memory space and bus mastering.
+        transport.write(REGION_CONFIG, 4, &6u16.to_le_bytes())?;
+        let layout = Layout::of(known.generation);
+        let all = (0..layout.bundles).map(|bundle| Pair { bundle, ring: 0 });
+        let pairs = match known.generation {
+            Generation::Gen4 => {
+                let map = greet(&*transport, layout.bundles)?;
+                let symmetric = |pair: &Pair| {
+                    let service = pfvf::service_of(map, pair.bundle);
+                    matches!(service, pfvf::service::SYMMETRIC | pfvf::service::BOTH)
+                };
+                all.filter(symmetric).collect::<Vec<_>>()
+            }
+            _ => all.collect(),
+        };
+        if pairs.is_empty() {
+            return Err(DeviceError::Protocol {
+                what: "no ring pair does symmetric cryptography: set the physical function's \
+                       services to sym"
+                    .to_owned(),
+            });
+        }
+        let arena = Arc::new(DmaArena::new(ARENA, iovas.alloc(ARENA as u64))?);
+        transport.dma_map(arena.iova(), arena.memory())?;
+        let mapped = transport.map(RING_BAR, 0, layout.bar_size() as usize).ok();
+        let mappings = vec![(arena.iova(), arena.memory().len)];
+        Ok(Self {
+            transport,
+            generation: known.generation,
+            product: known.name,
+            arena,
+            pairs,
+            layout,
+            mapped,
+            interrupts: AtomicBool::new(false),
+            rings: Mutex::default(),
+            pulses: Mutex::default(),
+            arbiter: Mutex::default(),
+            lost: Mutex::default(),
+            is_lost: AtomicBool::new(false),
+            mappings: Mutex::new(mappings),
+            let_go: Mutex::default(),
+        })
+    }
+
+    /// Entries of the rings for so many operations at once.
+    pub(super) fn entries(depth: u32) -> u32 {
+        (2 * depth).max(LEAST_ENTRIES)
+    }
+
+    /// Wires the bundles' vectors, by ring pair; without it completions are polled for.
+    pub(super) fn wire(&self, vectors: &[OwnedFd]) {
+        let borrowed: Vec<BorrowedFd<'_>> = vectors.iter().map(AsFd::as_fd).collect();
+        match self.transport.enable_msix(&borrowed) {
+            Ok(()) => self.interrupts.store(true, Ordering::Relaxed),
+            Err(error) => tracing::info!(%error, "no interrupts: completions are polled for"),
+        }
+    }
+
+    pub(super) fn interrupts(&self) -> bool {
+        self.interrupts.load(Ordering::Relaxed)
+    }
+
+    /// Lets the function reach memory.
+    pub(super) fn map(
+        &self,
+        iova: u64,
+        memory: offload_api::frame::PoolMemory<'_>,
+    ) -> Result<(), DeviceError> {
+        self.judge(self.transport.dma_map(iova, memory))?;
+        lock(&self.mappings).push((iova, memory.len));
+        Ok(())
+    }
+
+    pub(super) fn take_rings(&self, depth: u32) -> Result<RingMemory, DeviceError> {
+        let mut rings = lock(&self.rings);
+        if let Some(at) = rings.iter().position(|(of, _)| *of == depth) {
+            return Ok(rings.swap_remove(at).1);
+        }
+        let entries = u64::from(Self::entries(depth));
+        let ring = |entry: usize| {
+            let len = entries * entry as u64;
+            self.arena.take_aligned(len, len)
+        };
+        let taken = || {
+            Some(RingMemory {
+                requests: ring(size_of::<Request>())?,
+                responses: ring(size_of::<Response>())?,
+                extras: self.arena.take(u64::from(depth) * EXTRA)?,
+            })
+        };
+        taken().ok_or_else(|| DeviceError::Host {
+            what: "ring memory",
+            error: "used up: queues of fewer different depths need less".to_owned(),
+        })
+    }
+
+    /// Keeps a closed pair's memory for the next one: nothing writes it any more.
+    pub(super) fn put_rings(&self, depth: u32, memory: RingMemory) {
+        lock(&self.rings).push((depth, memory));
+    }
+
+    fn at(&self, pair: Pair, register: u64) -> u64 {
+        u64::from(pair.bundle) * self.layout.bundle + register
+    }
+
+    fn ring_at(&self, pair: Pair, ring: u32, register: u64) -> u64 {
+        self.at(pair, register) + u64::from(ring) * 4
+    }
+
+    fn write(&self, offset: u64, value: u32) -> Result<(), DeviceError> {
+        match &self.mapped {
+            Some(mapped) => {
+                mapped.write(offset, value);
+                Ok(())
+            }
+            None => self.judge(Registers::new(&*self.transport, RING_BAR).write(offset, value)),
+        }
+    }
+
+    fn write_posted(&self, offset: u64, value: u32) -> Result<(), DeviceError> {
+        match &self.mapped {
+            Some(_) => self.write(offset, value),
+            None => {
+                let registers = Registers::new(&*self.transport, RING_BAR);
+                self.judge(registers.write_posted(offset, value))
+            }
+        }
+    }
+
+    fn read(&self, offset: u64) -> Result<u32, DeviceError> {
+        match &self.mapped {
+            Some(mapped) => Ok(mapped.read(offset)),
+            None => self.judge(Registers::new(&*self.transport, RING_BAR).read_any(offset)),
+        }
+    }
+
+    /// Sets a ring pair up and lets the arbiter serve it.
+    pub(super) fn start_pair(
+        &self,
+        pair: Pair,
+        requests: u64,
+        responses: u64,
+        entries: u32,
+    ) -> Result<(), DeviceError> {
+        let response_ring = self.layout.response_ring(pair.ring);
+        let len = |entry: usize| u64::from(entries) * entry as u64;
+        let request_config = csr::request_config(len(size_of::<Request>()));
+        let response_config = csr::response_config(len(size_of::<Response>()));
+        let rings = [
+            (pair.ring, requests, request_config),
+            (response_ring, responses, response_config),
+        ];
+        for (ring, base, config) in rings {
+            let base = base >> self.layout.base_shift;
+            let low = self.ring_at(pair, ring, self.layout.base_low);
+            self.write(low, base as u32)?;
+            let high = self.ring_at(pair, ring, self.layout.base_high);
+            self.write(high, (base >> 32) as u32)?;
+            self.write(self.ring_at(pair, ring, self.layout.config), config)?;
+        }
+        if self.interrupts() {
+            self.write(self.at(pair, csr::INTERRUPT_SOURCE), csr::SOURCE_GEN4)?;
+            let timer = csr::TIMER_ON | csr::TIMER_LEAST;
+            self.write(self.at(pair, csr::INTERRUPT_TIMER), timer)?;
+        }
+        self.arbitrate(pair, true)
+    }
+
+    fn arbitrate(&self, pair: Pair, on: bool) -> Result<(), DeviceError> {
+        let _guard = lock(&self.arbiter);
+        let offset = self.at(pair, csr::ARBITER);
+        let value = self.read(offset)?;
+        if value == u32::MAX {
+            self.lose("its registers read all ones");
+            return self.check();
+        }
+        let bit = 1 << pair.ring;
+        self.write(offset, if on { value | bit } else { value & !bit })
+    }
+
+    /// Takes a ring pair away whose operations are home; whether the function was there to hear it.
+    pub(super) fn stop_pair(&self, pair: Pair) -> bool {
+        let enable = self.at(pair, csr::INTERRUPT_FLAG_AND_ENABLE);
+        self.check().is_ok() && self.arbitrate(pair, false).is_ok() && self.write(enable, 0).is_ok()
+    }
+
+    /// Has the physical function reset a ring pair; whether it has.
+    pub(super) fn reset_pair(&self, pair: Pair) -> bool {
+        if self.generation != Generation::Gen4 {
+            return false;
+        }
+        let done = Some((kind::RING_PAIR_RESET, pfvf::reset::DONE));
+        let word = pfvf::word(kind::RING_PAIR_RESET, pair.bundle);
+        ask(&*self.transport, word).is_ok_and(|answer| answer == done)
+    }
+
+    /// The doorbell: requests up to this offset.
+    pub(super) fn ring(&self, pair: Pair, offset: u32) -> Result<(), DeviceError> {
+        self.write_posted(self.ring_at(pair, pair.ring, csr::TAIL), offset)
+    }
+
+    /// Responses up to this offset are taken in.
+    pub(super) fn consume(&self, pair: Pair, offset: u32) {
+        let ring = self.layout.response_ring(pair.ring);
+        let _ = self.write_posted(self.ring_at(pair, ring, csr::HEAD), offset);
+    }
+
+    /// Lets it interrupt for responses that are not taken in; whether it will.
+    pub(super) fn arm(&self, pair: Pair) -> bool {
+        let bit = 1 << self.layout.response_ring(pair.ring);
+        let enable = self.at(pair, csr::INTERRUPT_FLAG_AND_ENABLE);
+        self.interrupts() && self.write_posted(enable, bit).is_ok()
+    }
+
+    pub(super) fn watch_over(&self, pulse: &Arc<Pulse>) {
+        let mut pulses = lock(&self.pulses);
+        pulses.retain(|pulse| pulse.strong_count() != 0);
+        pulses.push(Arc::downgrade(pulse));
+    }
+
+    pub(super) fn pulses(&self) -> Vec<Arc<Pulse>> {
+        lock(&self.pulses)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+
+    /// Notes what an error means for the function.
+    fn judge<T>(&self, result: Result<T, DeviceError>) -> Result<T, DeviceError> {
+        if let Err(error) = &result
+            && !matches!(error, DeviceError::Host { .. })
+        {
+            self.lose(&error.to_string());
+        }
+        result
+    }
+
+    /// Marks the function as lost; whether it was not before.
+    pub(super) fn lose(&self, reason: &str) -> bool {
+        let mut lost = lock(&self.lost);
+        if lost.is_some() {
+            return false;
+        }
+        *lost = Some(reason.to_owned());
+        self.is_lost.store(true, Ordering::Release);
+        tracing::warn!(reason, "QAT function lost");
+        true
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Acquire)
+    }
+
+    pub(super) fn lost_reason(&self) -> Option<String> {
+        lock(&self.lost).clone()
+    }
+
+    pub(super) fn check(&self) -> Result<(), DeviceError> {
+        if self.is_lost() {
+            let reason = self.lost_reason().unwrap_or_default();
+            return Err(DeviceError::Gone { reason });
+        }
+        Ok(())
+    }
+
+    /// Whether a lost function can't write our memory any more: its process has ended, or everything
+    /// was unmapped and it said so.
+    pub(super) fn has_let_go(&self) -> bool {
+        *lock(&self.let_go).get_or_insert_with(|| self.transport.ended() || self.unmap())
+    }
+
+    /// As [`has_let_go`](Self::has_let_go), without waiting: nothing while it is being found out.
+    pub(super) fn knows_let_go(&self) -> Option<bool> {
+        if self.transport.ended() {
+            return Some(true);
+        }
+        if self.transport.liveness().is_none() {
+            // The kernel unmaps at once.
+            return Some(self.has_let_go());
+        }
+        match self.let_go.try_lock() {
+            Ok(known) => *known,
+            Err(_) => None,
+        }
+    }
+
+    fn unmap(&self) -> bool {
+        let mut confirmed = true;
+        for (iova, len) in lock(&self.mappings).iter() {
+            confirmed &= self.transport.dma_unmap(*iova, *len).is_ok();
+        }
+        confirmed
+    }
+
+    /// The end, as far as the function still listens.
+    pub(super) fn end(&self, reason: &str) {
+        if !self.is_lost() {
+            if self.generation == Generation::Gen4 {
+                let stop = pfvf::word(kind::STOP, 0);
+                let misc = Registers::new(&*self.transport, MISC_BAR);
+                let _ = misc.write(pfvf::TO_PF, stop);
+            }
+            let _ = self.transport.reset();
+            *lock(&self.lost) = Some(reason.to_owned());
+            self.is_lost.store(true, Ordering::Release);
+        }
+        self.has_let_go();
+        self.transport.close();
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        self.end("closed");
+    }
+}
+
+/// Speaks with the physical function: versions, what each pair does, a reset of each. The map.
+fn greet(transport: &dyn Transport, pairs: u32) -> Result<u16, DeviceError> {
+    let version = pfvf::word(kind::VERSION_REQUEST, pfvf::VERSION);
+    match ask(transport, version)? {
+        Some((kind::VERSION, data)) if data >> 8 & 3 == pfvf::COMPATIBLE => {}
+        answer => {
+            return Err(DeviceError::Protocol {
+                what: format!("the physical function's version: {answer:x?}"),
+            });
+        }
+    }
+    let octet = |number| {
+        let data = pfvf::small_block(pfvf::BLOCK_RING_SERVICES, number);
+        let answer = ask(transport, pfvf::word(kind::SMALL_BLOCK, data))?;
+        let octet = answer.filter(|(kind, _)| *kind == kind::BLOCK_ANSWER);
+        let octet = octet.and_then(|(_, data)| pfvf::answered(data));
+        octet.ok_or_else(|| DeviceError::Protocol {
+            what: format!("octet {number} of the ring services: {answer:x?}"),
+        })
+    };
+    let map = u16::from_le_bytes([octet(2)?, octet(3)?]);
+    for pair in 0..pairs {
+        let answer = ask(transport, pfvf::word(kind::RING_PAIR_RESET, pair))?;
+        if answer != Some((kind::RING_PAIR_RESET, pfvf::reset::DONE)) {
+            return Err(DeviceError::Protocol {
+                what: format!("reset of ring pair {pair}: {answer:x?}"),
+            });
+        }
+    }
+    let start = pfvf::word(kind::START, 0);
+    say(transport, start)?;
+    Ok(map)
+}
+
+/// Sends a word and waits until it is taken.
+fn say(transport: &dyn Transport, word: u32) -> Result<(), DeviceError> {
+    let misc = Registers::new(transport, MISC_BAR);
+    misc.write(pfvf::TO_PF, word)?;
+    let begun = Instant::now();
+    while misc.read(pfvf::TO_PF)? & pfvf::WAITS != 0 {
+        if begun.elapsed() > PATIENCE {
+            return Err(DeviceError::Timeout {
+                waited_for: "the physical function",
+                millis: PATIENCE.as_millis() as u64,
+            });
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    Ok(())
+}
+
+/// Sends a word and gives the answer's type and data.
+fn ask(transport: &dyn Transport, word: u32) -> Result<Option<(u32, u32)>, DeviceError> {
+    say(transport, word)?;
+    let misc = Registers::new(transport, MISC_BAR);
+    let answer = misc.read(pfvf::FROM_PF)?;
+    misc.write(pfvf::FROM_PF, answer & !pfvf::WAITS)?;
+    Ok(pfvf::parse(answer))
+}

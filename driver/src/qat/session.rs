@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! An SA as the device knows it: a content descriptor in shared memory, and a request to fill in.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use esp_framing::framing::{Framing, Layout, aad, nonce};
+use offload_api::queue::Status;
+use offload_api::sa::{Cipher, Direction, Integrity, SaParams, Suite};
+use qat_regs::Generation;
+use qat_regs::descriptor::{
+    self, CipherConfig, HashConfig, UCS_HEADER, aad_word, cipher, hash, mode,
+};
+use qat_regs::message::{
+    Control, CryptoFlags, HEADER_VALID, Job, Request, command, service, slice,
+};
+use zerocopy::FromZeros;
+use zeroize::Zeroizing;
+
+use super::hmac;
+use crate::dma::{DmaArena, DmaSlice};
+
+/// Octets of a content descriptor's place.
+const PLACE: u64 = descriptor::MOST as u64;
+
+/// Content descriptors in memory that the device reads.
+pub(super) struct SessionMemory {
+    arena: Arc<DmaArena>,
+    free: Mutex<Vec<DmaSlice>>,
+}
+
+impl SessionMemory {
+    /// Room for so many.
+    pub(super) fn new(arena: Arc<DmaArena>, sessions: u32) -> Self {
+        let places: Vec<_> = (0..sessions).map_while(|_| arena.take(PLACE)).collect();
+        Self {
+            arena,
+            free: Mutex::new(places),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<DmaSlice>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A content descriptor; zeroised when it goes.
+struct Place {
+    memory: Arc<SessionMemory>,
+    slice: DmaSlice,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let zeros = [0; PLACE as usize];
+        self.memory.arena.write(self.slice, 0, &zeros);
+        self.memory.lock().push(self.slice);
+    }
+}
+
+/// An SA in the device's words.
+pub(super) struct Session {
+    pub(super) framing: Framing,
+    template: Request,
+    salt: Zeroizing<[u8; 4]>,
+    /// Zeroised with the session.
+    _place: Place,
+    /// New operations are refused.
+    retiring: AtomicBool,
+}
+
+/// What a request says of a packet, and where.
+pub(super) struct Work<'packet> {
+    /// The ESP packet, from its header to its end.
+    pub(super) packet: &'packet mut [u8],
+    /// Where the device sees it.
+    pub(super) address: u64,
+    /// Full sequence number.
+    pub(super) sequence: u64,
+    /// Memory of the operation's own, and where the device sees it.
+    pub(super) extra: Extra<'packet>,
+}
+
+/// Memory of an operation's own: for what has no place in the packet.
+pub(super) struct Extra<'memory> {
+    pub(super) arena: &'memory DmaArena,
+    pub(super) slice: DmaSlice,
+    /// Offset in the slice.
+    pub(super) at: u64,
+}
+
+/// Octets of an operation's own memory.
+pub(super) const EXTRA: u64 = 64;
+
+impl Extra<'_> {
+    fn address(&self) -> u64 {
+        self.arena.iova_of(self.slice) + self.at
+    }
+
+    fn write(&self, octets: &[u8]) {
+        self.arena.write(self.slice, self.at, octets);
+    }
+
+    pub(super) fn read(&self, octets: &mut [u8]) {
+        self.arena.read(self.slice, self.at, octets);
+    }
+}
+
+/// Whether a generation does a suite.
+pub(super) fn supports(generation: Generation, suite: Suite) -> bool {
+    match suite.cipher() {
+        Cipher::Null => false,
+        Cipher::ChaCha20Poly1305 => generation != Generation::Gen2,
+        Cipher::Aes128Gcm | Cipher::Aes256Gcm => generation != Generation::Gen2,
+        Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => true,
+    }
+}
+
+impl Session {
+    /// Makes a content descriptor; nothing where there is no room, or no such suite.
+    pub(super) fn new(sa: &SaParams, memory: &Arc<SessionMemory>) -> Option<Self> {
+        let seals = sa.direction == Direction::Outbound;
+        let (octets, mut template) = if sa.suite.is_aead() {
+            aead(sa, seals)
+        } else {
+            chain(sa, seals)?
+        };
+        let slice = memory.lock().pop()?;
+        memory.arena.write(slice, 0, &octets);
+        let place = Place {
+            memory: memory.clone(),
+            slice,
+        };
+        template.header_flags = HEADER_VALID;
+        template.service = service::CRYPTO;
+        template.descriptor = memory.arena.iova_of(slice).into();
+        template.descriptor_units = (octets.len() / 8) as u8;
+        template.job.digest_len = sa.suite.icv_len() as u8;
+        Some(Self {
+            framing: Framing::new(sa),
+            template,
+            salt: sa.keys.salt.clone(),
+            _place: place,
+            retiring: AtomicBool::new(false),
+        })
+    }
+
+    /// Refuses operations from now on.
+    pub(super) fn retire(&self) {
+        self.retiring.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_retiring(&self) -> bool {
+        self.retiring.load(Ordering::Acquire)
+    }
+
+    /// Whether the integrity check value comes, or goes, by the operation's own memory: where an
+    /// extended number's high half has to stand behind what is hashed (RFC 4303 §2.2.1).
+    fn icv_apart(&self) -> bool {
+        self.framing.esn() && !self.framing.suite().is_aead()
+    }
+
+    /// The request for a packet.
+    pub(super) fn request(&self, opaque: u64, work: Work<'_>) -> Result<Request, Status> {
+        let suite = self.framing.suite();
+        let layout = Layout::of(suite, work.packet.len()).ok_or(Status::BadLength)?;
+        let high = self.framing.high(work.sequence);
+        let mut request = self.template;
+        request.opaque = opaque.into();
+        (request.source, request.destination) = (work.address.into(), work.address.into());
+        let len = work.packet.len() as u32;
+        (request.source_len, request.destination_len) = (len.into(), len.into());
+        request.cipher_offset = (layout.body as u32).into();
+        request.cipher_len = ((layout.icv - layout.body) as u32).into();
+        request.job.digest = (work.address + layout.icv as u64).into();
+        if suite.is_aead() {
+            let nonce = nonce(&self.salt, work.packet).ok_or(Status::BadLength)?;
+            if let Some(iv) = request.iv.first_chunk_mut() {
+                *iv = nonce;
+            }
+            request.job.aad = work.address.into();
+            if high.is_some() {
+                let (aad, len) = aad(work.packet, high);
+                work.extra.write(aad.get(..len).unwrap_or_default());
+                request.job.aad = work.extra.address().into();
+            }
+            return Ok(request);
+        }
+        let iv = layout.body - suite.iv_len()..layout.body;
+        let iv = work.packet.get(iv).and_then(|iv| iv.try_into().ok());
+        request.iv = iv.ok_or(Status::BadLength)?;
+        let mut hashed = layout.icv;
+        if let Some(high) = high {
+            let icv = work.packet.get_mut(layout.icv..).unwrap_or_default();
+            work.extra.write(icv);
+            let high = high.to_be_bytes();
+            icv.iter_mut()
+                .zip(high)
+                .for_each(|(octet, high)| *octet = high);
+            hashed += high.len();
+            request.job.digest = work.extra.address().into();
+        }
+        request.job.len = (hashed as u32).into();
+        Ok(request)
+    }
+
+    /// Brings the integrity check value of a sealed packet into it, out of what the operation's own
+    /// memory held.
+    pub(super) fn finish_sealing(&self, packet: &mut [u8], own: &[u8]) -> Result<(), Status> {
+        if !self.icv_apart() {
+            return Ok(());
+        }
+        let len = self.framing.suite().icv_len();
+        let from = packet.len().checked_sub(len).ok_or(Status::BadLength)?;
+        let icv = packet.get_mut(from..).ok_or(Status::BadLength)?;
+        icv.copy_from_slice(own.get(..len).ok_or(Status::BadLength)?);
+        Ok(())
+    }
+}
+
+fn aes(suite: Suite) -> u32 {
+    match suite.cipher_key_len() {
+        16 => cipher::AES_128,
+        24 => cipher::AES_192,
+        _ => cipher::AES_256,
+    }
+}
+
+/// A single pass: configuration, key.
+fn aead(sa: &SaParams, seals: bool) -> (Zeroizing<Vec<u8>>, Request) {
+    let gcm = sa.suite.cipher() != Cipher::ChaCha20Poly1305;
+    let config = CipherConfig {
+        algorithm: if gcm {
+            aes(sa.suite)
+        } else {
+            cipher::CHACHA20_POLY1305
+        },
+        mode: if gcm { mode::AEAD } else { mode::CTR },
+        decrypts: !seals,
+        converts_key: false,
+        tag_len: sa.suite.icv_len() as u32,
+    };
+    let aad_len = if sa.esn { 12 } else { 8 };
+    let mut octets = Zeroizing::new(Vec::with_capacity(descriptor::MOST));
+    octets.extend(config.word().to_le_bytes());
+    octets.extend(aad_word(aad_len).to_le_bytes());
+    octets.resize(UCS_HEADER, 0);
+    octets.extend_from_slice(&sa.keys.cipher);
+    let mut template = Request::new_zeroed();
+    let mut flags = CryptoFlags::IV_INLINE | CryptoFlags::SINGLE_PASS | CryptoFlags::UCS_SLICE;
+    flags.set(CryptoFlags::IV_12, gcm);
+    flags |= digest(seals);
+    template.crypto_flags = flags.bits().into();
+    template.command = command::CIPHER;
+    template.job.len = aad_len.into();
+    template.control = Control {
+        cipher_state_units: 2,
+        cipher_key_units: (sa.keys.cipher.len() / 8) as u8,
+        cipher_slices: slice::CIPHER | slice::WRITE << 4,
+        ..Control::default()
+    };
+    (octets, template)
+}
+
+/// Two slices: encrypt and hash, or hash and decrypt; what comes first lies first.
+fn chain(sa: &SaParams, seals: bool) -> Option<(Zeroizing<Vec<u8>>, Request)> {
+    let algorithm = match sa.suite.integrity() {
+        Integrity::HmacSha256 => hash::SHA256,
+        Integrity::HmacSha384 => hash::SHA384,
+        Integrity::HmacSha512 => hash::SHA512,
+        Integrity::None => return None,
+    };
+    let icv_len = sa.suite.icv_len();
+    let config = CipherConfig {
+        algorithm: aes(sa.suite),
+        mode: mode::CBC,
+        decrypts: !seals,
+        converts_key: !seals,
+        tag_len: 0,
+    };
+    let mut key = Zeroizing::new(Vec::with_capacity(descriptor::MOST));
+    key.extend(u64::from(config.word()).to_le_bytes());
+    key.extend_from_slice(&sa.keys.cipher);
+
+    let (block, first, second) = descriptor::hash_sizes(algorithm)?;
+    let (inner, outer) = hmac::states(algorithm, &sa.keys.integrity)?;
+    let config = HashConfig {
+        algorithm,
+        precomputed: true,
+        digest_len: icv_len as u32,
+    };
+    let mut states = Zeroizing::new(Vec::with_capacity(descriptor::MOST));
+    states.extend(u64::from(config.word()).to_le_bytes());
+    // Octets that the states have taken in already, as the outer world writes numbers.
+    states.extend((block as u32).to_be_bytes());
+    states.extend([0; 4]);
+    let state1 = states.len();
+    states.extend_from_slice(&inner);
+    let state2 = states.len();
+    states.extend_from_slice(&outer);
+
+    let mut octets = Zeroizing::new(Vec::with_capacity(descriptor::MOST));
+    let (cipher_at, hash_at) = if seals {
+        (0, key.len())
+    } else {
+        (states.len(), 0)
+    };
+    let parts = if seals {
+        [&key, &states]
+    } else {
+        [&states, &key]
+    };
+    parts
+        .into_iter()
+        .for_each(|part| octets.extend_from_slice(part));
+    debug_assert_eq!(state2 - state1, first);
+    let units = |octets: usize| (octets / 8) as u8;
+    let mut template = Request::new_zeroed();
+    template.crypto_flags = (CryptoFlags::IV_INLINE | digest(seals)).bits().into();
+    template.command = if seals {
+        command::CIPHER_HASH
+    } else {
+        command::HASH_CIPHER
+    };
+    template.job = Job::default();
+    let next = |this: u8, next: u8| this | next << 4;
+    template.control = Control {
+        cipher_state_units: 2,
+        cipher_key_units: units(sa.keys.cipher.len()),
+        cipher_config_units: units(cipher_at),
+        cipher_slices: next(
+            slice::CIPHER,
+            if seals { slice::HASH } else { slice::WRITE },
+        ),
+        hash_config_units: units(hash_at),
+        hash_slices: next(
+            slice::HASH,
+            if seals { slice::WRITE } else { slice::CIPHER },
+        ),
+        final_len: icv_len as u8,
+        inner_len: icv_len as u8,
+        state1_len: first as u8,
+        state2_units: units(hash_at + state2),
+        state2_len: second as u8,
+        ..Control::default()
+    };
+    Some((octets, template))
+}
+
+fn digest(seals: bool) -> CryptoFlags {
+    if seals {
+        CryptoFlags::DIGEST_RETURNED
+    } else {
+        CryptoFlags::DIGEST_COMPARED
+    }
+}

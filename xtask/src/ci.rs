@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::demo::path_with_sbin;
 use crate::prerequisites::{BUILD, END_TO_END, NETWORK, PEER_PLUGINS, ensure};
-use crate::{deny, regs, rtl, run, vm};
+use crate::{deny, dpdk, regs, rtl, run, vm};
 
 /// The package whose tests make networks.
 const NETWORK_TESTS: &str = "tests";
@@ -56,6 +56,7 @@ const STEPS: &[Step] = &[
     ("virtual machine", || {
         vm::run(&vm::Arguments::default()).map(drop)
     }),
+    ("DPDK on the simulated QAT", dpdk_step),
     ("RTL", || rtl::run(&[]).map(drop)),
     ("documentation", || {
         let doc = ["doc", "--workspace", "--locked", "--no-deps"];
@@ -98,6 +99,14 @@ pub(crate) fn run() -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn dpdk_step() -> Result<()> {
+    if !run::is_root() {
+        eprintln!("not run: it needs root (cargo xtask dpdk)");
+        return Ok(());
+    }
+    dpdk::run().map(drop)
 }
 
 fn tests() -> Result<()> {

@@ -6,6 +6,7 @@
 mod ci;
 mod demo;
 mod deny;
+mod dpdk;
 mod fuzz;
 mod prerequisites;
 mod python;
@@ -66,6 +67,8 @@ enum Chore {
         #[arg(value_enum)]
         parts: Vec<rtl::Part>,
     },
+    /// Run DPDK's own QAT driver on the simulated QAT function. Needs root.
+    Dpdk,
     /// Boot a virtual machine with the simulated card, and drive it through the kernel's VFIO.
     Vm(vm::Arguments),
     /// Generate what comes from the register map: RTL, Rust, documentation.
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Chore::Rtl { parts } => rtl::run(&parts),
         Chore::Deny => deny::run(),
         Chore::Sanitize { which, test } => sanitize::run(which, test.as_deref()),
+        Chore::Dpdk => dpdk::run(),
         Chore::Vm(arguments) => vm::run(&arguments),
         Chore::Regs { check, html } => regs::run(check, html.as_deref()),
     };

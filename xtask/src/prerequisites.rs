@@ -54,6 +54,20 @@ pub(crate) const VIRTUAL_MACHINE: &[Need] = &[
     need("xz", "xz-utils"),
 ];
 
+/// DPDK's own test programs.
+pub(crate) const DPDK: &[Need] = &[
+    need("unshare", "util-linux"),
+    need("dpdk-test-crypto-perf", "dpdk-dev"),
+    need("dpdk-test", "dpdk-dev"),
+];
+
+/// The drivers that they load.
+pub(crate) const DPDK_DRIVERS: &[&str] = &[
+    "librte-common-qat23",
+    "librte-bus-pci23",
+    "librte-mempool-ring23",
+];
+
 /// Packages without a program of their own that come with the peers above.
 pub(crate) const PEER_PLUGINS: &[&str] = &[
     "libstrongswan-standard-plugins",

@@ -40,10 +40,10 @@ pub(super) fn run(
     }
     work.load(buffer, true, false)?;
     let mut first = work.iv;
-    if work.flags.contains(CryptoFlags::IV_12) {
-        if let Some(counter) = first.last_chunk_mut::<4>() {
-            *counter = 1u32.to_be_bytes();
-        }
+    if work.flags.contains(CryptoFlags::IV_12)
+        && let Some(counter) = first.last_chunk_mut::<4>()
+    {
+        *counter = 1u32.to_be_bytes();
     }
     let data = work.ciphered(buffer)?;
     done.seals = work.request.command == command::CIPHER_HASH;

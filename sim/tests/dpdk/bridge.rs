@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The function under a driver that believes in a file system: BARs are files, which this looks at in
 //! turn, and memory is another process's, found by its page map. No kernel driver, no machine.
 

@@ -88,6 +88,7 @@ fn parse_function(text: &str) -> Result<String, String> {
         DeviceAddress::User(_) => {
             Err("a simulated card needs no kernel driver: there is nothing to bind".to_owned())
         }
+        DeviceAddress::Several(_) => Err("one function at a time".to_owned()),
     }
 }
 

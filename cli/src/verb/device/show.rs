@@ -28,7 +28,7 @@ pub(super) fn run(arguments: &Arguments, host: &Host) -> Outcome {
             let json = with_address(address, json!(function));
             arguments.daemon.show(&json, || show(&function))
         }
-        address @ DeviceAddress::User(_) => {
+        address => {
             let card = inspect(&arguments.daemon, address)?;
             let json = json!({
                 "address": card.address,

@@ -4,4 +4,5 @@
 pub mod counting;
 pub mod memory;
 pub mod null_card;
+pub mod null_qat;
 pub mod own_card;

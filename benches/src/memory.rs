@@ -70,6 +70,22 @@ impl Entries {
         unsafe { self.start.add(at).cast::<T>().read_unaligned() }
     }
 
+    /// Writes an entry, its first eight octets with one store after the others.
+    pub fn post_first<T: IntoBytes + Immutable>(&self, position: u32, entry: &T) {
+        let Some((first, body)) = entry.as_bytes().split_first_chunk::<8>() else {
+            return;
+        };
+        let at = (position & self.mask) as usize * size_of::<T>();
+        // SAFETY: in bounds by construction and by the mask; entries start at multiples of their
+        // size, so the first eight octets are aligned.
+        unsafe {
+            let target = self.start.add(at);
+            std::ptr::copy_nonoverlapping(body.as_ptr(), target.add(first.len()), body.len());
+            let word = AtomicU64::from_ptr(target.cast());
+            word.store(u64::from_ne_bytes(*first), Ordering::Release);
+        }
+    }
+
     /// Writes an entry, its last eight octets with one store after the others.
     pub fn post<T: IntoBytes + Immutable>(&self, position: u32, entry: &T) {
         let Some((body, last)) = entry.as_bytes().split_last_chunk::<8>() else {

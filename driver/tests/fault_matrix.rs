@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair};
 use offload_api::sa::{Direction, KeyMaterial, SaHandle, SaParams, Spi, Suite};
 use sim::fault::{Fault, FaultPlan, FaultRule};
+use sim::qat::{QatConfig, RunningQat};
 use sim::{CardConfig, RunningCard};
 
 const FRAMES: u32 = 512;
@@ -165,18 +167,59 @@ fn gathered(done: &Done) -> Vec<u8> {
     octets
 }
 
-/// A card with a fault at one end of a tunnel, software at the other.
-fn suffer(rule: &FaultRule, number: usize) {
+/// What is to suffer.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Ipa,
+    Qat,
+}
+
+/// A device that runs as long as this lives.
+enum Running {
+    Ipa(RunningCard),
+    Qat(RunningQat),
+}
+
+impl Kind {
+    fn start(self, socket: &Path, faults: FaultPlan) -> Running {
+        match self {
+            Self::Ipa => {
+                let mut config = CardConfig::new(socket);
+                config.queues = 2;
+                config.faults = faults;
+                Running::Ipa(RunningCard::start(&config).unwrap())
+            }
+            Self::Qat => Running::Qat(
+                RunningQat::start(&QatConfig {
+                    faults,
+                    ..QatConfig::new(socket)
+                })
+                .unwrap(),
+            ),
+        }
+    }
+}
+
+impl Running {
+    fn stop(self) {
+        match self {
+            Self::Ipa(card) => card.stop().unwrap(),
+            Self::Qat(function) => function.stop().unwrap(),
+        }
+    }
+}
+
+/// A device with a fault at one end of a tunnel, software at the other.
+fn suffer(kind: Kind, rule: &FaultRule, number: usize) {
     let dir = tempfile::tempdir().unwrap();
     for direction in [Direction::Outbound, Direction::Inbound] {
-        let mut config = CardConfig::new(dir.path().join("card"));
-        config.queues = 2;
-        config.faults = FaultPlan::new(vec![rule.clone()], number as u64);
-        let card = RunningCard::start(&config).unwrap();
-        let address = format!("vfio-user:{}", config.socket.display());
+        let socket = dir.path().join("card");
+        let faults = FaultPlan::new(vec![rule.clone()], number as u64);
+        let card = kind.start(&socket, faults);
+        let address = format!("vfio-user:{}", socket.display());
         // A card that misbehaves from the first register on may not even open.
-        let opened = (0..20).find_map(|_| driver::open(&address.parse().unwrap()).ok());
-        let device = opened.map(|card| -> Arc<dyn Accelerator> { card });
+        let opened = (0..20).find_map(|_| driver::open_card(&address.parse().unwrap()).ok());
+        let device = opened.map(|card| card.accelerator());
         // A lie about an opened packet is seen by those that are done again only: here, all.
         let mut near = End::new(device, direction, 1);
         let opposite = match direction {
@@ -235,14 +278,14 @@ fn suffer(rule: &FaultRule, number: usize) {
         }
         near.end();
         assert_eq!(far.end(), 0);
-        card.stop().unwrap();
+        card.stop();
     }
 }
 
 fn every_fault(when: &str) {
     for (number, (fault, ..)) in Fault::ALL.iter().enumerate() {
         let rule: FaultRule = format!("{fault}={when}").parse().unwrap();
-        suffer(&rule, number);
+        suffer(Kind::Ipa, &rule, number);
     }
 }
 
@@ -259,4 +302,54 @@ fn every_fault_once_in_a_thousand() {
 #[test]
 fn every_fault_in_bursts() {
     every_fault("8x200");
+}
+
+/// The faults that a device without SAs, events and admin queue can have.
+const QAT_FAULTS: [Fault; 24] = [
+    Fault::DropCompletion,
+    Fault::DuplicateCompletion,
+    Fault::ReorderCompletion,
+    Fault::DelayCompletion,
+    Fault::ForgeSlot,
+    Fault::ForgeGeneration,
+    Fault::ForgeStatus,
+    Fault::ForgeBadIcv,
+    Fault::CorruptOutput,
+    Fault::CorruptPlain,
+    Fault::LoseDoorbell,
+    Fault::LateDoorbell,
+    Fault::LoseInterrupt,
+    Fault::DuplicateInterrupt,
+    Fault::StormInterrupt,
+    Fault::WrongVector,
+    Fault::Stall,
+    Fault::Hang,
+    Fault::VanishRegisters,
+    Fault::ResetItself,
+    Fault::StrayDma,
+    Fault::DropAnswer,
+    Fault::ForgeAnswerStatus,
+    Fault::BusError,
+];
+
+fn every_fault_of_a_qat(when: &str) {
+    for (number, fault) in QAT_FAULTS.into_iter().enumerate() {
+        let rule: FaultRule = format!("{fault}={when}").parse().unwrap();
+        suffer(Kind::Qat, &rule, number);
+    }
+}
+
+#[test]
+fn every_fault_of_a_qat_once_in_ten() {
+    every_fault_of_a_qat("1/10");
+}
+
+#[test]
+fn every_fault_of_a_qat_once_in_a_thousand() {
+    every_fault_of_a_qat("1/1000");
+}
+
+#[test]
+fn every_fault_of_a_qat_in_bursts() {
+    every_fault_of_a_qat("8x200");
 }

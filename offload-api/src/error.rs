@@ -93,6 +93,9 @@ pub enum Unsupported {
         /// What there is.
         max: u32,
     },
+    /// The device does no more than cryptography.
+    #[error("the device ciphers and hashes only: hw_offload = crypto is the most it does")]
+    Lookaside,
     /// A feature is missing.
     #[error("feature {feature:?} is not supported")]
     Feature {

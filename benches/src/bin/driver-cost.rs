@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use benches::counting::{Counting, allocations};
 use benches::null_card::NullCard;
+use benches::null_qat::NullQat;
 use driver::ipa::IpaCard;
+use driver::qat::QatCard;
 use offload_api::device::Accelerator;
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair};
@@ -30,26 +32,48 @@ struct Cost {
 }
 
 fn main() {
-    let card = NullCard::new().unwrap();
-    let transport = card.clone();
-    let connect = move || Ok(Box::new(transport.clone()) as _);
-    let ipa = IpaCard::open("null".to_owned(), Box::new(connect)).unwrap();
+    if std::env::args().nth(1).as_deref() == Some("qat") {
+        let function = NullQat::new().unwrap();
+        let transport = function.clone();
+        let connect = move || Ok(Box::new(transport.clone()) as _);
+        let qat = QatCard::open("null".to_owned(), vec![Box::new(connect)]).unwrap();
+        measure(&qat, &|| function.work());
+    } else {
+        let card = NullCard::new().unwrap();
+        let transport = card.clone();
+        let connect = move || Ok(Box::new(transport.clone()) as _);
+        let ipa = IpaCard::open("null".to_owned(), Box::new(connect)).unwrap();
+        measure(&ipa, &|| card.work());
+    }
+}
+
+/// An IPv4 packet of 64 octets.
+fn packet() -> [u8; 64] {
+    let mut packet = [0x5a; 64];
+    let header = [
+        0x45, 0, 0, 64, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ];
+    packet[..header.len()].copy_from_slice(&header);
+    packet
+}
+
+fn measure(device: &dyn Accelerator, work: &dyn Fn()) {
     let pool = FramePool::new(FramePoolConfig::default()).unwrap();
-    ipa.register_pool(&pool).unwrap();
-    let sa = ipa.install(&outbound()).unwrap();
-    let mut queue = ipa.open_queue(&QueueConfig::default()).unwrap();
+    device.register_pool(&pool).unwrap();
+    let sa = device.install(&outbound()).unwrap();
+    let mut queue = device.open_queue(&QueueConfig::default()).unwrap();
     let mut ops: Vec<Op> = (0..BURST)
         .map(|_| {
             let mut frame = pool.alloc().unwrap();
-            assert!(frame.fill(&[0x5a; 64]));
+            assert!(frame.fill(&packet()));
             op(sa, frame)
         })
         .collect();
     let mut done = Vec::with_capacity(BURST);
-    round(&card, &mut *queue, &mut ops, &mut done);
+    round(work, &mut *queue, &mut ops, &mut done);
     let before = allocations();
     let mut costs: [Cost; ROUNDS] =
-        std::array::from_fn(|_| round(&card, &mut *queue, &mut ops, &mut done));
+        std::array::from_fn(|_| round(work, &mut *queue, &mut ops, &mut done));
     let allocated = allocations() - before;
     let median = |of: fn(&Cost) -> f64, costs: &mut [Cost; ROUNDS]| {
         costs.sort_by(|a, b| of(a).total_cmp(&of(b)));
@@ -72,7 +96,7 @@ fn main() {
 
 /// One round: frames of completions go into the next operations, as in a forwarder.
 fn round(
-    card: &NullCard,
+    work: &dyn Fn(),
     queue: &mut dyn QueuePair,
     ops: &mut Vec<Op>,
     done: &mut Vec<Done>,
@@ -84,12 +108,14 @@ fn round(
         assert_eq!(queue.enqueue(ops).unwrap(), BURST);
         queue.kick().unwrap();
         let kicked = Instant::now();
-        card.work();
+        work();
         let completed = Instant::now();
         assert_eq!(queue.dequeue(done, BURST).unwrap(), BURST);
         let end = Instant::now();
-        ops.extend(done.drain(..).map(|done| {
+        ops.extend(done.drain(..).map(|mut done| {
             assert!(done.status.is_ok());
+            // A device without a protocol has the host put one around the packet.
+            assert!(done.frame.fill(&packet()));
             op(done.sa, done.frame)
         }));
         enqueue += kicked - begin;

@@ -9,6 +9,7 @@ use nix::sys::signal::{SigSet, Signal};
 use sim::fault::{Fault, FaultPlan, FaultRule};
 use sim::inline::InlineConfig;
 use sim::port::PortSpec;
+use sim::qat::{Generation, QatConfig, SimulatedQat};
 use sim::{CardConfig, SimulatedCard};
 
 use crate::failure::{Failure, Outcome};
@@ -26,6 +27,10 @@ pub(crate) struct Arguments {
     /// Unix socket to listen on.
     #[arg(long, value_name = "PATH", required_unless_present = "list_faults")]
     socket: Option<PathBuf>,
+    /// What to be. A QAT function does ciphers and hashes only, and takes nothing but a socket, functions
+    /// and faults.
+    #[arg(long, value_enum, default_value_t = Model::Ipa)]
+    model: Model,
     /// Functions of the card, 1 to 16: the first listens at PATH, the others at PATH.1, PATH.2, …,
     /// each with an equal share of SAs and queue pairs.
     #[arg(long, default_value_t = 1)]
@@ -69,6 +74,17 @@ pub(crate) struct Arguments {
     output: OutputArguments,
 }
 
+/// A device that can be simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Model {
+    /// The ipa IPsec accelerator.
+    Ipa,
+    /// A virtual function of an Intel QAT 4xxx.
+    QatGen4,
+    /// An Intel virtual QAT.
+    Vqat,
+}
+
 pub(crate) fn run(arguments: Arguments) -> Outcome {
     let Some(socket) = arguments.socket.filter(|_| !arguments.list_faults) else {
         return list_faults(&arguments.output);
@@ -101,6 +117,14 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     ending.add(Signal::SIGINT);
     ending.add(Signal::SIGTERM);
     ending.thread_block().context("cannot block signals")?;
+    let generation = match arguments.model {
+        Model::Ipa => None,
+        Model::QatGen4 => Some(Generation::Gen4),
+        Model::Vqat => Some(Generation::Virtual),
+    };
+    if let Some(generation) = generation {
+        return serve_qat(&config, generation, ending);
+    }
     let card = SimulatedCard::bind(&config)?;
     let stop = card.stop_handle();
     std::thread::Builder::new()
@@ -115,6 +139,43 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     // A socket without a listener only misleads.
     for function in 0..config.functions {
         let _ = std::fs::remove_file(config.function_socket(function));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Serves QAT functions until a signal comes.
+fn serve_qat(config: &CardConfig, generation: Generation, ending: SigSet) -> Outcome {
+    let sockets: Vec<_> = (0..config.functions)
+        .map(|function| config.function_socket(function))
+        .collect();
+    let functions = sockets.iter().map(|socket| {
+        let faults = config.faults.clone();
+        let function = QatConfig {
+            generation,
+            faults,
+            ..QatConfig::new(socket)
+        };
+        SimulatedQat::bind(&function)
+    });
+    let functions: Result<Vec<_>, _> = functions.collect();
+    let functions = functions?;
+    let stops: Vec<_> = functions.iter().map(SimulatedQat::stop_handle).collect();
+    let threads = functions.into_iter().map(|function| {
+        let thread = std::thread::Builder::new().name("qat-bus".to_owned());
+        thread.spawn(move || function.run())
+    });
+    let threads = threads.collect::<Result<Vec<_>, _>>()?;
+    tracing::info!(?generation, functions = sockets.len(), "a QAT listens");
+    let signalled = ending.wait();
+    stops.iter().for_each(|stop| stop.stop());
+    for thread in threads {
+        if let Ok(result) = thread.join() {
+            result?;
+        }
+    }
+    signalled.context("cannot wait for signals")?;
+    for socket in sockets {
+        let _ = std::fs::remove_file(socket);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -67,43 +67,32 @@ pub struct KnownCard {
     pub device: u16,
     /// What it is.
     pub name: &'static str,
-    /// Whether [`crate::open`] drives it.
+    /// Whether [`crate::open_card`] drives it.
     pub driven: bool,
 }
 
-/// Kinds of cards that this project knows.
-pub const KNOWN_CARDS: [KnownCard; 4] = [
-    KnownCard {
-        vendor: VENDOR_ID,
-        device: DEVICE_ID,
-        name: "ipa IPsec accelerator",
-        driven: true,
-    },
-    KnownCard {
-        vendor: 0x8086,
-        device: 0x4941,
-        name: "Intel QAT 4xxx virtual function",
-        driven: false,
-    },
-    KnownCard {
-        vendor: 0x8086,
-        device: 0x0da5,
-        name: "Intel virtual QAT",
-        driven: false,
-    },
-    KnownCard {
-        vendor: 0x8086,
-        device: 0x37c9,
-        name: "Intel QAT C62x virtual function",
-        driven: false,
-    },
-];
+/// The card that this project is about.
+const IPA: KnownCard = KnownCard {
+    vendor: VENDOR_ID,
+    device: DEVICE_ID,
+    name: "ipa IPsec accelerator",
+    driven: true,
+};
+
+/// The kinds of cards that this project knows.
+fn known_cards() -> impl Iterator<Item = KnownCard> {
+    let qats = qat_regs::KNOWN_DEVICES.iter().map(|known| KnownCard {
+        vendor: qat_regs::VENDOR_ID,
+        device: known.device,
+        name: known.name,
+        driven: crate::qat::drives(known.generation),
+    });
+    std::iter::once(IPA).chain(qats)
+}
 
 /// The kind of card with these ids.
-pub fn known_card(vendor: u16, device: u16) -> Option<&'static KnownCard> {
-    KNOWN_CARDS
-        .iter()
-        .find(|card| (card.vendor, card.device) == (vendor, device))
+pub fn known_card(vendor: u16, device: u16) -> Option<KnownCard> {
+    known_cards().find(|card| (card.vendor, card.device) == (vendor, device))
 }
 
 /// A question to the PCI bus, or a change of it, failed.

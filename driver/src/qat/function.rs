@@ -13,6 +13,7 @@ use qat_regs::pfvf::{self, kind};
 use qat_regs::{Generation, MISC_BAR, RING_BAR, known_device};
 use vfio_user::message::REGION_CONFIG;
 
+use super::inspect::PairReport;
 use super::ring::Pulse;
 use super::session::EXTRA;
 use crate::bar::Registers;
@@ -85,7 +86,7 @@ impl Function {
         let known = known_device(vendor, device).ok_or_else(|| DeviceError::Protocol {
             what: format!("PCI id {vendor:04x}:{device:04x} is no QAT that this driver knows"),
         })?;
-        if known.generation == Generation::Gen2 {
+        if !super::drives(known.generation) {
             return Err(DeviceError::Protocol {
                 what: format!("{}: this driver drives Gen4 and virtual QATs", known.name),
             });
@@ -304,6 +305,20 @@ impl Function {
         let bit = 1 << self.layout.response_ring(pair.ring);
         let enable = self.at(pair, csr::INTERRUPT_FLAG_AND_ENABLE);
         self.interrupts() && self.write_posted(enable, bit).is_ok()
+    }
+
+    /// What a ring pair's registers say.
+    pub(super) fn look(&self, pair: Pair) -> Result<PairReport, DeviceError> {
+        let responses = self.layout.response_ring(pair.ring);
+        let read = |ring, register| self.read(self.ring_at(pair, ring, register));
+        Ok(PairReport {
+            bundle: pair.bundle,
+            served: self.read(self.at(pair, csr::ARBITER))? & 1 << pair.ring != 0,
+            request_head: read(pair.ring, csr::HEAD)?,
+            request_tail: read(pair.ring, csr::TAIL)?,
+            response_head: read(responses, csr::HEAD)?,
+            response_tail: read(responses, csr::TAIL)?,
+        })
     }
 
     pub(super) fn watch_over(&self, pulse: &Arc<Pulse>) {

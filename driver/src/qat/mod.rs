@@ -7,6 +7,7 @@
 
 mod function;
 mod hmac;
+mod inspect;
 mod life;
 mod queue;
 mod ring;
@@ -28,6 +29,7 @@ use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage, Suite};
 use crate::counters::add;
 use crate::transport::Transport;
 use function::{MAX_DEPTH, lock};
+pub use inspect::{FunctionReport, PairReport, QatReport};
 use life::{Life, MAX_SAS};
 
 /// Largest packet in octets, sealed.
@@ -69,6 +71,11 @@ impl QatCard {
         let life = self.life.read().unwrap_or_else(PoisonError::into_inner);
         life.clone()
     }
+}
+
+/// Whether this drives a generation.
+pub(crate) fn drives(generation: qat_regs::Generation) -> bool {
+    generation != qat_regs::Generation::Gen2
 }
 
 fn connect_all(connect: &[Connector]) -> Result<Vec<Box<dyn Transport>>, DeviceError> {

@@ -8,9 +8,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use driver::DeviceAddress;
 use driver::ipa::IpaCard;
 use driver::transport::user::CONNECTION;
+use driver::{Card, DeviceAddress};
 use esp::engine::{SoftwareConfig, SoftwareEngine};
 use offload_api::cache::CacheWriter;
 use offload_api::device::{Accelerator, Health};
@@ -33,8 +33,8 @@ const RETRY: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::fr
 /// The engines.
 pub(crate) struct Devices {
     pub(crate) failover: Failover,
-    /// The card itself, under its failover.
-    card: Option<Arc<IpaCard>>,
+    /// The device itself, under its failover.
+    card: Option<Card>,
     /// The life of the card whose connection the service manager holds; 0 for none.
     kept_life: u64,
     stop: Arc<AtomicBool>,
@@ -70,7 +70,7 @@ impl Devices {
                 let (card, attached) = open_card(address, kept.rest()).with_context(|| {
                     format!("accelerator {address} (use device = \"software\" to go without)")
                 })?;
-                let info = card.info();
+                let info = card.accelerator().info();
                 tracing::info!(
                     name = info.name,
                     product = info.product,
@@ -78,11 +78,14 @@ impl Devices {
                     "accelerator opened"
                 );
                 // What was attached to is held already.
-                kept_life = if attached { card.lives() } else { 0 };
+                kept_life = match card.ipa() {
+                    Some(card) if attached => card.lives(),
+                    _ => 0,
+                };
                 Some(card)
             }
         };
-        let primary = card.clone().map(|card| card as Arc<dyn Accelerator>);
+        let primary = card.as_ref().map(Card::accelerator);
         let failover = Failover::new(primary, Arc::new(software), Arc::new(cache), config);
         let mut adopted = failover.adopt().unwrap_or_else(|error| {
             tracing::error!(%error, "the accelerator failed while its SAs were taken up");
@@ -112,7 +115,10 @@ impl Devices {
 
     /// Has the service manager hold the card's connection, once for each life of the card.
     pub(crate) fn keep(&mut self) {
-        let Some(card) = &self.card else { return };
+        // What a QAT has of an SA is its driver's: there is nothing to go on with.
+        let Some(card) = self.card.as_ref().and_then(Card::ipa) else {
+            return;
+        };
         let life = card.lives();
         if life == self.kept_life {
             return;
@@ -149,6 +155,9 @@ impl Devices {
             .card
             .as_ref()
             .ok_or("there is no card, only software")?;
+        let card = card
+            .ipa()
+            .ok_or("a QAT has no queues and SAs of its own: `devices` tells all there is")?;
         match name {
             Some(name) if name != card.info().name => {
                 Err(format!("no card {name:?}; there is {:?}", card.info().name))
@@ -232,12 +241,12 @@ fn take_over(fd: OwnedFd) -> Option<CacheWriter> {
 fn open_card(
     address: &DeviceAddress,
     kept: Vec<(String, OwnedFd)>,
-) -> Result<(Arc<IpaCard>, bool), DeviceError> {
+) -> Result<(Card, bool), DeviceError> {
     if !kept.is_empty() {
         match driver::attach(address, kept) {
             Ok(card) => {
                 tracing::info!(%address, "the accelerator was never let go of");
-                return Ok((card, true));
+                return Ok((Card::Ipa(card), true));
             }
             Err(error) => {
                 tracing::warn!(%error, "the accelerator is opened anew");
@@ -246,7 +255,7 @@ fn open_card(
             }
         }
     }
-    Ok((driver::open(address)?, false))
+    Ok((driver::open_card(address)?, false))
 }
 
 /// Notices a lost device without traffic, and brings it back.

@@ -14,12 +14,15 @@ use std::time::{Duration, Instant};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 use qat_regs::csr::{self, Layout};
+use qat_regs::message::EMPTY;
 use qat_regs::pfvf;
 use qat_regs::{Generation, MISC_BAR, RING_BAR};
 use sim::fault::FaultPlan;
 use sim::qat::{Counters, HostMemory, Vf};
 
 const HUGE_PAGE: u64 = 2 << 20;
+/// A bit of a ring's configuration that nobody reads.
+const SEEN: u32 = 1 << 31;
 /// How long the bridge looks on without a pause after there was something to do.
 const KEEN: Duration = Duration::from_millis(2);
 
@@ -123,31 +126,19 @@ impl Bridge {
     fn look(&mut self, number: u32) -> bool {
         let first = self.layout.bundle * u64::from(number);
         let requests = self.layout.rings / 2;
-        let mut any = false;
         let arbiter = self.get(0, first + csr::ARBITER);
         let mut shadow = self.shadows[number as usize].clone();
-        if arbiter != shadow.arbiter {
-            let begins = arbiter & !shadow.arbiter;
-            for ring in (0..requests).filter(|ring| begins & 1 << ring != 0) {
-                for ring in [ring, self.layout.response_ring(ring)] {
-                    let at = u64::from(ring) * 4;
-                    for register in [
-                        self.layout.base_low,
-                        self.layout.base_high,
-                        self.layout.config,
-                    ] {
-                        let value = self.get(0, first + register + at);
-                        self.vf.write(RING_BAR, first + register + at, value);
-                    }
-                    self.put(0, first + csr::HEAD + at, 0);
-                    self.put(0, first + csr::TAIL + at, 0);
-                }
+        let mut any = false;
+        for ring in (0..requests).filter(|ring| arbiter & 1 << ring != 0) {
+            if self.get(0, first + self.layout.config + u64::from(ring) * 4) & SEEN == 0 {
+                self.begin(first, ring);
+                shadow = Shadow::default();
+                any = true;
             }
+        }
+        if arbiter != shadow.arbiter {
             self.vf.write(RING_BAR, first + csr::ARBITER, arbiter);
-            shadow = Shadow {
-                arbiter,
-                ..Shadow::default()
-            };
+            shadow.arbiter = arbiter;
             any = true;
         }
         for ring in (0..requests).filter(|ring| arbiter & 1 << ring != 0) {
@@ -166,6 +157,35 @@ impl Bridge {
         }
         self.shadows[number as usize] = shadow;
         any
+    }
+
+    /// A ring pair that was set up, perhaps for another time: whoever does writes its configuration, and
+    /// this has left a mark there that is gone then.
+    fn begin(&mut self, first: u64, ring: u32) {
+        let base = |this: &Self, ring: u64| {
+            let low = this.get(0, first + this.layout.base_low + ring * 4);
+            let high = this.get(0, first + this.layout.base_high + ring * 4);
+            (u64::from(high) << 32 | u64::from(low)) << this.layout.base_shift
+        };
+        // The tail may still be an earlier pair's: it counts once there is a request.
+        let mut word = [0; 4];
+        let requests = base(self, ring.into());
+        if self.memory.read(requests, &mut word) && word == [EMPTY; 4] {
+            self.put(0, first + csr::TAIL + u64::from(ring) * 4, 0);
+        } else {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for ring in [ring, self.layout.response_ring(ring)] {
+            let at = u64::from(ring) * 4;
+            let config = self.layout.config;
+            for register in [self.layout.base_low, self.layout.base_high, config] {
+                let value = self.get(0, first + register + at);
+                self.vf.write(RING_BAR, first + register + at, value);
+            }
+            let marked = self.get(0, first + config + at) | SEEN;
+            self.put(0, first + config + at, marked);
+            self.put(0, first + csr::HEAD + at, 0);
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 //! `esplanade device inspect`.
 
 use anyhow::Context;
-use driver::DeviceAddress;
 use driver::ipa::inspect::{Inspection, PortReport, QueueReport, SaReport};
+use driver::qat::QatReport;
+use driver::{Card, DeviceAddress};
 use serde_json::json;
 
-use super::{carried_by_daemon, open, or_dash, parse_address};
+use super::{carried_by_daemon, open_card, or_dash, parse_address};
 use crate::daemon::{ANSWER, DaemonArguments};
 use crate::failure::{Failure, Outcome};
 use crate::output::{facts, table};
@@ -28,21 +29,88 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
-    let inspection = inspect(&arguments.daemon, &arguments.address)?;
-    arguments
-        .daemon
-        .show(&json!(inspection), || show(&inspection))
+    let daemon = &arguments.daemon;
+    match look(daemon, &arguments.address)? {
+        Looked::Ipa(inspection) => daemon.show(&json!(inspection), || show(&inspection)),
+        Looked::Qat(report) => daemon.show(&json!(report), || show_qat(&report)),
+    }
 }
 
-/// What a card tells, asked through the daemon when that has it.
-pub(super) fn inspect(
-    daemon: &DaemonArguments,
-    address: &DeviceAddress,
-) -> Result<Inspection, Failure> {
+/// What a device tells of itself.
+pub(super) enum Looked {
+    /// An ipa card.
+    Ipa(Box<Inspection>),
+    /// QAT functions.
+    Qat(QatReport),
+}
+
+/// Looks into whatever is there.
+pub(super) fn look(daemon: &DaemonArguments, address: &DeviceAddress) -> Result<Looked, Failure> {
     if carried_by_daemon(daemon, address).is_some() {
-        return through_daemon(daemon, address);
+        return Ok(Looked::Ipa(Box::new(through_daemon(daemon, address)?)));
     }
-    Ok(open(address)?.inspect()?)
+    match open_card(address)? {
+        Card::Ipa(card) => Ok(Looked::Ipa(Box::new(card.inspect()?))),
+        Card::Qat(card) => Ok(Looked::Qat(card.inspect()?)),
+    }
+}
+
+fn show_qat(report: &QatReport) -> String {
+    let mut parts = vec![facts(qat_identity(report))];
+    let pairs = report.functions.iter().flat_map(|function| {
+        function.pairs.iter().map(|pair| {
+            vec![
+                function.number.to_string(),
+                pair.bundle.to_string(),
+                if pair.served { "yes" } else { "no" }.to_owned(),
+                format!("{:#x}", pair.request_head),
+                format!("{:#x}", pair.request_tail),
+                format!("{:#x}", pair.response_head),
+                format!("{:#x}", pair.response_tail),
+            ]
+        })
+    });
+    let headers = [
+        "FUNCTION",
+        "BUNDLE",
+        "SERVED",
+        "REQUEST HEAD",
+        "TAIL",
+        "RESPONSE HEAD",
+        "TAIL",
+    ];
+    parts.push(table(&headers, pairs.collect(), "no ring pairs"));
+    parts.join("\n\n")
+}
+
+/// Who a QAT is and what it can do.
+pub(super) fn qat_identity(report: &QatReport) -> Vec<(String, String)> {
+    let mut rows = vec![
+        ("address".to_owned(), report.address.clone()),
+        ("product".to_owned(), report.product.clone()),
+        ("driver".to_owned(), report.driver.clone()),
+        ("health".to_owned(), report.health.clone()),
+        ("offload".to_owned(), "crypto".to_owned()),
+        ("suites".to_owned(), report.suites.join(" ")),
+    ];
+    for function in &report.functions {
+        let interrupts = if function.interrupts {
+            "interrupts"
+        } else {
+            "polled"
+        };
+        let health = function.lost.as_deref().unwrap_or("ok");
+        rows.push((
+            format!("function {}", function.number),
+            format!(
+                "{} ({}), {} ring pairs, {interrupts}, {health}",
+                function.product,
+                function.generation,
+                function.pairs.len()
+            ),
+        ));
+    }
+    rows
 }
 
 /// What the daemon's card tells.

@@ -13,9 +13,9 @@ mod unbind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use driver::DeviceAddress;
 use driver::ipa::IpaCard;
 use driver::pci::{Host, PciError};
+use driver::{Card, DeviceAddress};
 use offload_api::error::DeviceError;
 use serde_json::Value as Json;
 
@@ -101,13 +101,23 @@ fn pci_failure(error: PciError) -> Failure {
     }
 }
 
-/// Opens a card that nobody else has.
-pub(crate) fn open(address: &DeviceAddress) -> Result<Arc<IpaCard>, Failure> {
-    driver::open(address).map_err(|error| match error {
+/// Opens a device that nobody else has.
+pub(crate) fn open_card(address: &DeviceAddress) -> Result<Card, Failure> {
+    driver::open_card(address).map_err(|error| match error {
         DeviceError::Gone { .. } => Failure::no_device(error),
         DeviceError::Host { .. } => Failure::refused(error),
         error => error.into(),
     })
+}
+
+/// Opens an ipa card that nobody else has.
+pub(crate) fn open(address: &DeviceAddress) -> Result<Arc<IpaCard>, Failure> {
+    match open_card(address)? {
+        Card::Ipa(card) => Ok(card),
+        Card::Qat(_) => Err(Failure::usage(anyhow::anyhow!(
+            "{address} is a QAT: it has no queues and SAs of its own to look into"
+        ))),
+    }
 }
 
 /// How many SAs a daemon's card carries; nothing where no daemon answers, or it has another card.

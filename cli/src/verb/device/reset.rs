@@ -6,10 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use driver::DeviceAddress;
-use offload_api::device::Accelerator;
 use serde_json::json;
 
-use super::{carried_by_daemon, open, parse_address};
+use super::{carried_by_daemon, open_card, parse_address};
 use crate::daemon::{ANSWER, DaemonArguments};
 use crate::failure::{Failure, Outcome};
 use crate::vici::Section;
@@ -44,7 +43,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         }
         None => {
             // Nobody else has it, and opening has emptied it.
-            let card = open(address)?;
+            let card = open_card(address)?.accelerator();
             card.reset()?;
             let sas = card.counters().sas;
             if sas != 0 {

@@ -5,7 +5,7 @@ use driver::DeviceAddress;
 use driver::pci::{Host, PciFunction};
 use serde_json::json;
 
-use super::inspect::{identity, inspect};
+use super::inspect::{Looked, identity, look, qat_identity};
 use super::{or_dash, parse_address, pci_failure, with_address};
 use crate::daemon::DaemonArguments;
 use crate::failure::Outcome;
@@ -29,7 +29,13 @@ pub(super) fn run(arguments: &Arguments, host: &Host) -> Outcome {
             arguments.daemon.show(&json, || show(&function))
         }
         address => {
-            let card = inspect(&arguments.daemon, address)?;
+            let card = match look(&arguments.daemon, address)? {
+                Looked::Ipa(card) => card,
+                Looked::Qat(report) => {
+                    let daemon = &arguments.daemon;
+                    return daemon.show(&json!(report), || facts(qat_identity(&report)));
+                }
+            };
             let json = json!({
                 "address": card.address,
                 "product": card.product,

@@ -17,7 +17,8 @@ use super::reconcile::cookie;
 use super::route::{Place, Route};
 use super::{OffloadLevel, Placement, Shared, lock};
 use crate::cache::{CacheSlot, SaState};
-use crate::error::{Advice, DeviceError, InstallError, SaError};
+use crate::capability::Features;
+use crate::error::{Advice, DeviceError, InstallError, SaError, Unsupported};
 use crate::event::Engine;
 use crate::queue::Status;
 use crate::replay::{ReplaySnapshot, ReplayWindow, Verdict, WINDOW_MAX};
@@ -195,7 +196,12 @@ impl Sa {
         }
         let life = shared.life();
         let installed = shared.with_device(life, |primary| {
-            primary.capabilities().check(&params)?;
+            let capabilities = primary.capabilities();
+            let whole = !capabilities.features.contains(Features::LOOKASIDE);
+            if self.level == OffloadLevel::Packet && !whole {
+                return Err(Unsupported::Lookaside.into());
+            }
+            capabilities.check(&params)?;
             primary.install_as(&params, cookie(self.slot))
         });
         match installed {

@@ -105,6 +105,7 @@ fn capabilities(life: &Life) -> Capabilities {
         max_queues: life.max_queues() as u16,
         max_depth: MAX_DEPTH,
         max_packet: MAX_PACKET,
+        max_gather: 1,
     }
 }
 

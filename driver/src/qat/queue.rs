@@ -186,6 +186,12 @@ impl Inner {
         let Some(pool) = pool else {
             return ring.refuse(refused(op, Status::DmaFault));
         };
+        if op.frame.is_chained() {
+            return ring.refuse(refused(op, Status::BadGather));
+        }
+        if op.frame.len() > super::MAX_PACKET as usize {
+            return ring.refuse(refused(op, Status::BadLength));
+        }
         if let Err((op, status)) = start(ring, entry, op, pool, iv, now) {
             entry.state().count_error(status);
             ring.refuse(refused(op, status));

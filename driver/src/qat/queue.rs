@@ -45,6 +45,7 @@ pub(super) struct Inner {
 pub(super) struct QatQueue {
     life: Arc<Life>,
     number: usize,
+    is_shut: bool,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -83,6 +84,7 @@ impl QatQueue {
         Ok(Self {
             life,
             number,
+            is_shut: false,
             inner,
         })
     }
@@ -253,9 +255,7 @@ impl Inner {
             let mut icv = [0; super::session::EXTRA as usize];
             ring.first_extra().read(&mut icv);
             let Some(flight) = ring.pop() else { break };
-            let Some((done, octets)) = land(flight, status, entry, &icv, now) else {
-                continue;
-            };
+            let (done, octets) = land(flight, status, entry, &icv, now);
             let inbound = entry
                 .is_some_and(|entry| entry.transform.framing.direction() == Direction::Inbound);
             match (done.status.is_ok(), inbound) {
@@ -414,7 +414,7 @@ fn land(
     entry: Option<&Entry<Session>>,
     own: &[u8],
     now: Instant,
-) -> Option<(Done, u64)> {
+) -> (Done, u64) {
     let place = Place {
         esp: flight.esp,
         sequence: flight.sequence,
@@ -427,10 +427,7 @@ fn land(
             match frame.complete(offset, len) {
                 Ok(frame) => (frame, true),
                 // The extent was the frame's own, so this is not reached.
-                Err(frame) => match frame.release() {
-                    Some(frame) => (frame, true),
-                    None => return None,
-                },
+                Err(frame) => (frame.release(), true),
             }
         }
     };
@@ -473,7 +470,7 @@ fn land(
         sequence,
         next_header,
     };
-    Some((done, octets))
+    (done, octets)
 }
 
 /// What an operation knows of its packet.
@@ -573,7 +570,23 @@ impl QueuePair for QatQueue {
         self.lock().in_flight()
     }
 
-    fn close(self: Box<Self>) -> Vec<Done> {
+    fn close(mut self: Box<Self>) -> Vec<Done> {
+        self.shut()
+    }
+}
+
+impl Drop for QatQueue {
+    fn drop(&mut self) {
+        if !self.is_shut {
+            // One that is forgotten must not cost its frames, nor its number.
+            drop(self.shut());
+        }
+    }
+}
+
+impl QatQueue {
+    fn shut(&mut self) -> Vec<Done> {
+        self.is_shut = true;
         let home = self.lock().close();
         self.life.put_queue(self.number);
         home

@@ -299,6 +299,40 @@ mod tests {
         }
     }
 
+    /// S113 to S118: suites by name, for ECDSA alone; PRIME for IKEv2 alone.
+    #[test]
+    fn suites_are_named_and_kept_to() {
+        let with = |suite: &str, version: u8, auth: &str| {
+            let config = GOOD
+                .replace("aes256gcm16-prfsha384-x25519", suite)
+                .replace("aes256gcm16-esn", suite)
+                .replace("version = 2", &format!("version = {version}"))
+                .replace("\"psk\"", &format!("{auth:?}"));
+            config.parse::<Config>().unwrap_err().to_string()
+        };
+        for suite in [
+            "Suite-B-GCM-128",
+            "Suite-B-GCM-256",
+            "PRIME-128",
+            "PRIME-256",
+        ] {
+            let auth = if suite.ends_with("128") {
+                "ecdsa-256-sha256"
+            } else {
+                "ecdsa-384-sha384"
+            };
+            for other in ["psk", "rsa", "ed25519", "ecdsa-521-sha512"] {
+                let error = with(suite, 2, other);
+                assert!(error.contains(auth), "{suite}, {other}: {error}");
+            }
+            // With the right kind only a certificate is missing.
+            let error = with(suite, 2, auth);
+            assert!(error.contains("certs"), "{suite}: {error}");
+            let told = with(suite, 1, auth).contains("IKEv2 alone");
+            assert_eq!(told, suite.starts_with("PRIME"), "{suite}");
+        }
+    }
+
     #[test]
     fn garbage_is_refused() {
         for garbage in [

@@ -110,8 +110,14 @@ fn their_connection(a: &End, b: &End, ike: &str, esp: &str) -> String {
     )
 }
 
-/// Both begin in turn, and traffic passes.
-fn meet(root: &Holder, [a, b]: [&End; 2], (ike, esp): (&str, &str), charon: &str) {
+/// As [`meet_by`], with the same words for both.
+fn meet(root: &Holder, ends: [&End; 2], words: (&str, &str), charon: &str) {
+    meet_by(root, ends, [words, words], charon);
+}
+
+/// Both begin in turn, and traffic passes; proposals in our words and in strongSwan's.
+fn meet_by(root: &Holder, [a, b]: [&End; 2], [ours, theirs]: [(&str, &str); 2], charon: &str) {
+    let ike = ours.0;
     let directory = tempfile::tempdir().unwrap();
     let wire = Wire::new();
     let mut files = vec![("x509ca/root.pem", root.certificate.to_pem().unwrap())];
@@ -122,13 +128,13 @@ fn meet(root: &Holder, [a, b]: [&End; 2], (ike, esp): (&str, &str), charon: &str
             holder.key.private_key_to_pem_pkcs8().unwrap(),
         ));
     }
-    let theirs = their_connection(a, b, ike, esp);
+    let theirs = their_connection(a, b, theirs.0, theirs.1);
     let home = directory.path().join("b");
     let Some(b_gateway) = Gateway::strongswan_with(&wire.b, &home, &theirs, charon, &files) else {
         return;
     };
     let home = directory.path().join("a");
-    let ours = our_connection(&home, root, a, b, ike, esp);
+    let ours = our_connection(&home, root, a, b, ours.0, ours.1);
     let a_gateway = Gateway::ikev2d(&wire.a, &home, &ours);
     for (begins, ends) in [(&a_gateway, &b_gateway), (&b_gateway, &a_gateway)] {
         begins.swanctl(&["--initiate", "--child", "net"]);
@@ -191,21 +197,42 @@ fn ed25519() {
     meet(&root, [&a, &b], PLAIN, "");
 }
 
-/// S113, S114, S119: Suite B, with the ECDSA methods of RFC 4754 at a peer that does not know RFC 7427.
+/// S113 to S117, S119: Suite B and PRIME by name, with the ECDSA methods of RFC 4754 at a peer that does
+/// not know RFC 7427.
 #[test]
-fn suite_b_by_rfc_4754() {
+fn suites_by_name_and_rfc_4754() {
     let root = root();
-    for (curve, ike, esp) in [
+    let (p256, p384) = (Nid::X9_62_PRIME256V1, Nid::SECP384R1);
+    let charon = "signature_authentication = no";
+    for (name, curve, auth, theirs) in [
         (
-            Nid::X9_62_PRIME256V1,
-            "aes128-sha256-ecp256",
-            "aes128gcm16-ecp256",
+            "Suite-B-GCM-128",
+            p256,
+            "ecdsa-256-sha256",
+            ("aes128-sha256-ecp256", "aes128gcm16-ecp256"),
         ),
-        (Nid::SECP384R1, "aes256-sha384-ecp384", "aes256gcm16-ecp384"),
+        (
+            "Suite-B-GCM-256",
+            p384,
+            "ecdsa-384-sha384",
+            ("aes256-sha384-ecp384", "aes256gcm16-ecp384"),
+        ),
+        (
+            "PRIME-128",
+            p256,
+            "ecdsa-256-sha256",
+            ("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256"),
+        ),
+        (
+            "PRIME-256",
+            p384,
+            "ecdsa-384-sha384",
+            ("aes256gcm16-prfsha384-ecp384", "aes256gcm16-ecp384"),
+        ),
     ] {
-        let a = by_key(&root, "a.test", ec(curve), "ecdsa", "pubkey");
-        let b = by_key(&root, "b.test", ec(curve), "ecdsa", "pubkey");
-        meet(&root, [&a, &b], (ike, esp), "signature_authentication = no");
+        let a = by_key(&root, "a.test", ec(curve), auth, "pubkey");
+        let b = by_key(&root, "b.test", ec(curve), auth, "pubkey");
+        meet_by(&root, [&a, &b], [(name, name), theirs], charon);
     }
 }
 

@@ -21,6 +21,7 @@ mod ike_sa;
 mod keymat;
 pub mod proposal;
 mod sk;
+pub mod suite;
 pub mod ts;
 pub mod wire;
 

@@ -10,6 +10,7 @@ use ikev2d_crypto::name;
 use ikev2d_crypto::trust::{Revocation, Trust, TrustAnchors};
 use ikev2d_proto::config::{Identity, LocalAuth, RemoteAuth};
 use ikev2d_proto::credential::Hash;
+use ikev2d_proto::suite::Suite;
 use serde::Deserialize;
 
 use super::credentials::Credentials;
@@ -131,6 +132,25 @@ impl AuthSection {
     /// Whether it takes what RFC 8247 §3.2 says nobody should.
     pub(super) fn legacy(&self) -> bool {
         matches!(&self.auth.0, AuthSetting::PublicKey(policy) if policy.hashes.contains(&Hash::Sha1))
+    }
+
+    /// Suites by name are for ECDSA certificates of their own strength (RFC 6379 §3).
+    pub(super) fn check_suite(&self, suite: Suite) -> Result<(), String> {
+        let (bits, hash, name) = match suite.key_bits() {
+            128 => (256, Hash::Sha256, "ecdsa-256-sha256"),
+            _ => (384, Hash::Sha384, "ecdsa-384-sha384"),
+        };
+        let fits = match &self.auth.0 {
+            AuthSetting::SharedKey => false,
+            AuthSetting::PublicKey(policy) => {
+                policy.kind == KeyKind::Ecdsa && policy.bits >= bits && policy.hashes == [hash]
+            }
+        };
+        if fits {
+            Ok(())
+        } else {
+            Err(format!("{suite} authenticates by ECDSA: expected {name:?}"))
+        }
     }
 
     /// For our own end, with the identity that its certificate gives.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ikev2d_proto::config::{AddressPattern, Childless, Connection, Identity, SendCert, Unique};
 use ikev2d_proto::proposal::Proposal;
+use ikev2d_proto::suite::Suite;
 use serde::Deserialize;
 
 use super::auth::AuthSection;
@@ -180,6 +181,13 @@ impl ConnectionSection {
     /// What the types do not say: the setting that is wrong, and why.
     pub(crate) fn check(&self) -> Result<(), (String, String)> {
         let invalid = |key: String, what: String| Err((key, what));
+        let suites: Vec<Suite> = self.proposals.iter().filter_map(|p| p.0.1).collect();
+        if let Some(prime) = suites.iter().find(|suite| suite.is_prime())
+            && self.version == 1
+        {
+            let what = format!("{prime} is for IKEv2 alone: version = 2");
+            return invalid("version".to_owned(), what);
+        }
         if self.version != 2 {
             let what = "only IKEv2 (version = 2) is supported";
             return invalid("version".to_owned(), what.to_owned());
@@ -194,6 +202,10 @@ impl ConnectionSection {
         for (side, auth) in [("local", &self.local), ("remote", &self.remote)] {
             auth.check(side == "local")
                 .map_err(|(key, what)| (format!("{side}.{key}"), what))?;
+            for suite in &suites {
+                auth.check_suite(*suite)
+                    .map_err(|what| (format!("{side}.auth"), what))?;
+            }
             if auth.legacy() {
                 tracing::warn!(
                     side,

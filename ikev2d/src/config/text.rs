@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ikev2d_proto::config::{AddressPattern, SelectorConfig};
 use ikev2d_proto::proposal::Proposal;
+use ikev2d_proto::suite::Suite;
 use ikev2d_proto::ts::TrafficSelector;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
@@ -75,9 +76,9 @@ impl<'de, T: FromText> Deserialize<'de> for Text<T> {
     }
 }
 
-/// An IKE proposal.
+/// An IKE proposal, and the suite if it was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IkeProposal(pub Vec<Proposal>);
+pub struct IkeProposal(pub Vec<Proposal>, pub Option<Suite>);
 
 /// An ESP proposal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,10 +86,13 @@ pub struct EspProposal(pub Vec<Proposal>);
 
 impl FromText for IkeProposal {
     fn from_text(text: &str) -> Result<Self, String> {
+        if let Some(suite) = Suite::by_name(text) {
+            return Ok(Self(vec![suite.ike()], Some(suite)));
+        }
         match text {
-            "default" => Ok(Self(Proposal::ike_default())),
+            "default" => Ok(Self(Proposal::ike_default(), None)),
             text => Proposal::parse_ike(text)
-                .map(|p| Self(vec![p]))
+                .map(|p| Self(vec![p], None))
                 .map_err(|e| e.to_string()),
         }
     }
@@ -96,6 +100,9 @@ impl FromText for IkeProposal {
 
 impl FromText for EspProposal {
     fn from_text(text: &str) -> Result<Self, String> {
+        if let Some(suite) = Suite::by_name(text) {
+            return Ok(Self(vec![suite.esp()]));
+        }
         match text {
             "default" => Ok(Self(Proposal::esp_default())),
             text => Proposal::parse_esp(text)

@@ -11,6 +11,7 @@ mod mobility;
 mod restart;
 mod trap;
 
+use std::collections::HashSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub(crate) struct Daemon {
     loaded: loaded::Loaded,
     restarts: restart::Restarts,
     adoption: adoption::Adoption,
+    /// Child SAs that have routes.
+    routed: HashSet<ChildId>,
     traps: trap::Traps,
     mobility: mobility::Mobility,
     /// The policy has changed and the traps have not yet.
@@ -148,6 +151,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         loaded: loaded::Loaded::default(),
         restarts: restart::Restarts::default(),
         adoption: adoption::Adoption::new(adopted),
+        routed: HashSet::new(),
         traps: trap::Traps::default(),
         mobility: mobility::Mobility::default(),
         traps_due: false,
@@ -484,13 +488,18 @@ impl Daemon {
                             sa.path.remote.ip(),
                         )
                     });
-                if let Some((local, remote, peer)) = ends {
+                if let Some((local, remote, peer)) = ends
+                    && self.routed.insert(child)
+                {
                     self.routes.add(&local, &remote, peer).await;
                 }
             }
             Event::RetireChild { child } => {
                 self.note_traffic(child);
-                if let Some(sa) = self.installer.retire(child) {
+                // One that never got to send has no route, and must not take another's.
+                if let Some(sa) = self.installer.retire(child)
+                    && self.routed.remove(&child)
+                {
                     self.routes.remove(&sa.ts_remote).await;
                 }
             }

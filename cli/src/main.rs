@@ -34,6 +34,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Sas(verb::sas::Arguments),
+    Sa(verb::sa::Arguments),
     Conns(verb::conns::Arguments),
     Up(verb::up::Arguments),
     Down(verb::down::Arguments),
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         .init();
     let result = match arguments.verb {
         Verb::Sas(arguments) => verb::sas::run(&arguments),
+        Verb::Sa(arguments) => verb::sa::run(&arguments),
         Verb::Conns(arguments) => verb::conns::run(&arguments),
         Verb::Up(arguments) => verb::up::run(&arguments),
         Verb::Down(arguments) => verb::down::run(&arguments),

@@ -2,6 +2,7 @@
 //! The configuration: TOML whose keys are swanctl.conf's names.
 
 mod auth;
+mod cache;
 mod child;
 mod connection;
 mod credentials;
@@ -23,6 +24,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 pub use auth::{AuthSection, AuthSetting, RevocationSetting};
+pub use cache::CacheSection;
 pub use child::{ChildSection, CloseAction, DpdAction, HwOffload, Mode, StartAction};
 pub use connection::{ConnectionSection, SendCertSetting};
 pub use credentials::{AuthoritySection, Credentials};

@@ -37,6 +37,7 @@ use crate::kept::{self, Kept};
 use crate::keylog::KeyLog;
 use crate::net::{self, Sockets};
 use crate::plane::Plane;
+use crate::publication::{Place, Publication};
 use crate::routes::Routes;
 use crate::vici::lists::ChildFacts;
 use crate::vici::server::{self, Broadcast, Request};
@@ -60,6 +61,7 @@ pub(crate) struct Daemon {
     jobs: Pool,
     pub(crate) plane: Plane,
     pub(crate) devices: Devices,
+    publication: Publication,
     routes: Routes,
     sockets: Sockets,
     key_log: Option<KeyLog>,
@@ -87,13 +89,16 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let crypto = OpensslCrypto::new().context("the system gives no entropy")?;
     let sockets = Sockets::bind(section.port, section.nat_port)
         .context("IKE's sockets (CAP_NET_BIND_SERVICE is needed)")?;
+    let place = Place::take(section.sa_cache.socket(&section.vici_socket))?;
     let inline = section.dataplane == DataplaneSetting::Inline;
     let (devices, adopted) = Devices::open(
         &section.device,
         section.failover.config(),
+        section.sa_cache.capacity,
         Kept::inherit(),
         inline,
     )?;
+    let publication = Publication::start(place, &section.sa_cache, devices.failover.cache())?;
     let listener = server::listen(&section.vici_socket).context("control socket")?;
 
     let (ike_in, mut ike) = mpsc::channel::<Upcall>(BACKLOG);
@@ -141,6 +146,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         installer: Installer::new(devices.failover.clone(), plane.clone()),
         plane,
         devices,
+        publication,
         routes,
         sockets,
         key_log,
@@ -424,6 +430,7 @@ impl Daemon {
             }
         }
         self.look_for_moves(now);
+        self.publication.look_after(self.devices.failover.cache());
         self.waiters.expire(now);
         self.restart_due(now);
         self.retire_orphans(now);

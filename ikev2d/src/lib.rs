@@ -13,5 +13,6 @@ mod kept;
 mod keylog;
 mod net;
 mod plane;
+pub mod publication;
 mod routes;
 pub mod vici;

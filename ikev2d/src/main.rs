@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ikev2d::config::Config;
+use ikev2d::publication::PublishArguments;
 use tracing_subscriber::EnvFilter;
 
 /// IKE daemon that programs IPsec accelerators and falls back to software ESP.
@@ -30,10 +31,20 @@ struct Arguments {
     /// error, warn, info, debug or trace; the configuration's `daemon.log_level` otherwise.
     #[arg(long)]
     log_level: Option<String>,
+    #[command(flatten)]
+    publish: PublishArguments,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    match arguments.publish.run() {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ikev2d: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
     let filter = |level: &str| EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let config = match Config::read(&arguments.config) {
         Ok(config) => config,

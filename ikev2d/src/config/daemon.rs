@@ -7,7 +7,7 @@ use driver::DeviceAddress;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use super::FailoverSection;
+use super::{CacheSection, FailoverSection};
 
 /// The daemon itself.
 #[derive(Debug, Deserialize)]
@@ -19,6 +19,8 @@ pub struct DaemonSection {
     pub device: DeviceSetting,
     /// How far the accelerator is trusted.
     pub failover: FailoverSection,
+    /// The SA cache, and who may read it.
+    pub sa_cache: CacheSection,
     /// What moves packets.
     pub dataplane: DataplaneSetting,
     /// The TUN interface.
@@ -48,6 +50,7 @@ impl Default for DaemonSection {
             vici_socket: "/run/esplanade.vici".into(),
             device: DeviceSetting::Software,
             failover: FailoverSection::default(),
+            sa_cache: CacheSection::default(),
             dataplane: DataplaneSetting::Tun,
             tun: TunSection::default(),
             key_log: None,

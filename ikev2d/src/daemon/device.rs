@@ -21,8 +21,6 @@ use crate::config::DeviceSetting;
 use crate::kept::{self, Kept};
 use crate::vici::message::Section;
 
-/// SAs that the cache holds.
-const CACHE: u32 = 1 << 16;
 /// Between looks at the device.
 const WATCH: Duration = Duration::from_millis(5);
 /// Between comparisons of the device and the SA cache.
@@ -47,6 +45,7 @@ impl Devices {
     pub(crate) fn open(
         setting: &DeviceSetting,
         config: FailoverConfig,
+        capacity: u32,
         mut kept: Kept,
         adopts: bool,
     ) -> anyhow::Result<(Self, Vec<Adopted>)> {
@@ -55,7 +54,8 @@ impl Devices {
         let cache = match inherited {
             Some(cache) => cache,
             None => {
-                let cache = CacheWriter::create("esplanade-sa-cache", CACHE)?;
+                let cache = CacheWriter::create("esplanade-sa-cache", capacity)
+                    .context("daemon.sa_cache.capacity")?;
                 kept::keep(kept::CACHE, cache.fd());
                 cache
             }

@@ -197,6 +197,7 @@ impl SlotRecord {
             name @ ..,
             found,
         ] = data;
+        let name: &[u64; NAME_WORDS] = name;
         let generation = *head as u32;
         let free = Self {
             generation,
@@ -237,7 +238,7 @@ impl SlotRecord {
                 destination_port: (ports >> 16) as u16,
             }),
             owner: *owner,
-            name: SaName::from_words(name)?,
+            name: SaName::from_words(name),
             installed: *installed,
         };
         Some(Self {

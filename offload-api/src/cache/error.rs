@@ -2,6 +2,7 @@
 //! What can go wrong with the cache: one enum for each verb.
 
 use std::io;
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -75,6 +76,29 @@ pub enum OpenError {
     /// The system's word.
     #[error("cache memory: {0}")]
     System(#[from] io::Error),
+}
+
+/// No cache was found at a path.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// Nobody publishes a cache there, or who asks may not have it.
+    #[error("{}: {error}", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Somebody listens there and gave no cache.
+    #[error("{}: no SA cache was given (to this user)", path.display())]
+    Refused {
+        /// Where.
+        path: PathBuf,
+    },
+    /// What was given is no usable cache.
+    #[error(transparent)]
+    Open(OpenError),
 }
 
 /// The writer's place was not taken.

@@ -15,6 +15,7 @@ mod journal;
 mod layout;
 mod name;
 mod process;
+mod publish;
 mod reader;
 mod recovery;
 mod ring;
@@ -30,9 +31,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 pub use entry::{CacheEntry, CacheSlot, SaLabel, SaState};
-pub use error::{ClaimError, CreateError, InsertError, OpenError, ReadError, ReserveError};
+pub use error::{
+    ClaimError, ConnectError, CreateError, InsertError, OpenError, ReadError, ReserveError,
+};
 pub use name::SaName;
-pub use process::WriterIdentity;
+pub use process::{WriterIdentity, since_boot};
+pub use publish::Publisher;
 pub use reader::{CacheReader, CacheRecord, WriterStatus};
 pub use recovery::Recovery;
 pub use ring::{CacheEvent, CacheEventKind};

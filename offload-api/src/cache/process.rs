@@ -4,6 +4,8 @@
 use std::fs;
 use std::io;
 
+use rustix::time::{ClockId, clock_gettime};
+
 use super::layout::digest;
 use super::seqlock::{Word, read, write};
 
@@ -88,4 +90,12 @@ fn boot_id() -> io::Result<u128> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     u128::from_str_radix(&digits, 16).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// The clock of all times in the cache: nanoseconds since boot, sleep of the machine included.
+pub fn since_boot() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    (now.tv_sec as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(now.tv_nsec as u64)
 }

@@ -3,25 +3,32 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::entry::{CacheEntry, CacheSlot, SaKey, SaState, SlotRecord, placement, usage};
-use super::error::{OpenError, ReadError};
+use super::error::{ConnectError, OpenError, ReadError};
 use super::index::{Index, Unsettled};
 use super::layout::{
     DATA_WORDS, EVENTS_WRITTEN, GRANTED_END, GRANTED_END_INVERSE, Geometry, HEARTBEAT,
-    INDEX_VERSION, LAST_USE, LIVE, PLACEMENT, RECORD_WORDS, USAGE, USAGE_WORDS, WRITER,
+    INDEX_VERSION, LAST_USE, LIVE, PLACEMENT, RECORD_WORDS, SLOT_WORDS, USAGE, USAGE_WORDS, WRITER,
 };
 use super::process::WriterIdentity;
+use super::publish;
 use super::ring::{self, CacheEvent};
 use super::seqlock::{self, Torn};
 use super::shm;
 use crate::event::Engine;
 use crate::sa::{Direction, SaUsage, Spi};
 
-/// How often a read is tried again while the writer is at the entry. A write takes tens of
-/// nanoseconds, so this outlasts a preempted writer's time slice only by asking whether it lives.
-const TRIES: u32 = 1 << 14;
+/// How often a read is tried again at once while the writer is at the entry, which takes it tens of
+/// nanoseconds.
+const SPINS: u32 = 128;
+/// How long a reader waits for a writer that the system keeps from finishing; a hung one keeps one
+/// entry at most.
+const WAIT: Duration = Duration::from_millis(100);
+const NAP: Duration = Duration::from_micros(50);
 
 /// A read-only view of a cache.
 #[derive(Debug)]
@@ -73,6 +80,15 @@ impl CacheReader {
         })
     }
 
+    /// Opens the cache that is published at a path (see [`Publisher`](super::Publisher)), or whose
+    /// memory is there (`/proc/PID/fd/N`), without a word to its writer.
+    ///
+    /// # Errors
+    /// There is none, or not for this user.
+    pub fn open_path(path: &Path) -> Result<Self, ConnectError> {
+        Ok(Self::open(publish::open(path)?)?)
+    }
+
     /// SAs that fit.
     pub fn capacity(&self) -> u32 {
         self.file.geometry().capacity
@@ -90,7 +106,7 @@ impl CacheReader {
 
     /// How the writer is.
     pub fn writer(&self) -> WriterStatus {
-        let identity = (0..TRIES).find_map(|_| {
+        let identity = (0..SPINS).find_map(|_| {
             let record = self.map.words().get(WRITER)?;
             WriterIdentity::load(record)
         });
@@ -98,10 +114,15 @@ impl CacheReader {
             None => WriterStatus::None,
             Some(identity) if identity.pid == 0 => WriterStatus::None,
             Some(identity) if identity.is_alive() => {
-                WriterStatus::Alive(identity, self.word(HEARTBEAT))
+                WriterStatus::Alive(identity, self.heartbeat())
             }
             Some(identity) => WriterStatus::Dead(identity),
         }
+    }
+
+    /// When the writer last said that it lives, in nanoseconds since boot.
+    pub fn heartbeat(&self) -> u64 {
+        self.word(HEARTBEAT)
     }
 
     /// Reads the SA in a slot.
@@ -110,16 +131,19 @@ impl CacheReader {
     /// There is none, or it is being changed, abandoned or damaged.
     pub fn slot(&self, index: u32) -> Result<CacheRecord, ReadError> {
         let words = slot_words(self.map.words(), self.file.geometry(), index)?;
-        let mut tries = 0;
+        for _ in 0..SPINS {
+            match read_slot(words, index) {
+                Err(ReadError::Busy) => std::hint::spin_loop(),
+                result => return result,
+            }
+        }
+        let begin = Instant::now();
         loop {
             match read_slot(words, index) {
-                Err(ReadError::Busy) if tries < TRIES => {
-                    tries += 1;
-                    std::hint::spin_loop();
-                }
                 Err(ReadError::Busy) if matches!(self.writer(), WriterStatus::Dead(_)) => {
                     return Err(ReadError::Abandoned);
                 }
+                Err(ReadError::Busy) if begin.elapsed() < WAIT => std::thread::sleep(NAP),
                 result => return result,
             }
         }
@@ -245,13 +269,11 @@ pub(super) fn slot_words(
         })
 }
 
-/// The part of a slot that changes only with the SA, and its version.
-pub(super) fn read_record(words: &[AtomicU64], index: u32) -> Result<(u64, SlotRecord), ReadError> {
+/// The part of a slot that changes only with the SA.
+pub(super) fn read_record(words: &[AtomicU64], index: u32) -> Result<SlotRecord, ReadError> {
     let mut data = [0; DATA_WORDS];
     match seqlock::read(record_words(words), &mut data) {
-        Ok(version) => SlotRecord::decode(&data, index)
-            .map(|record| (version, record))
-            .ok_or(ReadError::Corrupt),
+        Ok(()) => SlotRecord::decode(&data, index).ok_or(ReadError::Corrupt),
         Err(Torn::Writing | Torn::Changed) => Err(ReadError::Busy),
     }
 }
@@ -261,49 +283,50 @@ pub(super) fn record_words(slot: &[AtomicU64]) -> &[AtomicU64] {
     slot.get(..RECORD_WORDS).unwrap_or_default()
 }
 
-/// The last number handed out. It is stored twice, the second time inverted: a flipped bit or a
-/// death between the two stores makes them differ, and then the larger is the one that can't lead
-/// to a number being used again.
-pub(super) fn granted_end(words: &[AtomicU64]) -> u64 {
-    let load = |index: usize| words.get(index).map(|word| word.load(Ordering::Acquire));
-    let (Some(end), Some(inverse)) = (load(GRANTED_END), load(GRANTED_END_INVERSE)) else {
-        return u64::MAX;
-    };
-    end.max(!inverse)
+/// The last number handed out, of the slot that these words are the data of. It is stored twice, the
+/// second time inverted: a flipped bit or a death between the two stores makes them differ, and then
+/// the larger is the one that can't lead to a number being used again.
+pub(super) fn granted_end(data: &[u64; SLOT_WORDS - 1]) -> u64 {
+    data[GRANTED_END - 1].max(!data[GRANTED_END_INVERSE - 1])
 }
 
-fn read_slot(words: &[AtomicU64], index: u32) -> Result<CacheRecord, ReadError> {
-    let (version, record) = read_record(words, index)?;
-    let entry = record.entry.ok_or(ReadError::NotFound)?;
-    let granted = match entry.direction {
-        Direction::Outbound => granted_end(words),
-        Direction::Inbound => 0,
-    };
-    let load = |index: usize| {
-        words
-            .get(index)
-            .map_or(0, |word| word.load(Ordering::Relaxed))
-    };
-    let placed = placement(load(PLACEMENT));
-    let mut counts = [0; USAGE_WORDS];
-    for (offset, value) in counts.iter_mut().enumerate() {
-        *value = load(USAGE + offset);
+/// All of a slot but its version.
+pub(super) fn slot_data(words: &[AtomicU64]) -> [u64; SLOT_WORDS - 1] {
+    let mut data = [0; SLOT_WORDS - 1];
+    for (value, word) in data.iter_mut().zip(words.iter().skip(1)) {
+        *value = word.load(Ordering::Acquire);
     }
-    let last_use = load(LAST_USE);
-    // The words above belong to the SA only if the slot has held it all the time.
-    if !seqlock::unchanged(words, version) {
+    data
+}
+
+/// What stands beside the record belongs to its SA while the record's version stays, so all is read
+/// as one; and at once, so that the memory is waited for once.
+fn read_slot(words: &[AtomicU64], index: u32) -> Result<CacheRecord, ReadError> {
+    let mut data = [0; SLOT_WORDS - 1];
+    if let Err(Torn::Writing | Torn::Changed) = seqlock::read(words, &mut data) {
         return Err(ReadError::Busy);
     }
+    let record = data
+        .first_chunk()
+        .and_then(|record| SlotRecord::decode(record, index))
+        .ok_or(ReadError::Corrupt)?;
+    let entry = record.entry.ok_or(ReadError::NotFound)?;
+    let placed = placement(data[PLACEMENT - 1]);
+    let mut counts = [0; USAGE_WORDS];
+    counts.copy_from_slice(&data[USAGE - 1..LAST_USE - 1]);
     Ok(CacheRecord {
         slot: CacheSlot {
             index,
             generation: record.generation,
         },
+        granted: match entry.direction {
+            Direction::Outbound => granted_end(&data),
+            Direction::Inbound => 0,
+        },
         entry,
         engine: placed.map(|(engine, _)| engine),
         state: placed.map(|(_, state)| state),
-        granted,
         usage: usage(counts),
-        last_use,
+        last_use: data[LAST_USE - 1],
     })
 }

@@ -8,7 +8,7 @@ use super::error::ReadError;
 use super::journal;
 use super::layout::{Geometry, USAGE};
 use super::process::WriterIdentity;
-use super::reader::{granted_end, read_record, record_words, slot_words};
+use super::reader::{granted_end, read_record, record_words, slot_data, slot_words};
 use super::seqlock;
 
 /// What a new writer found.
@@ -55,7 +55,7 @@ pub(super) fn recover_slot(
         return Recovered::free(0);
     };
     let damaged = match read_record(slot, index) {
-        Ok((_, record)) => return taken_over(slot, index, record, recovery),
+        Ok(record) => return taken_over(slot, index, record, recovery),
         Err(damaged) => damaged,
     };
     if damaged == ReadError::Busy
@@ -91,12 +91,11 @@ fn taken_over(
     };
     let handle = CacheSlot { index, generation };
     recovery.live.push((handle, entry.clone()));
+    let data = slot_data(slot);
     Recovered {
         generation,
         entry: Some(entry),
-        granted_end: granted_end(slot),
-        packets: slot
-            .get(USAGE)
-            .map_or(0, |word| word.load(Ordering::Relaxed)),
+        granted_end: granted_end(&data),
+        packets: data[USAGE - 1],
     }
 }

@@ -3,8 +3,10 @@
 
 use std::sync::atomic::Ordering;
 
+use super::entry::{SaState, placement};
 use super::layout::{CAPACITY_MAX, EVENT_WORDS, RING};
 use super::seqlock::Word;
+use crate::event::Engine;
 use crate::sa::Spi;
 
 /// Something that the writer noted for a post-mortem.
@@ -20,6 +22,14 @@ pub struct CacheEvent {
     pub sa: Option<(u32, Spi)>,
     /// A number that belongs to it: the last number of a grant, engine and state, the epoch.
     pub value: u64,
+}
+
+impl CacheEvent {
+    /// Of [`CacheEventKind::Moved`]: where the SA went, and how it is.
+    pub fn placement(&self) -> Option<(Engine, SaState)> {
+        let moved = self.kind == CacheEventKind::Moved;
+        placement(self.value).filter(|_| moved)
+    }
 }
 
 /// Kinds of [`CacheEvent`].

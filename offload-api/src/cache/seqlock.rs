@@ -59,8 +59,8 @@ pub(super) fn write<W: Word>(record: &[W], data: &[u64]) {
     version.store(writing.wrapping_add(1), Ordering::Release);
 }
 
-/// Reads a record into `data`, and gives its version.
-pub(super) fn read<W: Word>(record: &[W], data: &mut [u64]) -> Result<u64, Torn> {
+/// Reads a record into `data`, and whatever lies behind it as it was meanwhile.
+pub(super) fn read<W: Word>(record: &[W], data: &mut [u64]) -> Result<(), Torn> {
     let Some((version, body)) = record.split_first() else {
         return Err(Torn::Changed);
     };
@@ -71,18 +71,11 @@ pub(super) fn read<W: Word>(record: &[W], data: &mut [u64]) -> Result<u64, Torn>
     for (word, value) in body.iter().zip(data) {
         *value = word.load(Ordering::Relaxed);
     }
-    if unchanged(record, before) {
-        Ok(before)
+    // Pairs with the writer's fence.
+    W::fence(Ordering::Acquire);
+    if version.load(Ordering::Relaxed) == before {
+        Ok(())
     } else {
         Err(Torn::Changed)
     }
-}
-
-/// Whether a record is still at this version, after everything that was loaded before.
-pub(super) fn unchanged<W: Word>(record: &[W], version: u64) -> bool {
-    // Pairs with the writer's fence.
-    W::fence(Ordering::Acquire);
-    record
-        .first()
-        .is_some_and(|word| word.load(Ordering::Relaxed) == version)
 }

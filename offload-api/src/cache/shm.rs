@@ -8,12 +8,15 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FlockOperation, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::error::OpenError;
 use super::layout::{Geometry, HEADER, LAYOUT_HASH, LINE, MAGIC, VERSION, digest};
+
+/// Octets from which huge pages are asked for.
+const HUGE_FROM: usize = 64 << 20;
 
 /// A sealed memory file whose header has been checked.
 #[derive(Debug)]
@@ -197,7 +200,13 @@ impl Map {
         let mut options = MmapOptions::new();
         options.len(words * size_of::<u64>());
         let map = if writable {
-            options.map_raw(&file)?
+            let map = options.map_raw(&file)?;
+            // Look-ups go all over a large table. A system that has huge pages of shared memory for
+            // whoever asks (shmem_enabled = advise) gives them; no other is the worse for it.
+            if map.len() >= HUGE_FROM {
+                let _ = map.advise(Advice::HugePage);
+            }
+            map
         } else {
             options.map_raw_read_only(&file)?
         };

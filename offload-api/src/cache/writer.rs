@@ -5,8 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::time::{ClockId, clock_gettime};
-
 use super::entry::{CacheEntry, CacheSlot, SaState, SlotRecord, placement_word, usage_words};
 use super::error::{ClaimError, CreateError, InsertError, ReserveError};
 use super::index::Index;
@@ -15,7 +13,7 @@ use super::layout::{
     EVENTS_WRITTEN, GRANTED_END, GRANTED_END_INVERSE, Geometry, HEARTBEAT, LAST_USE, LIVE,
     PLACEMENT, USAGE, WRITER,
 };
-use super::process::WriterIdentity;
+use super::process::{WriterIdentity, since_boot};
 use super::reader::{index, read_record, record_words, slot_words, used_slots};
 use super::recovery::{Recovery, recover_slot};
 use super::ring::{self, CacheEvent, CacheEventKind};
@@ -139,7 +137,7 @@ impl CacheWriter {
         journal::end(writer.map.words());
         // A cache that nobody has written has an empty index, which takes no memory yet.
         if writer.recovery.previous.is_some() || truth.live != 0 {
-            writer.rebuild_index(&mut truth);
+            writer.lay_index(&mut truth);
         }
         writer.put(LIVE, u64::from(truth.live));
         writer.note(&mut truth, CacheEventKind::Claimed, None, epoch);
@@ -334,7 +332,7 @@ impl CacheWriter {
             return false;
         };
         // The one thing that is read back: only the memory has all of it, and it has a checksum.
-        let Ok((_, mut record)) = read_record(words, slot.index) else {
+        let Ok(mut record) = read_record(words, slot.index) else {
             return false;
         };
         let Some(entry) = &mut record.entry else {
@@ -361,6 +359,11 @@ impl CacheWriter {
     /// Notes an event that is about no SA.
     pub fn note_event(&self, kind: CacheEventKind, value: u64) {
         self.note(&mut self.truth(), kind, None, value);
+    }
+
+    /// Lays the index anew, which mends one that others have damaged; readers go on meanwhile.
+    pub fn rebuild_index(&self) {
+        self.lay_index(&mut self.truth());
     }
 
     /// Says that the writer is alive.
@@ -404,7 +407,7 @@ impl CacheWriter {
         match self.index().insert(hash, slot) {
             Some(reused) => truth.tombstones -= usize::from(reused && truth.tombstones != 0),
             // Others have filled it up; it is only a way to find what the slots hold.
-            None => self.rebuild_index(truth),
+            None => self.lay_index(truth),
         }
     }
 
@@ -412,12 +415,12 @@ impl CacheWriter {
         let change = self.index().remove(hash, slot);
         truth.tombstones = truth.tombstones.saturating_add_signed(change);
         if truth.tombstones > self.geometry.index / 4 {
-            self.rebuild_index(truth);
+            self.lay_index(truth);
         }
     }
 
     /// Lays the index anew from the slots, while readers go on in the old one.
-    fn rebuild_index(&self, truth: &mut Truth) {
+    fn lay_index(&self, truth: &mut Truth) {
         let index = self.index();
         let clear = || {
             let idle = self.geometry.areas().into_iter().nth(index.idle());
@@ -508,11 +511,4 @@ fn put_usage(words: &[AtomicU64], usage: &SaUsage) {
     for (offset, value) in usage_words(usage).into_iter().enumerate() {
         put(words, USAGE + offset, value);
     }
-}
-
-fn since_boot() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    (now.tv_sec as u64)
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(now.tv_nsec as u64)
 }

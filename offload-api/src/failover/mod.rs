@@ -241,6 +241,11 @@ impl Failover {
         *lock(&self.shared.trust) = Trust::default();
     }
 
+    /// Where SAs and their numbers are recorded.
+    pub fn cache(&self) -> &CacheWriter {
+        &self.shared.cache
+    }
+
     /// The device, for its own counters.
     pub fn primary(&self) -> Option<&Arc<dyn Accelerator>> {
         self.shared.primary.as_ref()

@@ -4,10 +4,12 @@
 #![cfg(not(loom))]
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+mod damage;
+mod processes;
+mod sharing;
 
 use super::*;
 use crate::event::Engine;
@@ -16,6 +18,10 @@ use crate::sa::{Direction, Grant, Mode, OuterHeaders, SaUsage, Spi, Suite};
 /// Stops the writer after a number of its stores, as a crash would.
 pub(super) mod steps {
     use std::cell::Cell;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Set, a process that dies does so by SIGKILL.
+    pub(in crate::cache) static KILL: AtomicBool = AtomicBool::new(false);
 
     thread_local! {
         static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
@@ -29,6 +35,10 @@ pub(super) mod steps {
             Some(0) => {
                 // Once: nothing is stored while the stack unwinds.
                 left.set(None);
+                if KILL.load(Ordering::Relaxed) {
+                    let own = rustix::process::getpid();
+                    let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+                }
                 std::panic::panic_any(Killed);
             }
             Some(count) => left.set(Some(count - 1)),
@@ -215,7 +225,7 @@ fn moved_path() -> OuterHeaders {
 }
 
 #[test]
-fn a_writer_that_dies_at_any_step_never_lets_a_number_be_granted_twice() {
+fn s02_a_writer_that_dies_at_any_step_never_lets_a_number_be_granted_twice() {
     let mut died = 0;
     for step in 0.. {
         let cache = cache(4);
@@ -270,7 +280,7 @@ fn a_writer_that_dies_at_any_step_never_lets_a_number_be_granted_twice() {
 }
 
 #[test]
-fn readers_see_whole_entries_while_slots_change_hands() {
+fn s01_readers_see_whole_entries_while_slots_change_hands() {
     let cache = cache(2);
     let writer = cache.writer().unwrap();
     let stop = AtomicBool::new(false);
@@ -317,7 +327,7 @@ fn readers_see_whole_entries_while_slots_change_hands() {
 }
 
 #[test]
-fn flipped_bits_are_detected_and_never_lead_out_of_bounds() {
+fn s04_flipped_bits_in_a_thousand_places_are_detected_and_never_lead_out_of_bounds() {
     let mut state = 0x5eed_u64;
     let mut random = move || {
         state = state
@@ -338,8 +348,8 @@ fn flipped_bits_are_detected_and_never_lead_out_of_bounds() {
             })
             .collect();
         let geometry = cache.file.geometry();
-        // Anywhere in index and slots, since the ring is only for people.
-        let range = geometry.areas()[0].start..geometry.words();
+        // Anywhere but in the header, which is looked at when the memory is mapped.
+        let range = layout::LINE..geometry.words();
         flipped(&cache, |words| {
             let place = range.start + random() as usize % range.len();
             let value = words[place].load(Ordering::Relaxed);
@@ -399,7 +409,7 @@ fn a_damaged_or_foreign_file_is_no_cache() {
 }
 
 #[test]
-fn there_is_one_writer() {
+fn s09_there_is_one_writer() {
     let cache = cache(2);
     let first = cache.writer().unwrap();
     let taken = Cache::open(cache.as_fd().try_clone_to_owned().unwrap())
@@ -420,82 +430,6 @@ fn a_descriptor_for_reading_gives_no_writer() {
     // And nobody else opens it by its path under /proc.
     let mode = rustix::fs::fstat(&cache).unwrap().st_mode;
     assert_eq!(mode & 0o777, 0o600);
-}
-
-const CHILD: &str = "ESPLANADE_TEST_CACHE_CHILD";
-
-/// Runs `role` of [`child_process`] in a process of its own, with the cache as standard input.
-fn child(cache: &Cache, role: &str) -> std::process::Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "cache::tests::child_process", "--nocapture"])
-        .env(CHILD, role)
-        .stdin(Stdio::from(cache.as_fd().try_clone_to_owned().unwrap()))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// Does nothing unless another test runs it as a process.
-#[test]
-fn child_process() {
-    let Ok(role) = std::env::var(CHILD) else {
-        return;
-    };
-    let fd = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    match role.as_str() {
-        "reader" => {
-            let reader = CacheReader::open(fd).unwrap();
-            let (records, unreadable) = reader.records();
-            assert!(matches!(reader.writer(), WriterStatus::Alive(..)));
-            println!("\nsaw {} {unreadable}", records.len());
-        }
-        _ => {
-            let writer = Cache::open(fd).unwrap().writer().unwrap();
-            let slot = writer.insert(&outbound(0x100), Engine::Device, 0).unwrap();
-            // Far more than it lives to do.
-            for _ in 0..100_000 {
-                println!("\ngranted {}", writer.reserve(slot, 16).unwrap().last);
-            }
-        }
-    }
-}
-
-#[test]
-fn another_process_reads_it() {
-    let cache = cache(8);
-    let writer = cache.writer().unwrap();
-    for n in 0..5 {
-        writer
-            .insert(&outbound(0x100 + n), Engine::Device, 0)
-            .unwrap();
-    }
-    let output = child(&cache, "reader").wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("saw 5 0"), "{text}");
-}
-
-#[test]
-fn a_killed_process_leaves_its_place_and_its_numbers_are_not_granted_again() {
-    let cache = cache(8);
-    let mut child = child(&cache, "writer");
-    let mut last = 0;
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    for line in lines.map_while(Result::ok) {
-        if let Some(granted) = line.strip_prefix("granted ") {
-            last = granted.parse().unwrap_or(last);
-        }
-        if last == 16 * 500 {
-            child.kill().unwrap();
-        }
-    }
-    assert!(!child.wait().unwrap().success(), "it was killed");
-    let reader = cache.reader().unwrap();
-    assert!(matches!(reader.writer(), WriterStatus::Dead(_)));
-    let next = cache.writer().unwrap();
-    let (slot, entry) = next.recovery().live[0].clone();
-    assert_eq!(entry, outbound(0x100));
-    assert!(next.reserve(slot, 1).unwrap().first > last);
-    assert!(matches!(reader.writer(), WriterStatus::Alive(..)));
 }
 
 #[test]

@@ -23,7 +23,12 @@ impl Kept {
             Vec::new()
         });
         let named = |(name, fd): (Option<String>, sd_listen_fds::OwnedFd)| {
-            (name.unwrap_or_default(), fd.into_std())
+            let fd = fd.into_std();
+            // A process that this one starts must not hold a card that is let go of here.
+            if let Err(error) = rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC) {
+                tracing::warn!(%error, "a descriptor goes on to other processes");
+            }
+            (name.unwrap_or_default(), fd)
         };
         Self {
             all: all.into_iter().map(named).collect(),

@@ -13,7 +13,7 @@ use super::seqlock::Word;
 const TOMBSTONE: u64 = u64::MAX;
 /// How often a look is tried again because the index has been laid anew meanwhile, which takes far
 /// longer than a look.
-const TRIES: usize = 8;
+const TRIES: usize = if cfg!(loom) { 2 } else { 8 };
 
 /// A view of the index, for its writer or a reader.
 #[derive(Debug)]

@@ -163,7 +163,8 @@ fn check_header(words: &[AtomicU64]) -> Result<Geometry, OpenError> {
         });
     }
     let expected = digest(&header[..LINE - 1]);
-    if checksum != expected {
+    // A fuzzer can't make checksums.
+    if checksum != expected && !cfg!(fuzzing) {
         return Err(OpenError::Checksum {
             found: checksum,
             expected,
@@ -180,7 +181,7 @@ fn check_header(words: &[AtomicU64]) -> Result<Geometry, OpenError> {
     u32::try_from(capacity)
         .ok()
         .and_then(|capacity| Geometry::new(capacity, seed))
-        .filter(|geometry| geometry.header() == header)
+        .filter(|geometry| geometry.header()[..LINE - 1] == header[..LINE - 1])
         .ok_or(OpenError::Checksum {
             found: checksum,
             expected,

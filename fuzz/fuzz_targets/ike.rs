@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::config::{
-    AddressPattern, Connection, EndpointConfig, Identity, LocalAuth, RemoteAuth, Secret, SendCert,
+    AddressPattern, Childless, Connection, EndpointConfig, Identity, LocalAuth, RemoteAuth, Secret,
+    SendCert, Unique,
 };
 use ikev2d_proto::endpoint::Endpoint;
 use ikev2d_proto::event::Path;
@@ -41,6 +42,13 @@ fuzz_target!(|data: &[u8]| {
         send_cert: SendCert::IfAsked,
         proposals: Proposal::ike_default(),
         encap: false,
+        fragmentation: true,
+        rand_time: None,
+        reauth_time: None,
+        reauth_frequency: 0,
+        unique: Unique::No,
+        childless: Childless::Allow,
+        mobike: true,
         dpd_delay: None,
         rekey_time: None,
         over_time: Duration::ZERO,

@@ -405,12 +405,3 @@ fn dpdk_probes_gen4_by_its_six_messages_and_moves_packets_through_it() {
     assert_eq!(device.id, 0x4941);
     assert_eq!(size_of::<Request>(), 128);
 }
-
-#[test]
-#[ignore = "needs DPDK and huge pages: cargo xtask dpdk"]
-fn dpdks_own_suite_for_qat_passes_as_far_as_the_function_goes() {
-    let _alone = alone();
-    let device = Device::new(0x4941, Generation::Gen4);
-    let run = device.run("dpdk-test", &[], "cryptodev_qat_autotest\nquit\n");
-    println!("{}\n{:?}", run.text, run.seen.counters);
-}

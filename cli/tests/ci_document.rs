@@ -13,7 +13,7 @@ fn the_shell_of_the_document_runs_as_it_stands() {
         .skip(1)
         .map(|rest| rest.split_once("```").unwrap().0)
         .collect();
-    assert_eq!(blocks.len(), 2);
+    assert_eq!(blocks.len(), 3);
     let commands = Path::new(env!("CARGO_BIN_EXE_esplanade")).parent().unwrap();
     let path = format!("{}:{}", commands.display(), std::env::var("PATH").unwrap());
     for block in blocks {

@@ -19,7 +19,9 @@ use offload_api::sa::{
 };
 use pcap_file::DataLink;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
+use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::Value;
+use sim::capture::CaptureConfig;
 use sim::inline::InlineConfig;
 use sim::port::PortSpec;
 use sim::{CardConfig, RunningCard};
@@ -31,12 +33,17 @@ struct Rig {
 
 impl Rig {
     fn new(socket: PathBuf, wire: &str, host: &str) -> Self {
+        Self::with(socket, wire, host, |_| {})
+    }
+
+    fn with(socket: PathBuf, wire: &str, host: &str, adjust: impl FnOnce(&mut CardConfig)) -> Self {
         let mut config = CardConfig::new(socket);
         config.inline = Some(InlineConfig {
             wire: wire.parse().unwrap(),
             host: host.parse().unwrap(),
             exception: PortSpec::None,
         });
+        adjust(&mut config);
         let simulated = RunningCard::start(&config).unwrap();
         let address = format!("vfio-user:{}", config.socket.display());
         let card = driver::open(&address.parse().unwrap()).unwrap();
@@ -277,6 +284,64 @@ fn two_cards_by_a_cable_carry_what_their_rules_say() {
     assert_eq!(stale, Err(SaError::Stale));
     sender.end();
     receiver.end();
+}
+
+#[test]
+fn a_capture_in_inline_mode_has_both_sides() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let vector = &vectors()[0];
+    let (sealed, plain) = (octets(&vector["sealed"]), octets(&vector["plain"]));
+    write_frames(&file("in.pcap"), &[frame(&sealed)]);
+    let rig = Rig::with(
+        file("card"),
+        &format!("pcap:in={}", file("in.pcap").display()),
+        &format!("pcap:out={}", file("host.pcap").display()),
+        |config| config.capture = Some(CaptureConfig::new(file("card.pcapng"))),
+    );
+    let sa = rig.card.install(&params(vector, Direction::Inbound));
+    let led = rule(sa.unwrap(), true, everything(&plain));
+    rig.inline().add_rule(&led).unwrap();
+    rig.await_count(PortRole::Host, 1, |port| port.sent);
+    rig.end();
+    let mut reader = PcapNgReader::new(File::open(file("card.pcapng")).unwrap()).unwrap();
+    let mut packets = Vec::new();
+    while let Some(block) = reader.next_block() {
+        if let Block::EnhancedPacket(shown) = block.unwrap() {
+            packets.push((shown.interface_id, shown.data.to_vec()));
+        }
+    }
+    assert_eq!(packets, [(1, sealed), (0, plain)]);
+}
+
+#[test]
+fn a_wire_at_a_pace_brings_frames_no_faster_than_its_line() {
+    const FRAMES: u64 = 50;
+    let dir = tempfile::tempdir().unwrap();
+    let vector = &vectors()[0];
+    let mut sealed = frame(&octets(&vector["sealed"]));
+    sealed.resize(1000, 0);
+    let frames = vec![sealed; FRAMES as usize];
+    write_frames(&dir.path().join("in.pcap"), &frames);
+    let rig = Rig::with(
+        dir.path().join("card"),
+        &format!("pcap:in={}", dir.path().join("in.pcap").display()),
+        "none",
+        |config| config.pace.rate = Some("2M".parse().unwrap()),
+    );
+    let sa = params(vector, Direction::Inbound);
+    let sa = rig.card.install(&sa).unwrap();
+    let plain = octets(&vector["plain"]);
+    let start = Instant::now();
+    let all = everything(&plain);
+    rig.inline().add_rule(&rule(sa, true, all)).unwrap();
+    rig.await_count(PortRole::Wire, FRAMES, |port| port.received);
+    // With FCS, preamble and gap.
+    let exact = Duration::from_micros(FRAMES * (1000 + 24) * 8 / 2);
+    let took = start.elapsed();
+    println!("{took:?}, exactly {exact:?}");
+    assert!(took >= exact, "{took:?}");
+    rig.end();
 }
 
 #[test]

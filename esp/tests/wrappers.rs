@@ -17,7 +17,7 @@ use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair, Status};
 use offload_api::sa::{Direction, KeyMaterial, Numbering, SaHandle, SaParams, Spi, Suite};
 use offload_api::wrap::{
-    Captured, Counted, Faulty, FaultyPlan, PacketSink, PcapngSink, Side, Traced,
+    Captured, Counted, Faulty, FaultyPlan, PacketSink, PcapngSink, Seen, Traced,
 };
 use pcap_file::pcapng::{Block, PcapNgReader};
 
@@ -33,7 +33,7 @@ fn engine() -> Arc<dyn Accelerator> {
 struct Nobody;
 
 impl PacketSink for Nobody {
-    fn packet(&mut self, _: Side, _: Duration, _: u32, _: u64, _: &[u8]) {}
+    fn packet(&mut self, _: &Seen<'_>) {}
 }
 
 fn complete(report: &Report) {

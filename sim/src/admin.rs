@@ -162,15 +162,19 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             }
             card.set_taken(index as u16, 0);
             *queue = Some(DataQueue::new(ring, priority));
+            if let Some(held) = &mut core.held {
+                held.open(index as usize, depth);
+            }
             Ok(Answer::default())
         }
         Opcode::DeleteQueue => {
             // The data side works on a queue only under the same lock, so it is at rest here.
             let queue = core.queues.get_mut(index as usize).ok_or(bad)?;
-            queue
-                .take()
-                .map(|_| Answer::default())
-                .ok_or((CommandStatus::QueueState, 0))
+            let deleted = queue.take().map(|_| Answer::default());
+            if let Some(held) = &mut core.held {
+                held.close(index as usize);
+            }
+            deleted.ok_or((CommandStatus::QueueState, 0))
         }
         Opcode::QueueQuery => {
             let queue = core.queues.get(index as usize).ok_or(bad)?;

@@ -19,12 +19,14 @@ use offload_api::event::Limit;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use zerocopy::IntoBytes;
 
+use crate::capture::Tap;
 use crate::dma::{DmaFault, DmaMap};
 use crate::doorbell::Doorbells;
 use crate::fault::{Fault, FaultPlan};
 use crate::handshake::{self, post};
 use crate::inline::InlineState;
 use crate::irq::Vectors;
+use crate::paced::Held;
 use crate::sas::SaTable;
 
 /// Largest packet, sealed or not.
@@ -49,6 +51,8 @@ pub(crate) struct FunctionConfig {
     pub(crate) polls: bool,
     /// It seals and opens nothing.
     pub(crate) null_crypto: bool,
+    /// Completions are held until they are due.
+    pub(crate) paced: bool,
 }
 
 /// A function of the card.
@@ -102,6 +106,10 @@ pub(crate) struct Core {
     pub(crate) vanished: bool,
     /// A reset is due, on purpose.
     pub(crate) resets_itself: bool,
+    /// There while packets are captured.
+    pub(crate) tap: Option<Tap>,
+    /// There at a pace.
+    pub(crate) held: Option<Held>,
     /// There in inline mode.
     pub(crate) inline: Option<InlineState>,
     pub(crate) latch: u32,
@@ -296,6 +304,8 @@ impl Card {
                 stalled: false,
                 vanished: false,
                 resets_itself: false,
+                tap: None,
+                held: config.paced.then(|| Held::new(config.queues)),
                 inline: None,
                 latch: 0,
                 table_full_told: None,
@@ -343,7 +353,7 @@ impl Card {
         core.admin = Ring::default();
         core.events = Ring::default();
         core.events_head = 0;
-        core.queues.fill(None);
+        core.delete_queues();
         self.doorbells.clear();
         self.taken
             .iter()
@@ -357,7 +367,7 @@ impl Card {
         core.admin = Ring::default();
         core.events = Ring::default();
         (core.events_head, core.events_dropped) = (0, 0);
-        core.queues.fill(None);
+        core.delete_queues();
         core.sas.clear();
         if let Some(inline) = &mut core.inline {
             inline.reset();
@@ -379,6 +389,14 @@ impl Card {
 }
 
 impl Core {
+    /// All queue pairs go, and completions that are not due with them.
+    fn delete_queues(&mut self) {
+        self.queues.fill(None);
+        if let Some(held) = &mut self.held {
+            held.clear();
+        }
+    }
+
     /// Whether the ports go on. They need no driver: it may be dead, or on its way back.
     pub(crate) fn forwards(&self) -> bool {
         self.fatal == FatalCause::None && !self.stalled

@@ -18,30 +18,37 @@ use offload_api::wire::ip::PROTOCOL_IPV4;
 use openssl::rand::rand_bytes;
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::capture::About;
 use crate::card::{Bell, Card, Core, DataQueue, MAX_PACKET};
 use crate::fault::{Fault, FaultPlan};
 use crate::gather::{BadBuffer, Buffer};
 use crate::handshake::{self, Pages, post};
+use crate::paced::Pacer;
 use crate::sas::CardSa;
 
 /// Operations of a queue of the lowest priority before the next queue's turn; each step up doubles
 /// them, so that queues that are all busy share the card 1 : 2 : 4 : 8.
-const BURST: u32 = 32;
+pub(crate) const BURST: u32 = 32;
 /// Empty rounds before the card sleeps; each yields the processor.
 const IDLE_ROUNDS: u32 = 64;
 /// How often SAs without traffic are looked at for limits by time.
 const LIFETIME_TICK: Duration = Duration::from_millis(50);
 
-/// Works until the card ends.
-pub(crate) fn run(cards: &[Arc<Card>], bell: &Bell) {
+/// Works until the card ends, at a pace where there is one.
+pub(crate) fn run(cards: &[Arc<Card>], bell: &Bell, mut pacer: Option<Pacer>) {
     let mut buffer = vec![0; MAX_BUFFER as usize];
     let doorbells: Vec<_> = cards.iter().map(|card| &card.doorbells).collect();
     let mut idle = 0u32;
     let mut last_tick = Instant::now();
     while !bell.has_ended() {
         let mut worked = false;
-        for card in cards {
-            worked |= round(card, &mut buffer);
+        match &mut pacer {
+            None => {
+                for card in cards {
+                    worked |= round(card, &mut buffer);
+                }
+            }
+            Some(pacer) => worked = pacer.round(cards, &mut buffer),
         }
         // Between bursts of a busy card, and after each look at an idle one.
         if !worked || idle == 0 {
@@ -64,8 +71,15 @@ pub(crate) fn run(cards: &[Arc<Card>], bell: &Bell) {
             std::thread::yield_now();
             continue;
         }
-        let has_work = || cards.iter().any(|card| pending(card));
-        let due = || cards.iter().filter_map(|card| held_back(card)).min();
+        let pause = pacer.as_ref().and_then(Pacer::idle_for);
+        if pause.is_some_and(|pause| pause.is_zero()) {
+            std::thread::yield_now();
+            continue;
+        }
+        let blocked = pacer.as_ref().is_some_and(Pacer::is_blocked);
+        let has_work = || !blocked && cards.iter().any(|card| pending(card));
+        let held_back = || cards.iter().filter_map(|card| held_back(card));
+        let due = || held_back().chain(pause).min();
         handshake::rest(&doorbells, has_work, || bell.sleep(due()));
         idle = 1;
     }
@@ -89,30 +103,47 @@ pub(crate) fn running(core: &Core) -> bool {
 /// One turn for each queue of a function; whether there was anything to do.
 pub(crate) fn round(card: &Card, buffer: &mut [u8]) -> bool {
     let mut worked = false;
+    beat(card);
+    for queue in 0..card.doorbells.queues() {
+        if card.has_rung(queue) {
+            worked |= turn(card, queue, buffer, None);
+        }
+    }
+    fire_held_back(card);
+    worked
+}
+
+pub(crate) fn beat(card: &Card) {
     if !card.frozen.load(Ordering::Relaxed) {
         card.heartbeat.fetch_add(1, Ordering::Relaxed);
     }
-    for queue in 0..card.doorbells.queues() {
-        if !card.has_rung(queue) {
-            continue;
-        }
-        // Held for a burst: commands and registers wait that long, and a deleted queue is at rest.
-        let mut core = card.lock();
-        if running(&core) {
-            worked |= serve(card, &mut core, queue, buffer);
-        }
-        if std::mem::take(&mut core.resets_itself) {
-            drop(core);
-            card.reset();
-        }
-    }
+}
+
+pub(crate) fn fire_held_back(card: &Card) {
     if let Some(mut core) = card.try_lock().filter(|core| core.irqs.holds_back()) {
         core.irqs.fire_due(Instant::now());
+    }
+}
+
+/// A queue's turn; whether there was anything to do.
+pub(crate) fn turn(card: &Card, queue: u16, buffer: &mut [u8], pacer: Option<&mut Pacer>) -> bool {
+    // Held for a burst: commands and registers wait that long, and a deleted queue is at rest.
+    let mut core = card.lock();
+    let worked = running(&core) && serve(card, &mut core, queue, buffer, pacer);
+    if std::mem::take(&mut core.resets_itself) {
+        drop(core);
+        card.reset();
     }
     worked
 }
 
-fn serve(card: &Card, core: &mut Core, number: u16, buffer: &mut [u8]) -> bool {
+fn serve(
+    card: &Card,
+    core: &mut Core,
+    number: u16,
+    buffer: &mut [u8],
+    mut pacer: Option<&mut Pacer>,
+) -> bool {
     let tail = handshake::tail(&card.doorbells, number);
     let slot = core.queues.get(usize::from(number)).copied().flatten();
     let Some(mut queue) = slot.filter(|queue| queue.failed.is_none()) else {
@@ -136,9 +167,14 @@ fn serve(card: &Card, core: &mut Core, number: u16, buffer: &mut [u8]) -> bool {
         None => {}
     }
     let now = Instant::now();
+    let burst = pacer.as_ref().map_or(BURST, |pacer| pacer.turn());
+    let room = core
+        .held
+        .as_ref()
+        .map_or(u32::MAX, |held| held.room(number));
     let mut written = 0;
     let mut held: Option<Completion> = None;
-    for _ in 0..pending.min(BURST << queue.priority) {
+    for _ in 0..pending.min(burst << queue.priority).min(room) {
         let ring = &mut queue.ring;
         let slot = u64::from(ring.head % ring.depth);
         let mut submission = Submission::new_zeroed();
@@ -158,6 +194,13 @@ fn serve(card: &Card, core: &mut Core, number: u16, buffer: &mut [u8]) -> bool {
                 complete(&submission, Status::DmaFault)
             }
         };
+        let due = pacer.as_mut().map(|pacer| {
+            let octets = clear_octets(&submission, &completion);
+            pacer.pass(octets, place.position)
+        });
+        if let Some(tap) = &mut core.tap {
+            tap.show(due.unwrap_or_else(Instant::now));
+        }
         if core.faults.strikes(Fault::DropCompletion) {
             continue;
         }
@@ -168,14 +211,52 @@ fn serve(card: &Card, core: &mut Core, number: u16, buffer: &mut [u8]) -> bool {
             continue;
         }
         for completion in std::iter::repeat_n(completion, copies).chain(held.take()) {
-            write_completion(core, number, &mut queue, completion);
-            written += 1;
+            written += finish(core, number, &mut queue, completion, due);
         }
     }
     if let Some(completion) = held {
-        write_completion(core, number, &mut queue, completion);
-        written += 1;
+        let due = pacer.is_some().then_some(now);
+        written += finish(core, number, &mut queue, completion, due);
     }
+    if pacer.is_none() {
+        tell(card, core, number, &mut queue, written, now);
+    }
+    card.set_taken(number, queue.ring.head);
+    if let Some(slot) = core.queues.get_mut(usize::from(number)) {
+        *slot = Some(queue);
+    }
+    true
+}
+
+/// Writes a completion, or holds it until it is due; how many were written.
+fn finish(
+    core: &mut Core,
+    number: u16,
+    queue: &mut DataQueue,
+    completion: Completion,
+    due: Option<Instant>,
+) -> u32 {
+    match (due, &mut core.held) {
+        (Some(due), Some(held)) => {
+            held.push(number, due, completion);
+            0
+        }
+        _ => {
+            write_completion(core, number, queue, completion);
+            1
+        }
+    }
+}
+
+/// Tells the driver of completions, where it asked for that.
+pub(crate) fn tell(
+    card: &Card,
+    core: &mut Core,
+    number: u16,
+    queue: &mut DataQueue,
+    written: u32,
+    now: Instant,
+) {
     let vector = usize::from(number) + 1;
     let fired = if handshake::take_arm(&card.doorbells, number) {
         interrupt(core, vector, written, now)
@@ -183,11 +264,13 @@ fn serve(card: &Card, core: &mut Core, number: u16, buffer: &mut [u8]) -> bool {
         core.irqs.accumulate(vector, written, now)
     };
     queue.interrupts += u64::from(fired);
-    card.set_taken(number, queue.ring.head);
-    if let Some(slot) = core.queues.get_mut(usize::from(number)) {
-        *slot = Some(queue);
-    }
-    true
+}
+
+/// Octets of a packet in the clear, whichever way it goes: what a rate counts.
+fn clear_octets(submission: &Submission, completion: &Completion) -> u64 {
+    let (taken, given) = (submission.len.get(), completion.len.get());
+    let good = completion.status <= Status::OkSoftExpired as u8;
+    if good { taken.min(given) } else { taken }.into()
 }
 
 /// Why a queue is not served now.
@@ -267,7 +350,7 @@ fn spoil(faults: &mut FaultPlan, completion: &mut Completion) {
     }
 }
 
-fn write_completion(
+pub(crate) fn write_completion(
     core: &mut Core,
     number: u16,
     queue: &mut DataQueue,
@@ -411,6 +494,7 @@ fn process_inner(
         counters,
         faults,
         null_crypto,
+        tap,
         ..
     } = core;
     let sa = sas
@@ -430,12 +514,17 @@ fn process_inner(
         .read(dma, offset, packet)
         .map_err(|_| fault(counters))?;
 
-    let mut packet = SlicePacket::new(buffer, offset, len).ok_or(Status::BadDescriptor)?;
-    let inbound = sa.transform.direction() == Direction::Inbound;
     let explicit = (submission.flags & FLAG_EXPLICIT != 0).then(|| Explicit {
         sequence: submission.sequence.get(),
         iv: submission.iv,
     });
+    let mut about = About::sa(submission.sa_index.get(), &sa.transform);
+    about.sequence = explicit.as_ref().map_or(0, |explicit| explicit.sequence);
+    if let Some(tap) = tap {
+        tap.takes(about, packet);
+    }
+    let mut packet = SlicePacket::new(buffer, offset, len).ok_or(Status::BadDescriptor)?;
+    let inbound = sa.transform.direction() == Direction::Inbound;
     let (sequence, next_header) = if *null_crypto {
         pass(sa, explicit, now)?
     } else if inbound {
@@ -478,6 +567,10 @@ fn process_inner(
     memory
         .write(dma, out_offset, output)
         .map_err(|_| fault(counters))?;
+    if let Some(tap) = tap {
+        about.sequence = sequence;
+        tap.gives(about, output.get(..told_len).unwrap_or_default());
+    }
     let status = sa.state.count(sequence, inner_len, now);
     if inbound {
         counters.opened += 1;

@@ -33,6 +33,7 @@ fn card_with_memory(octets: &[u8]) -> Option<Arc<Card>> {
         faults: FaultPlan::default(),
         polls: false,
         null_crypto: false,
+        paced: false,
     };
     let card = Card::new(function, Arc::new(Bell::new().ok()?)).ok()?;
     let fd = rustix::fs::memfd_create("fuzz", MemfdFlags::CLOEXEC).ok()?;

@@ -23,6 +23,7 @@
 
 mod admin;
 mod backend;
+pub mod capture;
 mod card;
 mod context;
 mod datapath;
@@ -36,6 +37,8 @@ pub mod handshake;
 pub mod inline;
 mod irq;
 mod msix;
+pub mod pace;
+mod paced;
 mod pci;
 pub mod port;
 pub mod qat;
@@ -43,15 +46,20 @@ mod registers;
 mod running;
 mod sas;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use vfio_user::server::{Server, StopHandle};
 
+use capture::{CaptureConfig, Writer};
 use card::{Bell, Card, FunctionConfig};
 use fault::FaultPlan;
+use handshake::Pages;
 use inline::{Inline, InlineConfig};
+use pace::{Pace, VirtualClock};
+use paced::Pacer;
 
 pub use running::RunningCard;
 
@@ -76,6 +84,12 @@ pub struct CardConfig {
     pub null_crypto: bool,
     /// Ports of its own, for inline mode of the first function.
     pub inline: Option<InlineConfig>,
+    /// How fast it is.
+    pub pace: Pace,
+    /// Its own capture.
+    pub capture: Option<CaptureConfig>,
+    /// The time of its pace, for tests; the host's where there is none.
+    pub clock: Option<VirtualClock>,
 }
 
 impl CardConfig {
@@ -90,18 +104,26 @@ impl CardConfig {
             polls: false,
             null_crypto: false,
             inline: None,
+            pace: Pace::default(),
+            capture: None,
+            clock: None,
         }
     }
 
     /// Where a function listens.
     pub fn function_socket(&self, function: u16) -> PathBuf {
-        if function == 0 {
-            return self.socket.clone();
-        }
-        let mut path = self.socket.clone().into_os_string();
-        path.push(format!(".{function}"));
-        path.into()
+        of_function(&self.socket, function)
     }
+}
+
+/// A path, and those of further functions, which have .1, .2, … behind it.
+fn of_function(path: &Path, function: u16) -> PathBuf {
+    if function == 0 {
+        return path.to_owned();
+    }
+    let mut path = path.as_os_str().to_owned();
+    path.push(format!(".{function}"));
+    path.into()
 }
 
 /// The card can't run.
@@ -138,6 +160,8 @@ pub enum SimError {
 pub struct SimulatedCard {
     functions: Vec<(Server, Arc<Card>)>,
     inline: Option<Inline>,
+    pacer: Option<Pacer>,
+    captures: Vec<Writer>,
     bell: Arc<Bell>,
 }
 
@@ -176,6 +200,10 @@ impl SimulatedCard {
         let at_least = "one for each function";
         check("queues", at_least, queues.into(), 1..=64)?;
         check("SAs", at_least, max_sas.into(), 1..=1 << 20)?;
+        let nanoseconds = |time: Duration| time.as_nanos().try_into().unwrap_or(u64::MAX);
+        let longest = nanoseconds(Pace::MAX_LATENCY);
+        let latency = nanoseconds(config.pace.latency);
+        check("latency in ns", "at most 100 ms", latency, 0..=longest)?;
 
         let bell = Arc::new(Bell::new()?);
         let function = |number| {
@@ -189,18 +217,34 @@ impl SimulatedCard {
                 faults: config.faults.clone(),
                 polls: config.polls,
                 null_crypto: config.null_crypto,
+                paced: config.pace.is_set(),
             };
             Ok((server, Arc::new(Card::new(function, bell.clone())?)))
         };
         let functions: Result<Vec<_>, SimError> = (0..of).map(function).collect();
         let functions = functions?;
         let inline = match (&config.inline, functions.first()) {
-            (Some(inline), Some((_, card))) => Some(Inline::open(inline, card)?),
+            (Some(inline), Some((_, card))) => Some(Inline::open(inline, &config.pace, card)?),
             _ => None,
         };
+        let mut captures = Vec::new();
+        for ((_, card), number) in functions.iter().zip(0..) {
+            if let Some(capture) = &config.capture {
+                let path = of_function(&capture.path, number);
+                let (writer, tap) = Writer::start(path, capture.limit, config.clock.clone())?;
+                card.lock().tap = Some(tap);
+                captures.push(writer);
+            }
+        }
+        let pacer = config.pace.is_set().then(|| {
+            let queues = functions.iter().map(|(_, card)| card.doorbells.queues());
+            Pacer::new(&config.pace, config.clock.clone(), queues)
+        });
         Ok(Self {
             functions,
             inline,
+            pacer,
+            captures,
             bell,
         })
     }
@@ -226,7 +270,9 @@ impl SimulatedCard {
         let stop = self.stop_handle();
         let bell = self.bell.clone();
         let thread = |name: String| std::thread::Builder::new().name(name);
-        let data = thread("ipa-data".to_owned()).spawn(move || datapath::run(&cards, &bell))?;
+        let pacer = self.pacer;
+        let data = thread("ipa-data".to_owned());
+        let data = data.spawn(move || datapath::run(&cards, &bell, pacer))?;
         let ports = match (self.inline, self.functions.first()) {
             (Some(mut inline), Some((_, card))) => {
                 let (card, bell) = (card.clone(), self.bell.clone());
@@ -258,6 +304,7 @@ impl SimulatedCard {
         if let Some(ports) = ports {
             let _ = ports.join();
         }
+        drop(self.captures);
         result
     }
 }

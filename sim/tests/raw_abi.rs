@@ -349,11 +349,17 @@ fn interrupts_are_moderated() {
     one();
     one();
     std::thread::sleep(Duration::from_millis(5));
-    if start.elapsed() < Duration::from_millis(45) {
+    // On a machine that took longer the second may have been due before the third.
+    let in_time = start.elapsed() < Duration::from_millis(45);
+    if in_time {
         assert_eq!(count(), 0, "held back");
     }
     std::thread::sleep(Duration::from_millis(120));
-    assert_eq!(count(), 1, "fired once when it was due");
+    let fired = count();
+    assert!(
+        fired == 1 || !in_time && fired == 2,
+        "fired {fired} times, when it was due"
+    );
     assert!(raw.read_register(statistics::INTERRUPTS) >= 2);
     rig.end();
 }

@@ -3,11 +3,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
+use sim::capture::CaptureConfig;
 use sim::fault::{Fault, FaultPlan, FaultRule};
 use sim::inline::InlineConfig;
+use sim::pace::{Pace, Rate};
 use sim::port::PortSpec;
 use sim::qat::{Generation, QatConfig, SimulatedQat};
 use sim::{CardConfig, SimulatedCard};
@@ -21,7 +24,8 @@ use crate::output::{OutputArguments, table};
 /// SIGTERM.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  esplanade sim --socket /tmp/card.sock --fault drop-completion=1/1000 --seed 7"
+    after_help = "Example:\n  esplanade sim --socket /tmp/card.sock --fault drop-completion=1/1000 --seed 7
+  esplanade sim --socket /tmp/card.sock --rate 100G --latency 2us"
 )]
 pub(crate) struct Arguments {
     /// Unix socket to listen on.
@@ -67,6 +71,20 @@ pub(crate) struct Arguments {
     /// card makes; give it the outer address.
     #[arg(long, value_name = "PORT", requires = "wire")]
     exception: Option<PortSpec>,
+    /// Be no faster than a card of this rate: bits in a second with k, M, G or T. It counts packets in
+    /// the clear, which the queues share by priority; in inline mode frames of the wire port, each way.
+    #[arg(long, value_name = "BIT/S")]
+    rate: Option<Rate>,
+    /// Show each result so much later, at most 100 ms: with a unit, ns, us or ms.
+    #[arg(long, value_name = "TIME", value_parser = latency)]
+    latency: Option<Duration>,
+    /// Capture packets in the clear and protected to a pcapng file that only its owner may read; of
+    /// further functions to FILE.1, FILE.2, ….
+    #[arg(long, value_name = "FILE.pcapng")]
+    capture: Option<PathBuf>,
+    /// Mebibytes of a capture at most; packets beyond are counted in it.
+    #[arg(long, value_name = "MIB", default_value_t = 1024, requires = "capture")]
+    capture_limit: u32,
     /// Seed of the faults: the same seed, the same faults. A plan file may have its own.
     #[arg(long)]
     seed: Option<u64>,
@@ -101,6 +119,14 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
             exception,
         });
     }
+    config.pace = Pace {
+        rate: arguments.rate,
+        latency: arguments.latency.unwrap_or_default(),
+    };
+    config.capture = arguments.capture.map(|path| CaptureConfig {
+        path,
+        limit: u64::from(arguments.capture_limit) << 20,
+    });
     config.functions = arguments.functions;
     config.max_sas = arguments.max_sas;
     config.queues = arguments.queues;
@@ -178,6 +204,18 @@ fn serve_qat(config: &CardConfig, generation: Generation, ending: SigSet) -> Out
         let _ = std::fs::remove_file(socket);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn latency(text: &str) -> Result<Duration, String> {
+    let error = |why: &dyn std::fmt::Display| {
+        format!(
+            "latency {text:?}: {why}; expected a number with ns, us or ms, at most 100ms, such as 2us"
+        )
+    };
+    let latency = humantime::parse_duration(text).map_err(|why| error(&why))?;
+    (latency <= Pace::MAX_LATENCY)
+        .then_some(latency)
+        .ok_or_else(|| error(&"it is too long"))
 }
 
 /// Rules of the command line and of plan files, and a plan's seed.

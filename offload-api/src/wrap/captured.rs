@@ -22,11 +22,29 @@ pub enum Side {
     Cipher,
 }
 
+/// A packet that was captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen<'a> {
+    /// On which side.
+    pub side: Side,
+    /// Its SA's.
+    pub direction: Direction,
+    /// Time since 1970.
+    pub at: Duration,
+    /// Its SA's index in the card, where a card tells.
+    pub sa: Option<u32>,
+    /// Its SA's.
+    pub spi: u32,
+    /// Its number; 0 where that is not known.
+    pub sequence: u64,
+    /// As it was.
+    pub octets: &'a [u8],
+}
+
 /// Takes packets that were captured.
 pub trait PacketSink: Send {
-    /// A packet, seen at a time since 1970, of an SA with this SPI, with its number where that is
-    /// known (0 else).
-    fn packet(&mut self, side: Side, at: Duration, spi: u32, sequence: u64, octets: &[u8]);
+    /// A packet.
+    fn packet(&mut self, seen: &Seen<'_>);
 }
 
 /// Shows packets to a sink: those that are submitted, and those that come back good. The sink sees
@@ -60,7 +78,7 @@ impl Shared {
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         let mut gathered = Vec::new();
         for (sa, sequence, frame) in packets {
-            let Some((spi, direction)) = sas.get(&sa) else {
+            let Some(&(spi, direction)) = sas.get(&sa) else {
                 continue;
             };
             let side = match (direction, goes_in) {
@@ -74,7 +92,15 @@ impl Shared {
             } else {
                 &frame[..]
             };
-            sink.packet(side, at, *spi, sequence, octets);
+            sink.packet(&Seen {
+                side,
+                direction,
+                at,
+                sa: None,
+                spi,
+                sequence,
+                octets,
+            });
         }
     }
 }

@@ -19,7 +19,7 @@ mod traced;
 #[cfg(feature = "pcapng")]
 mod pcapng;
 
-pub use captured::{Captured, PacketSink, Side};
+pub use captured::{Captured, PacketSink, Seen, Side};
 pub use counted::{Counted, CountedSnapshot, Latency};
 pub use faulty::{Faulty, FaultyPlan};
 #[cfg(feature = "pcapng")]

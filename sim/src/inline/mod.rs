@@ -26,6 +26,9 @@ use zerocopy::FromZeros;
 
 use crate::card::{Bell, Card, Core};
 use crate::datapath::{open, seal};
+use crate::pace::Pace;
+use crate::paced::SPIN;
+use crate::port::paced::Paced;
 use crate::port::tun::{self, BUFFER, BURST, OFFSET, PacketPort};
 use crate::port::{self, FramePort, MAX_FRAME, PortSpec};
 use neighbours::Neighbours;
@@ -137,15 +140,9 @@ const FRAMES: usize = 64;
 /// Empty rounds before the data path sleeps.
 const IDLE_ROUNDS: u32 = 32;
 /// Longest sleep.
-const NAP: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 50_000_000,
-};
+const NAP: Duration = Duration::from_millis(50);
 /// Sleep of ports that can't wake.
-const SHORT_NAP: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 1_000_000,
-};
+const SHORT_NAP: Duration = Duration::from_millis(1);
 /// Frames with an unknown SPI that go to the host in a second: enough for INVALID_SPI (RFC 7296
 /// §2.21).
 const UNKNOWN_PER_SECOND: u32 = 10;
@@ -171,13 +168,16 @@ pub(crate) struct Inline {
 
 impl Inline {
     /// Opens the ports.
-    pub(crate) fn open(config: &InlineConfig, card: &Card) -> io::Result<Self> {
+    pub(crate) fn open(config: &InlineConfig, pace: &Pace, card: &Card) -> io::Result<Self> {
         let about = |spec: &PortSpec| {
             let spec = spec.to_string();
             move |error: io::Error| io::Error::new(error.kind(), format!("port {spec}: {error}"))
         };
         let exception = port::open(&config.exception).map_err(about(&config.exception))?;
-        let wire = port::open(&config.wire).map_err(about(&config.wire))?;
+        let mut wire = port::open(&config.wire).map_err(about(&config.wire))?;
+        if pace.is_set() {
+            wire = Box::new(Paced::new(wire, pace));
+        }
         let host = tun::open(&config.host, wire.mtu()).map_err(about(&config.host))?;
         // The host's interface gives the card its address, so that neighbours find both.
         let mac = exception.mac().or(wire.mac()).unwrap_or([2, 0, 0, 0, 0, 1]);
@@ -239,21 +239,39 @@ impl Inline {
     fn sleep(&self) {
         let fds: [Option<BorrowedFd<'_>>; 3] =
             [self.wire.fd(), self.host.fd(), self.exception.fd()];
-        let nap = if fds.iter().all(Option::is_some) {
-            &NAP
+        let mut nap = if fds.iter().all(Option::is_some) {
+            NAP
         } else {
-            &SHORT_NAP
+            SHORT_NAP
         };
+        if let Some(due) = self.wire.due() {
+            let left = due.saturating_duration_since(Instant::now());
+            let Some(left) = left.checked_sub(SPIN) else {
+                std::thread::yield_now();
+                return;
+            };
+            nap = nap.min(left);
+        }
+        let nap = Timespec {
+            tv_sec: 0,
+            tv_nsec: nap.subsec_nanos().into(),
+        };
+        // What a full wire keeps the card from taking must not keep it awake.
+        let full = !self.wire.is_ready();
         let mut fds: Vec<PollFd<'_>> = fds
             .into_iter()
             .flatten()
+            .filter(|_| !full)
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
-        let _ = poll(&mut fds, Some(nap));
+        let _ = poll(&mut fds, Some(&nap));
     }
 
     /// Host port to wire port.
     fn out(&mut self, card: &Card) -> bool {
+        if !self.wire.is_ready() {
+            return false;
+        }
         let count = self.host.receive(&mut self.from_host, &mut self.sizes);
         if count == 0 {
             return false;
@@ -392,6 +410,9 @@ impl Inline {
     fn exceptions(&mut self, card: &Card) -> bool {
         let (mut received, mut sent) = (PortFacts::default(), PortFacts::default());
         for _ in 0..FRAMES {
+            if !self.wire.is_ready() {
+                break;
+            }
             let Some(buffer) = self.from_wire.first_mut() else {
                 break;
             };
@@ -461,18 +482,21 @@ fn protect(core: &mut Core, buffer: &mut [u8], len: usize, now: Instant) -> Opti
         return None;
     };
     let (index, generation) = rule.sa;
+    core.capture(rule.sa, None, packet);
     let mut packet = SlicePacket::new(buffer, OFFSET, len)?;
     let result = match core.sas.find(index, generation) {
         Some(sa) if sa.drain.is_none() => seal(sa, &mut packet, None, now).map(|sequence| {
             sa.state.count(sequence, len, now);
-            packet.extent()
+            (packet.extent(), sequence)
         }),
         _ => Err(Status::SaStale),
     };
     let place = match result {
-        Ok((start, len)) => {
+        Ok(((start, len), sequence)) => {
             core.counters.sealed += 1;
             core.counters.sealed_bytes += len as u64;
+            let sealed = buffer.get(start..start + len).unwrap_or_default();
+            core.capture(rule.sa, Some(sequence), sealed);
             Some((start, start + len))
         }
         Err(status) => {
@@ -496,23 +520,26 @@ fn unprotect(
         core.port(PortRole::Wire).refused += 1;
         return None;
     }
+    let sealed = buffer.get(ETHERNET..ETHERNET + len)?;
+    core.capture((index, generation), None, sealed);
     let mut packet = SlicePacket::new(buffer, ETHERNET, len)?;
     let result = match core.sas.find(index, generation) {
         Some(sa) if sa.transform.direction() == Direction::Inbound => {
             open(sa, &mut packet, len, now).map(|(sequence, next_header)| {
                 let extent = packet.extent();
                 sa.state.count(sequence, extent.1, now);
-                (extent, next_header)
+                (extent, next_header, sequence)
             })
         }
         _ => Err(Status::SaStale),
     };
     let place = match result {
-        Ok((_, offload_api::wire::esp::NEXT_HEADER_DUMMY)) => None,
-        Ok(((start, len), _)) => {
+        Ok((_, offload_api::wire::esp::NEXT_HEADER_DUMMY, _)) => None,
+        Ok(((start, len), _, sequence)) => {
             core.counters.opened += 1;
             core.counters.opened_bytes += len as u64;
             let inner = buffer.get(start..start + len)?;
+            core.capture((index, generation), Some(sequence), inner);
             let permitted = Facts::of(inner).is_ok_and(|facts| {
                 core.inline
                     .as_ref()

@@ -2,6 +2,7 @@
 //! What a card's ports are attached to.
 
 mod cable;
+pub(crate) mod paced;
 mod packet_socket;
 mod pcap;
 mod tap;
@@ -12,6 +13,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Instant;
 
 use thiserror::Error;
 
@@ -25,6 +27,16 @@ pub(crate) trait FramePort: Send {
 
     /// Sends a frame; false where it was not taken.
     fn send(&mut self, frame: &[u8]) -> bool;
+
+    /// Whether it takes more now; one that does not is asked again.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// When it has something to do by itself.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
 
     /// Becomes readable with the next frame, where it can tell.
     fn fd(&self) -> Option<BorrowedFd<'_>>;

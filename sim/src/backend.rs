@@ -15,7 +15,7 @@ use vfio_user::message::{IRQ_MSIX, REGION_CONFIG, REGION_READ, REGION_WRITE, Spa
 use vfio_user::server::{Backend, ClientMemory, DmaMapping, ServerRegion};
 
 use crate::admin;
-use crate::card::Card;
+use crate::card::{Card, Core};
 use crate::fault::Fault;
 use crate::handshake::Pages;
 use crate::msix::MsixTable;
@@ -99,6 +99,13 @@ impl PciBackend {
     }
 }
 
+/// What is wrong with an identity register, on purpose.
+fn lie(core: &mut Core, register: u64) -> u32 {
+    let identity = register < control::CONTROL;
+    let lies = identity && core.faults.strikes(Fault::LieIdentity);
+    u32::from(lies) * 0x0101_0101
+}
+
 impl Backend for PciBackend {
     fn connected(&mut self, memory: ClientMemory) {
         self.power_on();
@@ -154,7 +161,8 @@ impl Backend for PciBackend {
                     let value = if region == REGISTER_BAR && at == control::HEARTBEAT {
                         self.card.heartbeat.load(Ordering::Relaxed)
                     } else if region == REGISTER_BAR {
-                        self.card.lock().read_register(at)
+                        let mut core = self.card.lock();
+                        core.read_register(at) ^ lie(&mut core, at)
                     } else {
                         self.card.doorbells.read(at)
                     };

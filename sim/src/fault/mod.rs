@@ -101,6 +101,8 @@ faults! {
     FullTable = "full-table",
     /// A register access is refused by the bus.
     BusError = "bus-error",
+    /// An identity register tells another version, size or capability.
+    LieIdentity = "lie-identity",
 }
 
 impl Fault {

@@ -43,13 +43,21 @@ impl When {
     }
 }
 
-/// Rules with their chances so far.
+/// Rules with their chances so far. Each rule draws by itself: whether a fault strikes at its n-th chance
+/// depends on the seed, the rule and n, and on no other fault.
 #[derive(Clone, Debug, Default)]
 pub struct FaultPlan {
-    rules: Vec<(FaultRule, u64)>,
-    state: u64,
+    rules: Vec<Armed>,
     /// Bit n: the fault with number n has a rule.
     armed: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Armed {
+    rule: FaultRule,
+    chances: u64,
+    /// What its draws start from.
+    stream: u64,
 }
 
 /// A plan can't be used.
@@ -108,9 +116,20 @@ impl FaultPlan {
     /// A plan of rules.
     pub fn new(rules: Vec<FaultRule>, seed: u64) -> Self {
         let armed = rules.iter().fold(0, |armed, rule| armed | bit(rule.fault));
+        let mut planned: Vec<Armed> = Vec::new();
+        for rule in rules {
+            let same = planned
+                .iter()
+                .filter(|other| other.rule.fault == rule.fault);
+            let place = (rule.fault as u64) << 32 | same.count() as u64;
+            planned.push(Armed {
+                rule,
+                chances: 0,
+                stream: mix(seed ^ mix(place.wrapping_add(GAMMA))),
+            });
+        }
         Self {
-            rules: rules.into_iter().map(|rule| (rule, 0)).collect(),
-            state: seed,
+            rules: planned,
             armed,
         }
     }
@@ -149,7 +168,7 @@ impl FaultPlan {
 
     /// Its rules.
     pub fn rules(&self) -> impl Iterator<Item = &FaultRule> {
-        self.rules.iter().map(|(rule, _)| rule)
+        self.rules.iter().map(|armed| &armed.rule)
     }
 
     /// Whether to inject this fault now: one more chance for it.
@@ -157,20 +176,19 @@ impl FaultPlan {
         if self.armed & bit(fault) == 0 {
             return false;
         }
-        let mut random = self.state;
         let mut strikes = false;
-        for (rule, chances) in &mut self.rules {
-            if rule.fault != fault {
+        for armed in &mut self.rules {
+            if armed.rule.fault != fault {
                 continue;
             }
-            *chances += 1;
-            strikes |= match &rule.when {
-                When::OneIn(n) => next(&mut random).is_multiple_of((*n).max(1)),
-                When::Burst { length, every } => (*chances - 1) % (*every).max(1) < *length,
-                When::At(at) => at.contains(chances),
+            armed.chances += 1;
+            let chance = armed.chances;
+            strikes |= match &armed.rule.when {
+                When::OneIn(n) => draw(armed.stream, chance).is_multiple_of((*n).max(1)),
+                When::Burst { length, every } => (chance - 1) % (*every).max(1) < *length,
+                When::At(at) => at.contains(&chance),
             };
         }
-        self.state = random;
         strikes
     }
 }
@@ -195,10 +213,16 @@ fn bit(fault: Fault) -> u64 {
     1 << (fault as u8)
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
+/// What SplitMix64 (Steele, Lea, Flood 2014) adds for each draw.
+const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// A stream's n-th draw.
+fn draw(stream: u64, n: u64) -> u64 {
+    mix(stream.wrapping_add(n.wrapping_mul(GAMMA)))
+}
+
+/// SplitMix64's output function.
+fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -220,6 +244,32 @@ mod tests {
         let first = strikes("stall=1/10", 1000);
         assert_eq!(first, strikes("stall=1/10", 1000));
         assert!((50..200).contains(&first.len()), "{}", first.len());
+    }
+
+    #[test]
+    fn a_fault_strikes_at_the_same_chances_whatever_others_do() {
+        let rules = |texts: &[&str]| {
+            let rules = texts.iter().map(|rule| rule.parse().unwrap()).collect();
+            FaultPlan::new(rules, 7)
+        };
+        let alone = strikes("stall=1/10", 1000);
+        let mut among = rules(&["drop-answer=1/3", "stall=1/10", "forge-slot=1/5"]);
+        let mut struck = Vec::new();
+        for chance in 1..=1000 {
+            // Registers are read when somebody happens to.
+            for _ in 0..chance % 7 {
+                among.strikes(Fault::DropAnswer);
+                among.strikes(Fault::ForgeSlot);
+            }
+            if among.strikes(Fault::Stall) {
+                struck.push(chance);
+            }
+        }
+        assert_eq!(struck, alone);
+        // Two rules of one fault are two.
+        let mut twice = rules(&["stall=1/10", "stall=1/10"]);
+        let twice = (1..=1000).filter(|_| twice.strikes(Fault::Stall)).count();
+        assert!(twice > alone.len() * 3 / 2, "{twice}");
     }
 
     #[test]

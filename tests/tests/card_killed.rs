@@ -51,6 +51,11 @@ struct Gateway {
 
 impl Gateway {
     fn new(socket: &Path, direction: Direction) -> Self {
+        Self::with_key(socket, direction, 0)
+    }
+
+    /// With a key of its own.
+    fn with_key(socket: &Path, direction: Direction, key: u64) -> Self {
         let card = driver::open(&DeviceAddress::User(socket.to_owned())).unwrap();
         let software = Arc::new(SoftwareEngine::new(SoftwareConfig::default()).unwrap());
         let cache = Arc::new(CacheWriter::create("card-killed", 16).unwrap());
@@ -67,7 +72,7 @@ impl Gateway {
         .unwrap();
         both.register_pool(&pool).unwrap();
         let queue = both.open_queue(&QueueConfig { depth: 256 }).unwrap();
-        let sa = both.install(&params(direction)).unwrap();
+        let sa = both.install(&params(direction, key)).unwrap();
         Self {
             both,
             pool,
@@ -118,13 +123,15 @@ impl Gateway {
     }
 }
 
-fn params(direction: Direction) -> SaParams {
+fn params(direction: Direction, key: u64) -> SaParams {
     let suite = Suite::AES_256_GCM;
+    let mut keymat = [3; 36];
+    keymat[..8].copy_from_slice(&key.to_be_bytes());
     SaParams::tunnel(
         Spi::new(0xcafe_0001).unwrap(),
         direction,
         suite,
-        KeyMaterial::from_keymat(suite, &[3; 36], &[]).unwrap(),
+        KeyMaterial::from_keymat(suite, &keymat, &[]).unwrap(),
     )
 }
 
@@ -138,11 +145,38 @@ fn packet(number: u64) -> Vec<u8> {
     packet
 }
 
+/// What must never be, as often as it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Wrongs {
+    /// Packets on the wire with a number that was there before.
+    numbers: u64,
+    /// … with an IV that this key had before.
+    ivs: u64,
+    /// … that show what they carry.
+    clear: u64,
+    /// Packets that came out changed, or refused.
+    changed: u64,
+    /// … before one that was sent earlier.
+    disordered: u64,
+}
+
+/// Whether a packet on the wire shows a part of its inner packet: the addresses, or its filling, which
+/// is one octet over and over.
+fn is_clear(sealed: &[u8]) -> bool {
+    let addresses = &packet(0)[12..20];
+    sealed.windows(8).any(|octets| octets == addresses)
+        || sealed
+            .windows(12)
+            .any(|octets| octets.iter().all(|octet| *octet == octets[0]))
+}
+
 /// What traffic has shown so far.
 #[derive(Default)]
 struct Wire {
     sequences: HashSet<u32>,
     ivs: HashSet<[u8; 8]>,
+    wrongs: Wrongs,
+    checked: u64,
     sent: u64,
     aborted: u64,
     delivered: u64,
@@ -183,23 +217,24 @@ impl Wire {
                 other => panic!("sealing ended with {other:?}"),
             }
         }
+        let wrongs = &mut self.wrongs;
         for packet in &wire {
+            self.checked += 1;
             let sequence = u32::from_be_bytes(packet[4..8].try_into().unwrap());
-            assert!(
-                self.sequences.insert(sequence),
-                "number {sequence} left twice"
-            );
+            wrongs.numbers += u64::from(!self.sequences.insert(sequence));
             let iv = packet[8..16].try_into().unwrap();
-            assert!(self.ivs.insert(iv), "IV {iv:02x?} left twice");
+            wrongs.ivs += u64::from(!self.ivs.insert(iv));
+            wrongs.clear += u64::from(is_clear(packet));
         }
         for done in to.pass(&wire) {
-            assert_eq!(done.status, Status::Ok, "number {}", done.sequence);
-            let number = u64::from_be_bytes(done.frame[20..28].try_into().unwrap());
-            assert_eq!(&done.frame[..], &packet(number)[..]);
-            assert!(
-                self.last_delivered.is_none_or(|last| last < number),
-                "{number} out of order"
-            );
+            let inner = &done.frame[..];
+            let number = inner.get(20..28).and_then(|octets| octets.try_into().ok());
+            let number = number.map_or(u64::MAX, u64::from_be_bytes);
+            if done.status != Status::Ok || number >= self.sent || inner != packet(number) {
+                wrongs.changed += 1;
+                continue;
+            }
+            wrongs.disordered += u64::from(self.last_delivered.is_some_and(|last| last >= number));
             self.last_delivered = Some(number);
             self.delivered += 1;
         }
@@ -253,6 +288,7 @@ fn a_killed_card_costs_neither_numbers_nor_the_tunnel_and_gets_its_sas_back() {
     wire.settle(&mut from, &mut to);
     assert!(wire.aborted <= BURST as u64);
     assert_eq!(to.both.statistics().losses, 0);
+    assert_eq!(wire.wrongs, Wrongs::default());
 }
 
 /// What happens to a card.
@@ -307,7 +343,7 @@ fn die(death: Death, count: u64) {
     let mut wire = Wire::default();
     let (mut fallbacks, mut returns) = (Vec::new(), Vec::new());
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    let (mut sent, mut aborted) = (0, 0);
+    let (mut totals, mut most_lost) = (Totals::default(), 0);
     for trial in 1..=count {
         random ^= random << 13;
         random ^= random >> 7;
@@ -343,6 +379,7 @@ fn die(death: Death, count: u64) {
         fallbacks.push(struck.elapsed());
         wire.settle(&mut from, &mut to);
         let lost = wire.aborted - aborted_before;
+        most_lost = most_lost.max(lost);
         assert!(
             lost <= BURST as u64,
             "{death:?} {trial} cost {lost} packets"
@@ -373,23 +410,45 @@ fn die(death: Death, count: u64) {
         if death == Death::Hung && trial % 8 == 0 {
             // Frames that a hung card had are never used again: another gateway, another pool, and
             // other keys with it.
-            (sent, aborted) = (sent + wire.sent, aborted + wire.aborted);
-            (from, to) = renew(from, to, &sockets);
+            totals.add(&wire);
+            (from, to) = renew(from, to, &sockets, trial);
             wire = Wire::default();
         }
     }
     wire.settle(&mut from, &mut to);
-    (sent, aborted) = (sent + wire.sent, aborted + wire.aborted);
+    totals.add(&wire);
     // Of few trials the slowest is no percentile.
     let few = count < 500;
     let high = if few { 90 } else { 99 };
     let [median, slow] = [50, high].map(|percent| percentile(&mut fallbacks, percent));
     let [return_median, return_high] = [50, high].map(|percent| percentile(&mut returns, percent));
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    let (worst, worst_return) = (fallbacks[fallbacks.len() - 1], returns[returns.len() - 1]);
+    let Wrongs {
+        numbers,
+        ivs,
+        clear,
+        changed,
+        disordered,
+    } = totals.wrongs;
     println!(
-        "{death:?}: {count} trials, {sent} packets, {aborted} lost in rings; from the stroke to the \
-         next packets median {median:?}, {high} % {slow:?}; back in the card after median \
-         {return_median:?}, {high} % {return_high:?}"
+        "card-death: kind={death:?} trials={count} sent={} checked={} lost={} most_lost={most_lost} \
+         percentile={high} fallback_median_ms={:.2} fallback_ms={:.2} fallback_worst_ms={:.2} \
+         fallback_bar_ms={} return_median_ms={:.2} return_ms={:.2} return_worst_ms={:.2} \
+         numbers_twice={numbers} ivs_twice={ivs} in_the_clear={clear} changed={changed} \
+         out_of_order={disordered}",
+        totals.sent,
+        totals.checked,
+        totals.aborted,
+        milliseconds(median),
+        milliseconds(slow),
+        milliseconds(worst),
+        death.limit(few).as_millis(),
+        milliseconds(return_median),
+        milliseconds(return_high),
+        milliseconds(worst_return),
     );
+    assert_eq!(totals.wrongs, Wrongs::default());
     assert!(
         slow <= death.limit(few),
         "{slow:?} at the {high}th percentile"
@@ -397,11 +456,39 @@ fn die(death: Death, count: u64) {
     assert!(return_high <= Duration::from_secs(1), "{return_high:?}");
 }
 
-fn renew(from: Gateway, to: Gateway, sockets: &[std::path::PathBuf; 2]) -> (Gateway, Gateway) {
+/// What all gateways of a run have seen.
+#[derive(Default)]
+struct Totals {
+    sent: u64,
+    checked: u64,
+    aborted: u64,
+    wrongs: Wrongs,
+}
+
+impl Totals {
+    fn add(&mut self, wire: &Wire) {
+        self.sent += wire.sent;
+        self.checked += wire.checked;
+        self.aborted += wire.aborted;
+        let (all, more) = (&mut self.wrongs, &wire.wrongs);
+        all.numbers += more.numbers;
+        all.ivs += more.ivs;
+        all.clear += more.clear;
+        all.changed += more.changed;
+        all.disordered += more.disordered;
+    }
+}
+
+fn renew(
+    from: Gateway,
+    to: Gateway,
+    sockets: &[std::path::PathBuf; 2],
+    key: u64,
+) -> (Gateway, Gateway) {
     drop((from, to));
     (
-        Gateway::new(&sockets[0], Direction::Outbound),
-        Gateway::new(&sockets[1], Direction::Inbound),
+        Gateway::with_key(&sockets[0], Direction::Outbound, key),
+        Gateway::with_key(&sockets[1], Direction::Inbound, key),
     )
 }
 

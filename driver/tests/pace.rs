@@ -134,13 +134,10 @@ fn latency_by_the_clock_on_the_wall_is_never_less_and_comes_near() {
     let mut rig = Rig::new(None, latency, None);
     let mut times = Vec::new();
     let first = Instant::now();
-    // On a busy machine most are late; that is the machine's.
-    while times.len() < 21 || times[times.len() / 2] > latency * 3 / 2 {
-        assert!(
-            first.elapsed() < PATIENCE,
-            "median {:?}",
-            times[times.len() / 2]
-        );
+    // On a busy machine most are late, which is the machine's: in virtual time it is exact
+    // (sim/tests/raw_pace.rs).
+    while times.len() < 21 || times[0] > latency * 5 / 4 {
+        assert!(first.elapsed() < PATIENCE, "{times:?}");
         let start = Instant::now();
         rig.fill(200, 1);
         while rig.take() == 0 {
@@ -149,14 +146,11 @@ fn latency_by_the_clock_on_the_wall_is_never_less_and_comes_near() {
         let took = start.elapsed();
         assert!(took >= latency, "{took:?}");
         times.insert(times.partition_point(|time| *time < took), took);
-        if times.len() == 101 {
-            times.clear();
-        }
     }
+    let (median, count) = (times[times.len() / 2], times.len());
     println!(
-        "asked {latency:?}: median {:?} of {}",
-        times[times.len() / 2],
-        times.len()
+        "asked {latency:?}: median {median:?} of {count}, at best {:?}",
+        times[0]
     );
 }
 

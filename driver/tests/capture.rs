@@ -115,7 +115,7 @@ fn tshark(file: &Path) -> Vec<Vec<String>> {
     for field in fields {
         command.args(["-e", field]);
     }
-    let output = command.output().expect("tshark, of the package tshark");
+    let output = command.output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{told}");
     let lines = String::from_utf8(output.stdout).unwrap();

@@ -4,6 +4,8 @@
 
 use std::fs;
 use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -14,6 +16,10 @@ use crate::run;
 const PAGES: u32 = 128;
 const RESERVED: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 const FREE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+const COMPACT: &str = "/proc/sys/vm/compact_memory";
+const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
+/// What is done for memory that is free but scattered, from the least to the most.
+const REMEDIES: &[&[&str]] = &[&[], &[COMPACT], &[COMPACT], &[DROP_CACHES, COMPACT]];
 
 pub(crate) fn run() -> Result<ExitCode> {
     if !run::is_root() {
@@ -44,17 +50,27 @@ struct HugePages {
 
 impl HugePages {
     fn reserve() -> Result<Self> {
-        let missing = PAGES.saturating_sub(number(FREE)?);
-        if missing != 0 {
-            let wanted = number(RESERVED)? + missing;
-            fs::write(RESERVED, wanted.to_string()).context(RESERVED)?;
+        let before = number(RESERVED)?;
+        let mut pages = Self { added: 0 };
+        for remedies in REMEDIES {
+            for remedy in *remedies {
+                fs::write(remedy, "1").context(*remedy)?;
+                sleep(Duration::from_millis(200));
+            }
+            let missing = PAGES.saturating_sub(number(FREE)?);
+            if missing != 0 {
+                let wanted = number(RESERVED)? + missing;
+                fs::write(RESERVED, wanted.to_string()).context(RESERVED)?;
+            }
+            pages.added = number(RESERVED)?.saturating_sub(before);
+            if number(FREE)? >= PAGES {
+                return Ok(pages);
+            }
         }
-        let pages = Self { added: missing };
-        let free = number(FREE)?;
-        if free < PAGES {
-            bail!("{PAGES} huge pages of 2 MiB are wanted, and there is memory for {free}");
-        }
-        Ok(pages)
+        bail!(
+            "{PAGES} huge pages of 2 MiB are wanted, and there is memory for {}: free some, or restart the machine",
+            number(FREE)?
+        );
     }
 }
 

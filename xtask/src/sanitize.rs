@@ -30,7 +30,7 @@ const ADDRESS: &[&str] = &[
     "--package=sim",
 ];
 /// Tests that stay out: loom's threads are its own, and these contend for locks.
-const SKIPPED: &[&str] = &["--skip=loom", "--skip=the_laws_hold"];
+const SKIPPED: &[&str] = &["--skip", "loom", "--skip", "the_laws_hold"];
 
 /// Exit status of a program whose sanitizer has found something.
 const FOUND: i32 = 66;

@@ -15,6 +15,9 @@ use crate::queue::{Arm, Done, Op, QueueConfig, QueuePair, Status};
 use crate::replay::Verdict;
 use crate::sa::SaHandle;
 
+/// How often all operations of a lost device together yield to whoever moves their SAs.
+const PATIENCE: u32 = 1000;
+
 pub(super) struct FailoverQueue {
     shared: Arc<Shared>,
     config: QueueConfig,
@@ -193,6 +196,7 @@ impl FailoverQueue {
 
     /// Finds a new way for operations that the device has not seen.
     fn redirect(&mut self) {
+        let mut patience = PATIENCE;
         for mut op in std::mem::take(&mut self.to_device) {
             let place = op.cookie as usize;
             let Some(mut flight) = self.flights.get_mut(place).and_then(Option::take) else {
@@ -200,16 +204,17 @@ impl FailoverQueue {
             };
             flight.sa.release(&self.shared, flight.handle, flight.stay);
             self.sampler.forget_any(flight.sample.take());
-            let target =
-                (0..1000).find_map(|_| match flight.sa.target(&self.shared, flight.handle) {
-                    Target::Wait => {
+            let target = loop {
+                match flight.sa.target(&self.shared, flight.handle) {
+                    Target::Wait if patience > 0 => {
+                        patience -= 1;
                         std::thread::yield_now();
-                        None
                     }
-                    target => Some(target),
-                });
+                    target => break target,
+                }
+            };
             match target {
-                Some(Target::Software { handle, stay }) => {
+                Target::Software { handle, stay } => {
                     op.sa = handle;
                     flight.sa.watch_grant(&self.shared, flight.handle, stay);
                     if let Some(vacant) = self.flights.get_mut(place) {
@@ -222,7 +227,7 @@ impl FailoverQueue {
                     self.to_software.push(op);
                 }
                 target => {
-                    if let Some(Target::Device { stay, .. }) = target {
+                    if let Target::Device { stay, .. } = target {
                         flight.sa.release(&self.shared, flight.handle, stay.number);
                     }
                     self.free.push(place as u32);

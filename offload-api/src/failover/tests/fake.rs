@@ -4,6 +4,7 @@
 //! numbers again, as a card does.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -65,10 +66,12 @@ impl Ledger {
             self.violations
                 .push(format!("{engine}: {spi} used {sequence} again"));
         }
-        let record = self
-            .cache
-            .as_ref()
-            .and_then(|cache| cache.find(spi, Direction::Outbound, None).ok());
+        // The SAs have no outer headers; without a destination all would be looked at.
+        let destination = Some(Ipv6Addr::UNSPECIFIED.into());
+        let record = self.cache.as_ref().and_then(|cache| {
+            let record = cache.find(spi, Direction::Outbound, destination);
+            record.ok()
+        });
         // A lost device that lives may go on with an SA that was retired since.
         let Some(granted) = record.map(|record| record.granted) else {
             return;

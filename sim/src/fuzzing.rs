@@ -16,8 +16,8 @@ use zerocopy::FromBytes;
 
 use crate::backend::PciBackend;
 use crate::card::{Bell, Card, FunctionConfig};
-use crate::datapath::Place;
 use crate::fault::FaultPlan;
+use crate::submission::{self, Place};
 use crate::{admin, datapath};
 
 /// Octets of the driver's memory.
@@ -74,7 +74,7 @@ pub fn driver(octets: &[u8]) {
     };
     for descriptor in octets.chunks_exact(size_of::<Submission>()).take(64) {
         if let Ok(submission) = Submission::read_from_bytes(descriptor) {
-            let _ = datapath::process(&mut core, place, &submission, &mut buffer, now);
+            let _ = submission::process(&mut core, place, &submission, &mut buffer, now);
         }
     }
     core.report(now);

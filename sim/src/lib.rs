@@ -45,6 +45,7 @@ pub mod qat;
 mod registers;
 mod running;
 mod sas;
+mod submission;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

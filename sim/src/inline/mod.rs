@@ -25,12 +25,12 @@ use tun_rs::VIRTIO_NET_HDR_LEN;
 use zerocopy::FromZeros;
 
 use crate::card::{Bell, Card, Core};
-use crate::datapath::{open, seal};
 use crate::pace::Pace;
 use crate::paced::SPIN;
 use crate::port::paced::Paced;
 use crate::port::tun::{self, BUFFER, BURST, OFFSET, PacketPort};
 use crate::port::{self, FramePort, MAX_FRAME, PortSpec};
+use crate::submission::{open, seal};
 use neighbours::Neighbours;
 use rules::RuleTable;
 use steer::{ETHERNET, IPV4, IPV6, Way};

@@ -394,7 +394,7 @@ fn forged_and_lost_completions_harm_nobody() {
 
 #[test]
 fn a_card_that_stalls_is_given_up_within_its_deadline() {
-    is_given_up("stall=1/10", Duration::ZERO);
+    is_given_up("stall=@2", Duration::ZERO);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use driver::DeviceAddress;
+use offload_api::conformance::inner_packet;
 use offload_api::device::{Accelerator, Health};
 use offload_api::error::{InstallError, SaError};
 use offload_api::event::Event;
@@ -80,13 +81,7 @@ fn params(direction: Direction) -> SaParams {
 }
 
 fn inner(len: usize) -> Vec<u8> {
-    let mut packet = vec![0x5a; 20 + len];
-    packet[..20].copy_from_slice(&[
-        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1,
-    ]);
-    let total = (packet.len() as u16).to_be_bytes();
-    packet[2..4].copy_from_slice(&total);
-    packet
+    inner_packet(len, 0x5a)
 }
 
 /// Waits for so many completions, sleeping as a consumer does.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use esp::engine::{SoftwareConfig, SoftwareEngine};
 use offload_api::cache::{CacheReader, CacheWriter};
 use offload_api::capability::Capabilities;
+use offload_api::conformance::{inner_packet, tunnel};
 use offload_api::device::{Accelerator, AcceleratorInfo, Counters, Health};
 use offload_api::error::{DeviceError, InstallError, OpenQueueError, SaError};
 use offload_api::event::{Engine, Event};
@@ -157,22 +158,7 @@ impl QueuePair for MortalQueue {
 }
 
 fn params(direction: Direction) -> SaParams {
-    SaParams::tunnel(
-        Spi::new(0x1000).unwrap(),
-        direction,
-        Suite::AES_128_GCM,
-        KeyMaterial::from_keymat(Suite::AES_128_GCM, &[7; 20], &[]).unwrap(),
-    )
-}
-
-fn inner_packet(len: usize) -> Vec<u8> {
-    let mut packet = vec![0; 20 + len];
-    packet[..20].copy_from_slice(&[
-        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1,
-    ]);
-    let total = (packet.len() as u16).to_be_bytes();
-    packet[2..4].copy_from_slice(&total);
-    packet
+    tunnel(0x1000, direction)
 }
 
 struct Random(u64);
@@ -247,7 +233,7 @@ fn no_number_is_used_twice_and_nothing_is_delivered_twice_over_a_thousand_deaths
             let mut ops = Vec::new();
             for _ in 0..random.next(24) {
                 let Some(mut frame) = pool.alloc() else { break };
-                assert!(frame.fill(&inner_packet(random.next(300) as usize)));
+                assert!(frame.fill(&inner_packet(random.next(300) as usize, 0)));
                 ops.push(Op {
                     sa: seal,
                     frame,
@@ -339,7 +325,7 @@ fn a_named_level_fails_loudly_and_never_falls_back() {
     device.alive.store(false, Ordering::SeqCst);
     both.tick();
     let mut frame = pool.alloc().unwrap();
-    assert!(frame.fill(&inner_packet(10)));
+    assert!(frame.fill(&inner_packet(10, 0)));
     queue
         .enqueue(&mut vec![Op {
             sa,

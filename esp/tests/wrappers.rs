@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use esp::engine::{SoftwareConfig, SoftwareEngine};
 use offload_api::cache::CacheWriter;
-use offload_api::conformance::{self, Report};
+use offload_api::conformance::{self, Report, inner_packet, tunnel};
 use offload_api::device::Accelerator;
 use offload_api::error::DeviceError;
 use offload_api::event::{Engine, Event};
 use offload_api::failover::{Failover, FailoverConfig, HoldOff};
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair, Status};
-use offload_api::sa::{Direction, KeyMaterial, Numbering, SaHandle, SaParams, Spi, Suite};
+use offload_api::sa::{Direction, Numbering, SaHandle, SaParams};
 use offload_api::wrap::{
     Captured, Counted, Faulty, FaultyPlan, PacketSink, PcapngSink, Seen, Traced,
 };
@@ -52,25 +52,6 @@ fn the_contract_holds_through_every_wrapper() {
         Arc::new(Traced::new(counted))
     });
     assert_eq!(format!("{bare:?}"), format!("{wrapped:?}"));
-}
-
-fn params(spi: u32, direction: Direction) -> SaParams {
-    SaParams::tunnel(
-        Spi::new(spi).unwrap(),
-        direction,
-        Suite::AES_128_GCM,
-        KeyMaterial::from_keymat(Suite::AES_128_GCM, &[7; 20], &[]).unwrap(),
-    )
-}
-
-fn inner_packet(len: usize, fill: u8) -> Vec<u8> {
-    let mut packet = vec![fill; 20 + len];
-    packet[..20].copy_from_slice(&[
-        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1,
-    ]);
-    let total = (packet.len() as u16).to_be_bytes();
-    packet[2..4].copy_from_slice(&total);
-    packet
 }
 
 /// A failover over a device that misbehaves by plan.
@@ -152,7 +133,7 @@ fn a_device_that_corrupts_one_packet_in_a_thousand_is_found_out() {
     let mut rig = Rig::new(plan, 32);
     let seal = rig
         .both
-        .install(&params(0x1000, Direction::Outbound))
+        .install(&tunnel(0x1000, Direction::Outbound))
         .unwrap();
     let packets: Vec<_> = (0..32).map(|n| inner_packet(n * 20, n as u8)).collect();
     let start = Instant::now();
@@ -212,7 +193,7 @@ fn a_device_that_opens_wrongly_or_refuses_good_packets_is_found_out() {
         // A refused packet is judged only where its number is told by 32 bits.
         let not_extended = |direction| SaParams {
             esn: false,
-            ..params(0x1000, direction)
+            ..tunnel(0x1000, direction)
         };
         let seal = peer
             .both
@@ -243,7 +224,7 @@ fn a_number_that_a_device_uses_twice_never_leaves() {
     let mut rig = Rig::new(plan, 0);
     let seal = rig
         .both
-        .install(&params(0x1000, Direction::Outbound))
+        .install(&tunnel(0x1000, Direction::Outbound))
         .unwrap();
     let mut numbers = std::collections::HashSet::new();
     for _ in 0..40 {
@@ -264,8 +245,8 @@ fn an_honest_device_is_never_accused() {
     let mut rig = Rig::new(FaultyPlan::default(), 1);
     let mut pairs = Vec::new();
     for spi in [0x1000, 0x2000, 0x3000] {
-        let seal = rig.both.install(&params(spi, Direction::Outbound)).unwrap();
-        let open = rig.both.install(&params(spi, Direction::Inbound)).unwrap();
+        let seal = rig.both.install(&tunnel(spi, Direction::Outbound)).unwrap();
+        let open = rig.both.install(&tunnel(spi, Direction::Inbound)).unwrap();
         pairs.push((seal, open));
     }
     let mut opened = 0;
@@ -327,7 +308,7 @@ fn a_capture_shows_both_sides_and_counts_tell_what_was_done() {
             first: 1,
             last: 1000,
         })),
-        ..params(0x1000, Direction::Outbound)
+        ..tunnel(0x1000, Direction::Outbound)
     };
     let seal = counted.install(&granted).unwrap();
     assert!(counted.install(&granted.clone()).is_ok());

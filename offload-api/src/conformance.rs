@@ -21,8 +21,11 @@ mod replays;
 mod rig;
 mod round_trips;
 mod sas;
+mod traffic;
 
 use std::sync::Arc;
+
+pub use traffic::{inner_packet, tunnel};
 
 use crate::device::Accelerator;
 

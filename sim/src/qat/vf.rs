@@ -69,11 +69,14 @@ struct Ring {
 }
 
 impl Ring {
-    /// Where it starts and its size, if both make sense.
-    fn place(&self) -> Option<(u64, u32)> {
+    /// Where it starts and its size, if both make sense, and head and tail are places of its entries:
+    /// the driver may write any of them.
+    fn place(&self, entry: u64) -> Option<(u64, u32)> {
         let octets = csr::ring_octets(self.config)?;
         let aligned = self.base.is_multiple_of(octets) && self.base != 0;
-        aligned.then_some((self.base, octets as u32))
+        let within = |at: u32| u64::from(at) < octets && u64::from(at).is_multiple_of(entry);
+        let sane = aligned && within(self.head) && within(self.tail);
+        sane.then_some((self.base, octets as u32))
     }
 }
 
@@ -367,15 +370,11 @@ impl Vf {
             ) else {
                 return false;
             };
-            let Some((place, room)) = requests.place().zip(responses.place()) else {
+            let Some((place, room)) = requests.place(REQUEST).zip(responses.place(RESPONSE)) else {
                 return false;
             };
-            let misplaced = !u64::from(requests.tail).is_multiple_of(REQUEST)
-                || requests.tail >= place.1
-                || !u64::from(responses.head).is_multiple_of(RESPONSE)
-                || responses.head >= room.1;
             let served = bundle.arbiter & 1 << pair != 0;
-            if !served || misplaced || requests.head == requests.tail {
+            if !served || requests.head == requests.tail {
                 break;
             }
             let full = (responses.tail + RESPONSE as u32) & (room.1 - 1) == responses.head;
@@ -433,7 +432,7 @@ impl Vf {
 
     fn is_full(&self, number: usize, ring: usize) -> bool {
         let ring = self.bundles.get(number).and_then(|b| b.rings.get(ring));
-        ring.is_none_or(|ring| match ring.place() {
+        ring.is_none_or(|ring| match ring.place(RESPONSE) {
             Some((_, octets)) => (ring.tail + RESPONSE as u32) & (octets - 1) == ring.head,
             None => true,
         })
@@ -517,7 +516,7 @@ impl Vf {
         let Some(ring) = self.ring_mut(number, ring) else {
             return;
         };
-        let Some((base, octets)) = ring.place() else {
+        let Some((base, octets)) = ring.place(RESPONSE) else {
             return;
         };
         let at = base + u64::from(ring.tail);

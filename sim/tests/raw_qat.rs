@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A QAT function's rings and requests as a driver may write them that it should not trust.
+#![allow(clippy::unwrap_used)]
+
+use std::cell::RefCell;
+
+use qat_regs::RING_BAR;
+use qat_regs::csr::{self, Layout};
+use qat_regs::message::{HEADER_VALID, Request, Response, service};
+use sim::fault::FaultPlan;
+use sim::qat::{Generation, HostMemory, Vf};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+/// Where rings and data lie, and the host's memory ends.
+const REQUESTS: u64 = 0x1000;
+const RESPONSES: u64 = 0x2000;
+const END: usize = 0x4000;
+/// Octets of each ring.
+const RING: u64 = 0x400;
+
+/// Memory from address zero on, and accesses that are not to it.
+struct Host {
+    octets: RefCell<Vec<u8>>,
+    strays: RefCell<Vec<u64>>,
+}
+
+impl Host {
+    fn new() -> Self {
+        Self {
+            octets: RefCell::new(vec![0; END]),
+            strays: RefCell::default(),
+        }
+    }
+
+    fn access(&self, address: u64, len: usize, run: impl FnOnce(&mut [u8])) -> bool {
+        let mut octets = self.octets.borrow_mut();
+        let from = usize::try_from(address).unwrap();
+        let end = from.checked_add(len);
+        match end.and_then(|end| octets.get_mut(from..end)) {
+            Some(octets) => run(octets),
+            None => self.strays.borrow_mut().push(address),
+        }
+        end.is_some_and(|end| end <= END)
+    }
+}
+
+impl HostMemory for Host {
+    fn read(&self, address: u64, into: &mut [u8]) -> bool {
+        self.access(address, into.len(), |octets| into.copy_from_slice(octets))
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> bool {
+        self.access(address, from.len(), |octets| octets.copy_from_slice(from))
+    }
+
+    fn publish(&self, address: u64, value: u64) -> bool {
+        self.write(address, &value.to_le_bytes())
+    }
+}
+
+/// A function whose first pair is set up and served.
+fn function() -> Vf {
+    let mut vf = Vf::new(Generation::Virtual, FaultPlan::default());
+    let layout = Layout::of(Generation::Virtual);
+    for (ring, base) in [(0, REQUESTS), (4, RESPONSES)] {
+        vf.write(RING_BAR, layout.base_low + ring, base as u32);
+        vf.write(RING_BAR, layout.base_high + ring, 0);
+        vf.write(RING_BAR, layout.config + ring, csr::request_config(RING));
+    }
+    vf.write(RING_BAR, csr::ARBITER, 1);
+    vf
+}
+
+fn put(host: &Host, request: &Request) {
+    assert!(host.write(REQUESTS, request.as_bytes()));
+}
+
+fn first_response(host: &Host) -> Response {
+    let mut octets = [0; size_of::<Response>()];
+    assert!(host.read(RESPONSES, &mut octets));
+    Response::read_from_bytes(&octets).unwrap()
+}
+
+fn nothing() -> Request {
+    Request {
+        header_flags: HEADER_VALID,
+        service: service::NULL,
+        opaque: 7.into(),
+        ..Request::new_zeroed()
+    }
+}
+
+#[test]
+fn a_ring_whose_head_or_tail_is_misplaced_is_not_served() {
+    for (ring, register) in [
+        (0, csr::HEAD),
+        (0, csr::TAIL),
+        (4, csr::HEAD),
+        (4, csr::TAIL),
+    ] {
+        for value in [0xffff_ffe0, 0xffff_fff0, RING as u32, 0x10] {
+            let (host, mut vf) = (Host::new(), function());
+            put(&host, &nothing());
+
+            vf.write(RING_BAR, csr::TAIL, size_of::<Request>() as u32);
+            vf.write(RING_BAR, register + ring, value);
+            let served = vf.serve(&host, 16);
+            let what = format!("{register:#x} of ring {ring}: {value:#x}");
+            assert_eq!(vf.counters().requests, 0, "{what}");
+            assert!(!served.more, "{what}");
+            assert!(host.strays.borrow().is_empty(), "{what}");
+            assert!(
+                host.octets.borrow()[RESPONSES as usize..]
+                    .iter()
+                    .all(|octet| *octet == 0)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_ring_that_is_set_up_well_is_served() {
+    let (host, mut vf) = (Host::new(), function());
+    put(&host, &nothing());
+    vf.write(RING_BAR, csr::TAIL, size_of::<Request>() as u32);
+    vf.serve(&host, 16);
+    let response = first_response(&host);
+    assert_eq!((response.opaque.get(), response.status), (7, 0));
+    assert!(host.strays.borrow().is_empty());
+}

@@ -6,7 +6,11 @@ use std::cell::RefCell;
 
 use qat_regs::RING_BAR;
 use qat_regs::csr::{self, Layout};
-use qat_regs::message::{HEADER_VALID, Request, Response, service};
+use qat_regs::descriptor::{CIPHER_HEADER, CipherConfig, cipher, mode};
+use qat_regs::message::{
+    CommonFlags, HEADER_VALID, ListEntry, ListHead, Request, Response, ResponseStatus, command,
+    service,
+};
 use sim::fault::FaultPlan;
 use sim::qat::{Generation, HostMemory, Vf};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -14,6 +18,9 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 /// Where rings and data lie, and the host's memory ends.
 const REQUESTS: u64 = 0x1000;
 const RESPONSES: u64 = 0x2000;
+const DESCRIPTOR: u64 = 0x2800;
+const LIST: u64 = 0x2900;
+const SOURCE: u64 = 0x3000;
 const END: usize = 0x4000;
 /// Octets of each ring.
 const RING: u64 = 0x400;
@@ -127,4 +134,70 @@ fn a_ring_that_is_set_up_well_is_served() {
     let response = first_response(&host);
     assert_eq!((response.opaque.get(), response.status), (7, 0));
     assert!(host.strays.borrow().is_empty());
+}
+
+/// What a request comes to that enciphers a block into this place.
+fn enciphered_to(destination: u64, list: Option<u64>) -> ResponseStatus {
+    let (host, mut vf) = (Host::new(), function());
+    let config = CipherConfig {
+        algorithm: cipher::AES_128,
+        mode: mode::CTR,
+        decrypts: false,
+        converts_key: false,
+        tag_len: 0,
+    };
+    assert!(host.write(DESCRIPTOR, &config.word().to_le_bytes()));
+    for (at, address) in [(LIST, Some(SOURCE)), (LIST + 0x80, list)] {
+        let head = ListHead {
+            entries: 1.into(),
+            ..ListHead::new_zeroed()
+        };
+        let entry = ListEntry {
+            len: 16.into(),
+            reserved: 0.into(),
+            address: address.unwrap_or(SOURCE).into(),
+        };
+        assert!(host.write(at, head.as_bytes()));
+        assert!(host.write(at + size_of::<ListHead>() as u64, entry.as_bytes()));
+    }
+    let (source, flags) = match list {
+        Some(_) => (LIST, CommonFlags::LISTS),
+        None => (SOURCE, CommonFlags::empty()),
+    };
+    put(
+        &host,
+        &Request {
+            command: command::CIPHER,
+            service: service::CRYPTO,
+            common_flags: flags.bits(),
+            descriptor: DESCRIPTOR.into(),
+            descriptor_units: (CIPHER_HEADER + 16) as u8 / 8,
+            source: source.into(),
+            destination: destination.into(),
+            source_len: 16.into(),
+            destination_len: 16.into(),
+            cipher_len: 16.into(),
+            ..nothing()
+        },
+    );
+    vf.write(RING_BAR, csr::TAIL, size_of::<Request>() as u32);
+    vf.serve(&host, 16);
+    assert_eq!(vf.counters().requests, 1);
+    ResponseStatus::from_bits_retain(first_response(&host).status)
+}
+
+#[test]
+fn a_destination_beyond_the_address_space_is_an_invalid_parameter() {
+    let good = ResponseStatus::empty();
+    assert_eq!(enciphered_to(SOURCE + 0x100, None), good);
+    assert_eq!(enciphered_to(LIST + 0x80, Some(SOURCE + 0x100)), good);
+    let invalid = ResponseStatus::INVALID_PARAMETER;
+    for address in [u64::MAX, u64::MAX - 14, u64::MAX - 15] {
+        assert_eq!(enciphered_to(address, None), invalid, "{address:#x}");
+        assert_eq!(
+            enciphered_to(LIST + 0x80, Some(address)),
+            invalid,
+            "{address:#x}"
+        );
+    }
 }

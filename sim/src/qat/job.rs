@@ -211,8 +211,9 @@ impl Work<'_> {
         let octets = valid(buffer.get_mut(from..to))?;
         let mut last = None;
         let written = self.destination.walk(from, octets, |address, octets| {
-            last = Some(address + octets.len() as u64 - 1);
-            self.memory.write(address, octets)
+            // Where the address space ends before the octets do, there is no memory either.
+            last = address.checked_add(octets.len() as u64 - 1);
+            last.is_some() && self.memory.write(address, octets)
         });
         done.last_output = last;
         reach(written)

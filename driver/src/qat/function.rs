@@ -380,17 +380,13 @@ impl Function {
 
     /// As [`has_let_go`](Self::has_let_go), without waiting: nothing while it is being found out.
     pub(super) fn knows_let_go(&self) -> Option<bool> {
-        if self.transport.ended() {
-            return Some(true);
-        }
         if self.transport.liveness().is_none() {
             // The kernel unmaps at once.
             return Some(self.has_let_go());
         }
-        match self.let_go.try_lock() {
-            Ok(known) => *known,
-            Err(_) => None,
-        }
+        let known = self.let_go.try_lock().ok()?;
+        // The verdict first: our own close ends the connection to a process that may live on.
+        known.or_else(|| self.transport.ended().then_some(true))
     }
 
     fn unmap(&self) -> bool {

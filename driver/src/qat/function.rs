@@ -62,6 +62,8 @@ pub(super) struct Function {
     pulses: Mutex<Vec<Weak<Pulse>>>,
     /// The arbiter's registers are read and written back.
     arbiter: Mutex<()>,
+    /// Held from a word to the physical function until its answer, which does not name the ring pair.
+    mailbox: Mutex<()>,
     lost: Mutex<Option<String>>,
     is_lost: AtomicBool,
     /// Memory that is mapped for it: address and octets.
@@ -130,6 +132,7 @@ impl Function {
             rings: Mutex::default(),
             pulses: Mutex::default(),
             arbiter: Mutex::default(),
+            mailbox: Mutex::default(),
             lost: Mutex::default(),
             is_lost: AtomicBool::new(false),
             mappings: Mutex::new(mappings),
@@ -286,6 +289,7 @@ impl Function {
         }
         let done = Some((kind::RING_PAIR_RESET, pfvf::reset::DONE));
         let word = pfvf::word(kind::RING_PAIR_RESET, pair.bundle);
+        let _guard = lock(&self.mailbox);
         ask(&*self.transport, word).is_ok_and(|answer| answer == done)
     }
 
@@ -401,6 +405,7 @@ impl Function {
     pub(super) fn end(&self, reason: &str) {
         if !self.is_lost() {
             if self.generation == Generation::Gen4 {
+                let _guard = lock(&self.mailbox);
                 let stop = pfvf::word(kind::STOP, 0);
                 let misc = Registers::new(&*self.transport, MISC_BAR);
                 let _ = misc.write(pfvf::TO_PF, stop);

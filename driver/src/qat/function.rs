@@ -158,14 +158,19 @@ impl Function {
         self.interrupts.load(Ordering::Relaxed)
     }
 
-    /// Lets the function reach memory.
+    /// Lets the function reach memory; one that is lost needs none.
     pub(super) fn map(
         &self,
         iova: u64,
         memory: offload_api::frame::PoolMemory<'_>,
     ) -> Result<(), DeviceError> {
+        // Held, so that a loss unmaps this or finds it never mapped.
+        let mut mappings = lock(&self.mappings);
+        if self.is_lost() {
+            return Ok(());
+        }
         self.judge(self.transport.dma_map(iova, memory))?;
-        lock(&self.mappings).push((iova, memory.len));
+        mappings.push((iova, memory.len));
         Ok(())
     }
 

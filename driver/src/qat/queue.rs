@@ -97,6 +97,7 @@ impl QatQueue {
 /// Frees what an SA's operation came with.
 fn refused(op: Op, status: Status) -> Flight {
     Flight {
+        number: 0,
         sa: op.sa,
         cookie: op.cookie,
         sequence: 0,
@@ -393,6 +394,7 @@ fn start(
         Err(status) => return Err((op, status)),
     };
     let flight = Flight {
+        number,
         sa: op.sa,
         cookie: op.cookie,
         sequence,

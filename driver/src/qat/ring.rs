@@ -44,6 +44,8 @@ pub(super) struct RingPair {
 
 /// An operation on its way.
 pub(super) struct Flight {
+    /// Whose extra memory is its own; of no meaning where the device was never asked.
+    pub(super) number: u64,
     pub(super) sa: SaHandle,
     pub(super) cookie: u64,
     pub(super) sequence: u64,
@@ -201,7 +203,9 @@ impl RingPair {
 
     /// The memory of the first flight's own.
     pub(super) fn first_extra(&self) -> Extra<'_> {
-        self.extra(self.first)
+        // By its own number: those in front of it may have been given up.
+        let first = self.flights.front();
+        self.extra(first.map_or(self.first, |flight| flight.number))
     }
 
     /// Takes an operation in with its request, which carries the number of [`next`](Self::next).

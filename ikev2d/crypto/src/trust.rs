@@ -29,7 +29,8 @@ const SECURITY_LEVEL: i32 = 2;
 pub enum Revocation {
     /// Nothing.
     Off,
-    /// A list that is there and valid counts; none is no reason to refuse.
+    /// A list that is there counts, one that is out of date for those whom it names; none is no reason
+    /// to refuse.
     #[default]
     IfAvailable,
     /// Every certificate of a chain needs a valid list.
@@ -55,6 +56,8 @@ pub struct Trust {
     store: X509Store,
     /// The same, asking for the first certificate's revocation list.
     revoking: X509Store,
+    /// The same again, whatever the list's dates say.
+    timeless: X509Store,
     revocation: Revocation,
     policy: SignaturePolicy,
 }
@@ -91,20 +94,26 @@ impl Trust {
             Ok(store)
         };
         let store = builder(X509VerifyFlags::empty())?.build();
-        let mut revoking = builder(X509VerifyFlags::CRL_CHECK)?;
-        let lookup = revoking.add_lookup(X509Lookup::file())?;
-        for path in &anchors.revocation_lists {
-            let loaded = lookup
-                .load_crl_file(path, SslFiletype::PEM)
-                .or_else(|_| lookup.load_crl_file(path, SslFiletype::ASN1));
-            loaded.map_err(|error| CredentialError::RevocationList {
-                path: path.clone(),
-                error,
-            })?;
-        }
+        let with_lists = |flags| -> Result<X509Store, CredentialError> {
+            let mut store = builder(flags | X509VerifyFlags::CRL_CHECK)?;
+            let lookup = store.add_lookup(X509Lookup::file())?;
+            for path in &anchors.revocation_lists {
+                let loaded = lookup
+                    .load_crl_file(path, SslFiletype::PEM)
+                    .or_else(|_| lookup.load_crl_file(path, SslFiletype::ASN1));
+                loaded.map_err(|error| CredentialError::RevocationList {
+                    path: path.clone(),
+                    error,
+                })?;
+            }
+            Ok(store.build())
+        };
+        let revoking = with_lists(X509VerifyFlags::empty())?;
+        let timeless = with_lists(X509VerifyFlags::NO_CHECK_TIME)?;
         Ok(Self {
             store,
-            revoking: revoking.build(),
+            revoking,
+            timeless,
             anchors,
             revocation,
             policy,
@@ -195,19 +204,39 @@ impl Trust {
         certificate: &X509Ref,
         between: &Stack<X509>,
     ) -> Result<(), Refusal> {
-        /// X509_V_ERR_UNABLE_TO_GET_CRL, …_CRL_NOT_YET_VALID and …_CRL_HAS_EXPIRED.
-        const NO_LIST: [i32; 3] = [3, 11, 12];
-        let (verified, reason, _) = verify(&self.revoking, certificate, between)?;
-        let excused =
-            self.revocation == Revocation::IfAvailable && NO_LIST.contains(&reason.as_raw());
-        if verified || excused {
+        /// X509_V_ERR_UNABLE_TO_GET_CRL.
+        const NO_LIST: i32 = 3;
+        /// X509_V_ERR_CRL_NOT_YET_VALID and …_CRL_HAS_EXPIRED.
+        const OUT_OF_DATE: [i32; 2] = [11, 12];
+        let subject = || name::text(certificate.subject_name());
+        let (verified, mut reason, _) = verify(&self.revoking, certificate, between)?;
+        if verified {
             return Ok(());
         }
-        Err(Refusal(format!(
-            "the certificate {:?}: {}",
-            name::text(certificate.subject_name()),
-            reason.error_string()
-        )))
+        let lenient = self.revocation == Revocation::IfAvailable;
+        let mut excused = lenient && reason.as_raw() == NO_LIST;
+        if lenient && OUT_OF_DATE.contains(&reason.as_raw()) {
+            // The library looks at a list's dates first and at its entries never, if those are wrong:
+            // who was revoked once stays so. The certificates' own dates are checked already.
+            let (unlisted, listed, _) = verify(&self.timeless, certificate, between)?;
+            excused = unlisted;
+            if !unlisted {
+                reason = listed;
+            }
+        }
+        if !excused {
+            return Err(Refusal(format!(
+                "the certificate {:?}: {}",
+                subject(),
+                reason.error_string()
+            )));
+        }
+        // Without any list nobody expects to hear of them.
+        if !self.anchors.revocation_lists.is_empty() {
+            let (subject, reason) = (subject(), reason.error_string());
+            tracing::warn!(subject, reason, "accepted without a valid revocation list");
+        }
+        Ok(())
     }
 }
 

@@ -379,6 +379,30 @@ fn revoked_certificates_are_refused_as_policy_says() {
             [true, true, false],
         ),
         (
+            "end revoked by an expired one, which still names it",
+            vec![
+                ("", clean(&root)),
+                ("", revocation_list(&between, (-9, -1), &[&end])),
+            ],
+            [true, false, false],
+        ),
+        (
+            "end revoked by one that is not yet valid",
+            vec![
+                ("", clean(&root)),
+                ("", revocation_list(&between, (1, 9), &[&end])),
+            ],
+            [true, false, false],
+        ),
+        (
+            "between revoked by an expired one",
+            vec![
+                ("", revocation_list(&root, (-9, -1), &[&between])),
+                ("", clean(&between)),
+            ],
+            [true, false, false],
+        ),
+        (
             "end revoked",
             vec![("", clean(&root)), ("", end_revoked())],
             [true, false, false],

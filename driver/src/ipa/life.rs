@@ -345,8 +345,9 @@ impl Life {
     }
 
     pub(super) fn register_pool(&self, pool: &FramePool) -> Result<(), DeviceError> {
-        self.check()?;
         let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: a loss is noted before its unmapping reads the pools, which must miss none.
+        self.check()?;
         if pools.contains_key(&pool.id()) {
             return Ok(());
         }

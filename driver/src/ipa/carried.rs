@@ -2,6 +2,7 @@
 //! The SAs that a card carries, as it tells them.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use fpga_regs::admin::{CommandStatus, Opcode};
@@ -35,10 +36,7 @@ pub(super) fn carried(life: &Life, from: u32, most: usize) -> Result<Vec<Carried
             .as_chunks::<{ size_of::<SaDescription>() }>()
             .0;
         for octets in told.iter().take(count.max(1).min(most - sas.len())) {
-            let told = SaDescription::read_from_bytes(octets).ok();
-            // A card that goes back would keep us for ever.
-            let told = told.filter(|told| told.index.get() >= next && told.generation.get() != 0);
-            let Some(told) = told else {
+            let Some(told) = describe(octets, next..life.capabilities.max_sas) else {
                 return Err(DeviceError::Protocol {
                     what: "description of an SA".to_owned(),
                 });
@@ -48,6 +46,13 @@ pub(super) fn carried(life: &Life, from: u32, most: usize) -> Result<Vec<Carried
         }
     }
     Ok(sas)
+}
+
+/// What a card says of an SA, if its index is one of those that may follow: a card that goes back, or
+/// stays at its end, would keep us for ever.
+fn describe(octets: &[u8], indexes: Range<u32>) -> Option<SaDescription> {
+    let told = SaDescription::read_from_bytes(octets).ok()?;
+    (indexes.contains(&told.index.get()) && told.generation.get() != 0).then_some(told)
 }
 
 /// Nothing where the card says what no SA can be.
@@ -125,5 +130,25 @@ fn lifetimes(told: &context::Lifetimes) -> Lifetimes {
             packets: limit(told.hard_packets.get()),
             time: time(told.hard_time.get()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::{FromZeros, IntoBytes};
+
+    use super::*;
+
+    #[test]
+    fn a_card_that_names_an_index_beyond_its_table_or_goes_back_is_not_believed() {
+        let believed = |index: u32, next| {
+            let mut told = SaDescription::new_zeroed();
+            told.index = index.into();
+            told.generation = 1.into();
+            describe(told.as_bytes(), next..64).is_some()
+        };
+        assert!(believed(0, 0) && believed(63, 1) && believed(63, 63));
+        assert!(!believed(64, 0) && !believed(u32::MAX, 0), "beyond it");
+        assert!(!believed(62, 63) && !believed(63, 64), "again");
     }
 }

@@ -194,6 +194,8 @@ fn each_carried(
     most: usize,
     mut visit: impl FnMut(&CarriedSa) -> Result<(), DeviceError>,
 ) -> Result<Option<u32>, DeviceError> {
+    let primary = shared.primary.as_ref();
+    let max_sas = primary.map_or(0, |primary| primary.capabilities().max_sas);
     let mut next = from;
     let mut seen = 0;
     while seen < most {
@@ -207,14 +209,23 @@ fn each_carried(
                 return Err(error);
             }
         };
-        let Some(last) = told.last().map(|last| last.sa.index) else {
+        if told.is_empty() {
             return Ok(None);
-        };
+        }
         for carried in &told {
+            let index = carried.sa.index;
+            // One that goes back, or stays at its end, would keep us for ever.
+            if !(next..max_sas).contains(&index) {
+                let error = DeviceError::Protocol {
+                    what: format!("an SA at index {index}, expected {next} to {max_sas}"),
+                };
+                shared.lost(life, &error.to_string());
+                return Err(error);
+            }
+            next = index + 1;
             visit(carried)?;
         }
         seen += told.len();
-        next = last.saturating_add(1);
     }
     Ok(next.checked_sub(1))
 }

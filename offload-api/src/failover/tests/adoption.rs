@@ -17,6 +17,8 @@ const BLOCK: u64 = 16;
 struct Fused {
     device: Arc<Fake>,
     left: AtomicI64,
+    /// It tells each SA at this index, whatever it is asked.
+    told_at: Option<u32>,
 }
 
 impl Fused {
@@ -54,7 +56,12 @@ impl Accelerator for Fused {
         self.around(|device| device.install_as(sa, cookie))
     }
     fn carried(&self, from: u32, most: usize) -> Result<Vec<CarriedSa>, DeviceError> {
-        self.around(|device| device.carried(from, most))
+        let Some(index) = self.told_at else {
+            return self.around(|device| device.carried(from, most));
+        };
+        let mut told = self.device.carried(0, most)?;
+        told.iter_mut().for_each(|told| told.sa.index = index);
+        Ok(told)
     }
     fn amend(&self, sa: SaHandle, change: &Amend) -> Result<(), SaError> {
         self.around(|device| device.amend(sa, change))
@@ -120,6 +127,7 @@ impl World {
         let device = Arc::new(Fused {
             device: self.device.clone(),
             left: AtomicI64::new(steps),
+            told_at: None,
         });
         let software = Fake::software(&self.ledger, 1);
         let config = FailoverConfig {
@@ -395,4 +403,32 @@ fn an_adopted_sa_ends_with_its_device() {
     assert!(world.carried().is_empty(), "it came back without keys");
     life.both.retire(sa).unwrap();
     assert!(life.cache.is_empty());
+}
+
+#[test]
+fn a_device_that_tells_an_sa_for_ever_is_given_up() {
+    for index in [0, u32::MAX] {
+        let world = World::new(9);
+        let sa = params(0x3001, Direction::Inbound);
+        world.device.install(&sa).unwrap();
+        world.device.install(&sa).unwrap();
+        let cache = CacheWriter::take_over(world.cache.try_clone().unwrap()).unwrap();
+        let device = Arc::new(Fused {
+            device: world.device.clone(),
+            left: AtomicI64::new(i64::MAX),
+            told_at: Some(index),
+        });
+        let config = FailoverConfig {
+            block: BLOCK,
+            sample: 0,
+            hold_off: HoldOff::NONE,
+        };
+        let software = Fake::software(&world.ledger, 1);
+        let both = Failover::new(Some(device), software, Arc::new(cache), config);
+        assert!(
+            matches!(both.adopt(), Err(DeviceError::Protocol { .. })),
+            "{index}"
+        );
+        assert!(!both.device_up());
+    }
 }

@@ -64,7 +64,7 @@ fn decode(life: &Life, told: &SaDescription) -> Option<CarriedSa> {
     let usage = &told.usage;
     Some(CarriedSa {
         spi: Spi::new(told.spi.get())?,
-        sa: life.adopt(told.index.get(), told.generation.get()),
+        sa: life.meet(told.index.get(), told.generation.get()),
         cookie: told.cookie.get(),
         direction: if is(context::FLAG_OUTBOUND) {
             Direction::Outbound
@@ -137,7 +137,36 @@ fn lifetimes(told: &context::Lifetimes) -> Lifetimes {
 mod tests {
     use zerocopy::{FromZeros, IntoBytes};
 
+    use sim::{CardConfig, RunningCard};
+
+    use super::super::life::Start;
     use super::*;
+    use crate::transport::user::UserTransport;
+
+    #[test]
+    #[allow(clippy::unwrap_used)]
+    fn what_a_card_told_before_does_not_unseat_an_sa_that_came_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = CardConfig::new(dir.path().join("card.sock"));
+        let card = RunningCard::start(&config).unwrap();
+        let transport = Box::new(UserTransport::connect(&config.socket).unwrap());
+        let life = Life::begin(transport, 1, Start::Afresh).unwrap();
+        let mut told = SaDescription::new_zeroed();
+        (told.index, told.generation, told.spi) = (3.into(), 1.into(), 0x1000.into());
+        let old = decode(&life, &told).unwrap().sa;
+        assert_eq!(
+            life.card_generation(old),
+            Some(1),
+            "an empty place is filled"
+        );
+        life.forget(old);
+        let new = life.adopt(3, 2);
+        decode(&life, &told).unwrap();
+        assert_eq!(life.card_generation(new), Some(2));
+        assert_eq!(life.card_generation(old), None);
+        drop(life);
+        card.stop().unwrap();
+    }
 
     #[test]
     fn a_card_that_names_an_index_beyond_its_table_or_goes_back_is_not_believed() {

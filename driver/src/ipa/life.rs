@@ -371,6 +371,15 @@ impl Life {
         self.make_handle(index, generation)
     }
 
+    /// As [`adopt`](Self::adopt), for an SA that the card tells of: its word may be older than what has
+    /// been installed there meanwhile, which stays.
+    pub(super) fn meet(&self, index: u32, generation: u32) -> SaHandle {
+        if let Some(known) = self.generations.get(index as usize) {
+            let _ = known.compare_exchange(0, generation, Ordering::AcqRel, Ordering::Acquire);
+        }
+        self.make_handle(index, generation)
+    }
+
     pub(super) fn forget(&self, sa: SaHandle) {
         self.note_generation(sa.index, 0);
     }

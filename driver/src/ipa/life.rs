@@ -472,17 +472,17 @@ impl Life {
 
     /// As [`has_let_go`](Self::has_let_go), without waiting: nothing while it is being found out.
     pub(super) fn knows_let_go(&self) -> Option<bool> {
-        if self.transport.ended() {
-            return Some(true);
-        }
         if self.transport.liveness().is_none() {
             // The kernel unmaps at once, and nobody else is at it.
             return Some(self.has_let_go());
         }
-        match self.let_go.try_lock() {
-            Ok(known) => *known,
-            Err(_) => None,
+        // The verdict first: once we have closed the connection its hang-up is our own and proves
+        // nothing. Under the lock, which [`end`](Self::end) takes to decide before it closes.
+        let mut known = self.let_go.try_lock().ok()?;
+        if known.is_none() && self.transport.ended() {
+            *known = Some(true);
         }
+        *known
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -526,6 +526,7 @@ impl Life {
                 .write(control::CONTROL, Control::RESET.bits());
         }
         self.conclude(reason);
+        // Before our own hang-up, which looks like the card's.
         self.has_let_go();
         self.transport.close();
     }

@@ -234,8 +234,10 @@ impl Shared {
     pub(super) fn look_after(&self) {
         let up = self.life() % 2 == 1;
         let thirsty = std::mem::take(&mut *lock(&self.thirsty));
-        for sa in thirsty.into_iter().filter_map(|sa| self.sa(sa).ok()) {
-            sa.top_up_by_tick(self);
+        for handle in thirsty {
+            if let Ok(sa) = self.sa(handle) {
+                sa.top_up_by_tick(self, handle);
+            }
         }
         if self.dying.load(Ordering::Acquire) != 0 {
             self.wake();
@@ -353,7 +355,8 @@ impl Shared {
             }),
             Event::TableFull | Event::QueueFailed { .. } | Event::Zeroised => Some(event),
             Event::GrantLow { sa, .. } => {
-                self.sa(name(sa)?).ok()?.top_up(self);
+                let handle = name(sa)?;
+                self.sa(handle).ok()?.top_up_soon(self, handle);
                 None
             }
             Event::DeviceLost { reason } => {

@@ -56,9 +56,22 @@ impl Sa {
     }
 
     /// What [`watch_grant`](Self::watch_grant) asked for.
-    pub(in crate::failover) fn top_up_by_tick(&self, shared: &Shared) {
+    pub(in crate::failover) fn top_up_by_tick(&self, shared: &Shared, handle: SaHandle) {
         self.thirsty.store(false, Ordering::Release);
-        self.top_up(shared);
+        self.top_up_soon(shared, handle);
+    }
+
+    /// Grants the next block now, or by the next tick while somebody else is at the SA: for askers who
+    /// ask only once.
+    pub(in crate::failover) fn top_up_soon(&self, shared: &Shared, handle: SaHandle) {
+        if self.top_up(shared) || !self.granted || self.retired.load(Ordering::Acquire) {
+            return;
+        }
+        // Elsewhere nobody uses numbers, and whoever starts there brings a block.
+        let at_work = matches!(self.route.load().place, Place::Device | Place::Software);
+        if at_work && !self.thirsty.swap(true, Ordering::AcqRel) {
+            shared.is_thirsty(handle);
+        }
     }
 
     /// Grants the engine in charge its next block; false when that is not possible now.

@@ -440,3 +440,58 @@ fn transport_mode_is_negotiated() {
         }
     }
 }
+
+/// Nothing is due that was due already: else whoever waits for it spins.
+fn assert_timers_go_on(pair: &mut Pair, side: usize, time: Duration) {
+    let end = pair.now + time;
+    while let Some(next) = pair.sides[side].endpoint.poll_timeout() {
+        if next > end {
+            break;
+        }
+        pair.now = pair.now.max(next);
+        let endpoint = &mut pair.sides[side].endpoint;
+        endpoint.handle_timeout(pair.now);
+        let next = endpoint.poll_timeout();
+        assert!(next.is_none_or(|next| next > pair.now), "due in the past");
+        pair.flush();
+        pair.wire.clear();
+    }
+    pair.now = end;
+}
+
+#[test]
+fn a_replaced_child_of_an_ike_sa_that_is_being_deleted_is_not_due_for_ever() {
+    let mut pair = Pair::seeded(8, |_, _, _| {});
+    pair.up();
+    let (now, child) = (pair.now, pair.child(1));
+    pair.sides[1].endpoint.rekey_child(now, child).unwrap();
+    pair.flush();
+    pair.deliver(0);
+    pair.flush();
+    pair.wire.clear();
+    assert_timers_go_on(&mut pair, 0, Duration::from_secs(150));
+    let (now, ike) = (pair.now, pair.ike(0));
+    pair.sides[0].endpoint.terminate_ike(now, ike).unwrap();
+    assert_timers_go_on(&mut pair, 0, Duration::from_secs(300));
+    assert_eq!(pair.sides[0].endpoint.ike_sas().count(), 0);
+}
+
+#[test]
+fn liveness_is_not_due_while_a_refused_task_waits() {
+    let mut pair = Pair::seeded(8, |a, connection, _| {
+        connection.dpd_delay = a.then_some(Duration::from_millis(200));
+    });
+    pair.up();
+    // A peer that is busy refuses for a while.
+    let (now, child) = (pair.now, pair.child(1));
+    pair.sides[1].endpoint.rekey_child(now, child).unwrap();
+    pair.flush();
+    pair.wire.clear();
+    let ike = pair.ike(0);
+    pair.sides[0].endpoint.rekey_ike(now, ike).unwrap();
+    for _ in 0..2 {
+        pair.flush();
+        pair.deliver(0);
+    }
+    assert_timers_go_on(&mut pair, 0, Duration::from_millis(800));
+}

@@ -26,31 +26,36 @@ impl IkeSa {
         }
     }
 
+    /// Whether it does what is due to an IKE SA in use.
+    fn is_in_use(&self) -> bool {
+        self.state == State::Established && self.standing == Standing::Current
+    }
+
+    /// When the peer is to be asked whether it lives, if nothing else is asked of it.
+    fn liveness_at(&self) -> Option<Instant> {
+        let idle = self.is_in_use() && self.outstanding.is_none() && self.tasks.is_empty();
+        let delay = self.connection.dpd_delay.filter(|_| idle);
+        delay.map(|delay| self.last_heard + delay)
+    }
+
     /// When something is to be done next.
     pub(crate) fn timeout(&self, config: &EndpointConfig) -> Option<Instant> {
         let half_open = (self.state == State::Connecting && !self.initiator)
             .then(|| self.created + config.half_open_timeout);
-        let established = self.state == State::Established && self.standing == Standing::Current;
-        let dpd = self
-            .connection
-            .dpd_delay
-            .filter(|_| established && self.outstanding.is_none());
+        let established = self.is_in_use();
         let keepalive =
             (established && self.nat_local).then(|| self.last_sent + config.nat_keepalive);
         let tasks = self.tasks.iter().filter_map(|task| match task {
             Task::Child { not_before, .. } | Task::RekeyIke { not_before, .. } => *not_before,
             _ => None,
         });
-        let tasks = if self.outstanding.is_none() {
-            tasks.min()
-        } else {
-            None
-        };
-        let children = self.children.iter().flat_map(|child| {
+        // As `pump` has it.
+        let startable = established && self.outstanding.is_none() && self.pending.is_none();
+        let tasks = tasks.min().filter(|_| startable);
+        let children = self.children.iter().filter(|_| established);
+        let children = children.flat_map(|child| {
             [
-                child
-                    .rekey_at
-                    .filter(|_| child.phase == Phase::Installed && established),
+                child.rekey_at.filter(|_| child.phase == Phase::Installed),
                 child.forget_at,
                 child.release_at.filter(|_| child.awaits_peer),
             ]
@@ -58,7 +63,7 @@ impl IkeSa {
         [
             self.outstanding.as_ref().map(|outstanding| outstanding.at),
             half_open,
-            dpd.map(|delay| self.last_heard + delay),
+            self.liveness_at(),
             keepalive,
             tasks,
             self.rekey_at.filter(|_| established),
@@ -102,7 +107,7 @@ impl IkeSa {
         if self.reassembly.expires().is_some_and(|at| now >= at) {
             self.reassembly.clear(&mut ctx.out.held);
         }
-        if self.state == State::Established && self.standing == Standing::Current {
+        if self.is_in_use() {
             if self.rekey_at.is_some_and(|at| now >= at) {
                 self.rekey_at = None;
                 self.renew(ctx);
@@ -123,11 +128,7 @@ impl IkeSa {
                     self.rekey_child(id);
                 }
             }
-            let idle = self.outstanding.is_none() && self.tasks.is_empty();
-            if let Some(delay) = self.connection.dpd_delay
-                && idle
-                && now >= self.last_heard + delay
-            {
+            if self.liveness_at().is_some_and(|at| now >= at) {
                 self.tasks.push_back(Task::Liveness);
             }
             if self.nat_local && now >= self.last_sent + ctx.config.nat_keepalive {

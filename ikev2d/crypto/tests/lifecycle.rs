@@ -495,3 +495,21 @@ fn liveness_is_not_due_while_a_refused_task_waits() {
     }
     assert_timers_go_on(&mut pair, 0, Duration::from_millis(800));
 }
+
+/// The peer rekeys the IKE SA before it has heard of the move: what comes of that moves all the same.
+#[test]
+fn a_move_under_way_is_not_lost_to_the_peers_rekeying() {
+    let mut pair = Pair::seeded(8, mobile);
+    pair.up();
+    let (now, ikes) = (pair.now, [pair.ike(0), pair.ike(1)]);
+    let new = "198.51.100.9".parse().unwrap();
+    assert!(pair.sides[0].endpoint.move_to(now, ikes[0], new).unwrap());
+    pair.flush();
+    pair.wire.clear();
+    pair.sides[1].endpoint.rekey_ike(now, ikes[1]).unwrap();
+    pair.run(Duration::from_secs(60));
+    let sa = pair.sides[1].endpoint.ike_sas().next().unwrap();
+    assert_ne!(sa.id, ikes[1], "it is rekeyed");
+    assert_eq!(sa.path.remote.ip(), new);
+    assert_eq!(sa.children[0].sa.path.remote.ip(), new);
+}

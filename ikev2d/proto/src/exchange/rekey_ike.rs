@@ -174,6 +174,8 @@ impl IkeSa {
                 true
             }
             Some(Request::RekeyIke(mine)) => mine.collision.is_some(),
+            // The heir would know nothing of the new address.
+            Some(Request::Move) => true,
             _ => false,
         };
         let ends = |task: &Task| matches!(task, Task::DeleteIke { .. });

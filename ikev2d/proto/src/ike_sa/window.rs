@@ -351,7 +351,12 @@ impl IkeSa {
         let port_only = path.remote.ip() == self.path.remote.ip();
         // With RFC 4555 the initiator says so when it moves.
         if port_only || (self.nat_remote && !self.mobike) {
+            // Where we are ourselves is then ours to say, whatever the peer knows yet.
+            let local = self.path.local.ip();
             self.path = path;
+            if self.mobike && self.initiator {
+                self.path.local.set_ip(local);
+            }
             if self.state == State::Established {
                 self.tell_path(ctx);
             }

@@ -513,3 +513,44 @@ fn a_move_under_way_is_not_lost_to_the_peers_rekeying() {
     assert_eq!(sa.path.remote.ip(), new);
     assert_eq!(sa.children[0].sa.path.remote.ip(), new);
 }
+
+/// Rekeyings do not lengthen what an authentication is good for.
+#[test]
+fn an_authentication_ends_whatever_is_rekeyed() {
+    let mut pair = Pair::seeded(4, |a, connection, _| {
+        if a {
+            connection.rekey_time = Some(Duration::from_secs(40));
+            connection.reauth_time = Some(Duration::from_secs(100));
+        }
+    });
+    pair.up();
+    let other = Secret {
+        ids: vec![],
+        secret: zeroize::Zeroizing::new(b"another one".to_vec()),
+    };
+    pair.sides[1].endpoint.set_secrets(vec![other]);
+    pair.run(Duration::from_secs(60));
+    assert!(pair.count(0, |e| matches!(e, Event::IkeRekeyed { .. })) >= 1);
+    // As the peer may: the last one when a reauthentication has failed already.
+    let (now, ike) = (pair.now, pair.ike(1));
+    pair.run(Duration::from_secs(60));
+    let _ = pair.sides[1].endpoint.rekey_ike(now, ike);
+    pair.run(Duration::from_secs(60));
+    pair.agree(0);
+}
+
+/// The peer rekeys the IKE SA that is being replaced: what comes of that is replaced.
+#[test]
+fn a_reauthentication_replaces_what_the_peer_has_rekeyed_meanwhile() {
+    let mut pair = Pair::seeded(4, |_, _, _| {});
+    pair.up();
+    let (now, ikes) = (pair.now, [pair.ike(0), pair.ike(1)]);
+    pair.sides[0].endpoint.reauthenticate(now, ikes[0]).unwrap();
+    pair.flush();
+    pair.wire.clear();
+    pair.sides[1].endpoint.rekey_ike(now, ikes[1]).unwrap();
+    pair.run(Duration::from_secs(60));
+    assert_eq!(pair.sides[0].endpoint.ike_sas().count(), 1);
+    assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 1);
+    pair.agree(1);
+}

@@ -95,6 +95,7 @@ fn hand_over(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, handover: &Han
         old.pump(ctx);
     }
     heir.pump(ctx);
+    reauth::follow(sas, ctx, handover);
     sas.insert(heir.id, heir);
 }
 

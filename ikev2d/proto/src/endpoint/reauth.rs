@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::event::{Event, IkeId};
-use crate::ike_sa::{Ctx, IkeSa, State, Task};
+use crate::ike_sa::{Ctx, Handover, IkeSa, State, Task};
 
 /// Begins what is asked for, and ends what is done.
 pub(super) fn go_on(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>) {
@@ -23,6 +23,19 @@ pub(super) fn go_on(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>) {
     for id in std::mem::take(&mut ctx.out.reauth_failed) {
         if let Some(old) = sas.get_mut(&id) {
             old.reauth_failed(ctx);
+        }
+    }
+}
+
+/// What is under way for an IKE SA goes on for the one that has taken over from it.
+pub(super) fn follow(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, handover: &Handover) {
+    let out = &mut *ctx.out;
+    let asked = out.reauths.iter_mut();
+    let ended = out.reauthenticated.iter_mut().chain(&mut out.reauth_failed);
+    let being_made = sas.values_mut().filter_map(|sa| sa.reauth.of.as_mut());
+    for old in asked.chain(ended).chain(being_made) {
+        if *old == handover.old {
+            *old = handover.new;
         }
     }
 }

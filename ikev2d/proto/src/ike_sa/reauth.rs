@@ -15,6 +15,8 @@ pub(crate) struct Reauth {
     /// Rekeyings since the peers have authenticated each other.
     pub(crate) rekeyings: u32,
     pub(crate) at: Option<Instant>,
+    /// When the peers' authentication is good for nothing any more, whatever is rekeyed.
+    pub(crate) expire_at: Option<Instant>,
     /// The IKE SA that this one is to replace.
     pub(crate) of: Option<IkeId>,
     /// One that is to replace this one is being made.
@@ -72,8 +74,16 @@ impl IkeSa {
     }
 
     /// What rekeyings do not renew.
-    pub(crate) fn inherit_auth(&mut self, ctx: &mut Ctx<'_>, old: &Self) {
-        self.reauth.at = old.reauth.at;
+    pub(crate) fn inherit_auth(&mut self, ctx: &mut Ctx<'_>, old: &mut Self) {
+        self.reauth.at = old.reauth.at.take();
+        self.reauth.of = old.reauth.of.take();
+        self.reauth.under_way = std::mem::take(&mut old.reauth.under_way);
+        self.reauth.expire_at = old.reauth.expire_at;
+        self.expire_at = self
+            .expire_at
+            .into_iter()
+            .chain(self.reauth.expire_at)
+            .min();
         self.reauth.rekeyings = old.reauth.rekeyings.saturating_add(1);
         let frequency = self.connection.reauth_frequency;
         if frequency != 0 && self.reauth.rekeyings >= frequency {

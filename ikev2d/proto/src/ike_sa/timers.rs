@@ -22,6 +22,7 @@ impl IkeSa {
             let spread = self.connection.rand_time;
             self.reauth.at = Some(ctx.now + jittered(ctx, time, spread));
             let last = ctx.now + time + self.connection.over_time;
+            self.reauth.expire_at = Some(last);
             self.expire_at = Some(self.expire_at.map_or(last, |at| at.min(last)));
         }
     }

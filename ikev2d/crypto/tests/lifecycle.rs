@@ -554,3 +554,26 @@ fn a_reauthentication_replaces_what_the_peer_has_rekeyed_meanwhile() {
     assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 1);
     pair.agree(1);
 }
+
+/// A connection that believes any identity has no say over the IKE SAs of another one.
+#[test]
+fn an_identity_claimed_over_another_connection_ends_nothing() {
+    for unique in [Unique::No, Unique::Replace] {
+        let mut pair = Pair::seeded(8, |_, _, _| {});
+        pair.up();
+        let any = Connection {
+            name: "any".to_owned(),
+            remote_id: Identity::Any,
+            unique,
+            ..peers::connection(false)
+        };
+        pair.sides[1].endpoint.set_connections(vec![any.into()]);
+        let mut again = Pair::seeded(99, |_, _, _| {});
+        std::mem::swap(&mut pair.sides[0], &mut again.sides[0]);
+        let now = pair.now;
+        let endpoint = &mut pair.sides[0].endpoint;
+        endpoint.initiate(now, "gw", Some("net"), None).unwrap();
+        pair.run(Duration::from_secs(40));
+        assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 2, "{unique:?}");
+    }
+}

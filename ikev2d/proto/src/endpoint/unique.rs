@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::Unique;
+use crate::crypto::Crypto;
 use crate::event::IkeId;
 use crate::ike_sa::{Ctx, IkeSa, Standing, State};
 
@@ -24,6 +25,14 @@ pub(super) fn enforce(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>) {
     }
 }
 
+/// Whether two IKE SAs are between the same two ends. What another connection believes of an identity
+/// is no proof of it (RFC 7296 §2.4 speaks of authenticated ones).
+fn same_ends(crypto: &dyn Crypto, a: &IkeSa, b: &IkeSa) -> bool {
+    a.connection.name == b.connection.name
+        && a.local_id.matches_by(crypto, &b.local_id)
+        && a.remote_id.matches_by(crypto, &b.remote_id)
+}
+
 /// A connection that knows one IKE SA only, whatever the peer says.
 fn replace(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: IkeId) {
     let Some(new) = sas.get(&winner).filter(|sa| sa.state != State::Dead) else {
@@ -32,11 +41,13 @@ fn replace(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: IkeId) {
     if new.connection.unique != Unique::Replace || ctx.out.initial_contact.contains(&winner) {
         return;
     }
-    let (ends, address) = (new.ends(), new.path.remote.ip());
-    let others = sas
-        .values_mut()
-        .filter(|sa| sa.id != winner && sa.counted && sa.ends() == ends);
-    for sa in others {
+    let address = new.path.remote.ip();
+    let others = sas.values();
+    let others =
+        others.filter(|sa| sa.id != winner && sa.counted && same_ends(ctx.crypto, new, sa));
+    let others: Vec<IkeId> = others.map(|sa| sa.id).collect();
+    for id in others {
+        let Some(sa) = sas.get_mut(&id) else { continue };
         if sa.path.remote.ip() != address || sa.standing != Standing::Current {
             sa.die(ctx, "the peer has set up another one");
         } else {
@@ -51,24 +62,24 @@ fn replace(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: IkeId) {
 /// its first child carries the traffic, so that none is lost where the peer has not lost theirs.
 fn initial_contact(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: IkeId) {
     let Some(sa) = sas.get(&winner) else { return };
-    let peer = (sa.remote_id.clone(), sa.local_id.clone());
     let waits = sa.pending.is_some() || !sa.awaiting_peer().is_empty();
     // A later one has the last word.
     let later = |id: &IkeId| {
         sas.get(id)
-            .is_some_and(|sa| (&sa.remote_id, &sa.local_id) == (&peer.0, &peer.1))
+            .is_some_and(|later| same_ends(ctx.crypto, sa, later))
     };
     if ctx.out.initial_contact.iter().any(later) {
         return;
     }
+    let others = sas.values().filter(|other| {
+        other.id != winner && other.established.is_some() && same_ends(ctx.crypto, sa, other)
+    });
+    let others: Vec<IkeId> = others.map(|other| other.id).collect();
     let mut succeeds = false;
-    for other in sas.values_mut() {
-        if other.id == winner
-            || other.established.is_none()
-            || (&other.remote_id, &other.local_id) != (&peer.0, &peer.1)
-        {
+    for id in others {
+        let Some(other) = sas.get_mut(&id) else {
             continue;
-        }
+        };
         if waits {
             succeeds |= !other.children.is_empty();
             if other.succeeds {

@@ -577,3 +577,22 @@ fn an_identity_claimed_over_another_connection_ends_nothing() {
         assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 2, "{unique:?}");
     }
 }
+
+/// RFC 7296 §2.4: it is about the two identities, not about a connection.
+#[test]
+fn a_second_connection_of_the_same_identities_makes_no_initial_contact() {
+    let mut pair = Pair::seeded(8, |_, _, _| {});
+    let second = Connection {
+        name: "second".to_owned(),
+        ..peers::connection(true)
+    };
+    let both = vec![peers::connection(true).into(), second.into()];
+    pair.sides[0].endpoint.set_connections(both);
+    pair.up();
+    let now = pair.now;
+    let endpoint = &mut pair.sides[0].endpoint;
+    endpoint.initiate(now, "second", Some("net"), None).unwrap();
+    pair.run(Duration::from_secs(20));
+    assert_eq!(ike_downs(&pair, 1, "initial contact"), 0);
+    assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 2);
+}

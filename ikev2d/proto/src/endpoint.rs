@@ -299,7 +299,7 @@ impl Endpoint {
         };
         self.with(now, |sas, ctx| {
             let spi_i = ctx.random_u64();
-            let known = |sa: &IkeSa| sa.connection.name == connection.name && sa.keys.is_some();
+            let known = |sa: &IkeSa| sa.keys.is_some() && sa.may_be_of(ctx.crypto, &connection);
             let initial_contact = !sas.values().any(known);
             let mut sa = IkeSa::new(ctx, connection, true, (spi_i, 0), path);
             sa.initial_contact = initial_contact;

@@ -22,7 +22,7 @@ pub(crate) use task::{ChildRequest, Collision, Handover, RekeyRequest, Request, 
 pub(crate) use timers::jittered;
 
 use crate::config::{Connection, Identity};
-use crate::crypto::KeyExchange;
+use crate::crypto::{Crypto, KeyExchange};
 use crate::event::{Event, IkeId, Path};
 use crate::exchange::signature::{PeerAbility, Waiting};
 use crate::keymat::IkeKeys;
@@ -235,6 +235,17 @@ impl IkeSa {
     /// Who talks to whom.
     pub(crate) fn ends(&self) -> (Identity, Identity) {
         (self.local_id.clone(), self.remote_id.clone())
+    }
+
+    /// Whether it is, or may yet turn out to be, between the two identities of a connection.
+    pub(crate) fn may_be_of(&self, crypto: &dyn Crypto, connection: &Connection) -> bool {
+        let same = |a: &Identity, b: &Identity| a.matches_by(crypto, b) || b.matches_by(crypto, a);
+        // Before the peer has said it, it is whom we expect.
+        let remote = match self.established {
+            Some(_) => &self.remote_id,
+            None => &self.connection.remote_id,
+        };
+        same(&self.local_id, &connection.local_id) && same(remote, &connection.remote_id)
     }
 
     /// It is gone, with its children.

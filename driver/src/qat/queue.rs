@@ -61,20 +61,23 @@ impl QatQueue {
             })?;
             RingPair::open(function.clone(), pair, depth)
         });
-        let rings: Result<Vec<_>, DeviceError> = rings.collect();
-        let rings = match rings {
-            Ok(rings) => rings,
-            Err(error) => {
-                life.put_queue(number);
-                return Err(error.into());
+        let mut opened = Vec::new();
+        for ring in rings {
+            match ring {
+                Ok(ring) => opened.push(ring),
+                Err(error) => {
+                    opened.iter_mut().for_each(RingPair::close);
+                    life.put_queue(number);
+                    return Err(error.into());
+                }
             }
-        };
+        }
         let depth = depth as usize;
         let inner = Arc::new(Mutex::new(Inner {
             life: life.clone(),
             depth,
             pending: Vec::with_capacity(depth),
-            rings,
+            rings: opened,
             done: VecDeque::with_capacity(depth),
             ivs: vec![0; depth * IV],
             last_pool: None,

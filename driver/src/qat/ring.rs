@@ -145,7 +145,14 @@ impl RingPair {
         for position in 0..entries {
             responses.write(position, empty());
         }
-        function.start_pair(pair, requests.iova(), responses.iova(), entries)?;
+        let started = function.start_pair(pair, requests.iova(), responses.iova(), entries);
+        if let Err(error) = started {
+            // What is set up in part is given back only where it is stopped for certain.
+            if function.stop_pair(pair) {
+                function.put_rings(depth, memory);
+            }
+            return Err(error);
+        }
         let responses = Arc::new(responses);
         let pulse = Arc::new(Pulse {
             responses: responses.clone(),

@@ -467,7 +467,10 @@ impl Life {
     /// Whether a lost device can't write our memory any more: its process has ended, or everything
     /// was unmapped and it said so.
     pub(super) fn has_let_go(&self) -> bool {
-        *lock(&self.let_go).get_or_insert_with(|| self.transport.ended() || self.unmap())
+        *lock(&self.let_go).get_or_insert_with(|| {
+            // Asked again: it may have died while it was told to unmap.
+            self.transport.ended() || self.unmap() || self.transport.ended()
+        })
     }
 
     /// As [`has_let_go`](Self::has_let_go), without waiting: nothing while it is being found out.

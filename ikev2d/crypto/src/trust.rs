@@ -190,8 +190,10 @@ impl Trust {
             )));
         }
         if self.revocation != Revocation::Off {
-            // The anchor itself is believed by configuration.
-            let below = chain.len().saturating_sub(1);
+            // The anchor itself is believed by configuration. One that is pinned without its authority
+            // has no list that could be verified, which only `strict` minds.
+            let least = usize::from(self.revocation == Revocation::Strict);
+            let below = chain.len().saturating_sub(1).max(least);
             for certificate in chain.iter().take(below) {
                 self.check_revocation(certificate, &between)?;
             }

@@ -461,6 +461,52 @@ fn raw_public_keys_must_be_pinned() {
     assert!(trust(vec![]).verify(&told).is_err());
 }
 
+/// One that is pinned is no anchor that nobody can revoke, sent or not.
+#[test]
+fn a_pinned_certificate_is_not_exempt_from_revocation() {
+    let root = root();
+    let end = Template::end("a.test").issue(p256(), Some(&root));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("root.crl");
+    let sent = claim("a.test", &end, &[]);
+    let mut unsent = sent.clone();
+    unsent.certificates.clear();
+    for (authority, revoked, revocation, good) in [
+        (false, None, Revocation::IfAvailable, true),
+        (false, None, Revocation::Strict, false),
+        (false, Some(false), Revocation::IfAvailable, true),
+        (false, Some(false), Revocation::Strict, false),
+        (true, Some(false), Revocation::Strict, true),
+        (true, Some(true), Revocation::Strict, false),
+        (true, Some(true), Revocation::IfAvailable, false),
+    ] {
+        let revoked_ends: &[&Holder] = if revoked == Some(true) { &[&end] } else { &[] };
+        let list = revocation_list(&root, (-1, 1), revoked_ends);
+        std::fs::write(&path, list.to_pem().unwrap()).unwrap();
+        let anchors = TrustAnchors {
+            authorities: authority
+                .then(|| root.certificate.clone())
+                .into_iter()
+                .collect(),
+            certificates: vec![end.certificate.clone()],
+            revocation_lists: revoked
+                .iter()
+                .map(|_| path.to_str().unwrap().to_owned())
+                .collect(),
+            ..TrustAnchors::default()
+        };
+        let trust = Trust::new(anchors, revocation, SignaturePolicy::default()).unwrap();
+        for told in [&sent, &unsent] {
+            let judged = trust.verify(told);
+            assert_eq!(
+                judged.is_ok(),
+                good,
+                "{authority} {revoked:?} {revocation:?}: {judged:?}"
+            );
+        }
+    }
+}
+
 /// A certificate that is pinned needs no authority, and no other one will do.
 #[test]
 fn a_pinned_certificate_is_the_only_one() {

@@ -213,6 +213,12 @@ impl AuthSection {
                 return Err(("auth", what.to_owned()));
             }
         }
+        let strict = self.revocation == RevocationSetting::Strict;
+        if strict && !certificates.is_empty() && authorities.is_empty() {
+            let what = "strict: nobody's revocation list can be believed for remote.certs alone: give \
+                        remote.cacerts as well";
+            return Err(("revocation", what.to_owned()));
+        }
         let anchors = TrustAnchors {
             authorities,
             certificates,

@@ -266,6 +266,8 @@ mod tests {
                 "auth = \"rsa\"",
                 "local.auth",
             ),
+            ("id = \"b.demo\"", "revocation = \"ifuri\"", "ifuri"),
+            ("id = \"b.demo\"", "revocation = \"relaxed\"", ""),
             ("[secrets", "[secrets", ""),
             (
                 "start_action = \"start\"",

@@ -49,9 +49,10 @@ pub struct AuthSection {
 pub enum RevocationSetting {
     /// Nothing.
     Off,
-    /// A list that is there and valid counts.
+    /// A list that is there counts; none is no reason to refuse.
     #[default]
-    #[serde(alias = "relaxed")]
+    Relaxed,
+    /// Refused: it asks that lists be fetched from where certificates say.
     IfUri,
     /// Every certificate needs a valid list.
     Strict,
@@ -61,8 +62,9 @@ impl From<RevocationSetting> for Revocation {
     fn from(setting: RevocationSetting) -> Self {
         match setting {
             RevocationSetting::Off => Self::Off,
-            RevocationSetting::IfUri => Self::IfAvailable,
-            RevocationSetting::Strict => Self::Strict,
+            RevocationSetting::Relaxed => Self::IfAvailable,
+            // The stricter reading, should it ever get past the check.
+            RevocationSetting::IfUri | RevocationSetting::Strict => Self::Strict,
         }
     }
 }
@@ -241,6 +243,11 @@ impl AuthSection {
         let named = !self.certs.is_empty() || !self.cacerts.is_empty() || !self.pubkeys.is_empty();
         if self.auth.0 == AuthSetting::SharedKey && named {
             return wrong("auth", "psk: certificates and keys are for pubkey");
+        }
+        if self.revocation == RevocationSetting::IfUri {
+            let what = "ifuri: no list is fetched from where a certificate says: expected strict, relaxed or \
+                        off, with the lists in authorities.NAME.crl_uris";
+            return wrong("revocation", what);
         }
         if own && !self.cacerts.is_empty() {
             return wrong("cacerts", "authorities are the peer's (remote.cacerts)");

@@ -12,9 +12,9 @@ use super::message::{Section, Value};
 use crate::config::{ConnectionSection, check_secret};
 
 /// Settings that are switches.
-const SWITCHES: [&str; 2] = ["encap", "mobike"];
+const SWITCHES: [&str; 3] = ["encap", "fragmentation", "mobike"];
 /// Settings that are plain numbers.
-const NUMBERS: [&str; 8] = [
+const NUMBERS: [&str; 11] = [
     "keyingtries",
     "version",
     "remote_port",
@@ -23,6 +23,9 @@ const NUMBERS: [&str; 8] = [
     "rekey_packets",
     "life_packets",
     "replay_window",
+    "reauth_frequency",
+    "rand_bytes",
+    "rand_packets",
 ];
 /// Settings that are lists even if there is one of them.
 const LISTS: [&str; 9] = [
@@ -105,6 +108,11 @@ fn is_section(value: &Value) -> bool {
 }
 
 fn scalar(key: &str, text: &str) -> Result<Toml, String> {
+    if key == "fragmentation" && matches!(text, "accept" | "force") {
+        return Err(format!(
+            "{text:?} is not supported: expected yes (fragments where the peer can) or no"
+        ));
+    }
     if SWITCHES.contains(&key) {
         return match text {
             "yes" | "true" | "1" | "enabled" => Ok(Toml::Boolean(true)),
@@ -169,6 +177,32 @@ mod tests {
             .to_connection(&name, &Credentials::default())
             .unwrap();
         assert_eq!(core.local_id, Identity::Fqdn("a.test".to_owned()));
+    }
+
+    /// As swanctl sends them: all of it texts.
+    #[test]
+    fn switches_and_numbers_come_as_texts() {
+        for (fragmentation, expected) in [("yes", true), ("no", false)] {
+            let mut message = message();
+            let Some((_, Value::Section(home))) = message.0.first_mut() else {
+                panic!("no section");
+            };
+            home.put("fragmentation", fragmentation);
+            home.put("reauth_frequency", "3");
+            let Some((_, Value::Section(children))) =
+                home.0.iter_mut().find(|(key, _)| key == "children")
+            else {
+                panic!("no children");
+            };
+            let Some((_, Value::Section(net))) = children.0.first_mut() else {
+                panic!("no child");
+            };
+            net.put("rand_bytes", "5000");
+            net.put("rand_packets", "50");
+            let (_, connection) = connection(&message).unwrap();
+            assert_eq!(connection.fragmentation, expected);
+            assert_eq!(connection.reauth_frequency, 3);
+        }
     }
 
     #[test]

@@ -135,7 +135,9 @@ impl SignaturePolicy {
             Id::ED448 => vec![Scheme::Ed448],
             _ => Vec::new(),
         };
-        all.retain(|scheme| self.allows(key, *scheme));
+        // With SHA-1 only RSA has a form that IKE can say, that of RFC 7296.
+        let unsayable = [Scheme::RsaPss(Hash::Sha1), Scheme::Ecdsa(Hash::Sha1)];
+        all.retain(|scheme| self.allows(key, *scheme) && !unsayable.contains(scheme));
         all
     }
 }

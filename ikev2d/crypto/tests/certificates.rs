@@ -4,7 +4,7 @@
 
 mod pki;
 
-use ikev2d_crypto::credential::{KeyKind, SignaturePolicy};
+use ikev2d_crypto::credential::{KeyKind, KeySigner, SignaturePolicy};
 use ikev2d_crypto::name;
 use ikev2d_crypto::trust::{Revocation, Trust, TrustAnchors};
 use ikev2d_proto::config::Identity;
@@ -294,6 +294,23 @@ fn policy_limits_keys_and_hashes() {
     let mut other = told.clone();
     other.schemes = vec![Scheme::RsaPkcs1(Hash::Sha256), Scheme::Ed25519];
     refused(&root, &other, "does not allow");
+}
+
+/// SHA-1 has a form in IKE for RSA with PKCS #1 alone: an ECDSA key that may use nothing else is told
+/// so at once.
+#[test]
+fn keys_that_cannot_say_sha1_do_not_sign_with_it() {
+    let policy = |hashes| SignaturePolicy {
+        hashes,
+        ..SignaturePolicy::default()
+    };
+    let alone = KeySigner::with_certificates(p256(), &[], &policy(vec![Hash::Sha1]));
+    assert!(alone.is_err(), "{alone:?}");
+    let both = policy(vec![Hash::Sha1, Hash::Sha256]);
+    let signer = KeySigner::with_certificates(p256(), &[], &both).unwrap();
+    assert_eq!(signer.schemes()[0], Scheme::Ecdsa(Hash::Sha256));
+    let rsa = KeySigner::with_certificates(pki::rsa(), &[], &policy(vec![Hash::Sha1])).unwrap();
+    assert_eq!(rsa.schemes(), [Scheme::RsaUntold(Hash::Sha1)]);
 }
 
 /// A chain signed with SHA-1 is too weak, whoever its authority is.

@@ -249,6 +249,20 @@ mod tests {
         assert!(!format!("{config:?}").contains("0123456789abcdef"));
     }
 
+    /// An IKE SA that is only authenticated anew has time for that too.
+    #[test]
+    fn over_time_is_a_tenth_of_the_longer_lifetime() {
+        for (times, expected) in [
+            ("rekey_time = \"0s\"\nreauth_time = \"10h\"", 3600),
+            ("rekey_time = \"4h\"\nreauth_time = \"10h\"", 3600),
+            ("rekey_time = \"4h\"\nreauth_time = \"1h\"", 1440),
+        ] {
+            let config: Config = GOOD.replace("rekey_time = \"4h\"", times).parse().unwrap();
+            let over = config.policy()[0].over_time;
+            assert_eq!(over, Duration::from_secs(expected), "{times}");
+        }
+    }
+
     #[test]
     fn what_is_wrong_is_told_with_its_place() {
         for (from, to, expected) in [

@@ -45,7 +45,8 @@ pub struct ConnectionSection {
     /// Age at which the IKE SA is rekeyed; 0 is never.
     #[serde(default = "four_hours")]
     pub rekey_time: Seconds,
-    /// Further time after which it is deleted.
+    /// Further time after which it is deleted; by default a tenth of the larger of `rekey_time` and
+    /// `reauth_time`.
     pub over_time: Option<Seconds>,
     /// Tries to set it up; 0 is for ever.
     #[serde(default = "once")]
@@ -242,6 +243,7 @@ impl ConnectionSection {
         let remote_auth = self.remote.remote(credentials).map_err(in_side("remote"))?;
         let proposals: Vec<Proposal> = self.proposals.iter().flat_map(|p| p.0.0.clone()).collect();
         let rekey = self.rekey_time.nonzero();
+        let longest = rekey.max(self.reauth_time.nonzero()).unwrap_or_default();
         Ok(Connection {
             name: name.to_owned(),
             local_addrs: self.local_addrs.iter().map(|a| a.0).collect(),
@@ -267,9 +269,7 @@ impl ConnectionSection {
             mobike: self.mobike,
             dpd_delay: self.dpd_delay.nonzero(),
             rekey_time: rekey,
-            over_time: self
-                .over_time
-                .map_or(rekey.unwrap_or_default() / 10, |over| over.0),
+            over_time: self.over_time.map_or(longest / 10, |over| over.0),
             children: self
                 .children
                 .iter()

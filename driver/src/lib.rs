@@ -12,6 +12,7 @@ pub mod dma;
 pub mod fuzzing;
 mod handshake;
 pub mod ipa;
+mod let_go;
 #[cfg(test)]
 mod models;
 pub mod pci;
@@ -23,7 +24,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use offload_api::capability::Features;
 use offload_api::device::Accelerator;
@@ -204,8 +205,7 @@ pub fn open_card(address: &DeviceAddress) -> Result<Card, DeviceError> {
         // A simulated device serves one driver at a time: the one that asked goes on.
         let first = Mutex::new(Some(first));
         connectors.push(Box::new(move || {
-            let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
-            first.take().map_or_else(|| connect(&at), Ok)
+            lock(&first).take().map_or_else(|| connect(&at), Ok)
         }));
     }
     let name = address.to_string();
@@ -221,6 +221,11 @@ pub fn open_card(address: &DeviceAddress) -> Result<Card, DeviceError> {
             what: "several functions make one accelerator with QAT only".to_owned(),
         }),
     }
+}
+
+/// Takes a lock, also after a holder of it has panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn connect(address: &DeviceAddress) -> Result<Box<dyn Transport>, DeviceError> {

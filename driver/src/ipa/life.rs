@@ -8,7 +8,7 @@ mod watch;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ use super::watchdog::{Pulse, Watch};
 use crate::bar::Registers;
 use crate::dma::{DmaArena, DmaSlice, IovaAllocator};
 use crate::handshake::Doze;
+use crate::let_go::LetGo;
+use crate::lock;
 use crate::ring::CompletionRing;
 use crate::transport::{MappedRegion, Transport};
 
@@ -80,7 +82,7 @@ pub(super) struct Life {
     vectors: Vec<OwnedFd>,
     last_counters: Mutex<Counters>,
     /// Whether the lost device was proved to write our memory no more; found out once.
-    let_go: Mutex<Option<bool>>,
+    let_go: LetGo,
     pub(super) aborted: AtomicU64,
     pub(super) bogus: AtomicU64,
     /// Queues to watch.
@@ -126,10 +128,6 @@ impl QueueMemory {
     pub(super) fn lists(depth: u32) -> u32 {
         depth.min(MAX_LISTS)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn host(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> DeviceError {
@@ -247,7 +245,7 @@ impl Life {
             is_lost: AtomicBool::new(false),
             vectors,
             last_counters: Mutex::default(),
-            let_go: Mutex::default(),
+            let_go: LetGo::default(),
             aborted: AtomicU64::new(0),
             bogus: AtomicU64::new(0),
             pulses: Mutex::default(),
@@ -467,25 +465,12 @@ impl Life {
     /// Whether a lost device can't write our memory any more: its process has ended, or everything
     /// was unmapped and it said so.
     pub(super) fn has_let_go(&self) -> bool {
-        *lock(&self.let_go).get_or_insert_with(|| {
-            // Asked again: it may have died while it was told to unmap.
-            self.transport.ended() || self.unmap() || self.transport.ended()
-        })
+        self.let_go.find_out(&*self.transport, || self.unmap())
     }
 
     /// As [`has_let_go`](Self::has_let_go), without waiting: nothing while it is being found out.
     pub(super) fn knows_let_go(&self) -> Option<bool> {
-        if self.transport.liveness().is_none() {
-            // The kernel unmaps at once, and nobody else is at it.
-            return Some(self.has_let_go());
-        }
-        // The verdict first: once we have closed the connection its hang-up is our own and proves
-        // nothing. Under the lock, which [`end`](Self::end) takes to decide before it closes.
-        let mut known = self.let_go.try_lock().ok()?;
-        if known.is_none() && self.transport.ended() {
-            *known = Some(true);
-        }
-        *known
+        self.let_go.known(&*self.transport, || self.unmap())
     }
 
     pub(super) fn counters(&self) -> Counters {

@@ -34,6 +34,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use zeroize::Zeroizing;
 
 use crate::counters::add;
+use crate::lock;
 use crate::transport::Transport;
 use admin::Answer;
 use life::{Life, Start};
@@ -338,7 +339,7 @@ impl Accelerator for IpaCard {
     }
 
     fn counters(&self) -> Counters {
-        let past = *self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        let past = *lock(&self.past);
         add(past, self.life().counters())
     }
 
@@ -364,7 +365,7 @@ impl Accelerator for IpaCard {
         }
         *current = life;
         drop(current);
-        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut past = lock(&self.past);
         *past = add(*past, Counters { sas: 0, ..counters });
         Ok(())
     }

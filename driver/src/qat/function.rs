@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use offload_api::error::DeviceError;
@@ -18,6 +18,8 @@ use super::ring::Pulse;
 use super::session::EXTRA;
 use crate::bar::Registers;
 use crate::dma::{DmaArena, DmaSlice, IovaAllocator};
+use crate::let_go::LetGo;
+use crate::lock;
 use crate::transport::{MappedRegion, Transport};
 
 /// Memory for rings: two depths of each of four pairs.
@@ -68,11 +70,7 @@ pub(super) struct Function {
     is_lost: AtomicBool,
     /// Memory that is mapped for it: address and octets.
     mappings: Mutex<Vec<(u64, usize)>>,
-    let_go: Mutex<Option<bool>>,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    let_go: LetGo,
 }
 
 impl Function {
@@ -136,7 +134,7 @@ impl Function {
             lost: Mutex::default(),
             is_lost: AtomicBool::new(false),
             mappings: Mutex::new(mappings),
-            let_go: Mutex::default(),
+            let_go: LetGo::default(),
         })
     }
 
@@ -384,21 +382,12 @@ impl Function {
     /// Whether a lost function can't write our memory any more: its process has ended, or everything
     /// was unmapped and it said so.
     pub(super) fn has_let_go(&self) -> bool {
-        *lock(&self.let_go).get_or_insert_with(|| {
-            // Asked again: it may have died while it was told to unmap.
-            self.transport.ended() || self.unmap() || self.transport.ended()
-        })
+        self.let_go.find_out(&*self.transport, || self.unmap())
     }
 
     /// As [`has_let_go`](Self::has_let_go), without waiting: nothing while it is being found out.
     pub(super) fn knows_let_go(&self) -> Option<bool> {
-        if self.transport.liveness().is_none() {
-            // The kernel unmaps at once.
-            return Some(self.has_let_go());
-        }
-        let known = self.let_go.try_lock().ok()?;
-        // The verdict first: our own close ends the connection to a process that may live on.
-        known.or_else(|| self.transport.ended().then_some(true))
+        self.let_go.known(&*self.transport, || self.unmap())
     }
 
     fn unmap(&self) -> bool {

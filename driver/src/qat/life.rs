@@ -15,11 +15,12 @@ use offload_api::frame::FramePool;
 use offload_api::sa::{SaHandle, SaParams, SaUsage};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use super::function::{Function, lock};
+use super::function::Function;
 use super::queue::Inner;
 use super::session::{Session, SessionMemory};
 use crate::counters::add;
 use crate::dma::{DmaArena, IovaAllocator};
+use crate::lock;
 use crate::transport::Transport;
 
 /// SAs that a device holds: they are the host's, and this is what is set aside for their keys.
@@ -156,7 +157,7 @@ impl Life {
             .filter_map(Weak::upgrade)
             .collect();
         for queue in queues {
-            let mut inner = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut inner = lock(&queue);
             inner.settle(sa);
         }
         let usage = self.write_table().remove(sa)?;

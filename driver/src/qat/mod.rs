@@ -27,8 +27,9 @@ use offload_api::replay::WINDOW_MAX;
 use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage, Suite};
 
 use crate::counters::add;
+use crate::lock;
 use crate::transport::Transport;
-use function::{MAX_DEPTH, lock};
+use function::MAX_DEPTH;
 pub use inspect::{FunctionReport, PairReport, QatReport};
 use life::{Life, MAX_SAS};
 

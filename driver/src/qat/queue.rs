@@ -5,7 +5,7 @@
 //! operations keep their order.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use esp_framing::framing::{Located, wipe};
@@ -16,10 +16,10 @@ use offload_api::frame::Frame;
 use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
 use offload_api::sa::{Direction, SaHandle};
 
-use super::function::lock;
 use super::life::Life;
 use super::ring::{Flight, Held, RingPair};
 use super::session::{Session, Work};
+use crate::lock;
 
 /// How long a queue that closes waits for what the device has.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -93,7 +93,7 @@ impl QatQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 

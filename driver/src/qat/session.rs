@@ -2,7 +2,7 @@
 //! An SA as the device knows it: a content descriptor in shared memory, and a request to fill in.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use esp_framing::framing::{Framing, Layout, aad, nonce};
 use offload_api::queue::Status;
@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::hmac;
 use crate::dma::{DmaArena, DmaSlice};
+use crate::lock;
 
 /// Octets of a content descriptor's place.
 const PLACE: u64 = descriptor::MOST as u64;
@@ -40,7 +41,7 @@ impl SessionMemory {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<DmaSlice>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.free)
     }
 }
 

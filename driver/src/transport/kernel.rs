@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use offload_api::error::DeviceError;
 use offload_api::frame::PoolMemory;
@@ -15,6 +15,7 @@ use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
 
 use super::vfio::{OpenFailure, Region, VfioDevice};
 use super::{IovaRange, MappedRegion, Transport};
+use crate::lock;
 use crate::pci::{Host, PciFunction, VFIO_PCI};
 
 /// BARs, expansion ROM, configuration space.
@@ -47,10 +48,6 @@ struct Opened {
 }
 
 static OPENED: Mutex<Vec<Weak<Opened>>> = Mutex::new(Vec::new());
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl KernelTransport {
     /// Opens a function such as `0000:01:00.0`.

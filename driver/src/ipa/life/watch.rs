@@ -10,8 +10,9 @@ use fpga_regs::registers::{ALL_ONES, REGISTER_BAR, control};
 use offload_api::error::DeviceError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Life, lock};
+use super::Life;
 use crate::ipa::watchdog::{Pulse, TICK, Verdict, Watch};
+use crate::lock;
 
 impl Life {
     /// A thread that notices a vanished device at once, and one that hangs soon, even while everybody

@@ -16,7 +16,7 @@ use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair};
 use offload_api::sa::{Direction, KeyMaterial, SaHandle, SaParams, Spi, Suite};
 use sim::fault::{Fault, FaultPlan, FaultRule};
-use sim::qat::{QatConfig, RunningQat};
+use sim::qat::QatConfig;
 use sim::{CardConfig, RunningCard};
 
 const FRAMES: u32 = 512;
@@ -174,38 +174,21 @@ enum Kind {
     Qat,
 }
 
-/// A device that runs as long as this lives.
-enum Running {
-    Ipa(RunningCard),
-    Qat(RunningQat),
-}
-
 impl Kind {
-    fn start(self, socket: &Path, faults: FaultPlan) -> Running {
-        match self {
+    fn start(self, socket: &Path, faults: FaultPlan) -> RunningCard {
+        let card = match self {
             Self::Ipa => {
                 let mut config = CardConfig::new(socket);
                 config.queues = 2;
                 config.faults = faults;
-                Running::Ipa(RunningCard::start(&config).unwrap())
+                RunningCard::start(&config)
             }
-            Self::Qat => Running::Qat(
-                RunningQat::start(&QatConfig {
-                    faults,
-                    ..QatConfig::new(socket)
-                })
-                .unwrap(),
-            ),
-        }
-    }
-}
-
-impl Running {
-    fn stop(self) {
-        match self {
-            Self::Ipa(card) => card.stop().unwrap(),
-            Self::Qat(function) => function.stop().unwrap(),
-        }
+            Self::Qat => RunningCard::start_qat(&QatConfig {
+                faults,
+                ..QatConfig::new(socket)
+            }),
+        };
+        card.unwrap()
     }
 }
 
@@ -278,7 +261,7 @@ fn suffer(kind: Kind, rule: &FaultRule, number: usize) {
         }
         near.end();
         assert_eq!(far.end(), 0);
-        card.stop();
+        card.stop().unwrap();
     }
 }
 

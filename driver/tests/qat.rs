@@ -8,7 +8,8 @@ use std::sync::Arc;
 use driver::DeviceAddress;
 use offload_api::conformance;
 use offload_api::device::Accelerator;
-use sim::qat::{Generation, QatConfig, RunningQat};
+use sim::RunningCard;
+use sim::qat::{Generation, QatConfig};
 
 fn run(generation: Generation, functions: usize) -> conformance::Report {
     let running = RefCell::new(None);
@@ -22,7 +23,7 @@ fn run(generation: Generation, functions: usize) -> conformance::Report {
             .collect();
         let started: Vec<_> = configs
             .iter()
-            .map(|config| RunningQat::start(config).unwrap())
+            .map(|config| RunningCard::start_qat(config).unwrap())
             .collect();
         *running.borrow_mut() = Some((started, dir));
         let mut addresses: Vec<_> = configs

@@ -169,7 +169,7 @@ pub struct SimulatedCard {
 /// Ends a card from another thread.
 #[derive(Clone, Debug)]
 pub struct CardStop {
-    handles: Vec<StopHandle>,
+    pub(crate) handles: Vec<StopHandle>,
 }
 
 impl CardStop {

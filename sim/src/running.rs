@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::thread::{Builder, JoinHandle};
 
+use crate::qat::{QatConfig, SimulatedQat};
 use crate::{CardConfig, CardStop, SimError, SimulatedCard};
 
 /// A simulated card that threads of this process serve, for tests. It ends when it is dropped.
@@ -23,11 +24,29 @@ impl RunningCard {
     pub fn start(config: &CardConfig) -> Result<Self, SimError> {
         let card = SimulatedCard::bind(config)?;
         let stop = card.stop_handle();
-        let thread = Builder::new().name("ipa-card".to_owned());
+        Self::serve("ipa-card", &config.socket, stop, move || card.run())
+    }
+
+    /// Starts an Intel QAT function; when this returns, drivers may connect.
+    ///
+    /// # Errors
+    /// [`SimError`].
+    pub fn start_qat(config: &QatConfig) -> Result<Self, SimError> {
+        let function = SimulatedQat::bind(config)?;
+        let stop = function.stop_handle();
+        Self::serve("qat-bus", &config.socket, stop, move || function.run())
+    }
+
+    fn serve(
+        name: &str,
+        socket: &Path,
+        stop: CardStop,
+        run: impl FnOnce() -> Result<(), SimError> + Send + 'static,
+    ) -> Result<Self, SimError> {
         Ok(Self {
-            socket: config.socket.clone(),
+            socket: socket.to_owned(),
             stop,
-            thread: Some(thread.spawn(move || card.run())?),
+            thread: Some(Builder::new().name(name.to_owned()).spawn(run)?),
         })
     }
 
@@ -39,7 +58,7 @@ impl RunningCard {
     /// Takes the card away, as if it were pulled out of its slot, and waits until it is gone.
     ///
     /// # Errors
-    /// What [`SimulatedCard::run`] ended with.
+    /// What [`SimulatedCard::run`] or [`SimulatedQat::run`] ended with.
     pub fn stop(mut self) -> Result<(), SimError> {
         self.end()
     }

@@ -12,8 +12,8 @@ use sim::fault::{Fault, FaultPlan, FaultRule};
 use sim::inline::InlineConfig;
 use sim::pace::{Pace, Rate};
 use sim::port::PortSpec;
-use sim::qat::{Generation, QatConfig, SimulatedQat};
-use sim::{CardConfig, SimulatedCard};
+use sim::qat::{Generation, QatConfig};
+use sim::{CardConfig, RunningCard, SimulatedCard};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::{OutputArguments, table};
@@ -175,29 +175,17 @@ fn serve_qat(config: &CardConfig, generation: Generation, ending: SigSet) -> Out
         .map(|function| config.function_socket(function))
         .collect();
     let functions = sockets.iter().map(|socket| {
-        let faults = config.faults.clone();
-        let function = QatConfig {
+        RunningCard::start_qat(&QatConfig {
             generation,
-            faults,
+            faults: config.faults.clone(),
             ..QatConfig::new(socket)
-        };
-        SimulatedQat::bind(&function)
+        })
     });
-    let functions: Result<Vec<_>, _> = functions.collect();
-    let functions = functions?;
-    let stops: Vec<_> = functions.iter().map(SimulatedQat::stop_handle).collect();
-    let threads = functions.into_iter().map(|function| {
-        let thread = std::thread::Builder::new().name("qat-bus".to_owned());
-        thread.spawn(move || function.run())
-    });
-    let threads = threads.collect::<Result<Vec<_>, _>>()?;
+    let functions = functions.collect::<Result<Vec<_>, _>>()?;
     tracing::info!(?generation, functions = sockets.len(), "a QAT listens");
     let signalled = ending.wait();
-    stops.iter().for_each(|stop| stop.stop());
-    for thread in threads {
-        if let Ok(result) = thread.join() {
-            result?;
-        }
+    for function in functions {
+        function.stop()?;
     }
     signalled.context("cannot wait for signals")?;
     for socket in sockets {

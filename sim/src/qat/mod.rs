@@ -14,7 +14,7 @@ mod running;
 mod vf;
 
 pub use qat_regs::Generation;
-pub use running::{QatConfig, QatStop, RunningQat, SimulatedQat};
+pub use running::{QatConfig, SimulatedQat};
 pub use vf::{Counters, Served, Vf};
 
 use std::sync::atomic::Ordering;

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A function that listens, and one in the process of a test.
+//! A function that listens.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::Builder;
 use std::time::Instant;
 
 use qat_regs::Generation;
-use vfio_user::server::{Server, StopHandle};
+use vfio_user::server::Server;
 
 use super::Served;
 use super::backend::{Function, QatBackend};
-use crate::SimError;
 use crate::fault::FaultPlan;
+use crate::{CardStop, SimError};
 
 /// Requests of a ring that are done in one go: between two the bus has its turn.
 const TURN: usize = 16;
@@ -46,17 +46,6 @@ pub struct SimulatedQat {
     generation: Generation,
 }
 
-/// Ends a function from another thread.
-#[derive(Clone, Debug)]
-pub struct QatStop(StopHandle);
-
-impl QatStop {
-    /// Ends it.
-    pub fn stop(&self) {
-        self.0.stop();
-    }
-}
-
 impl SimulatedQat {
     /// Makes the function and listens; a driver may connect from here on.
     ///
@@ -76,8 +65,10 @@ impl SimulatedQat {
     }
 
     /// Ends [`run`](Self::run) from another thread.
-    pub fn stop_handle(&self) -> QatStop {
-        QatStop(self.server.stop_handle())
+    pub fn stop_handle(&self) -> CardStop {
+        CardStop {
+            handles: vec![self.server.stop_handle()],
+        }
     }
 
     /// Serves drivers, one after another, until stopped.
@@ -118,62 +109,4 @@ fn turn(function: &Function) -> Served {
         }
     }
     served
-}
-
-/// A simulated function that threads of this process serve, for tests. It ends when it is dropped.
-#[derive(Debug)]
-pub struct RunningQat {
-    socket: PathBuf,
-    stop: QatStop,
-    thread: Option<JoinHandle<Result<(), SimError>>>,
-}
-
-impl RunningQat {
-    /// Starts a function; when this returns, drivers may connect.
-    ///
-    /// # Errors
-    /// [`SimError`].
-    pub fn start(config: &QatConfig) -> Result<Self, SimError> {
-        let function = SimulatedQat::bind(config)?;
-        let stop = function.stop_handle();
-        let thread = Builder::new().name("qat-bus".to_owned());
-        Ok(Self {
-            socket: config.socket.clone(),
-            stop,
-            thread: Some(thread.spawn(move || function.run())?),
-        })
-    }
-
-    /// Where it listens.
-    pub fn socket(&self) -> &Path {
-        &self.socket
-    }
-
-    /// Takes the function away and waits until it is gone.
-    ///
-    /// # Errors
-    /// What [`SimulatedQat::run`] ended with.
-    pub fn stop(mut self) -> Result<(), SimError> {
-        self.end()
-    }
-
-    fn end(&mut self) -> Result<(), SimError> {
-        self.stop.stop();
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(result)) => result,
-            Some(Err(_)) => {
-                let error = std::io::Error::other("the function's thread has panicked");
-                Err(error.into())
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for RunningQat {
-    fn drop(&mut self) {
-        if let Err(error) = self.end() {
-            tracing::warn!(%error, "the simulated function");
-        }
-    }
 }

@@ -47,7 +47,12 @@ impl CipherContext {
             None => None,
         };
         let hmac = match suite.integrity() {
-            Integrity::None => None,
+            // The others are AH's.
+            Integrity::None
+            | Integrity::HmacSha1
+            | Integrity::Aes128Gmac
+            | Integrity::Aes192Gmac
+            | Integrity::Aes256Gmac => None,
             Integrity::HmacSha256 => Some(Hmac::new(c"SHA2-256", &keys.integrity)?),
             Integrity::HmacSha384 => Some(Hmac::new(c"SHA2-384", &keys.integrity)?),
             Integrity::HmacSha512 => Some(Hmac::new(c"SHA2-512", &keys.integrity)?),

@@ -22,14 +22,14 @@ use offload_api::queue::{QueueConfig, QueuePair};
 use offload_api::replay::WINDOW_MAX;
 use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage, Suite};
 
-use crate::transform::Transform;
+use crate::sa_transform::SaTransform;
 
 /// Largest packet, as a frame holds it.
 pub(crate) const MAX_PACKET: usize = 1 << 16;
 /// Frames that a packet may lie in: as many as cards take.
 pub(crate) const MAX_GATHER: usize = 16;
 
-/// Software ESP behind the offload contract. Cloning shares it.
+/// Software ESP and AH behind the offload contract. Cloning shares it.
 #[derive(Clone)]
 pub struct SoftwareEngine {
     shared: Arc<Shared>,
@@ -60,7 +60,7 @@ impl Default for SoftwareConfig {
 }
 
 /// The engine's SAs.
-type Table = table::Table<Transform>;
+type Table = table::Table<SaTransform>;
 
 pub(crate) struct Shared {
     capabilities: Capabilities,
@@ -97,7 +97,7 @@ impl SoftwareEngine {
             ),
         };
         let capabilities = Capabilities {
-            suites: Suite::all().collect(),
+            suites: Suite::all().chain(Suite::all_ah()).collect(),
             features: Features::ESN
                 | Features::TUNNEL
                 | Features::TRANSPORT
@@ -131,7 +131,7 @@ impl Accelerator for SoftwareEngine {
     fn info(&self) -> AcceleratorInfo {
         AcceleratorInfo {
             name: "software".to_owned(),
-            product: "software ESP".to_owned(),
+            product: "software ESP and AH".to_owned(),
             driver: "esp".to_owned(),
             firmware: openssl::version::version().to_owned(),
         }
@@ -161,7 +161,7 @@ impl Accelerator for SoftwareEngine {
         sa.validate()?;
         self.shared.capabilities.check(sa)?;
         let now = (self.shared.clock)();
-        let transform = Transform::new(sa).map_err(|error| DeviceError::Host {
+        let transform = SaTransform::new(sa).map_err(|error| DeviceError::Host {
             what: "setting up the cipher",
             error: error.to_string(),
         })?;

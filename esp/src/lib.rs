@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Software IPsec: the ESP transforms of RFC 4303 as functions over a buffer ([`transform`]), and
-//! an engine that runs bursts of them on all cores behind the offload contract ([`engine`]).
+//! Software IPsec: the transforms of ESP (RFC 4303; [`transform`]) and AH (RFC 4302; [`ah`]) as
+//! functions over a buffer, and an engine that runs bursts of them on all cores behind the offload
+//! contract ([`engine`]).
 #![deny(missing_docs)]
 
+pub mod ah;
 pub mod cipher;
 pub mod engine;
 mod ffi;
+mod sa_transform;
 pub mod self_test;
 pub mod transform;
 

@@ -28,6 +28,9 @@ fn conforms(threads: usize) {
     assert_eq!(report.unsupported, 0);
     assert_eq!((report.known_seals, report.known_opens), (240, 240));
     assert_eq!(report.round_trips, 15 * 14 * 2 * 12);
+    assert_eq!(report.ah_known, 7 * 20 + 7 * 18);
+    assert_eq!(report.ah_round_trips, 7 * 3 * 2 * 20);
+    assert!(report.ah_refusals > 1000);
     assert!(report.refusals > 6000);
     assert!(report.gathered > 1000);
 }

@@ -349,3 +349,73 @@ fn a_named_level_fails_loudly_and_never_falls_back() {
     assert_eq!(placement.engine, Engine::Software);
     assert!(placement.reason.unwrap().contains("lost"));
 }
+
+/// S47: a device without AH says so, and software carries the SA; a named level fails loudly.
+#[test]
+fn ah_is_placed_in_software_where_the_device_has_none() {
+    let mut device = Mortal::new();
+    device.capabilities.suites = Suite::all().collect();
+    let cache = Arc::new(CacheWriter::create("ah", 8).unwrap());
+    let (device, config) = (Arc::new(device), FailoverConfig::default());
+    let both = Failover::new(Some(device.clone()), Arc::new(engine()), cache, config);
+    let suite = Suite::from_name("ah-sha256").unwrap();
+    let outer = OuterHeaders {
+        source: "192.0.2.1".parse().unwrap(),
+        destination: "192.0.2.2".parse().unwrap(),
+        udp: None,
+    };
+    let keys = KeyMaterial::from_keymat(suite, &[], &[3; 32]).unwrap();
+    let ah = SaParams {
+        outer: Some(outer),
+        ..SaParams::tunnel(
+            Spi::new(0x2000).unwrap(),
+            Direction::Outbound,
+            suite,
+            keys.clone(),
+        )
+    };
+    let seal = both.install(&ah).unwrap();
+    let placement = both.placement(seal).unwrap();
+    assert_eq!(placement.engine, Engine::Software);
+    assert_eq!(placement.reason.as_deref(), Some("the device has no AH"));
+    let esp = both.install(&params(Direction::Outbound)).unwrap();
+    assert_eq!(both.placement(esp).unwrap().engine, Engine::Device);
+    let refused = both.install_at(OffloadLevel::Packet, &ah, 0).unwrap_err();
+    assert_eq!(refused.to_string(), "the device has no AH");
+
+    // The cache tells the protocol, and the SA works.
+    let reader = CacheReader::open(both.cache().read_only_fd().unwrap()).unwrap();
+    let told = reader
+        .records()
+        .0
+        .into_iter()
+        .any(|sa| sa.entry.suite == suite && sa.entry.source == outer.source);
+    assert!(told);
+    let open = both
+        .install(&SaParams {
+            outer: Some(outer),
+            ..SaParams::tunnel(Spi::new(0x2000).unwrap(), Direction::Inbound, suite, keys)
+        })
+        .unwrap();
+    let pool = FramePool::new(FramePoolConfig::default()).unwrap();
+    both.register_pool(&pool).unwrap();
+    let mut queue = both.open_queue(&QueueConfig { depth: 8 }).unwrap();
+    let mut packet = inner_packet(100, 0);
+    for sa in [seal, open] {
+        let mut frame = pool.alloc().unwrap();
+        assert!(frame.fill(&packet));
+        let op = Op {
+            sa,
+            frame,
+            cookie: 0,
+            explicit: None,
+        };
+        queue.enqueue(&mut vec![op]).unwrap();
+        queue.kick().unwrap();
+        let mut done = Vec::new();
+        while queue.dequeue(&mut done, 1).unwrap() == 0 {}
+        assert_eq!(done[0].status, Status::Ok);
+        packet = done[0].frame.to_vec();
+    }
+    assert_eq!(packet, inner_packet(100, 0));
+}

@@ -4,7 +4,7 @@
 use bitflags::bitflags;
 
 use crate::error::Unsupported;
-use crate::sa::{Mode, Numbering, SaParams, Suite};
+use crate::sa::{Mode, Numbering, Protocol, SaParams, Suite};
 
 /// What an engine can do. An SA outside of it is refused with the reason, never degraded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +30,20 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// Whether there is a suite of this protocol.
+    pub fn has_protocol(&self, protocol: Protocol) -> bool {
+        self.suites.iter().any(|suite| suite.protocol() == protocol)
+    }
+
     /// Whether an SA can be installed.
     ///
     /// # Errors
     /// The first reason why not.
     pub fn check(&self, sa: &SaParams) -> Result<(), Unsupported> {
+        let protocol = sa.suite.protocol();
+        if !self.has_protocol(protocol) {
+            return Err(Unsupported::Protocol { protocol });
+        }
         if !self.suites.contains(&sa.suite) {
             return Err(Unsupported::Suite { suite: sa.suite });
         }

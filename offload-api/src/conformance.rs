@@ -11,6 +11,7 @@
     reason = "a broken promise panics, as in a test"
 )]
 
+mod ah;
 mod gather;
 mod known_answers;
 mod lifetimes;
@@ -45,6 +46,13 @@ pub struct Report {
     pub refusals: u64,
     /// SAs outside of the capabilities that had to be refused, and were.
     pub unsupported: u64,
+    /// AH packets of an independent implementation sealed to the same octets or opened. An engine
+    /// without AH has none of these three.
+    pub ah_known: u64,
+    /// AH packets sealed and opened again.
+    pub ah_round_trips: u64,
+    /// AH packets that had to be refused, and were.
+    pub ah_refusals: u64,
 }
 
 /// Runs the whole suite. `make` gives a fresh engine each time, with no SA and no queue; the engine
@@ -54,7 +62,7 @@ pub struct Report {
 /// With the promise that is broken.
 pub fn run(make: &dyn Fn() -> Arc<dyn Accelerator>) -> Report {
     let mut report = Report::default();
-    let sections: [fn(&mut rig::Rig, &mut Report); 10] = [
+    let sections: [fn(&mut rig::Rig, &mut Report); 11] = [
         sas::run,
         known_answers::run,
         round_trips::run,
@@ -64,6 +72,7 @@ pub fn run(make: &dyn Fn() -> Arc<dyn Accelerator>) -> Report {
         lifetimes::run,
         queues::run,
         gather::run,
+        ah::run,
         sas::reset,
     ];
     for section in sections {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use thiserror::Error;
 
 use crate::capability::Features;
-use crate::sa::{Cipher, Integrity, Suite};
+use crate::sa::{Cipher, Integrity, Protocol, Suite};
 
 /// What a caller should do about an error. Only [`crate::failover`] acts on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,12 +73,24 @@ pub enum InvalidSa {
         /// Outer destination.
         to: IpAddr,
     },
+    /// AH authenticates the addresses that a NAT changes (RFC 3948 §1, RFC 4302 §3.3.3.1).
+    #[error("AH does not go in UDP: it authenticates what a NAT changes; use ESP")]
+    AhInUdp,
+    /// AH's ICV covers the outer header.
+    #[error("AH in tunnel mode needs its outer headers: its ICV covers them")]
+    AhWithoutOuter,
 }
 
 /// Why an engine can't carry an SA.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unsupported {
+    /// The engine has no suite of the protocol at all.
+    #[error("the device has no {protocol}")]
+    Protocol {
+        /// The protocol.
+        protocol: Protocol,
+    },
     /// The suite is not implemented.
     #[error("suite {suite} is not supported")]
     Suite {

@@ -15,7 +15,7 @@ use crate::error::InvalidSa;
 use crate::replay::ReplaySnapshot;
 
 pub use self::numbering::{Grant, GrantCursor, Numbering};
-pub use self::suite::{Cipher, Integrity, Suite};
+pub use self::suite::{Cipher, Integrity, Protocol, Suite};
 
 /// Everything an engine needs to seal or open the packets of one security association.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct SaParams {
     pub direction: Direction,
     /// Tunnel or transport (RFC 4303 §3.1).
     pub mode: Mode,
-    /// Encryption and integrity algorithms.
+    /// Protocol, encryption and integrity algorithms.
     pub suite: Suite,
     /// Keys for `suite`.
     pub keys: KeyMaterial,
@@ -40,7 +40,7 @@ pub struct SaParams {
     pub numbering: Numbering,
     /// Outer headers that the engine writes and checks; without them a tunnel-mode frame starts at
     /// the ESP header, and a socket adds the rest. Transport mode always works on whole IP packets
-    /// and takes only `udp` from here.
+    /// and takes only `udp` from here. AH authenticates them: in tunnel mode it must have them.
     pub outer: Option<OuterHeaders>,
     /// Soft and hard limits (RFC 4301 §4.4.2.1).
     pub lifetimes: Lifetimes,
@@ -104,6 +104,13 @@ impl SaParams {
                 from: source,
                 to: destination,
             });
+        }
+        if self.suite.protocol() == Protocol::Ah {
+            match self.outer {
+                Some(outer) if outer.udp.is_some() => return Err(InvalidSa::AhInUdp),
+                None if self.mode == Mode::Tunnel => return Err(InvalidSa::AhWithoutOuter),
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -353,7 +360,7 @@ mod tests {
     fn key_lengths_must_fit_the_suite() {
         assert!(KeyMaterial::from_keymat(Suite::AES_128_GCM, &[0; 16], &[]).is_err());
         assert!(KeyMaterial::from_keymat(Suite::AES_128_GCM, &[0; 20], &[0; 32]).is_err());
-        for suite in Suite::all() {
+        for suite in Suite::all().chain(Suite::all_ah()) {
             let encryption = vec![0; suite.cipher_key_len() + suite.salt_len()];
             let integrity = vec![0; suite.integrity_key_len()];
             KeyMaterial::from_keymat(suite, &encryption, &integrity).unwrap();

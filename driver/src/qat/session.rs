@@ -269,7 +269,11 @@ fn chain(sa: &SaParams, seals: bool) -> Option<(Zeroizing<Vec<u8>>, Request)> {
         Integrity::HmacSha256 => hash::SHA256,
         Integrity::HmacSha384 => hash::SHA384,
         Integrity::HmacSha512 => hash::SHA512,
-        Integrity::None => return None,
+        Integrity::None
+        | Integrity::HmacSha1
+        | Integrity::Aes128Gmac
+        | Integrity::Aes192Gmac
+        | Integrity::Aes256Gmac => return None,
     };
     let icv_len = sa.suite.icv_len();
     let config = CipherConfig {

@@ -34,7 +34,7 @@ pub struct Framing {
 /// An inbound packet whose headers are in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Located {
-    /// Where ESP starts in the packet.
+    /// Where ESP (or AH) starts in the packet.
     pub esp: usize,
     /// Low half of the sequence number.
     pub sequence_low: u32,
@@ -423,7 +423,7 @@ impl Framing {
                     return Err(Status::BadLength);
                 }
                 packet.truncate(kept + payload_len);
-                patch_ip_header(packet.packet(), &facts, next_header)?;
+                patch_ip_header(packet.packet(), facts.protocol_field, next_header)?;
                 Ok(next_header)
             }
         }
@@ -456,7 +456,7 @@ fn strip_padding(plain: &[u8]) -> Result<(&[u8], u8), Status> {
     Ok((payload, *next_header))
 }
 
-fn prepend(packet: &mut impl PacketBuffer, header: &[u8]) -> Result<(), Status> {
+pub(crate) fn prepend(packet: &mut impl PacketBuffer, header: &[u8]) -> Result<(), Status> {
     if !packet.grow_front(header.len()) {
         return Err(Status::NoSpace);
     }
@@ -489,16 +489,14 @@ fn finish_transport(
         header.write_to_prefix(field).map_err(|_| Status::NoSpace)?;
         protocol = PROTOCOL_UDP;
     }
-    patch_ip_header(octets, facts, protocol)
+    patch_ip_header(octets, facts.protocol_field, protocol)
 }
 
 /// Sets protocol, length and checksum of an IP header that stays.
-fn patch_ip_header(octets: &mut [u8], facts: &Facts, protocol: u8) -> Result<(), Status> {
-    *octets
-        .get_mut(facts.protocol_field)
-        .ok_or(Status::BadIpHeader)? = protocol;
+pub(crate) fn patch_ip_header(octets: &mut [u8], field: usize, protocol: u8) -> Result<(), Status> {
+    *octets.get_mut(field).ok_or(Status::BadIpHeader)? = protocol;
     let len = octets.len();
-    if facts.source.is_ipv4() {
+    if octets.first().is_some_and(|octet| octet >> 4 == 4) {
         let (header, _) = Ipv4Header::mut_from_prefix(octets).map_err(|_| Status::BadIpHeader)?;
         header.total_len = u16::try_from(len).map_err(|_| Status::BadLength)?.into();
         header.checksum = 0.into();

@@ -15,12 +15,12 @@ use offload_api::error::DeviceError;
 use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
 use offload_api::sa::Direction;
 
+use esp_framing::framing::Located;
 use esp_framing::table::{Entry, event_of};
 
 use super::{MAX_GATHER, MAX_PACKET, Shared, Table, lock};
-use crate::cipher::CipherContext;
 use crate::packet::{PacketBuffer, SlicePacket};
-use crate::transform::{Located, Transform};
+use crate::sa_transform::{Context, SaTransform};
 
 /// Octets of a burst from which waking other cores pays: the hand-over costs about 10 µs, and a core
 /// seals some 3 octets in a nanosecond. `benches/` measures it.
@@ -224,7 +224,7 @@ impl Totals {
 
 fn prepare_one(
     job: &mut Job,
-    entry: &Entry<Transform>,
+    entry: &Entry<SaTransform>,
     now: Instant,
     gathered: &mut Vec<u8>,
 ) -> Result<Work, Status> {
@@ -301,11 +301,11 @@ fn work_on(jobs: &mut [Job], table: &Table) {
 }
 
 fn transform(
-    context: &mut CipherContext,
+    context: &mut Context,
     work: Work,
     sequence: u64,
     iv: Option<&[u8; 16]>,
-    entry: &Entry<Transform>,
+    entry: &Entry<SaTransform>,
     packet: &mut impl PacketBuffer,
 ) -> Result<u8, Status> {
     match work {
@@ -326,9 +326,9 @@ thread_local! {
 /// Seals or opens a packet that lies in several frames: in a buffer that has the shape of their
 /// [pieces](offload_api::frame::Frame::pieces).
 fn transform_chain(
-    context: &mut CipherContext,
+    context: &mut Context,
     job: &mut Job,
-    entry: &Entry<Transform>,
+    entry: &Entry<SaTransform>,
 ) -> Result<u8, Status> {
     BUFFER.with_borrow_mut(|buffer| {
         let frame = &mut job.op.frame;

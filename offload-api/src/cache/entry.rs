@@ -7,7 +7,7 @@ use super::layout::{DATA_WORDS, NAME_WORDS, digest};
 use super::name::SaName;
 use crate::event::Engine;
 use crate::sa::{
-    Cipher, Direction, Integrity, Mode, OuterHeaders, SaParams, SaUsage, Spi, Suite,
+    Cipher, Direction, Integrity, Mode, OuterHeaders, Protocol, SaParams, SaUsage, Spi, Suite,
     UdpEncapsulation,
 };
 
@@ -130,7 +130,8 @@ const INBOUND: u64 = 1 << 40;
 const TRANSPORT: u64 = 1 << 41;
 const ESN: u64 = 1 << 42;
 const UDP: u64 = 1 << 43;
-const FLAGS: u64 = LIVE | INBOUND | TRANSPORT | ESN | UDP;
+const AH: u64 = 1 << 44;
+const FLAGS: u64 = LIVE | INBOUND | TRANSPORT | ESN | UDP | AH;
 
 /// A slot's record: free or holding an SA.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +152,8 @@ impl SlotRecord {
                 | flag(entry.direction == Direction::Inbound, INBOUND)
                 | flag(entry.mode == Mode::Transport, TRANSPORT)
                 | flag(entry.esn, ESN)
-                | flag(entry.udp.is_some(), UDP);
+                | flag(entry.udp.is_some(), UDP)
+                | flag(entry.suite.protocol() == Protocol::Ah, AH);
             let parameters = u64::from(entry.spi.value())
                 | (entry.suite.cipher() as u64) << 32
                 | (entry.suite.integrity() as u64) << 40
@@ -228,7 +230,11 @@ impl SlotRecord {
             } else {
                 Mode::Tunnel
             },
-            suite: Suite::new(cipher, integrity).ok()?,
+            suite: match has(AH) {
+                true if cipher == Cipher::Null => Suite::ah(integrity).ok()?,
+                true => return None,
+                false => Suite::new(cipher, integrity).ok()?,
+            },
             esn: has(ESN),
             replay_window: (parameters >> 48) as u32,
             destination: address([*destination_high, *destination_low]),

@@ -19,7 +19,7 @@ use std::ops::Range;
 
 /// `IPSA` and `cach` in ASCII.
 pub(super) const MAGIC: u64 = 0x4950_5341_6361_6368;
-pub(super) const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 3;
 pub(super) const CAPACITY_MAX: u32 = 1 << 24;
 
 pub(super) const LINE: usize = 8;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The algorithms of ESP, and which of them go together.
+//! The algorithms of ESP and AH, and which of them go together.
 
 use std::fmt;
 
@@ -43,7 +43,26 @@ impl Cipher {
     }
 }
 
-/// A separate integrity algorithm of ESP.
+/// A security protocol (RFC 4301 §3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Protocol {
+    /// Encapsulating Security Payload (RFC 4303).
+    Esp = 50,
+    /// Authentication Header (RFC 4302).
+    Ah = 51,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Esp => "ESP",
+            Self::Ah => "AH",
+        })
+    }
+}
+
+/// A separate integrity algorithm of ESP, or AH's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Integrity {
@@ -55,6 +74,14 @@ pub enum Integrity {
     HmacSha384 = 2,
     /// HMAC-SHA-512-256 (RFC 4868).
     HmacSha512 = 3,
+    /// HMAC-SHA-1-96 (RFC 2404); AH only.
+    HmacSha1 = 4,
+    /// AES-128-GMAC (RFC 4543 §5); AH only. Its key has a salt of four octets at the end.
+    Aes128Gmac = 5,
+    /// AES-192-GMAC, as above.
+    Aes192Gmac = 6,
+    /// AES-256-GMAC, as above.
+    Aes256Gmac = 7,
 }
 
 impl Integrity {
@@ -65,37 +92,76 @@ impl Integrity {
             Self::HmacSha256,
             Self::HmacSha384,
             Self::HmacSha512,
+            Self::HmacSha1,
+            Self::Aes128Gmac,
+            Self::Aes192Gmac,
+            Self::Aes256Gmac,
         ]
         .into_iter()
         .find(|integrity| *integrity as u8 == code)
     }
+
+    /// Whether it takes a nonce, which goes on the wire (RFC 4543 §5).
+    pub fn is_gmac(self) -> bool {
+        matches!(self, Self::Aes128Gmac | Self::Aes192Gmac | Self::Aes256Gmac)
+    }
 }
 
-/// A valid pair of encryption and integrity algorithms.
+/// A protocol with a valid pair of encryption and integrity algorithms.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Suite {
+    protocol: Protocol,
     cipher: Cipher,
     integrity: Integrity,
 }
 
 impl Suite {
     /// AES-128-GCM-16.
-    pub const AES_128_GCM: Self = Self {
-        cipher: Cipher::Aes128Gcm,
-        integrity: Integrity::None,
-    };
+    pub const AES_128_GCM: Self = Self::esp(Cipher::Aes128Gcm, Integrity::None);
     /// AES-256-GCM-16.
-    pub const AES_256_GCM: Self = Self {
-        cipher: Cipher::Aes256Gcm,
-        integrity: Integrity::None,
-    };
+    pub const AES_256_GCM: Self = Self::esp(Cipher::Aes256Gcm, Integrity::None);
     /// ChaCha20-Poly1305.
-    pub const CHACHA20_POLY1305: Self = Self {
-        cipher: Cipher::ChaCha20Poly1305,
-        integrity: Integrity::None,
-    };
+    pub const CHACHA20_POLY1305: Self = Self::esp(Cipher::ChaCha20Poly1305, Integrity::None);
 
-    /// Every suite there is, AEADs first.
+    const fn esp(cipher: Cipher, integrity: Integrity) -> Self {
+        Self {
+            protocol: Protocol::Esp,
+            cipher,
+            integrity,
+        }
+    }
+
+    /// AH with an integrity algorithm.
+    ///
+    /// # Errors
+    /// AH has to have one.
+    pub fn ah(integrity: Integrity) -> Result<Self, InvalidSa> {
+        let cipher = Cipher::Null;
+        if integrity == Integrity::None {
+            return Err(InvalidSa::Suite { cipher, integrity });
+        }
+        Ok(Self {
+            protocol: Protocol::Ah,
+            cipher,
+            integrity,
+        })
+    }
+
+    /// Every suite of AH.
+    pub fn all_ah() -> impl Iterator<Item = Self> {
+        use Integrity::*;
+        [
+            HmacSha256, HmacSha384, HmacSha512, Aes128Gmac, Aes192Gmac, Aes256Gmac, HmacSha1,
+        ]
+        .into_iter()
+        .map(|integrity| Self {
+            protocol: Protocol::Ah,
+            cipher: Cipher::Null,
+            integrity,
+        })
+    }
+
+    /// Every suite of ESP, AEADs first.
     pub fn all() -> impl Iterator<Item = Self> {
         use Cipher::*;
         let aeads = [Aes128Gcm, Aes256Gcm, ChaCha20Poly1305].map(|c| (c, Integrity::None));
@@ -112,20 +178,26 @@ impl Suite {
         aeads
             .into_iter()
             .chain(pairs)
-            .map(|(cipher, integrity)| Self { cipher, integrity })
+            .map(|(cipher, integrity)| Self::esp(cipher, integrity))
     }
 
-    /// Joins a cipher and an integrity algorithm.
+    /// Joins a cipher and an integrity algorithm of ESP.
     ///
     /// # Errors
     /// An AEAD takes no separate integrity algorithm, every other cipher needs one (RFC 8221 §4).
     pub fn new(cipher: Cipher, integrity: Integrity) -> Result<Self, InvalidSa> {
-        let aead = Self { cipher, integrity }.is_aead();
-        if aead == (integrity == Integrity::None) {
-            Ok(Self { cipher, integrity })
+        let suite = Self::esp(cipher, integrity);
+        let ah_only = integrity == Integrity::HmacSha1 || integrity.is_gmac();
+        if suite.is_aead() == (integrity == Integrity::None) && !ah_only {
+            Ok(suite)
         } else {
             Err(InvalidSa::Suite { cipher, integrity })
         }
+    }
+
+    /// The protocol.
+    pub fn protocol(self) -> Protocol {
+        self.protocol
     }
 
     /// The encryption algorithm.
@@ -161,10 +233,13 @@ impl Suite {
         if self.is_aead() { 4 } else { 0 }
     }
 
-    /// Octets of integrity key.
+    /// Octets of integrity key, with a GMAC's salt (RFC 4543 §4).
     pub fn integrity_key_len(self) -> usize {
         match self.integrity {
             Integrity::None => 0,
+            Integrity::HmacSha1 | Integrity::Aes128Gmac => 20,
+            Integrity::Aes192Gmac => 28,
+            Integrity::Aes256Gmac => 36,
             Integrity::HmacSha256 => 32,
             Integrity::HmacSha384 => 48,
             Integrity::HmacSha512 => 64,
@@ -174,6 +249,7 @@ impl Suite {
     /// Octets of initialisation vector on the wire.
     pub fn iv_len(self) -> usize {
         match self.cipher {
+            Cipher::Null if self.integrity.is_gmac() => 8,
             Cipher::Null => 0,
             Cipher::Aes128Gcm | Cipher::Aes256Gcm | Cipher::ChaCha20Poly1305 => 8,
             Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
@@ -183,7 +259,12 @@ impl Suite {
     /// Octets of integrity check value.
     pub fn icv_len(self) -> usize {
         match self.integrity {
-            Integrity::None | Integrity::HmacSha256 => 16,
+            Integrity::HmacSha1 => 12,
+            Integrity::None
+            | Integrity::HmacSha256
+            | Integrity::Aes128Gmac
+            | Integrity::Aes192Gmac
+            | Integrity::Aes256Gmac => 16,
             Integrity::HmacSha384 => 24,
             Integrity::HmacSha512 => 32,
         }
@@ -197,9 +278,21 @@ impl Suite {
         }
     }
 
-    /// The name in strongSwan's proposal syntax, such as `aes128gcm16` or `aes256-sha384`.
+    /// The name in strongSwan's proposal syntax, such as `aes128gcm16` or `aes256-sha384`; AH's have
+    /// `ah-` in front.
     pub fn name(self) -> &'static str {
         use {Cipher::*, Integrity::*};
+        if self.protocol == Protocol::Ah {
+            return match self.integrity {
+                HmacSha1 => "ah-sha1",
+                HmacSha384 => "ah-sha384",
+                HmacSha512 => "ah-sha512",
+                Aes128Gmac => "ah-aes128gmac",
+                Aes192Gmac => "ah-aes192gmac",
+                Aes256Gmac => "ah-aes256gmac",
+                HmacSha256 | None => "ah-sha256",
+            };
+        }
         match (self.cipher, self.integrity) {
             (Aes128Gcm, _) => "aes128gcm16",
             (Aes256Gcm, _) => "aes256gcm16",
@@ -221,7 +314,8 @@ impl Suite {
 
     /// The suite with this [`name`](Self::name).
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::all().find(|suite| suite.name() == name)
+        let mut suites = Self::all().chain(Self::all_ah());
+        suites.find(|suite| suite.name() == name)
     }
 }
 

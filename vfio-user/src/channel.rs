@@ -101,31 +101,38 @@ impl Channel {
     pub(crate) fn next_command(&self, deadline: Duration) -> Result<Message, Error> {
         loop {
             socket::wait_either(self.stream.as_fd(), self.aside.as_fd(), self.stop.as_fd())?;
+            let command = self.take_command(deadline)?;
+            // After it was taken: what a client says that was cut off before is not served.
             if self.closed.load(Ordering::Acquire) {
                 return Err(Error::Protocol {
                     what: "answer to a request for memory",
                     found: 0,
                 });
             }
-            let mut inbox = self.lock();
-            let mut count = [0; 8];
-            let _ = rustix::io::read(&self.aside, &mut count);
-            if let Some(command) = inbox.commands.pop_front() {
-                if !inbox.commands.is_empty() {
-                    self.ring();
-                }
-                return Ok(command);
-            }
-            // Another thread may have read what was there.
-            if !socket::is_readable(self.stream.as_fd()) {
-                continue;
-            }
-            let deadline = Deadline::after(deadline, "a message");
-            self.receive(&mut inbox, &deadline)?;
-            if let Some(command) = inbox.commands.pop_front() {
+            if let Some(command) = command {
                 return Ok(command);
             }
         }
+    }
+
+    /// A command that another thread has read, or that is there to be read.
+    fn take_command(&self, deadline: Duration) -> Result<Option<Message>, Error> {
+        let mut inbox = self.lock();
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.aside, &mut count);
+        if let Some(command) = inbox.commands.pop_front() {
+            if !inbox.commands.is_empty() {
+                self.ring();
+            }
+            return Ok(Some(command));
+        }
+        // Another thread may have read what was there.
+        if self.closed.load(Ordering::Acquire) || !socket::is_readable(self.stream.as_fd()) {
+            return Ok(None);
+        }
+        let deadline = Deadline::after(deadline, "a message");
+        self.receive(&mut inbox, &deadline)?;
+        Ok(inbox.commands.pop_front())
     }
 
     /// Sends a reply.

@@ -146,13 +146,7 @@ impl Accelerator for SoftwareEngine {
     }
 
     fn open_queue(&self, config: &QueueConfig) -> Result<Box<dyn QueuePair>, OpenQueueError> {
-        let max = self.shared.capabilities.max_depth;
-        if !config.depth.is_power_of_two() || config.depth > max {
-            return Err(OpenQueueError::Depth {
-                found: config.depth,
-                max,
-            });
-        }
+        config.check(&self.shared.capabilities)?;
         let queue = queue::SoftwareQueue::new(self.shared.clone(), config.depth)?;
         Ok(Box::new(queue))
     }

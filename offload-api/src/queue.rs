@@ -3,7 +3,8 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::error::DeviceError;
+use crate::capability::Capabilities;
+use crate::error::{DeviceError, OpenQueueError};
 use crate::frame::Frame;
 use crate::sa::SaHandle;
 
@@ -50,6 +51,20 @@ pub trait QueuePair: Send {
 pub struct QueueConfig {
     /// Operations in flight, a power of two.
     pub depth: u32,
+}
+
+impl QueueConfig {
+    /// Checks it against what an engine can do.
+    ///
+    /// # Errors
+    /// [`OpenQueueError::Depth`].
+    pub fn check(&self, capabilities: &Capabilities) -> Result<(), OpenQueueError> {
+        let (found, max) = (self.depth, capabilities.max_depth);
+        if !found.is_power_of_two() || !(2..=max).contains(&found) {
+            return Err(OpenQueueError::Depth { found, max });
+        }
+        Ok(())
+    }
 }
 
 impl Default for QueueConfig {

@@ -97,6 +97,25 @@ impl Buffer {
         self.pieces.get(..self.count).unwrap_or_default()
     }
 
+    /// The runs of memory that hold so many octets of the buffer from an offset on; no more than
+    /// there are.
+    fn runs(
+        &self,
+        mut offset: usize,
+        mut left: usize,
+    ) -> impl Iterator<Item = Result<(u64, usize), DmaFault>> {
+        self.pieces().iter().filter_map(move |piece| {
+            let len = piece.len as usize;
+            let skip = offset.min(len);
+            offset -= skip;
+            let count = left.min(len - skip);
+            left -= count;
+            let at = piece.iova.checked_add(skip as u64);
+            let at = at.ok_or(DmaFault { iova: piece.iova });
+            (count != 0).then(|| at.map(|at| (at, count)))
+        })
+    }
+
     /// Copies octets of the buffer in, from an offset on; no more than there are.
     pub(crate) fn read(
         &self,
@@ -104,21 +123,11 @@ impl Buffer {
         offset: usize,
         mut into: &mut [u8],
     ) -> Result<(), DmaFault> {
-        let mut skip = offset;
-        for piece in self.pieces() {
-            let Some(room) = (piece.len as usize).checked_sub(skip) else {
-                skip -= piece.len as usize;
-                continue;
-            };
-            let count = room.min(into.len());
+        for run in self.runs(offset, into.len()) {
+            let (at, count) = run?;
             let (part, rest) = into.split_at_mut(count);
-            let at = piece.iova.checked_add(skip as u64);
-            let at = at.ok_or(DmaFault { iova: piece.iova })?;
             dma.read(at, part)?;
-            (into, skip) = (rest, 0);
-            if into.is_empty() {
-                break;
-            }
+            into = rest;
         }
         Ok(())
     }
@@ -130,20 +139,11 @@ impl Buffer {
         offset: usize,
         mut from: &[u8],
     ) -> Result<(), DmaFault> {
-        let mut skip = offset;
-        for piece in self.pieces() {
-            let Some(room) = (piece.len as usize).checked_sub(skip) else {
-                skip -= piece.len as usize;
-                continue;
-            };
-            let (part, rest) = from.split_at(room.min(from.len()));
-            let at = piece.iova.checked_add(skip as u64);
-            let at = at.ok_or(DmaFault { iova: piece.iova })?;
+        for run in self.runs(offset, from.len()) {
+            let (at, count) = run?;
+            let (part, rest) = from.split_at(count);
             dma.write(at, part)?;
-            (from, skip) = (rest, 0);
-            if from.is_empty() {
-                break;
-            }
+            from = rest;
         }
         Ok(())
     }

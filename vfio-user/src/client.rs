@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The driver's end.
 
+mod memory;
 mod resume;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,6 +18,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::Error;
 use crate::message::*;
 use crate::socket::{self, Deadline, Message};
+
+pub use memory::PrivateMemory;
 
 /// How long a probe may wait for room to be sent in.
 const PROBE_SENT: Duration = Duration::from_millis(10);
@@ -44,21 +47,6 @@ impl std::fmt::Debug for Control {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Control").finish_non_exhaustive()
     }
-}
-
-/// Memory that is mapped without a descriptor: the device asks for what it needs of it.
-pub trait PrivateMemory: Send {
-    /// The device reads.
-    ///
-    /// # Errors
-    /// The errno for the device.
-    fn read(&mut self, iova: u64, data: &mut [u8]) -> Result<(), Errno>;
-
-    /// The device writes.
-    ///
-    /// # Errors
-    /// The errno for the device.
-    fn write(&mut self, iova: u64, data: &[u8]) -> Result<(), Errno>;
 }
 
 /// A region as the device describes it.
@@ -617,8 +605,10 @@ impl Client {
     ) -> Result<(), Error> {
         let request = message.header;
         let result = match (&mut control.memory, Command::from_code(request.command)) {
-            (Some(memory), Some(Command::DmaRead)) => dma_read(&mut **memory, &message.payload),
-            (Some(memory), Some(Command::DmaWrite)) => dma_write(&mut **memory, &message.payload),
+            (Some(memory), Some(Command::DmaRead)) => memory::read(&mut **memory, &message.payload),
+            (Some(memory), Some(Command::DmaWrite)) => {
+                memory::write(&mut **memory, &message.payload)
+            }
             _ => Err(Errno::NOSYS),
         };
         if request.flags & FLAG_NO_REPLY != 0 {
@@ -646,32 +636,6 @@ impl Client {
             deadline,
         )
     }
-}
-
-fn dma_access(payload: &[u8]) -> Result<(DmaAccess, &[u8]), Errno> {
-    let (access, data) = DmaAccess::read_from_prefix(payload).map_err(|_| Errno::INVAL)?;
-    if access.count > MAX_DATA as u64 || access.address.checked_add(access.count).is_none() {
-        return Err(Errno::INVAL);
-    }
-    Ok((access, data))
-}
-
-fn dma_read(memory: &mut dyn PrivateMemory, payload: &[u8]) -> Result<Vec<u8>, Errno> {
-    let (access, _) = dma_access(payload)?;
-    let mut reply = access.as_bytes().to_vec();
-    let mut data = vec![0; access.count as usize];
-    memory.read(access.address, &mut data)?;
-    reply.append(&mut data);
-    Ok(reply)
-}
-
-fn dma_write(memory: &mut dyn PrivateMemory, payload: &[u8]) -> Result<Vec<u8>, Errno> {
-    let (access, data) = dma_access(payload)?;
-    if data.len() as u64 != access.count {
-        return Err(Errno::INVAL);
-    }
-    memory.write(access.address, data)?;
-    Ok(access.as_bytes().to_vec())
 }
 
 fn read_areas(payload: &[u8], offset: u32, areas: &mut Vec<SparseArea>) -> Result<(), Error> {

@@ -10,10 +10,11 @@ use fpga_regs::context::{self, SaDescription, UNLIMITED};
 use offload_api::carried::CarriedSa;
 use offload_api::error::DeviceError;
 use offload_api::sa::{
-    Direction, Lifetimes, Limits, Mode, OuterHeaders, SaUsage, Spi, Suite, UdpEncapsulation,
+    Direction, Lifetimes, Limits, Mode, OuterHeaders, Spi, Suite, UdpEncapsulation,
 };
 use zerocopy::FromBytes;
 
+use super::context::usage;
 use super::life::Life;
 
 /// SAs that are asked for at once, as many as the payload buffer has room for.
@@ -61,7 +62,6 @@ fn decode(life: &Life, told: &SaDescription) -> Option<CarriedSa> {
     let suite = Suite::all().find(|suite| {
         (suite.cipher() as u8, suite.integrity() as u8) == (told.cipher, told.integrity)
     });
-    let usage = &told.usage;
     Some(CarriedSa {
         spi: Spi::new(told.spi.get())?,
         sa: life.meet(told.index.get(), told.generation.get()),
@@ -82,14 +82,7 @@ fn decode(life: &Life, told: &SaDescription) -> Option<CarriedSa> {
         replay_window: told.replay_window.get(),
         outer: is(context::FLAG_OUTER).then(|| outer(&told.outer)),
         lifetimes: lifetimes(&told.lifetimes),
-        usage: SaUsage {
-            packets: usage.packets.get(),
-            bytes: usage.bytes.get(),
-            sequence: usage.sequence.get(),
-            bad_icv: usage.bad_icv.get(),
-            replayed: usage.replayed.get(),
-            errors: usage.errors.get(),
-        },
+        usage: usage(&told.usage),
         age: Duration::from_nanos(told.age.get()),
         next: told.sequence_next.get(),
         granted: told.grant_last.get(),

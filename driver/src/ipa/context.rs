@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Writes the ABI's SA context and its parts.
+//! Writes the ABI's SA context and its parts, and reads what an SA has done.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use fpga_regs::context::{self, Lifetimes, Outer, ReplayState, SaContext, UNLIMITED};
+use fpga_regs::context::{self, Lifetimes, Outer, ReplayState, SaContext, UNLIMITED, Usage};
 use offload_api::replay::ReplaySnapshot;
-use offload_api::sa::{self, Direction, Mode, Numbering, OuterHeaders, SaParams};
+use offload_api::sa::{self, Direction, Mode, Numbering, OuterHeaders, SaParams, SaUsage};
 use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroizing;
 
@@ -99,4 +99,16 @@ pub(super) fn replay(seen: &ReplaySnapshot) -> ReplayState {
         *word = (*value).into();
     }
     state
+}
+
+/// What the card says that an SA has done.
+pub(super) fn usage(told: &Usage) -> SaUsage {
+    SaUsage {
+        packets: told.packets.get(),
+        bytes: told.bytes.get(),
+        sequence: told.sequence.get(),
+        bad_icv: told.bad_icv.get(),
+        replayed: told.replayed.get(),
+        errors: told.errors.get(),
+    }
 }

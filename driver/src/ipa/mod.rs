@@ -217,14 +217,7 @@ impl IpaCard {
         let usage = usage.map_err(|_| DeviceError::Protocol {
             what: "usage payload".to_owned(),
         })?;
-        Ok(SaUsage {
-            packets: usage.packets.get(),
-            bytes: usage.bytes.get(),
-            sequence: usage.sequence.get(),
-            bad_icv: usage.bad_icv.get(),
-            replayed: usage.replayed.get(),
-            errors: usage.errors.get(),
-        })
+        Ok(context::usage(&usage))
     }
 }
 
@@ -248,13 +241,7 @@ impl Accelerator for IpaCard {
     }
 
     fn open_queue(&self, config: &QueueConfig) -> Result<Box<dyn QueuePair>, OpenQueueError> {
-        let max = self.capabilities.max_depth;
-        if !config.depth.is_power_of_two() || !(2..=max).contains(&config.depth) {
-            return Err(OpenQueueError::Depth {
-                found: config.depth,
-                max,
-            });
-        }
+        config.check(&self.capabilities)?;
         let queue = queue::IpaQueue::open(self.life(), config.depth)?;
         Ok(Box::new(queue))
     }

@@ -136,13 +136,7 @@ impl Accelerator for QatCard {
     }
 
     fn open_queue(&self, config: &QueueConfig) -> Result<Box<dyn QueuePair>, OpenQueueError> {
-        let max = self.capabilities.max_depth;
-        if !config.depth.is_power_of_two() || !(2..=max).contains(&config.depth) {
-            return Err(OpenQueueError::Depth {
-                found: config.depth,
-                max,
-            });
-        }
+        config.check(&self.capabilities)?;
         let queue = queue::QatQueue::open(self.life(), config.depth)?;
         Ok(Box::new(queue))
     }

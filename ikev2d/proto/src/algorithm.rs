@@ -144,11 +144,35 @@ pub enum Group {
     Ecp521 = 21,
     /// X25519 (RFC 8031).
     X25519 = 31,
+    /// X448 (RFC 8031).
+    X448 = 32,
+    /// ML-KEM-512 (draft-ietf-ipsecme-ikev2-mlkem, FIPS 203).
+    MlKem512 = 35,
+    /// ML-KEM-768.
+    MlKem768 = 36,
+    /// ML-KEM-1024.
+    MlKem1024 = 37,
 }
 
 impl Group {
     /// Every group.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
+        Self::X25519,
+        Self::Ecp256,
+        Self::Ecp384,
+        Self::Ecp521,
+        Self::X448,
+        Self::Modp2048,
+        Self::Modp3072,
+        Self::Modp4096,
+        Self::MlKem512,
+        Self::MlKem768,
+        Self::MlKem1024,
+    ];
+
+    /// Those that [`Proposal`](crate::proposal::Proposal)s offer by themselves: each does alone, and
+    /// its public value leaves a first message in one datagram.
+    pub const DEFAULT: [Self; 7] = [
         Self::X25519,
         Self::Ecp256,
         Self::Ecp384,
@@ -163,7 +187,7 @@ impl Group {
         Self::ALL.into_iter().find(|group| *group as u16 == id)
     }
 
-    /// Octets of a public value.
+    /// Octets of an initiator's public value.
     pub fn public_len(self) -> usize {
         match self {
             Self::Modp2048 => 256,
@@ -173,6 +197,47 @@ impl Group {
             Self::Ecp384 => 96,
             Self::Ecp521 => 132,
             Self::X25519 => 32,
+            Self::X448 => 56,
+            Self::MlKem512 => 800,
+            Self::MlKem768 => 1184,
+            Self::MlKem1024 => 1568,
         }
+    }
+
+    /// Octets of a responder's: a KEM's ciphertext.
+    pub fn answer_len(self) -> usize {
+        match self {
+            Self::MlKem512 => 768,
+            Self::MlKem768 => 1088,
+            Self::MlKem1024 => 1568,
+            _ => self.public_len(),
+        }
+    }
+
+    /// Its word in proposals.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Modp2048 => "modp2048",
+            Self::Modp3072 => "modp3072",
+            Self::Modp4096 => "modp4096",
+            Self::Ecp256 => "ecp256",
+            Self::Ecp384 => "ecp384",
+            Self::Ecp521 => "ecp521",
+            Self::X25519 => "x25519",
+            Self::X448 => "x448",
+            Self::MlKem512 => "mlkem512",
+            Self::MlKem768 => "mlkem768",
+            Self::MlKem1024 => "mlkem1024",
+        }
+    }
+
+    /// The group of a word.
+    pub fn by_word(word: &str) -> Option<Self> {
+        let word = match word {
+            "curve25519" => "x25519",
+            "curve448" => "x448",
+            word => word,
+        };
+        Self::ALL.into_iter().find(|group| group.word() == word)
     }
 }

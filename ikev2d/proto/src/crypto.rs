@@ -17,7 +17,7 @@ pub trait KeyExchange: Send + Sync {
     /// Our public value.
     fn public(&self) -> &[u8];
 
-    /// The shared secret with a peer's public value, which is checked (RFC 6989).
+    /// The shared secret with a responder's public value, which is checked (RFC 6989).
     ///
     /// # Errors
     /// The value is not one of the group's.
@@ -34,6 +34,20 @@ pub trait Crypto: Send + Sync {
     /// # Errors
     /// The library refuses the group.
     fn generate(&self, group: Group) -> Result<Box<dyn KeyExchange>, CryptoError>;
+
+    /// A responder's public value to an initiator's, which is checked, and the shared secret.
+    ///
+    /// # Errors
+    /// The value is not one of the group's.
+    fn answer(
+        &self,
+        group: Group,
+        peer: &[u8],
+    ) -> Result<(Vec<u8>, Zeroizing<Vec<u8>>), CryptoError> {
+        let exchange = self.generate(group)?;
+        let secret = exchange.agree(peer)?;
+        Ok((exchange.public().to_vec(), secret))
+    }
 
     /// prf(key, parts one after another).
     ///

@@ -24,6 +24,7 @@ pub(crate) use timers::jittered;
 use crate::config::{Connection, Identity};
 use crate::crypto::{Crypto, KeyExchange};
 use crate::event::{Event, IkeId, Path};
+use crate::exchange::followup::Awaited;
 use crate::exchange::signature::{PeerAbility, Waiting};
 use crate::keymat::IkeKeys;
 use crate::proposal::IkeSuite;
@@ -85,6 +86,8 @@ pub(crate) struct IkeSa {
     pub(crate) state: State,
     pub(crate) suite: Option<IkeSuite>,
     pub(crate) keys: Option<IkeKeys>,
+    /// Those before the last IKE_INTERMEDIATE, for repetitions.
+    pub(crate) previous_keys: Option<IkeKeys>,
     pub(crate) init: InitMaterial,
     pub(crate) local_id: Identity,
     pub(crate) remote_id: Identity,
@@ -115,6 +118,8 @@ pub(crate) struct IkeSa {
     pub(crate) succeeds: bool,
     /// IKE_AUTH that waits for a job.
     pub(crate) waiting: Option<Waiting>,
+    /// The peer's additional key exchanges that go on.
+    pub(crate) awaited: Option<Awaited>,
     pub(crate) children: Vec<Child>,
     pub(crate) created: Instant,
     pub(crate) established: Option<Instant>,
@@ -141,6 +146,13 @@ pub(crate) struct InitMaterial {
     /// Restarts by COOKIE or INVALID_KE_PAYLOAD.
     pub(crate) restarts: u32,
     pub(crate) child_spi: u32,
+    /// Additional key exchanges that are done.
+    pub(crate) additional_done: usize,
+    /// Each side's part of IntAuth (RFC 9242 §3.3.2); empty unless an IKE_INTERMEDIATE has run.
+    pub(crate) int_auth_i: Vec<u8>,
+    pub(crate) int_auth_r: Vec<u8>,
+    /// Message id of the IKE_AUTH request with AUTH.
+    pub(crate) auth_id: u32,
     /// What the peer can do with signatures, and whether it asks for certificates.
     pub(crate) peer: PeerAbility,
 }
@@ -162,6 +174,7 @@ impl IkeSa {
             state: State::Connecting,
             suite: None,
             keys: None,
+            previous_keys: None,
             init: InitMaterial::default(),
             local_id: connection.local_id.clone(),
             remote_id: Identity::Any,
@@ -184,6 +197,7 @@ impl IkeSa {
             pending: None,
             succeeds: false,
             waiting: None,
+            awaited: None,
             children: Vec::new(),
             created: ctx.now,
             established: None,
@@ -210,6 +224,7 @@ impl IkeSa {
         self.state = State::Established;
         self.established = Some(ctx.now);
         self.init.exchange = None;
+        self.previous_keys = None;
         self.arm_rekey(ctx);
         self.arm_reauth(ctx);
         self.counted = true;

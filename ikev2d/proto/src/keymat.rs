@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Key derivation (RFC 7296 §2.13, §2.14, §2.17, §2.18).
+//! Key derivation (RFC 7296 §2.13, §2.14, §2.17, §2.18), with additional key exchanges (RFC 9370 §2.2).
 
 use zeroize::Zeroizing;
 
@@ -7,6 +7,7 @@ use crate::algorithm::Prf;
 use crate::crypto::{Crypto, CryptoError};
 use crate::event::ChildKeys;
 use crate::proposal::{EspSuite, IkeSuite};
+use crate::wire::{HEADER_LEN, Header, payload};
 
 /// Keys of an IKE SA.
 pub(crate) struct IkeKeys {
@@ -60,17 +61,19 @@ impl Cutter<'_> {
 }
 
 impl IkeKeys {
-    /// Of a new IKE SA (§2.14), or of one that rekeys another with that one's SK_d and PRF (§2.18).
+    /// Of a new IKE SA (§2.14), or of one that comes after other keys, with their SK_d and PRF: of one
+    /// that rekeys another (§2.18), or after an IKE_INTERMEDIATE (RFC 9370 §2.2.3). `further` are the
+    /// secrets of additional key exchanges in a row (RFC 9370 §2.2.4).
     pub(crate) fn derive(
         crypto: &dyn Crypto,
         suite: &IkeSuite,
-        secret: &[u8],
+        (secret, further): (&[u8], &[u8]),
         (nonce_i, nonce_r): (&[u8], &[u8]),
         (spi_i, spi_r): (u64, u64),
-        rekeyed: Option<(Prf, &[u8])>,
+        before: Option<(Prf, &[u8])>,
     ) -> Result<Self, CryptoError> {
-        let seed = match rekeyed {
-            Some((prf, d)) => crypto.prf(prf, d, &[secret, nonce_i, nonce_r])?,
+        let seed = match before {
+            Some((prf, d)) => crypto.prf(prf, d, &[secret, nonce_i, nonce_r, further])?,
             None => {
                 let mut key = Zeroizing::new(nonce_i.to_vec());
                 key.extend_from_slice(nonce_r);
@@ -96,18 +99,19 @@ impl IkeKeys {
     }
 }
 
-/// Keys of a child SA (§2.17): initiator to responder first.
+/// Keys of a child SA (§2.17): initiator to responder first. `further` are the secrets of additional
+/// key exchanges in a row (RFC 9370 §2.2.4).
 pub(crate) fn child_keys(
     crypto: &dyn Crypto,
     prf: Prf,
     d: &[u8],
     suite: &EspSuite,
-    secret: Option<&[u8]>,
+    (secret, further): (Option<&[u8]>, &[u8]),
     (nonce_i, nonce_r): (&[u8], &[u8]),
 ) -> Result<(ChildKeys, ChildKeys), CryptoError> {
     let encryption_len = suite.encryption.key_len();
     let integrity_len = suite.integrity.map_or(0, |integrity| integrity.key_len());
-    let parts: [&[u8]; 3] = [secret.unwrap_or_default(), nonce_i, nonce_r];
+    let parts: [&[u8]; 4] = [secret.unwrap_or_default(), nonce_i, nonce_r, further];
     let material = prf_plus(crypto, prf, d, &parts, 2 * (encryption_len + integrity_len))?;
     let mut cutter = Cutter(&material);
     let mut keys = || -> Result<ChildKeys, CryptoError> {
@@ -117,6 +121,29 @@ pub(crate) fn child_keys(
         })
     };
     Ok((keys()?, keys()?))
+}
+
+/// A side's part of IntAuth (RFC 9242 §3.3.2) after one more message: as if it were sent whole, and
+/// without IV, padding and checksum.
+pub(crate) fn int_auth(
+    crypto: &dyn Crypto,
+    (prf, sk_p): (Prf, &[u8]),
+    before: &[u8],
+    header: &Header,
+    (first, flags): (u8, u8),
+    inner: &[u8],
+) -> Result<Vec<u8>, CryptoError> {
+    use zerocopy::IntoBytes;
+    const GENERIC_HEADER: usize = 4;
+    let payload_len = u16::try_from(GENERIC_HEADER + inner.len()).map_err(|_| CryptoError)?;
+    let header = Header {
+        next_payload: payload::SK,
+        len: (HEADER_LEN as u32 + u32::from(payload_len)).into(),
+        ..*header
+    };
+    let head = [&[first, flags], &payload_len.to_be_bytes()[..]].concat();
+    let parts = [before, header.as_bytes(), &head, inner];
+    crypto.prf(prf, sk_p, &parts).map(|part| part.to_vec())
 }
 
 /// AUTH by a preshared key (§2.15).

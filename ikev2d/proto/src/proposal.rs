@@ -1,24 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Proposals: strongSwan's syntax, the SA payload (RFC 7296 §3.3), and the choice among them.
 
+mod wire;
+
 use std::fmt;
 
 use thiserror::Error;
 
-use crate::algorithm::{Encryption, Group, Integrity, Prf};
-use crate::wire::{Reader, WireError};
+pub(crate) use wire::{WireProposal, emit, parse};
 
-const IKE: u8 = 1;
-const ESP: u8 = 3;
-const ENCR: u8 = 1;
-const PRF: u8 = 2;
-const INTEG: u8 = 3;
-const DH: u8 = 4;
-const ESN: u8 = 5;
-/// Attribute type 14 in the TV format.
-const KEY_LENGTH: u16 = 0x8000 | 14;
-/// Most proposals of one payload, and most transforms of one proposal.
-const MOST: usize = 64;
+use crate::algorithm::{Encryption, Group, Integrity, Prf};
+
+/// Additional key exchanges of one proposal.
+const MOST_ADDITIONAL: usize = 7;
 
 /// What is offered: alternatives of each kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,8 +25,33 @@ pub struct Proposal {
     pub integrity: Vec<Integrity>,
     /// Key exchange; for ESP with PFS.
     pub groups: Vec<Group>,
+    /// Additional key exchanges, one after another (RFC 9370); `None` is that it may be left out.
+    pub additional: [Vec<Option<Group>>; MOST_ADDITIONAL],
     /// ESP: whether extended sequence numbers are offered, best first.
     pub esn: Vec<bool>,
+}
+
+/// What was chosen of one additional key exchange.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Additional {
+    /// It is not spoken of.
+    #[default]
+    Absent,
+    /// It is left out (NONE).
+    LeftOut,
+    /// By this method.
+    Method(Group),
+}
+
+/// What was chosen of all of them.
+pub type AdditionalGroups = [Additional; MOST_ADDITIONAL];
+
+/// The methods of the additional key exchanges that take place, in their order.
+pub fn methods(additional: &AdditionalGroups) -> impl Iterator<Item = Group> + '_ {
+    additional.iter().filter_map(|additional| match additional {
+        Additional::Method(group) => Some(*group),
+        Additional::Absent | Additional::LeftOut => None,
+    })
 }
 
 /// What was chosen for an IKE SA.
@@ -46,6 +65,8 @@ pub struct IkeSuite {
     pub prf: Prf,
     /// Key exchange.
     pub group: Group,
+    /// Additional ones.
+    pub additional: AdditionalGroups,
 }
 
 /// What was chosen for a child SA.
@@ -57,6 +78,8 @@ pub struct EspSuite {
     pub integrity: Option<Integrity>,
     /// Key exchange for PFS.
     pub group: Option<Group>,
+    /// Additional ones.
+    pub additional: AdditionalGroups,
     /// Extended sequence numbers.
     pub esn: bool,
 }
@@ -87,7 +110,7 @@ impl Proposal {
     /// IKE proposals that are offered when none are configured.
     pub fn ike_default() -> Vec<Self> {
         use Encryption::*;
-        let groups = Group::ALL.to_vec();
+        let groups = Group::DEFAULT.to_vec();
         let prf = vec![Prf::HmacSha256, Prf::HmacSha384, Prf::HmacSha512];
         vec![
             Self {
@@ -105,7 +128,7 @@ impl Proposal {
                     Integrity::HmacSha512,
                 ],
                 groups,
-                esn: Vec::new(),
+                ..Self::default()
             },
         ]
     }
@@ -212,6 +235,8 @@ impl Proposal {
             error("has an integrity algorithm beside an AEAD (use prfsha… for the PRF)")
         } else if aeads == 0 && proposal.integrity.is_empty() {
             error("has no integrity algorithm (add sha256, sha384 or sha512)")
+        } else if proposal.groups.is_empty() && proposal.additional.iter().any(|a| !a.is_empty()) {
+            error("has additional key exchanges without a first one (add x25519, ecp256, …)")
         } else {
             Ok(proposal)
         }
@@ -233,16 +258,20 @@ impl Proposal {
             "prfsha256" => self.prf.push(Prf::HmacSha256),
             "prfsha384" => self.prf.push(Prf::HmacSha384),
             "prfsha512" => self.prf.push(Prf::HmacSha512),
-            "x25519" | "curve25519" => self.groups.push(Group::X25519),
-            "ecp256" => self.groups.push(Group::Ecp256),
-            "ecp384" => self.groups.push(Group::Ecp384),
-            "ecp521" => self.groups.push(Group::Ecp521),
-            "modp2048" => self.groups.push(Group::Modp2048),
-            "modp3072" => self.groups.push(Group::Modp3072),
-            "modp4096" => self.groups.push(Group::Modp4096),
             "esn" => self.esn.push(true),
             "noesn" => self.esn.push(false),
-            _ => return None,
+            _ => match word.strip_prefix("ke") {
+                Some(rest) => {
+                    let (number, method) = rest.split_once('_')?;
+                    let at = number.parse::<usize>().ok()?.checked_sub(1)?;
+                    let method = match method {
+                        "none" => None,
+                        word => Some(Group::by_word(word)?),
+                    };
+                    self.additional.get_mut(at)?.push(method);
+                }
+                None => self.groups.push(Group::by_word(word)?),
+            },
         }
         Some(())
     }
@@ -253,6 +282,37 @@ impl Proposal {
             .find(|algorithm| theirs.contains(algorithm))
     }
 
+    /// The best additional key exchanges of both, each method once (RFC 9370 §2.2.2).
+    fn best_additional(&self, offer: &Self, first: Group) -> Option<AdditionalGroups> {
+        let mut chosen = AdditionalGroups::default();
+        let mut taken = vec![first];
+        for (at, place) in chosen.iter_mut().enumerate() {
+            let (ours, theirs) = (self.additional.get(at)?, offer.additional.get(at)?);
+            // What a side does not speak of it leaves out.
+            let has = |all: &[Option<Group>], wanted: Option<Group>| match all {
+                [] => wanted.is_none(),
+                all => all.contains(&wanted),
+            };
+            let candidates = ours.iter().copied().chain(ours.is_empty().then_some(None));
+            let mut candidates = candidates.filter(|group| has(theirs, *group));
+            *place = match candidates.find(|group| group.is_none_or(|g| !taken.contains(&g)))? {
+                Some(group) => {
+                    taken.push(group);
+                    Additional::Method(group)
+                }
+                None if theirs.is_empty() => Additional::Absent,
+                None => Additional::LeftOut,
+            };
+        }
+        Some(chosen)
+    }
+
+    /// Whether it may do without additional key exchanges.
+    pub fn goes_without_additional(&self) -> bool {
+        let mut all = self.additional.iter();
+        all.all(|any| any.is_empty() || any.contains(&None))
+    }
+
     /// The best of this configured proposal that an offer has.
     pub fn choose_ike(&self, offer: &Self) -> Option<IkeSuite> {
         let encryption = Self::best(&self.encryption, &offer.encryption)?;
@@ -261,11 +321,13 @@ impl Proposal {
         } else {
             Some(Self::best(&self.integrity, &offer.integrity)?)
         };
+        let group = Self::best(&self.groups, &offer.groups)?;
         Some(IkeSuite {
             encryption,
             integrity,
             prf: Self::best(&self.prf, &offer.prf)?,
-            group: Self::best(&self.groups, &offer.groups)?,
+            group,
+            additional: self.best_additional(offer, group)?,
         })
     }
 
@@ -283,6 +345,10 @@ impl Proposal {
         } else {
             Some(Self::best(&self.groups, &offer.groups)?)
         };
+        let additional = match group {
+            Some(group) => self.best_additional(offer, group)?,
+            None => AdditionalGroups::default(),
+        };
         let theirs: &[bool] = if offer.esn.is_empty() {
             &[false]
         } else {
@@ -293,26 +359,19 @@ impl Proposal {
             encryption,
             integrity,
             group,
+            additional,
             esn,
         })
     }
+}
 
-    fn transforms(&self) -> Vec<(u8, u16, Option<u16>)> {
-        let mut all = Vec::new();
-        all.extend(self.encryption.iter().map(|e| {
-            let (id, bits) = e.to_wire();
-            (ENCR, id, bits)
-        }));
-        all.extend(self.prf.iter().map(|prf| (PRF, *prf as u16, None)));
-        all.extend(
-            self.integrity
-                .iter()
-                .map(|integrity| (INTEG, *integrity as u16, None)),
-        );
-        all.extend(self.groups.iter().map(|group| (DH, *group as u16, None)));
-        all.extend(self.esn.iter().map(|esn| (ESN, u16::from(*esn), None)));
-        all
-    }
+/// As alternatives of one each.
+fn offered(additional: &AdditionalGroups) -> [Vec<Option<Group>>; MOST_ADDITIONAL] {
+    additional.map(|additional| match additional {
+        Additional::Absent => Vec::new(),
+        Additional::LeftOut => vec![None],
+        Additional::Method(group) => vec![Some(group)],
+    })
 }
 
 impl IkeSuite {
@@ -323,6 +382,7 @@ impl IkeSuite {
             prf: vec![self.prf],
             integrity: self.integrity.into_iter().collect(),
             groups: vec![self.group],
+            additional: offered(&self.additional),
             esn: Vec::new(),
         }
     }
@@ -336,6 +396,7 @@ impl EspSuite {
             prf: Vec::new(),
             integrity: self.integrity.into_iter().collect(),
             groups: self.group.into_iter().collect(),
+            additional: offered(&self.additional),
             esn: vec![self.esn],
         }
     }
@@ -360,141 +421,16 @@ impl fmt::Display for Proposal {
                 .iter()
                 .map(|p| format!("prfsha{}", p.output_len() * 8)),
         );
-        words.extend(self.groups.iter().map(|group| match group {
-            Group::X25519 => "x25519".to_owned(),
-            Group::Ecp256 => "ecp256".to_owned(),
-            Group::Ecp384 => "ecp384".to_owned(),
-            Group::Ecp521 => "ecp521".to_owned(),
-            Group::Modp2048 => "modp2048".to_owned(),
-            Group::Modp3072 => "modp3072".to_owned(),
-            Group::Modp4096 => "modp4096".to_owned(),
-        }));
+        words.extend(self.groups.iter().map(|group| group.word().to_owned()));
+        for (number, any) in (1..).zip(&self.additional) {
+            let method = |method: &Option<Group>| method.map_or("none", Group::word);
+            words.extend(any.iter().map(|any| format!("ke{number}_{}", method(any))));
+        }
         if self.esn.first() == Some(&true) {
             words.push("esn".to_owned());
         }
         f.write_str(&words.join("-"))
     }
-}
-
-/// A proposal of an SA payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct WireProposal {
-    pub(crate) number: u8,
-    pub(crate) spi: Vec<u8>,
-    pub(crate) proposal: Proposal,
-}
-
-/// Emits an SA payload's body.
-pub(crate) fn emit(proposals: &[(u8, Proposal)], ike: bool, spi: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (at, (number, proposal)) in proposals.iter().enumerate() {
-        let transforms = proposal.transforms();
-        let mut body = Vec::new();
-        for (at, (kind, id, bits)) in transforms.iter().enumerate() {
-            let len: u16 = if bits.is_some() { 12 } else { 8 };
-            body.push(if at + 1 == transforms.len() { 0 } else { 3 });
-            body.push(0);
-            body.extend(len.to_be_bytes());
-            body.extend([*kind, 0]);
-            body.extend(id.to_be_bytes());
-            if let Some(bits) = bits {
-                body.extend(KEY_LENGTH.to_be_bytes());
-                body.extend(bits.to_be_bytes());
-            }
-        }
-        out.push(if at + 1 == proposals.len() { 0 } else { 2 });
-        out.push(0);
-        out.extend(((8 + spi.len() + body.len()) as u16).to_be_bytes());
-        out.extend([
-            *number,
-            if ike { IKE } else { ESP },
-            spi.len() as u8,
-            transforms.len() as u8,
-        ]);
-        out.extend(spi);
-        out.extend(body);
-    }
-    out
-}
-
-/// Parses an SA payload's body. Proposals for another protocol, or with a transform type that is
-/// mandatory and unknown, are left out: they can't be chosen.
-pub(crate) fn parse(body: &[u8], ike: bool) -> Result<Vec<WireProposal>, WireError> {
-    let mut reader = Reader::new(body);
-    let mut proposals = Vec::new();
-    for _ in 0..MOST {
-        let more = reader.u8()?;
-        reader.u8()?;
-        let len = usize::from(reader.u16()?)
-            .checked_sub(4)
-            .ok_or(WireError::Length)?;
-        let mut inner = Reader::new(reader.take(len)?);
-        let (number, protocol, spi_len, count) =
-            (inner.u8()?, inner.u8()?, inner.u8()?, inner.u8()?);
-        let spi = inner.take(spi_len.into())?.to_vec();
-        let mut proposal = Proposal::default();
-        let mut usable = protocol == if ike { IKE } else { ESP };
-        let mut esn_seen = false;
-        for _ in 0..count {
-            inner.u8()?;
-            inner.u8()?;
-            let len = usize::from(inner.u16()?)
-                .checked_sub(4)
-                .ok_or(WireError::Length)?;
-            let mut transform = Reader::new(inner.take(len)?);
-            let kind = transform.u8()?;
-            transform.u8()?;
-            let id = transform.u16()?;
-            let mut bits = None;
-            let mut known = true;
-            while !transform.is_empty() {
-                match transform.u16()? {
-                    KEY_LENGTH => bits = Some(transform.u16()?),
-                    tv if tv & 0x8000 != 0 => {
-                        transform.u16()?;
-                        known = false;
-                    }
-                    _ => {
-                        let len = transform.u16()?;
-                        transform.take(len.into())?;
-                        known = false;
-                    }
-                }
-            }
-            // A transform with unknown attributes is unknown (RFC 7296 §3.3.6).
-            match kind {
-                _ if !known => {}
-                ENCR => proposal.encryption.extend(Encryption::from_wire(id, bits)),
-                PRF => proposal.prf.extend(Prf::from_wire(id)),
-                INTEG => proposal.integrity.extend(Integrity::from_wire(id)),
-                DH => proposal.groups.extend(Group::from_wire(id)),
-                ESN => {
-                    esn_seen = true;
-                    if id <= 1 {
-                        proposal.esn.push(id == 1);
-                    }
-                }
-                _ => usable = false,
-            }
-        }
-        if !inner.is_empty() {
-            return Err(WireError::Length);
-        }
-        usable &= ike || !esn_seen || !proposal.esn.is_empty();
-        if usable {
-            proposals.push(WireProposal {
-                number,
-                spi,
-                proposal,
-            });
-        }
-        match more {
-            0 if reader.is_empty() => return Ok(proposals),
-            2 => {}
-            _ => return Err(WireError::Length),
-        }
-    }
-    Err(WireError::TooMany)
 }
 
 #[cfg(test)]

@@ -31,6 +31,19 @@ pub(crate) struct Fragment {
     pub(crate) total: u16,
     /// Type of the message's first payload; in the first fragment only.
     pub(crate) first: u8,
+    /// Flags of its own payload.
+    pub(crate) flags: u8,
+    pub(crate) body: Vec<u8>,
+}
+
+/// A message, opened.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Opened {
+    /// Type of the first payload inside.
+    pub(crate) first: u8,
+    /// Flags of the SK payload, or of the first fragment's.
+    pub(crate) flags: u8,
+    /// The payloads inside.
     pub(crate) body: Vec<u8>,
 }
 
@@ -140,16 +153,16 @@ impl Sealer<'_> {
         Ok(message)
     }
 
-    /// Opens a message: type of the first payload inside, and the payloads.
-    pub(crate) fn open(&self, message: &[u8]) -> Result<(u8, Vec<u8>), CryptoError> {
-        let (first, _, body) = self.decrypt(payload::SK, GENERIC_HEADER, message)?;
-        Ok((first, body))
+    /// Opens a message.
+    pub(crate) fn open(&self, message: &[u8]) -> Result<Opened, CryptoError> {
+        let (opened, _) = self.decrypt(payload::SK, GENERIC_HEADER, message)?;
+        Ok(opened)
     }
 
     /// Opens a fragment; its number lies within its total.
     pub(crate) fn open_fragment(&self, message: &[u8]) -> Result<Fragment, CryptoError> {
         let head = GENERIC_HEADER + FRAGMENT_HEADER;
-        let (first, place, body) = self.decrypt(payload::SKF, head, message)?;
+        let (opened, place) = self.decrypt(payload::SKF, head, message)?;
         let &[a, b, c, d] = place else {
             return Err(CryptoError);
         };
@@ -160,19 +173,19 @@ impl Sealer<'_> {
         Ok(Fragment {
             number,
             total,
-            first,
-            body,
+            first: opened.first,
+            flags: opened.flags,
+            body: opened.body,
         })
     }
 
-    /// Type of the next payload, what stands between the generic header and the IV, and what is
-    /// inside.
+    /// What is inside, and what stands between the generic header and the IV.
     fn decrypt<'m>(
         &self,
         kind: u8,
         head_len: usize,
         message: &'m [u8],
-    ) -> Result<(u8, &'m [u8], Vec<u8>), CryptoError> {
+    ) -> Result<(Opened, &'m [u8]), CryptoError> {
         let (encryption_key, integrity_key) = self.keys();
         // Unencrypted payloads in front of SK are not part of any exchange we take part in.
         let (head, rest) = message
@@ -180,7 +193,7 @@ impl Sealer<'_> {
             .ok_or(CryptoError)?;
         let header = Header::parse(message).map_err(|_| CryptoError)?;
         let (_, own) = head.split_at_checked(HEADER_LEN).ok_or(CryptoError)?;
-        let &[first, _, high, low, ref place @ ..] = own else {
+        let &[first, flags, high, low, ref place @ ..] = own else {
             return Err(CryptoError);
         };
         let payload_len = usize::from(u16::from_be_bytes([high, low]));
@@ -214,6 +227,6 @@ impl Sealer<'_> {
         let padding = usize::from(body.pop().ok_or(CryptoError)?);
         let len = body.len().checked_sub(padding).ok_or(CryptoError)?;
         body.truncate(len);
-        Ok((first, place, body))
+        Ok((Opened { first, flags, body }, place))
     }
 }

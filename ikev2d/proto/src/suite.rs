@@ -84,7 +84,7 @@ impl Suite {
             prf: vec![prf],
             integrity,
             groups: vec![self.group()],
-            esn: Vec::new(),
+            ..Proposal::default()
         }
     }
 

@@ -10,6 +10,7 @@ use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
 use ikev2d_proto::config::{AddressPattern, Connection, LocalAuth, RemoteAuth, SelectorConfig};
 use ikev2d_proto::credential::Certificate;
 use ikev2d_proto::endpoint::{ChildInfo, IkeSaInfo};
+use ikev2d_proto::proposal::{Additional, AdditionalGroups};
 use ikev2d_proto::ts::TrafficSelector;
 use offload_api::event::Engine;
 use offload_api::failover::Placement;
@@ -78,6 +79,7 @@ pub(crate) fn ike(sa: &IkeSaInfo<'_>, now: Instant) -> Section {
         };
         section.put("prf-alg", prf);
         section.put("dh-group", group_name(suite.group));
+        put_additional(&mut section, &suite.additional);
     }
     if let Some(established) = sa.established {
         section.put(
@@ -111,6 +113,7 @@ pub(crate) fn child_sa(child: &ChildInfo<'_>, now: Instant, facts: &ChildFacts) 
     if let Some(group) = sa.suite.group {
         section.put("dh-group", group_name(group));
     }
+    put_additional(&mut section, &sa.suite.additional);
     if sa.suite.esn {
         section.put("esn", 1);
     }
@@ -275,6 +278,15 @@ fn put_integrity(section: &mut Section, integrity: Option<Integrity>) {
     section.put("integ-alg", name);
 }
 
+/// Additional key exchanges (RFC 9370) by their place.
+fn put_additional(section: &mut Section, additional: &AdditionalGroups) {
+    for (number, additional) in (1..).zip(additional) {
+        if let Additional::Method(group) = additional {
+            section.put(&format!("ke{number}"), group_name(*group));
+        }
+    }
+}
+
 fn group_name(group: Group) -> &'static str {
     match group {
         Group::Modp2048 => "MODP_2048",
@@ -284,6 +296,10 @@ fn group_name(group: Group) -> &'static str {
         Group::Ecp384 => "ECP_384",
         Group::Ecp521 => "ECP_521",
         Group::X25519 => "CURVE_25519",
+        Group::X448 => "CURVE_448",
+        Group::MlKem512 => "ML_KEM_512",
+        Group::MlKem768 => "ML_KEM_768",
+        Group::MlKem1024 => "ML_KEM_1024",
     }
 }
 

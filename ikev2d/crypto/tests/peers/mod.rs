@@ -116,6 +116,14 @@ impl Pair {
         Self::with(Arc::new(seeded::SeededCrypto::new(seed)), change)
     }
 
+    /// Two endpoints whose PRF tells what it is given.
+    pub(crate) fn watched(
+        seen: seeded::Seen,
+        change: impl Fn(bool, &mut Connection, &mut EndpointConfig),
+    ) -> Self {
+        Self::with(Arc::new(seeded::SeededCrypto::watched(seen)), change)
+    }
+
     fn with(
         crypto: Arc<dyn Crypto>,
         change: impl Fn(bool, &mut Connection, &mut EndpointConfig),

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! OpenSSL with predictable nonces, so that a schedule can be played again.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
 use ikev2d_proto::crypto::{Crypto, CryptoError, KeyExchange};
 use zeroize::Zeroizing;
 
+/// Inputs of the PRF, as they come.
+pub(crate) type Seen = Arc<Mutex<Vec<Vec<u8>>>>;
+
 pub(crate) struct SeededCrypto {
     inner: OpensslCrypto,
     state: Mutex<u64>,
+    seen: Option<Seen>,
 }
 
 impl SeededCrypto {
@@ -18,6 +22,15 @@ impl SeededCrypto {
         Self {
             inner: OpensslCrypto::new().unwrap(),
             state: Mutex::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            seen: None,
+        }
+    }
+
+    /// With what its PRF is given.
+    pub(crate) fn watched(seen: Seen) -> Self {
+        Self {
+            seen: Some(seen),
+            ..Self::new(1)
         }
     }
 }
@@ -37,12 +50,23 @@ impl Crypto for SeededCrypto {
         self.inner.generate(group)
     }
 
+    fn answer(
+        &self,
+        group: Group,
+        peer: &[u8],
+    ) -> Result<(Vec<u8>, Zeroizing<Vec<u8>>), CryptoError> {
+        self.inner.answer(group, peer)
+    }
+
     fn prf(
         &self,
         prf: Prf,
         key: &[u8],
         parts: &[&[u8]],
     ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+        if let Some(seen) = &self.seen {
+            seen.lock().unwrap().push(parts.concat());
+        }
         self.inner.prf(prf, key, parts)
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{COOKIE_SECRET, Endpoint};
 use crate::config::Connection;
 use crate::event::{Path, Transmit};
-use crate::exchange::init::{InitRequest, choose};
+use crate::exchange::init::{InitRequest, choose, has_intermediate};
 use crate::ike_sa::{IkeSa, State, notifies};
 use crate::wire::{
     Chain, FLAG_INITIATOR, FLAG_RESPONSE, Header, VERSION, WireError, exchange, notify,
@@ -131,11 +131,12 @@ impl Endpoint {
             .connections
             .iter()
             .filter(|c| addresses_match(c, local, remote));
+        let additional = has_intermediate(&request.parts);
         let mut chosen = None;
         let mut any = false;
         for connection in candidates {
             any = true;
-            if let Some(choice) = choose(&connection.proposals, &request.proposals) {
+            if let Some(choice) = choose(&connection.proposals, &request.proposals, additional) {
                 chosen = Some((connection.clone(), choice));
                 break;
             }

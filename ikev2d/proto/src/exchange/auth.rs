@@ -32,6 +32,7 @@ fn offers_mobike(parts: &[Payload<'_>]) -> bool {
 impl IkeSa {
     /// Sends the request, at once or when it is signed.
     pub(crate) fn start_auth(&mut self, ctx: &mut Ctx<'_>) {
+        self.init.auth_id = self.next_request();
         let id = self.local_id.emit();
         let remote = self.connection.remote_id.clone();
         match self.own_auth(ctx, true, &id, &remote) {
@@ -105,7 +106,8 @@ impl IkeSa {
         }
     }
 
-    /// §2.15: a side's first message, the other's nonce, and its identity under its SK_p.
+    /// §2.15: a side's first message, the other's nonce, and its identity under its SK_p; then the
+    /// IKE_INTERMEDIATE exchanges (RFC 9242 §3.3.2).
     fn signed_octets(
         &self,
         ctx: &Ctx<'_>,
@@ -123,7 +125,7 @@ impl IkeSa {
             (&self.init.message_r, &self.init.nonce_i, &keys.pr)
         };
         let maced_id = ctx.crypto.prf(suite.prf, sk_p, &[id_body])?;
-        Ok([&message[..], nonce, &maced_id].concat())
+        Ok([&message[..], nonce, &maced_id, &self.int_auth()].concat())
     }
 
     /// A side's code by the preshared key of the two identities.
@@ -225,6 +227,11 @@ impl IkeSa {
         parts: &[Payload<'_>],
     ) {
         let failed = notify::AUTHENTICATION_FAILED;
+        if self.next_additional().is_some() {
+            let reason = "IKE_AUTH came before the additional key exchanges";
+            return self.refuse_auth(ctx, id, notify::INVALID_SYNTAX, reason);
+        }
+        self.init.auth_id = id;
         let (Some(id_body), Some(auth)) = (find(parts, payload::IDI), find(parts, payload::AUTH))
         else {
             let reason = "IKE_AUTH lacks identity or AUTH (EAP is not supported)";
@@ -386,12 +393,11 @@ impl IkeSa {
         let nonces = (self.init.nonce_i.clone(), self.init.nonce_r.clone());
         let offer = ChildOffer {
             nonces,
-            secret: None,
-            chosen_group: None,
             first: true,
-            collision: None,
+            ..ChildOffer::default()
         };
-        match self.answer_child(ctx, parts, offer, None, &mut installed) {
+        let chosen = self.answer_child(ctx, parts, None, true, &mut installed);
+        match chosen.and_then(|chosen| self.make_answered(ctx, chosen, &offer, None)) {
             Ok(child) => {
                 let mut failed = chain(self);
                 failed.notify(notify::NO_PROPOSAL_CHOSEN, &[]);
@@ -504,10 +510,8 @@ impl IkeSa {
         let nonces = (self.init.nonce_i.clone(), self.init.nonce_r.clone());
         let offer = ChildOffer {
             nonces,
-            secret: None,
-            chosen_group: None,
             first: true,
-            collision: None,
+            ..ChildOffer::default()
         };
         self.complete_child(ctx, parts, config, self.init.child_spi, offer, None);
     }

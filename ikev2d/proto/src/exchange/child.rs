@@ -17,15 +17,29 @@ use crate::ts;
 use crate::wire::{Chain, Payload, notify, payload};
 
 /// What a child's keys come from.
+#[derive(Default)]
 pub(crate) struct ChildOffer {
     pub(crate) nonces: (Vec<u8>, Vec<u8>),
     /// Shared secret of a key exchange of its own (PFS).
     pub(crate) secret: Option<Zeroizing<Vec<u8>>>,
+    /// Those of additional key exchanges in a row (RFC 9370).
+    pub(crate) further: Zeroizing<Vec<u8>>,
     pub(crate) chosen_group: Option<Group>,
     /// In IKE_AUTH.
     pub(crate) first: bool,
     /// The peer's rekeying of the child that ours rekeys.
     pub(crate) collision: Option<Collision<ChildId>>,
+}
+
+/// A child's parameters, once they are chosen.
+pub(crate) struct Chosen {
+    config: ChildConfig,
+    pub(crate) suite: EspSuite,
+    /// Inbound and outbound.
+    spis: (u32, u32),
+    ts_local: Vec<ts::TrafficSelector>,
+    ts_remote: Vec<ts::TrafficSelector>,
+    transport: bool,
 }
 
 impl IkeSa {
@@ -54,6 +68,7 @@ impl IkeSa {
             if first {
                 // IKE_AUTH has no key exchange of its own (§1.2).
                 proposal.groups.clear();
+                proposal.additional = Default::default();
             }
             proposal
         });
@@ -219,16 +234,15 @@ impl IkeSa {
         let keys = self
             .derive(ctx, &suite, &offer)
             .map_err(|_| "key derivation failed")?;
-        Ok(self.make_child(
-            ctx,
+        let chosen = Chosen {
             config,
             suite,
-            (spi_in, spi_out),
-            keys,
-            (ts_local, ts_remote),
+            spis: (spi_in, spi_out),
+            ts_local,
+            ts_remote,
             transport,
-            rekeys,
-        ))
+        };
+        Ok(self.make_child(ctx, chosen, keys, rekeys))
     }
 
     /// Keys from initiator to responder of this exchange, and back.
@@ -245,21 +259,25 @@ impl IkeSa {
             .ok_or(CryptoError)?;
         let secret = offer.secret.as_ref().map(|secret| &secret[..]);
         let nonces = (&offer.nonces.0[..], &offer.nonces.1[..]);
-        child_keys(ctx.crypto, ike.prf, &keys.d, suite, secret, nonces)
+        let secrets = (secret, &offer.further[..]);
+        child_keys(ctx.crypto, ike.prf, &keys.d, suite, secrets, nonces)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of a child SA")]
     fn make_child(
         &self,
         ctx: &mut Ctx<'_>,
-        config: ChildConfig,
-        suite: EspSuite,
-        (spi_in, spi_out): (u32, u32),
+        chosen: Chosen,
         (keys_out, keys_in): (ChildKeys, ChildKeys),
-        (ts_local, ts_remote): (Vec<ts::TrafficSelector>, Vec<ts::TrafficSelector>),
-        transport: bool,
         replaces: Option<ChildId>,
     ) -> (Child, ChildSa) {
+        let Chosen {
+            config,
+            suite,
+            spis: (spi_in, spi_out),
+            ts_local,
+            ts_remote,
+            transport,
+        } = chosen;
         let sa = ChildSa {
             id: ChildId(ctx.out.id()),
             ike: self.id,
@@ -307,10 +325,10 @@ impl IkeSa {
         &mut self,
         ctx: &mut Ctx<'_>,
         parts: &[Payload<'_>],
-        offer: ChildOffer,
-        rekeys: Option<ChildId>,
+        group: Option<Group>,
+        first: bool,
         chain: &mut Chain,
-    ) -> Result<(Child, ChildSa), u16> {
+    ) -> Result<Chosen, u16> {
         let syntax = notify::INVALID_SYNTAX;
         let selectors = |kind| {
             find(parts, kind)
@@ -338,14 +356,14 @@ impl IkeSa {
             refusal = notify::NO_PROPOSAL_CHOSEN;
             let chosen = config.esp_proposals.iter().find_map(|mine| {
                 proposals.iter().find_map(|theirs| {
-                    let suite = mine.choose_esp(&theirs.proposal, offer.first)?;
+                    let suite = mine.choose_esp(&theirs.proposal, first)?;
                     Some((suite, theirs.number, esp_spi(&theirs.spi)?))
                 })
             });
             let Some((suite, number, spi_out)) = chosen else {
                 continue;
             };
-            if suite.group != offer.chosen_group {
+            if suite.group != group {
                 return Err(notify::INVALID_KE_PAYLOAD);
             }
             let config = config.clone();
@@ -365,23 +383,30 @@ impl IkeSa {
             );
             chain.push(payload::TSI, &ts::emit(&ts_remote));
             chain.push(payload::TSR, &ts::emit(&ts_local));
-            let (from_peer, to_peer) = self
-                .derive(ctx, &suite, &offer)
-                .map_err(|_| notify::NO_PROPOSAL_CHOSEN)?;
-            let keys = (to_peer, from_peer);
-            let spis = (spi_in, spi_out);
-            return Ok(self.make_child(
-                ctx,
+            return Ok(Chosen {
                 config,
                 suite,
-                spis,
-                keys,
-                (ts_local, ts_remote),
+                spis: (spi_in, spi_out),
+                ts_local,
+                ts_remote,
                 transport,
-                rekeys,
-            ));
+            });
         }
         Err(refusal)
+    }
+
+    /// Makes the child that was chosen: as responder.
+    pub(crate) fn make_answered(
+        &self,
+        ctx: &mut Ctx<'_>,
+        chosen: Chosen,
+        offer: &ChildOffer,
+        rekeys: Option<ChildId>,
+    ) -> Result<(Child, ChildSa), u16> {
+        let (from_peer, to_peer) = self
+            .derive(ctx, &chosen.suite, offer)
+            .map_err(|_| notify::NO_PROPOSAL_CHOSEN)?;
+        Ok(self.make_child(ctx, chosen, (to_peer, from_peer), rekeys))
     }
 }
 

@@ -3,19 +3,39 @@
 
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use crate::algorithm::Group;
+use crate::config::ChildConfig;
 use crate::crypto::CryptoError;
-use crate::event::{ChildId, Event, InstallId};
+use crate::event::{ChildId, ChildSa, Event, InstallId};
 use crate::exchange::child::ChildOffer;
+use crate::exchange::followup::{AwaitedSa, Further, Step};
 use crate::exchange::init::{emit_ke, read_ke};
+use crate::exchange::signature::Kept;
 use crate::ike_sa::{
-    ChildRequest, Collision, Ctx, IkeSa, NONCE_LEN, Pending, Phase, Request, Standing, Task,
+    Child, ChildRequest, Collision, Ctx, IkeSa, NONCE_LEN, Pending, Phase, Request, Standing, Task,
     error_notify, find, notifies,
 };
+use crate::proposal::{self, methods};
 use crate::wire::{Chain, Payload, exchange, notify, payload};
 
 /// Wait before a request that met TEMPORARY_FAILURE is tried again, at least (§2.25).
 pub(crate) const RETRY: Duration = Duration::from_millis(500);
+
+/// A request that is done, the answer to its CREATE_CHILD_SA if that was not the last one, and the
+/// secrets of its additional key exchanges.
+type Done = (Box<ChildRequest>, Option<Kept>, Zeroizing<Vec<u8>>);
+
+/// The additional key exchanges that an answer has chosen, if there are any.
+fn additional_of(config: &ChildConfig, parts: &[Payload<'_>]) -> Option<Vec<Group>> {
+    let chosen = proposal::parse(find(parts, payload::SA)?, false).ok()?;
+    let chosen = &chosen.first()?.proposal;
+    let mut ours = config.esp_proposals.iter();
+    let suite = ours.find_map(|ours| ours.choose_esp(chosen, false))?;
+    let groups: Vec<Group> = methods(&suite.additional).collect();
+    (!groups.is_empty()).then_some(groups)
+}
 
 impl IkeSa {
     pub(crate) fn start_child(
@@ -79,6 +99,7 @@ impl IkeSa {
             nonce,
             exchange,
             rekeys,
+            further: None,
             collision: None,
         };
         let request = Request::CreateChild(Box::new(request));
@@ -88,9 +109,21 @@ impl IkeSa {
     pub(crate) fn handle_child_response(
         &mut self,
         ctx: &mut Ctx<'_>,
-        request: ChildRequest,
+        request: Box<ChildRequest>,
         parts: &[Payload<'_>],
     ) {
+        let request = match self.go_further(ctx, request, parts) {
+            Ok(Some(done)) => done,
+            Ok(None) => return,
+            Err((request, reason)) => {
+                let theirs = request.collision.as_ref().map(|theirs| theirs.new);
+                let (name, reason) = (request.config.name, reason.to_owned());
+                return self.child_not_made(ctx, &name, request.rekeys, theirs, reason);
+            }
+        };
+        let (request, kept, further) = request;
+        let kept = kept.as_ref().map(Kept::parts);
+        let parts = kept.as_deref().unwrap_or(parts);
         let ChildRequest {
             config,
             spi_in,
@@ -98,7 +131,8 @@ impl IkeSa {
             exchange,
             rekeys,
             collision,
-        } = request;
+            ..
+        } = *request;
         let theirs = collision.as_ref().map(|theirs| theirs.new);
         let retry = |this: &mut Self, group, not_before| {
             let name = config.name.clone();
@@ -113,7 +147,7 @@ impl IkeSa {
             match error.kind {
                 // The peer's own rekeying is the one that counts.
                 _ if theirs.is_some() => {}
-                notify::TEMPORARY_FAILURE => {
+                notify::TEMPORARY_FAILURE | notify::STATE_NOT_FOUND => {
                     let wait = RETRY + Duration::from_millis(ctx.random_u64() % 1000);
                     let at = ctx.now + wait;
                     return retry(self, None, Some(at));
@@ -160,10 +194,9 @@ impl IkeSa {
         };
         let mut offer = ChildOffer {
             nonces: (nonce, nonce_r),
-            secret: None,
-            chosen_group: None,
-            first: false,
+            further,
             collision,
+            ..ChildOffer::default()
         };
         if let (Some(body), Some((group, exchange))) = (find(parts, payload::KE), &exchange) {
             let agreed = read_ke(body)
@@ -180,6 +213,46 @@ impl IkeSa {
         self.complete_child(ctx, parts, config, spi_in, offer, rekeys);
     }
 
+    /// Takes in an answer to CREATE_CHILD_SA or IKE_FOLLOWUP_KE and asks for the next additional key
+    /// exchange, if one is due. Otherwise the request is done: with the CREATE_CHILD_SA's answer, if
+    /// that was another, and the secrets.
+    fn go_further(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        mut request: Box<ChildRequest>,
+        parts: &[Payload<'_>],
+    ) -> Result<Option<Done>, (Box<ChildRequest>, &'static str)> {
+        const INVALID: &str = "the peer's additional key exchange is invalid";
+        if error_notify(parts).is_some() {
+            return Ok(Some((request, None, Zeroizing::default())));
+        }
+        let step = match request.further.take() {
+            Some(further) => further.advance(ctx.crypto, parts),
+            None => match additional_of(&request.config, parts) {
+                Some(groups) => {
+                    Further::begin(ctx.crypto, groups.into_iter(), parts).map(Step::More)
+                }
+                None => return Ok(Some((request, None, Zeroizing::default()))),
+            },
+        };
+        match step {
+            Ok(Step::Done(response, secrets)) => Ok(Some((request, Some(response), secrets))),
+            Ok(Step::More(further)) => {
+                let chain = further.payloads();
+                request.further = Some(further);
+                let request = Request::CreateChild(request);
+                if self
+                    .request(ctx, exchange::IKE_FOLLOWUP_KE, chain, request)
+                    .is_err()
+                {
+                    tracing::error!(ike = self.id.0, "a request could not be made");
+                }
+                Ok(None)
+            }
+            Err(_) => Err((request, INVALID)),
+        }
+    }
+
     pub(crate) fn handle_create_child(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -193,6 +266,8 @@ impl IkeSa {
         if self.standing != Standing::Current {
             return refuse(self, ctx, notify::TEMPORARY_FAILURE, &[]);
         }
+        // A peer that asks for something else has given up what it was at.
+        self.awaited = None;
         let Some(nonce_i) = find(parts, payload::NONCE).filter(|n| (16..=256).contains(&n.len()))
         else {
             return refuse(self, ctx, notify::INVALID_SYNTAX, &[]);
@@ -233,10 +308,7 @@ impl IkeSa {
         };
         let mut offer = ChildOffer {
             nonces: (nonce_i.to_vec(), ctx.random(NONCE_LEN)),
-            secret: None,
-            chosen_group: None,
-            first: false,
-            collision: None,
+            ..ChildOffer::default()
         };
         let mut answer_ke = None;
         if let Some(body) = find(parts, payload::KE) {
@@ -244,48 +316,54 @@ impl IkeSa {
                 .ok()
                 .and_then(|(g, public)| Some((Group::from_wire(g)?, public)));
             let agreed = read.and_then(|(group, public)| {
-                let exchange = ctx.crypto.generate(group).ok()?;
-                let secret = exchange.agree(public).ok()?;
-                Some((group, secret, exchange))
+                let (own, secret) = ctx.crypto.answer(group, public).ok()?;
+                Some((group, secret, own))
             });
-            if let Some((group, secret, exchange)) = agreed {
+            if let Some((group, secret, own)) = agreed {
                 offer.secret = Some(secret);
                 offer.chosen_group = Some(group);
-                answer_ke = Some(emit_ke(group, exchange.public()));
+                answer_ke = Some(emit_ke(group, &own));
             }
         }
-        let mut installed = Chain::default();
-        let nonce_r = offer.nonces.1.clone();
-        let nonces = offer.nonces.clone();
-        match self.answer_child(ctx, parts, offer, rekeys, &mut installed) {
-            Ok((child, sa)) => {
-                installed.push(payload::NONCE, &nonce_r);
+        let mut chain = Chain::default();
+        match self.answer_child(ctx, parts, offer.chosen_group, false, &mut chain) {
+            Ok(chosen) => {
+                chain.push(payload::NONCE, &offer.nonces.1);
                 if let Some(body) = answer_ke {
-                    installed.push(payload::KE, &body);
+                    chain.push(payload::KE, &body);
                 }
-                let mut failed = Chain::default();
-                failed.notify(notify::NO_PROPOSAL_CHOSEN, &[]);
-                let install = InstallId(ctx.out.id());
-                let new = child.sa.id;
-                let sa = Box::new(sa);
-                ctx.event(Event::InstallInbound { install, child: sa });
-                // Both rekey it: nonces tell later which one stays (§2.8.1).
-                if let Some(Request::CreateChild(mine)) = self.asking_mut()
-                    && rekeys.is_some()
-                    && mine.rekeys == rekeys
-                {
-                    let nonces = (&nonces.0[..], &nonces.1[..]);
-                    mine.collision = Some(Collision::new(new, nonces));
+                let additional = chosen.suite.additional;
+                let further = methods(&additional).next().is_some();
+                let collides = matches!(self.asking(), Some(Request::CreateChild(mine))
+                    if rekeys.is_some() && mine.rekeys == rekeys
+                        && (further || mine.further.is_some()));
+                if collides {
+                    // It would not be known for long which of the two stays: both try again.
+                    return refuse(self, ctx, notify::TEMPORARY_FAILURE, &[]);
                 }
-                self.pending = Some(Pending {
-                    install,
-                    message_id: id,
-                    exchange: kind,
-                    installed,
-                    failed,
-                    child,
-                    rekeys,
-                });
+                if further {
+                    let sa = AwaitedSa::Child {
+                        chosen: Box::new(chosen),
+                        offer: Box::new(offer),
+                        rekeys,
+                    };
+                    self.await_further(ctx, methods(&additional), sa, &mut chain);
+                    return self.respond(ctx, kind, id, chain);
+                }
+                match self.make_answered(ctx, chosen, &offer, rekeys) {
+                    Ok(made) => {
+                        // Both rekey it: nonces tell later which one stays (§2.8.1).
+                        if let Some(Request::CreateChild(mine)) = self.asking_mut()
+                            && rekeys.is_some()
+                            && mine.rekeys == rekeys
+                        {
+                            let nonces = (&offer.nonces.0[..], &offer.nonces.1[..]);
+                            mine.collision = Some(Collision::new(made.0.sa.id, nonces));
+                        }
+                        self.install_for_peer(ctx, (kind, id), made, chain, rekeys);
+                    }
+                    Err(notify) => refuse(self, ctx, notify, &[]),
+                }
             }
             Err(notify::INVALID_KE_PAYLOAD) => {
                 let wanted = self
@@ -304,5 +382,33 @@ impl IkeSa {
             }
             Err(notify) => refuse(self, ctx, notify, &[]),
         }
+    }
+
+    /// Has a child installed that the peer asks for; the answer waits for that.
+    pub(crate) fn install_for_peer(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        (exchange, message_id): (u8, u32),
+        (child, sa): (Child, ChildSa),
+        installed: Chain,
+        rekeys: Option<ChildId>,
+    ) {
+        let mut failed = Chain::default();
+        failed.notify(notify::NO_PROPOSAL_CHOSEN, &[]);
+        let install = InstallId(ctx.out.id());
+        let child_sa = Box::new(sa);
+        ctx.event(Event::InstallInbound {
+            install,
+            child: child_sa,
+        });
+        self.pending = Some(Pending {
+            install,
+            message_id,
+            exchange,
+            installed,
+            failed,
+            child,
+            rekeys,
+        });
     }
 }

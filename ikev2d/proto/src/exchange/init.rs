@@ -9,7 +9,7 @@ use crate::crypto::{Crypto, CryptoError};
 use crate::exchange::signature;
 use crate::ike_sa::{Ctx, IkeSa, NONCE_LEN, Request, Sent, State, find, notifies};
 use crate::keymat::IkeKeys;
-use crate::proposal::{self, IkeSuite, Proposal};
+use crate::proposal::{self, IkeSuite, Proposal, methods};
 use crate::wire::{
     Chain, HEADER_LEN, Header, Payload, Reader, WireError, notify, payload, payloads,
 };
@@ -77,16 +77,25 @@ fn nat_hash(crypto: &dyn Crypto, spi_i: u64, spi_r: u64, end: SocketAddr) -> [u8
     }
 }
 
-/// Picks the first configured proposal that an offer fits.
+/// Picks the first configured proposal that an offer fits, with additional key exchanges where both
+/// have the exchange for them.
 pub(crate) fn choose(
     ours: &[Proposal],
     offer: &[proposal::WireProposal],
+    additional: bool,
 ) -> Option<(IkeSuite, u8)> {
     ours.iter().find_map(|mine| {
-        offer
-            .iter()
-            .find_map(|theirs| Some((mine.choose_ike(&theirs.proposal)?, theirs.number)))
+        offer.iter().find_map(|theirs| {
+            let suite = mine.choose_ike(&theirs.proposal)?;
+            let fits = additional || methods(&suite.additional).next().is_none();
+            fits.then_some((suite, theirs.number))
+        })
     })
+}
+
+/// Whether a side has IKE_INTERMEDIATE (RFC 9242).
+pub(crate) fn has_intermediate(parts: &[Payload<'_>]) -> bool {
+    notifies(parts).any(|n| n.kind == notify::INTERMEDIATE_EXCHANGE_SUPPORTED)
 }
 
 impl IkeSa {
@@ -126,6 +135,10 @@ impl IkeSa {
         self.push_nat_detection(ctx, &mut chain);
         if self.connection.fragmentation {
             chain.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]);
+        }
+        let additional = |p: &Proposal| p.additional.iter().any(|any| !any.is_empty());
+        if self.connection.proposals.iter().any(additional) {
+            chain.notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED, &[]);
         }
         signature::push_hash_algorithms(&mut chain);
         let message = chain.into_message(self.init_header(false));
@@ -246,7 +259,9 @@ impl IkeSa {
         let Ok(answer) = InitRequest::parse(header, message) else {
             return;
         };
-        let Some((suite, _)) = choose(&self.connection.proposals, &answer.proposals) else {
+        let additional = has_intermediate(&answer.parts);
+        let Some((suite, _)) = choose(&self.connection.proposals, &answer.proposals, additional)
+        else {
             return;
         };
         let single = answer.proposals.len() == 1;
@@ -266,7 +281,8 @@ impl IkeSa {
         self.init.message_r = message.to_vec();
         let nonces = (&self.init.nonce_i[..], &self.init.nonce_r[..]);
         let spis = (self.spi_i, self.spi_r);
-        let Ok(keys) = IkeKeys::derive(ctx.crypto, &suite, &secret, nonces, spis, None) else {
+        let Ok(keys) = IkeKeys::derive(ctx.crypto, &suite, (&secret, &[]), nonces, spis, None)
+        else {
             return self.die(ctx, "key derivation failed");
         };
         self.suite = Some(suite);
@@ -283,7 +299,7 @@ impl IkeSa {
             }
         }
         self.init.peer.note(&answer.parts);
-        self.start_auth(ctx);
+        self.start_additional(ctx);
     }
 
     fn restart(&mut self, ctx: &mut Ctx<'_>) {
@@ -302,8 +318,7 @@ impl IkeSa {
         (suite, number): (IkeSuite, u8),
         message: &[u8],
     ) -> Result<(), CryptoError> {
-        let exchange = ctx.crypto.generate(suite.group)?;
-        let secret = exchange.agree(request.public)?;
+        let (public, secret) = ctx.crypto.answer(suite.group, request.public)?;
         self.init.nonce_i = request.nonce.to_vec();
         self.init.nonce_r = ctx.random(NONCE_LEN);
         // The first message's hash is over a responder SPI of zero.
@@ -313,7 +328,7 @@ impl IkeSa {
             payload::SA,
             &proposal::emit(&[(number, suite.to_proposal())], true, &[]),
         );
-        chain.push(payload::KE, &emit_ke(suite.group, exchange.public()));
+        chain.push(payload::KE, &emit_ke(suite.group, &public));
         chain.push(payload::NONCE, &self.init.nonce_r);
         self.push_nat_detection(ctx, &mut chain);
         self.detect_fragmentation(&request.parts);
@@ -322,6 +337,9 @@ impl IkeSa {
         }
         if self.connection.childless != Childless::Never {
             chain.notify(notify::CHILDLESS_IKEV2_SUPPORTED, &[]);
+        }
+        if has_intermediate(&request.parts) {
+            chain.notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED, &[]);
         }
         self.init.peer.note(&request.parts);
         if self.init.peer.speaks_rfc_7427() {
@@ -334,7 +352,12 @@ impl IkeSa {
         let nonces = (&self.init.nonce_i[..], &self.init.nonce_r[..]);
         let spis = (self.spi_i, self.spi_r);
         self.keys = Some(IkeKeys::derive(
-            ctx.crypto, &suite, &secret, nonces, spis, None,
+            ctx.crypto,
+            &suite,
+            (&secret, &[]),
+            nonces,
+            spis,
+            None,
         )?);
         self.suite = Some(suite);
         self.log_keys(ctx);

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The four exchanges (RFC 7296 §1.2 to §1.4), each with both of its sides.
+//! The four exchanges (RFC 7296 §1.2 to §1.4), and those of additional key exchanges (RFC 9242, RFC
+//! 9370), each with both of its sides.
 
 pub(crate) mod auth;
 pub(crate) mod child;
 pub(crate) mod create_child;
+pub(crate) mod followup;
 pub(crate) mod informational;
 pub(crate) mod init;
-mod rekey_ike;
+pub(crate) mod intermediate;
+pub(crate) mod rekey_ike;
 pub(crate) mod signature;

@@ -3,18 +3,29 @@
 
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use crate::algorithm::Group;
 use crate::crypto::CryptoError;
 use crate::event::Event;
 use crate::exchange::create_child::RETRY;
+use crate::exchange::followup::{AwaitedSa, Further, Step};
 use crate::exchange::init::{choose, emit_ke, read_ke};
 use crate::ike_sa::{
     Collision, Ctx, FORGET, Handover, IkeSa, NONCE_LEN, RekeyRequest, Request, Standing, State,
     Task, error_notify, find,
 };
 use crate::keymat::IkeKeys;
-use crate::proposal::{self, IkeSuite, Proposal};
+use crate::proposal::{self, IkeSuite, Proposal, methods};
 use crate::wire::{Chain, Payload, exchange, notify, payload};
+
+/// A rekeying by the peer, as it is answered.
+pub(crate) struct Renewal {
+    suite: IkeSuite,
+    spis: (u64, u64),
+    nonces: (Vec<u8>, Vec<u8>),
+    secret: Zeroizing<Vec<u8>>,
+}
 
 impl IkeSa {
     /// Starts rekeying this IKE SA (§2.18).
@@ -41,6 +52,7 @@ impl IkeSa {
             nonce,
             group,
             exchange,
+            further: None,
             collision: None,
         };
         self.request(
@@ -54,7 +66,7 @@ impl IkeSa {
     pub(crate) fn handle_rekey_response(
         &mut self,
         ctx: &mut Ctx<'_>,
-        request: RekeyRequest,
+        mut request: RekeyRequest,
         parts: &[Payload<'_>],
     ) {
         let theirs = request.collision.as_ref().map(|theirs| theirs.new);
@@ -85,7 +97,7 @@ impl IkeSa {
             let wait = RETRY + Duration::from_millis(ctx.random_u64() % 1000);
             let (group, wait) = match (error.kind, wanted) {
                 (notify::INVALID_KE_PAYLOAD, Some(group)) => (Some(group), Duration::ZERO),
-                (notify::TEMPORARY_FAILURE, _) => (None, wait),
+                (notify::TEMPORARY_FAILURE | notify::STATE_NOT_FOUND, _) => (None, wait),
                 _ => {
                     tracing::warn!(
                         error = notify::name(error.kind),
@@ -97,7 +109,32 @@ impl IkeSa {
             let not_before = Some(ctx.now + wait);
             return self.tasks.push_back(Task::RekeyIke { group, not_before });
         }
-        let born = self.read_rekey(ctx, &request, parts);
+        let step = match request.further.take() {
+            Some(further) => further.advance(ctx.crypto, parts).map(Some),
+            None => match self.additional_of(parts) {
+                Some(groups) => Further::begin(ctx.crypto, groups.into_iter(), parts)
+                    .map(|further| Some(Step::More(further))),
+                None => Ok(None),
+            },
+        };
+        let born = match step {
+            Ok(Some(Step::More(further))) => {
+                let chain = further.payloads();
+                request.further = Some(further);
+                let request = Request::RekeyIke(Box::new(request));
+                match self.request(ctx, exchange::IKE_FOLLOWUP_KE, chain, request) {
+                    Ok(()) => return,
+                    Err(_) => {
+                        return tracing::error!(ike = self.id.0, "a request could not be made");
+                    }
+                }
+            }
+            Ok(Some(Step::Done(response, further))) => {
+                self.read_rekey(ctx, &request, &response.parts(), &further)
+            }
+            Ok(None) => self.read_rekey(ctx, &request, parts, &[]),
+            Err(_) => None,
+        };
         let Some((mut born, nonce_r)) = born else {
             tracing::warn!("malformed answer to the rekeying of an IKE SA");
             if let Some(theirs) = theirs {
@@ -128,15 +165,24 @@ impl IkeSa {
         ctx.out.born.push(born);
     }
 
+    /// The additional key exchanges that an answer has chosen, if there are any.
+    fn additional_of(&self, parts: &[Payload<'_>]) -> Option<Vec<Group>> {
+        let chosen = proposal::parse(find(parts, payload::SA)?, true).ok()?;
+        let (suite, _) = choose(&self.connection.proposals, &chosen, true)?;
+        let groups: Vec<Group> = methods(&suite.additional).collect();
+        (!groups.is_empty()).then_some(groups)
+    }
+
     fn read_rekey(
         &mut self,
         ctx: &mut Ctx<'_>,
         request: &RekeyRequest,
         parts: &[Payload<'_>],
+        further: &[u8],
     ) -> Option<(Self, Vec<u8>)> {
         let chosen = proposal::parse(find(parts, payload::SA)?, true).ok()?;
         let [theirs] = &chosen[..] else { return None };
-        let (suite, _) = choose(&self.connection.proposals, &chosen)?;
+        let (suite, _) = choose(&self.connection.proposals, &chosen, true)?;
         let spi_r = ike_spi(&theirs.spi)?;
         let (group, public) = read_ke(find(parts, payload::KE)?).ok()?;
         if group != request.group as u16 || suite.group != request.group {
@@ -150,7 +196,7 @@ impl IkeSa {
         let keys = IkeKeys::derive(
             ctx.crypto,
             &suite,
-            &secret,
+            (&secret, further),
             nonces,
             spis,
             Some((old.prf, &keys.d)),
@@ -167,19 +213,7 @@ impl IkeSa {
         parts: &[Payload<'_>],
     ) {
         let kind = exchange::CREATE_CHILD_SA;
-        // §2.25.1: not while a child is being made, rekeyed or closed by us; §2.25.2: nor while the
-        // IKE SA is being closed.
-        let refused = match self.asking() {
-            Some(Request::CreateChild(_) | Request::DeleteChild(_) | Request::DeleteIke { .. }) => {
-                true
-            }
-            Some(Request::RekeyIke(mine)) => mine.collision.is_some(),
-            // The heir would know nothing of the new address.
-            Some(Request::Move) => true,
-            _ => false,
-        };
-        let ends = |task: &Task| matches!(task, Task::DeleteIke { .. });
-        if refused || self.tasks.iter().any(ends) {
+        if self.refuses_renewal() {
             return self.respond_notify(ctx, kind, id, notify::TEMPORARY_FAILURE, &[]);
         }
         let offers = find(parts, payload::SA).and_then(|body| proposal::parse(body, true).ok());
@@ -187,7 +221,7 @@ impl IkeSa {
         let (Some(offers), Some((group, public))) = (offers, ke) else {
             return self.respond_notify(ctx, kind, id, notify::INVALID_SYNTAX, &[]);
         };
-        let Some((suite, number)) = choose(&self.connection.proposals, &offers) else {
+        let Some((suite, number)) = choose(&self.connection.proposals, &offers, true) else {
             return self.respond_notify(ctx, kind, id, notify::NO_PROPOSAL_CHOSEN, &[]);
         };
         let spi_i = offers
@@ -201,25 +235,18 @@ impl IkeSa {
             let wanted = (suite.group as u16).to_be_bytes();
             return self.respond_notify(ctx, kind, id, notify::INVALID_KE_PAYLOAD, &wanted);
         }
-        let spi_r = ctx.random_u64();
-        let nonce_r = ctx.random(NONCE_LEN);
-        let derived = || -> Result<_, CryptoError> {
-            let exchange = ctx.crypto.generate(suite.group)?;
-            let secret = exchange.agree(public)?;
-            let (old, keys) = self
-                .suite
-                .as_ref()
-                .zip(self.keys.as_ref())
-                .ok_or(CryptoError)?;
-            let nonces = (nonce_i, &nonce_r[..]);
-            let rekeyed = Some((old.prf, &keys.d[..]));
-            let keys =
-                IkeKeys::derive(ctx.crypto, &suite, &secret, nonces, (spi_i, spi_r), rekeyed)?;
-            Ok((keys, emit_ke(suite.group, exchange.public())))
-        };
-        let Ok((keys, ke)) = derived() else {
+        let further = methods(&suite.additional).next().is_some();
+        // With further exchanges it would not be known for long which of the two stays: both try again.
+        if let Some(Request::RekeyIke(mine)) = self.asking()
+            && (further || mine.further.is_some())
+        {
+            return self.respond_notify(ctx, kind, id, notify::TEMPORARY_FAILURE, &[]);
+        }
+        let Ok((own, secret)) = ctx.crypto.answer(suite.group, public) else {
             return self.respond_notify(ctx, kind, id, notify::INVALID_SYNTAX, &[]);
         };
+        let spi_r = ctx.random_u64();
+        let nonce_r = ctx.random(NONCE_LEN);
         let mut chain = Chain::default();
         let answer = [(number, suite.to_proposal())];
         chain.push(
@@ -227,15 +254,69 @@ impl IkeSa {
             &proposal::emit(&answer, true, &spi_r.to_be_bytes()),
         );
         chain.push(payload::NONCE, &nonce_r);
-        chain.push(payload::KE, &ke);
+        chain.push(payload::KE, &emit_ke(suite.group, &own));
+        let renewal = Renewal {
+            suite,
+            spis: (spi_i, spi_r),
+            nonces: (nonce_i.to_vec(), nonce_r),
+            secret,
+        };
+        if further {
+            let sa = AwaitedSa::Ike(Box::new(renewal));
+            self.await_further(ctx, methods(&suite.additional), sa, &mut chain);
+            return self.respond(ctx, kind, id, chain);
+        }
+        self.renew_for_peer(ctx, (kind, id), renewal, &[], chain);
+    }
+
+    /// Whether the peer can't rekey the IKE SA now. §2.25.1: not while a child is being made, rekeyed or
+    /// closed by us; §2.25.2: nor while the IKE SA is being closed.
+    pub(crate) fn refuses_renewal(&self) -> bool {
+        let asking = match self.asking() {
+            Some(Request::CreateChild(_) | Request::DeleteChild(_) | Request::DeleteIke { .. }) => {
+                true
+            }
+            Some(Request::RekeyIke(mine)) => mine.collision.is_some(),
+            // The heir would know nothing of the new address.
+            Some(Request::Move) => true,
+            _ => false,
+        };
+        let ends = |task: &Task| matches!(task, Task::DeleteIke { .. });
+        asking || self.tasks.iter().any(ends)
+    }
+
+    /// The peer's rekeying is complete: answers so.
+    pub(crate) fn renew_for_peer(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        (kind, id): (u8, u32),
+        renewal: Renewal,
+        further: &[u8],
+        chain: Chain,
+    ) {
+        let Renewal {
+            suite,
+            spis,
+            nonces,
+            secret,
+        } = renewal;
+        let nonces = (&nonces.0[..], &nonces.1[..]);
+        let before = self.suite.zip(self.keys.as_ref());
+        let keys = before.ok_or(CryptoError).and_then(|(old, keys)| {
+            let (crypto, before) = (ctx.crypto, Some((old.prf, &keys.d[..])));
+            IkeKeys::derive(crypto, &suite, (&secret, further), nonces, spis, before)
+        });
+        let Ok(keys) = keys else {
+            return self.respond_notify(ctx, kind, id, notify::INVALID_SYNTAX, &[]);
+        };
         self.respond(ctx, kind, id, chain);
-        let mut born = self.bear(ctx, false, (spi_i, spi_r), suite, keys);
+        let mut born = self.bear(ctx, false, spis, suite, keys);
         born.log_keys(ctx);
         let (old, new) = (self.id, born.id);
         match self.asking_mut() {
             // Both rekey at once: the children stay until it is known which SA does (§2.8.2).
             Some(Request::RekeyIke(mine)) => {
-                mine.collision = Some(Collision::new(new, (nonce_i, &nonce_r)));
+                mine.collision = Some(Collision::new(new, nonces));
                 born.standing = Standing::Undecided { old };
                 born.forget_at = Some(ctx.now + FORGET);
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Ctx, IkeSa};
 use crate::event::Path;
-use crate::sk::Fragment;
+use crate::sk::{Fragment, Opened};
 use crate::wire::MAX_MESSAGE;
 
 /// Fragments of one message, at most.
@@ -38,6 +38,7 @@ pub(crate) struct Reassembly {
     id: Option<(bool, u32)>,
     total: u16,
     first: u8,
+    flags: u8,
     parts: BTreeMap<u16, Vec<u8>>,
     octets: usize,
     /// Whose octets they are counted as.
@@ -68,7 +69,7 @@ impl Reassembly {
         self.started.map(|started| started + LIFE)
     }
 
-    /// Takes a fragment in; the whole message once it is there: type of its first payload, payloads.
+    /// Takes a fragment in; the whole message once it is there.
     fn take(
         &mut self,
         held: &mut Held,
@@ -76,7 +77,7 @@ impl Reassembly {
         address: IpAddr,
         message: (bool, u32),
         fragment: Fragment,
-    ) -> Option<(u8, Vec<u8>)> {
+    ) -> Option<Opened> {
         if fragment.total > MOST_FRAGMENTS || fragment.body.is_empty() {
             return None;
         }
@@ -103,13 +104,17 @@ impl Reassembly {
         *of_peer += cost;
         self.octets += fragment.body.len();
         if fragment.number == 1 {
-            self.first = fragment.first;
+            (self.first, self.flags) = (fragment.first, fragment.flags);
         }
         self.parts.insert(fragment.number, fragment.body);
         if self.parts.len() < usize::from(self.total) {
             return None;
         }
-        let whole = (self.first, self.parts.values().flatten().copied().collect());
+        let whole = Opened {
+            first: self.first,
+            flags: self.flags,
+            body: self.parts.values().flatten().copied().collect(),
+        };
         self.clear(held);
         Some(whole)
     }
@@ -163,7 +168,7 @@ impl IkeSa {
         path: Path,
         message: (bool, u32),
         fragment: Fragment,
-    ) -> Option<(u8, Vec<u8>)> {
+    ) -> Option<Opened> {
         let address = path.remote.ip();
         let held = &mut ctx.out.held;
         self.reassembly
@@ -182,6 +187,7 @@ mod tests {
             number,
             total,
             first: 35,
+            flags: 0,
             body: vec![number as u8; octets],
         }
     }
@@ -198,8 +204,8 @@ mod tests {
         assert!(take(3, 2).is_none() && take(1, 2).is_none());
         // Again, with other octets: the first one counts.
         assert!(take(1, 5).is_none());
-        let (first, whole) = take(2, 2).unwrap();
-        assert_eq!((first, whole), (35, vec![1, 1, 2, 2, 3, 3]));
+        let whole = take(2, 2).unwrap();
+        assert_eq!((whole.first, whole.body), (35, vec![1, 1, 2, 2, 3, 3]));
         assert!(held.is_empty());
     }
 
@@ -218,11 +224,11 @@ mod tests {
         assert!(take(2, 2).is_none());
         assert!(take(1, 65_535).is_none() && take(1, MOST_FRAGMENTS + 1).is_none());
         assert!(take(1, 3).is_none());
-        assert_eq!(take(3, 3).unwrap().1, [1, 2, 3]);
+        assert_eq!(take(3, 3).unwrap().body, [1, 2, 3]);
         for number in 1..MOST_FRAGMENTS {
             assert!(take(number, MOST_FRAGMENTS).is_none());
         }
-        assert_eq!(take(MOST_FRAGMENTS, MOST_FRAGMENTS).unwrap().1.len(), 64);
+        assert_eq!(take(MOST_FRAGMENTS, MOST_FRAGMENTS).unwrap().body.len(), 64);
     }
 
     /// I03: at most 64 KiB of one message, and 1 MiB of one peer.

@@ -8,15 +8,20 @@ use crate::algorithm::Group;
 use crate::config::ChildConfig;
 use crate::crypto::KeyExchange;
 use crate::event::{ChildId, IkeId};
+use crate::exchange::followup::{AwaitedSa, Further};
 use crate::wire::{Chain, exchange};
 
 /// What a request of ours asked for.
 pub(crate) enum Request {
     Init,
+    /// With an additional key exchange (RFC 9370).
+    Intermediate(Box<dyn KeyExchange>),
     Auth,
     CreateChild(Box<ChildRequest>),
     RekeyIke(Box<RekeyRequest>),
-    DeleteIke { reason: String },
+    DeleteIke {
+        reason: String,
+    },
     DeleteChild(ChildId),
     Liveness,
     Move,
@@ -28,6 +33,8 @@ pub(crate) struct ChildRequest {
     pub(crate) nonce: Vec<u8>,
     pub(crate) exchange: Option<(Group, Box<dyn KeyExchange>)>,
     pub(crate) rekeys: Option<ChildId>,
+    /// The additional key exchanges that go on.
+    pub(crate) further: Option<Box<Further>>,
     /// The peer's rekeying of the same child, answered meanwhile.
     pub(crate) collision: Option<Collision<ChildId>>,
 }
@@ -37,6 +44,8 @@ pub(crate) struct RekeyRequest {
     pub(crate) nonce: Vec<u8>,
     pub(crate) group: Group,
     pub(crate) exchange: Box<dyn KeyExchange>,
+    /// The additional key exchanges that go on.
+    pub(crate) further: Option<Box<Further>>,
     /// The peer's rekeying of the same IKE SA, answered meanwhile.
     pub(crate) collision: Option<Collision<IkeId>>,
 }
@@ -99,13 +108,17 @@ impl IkeSa {
         {
             let now = ctx.now;
             let (current, pending) = (self.standing == Standing::Current, self.pending.is_some());
+            let awaited = self.awaited.as_ref().map(|awaited| &awaited.sa);
             let ready = |task: &Task| match task {
                 Task::DeleteIke { .. } => true,
                 // What another IKE SA takes over is not begun on this one.
                 _ if !current => false,
                 Task::Child { not_before, .. } | Task::RekeyIke { not_before, .. } => {
-                    !pending && not_before.is_none_or(|at| at <= now)
+                    let free = !pending && awaited.is_none();
+                    free && not_before.is_none_or(|at| at <= now)
                 }
+                // The heir would have to take them over in the middle.
+                Task::DeleteChild(_) | Task::Move => !matches!(awaited, Some(AwaitedSa::Ike(_))),
                 _ => true,
             };
             let ready = self.tasks.iter().position(ready);

@@ -51,7 +51,10 @@ impl IkeSa {
             _ => None,
         });
         // As `pump` has it.
-        let startable = established && self.outstanding.is_none() && self.pending.is_none();
+        let startable = established
+            && self.outstanding.is_none()
+            && self.pending.is_none()
+            && self.awaited.is_none();
         let tasks = tasks.min().filter(|_| startable);
         let children = self.children.iter().filter(|_| established);
         let children = children.flat_map(|child| {
@@ -72,6 +75,7 @@ impl IkeSa {
             self.expire_at.filter(|_| established),
             self.forget_at,
             self.reassembly.expires(),
+            self.awaited.as_ref().map(|awaited| awaited.until),
         ]
         .into_iter()
         .chain(children)
@@ -108,6 +112,7 @@ impl IkeSa {
         if self.reassembly.expires().is_some_and(|at| now >= at) {
             self.reassembly.clear(&mut ctx.out.held);
         }
+        self.awaited.take_if(|awaited| now >= awaited.until);
         if self.is_in_use() {
             if self.rekey_at.is_some_and(|at| now >= at) {
                 self.rekey_at = None;

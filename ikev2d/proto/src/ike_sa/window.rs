@@ -7,7 +7,8 @@ use super::{Ctx, Handover, IkeSa, Request, SMALL, Standing, State, Task};
 use crate::crypto::CryptoError;
 use crate::event::{Path, Transmit};
 use crate::exchange::informational::ends_ike;
-use crate::sk::Sealer;
+use crate::keymat::IkeKeys;
+use crate::sk::{Opened, Sealer};
 use crate::wire::{
     Chain, FLAG_INITIATOR, FLAG_RESPONSE, Header, Payload, VERSION, exchange, notify, payload,
     payloads,
@@ -79,6 +80,20 @@ impl IkeSa {
         });
     }
 
+    /// The keys of a message: those of a request that was answered before stay after an
+    /// IKE_INTERMEDIATE has changed them.
+    fn keys_for(&self, header: &Header) -> Option<&IkeKeys> {
+        let answered = header.message_id.get().wrapping_add(1) == self.expected_request;
+        let of_peer = (header.flags & FLAG_INITIATOR == 0) == self.initiator;
+        let repeated = answered && header.is_response() != of_peer;
+        match &self.previous_keys {
+            Some(previous) if repeated && header.exchange == exchange::IKE_INTERMEDIATE => {
+                Some(previous)
+            }
+            _ => self.keys.as_ref(),
+        }
+    }
+
     /// Seals a message, in pieces if it is long.
     fn seal(
         &self,
@@ -89,7 +104,7 @@ impl IkeSa {
         let (suite, keys) = self
             .suite
             .as_ref()
-            .zip(self.keys.as_ref())
+            .zip(self.keys_for(&header))
             .ok_or(CryptoError)?;
         let sealer = Sealer {
             crypto: ctx.crypto,
@@ -114,9 +129,17 @@ impl IkeSa {
     ) -> Result<(), CryptoError> {
         let id = self.next_request;
         let header = self.header(exchange_type, id, false);
+        if exchange_type == exchange::IKE_INTERMEDIATE {
+            self.cover_own(ctx, &header, &chain)?;
+        }
         let messages = self.seal(ctx, header, &chain)?;
         self.post(ctx, id, Sent::new(messages, header, chain), request);
         Ok(())
+    }
+
+    /// The number of our next request.
+    pub(crate) fn next_request(&self) -> u32 {
+        self.next_request
     }
 
     /// Sends a request that is ready.
@@ -177,7 +200,11 @@ impl IkeSa {
     /// Sends the response to the request that is expected, and keeps it for repetitions.
     pub(crate) fn respond(&mut self, ctx: &mut Ctx<'_>, exchange_type: u8, id: u32, chain: Chain) {
         let header = self.header(exchange_type, id, true);
-        match self.seal(ctx, header, &chain) {
+        let covered = match exchange_type {
+            exchange::IKE_INTERMEDIATE => self.cover_own(ctx, &header, &chain),
+            _ => Ok(()),
+        };
+        match covered.and_then(|()| self.seal(ctx, header, &chain)) {
             Ok(messages) => self.respond_with(ctx, id, Sent::new(messages, header, chain)),
             Err(_) => tracing::error!(ike = self.id.0, "response could not be sealed"),
         }
@@ -237,10 +264,10 @@ impl IkeSa {
             return;
         }
         let id = header.message_id.get();
-        let Some((first, inner)) = self.open(ctx, path, header, message) else {
+        let Some(opened) = self.open(ctx, path, header, message) else {
             return;
         };
-        let parsed = payloads(first, &inner);
+        let parsed = payloads(opened.first, &opened.body);
         if header.is_response() {
             if self
                 .outstanding
@@ -254,7 +281,9 @@ impl IkeSa {
             };
             self.follow(ctx, path);
             match parsed {
-                Ok(parts) => self.handle_response(ctx, outstanding.request, &parts),
+                Ok(parts) => {
+                    self.handle_response(ctx, outstanding.request, (header, &opened), &parts);
+                }
                 Err(error) => self.die(ctx, &format!("malformed response: {error}")),
             }
         } else if id.wrapping_add(1) == self.expected_request {
@@ -274,7 +303,7 @@ impl IkeSa {
                     }
                     // With a window of one, the next request is the sign that our last answer came.
                     let awaiting = self.awaiting_peer();
-                    self.handle_request(ctx, path, header, &parts);
+                    self.handle_request(ctx, path, (header, &opened), &parts);
                     self.release(ctx, |child| awaiting.contains(&child.sa.id));
                 }
                 Err(crate::wire::WireError::Critical { kind }) => {
@@ -299,8 +328,8 @@ impl IkeSa {
         path: Path,
         header: &Header,
         message: &[u8],
-    ) -> Option<(u8, Vec<u8>)> {
-        let (suite, keys) = self.suite.as_ref().zip(self.keys.as_ref())?;
+    ) -> Option<Opened> {
+        let (suite, keys) = self.suite.as_ref().zip(self.keys_for(header))?;
         let sealer = Sealer {
             crypto: ctx.crypto,
             suite,
@@ -367,11 +396,14 @@ impl IkeSa {
         &mut self,
         ctx: &mut Ctx<'_>,
         path: Path,
-        header: &Header,
+        (header, opened): (&Header, &Opened),
         parts: &[Payload<'_>],
     ) {
         let id = header.message_id.get();
         match (header.exchange, self.state) {
+            (exchange::IKE_INTERMEDIATE, State::Connecting) if !self.initiator => {
+                self.handle_intermediate_request(ctx, (header, opened), parts);
+            }
             (exchange::IKE_AUTH, State::Connecting) if !self.initiator => {
                 self.handle_auth_request(ctx, id, parts);
             }
@@ -380,19 +412,29 @@ impl IkeSa {
             (exchange::CREATE_CHILD_SA, State::Established) => {
                 self.handle_create_child(ctx, id, parts);
             }
+            (exchange::IKE_FOLLOWUP_KE, State::Established) => self.handle_followup(ctx, id, parts),
             (exchange::INFORMATIONAL, _) => self.handle_informational(ctx, path, id, parts),
-            (exchange::CREATE_CHILD_SA, State::Deleting) => {
+            (exchange::CREATE_CHILD_SA | exchange::IKE_FOLLOWUP_KE, State::Deleting) => {
                 self.respond_notify(ctx, header.exchange, id, notify::TEMPORARY_FAILURE, &[]);
             }
             _ => self.respond_notify(ctx, header.exchange, id, notify::INVALID_SYNTAX, &[]),
         }
     }
 
-    fn handle_response(&mut self, ctx: &mut Ctx<'_>, request: Request, parts: &[Payload<'_>]) {
+    fn handle_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        request: Request,
+        message: (&Header, &Opened),
+        parts: &[Payload<'_>],
+    ) {
         match request {
             Request::Init => {}
+            Request::Intermediate(exchange) => {
+                self.handle_intermediate_response(ctx, exchange, message, parts);
+            }
             Request::Auth => self.handle_auth_response(ctx, parts),
-            Request::CreateChild(request) => self.handle_child_response(ctx, *request, parts),
+            Request::CreateChild(request) => self.handle_child_response(ctx, request, parts),
             Request::RekeyIke(request) => self.handle_rekey_response(ctx, *request, parts),
             Request::DeleteIke { reason } => self.die(ctx, &reason),
             Request::DeleteChild(child) => self.drop_child(ctx, child, "deleted"),

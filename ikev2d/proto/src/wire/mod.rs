@@ -83,6 +83,10 @@ pub mod exchange {
     pub const CREATE_CHILD_SA: u8 = 36;
     /// INFORMATIONAL.
     pub const INFORMATIONAL: u8 = 37;
+    /// IKE_INTERMEDIATE (RFC 9242).
+    pub const IKE_INTERMEDIATE: u8 = 43;
+    /// IKE_FOLLOWUP_KE (RFC 9370).
+    pub const IKE_FOLLOWUP_KE: u8 = 44;
 }
 
 /// Payload types.

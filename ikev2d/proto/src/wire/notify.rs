@@ -19,6 +19,8 @@ pub const TS_UNACCEPTABLE: u16 = 38;
 pub const TEMPORARY_FAILURE: u16 = 43;
 /// No such child SA.
 pub const CHILD_SA_NOT_FOUND: u16 = 44;
+/// No IKE_FOLLOWUP_KE is awaited (RFC 9370 §2.2.4).
+pub const STATE_NOT_FOUND: u16 = 47;
 /// First of the status notifications; below are errors.
 pub const FIRST_STATUS: u16 = 16384;
 /// The peer has no other SAs with us.
@@ -54,6 +56,10 @@ pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
 pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
 /// Hashes that the sender can verify signatures with (RFC 7427 §4).
 pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
+/// IKE_INTERMEDIATE may come between IKE_SA_INIT and IKE_AUTH (RFC 9242).
+pub const INTERMEDIATE_EXCHANGE_SUPPORTED: u16 = 16438;
+/// What joins an IKE_FOLLOWUP_KE to its CREATE_CHILD_SA (RFC 9370 §2.2.4).
+pub const ADDITIONAL_KEY_EXCHANGE: u16 = 16441;
 
 /// A notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +121,7 @@ pub fn name(kind: u16) -> &'static str {
         UNEXPECTED_NAT_DETECTED => "UNEXPECTED_NAT_DETECTED",
         TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
         CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
+        STATE_NOT_FOUND => "STATE_NOT_FOUND",
         _ => "an unknown error",
     }
 }

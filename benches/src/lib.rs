@@ -2,6 +2,7 @@
 //! What the benchmarks measure with.
 
 pub mod counting;
+pub mod ipsec_mb;
 pub mod memory;
 pub mod null_card;
 pub mod null_qat;

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The cryptography under ESP: contexts keyed once, only the IV set for each packet.
 
+use std::sync::Arc;
+
 use openssl::cipher::{Cipher as OpensslCipher, CipherRef};
 use openssl::cipher_ctx::CipherCtx;
 use openssl::error::ErrorStack;
 use openssl::memcmp;
 use zeroize::Zeroizing;
 
+use esp_aead::{Aad, Algorithm, Direction, Key, KeyError, Packet, TAG, open_burst, seal_burst};
 use esp_framing::framing::{Layout, aad, nonce};
 use offload_api::sa::{Cipher, Integrity, KeyMaterial, Suite};
 use offload_api::wire::esp::Header;
@@ -16,6 +19,8 @@ use crate::ffi::Hmac;
 /// A suite with its key, for one thread at a time and one direction.
 pub struct CipherContext {
     suite: Suite,
+    /// An AEAD; any number of contexts share it.
+    aead: Option<Arc<Key>>,
     cipher: Option<CipherCtx>,
     hmac: Option<Hmac>,
     salt: Zeroizing<[u8; 4]>,
@@ -32,8 +37,19 @@ impl CipherContext {
     ///
     /// # Errors
     /// What OpenSSL says, such as an algorithm that its configuration forbids.
-    pub fn new(suite: Suite, keys: &KeyMaterial, seals: bool) -> Result<Self, ErrorStack> {
-        let cipher = match cipher_of(suite.cipher()) {
+    pub fn new(suite: Suite, keys: &KeyMaterial, seals: bool) -> Result<Self, KeyError> {
+        let aead = aead_key(suite, keys, seals)?;
+        Self::with_aead(suite, keys, seals, aead)
+    }
+
+    /// As [`new`](Self::new), with the AEAD's key expanded already.
+    pub(crate) fn with_aead(
+        suite: Suite,
+        keys: &KeyMaterial,
+        seals: bool,
+        aead: Option<Arc<Key>>,
+    ) -> Result<Self, KeyError> {
+        let cipher = match block_cipher(suite.cipher()) {
             Some(algorithm) => {
                 let mut context = CipherCtx::new()?;
                 if seals {
@@ -59,6 +75,7 @@ impl CipherContext {
         };
         Ok(Self {
             suite,
+            aead,
             cipher,
             hmac,
             salt: keys.salt.clone(),
@@ -74,22 +91,16 @@ impl CipherContext {
     pub fn seal(&mut self, packet: &mut [u8], high: Option<u32>) -> Result<(), SealError> {
         debug_assert!(self.seals);
         let split = Layout::of(self.suite, packet.len()).ok_or(SealError)?;
-        let (authenticated, icv) = packet.split_at_mut(split.icv);
-        let (head, body) = authenticated.split_at_mut(split.body);
-        if let (Some(cipher), true) = (&mut self.cipher, self.suite.is_aead()) {
-            let nonce = nonce(&self.salt, head).ok_or(SealError)?;
-            let (aad, aad_len) = aad(head, high);
-            cipher.encrypt_init(None, None, Some(&nonce))?;
-            cipher.cipher_update(&aad[..aad_len], None)?;
-            let len = body.len();
-            cipher.cipher_update_inplace(body, len)?;
-            cipher.cipher_final(&mut [])?;
-            cipher.tag(icv)?;
-            return Ok(());
+        if let Some(key) = &self.aead {
+            let mut packet = [aead_packet(key, &self.salt, packet, split, high).ok_or(SealError)?];
+            seal_burst(&mut packet);
+            let sealed = packet.iter().all(Packet::is_authentic);
+            return sealed.then_some(()).ok_or(SealError);
         }
         if let Some(cipher) = &mut self.cipher {
-            let iv = head.get(Header::LEN..).ok_or(SealError)?;
-            cipher.encrypt_init(None, None, Some(iv))?;
+            let iv = packet.get(Header::LEN..split.body).ok_or(SealError)?;
+            let iv: [u8; 16] = iv.try_into().map_err(|_| SealError)?;
+            cipher.encrypt_init(None, None, Some(&iv))?;
             in_place(cipher, packet, split)?;
         }
         let (authenticated, icv) = packet.split_at_mut(split.icv);
@@ -106,22 +117,11 @@ impl CipherContext {
     pub fn open(&mut self, packet: &mut [u8], high: Option<u32>) -> Result<(), BadIcv> {
         debug_assert!(!self.seals);
         let split = Layout::of(self.suite, packet.len()).ok_or(BadIcv)?;
-        if self.suite.is_aead() {
-            let (authenticated, icv) = packet.split_at_mut(split.icv);
-            let (head, body) = authenticated.split_at_mut(split.body);
-            let nonce = nonce(&self.salt, head).ok_or(BadIcv)?;
-            let (aad, aad_len) = aad(head, high);
-            let cipher = self.cipher.as_mut().ok_or(BadIcv)?;
-            let mut run = || -> Result<(), ErrorStack> {
-                cipher.decrypt_init(None, None, Some(&nonce))?;
-                cipher.set_tag(icv)?;
-                cipher.cipher_update(&aad[..aad_len], None)?;
-                let len = body.len();
-                cipher.cipher_update_inplace(body, len)?;
-                cipher.cipher_final(&mut [])?;
-                Ok(())
-            };
-            return run().map_err(|_| BadIcv);
+        if let Some(key) = &self.aead {
+            let mut packet = [aead_packet(key, &self.salt, packet, split, high).ok_or(BadIcv)?];
+            open_burst(&mut packet);
+            let opened = packet.iter().all(Packet::is_authentic);
+            return opened.then_some(()).ok_or(BadIcv);
         }
         let (authenticated, icv) = packet.split_at_mut(split.icv);
         let code = self.code(authenticated, high).map_err(|_| BadIcv)?;
@@ -171,14 +171,53 @@ fn in_place(cipher: &mut CipherCtx, packet: &mut [u8], split: Layout) -> Result<
     Ok(())
 }
 
-fn cipher_of(cipher: Cipher) -> Option<&'static CipherRef> {
+/// The key of an AEAD; nothing for other suites.
+pub(crate) fn aead_key(
+    suite: Suite,
+    keys: &KeyMaterial,
+    seals: bool,
+) -> Result<Option<Arc<Key>>, KeyError> {
+    let algorithm = match suite.cipher() {
+        Cipher::Aes128Gcm => Algorithm::Aes128Gcm,
+        Cipher::Aes256Gcm => Algorithm::Aes256Gcm,
+        Cipher::ChaCha20Poly1305 => Algorithm::ChaCha20Poly1305,
+        _ => return Ok(None),
+    };
+    let direction = if seals {
+        Direction::Seal
+    } else {
+        Direction::Open
+    };
+    Ok(Some(Arc::new(Key::new(
+        algorithm,
+        direction,
+        &keys.cipher,
+    )?)))
+}
+
+/// An ESP packet as the AEAD works on it.
+#[inline]
+pub(crate) fn aead_packet<'data>(
+    key: &'data Key,
+    salt: &[u8; 4],
+    packet: &'data mut [u8],
+    split: Layout,
+    high: Option<u32>,
+) -> Option<Packet<'data>> {
+    let (authenticated, icv) = packet.split_at_mut_checked(split.icv)?;
+    let (head, body) = authenticated.split_at_mut_checked(split.body)?;
+    let nonce = nonce(salt, head)?;
+    let (octets, len) = aad(head, high);
+    let aad = Aad::new(octets.get(..len)?)?;
+    let tag: &mut [u8; TAG] = icv.try_into().ok()?;
+    Some(Packet::new(key, &nonce, aad, body, tag))
+}
+
+fn block_cipher(cipher: Cipher) -> Option<&'static CipherRef> {
     match cipher {
-        Cipher::Null => None,
-        Cipher::Aes128Gcm => Some(OpensslCipher::aes_128_gcm()),
-        Cipher::Aes256Gcm => Some(OpensslCipher::aes_256_gcm()),
-        Cipher::ChaCha20Poly1305 => Some(OpensslCipher::chacha20_poly1305()),
         Cipher::Aes128Cbc => Some(OpensslCipher::aes_128_cbc()),
         Cipher::Aes192Cbc => Some(OpensslCipher::aes_192_cbc()),
         Cipher::Aes256Cbc => Some(OpensslCipher::aes_256_cbc()),
+        _ => None,
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! An SA of either protocol, as the engine works on it.
 
+use esp_aead::KeyError;
 use esp_framing::framing::Located;
-use openssl::error::ErrorStack;
 
 use offload_api::queue::Status;
 use offload_api::sa::{Direction, OuterHeaders, Protocol, SaParams};
@@ -25,10 +25,10 @@ pub(crate) enum Context {
 }
 
 impl SaTransform {
-    pub(crate) fn new(sa: &SaParams) -> Result<Self, ErrorStack> {
+    pub(crate) fn new(sa: &SaParams) -> Result<Self, KeyError> {
         match sa.suite.protocol() {
             Protocol::Esp => Transform::new(sa).map(Self::Esp),
-            Protocol::Ah => AhTransform::new(sa).map(Self::Ah),
+            Protocol::Ah => Ok(Self::Ah(AhTransform::new(sa)?)),
         }
     }
 
@@ -46,10 +46,10 @@ impl SaTransform {
         }
     }
 
-    pub(crate) fn take_context(&self) -> Result<Context, ErrorStack> {
+    pub(crate) fn take_context(&self) -> Result<Context, KeyError> {
         match self {
             Self::Esp(esp) => esp.take_context().map(Context::Esp),
-            Self::Ah(ah) => ah.take_context().map(Context::Ah),
+            Self::Ah(ah) => Ok(Context::Ah(ah.take_context()?)),
         }
     }
 

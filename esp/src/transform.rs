@@ -5,14 +5,16 @@
 //! [`Transform::seal`]; it looks at the window between [`Transform::locate`] and
 //! [`Transform::open`], and moves it after.
 
+use std::sync::Arc;
+
 use crossbeam_queue::ArrayQueue;
+use esp_aead::{Key, KeyError};
 use esp_framing::framing::{Framing, wipe};
-use openssl::error::ErrorStack;
 
 use offload_api::queue::Status;
 use offload_api::sa::{Direction, KeyMaterial, Mode, OuterHeaders, SaParams, Spi, Suite};
 
-use crate::cipher::CipherContext;
+use crate::cipher::{CipherContext, aead_key};
 use crate::packet::PacketBuffer;
 
 pub use esp_framing::framing::Located;
@@ -21,6 +23,8 @@ pub use esp_framing::framing::Located;
 pub struct Transform {
     framing: Framing,
     keys: KeyMaterial,
+    /// An AEAD's key, which threads share.
+    aead: Option<Arc<Key>>,
     /// Keyed contexts at rest; as many as threads ever worked on the SA at once.
     contexts: ArrayQueue<CipherContext>,
 }
@@ -32,11 +36,12 @@ impl Transform {
     /// Sets an SA up.
     ///
     /// # Errors
-    /// OpenSSL refuses the algorithm.
-    pub fn new(sa: &SaParams) -> Result<Self, ErrorStack> {
+    /// No engine takes the key.
+    pub fn new(sa: &SaParams) -> Result<Self, KeyError> {
         let this = Self {
             framing: Framing::new(sa),
             keys: sa.keys.clone(),
+            aead: aead_key(sa.suite, &sa.keys, sa.direction == Direction::Outbound)?,
             contexts: ArrayQueue::new(CONTEXTS_KEPT),
         };
         let context = this.make_context()?;
@@ -83,7 +88,7 @@ impl Transform {
     ///
     /// # Errors
     /// OpenSSL has no memory.
-    pub fn take_context(&self) -> Result<CipherContext, ErrorStack> {
+    pub fn take_context(&self) -> Result<CipherContext, KeyError> {
         match self.contexts.pop() {
             Some(context) => Ok(context),
             None => self.make_context(),
@@ -96,9 +101,9 @@ impl Transform {
         let _ = self.contexts.push(context);
     }
 
-    fn make_context(&self) -> Result<CipherContext, ErrorStack> {
+    fn make_context(&self) -> Result<CipherContext, KeyError> {
         let seals = self.direction() == Direction::Outbound;
-        CipherContext::new(self.suite(), &self.keys, seals)
+        CipherContext::with_aead(self.suite(), &self.keys, seals, self.aead.clone())
     }
 
     /// Octets of IV that [`seal`](Self::seal) must be given, because they may not be predictable

@@ -249,6 +249,7 @@ fn start_tun(
             udp: copies(&sockets.nat)?,
             raw,
             depth: 1024,
+            mss_clamp: section.tun.mss_clamp,
         },
         &accelerator,
         // Full: IKE's peers send again, and the data plane tells the rest again.

@@ -20,7 +20,7 @@ use offload_api::sa::{
 };
 
 use crate::config::ChildSection;
-use crate::dataplane::{Encapsulation, InboundSa, OutboundSa};
+use crate::dataplane::{Encapsulation, InboundSa, OutboundSa, Overhead};
 use crate::inline::outer;
 use crate::plane::{Plane, Removed};
 
@@ -117,6 +117,7 @@ impl Installer {
             } else {
                 Encapsulation::Native
             },
+            overhead: Overhead::of(params.suite, sa.udp_encap),
             child: child.0,
         });
         if let Err(error) = added {

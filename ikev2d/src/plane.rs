@@ -146,6 +146,9 @@ impl Plane {
                     ("replayed", data.replayed),
                     ("refused", data.refused),
                     ("send-errors", data.send_errors),
+                    ("too-big", data.too_big),
+                    ("too-big-answered", data.too_big_answered),
+                    ("mss-clamped", data.mss_clamped),
                     ("ignored", data.ignored),
                 ];
                 named.map(|(name, value)| (name.to_owned(), value)).to_vec()

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use super::{CacheSection, FailoverSection};
+use crate::dataplane::MssClamp;
 
 /// The daemon itself.
 #[derive(Debug, Deserialize)]
@@ -88,6 +89,9 @@ pub struct TunSection {
     pub mtu: u16,
     /// Queues, each with a worker; 0 is one for each core, four at most.
     pub queues: usize,
+    /// What TCP is told of the tunnel's MTU, both ways: `auto`, octets of a segment, or `no`.
+    #[serde(deserialize_with = "mss_clamp")]
+    pub mss_clamp: MssClamp,
 }
 
 impl Default for TunSection {
@@ -96,7 +100,28 @@ impl Default for TunSection {
             name: "esp0".to_owned(),
             mtu: 1400,
             queues: 0,
+            mss_clamp: MssClamp::Auto,
         }
+    }
+}
+
+fn mss_clamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MssClamp, D::Error> {
+    /// Octets of a segment that every host takes, options included (RFC 879, RFC 791).
+    const LEAST: u16 = 64;
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Octets(u16),
+        Word(String),
+    }
+    match Written::deserialize(deserializer)? {
+        Written::Octets(octets) if octets >= LEAST => Ok(MssClamp::Fixed(octets)),
+        Written::Word(word) if word == "auto" => Ok(MssClamp::Auto),
+        Written::Word(word) if word == "no" => Ok(MssClamp::Off),
+        _ => Err(D::Error::custom(format!(
+            "mss_clamp is \"auto\", \"no\" or {LEAST} to {} octets",
+            u16::MAX
+        ))),
     }
 }
 

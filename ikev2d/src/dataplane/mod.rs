@@ -4,6 +4,9 @@
 //! takes bursts, and every drop counted.
 
 mod acquire;
+mod from_tun;
+mod mtu;
+mod outbox;
 mod policy;
 mod sockets;
 mod to_tun;
@@ -25,6 +28,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+pub use mtu::Overhead;
 use policy::Policy;
 pub use policy::{InboundEntry, OutboundEntry, is_drained};
 pub(crate) use sockets::{IkeReceiver, send_datagram};
@@ -45,6 +49,20 @@ pub struct DataplaneConfig {
     pub raw: Vec<OwnedFd>,
     /// Depth of each queue pair.
     pub depth: u32,
+    /// What TCP is told of the tunnel's MTU.
+    pub mss_clamp: MssClamp,
+}
+
+/// Whether the segment size that TCP's SYNs offer is lowered to what a tunnel carries whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MssClamp {
+    /// To what fits the path of the SA.
+    #[default]
+    Auto,
+    /// To so many octets.
+    Fixed(u16),
+    /// It is left alone.
+    Off,
 }
 
 /// Moves packets until dropped.
@@ -61,6 +79,7 @@ pub(crate) struct Shared {
     stop: AtomicBool,
     wakes: Vec<OwnedFd>,
     upcall: Box<dyn Fn(Upcall) -> bool + Send + Sync>,
+    mss_clamp: MssClamp,
 }
 
 /// Where an outbound SA's packets go.
@@ -103,6 +122,8 @@ pub struct OutboundSa {
     pub path: (SocketAddr, SocketAddr),
     /// How it is carried.
     pub encapsulation: Encapsulation,
+    /// What that adds to each packet.
+    pub overhead: Overhead,
     /// Its child SA's number.
     pub child: u64,
 }
@@ -186,6 +207,12 @@ counters! {
     acquires,
     /// Packets that a socket or the TUN refused.
     send_errors,
+    /// Packets from the TUN that are too large for their SA's path and may not be fragmented.
+    too_big,
+    /// Those whose senders were told so.
+    too_big_answered,
+    /// SYNs whose segment size was lowered.
+    mss_clamped,
     /// NAT keepalives and datagrams that are neither ESP nor IKE.
     ignored,
 }
@@ -288,27 +315,44 @@ impl Dataplane {
             stop: AtomicBool::new(false),
             wakes,
             upcall: Box::new(upcall),
+            mss_clamp: config.mss_clamp,
         });
         let mut workers = Vec::new();
+        let count = queues.len();
         for (number, tun_queue) in queues.into_iter().enumerate() {
             tun_queue.set_nonblocking(true).map_err(tun)?;
             let queue = accelerator.open_queue(&QueueConfig {
                 depth: config.depth,
             })?;
             let copy = |fd: &OwnedFd| fd.as_fd().try_clone_to_owned();
-            let udp: Result<Vec<_>, _> = config.udp.iter().map(UdpSocket::try_clone).collect();
-            let raw: Result<Vec<_>, _> = config.raw.iter().map(copy).collect();
-            let sockets = (
-                udp.map_err(host("duplicating a socket"))?,
-                raw.map_err(host("duplicating a socket"))?,
-            );
-            let (shared, pool) = (shared.clone(), pool.clone());
-            let mut worker = worker::Worker::new(number, shared, tun_queue, sockets, queue, pool)
-                .map_err(host("a worker's sockets"))?;
+            let udp = || {
+                config
+                    .udp
+                    .iter()
+                    .map(UdpSocket::try_clone)
+                    .collect::<Result<Vec<_>, _>>()
+            };
+            let raw = || config.raw.iter().map(copy).collect::<Result<Vec<_>, _>>();
+            let duplicating = host("duplicating a socket");
+            let mut parts = worker::Parts {
+                number,
+                shared: shared.clone(),
+                tun: tun_queue,
+                udp: udp().map_err(duplicating)?,
+                raw: raw().map_err(duplicating)?,
+                reads_udp: udp().map_err(duplicating)?,
+                reads_raw: raw().map_err(duplicating)?,
+                queue,
+                pool: pool.clone(),
+            };
+            let mine = |at: usize| at % count == number;
+            let mut at = 0..;
+            parts.reads_udp.retain(|_| at.next().is_some_and(mine));
+            parts.reads_raw.retain(|_| at.next().is_some_and(mine));
             let thread = std::thread::Builder::new().name(format!("dataplane-{number}"));
             workers.push(
                 thread
-                    .spawn(move || worker.run())
+                    .spawn(move || worker::Worker::new(parts).run())
                     .map_err(host("starting a worker"))?,
             );
         }

@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use offload_api::sa::{SaHandle, Spi, TrafficSelector};
 use offload_api::wire::ip::Facts;
 
+use super::mtu::{Overhead, PathMtu};
 use super::{Encapsulation, InboundSa, OutboundSa};
 
 /// The table.
@@ -25,7 +26,7 @@ pub(super) struct Policy {
 pub struct InboundEntry {
     pub(super) sa: SaHandle,
     spi: Spi,
-    child: u64,
+    pub(super) child: u64,
     selectors: Vec<(TrafficSelector, TrafficSelector)>,
     whereabouts: Mutex<Whereabouts>,
     traffic: Traffic,
@@ -53,6 +54,10 @@ pub struct OutboundEntry {
     selectors: Vec<(TrafficSelector, TrafficSelector)>,
     path: Mutex<(SocketAddr, SocketAddr)>,
     pub(super) encapsulation: Encapsulation,
+    overhead: Overhead,
+    path_mtu: Mutex<PathMtu>,
+    /// Octets that an inner packet may have.
+    limit: AtomicUsize,
     traffic: Traffic,
 }
 
@@ -164,12 +169,31 @@ impl OutboundEntry {
             selectors: sa.selectors.clone(),
             path: Mutex::new(sa.path),
             encapsulation: sa.encapsulation,
+            overhead: sa.overhead,
+            path_mtu: Mutex::default(),
+            limit: AtomicUsize::new(usize::MAX),
             traffic: Traffic::default(),
         }
     }
 
     pub(super) fn path(&self) -> (SocketAddr, SocketAddr) {
         *self.path.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Octets that an inner packet may have to fit the path whole, as far as is known.
+    pub(super) fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Asks the kernel for the path's MTU, if it was not asked lately.
+    pub(super) fn look_at_path(&self, now: Instant) {
+        // Another worker is asking.
+        let Ok(mut path_mtu) = self.path_mtu.try_lock() else {
+            return;
+        };
+        if let Some(limit) = path_mtu.ask(self.path(), self.overhead, now) {
+            self.limit.store(limit, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn count(&self, bytes: usize) {

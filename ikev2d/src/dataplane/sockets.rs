@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Bursts over sockets: UDP with segmentation offload both ways (`UDP_SEGMENT`, `UDP_GRO`), and IP
-//! protocol 50.
+//! protocol 50, several packets a call.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::cmsg_space;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
-    sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg,
+    recvmsg, sendmmsg, sendmsg, setsockopt, sockopt,
 };
+use offload_api::frame::Frame;
 
 /// Most segments that one send may carry (`UDP_MAX_SEGMENTS` of older kernels).
 pub(super) const MOST_SEGMENTS: usize = 64;
+/// Most packets of one system call.
+pub(super) const MOST_PACKETS: usize = 64;
 /// Most octets of one send, below 64 KiB with headers.
 pub(super) const MOST_OCTETS: usize = 65_000;
 const BUFFER: usize = 1 << 16;
+const SENDING: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
 /// Asks for what the receiver needs: the local address of each datagram, and coalesced ones.
 pub(super) fn prepare(socket: &UdpSocket) -> io::Result<()> {
@@ -47,6 +51,16 @@ pub(super) struct Received<'buffer> {
     pub(super) remote: SocketAddr,
     /// Local address, where the kernel told.
     pub(super) local: Option<IpAddr>,
+}
+
+impl Default for Receiver {
+    /// Without room: to be put in a receiver's place for a moment.
+    fn default() -> Self {
+        Self {
+            buffer: Vec::new(),
+            control: Vec::new(),
+        }
+    }
 }
 
 impl Receiver {
@@ -187,27 +201,6 @@ impl SendFrom {
     }
 }
 
-/// Sends datagrams of one size (the last may be shorter) from one address to another.
-pub(super) fn send(
-    socket: &UdpSocket,
-    datagrams: &[IoSlice<'_>],
-    segment: usize,
-    local: IpAddr,
-    remote: SocketAddr,
-) -> io::Result<()> {
-    let to = SockaddrStorage::from(remote);
-    let from = SendFrom::new(local);
-    let size = u16::try_from(segment).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let mut controls = Vec::with_capacity(2);
-    controls.extend(from.control());
-    if datagrams.len() > 1 {
-        controls.push(ControlMessage::UdpGsoSegments(&size));
-    }
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    sendmsg(socket.as_raw_fd(), datagrams, &controls, flags, Some(&to))?;
-    Ok(())
-}
-
 /// Sends one datagram from one address to another.
 pub(crate) fn send_datagram(
     socket: &UdpSocket,
@@ -215,47 +208,120 @@ pub(crate) fn send_datagram(
     local: IpAddr,
     remote: SocketAddr,
 ) -> io::Result<()> {
-    send(
-        socket,
-        &[IoSlice::new(datagram)],
-        datagram.len(),
-        local,
-        remote,
-    )
-}
-
-/// Sends one ESP packet as IP protocol 50 from one address to another.
-pub(super) fn send_raw(
-    socket: &OwnedFd,
-    packet: &[u8],
-    local: IpAddr,
-    remote: IpAddr,
-) -> io::Result<()> {
-    let to = SockaddrStorage::from(SocketAddr::new(remote, 0));
+    let to = SockaddrStorage::from(remote);
     let from = SendFrom::new(local);
-    let (parts, controls) = ([IoSlice::new(packet)], from.control());
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    let socket = socket.as_raw_fd();
-    sendmsg(socket, &parts, controls.as_slice(), flags, Some(&to))?;
+    let (parts, controls) = ([IoSlice::new(datagram)], from.control());
+    sendmsg(
+        socket.as_raw_fd(),
+        &parts,
+        controls.as_slice(),
+        SENDING,
+        Some(&to),
+    )?;
     Ok(())
 }
 
-/// Receives one packet of IP protocol 50: its length in `buffer`, unless it does not fit there, and
-/// its sender.
-pub(super) fn receive_raw(
-    socket: &OwnedFd,
-    buffer: &mut [u8],
-) -> io::Result<Option<(Option<usize>, IpAddr)>> {
-    let mut parts = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_DONTWAIT;
-    match recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, None, flags) {
-        Ok(message) => {
-            let sender = message.address.as_ref().and_then(address_of);
-            let whole = !message.flags.contains(MsgFlags::MSG_TRUNC);
-            let len = whole.then_some(message.bytes);
-            Ok(sender.map(|sender| (len, sender.ip())))
+/// Headers and addresses of several packets of one system call, made once. Not to be moved between
+/// threads: they point into themselves.
+pub(super) struct Burst {
+    any: MultiHeaders<SockaddrStorage>,
+    v4: MultiHeaders<SockaddrStorage>,
+    v6: MultiHeaders<SockaddrStorage>,
+    /// As above, with a segment size.
+    cut_any: MultiHeaders<SockaddrStorage>,
+    cut_v4: MultiHeaders<SockaddrStorage>,
+    cut_v6: MultiHeaders<SockaddrStorage>,
+    incoming: MultiHeaders<SockaddrStorage>,
+}
+
+impl Burst {
+    pub(super) fn new() -> Self {
+        use nix::libc::{in_pktinfo, in6_pktinfo};
+        let headers = |space| MultiHeaders::preallocate(MOST_PACKETS, Some(space));
+        Self {
+            any: MultiHeaders::preallocate(MOST_PACKETS, None),
+            v4: headers(cmsg_space!(in_pktinfo)),
+            v6: headers(cmsg_space!(in6_pktinfo)),
+            cut_any: headers(cmsg_space!(u16)),
+            cut_v4: headers(cmsg_space!(in_pktinfo, u16)),
+            cut_v6: headers(cmsg_space!(in6_pktinfo, u16)),
+            incoming: MultiHeaders::preallocate(MOST_PACKETS, None),
         }
-        Err(nix::Error::EAGAIN | nix::Error::EINTR) => Ok(None),
-        Err(error) => Err(error.into()),
+    }
+
+    /// Sends packets from one address to another in one system call; how many were taken.
+    pub(super) fn send_each(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        packets: &[[IoSlice<'_>; 1]],
+        (local, remote): (IpAddr, SocketAddr),
+    ) -> io::Result<usize> {
+        let to = [Some(SockaddrStorage::from(remote)); MOST_PACKETS];
+        let from = SendFrom::new(local);
+        let headers = match from {
+            SendFrom::Any => &mut self.any,
+            SendFrom::V4(_) => &mut self.v4,
+            SendFrom::V6(_) => &mut self.v6,
+        };
+        let (socket, control) = (socket.as_raw_fd(), from.control());
+        let sent = sendmmsg(socket, headers, packets, to, control.as_slice(), SENDING)?;
+        Ok(sent.count())
+    }
+
+    /// Sends packets of one size, the last one shorter perhaps, as one that is cut on its way.
+    pub(super) fn send_cut(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        packets: &[IoSlice<'_>],
+        size: u16,
+        (local, remote): (IpAddr, SocketAddr),
+    ) -> io::Result<usize> {
+        let to = [Some(SockaddrStorage::from(remote))];
+        let from = SendFrom::new(local);
+        let headers = match from {
+            SendFrom::Any => &mut self.cut_any,
+            SendFrom::V4(_) => &mut self.cut_v4,
+            SendFrom::V6(_) => &mut self.cut_v6,
+        };
+        let (socket, cut) = (socket.as_raw_fd(), ControlMessage::UdpGsoSegments(&size));
+        let packets = &[packets];
+        let sent = match from.control() {
+            Some(from) => sendmmsg(socket, headers, packets, to, [from, cut], SENDING)?,
+            None => sendmmsg(socket, headers, packets, to, [cut], SENDING)?,
+        };
+        Ok(sent.count())
+    }
+
+    /// Receives packets of IP protocol 50 into `frames`, as many as are there; for each its length,
+    /// unless it did not fit, and its sender.
+    pub(super) fn receive_raw(
+        &mut self,
+        socket: &OwnedFd,
+        frames: &mut [Frame],
+        mut each: impl FnMut(usize, Option<usize>, IpAddr),
+    ) -> io::Result<usize> {
+        let mut rooms = frames.iter_mut();
+        let mut parts: [[IoSliceMut<'_>; 1]; MOST_PACKETS] = std::array::from_fn(|_| {
+            [IoSliceMut::new(
+                rooms.next().map_or(&mut [], |f| &mut f[..]),
+            )]
+        });
+        let count = parts.iter().take_while(|part| !part[0].is_empty()).count();
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let parts = parts.iter_mut().take(count);
+        let messages = match recvmmsg(socket.as_raw_fd(), &mut self.incoming, parts, flags, None) {
+            Ok(messages) => messages,
+            Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(0),
+            Err(error) => return Err(error.into()),
+        };
+        let mut received = 0;
+        for message in messages {
+            let whole = !message.flags.contains(MsgFlags::MSG_TRUNC);
+            let sender = message.address.as_ref().and_then(address_of);
+            let sender = sender.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |sender| sender.ip());
+            each(received, whole.then_some(message.bytes), sender);
+            received += 1;
+        }
+        Ok(received)
     }
 }

@@ -2,8 +2,7 @@
 //! One worker: reads what is there, has it sealed and opened, writes what is done, sleeps when there
 //! is nothing.
 
-use std::io::{self, IoSlice};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,24 +10,30 @@ use std::time::Instant;
 
 use offload_api::frame::{Frame, FramePool};
 use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
+use offload_api::sa::SaHandle;
 use offload_api::wire::esp::{Header, NEXT_HEADER_DUMMY};
 use offload_api::wire::ip::{Facts, Ipv4Header, PROTOCOL_IPV4, PROTOCOL_IPV6};
 use offload_api::wire::natt::{self, Kind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::AddressFamily;
-use rustix::net::sockopt::socket_domain;
-use tun_rs::{GROTable, IDEAL_BATCH_SIZE, SyncDevice, VIRTIO_NET_HDR_LEN};
+use tun_rs::SyncDevice;
 
 use super::acquire::AcquireGate;
-use super::policy::{InboundEntry, OutboundEntry};
-use super::sockets::{self, MOST_OCTETS, MOST_SEGMENTS, Receiver};
-use super::to_tun::TunPacket;
-use super::{Encapsulation, Shared, Upcall};
+use super::from_tun::{FromTun, MOST_PACKETS};
+use super::mtu::{self, AnswerGate};
+use super::outbox::{Outbox, Sent};
+use super::policy::{InboundEntry, OutboundEntry, Policy};
+use super::sockets::{Burst, Receiver};
+use super::to_tun::ToTun;
+use super::{MssClamp, Shared, Upcall};
 
 /// Operations that one round takes in from each side.
 const BURST: usize = 128;
+/// Operations that a round may grow to: what one read brings must find room.
+const ROOM: usize = 4 * BURST;
 /// Reads of a socket in one round.
 const READS: usize = 32;
+/// Packets of IP protocol 50 that are read at once.
+const RAW_READ: usize = 32;
 /// How long a sleeper sleeps at most: a lost interrupt is made good after that.
 const NAP: Timespec = Timespec {
     tv_sec: 0,
@@ -39,38 +44,45 @@ const SLEEP: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
 };
-/// Room in front of a packet that goes to the TUN.
-const TUN_OFFSET: usize = VIRTIO_NET_HDR_LEN;
+
+/// What a worker is made of.
+pub(super) struct Parts {
+    pub(super) number: usize,
+    pub(super) shared: Arc<Shared>,
+    pub(super) tun: SyncDevice,
+    /// To send with: every worker has all of them.
+    pub(super) udp: Vec<UdpSocket>,
+    pub(super) raw: Vec<OwnedFd>,
+    /// To read: a socket has one reader, or the order of its packets would be lost.
+    pub(super) reads_udp: Vec<UdpSocket>,
+    pub(super) reads_raw: Vec<OwnedFd>,
+    pub(super) queue: Box<dyn QueuePair>,
+    pub(super) pool: FramePool,
+}
 
 pub(super) struct Worker {
     number: usize,
     shared: Arc<Shared>,
     tun: SyncDevice,
-    udp: Vec<UdpSocket>,
+    udp: Vec<(UdpSocket, u16)>,
     raw: Vec<OwnedFd>,
+    raw_burst: Burst,
+    raw_frames: Vec<Frame>,
     queue: Box<dyn QueuePair>,
     pool: FramePool,
     receiver: Receiver,
-    /// What a TUN read is split into.
-    tun_buffers: Vec<TunBuffer>,
-    tun_sizes: Vec<usize>,
-    tun_raw: Vec<u8>,
-    gro: GROTable,
-    to_tun: Vec<TunPacket>,
-    to_tun_len: usize,
+    from_tun: FromTun,
+    to_tun: ToTun,
+    outbox: Outbox,
     ops: Vec<Op>,
     done: Vec<Done>,
     /// What each operation in flight belongs to, by its cookie.
     flights: Vec<Option<Flight>>,
     free: Vec<u64>,
-    /// Sealed packets of one send.
-    batch: Vec<Frame>,
-    batch_entry: Option<Arc<OutboundEntry>>,
-    batch_octets: usize,
-    ports: Vec<u16>,
     /// Frames are short: the TUN and raw sockets are not read.
     starved: bool,
     acquires: AcquireGate,
+    answers: AnswerGate,
 }
 
 enum Flight {
@@ -78,60 +90,35 @@ enum Flight {
     In(Arc<InboundEntry>, SocketAddr),
 }
 
-/// A frame that the TUN writes into.
-struct TunBuffer(Frame);
-
-impl AsRef<[u8]> for TunBuffer {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl AsMut<[u8]> for TunBuffer {
-    fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-}
-
 impl Worker {
-    pub(super) fn new(
-        number: usize,
-        shared: Arc<Shared>,
-        tun: SyncDevice,
-        (udp, raw): (Vec<UdpSocket>, Vec<OwnedFd>),
-        queue: Box<dyn QueuePair>,
-        pool: FramePool,
-    ) -> io::Result<Self> {
-        let ports: Result<Vec<u16>, io::Error> = udp
-            .iter()
-            .map(|socket| socket.local_addr().map(|address| address.port()))
-            .collect();
-        Ok(Self {
-            ports: ports?,
-            number,
-            shared,
-            tun,
-            udp,
-            raw,
-            queue,
-            pool,
+    pub(super) fn new(parts: Parts) -> Self {
+        let port = |socket: &UdpSocket| socket.local_addr().map_or(0, |address| address.port());
+        let udp = parts.reads_udp.into_iter().map(|socket| {
+            let port = port(&socket);
+            (socket, port)
+        });
+        Self {
+            udp: udp.collect(),
+            raw: parts.reads_raw,
+            raw_burst: Burst::new(),
+            raw_frames: Vec::with_capacity(RAW_READ),
+            number: parts.number,
+            shared: parts.shared,
+            to_tun: ToTun::new(parts.tun.udp_gso()),
+            from_tun: FromTun::new(),
+            tun: parts.tun,
+            outbox: Outbox::new(parts.udp, parts.raw),
+            queue: parts.queue,
+            pool: parts.pool,
             receiver: Receiver::new(),
-            tun_buffers: Vec::with_capacity(IDEAL_BATCH_SIZE),
-            tun_sizes: vec![0; IDEAL_BATCH_SIZE],
-            tun_raw: vec![0; (1 << 16) + VIRTIO_NET_HDR_LEN],
-            gro: GROTable::default(),
-            to_tun: (0..BURST).map(|_| TunPacket::default()).collect(),
-            to_tun_len: 0,
-            ops: Vec::with_capacity(4 * BURST),
-            done: Vec::with_capacity(4 * BURST),
-            flights: Vec::new(),
-            free: Vec::new(),
-            batch: Vec::with_capacity(MOST_SEGMENTS),
-            batch_entry: None,
-            batch_octets: 0,
+            ops: Vec::with_capacity(ROOM),
+            done: Vec::with_capacity(ROOM),
+            flights: Vec::with_capacity(ROOM),
+            free: Vec::with_capacity(ROOM),
             starved: false,
             acquires: AcquireGate::default(),
-        })
+            answers: AnswerGate::default(),
+        }
     }
 
     pub(super) fn run(&mut self) {
@@ -169,113 +156,126 @@ impl Worker {
     }
 
     fn read_tun(&mut self) -> bool {
-        while self.tun_buffers.len() < IDEAL_BATCH_SIZE {
-            let Some(mut frame) = self.pool.alloc() else {
-                break;
-            };
-            let room = frame
-                .tailroom()
-                .saturating_sub(offload_api::frame::TAILROOM);
-            if frame.push_back(room).is_none() {
+        let mut worked = false;
+        let (policy, now) = (self.shared.policy.load_full(), Instant::now());
+        while self.ops.len() < BURST {
+            // One large packet of the kernel's becomes up to so many: it waits until there is room.
+            self.starved = self.pool.available() < MOST_PACKETS;
+            if self.starved || !self.from_tun.read(&self.tun, &self.pool) {
                 break;
             }
-            self.tun_buffers.push(TunBuffer(frame));
+            worked = true;
+            let mut packets = self.from_tun.take();
+            let counter = &self.shared.counters.tun_received;
+            counter.fetch_add(packets.len() as u64, Relaxed);
+            for frame in packets.drain(..) {
+                self.seal(&policy, frame, now);
+            }
+            self.from_tun.give_back(packets);
         }
-        // One large packet of the kernel's becomes up to so many: it waits until there is room.
-        self.starved = self.tun_buffers.len() < IDEAL_BATCH_SIZE;
-        if self.starved {
-            return false;
-        }
-        let sizes = &mut self.tun_sizes;
-        let read = self
-            .tun
-            .recv_multiple(&mut self.tun_raw, &mut self.tun_buffers, sizes, 0);
-        let Ok(count) = read else { return false };
-        self.shared
-            .counters
-            .tun_received
-            .fetch_add(count as u64, Relaxed);
-        let policy = self.shared.policy.load_full();
-        // Taken off the end, so that the buffers behind stay where they are; the order is restored.
-        let mut packets = self.tun_buffers.drain(..count);
-        for at in 0..count {
-            let Some(TunBuffer(mut frame)) = packets.next() else {
-                break;
-            };
-            frame.truncate(self.tun_sizes.get(at).copied().unwrap_or(0));
-            let Ok(facts) = Facts::of(&frame) else {
-                self.shared.counters.malformed.fetch_add(1, Relaxed);
-                continue;
-            };
-            let Some(entry) = policy.outbound(&facts) else {
-                self.shared.counters.no_policy.fetch_add(1, Relaxed);
-                let (source, destination) = (facts.source, facts.destination);
-                if self.acquires.passes(source, destination, Instant::now()) {
-                    self.shared.counters.acquires.fetch_add(1, Relaxed);
-                    let heard = (self.shared.upcall)(Upcall::Acquire {
-                        source,
-                        destination,
-                    });
-                    if !heard {
-                        self.acquires.forget_last();
-                    }
+        worked
+    }
+
+    /// Leads a packet of the TUN to its SA.
+    fn seal(&mut self, policy: &Policy, mut frame: Frame, now: Instant) {
+        let Ok(facts) = Facts::of(&frame) else {
+            self.shared.counters.malformed.fetch_add(1, Relaxed);
+            return;
+        };
+        let Some(entry) = policy.outbound(&facts) else {
+            self.shared.counters.no_policy.fetch_add(1, Relaxed);
+            let (source, destination) = (facts.source, facts.destination);
+            if self.acquires.passes(source, destination, now) {
+                self.shared.counters.acquires.fetch_add(1, Relaxed);
+                let heard = (self.shared.upcall)(Upcall::Acquire {
+                    source,
+                    destination,
+                });
+                if !heard {
+                    self.acquires.forget_last();
                 }
-                continue;
-            };
-            let flight = Flight::Out(entry.clone());
-            let cookie = book(&mut self.flights, &mut self.free, flight);
-            self.ops.push(Op {
-                sa: entry.sa,
-                frame,
-                cookie,
-                explicit: None,
-            });
+            }
+            return;
+        };
+        entry.look_at_path(now);
+        let limit = entry.limit();
+        if let Some(mtu) = mtu::too_big(&facts, limit) {
+            self.shared.counters.too_big.fetch_add(1, Relaxed);
+            self.answer(&frame, &facts, mtu, now);
+            return;
         }
-        true
+        self.clamp(&mut frame, &facts, limit);
+        self.submit(entry.sa, frame, Flight::Out(entry.clone()));
+    }
+
+    /// Tells the sender of a packet that it is too large.
+    fn answer(&mut self, packet: &[u8], facts: &Facts, mtu: usize, now: Instant) {
+        if !self.answers.passes(facts, mtu, now) {
+            return;
+        }
+        let Some(mut frame) = self.pool.alloc() else {
+            return;
+        };
+        let room = frame.tailroom();
+        let Some(room) = frame.push_back(room) else {
+            return;
+        };
+        let Some(answer) = mtu::answer(packet, facts, mtu, room) else {
+            return;
+        };
+        let (len, about) = (answer.len(), Facts::of(answer));
+        frame.truncate(len);
+        if let Ok(about) = about {
+            let counter = &self.shared.counters.too_big_answered;
+            counter.fetch_add(1, Relaxed);
+            self.give_to_tun(frame, &about);
+            self.flush_tun();
+        }
+    }
+
+    /// Lowers a SYN's segment size to what fits both ways.
+    fn clamp(&self, packet: &mut [u8], facts: &Facts, limit: usize) {
+        if self.shared.mss_clamp != MssClamp::Off
+            && mtu::is_syn(packet, facts)
+            && mtu::clamp(packet, facts, self.shared.mss_clamp, limit)
+        {
+            self.shared.counters.mss_clamped.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn submit(&mut self, sa: SaHandle, frame: Frame, flight: Flight) {
+        let cookie = self.free.pop().unwrap_or_else(|| {
+            self.flights.push(None);
+            (self.flights.len() - 1) as u64
+        });
+        if let Some(place) = self.flights.get_mut(cookie as usize) {
+            *place = Some(flight);
+        }
+        self.ops.push(Op {
+            sa,
+            frame,
+            cookie,
+            explicit: None,
+        });
     }
 
     fn read_udp(&mut self) -> bool {
         let mut worked = false;
+        let mut receiver = std::mem::take(&mut self.receiver);
         for at in 0..self.udp.len() {
             for _ in 0..READS {
-                let (Some(socket), Some(port)) = (self.udp.get(at), self.ports.get(at)) else {
+                let Some((socket, port)) = self.udp.get(at) else {
                     break;
                 };
-                let Ok(Some(received)) = self.receiver.receive(socket) else {
+                let port = *port;
+                let Ok(Some(received)) = receiver.receive(socket) else {
                     break;
                 };
                 worked = true;
-                let policy = self.shared.policy.load();
+                let policy = self.shared.policy.load_full();
                 for datagram in received.octets.chunks(received.segment) {
                     match natt::classify(datagram) {
-                        Kind::Esp => {
-                            let shared = &self.shared;
-                            shared.counters.esp_received.fetch_add(1, Relaxed);
-                            let entry = Header::parse(datagram)
-                                .and_then(|header| policy.inbound(header.spi.get()));
-                            let Some(entry) = entry else {
-                                shared.counters.unknown_spi.fetch_add(1, Relaxed);
-                                continue;
-                            };
-                            let Some(mut frame) =
-                                self.pool.alloc().filter(|_| self.ops.len() < 4 * BURST)
-                            else {
-                                shared.counters.overload.fetch_add(1, Relaxed);
-                                continue;
-                            };
-                            if !frame.fill(datagram) {
-                                shared.counters.refused.fetch_add(1, Relaxed);
-                                continue;
-                            }
-                            let flight = Flight::In(entry.clone(), received.remote);
-                            let cookie = book(&mut self.flights, &mut self.free, flight);
-                            self.ops.push(Op {
-                                sa: entry.sa,
-                                frame,
-                                cookie,
-                                explicit: None,
-                            });
-                        }
+                        Kind::Esp => self.open(&policy, datagram, received.remote),
                         Kind::Ike(message) => {
                             let unspecified = match received.remote {
                                 SocketAddr::V4(_) => [0; 4].into(),
@@ -283,7 +283,7 @@ impl Worker {
                             };
                             let local = received.local.unwrap_or(unspecified);
                             (self.shared.upcall)(Upcall::Ike {
-                                local: SocketAddr::new(local, *port),
+                                local: SocketAddr::new(local, port),
                                 remote: received.remote,
                                 datagram: message.to_vec(),
                             });
@@ -298,56 +298,68 @@ impl Worker {
                 }
             }
         }
+        self.receiver = receiver;
         worked
     }
 
+    /// Leads a datagram to its SA.
+    fn open(&mut self, policy: &Policy, datagram: &[u8], remote: SocketAddr) {
+        let counters = &self.shared.counters;
+        counters.esp_received.fetch_add(1, Relaxed);
+        let entry = Header::parse(datagram).and_then(|header| policy.inbound(header.spi.get()));
+        let Some(entry) = entry else {
+            counters.unknown_spi.fetch_add(1, Relaxed);
+            return;
+        };
+        let Some(mut frame) = self.pool.alloc().filter(|_| self.ops.len() < ROOM) else {
+            counters.overload.fetch_add(1, Relaxed);
+            return;
+        };
+        if !frame.fill(datagram) {
+            counters.refused.fetch_add(1, Relaxed);
+            return;
+        }
+        self.submit(entry.sa, frame, Flight::In(entry.clone(), remote));
+    }
+
+    /// Reads IP protocol 50, straight into frames; without any, packets wait in the kernel.
     fn read_raw(&mut self) -> bool {
         let mut worked = false;
-        for socket in &self.raw {
-            for _ in 0..READS {
-                // Straight into a frame; without one, packets wait in the kernel.
-                let Some(mut frame) = self.pool.alloc() else {
-                    self.starved = true;
-                    break;
-                };
-                let room = frame.tailroom();
-                let Some(room) = frame.push_back(room) else {
-                    break;
-                };
-                let Ok(Some((len, sender))) = sockets::receive_raw(socket, room) else {
-                    break;
-                };
-                worked = true;
-                self.shared.counters.esp_received.fetch_add(1, Relaxed);
-                let Some(len) = len else {
-                    self.shared.counters.refused.fetch_add(1, Relaxed);
-                    continue;
-                };
-                frame.truncate(len);
-                // IPv4 raw sockets deliver the IP header, IPv6 ones do not.
-                if sender.is_ipv4() {
-                    let words = frame.first().map_or(0, |octet| octet & 0x0f);
-                    let skip = (usize::from(words) * 4).max(Ipv4Header::LEN);
-                    if !frame.pull_front(skip) {
-                        frame.clear();
+        for at in 0..self.raw.len() {
+            while self.ops.len() < BURST {
+                while self.raw_frames.len() < RAW_READ {
+                    let Some(mut frame) = self.pool.alloc() else {
+                        break;
+                    };
+                    let room = frame.tailroom();
+                    if frame.push_back(room).is_none() {
+                        break;
                     }
+                    self.raw_frames.push(frame);
                 }
-                let policy = self.shared.policy.load();
-                let header = Header::parse(&frame);
-                let entry = header.and_then(|header| policy.inbound(header.spi.get()));
-                let Some(entry) = entry else {
-                    self.shared.counters.unknown_spi.fetch_add(1, Relaxed);
-                    continue;
+                self.starved |= self.raw_frames.is_empty();
+                let mut facts = [(None, IpAddr::V4(Ipv4Addr::UNSPECIFIED)); RAW_READ];
+                let Some(socket) = self.raw.get(at) else {
+                    break;
                 };
-                let flight = Flight::In(entry.clone(), SocketAddr::new(sender, 0));
-                let cookie = book(&mut self.flights, &mut self.free, flight);
-                self.ops.push(Op {
-                    sa: entry.sa,
-                    frame,
-                    cookie,
-                    explicit: None,
-                });
-                if self.ops.len() >= BURST {
+                let frames = &mut self.raw_frames;
+                let received = self
+                    .raw_burst
+                    .receive_raw(socket, frames, |at, len, sender| {
+                        if let Some(place) = facts.get_mut(at) {
+                            *place = (len, sender);
+                        }
+                    });
+                let Ok(received @ 1..) = received else { break };
+                worked = true;
+                let policy = self.shared.policy.load_full();
+                let mut frames = std::mem::take(&mut self.raw_frames);
+                for (frame, (len, sender)) in frames.drain(..received).zip(facts) {
+                    self.open_raw(&policy, frame, len, sender);
+                }
+                self.raw_frames = frames;
+                // Fewer than asked for: that was all.
+                if received < RAW_READ {
                     break;
                 }
             }
@@ -355,9 +367,34 @@ impl Worker {
         worked
     }
 
+    fn open_raw(&mut self, policy: &Policy, mut frame: Frame, len: Option<usize>, sender: IpAddr) {
+        let counters = &self.shared.counters;
+        counters.esp_received.fetch_add(1, Relaxed);
+        let Some(len) = len else {
+            counters.refused.fetch_add(1, Relaxed);
+            return;
+        };
+        frame.truncate(len);
+        // IPv4 raw sockets deliver the IP header, IPv6 ones do not.
+        if sender.is_ipv4() {
+            let words = frame.first().map_or(0, |octet| octet & 0x0f);
+            let skip = (usize::from(words) * 4).max(Ipv4Header::LEN);
+            if !frame.pull_front(skip) {
+                frame.clear();
+            }
+        }
+        let entry = Header::parse(&frame).and_then(|header| policy.inbound(header.spi.get()));
+        let Some(entry) = entry else {
+            counters.unknown_spi.fetch_add(1, Relaxed);
+            return;
+        };
+        let flight = Flight::In(entry.clone(), SocketAddr::new(sender, 0));
+        self.submit(entry.sa, frame, flight);
+    }
+
     /// Sends what is done on its way.
     fn finish(&mut self) -> bool {
-        let _ = self.queue.dequeue(&mut self.done, 4 * BURST);
+        let _ = self.queue.dequeue(&mut self.done, ROOM);
         if self.done.is_empty() {
             return false;
         }
@@ -379,85 +416,28 @@ impl Worker {
             }
         }
         self.done = finished;
-        self.flush_batch();
+        self.flush_outbox();
         self.flush_tun();
         true
     }
 
-    /// Collects packets of one SA and size for one send.
+    /// Collects packets of one SA for one send.
     fn send(&mut self, entry: Arc<OutboundEntry>, frame: Frame) {
         entry.count(frame.len());
-        if entry.encapsulation == Encapsulation::Native {
-            let (local, remote) = entry.path();
-            let domain = match remote {
-                SocketAddr::V4(_) => AddressFamily::INET,
-                SocketAddr::V6(_) => AddressFamily::INET6,
-            };
-            let fits = |socket: &&OwnedFd| socket_domain(socket).is_ok_and(|of| of == domain);
-            let socket = self.raw.iter().find(fits);
-            let (from, to) = (local.ip(), remote.ip());
-            let sent = socket.map(|socket| sockets::send_raw(socket, &frame, from, to));
-            self.count_sent(matches!(sent, Some(Ok(()))), 1);
-            return;
+        if self.outbox.must_flush(&entry) {
+            self.flush_outbox();
         }
-        let same = self
-            .batch_entry
-            .as_ref()
-            .is_some_and(|batch| Arc::ptr_eq(batch, &entry));
-        let segment = self.batch.first().map_or(0, |first| first.len());
-        let full = self.batch.len() == MOST_SEGMENTS
-            || self.batch_octets + frame.len() > MOST_OCTETS
-            || frame.len() > segment
-            // A shorter one ends its send.
-            || self.batch.last().is_some_and(|last| last.len() < segment);
-        if !same || full {
-            self.flush_batch();
-        }
-        self.batch_entry = Some(entry);
-        self.batch_octets += frame.len();
-        self.batch.push(frame);
+        self.outbox.push(entry, frame);
     }
 
-    fn flush_batch(&mut self) {
-        let (Some(entry), Some(first)) = (self.batch_entry.take(), self.batch.first()) else {
-            return;
-        };
-        let segment = first.len();
-        let (local, remote) = entry.path();
-        let v4 = remote.is_ipv4();
-        let fits = |socket: &&UdpSocket| socket.local_addr().is_ok_and(|a| a.is_ipv4() == v4);
-        if let Some(socket) = self.udp.iter().find(fits) {
-            let parts: Vec<IoSlice<'_>> =
-                self.batch.iter().map(|frame| IoSlice::new(frame)).collect();
-            let send =
-                |parts: &[IoSlice<'_>]| sockets::send(socket, parts, segment, local.ip(), remote);
-            match send(&parts) {
-                // A path without segmentation offload: one by one.
-                Err(error) if parts.len() > 1 && error.kind() != io::ErrorKind::WouldBlock => {
-                    for part in &parts {
-                        self.count_sent(send(&[*part]).is_ok(), 1);
-                    }
-                }
-                sent => self.count_sent(sent.is_ok(), parts.len()),
-            }
-        } else {
-            self.count_sent(false, self.batch.len());
-        }
-        self.batch.clear();
-        self.batch_octets = 0;
-    }
-
-    fn count_sent(&self, sent: bool, count: usize) {
+    fn flush_outbox(&mut self) {
+        let Sent { sent, refused } = self.outbox.flush();
         let counters = &self.shared.counters;
-        let counter = if sent {
-            &counters.esp_sent
-        } else {
-            &counters.send_errors
-        };
-        counter.fetch_add(count as u64, Relaxed);
+        counters.esp_sent.fetch_add(sent, Relaxed);
+        counters.send_errors.fetch_add(refused, Relaxed);
     }
 
-    fn deliver(&mut self, entry: &InboundEntry, remote: SocketAddr, done: Done) {
+    fn deliver(&mut self, entry: &InboundEntry, remote: SocketAddr, mut done: Done) {
         let counters = &self.shared.counters;
         if done.next_header == NEXT_HEADER_DUMMY {
             counters.dummies.fetch_add(1, Relaxed);
@@ -484,30 +464,28 @@ impl Worker {
         {
             entry.was_not_heard();
         }
-        if self.to_tun_len == self.to_tun.len() {
+        if mtu::is_syn(&done.frame, &facts) {
+            let policy = self.shared.policy.load();
+            if let Some(back) = policy.outbound_of(entry.child) {
+                self.clamp(&mut done.frame, &facts, back.limit());
+            }
+        }
+        self.give_to_tun(done.frame, &facts);
+    }
+
+    fn give_to_tun(&mut self, frame: Frame, facts: &Facts) {
+        if self.to_tun.is_full() {
             self.flush_tun();
         }
-        if let Some(packet) = self.to_tun.get_mut(self.to_tun_len) {
-            packet.set(done.frame);
-            self.to_tun_len += 1;
-        }
+        self.to_tun.push(frame, facts);
     }
 
     fn flush_tun(&mut self) {
-        if self.to_tun_len == 0 {
-            return;
-        }
-        let count = std::mem::take(&mut self.to_tun_len);
-        let packets = self.to_tun.get_mut(..count).unwrap_or_default();
-        let written = self.tun.send_multiple(&mut self.gro, packets, TUN_OFFSET);
-        packets.iter_mut().for_each(TunPacket::clear);
+        let tun = &self.tun;
+        let (written, refused) = self.to_tun.flush(|parts| tun.send_vectored(parts));
         let counters = &self.shared.counters;
-        let counter = if written.is_ok() {
-            &counters.tun_sent
-        } else {
-            &counters.send_errors
-        };
-        counter.fetch_add(count as u64, Relaxed);
+        counters.tun_sent.fetch_add(written, Relaxed);
+        counters.send_errors.fetch_add(refused, Relaxed);
     }
 
     fn sleep(&mut self) {
@@ -522,33 +500,27 @@ impl Worker {
             Err(_) => None,
         };
         let busy = busy || device.is_none() || self.starved;
-        let mut fds = Vec::with_capacity(8);
-        fds.push(PollFd::new(wake, PollFlags::IN));
-        fds.extend(device.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        if self.ops.is_empty() {
-            // What can't be read now must not wake.
-            if !self.starved {
-                fds.push(PollFd::from_borrowed_fd(self.tun.as_fd(), PollFlags::IN));
-            }
-            fds.extend(
-                self.udp
-                    .iter()
-                    .map(|socket| PollFd::new(socket, PollFlags::IN)),
-            );
-            let raw = self.raw.iter().filter(|_| !self.starved);
-            fds.extend(raw.map(|socket| PollFd::new(socket, PollFlags::IN)));
+        let mut fds: [PollFd<'_>; FDS] = std::array::from_fn(|_| PollFd::new(wake, PollFlags::IN));
+        let tun = (!self.starved).then(|| self.tun.as_fd());
+        let raw = self.raw.iter().filter(|_| !self.starved).map(AsFd::as_fd);
+        let sources = self.udp.iter().map(|(socket, _)| socket.as_fd());
+        // What can't be read now must not wake.
+        let sources = tun.into_iter().chain(sources).chain(raw);
+        let sources = sources.filter(|_| self.ops.is_empty());
+        let mut count = 1;
+        for (place, fd) in fds
+            .iter_mut()
+            .skip(1)
+            .zip(device.into_iter().chain(sources))
+        {
+            *place = PollFd::from_borrowed_fd(fd, PollFlags::IN);
+            count += 1;
         }
-        let _ = poll(&mut fds, Some(if busy { &NAP } else { &SLEEP }));
+        let fds = fds.get_mut(..count).unwrap_or_default();
+        let _ = poll(fds, Some(if busy { &NAP } else { &SLEEP }));
     }
 }
 
-fn book(flights: &mut Vec<Option<Flight>>, free: &mut Vec<u64>, flight: Flight) -> u64 {
-    let cookie = free.pop().unwrap_or_else(|| {
-        flights.push(None);
-        (flights.len() - 1) as u64
-    });
-    if let Some(place) = flights.get_mut(cookie as usize) {
-        *place = Some(flight);
-    }
-    cookie
-}
+/// What a worker waits for at most: to be woken, the device, the TUN, UDP and IP protocol 50 in two
+/// versions each.
+const FDS: usize = 7;

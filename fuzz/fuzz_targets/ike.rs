@@ -31,6 +31,8 @@ fuzz_target!(|data: &[u8]| {
     }
     let mut endpoint = Endpoint::new(EndpointConfig::default(), CRYPTO.clone());
     endpoint.set_connections(vec![Arc::new(Connection {
+        version: Default::default(),
+        ikev1: Default::default(),
         name: "gw".to_owned(),
         local_addrs: vec![AddressPattern::Any],
         remote_addrs: vec![AddressPattern::Any],

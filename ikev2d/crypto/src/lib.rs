@@ -18,7 +18,7 @@ use ikev2d_proto::crypto::{Crypto, CryptoError, KeyExchange};
 use openssl::cipher::{Cipher, CipherRef};
 use openssl::cipher_ctx::CipherCtx;
 use openssl::error::ErrorStack;
-use openssl::hash::MessageDigest;
+use openssl::hash::{Hasher, MessageDigest};
 use openssl::pkey::PKey;
 use openssl::rand::rand_bytes;
 use openssl::sha::Sha1;
@@ -62,6 +62,14 @@ fn hmac(digest: MessageDigest, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, C
         signer.update(part).map_err(failed)?;
     }
     signer.sign_to_vec().map_err(failed)
+}
+
+fn prf_digest(prf: Prf) -> MessageDigest {
+    match prf {
+        Prf::HmacSha256 => MessageDigest::sha256(),
+        Prf::HmacSha384 => MessageDigest::sha384(),
+        Prf::HmacSha512 => MessageDigest::sha512(),
+    }
 }
 
 fn aead(encryption: Encryption) -> Result<&'static CipherRef, CryptoError> {
@@ -111,12 +119,7 @@ impl Crypto for OpensslCrypto {
         key: &[u8],
         parts: &[&[u8]],
     ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
-        let digest = match prf {
-            Prf::HmacSha256 => MessageDigest::sha256(),
-            Prf::HmacSha384 => MessageDigest::sha384(),
-            Prf::HmacSha512 => MessageDigest::sha512(),
-        };
-        hmac(digest, key, parts).map(Zeroizing::new)
+        hmac(prf_digest(prf), key, parts).map(Zeroizing::new)
     }
 
     fn integrity(
@@ -220,6 +223,17 @@ impl Crypto for OpensslCrypto {
         let result = run().map_err(failed);
         data.truncate(len);
         result
+    }
+
+    fn hash(&self, beneath: Prf, parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
+        let run = || -> Result<Vec<u8>, ErrorStack> {
+            let mut hasher = Hasher::new(prf_digest(beneath))?;
+            for part in parts {
+                hasher.update(part)?;
+            }
+            Ok(hasher.finish()?.to_vec())
+        };
+        run().map_err(failed)
     }
 
     fn same_name(&self, a: &[u8], b: &[u8]) -> bool {

@@ -71,6 +71,10 @@ impl Default for EndpointConfig {
 pub struct Connection {
     /// Its name.
     pub name: String,
+    /// Which versions of IKE it speaks. There is no falling back from one to the other.
+    pub version: Version,
+    /// What concerns IKEv1 alone.
+    pub ikev1: Ikev1,
     /// Our addresses; empty is any.
     pub local_addrs: Vec<AddressPattern>,
     /// The peer's addresses; empty is any.
@@ -113,6 +117,39 @@ pub struct Connection {
     pub over_time: Duration,
     /// Child SAs.
     pub children: Vec<ChildConfig>,
+}
+
+/// Which versions of IKE a connection speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// IKEv1 alone.
+    V1,
+    /// IKEv2 alone.
+    #[default]
+    V2,
+    /// Either, as the peer begins; we begin with IKEv2.
+    Either,
+}
+
+impl Version {
+    /// Whether IKEv1 is spoken.
+    pub fn has_v1(self) -> bool {
+        self != Self::V2
+    }
+
+    /// Whether IKEv2 is.
+    pub fn has_v2(self) -> bool {
+        self != Self::V1
+    }
+}
+
+/// What a connection has for IKEv1 alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ikev1 {
+    /// Aggressive mode (RFC 2409 §5.4): identities go in the clear.
+    pub aggressive: bool,
+    /// Answer aggressive mode with a preshared key, which whoever asks can then guess at offline.
+    pub aggressive_psk: bool,
 }
 
 /// What becomes of other IKE SAs between the same two identities (RFC 7296 §2.4).
@@ -204,7 +241,8 @@ pub enum SelectorConfig {
 }
 
 impl SelectorConfig {
-    pub(crate) fn resolve(all: &[Self], own: IpAddr) -> Vec<TrafficSelector> {
+    /// What all of them are, where one end's own address is known.
+    pub fn resolve(all: &[Self], own: IpAddr) -> Vec<TrafficSelector> {
         all.iter()
             .map(|selector| match selector {
                 Self::Dynamic => TrafficSelector::host(own),
@@ -301,7 +339,7 @@ impl Identity {
     }
 
     /// As [`matches`](Self::matches), with names compared as X.500 wants it.
-    pub(crate) fn matches_by(&self, crypto: &dyn Crypto, peer: &Self) -> bool {
+    pub fn matches_by(&self, crypto: &dyn Crypto, peer: &Self) -> bool {
         match (self, peer) {
             (Self::Dn(a), Self::Dn(b)) => crypto.same_name(a, b),
             _ => self.matches(peer),
@@ -309,7 +347,7 @@ impl Identity {
     }
 
     /// Body of an ID payload.
-    pub(crate) fn emit(&self) -> Vec<u8> {
+    pub fn emit(&self) -> Vec<u8> {
         let (kind, data) = match self {
             Self::Any => (ID_KEY_ID, Vec::new()),
             Self::Address(IpAddr::V4(v4)) => (ID_IPV4, v4.octets().to_vec()),
@@ -325,7 +363,10 @@ impl Identity {
     }
 
     /// From the body of an ID payload.
-    pub(crate) fn read(body: &[u8]) -> Result<Self, WireError> {
+    ///
+    /// # Errors
+    /// [`WireError`].
+    pub fn read(body: &[u8]) -> Result<Self, WireError> {
         let malformed = WireError::Malformed { what: "identity" };
         let mut reader = Reader::new(body);
         let kind = reader.u8()?;
@@ -397,7 +438,7 @@ impl fmt::Debug for Secret {
 }
 
 /// The secret that fits two identities best: both named, then one, then nobody.
-pub(crate) fn find_secret<'a>(
+pub fn find_secret<'a>(
     secrets: &'a [Secret],
     local: &Identity,
     remote: &Identity,

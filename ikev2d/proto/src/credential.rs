@@ -166,6 +166,14 @@ pub struct Job {
 }
 
 impl Job {
+    /// First the check, then the signature; either may be left out.
+    pub fn new(
+        verify: Option<(Arc<dyn Verifier>, Claim)>,
+        sign: Option<(Arc<dyn Signer>, Scheme, Vec<u8>)>,
+    ) -> Self {
+        Self { verify, sign }
+    }
+
     /// Does it. Nothing is signed for a peer that isn't believed.
     pub fn run(&self) -> JobResult {
         if let Some((verifier, claim)) = &self.verify {

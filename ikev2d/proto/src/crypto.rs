@@ -105,6 +105,12 @@ pub trait Crypto: Send + Sync {
         data: &mut Vec<u8>,
     ) -> Result<(), CryptoError>;
 
+    /// The hash beneath a PRF, which IKEv1 also uses by itself (RFC 2409 §5).
+    ///
+    /// # Errors
+    /// The library refuses.
+    fn hash(&self, beneath: Prf, parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError>;
+
     /// SHA-1, for NAT detection only (RFC 7296 §2.23).
     fn sha1(&self, parts: &[&[u8]]) -> [u8; 20];
 

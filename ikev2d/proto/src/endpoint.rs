@@ -19,7 +19,7 @@ pub(crate) use receive::addresses_match;
 use crate::config::{Connection, EndpointConfig, Secret};
 use crate::credential::JobResult;
 use crate::crypto::Crypto;
-use crate::event::{Answer, ChildId, Event, IkeId, InstallId, JobId, Path, Transmit};
+use crate::event::{Answer, ChildId, Event, IkeId, InstallId, JobId, Numbers, Path, Transmit};
 use crate::ike_sa::{Ctx, FORGET, Handover, IkeSa, Outputs, Phase, Standing, State, Task};
 
 /// Octets of the secret that cookies are made with.
@@ -120,6 +120,11 @@ impl Endpoint {
             deviation: None,
             crypto,
         }
+    }
+
+    /// Takes its numbers from where another endpoint takes its own.
+    pub fn share_numbers(&mut self, numbers: &Numbers) {
+        self.out.numbers = numbers.clone();
     }
 
     /// Breaks the rules from now on.

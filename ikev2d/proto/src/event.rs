@@ -3,6 +3,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use zeroize::Zeroizing;
 
@@ -18,6 +20,18 @@ pub mod reason {
     pub const REFUSED_BY_PEER: &str = "the peer does not believe us (AUTHENTICATION_FAILED)";
     /// Every retransmission went unanswered.
     pub const NO_ANSWER: &str = "the peer does not answer";
+}
+
+/// Numbers of IKE SAs, child SAs, installations and jobs; endpoints of both versions that share them
+/// give none twice.
+#[derive(Clone, Debug, Default)]
+pub struct Numbers(Arc<AtomicU64>);
+
+impl Numbers {
+    /// A number that nobody had before.
+    pub fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
 }
 
 /// An IKE SA, for the life of the endpoint.

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ikev2d_proto::config::{AddressPattern, Childless, Connection, Identity, SendCert, Unique};
+use ikev2d_proto::config::{
+    AddressPattern, Childless, Connection, Identity, Ikev1, SendCert, Unique, Version,
+};
 use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::suite::Suite;
 use serde::Deserialize;
@@ -246,6 +248,8 @@ impl ConnectionSection {
         let longest = rekey.max(self.reauth_time.nonzero()).unwrap_or_default();
         Ok(Connection {
             name: name.to_owned(),
+            version: Version::V2,
+            ikev1: Ikev1::default(),
             local_addrs: self.local_addrs.iter().map(|a| a.0).collect(),
             remote_addrs: self.remote_addrs.iter().map(|a| a.0).collect(),
             remote_port: self.remote_port,

@@ -76,6 +76,8 @@ pub(crate) fn connection(a: bool) -> Connection {
     };
     Connection {
         name: "gw".to_owned(),
+        version: Version::V2,
+        ikev1: Ikev1::default(),
         local_addrs: vec![AddressPattern::Prefix(me.parse().unwrap(), 32)],
         remote_addrs: vec![AddressPattern::Prefix(peer.parse().unwrap(), 32)],
         remote_port: 500,

@@ -111,6 +111,10 @@ impl Crypto for SeededCrypto {
         self.inner.cbc(encrypt, key, iv, data)
     }
 
+    fn hash(&self, beneath: Prf, parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
+        self.inner.hash(beneath, parts)
+    }
+
     fn sha1(&self, parts: &[&[u8]]) -> [u8; 20] {
         self.inner.sha1(parts)
     }

@@ -39,6 +39,8 @@ pub struct Stats {
 pub struct IkeSaInfo<'a> {
     /// Its number.
     pub id: IkeId,
+    /// Version of IKE.
+    pub version: u8,
     /// Its connection.
     pub connection: &'a str,
     /// `CONNECTING`, `ESTABLISHED` or `DELETING`, as strongSwan has it.
@@ -91,6 +93,7 @@ impl Endpoint {
     pub fn ike_sas(&self) -> impl Iterator<Item = IkeSaInfo<'_>> {
         self.sas.values().map(|sa| IkeSaInfo {
             id: sa.id,
+            version: 2,
             connection: &sa.connection.name,
             state: match sa.state {
                 State::Connecting => "CONNECTING",

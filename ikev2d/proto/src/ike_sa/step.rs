@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Handover, Held, IkeSa};
 use crate::config::{Connection, EndpointConfig, Identity, Secret};
 use crate::crypto::Crypto;
-use crate::event::{Event, IkeId, Transmit};
+use crate::event::{Event, IkeId, Numbers, Transmit};
 
 /// What a step may use and leave behind.
 pub(crate) struct Ctx<'a> {
@@ -27,7 +27,7 @@ pub(crate) struct Ctx<'a> {
 pub(crate) struct Outputs {
     pub(crate) transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
-    pub(crate) last_id: u64,
+    pub(crate) numbers: Numbers,
     /// IKE SAs that replace the endpoint's other ones with their peers.
     pub(crate) initial_contact: VecDeque<IkeId>,
     /// An IKE SA that a peer has just set up.
@@ -79,8 +79,7 @@ impl Outputs {
     }
 
     pub(crate) fn id(&mut self) -> u64 {
-        self.last_id += 1;
-        self.last_id
+        self.numbers.next()
     }
 }
 

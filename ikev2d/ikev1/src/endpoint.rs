@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Every ISAKMP SA of a daemon.
+
+mod info;
+mod receive;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ikev2d_proto::config::{
+    AddressPattern, Connection, EndpointConfig, Identity, Secret, Unique, find_secret,
+};
+use ikev2d_proto::credential::JobResult;
+use ikev2d_proto::crypto::Crypto;
+use ikev2d_proto::endpoint::{InitiateError, UnknownSa};
+use ikev2d_proto::event::{Answer, ChildId, Event, IkeId, JobId, Numbers, Path, Transmit};
+
+use crate::isakmp::{Isakmp, State};
+use crate::step::{Ctx, Outputs};
+
+/// How long an SA that another one has taken over from is kept: what is under way on it ends.
+const SUCCESSION: Duration = Duration::from_secs(10);
+
+/// IKEv1 without I/O: see the crate's documentation. It is driven like `ikev2d-proto`'s endpoint.
+pub struct Endpoint {
+    config: EndpointConfig,
+    crypto: Arc<dyn Crypto>,
+    connections: Vec<Arc<Connection>>,
+    secrets: Vec<Secret>,
+    sas: BTreeMap<IkeId, Isakmp>,
+    out: Outputs,
+    stats: receive::Counters,
+}
+
+impl Endpoint {
+    /// An endpoint without connections. It shares its numbers with another one.
+    pub fn new(config: EndpointConfig, crypto: Arc<dyn Crypto>, numbers: &Numbers) -> Self {
+        let out = Outputs {
+            numbers: numbers.clone(),
+            ..Outputs::default()
+        };
+        Self {
+            config,
+            crypto,
+            connections: Vec::new(),
+            secrets: Vec::new(),
+            sas: BTreeMap::new(),
+            out,
+            stats: receive::Counters::default(),
+        }
+    }
+
+    /// Replaces the policy; what is established stays. Connections of IKEv2 alone are left out.
+    pub fn set_connections(&mut self, connections: &[Arc<Connection>]) {
+        let ours = connections.iter().filter(|c| c.version.has_v1());
+        self.connections = ours.cloned().collect();
+    }
+
+    /// Replaces the preshared keys.
+    pub fn set_secrets(&mut self, secrets: Vec<Secret>) {
+        self.secrets = secrets;
+    }
+
+    fn with<R>(
+        &mut self,
+        now: Instant,
+        step: impl FnOnce(&mut BTreeMap<IkeId, Isakmp>, &mut Ctx<'_>) -> R,
+    ) -> R {
+        let mut ctx = Ctx {
+            crypto: &*self.crypto,
+            config: &self.config,
+            connections: &self.connections,
+            secrets: &self.secrets,
+            out: &mut self.out,
+            now,
+        };
+        let result = step(&mut self.sas, &mut ctx);
+        loop {
+            let established = std::mem::take(&mut ctx.out.established);
+            if established.is_empty() {
+                break;
+            }
+            for id in established {
+                take_over(&mut self.sas, &mut ctx, id);
+            }
+        }
+        for id in std::mem::take(&mut ctx.out.initial_contact) {
+            initial_contact(&mut self.sas, &mut ctx, id);
+        }
+        for child in std::mem::take(&mut ctx.out.up) {
+            if let Some(sa) = parent(&mut self.sas, child) {
+                sa.child_is_up(&mut ctx, child);
+            }
+        }
+        for child in std::mem::take(&mut ctx.out.abandoned) {
+            if let Some(sa) = parent(&mut self.sas, child) {
+                sa.delete_child(&mut ctx, child, "the peer has not ended the quick mode");
+            }
+        }
+        for id in std::mem::take(&mut ctx.out.renew) {
+            renew(&mut self.sas, &mut ctx, id);
+        }
+        let dead = dead(&self.sas);
+        for id in dead {
+            bury(&mut self.sas, &mut ctx, id);
+        }
+        result
+    }
+
+    fn on<R>(
+        &mut self,
+        now: Instant,
+        ike: IkeId,
+        step: impl FnOnce(&mut Isakmp, &mut Ctx<'_>) -> R,
+    ) -> Result<R, UnknownSa> {
+        self.with(now, |sas, ctx| {
+            let sa = sas.get_mut(&ike).ok_or(UnknownSa)?;
+            Ok(step(sa, ctx))
+        })
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let config = self.config.clone();
+        self.with(now, |sas, ctx| {
+            for sa in sas.values_mut() {
+                if sa.timeout(&config).is_some_and(|at| at <= now) {
+                    sa.handle_timeout(ctx);
+                }
+            }
+        });
+    }
+
+    /// Takes in what was done about an event.
+    pub fn handle_answer(&mut self, now: Instant, answer: &Answer) {
+        let (install, failure) = match answer {
+            Answer::Installed(install) => (*install, None),
+            Answer::Failed { install, reason } => (*install, Some(&reason[..])),
+        };
+        self.with(now, |sas, ctx| {
+            for sa in sas.values_mut() {
+                sa.answered(ctx, install, failure);
+            }
+        });
+    }
+
+    /// Takes in what came of a job.
+    pub fn handle_job(&mut self, now: Instant, job: JobId, result: &JobResult) {
+        self.with(now, |sas, ctx| {
+            if let Some(sa) = sas.values_mut().find(|sa| sa.awaits(job)) {
+                sa.handle_job(ctx, result);
+            }
+        });
+    }
+
+    /// Sets a connection up, or a further child on its established SA. `local` is the address to send
+    /// from where the connection does not say.
+    ///
+    /// # Errors
+    /// [`InitiateError`].
+    pub fn initiate(
+        &mut self,
+        now: Instant,
+        connection: &str,
+        child: Option<&str>,
+        local: Option<IpAddr>,
+    ) -> Result<IkeId, InitiateError> {
+        let found = self.connections.iter().find(|c| c.name == connection);
+        let connection = found
+            .cloned()
+            .ok_or_else(|| InitiateError::UnknownConnection {
+                name: connection.to_owned(),
+            })?;
+        if let Some(name) = child
+            && !connection.children.iter().any(|c| c.name == name)
+        {
+            let (connection, child) = (connection.name.clone(), name.to_owned());
+            return Err(InitiateError::UnknownChild { connection, child });
+        }
+        let present = self.sas.values().find(|sa| {
+            sa.connection.name == connection.name
+                && (sa.state == State::Established
+                    || sa.state == State::Connecting && sa.initiator && sa.replaces.is_none())
+        });
+        if let Some(id) = present.map(|sa| sa.id) {
+            let _ = self.on(now, id, |sa, ctx| match child {
+                Some(child) if sa.state == State::Established => sa.ask_child(ctx, child),
+                child => sa.wanted.extend(child.map(str::to_owned)),
+            });
+            return Ok(id);
+        }
+        let no_address = |what| InitiateError::NoAddress {
+            connection: connection.name.clone(),
+            what,
+        };
+        let single = |patterns: &[AddressPattern]| patterns.iter().find_map(AddressPattern::single);
+        let remote = single(&connection.remote_addrs).ok_or_else(|| no_address("remote_addrs"))?;
+        let local = single(&connection.local_addrs)
+            .or(local)
+            .ok_or_else(|| no_address("local_addrs"))?;
+        let path = Path {
+            local: SocketAddr::new(local, self.config.ike_port),
+            remote: SocketAddr::new(remote, connection.remote_port),
+        };
+        self.with(now, |sas, ctx| {
+            let cookie = ctx.cookie();
+            let of_peer = |sa: &Isakmp| sa.path.remote.ip() == remote && sa.is_up();
+            let initial_contact = !sas.values().any(of_peer);
+            let mut sa = Isakmp::new(ctx, connection, true, (cookie, 0), path);
+            sa.initial_contact = initial_contact;
+            sa.wanted.extend(child.map(str::to_owned));
+            sa.begin(ctx).map_err(|error| {
+                tracing::error!(%error, "IKEv1 could not be begun");
+                InitiateError::Crypto
+            })?;
+            let id = sa.id;
+            sas.insert(id, sa);
+            Ok(id)
+        })
+    }
+
+    /// Deletes an ISAKMP SA with its children.
+    ///
+    /// # Errors
+    /// [`UnknownSa`].
+    pub fn terminate_ike(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
+        self.on(now, ike, |sa, ctx| sa.delete(ctx, "terminated"))
+    }
+
+    fn ike_of(&self, child: ChildId) -> Result<IkeId, UnknownSa> {
+        let has = |sa: &&Isakmp| sa.children.iter().any(|c| c.sa.id == child);
+        self.sas.values().find(has).map(|sa| sa.id).ok_or(UnknownSa)
+    }
+
+    /// Deletes a child SA.
+    ///
+    /// # Errors
+    /// [`UnknownSa`].
+    pub fn terminate_child(&mut self, now: Instant, child: ChildId) -> Result<(), UnknownSa> {
+        let ike = self.ike_of(child)?;
+        self.on(now, ike, |sa, ctx| {
+            sa.delete_child(ctx, child, "terminated")
+        })
+    }
+
+    /// Replaces an ISAKMP SA by a new one, to which its children go over. IKEv1 has no other rekeying:
+    /// both ends authenticate anew.
+    ///
+    /// # Errors
+    /// [`UnknownSa`].
+    pub fn rekey_ike(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
+        self.on(now, ike, |sa, ctx| ctx.out.renew.push(sa.id))
+    }
+
+    /// Rekeys a child SA.
+    ///
+    /// # Errors
+    /// [`UnknownSa`].
+    pub fn rekey_child(&mut self, now: Instant, child: ChildId) -> Result<(), UnknownSa> {
+        let ike = self.ike_of(child)?;
+        self.on(now, ike, |sa, ctx| sa.rekey_child(ctx, child))
+    }
+
+    /// Asks a peer whether it lives.
+    ///
+    /// # Errors
+    /// [`UnknownSa`].
+    pub fn check_liveness(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
+        self.on(now, ike, |sa, ctx| {
+            if sa.dpd.is_none() {
+                sa.ask_liveness(ctx);
+            }
+        })
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.out.transmits.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out.events.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let timeouts = self.sas.values().filter_map(|sa| sa.timeout(&self.config));
+        timeouts.min()
+    }
+}
+
+/// A new SA takes the children of those before it between the same ends; then what waited for it goes on.
+fn take_over(sas: &mut BTreeMap<IkeId, Isakmp>, ctx: &mut Ctx<'_>, id: IkeId) {
+    let Some(mut sa) = sas.remove(&id) else {
+        return;
+    };
+    let mut old = None;
+    let connected = !ctx.out.initial_contact.contains(&id) || sa.connection.unique == Unique::Never;
+    for other in sas.values_mut().filter(|_| connected) {
+        if other.state == State::Established
+            && other.path.remote.ip() == sa.path.remote.ip()
+            && other.same_ends(ctx.crypto, &sa)
+        {
+            other.state = State::Replaced;
+            other.rekey_at = None;
+            other.delete_at = Some(ctx.now + SUCCESSION);
+            other.hand_over(ctx, &mut sa);
+            old = Some(other.id);
+        }
+    }
+    match old {
+        Some(old) => ctx.event(Event::IkeRekeyed { old, new: id }),
+        None => ctx.event(Event::IkeUp { ike: id }),
+    }
+    for name in std::mem::take(&mut sa.wanted) {
+        sa.ask_child(ctx, &name);
+    }
+    for (path, message) in std::mem::take(&mut sa.early) {
+        sa.handle(ctx, path, &message);
+    }
+    sas.insert(id, sa);
+}
+
+/// The SA that has a child by now: not the one that made it, if another has taken over meanwhile.
+fn parent(sas: &mut BTreeMap<IkeId, Isakmp>, child: ChildId) -> Option<&mut Isakmp> {
+    let has = |sa: &&mut Isakmp| sa.children.iter().any(|c| c.sa.id == child);
+    sas.values_mut().find(has)
+}
+
+fn dead(sas: &BTreeMap<IkeId, Isakmp>) -> Vec<IkeId> {
+    let dead = sas.values().filter(|sa| sa.state == State::Dead);
+    dead.map(|sa| sa.id).collect()
+}
+
+/// Forgets an SA. What one that was replaced still had, out of a quick mode that ended late, goes to its
+/// heir.
+fn bury(sas: &mut BTreeMap<IkeId, Isakmp>, ctx: &mut Ctx<'_>, id: IkeId) {
+    let Some(mut sa) = sas.remove(&id) else {
+        return;
+    };
+    let heir = sas
+        .values_mut()
+        .find(|heir| heir.state == State::Established && heir.same_ends(ctx.crypto, &sa));
+    match heir {
+        Some(heir) => sa.hand_over(ctx, heir),
+        None => {
+            for child in std::mem::take(&mut sa.children) {
+                sa.retired(ctx, child, "its ISAKMP SA is gone");
+            }
+        }
+    }
+}
+
+/// The peer has lost its state: what it had with us before is gone.
+fn initial_contact(sas: &mut BTreeMap<IkeId, Isakmp>, ctx: &mut Ctx<'_>, id: IkeId) {
+    let Some(sa) = sas.remove(&id) else { return };
+    if sa.connection.unique != Unique::Never {
+        for other in sas.values_mut() {
+            if other.is_up() && other.same_ends(ctx.crypto, &sa) {
+                other.die(ctx, "the peer made initial contact");
+            }
+        }
+    }
+    sas.insert(id, sa);
+}
+
+/// Begins an SA that is to take over from another.
+fn renew(sas: &mut BTreeMap<IkeId, Isakmp>, ctx: &mut Ctx<'_>, id: IkeId) {
+    let begun = sas
+        .values()
+        .any(|sa| sa.replaces == Some(id) && sa.state == State::Connecting);
+    let Some(old) = sas
+        .get_mut(&id)
+        .filter(|old| old.state == State::Established && !begun)
+    else {
+        return;
+    };
+    old.rekey_at = None;
+    let (connection, mut path) = (old.connection.clone(), old.path);
+    if !old.encap {
+        path.local.set_port(ctx.config.ike_port);
+    }
+    let cookie = ctx.cookie();
+    let mut new = Isakmp::new(ctx, connection, true, (cookie, 0), path);
+    new.replaces = Some(id);
+    match new.begin(ctx) {
+        Ok(()) => {
+            sas.insert(new.id, new);
+        }
+        Err(error) => tracing::error!(%error, "ISAKMP SA could not be replaced"),
+    }
+}
+
+/// The preshared key that a connection would take for a peer's address.
+pub(crate) fn secret_of(ctx: &Ctx<'_>, connection: &Connection, peer: IpAddr) -> Option<Secret> {
+    let address = Identity::Address(peer);
+    let remote = match &connection.remote_id {
+        Identity::Any => &address,
+        id => id,
+    };
+    find_secret(ctx.secrets, &connection.local_id, remote).cloned()
+}
+
+/// Whether a connection may be used between two addresses.
+pub(crate) fn addresses_match(connection: &Connection, local: IpAddr, remote: IpAddr) -> bool {
+    let fits = |patterns: &[AddressPattern], address: IpAddr| {
+        patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(address))
+    };
+    fits(&connection.local_addrs, local) && fits(&connection.remote_addrs, remote)
+}

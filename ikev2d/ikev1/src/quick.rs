@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Quick mode (RFC 2409 §5.5): three messages make a child SA. Several may be under way at once.
+
+mod answer;
+mod ask;
+
+use std::time::{Duration, Instant};
+
+use ikev2d_proto::config::{ChildConfig, SelectorConfig};
+use ikev2d_proto::crypto::KeyExchange;
+use ikev2d_proto::event::{ChildId, ChildSa, Event, InstallId, Path};
+use ikev2d_proto::proposal::EspSuite;
+use ikev2d_proto::ts::TrafficSelector;
+use zeroize::Zeroizing;
+
+use crate::isakmp::{Child, Isakmp, Last, Phase};
+use crate::keys::Nonces;
+use crate::natt::Form;
+use crate::step::Ctx;
+use crate::suite::Encapsulation;
+use crate::wire::{HEADER_LEN, Header, Payloads, identity, payload};
+
+/// Exchanges under way or just ended on one ISAKMP SA, at most.
+const MOST: usize = 256;
+/// How long the last message of an exchange is kept for a peer that has not heard it.
+const KEEP: Duration = Duration::from_secs(120);
+/// How long the old child SA takes packets after a new one has taken over.
+pub(crate) const OVERLAP: Duration = Duration::from_secs(3);
+
+/// A quick mode.
+pub(crate) struct Exchange {
+    pub(crate) stage: Stage,
+    iv: Vec<u8>,
+    pub(crate) last: Last,
+    /// When it is forgotten.
+    pub(crate) forget_at: Instant,
+}
+
+/// Where a quick mode stands.
+pub(crate) enum Stage {
+    /// Message 1 is sent.
+    Asked(Box<Asked>),
+    /// Message 2 has come: our inbound SA is being installed, then message 3 goes out.
+    Completing {
+        install: InstallId,
+        child: ChildId,
+        octets: [Vec<u8>; 2],
+    },
+    /// Message 1 has come: our inbound SA is being installed, then message 2 goes out.
+    Answering {
+        install: InstallId,
+        child: ChildId,
+        chain: crate::wire::Chain,
+        nonces: [Vec<u8>; 2],
+    },
+    /// Message 2 is sent.
+    Answered {
+        child: ChildId,
+        nonces: [Vec<u8>; 2],
+    },
+    /// It has ended.
+    Done,
+}
+
+/// What message 1 has asked for.
+pub(crate) struct Asked {
+    pub(crate) name: String,
+    pub(crate) pair: Pair,
+    pub(crate) suites: Vec<EspSuite>,
+    spi: u32,
+    nonce: Vec<u8>,
+    exchange: Option<Box<dyn KeyExchange>>,
+    pub(crate) rekeys: Option<ChildId>,
+}
+
+/// Proxy ids: our side's traffic and the peer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pair {
+    pub(crate) local: TrafficSelector,
+    pub(crate) remote: TrafficSelector,
+}
+
+impl std::fmt::Display for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (local, remote) = (identity::show(&self.local), identity::show(&self.remote));
+        write!(f, "{local} === {remote}")
+    }
+}
+
+/// What both ends of a quick mode have put in.
+struct Ingredients<'a> {
+    suite: EspSuite,
+    spi_in: u32,
+    spi_out: u32,
+    nonces: Nonces<'a>,
+    secret: Option<Zeroizing<Vec<u8>>>,
+    life: Option<Duration>,
+}
+
+impl Isakmp {
+    /// Every pair of a child's selectors: each becomes an SA of its own.
+    pub(crate) fn pairs(&self, config: &ChildConfig) -> Vec<Pair> {
+        let local = SelectorConfig::resolve(&config.local_ts, self.path.local.ip());
+        let remote = SelectorConfig::resolve(&config.remote_ts, self.path.remote.ip());
+        let pairs = local.iter().flat_map(|local| {
+            remote.iter().map(|remote| Pair {
+                local: *local,
+                remote: *remote,
+            })
+        });
+        // One family on both sides.
+        pairs
+            .filter(|pair| pair.local.start.is_ipv4() == pair.remote.start.is_ipv4())
+            .collect()
+    }
+
+    pub(crate) fn child_config(&self, name: &str) -> Option<ChildConfig> {
+        let mut children = self.connection.children.iter();
+        children.find(|child| child.name == name).cloned()
+    }
+
+    fn encapsulation(&self, config: &ChildConfig) -> Encapsulation {
+        Encapsulation {
+            transport: config.transport,
+            udp: self.encap,
+            draft: self.peer.natt == Some(Form::Draft),
+        }
+    }
+
+    fn new_spi(&self, ctx: &Ctx<'_>) -> u32 {
+        loop {
+            // 0 to 255 are reserved (RFC 4303 §2.1).
+            let spi = ctx.random_u32() | 0x100;
+            if self.children.iter().all(|child| child.sa.spi_in != spi) {
+                return spi;
+            }
+        }
+    }
+
+    /// Takes in a message of quick mode.
+    pub(crate) fn handle_quick(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        path: Path,
+        header: &Header,
+        message: &[u8],
+    ) {
+        let id = header.message_id.get();
+        let digest = ctx.crypto.sha1(&[message]);
+        let Some(keys) = &self.keys else { return };
+        let known = self.exchanges.get(&id);
+        if known.is_some_and(|exchange| exchange.last.received == Some(digest)) {
+            // The peer has not heard our answer.
+            if let Some(sent) = known.and_then(|exchange| exchange.last.sent.clone()) {
+                ctx.out.retransmits += 1;
+                ctx.transmit(self.path, sent);
+            }
+            return;
+        }
+        if known.is_none() && (id == 0 || self.seen.contains(&id) || self.exchanges.len() >= MOST) {
+            return;
+        }
+        let iv = match known {
+            Some(exchange) => Ok(exchange.iv.clone()),
+            None => keys.first_iv(ctx.crypto, id),
+        };
+        let opened = iv.and_then(|iv| keys.open(ctx.crypto, &iv, message));
+        let Ok((octets, iv)) = opened else {
+            ctx.out.malformed += 1;
+            return;
+        };
+        let parts = match Payloads::parse(header.next_payload, &octets, true) {
+            Ok(parts) => parts,
+            Err(error) => {
+                ctx.out.malformed += 1;
+                tracing::info!(connection = self.connection.name, %error, "quick mode is passed over");
+                return;
+            }
+        };
+        let before: Vec<u8> = match known.map(|exchange| &exchange.stage) {
+            None => Vec::new(),
+            Some(Stage::Asked(asked)) => asked.nonce.clone(),
+            Some(Stage::Answered { nonces, .. }) => {
+                return self.handle_third(ctx, path, id, &parts, nonces.concat(), (digest, iv));
+            }
+            Some(_) => return,
+        };
+        if !self.is_authentic(ctx, id, &before, &parts, &octets) {
+            ctx.out.malformed += 1;
+            tracing::info!(
+                connection = self.connection.name,
+                "HASH of a quick mode does not fit: it is passed over"
+            );
+            return;
+        }
+        self.heard(ctx, path);
+        if self.exchanges.contains_key(&id) {
+            self.handle_second(ctx, id, &parts, (digest, iv));
+        } else {
+            self.seen.insert(id);
+            self.handle_first(ctx, id, &parts, (digest, iv));
+        }
+    }
+
+    /// Whether HASH(1) or HASH(2), or an informational exchange's, is the peer's: over the message id,
+    /// what comes `before`, and all payloads behind it, to the last octet.
+    pub(crate) fn is_authentic(
+        &self,
+        ctx: &Ctx<'_>,
+        id: u32,
+        before: &[u8],
+        parts: &Payloads<'_>,
+        octets: &[u8],
+    ) -> bool {
+        let Some(keys) = &self.keys else { return false };
+        let Some(hash) = parts.all.first().filter(|part| part.kind == payload::HASH) else {
+            return false;
+        };
+        // Behind the HASH and its header; the padding is not covered.
+        let Some(covered) = octets.get(hash.body.len() + 4..parts.len) else {
+            return false;
+        };
+        let id = id.to_be_bytes();
+        let expected = keys.authenticate(ctx.crypto, &[&id, before, covered]);
+        expected.is_ok_and(|expected| ctx.crypto.equal(&expected, hash.body))
+    }
+
+    /// A child SA out of what both have put in, and its installation.
+    fn make_child(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        config: &ChildConfig,
+        pair: Pair,
+        from: Ingredients<'_>,
+        rekeys: Option<ChildId>,
+    ) -> Option<(ChildId, InstallId)> {
+        let keys = self.keys.as_ref()?;
+        let derive = |spi| {
+            let secret = from.secret.as_ref().map(|secret| &secret[..]);
+            let prf = keys.suite.prf;
+            let skeyid = &keys.skeyid;
+            skeyid.child(ctx.crypto, prf, &from.suite, spi, from.nonces, secret)
+        };
+        let (keys_in, keys_out) = (derive(from.spi_in).ok()?, derive(from.spi_out).ok()?);
+        let id = ChildId(ctx.id());
+        let install = InstallId(ctx.id());
+        let sa = ChildSa {
+            id,
+            ike: self.id,
+            connection: self.connection.name.clone(),
+            child: config.name.clone(),
+            spi_in: from.spi_in,
+            spi_out: from.spi_out,
+            path: self.path,
+            udp_encap: self.encap,
+            transport: config.transport,
+            suite: from.suite,
+            keys_in,
+            keys_out,
+            ts_local: vec![pair.local],
+            ts_remote: vec![pair.remote],
+            replaces: rekeys,
+        };
+        let mut kept = sa.clone();
+        for keys in [&mut kept.keys_in, &mut kept.keys_out] {
+            keys.encryption = Zeroizing::default();
+            keys.integrity = Zeroizing::default();
+        }
+        let rekey_at = config
+            .rekey_time
+            .map(|time| ctx.now + ctx.jittered(time, config.rand_time));
+        // The peer lets it go then: it is replaced before.
+        let theirs = from.life.map(|life| ctx.now + life.mul_f64(0.9));
+        self.children.push(Child {
+            sa: kept,
+            phase: Phase::Installed,
+            install: Some(install),
+            installed: ctx.now,
+            rekey_at: [rekey_at, theirs].into_iter().flatten().min(),
+            expire_at: config.rekey_time.map(|time| ctx.now + time + time / 10),
+            announced: false,
+        });
+        let child = Box::new(sa);
+        ctx.event(Event::InstallInbound { install, child });
+        Some((id, install))
+    }
+
+    /// Both SAs of a child are there: traffic goes through it from now on.
+    pub(crate) fn child_is_up(&mut self, ctx: &mut Ctx<'_>, id: ChildId) {
+        let ike = self.id;
+        let Some(new) = self.children.iter().find(|child| child.sa.id == id) else {
+            return;
+        };
+        let (old, rank) = (new.sa.replaces, rank(&new.sa));
+        let others = self.children.iter().filter(|other| {
+            other.sa.id != id
+                && other.announced
+                && other.phase != Phase::Replaced
+                && other.sa.child == new.sa.child
+                && other.sa.ts_local == new.sa.ts_local
+                && other.sa.ts_remote == new.sa.ts_remote
+        });
+        let others: Vec<(ChildId, bool)> = others
+            .map(|other| {
+                (
+                    other.sa.id,
+                    Some(other.sa.id) != old
+                        && other.sa.replaces == old
+                        && rank > self::rank(&other.sa),
+                )
+            })
+            .collect();
+        // Both ends have begun at once: both keep the same one of the two.
+        if let Some((winner, _)) = others.iter().find(|(_, wins)| *wins) {
+            let winner = *winner;
+            tracing::debug!(child = id.0, winner = winner.0, "one child SA too many");
+            return self.replace(ctx, id, winner);
+        }
+        if let Some(new) = self.child_mut(id) {
+            new.announced = true;
+        }
+        ctx.event(Event::InstallOutbound { child: id });
+        let rekeyed = !others.is_empty();
+        for (old, _) in others {
+            self.replace(ctx, old, id);
+        }
+        if !rekeyed {
+            ctx.event(Event::ChildUp { ike, child: id });
+        }
+    }
+
+    /// One child SA takes over from another, which goes a moment later.
+    fn replace(&mut self, ctx: &mut Ctx<'_>, old: ChildId, new: ChildId) {
+        let end = ctx.now + OVERLAP;
+        let Some(child) = self.child_mut(old) else {
+            return;
+        };
+        child.phase = Phase::Replaced;
+        child.rekey_at = None;
+        child.expire_at = Some(end);
+        if std::mem::replace(&mut child.announced, false) {
+            ctx.event(Event::ChildRekeyed { old, new });
+        }
+    }
+
+    /// What was done about the installation of an inbound SA.
+    pub(crate) fn answered(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        install: InstallId,
+        failure: Option<&str>,
+    ) {
+        let Some(child) = self
+            .children
+            .iter_mut()
+            .find(|c| c.install == Some(install))
+        else {
+            return;
+        };
+        child.install = None;
+        let child = child.sa.id;
+        let found = self
+            .exchanges
+            .iter()
+            .find(|(_, exchange)| match &exchange.stage {
+                Stage::Completing { install: i, .. } | Stage::Answering { install: i, .. } => {
+                    *i == install
+                }
+                _ => false,
+            });
+        let Some(id) = found.map(|(id, _)| *id) else {
+            return;
+        };
+        if let Some(reason) = failure {
+            return self.not_installed(ctx, id, child, reason);
+        }
+        let Some(exchange) = self.exchanges.get_mut(&id) else {
+            return;
+        };
+        match std::mem::replace(&mut exchange.stage, Stage::Done) {
+            Stage::Completing { child, octets, .. } => self.send_third(ctx, id, child, &octets),
+            Stage::Answering {
+                child,
+                chain,
+                nonces,
+                ..
+            } => self.send_second(ctx, id, child, &chain, nonces),
+            _ => {}
+        }
+    }
+
+    fn not_installed(&mut self, ctx: &mut Ctx<'_>, id: u32, child: ChildId, reason: &str) {
+        let asked = matches!(
+            self.exchanges.get(&id).map(|e| &e.stage),
+            Some(Stage::Completing { .. })
+        );
+        if let Some(exchange) = self.exchanges.get_mut(&id) {
+            exchange.stage = Stage::Done;
+        }
+        let Some(child) = self.remove_child(child) else {
+            return;
+        };
+        if asked {
+            // The peer has its SA already.
+            self.tell_deleted(ctx, &[child.sa.spi_in]);
+            self.quick_failed(ctx, &child.sa.child, child.sa.replaces, reason);
+        } else {
+            self.tell(
+                ctx,
+                crate::wire::notify::NO_PROPOSAL_CHOSEN,
+                &child.sa.spi_out.to_be_bytes(),
+            );
+        }
+        self.retired(ctx, child, reason);
+    }
+
+    /// A quick mode of ours has come to nothing.
+    pub(crate) fn quick_failed(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        name: &str,
+        rekeys: Option<ChildId>,
+        reason: &str,
+    ) {
+        let now = ctx.now;
+        if let Some(old) = rekeys.and_then(|old| self.child_mut(old)) {
+            tracing::warn!(child = name, reason, "child SA could not be rekeyed");
+            old.phase = Phase::Installed;
+            old.rekey_at = Some(now + Duration::from_secs(10));
+            return;
+        }
+        ctx.event(Event::InitiateFailed {
+            connection: self.connection.name.clone(),
+            child: Some(name.to_owned()),
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// Sends a message of a quick mode; its HASH is over `before` as well.
+    fn send_quick(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: u32,
+        before: &[&[u8]],
+        chain: &crate::wire::Chain,
+        again: bool,
+    ) -> bool {
+        let header = self.header(crate::wire::exchange::QUICK, id);
+        let (Some(keys), Some(exchange)) = (&self.keys, self.exchanges.get_mut(&id)) else {
+            return false;
+        };
+        let sealed = keys.seal_hashed(ctx.crypto, &mut exchange.iv, header, before, chain);
+        let Ok(message) = sealed else { return false };
+        debug_assert!(message.len() > HEADER_LEN);
+        exchange.last.sent = Some(message.clone());
+        exchange.last.tries = 0;
+        exchange.last.at = again.then(|| ctx.now + ctx.config.retransmit_timeout);
+        exchange.forget_at = ctx.now + KEEP;
+        self.last_sent = ctx.now;
+        ctx.transmit(self.path, message);
+        true
+    }
+}
+
+/// How long a child SA is said to live: a little longer than until it is rekeyed.
+fn life(config: &ChildConfig) -> Duration {
+    const DEFAULT: Duration = Duration::from_secs(28_800);
+    config.rekey_time.map_or(DEFAULT, |time| time + time / 10)
+}
+
+/// A lifetime that the responder has set (RFC 2407 §4.6.3.1).
+fn responder_lifetime(parts: &Payloads<'_>) -> Option<Duration> {
+    use crate::wire::{attribute, notify};
+    const LIFE_TYPE: u16 = 1;
+    const LIFE: u16 = 2;
+    let notifies = parts.of(payload::NOTIFY);
+    let mut notifies = notifies.filter_map(|body| notify::Notify::parse(body).ok());
+    let told = notifies.find(|notify| notify.kind == notify::RESPONDER_LIFETIME)?;
+    let attributes = attribute::parse(told.data).ok()?;
+    let mut seconds = false;
+    for attribute in attributes {
+        if attribute.kind == LIFE_TYPE {
+            seconds = attribute.number() == Some(1);
+        } else if attribute.kind == LIFE && seconds {
+            return attribute.number().map(Duration::from_secs);
+        }
+    }
+    None
+}
+
+/// Both ends order child SAs of one pair of selectors alike by it.
+fn rank(sa: &ChildSa) -> (u32, u32) {
+    (sa.spi_in.min(sa.spi_out), sa.spi_in.max(sa.spi_out))
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Quick modes that the peer begins.
+
+use ikev2d_proto::config::ChildConfig;
+use ikev2d_proto::event::{ChildId, Path};
+use ikev2d_proto::ts::TrafficSelector;
+
+use super::{Exchange, Ingredients, KEEP, Pair, Stage};
+use crate::isakmp::{Isakmp, Last, NONCE_LEN, Phase};
+use crate::keys::Nonces;
+use crate::step::Ctx;
+use crate::suite::{choose2, phase2};
+use crate::wire::{Chain, Payloads, identity, notify, payload, sa};
+
+/// Why a quick mode is refused: what the peer is told, and our log.
+type Refusal = (u16, String);
+
+impl Isakmp {
+    /// Message 1.
+    pub(super) fn handle_first(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: u32,
+        parts: &Payloads<'_>,
+        (digest, iv): ([u8; 20], Vec<u8>),
+    ) {
+        self.exchanges.insert(
+            id,
+            Exchange {
+                stage: Stage::Done,
+                iv,
+                last: Last {
+                    received: Some(digest),
+                    ..Last::default()
+                },
+                forget_at: ctx.now + KEEP,
+            },
+        );
+        if let Err((kind, reason)) = self.answer(ctx, id, parts) {
+            tracing::warn!(
+                connection = self.connection.name,
+                reason,
+                "quick mode is refused"
+            );
+            self.tell(ctx, kind, &[]);
+        }
+    }
+
+    /// The proxy ids of a message, mirrored: the peer's first one is our remote one.
+    fn proxy_ids(&self, parts: &Payloads<'_>) -> Result<Pair, Refusal> {
+        let mut ids = parts.of(payload::ID);
+        let selector = |body: Option<&[u8]>, own| match body {
+            // RFC 2409 §5.5: without ids it is about the two ends themselves.
+            None => Ok(TrafficSelector::host(own)),
+            Some(body) => identity::parse(body).map_err(|error| {
+                let reason = format!("proxy ids: {error}");
+                (notify::INVALID_ID_INFORMATION, reason)
+            }),
+        };
+        let (first, second) = (ids.next(), ids.next());
+        if ids.next().is_some() || first.is_some() != second.is_some() {
+            let reason = "proxy ids: there must be two or none".to_owned();
+            return Err((notify::INVALID_ID_INFORMATION, reason));
+        }
+        Ok(Pair {
+            remote: selector(first, self.path.remote.ip())?,
+            local: selector(second, self.path.local.ip())?,
+        })
+    }
+
+    /// The child whose selectors are exactly these (S51, S93).
+    fn child_for(&self, wanted: Pair) -> Result<ChildConfig, Refusal> {
+        let children = &self.connection.children;
+        let fits = |config: &&ChildConfig| self.pairs(config).contains(&wanted);
+        children.iter().find(fits).cloned().ok_or_else(|| {
+            let ours = children.iter().flat_map(|config| self.pairs(config));
+            let ours: Vec<String> = ours.map(|pair| pair.to_string()).collect();
+            let reason = format!(
+                "proxy ids do not match: the peer asks for {wanted}, configured are {}",
+                ours.join(", ")
+            );
+            (notify::INVALID_ID_INFORMATION, reason)
+        })
+    }
+
+    fn answer(&mut self, ctx: &mut Ctx<'_>, id: u32, parts: &Payloads<'_>) -> Result<(), Refusal> {
+        let malformed = |what: &str| (notify::PAYLOAD_MALFORMED, format!("malformed {what}"));
+        let wanted = self.proxy_ids(parts)?;
+        let config = self.child_for(wanted)?;
+        let body = parts.one(payload::SA, "SA").map_err(|_| malformed("SA"))?;
+        let offer = sa::parse(body).map_err(|_| malformed("SA"))?;
+        let nonce_i = crate::phase1::nonce(parts).map_err(|_| malformed("nonce"))?;
+        let public = parts
+            .optional(payload::KE, "KE")
+            .map_err(|_| malformed("KE"))?;
+        let ours = phase2(&config.esp_proposals);
+        let chosen = choose2(&ours, &offer, self.encapsulation(&config));
+        let Some(chosen) = chosen else {
+            let reason = format!("no proposal of child {:?} fits", config.name);
+            return Err((notify::NO_PROPOSAL_CHOSEN, reason));
+        };
+        let mut answer = Chain::default();
+        let spi_in = self.new_spi(ctx);
+        answer.push(payload::SA, &chosen.emit(spi_in));
+        let nonce_r = ctx.random(NONCE_LEN);
+        answer.push(payload::NONCE, &nonce_r);
+        let failed = |_| malformed("KE");
+        let secret = match (chosen.suite.group, public) {
+            (None, None) => None,
+            (Some(group), Some(public)) => {
+                let exchange = ctx.crypto.generate(group).map_err(failed)?;
+                let secret = exchange.agree(public).map_err(failed)?;
+                answer.push(payload::KE, exchange.public());
+                Some(secret)
+            }
+            _ => return Err(malformed("KE")),
+        };
+        for body in parts.of(payload::ID) {
+            answer.push(payload::ID, body);
+        }
+        let nonces = Nonces {
+            initiator: nonce_i,
+            responder: &nonce_r,
+        };
+        let ingredients = Ingredients {
+            suite: chosen.suite,
+            spi_in,
+            spi_out: chosen.spi,
+            nonces,
+            secret,
+            life: chosen.life,
+        };
+        let rekeys = self.rekeyed(&config.name, wanted);
+        let made = self.make_child(ctx, &config, wanted, ingredients, rekeys);
+        let (child, install) = made.ok_or_else(|| malformed("keys"))?;
+        if let Some(exchange) = self.exchanges.get_mut(&id) {
+            exchange.stage = Stage::Answering {
+                install,
+                child,
+                chain: answer,
+                nonces: [nonce_i.to_vec(), nonce_r],
+            };
+        }
+        Ok(())
+    }
+
+    /// The child SA that a new one of the same selectors takes over from.
+    fn rekeyed(&self, name: &str, pair: Pair) -> Option<ChildId> {
+        let children = self.children.iter().rev();
+        let mut same = children.filter(|child| {
+            child.sa.child == name
+                && child.phase != Phase::Replaced
+                && child.announced
+                && child.sa.ts_local == [pair.local]
+                && child.sa.ts_remote == [pair.remote]
+        });
+        same.next().map(|child| child.sa.id)
+    }
+
+    /// Message 2.
+    pub(super) fn send_second(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: u32,
+        child: ChildId,
+        chain: &Chain,
+        nonces: [Vec<u8>; 2],
+    ) {
+        if self.send_quick(ctx, id, &[&nonces[0]], chain, true)
+            && let Some(exchange) = self.exchanges.get_mut(&id)
+        {
+            exchange.stage = Stage::Answered { child, nonces };
+        }
+    }
+
+    /// Message 3: the peer has its inbound SA.
+    pub(super) fn handle_third(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        path: Path,
+        id: u32,
+        parts: &Payloads<'_>,
+        nonces: Vec<u8>,
+        (digest, iv): ([u8; 20], Vec<u8>),
+    ) {
+        let Some(keys) = &self.keys else { return };
+        let octets = id.to_be_bytes();
+        let expected = keys.authenticate(ctx.crypto, &[&[0], &octets, &nonces]);
+        let hash = parts.all.first().filter(|part| part.kind == payload::HASH);
+        let good = match (expected, hash) {
+            (Ok(expected), Some(hash)) => ctx.crypto.equal(&expected, hash.body),
+            _ => false,
+        };
+        let Some(exchange) = self.exchanges.get_mut(&id).filter(|_| good) else {
+            ctx.out.malformed += 1;
+            return;
+        };
+        exchange.iv = iv;
+        exchange.last.received = Some(digest);
+        exchange.last.sent = None;
+        exchange.last.at = None;
+        exchange.forget_at = ctx.now + KEEP;
+        if let Stage::Answered { child, .. } = std::mem::replace(&mut exchange.stage, Stage::Done) {
+            self.heard(ctx, path);
+            ctx.out.up.push(child);
+        }
+    }
+}

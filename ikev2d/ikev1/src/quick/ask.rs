@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Quick modes that we begin.
+
+use ikev2d_proto::algorithm::Group;
+use ikev2d_proto::config::ChildConfig;
+use ikev2d_proto::event::ChildId;
+
+use super::{Asked, Exchange, Ingredients, KEEP, Pair, Stage};
+use crate::isakmp::{Isakmp, Last, NONCE_LEN, Phase};
+use crate::keys::Nonces;
+use crate::step::Ctx;
+use crate::suite::{choose2, emit_phase2, phase2};
+use crate::wire::{Chain, Payloads, identity, payload, sa};
+
+impl Isakmp {
+    /// Asks for a child: a quick mode for each pair of its selectors.
+    pub(crate) fn ask_child(&mut self, ctx: &mut Ctx<'_>, name: &str) {
+        let Some(config) = self.child_config(name) else {
+            return self.quick_failed(ctx, name, None, "the child is not configured any more");
+        };
+        let pairs = self.pairs(&config);
+        if pairs.is_empty() {
+            let reason = "its selectors are of different families";
+            return self.quick_failed(ctx, name, None, reason);
+        }
+        for pair in pairs {
+            self.ask(ctx, &config, pair, None);
+        }
+    }
+
+    /// Asks for a child SA that takes over from another.
+    pub(crate) fn rekey_child(&mut self, ctx: &mut Ctx<'_>, id: ChildId) {
+        let Some(child) = self.child_mut(id) else {
+            return;
+        };
+        if child.phase != Phase::Installed || child.install.is_some() {
+            return;
+        }
+        let name = child.sa.child.clone();
+        let selectors = (child.sa.ts_local.first(), child.sa.ts_remote.first());
+        let (Some(local), Some(remote)) = selectors else {
+            return;
+        };
+        let pair = Pair {
+            local: *local,
+            remote: *remote,
+        };
+        child.phase = Phase::Rekeying;
+        child.rekey_at = None;
+        match self.child_config(&name) {
+            Some(config) => self.ask(ctx, &config, pair, Some(id)),
+            None => tracing::info!(
+                child = name,
+                "is not configured any more: it is not rekeyed"
+            ),
+        }
+    }
+
+    fn ask(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        config: &ChildConfig,
+        pair: Pair,
+        rekeys: Option<ChildId>,
+    ) {
+        if let Err(reason) = self.send_first(ctx, config, pair, rekeys) {
+            self.quick_failed(ctx, &config.name, rekeys, reason);
+        }
+    }
+
+    fn send_first(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        config: &ChildConfig,
+        pair: Pair,
+        rekeys: Option<ChildId>,
+    ) -> Result<(), &'static str> {
+        let suites = phase2(&config.esp_proposals);
+        let first = suites
+            .first()
+            .ok_or("no proposal of the child is IKEv1's")?;
+        // The public value goes along: one group, then.
+        let group: Option<Group> = first.group;
+        let suites: Vec<_> = suites
+            .into_iter()
+            .filter(|suite| suite.group == group)
+            .collect();
+        let refused = "cryptographic operation failed";
+        let exchange = group.map(|group| ctx.crypto.generate(group)).transpose();
+        let exchange = exchange.map_err(|_| refused)?;
+        let ports = "a range of ports can't be a proxy id";
+        let ids = (identity::emit(&pair.local), identity::emit(&pair.remote));
+        let (local, remote) = (ids.0.ok_or(ports)?, ids.1.ok_or(ports)?);
+        let keys = self.keys.as_ref().ok_or(refused)?;
+        let id = loop {
+            let id = ctx.random_u32();
+            if id != 0 && !self.exchanges.contains_key(&id) && !self.seen.contains(&id) {
+                break id;
+            }
+        };
+        let iv = keys.first_iv(ctx.crypto, id).map_err(|_| refused)?;
+        let spi = self.new_spi(ctx);
+        let nonce = ctx.random(NONCE_LEN);
+        let life = super::life(config);
+        let mut chain = Chain::default();
+        let offer = emit_phase2(&suites, spi, self.encapsulation(config), life);
+        chain.push(payload::SA, &offer);
+        chain.push(payload::NONCE, &nonce);
+        if let Some(exchange) = &exchange {
+            chain.push(payload::KE, exchange.public());
+        }
+        chain.push(payload::ID, &local);
+        chain.push(payload::ID, &remote);
+        let asked = Asked {
+            name: config.name.clone(),
+            pair,
+            suites,
+            spi,
+            nonce,
+            exchange,
+            rekeys,
+        };
+        self.exchanges.insert(
+            id,
+            Exchange {
+                stage: Stage::Asked(Box::new(asked)),
+                iv,
+                last: Last::default(),
+                forget_at: ctx.now + KEEP,
+            },
+        );
+        if self.send_quick(ctx, id, &[], &chain, true) {
+            Ok(())
+        } else {
+            self.exchanges.remove(&id);
+            Err(refused)
+        }
+    }
+
+    /// Message 2: the peer's choice.
+    pub(super) fn handle_second(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: u32,
+        parts: &Payloads<'_>,
+        (digest, iv): ([u8; 20], Vec<u8>),
+    ) {
+        let Some(exchange) = self.exchanges.get_mut(&id) else {
+            return;
+        };
+        let Stage::Asked(asked) = std::mem::replace(&mut exchange.stage, Stage::Done) else {
+            return;
+        };
+        exchange.iv = iv;
+        exchange.last.received = Some(digest);
+        exchange.last.at = None;
+        // What answers a repetition from now on is message 3 alone: two ends that both repeat never end.
+        exchange.last.sent = None;
+        let (name, rekeys) = (asked.name.clone(), asked.rekeys);
+        if let Err(reason) = self.take_choice(ctx, id, parts, *asked) {
+            self.quick_failed(ctx, &name, rekeys, reason);
+        }
+    }
+
+    fn take_choice(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: u32,
+        parts: &Payloads<'_>,
+        asked: Asked,
+    ) -> Result<(), &'static str> {
+        let config = self.child_config(&asked.name);
+        let config = config.ok_or("the child is not configured any more")?;
+        let body = parts
+            .one(payload::SA, "SA")
+            .map_err(|_| "the answer has no SA")?;
+        let offer = sa::parse(body).map_err(|_| "malformed SA")?;
+        let single = matches!(&offer[..], [one] if one.transforms.len() == 1);
+        let chosen = choose2(&asked.suites, &offer, self.encapsulation(&config));
+        let chosen = chosen.filter(|_| single);
+        let chosen = chosen.ok_or("the peer has chosen what was not offered")?;
+        let nonce_r = crate::phase1::nonce(parts).map_err(|_| "malformed nonce")?;
+        let secret = match &asked.exchange {
+            None => None,
+            Some(exchange) => {
+                let public = parts
+                    .one(payload::KE, "KE")
+                    .map_err(|_| "the answer has no KE")?;
+                let secret = exchange.agree(public);
+                Some(secret.map_err(|_| "the peer's public value is not one of the group's")?)
+            }
+        };
+        // The ids are ours again, in our order: who answers may not change them (RFC 2409 §5.5).
+        let mut ids = parts.of(payload::ID);
+        if let (Some(i), Some(r)) = (ids.next(), ids.next()) {
+            let pair = (identity::parse(i), identity::parse(r));
+            if pair != (Ok(asked.pair.local), Ok(asked.pair.remote)) {
+                return Err("the peer has answered with other proxy ids");
+            }
+        }
+        let nonces = Nonces {
+            initiator: &asked.nonce,
+            responder: nonce_r,
+        };
+        let ingredients = Ingredients {
+            suite: chosen.suite,
+            spi_in: asked.spi,
+            spi_out: chosen.spi,
+            nonces,
+            secret,
+            life: super::responder_lifetime(parts),
+        };
+        let made = self.make_child(ctx, &config, asked.pair, ingredients, asked.rekeys);
+        let (child, install) = made.ok_or("cryptographic operation failed")?;
+        if let Some(exchange) = self.exchanges.get_mut(&id) {
+            exchange.stage = Stage::Completing {
+                install,
+                child,
+                octets: [asked.nonce, nonce_r.to_vec()],
+            };
+        }
+        Ok(())
+    }
+
+    /// Message 3: the peer may send from now on, and so may we.
+    pub(super) fn send_third(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: u32,
+        child: ChildId,
+        nonces: &[Vec<u8>; 2],
+    ) {
+        // HASH(3) is over a zero octet, and the message id comes behind it.
+        let header = self.header(crate::wire::exchange::QUICK, id);
+        let octets = id.to_be_bytes();
+        let (Some(keys), Some(exchange)) = (&self.keys, self.exchanges.get_mut(&id)) else {
+            return;
+        };
+        let hash = keys.authenticate(ctx.crypto, &[&[0], &octets, &nonces[0], &nonces[1]]);
+        let Ok(hash) = hash else { return };
+        let mut chain = Chain::default();
+        chain.push(payload::HASH, &hash);
+        let octets = chain.octets().to_vec();
+        let sealed = keys.seal(ctx.crypto, &mut exchange.iv, header, payload::HASH, octets);
+        let Ok(message) = sealed else { return };
+        exchange.last.sent = Some(message.clone());
+        exchange.forget_at = ctx.now + KEEP;
+        self.last_sent = ctx.now;
+        ctx.transmit(self.path, message);
+        ctx.out.up.push(child);
+    }
+}

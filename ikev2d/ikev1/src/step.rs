@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a step of an ISAKMP SA may use, and what it leaves behind.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use ikev2d_proto::config::{EndpointConfig, Secret};
+use ikev2d_proto::crypto::Crypto;
+use ikev2d_proto::event::{ChildId, Event, IkeId, Numbers, Path, Transmit};
+
+/// What a step may use and leave behind.
+pub(crate) struct Ctx<'a> {
+    pub(crate) crypto: &'a dyn Crypto,
+    pub(crate) config: &'a EndpointConfig,
+    pub(crate) connections: &'a [std::sync::Arc<ikev2d_proto::config::Connection>],
+    pub(crate) secrets: &'a [Secret],
+    pub(crate) out: &'a mut Outputs,
+    pub(crate) now: Instant,
+}
+
+/// What an endpoint has to give.
+#[derive(Default)]
+pub(crate) struct Outputs {
+    pub(crate) transmits: VecDeque<Transmit>,
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) numbers: Numbers,
+    /// ISAKMP SAs that have just been established.
+    pub(crate) established: Vec<IkeId>,
+    /// Those whose peers know of no other ones.
+    pub(crate) initial_contact: Vec<IkeId>,
+    /// Those that are to be replaced.
+    pub(crate) renew: Vec<IkeId>,
+    /// Child SAs whose quick modes have ended, wherever they are by now.
+    pub(crate) up: Vec<ChildId>,
+    /// Child SAs whose quick modes never will.
+    pub(crate) abandoned: Vec<ChildId>,
+    pub(crate) retransmits: u64,
+    pub(crate) auth_failures: u64,
+    pub(crate) malformed: u64,
+}
+
+impl Ctx<'_> {
+    pub(crate) fn event(&mut self, event: Event) {
+        self.out.events.push_back(event);
+    }
+
+    pub(crate) fn id(&mut self) -> u64 {
+        self.out.numbers.next()
+    }
+
+    pub(crate) fn transmit(&mut self, path: Path, payload: Vec<u8>) {
+        self.out.transmits.push_back(Transmit {
+            path,
+            payload,
+            keepalive: false,
+        });
+    }
+
+    pub(crate) fn random(&self, len: usize) -> Vec<u8> {
+        let mut octets = vec![0; len];
+        self.crypto.random(&mut octets);
+        octets
+    }
+
+    pub(crate) fn random_u32(&self) -> u32 {
+        let mut octets = [0; 4];
+        self.crypto.random(&mut octets);
+        u32::from_be_bytes(octets)
+    }
+
+    /// A cookie: zero is "none" on the wire.
+    pub(crate) fn cookie(&self) -> u64 {
+        (u64::from(self.random_u32()) << 32 | u64::from(self.random_u32())).max(1)
+    }
+
+    /// A time shortened at random by up to `spread`, or a tenth of itself.
+    pub(crate) fn jittered(&self, time: Duration, spread: Option<Duration>) -> Duration {
+        let spread = spread.unwrap_or(time / 10).min(time);
+        time - spread.mul_f64(f64::from(self.random_u32() % 1000) / 1000.0)
+    }
+}

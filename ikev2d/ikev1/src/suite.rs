@@ -1,0 +1,538 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Proposals of both phases: configured ones as transforms, and the choice among a peer's
+//! (RFC 2409 appendix A, RFC 2407 §4.4 and §4.5).
+
+use std::time::Duration;
+
+use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
+use ikev2d_proto::config::{Connection, LocalAuth, RemoteAuth};
+use ikev2d_proto::credential::{Hash, Scheme};
+use ikev2d_proto::proposal::{EspSuite, Proposal};
+
+use crate::wire::attribute::push;
+use crate::wire::sa::{self, KEY_IKE, PROTO_ESP, PROTO_ISAKMP, Transform};
+
+mod attribute1 {
+    pub(super) const ENCRYPTION: u16 = 1;
+    pub(super) const HASH: u16 = 2;
+    pub(super) const AUTH: u16 = 3;
+    pub(super) const GROUP: u16 = 4;
+    pub(super) const LIFE_TYPE: u16 = 11;
+    pub(super) const LIFE: u16 = 12;
+    pub(super) const KEY_LENGTH: u16 = 14;
+}
+
+mod attribute2 {
+    pub(super) const LIFE_TYPE: u16 = 1;
+    pub(super) const LIFE: u16 = 2;
+    pub(super) const GROUP: u16 = 3;
+    pub(super) const MODE: u16 = 4;
+    pub(super) const INTEGRITY: u16 = 5;
+    pub(super) const KEY_LENGTH: u16 = 6;
+    pub(super) const ESN: u16 = 11;
+}
+
+/// Seconds, in both phases.
+const SECONDS: u32 = 1;
+/// Transforms that we offer, at most: their count is an octet, and datagrams are to stay small.
+const MOST: usize = 60;
+
+/// How the peers prove who they are (RFC 2409 appendix A, RFC 4754).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Method {
+    /// A preshared key.
+    SharedKey = 1,
+    /// RSA signatures.
+    Rsa = 3,
+    /// ECDSA with SHA-256 on P-256.
+    Ecdsa256 = 9,
+    /// ECDSA with SHA-384 on P-384.
+    Ecdsa384 = 10,
+    /// ECDSA with SHA-512 on P-521.
+    Ecdsa521 = 11,
+}
+
+impl Method {
+    const ALL: [Self; 5] = [
+        Self::SharedKey,
+        Self::Rsa,
+        Self::Ecdsa256,
+        Self::Ecdsa384,
+        Self::Ecdsa521,
+    ];
+
+    fn from_wire(number: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|m| *m as u64 == number)
+    }
+
+    /// What a connection can do. Both ends prove themselves in the same way; with signatures each end's
+    /// own key must be of the method's kind.
+    pub fn of(connection: &Connection) -> Vec<Self> {
+        match (&connection.local_auth, &connection.remote_auth) {
+            (LocalAuth::SharedKey, RemoteAuth::SharedKey) => vec![Self::SharedKey],
+            (LocalAuth::PublicKey(signer), RemoteAuth::PublicKey(_)) => {
+                let mut all = Vec::new();
+                for scheme in signer.schemes() {
+                    let method = match scheme {
+                        Scheme::RsaPkcs1(_) | Scheme::RsaUntold(_) => Self::Rsa,
+                        Scheme::EcdsaFixed(Hash::Sha256) => Self::Ecdsa256,
+                        Scheme::EcdsaFixed(Hash::Sha384) => Self::Ecdsa384,
+                        Scheme::EcdsaFixed(Hash::Sha512) => Self::Ecdsa521,
+                        _ => continue,
+                    };
+                    if !all.contains(&method) {
+                        all.push(method);
+                    }
+                }
+                all
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether a signature, rather than a shared secret, proves it.
+    pub fn signs(self) -> bool {
+        self != Self::SharedKey
+    }
+}
+
+/// What was chosen for an ISAKMP SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phase1 {
+    /// Encryption: never an AEAD.
+    pub encryption: Encryption,
+    /// The hash, named by the PRF that it is beneath.
+    pub prf: Prf,
+    /// Key exchange.
+    pub group: Group,
+    /// Authentication.
+    pub method: Method,
+}
+
+/// Whether a group is IKEv1's as well: what came after RFC 5903 is IKEv2's alone.
+fn has_number(group: Group) -> bool {
+    (group as u16) < 25
+}
+
+/// Number of a hash.
+fn hash_number(prf: Prf) -> u32 {
+    match prf {
+        Prf::HmacSha256 => 4,
+        Prf::HmacSha384 => 5,
+        Prf::HmacSha512 => 6,
+    }
+}
+
+fn hash_of(number: u64) -> Option<Prf> {
+    [Prf::HmacSha256, Prf::HmacSha384, Prf::HmacSha512]
+        .into_iter()
+        .find(|prf| u64::from(hash_number(*prf)) == number)
+}
+
+/// Number and key length of a cipher in phase 1.
+fn cipher_number(encryption: Encryption) -> Option<(u32, Option<u16>)> {
+    match encryption {
+        Encryption::AesCbc(bits) => Some((7, Some(bits))),
+        _ => None,
+    }
+}
+
+/// The hash that an integrity algorithm has beneath it, as proposals without a PRF name it.
+fn prf_of(integrity: Integrity) -> Prf {
+    match integrity {
+        Integrity::HmacSha256 => Prf::HmacSha256,
+        Integrity::HmacSha384 => Prf::HmacSha384,
+        Integrity::HmacSha512 => Prf::HmacSha512,
+    }
+}
+
+/// The integrity algorithm that stands for a hash where people look.
+pub(crate) fn integrity_of(prf: Prf) -> Integrity {
+    match prf {
+        Prf::HmacSha256 => Integrity::HmacSha256,
+        Prf::HmacSha384 => Integrity::HmacSha384,
+        Prf::HmacSha512 => Integrity::HmacSha512,
+    }
+}
+
+/// Everything that a connection's proposals allow in phase 1, best first.
+pub fn phase1(connection: &Connection) -> Vec<Phase1> {
+    let methods = Method::of(connection);
+    let mut all = Vec::new();
+    for proposal in &connection.proposals {
+        let hashes = proposal.integrity.iter().map(|i| prf_of(*i));
+        let hashes: Vec<Prf> = hashes.collect();
+        for encryption in proposal.encryption.iter().copied() {
+            if cipher_number(encryption).is_none() {
+                continue;
+            }
+            for (prf, group) in hashes
+                .iter()
+                .flat_map(|prf| proposal.groups.iter().map(move |group| (*prf, *group)))
+            {
+                for method in methods.iter().copied() {
+                    let suite = Phase1 {
+                        encryption,
+                        prf,
+                        group,
+                        method,
+                    };
+                    if has_number(group) && !all.contains(&suite) {
+                        all.push(suite);
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+impl Phase1 {
+    fn attributes(&self, life: Duration) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Some((number, bits)) = cipher_number(self.encryption) {
+            push(&mut out, attribute1::ENCRYPTION, number);
+            if let Some(bits) = bits {
+                push(&mut out, attribute1::KEY_LENGTH, bits.into());
+            }
+        }
+        push(&mut out, attribute1::HASH, hash_number(self.prf));
+        push(&mut out, attribute1::GROUP, self.group as u32);
+        push(&mut out, attribute1::AUTH, self.method as u32);
+        push_life(&mut out, (attribute1::LIFE_TYPE, attribute1::LIFE), life);
+        out
+    }
+
+    /// Out of a transform, where we know all of it.
+    fn read(transform: &Transform<'_>) -> Option<Self> {
+        let bits = transform.number_of(attribute1::KEY_LENGTH);
+        let encryption = match (transform.number_of(attribute1::ENCRYPTION)?, bits) {
+            (7, Some(bits @ (128 | 192 | 256))) => Encryption::AesCbc(bits as u16),
+            _ => return None,
+        };
+        let group = transform.number_of(attribute1::GROUP)?;
+        let group = Group::from_wire(u16::try_from(group).ok()?)?;
+        Some(Self {
+            encryption,
+            prf: hash_of(transform.number_of(attribute1::HASH)?)?,
+            group,
+            method: Method::from_wire(transform.number_of(attribute1::AUTH)?)?,
+        })
+    }
+}
+
+fn push_life(out: &mut Vec<u8>, (kind, duration): (u16, u16), life: Duration) {
+    push(out, kind, SECONDS);
+    push(
+        out,
+        duration,
+        u32::try_from(life.as_secs()).unwrap_or(u32::MAX),
+    );
+}
+
+/// Body of an SA payload that offers these.
+pub fn emit_phase1(suites: &[Phase1], life: Duration) -> Vec<u8> {
+    let transforms: Vec<sa::Out> = (1..)
+        .zip(suites.iter().take(MOST))
+        .map(|(number, suite)| (number, KEY_IKE, suite.attributes(life)))
+        .collect();
+    sa::emit(1, PROTO_ISAKMP, &[], &transforms)
+}
+
+/// A choice in phase 1.
+#[derive(Debug)]
+pub struct Chosen1<'octets> {
+    /// Its suite.
+    pub suite: Phase1,
+    /// Proposal's and transform's numbers, and the attributes as they came.
+    pub echo: (u8, u8, &'octets [u8]),
+    /// How long the peer wants it to live.
+    pub life: Option<Duration>,
+}
+
+impl Chosen1<'_> {
+    /// Body of the SA payload that tells it.
+    pub fn emit(&self) -> Vec<u8> {
+        let (proposal, number, raw) = self.echo;
+        sa::emit(
+            proposal,
+            PROTO_ISAKMP,
+            &[],
+            &[(number, KEY_IKE, raw.to_vec())],
+        )
+    }
+}
+
+/// The best of ours that an offer has.
+pub fn choose1<'o>(ours: &[Phase1], offer: &[sa::Proposal<'o>]) -> Option<Chosen1<'o>> {
+    ours.iter().find_map(|suite| {
+        offer
+            .iter()
+            .filter(|proposal| proposal.protocol == PROTO_ISAKMP)
+            .find_map(|proposal| {
+                let fits =
+                    |t: &&Transform<'_>| t.id == KEY_IKE && Phase1::read(t).as_ref() == Some(suite);
+                let transform = proposal.transforms.iter().find(fits)?;
+                Some(Chosen1 {
+                    suite: *suite,
+                    echo: (proposal.number, transform.number, transform.raw),
+                    life: life(transform, (attribute1::LIFE_TYPE, attribute1::LIFE)),
+                })
+            })
+    })
+}
+
+/// Seconds that a transform says it lives. Kilobytes are the shell's: it has the engines count them.
+fn life(transform: &Transform<'_>, (kind, duration): (u16, u16)) -> Option<Duration> {
+    let mut seconds = false;
+    for attribute in &transform.attributes {
+        if attribute.kind == kind {
+            seconds = attribute.number() == Some(SECONDS.into());
+        } else if attribute.kind == duration && seconds {
+            return attribute.number().map(Duration::from_secs);
+        }
+    }
+    None
+}
+
+/// How packets are encapsulated (RFC 2407 §4.5, RFC 3947 §5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encapsulation {
+    /// Transport mode.
+    pub transport: bool,
+    /// In UDP.
+    pub udp: bool,
+    /// With the numbers of the drafts before RFC 3947.
+    pub draft: bool,
+}
+
+impl Encapsulation {
+    fn number(self) -> u32 {
+        let mode = if self.transport { 2 } else { 1 };
+        match (self.udp, self.draft) {
+            (false, _) => mode,
+            (true, false) => mode + 2,
+            (true, true) => mode + 61442,
+        }
+    }
+
+    fn fits(self, number: u64) -> bool {
+        // Whether it is in UDP follows from the NAT, whatever a peer says of it.
+        let (tunnel, transport) = ([1, 3, 61443], [2, 4, 61444]);
+        if self.transport { transport } else { tunnel }.contains(&number)
+    }
+}
+
+/// ESP transform id and key length of a cipher, where IKEv1 has them (RFC 4106 §8.2 for GCM).
+fn esp_number(encryption: Encryption) -> Option<(u8, Option<u16>)> {
+    match encryption {
+        Encryption::Null => Some((11, None)),
+        Encryption::AesCbc(bits) => Some((12, Some(bits))),
+        Encryption::AesGcm16(bits) => Some((20, Some(bits))),
+        _ => None,
+    }
+}
+
+fn integrity_number(integrity: Integrity) -> u32 {
+    match integrity {
+        Integrity::HmacSha256 => 5,
+        Integrity::HmacSha384 => 6,
+        Integrity::HmacSha512 => 7,
+    }
+}
+
+/// Everything that a child's proposals allow, best first.
+pub fn phase2(proposals: &[Proposal]) -> Vec<EspSuite> {
+    let mut all = Vec::new();
+    for proposal in proposals {
+        let groups: Vec<Option<Group>> = if proposal.groups.is_empty() {
+            vec![None]
+        } else {
+            let groups = proposal.groups.iter().copied();
+            groups.filter(|g| has_number(*g)).map(Some).collect()
+        };
+        for encryption in proposal.encryption.iter().copied() {
+            if esp_number(encryption).is_none() {
+                continue;
+            }
+            let integrities: Vec<Option<Integrity>> = if encryption.is_aead() {
+                vec![None]
+            } else {
+                proposal.integrity.iter().copied().map(Some).collect()
+            };
+            for integrity in integrities {
+                for (group, esn) in groups
+                    .iter()
+                    .flat_map(|group| proposal.esn.iter().map(move |esn| (*group, *esn)))
+                {
+                    let suite = EspSuite {
+                        encryption,
+                        integrity,
+                        group,
+                        esn,
+                        additional: Default::default(),
+                    };
+                    if !all.contains(&suite) {
+                        all.push(suite);
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Body of an SA payload that offers these for ESP.
+pub fn emit_phase2(
+    suites: &[EspSuite],
+    spi: u32,
+    encapsulation: Encapsulation,
+    life: Duration,
+) -> Vec<u8> {
+    let transforms: Vec<sa::Out> = (1..)
+        .zip(suites.iter().take(MOST))
+        .filter_map(|(number, suite)| {
+            let (id, bits) = esp_number(suite.encryption)?;
+            let mut out = Vec::new();
+            if let Some(bits) = bits {
+                push(&mut out, attribute2::KEY_LENGTH, bits.into());
+            }
+            if let Some(integrity) = suite.integrity {
+                push(&mut out, attribute2::INTEGRITY, integrity_number(integrity));
+            }
+            if let Some(group) = suite.group {
+                push(&mut out, attribute2::GROUP, group as u32);
+            }
+            push(&mut out, attribute2::MODE, encapsulation.number());
+            if suite.esn {
+                push(&mut out, attribute2::ESN, 1);
+            }
+            push_life(&mut out, (attribute2::LIFE_TYPE, attribute2::LIFE), life);
+            Some((number, id, out))
+        })
+        .collect();
+    sa::emit(1, PROTO_ESP, &spi.to_be_bytes(), &transforms)
+}
+
+/// A choice in phase 2.
+#[derive(Debug)]
+pub struct Chosen2<'octets> {
+    /// Its suite.
+    pub suite: EspSuite,
+    /// The peer's SPI.
+    pub spi: u32,
+    /// Proposal's and transform's numbers, id, and the attributes as they came.
+    pub echo: (u8, u8, u8, &'octets [u8]),
+    /// How long the peer wants it to live.
+    pub life: Option<Duration>,
+}
+
+impl Chosen2<'_> {
+    /// Body of the SA payload that tells it, with our SPI.
+    pub fn emit(&self, spi: u32) -> Vec<u8> {
+        let (proposal, number, id, raw) = self.echo;
+        let transform = (number, id, raw.to_vec());
+        sa::emit(proposal, PROTO_ESP, &spi.to_be_bytes(), &[transform])
+    }
+}
+
+/// The best of ours that an offer has. Proposals that want another protocol beside ESP are passed over.
+pub fn choose2<'o>(
+    ours: &[EspSuite],
+    offer: &[sa::Proposal<'o>],
+    encapsulation: Encapsulation,
+) -> Option<Chosen2<'o>> {
+    let alone = |number: u8| offer.iter().filter(|p| p.number == number).count() == 1;
+    ours.iter().find_map(|suite| {
+        offer
+            .iter()
+            .filter(|proposal| proposal.protocol == PROTO_ESP && alone(proposal.number))
+            .find_map(|proposal| {
+                let spi = u32::from_be_bytes(proposal.spi.try_into().ok()?);
+                if spi < 256 {
+                    return None;
+                }
+                let fits = |t: &&Transform<'_>| is_esp(t, suite, encapsulation);
+                let transform = proposal.transforms.iter().find(fits)?;
+                Some(Chosen2 {
+                    suite: *suite,
+                    spi,
+                    echo: (
+                        proposal.number,
+                        transform.number,
+                        transform.id,
+                        transform.raw,
+                    ),
+                    life: life(transform, (attribute2::LIFE_TYPE, attribute2::LIFE)),
+                })
+            })
+    })
+}
+
+fn is_esp(transform: &Transform<'_>, suite: &EspSuite, encapsulation: Encapsulation) -> bool {
+    let Some((id, bits)) = esp_number(suite.encryption) else {
+        return false;
+    };
+    let is = |kind, number: Option<u64>| transform.number_of(kind) == number;
+    transform.id == id
+        && is(attribute2::KEY_LENGTH, bits.map(u64::from))
+        && is(
+            attribute2::INTEGRITY,
+            suite.integrity.map(|i| integrity_number(i).into()),
+        )
+        && is(attribute2::GROUP, suite.group.map(|group| group as u64))
+        && is(attribute2::ESN, suite.esn.then_some(1))
+        && transform
+            .number_of(attribute2::MODE)
+            .is_some_and(|number| encapsulation.fits(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn suites(texts: &[&str]) -> Vec<EspSuite> {
+        let parsed = texts.iter().map(|text| Proposal::parse_esp(text).unwrap());
+        phase2(&parsed.collect::<Vec<_>>())
+    }
+
+    const TUNNEL: Encapsulation = Encapsulation {
+        transport: false,
+        udp: false,
+        draft: false,
+    };
+
+    #[test]
+    fn the_responders_best_is_chosen_and_sent_back_as_it_came() {
+        let offer = suites(&["aes128-sha256-sha512", "aes256gcm16"]);
+        let life = Duration::from_secs(90_000);
+        let body = emit_phase2(&offer, 0x1234, TUNNEL, life);
+        let parsed = sa::parse(&body).unwrap();
+        let chosen = choose2(&suites(&["aes256gcm16", "aes128-sha512"]), &parsed, TUNNEL).unwrap();
+        assert_eq!(chosen.suite.encryption, Encryption::AesGcm16(256));
+        assert_eq!((chosen.spi, chosen.life), (0x1234, Some(life)));
+        let answer = chosen.emit(0x5678);
+        let answer = sa::parse(&answer).unwrap();
+        assert_eq!(answer[0].transforms[0].raw, chosen.echo.3);
+        assert!(choose2(&suites(&["aes192-sha256"]), &parsed, TUNNEL).is_none());
+        let transport = Encapsulation {
+            transport: true,
+            ..TUNNEL
+        };
+        assert!(choose2(&offer, &parsed, transport).is_none());
+    }
+
+    /// S53: a group where none is wanted, and none where one is, don't fit.
+    #[test]
+    fn forward_secrecy_is_agreed_or_nothing() {
+        let (with, without) = (
+            suites(&["aes128-sha256-ecp256"]),
+            suites(&["aes128-sha256"]),
+        );
+        for (ours, theirs) in [(&with, &without), (&without, &with)] {
+            let body = emit_phase2(theirs, 0x1234, TUNNEL, Duration::from_secs(1));
+            assert!(choose2(ours, &sa::parse(&body).unwrap(), TUNNEL).is_none());
+        }
+    }
+}

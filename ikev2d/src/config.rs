@@ -9,6 +9,7 @@ mod credentials;
 mod daemon;
 mod diagnosis;
 mod failover;
+mod ikev1;
 mod secret;
 mod text;
 
@@ -210,7 +211,7 @@ impl FromStr for Config {
 mod tests {
     use std::time::Duration;
 
-    use ikev2d_proto::config::Identity;
+    use ikev2d_proto::config::{Identity, Version};
 
     use super::*;
 
@@ -267,7 +268,7 @@ mod tests {
     fn what_is_wrong_is_told_with_its_place() {
         for (from, to, expected) in [
             ("encap = true", "encapp = true", "encapp"),
-            ("version = 2", "version = 1", "connections.gw.version"),
+            ("version = 2", "version = 3", "connections.gw.version"),
             ("x25519", "x25518", "x25518"),
             ("10.77.0.1", "10.77.0.300", "10.77.0.300"),
             ("\"4h\"", "\"4 parsecs\"", "parsecs"),
@@ -348,6 +349,64 @@ mod tests {
             assert!(error.contains("certs"), "{suite}: {error}");
             let told = with(suite, 1, auth).contains("IKEv2 alone");
             assert_eq!(told, suite.starts_with("PRIME"), "{suite}");
+        }
+    }
+
+    /// S10, S42, S45: one version or the other; aggressive mode is IKEv1's, and has one group.
+    #[test]
+    fn what_is_of_one_version_is_refused_in_the_other() {
+        let psk = "local = { auth = \"psk\", id = \"a.demo\" }";
+        let v1 = GOOD
+            .replace("version = 2", "version = 1")
+            .replace("aes256gcm16-prfsha384-x25519", "aes256-sha256-modp2048");
+        let config: Config = v1.parse().unwrap();
+        assert_eq!(config.policy()[0].version, Version::V1);
+        let either: Config = GOOD.replace("version = 2", "version = 0").parse().unwrap();
+        assert_eq!(either.policy()[0].version, Version::Either);
+        for (base, from, to, expected) in [
+            (GOOD, "encap = true", "aggressive = true", "no modes"),
+            (&v1, "encap = true", "aggressive = true", ""),
+            (
+                &v1,
+                "encap = true",
+                "aggressive = true\naggressive_psk = true",
+                "",
+            ),
+            (
+                &v1,
+                "modp2048\"]",
+                "modp2048\", \"aes128-sha256-modp2048\"]\naggressive = true",
+                "",
+            ),
+            (
+                &v1,
+                "modp2048\"]",
+                "modp2048\", \"aes256-sha256-ecp256\"]\naggressive = true",
+                "same one",
+            ),
+            (
+                &v1,
+                "aes256-sha256-modp2048",
+                "aes256gcm16-prfsha384-ecp256",
+                "AEADs",
+            ),
+            (
+                &v1,
+                psk,
+                "local = { auth = \"rsa\", id = \"a.demo\" }",
+                "same way",
+            ),
+            (&v1, "aes256-sha256-modp2048", "PRIME-128", "IKEv2 alone"),
+        ] {
+            assert!(base.contains(from), "{from}");
+            match base.replace(from, to).parse::<Config>() {
+                Err(error) => {
+                    let error = error.to_string();
+                    let told = !expected.is_empty() && error.contains(expected);
+                    assert!(told, "{from} -> {to}: {error}");
+                }
+                Ok(_) => assert!(expected.is_empty(), "{from} -> {to} is accepted"),
+            }
         }
     }
 

@@ -6,6 +6,7 @@ mod announce;
 mod control;
 mod device;
 pub(crate) mod engine;
+mod ike;
 mod loaded;
 mod mobility;
 mod restart;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::config::EndpointConfig;
-use ikev2d_proto::endpoint::{ChildInfo, Endpoint};
+use ikev2d_proto::endpoint::ChildInfo;
 use ikev2d_proto::event::{Answer, ChildId, Event, Path};
 use offload_api::device::Accelerator;
 use offload_api::event::Event as DeviceEvent;
@@ -43,6 +44,7 @@ use crate::vici::lists::ChildFacts;
 use crate::vici::server::{self, Broadcast, Request};
 use control::Waiters;
 use device::Devices;
+use ike::Ike;
 
 /// IKE messages that wait for the core, at most; more are dropped, and peers send again.
 const BACKLOG: usize = 1024;
@@ -56,7 +58,7 @@ const FRAMES: u32 = 8192;
 pub(crate) struct Daemon {
     pub(crate) config: Config,
     config_path: PathBuf,
-    pub(crate) endpoint: Endpoint,
+    pub(crate) endpoint: Ike,
     pub(crate) installer: Installer,
     jobs: Pool,
     pub(crate) plane: Plane,
@@ -141,7 +143,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     tokio::spawn(server::serve(listener, requests_in, broadcast.clone()));
 
     let mut daemon = Daemon {
-        endpoint: Endpoint::new(endpoint_config, Arc::new(crypto)),
+        endpoint: Ike::new(endpoint_config, Arc::new(crypto)),
         jobs,
         installer: Installer::new(devices.failover.clone(), plane.clone()),
         plane,

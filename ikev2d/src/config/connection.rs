@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ikev2d_proto::config::{
-    AddressPattern, Childless, Connection, Identity, Ikev1, SendCert, Unique, Version,
-};
+use ikev2d_proto::config::{AddressPattern, Childless, Connection, Identity, SendCert, Unique};
 use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::suite::Suite;
 use serde::Deserialize;
@@ -14,6 +12,7 @@ use serde::Deserialize;
 use super::auth::AuthSection;
 use super::child::ChildSection;
 use super::credentials::Credentials;
+use super::ikev1;
 use super::text::{IkeProposal, Seconds, Text};
 
 /// Rekeyings between two reauthentications, at most.
@@ -23,9 +22,15 @@ const MOST_REAUTH_FREQUENCY: u32 = 100;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionSection {
-    /// 2; others are refused.
+    /// 1 or 2, or 0 for either: as the peer begins, and we with 2.
     #[serde(default = "two")]
     pub version: u8,
+    /// IKEv1: aggressive mode. Identities go in the clear.
+    #[serde(default)]
+    pub aggressive: bool,
+    /// IKEv1: answer aggressive mode with a preshared key, although anybody can then guess at it offline.
+    #[serde(default)]
+    pub aggressive_psk: bool,
     /// Our addresses.
     #[serde(default)]
     pub local_addrs: Vec<Text<AddressPattern>>,
@@ -185,16 +190,7 @@ impl ConnectionSection {
     pub(crate) fn check(&self) -> Result<(), (String, String)> {
         let invalid = |key: String, what: String| Err((key, what));
         let suites: Vec<Suite> = self.proposals.iter().filter_map(|p| p.0.1).collect();
-        if let Some(prime) = suites.iter().find(|suite| suite.is_prime())
-            && self.version == 1
-        {
-            let what = format!("{prime} is for IKEv2 alone: version = 2");
-            return invalid("version".to_owned(), what);
-        }
-        if self.version != 2 {
-            let what = "only IKEv2 (version = 2) is supported";
-            return invalid("version".to_owned(), what.to_owned());
-        }
+        ikev1::check(self, &suites)?;
         let frequency = self.reauth_frequency;
         if frequency > MOST_REAUTH_FREQUENCY {
             let what = format!(
@@ -248,8 +244,8 @@ impl ConnectionSection {
         let longest = rekey.max(self.reauth_time.nonzero()).unwrap_or_default();
         Ok(Connection {
             name: name.to_owned(),
-            version: Version::V2,
-            ikev1: Ikev1::default(),
+            version: ikev1::version(self.version),
+            ikev1: ikev1::settings(self),
             local_addrs: self.local_addrs.iter().map(|a| a.0).collect(),
             remote_addrs: self.remote_addrs.iter().map(|a| a.0).collect(),
             remote_port: self.remote_port,

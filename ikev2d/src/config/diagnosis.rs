@@ -124,12 +124,12 @@ mod tests {
                 "did you mean `mtu`?",
             ),
             (
-                format!("[connections.gw]\n{ends}\n  version = 1\n"),
+                format!("[connections.gw]\n{ends}\n  version = 3\n"),
                 "5:3",
                 "connections.gw.version",
             ),
             (
-                format!("[connections.\"a.b\"]\n{ends}version = 1\n"),
+                format!("[connections.\"a.b\"]\n{ends}version = 3\n"),
                 "4:1",
                 "connections.a.b.version",
             ),

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use driver::ipa::IpaCard;
-use ikev2d_proto::endpoint::Endpoint;
 use ikev2d_proto::event::{ChildId, IkeId};
 use tokio::sync::oneshot;
 
 use super::Daemon;
+use super::ike::Ike;
 use crate::vici::lists;
 use crate::vici::message::Section;
 use crate::vici::server::{Reply, Request};
@@ -68,7 +68,7 @@ impl Waiters {
         self.waiting.retain(|waiter| waiter.reply.is_some());
     }
 
-    pub(super) fn ike_up(&mut self, ike: IkeId, endpoint: &Endpoint) {
+    pub(super) fn ike_up(&mut self, ike: IkeId, endpoint: &Ike) {
         let name = endpoint
             .ike_sas()
             .find(|sa| sa.id == ike)

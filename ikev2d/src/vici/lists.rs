@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use ikev2d_crypto::X509;
 use ikev2d_crypto::name::shown;
 use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
-use ikev2d_proto::config::{AddressPattern, Connection, LocalAuth, RemoteAuth, SelectorConfig};
+use ikev2d_proto::config::{
+    AddressPattern, Connection, LocalAuth, RemoteAuth, SelectorConfig, Version,
+};
 use ikev2d_proto::credential::Certificate;
 use ikev2d_proto::endpoint::{ChildInfo, IkeSaInfo};
 use ikev2d_proto::proposal::{Additional, AdditionalGroups};
@@ -51,7 +53,7 @@ pub(crate) fn child_name(child: &ChildInfo<'_>) -> String {
 pub(crate) fn ike(sa: &IkeSaInfo<'_>, now: Instant) -> Section {
     let mut section = Section::default();
     section.put("uniqueid", sa.id.0);
-    section.put("version", 2);
+    section.put("version", sa.version);
     section.put("state", sa.state);
     section.put("local-host", sa.path.local.ip());
     section.put("local-port", sa.path.local.port());
@@ -160,7 +162,12 @@ pub(crate) fn connection(connection: &Connection) -> Section {
     };
     section.put_list("local_addrs", addresses(&connection.local_addrs));
     section.put_list("remote_addrs", addresses(&connection.remote_addrs));
-    section.put("version", "IKEv2");
+    let version = match connection.version {
+        Version::V1 => "IKEv1",
+        Version::V2 => "IKEv2",
+        Version::Either => "IKEv1/2",
+    };
+    section.put("version", version);
     section.put("reauth_time", 0);
     section.put(
         "rekey_time",

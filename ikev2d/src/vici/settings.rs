@@ -12,7 +12,13 @@ use super::message::{Section, Value};
 use crate::config::{ConnectionSection, check_secret};
 
 /// Settings that are switches.
-const SWITCHES: [&str; 3] = ["encap", "fragmentation", "mobike"];
+const SWITCHES: [&str; 5] = [
+    "aggressive",
+    "aggressive_psk",
+    "encap",
+    "fragmentation",
+    "mobike",
+];
 /// Settings that are plain numbers.
 const NUMBERS: [&str; 11] = [
     "keyingtries",
@@ -208,7 +214,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told() {
         for (key, value, expected) in [
-            ("version", "1", "home.version"),
+            ("version", "3", "home.version"),
             ("version", "two", "home.version"),
             ("encap", "maybe", "expected yes or no"),
             ("rekey_time", "4 parsecs", "parsecs"),

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a connection's settings are for IKEv1: `version = 1`, or 0 for either version.
+
+use std::collections::BTreeSet;
+
+use ikev2d_proto::algorithm::{Encryption, Group};
+use ikev2d_proto::config::{Ikev1, Version};
+use ikev2d_proto::proposal::Proposal;
+use ikev2d_proto::suite::Suite;
+
+use super::auth::AuthSetting;
+use super::connection::ConnectionSection;
+
+/// A setting that is wrong, and why.
+type Wrong = (String, String);
+
+/// What `version` stands for.
+pub(super) fn version(number: u8) -> Version {
+    match number {
+        0 => Version::Either,
+        1 => Version::V1,
+        _ => Version::V2,
+    }
+}
+
+/// What concerns IKEv1 alone.
+pub(super) fn settings(section: &ConnectionSection) -> Ikev1 {
+    Ikev1 {
+        aggressive: section.aggressive,
+        aggressive_psk: section.aggressive_psk,
+    }
+}
+
+fn wrong(key: &str, what: impl Into<String>) -> Result<(), Wrong> {
+    Err((key.to_owned(), what.into()))
+}
+
+/// Whether the settings of a connection are its version's.
+pub(super) fn check(section: &ConnectionSection, suites: &[Suite]) -> Result<(), Wrong> {
+    if section.version > 2 {
+        let what = "expected 1 or 2, or 0 for either";
+        return wrong("version", what);
+    }
+    let version = version(section.version);
+    if !version.has_v1() {
+        for (key, given) in [
+            ("aggressive", section.aggressive),
+            ("aggressive_psk", section.aggressive_psk),
+        ] {
+            if given {
+                let what = "IKEv2 has no modes: this is for version = 1";
+                return wrong(key, what);
+            }
+        }
+        return Ok(());
+    }
+    if let Some(prime) = suites.iter().find(|suite| suite.is_prime()) {
+        let what = format!("{prime} is for IKEv2 alone: version = 2");
+        return wrong("version", what);
+    }
+    if version == Version::V1 {
+        check_v1(section)?;
+    }
+    if section.aggressive {
+        check_aggressive(section)?;
+    }
+    Ok(())
+}
+
+/// What is for IKEv1 alone must be all in IKEv1.
+fn check_v1(section: &ConnectionSection) -> Result<(), Wrong> {
+    let proposals: Vec<&Proposal> = section.proposals.iter().flat_map(|p| &p.0.0).collect();
+    let usable = |p: &&&Proposal| {
+        let ciphers = p.encryption.iter();
+        let mut cbc = ciphers.filter(|e| matches!(e, Encryption::AesCbc(_)));
+        cbc.next().is_some() && p.groups.iter().any(|g| is_group(*g))
+    };
+    if !proposals.is_empty() && proposals.iter().filter(usable).count() == 0 {
+        let what = "IKEv1 has neither AEADs for IKE itself nor groups after RFC 5903: use something like \
+                    aes256-sha256-modp2048";
+        return wrong("proposals", what);
+    }
+    let shared = |auth: &AuthSetting| matches!(auth, AuthSetting::SharedKey);
+    if shared(&section.local.auth.0) != shared(&section.remote.auth.0) {
+        let what = "in IKEv1 both ends authenticate in the same way";
+        return wrong("remote.auth", what);
+    }
+    Ok(())
+}
+
+fn is_group(group: Group) -> bool {
+    (group as u16) < 25
+}
+
+/// RFC 2409 §5.4: the group can't be negotiated, since the public value goes along with message 1.
+fn check_aggressive(section: &ConnectionSection) -> Result<(), Wrong> {
+    let proposals = section.proposals.iter().flat_map(|p| &p.0.0);
+    let groups = proposals.flat_map(|p| p.groups.iter().map(|group| *group as u16));
+    let groups: BTreeSet<u16> = groups.collect();
+    if groups.len() != 1 {
+        let what = format!(
+            "aggressive mode can't negotiate a group: all proposals need the same one (there are {})",
+            groups.len()
+        );
+        return wrong("proposals", what);
+    }
+    tracing::warn!("aggressive mode: anybody on the way can read both identities");
+    if section.aggressive_psk {
+        tracing::warn!(
+            "aggressive_psk: whoever asks gets a hash to guess at the preshared key with, offline"
+        );
+    }
+    Ok(())
+}

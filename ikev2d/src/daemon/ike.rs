@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Both versions of IKE as one: a datagram goes to the version that its header names, everything else to
+//! the one that has the SA or the connection. Nothing falls back from one to the other.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ikev1_proto::endpoint::Endpoint as Endpoint1;
+use ikev2d_proto::config::{Connection, EndpointConfig, Secret};
+use ikev2d_proto::credential::JobResult;
+use ikev2d_proto::crypto::Crypto;
+use ikev2d_proto::endpoint::{Endpoint as Endpoint2, IkeSaInfo, InitiateError, Stats, UnknownSa};
+use ikev2d_proto::event::{Answer, ChildId, Event, IkeId, JobId, Numbers, Path, Transmit};
+
+/// Octet of the header that has the version, in both versions.
+const VERSION_AT: usize = 17;
+
+/// The cores of both versions.
+pub(crate) struct Ike {
+    v1: Endpoint1,
+    v2: Endpoint2,
+    connections: Vec<Arc<Connection>>,
+}
+
+impl Ike {
+    /// Without connections.
+    pub(crate) fn new(config: EndpointConfig, crypto: Arc<dyn Crypto>) -> Self {
+        let numbers = Numbers::default();
+        let v1 = Endpoint1::new(config.clone(), crypto.clone(), &numbers);
+        let mut v2 = Endpoint2::new(config, crypto);
+        v2.share_numbers(&numbers);
+        Self {
+            v1,
+            v2,
+            connections: Vec::new(),
+        }
+    }
+
+    /// Replaces the policy; what is established stays.
+    pub(crate) fn set_connections(&mut self, connections: Vec<Arc<Connection>>) {
+        self.v1.set_connections(&connections);
+        let of_v2 = connections.iter().filter(|c| c.version.has_v2());
+        self.v2.set_connections(of_v2.cloned().collect());
+        self.connections = connections;
+    }
+
+    /// Replaces the preshared keys.
+    pub(crate) fn set_secrets(&mut self, secrets: Vec<Secret>) {
+        self.v1.set_secrets(secrets.clone());
+        self.v2.set_secrets(secrets);
+    }
+
+    /// The policy.
+    pub(crate) fn connections(&self) -> &[Arc<Connection>] {
+        &self.connections
+    }
+
+    /// Takes in a datagram (without the non-ESP marker of port 4500).
+    pub(crate) fn handle_datagram(&mut self, now: Instant, path: Path, datagram: &[u8]) {
+        match datagram.get(VERSION_AT).map(|version| version >> 4) {
+            Some(1) => self.v1.handle_datagram(now, path, datagram),
+            _ => self.v2.handle_datagram(now, path, datagram),
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.v1.handle_timeout(now);
+        self.v2.handle_timeout(now);
+    }
+
+    /// Takes in what was done about an event.
+    pub(crate) fn handle_answer(&mut self, now: Instant, answer: &Answer) {
+        self.v1.handle_answer(now, answer);
+        self.v2.handle_answer(now, answer);
+    }
+
+    /// Takes in what came of a job.
+    pub(crate) fn handle_job(&mut self, now: Instant, job: JobId, result: &JobResult) {
+        self.v1.handle_job(now, job, result);
+        self.v2.handle_job(now, job, result);
+    }
+
+    /// Sets a connection up, or a further child. A connection of either version begins with IKEv2.
+    pub(crate) fn initiate(
+        &mut self,
+        now: Instant,
+        connection: &str,
+        child: Option<&str>,
+        local: Option<IpAddr>,
+    ) -> Result<IkeId, InitiateError> {
+        let found = self.connections.iter().find(|c| c.name == connection);
+        match found {
+            Some(found) if !found.version.has_v2() => {
+                self.v1.initiate(now, connection, child, local)
+            }
+            // An SA that the peer has begun in IKEv1 takes a further child.
+            Some(found)
+                if found.version.has_v1()
+                    && self.v2.ike_sas().all(|sa| sa.connection != connection)
+                    && self.v1.ike_sas().any(|sa| sa.connection == connection) =>
+            {
+                self.v1.initiate(now, connection, child, local)
+            }
+            _ => self.v2.initiate(now, connection, child, local),
+        }
+    }
+
+    /// Deletes an IKE SA with its children.
+    pub(crate) fn terminate_ike(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
+        let first = self.v1.terminate_ike(now, ike);
+        first.or_else(|_| self.v2.terminate_ike(now, ike))
+    }
+
+    /// Deletes a child SA.
+    pub(crate) fn terminate_child(
+        &mut self,
+        now: Instant,
+        child: ChildId,
+    ) -> Result<(), UnknownSa> {
+        let first = self.v1.terminate_child(now, child);
+        first.or_else(|_| self.v2.terminate_child(now, child))
+    }
+
+    /// Rekeys an IKE SA; in IKEv1 that is to authenticate anew.
+    pub(crate) fn rekey_ike(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
+        let first = self.v1.rekey_ike(now, ike);
+        first.or_else(|_| self.v2.rekey_ike(now, ike))
+    }
+
+    /// Replaces an IKE SA by one that is authenticated anew.
+    pub(crate) fn reauthenticate(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
+        let first = self.v1.rekey_ike(now, ike);
+        first.or_else(|_| self.v2.reauthenticate(now, ike))
+    }
+
+    /// Goes on from another address of ours: whether the IKE SA can, which those of IKEv1 can't.
+    pub(crate) fn move_to(
+        &mut self,
+        now: Instant,
+        ike: IkeId,
+        local: IpAddr,
+    ) -> Result<bool, UnknownSa> {
+        self.v2.move_to(now, ike, local)
+    }
+
+    /// Rekeys a child SA.
+    pub(crate) fn rekey_child(&mut self, now: Instant, child: ChildId) -> Result<(), UnknownSa> {
+        let first = self.v1.rekey_child(now, child);
+        first.or_else(|_| self.v2.rekey_child(now, child))
+    }
+
+    /// Asks a peer whether it lives.
+    pub(crate) fn check_liveness(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
+        let first = self.v1.check_liveness(now, ike);
+        first.or_else(|_| self.v2.check_liveness(now, ike))
+    }
+
+    /// The next datagram to send.
+    pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.v1.poll_transmit().or_else(|| self.v2.poll_transmit())
+    }
+
+    /// The next event.
+    pub(crate) fn poll_event(&mut self) -> Option<Event> {
+        self.v1.poll_event().or_else(|| self.v2.poll_event())
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let both = [self.v1.poll_timeout(), self.v2.poll_timeout()];
+        both.into_iter().flatten().min()
+    }
+
+    /// Every IKE SA.
+    pub(crate) fn ike_sas(&self) -> impl Iterator<Item = IkeSaInfo<'_>> {
+        self.v1.ike_sas().chain(self.v2.ike_sas())
+    }
+
+    /// What was seen so far.
+    pub(crate) fn stats(&self) -> Stats {
+        let (one, two) = (self.v1.stats(), self.v2.stats());
+        Stats {
+            half_open: one.half_open + two.half_open,
+            established: one.established + two.established,
+            children: one.children + two.children,
+            half_open_refused: one.half_open_refused + two.half_open_refused,
+            cookies: one.cookies + two.cookies,
+            retransmits: one.retransmits + two.retransmits,
+            malformed: one.malformed + two.malformed,
+            unknown_spi: one.unknown_spi + two.unknown_spi,
+            fragment_octets: one.fragment_octets + two.fragment_octets,
+            auth_failures: one.auth_failures + two.auth_failures,
+        }
+    }
+}

@@ -12,6 +12,7 @@ mod rtl {
     use std::fmt::Write;
     use std::path::{Path, PathBuf};
     use std::process::Command;
+    use std::sync::Mutex;
     use std::{env, fs};
 
     /// A module to simulate, with parameters, under a name of its own.
@@ -21,7 +22,13 @@ mod rtl {
         parameters: &'static [&'static str],
     }
 
-    const DESIGNS: &[Design] = &[
+    const CARD: Design = Design {
+        name: "card",
+        top: "ipa_card",
+        parameters: &["LANES=4", "SAS=1024", "QUEUES=8"],
+    };
+
+    const BLOCKS: &[Design] = &[
         Design {
             name: "gcm4",
             top: "ipa_gcm",
@@ -39,6 +46,13 @@ mod rtl {
         },
     ];
 
+    const PACKAGES: &[&str] = &[
+        "aes_pkg.sv",
+        "ghash_pkg.sv",
+        "ipa_card_pkg.sv",
+        "ipa_pkg.sv",
+    ];
+
     /// A port as verilator's header declares it: `VL_IN8(&clk_i,0,0);`
     struct Port {
         name: String,
@@ -52,21 +66,36 @@ mod rtl {
         let rtl = here.parent().unwrap().join("rtl");
         println!("cargo:rerun-if-changed={}", rtl.display());
         println!("cargo:rerun-if-changed=build.rs");
+        let blocks = env::var_os("CARGO_FEATURE_BLOCKS").map_or(&[][..], |_| BLOCKS);
+        let designs: Vec<&Design> = std::iter::once(&CARD).chain(blocks).collect();
         let include = verilator_root().join("include");
         let mut build = cc::Build::new();
+        build
+            .include(&include)
+            .include(include.join("vltstd"))
+            .cpp(true)
+            .std("c++20")
+            .warnings(false)
+            .define("VM_COVERAGE", "0")
+            .define("VM_SC", "0")
+            .define("VM_TRACE", "0")
+            .opt_level(2)
+            .debug(false)
+            .flag_if_supported("-faligned-new");
+        let mut sources = Vec::new();
         let mut glue = String::new();
         let mut rust = String::from("/// All designs.\npub static DESIGNS: &[&Design] = &[");
-        for design in DESIGNS {
+        for design in &designs {
             write!(rust, "&{}, ", design.name.to_uppercase()).unwrap();
         }
         rust += "];\n";
-        for design in DESIGNS {
+        for design in &designs {
             let folder = out.join(design.name);
             verilate(design, &rtl, &folder);
             for entry in fs::read_dir(&folder).unwrap() {
                 let path = entry.unwrap().path();
                 if path.extension().is_some_and(|extension| extension == "cpp") {
-                    build.file(path);
+                    sources.push(path);
                 }
             }
             build.include(&folder);
@@ -78,22 +107,40 @@ mod rtl {
         let glue_file = out.join("glue.cpp");
         fs::write(&glue_file, glue).unwrap();
         fs::write(out.join("designs.rs"), rust).unwrap();
-        build
-            .file(glue_file)
-            .file(include.join("verilated.cpp"))
-            .file(include.join("verilated_threads.cpp"))
-            .include(&include)
-            .include(include.join("vltstd"))
-            .cpp(true)
-            .std("c++20")
-            .warnings(false)
-            .define("VM_COVERAGE", "0")
-            .define("VM_SC", "0")
-            .define("VM_TRACE", "0")
-            .opt_level(2)
-            .debug(false)
-            .flag_if_supported("-faligned-new")
-            .compile("verilated");
+        sources.push(glue_file);
+        sources.push(include.join("verilated.cpp"));
+        sources.push(include.join("verilated_threads.cpp"));
+        let mut all = cc::Build::new();
+        for object in compile(&build, &sources) {
+            all.object(object);
+        }
+        all.cpp(true).compile("verilated");
+    }
+
+    /// Compiles each source, some at a time.
+    fn compile(build: &cc::Build, sources: &[PathBuf]) -> Vec<PathBuf> {
+        let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok());
+        let next = Mutex::new(sources.iter());
+        let objects = Mutex::new(Vec::new());
+        let work = || {
+            while let Some(source) = { next.lock().unwrap().next() } {
+                let mut one = build.clone();
+                // What runs once, at the start.
+                if source.to_string_lossy().ends_with("__Slow.cpp") {
+                    one.opt_level(0);
+                }
+                let made = one.file(source).compile_intermediates();
+                objects.lock().unwrap().extend(made);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..jobs.unwrap_or(1usize).clamp(1, 8) {
+                scope.spawn(work);
+            }
+        });
+        let mut objects = objects.into_inner().unwrap();
+        objects.sort();
+        objects
     }
 
     fn verilator_root() -> PathBuf {
@@ -120,7 +167,7 @@ mod rtl {
             .arg("-y")
             .arg(rtl.join("generated"));
         // Packages first; modules are found by name.
-        for package in ["aes_pkg.sv", "ghash_pkg.sv"] {
+        for package in PACKAGES {
             command.arg(rtl.join(package));
         }
         command.arg(rtl.join(format!("{}.sv", design.top)));

@@ -10,9 +10,11 @@
 // Promise: TAGS bursts in flight, 32 KiB with 64 of them; a line a clock. A transfer's octets leave packed
 // from octet 0 of its first beat on, in order of the requests. Whatever goes wrong is told with
 // the transfer's last beat; its octets are worthless then. A transfer of no octets, or one that
-// wraps around, must not be asked for.
+// wraps around, must not be asked for. With LEAD, so many octets of no meaning come in front of each
+// transfer: room for a header, at the price of a clock where the transfer has none in its first line.
 module ipa_dma_read #(
   parameter  int unsigned TAGS    = 64,          // a power of two
+  parameter  int unsigned LEAD    = 0,           // 0 to 63
   localparam int unsigned TagBits = $clog2(TAGS)
 ) (
   input  logic               clk_i,
@@ -53,6 +55,7 @@ module ipa_dma_read #(
   typedef struct packed {
     logic              first;                    // burst of the transfer
     logic              last;
+    logic              lead;                     // a line of no meaning comes first
     logic [LineBits:0] lines;
     logic [5:0]        shift;                    // the transfer's first octet in its first line
     logic [15:0]       len;
@@ -69,14 +72,15 @@ module ipa_dma_read #(
   );
 
   // The transfer that is being split.
-  logic        first_q;
+  logic        first_q, lead_q;
   logic [5:0]  shift_q;
   logic [15:0] len_q;
   always_ff @(posedge clk_i) begin
     if (req_valid_i && req_ready_o) begin
       first_q <= 1'b1;
-      shift_q <= req_addr_i[5:0];
-      len_q   <= req_len_i;
+      lead_q  <= 6'(req_addr_i[5:0] - 6'(LEAD)) > req_addr_i[5:0];
+      shift_q <= req_addr_i[5:0] - 6'(LEAD);
+      len_q   <= req_len_i + 16'(LEAD);
     end else if (split_valid && split_ready) begin
       first_q <= 1'b0;
     end
@@ -97,7 +101,8 @@ module ipa_dma_read #(
   slot_t       slot_in, slot;
   logic [LineBits:0] lines;
   assign lines   = (LineBits + 1)'((10'(split_addr[5:0]) + split_len + 10'd63) >> 6);
-  assign slot_in = '{first: first_q, last: split_last, lines: lines, shift: shift_q, len: len_q};
+  assign slot_in = '{first: first_q, last: split_last, lead: first_q && lead_q, lines: lines,
+                     shift: shift_q, len: len_q};
   always_ff @(posedge clk_i) begin
     if (take) slots[TagBits'(head_q)] <= slot_in;
   end
@@ -134,16 +139,18 @@ module ipa_dma_read #(
   } line_t;
 
   logic [LineBits:0] read_q;                     // the burst's next line to be read
+  logic              led_q, leads;               // the line in front of it has been told, is being told
   logic              read, read_last, fetched_q;
   line_t             read_line, fetched_line_q, line;
   logic [511:0]      fetched, data;
   logic              line_there, line_taken, unused_line_ready;
   logic [2:0]        line_count;
-  assign read_last = read_q == slot.lines - 1'b1;
+  assign leads     = slot.lead && !led_q;
+  assign read_last = read_q == slot.lines - 1'b1 && !leads;
   assign read      = head_q != tail_q && done_q[TagBits'(tail_q)]
                      && line_count + 3'(fetched_q) < 3'd4;
   assign give      = read && read_last;
-  assign read_line = '{first: slot.first && read_q == 0, last: slot.last && read_last,
+  assign read_line = '{first: slot.first && read_q == 0 && !led_q, last: slot.last && read_last,
                        error: error_q[TagBits'(tail_q)], shift: slot.shift, len: slot.len};
   ram_1w1r #(.WIDTH(512), .DEPTH(TAGS * BurstLines)) u_lines (
     .clk_i, .write_i(line_valid_i), .waddr_i({line_tag_i, place_q[line_tag_i]}),
@@ -155,12 +162,14 @@ module ipa_dma_read #(
       head_q    <= '0;
       tail_q    <= '0;
       read_q    <= '0;
+      led_q     <= 1'b0;
       fetched_q <= 1'b0;
     end else begin
       fetched_q <= read;
+      if (read) led_q <= leads || (led_q && !read_last);
       if (take) head_q <= head_q + 1'b1;
       if (give) tail_q <= tail_q + 1'b1;
-      if (read) read_q <= read_last ? '0 : read_q + 1'b1;
+      if (read && !leads) read_q <= read_last ? '0 : read_q + 1'b1;
     end
   end
   ipa_fifo #(.WIDTH($bits(line_t) + 512), .DEPTH(4)) u_queue (

@@ -4,6 +4,8 @@
 #![deny(missing_docs)]
 
 #[cfg(feature = "rtl")]
+pub mod card;
+#[cfg(feature = "rtl")]
 pub mod designs;
 #[cfg(feature = "rtl")]
 mod model;

@@ -148,6 +148,14 @@ impl Model {
     }
 }
 
+// SAFETY: a verilated model without threads of its own touches nothing but its own memory, and has
+// no affinity to a thread; ports are used only together with their model.
+unsafe impl Send for Model {}
+// SAFETY: an address, which is dereferenced only through the model that it belongs to.
+unsafe impl Send for Input {}
+// SAFETY: as for `Input`.
+unsafe impl Send for Output {}
+
 impl Drop for Model {
     fn drop(&mut self) {
         // SAFETY: `raw` came from `new`, is freed once, and no port reaches it without the model.

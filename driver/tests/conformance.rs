@@ -28,3 +28,25 @@ fn the_card_keeps_the_contract() {
     assert!(report.refusals > 6000);
     assert!(report.gathered > 1000);
 }
+
+/// The unchanged driver on the RTL.
+#[cfg(feature = "rtl")]
+#[test]
+fn the_card_in_rtl_keeps_the_contract() {
+    let card = RefCell::new(None);
+    let report = conformance::run(&|| -> Arc<dyn Accelerator> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = CardConfig::new(dir.path().join("card.sock"));
+        config.max_sas = 64;
+        config.queues = 4;
+        config.rtl = Some(sim::BusTiming::default());
+        *card.borrow_mut() = Some((RunningCard::start(&config).unwrap(), dir));
+        driver::open(&DeviceAddress::User(config.socket)).unwrap()
+    });
+    println!("{report:?}");
+    // AES-GCM only, no outer headers, one piece a packet: those that count as gathered are large ones.
+    assert!(report.unsupported > 0);
+    assert!(report.known_seals > 0 && report.known_opens > 0);
+    assert!(report.refusals > 100);
+    assert_eq!(report.gathered, 4);
+}

@@ -23,6 +23,7 @@ use crate::dma::DmaFault;
 use crate::fault::Fault;
 use crate::handshake::{self, Pages, post};
 use crate::inline::rules::Rule;
+use crate::rtl;
 use crate::sas::CardSa;
 
 /// How late a late answer is.
@@ -162,6 +163,7 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             }
             card.set_taken(index as u16, 0);
             *queue = Some(DataQueue::new(ring, priority));
+            core.rtl_set_queue(index as u16, Some((&ring, priority)));
             if let Some(held) = &mut core.held {
                 held.open(index as usize, depth);
             }
@@ -169,6 +171,9 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
         }
         Opcode::DeleteQueue => {
             // The data side works on a queue only under the same lock, so it is at rest here.
+            if core.queues.get(index as usize).is_some_and(Option::is_some) {
+                core.rtl_set_queue(index as u16, None);
+            }
             let queue = core.queues.get_mut(index as usize).ok_or(bad)?;
             let deleted = queue.take().map(|_| Answer::default());
             if let Some(held) = &mut core.held {
@@ -177,6 +182,7 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             deleted.ok_or((CommandStatus::QueueState, 0))
         }
         Opcode::QueueQuery => {
+            core.rtl_look_at_queue(index as u16);
             let queue = core.queues.get(index as usize).ok_or(bad)?;
             let description =
                 queue.map_or_else(QueueDescription::new_zeroed, |queue| queue.describe());
@@ -204,6 +210,7 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             }),
         ),
         Opcode::SaRevoke => {
+            core.rtl_pull((index, generation), false);
             let next = sa(core, command)?.state.next_sequence();
             amend(core, command, &Amend::Revoke)?;
             Ok(Answer {
@@ -225,17 +232,22 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             )
         }
         Opcode::SaOuter => {
+            if core.rtl.is_some() {
+                return Err((CommandStatus::Unsupported, 0));
+            }
             let outer: Outer = payload(core, command)?;
             let outer = context::outer(&outer).map_err(|status| (status, 0))?;
             sa(core, command)?.transform.set_outer(outer);
             Ok(Answer::default())
         }
         Opcode::SaUsage => {
+            core.rtl_pull((index, generation), false);
             let usage = sa(core, command)?.state.usage();
             write_usage(core, command, &usage)?;
             Ok(Answer::default())
         }
         Opcode::SaRetire => {
+            core.rtl_pull((index, generation), false);
             let usage = sa(core, command)?.state.usage();
             if command.payload_len.get() as usize == size_of::<Usage>() {
                 write_usage(core, command, &usage)?;
@@ -243,6 +255,7 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             core.sas
                 .remove(index, generation)
                 .ok_or((CommandStatus::Stale, 0))?;
+            core.rtl_remove(index);
             if let Some(inline) = &mut core.inline {
                 inline.rules.remove_sa((index, generation));
             }
@@ -258,8 +271,12 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             let mut told = Vec::with_capacity(most * LEN);
             let (mut first, mut next, mut value) = (None, index, 0);
             while value < most as u64
-                && let Some((index, generation, sa)) = core.sas.next(next)
+                && let Some((index, generation, _)) = core.sas.next(next)
             {
+                core.rtl_pull((index, generation), false);
+                let Some((index, generation, sa)) = core.sas.next(index) else {
+                    break;
+                };
                 told.extend_from_slice(context::describe(index, generation, sa, now).as_bytes());
                 first = first.or(Some((index, generation)));
                 next = index.saturating_add(1);
@@ -277,6 +294,9 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             let marks =
                 (0..card.doorbells.queues()).map(|queue| handshake::tail(&card.doorbells, queue));
             sa(core, command)?.drain = Some(marks.collect());
+            core.rtl_drain(card);
+            core.rtl_pull((index, generation), false);
+            core.rtl_push((index, generation), false);
             Ok(Answer::default())
         }
         Opcode::PortQuery => {
@@ -343,6 +363,12 @@ fn add_rule(core: &mut Core, rule: &fpga_regs::port::Rule) -> Result<Answer, Com
 /// Adds an SA out of its context.
 fn add(core: &mut Core, context: &SaContext, now: Instant) -> Result<(u32, u32), CommandStatus> {
     let params = context::decode(context)?;
+    if core.rtl.is_some() {
+        let fits = params.replay_window <= rtl::MAX_WINDOW && params.outer.is_none();
+        if !core.carries(params.suite) || !fits {
+            return Err(CommandStatus::Unsupported);
+        }
+    }
     if core.faults.strikes(Fault::FullTable) {
         return Err(CommandStatus::TableFull);
     }
@@ -355,10 +381,12 @@ fn add(core: &mut Core, context: &SaContext, now: Instant) -> Result<(u32, u32),
         explicit: params.numbering == Numbering::Explicit,
         drain: None,
     };
-    core.sas.insert(sa).ok_or_else(|| {
+    let Some(place) = core.sas.insert(sa) else {
         core.table_full(now);
-        CommandStatus::TableFull
-    })
+        return Err(CommandStatus::TableFull);
+    };
+    core.rtl_add(place, &params);
+    Ok(place)
 }
 
 /// One context after the other, so that the card holds the keys of one at a time.
@@ -391,7 +419,9 @@ fn add_bulk(core: &mut Core, command: &Command, now: Instant) -> Outcome {
             .and_then(|at| write(core, at, answer.as_bytes()));
         if let Err(error) = told {
             // An SA that the host doesn't hear of would be nobody's.
-            core.sas.remove(place.0, place.1);
+            if core.sas.remove(place.0, place.1).is_some() {
+                core.rtl_remove(place.0);
+            }
             return Err(error);
         }
     }
@@ -411,7 +441,14 @@ fn sa<'core>(
 }
 
 fn amend(core: &mut Core, command: &Command, change: &Amend) -> Outcome {
-    match sa(core, command)?.state.amend(change, Instant::now()) {
+    let place = (command.index.get(), command.generation.get());
+    let with_window = matches!(change, Amend::Replay(_));
+    core.rtl_pull(place, with_window);
+    let amended = sa(core, command)?.state.amend(change, Instant::now());
+    if amended.is_ok() {
+        core.rtl_push(place, with_window);
+    }
+    match amended {
         Ok(()) => Ok(Answer::default()),
         Err(SaError::GrantBehind { expected, .. }) => Err((CommandStatus::GrantBehind, expected)),
         Err(SaError::Invalid(_)) => Err((CommandStatus::BadField, 0)),

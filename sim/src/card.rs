@@ -27,6 +27,7 @@ use crate::handshake::{self, post};
 use crate::inline::InlineState;
 use crate::irq::Vectors;
 use crate::paced::Held;
+use crate::rtl::{BusTiming, Engine};
 use crate::sas::SaTable;
 
 /// Largest packet, sealed or not.
@@ -53,6 +54,8 @@ pub(crate) struct FunctionConfig {
     pub(crate) null_crypto: bool,
     /// Completions are held until they are due.
     pub(crate) paced: bool,
+    /// Its data path is the RTL, with this bus.
+    pub(crate) rtl: Option<BusTiming>,
 }
 
 /// A function of the card.
@@ -69,6 +72,8 @@ pub(crate) struct Card {
     pub(crate) frozen: AtomicBool,
     /// Its data side never sleeps.
     pub(crate) polls: bool,
+    /// Its data path is the RTL.
+    pub(crate) is_rtl: bool,
     /// Descriptors taken, for each queue: what the data side compares doorbells with, without a lock.
     taken: Box<[AtomicU32]>,
 }
@@ -110,6 +115,8 @@ pub(crate) struct Core {
     pub(crate) tap: Option<Tap>,
     /// There at a pace.
     pub(crate) held: Option<Held>,
+    /// There where the data path is the RTL.
+    pub(crate) rtl: Option<Box<Engine>>,
     /// There in inline mode.
     pub(crate) inline: Option<InlineState>,
     pub(crate) latch: u32,
@@ -282,6 +289,7 @@ impl Card {
             doorbells: Doorbells::new(config.queues)?,
             is_faulty: !config.faults.is_empty(),
             polls: config.polls,
+            is_rtl: config.rtl.is_some(),
             core: Mutex::new(Core {
                 number: config.number,
                 of: config.of,
@@ -306,6 +314,7 @@ impl Card {
                 resets_itself: false,
                 tap: None,
                 held: config.paced.then(|| Held::new(config.queues)),
+                rtl: config.rtl.and_then(Engine::new).map(Box::new),
                 inline: None,
                 latch: 0,
                 table_full_told: None,
@@ -372,6 +381,9 @@ impl Card {
         if let Some(inline) = &mut core.inline {
             inline.reset();
         }
+        if let Some(rtl) = &mut core.rtl {
+            rtl.reset();
+        }
         core.counters = CardCounters::default();
         core.fatal = FatalCause::None;
         core.fatal_info = 0;
@@ -391,6 +403,7 @@ impl Card {
 impl Core {
     /// All queue pairs go, and completions that are not due with them.
     fn delete_queues(&mut self) {
+        self.rtl_delete_queues();
         self.queues.fill(None);
         if let Some(held) = &mut self.held {
             held.clear();
@@ -410,6 +423,7 @@ impl Core {
     pub(crate) fn set_control(&mut self, value: Control) {
         let starts = value.contains(Control::ENABLE) && !self.control.contains(Control::ENABLE);
         self.control = value & Control::ENABLE;
+        self.rtl_rest();
         if starts {
             let valid =
                 |depth: u32, max: u32| depth.is_power_of_two() && (2..=max).contains(&depth);
@@ -482,7 +496,9 @@ impl Core {
     /// Reports what SAs have to say.
     pub(crate) fn report(&mut self, now: Instant) {
         let mut notices = Vec::new();
+        self.rtl_pull_timed();
         self.sas.notices(now, &mut notices);
+        self.rtl_push_timed();
         for (index, generation, notice) in notices {
             self.sa_event(index, generation, notice);
         }
@@ -506,6 +522,13 @@ impl Core {
 
     /// Every SA goes, and its keys and rules with it.
     pub(crate) fn clear_sas(&mut self) {
+        let mut from = 0;
+        while self.rtl.is_some()
+            && let Some((index, ..)) = self.sas.next(from)
+        {
+            self.rtl_remove(index);
+            from = index + 1;
+        }
         self.sas.clear();
         if let Some(inline) = &mut self.inline {
             inline.rules.clear();

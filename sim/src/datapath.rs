@@ -15,6 +15,7 @@ use crate::card::{Bell, Card, Core, DataQueue};
 use crate::fault::{Fault, FaultPlan};
 use crate::handshake::{self, Pages, post};
 use crate::paced::Pacer;
+use crate::rtl;
 use crate::submission::{Place, complete, process};
 
 /// Operations of a queue of the lowest priority before the next queue's turn; each step up doubles
@@ -36,7 +37,11 @@ pub(crate) fn run(cards: &[Arc<Card>], bell: &Bell, mut pacer: Option<Pacer>) {
         match &mut pacer {
             None => {
                 for card in cards {
-                    worked |= round(card, &mut buffer);
+                    worked |= if card.is_rtl {
+                        rtl::round(card)
+                    } else {
+                        round(card, &mut buffer)
+                    };
                 }
             }
             Some(pacer) => worked = pacer.round(cards, &mut buffer),

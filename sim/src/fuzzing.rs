@@ -34,6 +34,7 @@ fn card_with_memory(octets: &[u8]) -> Option<Arc<Card>> {
         polls: false,
         null_crypto: false,
         paced: false,
+        rtl: None,
     };
     let card = Card::new(function, Arc::new(Bell::new().ok()?)).ok()?;
     let fd = rustix::fs::memfd_create("fuzz", MemfdFlags::CLOEXEC).ok()?;

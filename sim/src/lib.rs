@@ -43,6 +43,7 @@ mod pci;
 pub mod port;
 pub mod qat;
 mod registers;
+mod rtl;
 mod running;
 mod sas;
 mod submission;
@@ -62,6 +63,7 @@ use inline::{Inline, InlineConfig};
 use pace::{Pace, VirtualClock};
 use paced::Pacer;
 
+pub use rtl::BusTiming;
 pub use running::RunningCard;
 
 /// What card to be.
@@ -89,6 +91,8 @@ pub struct CardConfig {
     pub pace: Pace,
     /// Its own capture.
     pub capture: Option<CaptureConfig>,
+    /// Its data path is the verilated RTL, with a bus like this; needs feature `rtl`.
+    pub rtl: Option<BusTiming>,
     /// The time of its pace, for tests; the host's where there is none.
     pub clock: Option<VirtualClock>,
 }
@@ -107,6 +111,7 @@ impl CardConfig {
             inline: None,
             pace: Pace::default(),
             capture: None,
+            rtl: None,
             clock: None,
         }
     }
@@ -114,6 +119,26 @@ impl CardConfig {
     /// Where a function listens.
     pub fn function_socket(&self, function: u16) -> PathBuf {
         of_function(&self.socket, function)
+    }
+}
+
+/// What the functional model does and the RTL doesn't.
+fn check_rtl(config: &CardConfig) -> Result<(), SimError> {
+    let refused = [
+        (
+            !cfg!(feature = "rtl"),
+            "was not built in: use feature `rtl`, which needs verilator 5",
+        ),
+        (config.functions != 1, "has one function"),
+        (!config.faults.is_empty(), "injects no faults"),
+        (config.null_crypto, "always seals"),
+        (config.inline.is_some(), "has no ports"),
+        (config.pace.is_set(), "is as fast as its clock"),
+        (config.capture.is_some(), "captures nothing"),
+    ];
+    match refused.into_iter().find(|(refused, _)| *refused) {
+        Some((_, why)) => Err(SimError::Rtl(why)),
+        None => Ok(()),
     }
 }
 
@@ -141,6 +166,9 @@ pub enum SimError {
         /// What was asked.
         found: u64,
     },
+    /// The data path can't be the RTL.
+    #[error("the RTL {0}")]
+    Rtl(&'static str),
     /// The socket can't be used.
     #[error("cannot listen on {path}: {error}")]
     Socket {
@@ -206,6 +234,22 @@ impl SimulatedCard {
         let latency = nanoseconds(config.pace.latency);
         check("latency in ns", "at most 100 ms", latency, 0..=longest)?;
 
+        if config.rtl.is_some() {
+            check(
+                "queues of the RTL",
+                "1 to 8",
+                queues.into(),
+                1..=rtl::MAX_QUEUES.into(),
+            )?;
+            check(
+                "SAs of the RTL",
+                "1 to 1024",
+                max_sas.into(),
+                1..=rtl::MAX_SAS.into(),
+            )?;
+            check_rtl(config)?;
+        }
+
         let bell = Arc::new(Bell::new()?);
         let function = |number| {
             let path = config.function_socket(number);
@@ -219,6 +263,7 @@ impl SimulatedCard {
                 polls: config.polls,
                 null_crypto: config.null_crypto,
                 paced: config.pace.is_set(),
+                rtl: config.rtl,
             };
             Ok((server, Arc::new(Card::new(function, bell.clone())?)))
         };

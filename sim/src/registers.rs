@@ -8,11 +8,12 @@ use fpga_regs::registers::{
     event_queue, identity, interrupt, statistics,
 };
 use offload_api::replay::WINDOW_MAX;
-use offload_api::sa::Suite;
+use offload_api::sa::{Cipher, Suite};
 
 use crate::card::{Core, MAX_DEPTH, MAX_PACKET};
 use crate::gather::MAX_GATHER;
 use crate::inline::rules::MAX_RULES;
+use crate::rtl;
 
 impl Core {
     /// Reads a register; a 64-bit one's low half latches its high one.
@@ -33,8 +34,9 @@ impl Core {
             identity::MAX_SAS => self.sas.capacity(),
             identity::MAX_QUEUES => self.queues.len() as u32,
             identity::MAX_DEPTH => MAX_DEPTH,
-            identity::MAX_PACKET => MAX_PACKET,
-            identity::MAX_GATHER => MAX_GATHER as u32,
+            identity::MAX_PACKET => self.max_packet(),
+            identity::MAX_GATHER if self.rtl.is_none() => MAX_GATHER as u32,
+            identity::MAX_WINDOW if self.rtl.is_some() => rtl::MAX_WINDOW,
             identity::MAX_WINDOW => WINDOW_MAX,
             identity::VECTORS => self.irqs.count(),
             identity::FUNCTION => self.number.into(),
@@ -52,10 +54,13 @@ impl Core {
 
     fn wide(&self, offset: u64) -> Option<u64> {
         Some(match offset {
+            identity::BUILD if self.rtl.is_some() => u64::from_le_bytes(*b"rtl 0.1\0"),
             identity::BUILD => u64::from_le_bytes(*b"sim 0.1\0"),
-            identity::SUITES => Suite::all().fold(0, |bits, suite| {
-                bits | 1 << suite_bit(suite.cipher() as u8, suite.integrity() as u8)
-            }),
+            identity::SUITES => Suite::all()
+                .filter(|suite| self.carries(*suite))
+                .fold(0, |bits, suite| {
+                    bits | 1 << suite_bit(suite.cipher() as u8, suite.integrity() as u8)
+                }),
             identity::TIME => self.time(),
             control::ERROR_INFO => self.fatal_info,
             admin_queue::SUBMISSION_BASE => self.admin.submissions,
@@ -74,12 +79,31 @@ impl Core {
         })
     }
 
+    /// Largest packet, sealed or not.
+    pub(crate) fn max_packet(&self) -> u32 {
+        match self.rtl {
+            Some(_) => rtl::MAX_PACKET,
+            None => MAX_PACKET,
+        }
+    }
+
+    /// Whether the data path has a suite.
+    pub(crate) fn carries(&self, suite: Suite) -> bool {
+        self.rtl.is_none() || matches!(suite.cipher(), Cipher::Aes128Gcm | Cipher::Aes256Gcm)
+    }
+
     fn features(&self) -> CardFeatures {
         let mut features = CardFeatures::all();
         features.set(CardFeatures::FAULT_INJECTION, !self.faults.is_empty());
         features.set(CardFeatures::INLINE, self.inline.is_some());
         features.set(CardFeatures::SLEEPS, !self.polls);
         features.set(CardFeatures::NULL_CRYPTO, self.null_crypto);
+        if self.rtl.is_some() {
+            // Headers around the tunnel's packets are the host's.
+            features -= CardFeatures::OUTER_HEADERS
+                | CardFeatures::OUTER_IPV6
+                | CardFeatures::UDP_ENCAPSULATION;
+        }
         features
     }
 

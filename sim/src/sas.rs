@@ -88,6 +88,25 @@ impl SaTable {
         slot.as_mut().filter(|_| *current == generation)
     }
 
+    /// An SA out of its place, which is kept for it: [`put_back`](Self::put_back).
+    #[cfg(feature = "rtl")]
+    pub(crate) fn take(&mut self, index: u32, generation: u32) -> Option<CardSa> {
+        let (current, slot) = self.slots.get_mut(index as usize)?;
+        if *current == generation {
+            slot.take()
+        } else {
+            None
+        }
+    }
+
+    /// Back where it was.
+    #[cfg(feature = "rtl")]
+    pub(crate) fn put_back(&mut self, index: u32, sa: CardSa) {
+        if let Some((_, slot)) = self.slots.get_mut(index as usize) {
+            *slot = Some(sa);
+        }
+    }
+
     /// The inbound SA of an SPI.
     pub(crate) fn by_spi(&self, spi: u32) -> Option<(u32, u32)> {
         self.by_spi.get(&spi).copied()

@@ -20,7 +20,7 @@ pub(crate) enum Part {
     Lint,
     /// The register map's generated files.
     Regs,
-    /// Simulation against OpenSSL, NIST and models.
+    /// Simulation against OpenSSL, NIST and the functional model, and below the driver.
     Tests,
     /// Formal proofs, and mutants that must fail.
     Proofs,
@@ -102,13 +102,38 @@ fn lint() -> Result<()> {
     Ok(())
 }
 
+/// The blocks alone; the card beside the functional model; the driver with the card.
 fn tests() -> Result<()> {
-    let package = ["--package", "fpga-cosim", "--features", "rtl", "--locked"];
-    run::succeed(run::cargo().arg("clippy").args(package).args([
+    let packages = [
+        [
+            "--package",
+            "fpga-cosim",
+            "--package",
+            "sim",
+            "--package",
+            "driver",
+        ]
+        .as_slice(),
+        &[
+            "--features",
+            "fpga-cosim/blocks,sim/rtl,driver/rtl",
+            "--locked",
+        ],
+    ]
+    .concat();
+    run::succeed(run::cargo().arg("clippy").args(&packages).args([
         "--all-targets",
         "--",
         "--deny",
         "warnings",
     ]))?;
-    run::succeed(run::cargo().arg("test").args(package).arg("--tests"))
+    let tests = [
+        "--test",
+        "rtl",
+        "--test",
+        "lockstep",
+        "--test",
+        "conformance",
+    ];
+    run::succeed(run::cargo().arg("test").args(&packages).args(tests))
 }

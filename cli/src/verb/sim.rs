@@ -13,7 +13,7 @@ use sim::inline::InlineConfig;
 use sim::pace::{Pace, Rate};
 use sim::port::PortSpec;
 use sim::qat::{Generation, QatConfig};
-use sim::{CardConfig, RunningCard, SimulatedCard};
+use sim::{BusTiming, CardConfig, RunningCard, SimulatedCard};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::{OutputArguments, table};
@@ -97,6 +97,9 @@ pub(crate) struct Arguments {
 enum Model {
     /// The ipa IPsec accelerator.
     Ipa,
+    /// The same card, its data path the verilated RTL: true to the clock, and slow. Only where
+    /// `esplanade` was built with feature `rtl`.
+    Rtl,
     /// A virtual function of an Intel QAT 4xxx.
     QatGen4,
     /// An Intel virtual QAT.
@@ -145,6 +148,11 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     ending.thread_block().context("cannot block signals")?;
     let generation = match arguments.model {
         Model::Ipa => None,
+        Model::Rtl => {
+            config.rtl = Some(BusTiming::default());
+            config.max_sas = config.max_sas.min(1024);
+            None
+        }
         Model::QatGen4 => Some(Generation::Gen4),
         Model::Vqat => Some(Generation::Virtual),
     };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use offload_api::error::SaError;
 use offload_api::event::Limit;
 use offload_api::queue::{Explicit, Status};
-use offload_api::replay::{ReplayWindow, Verdict};
+use offload_api::replay::{ReplaySnapshot, ReplayWindow, Verdict};
 use offload_api::sa::{
     Amend, Direction, GrantCursor, Lifetimes, Limits, Numbering, SaParams, SaUsage,
 };
@@ -25,20 +25,39 @@ pub struct SaState {
     lifetimes: Lifetimes,
     installed: Instant,
     usage: SaUsage,
-    reported: Reported,
+    reported: Told,
     bad_icvs: Burst,
     replays: Burst,
     notices: Vec<SaNotice>,
 }
 
 /// What is said once for each arming.
-#[derive(Clone, Copy, Debug, Default)]
-struct Reported {
-    soft: bool,
-    hard: bool,
-    grant_low: bool,
-    sequence_ending: bool,
-    sequence_end: bool,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// A soft limit.
+    pub soft: bool,
+    /// A hard limit.
+    pub hard: bool,
+    /// That the grant is low.
+    pub grant_low: bool,
+    /// That the sequence space nearly ends.
+    pub sequence_ending: bool,
+    /// That its last number is used.
+    pub sequence_end: bool,
+}
+
+/// What of an SA moves with its packets but for the window, on its way from or to hardware that keeps
+/// it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moving {
+    /// Numbers.
+    pub cursor: GrantCursor,
+    /// At or under how many remaining numbers the grant counts as low.
+    pub low_mark: u64,
+    /// Counters.
+    pub usage: SaUsage,
+    /// What has been told.
+    pub told: Told,
 }
 
 /// What an SA wants its owner to know.
@@ -108,7 +127,7 @@ impl SaState {
             lifetimes: sa.lifetimes,
             installed: now,
             usage: SaUsage::default(),
-            reported: Reported::default(),
+            reported: Told::default(),
             bad_icvs: Burst::default(),
             replays: Burst::default(),
             // So that a packet's notice needs no memory.
@@ -292,6 +311,50 @@ impl SaState {
                 what: "the change does not fit the SA's direction",
             }),
         }
+    }
+
+    /// Counts a packet that hardware refused, for those notices that it leaves to others.
+    pub fn note_refused(&mut self, status: Status) {
+        match status {
+            Status::BadIcv => self.bad_icvs.count += 1,
+            Status::Replayed | Status::TooOld => self.replays.count += 1,
+            _ => {}
+        }
+    }
+
+    /// What moves.
+    pub fn moving(&self) -> Moving {
+        Moving {
+            cursor: self.cursor,
+            low_mark: self.low_mark,
+            usage: self.usage,
+            told: self.reported,
+        }
+    }
+
+    /// Takes over what has moved elsewhere.
+    pub fn set_moving(&mut self, moving: &Moving) {
+        self.cursor = moving.cursor;
+        self.low_mark = moving.low_mark;
+        self.usage = moving.usage;
+        self.reported = moving.told;
+    }
+
+    /// The replay window.
+    pub fn window(&self) -> &ReplayWindow {
+        &self.window
+    }
+
+    /// Takes over a window that has moved elsewhere.
+    pub fn set_window(&mut self, seen: &ReplaySnapshot) {
+        self.window = ReplayWindow::new(self.window.size());
+        self.window.merge(seen);
+    }
+
+    /// Which limits by time are reached: a soft one, a hard one.
+    pub fn expired(&self, now: Instant) -> (bool, bool) {
+        let expired = |limits: &Limits| limits.time.is_some_and(|limit| self.age(now) >= limit);
+        (expired(&self.lifetimes.soft), expired(&self.lifetimes.hard))
     }
 
     /// The next number that would be used.

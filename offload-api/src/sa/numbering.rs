@@ -63,6 +63,16 @@ impl GrantCursor {
         }
     }
 
+    /// A cursor as another engine kept it, by its [`parts`](Self::parts).
+    pub fn from_parts(next: u64, last: u64, ended: bool) -> Self {
+        Self { next, last, ended }
+    }
+
+    /// The next number, the last one that may be used, and whether the 64-bit space is used up.
+    pub fn parts(&self) -> (u64, u64, bool) {
+        (self.next, self.last, self.ended)
+    }
+
     /// Takes in a further grant. One that continues the present one extends it; one that starts
     /// later abandons what is left, so that numbers only ever grow.
     ///

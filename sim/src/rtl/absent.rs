@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Built without feature `rtl`: there is no such engine.
+
+use offload_api::sa::SaParams;
+
+use super::BusTiming;
+use crate::card::{Card, Core, Ring};
+
+/// Nothing of this kind exists.
+#[derive(Debug)]
+pub(crate) enum Engine {}
+
+impl Engine {
+    pub(crate) fn new(_: BusTiming) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn reset(&mut self) {
+        match *self {}
+    }
+}
+
+impl Core {
+    pub(crate) fn rtl_rest(&mut self) {}
+
+    pub(crate) fn rtl_delete_queues(&mut self) {}
+
+    pub(crate) fn rtl_set_queue(&mut self, _: u16, _: Option<(&Ring, u8)>) {}
+
+    pub(crate) fn rtl_look_at_queue(&mut self, _: u16) {}
+
+    pub(crate) fn rtl_add(&mut self, _: (u32, u32), _: &SaParams) {}
+
+    pub(crate) fn rtl_remove(&mut self, _: u32) {}
+
+    pub(crate) fn rtl_pull(&mut self, _: (u32, u32), _: bool) {}
+
+    pub(crate) fn rtl_push(&mut self, _: (u32, u32), _: bool) {}
+
+    pub(crate) fn rtl_drain(&mut self, _: &Card) {}
+
+    pub(crate) fn rtl_pull_timed(&mut self) {}
+
+    pub(crate) fn rtl_push_timed(&mut self) {}
+}
+
+pub(crate) fn round(_: &Card) -> bool {
+    false
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The card whose data path is the verilated RTL (`fpga/rtl/ipa_card.sv`). What a management processor
+//! would do on a card (registers, admin and event queue, the SA table's upkeep, interrupts) is done by
+//! the same code as in the functional model; descriptors and packets only the RTL touches.
+
+#[cfg(not(feature = "rtl"))]
+mod absent;
+#[cfg(feature = "rtl")]
+mod engine;
+#[cfg(feature = "rtl")]
+mod sas;
+
+#[cfg(not(feature = "rtl"))]
+pub(crate) use absent::{Engine, round};
+#[cfg(feature = "rtl")]
+pub(crate) use engine::{Engine, round};
+
+/// How the bus of a card in RTL behaves, in clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BusTiming {
+    /// Clocks from a request to its answer.
+    pub latency: u32,
+    /// Further clocks at random, which mix the answers' order.
+    pub jitter: u32,
+    /// Of 256 clocks, how many the host is not ready, or has no answer to give.
+    pub hesitation: u8,
+    /// What randomness starts from.
+    pub seed: u64,
+}
+
+impl Default for BusTiming {
+    /// A bus that answers soon, so that the simulation is as quick as can be.
+    fn default() -> Self {
+        Self {
+            latency: 4,
+            jitter: 0,
+            hesitation: 0,
+            seed: 1,
+        }
+    }
+}
+
+/// Largest packet, sealed or not.
+pub(crate) const MAX_PACKET: u32 = 16384;
+/// Largest replay window.
+pub(crate) const MAX_WINDOW: u32 = 1024;
+/// SAs that it holds.
+pub(crate) const MAX_SAS: u32 = 1024;
+/// Queue pairs that it has.
+pub(crate) const MAX_QUEUES: u16 = 8;

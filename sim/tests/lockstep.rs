@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The functional model and the RTL, side by side: the same descriptors and memory to both, over random
+//! packets of mixed SAs, sizes, directions and errors, and buses that hesitate. Completions, memory,
+//! usage, counters and events must be the same.
+//!
+//! `RTL_PACKETS=100000` for a longer run, `RTL_SEED` for another one.
+#![allow(clippy::unwrap_used)]
+
+mod raw;
+
+use fpga_regs::admin::{CommandStatus, Opcode};
+use fpga_regs::context::{
+    FLAG_ESN, FLAG_EXPLICIT, FLAG_OUTBOUND, FLAG_TRANSPORT, SaContext, Usage,
+};
+use fpga_regs::descriptor::{
+    Completion, Event, EventKind, FLAG_EXPLICIT as NUMBERED, FLAG_GATHER, PHASE, Submission,
+};
+use fpga_regs::registers::{doorbell, event_queue, statistics};
+use offload_api::queue::Status;
+use offload_api::sa::{Cipher, Suite};
+use sim::BusTiming;
+use zerocopy::IntoBytes;
+
+use raw::*;
+
+/// Octets of each buffer.
+const BUFFER: usize = 2560;
+/// Buffers of a batch.
+const BATCH: usize = 48;
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        // Splitmix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    fn once_in(&mut self, chances: usize) -> bool {
+        self.below(chances) == 0
+    }
+
+    fn octets(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.next() as u8).collect()
+    }
+}
+
+/// Both cards.
+struct Pair {
+    cards: [Raw; 2],
+    /// Events of each seen so far.
+    events: [u64; 2],
+}
+
+impl Pair {
+    fn both<T: PartialEq + std::fmt::Debug>(&mut self, mut ask: impl FnMut(&mut Raw) -> T) -> T {
+        let [functional, rtl] = &mut self.cards;
+        let (expected, found) = (ask(functional), ask(rtl));
+        assert_eq!(found, expected, "RTL (left), functional model (right)");
+        expected
+    }
+
+    fn usage(&mut self, sa: (u32, u32)) -> Usage {
+        let asked = self.both(|raw| {
+            let mut ask = command(Opcode::SaUsage, sa.0);
+            ask.generation = sa.1.into();
+            ask.payload = (IOVA + PAYLOAD).into();
+            ask.payload_len = (size_of::<Usage>() as u32).into();
+            let status = raw.command(ask).status;
+            assert_eq!(status, CommandStatus::Ok as u8);
+            raw.octets(PAYLOAD, size_of::<Usage>())
+        });
+        let mut usage = [0; size_of::<Usage>()];
+        usage.copy_from_slice(&asked);
+        zerocopy::transmute!(usage)
+    }
+
+    /// All events so far must be the same, but for their times. How many refused packets are told
+    /// together is a matter of time.
+    fn compare_events(&mut self) {
+        let [expected, found] = [0, 1].map(|card| {
+            let mut told = Vec::new();
+            while let Some(event) = self.next_event(card) {
+                if !matches!(event.kind, BAD_ICV_BURST | REPLAY_BURST) {
+                    told.push(event);
+                }
+            }
+            told
+        });
+        let octets = |events: &[Event]| -> Vec<Vec<u8>> {
+            events
+                .iter()
+                .map(|event| event.as_bytes().to_vec())
+                .collect()
+        };
+        assert_eq!(
+            octets(&found),
+            octets(&expected),
+            "RTL (left), functional model (right)"
+        );
+        let dropped = self.both(|raw| raw.read_register(event_queue::DROPPED));
+        assert_eq!(dropped, 0);
+    }
+
+    fn next_event(&mut self, card: usize) -> Option<Event> {
+        let (raw, position) = (&self.cards[card], &mut self.events[card]);
+        let phase = if (*position / DEPTH).is_multiple_of(2) {
+            PHASE
+        } else {
+            0
+        };
+        let at = EVENTS + *position % DEPTH * size_of::<Event>() as u64;
+        let mut event: Event = raw.peek(at);
+        if event.kind == 0 || event.phase != phase {
+            return None;
+        }
+        *position += 1;
+        raw.register(event_queue::HEAD, (*position & 0xffff) as u32);
+        event.time = 0.into();
+        event.phase = 0;
+        Some(event)
+    }
+}
+
+const BAD_ICV_BURST: u8 = EventKind::BadIcvBurst as u8;
+const REPLAY_BURST: u8 = EventKind::ReplayBurst as u8;
+
+/// What the test knows of an SA.
+#[derive(Clone, Copy)]
+struct Sa {
+    place: (u32, u32),
+    outbound: bool,
+    transport: bool,
+    numbered: bool,
+    /// Number of the pair with the same key.
+    pair: usize,
+}
+
+fn context(random: &mut Random, pair: usize, flags: u8) -> SaContext {
+    let mut sa = sa(flags, 1 << 20);
+    sa.spi = (0x1000_0000 + pair as u32).to_le_bytes();
+    let suite = [Suite::AES_128_GCM, Suite::AES_256_GCM][pair % 2];
+    sa.cipher = suite.cipher() as u8;
+    sa.cipher_key = [pair as u8 + 1; 32];
+    if suite.cipher() == Cipher::Aes128Gcm {
+        sa.cipher_key[16..].fill(0);
+    }
+    sa.salt = [pair as u8; 4];
+    if flags & FLAG_OUTBOUND == 0 {
+        let window = [0u32, 32, 64, 96, 1024][random.below(5)];
+        sa.replay_window = window.to_le_bytes();
+    }
+    sa
+}
+
+/// An IP packet of some length; IPv6 with extension headers, sometimes.
+fn packet(random: &mut Random) -> Vec<u8> {
+    let len = match random.below(4) {
+        0 => random.below(64),
+        1 => 1380 + random.below(60),
+        _ => random.below(1500),
+    };
+    let mut packet = random.octets(len.max(8));
+    if random.once_in(3) {
+        let mut header = vec![0; 40];
+        let mut protocol = 17;
+        let mut chain = Vec::new();
+        while random.once_in(2) && chain.len() < 48 {
+            let kind = [0, 43, 60, 44][random.below(4)];
+            let words = if kind == 44 { 0 } else { random.below(2) as u8 };
+            let mut extension = vec![0; 8 + 8 * usize::from(words)];
+            extension[0] = protocol;
+            extension[1] = words;
+            chain.splice(0..0, extension);
+            protocol = kind;
+        }
+        let total = (chain.len() + packet.len()) as u16;
+        header[0] = 0x60 | random.below(16) as u8;
+        header[4..6].copy_from_slice(&total.to_be_bytes());
+        header[6] = protocol;
+        header[7] = 64;
+        header[8..].copy_from_slice(&random.octets(32));
+        header.extend(chain);
+        header.extend(packet);
+        header
+    } else {
+        let options = random.below(3) * 4;
+        let mut header = vec![0; 20 + options];
+        header[0] = 0x45 + (options / 4) as u8;
+        header[1] = random.next() as u8;
+        header[6] = if random.once_in(8) { 0x20 } else { 0x40 };
+        header[8] = 64;
+        header[9] = 17;
+        header[12..20].copy_from_slice(&random.octets(8));
+        let total = (header.len() + packet.len()) as u16;
+        header[2..4].copy_from_slice(&total.to_be_bytes());
+        header.append(&mut packet);
+        header
+    }
+}
+
+/// One operation: its descriptor and what its buffer holds.
+fn operation(
+    random: &mut Random,
+    slot: usize,
+    sas: &[Sa],
+    pool: &[(usize, Vec<u8>)],
+) -> (Submission, Vec<u8>, Option<usize>) {
+    let mut buffer = random.octets(BUFFER);
+    let at = BUFFERS + (slot * BUFFER) as u64;
+    let (mut sa, octets) = match pool.len() {
+        0 => (None, None),
+        len if random.once_in(2) => {
+            let (pair, sealed) = &pool[random.below(len)];
+            let wanted = sas.iter().find(|sa| sa.pair == *pair && !sa.outbound);
+            (wanted, Some(sealed.clone()))
+        }
+        _ => (None, None),
+    };
+    if sa.is_none() || random.once_in(40) {
+        sa = Some(&sas[random.below(sas.len())]);
+    }
+    let sa = *sa.unwrap();
+    let mut octets = octets.unwrap_or_else(|| packet(random));
+    if random.once_in(8) && !octets.is_empty() {
+        let place = match random.once_in(3) {
+            true => random.below(octets.len().min(40)),
+            false => random.below(octets.len()),
+        };
+        octets[place] ^= 1 << random.below(8);
+    }
+    if random.once_in(30) {
+        octets.truncate(random.below(octets.len() + 1));
+    }
+    let offset = match random.below(12) {
+        0 => random.below(20),
+        1..4 => 64,
+        _ => 16 + random.below(80),
+    };
+    let mut room = BUFFER;
+    if random.once_in(20) {
+        room = (offset + octets.len() + random.below(40)).min(BUFFER);
+    }
+    let end = offset + octets.len();
+    if end <= BUFFER {
+        buffer[offset..end].copy_from_slice(&octets);
+    }
+    let mut submission = submission(sa.place, at, offset as u32, octets.len());
+    submission.buffer_len = (room as u32).into();
+    submission.slot = (random.next() as u32).into();
+    submission.slot_generation = (random.next() as u32).into();
+    if sa.numbered != random.once_in(50) {
+        submission.flags |= NUMBERED;
+        submission.sequence = (1 + random.next() % 1000).into();
+        submission.iv.copy_from_slice(&random.octets(16));
+    }
+    match random.below(150) {
+        0 => submission.opcode = random.next() as u8,
+        1 => submission.flags |= 4,
+        2 => submission.entries = 1.into(),
+        3 => submission.sa_index = (random.next() as u32).into(),
+        4 => submission.sa_index = 1023.into(),
+        5 => submission.sa_generation = (random.next() as u32).into(),
+        6 => submission.buffer = (0x7_0000_0000u64 + random.next() % 4096).into(),
+        7 => submission.buffer = (u64::MAX - 100).into(),
+        8 => submission.offset = (u32::MAX - 3).into(),
+        9 => submission.len = (BUFFER as u32 + 1).into(),
+        10 => submission.buffer_len = (1 << 18).into(),
+        11 => submission.len = 0.into(),
+        12 => {
+            // Reads begin in reach and end beyond.
+            submission.buffer = (IOVA + SIZE - 700).into();
+        }
+        13 => {
+            submission.buffer_len = 100_000.into();
+            submission.len = 70_000.into();
+        }
+        14 => submission.flags |= FLAG_GATHER | 8,
+        _ => {}
+    }
+    (submission, buffer, sa.outbound.then_some(sa.pair))
+}
+
+/// Runs so many packets through both cards.
+fn compare(packets: usize, seed: u64, timing: BusTiming) {
+    let mut random = Random(seed);
+    let rigs = [
+        Rig::with(|config| config.max_sas = 64),
+        Rig::with(|config| {
+            config.max_sas = 64;
+            config.rtl = Some(timing);
+        }),
+    ];
+    let cards = rigs.each_ref().map(|rig| Raw::enabled(rig).with_queue());
+    let mut pair = Pair {
+        cards,
+        events: [0; 2],
+    };
+    let mut sas = Vec::new();
+    for number in 0..12 {
+        let mut flags = 0;
+        for flag in [FLAG_TRANSPORT, FLAG_ESN] {
+            flags |= flag * u8::from(random.once_in(2));
+        }
+        let numbered = random.once_in(4);
+        for outbound in [true, false] {
+            let own = match (outbound, numbered) {
+                (true, true) => FLAG_OUTBOUND | FLAG_EXPLICIT,
+                (true, false) => FLAG_OUTBOUND,
+                (false, _) => 0,
+            };
+            let mut context = context(&mut random, number, flags | own);
+            if number == 11 {
+                // Limits that are reached.
+                let limits: [u64; 6] = [9000, 20, u64::MAX, 30_000, 60, u64::MAX];
+                for (place, limit) in context.lifetimes.chunks_exact_mut(8).zip(limits) {
+                    place.copy_from_slice(&limit.to_le_bytes());
+                }
+                context.grant_last = 40u64.to_le_bytes();
+            }
+            let place = pair.both(|raw| raw.add(&context));
+            sas.push(Sa {
+                place,
+                outbound,
+                transport: flags & FLAG_TRANSPORT != 0,
+                numbered: outbound && numbered,
+                pair: number,
+            });
+        }
+    }
+    let mut pool: Vec<(usize, Vec<u8>)> = Vec::new();
+    let mut statuses = [0usize; 32];
+    let mut done = 0;
+    while done < packets {
+        let count = 1 + random.below(BATCH);
+        let mut sealing = Vec::new();
+        for slot in 0..count {
+            let (submission, buffer, seals) = operation(&mut random, slot, &sas, &pool);
+            sealing.push(seals);
+            let at = BUFFERS + (slot * BUFFER) as u64;
+            for raw in &mut pair.cards {
+                raw.poke(at, &buffer);
+                let entry = u64::from(raw.tail) % DEPTH * size_of::<Submission>() as u64;
+                raw.poke(SUBMISSIONS + entry, submission.as_bytes());
+                raw.tail += 1;
+            }
+        }
+        for raw in &mut pair.cards {
+            raw.ring(0, doorbell::TAIL, raw.tail);
+        }
+        for (slot, seals) in sealing.iter().enumerate() {
+            let octets = pair.both(|raw| raw.await_completion().as_bytes().to_vec());
+            let mut completion = [0; size_of::<Completion>()];
+            completion.copy_from_slice(&octets);
+            let completion: Completion = zerocopy::transmute!(completion);
+            statuses[usize::from(completion.status)] += 1;
+            let good = completion.status <= Status::OkSoftExpired as u8;
+            if let Some(number) = seals.filter(|_| good) {
+                let at = BUFFERS + (slot * BUFFER) as u64 + u64::from(completion.offset.get());
+                let sealed = pair.cards[0].octets(at, completion.len.get() as usize);
+                if pool.len() < 400 {
+                    pool.push((number, sealed));
+                } else {
+                    let place = random.below(pool.len());
+                    pool[place] = (number, sealed);
+                }
+            }
+        }
+        let memory = SIZE as usize - BUFFERS as usize;
+        let [functional, rtl] = &pair.cards;
+        assert!(
+            functional.octets(BUFFERS, memory) == rtl.octets(BUFFERS, memory),
+            "memory differs after {done} packets"
+        );
+        done += count;
+        pair.compare_events();
+        if random.once_in(8) {
+            let sa = sas[random.below(sas.len())];
+            pair.usage(sa.place);
+        }
+    }
+    for sa in &sas {
+        pair.usage(sa.place);
+    }
+    for counter in [
+        statistics::SEALED,
+        statistics::SEALED_BYTES,
+        statistics::OPENED,
+        statistics::OPENED_BYTES,
+        statistics::ERRORS,
+        statistics::DMA_FAULTS,
+        statistics::BAD_DESCRIPTORS,
+    ] {
+        pair.both(|raw| raw.read_register(counter));
+    }
+    let told: Vec<_> = Status::ALL
+        .iter()
+        .map(|status| (*status, statuses[*status as usize]))
+        .filter(|(_, count)| *count != 0)
+        .collect();
+    println!("{done} packets, seed {seed}, {timing:?}: {told:?}");
+    if packets >= 2000 {
+        // What a run is good for: each of these was met.
+        for status in [
+            Status::Ok,
+            Status::OkSoftExpired,
+            Status::BadDescriptor,
+            Status::BadGather,
+            Status::DmaFault,
+            Status::SaStale,
+            Status::WrongNumbering,
+            Status::HardExpired,
+            Status::BadIcv,
+            Status::Replayed,
+            Status::BadLength,
+            Status::BadIpHeader,
+            Status::OuterMismatch,
+            Status::NoSpace,
+        ] {
+            assert_ne!(statuses[status as usize], 0, "{status:?} never came");
+        }
+    }
+    assert!(sas.iter().any(|sa| sa.transport) && sas.iter().any(|sa| !sa.transport));
+    for rig in rigs {
+        rig.end();
+    }
+}
+
+#[test]
+fn both_models_do_the_same() {
+    let knob = |name: &str, default: u64| {
+        let value = std::env::var(name).ok();
+        value
+            .and_then(|value| value.parse().ok())
+            .unwrap_or(default)
+    };
+    let packets = knob("RTL_PACKETS", 12_000) as usize;
+    let seed = knob("RTL_SEED", 1);
+    let timings = [(4, 0, 0), (250, 0, 0), (40, 100, 64), (10, 30, 200)];
+    for (number, (latency, jitter, hesitation)) in timings.into_iter().enumerate() {
+        let timing = BusTiming {
+            latency,
+            jitter,
+            hesitation,
+            seed: seed + 7,
+        };
+        compare(packets / timings.len(), seed + number as u64, timing);
+    }
+}

@@ -236,6 +236,10 @@ impl Crypto for OpensslCrypto {
         run().map_err(failed)
     }
 
+    fn name_key(&self, der: &[u8]) -> u64 {
+        name::key(der)
+    }
+
     fn same_name(&self, a: &[u8], b: &[u8]) -> bool {
         name::same(a, b)
     }

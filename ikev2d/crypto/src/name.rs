@@ -2,6 +2,7 @@
 //! Distinguished names, and whether a certificate is an identity's (RFC 4945 §3.1, §5.1).
 
 use std::cmp::Ordering;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use ikev2d_proto::config::{ID_KEY_ID, Identity};
@@ -57,6 +58,23 @@ pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
         return false;
     };
     a.try_cmp(&b).is_ok_and(Ordering::is_eq)
+}
+
+/// A number that is the same for equal names. It may be for others too: not all that X.500 says of
+/// spaces is done here.
+pub(crate) fn key(der: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let Ok(name) = X509Name::from_der(der) else {
+        return 0;
+    };
+    for entry in name.entries() {
+        entry.object().nid().as_raw().hash(&mut hasher);
+        if let Ok(text) = entry.data().to_string() {
+            let plain = text.bytes().filter(u8::is_ascii_alphanumeric);
+            plain.for_each(|octet| octet.to_ascii_lowercase().hash(&mut hasher));
+        }
+    }
+    hasher.finish()
 }
 
 /// Whether a certificate is of an identity. Nothing but the identity's own kind counts: an address in

@@ -596,3 +596,40 @@ fn a_second_connection_of_the_same_identities_makes_no_initial_contact() {
     assert_eq!(ike_downs(&pair, 1, "initial contact"), 0);
     assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 2);
 }
+
+/// B3: a peer that may have one IKE SA only reauthenticates it, and has one afterwards. What comes
+/// beside and stays is not there for long.
+#[test]
+fn a_reauthentication_is_no_second_ike_sa() {
+    let keep = |a: bool, connection: &mut Connection, _: &mut EndpointConfig| {
+        if !a {
+            connection.unique = Unique::Keep;
+        }
+    };
+    let mut pair = Pair::seeded(8, keep);
+    pair.up();
+    for _ in 0..3 {
+        let (now, ike) = (pair.now, pair.ike(0));
+        pair.sides[0].endpoint.reauthenticate(now, ike).unwrap();
+        pair.run(Duration::from_secs(60));
+        assert_ne!(pair.ike(0), ike);
+        assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 1);
+        pair.agree(1);
+    }
+    assert_eq!(pair.sides[1].endpoint.stats().auth_failures, 0);
+    // Another one that does not replace the first.
+    let mut pair = Pair::seeded(8, keep);
+    let second = Connection {
+        name: "second".to_owned(),
+        ..peers::connection(true)
+    };
+    let both = vec![peers::connection(true).into(), second.into()];
+    pair.sides[0].endpoint.set_connections(both);
+    pair.up();
+    let (now, first) = (pair.now, pair.ike(1));
+    let endpoint = &mut pair.sides[0].endpoint;
+    endpoint.initiate(now, "second", Some("net"), None).unwrap();
+    pair.run(Duration::from_secs(60));
+    let left: Vec<_> = pair.sides[1].endpoint.ike_sas().map(|sa| sa.id).collect();
+    assert_eq!(left, [first]);
+}

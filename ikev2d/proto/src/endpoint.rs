@@ -4,9 +4,9 @@
 mod info;
 mod reauth;
 mod receive;
+mod table;
 mod unique;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,12 +15,14 @@ use thiserror::Error;
 
 pub use info::{ChildInfo, IkeSaInfo, Stats};
 pub(crate) use receive::addresses_match;
+pub(crate) use unique::GRACE;
 
-use crate::config::{Connection, EndpointConfig, Secret};
+use crate::config::{Connection, EndpointConfig, Identity, Secret};
 use crate::credential::JobResult;
 use crate::crypto::Crypto;
 use crate::event::{Answer, ChildId, Event, IkeId, InstallId, JobId, Numbers, Path, Transmit};
 use crate::ike_sa::{Ctx, FORGET, Handover, IkeSa, Outputs, Phase, Standing, State, Task};
+use table::Table;
 
 /// Octets of the secret that cookies are made with.
 const COOKIE_SECRET: usize = 32;
@@ -31,7 +33,7 @@ pub struct Endpoint {
     crypto: Arc<dyn Crypto>,
     connections: Vec<Arc<Connection>>,
     secrets: Vec<Secret>,
-    sas: BTreeMap<IkeId, IkeSa>,
+    sas: Table,
     out: Outputs,
     /// The present cookie secret and the one before it.
     cookie_secrets: [Vec<u8>; 2],
@@ -78,7 +80,7 @@ pub enum InitiateError {
 pub struct UnknownSa;
 
 /// Gives an IKE SA's children and tasks to another.
-fn hand_over(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, handover: &Handover) {
+fn hand_over(sas: &mut Table, ctx: &mut Ctx<'_>, handover: &Handover) {
     let Some(mut heir) = sas.remove(&handover.new) else {
         // The peer has deleted it again.
         if let Some(old) = sas.get_mut(&handover.old) {
@@ -96,7 +98,7 @@ fn hand_over(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, handover: &Han
     }
     heir.pump(ctx);
     reauth::follow(sas, ctx, handover);
-    sas.insert(heir.id, heir);
+    sas.insert(heir);
 }
 
 impl Endpoint {
@@ -113,7 +115,7 @@ impl Endpoint {
             config,
             connections: Vec::new(),
             secrets: Vec::new(),
-            sas: BTreeMap::new(),
+            sas: Table::default(),
             out: Outputs::default(),
             stats: Stats::default(),
             #[cfg(feature = "deviation")]
@@ -148,11 +150,7 @@ impl Endpoint {
         &self.connections
     }
 
-    fn with<R>(
-        &mut self,
-        now: Instant,
-        step: impl FnOnce(&mut BTreeMap<IkeId, IkeSa>, &mut Ctx<'_>) -> R,
-    ) -> R {
+    fn with<R>(&mut self, now: Instant, step: impl FnOnce(&mut Table, &mut Ctx<'_>) -> R) -> R {
         let mut ctx = Ctx {
             crypto: &*self.crypto,
             config: &self.config,
@@ -166,7 +164,7 @@ impl Endpoint {
         let before = ctx.out.events.len();
         let result = step(&mut self.sas, &mut ctx);
         for born in std::mem::take(&mut ctx.out.born) {
-            self.sas.insert(born.id, born);
+            self.sas.insert(born);
         }
         for id in std::mem::take(&mut ctx.out.redundant) {
             if let Some(sa) = self.sas.get_mut(&id) {
@@ -177,19 +175,17 @@ impl Endpoint {
         for handover in std::mem::take(&mut ctx.out.handovers) {
             hand_over(&mut self.sas, &mut ctx, &handover);
         }
+        self.sas.tidy(ctx.crypto, ctx.config);
         unique::enforce(&mut self.sas, &mut ctx);
         reauth::go_on(&mut self.sas, &mut ctx);
         reauth::release(&mut self.sas, &mut ctx, before);
-        self.sas.retain(|_, sa| {
-            let lives = sa.state != State::Dead;
-            if !lives {
-                sa.reassembly.clear(&mut ctx.out.held);
-                if sa.counted {
-                    ctx.out.lost_ike(&sa.ends());
-                }
-            }
-            lives
-        });
+        for mut dead in self.sas.bury(ctx.crypto, ctx.config) {
+            dead.reassembly.clear(&mut ctx.out.held);
+            ctx.out.lost_ike(&mut dead);
+        }
+        for child in std::mem::take(&mut ctx.out.retired) {
+            self.sas.forget_child(child);
+        }
         result
     }
 
@@ -209,14 +205,13 @@ impl Endpoint {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let config = self.config.clone();
-        self.with(now, |sas, ctx| {
-            for sa in sas.values_mut() {
-                if sa.timeout(&config).is_some_and(|at| at <= now) {
-                    sa.handle_timeout(ctx);
-                }
-            }
-        });
+        for ike in self.sas.due(now) {
+            let _ = self.with(now, |sas, ctx| {
+                let sa = sas.get_mut(&ike)?;
+                sa.handle_timeout(ctx);
+                Some(())
+            });
+        }
     }
 
     /// Takes in what was done about an event.
@@ -226,7 +221,8 @@ impl Endpoint {
             Answer::Failed { install, reason } => (*install, Some(reason)),
         };
         self.with(now, |sas, ctx| {
-            for sa in sas.values_mut() {
+            let ike = sas.of_install(install);
+            if let Some(sa) = ike.and_then(|ike| sas.get_mut(&ike)) {
                 sa.answered(ctx, install, failure);
             }
         });
@@ -235,7 +231,9 @@ impl Endpoint {
     /// Takes in what came of a job.
     pub fn handle_job(&mut self, now: Instant, job: JobId, result: &JobResult) {
         self.with(now, |sas, ctx| {
-            if let Some(sa) = sas.values_mut().find(|sa| sa.awaits(job)) {
+            let ike = sas.of_job(job);
+            let found = ike.and_then(|ike| sas.get_mut(&ike));
+            if let Some(sa) = found.filter(|sa| sa.awaits(job)) {
                 sa.handle_job(ctx, result);
                 sa.pump(ctx);
             }
@@ -275,9 +273,8 @@ impl Endpoint {
             group: None,
             not_before: None,
         });
-        let present = self.sas.values().find(|sa| {
-            sa.connection.name == connection.name
-                && sa.standing == Standing::Current
+        let present = self.sas.of_connection(&connection.name).find(|sa| {
+            sa.standing == Standing::Current
                 && matches!(sa.state, State::Established | State::Connecting)
                 && (sa.state == State::Established || sa.initiator)
         });
@@ -305,13 +302,19 @@ impl Endpoint {
         self.with(now, |sas, ctx| {
             let spi_i = ctx.random_u64();
             let known = |sa: &IkeSa| sa.keys.is_some() && sa.may_be_of(ctx.crypto, &connection);
-            let initial_contact = !sas.values().any(known);
+            let (local_id, remote_id) = (&connection.local_id, &connection.remote_id);
+            let initial_contact = if [local_id, remote_id].contains(&&Identity::Any) {
+                !sas.values().any(known)
+            } else {
+                let between = sas.between(ctx.crypto, local_id, remote_id);
+                !between.chain(sas.connecting()).any(known)
+            };
             let mut sa = IkeSa::new(ctx, connection, true, (spi_i, 0), path);
             sa.initial_contact = initial_contact;
             sa.tasks.extend(task);
             sa.start_init(ctx).map_err(|_| InitiateError::Crypto)?;
             let id = sa.id;
-            sas.insert(id, sa);
+            sas.insert(sa);
             Ok(id)
         })
     }
@@ -334,8 +337,7 @@ impl Endpoint {
     }
 
     fn ike_of(&self, child: ChildId) -> Result<IkeId, UnknownSa> {
-        let has = |sa: &&IkeSa| sa.children.iter().any(|c| c.sa.id == child);
-        self.sas.values().find(has).map(|sa| sa.id).ok_or(UnknownSa)
+        self.sas.of_child(child).ok_or(UnknownSa)
     }
 
     /// Deletes a child SA.
@@ -409,9 +411,6 @@ impl Endpoint {
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.sas
-            .values()
-            .filter_map(|sa| sa.timeout(&self.config))
-            .min()
+        self.sas.next_due()
     }
 }

@@ -11,6 +11,7 @@ mod timers;
 mod window;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -106,8 +107,10 @@ pub(crate) struct IkeSa {
     pub(crate) initial_contact: bool,
     /// The peer takes an IKE_AUTH without a child (RFC 6023).
     pub(crate) childless: bool,
-    /// It counts in [`Outputs::present`].
-    pub(crate) counted: bool,
+    /// It counts as its peer's, which is there.
+    pub(crate) counted: Option<IpAddr>,
+    /// A peer that may have one IKE SA only has another: it has until then to delete that.
+    pub(crate) on_probation: Option<Instant>,
     next_request: u32,
     expected_request: u32,
     last_response: Option<LastResponse>,
@@ -188,7 +191,8 @@ impl IkeSa {
             mobike: false,
             initial_contact: false,
             childless: false,
-            counted: false,
+            counted: None,
+            on_probation: None,
             next_request: 0,
             expected_request: 0,
             last_response: None,
@@ -227,8 +231,7 @@ impl IkeSa {
         self.previous_keys = None;
         self.arm_rekey(ctx);
         self.arm_reauth(ctx);
-        self.counted = true;
-        *ctx.out.present.entry(self.ends()).or_default() += 1;
+        ctx.out.count_ike(self);
         let ike = self.id;
         ctx.event(Event::IkeUp { ike });
     }

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Reauthentication takes two IKE SAs: the one that is there, and the one that replaces it.
 
-use std::collections::BTreeMap;
-
+use super::table::Table;
 use crate::event::{Event, IkeId};
 use crate::ike_sa::{Ctx, Handover, IkeSa, State, Task};
 
 /// Begins what is asked for, and ends what is done.
-pub(super) fn go_on(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>) {
+pub(super) fn go_on(sas: &mut Table, ctx: &mut Ctx<'_>) {
     for id in std::mem::take(&mut ctx.out.reauths) {
         begin(sas, ctx, id);
     }
@@ -28,19 +27,24 @@ pub(super) fn go_on(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>) {
 }
 
 /// What is under way for an IKE SA goes on for the one that has taken over from it.
-pub(super) fn follow(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, handover: &Handover) {
+pub(super) fn follow(sas: &mut Table, ctx: &mut Ctx<'_>, handover: &Handover) {
     let out = &mut *ctx.out;
     let asked = out.reauths.iter_mut();
     let ended = out.reauthenticated.iter_mut().chain(&mut out.reauth_failed);
-    let being_made = sas.values_mut().filter_map(|sa| sa.reauth.of.as_mut());
-    for old in asked.chain(ended).chain(being_made) {
+    for old in asked.chain(ended) {
         if *old == handover.old {
+            *old = handover.new;
+        }
+    }
+    for id in sas.replacing() {
+        let replaced = sas.get_mut(&id).and_then(|sa| sa.reauth.of.as_mut());
+        if let Some(old) = replaced.filter(|old| **old == handover.old) {
             *old = handover.new;
         }
     }
 }
 
-fn begin(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, id: IkeId) {
+fn begin(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
     let Some(old) = sas.get(&id) else {
         return;
     };
@@ -74,14 +78,17 @@ fn begin(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, id: IkeId) {
         ctx.out.reauth_failed.push(id);
         return;
     }
-    sas.insert(new.id, new);
+    sas.insert(new);
 }
 
 /// What waited for a child of another IKE SA to go sends from now on: told before that one's end.
-pub(super) fn release(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, before: usize) {
+pub(super) fn release(sas: &mut Table, ctx: &mut Ctx<'_>, before: usize) {
     let mut at = before;
     for (connection, child) in std::mem::take(&mut ctx.out.gone) {
-        for sa in sas.values_mut().filter(|sa| sa.state != State::Dead) {
+        for id in sas.waiting() {
+            let Some(sa) = sas.get_mut(&id).filter(|sa| sa.state != State::Dead) else {
+                continue;
+            };
             let waiting = sa
                 .children
                 .iter_mut()

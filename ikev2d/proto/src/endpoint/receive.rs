@@ -8,7 +8,7 @@ use super::{COOKIE_SECRET, Endpoint};
 use crate::config::Connection;
 use crate::event::{Path, Transmit};
 use crate::exchange::init::{InitRequest, choose, has_intermediate};
-use crate::ike_sa::{IkeSa, State, notifies};
+use crate::ike_sa::{IkeSa, notifies};
 use crate::wire::{
     Chain, FLAG_INITIATOR, FLAG_RESPONSE, Header, VERSION, WireError, exchange, notify,
 };
@@ -32,11 +32,7 @@ impl Endpoint {
             && header.message_id.get() == 0;
         let spi_i = header.spi_i.get();
         if first && spi_i != 0 {
-            let known = self
-                .sas
-                .values()
-                .find(|sa| !sa.initiator && sa.spi_i == spi_i && sa.path.remote == path.remote);
-            match known.map(|sa| sa.id) {
+            match self.sas.by_first(spi_i, path.remote).map(|sa| sa.id) {
                 Some(id) => {
                     let _ = self.on(now, id, |sa, ctx| sa.handle(ctx, path, &header, datagram));
                 }
@@ -49,10 +45,8 @@ impl Endpoint {
         } else {
             spi_i
         };
-        let found = self
-            .sas
-            .values()
-            .find(|sa| sa.own_spi() == own && (header.flags & FLAG_INITIATOR == 0) == sa.initiator);
+        let ours = |sa: &&IkeSa| (header.flags & FLAG_INITIATOR == 0) == sa.initiator;
+        let found = self.sas.by_spi(own).filter(ours);
         match found.map(|sa| sa.id) {
             Some(id) => {
                 let _ = self.on(now, id, |sa, ctx| sa.handle(ctx, path, &header, datagram));
@@ -98,15 +92,7 @@ impl Endpoint {
             self.stats.malformed += 1;
             return;
         };
-        let half_open = self
-            .sas
-            .values()
-            .filter(|sa| !sa.initiator && sa.state == State::Connecting);
-        let of_address = half_open
-            .clone()
-            .filter(|sa| sa.path.remote.ip() == path.remote.ip())
-            .count();
-        let half_open = half_open.count();
+        let (of_address, half_open) = self.sas.half_open(path.remote.ip());
         if half_open >= self.config.half_open_limit {
             // Even who can be reached: memory is bounded.
             self.stats.half_open_refused += 1;
@@ -160,7 +146,7 @@ impl Endpoint {
             let spi_r = ctx.random_u64();
             let mut sa = IkeSa::new(ctx, connection, false, (spi_i, spi_r), path);
             if sa.answer_init(ctx, &request, choice, message).is_ok() {
-                sas.insert(sa.id, sa);
+                sas.insert(sa);
             }
         });
     }

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Several IKE SAs between the same two identities (RFC 7296 §2.4).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::table::Table;
 use crate::config::Unique;
 use crate::crypto::Crypto;
 use crate::event::IkeId;
-use crate::ike_sa::{Ctx, IkeSa, Standing, State};
+use crate::ike_sa::{Ctx, IkeSa, Standing, State, Task};
 
 /// How long an IKE SA stays whose peer has set up another one from the same address: it may be
 /// reauthenticating, and deletes this one itself when its children are there.
-const GRACE: Duration = Duration::from_secs(30);
+pub(crate) const GRACE: Duration = Duration::from_secs(30);
 
 /// Removes what newly authenticated IKE SAs replace.
-pub(super) fn enforce(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>) {
+pub(super) fn enforce(sas: &mut Table, ctx: &mut Ctx<'_>) {
     for _ in 0..ctx.out.initial_contact.len() {
         if let Some(winner) = ctx.out.initial_contact.pop_front() {
             initial_contact(sas, ctx, winner);
@@ -22,6 +22,30 @@ pub(super) fn enforce(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>) {
     }
     if let Some(winner) = ctx.out.authenticated.take() {
         replace(sas, ctx, winner);
+    }
+    for id in std::mem::take(&mut ctx.out.probations) {
+        end_probation(sas, ctx, id);
+    }
+}
+
+/// A connection that allows one IKE SA only: what was there before stays.
+fn end_probation(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
+    let Some(sa) = sas.get(&id) else { return };
+    let stays = |other: &IkeSa| {
+        other.id != id
+            && other.on_probation.is_none()
+            && other.counted.is_some()
+            && other.standing == Standing::Current
+            && same_ends(ctx.crypto, sa, other)
+    };
+    let stays = sas
+        .between(ctx.crypto, &sa.local_id, &sa.remote_id)
+        .any(stays);
+    if let Some(sa) = sas.get_mut(&id).filter(|_| stays) {
+        sa.tasks.push_front(Task::DeleteIke {
+            reason: "the peer has another one that stays".to_owned(),
+        });
+        sa.pump(ctx);
     }
 }
 
@@ -34,7 +58,7 @@ fn same_ends(crypto: &dyn Crypto, a: &IkeSa, b: &IkeSa) -> bool {
 }
 
 /// A connection that knows one IKE SA only, whatever the peer says.
-fn replace(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: IkeId) {
+fn replace(sas: &mut Table, ctx: &mut Ctx<'_>, winner: IkeId) {
     let Some(new) = sas.get(&winner).filter(|sa| sa.state != State::Dead) else {
         return;
     };
@@ -42,9 +66,9 @@ fn replace(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: IkeId) {
         return;
     }
     let address = new.path.remote.ip();
-    let others = sas.values();
-    let others =
-        others.filter(|sa| sa.id != winner && sa.counted && same_ends(ctx.crypto, new, sa));
+    let others = sas.between(ctx.crypto, &new.local_id, &new.remote_id);
+    let others = others
+        .filter(|sa| sa.id != winner && sa.counted.is_some() && same_ends(ctx.crypto, new, sa));
     let others: Vec<IkeId> = others.map(|sa| sa.id).collect();
     for id in others {
         let Some(sa) = sas.get_mut(&id) else { continue };
@@ -60,7 +84,7 @@ fn replace(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: IkeId) {
 
 /// An IKE SA has replaced its endpoint's other ones with the same peer (RFC 7296 §2.4). They go when
 /// its first child carries the traffic, so that none is lost where the peer has not lost theirs.
-fn initial_contact(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: IkeId) {
+fn initial_contact(sas: &mut Table, ctx: &mut Ctx<'_>, winner: IkeId) {
     let Some(sa) = sas.get(&winner) else { return };
     let waits = sa.pending.is_some() || !sa.awaiting_peer().is_empty();
     // A later one has the last word.
@@ -71,7 +95,8 @@ fn initial_contact(sas: &mut BTreeMap<IkeId, IkeSa>, ctx: &mut Ctx<'_>, winner: 
     if ctx.out.initial_contact.iter().any(later) {
         return;
     }
-    let others = sas.values().filter(|other| {
+    let others = sas.between(ctx.crypto, &sa.local_id, &sa.remote_id);
+    let others = others.filter(|other| {
         other.id != winner && other.established.is_some() && same_ends(ctx.crypto, sa, other)
     });
     let others: Vec<IkeId> = others.map(|other| other.id).collect();

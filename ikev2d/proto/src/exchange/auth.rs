@@ -361,15 +361,20 @@ impl IkeSa {
             let reason = "the policy on IKE SAs without a child (RFC 6023) forbids it";
             return self.refuse_auth(ctx, id, notify::INVALID_SYNTAX, reason);
         }
-        if self.connection.unique == Unique::Keep && ctx.out.present.contains_key(&self.ends()) {
-            let reason = format!("peer {} is there already", self.remote_id);
-            let kind = notify::AUTHENTICATION_FAILED;
-            self.respond_notify(ctx, exchange::IKE_AUTH, id, kind, &[]);
-            return self.die(ctx, &reason);
-        }
-        if self.connection.unique != Unique::Never
-            && notifies(parts).any(|notify| notify.kind == notify::INITIAL_CONTACT)
+        let initial = notifies(parts).any(|notify| notify.kind == notify::INITIAL_CONTACT);
+        if self.connection.unique == Unique::Keep
+            && let Some(others) = ctx.out.present.get(&self.ends())
         {
+            // Who reauthenticates comes from where it was, and does not say that it has lost all.
+            if initial || !others.contains(&self.path.remote.ip()) {
+                let reason = format!("peer {} is there already", self.remote_id);
+                let kind = notify::AUTHENTICATION_FAILED;
+                self.respond_notify(ctx, exchange::IKE_AUTH, id, kind, &[]);
+                return self.die(ctx, &reason);
+            }
+            self.on_probation = Some(ctx.now + crate::endpoint::GRACE);
+        }
+        if self.connection.unique != Unique::Never && initial {
             ctx.out.initial_contact.push_back(self.id);
         }
         ctx.out.authenticated = Some(self.id);

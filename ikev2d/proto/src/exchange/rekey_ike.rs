@@ -363,7 +363,8 @@ impl IkeSa {
         let moves = |task: &Task| !matches!(task, Task::RekeyIke { .. } | Task::Liveness);
         heir.tasks.extend(self.tasks.drain(..).filter(moves));
         heir.arm_rekey(ctx);
-        (heir.counted, heir.mobike) = (std::mem::take(&mut self.counted), self.mobike);
+        (heir.counted, heir.mobike) = (self.counted.take(), self.mobike);
+        heir.on_probation = self.on_probation.take();
         heir.inherit_auth(ctx, self);
         self.standing = Standing::Replaced;
         self.rekey_at = None;

@@ -179,16 +179,21 @@ impl<'a> Ctx<'a> {
     }
 }
 
+impl Waiting {
+    /// The job that is waited for.
+    pub(crate) fn job(&self) -> JobId {
+        match self {
+            Self::Request { job, .. } | Self::Response { job, .. } | Self::Answer { job, .. } => {
+                *job
+            }
+        }
+    }
+}
+
 impl IkeSa {
     pub(crate) fn awaits(&self, wanted: JobId) -> bool {
-        match &self.waiting {
-            Some(
-                Waiting::Request { job, .. }
-                | Waiting::Response { job, .. }
-                | Waiting::Answer { job, .. },
-            ) => *job == wanted,
-            None => false,
-        }
+        let waiting = self.waiting.as_ref();
+        waiting.is_some_and(|waiting| waiting.job() == wanted)
     }
 
     /// Goes on where a job was waited for.

@@ -79,6 +79,10 @@ impl IkeSa {
         if self.state != State::Established {
             return;
         }
+        if self.counted.is_some() {
+            ctx.out.lost_ike(self);
+            ctx.out.count_ike(self);
+        }
         let (ike, path, udp_encap) = (self.id, self.path, self.udp_encap());
         for child in &mut self.children {
             (child.sa.path, child.sa.udp_encap) = (path, udp_encap);

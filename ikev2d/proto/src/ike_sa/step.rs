@@ -2,13 +2,14 @@
 //! What a step of an IKE SA may use, and what it leaves behind.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Handover, Held, IkeSa};
-use crate::config::{Connection, EndpointConfig, Identity, Secret};
+use crate::config::{Connection, EndpointConfig, Identity, Secret, Unique};
 use crate::crypto::Crypto;
-use crate::event::{Event, IkeId, Numbers, Transmit};
+use crate::event::{ChildId, Event, IkeId, Numbers, Transmit};
 
 /// What a step may use and leave behind.
 pub(crate) struct Ctx<'a> {
@@ -34,8 +35,12 @@ pub(crate) struct Outputs {
     pub(crate) authenticated: Option<IkeId>,
     /// New IKE SAs out of rekeyings.
     pub(crate) born: Vec<IkeSa>,
-    /// Established IKE SAs by the two identities.
-    pub(crate) present: HashMap<(Identity, Identity), usize>,
+    /// Where peers are whose connection allows one IKE SA only, by the two identities.
+    pub(crate) present: HashMap<(Identity, Identity), Vec<IpAddr>>,
+    /// Children that are no more.
+    pub(crate) retired: Vec<ChildId>,
+    /// IKE SAs whose peer has had time to delete the one before.
+    pub(crate) probations: Vec<IkeId>,
     /// IKE SAs that are to be replaced by new ones.
     pub(crate) reauths: Vec<IkeId>,
     /// IKE SAs that have been.
@@ -68,12 +73,30 @@ impl Outputs {
         }
     }
 
-    /// An established IKE SA is gone.
-    pub(crate) fn lost_ike(&mut self, ends: &(Identity, Identity)) {
-        if let Some(count) = self.present.get_mut(ends) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.present.remove(ends);
+    /// An established IKE SA is there.
+    pub(crate) fn count_ike(&mut self, sa: &mut IkeSa) {
+        let address = sa.path.remote.ip();
+        sa.counted = Some(address);
+        if sa.connection.unique == Unique::Keep {
+            self.present.entry(sa.ends()).or_default().push(address);
+        }
+    }
+
+    /// It is gone.
+    pub(crate) fn lost_ike(&mut self, sa: &mut IkeSa) {
+        let Some(address) = sa.counted.take() else {
+            return;
+        };
+        if sa.connection.unique != Unique::Keep {
+            return;
+        }
+        let ends = sa.ends();
+        if let Some(addresses) = self.present.get_mut(&ends) {
+            if let Some(at) = addresses.iter().position(|other| *other == address) {
+                addresses.swap_remove(at);
+            }
+            if addresses.is_empty() {
+                self.present.remove(&ends);
             }
         }
     }
@@ -85,6 +108,9 @@ impl Outputs {
 
 impl Ctx<'_> {
     pub(crate) fn event(&mut self, event: Event) {
+        if let Event::RetireChild { child } = &event {
+            self.out.retired.push(*child);
+        }
         self.out.events.push_back(event);
     }
 

@@ -73,6 +73,7 @@ impl IkeSa {
             self.rekey_at.filter(|_| established),
             self.reauth.at.filter(|_| established),
             self.expire_at.filter(|_| established),
+            self.on_probation.filter(|_| established),
             self.forget_at,
             self.reassembly.expires(),
             self.awaited.as_ref().map(|awaited| awaited.until),
@@ -114,6 +115,10 @@ impl IkeSa {
         }
         self.awaited.take_if(|awaited| now >= awaited.until);
         if self.is_in_use() {
+            if self.on_probation.is_some_and(|at| now >= at) {
+                self.on_probation = None;
+                ctx.out.probations.push(self.id);
+            }
             if self.rekey_at.is_some_and(|at| now >= at) {
                 self.rekey_at = None;
                 self.renew(ctx);

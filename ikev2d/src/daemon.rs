@@ -369,11 +369,19 @@ impl Daemon {
                     .handle_datagram(now, Path { local, remote }, &datagram);
             }
             Upcall::PeerMoved { child, remote } => {
-                let moved = self.installer.children().find(|(id, _)| id.0 == child);
-                if let Some((_, sa)) = moved {
+                let moved = self.endpoint.peer_moved(now, ChildId(child), remote);
+                if moved == Ok(true) {
                     tracing::info!(child, %remote, "peer sends from elsewhere");
-                    let (child, local) = (sa.id, sa.path.local);
+                } else if let Some(sa) = self.endpoint.ike_sa_of(ChildId(child))
+                    && sa.version == 1
+                    && sa.nat_remote
+                {
+                    // IKEv1 has no word for it.
+                    let local = sa.path.local;
+                    let child = ChildId(child);
                     self.installer.move_child(child, (local, remote), None);
+                } else {
+                    tracing::debug!(child, %remote, "a peer that is behind no NAT is not followed");
                 }
             }
             Upcall::Acquire {
@@ -390,10 +398,16 @@ impl Daemon {
         for event in events {
             self.announce_engine(&event);
             match event {
-                DeviceEvent::SoftExpired { sa, limit } | DeviceEvent::HardExpired { sa, limit } => {
+                DeviceEvent::SoftExpired { sa, limit } => {
                     if let Some(child) = self.installer.child_of(sa) {
                         tracing::info!(child = child.0, ?limit, "lifetime is reached");
                         let _ = self.endpoint.rekey_child(now, child);
+                    }
+                }
+                DeviceEvent::HardExpired { sa, limit } => {
+                    if let Some(child) = self.installer.child_of(sa) {
+                        tracing::warn!(child = child.0, ?limit, "hard lifetime is over");
+                        let _ = self.endpoint.child_expired(now, child);
                     }
                 }
                 DeviceEvent::SequenceEnding { sa } => {
@@ -487,17 +501,13 @@ impl Daemon {
                     tracing::error!(%error, "child SA can't be installed");
                     let _ = self.endpoint.terminate_child(now, child);
                 }
-                let ends = self
-                    .installer
-                    .children()
-                    .find(|(id, _)| *id == child)
-                    .map(|(_, sa)| {
-                        (
-                            sa.ts_local.clone(),
-                            sa.ts_remote.clone(),
-                            sa.path.remote.ip(),
-                        )
-                    });
+                let ends = self.installer.child(child).map(|sa| {
+                    (
+                        sa.ts_local.clone(),
+                        sa.ts_remote.clone(),
+                        sa.path.remote.ip(),
+                    )
+                });
                 if let Some((local, remote, peer)) = ends
                     && self.routed.insert(child)
                 {
@@ -525,10 +535,9 @@ impl Daemon {
             } => {
                 tracing::info!(ike = ike.0, from = %path.local, to = %path.remote, "path changed");
                 // The IKE SA that made a child may have been rekeyed since.
-                let of_ike = self.endpoint.ike_sas().filter(|sa| sa.id == ike);
-                let children: Vec<ChildId> = of_ike
-                    .flat_map(|sa| sa.children.into_iter().map(|child| child.sa.id))
-                    .collect();
+                let of_ike = self.endpoint.ike_sa(ike);
+                let children = of_ike.into_iter().flat_map(|sa| sa.children);
+                let children: Vec<ChildId> = children.map(|child| child.sa.id).collect();
                 for child in children {
                     let ends = (path.local, path.remote);
                     self.installer.move_child(child, ends, Some(udp_encap));
@@ -557,18 +566,10 @@ impl Daemon {
                     // The peer keeps to our old SAs until it hears that the new ones are there.
                     let _ = self.endpoint.check_liveness(now, ike);
                 }
-                let name = self
-                    .endpoint
-                    .ike_sas()
-                    .flat_map(|sa| {
-                        sa.children
-                            .iter()
-                            .filter(|c| c.sa.id == child)
-                            .map(|c| c.sa.child.clone())
-                            .collect::<Vec<_>>()
-                    })
-                    .next();
-                self.waiters.child_up(name.as_deref());
+                let sa = self.endpoint.ike_sa_of(child);
+                let children = sa.iter().flat_map(|sa| &sa.children);
+                let name = children.map(|c| c.sa).find(|sa| sa.id == child);
+                self.waiters.child_up(name.map(|sa| sa.child.as_str()));
             }
             Event::ChildRekeyed { old, new } => {
                 self.announce_child_rekeyed(old, new);
@@ -585,6 +586,15 @@ impl Daemon {
                 tracing::warn!(connection, ?child, reason, "initiation failed");
                 self.waiters.failed(&connection, child.as_deref(), &reason);
                 self.try_failed(&connection, child.as_deref());
+            }
+            Event::Doubted {
+                ike,
+                connection,
+                reason,
+            } => {
+                let text = format!("{connection}: {reason}; asked again, since anybody may say so");
+                self.say(ike, &text);
+                self.waiters.doubt(&connection, &reason);
             }
             event => tracing::debug!(?event, "event"),
         }

@@ -36,6 +36,7 @@ pub(crate) struct Installer {
     failover: Failover,
     plane: Plane,
     children: HashMap<ChildId, Installed>,
+    handles: HashMap<SaHandle, ChildId>,
 }
 
 struct Installed {
@@ -52,6 +53,7 @@ impl Installer {
             failover,
             plane,
             children: HashMap::new(),
+            handles: HashMap::new(),
         }
     }
 
@@ -88,6 +90,7 @@ impl Installer {
             outbound: None,
             sa,
         };
+        self.handles.insert(handle, installed.sa.id);
         self.children.insert(installed.sa.id, installed);
         Ok(())
     }
@@ -125,6 +128,7 @@ impl Installer {
             return Err(not_led(&error));
         }
         installed.outbound = Some(handle);
+        self.handles.insert(handle, child);
         // The engines have them.
         let gone = || ChildKeys {
             encryption: Default::default(),
@@ -171,6 +175,9 @@ impl Installer {
     /// Stops sending at once and receiving a moment later; what it was.
     pub(crate) fn retire(&mut self, child: ChildId) -> Option<ChildSa> {
         let installed = self.children.remove(&child)?;
+        for handle in [Some(installed.inbound), installed.outbound] {
+            handle.and_then(|handle| self.handles.remove(&handle));
+        }
         let sending = self.plane.remove_outbound(child.0);
         let (failover, plane) = (self.failover.clone(), self.plane.clone());
         let spi = Spi::new(installed.sa.spi_in);
@@ -198,22 +205,19 @@ impl Installer {
 
     /// The child that an engine's handle belongs to.
     pub(crate) fn child_of(&self, handle: SaHandle) -> Option<ChildId> {
-        self.children
-            .iter()
-            .find(|(_, c)| c.inbound == handle || c.outbound == Some(handle))
-            .map(|(id, _)| *id)
+        self.handles.get(&handle).copied()
     }
 
     /// Whether a handle is a child SA's inbound one.
     pub(crate) fn is_inbound(&self, handle: SaHandle) -> bool {
-        self.children.values().any(|child| child.inbound == handle)
+        let child = self.child_of(handle);
+        let child = child.and_then(|child| self.children.get(&child));
+        child.is_some_and(|child| child.inbound == handle)
     }
 
-    /// The children of an IKE SA whose peer has moved.
-    pub(crate) fn children(&self) -> impl Iterator<Item = (ChildId, &ChildSa)> {
-        self.children
-            .iter()
-            .map(|(id, installed)| (*id, &installed.sa))
+    /// A child as it is installed.
+    pub(crate) fn child(&self, child: ChildId) -> Option<&ChildSa> {
+        self.children.get(&child).map(|installed| &installed.sa)
     }
 }
 

@@ -81,6 +81,19 @@ pub(crate) fn raw_esp() -> io::Result<Vec<OwnedFd>> {
     Ok(sockets)
 }
 
+/// The addresses that this host has.
+pub(crate) fn own_addresses() -> Vec<IpAddr> {
+    let Ok(all) = nix::ifaddrs::getifaddrs() else {
+        return Vec::new();
+    };
+    let addresses = all.filter_map(|interface| interface.address);
+    let addresses = addresses.filter_map(|address| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+    });
+    addresses.collect()
+}
+
 /// The address that this host sends from to a peer.
 pub(crate) fn source_towards(peer: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr = if peer.is_ipv4() {

@@ -252,3 +252,14 @@ fn signatures_survive_a_bad_network() {
         pair.agree(1);
     }
 }
+
+/// A responder with more signatures to make than it has time for: who asks again is served.
+#[test]
+fn a_peer_that_finds_us_busy_asks_again_and_is_not_refused() {
+    let mut pair = both([p256(), p256()], &any(), &any());
+    pair.sides[1].busy = 2;
+    pair.up();
+    assert_eq!(pair.sides[1].busy, 0);
+    assert_eq!(pair.sides[1].endpoint.stats().auth_failures, 0);
+    assert_eq!(pair.sides[0].endpoint.stats().retransmits, 2);
+}

@@ -237,8 +237,14 @@ fn ike_sas_without_a_child_are_made_where_both_want_them() {
     pair.agree(0);
 }
 
-fn mobile(_: bool, connection: &mut Connection, _: &mut EndpointConfig) {
+fn mobile(a: bool, connection: &mut Connection, _: &mut EndpointConfig) {
     connection.mobike = true;
+    let elsewhere = AddressPattern::Prefix("198.51.100.0".parse().unwrap(), 24);
+    if a {
+        connection.local_addrs.push(elsewhere);
+    } else {
+        connection.remote_addrs.push(elsewhere);
+    }
 }
 
 fn moved(pair: &Pair, side: usize) -> usize {
@@ -324,7 +330,8 @@ fn who_has_not_agreed_on_it_does_not_move() {
 #[test]
 fn only_a_new_authenticated_message_moves_an_ike_sa() {
     for mobike in [true, false] {
-        let mut pair = Pair::seeded(8, |a, connection, _| {
+        let mut pair = Pair::seeded(8, |a, connection, config| {
+            mobile(a, connection, config);
             connection.mobike = mobike;
             connection.encap = a && !mobike;
         });

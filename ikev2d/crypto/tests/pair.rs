@@ -107,7 +107,7 @@ fn a_proposal_that_fits_nothing_is_told() {
         .endpoint
         .initiate(pair.now, "gw", None, None)
         .unwrap();
-    pair.run(Duration::from_secs(60));
+    pair.run(Duration::from_secs(300));
     let told = |event: &Event| matches!(event, Event::InitiateFailed { reason, .. } if reason.contains("NO_PROPOSAL_CHOSEN"));
     assert_eq!(pair.count(0, told), 1);
 }

@@ -163,6 +163,7 @@ pub struct Refusal(pub String);
 pub struct Job {
     pub(crate) verify: Option<(Arc<dyn Verifier>, Claim)>,
     pub(crate) sign: Option<(Arc<dyn Signer>, Scheme, Vec<u8>)>,
+    pub(crate) for_peer: bool,
 }
 
 impl Job {
@@ -171,7 +172,25 @@ impl Job {
         verify: Option<(Arc<dyn Verifier>, Claim)>,
         sign: Option<(Arc<dyn Signer>, Scheme, Vec<u8>)>,
     ) -> Self {
-        Self { verify, sign }
+        Self {
+            verify,
+            sign,
+            for_peer: false,
+        }
+    }
+
+    /// A peer waits for it, who asks again if nothing comes: it may be answered with
+    /// [`JobError::Busy`].
+    pub fn for_peer(self) -> Self {
+        Self {
+            for_peer: true,
+            ..self
+        }
+    }
+
+    /// Whether a peer waits for it.
+    pub fn is_for_peer(&self) -> bool {
+        self.for_peer
     }
 
     /// Does it. Nothing is signed for a peer that isn't believed.
@@ -204,6 +223,12 @@ pub enum JobError {
     /// The peer is not believed.
     #[error("{0}")]
     Refused(Refusal),
+    /// There is no room for it now.
+    #[error("too much is to be done at once")]
+    Busy,
+    /// It panicked: a defect of ours.
+    #[error("our own work on it has failed")]
+    Panicked,
     /// We could not sign.
     #[error("our signature: {0}")]
     Crypto(CryptoError),

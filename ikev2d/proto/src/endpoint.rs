@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Every IKE SA of a daemon.
 
+mod cookie;
 mod info;
 mod reauth;
 mod receive;
@@ -14,7 +15,7 @@ use std::time::Instant;
 use thiserror::Error;
 
 pub use info::{ChildInfo, IkeSaInfo, Stats};
-pub(crate) use receive::addresses_match;
+pub(crate) use receive::{addresses_match, permits};
 pub(crate) use unique::GRACE;
 
 use crate::config::{Connection, EndpointConfig, Identity, Secret};
@@ -24,9 +25,6 @@ use crate::event::{Answer, ChildId, Event, IkeId, InstallId, JobId, Numbers, Pat
 use crate::ike_sa::{Ctx, FORGET, Handover, IkeSa, Outputs, Phase, Standing, State, Task};
 use table::Table;
 
-/// Octets of the secret that cookies are made with.
-const COOKIE_SECRET: usize = 32;
-
 /// IKE without I/O: see the crate's documentation.
 pub struct Endpoint {
     config: EndpointConfig,
@@ -35,9 +33,7 @@ pub struct Endpoint {
     secrets: Vec<Secret>,
     sas: Table,
     out: Outputs,
-    /// The present cookie secret and the one before it.
-    cookie_secrets: [Vec<u8>; 2],
-    cookies_made: u32,
+    cookies: cookie::Cookies,
     stats: Stats,
     #[cfg(feature = "deviation")]
     deviation: Option<crate::deviation::Deviation>,
@@ -104,14 +100,8 @@ fn hand_over(sas: &mut Table, ctx: &mut Ctx<'_>, handover: &Handover) {
 impl Endpoint {
     /// An endpoint without connections.
     pub fn new(config: EndpointConfig, crypto: Arc<dyn Crypto>) -> Self {
-        let secret = || {
-            let mut secret = vec![0; COOKIE_SECRET];
-            crypto.random(&mut secret);
-            secret
-        };
         Self {
-            cookie_secrets: [secret(), secret()],
-            cookies_made: 0,
+            cookies: cookie::Cookies::new(&*crypto),
             config,
             connections: Vec::new(),
             secrets: Vec::new(),
@@ -380,6 +370,33 @@ impl Endpoint {
         let mut can = false;
         self.on(now, ike, |sa, ctx| can = sa.move_to(ctx, local))?;
         Ok(can)
+    }
+
+    /// Takes in that authentic ESP of a child comes from elsewhere. Whether it is followed there: its
+    /// peer must be behind a NAT, and not one that says so when it moves (RFC 7296 §2.23, RFC 4555).
+    ///
+    /// # Errors
+    /// [`UnknownSa`].
+    pub fn peer_moved(
+        &mut self,
+        now: Instant,
+        child: ChildId,
+        remote: SocketAddr,
+    ) -> Result<bool, UnknownSa> {
+        let ike = self.ike_of(child)?;
+        let mut follows = false;
+        self.on(now, ike, |sa, ctx| follows = sa.esp_came_from(ctx, remote))?;
+        Ok(follows)
+    }
+
+    /// Ends a child SA whose hard lifetime is over: nothing passes it any more. A rekeying that is
+    /// under way goes on.
+    ///
+    /// # Errors
+    /// [`UnknownSa`].
+    pub fn child_expired(&mut self, now: Instant, child: ChildId) -> Result<(), UnknownSa> {
+        let ike = self.ike_of(child)?;
+        self.on(now, ike, |sa, ctx| sa.child_expired(ctx, child))
     }
 
     /// Rekeys a child SA.

@@ -18,6 +18,8 @@ pub mod reason {
     pub const DELETED_BY_PEER: &str = "deleted by the peer";
     /// The initiator has not believed our AUTH.
     pub const REFUSED_BY_PEER: &str = "the peer does not believe us (AUTHENTICATION_FAILED)";
+    /// Its hard lifetime is over.
+    pub const EXPIRED: &str = "its lifetime is over";
     /// Every retransmission went unanswered.
     pub const NO_ANSWER: &str = "the peer does not answer";
 }
@@ -223,6 +225,16 @@ pub enum Event {
         /// The child, if one was asked for.
         child: Option<String>,
         /// Why.
+        reason: String,
+    },
+    /// Somebody, who may be the peer, refuses what an initiation asks for; it goes on, since nothing
+    /// is authenticated yet (RFC 7296 §2.21.1).
+    Doubted {
+        /// The IKE SA.
+        ike: IkeId,
+        /// The connection.
+        connection: String,
+        /// What was said.
         reason: String,
     },
     /// Keys of an IKE SA, when the key log is on.

@@ -5,6 +5,7 @@ mod children;
 mod fragments;
 mod mobike;
 mod reauth;
+mod spi;
 mod step;
 mod task;
 mod timers;
@@ -15,9 +16,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(crate) use children::{Child, Pending, Phase};
+pub(crate) use children::{After, Child, Pending, Phase};
 use fragments::SMALL;
 pub(crate) use fragments::{Held, Reassembly};
+pub(crate) use spi::{OwnSpi, Spis};
 pub(crate) use step::{Ctx, Outputs};
 pub(crate) use task::{ChildRequest, Collision, Handover, RekeyRequest, Request, Task};
 pub(crate) use timers::jittered;
@@ -79,8 +81,10 @@ pub(crate) enum Standing {
 pub(crate) struct IkeSa {
     pub(crate) id: IkeId,
     pub(crate) connection: Arc<Connection>,
-    /// Whether we are the original initiator.
+    /// Whether we are the initiator of this IKE SA: whoever has rekeyed it, then.
     pub(crate) initiator: bool,
+    /// Whether we began the first of a series of rekeyed ones: to move it is our part (RFC 4555 §2).
+    pub(crate) moves: bool,
     pub(crate) spi_i: u64,
     pub(crate) spi_r: u64,
     pub(crate) path: Path,
@@ -146,9 +150,11 @@ pub(crate) struct InitMaterial {
     pub(crate) exchange: Option<Box<dyn KeyExchange>>,
     pub(crate) group: Option<crate::algorithm::Group>,
     pub(crate) cookie: Vec<u8>,
+    /// What somebody has said against it, who may be the peer.
+    pub(crate) refusal: Option<String>,
     /// Restarts by COOKIE or INVALID_KE_PAYLOAD.
     pub(crate) restarts: u32,
-    pub(crate) child_spi: u32,
+    pub(crate) child_spi: Option<OwnSpi>,
     /// Additional key exchanges that are done.
     pub(crate) additional_done: usize,
     /// Each side's part of IntAuth (RFC 9242 §3.3.2); empty unless an IKE_INTERMEDIATE has run.
@@ -171,6 +177,7 @@ impl IkeSa {
         Self {
             id: IkeId(ctx.out.id()),
             initiator,
+            moves: initiator,
             spi_i,
             spi_r,
             path,
@@ -320,19 +327,6 @@ impl IkeSa {
                 connection,
                 reason,
             });
-        }
-    }
-
-    /// A new inbound SPI that no child of this SA has.
-    pub(crate) fn new_spi(&self, ctx: &Ctx<'_>) -> u32 {
-        loop {
-            let mut octets = [0; 4];
-            ctx.crypto.random(&mut octets);
-            // 0 to 255 are reserved (RFC 4303 §2.1).
-            let spi = u32::from_be_bytes(octets) | 0x100;
-            if self.children.iter().all(|child| child.sa.spi_in != spi) {
-                return spi;
-            }
         }
     }
 }

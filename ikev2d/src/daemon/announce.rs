@@ -195,20 +195,19 @@ impl Daemon {
 
     fn list_ike(&self, ike: IkeId) -> Option<(String, Section)> {
         let now = Instant::now();
-        let sa = self.endpoint.ike_sas().find(|sa| sa.id == ike)?;
+        let sa = self.endpoint.ike_sa(ike)?;
         Some((sa.connection.to_owned(), lists::ike(&sa, now)))
     }
 
     fn list_child(&self, child: ChildId) -> Option<Child> {
         let now = Instant::now();
-        self.endpoint.ike_sas().find_map(|sa| {
-            let info = sa.children.iter().find(|info| info.sa.id == child)?;
-            let facts = self.child_facts(info);
-            Some(Child {
-                ike: sa.id,
-                name: lists::child_name(info),
-                section: lists::child_sa(info, now, &facts),
-            })
+        let sa = self.endpoint.ike_sa_of(child)?;
+        let info = sa.children.iter().find(|info| info.sa.id == child)?;
+        let facts = self.child_facts(info);
+        Some(Child {
+            ike: sa.id,
+            name: lists::child_name(info),
+            section: lists::child_sa(info, now, &facts),
         })
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Waiters {
 struct Waiter {
     what: Awaited,
     until: Instant,
+    /// What somebody has said against it.
+    doubt: Option<String>,
     reply: Option<oneshot::Sender<Reply>>,
 }
 
@@ -44,6 +46,7 @@ impl Waiters {
         self.waiting.push(Waiter {
             what,
             until,
+            doubt: None,
             reply: Some(reply),
         });
     }
@@ -62,17 +65,19 @@ impl Waiters {
     pub(super) fn expire(&mut self, now: Instant) {
         for waiter in self.waiting.iter_mut().filter(|waiter| waiter.until <= now) {
             if let Some(reply) = waiter.reply.take() {
-                let _ = reply.send(respond(Err("it takes longer than the time-out".to_owned())));
+                let late = "it takes longer than the time-out";
+                let reason = match &waiter.doubt {
+                    Some(doubt) => format!("{late}: {doubt}"),
+                    None => late.to_owned(),
+                };
+                let _ = reply.send(respond(Err(reason)));
             }
         }
         self.waiting.retain(|waiter| waiter.reply.is_some());
     }
 
     pub(super) fn ike_up(&mut self, ike: IkeId, endpoint: &Ike) {
-        let name = endpoint
-            .ike_sas()
-            .find(|sa| sa.id == ike)
-            .map(|sa| sa.connection.to_owned());
+        let name = endpoint.ike_sa(ike).map(|sa| sa.connection.to_owned());
         self.resolve(|what| match what {
             Awaited::Up {
                 connection,
@@ -101,6 +106,15 @@ impl Waiters {
             }
             _ => None,
         });
+    }
+
+    /// Somebody says that a connection can't be set up.
+    pub(super) fn doubt(&mut self, doubted: &str, reason: &str) {
+        for waiter in &mut self.waiting {
+            if matches!(&waiter.what, Awaited::Up { connection, .. } if connection == doubted) {
+                waiter.doubt = Some(reason.to_owned());
+            }
+        }
     }
 
     pub(super) fn ike_down(&mut self, ike: IkeId, name: &str, reason: &str) {

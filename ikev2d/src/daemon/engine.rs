@@ -66,7 +66,7 @@ impl Daemon {
             "out"
         };
         section.put("way", way);
-        if let Some((_, installed)) = self.installer.children().find(|(id, _)| *id == child) {
+        if let Some(installed) = self.installer.child(child) {
             section.put("connection", &installed.connection);
             section.put("child", &installed.child);
         }

@@ -2,7 +2,7 @@
 //! Both versions of IKE as one: a datagram goes to the version that its header names, everything else to
 //! the one that has the SA or the connection. Nothing falls back from one to the other.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -98,7 +98,7 @@ impl Ike {
             // An SA that the peer has begun in IKEv1 takes a further child.
             Some(found)
                 if found.version.has_v1()
-                    && self.v2.ike_sas().all(|sa| sa.connection != connection)
+                    && self.v2.ike_sas_of(connection).next().is_none()
                     && self.v1.ike_sas().any(|sa| sa.connection == connection) =>
             {
                 self.v1.initiate(now, connection, child, local)
@@ -176,6 +176,45 @@ impl Ike {
     /// Every IKE SA.
     pub(crate) fn ike_sas(&self) -> impl Iterator<Item = IkeSaInfo<'_>> {
         self.v1.ike_sas().chain(self.v2.ike_sas())
+    }
+
+    /// One of them.
+    pub(crate) fn ike_sa(&self, ike: IkeId) -> Option<IkeSaInfo<'_>> {
+        let second = self.v2.ike_sa(ike);
+        second.or_else(|| self.v1.ike_sas().find(|sa| sa.id == ike))
+    }
+
+    /// The IKE SA of a child.
+    pub(crate) fn ike_sa_of(&self, child: ChildId) -> Option<IkeSaInfo<'_>> {
+        let has = |sa: &IkeSaInfo<'_>| sa.children.iter().any(|info| info.sa.id == child);
+        let second = self.v2.ike_sa_of(child);
+        second.or_else(|| self.v1.ike_sas().find(has))
+    }
+
+    /// A connection's IKE SAs.
+    pub(crate) fn ike_sas_of<'a>(
+        &'a self,
+        connection: &'a str,
+    ) -> impl Iterator<Item = IkeSaInfo<'a>> {
+        let first = self.v1.ike_sas();
+        let first = first.filter(move |sa| sa.connection == connection);
+        first.chain(self.v2.ike_sas_of(connection))
+    }
+
+    /// Takes in that authentic ESP of a child comes from elsewhere: whether it is followed there.
+    pub(crate) fn peer_moved(
+        &mut self,
+        now: Instant,
+        child: ChildId,
+        remote: SocketAddr,
+    ) -> Result<bool, UnknownSa> {
+        self.v2.peer_moved(now, child, remote)
+    }
+
+    /// Ends a child SA whose hard lifetime is over.
+    pub(crate) fn child_expired(&mut self, now: Instant, child: ChildId) -> Result<(), UnknownSa> {
+        let second = self.v2.child_expired(now, child);
+        second.or_else(|_| self.v1.terminate_child(now, child))
     }
 
     /// What was seen so far.

@@ -47,6 +47,23 @@ impl Loaded {
         config.connections.get(name).or_else(loaded)
     }
 
+    /// Makes the connections anew with the keys and authorities that there are now. One that lacks
+    /// what it needs is out of use until it is loaded again.
+    fn rebuild(&mut self, config: &Config) {
+        let credentials = config.credentials.with(&self.credentials);
+        self.policy.clear();
+        for (name, section) in &self.connections {
+            match section.to_connection(name, &credentials) {
+                Ok(connection) => {
+                    self.policy.insert(name.clone(), Arc::new(connection));
+                }
+                Err((key, what)) => {
+                    tracing::warn!("connection {name} is out of use: {key}: {what}");
+                }
+            }
+        }
+    }
+
     /// The answer to `get-conns` and its like: what was loaded, so that a client unloads only that.
     pub(super) fn names(&self, command: &str) -> Section {
         let mut response = Section::default();
@@ -66,6 +83,7 @@ impl Daemon {
     pub(super) fn apply_policy(&mut self) {
         let mut policy = self.config.policy();
         let mut secrets = self.config.psks();
+        self.loaded.rebuild(&self.config);
         policy.extend(self.loaded.policy.values().cloned());
         secrets.extend(self.loaded.secrets.values().cloned());
         self.endpoint.set_connections(policy);
@@ -81,11 +99,8 @@ impl Daemon {
             ));
         }
         let credentials = self.config.credentials.with(&self.loaded.credentials);
-        let connection = section.to_connection(&name, &credentials);
-        let connection = connection.map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
-        self.loaded
-            .policy
-            .insert(name.clone(), Arc::new(connection));
+        let checked = section.to_connection(&name, &credentials);
+        checked.map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
         let start: Vec<String> = section
             .children
             .iter()
@@ -95,9 +110,10 @@ impl Daemon {
         self.loaded.connections.insert(name.clone(), section);
         self.apply_policy();
         for child in start {
-            let present = self.endpoint.ike_sas().any(|sa| {
-                sa.connection == name && sa.children.iter().any(|info| info.sa.child == child)
-            });
+            let present = self
+                .endpoint
+                .ike_sas_of(&name)
+                .any(|sa| sa.children.iter().any(|info| info.sa.child == child));
             if !present && let Err(error) = self.initiate(&name, Some(&child)) {
                 tracing::warn!(name, child, %error, "could not be started");
             }
@@ -146,6 +162,7 @@ impl Daemon {
         if !self.loaded.keys.contains(&id) {
             self.loaded.keys.push(id.clone());
         }
+        self.apply_policy();
         Ok(id)
     }
 

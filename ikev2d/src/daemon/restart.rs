@@ -30,6 +30,7 @@ struct Restart {
 fn comes_back(section: &ChildSection, why: &str) -> bool {
     match why {
         reason::NO_ANSWER => section.dpd_action == DpdAction::Restart,
+        reason::EXPIRED => section.start_action == StartAction::Start,
         reason::DELETED_BY_PEER => section.close_action == CloseAction::Start,
         _ => false,
     }
@@ -39,10 +40,9 @@ impl Daemon {
     /// A child SA that was in use is gone.
     pub(super) fn child_lost(&mut self, connection: &str, child: &str, why: &str) {
         // The peer may have reauthenticated: another one is there already.
-        let there = self.endpoint.ike_sas().any(|sa| {
+        let there = self.endpoint.ike_sas_of(connection).any(|sa| {
             let mut children = sa.children.iter();
-            sa.connection == connection
-                && children.any(|c| c.sa.child == child && c.state == "INSTALLED")
+            children.any(|c| c.sa.child == child && c.state == "INSTALLED")
         });
         if there {
             return;

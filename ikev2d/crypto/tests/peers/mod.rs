@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::config::*;
+use ikev2d_proto::credential::JobError;
 use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::endpoint::Endpoint;
 use ikev2d_proto::event::*;
@@ -30,6 +31,8 @@ pub(crate) struct Side {
     /// SPIs of `outbound`, in the order of their installation: the last is sent through.
     pub(crate) sending: Vec<u32>,
     pub(crate) refuse_installs: bool,
+    /// Jobs for which there is no room.
+    pub(crate) busy: u32,
 }
 
 pub(crate) struct Pair {
@@ -148,6 +151,7 @@ impl Pair {
                 events: Vec::new(),
                 sending: Vec::new(),
                 refuse_installs: false,
+                busy: 0,
             }
         };
         Self {
@@ -207,7 +211,14 @@ impl Pair {
                         side.sending.retain(|spi| outbound.contains_key(spi));
                     }
                     Event::Job { job, work } => {
-                        side.endpoint.handle_job(self.now, *job, &work.run());
+                        let busy = side.busy != 0 && work.is_for_peer();
+                        side.busy -= u32::from(busy);
+                        let result = if busy {
+                            Err(JobError::Busy)
+                        } else {
+                            work.run()
+                        };
+                        side.endpoint.handle_job(self.now, *job, &result);
                     }
                     _ => {}
                 }

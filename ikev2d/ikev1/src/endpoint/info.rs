@@ -38,6 +38,8 @@ impl Endpoint {
             nat_local: sa.nat_local,
             nat_remote: sa.nat_remote,
             mobike: false,
+            moves: false,
+            local_addrs: &sa.connection.local_addrs,
             established: sa.established,
             rekey_at: sa.rekey_at,
             expire_at: sa.expire_at,
@@ -52,6 +54,7 @@ impl Endpoint {
                         (Phase::Replaced, None) => "REKEYED",
                         (Phase::Installed, None) => "INSTALLED",
                     },
+                    more_possible: false,
                     installed: child.installed,
                     rekey_at: child.rekey_at,
                 })

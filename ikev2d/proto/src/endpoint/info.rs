@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use super::Endpoint;
-use crate::config::Identity;
-use crate::event::{ChildSa, IkeId, Path};
+use crate::config::{AddressPattern, Identity};
+use crate::event::{ChildId, ChildSa, IkeId, Path};
 use crate::ike_sa::{IkeSa, Phase, Standing, State};
 use crate::proposal::IkeSuite;
 
@@ -65,12 +65,16 @@ pub struct IkeSaInfo<'a> {
     pub nat_remote: bool,
     /// Whether both sides can move it to other addresses (RFC 4555).
     pub mobike: bool,
+    /// Whether that is our part.
+    pub moves: bool,
     /// When it was established.
     pub established: Option<Instant>,
     /// When it will be rekeyed.
     pub rekey_at: Option<Instant>,
     /// When it will be deleted.
     pub expire_at: Option<Instant>,
+    /// Our addresses, as configured.
+    pub local_addrs: &'a [AddressPattern],
     /// Its children.
     pub children: Vec<ChildInfo<'a>>,
 }
@@ -82,6 +86,9 @@ pub struct ChildInfo<'a> {
     pub sa: &'a ChildSa,
     /// `INSTALLED`, `REKEYING` or `INSTALLING`.
     pub state: &'static str,
+    /// The peer would allow more of its configuration's traffic, in further child SAs
+    /// (ADDITIONAL_TS_POSSIBLE).
+    pub more_possible: bool,
     /// When it was installed.
     pub installed: Instant,
     /// When it will be rekeyed.
@@ -91,46 +98,22 @@ pub struct ChildInfo<'a> {
 impl Endpoint {
     /// Every IKE SA.
     pub fn ike_sas(&self) -> impl Iterator<Item = IkeSaInfo<'_>> {
-        self.sas.values().map(|sa| IkeSaInfo {
-            id: sa.id,
-            version: 2,
-            connection: &sa.connection.name,
-            state: match sa.state {
-                State::Connecting => "CONNECTING",
-                State::Established if sa.standing != Standing::Current => "REKEYED",
-                State::Established => "ESTABLISHED",
-                State::Deleting | State::Dead => "DELETING",
-            },
-            initiator: sa.initiator,
-            spi_i: sa.spi_i,
-            spi_r: sa.spi_r,
-            path: sa.path,
-            local_id: &sa.local_id,
-            remote_id: &sa.remote_id,
-            suite: sa.suite,
-            nat_local: sa.nat_local,
-            nat_remote: sa.nat_remote,
-            mobike: sa.mobike,
-            established: sa.established,
-            rekey_at: sa.rekey_at,
-            expire_at: sa.expire_at,
-            children: sa
-                .children
-                .iter()
-                .map(|child| ChildInfo {
-                    sa: &child.sa,
-                    state: match (child.phase, child.install) {
-                        (_, Some(_)) => "INSTALLING",
-                        (Phase::Rekeying, None) => "REKEYING",
-                        (Phase::Replaced, None) => "REKEYED",
-                        (Phase::Deleting, None) => "DELETING",
-                        (Phase::Installed, None) => "INSTALLED",
-                    },
-                    installed: child.installed,
-                    rekey_at: child.rekey_at,
-                })
-                .collect(),
-        })
+        self.sas.values().map(info)
+    }
+
+    /// One of them.
+    pub fn ike_sa(&self, ike: IkeId) -> Option<IkeSaInfo<'_>> {
+        self.sas.get(&ike).map(info)
+    }
+
+    /// The IKE SA of a child.
+    pub fn ike_sa_of(&self, child: ChildId) -> Option<IkeSaInfo<'_>> {
+        self.ike_sa(self.ike_of(child).ok()?)
+    }
+
+    /// A connection's IKE SAs.
+    pub fn ike_sas_of<'a>(&'a self, connection: &'a str) -> impl Iterator<Item = IkeSaInfo<'a>> {
+        self.sas.of_connection(connection).map(info)
     }
 
     /// What was seen so far.
@@ -149,5 +132,51 @@ impl Endpoint {
             auth_failures: self.out.auth_failures,
             ..self.stats
         }
+    }
+}
+
+fn info(sa: &IkeSa) -> IkeSaInfo<'_> {
+    IkeSaInfo {
+        id: sa.id,
+        version: 2,
+        connection: &sa.connection.name,
+        state: match sa.state {
+            State::Connecting => "CONNECTING",
+            State::Established if sa.standing != Standing::Current => "REKEYED",
+            State::Established => "ESTABLISHED",
+            State::Deleting | State::Dead => "DELETING",
+        },
+        initiator: sa.initiator,
+        spi_i: sa.spi_i,
+        spi_r: sa.spi_r,
+        path: sa.path,
+        local_id: &sa.local_id,
+        remote_id: &sa.remote_id,
+        suite: sa.suite,
+        nat_local: sa.nat_local,
+        nat_remote: sa.nat_remote,
+        mobike: sa.mobike,
+        moves: sa.mobike && sa.moves,
+        established: sa.established,
+        rekey_at: sa.rekey_at,
+        expire_at: sa.expire_at,
+        local_addrs: &sa.connection.local_addrs,
+        children: sa
+            .children
+            .iter()
+            .map(|child| ChildInfo {
+                sa: &child.sa,
+                state: match (child.phase, child.install) {
+                    (_, Some(_)) => "INSTALLING",
+                    (Phase::Rekeying, None) => "REKEYING",
+                    (Phase::Replaced, None) => "REKEYED",
+                    (Phase::Deleting, None) => "DELETING",
+                    (Phase::Installed, None) => "INSTALLED",
+                },
+                more_possible: child.more_possible,
+                installed: child.installed,
+                rekey_at: child.rekey_at,
+            })
+            .collect(),
     }
 }

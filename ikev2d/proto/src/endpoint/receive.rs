@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::{COOKIE_SECRET, Endpoint};
-use crate::config::Connection;
+use super::{Endpoint, cookie};
+use crate::config::{AddressPattern, Connection};
 use crate::event::{Path, Transmit};
 use crate::exchange::init::{InitRequest, choose, has_intermediate};
 use crate::ike_sa::{IkeSa, notifies};
@@ -102,14 +102,15 @@ impl Endpoint {
             || of_address >= self.config.half_open_per_address
         {
             let given = notifies(&request.parts).find(|notify| notify.kind == notify::COOKIE);
-            let valid = given.is_some_and(|given| {
-                self.cookie_secrets.iter().any(|secret| {
-                    let expected = self.cookie(secret, &request, path, header.spi_i.get());
-                    self.crypto.equal(&expected, given.data)
-                })
-            });
+            self.cookies.rotate(&*self.crypto, now);
+            let seen = cookie::Seen::new(&request, path.remote.ip(), header.spi_i.get());
+            let valid =
+                given.is_some_and(|given| self.cookies.are_good(&*self.crypto, &seen, given.data));
             if !valid || of_address >= self.config.half_open_per_address * 2 {
-                return self.ask_cookie(path, header, &request);
+                self.stats.cookies += 1;
+                let mut chain = Chain::default();
+                chain.notify(notify::COOKIE, &self.cookies.make(&*self.crypto, &seen));
+                return self.reply_statelessly(path, header, chain);
             }
         }
         let (local, remote) = (path.local.ip(), path.remote.ip());
@@ -150,46 +151,14 @@ impl Endpoint {
             }
         });
     }
-
-    /// §2.6: a hash over what the initiator repeats, so that no state is kept.
-    fn cookie(&self, secret: &[u8], request: &InitRequest<'_>, path: Path, spi_i: u64) -> Vec<u8> {
-        let address = match path.remote.ip() {
-            IpAddr::V4(v4) => v4.octets().to_vec(),
-            IpAddr::V6(v6) => v6.octets().to_vec(),
-        };
-        let prf = crate::algorithm::Prf::HmacSha256;
-        let parts: [&[u8]; 3] = [request.nonce, &address, &spi_i.to_be_bytes()];
-        self.crypto
-            .prf(prf, secret, &parts)
-            .map(|cookie| cookie.to_vec())
-            .unwrap_or_default()
-    }
-
-    fn ask_cookie(&mut self, path: Path, header: &Header, request: &InitRequest<'_>) {
-        const ROTATE_AFTER: u32 = 10_000;
-        self.stats.cookies += 1;
-        self.cookies_made += 1;
-        if self.cookies_made >= ROTATE_AFTER {
-            self.cookies_made = 0;
-            let mut fresh = vec![0; COOKIE_SECRET];
-            self.crypto.random(&mut fresh);
-            self.cookie_secrets.swap(0, 1);
-            self.cookie_secrets[0] = fresh;
-        }
-        let cookie = self.cookie(&self.cookie_secrets[0], request, path, header.spi_i.get());
-        if cookie.is_empty() {
-            return;
-        }
-        let mut chain = Chain::default();
-        chain.notify(notify::COOKIE, &cookie);
-        self.reply_statelessly(path, header, chain);
-    }
 }
 
 /// Whether a connection may be used between two addresses.
 pub(crate) fn addresses_match(connection: &Connection, local: IpAddr, remote: IpAddr) -> bool {
-    let fits = |patterns: &[crate::config::AddressPattern], address: IpAddr| {
-        patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(address))
-    };
-    fits(&connection.local_addrs, local) && fits(&connection.remote_addrs, remote)
+    permits(&connection.local_addrs, local) && permits(&connection.remote_addrs, remote)
+}
+
+/// Whether an address is among these; none are all.
+pub(crate) fn permits(patterns: &[AddressPattern], address: IpAddr) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(address))
 }

@@ -39,8 +39,8 @@ impl IkeSa {
             Ok(Own::Made(body)) => self.send_auth(ctx, &body),
             Ok(Own::Sign(signer, scheme, octets)) => {
                 let job = ctx.job(Job {
-                    verify: None,
                     sign: Some((signer, scheme, octets)),
+                    ..Job::default()
                 });
                 self.waiting = Some(Waiting::Request { job, scheme });
             }
@@ -82,8 +82,9 @@ impl IkeSa {
         });
         let first = first.filter(|_| !self.goes_childless());
         if let Some(config) = first.and_then(|name| self.child_config(&name)) {
-            self.init.child_spi = self.new_spi(ctx);
-            self.push_child_offer(&mut chain, &config, self.init.child_spi, true, None);
+            let spi = ctx.new_spi();
+            self.push_child_offer(&mut chain, &config, spi.value(), true, None);
+            self.init.child_spi = Some(spi);
         }
         let sent = self.request(ctx, exchange::IKE_AUTH, chain, Request::Auth);
         if sent.is_err() {
@@ -271,7 +272,12 @@ impl IkeSa {
         match own {
             OwnAuth::Made(body) if verify.is_none() => self.finish_auth(ctx, id, parts, &body),
             own => {
-                let job = ctx.job(Job { verify, sign });
+                let job = Job {
+                    verify,
+                    sign,
+                    ..Job::default()
+                };
+                let job = ctx.job(job.for_peer());
                 let request = Kept::new(parts);
                 self.waiting = Some(Waiting::Answer {
                     job,
@@ -301,6 +307,8 @@ impl IkeSa {
                 let reason = "our signature was not made";
                 self.refuse_auth(ctx, id, notify::AUTHENTICATION_FAILED, reason);
             }
+            // As if the request had been lost: the peer sends it again.
+            (_, Err(JobError::Busy)) => {}
             (_, Err(error)) => {
                 let reason = self.refusal(error);
                 self.refuse_auth(ctx, id, notify::AUTHENTICATION_FAILED, &reason);
@@ -313,7 +321,7 @@ impl IkeSa {
             JobError::Refused(refusal) => {
                 format!("peer {} failed to authenticate: {refusal}", self.remote_id)
             }
-            JobError::Crypto(_) => error.to_string(),
+            _ => error.to_string(),
         }
     }
 
@@ -467,7 +475,10 @@ impl IkeSa {
         match checked {
             Ok(None) => self.accept_response(ctx, parts),
             Ok(verify) => {
-                let job = ctx.job(Job { verify, sign: None });
+                let job = ctx.job(Job {
+                    verify,
+                    ..Job::default()
+                });
                 let response = Kept::new(parts);
                 self.waiting = Some(Waiting::Response { job, response });
             }
@@ -498,9 +509,9 @@ impl IkeSa {
     fn accept_response(&mut self, ctx: &mut Ctx<'_>, parts: &[Payload<'_>]) {
         self.mobike = self.connection.mobike && offers_mobike(parts);
         self.establish(ctx);
-        if self.init.child_spi == 0 {
+        let Some(spi) = self.init.child_spi.take() else {
             return;
-        }
+        };
         // The first child went along; others follow.
         let first = self
             .tasks
@@ -518,7 +529,7 @@ impl IkeSa {
             first: true,
             ..ChildOffer::default()
         };
-        self.complete_child(ctx, parts, config, self.init.child_spi, offer, None);
+        self.complete_child(ctx, parts, config, spi, offer, None);
     }
 
     /// A responder that is not who it should be. It believes that the IKE SA stands, and is told once

@@ -10,7 +10,9 @@ use crate::config::{ChildConfig, SelectorConfig};
 use crate::crypto::CryptoError;
 use crate::event::{ChildId, ChildKeys, ChildSa, Event, InstallId};
 use crate::exchange::init::emit_ke;
-use crate::ike_sa::{Child, Collision, Ctx, IkeSa, Phase, error_notify, find, jittered, notifies};
+use crate::ike_sa::{
+    After, Child, Collision, Ctx, IkeSa, OwnSpi, Phase, error_notify, find, jittered, notifies,
+};
 use crate::keymat::child_keys;
 use crate::proposal::{self, EspSuite, Proposal};
 use crate::ts;
@@ -36,7 +38,7 @@ pub(crate) struct Chosen {
     config: ChildConfig,
     pub(crate) suite: EspSuite,
     /// Inbound and outbound.
-    spis: (u32, u32),
+    spis: (OwnSpi, u32),
     ts_local: Vec<ts::TrafficSelector>,
     ts_remote: Vec<ts::TrafficSelector>,
     transport: bool,
@@ -89,7 +91,7 @@ impl IkeSa {
         chain.push(payload::TSR, &ts::emit(&remote));
     }
 
-    fn child_failed(
+    pub(crate) fn child_failed(
         &mut self,
         ctx: &mut Ctx<'_>,
         name: &str,
@@ -103,6 +105,9 @@ impl IkeSa {
                 if let Some(child) = self.child_mut(old) {
                     child.phase = Phase::Installed;
                     child.rekey_at = rekey_at;
+                    if child.expired {
+                        self.end_expired(ctx, old);
+                    }
                 }
             }
             None => {
@@ -137,7 +142,7 @@ impl IkeSa {
         ctx: &mut Ctx<'_>,
         parts: &[Payload<'_>],
         config: ChildConfig,
-        spi_in: u32,
+        spi_in: OwnSpi,
         offer: ChildOffer,
         rekeys: Option<ChildId>,
     ) {
@@ -160,28 +165,18 @@ impl IkeSa {
         match self.read_choice(ctx, parts, config, spi_in, offer, rekeys) {
             Ok((mut child, sa)) => {
                 let install = InstallId(ctx.out.id());
-                let (ike, id) = (self.id, child.sa.id);
                 child.install = Some(install);
+                child.announced = rekeys.is_none();
+                child.after = Some(After {
+                    rekeys,
+                    winner,
+                    loser,
+                });
+                self.adopt_child(ctx, child);
                 ctx.event(Event::InstallInbound {
                     install,
                     child: Box::new(sa),
                 });
-                child.announced = rekeys.is_none();
-                self.adopt_child(ctx, child);
-                let Some(old) = rekeys else {
-                    ctx.event(Event::InstallOutbound { child: id });
-                    return ctx.event(Event::ChildUp { ike, child: id });
-                };
-                if let Some(winner) = winner {
-                    self.take_over(ctx, old, winner);
-                    return self.delete_child(id);
-                }
-                ctx.event(Event::InstallOutbound { child: id });
-                if let Some(redundant) = loser {
-                    self.make_redundant(ctx, redundant);
-                }
-                self.take_over(ctx, old, id);
-                self.delete_child(old);
             }
             Err(reason) => self.child_not_made(ctx, &name, rekeys, theirs, reason.to_owned()),
         }
@@ -192,7 +187,7 @@ impl IkeSa {
         ctx: &mut Ctx<'_>,
         parts: &[Payload<'_>],
         config: ChildConfig,
-        spi_in: u32,
+        spi_in: OwnSpi,
         offer: ChildOffer,
         rekeys: Option<ChildId>,
     ) -> Result<(Child, ChildSa), &'static str> {
@@ -234,6 +229,11 @@ impl IkeSa {
         let keys = self
             .derive(ctx, &suite, &offer)
             .map_err(|_| "key derivation failed")?;
+        let more = notifies(parts).any(|n| n.kind == notify::ADDITIONAL_TS_POSSIBLE);
+        if more {
+            let (ike, child) = (self.id.0, &config.name);
+            tracing::info!(ike, child, "the peer allows the rest in further child SAs");
+        }
         let chosen = Chosen {
             config,
             suite,
@@ -242,7 +242,9 @@ impl IkeSa {
             ts_remote,
             transport,
         };
-        Ok(self.make_child(ctx, chosen, keys, rekeys))
+        let (mut child, sa) = self.make_child(ctx, chosen, keys, rekeys);
+        child.more_possible = more;
+        Ok((child, sa))
     }
 
     /// Keys from initiator to responder of this exchange, and back.
@@ -283,7 +285,7 @@ impl IkeSa {
             ike: self.id,
             connection: self.connection.name.clone(),
             child: config.name.clone(),
-            spi_in,
+            spi_in: spi_in.value(),
             spi_out,
             path: self.path,
             udp_encap: self.udp_encap(),
@@ -316,8 +318,32 @@ impl IkeSa {
             announced: false,
             forget_at: None,
             install: None,
+            expired: false,
+            more_possible: false,
+            _spi: spi_in,
+            after: None,
         };
         (child, sa)
+    }
+
+    /// Whether another child's policy allows a part of an offer that this one's does not.
+    fn covers_more(
+        &self,
+        chosen: &ChildConfig,
+        (ours, theirs): (&[ts::TrafficSelector], &[ts::TrafficSelector]),
+        (local, remote): (&[ts::TrafficSelector], &[ts::TrafficSelector]),
+    ) -> bool {
+        let within = |part: &[ts::TrafficSelector], whole: &[ts::TrafficSelector]| {
+            part.iter()
+                .all(|ts| whole.iter().any(|w| w.intersect(ts) == Some(*ts)))
+        };
+        self.connection.children.iter().any(|config| {
+            let mine = SelectorConfig::resolve(&config.local_ts, self.path.local.ip());
+            let peers = SelectorConfig::resolve(&config.remote_ts, self.path.remote.ip());
+            let (mine, peers) = (ts::narrow(&mine, ours), ts::narrow(&peers, theirs));
+            let covered = within(&mine, local) && within(&peers, remote);
+            config.name != chosen.name && !mine.is_empty() && !peers.is_empty() && !covered
+        })
     }
 
     /// Chooses among an offered child's parameters: as responder. Adds the answer to `chain`.
@@ -346,13 +372,14 @@ impl IkeSa {
             let peers = SelectorConfig::resolve(&config.remote_ts, self.path.remote.ip());
             let (mut ts_local, mut ts_remote) =
                 (ts::narrow(&mine, &ours), ts::narrow(&peers, &theirs));
-            // More than a payload can name would be possible (§2.9).
-            let too_many = ts_local.len().max(ts_remote.len()) > ts::MOST;
-            ts_local.truncate(ts::MOST);
-            ts_remote.truncate(ts::MOST);
             if ts_local.is_empty() || ts_remote.is_empty() {
                 continue;
             }
+            // More than a payload can name, or what another child of ours covers (§2.9).
+            let more = ts_local.len().max(ts_remote.len()) > ts::MOST
+                || self.covers_more(config, (&ours, &theirs), (&ts_local, &ts_remote));
+            ts_local.truncate(ts::MOST);
+            ts_remote.truncate(ts::MOST);
             refusal = notify::NO_PROPOSAL_CHOSEN;
             let chosen = config.esp_proposals.iter().find_map(|mine| {
                 proposals.iter().find_map(|theirs| {
@@ -368,18 +395,18 @@ impl IkeSa {
             }
             let config = config.clone();
             let transport = wants_transport && config.transport;
-            let spi_in = self.new_spi(ctx);
+            let spi_in = ctx.new_spi();
             if transport {
                 chain.notify(notify::USE_TRANSPORT_MODE, &[]);
             }
             chain.notify(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[]);
-            if too_many {
+            if more {
                 chain.notify(notify::ADDITIONAL_TS_POSSIBLE, &[]);
             }
             let answer = [(number, suite.to_proposal())];
             chain.push(
                 payload::SA,
-                &proposal::emit(&answer, false, &spi_in.to_be_bytes()),
+                &proposal::emit(&answer, false, &spi_in.value().to_be_bytes()),
             );
             chain.push(payload::TSI, &ts::emit(&ts_remote));
             chain.push(payload::TSR, &ts::emit(&ts_local));

@@ -74,7 +74,7 @@ impl IkeSa {
             None => None,
         };
         let nonce = ctx.random(NONCE_LEN);
-        let spi = self.new_spi(ctx);
+        let spi = ctx.new_spi();
         let mut chain = Chain::default();
         if let Some(old) = old_spi {
             const ESP: u8 = 3;
@@ -89,7 +89,7 @@ impl IkeSa {
         self.push_child_offer(
             &mut chain,
             &config,
-            spi,
+            spi.value(),
             false,
             Some((&nonce, group, public)),
         );

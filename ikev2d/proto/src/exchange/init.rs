@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::algorithm::Group;
 use crate::config::Childless;
 use crate::crypto::{Crypto, CryptoError};
+use crate::event::Event;
 use crate::exchange::signature;
 use crate::ike_sa::{Ctx, IkeSa, NONCE_LEN, Request, Sent, State, find, notifies};
 use crate::keymat::IkeKeys;
@@ -242,13 +243,19 @@ impl IkeSa {
                         return self.restart(ctx);
                     }
                 }
-                notify::NO_PROPOSAL_CHOSEN => {
-                    let reason = "the peer accepts none of our IKE proposals (NO_PROPOSAL_CHOSEN)";
-                    return self.die(ctx, reason);
-                }
                 kind if kind < notify::FIRST_STATUS => {
+                    // §2.21.1: anybody may have said so; who is asked goes on answering.
                     let reason = format!("the peer refused: {}", notify::name(kind));
-                    return self.die(ctx, &reason);
+                    if self.init.refusal.is_none() {
+                        let (ike, connection) = (self.id, self.connection.name.clone());
+                        self.init.refusal = Some(reason.clone());
+                        ctx.event(Event::Doubted {
+                            ike,
+                            connection,
+                            reason,
+                        });
+                    }
+                    return;
                 }
                 _ => {}
             }
@@ -274,7 +281,7 @@ impl IkeSa {
             return;
         };
         let Ok(secret) = exchange.agree(answer.public) else {
-            return self.die(ctx, "the peer's key exchange value is invalid");
+            return;
         };
         self.spi_r = header.spi_r.get();
         self.init.nonce_r = answer.nonce.to_vec();

@@ -342,6 +342,7 @@ impl IkeSa {
         let mut born = Self::new(ctx, connection, initiator, spis, self.path);
         born.suite = Some(suite);
         born.keys = Some(keys);
+        born.moves = self.moves;
         born.state = State::Established;
         born.established = Some(ctx.now);
         born.local_id = self.local_id.clone();

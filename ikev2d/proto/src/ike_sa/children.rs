@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{Ctx, FORGET, IkeSa, OVERLAP, Request, SUCCESSION, Task};
+use super::{Ctx, FORGET, IkeSa, OVERLAP, OwnSpi, Request, SUCCESSION, Task};
 use crate::event::{ChildId, ChildSa, Event, InstallId};
 use crate::wire::Chain;
 
@@ -28,6 +28,10 @@ pub(crate) struct Child {
     pub(crate) phase: Phase,
     /// The peer may not have it yet: what is sent still goes through its predecessor.
     pub(crate) awaits_peer: bool,
+    /// Its hard lifetime is over.
+    pub(crate) expired: bool,
+    /// The peer would allow the rest of what we asked for in further ones (§2.9).
+    pub(crate) more_possible: bool,
     /// When it is no longer waited for.
     pub(crate) release_at: Option<Instant>,
     /// Whether it was told of.
@@ -36,6 +40,21 @@ pub(crate) struct Child {
     pub(crate) forget_at: Option<Instant>,
     /// The installation that is awaited.
     pub(crate) install: Option<InstallId>,
+    /// What follows its installation, if we asked for it.
+    pub(crate) after: Option<After>,
+    /// Its SPI is its own as long as it is there.
+    pub(crate) _spi: OwnSpi,
+}
+
+/// What follows the installation of a child that we asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct After {
+    /// The child that it replaces.
+    pub(crate) rekeys: Option<ChildId>,
+    /// The peer's child that stays instead, where both have rekeyed at once.
+    pub(crate) winner: Option<ChildId>,
+    /// The peer's child that goes.
+    pub(crate) loser: Option<ChildId>,
 }
 
 /// A response that waits for an installation.
@@ -134,6 +153,33 @@ impl IkeSa {
         }
     }
 
+    /// A child that may carry nothing more.
+    pub(crate) fn child_expired(&mut self, ctx: &mut Ctx<'_>, id: ChildId) {
+        let Some(child) = self.child_mut(id) else {
+            return;
+        };
+        match child.phase {
+            Phase::Rekeying => child.expired = true,
+            Phase::Installed => {
+                child.expired = true;
+                self.end_expired(ctx, id);
+            }
+            Phase::Replaced | Phase::Deleting => {}
+        }
+    }
+
+    /// Tells of its end at once, and the peer.
+    pub(crate) fn end_expired(&mut self, ctx: &mut Ctx<'_>, id: ChildId) {
+        let told = self
+            .child_mut(id)
+            .is_some_and(|child| std::mem::take(&mut child.announced));
+        self.delete_child(id);
+        if told {
+            let reason = crate::event::reason::EXPIRED.to_owned();
+            ctx.event(Event::ChildDown { child: id, reason });
+        }
+    }
+
     /// Asks for a child's rekeying.
     pub(crate) fn rekey_child(&mut self, id: ChildId) {
         if let Some(child) = self.child_mut(id).filter(|c| c.phase == Phase::Installed) {
@@ -210,13 +256,50 @@ impl IkeSa {
             .find(|c| c.install == Some(install))
         {
             child.install = None;
-            if let Some(reason) = failure {
-                tracing::warn!(reason, "child SA could not be installed");
-                let id = child.sa.id;
-                self.delete_child(id);
-            }
+            let (id, after) = (child.sa.id, child.after.take());
+            self.requested(ctx, id, after, failure);
         }
         self.pump(ctx);
+    }
+
+    /// A child that we asked for is there, or can't be: what it was to replace goes only if it is.
+    fn requested(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: ChildId,
+        after: Option<After>,
+        failure: Option<&str>,
+    ) {
+        let rekeys = after.and_then(|after| after.rekeys);
+        let winner = after.and_then(|after| after.winner);
+        if let (Some(redundant), None) = (after.and_then(|after| after.loser), winner) {
+            self.make_redundant(ctx, redundant);
+        }
+        if let (Some(old), Some(winner)) = (rekeys, winner) {
+            self.take_over(ctx, old, winner);
+            return self.delete_child(id);
+        }
+        if let Some(reason) = failure {
+            tracing::warn!(reason, "child SA could not be installed");
+            let name = self.child(id).map(|child| child.sa.child.clone());
+            if let Some(child) = self.child_mut(id) {
+                child.announced = false;
+            }
+            self.delete_child(id);
+            let name = name.unwrap_or_default();
+            return self.child_failed(ctx, &name, rekeys, reason.to_owned());
+        }
+        ctx.event(Event::InstallOutbound { child: id });
+        match rekeys {
+            Some(old) => {
+                self.take_over(ctx, old, id);
+                self.delete_child(old);
+            }
+            None => {
+                let ike = self.id;
+                ctx.event(Event::ChildUp { ike, child: id });
+            }
+        }
     }
 
     fn answer_pending(&mut self, ctx: &mut Ctx<'_>, pending: Pending, failure: Option<&str>) {

@@ -13,7 +13,8 @@ impl IkeSa {
     /// Goes on from another address of ours; whether that is possible.
     pub(crate) fn move_to(&mut self, ctx: &mut Ctx<'_>, local: IpAddr) -> bool {
         let can = self.mobike
-            && self.initiator
+            && self.moves
+            && crate::endpoint::permits(&self.connection.local_addrs, local)
             && self.state == State::Established
             && self.standing == Standing::Current;
         if can && self.path.local.ip() != local {
@@ -59,8 +60,11 @@ impl IkeSa {
         if let Some(cookie) = notifies(parts).find(|notify| notify.kind == notify::COOKIE2) {
             chain.notify(notify::COOKIE2, cookie.data);
         }
-        if !self.mobike || self.initiator || !has(notify::UPDATE_SA_ADDRESSES) {
+        if !self.mobike || self.moves || !has(notify::UPDATE_SA_ADDRESSES) {
             return Ok(());
+        }
+        if !crate::endpoint::addresses_match(&self.connection, path.local.ip(), path.remote.ip()) {
+            return Err(notify::UNACCEPTABLE_ADDRESSES);
         }
         let before = (self.path, self.nat_local, self.nat_remote);
         self.path = path;

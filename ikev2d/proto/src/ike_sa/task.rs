@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{Ctx, IkeSa, Standing, State};
+use super::{Ctx, IkeSa, OwnSpi, Standing, State};
 use crate::algorithm::Group;
 use crate::config::ChildConfig;
 use crate::crypto::KeyExchange;
@@ -29,7 +29,7 @@ pub(crate) enum Request {
 
 pub(crate) struct ChildRequest {
     pub(crate) config: ChildConfig,
-    pub(crate) spi_in: u32,
+    pub(crate) spi_in: OwnSpi,
     pub(crate) nonce: Vec<u8>,
     pub(crate) exchange: Option<(Group, Box<dyn KeyExchange>)>,
     pub(crate) rekeys: Option<ChildId>,

@@ -106,7 +106,9 @@ impl IkeSa {
             && now >= outstanding.at
         {
             if outstanding.tries >= ctx.config.retransmit_tries {
-                return self.die(ctx, crate::event::reason::NO_ANSWER);
+                let refusal = self.init.refusal.take().filter(|_| self.keys.is_none());
+                let reason = refusal.as_deref();
+                return self.die(ctx, reason.unwrap_or(crate::event::reason::NO_ANSWER));
             }
             self.retransmit(ctx);
         }

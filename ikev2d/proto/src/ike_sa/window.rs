@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The window of one message each way, and repetitions (RFC 7296 §2.1 to §2.3).
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{Ctx, Handover, IkeSa, Request, SMALL, Standing, State, Task};
@@ -378,18 +379,38 @@ impl IkeSa {
             return;
         }
         let port_only = path.remote.ip() == self.path.remote.ip();
-        // With RFC 4555 the initiator says so when it moves.
-        if port_only || (self.nat_remote && !self.mobike) {
+        if port_only || self.may_wander() {
             // Where we are ourselves is then ours to say, whatever the peer knows yet.
             let local = self.path.local.ip();
             self.path = path;
-            if self.mobike && self.initiator {
+            if self.mobike && self.moves {
                 self.path.local.set_ip(local);
             }
             if self.state == State::Established {
                 self.tell_path(ctx);
             }
         }
+    }
+
+    /// Whether the peer may come from another address without a word: from behind a NAT that has
+    /// forgotten it, unless it says so when it moves (RFC 4555). Who is behind a NAT itself has no
+    /// peer to follow that it went to see (§2.23).
+    fn may_wander(&self) -> bool {
+        self.nat_remote && !self.mobike && (!self.nat_local || !self.moves)
+    }
+
+    /// ESP of a child has come from elsewhere, and is authentic.
+    pub(crate) fn esp_came_from(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) -> bool {
+        let port_only = remote.ip() == self.path.remote.ip();
+        let follows = self.state == State::Established
+            && self.udp_encap()
+            && self.nat_remote
+            && (port_only || self.may_wander());
+        if follows && remote != self.path.remote {
+            self.path.remote = remote;
+            self.tell_path(ctx);
+        }
+        follows
     }
 
     fn handle_request(

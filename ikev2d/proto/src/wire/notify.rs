@@ -48,6 +48,8 @@ pub const UPDATE_SA_ADDRESSES: u16 = 16400;
 pub const COOKIE2: u16 = 16401;
 /// No NAT is expected between (RFC 4555 §3.9).
 pub const NO_NATS_ALLOWED: u16 = 16402;
+/// The peer may not be there (RFC 4555 §3.5).
+pub const UNACCEPTABLE_ADDRESSES: u16 = 40;
 /// There is one (RFC 4555 §3.9).
 pub const UNEXPECTED_NAT_DETECTED: u16 = 41;
 /// IKE_AUTH may go without a child (RFC 6023).
@@ -117,7 +119,7 @@ pub fn name(kind: u16) -> &'static str {
         36 => "INTERNAL_ADDRESS_FAILURE",
         37 => "FAILED_CP_REQUIRED",
         TS_UNACCEPTABLE => "TS_UNACCEPTABLE",
-        40 => "UNACCEPTABLE_ADDRESSES",
+        UNACCEPTABLE_ADDRESSES => "UNACCEPTABLE_ADDRESSES",
         UNEXPECTED_NAT_DETECTED => "UNEXPECTED_NAT_DETECTED",
         TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
         CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",

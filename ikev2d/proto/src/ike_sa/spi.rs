@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! SPIs of what comes in: one is never two children's, whatever IKE SAs they are of, since packets name
+//! nothing else (RFC 4301 §4.1).
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::crypto::Crypto;
+
+/// Those that are taken.
+#[derive(Clone, Default)]
+pub(crate) struct Spis(Arc<Mutex<HashSet<u32>>>);
+
+/// One of them, given back when it is dropped.
+pub(crate) struct OwnSpi {
+    spi: u32,
+    all: Spis,
+}
+
+impl Spis {
+    /// Takes one that is free.
+    pub(crate) fn take(&self, crypto: &dyn Crypto) -> OwnSpi {
+        loop {
+            let mut octets = [0; 4];
+            crypto.random(&mut octets);
+            // 0 to 255 are reserved (RFC 4303 §2.1).
+            let spi = u32::from_be_bytes(octets) | 0x100;
+            if self.reserve(spi) {
+                let all = self.clone();
+                return OwnSpi { spi, all };
+            }
+        }
+    }
+
+    /// Takes this one; whether it was free.
+    pub(crate) fn reserve(&self, spi: u32) -> bool {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.insert(spi)
+    }
+
+    /// Gives one back.
+    pub(crate) fn release(&self, spi: u32) {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.remove(&spi);
+    }
+}
+
+impl OwnSpi {
+    pub(crate) fn value(&self) -> u32 {
+        self.spi
+    }
+}
+
+impl Drop for OwnSpi {
+    fn drop(&mut self) {
+        self.all.release(self.spi);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_spi_is_taken_once_and_given_back() {
+        let all = Spis::default();
+        assert!(all.reserve(0x1234));
+        assert!(!all.reserve(0x1234));
+        let own = OwnSpi {
+            spi: 0x1234,
+            all: all.clone(),
+        };
+        drop(own);
+        assert!(all.reserve(0x1234));
+    }
+}

@@ -8,9 +8,9 @@
 #
 # Everybody has a bare veth pair beneath, one MTU, AES-128-GCM or ChaCha20-Poly1305, and the same two
 # hosts that send and receive. "tcp": one iperf3 stream; "cpu": processor time of both gateways a
-# gigabit of it. "64" and "1420": UDP packets of 64 octets of payload, and of 1420 octets with IP
+# gigabit of it. "64" and "1400": UDP packets of 64 octets of payload, and of 1400 octets with IP
 # header, sent as fast as the host can, counted where they arrive. "delay": how much longer a probe's
-# one way is than without a tunnel, beside packets of 1420 octets at half the rate that was reached.
+# one way is than without a tunnel, beside packets of 1400 octets at half the rate that was reached.
 # A table, and all figures as JSON in tunnel.json (or $OUT).
 set -eu
 cd "$(dirname "$0")/.."

@@ -29,6 +29,7 @@ pub use cache::CacheSection;
 pub use child::{ChildSection, CloseAction, DpdAction, HwOffload, Mode, StartAction};
 pub use connection::{ConnectionSection, SendCertSetting};
 pub use credentials::{AuthoritySection, Credentials};
+pub(crate) use daemon::cores;
 pub use daemon::{DaemonSection, DataplaneSetting, DeviceSetting, TunSection};
 pub use diagnosis::Place;
 pub use failover::FailoverSection;

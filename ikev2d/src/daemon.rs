@@ -29,7 +29,7 @@ use offload_api::wire::natt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::config::{Config, DaemonSection, DataplaneSetting, StartAction};
+use crate::config::{Config, DaemonSection, DataplaneSetting, StartAction, cores};
 use crate::dataplane::{Dataplane, DataplaneConfig, Upcall};
 use crate::inline::InlinePlane;
 use crate::install::Installer;
@@ -95,6 +95,9 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let inline = section.dataplane == DataplaneSetting::Inline;
     let (devices, adopted) = Devices::open(
         &section.device,
+        // Workers seal and open on their own cores: what is handed to a core that has a worker waits
+        // for it. Only cores without one help.
+        cores().saturating_sub(section.tun.workers()) + 1,
         section.failover.config(),
         section.sa_cache.capacity,
         Kept::inherit(),
@@ -227,12 +230,7 @@ fn start_tun(
     devices: &Devices,
     upcalls: mpsc::Sender<Upcall>,
 ) -> anyhow::Result<Plane> {
-    let queues = match section.tun.queues {
-        0 => std::thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(4),
-        queues => queues,
-    };
+    let queues = section.tun.workers();
     let raw = if section.raw_esp {
         net::raw_esp().unwrap_or_else(|error| {
             tracing::warn!(%error, "no IP protocol 50: only ESP in UDP");

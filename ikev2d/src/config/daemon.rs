@@ -105,6 +105,22 @@ impl Default for TunSection {
     }
 }
 
+impl TunSection {
+    /// Workers of the data plane.
+    pub(crate) fn workers(&self) -> usize {
+        const MOST: usize = 4;
+        match self.queues {
+            0 => cores().min(MOST),
+            queues => queues,
+        }
+    }
+}
+
+/// Cores of this host.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 fn mss_clamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MssClamp, D::Error> {
     /// Octets of a segment that every host takes, options included (RFC 879, RFC 791).
     const LEAST: u16 = 64;

@@ -42,14 +42,19 @@ pub(crate) struct Devices {
 impl Devices {
     /// Opens the configured device and the software engine, or goes on with what an earlier process has
     /// left of them: the SAs that the device still carries. `adopts` says whether they are of use.
+    /// The software engine spreads large bursts over `threads`.
     pub(crate) fn open(
         setting: &DeviceSetting,
+        threads: usize,
         config: FailoverConfig,
         capacity: u32,
         mut kept: Kept,
         adopts: bool,
     ) -> anyhow::Result<(Self, Vec<Adopted>)> {
-        let software = SoftwareEngine::new(SoftwareConfig::default())?;
+        let software = SoftwareEngine::new(SoftwareConfig {
+            threads,
+            ..SoftwareConfig::default()
+        })?;
         let inherited = kept.take(kept::CACHE).and_then(take_over);
         let cache = match inherited {
             Some(cache) => cache,

@@ -304,6 +304,7 @@ impl Dataplane {
         for socket in &config.udp {
             sockets::prepare(socket).map_err(host("preparing a UDP socket"))?;
         }
+        config.raw.iter().for_each(sockets::deepen);
         let mut wakes = Vec::new();
         for _ in 0..queues.len() {
             let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);

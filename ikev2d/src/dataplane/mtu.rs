@@ -60,7 +60,6 @@ impl Overhead {
 /// has sent, and forgets by and by.
 #[derive(Debug, Default)]
 pub(super) struct PathMtu {
-    probe: Option<((SocketAddr, SocketAddr), UdpSocket)>,
     asked: Option<Instant>,
 }
 
@@ -77,21 +76,21 @@ impl PathMtu {
             return None;
         }
         self.asked = Some(now);
-        if self.probe.as_ref().is_none_or(|(of, _)| *of != path) {
-            self.probe = probe(path).ok().map(|probe| (path, probe));
-        }
-        let (_, probe) = self.probe.as_ref()?;
-        let v4 = path.1.is_ipv4();
-        let outer = if v4 { ip_mtu(probe) } else { ipv6_mtu(probe) }.ok()?;
-        Some(overhead.inner(outer as usize, v4))
+        let outer = outer_mtu(path).ok()?;
+        Some(overhead.inner(outer as usize, path.1.is_ipv4()))
     }
 }
 
-/// A socket on that way. Nothing is ever sent by it.
-fn probe((local, remote): (SocketAddr, SocketAddr)) -> std::io::Result<UdpSocket> {
+/// By a socket that sends nothing. A new one each time: one that stayed would not learn of changes.
+fn outer_mtu((local, remote): (SocketAddr, SocketAddr)) -> std::io::Result<u32> {
     let probe = UdpSocket::bind(SocketAddr::new(local.ip(), 0))?;
     probe.connect(SocketAddr::new(remote.ip(), remote.port().max(1)))?;
-    Ok(probe)
+    let mtu = if remote.is_ipv4() {
+        ip_mtu(probe)
+    } else {
+        ipv6_mtu(probe)
+    };
+    Ok(mtu?)
 }
 
 /// The MTU that a packet is too large for, if it may not be fragmented.

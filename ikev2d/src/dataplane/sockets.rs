@@ -4,7 +4,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::cmsg_space;
 use nix::sys::socket::{
@@ -32,9 +32,19 @@ pub(super) fn prepare(socket: &UdpSocket) -> io::Result<()> {
     }
     // Kernels without it deliver one datagram at a time.
     let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
-    let _ = setsockopt(socket, sockopt::RcvBuf, &(4 << 20));
-    let _ = setsockopt(socket, sockopt::SndBuf, &(4 << 20));
+    deepen(socket);
     Ok(())
+}
+
+/// Room for bursts: beyond the system's limit where this process may.
+pub(super) fn deepen(socket: &impl AsFd) {
+    const ROOM: usize = 4 << 20;
+    if setsockopt(socket, sockopt::RcvBufForce, &ROOM).is_err() {
+        let _ = setsockopt(socket, sockopt::RcvBuf, &ROOM);
+    }
+    if setsockopt(socket, sockopt::SndBufForce, &ROOM).is_err() {
+        let _ = setsockopt(socket, sockopt::SndBuf, &ROOM);
+    }
 }
 
 /// A buffer for coalesced datagrams.

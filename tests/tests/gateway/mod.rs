@@ -2,6 +2,7 @@
 //! Gateways for end-to-end tests: our daemon and strongSwan's, each in a namespace of its own.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -84,12 +85,32 @@ impl Gateway {
         device: &str,
         configuration: &str,
     ) -> Self {
+        let tun = "name = \"esp0\", mtu = 1400, queues = 1";
+        Self::ikev2d_of(namespace, directory, (device, tun), configuration)
+    }
+
+    /// As [`ikev2d_with`](Self::ikev2d_with), with a TUN interface of these settings.
+    pub(crate) fn ikev2d_tun(
+        namespace: &Namespace,
+        directory: &Path,
+        tun: &str,
+        configuration: &str,
+    ) -> Self {
+        Self::ikev2d_of(namespace, directory, ("software", tun), configuration)
+    }
+
+    fn ikev2d_of(
+        namespace: &Namespace,
+        directory: &Path,
+        (device, tun): (&str, &str),
+        configuration: &str,
+    ) -> Self {
         fs::create_dir_all(directory).unwrap();
         let (vici, log) = (directory.join("vici"), directory.join("log"));
         let file = directory.join("ikev2d.toml");
         let text = format!(
             "[daemon]\nvici_socket = {vici:?}\ndevice = {device:?}\nlog_level = \"debug\"\nkey_log = {keys:?}\n\
-             tun = {{ name = \"esp0\", mtu = 1400, queues = 1 }}\n\
+             tun = {{ {tun} }}\n\
              {configuration}\n",
             keys = directory.join("keys"),
         );
@@ -97,6 +118,23 @@ impl Gateway {
         let mut command = namespace.command(tests::program("ikev2d"));
         command.arg("--config").arg(&file);
         Self::spawn(command, vici, log)
+    }
+
+    /// What `ikev2d`'s data plane has counted.
+    pub(crate) fn statistics(&self) -> BTreeMap<String, u64> {
+        let mut command = Command::new(tests::program("esplanade"));
+        command
+            .args(["stats", "-o", "json", "--socket"])
+            .arg(&self.vici);
+        let text = run(command).unwrap();
+        let all: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let number =
+            |value: &serde_json::Value| value.as_u64().or_else(|| value.as_str()?.parse().ok());
+        let counters = all["dataplane"].as_object().unwrap();
+        let counters = counters
+            .iter()
+            .map(|(name, value)| (name.clone(), number(value).unwrap()));
+        counters.collect()
     }
 
     /// Starts strongSwan, whose ESP runs in user space too, with connections as in swanctl.conf;

@@ -5,8 +5,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
 use benches::ipsec_mb::{Gcm, GcmKey, Parts};
 use clap::Parser;
 use esp_aead::{Aad, Algorithm, Direction, Engine, Key, Packet, open_burst, seal_burst};
@@ -27,7 +28,7 @@ struct Options {
         default_value = "64,128,256,512,1024,1420,2048,8192"
     )]
     sizes: Vec<usize>,
-    /// Packets of a burst, and keys among them.
+    /// Packets of a burst, 64 at most.
     #[arg(long, default_value_t = 32)]
     burst: usize,
     /// Keys that a burst's packets have in turn.
@@ -54,21 +55,30 @@ fn key_of(n: usize) -> [u8; 32] {
     key
 }
 
-/// Nanoseconds a packet: bursts until the time is up, and how long they took.
-fn time(micros: u64, burst: usize, mut run: impl FnMut()) -> f64 {
-    run();
-    let start = Instant::now();
-    let mut bursts = 0u64;
-    loop {
-        for _ in 0..8 {
-            run();
+/// Nanoseconds a packet: bursts until their time adds up. What `prepare` does is not in it.
+fn time<T>(
+    micros: u64,
+    state: &mut T,
+    mut prepare: impl FnMut(&mut T),
+    mut run: impl FnMut(&mut T),
+    burst: usize,
+) -> f64 {
+    let (mut taken, mut bursts) = (Duration::ZERO, 0u64);
+    for warm_up in [true, false] {
+        while bursts == 0
+            || taken.as_micros() as u64 * 8 < if warm_up { micros } else { 8 * micros }
+        {
+            prepare(state);
+            let start = Instant::now();
+            run(black_box(state));
+            taken += start.elapsed();
+            bursts += 1;
         }
-        bursts += 8;
-        let taken = start.elapsed();
-        if taken.as_micros() as u64 >= micros {
-            return taken.as_nanos() as f64 / (bursts * burst as u64) as f64;
+        if warm_up {
+            (taken, bursts) = (Duration::ZERO, 0);
         }
     }
+    taken.as_nanos() as f64 / (bursts * burst as u64) as f64
 }
 
 /// One engine's texts and keys for one cell.
@@ -85,39 +95,75 @@ impl Contender {
         }
     }
 
+    /// Each burst works on fresh texts: opened, they are the sealed ones, and every tag must match.
     fn time(&mut self, micros: u64, direction: Direction) -> f64 {
         match self {
             Self::Facade(_, keys, texts) => {
+                let fresh: Vec<_> = texts.iter().map(|text| text.body.clone()).collect();
+                let mut run = |texts: &mut Vec<Parts>| {
+                    let mut packets: ArrayVec<_, MOST> = texts
+                        .iter_mut()
+                        .zip(keys.iter().cycle())
+                        .map(|(text, key)| {
+                            let aad = Aad::from(text.aad);
+                            Packet::new(key, &text.nonce, aad, &mut text.body, &mut text.tag)
+                        })
+                        .collect();
+                    match direction {
+                        Direction::Seal => seal_burst(&mut packets),
+                        Direction::Open => open_burst(&mut packets),
+                    }
+                    assert!(packets.iter().all(Packet::is_authentic));
+                };
                 let burst = texts.len();
-                let keys = keys.iter().cycle();
-                let mut packets: Vec<_> = texts
-                    .iter_mut()
-                    .zip(keys)
-                    .map(|(text, key)| {
-                        let aad = Aad::from(text.aad);
-                        Packet::new(key, &text.nonce, aad, &mut text.body, &mut text.tag)
-                    })
-                    .collect();
-                time(micros, burst, || match direction {
-                    Direction::Seal => seal_burst(black_box(&mut packets)),
-                    Direction::Open => open_burst(black_box(&mut packets)),
-                })
+                let prepare = |texts: &mut Vec<Parts>| restore(texts, &fresh);
+                let time = time(micros, texts, prepare, &mut run, burst);
+                restore(texts, &fresh);
+                time
             }
             Self::Direct(gcm, keys, texts) => {
+                let fresh: Vec<_> = texts.iter().map(|text| text.body.clone()).collect();
                 let burst = texts.len();
-                time(micros, burst, || {
-                    let texts = black_box(&mut *texts).iter_mut();
-                    for (text, key) in texts.zip(keys.iter().cycle()) {
+                let prepare = |texts: &mut Vec<Parts>| restore(texts, &fresh);
+                let run = |texts: &mut Vec<Parts>| {
+                    for (text, key) in texts.iter_mut().zip(keys.iter().cycle()) {
                         match direction {
                             Direction::Seal => gcm.seal(key, text),
-                            Direction::Open => {
-                                black_box(gcm.open(key, text));
-                            }
+                            Direction::Open => assert!(gcm.open(key, text)),
                         }
                     }
-                })
+                };
+                let time = time(micros, texts, prepare, run, burst);
+                restore(texts, &fresh);
+                time
             }
         }
+    }
+}
+
+/// Most packets of a burst.
+const MOST: usize = 64;
+
+fn restore(texts: &mut [Parts], fresh: &[Vec<u8>]) {
+    for (text, fresh) in texts.iter_mut().zip(fresh) {
+        text.body.copy_from_slice(fresh);
+    }
+}
+
+/// Seals what is to be opened, by OpenSSL.
+fn seal_all(texts: &mut [Parts], algorithm: Algorithm, sas: usize) {
+    let len = algorithm.key_len();
+    for (n, text) in texts.iter_mut().enumerate() {
+        let key = &key_of(n % sas)[..len];
+        let key = Key::for_engine(Engine::Openssl, algorithm, Direction::Seal, key).unwrap();
+        let aad = Aad::from(text.aad);
+        seal_burst(&mut [Packet::new(
+            &key,
+            &text.nonce,
+            aad,
+            &mut text.body,
+            &mut text.tag,
+        )]);
     }
 }
 
@@ -167,6 +213,13 @@ fn contenders(
     size: usize,
     options: &Options,
 ) -> Vec<Contender> {
+    let texts = || {
+        let mut texts = parts(size, options.burst.min(MOST));
+        if direction == Direction::Open {
+            seal_all(&mut texts, algorithm, sas);
+        }
+        texts
+    };
     let mut all = Vec::new();
     for engine in Engine::ALL {
         let key = |n| {
@@ -179,12 +232,12 @@ fn contenders(
         };
         let keys: Result<Vec<_>, _> = (0..sas).map(key).collect();
         if let Ok(keys) = keys {
-            all.push(Contender::Facade(engine, keys, parts(size, options.burst)));
+            all.push(Contender::Facade(engine, keys, texts()));
         }
     }
     if let Some(gcm) = Gcm::load(bits) {
         let keys = (0..sas).map(|n| gcm.key(&key_of(n))).collect();
-        all.push(Contender::Direct(gcm, keys, parts(size, options.burst)));
+        all.push(Contender::Direct(gcm, keys, texts()));
     }
     all
 }

@@ -62,6 +62,14 @@ impl SaTransform {
         }
     }
 
+    /// ESP with an AEAD, whose packets can go in bursts.
+    pub(crate) fn aead(&self) -> Option<&Transform> {
+        match self {
+            Self::Esp(esp) => Some(esp).filter(|esp| esp.is_aead()),
+            Self::Ah(_) => None,
+        }
+    }
+
     /// Octets of unpredictable IV that [`seal`](Self::seal) must be given.
     pub(crate) fn random_iv_len(&self) -> usize {
         match self {

@@ -8,13 +8,13 @@
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use esp_aead::{Key, KeyError};
-use esp_framing::framing::{Framing, wipe};
+use esp_aead::{Key, KeyError, Packet};
+use esp_framing::framing::{Framing, Layout, wipe};
 
 use offload_api::queue::Status;
 use offload_api::sa::{Direction, KeyMaterial, Mode, OuterHeaders, SaParams, Spi, Suite};
 
-use crate::cipher::{CipherContext, aead_key};
+use crate::cipher::{CipherContext, aead_key, aead_packet};
 use crate::packet::PacketBuffer;
 
 pub use esp_framing::framing::Located;
@@ -168,5 +168,65 @@ impl Transform {
             return Err(status);
         }
         self.framing.deframe(located, packet)
+    }
+
+    /// Whether the suite is an AEAD, whose packets can go in bursts.
+    pub(crate) fn is_aead(&self) -> bool {
+        self.aead.is_some()
+    }
+
+    /// The first half of [`seal`](Self::seal): everything but the cryptography, which the AEAD's burst
+    /// does.
+    ///
+    /// # Errors
+    /// As `seal`'s.
+    pub(crate) fn frame_aead<'data>(
+        &'data self,
+        sequence: u64,
+        iv: Option<&[u8; 16]>,
+        packet: &'data mut impl PacketBuffer,
+    ) -> Result<Packet<'data>, Status> {
+        let start = self.framing.frame(sequence, iv, packet)?;
+        let esp = packet.packet().get_mut(start..).ok_or(Status::NoSpace)?;
+        self.to_aead(esp, sequence).ok_or(Status::NoSpace)
+    }
+
+    /// What the AEAD's burst opens of an inbound packet.
+    ///
+    /// # Errors
+    /// [`Status::BadLength`].
+    pub(crate) fn packet_aead<'data>(
+        &'data self,
+        located: Located,
+        sequence: u64,
+        packet: &'data mut impl PacketBuffer,
+    ) -> Result<Packet<'data>, Status> {
+        let esp = packet.packet().get_mut(located.esp..);
+        esp.and_then(|esp| self.to_aead(esp, sequence))
+            .ok_or(Status::BadLength)
+    }
+
+    /// The rest of [`open`](Self::open), when the burst has answered.
+    ///
+    /// # Errors
+    /// As `open`'s.
+    pub(crate) fn finish_aead(
+        &self,
+        located: Located,
+        opened: Result<(), Status>,
+        packet: &mut impl PacketBuffer,
+    ) -> Result<u8, Status> {
+        if let Err(status) = opened {
+            wipe(packet);
+            return Err(status);
+        }
+        self.framing.deframe(located, packet)
+    }
+
+    fn to_aead<'data>(&'data self, esp: &'data mut [u8], sequence: u64) -> Option<Packet<'data>> {
+        let key = self.aead.as_deref()?;
+        let split = Layout::of(self.suite(), esp.len())?;
+        let high = self.framing.high(sequence);
+        aead_packet(key, &self.keys.salt, esp, split, high)
     }
 }

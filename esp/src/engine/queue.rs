@@ -4,18 +4,21 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
+use arrayvec::ArrayVec;
+use esp_aead::{Packet, open_burst, seal_burst};
 use openssl::rand::rand_bytes;
 use rayon::prelude::*;
 use rustix::event::{EventfdFlags, eventfd};
 
 use offload_api::error::DeviceError;
 use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
-use offload_api::sa::Direction;
+use offload_api::sa::{Direction, SaHandle};
 
 use esp_framing::framing::Located;
+use esp_framing::sa::SaState;
 use esp_framing::table::{Entry, event_of};
 
 use super::{MAX_GATHER, MAX_PACKET, Shared, Table, lock};
@@ -25,13 +28,14 @@ use crate::sa_transform::{Context, SaTransform};
 /// Octets of a burst from which waking other cores pays: the hand-over costs about 10 µs, and a core
 /// seals some 3 octets in a nanosecond. `benches/` measures it.
 const PARALLEL_FROM: usize = 48 << 10;
-/// Packets that one core takes at a time.
-const CHUNK: usize = 8;
+/// Packets that one core takes at a time, at least and at most.
+const LEAST: usize = 8;
+const BURST: usize = 32;
 
 pub(crate) struct SoftwareQueue {
     shared: Arc<Shared>,
     depth: usize,
-    pending: Vec<Op>,
+    /// Enqueued packets, until a kick has ended.
     jobs: Vec<Job>,
     done: VecDeque<Done>,
     ivs: Vec<u8>,
@@ -53,9 +57,48 @@ struct Job {
 
 #[derive(Clone, Copy)]
 enum Work {
+    New,
     Seal,
     Open(Located),
+    /// Sealed or opened.
+    Done,
     Ended(Status),
+}
+
+impl Job {
+    fn new(op: Op) -> Self {
+        Self {
+            inner_len: op.frame.packet_len(),
+            op,
+            work: Work::New,
+            sequence: 0,
+            iv: None,
+            next_header: 0,
+        }
+    }
+}
+
+/// An SA, its moving part locked for as long as packets of it follow each other.
+struct Held<'table> {
+    sa: SaHandle,
+    entry: &'table Entry<SaTransform>,
+    state: MutexGuard<'table, SaState>,
+}
+
+/// The SA of the next packet; nothing when it is stale.
+fn hold<'held, 'table>(
+    held: &'held mut Option<Held<'table>>,
+    table: &'table Table,
+    sa: SaHandle,
+) -> Option<&'held mut Held<'table>> {
+    if held.as_ref().is_none_or(|held| held.sa != sa) {
+        // Unlocked before the next is locked: no two are ever held.
+        *held = None;
+        let entry = table.entry(sa).ok()?;
+        let state = entry.state();
+        *held = Some(Held { sa, entry, state });
+    }
+    held.as_mut()
 }
 
 impl SoftwareQueue {
@@ -68,7 +111,6 @@ impl SoftwareQueue {
         Ok(Self {
             shared,
             depth,
-            pending: Vec::with_capacity(depth),
             jobs: Vec::with_capacity(depth),
             done: VecDeque::with_capacity(depth),
             ivs: Vec::new(),
@@ -80,31 +122,26 @@ impl SoftwareQueue {
     /// Numbers or checks each packet, in order.
     fn prepare(&mut self, table: &Table, now: Instant) {
         let mut random = 0;
-        for op in self.pending.drain(..) {
-            let mut job = Job {
-                inner_len: op.frame.packet_len(),
-                op,
-                work: Work::Ended(Status::SaStale),
-                sequence: 0,
-                iv: None,
-                next_header: 0,
+        let mut held = None;
+        for job in &mut self.jobs {
+            let Some(held) = hold(&mut held, table, job.op.sa) else {
+                job.work = Work::Ended(Status::SaStale);
+                continue;
             };
-            if let Ok(entry) = table.entry(job.op.sa) {
-                match prepare_one(&mut job, entry, now, &mut self.gathered) {
-                    Ok(work) => {
-                        job.work = work;
-                        if matches!(work, Work::Seal) && job.iv.is_none() {
-                            random += entry.transform.random_iv_len();
-                        }
-                    }
-                    Err(status) => {
-                        entry.state().count_error(status);
-                        job.work = Work::Ended(status);
+            match prepare_one(job, held, now, &mut self.gathered) {
+                Ok(work) => {
+                    job.work = work;
+                    if matches!(work, Work::Seal) && job.iv.is_none() {
+                        random += held.entry.transform.random_iv_len();
                     }
                 }
+                Err(status) => {
+                    held.state.count_error(status);
+                    job.work = Work::Ended(status);
+                }
             }
-            self.jobs.push(job);
         }
+        drop(held);
         if random != 0 {
             self.draw_ivs(table, random);
         }
@@ -135,11 +172,16 @@ impl SoftwareQueue {
     fn work(&mut self, table: &Table) {
         let octets: usize = self.jobs.iter().map(|job| job.inner_len).sum();
         match &self.shared.pool {
-            Some(pool) if octets >= PARALLEL_FROM => pool.install(|| {
-                self.jobs
-                    .par_chunks_mut(CHUNK)
-                    .for_each(|chunk| work_on(chunk, table));
-            }),
+            Some(pool) if octets >= PARALLEL_FROM => {
+                // Two turns a core, so that one that begins late does less.
+                let turns = 2 * pool.current_num_threads();
+                let chunk = self.jobs.len().div_ceil(turns).clamp(LEAST, BURST);
+                pool.install(|| {
+                    self.jobs
+                        .par_chunks_mut(chunk)
+                        .for_each(|chunk| work_on(chunk, table));
+                });
+            }
             _ => work_on(&mut self.jobs, table),
         }
     }
@@ -147,34 +189,34 @@ impl SoftwareQueue {
     /// Moves windows and counts, in order.
     fn finish(&mut self, table: &Table, now: Instant) {
         let mut totals = Totals::default();
+        let mut held = None;
         for mut job in self.jobs.drain(..) {
             let mut status = match job.work {
                 Work::Ended(status) => status,
-                Work::Seal | Work::Open(_) => Status::Ok,
+                _ => Status::Ok,
             };
-            if let (Ok(entry), true) = (table.entry(job.op.sa), status.is_ok()) {
-                let mut state = entry.state();
-                let inbound = entry.transform.direction() == Direction::Inbound;
-                if inbound {
-                    job.inner_len = job.op.frame.packet_len();
-                }
-                let mut admitted = state.check_hard(now);
-                if inbound && admitted.is_ok() {
-                    admitted = state.accept_inbound(job.sequence);
-                }
-                match admitted {
-                    Ok(()) => {
-                        status = state.count(job.sequence, job.inner_len, now);
-                        totals.add(inbound, job.inner_len);
+            if let Some(held) = hold(&mut held, table, job.op.sa) {
+                let state = &mut held.state;
+                if status.is_ok() {
+                    let inbound = held.entry.transform.direction() == Direction::Inbound;
+                    if inbound {
+                        job.inner_len = job.op.frame.packet_len();
                     }
-                    Err(refused) => {
-                        state.count_error(refused);
-                        status = refused;
+                    let mut admitted = state.check_hard(now);
+                    if inbound && admitted.is_ok() {
+                        admitted = state.accept_inbound(job.sequence);
+                    }
+                    match admitted {
+                        Ok(()) => {
+                            status = state.count(job.sequence, job.inner_len, now);
+                            totals.add(inbound, job.inner_len);
+                        }
+                        Err(refused) => {
+                            state.count_error(refused);
+                            status = refused;
+                        }
                     }
                 }
-            }
-            if let Ok(entry) = table.entry(job.op.sa) {
-                let mut state = entry.state();
                 state.take_notices(|notice| {
                     lock(&self.shared.events).push(event_of(job.op.sa, notice));
                 });
@@ -192,6 +234,7 @@ impl SoftwareQueue {
                 next_header: job.next_header,
             });
         }
+        drop(held);
         let mut counters = lock(&self.shared.counters);
         counters.sealed += totals.sealed;
         counters.sealed_bytes += totals.sealed_bytes;
@@ -224,10 +267,11 @@ impl Totals {
 
 fn prepare_one(
     job: &mut Job,
-    entry: &Entry<SaTransform>,
+    held: &mut Held<'_>,
     now: Instant,
     gathered: &mut Vec<u8>,
 ) -> Result<Work, Status> {
+    let (entry, state) = (held.entry, &mut held.state);
     let frame = &job.op.frame;
     if frame.is_chained() && frame.segment_count() > MAX_GATHER {
         return Err(Status::BadGather);
@@ -237,7 +281,6 @@ fn prepare_one(
     }
     match entry.transform.direction() {
         Direction::Outbound => {
-            let mut state = entry.state();
             (job.sequence, job.iv) = state.next_outbound(job.op.explicit, now)?;
             Ok(Work::Seal)
         }
@@ -252,30 +295,38 @@ fn prepare_one(
             } else {
                 entry.transform.locate(frame)?
             };
-            let sequence = entry.state().check_inbound(located.sequence_low, now)?;
+            let sequence = state.check_inbound(located.sequence_low, now)?;
             job.sequence = sequence;
             Ok(Work::Open(located))
         }
     }
 }
 
-/// Seals and opens; each run of packets of one SA shares a context.
+/// Seals and opens: AEADs in bursts of many SAs at once, of what is left each run of packets of one SA
+/// with one context.
 fn work_on(jobs: &mut [Job], table: &Table) {
+    let mut left = false;
+    for jobs in jobs.chunks_mut(BURST) {
+        left |= aead_burst(jobs, table);
+    }
+    if !left {
+        return;
+    }
     for run in jobs.chunk_by_mut(|a, b| a.op.sa == b.op.sa) {
         let Some(first) = run.first() else { continue };
+        if run.iter().all(Job::is_over) {
+            continue;
+        }
         let Ok(entry) = table.entry(first.op.sa) else {
             continue;
         };
         let Ok(mut context) = entry.transform.take_context() else {
-            for job in run {
+            for job in run.iter_mut().filter(|job| !job.is_over()) {
                 job.work = Work::Ended(Status::NoSpace);
             }
             continue;
         };
-        for job in run {
-            if matches!(job.work, Work::Ended(_)) {
-                continue;
-            }
+        for job in run.iter_mut().filter(|job| !job.is_over()) {
             let result = if job.op.frame.is_chained() {
                 transform_chain(&mut context, job, entry)
             } else {
@@ -283,20 +334,107 @@ fn work_on(jobs: &mut [Job], table: &Table) {
                 let frame = &mut job.op.frame;
                 transform(&mut context, job.work, sequence, iv, entry, frame)
             };
-            let result = result.and_then(|next_header| {
-                // What is sealed without an outer header could grow beyond.
-                let fits = job.op.frame.packet_len() <= MAX_PACKET;
-                fits.then_some(next_header).ok_or(Status::BadLength)
-            });
-            match result {
-                Ok(next_header) => job.next_header = next_header,
-                Err(status) => {
-                    job.work = Work::Ended(status);
-                    entry.state().count_error(status);
-                }
-            }
+            job.end(result, entry);
         }
         entry.transform.put_context(context);
+    }
+}
+
+impl Job {
+    fn is_over(&self) -> bool {
+        matches!(self.work, Work::Done | Work::Ended(_))
+    }
+
+    /// Notes how sealing or opening went.
+    fn end(&mut self, result: Result<u8, Status>, entry: &Entry<SaTransform>) {
+        let result = result.and_then(|next_header| {
+            // What is sealed without an outer header could grow beyond.
+            let fits = self.op.frame.packet_len() <= MAX_PACKET;
+            fits.then_some(next_header).ok_or(Status::BadLength)
+        });
+        match result {
+            Ok(next_header) => {
+                self.next_header = next_header;
+                self.work = Work::Done;
+            }
+            Err(status) => {
+                self.work = Work::Ended(status);
+                entry.state().count_error(status);
+            }
+        }
+    }
+}
+
+/// Seals and opens the packets of AEADs that lie in one frame each, [`BURST`] at most; tells whether
+/// others are left.
+fn aead_burst(jobs: &mut [Job], table: &Table) -> bool {
+    let mut results = [None; BURST];
+    let mut left = false;
+    {
+        let mut seals = ArrayVec::<_, BURST>::new();
+        let mut opens = ArrayVec::<_, BURST>::new();
+        for (job, result) in jobs.iter_mut().zip(&mut results) {
+            let Ok(entry) = table.entry(job.op.sa) else {
+                continue;
+            };
+            let transform = match entry.transform.aead() {
+                Some(transform) if !job.op.frame.is_chained() => transform,
+                _ => {
+                    left |= !job.is_over();
+                    continue;
+                }
+            };
+            let frame = &mut job.op.frame;
+            let (list, packet) = match job.work {
+                Work::Seal => {
+                    let iv = job.iv.as_ref();
+                    (&mut seals, transform.frame_aead(job.sequence, iv, frame))
+                }
+                Work::Open(located) => (
+                    &mut opens,
+                    transform.packet_aead(located, job.sequence, frame),
+                ),
+                _ => continue,
+            };
+            match packet {
+                // Neither list is longer than the burst.
+                Ok(packet) => list.push((packet, result)),
+                Err(status) => *result = Some(Err(status)),
+            }
+        }
+        run_list(seals, seal_burst, Status::NoSpace);
+        run_list(opens, open_burst, Status::BadIcv);
+    }
+    for (job, result) in jobs.iter_mut().zip(results) {
+        let Some(result) = result else { continue };
+        let Ok(entry) = table.entry(job.op.sa) else {
+            continue;
+        };
+        let result = match (job.work, entry.transform.aead()) {
+            (Work::Open(located), Some(transform)) => {
+                transform.finish_aead(located, result, &mut job.op.frame)
+            }
+            _ => result.map(|()| 0),
+        };
+        job.end(result, entry);
+    }
+    left
+}
+
+/// Packets of a burst, and where each one's result goes.
+type List<'data, 'result> =
+    ArrayVec<(Packet<'data>, &'result mut Option<Result<(), Status>>), BURST>;
+
+fn run_list(list: List<'_, '_>, burst: fn(&mut [Packet<'_>]), bad: Status) {
+    let mut packets = ArrayVec::<_, BURST>::new();
+    let mut places = ArrayVec::<_, BURST>::new();
+    for (packet, place) in list {
+        packets.push(packet);
+        places.push(place);
+    }
+    burst(&mut packets);
+    for (packet, place) in packets.iter().zip(places) {
+        *place = Some(packet.is_authentic().then_some(()).ok_or(bad));
     }
 }
 
@@ -315,6 +453,7 @@ fn transform(
             .map(|()| 0),
         Work::Open(located) => entry.transform.open(context, located, sequence, packet),
         Work::Ended(status) => Err(status),
+        Work::New | Work::Done => Err(Status::BadDescriptor),
     }
 }
 
@@ -350,12 +489,12 @@ impl QueuePair for SoftwareQueue {
     fn enqueue(&mut self, ops: &mut Vec<Op>) -> Result<usize, DeviceError> {
         let room = self.depth - self.in_flight();
         let accepted = ops.len().min(room);
-        self.pending.extend(ops.drain(..accepted));
+        self.jobs.extend(ops.drain(..accepted).map(Job::new));
         Ok(accepted)
     }
 
     fn kick(&mut self) -> Result<(), DeviceError> {
-        if self.pending.is_empty() {
+        if self.jobs.is_empty() {
             return Ok(());
         }
         let shared = self.shared.clone();
@@ -382,11 +521,11 @@ impl QueuePair for SoftwareQueue {
     }
 
     fn in_flight(&self) -> usize {
-        self.pending.len() + self.done.len()
+        self.jobs.len() + self.done.len()
     }
 
     fn close(mut self: Box<Self>) -> Vec<Done> {
-        let aborted = self.pending.drain(..).map(|op| Done {
+        let aborted = self.jobs.drain(..).map(|Job { op, .. }| Done {
             sa: op.sa,
             frame: op.frame,
             cookie: op.cookie,

@@ -301,7 +301,16 @@ impl Dataplane {
             ..FramePoolConfig::default()
         })?;
         accelerator.register_pool(&pool)?;
-        for socket in &config.udp {
+        // Sockets of IKE come last: one of ESP's sends.
+        let mut udp = config.udp;
+        for at in 0..udp.len() {
+            let apart = udp.get(at).map(sockets::apart_from_esp);
+            match apart.transpose() {
+                Ok(apart) => udp.extend(apart),
+                Err(error) => tracing::warn!(%error, "IKE shares its room with ESP on one port"),
+            }
+        }
+        for socket in &udp {
             sockets::prepare(socket).map_err(host("preparing a UDP socket"))?;
         }
         config.raw.iter().for_each(sockets::deepen);
@@ -326,10 +335,8 @@ impl Dataplane {
                 depth: config.depth,
             })?;
             let copy = |fd: &OwnedFd| fd.as_fd().try_clone_to_owned();
-            let udp = || {
-                config
-                    .udp
-                    .iter()
+            let copies = || {
+                udp.iter()
                     .map(UdpSocket::try_clone)
                     .collect::<Result<Vec<_>, _>>()
             };
@@ -339,14 +346,15 @@ impl Dataplane {
                 number,
                 shared: shared.clone(),
                 tun: tun_queue,
-                udp: udp().map_err(duplicating)?,
+                udp: copies().map_err(duplicating)?,
                 raw: raw().map_err(duplicating)?,
-                reads_udp: udp().map_err(duplicating)?,
+                reads_udp: copies().map_err(duplicating)?,
                 reads_raw: raw().map_err(duplicating)?,
                 queue,
                 pool: pool.clone(),
             };
-            let mine = |at: usize| at % count == number;
+            // IKE is read by another worker than ESP of its family.
+            let mine = |at: usize| (at + at / 2) % count == number;
             let mut at = 0..;
             parts.reads_udp.retain(|_| at.next().is_some_and(mine));
             parts.reads_raw.retain(|_| at.next().is_some_and(mine));

@@ -39,7 +39,7 @@ impl Outbox {
         let (mut both_udp, mut both_raw) = ([None, None], [None, None]);
         for socket in udp {
             let v4 = socket.local_addr().is_ok_and(|address| address.is_ipv4());
-            both_udp[usize::from(!v4)] = Some(socket);
+            both_udp[usize::from(!v4)].get_or_insert(socket);
         }
         for socket in raw {
             let v4 = socket_domain(&socket).is_ok_and(|of| of == AddressFamily::INET);

@@ -12,6 +12,8 @@ use nix::sys::socket::{
     recvmsg, sendmmsg, sendmsg, setsockopt, sockopt,
 };
 use offload_api::frame::Frame;
+use offload_api::wire::natt::NON_ESP_MARKER;
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// Most segments that one send may carry (`UDP_MAX_SEGMENTS` of older kernels).
 pub(super) const MOST_SEGMENTS: usize = 64;
@@ -34,6 +36,48 @@ pub(super) fn prepare(socket: &UdpSocket) -> io::Result<()> {
     let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
     deepen(socket);
     Ok(())
+}
+
+/// A second socket on the same port, for IKE alone: the kernel tells it from ESP by the marker
+/// (RFC 3948 §2.2), so that a flood of ESP leaves IKE its own room.
+pub(super) fn apart_from_esp(socket: &UdpSocket) -> io::Result<UdpSocket> {
+    use nix::libc::{
+        BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter, sock_fprog,
+    };
+    let address = socket.local_addr()?;
+    // Only now: as it was bound without, no other daemon's could have been there before.
+    setsockopt(socket, sockopt::ReusePort, &true)?;
+    let domain = Domain::for_address(address);
+    let apart = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        apart.set_only_v6(true)?;
+    }
+    apart.set_reuse_port(true)?;
+    apart.bind(&address.into())?;
+    let step = |code: u32, jt, jf, k| sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    // Sockets are numbered in the order of their binding. What is too short for a marker goes to 0.
+    let mut program = [
+        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, 0),
+        step(
+            BPF_JMP | BPF_JEQ | BPF_K,
+            0,
+            1,
+            u32::from_be_bytes(NON_ESP_MARKER),
+        ),
+        step(BPF_RET | BPF_K, 0, 0, 1),
+        step(BPF_RET | BPF_K, 0, 0, 0),
+    ];
+    let program = sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    setsockopt(&apart, sockopt::AttachReusePortCbpf, &program)?;
+    Ok(apart.into())
 }
 
 /// Room for bursts: beyond the system's limit where this process may.

@@ -521,6 +521,6 @@ impl Worker {
     }
 }
 
-/// What a worker waits for at most: to be woken, the device, the TUN, UDP and IP protocol 50 in two
-/// versions each.
-const FDS: usize = 7;
+/// What a worker waits for at most: to be woken, the device, the TUN, ESP in UDP, IKE and IP protocol
+/// 50 in two versions each.
+const FDS: usize = 9;

@@ -47,7 +47,7 @@ pub struct Config {
     /// Peers by name.
     #[serde(default)]
     pub connections: BTreeMap<String, ConnectionSection>,
-    /// Preshared keys by name (`ike-…`), and files with private keys (`private-…`).
+    /// Preshared keys by name (`ike-…`), postquantum ones (`ppk-…`, RFC 8784), and files with private keys (`private-…`).
     #[serde(default)]
     pub secrets: BTreeMap<String, SecretSection>,
     /// Authorities that certificates of peers may come from.
@@ -146,8 +146,16 @@ impl Config {
                     }
                     Err(what) => return Err((key, what)),
                 },
+                _ if is_ppk(name) => {
+                    let what = "a PPK is text, not a file".to_owned();
+                    return Err((format!("secrets.{name}.file"), what));
+                }
                 (None, None) => return Err((key, "neither secret nor file is given".to_owned())),
                 (Some(_), _) => {}
+            }
+            if is_ppk(name) && secret.ids.is_empty() {
+                let what = "a PPK is found by its ids: at least one".to_owned();
+                return Err((format!("secrets.{name}.ids"), what));
             }
         }
         Ok(())
@@ -186,10 +194,19 @@ impl Config {
 
     /// The preshared keys for the core.
     pub fn psks(&self) -> Vec<Secret> {
+        self.shared_keys(|name| !is_ppk(name))
+    }
+
+    /// The postquantum preshared keys for the core (RFC 8784).
+    pub fn ppks(&self) -> Vec<Secret> {
+        self.shared_keys(is_ppk)
+    }
+
+    fn shared_keys(&self, wanted: impl Fn(&str) -> bool) -> Vec<Secret> {
         self.secrets
-            .values()
-            .filter(|section| section.file.is_none())
-            .filter_map(|section| {
+            .iter()
+            .filter(|(name, section)| section.file.is_none() && wanted(name))
+            .filter_map(|(_, section)| {
                 let secret = section.secret.as_ref()?;
                 Some(Secret {
                     ids: section.ids.iter().map(|id| name::identity(id)).collect(),
@@ -198,6 +215,11 @@ impl Config {
             })
             .collect()
     }
+}
+
+/// Whether a secret's name is that of a postquantum preshared key, as in swanctl.conf.
+fn is_ppk(name: &str) -> bool {
+    name.starts_with("ppk")
 }
 
 impl FromStr for Config {

@@ -113,6 +113,10 @@ pub struct Connection {
     pub childless: Childless,
     /// Move to other addresses with the SAs (RFC 4555).
     pub mobike: bool,
+    /// Which postquantum preshared key is mixed in (RFC 8784); to a responder, which may be.
+    pub ppk_id: Option<Identity>,
+    /// Whether it must be.
+    pub ppk_required: bool,
     /// Further time after which it is deleted if it could not be.
     pub over_time: Duration,
     /// Child SAs.

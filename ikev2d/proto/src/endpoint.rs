@@ -31,6 +31,7 @@ pub struct Endpoint {
     crypto: Arc<dyn Crypto>,
     connections: Vec<Arc<Connection>>,
     secrets: Vec<Secret>,
+    ppks: Vec<Secret>,
     sas: Table,
     out: Outputs,
     cookies: cookie::Cookies,
@@ -105,6 +106,7 @@ impl Endpoint {
             config,
             connections: Vec::new(),
             secrets: Vec::new(),
+            ppks: Vec::new(),
             sas: Table::default(),
             out: Outputs::default(),
             stats: Stats::default(),
@@ -135,6 +137,11 @@ impl Endpoint {
         self.secrets = secrets;
     }
 
+    /// Replaces the postquantum preshared keys (RFC 8784); their owners are their ids.
+    pub fn set_ppks(&mut self, ppks: Vec<Secret>) {
+        self.ppks = ppks;
+    }
+
     /// The policy.
     pub fn connections(&self) -> &[Arc<Connection>] {
         &self.connections
@@ -146,6 +153,7 @@ impl Endpoint {
             config: &self.config,
             connections: &self.connections,
             secrets: &self.secrets,
+            ppks: &self.ppks,
             out: &mut self.out,
             now,
             #[cfg(feature = "deviation")]

@@ -29,7 +29,7 @@ use crate::crypto::{Crypto, KeyExchange};
 use crate::event::{Event, IkeId, Path};
 use crate::exchange::followup::Awaited;
 use crate::exchange::signature::{PeerAbility, Waiting};
-use crate::keymat::IkeKeys;
+use crate::keymat::{IkeKeys, Mixable};
 use crate::proposal::IkeSuite;
 use crate::wire::{Payload, notify, payload};
 pub(crate) use reauth::Reauth;
@@ -101,6 +101,8 @@ pub(crate) struct IkeSa {
     pub(crate) encap: bool,
     /// Both sides take fragments.
     pub(crate) fragmentation: bool,
+    /// A postquantum preshared key is in its keys (RFC 8784).
+    pub(crate) ppk: bool,
     /// How far down the ladder of sizes.
     rung: usize,
     pub(crate) reassembly: Reassembly,
@@ -157,6 +159,10 @@ pub(crate) struct InitMaterial {
     pub(crate) child_spi: Option<OwnSpi>,
     /// Additional key exchanges that are done.
     pub(crate) additional_done: usize,
+    /// Both sides can mix in a postquantum preshared key (RFC 8784).
+    pub(crate) both_use_ppk: bool,
+    /// The keys as they were before one was.
+    pub(crate) without_ppk: Option<Mixable>,
     /// Each side's part of IntAuth (RFC 9242 §3.3.2); empty unless an IKE_INTERMEDIATE has run.
     pub(crate) int_auth_i: Vec<u8>,
     pub(crate) int_auth_r: Vec<u8>,
@@ -192,6 +198,7 @@ impl IkeSa {
             nat_remote: false,
             encap: connection.encap,
             fragmentation: false,
+            ppk: false,
             rung: 0,
             reassembly: Reassembly::default(),
             reauth: Reauth::default(),
@@ -236,6 +243,7 @@ impl IkeSa {
         self.established = Some(ctx.now);
         self.init.exchange = None;
         self.previous_keys = None;
+        self.init.without_ppk = None;
         self.arm_rekey(ctx);
         self.arm_reauth(ctx);
         ctx.out.count_ike(self);

@@ -49,6 +49,13 @@ fn prf_plus(
     Ok(out)
 }
 
+/// What a postquantum preshared key is mixed into.
+pub(crate) struct Mixable {
+    d: Zeroizing<Vec<u8>>,
+    pub(crate) pi: Zeroizing<Vec<u8>>,
+    pub(crate) pr: Zeroizing<Vec<u8>>,
+}
+
 /// Takes keys off the front of key material.
 struct Cutter<'a>(&'a [u8]);
 
@@ -96,6 +103,29 @@ impl IkeKeys {
             pi: cutter.cut(prf_len)?,
             pr: cutter.cut(prf_len)?,
         })
+    }
+}
+
+impl IkeKeys {
+    /// Mixes in a postquantum preshared key (RFC 8784 §3); what was there before.
+    pub(crate) fn mix_ppk(
+        &mut self,
+        crypto: &dyn Crypto,
+        prf: Prf,
+        ppk: &[u8],
+    ) -> Result<Mixable, CryptoError> {
+        let mix = |key: &[u8]| prf_plus(crypto, prf, ppk, &[key], prf.output_len());
+        let (d, pi, pr) = (mix(&self.d)?, mix(&self.pi)?, mix(&self.pr)?);
+        Ok(self.replace_mixable(Mixable { d, pi, pr }))
+    }
+
+    /// Puts keys in the place of what a postquantum preshared key is mixed into.
+    pub(crate) fn replace_mixable(&mut self, new: Mixable) -> Mixable {
+        Mixable {
+            d: std::mem::replace(&mut self.d, new.d),
+            pi: std::mem::replace(&mut self.pi, new.pi),
+            pr: std::mem::replace(&mut self.pr, new.pr),
+        }
     }
 }
 

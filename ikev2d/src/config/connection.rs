@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ikev2d_crypto::name;
 use ikev2d_proto::config::{AddressPattern, Childless, Connection, Identity, SendCert, Unique};
 use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::suite::Suite;
@@ -72,6 +73,11 @@ pub struct ConnectionSection {
     /// Move established SAs to other addresses (RFC 4555).
     #[serde(default)]
     pub mobike: bool,
+    /// Which postquantum preshared key is mixed in (RFC 8784); to a responder, which may be.
+    pub ppk_id: Option<String>,
+    /// Whether it must be.
+    #[serde(default)]
+    pub ppk_required: bool,
     /// Long messages in fragments (RFC 7383).
     #[serde(default = "yes")]
     pub fragmentation: bool,
@@ -191,6 +197,10 @@ impl ConnectionSection {
         let invalid = |key: String, what: String| Err((key, what));
         let suites: Vec<Suite> = self.proposals.iter().filter_map(|p| p.0.1).collect();
         ikev1::check(self, &suites)?;
+        if self.ppk_required && self.ppk_id.is_none() {
+            let what = "is set without ppk_id, which says what is required";
+            return invalid("ppk_required".to_owned(), what.to_owned());
+        }
         let frequency = self.reauth_frequency;
         if frequency > MOST_REAUTH_FREQUENCY {
             let what = format!(
@@ -267,6 +277,8 @@ impl ConnectionSection {
             unique: self.unique.into(),
             childless: self.childless.into(),
             mobike: self.mobike,
+            ppk_id: self.ppk_id.as_deref().map(name::identity),
+            ppk_required: self.ppk_required,
             dpd_delay: self.dpd_delay.nonzero(),
             rekey_time: rekey,
             over_time: self.over_time.map_or(longest / 10, |over| over.0),

@@ -51,6 +51,11 @@ impl Ike {
         self.v2.set_secrets(secrets);
     }
 
+    /// Replaces the postquantum preshared keys (RFC 8784), which IKEv1 has not.
+    pub(crate) fn set_ppks(&mut self, ppks: Vec<Secret>) {
+        self.v2.set_ppks(ppks);
+    }
+
     /// The policy.
     pub(crate) fn connections(&self) -> &[Arc<Connection>] {
         &self.connections

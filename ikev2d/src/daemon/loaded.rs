@@ -11,13 +11,13 @@ use ikev2d_proto::config::{Connection, Secret};
 use super::Daemon;
 use crate::config::{ChildSection, Config, ConnectionSection, Credentials, StartAction};
 use crate::vici::message::Section;
-use crate::vici::settings;
+use crate::vici::settings::{self, SharedKind};
 
 /// What clients have loaded.
 #[derive(Default)]
 pub(super) struct Loaded {
     connections: BTreeMap<String, ConnectionSection>,
-    secrets: BTreeMap<String, Secret>,
+    secrets: BTreeMap<String, (Secret, SharedKind)>,
     /// Private keys and authorities.
     credentials: Credentials,
     /// Ids of the private keys.
@@ -82,12 +82,19 @@ impl Daemon {
     /// Gives the core the policy of the configuration and of clients.
     pub(super) fn apply_policy(&mut self) {
         let mut policy = self.config.policy();
-        let mut secrets = self.config.psks();
         self.loaded.rebuild(&self.config);
         policy.extend(self.loaded.policy.values().cloned());
-        secrets.extend(self.loaded.secrets.values().cloned());
         self.endpoint.set_connections(policy);
+        let loaded = |wanted| {
+            let all = self.loaded.secrets.values();
+            all.filter(move |(_, kind)| *kind == wanted)
+                .map(|(secret, _)| secret.clone())
+        };
+        let (mut secrets, mut ppks) = (self.config.psks(), self.config.ppks());
+        secrets.extend(loaded(SharedKind::Psk));
+        ppks.extend(loaded(SharedKind::Ppk));
         self.endpoint.set_secrets(secrets);
+        self.endpoint.set_ppks(ppks);
         self.traps_due = true;
     }
 
@@ -132,8 +139,8 @@ impl Daemon {
     }
 
     pub(super) fn load_secret(&mut self, message: &Section) -> Result<(), String> {
-        let (id, secret) = settings::secret(message)?;
-        self.loaded.secrets.insert(id, secret);
+        let (id, secret, kind) = settings::secret(message)?;
+        self.loaded.secrets.insert(id, (secret, kind));
         self.apply_policy();
         Ok(())
     }

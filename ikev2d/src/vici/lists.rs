@@ -83,6 +83,9 @@ pub(crate) fn ike(sa: &IkeSaInfo<'_>, now: Instant) -> Section {
         section.put("dh-group", group_name(suite.group));
         put_additional(&mut section, &suite.additional);
     }
+    if sa.ppk {
+        section.put("ppk", "yes");
+    }
     if let Some(established) = sa.established {
         section.put(
             "established",

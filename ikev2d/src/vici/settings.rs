@@ -12,12 +12,13 @@ use super::message::{Section, Value};
 use crate::config::{ConnectionSection, check_secret};
 
 /// Settings that are switches.
-const SWITCHES: [&str; 5] = [
+const SWITCHES: [&str; 6] = [
     "aggressive",
     "aggressive_psk",
     "encap",
     "fragmentation",
     "mobike",
+    "ppk_required",
 ];
 /// Settings that are plain numbers.
 const NUMBERS: [&str; 11] = [
@@ -61,14 +62,31 @@ pub(crate) fn connection(message: &Section) -> Result<(String, ConnectionSection
     Ok((name.to_owned(), connection))
 }
 
-/// The secret of a `load-shared` message, with its id.
-pub(crate) fn secret(message: &Section) -> Result<(String, Secret), String> {
-    let kind = message.text("type").unwrap_or_default();
-    if !kind.eq_ignore_ascii_case("ike") {
-        return Err(format!("secret of type {kind:?}: only IKE is supported"));
-    }
+/// What a shared secret is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SharedKind {
+    /// Authentication.
+    Psk,
+    /// Keys (RFC 8784).
+    Ppk,
+}
+
+/// The secret of a `load-shared` message, with its id and kind.
+pub(crate) fn secret(message: &Section) -> Result<(String, Secret, SharedKind), String> {
+    let kind = match message.text("type").unwrap_or_default() {
+        kind if kind.eq_ignore_ascii_case("ike") => SharedKind::Psk,
+        kind if kind.eq_ignore_ascii_case("ppk") => SharedKind::Ppk,
+        kind => {
+            return Err(format!(
+                "secret of type {kind:?}: only IKE and PPK are supported"
+            ));
+        }
+    };
     let data = message.octets("data").ok_or("no data")?;
     let owners = message.texts("owners");
+    if kind == SharedKind::Ppk && owners.is_empty() {
+        return Err("a PPK is found by its ids: no owners".to_owned());
+    }
     let id = message
         .text("id")
         .map_or_else(|| owners.join(","), str::to_owned);
@@ -77,7 +95,7 @@ pub(crate) fn secret(message: &Section) -> Result<(String, Secret), String> {
     }
     let ids = owners.into_iter().map(name::identity).collect();
     let secret = Zeroizing::new(data.to_vec());
-    Ok((id, Secret { ids, secret }))
+    Ok((id, Secret { ids, secret }, kind))
 }
 
 fn table(section: &Section, top: bool) -> Result<Table, String> {
@@ -244,7 +262,8 @@ mod tests {
             .0
             .push(("data".to_owned(), Value::Octets(data.clone())));
         message.put_list("owners", ["b.test".to_owned()]);
-        let (id, loaded) = secret(&message).unwrap();
+        let (id, loaded, kind) = secret(&message).unwrap();
+        assert_eq!(kind, SharedKind::Psk);
         assert_eq!((id.as_str(), &*loaded.secret), ("ike-1", &data));
         assert_eq!(loaded.ids, [Identity::Fqdn("b.test".to_owned())]);
         let short = section(&[("type", "IKE"), ("data", "short")]);

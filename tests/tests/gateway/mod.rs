@@ -16,6 +16,10 @@ use netlab::traffic::ping;
 
 /// The secret that every gateway here has.
 pub(crate) const SECRET: &str = "Interop-PSK-0123456789";
+/// The postquantum one that strongSwan has, by the name of `ppk.test` (RFC 8784).
+pub(crate) const PPK: &str = "Interop-PPK-0123456789-0123456789";
+const DAEMON: &str = "/usr/sbin/charon-systemd";
+const ESP: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
 const READY: Duration = Duration::from_secs(20);
 
 /// Two hosts on a wire, each with a protected address behind it.
@@ -156,8 +160,6 @@ impl Gateway {
         charon: &str,
         files: &[(&str, Vec<u8>)],
     ) -> Option<Self> {
-        const DAEMON: &str = "/usr/sbin/charon-systemd";
-        const ESP: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
         if !Path::new(DAEMON).exists() || !Path::new(ESP).exists() {
             assert!(
                 std::env::var_os("CI").is_none(),
@@ -166,6 +168,38 @@ impl Gateway {
             eprintln!("skipped: charon-systemd with kernel-libipsec is not installed");
             return None;
         }
+        let command = namespace.command(DAEMON);
+        Some(Self::charon(command, directory, connections, charon, files))
+    }
+
+    /// Starts another strongSwan, out of the system in the folder that `ESPLANADE_STRONGSWAN_ROOT`
+    /// names: such as one with ML-KEM (`mmdebstrap forky`). Nothing where that is not set.
+    pub(crate) fn newer_strongswan(
+        namespace: &Namespace,
+        directory: &Path,
+        connections: &str,
+    ) -> Option<Self> {
+        /// Our folder, the devices and a process table come in; all of it ends with the process.
+        const ENTER: &str = "mount --rbind /dev \"$1/dev\"; mount -t proc proc \"$1/proc\"; \
+             mkdir -p \"$1/$2\" \"$1/run\"; mount --bind \"$2\" \"$1/$2\"; exec chroot \"$1\" \"$3\"";
+        let Some(root) = std::env::var_os("ESPLANADE_STRONGSWAN_ROOT") else {
+            eprintln!("skipped: ESPLANADE_STRONGSWAN_ROOT names no system with a strongSwan");
+            return None;
+        };
+        fs::create_dir_all(directory).unwrap();
+        let mut command = namespace.command("unshare");
+        command.args(["--mount", "sh", "-ec", ENTER, "sh"]);
+        command.arg(root).arg(directory).arg(DAEMON);
+        Some(Self::charon(command, directory, connections, "", &[]))
+    }
+
+    fn charon(
+        mut command: Command,
+        directory: &Path,
+        connections: &str,
+        charon: &str,
+        files: &[(&str, Vec<u8>)],
+    ) -> Self {
         let swanctl_directory = directory.join("swanctl");
         fs::create_dir_all(&swanctl_directory).unwrap();
         let (vici, log) = (directory.join("vici"), directory.join("log"));
@@ -188,7 +222,8 @@ impl Gateway {
         );
         fs::write(&settings, text).unwrap();
         let text = format!(
-            "connections {{\n{connections}\n}}\nsecrets {{ ike-1 {{\n secret = \"{SECRET}\"\n }} }}\n"
+            "connections {{\n{connections}\n}}\nsecrets {{ ike-1 {{\n secret = \"{SECRET}\"\n }}\n\
+             ppk-1 {{\n id = ppk.test\n secret = \"{PPK}\"\n }} }}\n"
         );
         fs::write(swanctl_directory.join("swanctl.conf"), text).unwrap();
         for (name, octets) in files {
@@ -196,13 +231,12 @@ impl Gateway {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, octets).unwrap();
         }
-        let mut command = namespace.command(DAEMON);
         command.env("STRONGSWAN_CONF", &settings);
         let gateway = Self::spawn(command, vici, log);
         let mut load = gateway.swanctl_command(&["--load-all"]);
         load.env("SWANCTL_DIR", &swanctl_directory);
         run(load).unwrap_or_else(|text| panic!("strongSwan's configuration: {text}"));
-        Some(gateway)
+        gateway
     }
 
     fn spawn(mut command: Command, vici: PathBuf, log: PathBuf) -> Self {

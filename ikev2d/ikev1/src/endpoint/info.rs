@@ -37,6 +37,7 @@ impl Endpoint {
             }),
             nat_local: sa.nat_local,
             nat_remote: sa.nat_remote,
+            ppk: false,
             mobike: false,
             moves: false,
             local_addrs: &sa.connection.local_addrs,

@@ -95,6 +95,8 @@ pub(crate) fn connection(a: bool) -> Connection {
         unique: Unique::No,
         childless: Childless::Allow,
         mobike: false,
+        ppk_id: None,
+        ppk_required: false,
         dpd_delay: None,
         rekey_time: None,
         over_time: Duration::from_secs(60),

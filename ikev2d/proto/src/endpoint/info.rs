@@ -63,6 +63,8 @@ pub struct IkeSaInfo<'a> {
     pub nat_local: bool,
     /// Whether the peer is.
     pub nat_remote: bool,
+    /// Whether a postquantum preshared key is in its keys (RFC 8784).
+    pub ppk: bool,
     /// Whether both sides can move it to other addresses (RFC 4555).
     pub mobike: bool,
     /// Whether that is our part.
@@ -155,6 +157,7 @@ fn info(sa: &IkeSa) -> IkeSaInfo<'_> {
         suite: sa.suite,
         nat_local: sa.nat_local,
         nat_remote: sa.nat_remote,
+        ppk: sa.ppk,
         mobike: sa.mobike,
         moves: sa.mobike && sa.moves,
         established: sa.established,

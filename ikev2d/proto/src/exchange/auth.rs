@@ -11,10 +11,17 @@ use crate::credential::{Claim, Job, JobError, JobResult, Scheme, Signer, Verifie
 use crate::crypto::CryptoError;
 use crate::event::{Event, InstallId};
 use crate::exchange::child::ChildOffer;
+use crate::exchange::ppk;
 use crate::exchange::signature::{Kept, OwnAuth, Waiting, certificates, push_certificate_request};
 use crate::ike_sa::{Ctx, IkeSa, Pending, Request, Task, error_notify, find, notifies};
 use crate::keymat::psk_auth;
 use crate::wire::{Chain, Payload, exchange, notify, payload};
+
+/// Octets of an AUTH payload before its data.
+const AUTH_HEADER: usize = 4;
+
+/// Whether AUTH is the initiator's, and whether with a PPK where one is mixed in.
+type Side = (bool, bool);
 
 /// A claim, and who is to judge it.
 type Check = (Arc<dyn Verifier>, Claim);
@@ -33,30 +40,57 @@ impl IkeSa {
     /// Sends the request, at once or when it is signed.
     pub(crate) fn start_auth(&mut self, ctx: &mut Ctx<'_>) {
         self.init.auth_id = self.next_request();
+        if let Err(reason) = self.mix_own_ppk(ctx) {
+            return self.die(ctx, &reason);
+        }
+        self.make_auth(ctx, true, None);
+    }
+
+    /// Makes AUTH, with the keys as they are now or as they were before a PPK was mixed in.
+    fn make_auth(&mut self, ctx: &mut Ctx<'_>, mixed: bool, made: Option<Vec<u8>>) {
         let id = self.local_id.emit();
         let remote = self.connection.remote_id.clone();
-        match self.own_auth(ctx, true, &id, &remote) {
-            Ok(Own::Made(body)) => self.send_auth(ctx, &body),
+        match self.own_auth(ctx, (true, mixed), &id, &remote) {
+            Ok(Own::Made(body)) => self.auth_made(ctx, made, body),
             Ok(Own::Sign(signer, scheme, octets)) => {
                 let job = ctx.job(Job {
                     sign: Some((signer, scheme, octets)),
                     ..Job::default()
                 });
-                self.waiting = Some(Waiting::Request { job, scheme });
+                self.waiting = Some(Waiting::Request { job, scheme, made });
             }
             Err(reason) => self.die(ctx, &reason),
         }
     }
 
-    pub(crate) fn signed_request(&mut self, ctx: &mut Ctx<'_>, scheme: Scheme, result: &JobResult) {
+    /// Sends the request, or makes one more AUTH for a responder without our PPK (RFC 8784 §3).
+    fn auth_made(&mut self, ctx: &mut Ctx<'_>, before: Option<Vec<u8>>, body: Vec<u8>) {
+        match before {
+            Some(mixed) => self.send_auth(ctx, &mixed, body.get(AUTH_HEADER..)),
+            None if self.ppk && !self.connection.ppk_required => {
+                self.make_auth(ctx, false, Some(body));
+            }
+            None => self.send_auth(ctx, &body, None),
+        }
+    }
+
+    pub(crate) fn signed_request(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        (scheme, made): (Scheme, Option<Vec<u8>>),
+        result: &JobResult,
+    ) {
         match result {
-            Ok(Some(signature)) => self.send_auth(ctx, &Auth::emit_signature(scheme, signature)),
+            Ok(Some(signature)) => {
+                let body = Auth::emit_signature(scheme, signature);
+                self.auth_made(ctx, made, body);
+            }
             Ok(None) => self.die(ctx, "our signature was not made"),
             Err(error) => self.die(ctx, &error.to_string()),
         }
     }
 
-    fn send_auth(&mut self, ctx: &mut Ctx<'_>, auth: &[u8]) {
+    fn send_auth(&mut self, ctx: &mut Ctx<'_>, auth: &[u8], without_ppk: Option<&[u8]>) {
         let mut chain = Chain::default();
         chain.push(payload::IDI, &self.local_id.emit());
         self.push_certificates(&mut chain);
@@ -73,6 +107,12 @@ impl IkeSa {
             chain.push(payload::IDR, &self.connection.remote_id.emit());
         }
         chain.push(payload::AUTH, auth);
+        if let Some(id) = self.connection.ppk_id.as_ref().filter(|_| self.ppk) {
+            chain.notify(notify::PPK_IDENTITY, &ppk::emit_identity(id));
+        }
+        if let Some(data) = without_ppk {
+            chain.notify(notify::NO_PPK_AUTH, data);
+        }
         // The first child asked for is made along with the IKE SA.
         let first = self.tasks.iter().find_map(|task| match task {
             Task::Child {
@@ -112,7 +152,7 @@ impl IkeSa {
     fn signed_octets(
         &self,
         ctx: &Ctx<'_>,
-        by_initiator: bool,
+        (by_initiator, mixed): Side,
         id_body: &[u8],
     ) -> Result<Vec<u8>, CryptoError> {
         let (suite, keys) = self
@@ -120,10 +160,14 @@ impl IkeSa {
             .as_ref()
             .zip(self.keys.as_ref())
             .ok_or(CryptoError)?;
+        let (sk_pi, sk_pr) = match self.init.without_ppk.as_ref().filter(|_| !mixed) {
+            Some(plain) => (&plain.pi, &plain.pr),
+            None => (&keys.pi, &keys.pr),
+        };
         let (message, nonce, sk_p) = if by_initiator {
-            (&self.init.message_i, &self.init.nonce_r, &keys.pi)
+            (&self.init.message_i, &self.init.nonce_r, sk_pi)
         } else {
-            (&self.init.message_r, &self.init.nonce_i, &keys.pr)
+            (&self.init.message_r, &self.init.nonce_i, sk_pr)
         };
         let maced_id = ctx.crypto.prf(suite.prf, sk_p, &[id_body])?;
         Ok([&message[..], nonce, &maced_id, &self.int_auth()].concat())
@@ -133,19 +177,17 @@ impl IkeSa {
     fn shared_key_code(
         &self,
         ctx: &Ctx<'_>,
-        by_initiator: bool,
+        side: Side,
         id_body: &[u8],
         remote: &Identity,
     ) -> Result<Vec<u8>, String> {
         let local = &self.local_id;
         let secret = find_secret(ctx.secrets, local, remote)
             .ok_or_else(|| format!("no preshared key for {local} and {remote}"))?;
-        let code = self
-            .signed_octets(ctx, by_initiator, id_body)
-            .and_then(|octets| {
-                let suite = self.suite.as_ref().ok_or(CryptoError)?;
-                psk_auth(ctx.crypto, suite.prf, &secret.secret, &octets)
-            });
+        let code = self.signed_octets(ctx, side, id_body).and_then(|octets| {
+            let suite = self.suite.as_ref().ok_or(CryptoError)?;
+            psk_auth(ctx.crypto, suite.prf, &secret.secret, &octets)
+        });
         code.map(|code| code.to_vec())
             .map_err(|error| error.to_string())
     }
@@ -153,13 +195,13 @@ impl IkeSa {
     fn own_auth(
         &self,
         ctx: &Ctx<'_>,
-        by_initiator: bool,
+        side: Side,
         id_body: &[u8],
         remote: &Identity,
     ) -> Result<Own, String> {
         let signer = match &self.connection.local_auth {
             LocalAuth::SharedKey => {
-                let code = self.shared_key_code(ctx, by_initiator, id_body, remote)?;
+                let code = self.shared_key_code(ctx, side, id_body, remote)?;
                 return Ok(Own::Made(Auth::emit_shared_key(&code)));
             }
             LocalAuth::PublicKey(signer) => signer.clone(),
@@ -168,7 +210,7 @@ impl IkeSa {
             "the peer can verify none of the signatures that our key and local.auth allow",
         )?;
         let octets = self
-            .signed_octets(ctx, by_initiator, id_body)
+            .signed_octets(ctx, side, id_body)
             .map_err(|error| error.to_string())?;
         Ok(Own::Sign(signer, scheme, octets))
     }
@@ -184,7 +226,7 @@ impl IkeSa {
     ) -> Result<Option<Check>, String> {
         match (auth, &self.connection.remote_auth) {
             (Auth::SharedKey(code), RemoteAuth::SharedKey) => {
-                let expected = self.shared_key_code(ctx, by_initiator, id_body, remote)?;
+                let expected = self.shared_key_code(ctx, (by_initiator, true), id_body, remote)?;
                 if ctx.crypto.equal(&expected, code) {
                     Ok(None)
                 } else {
@@ -193,7 +235,7 @@ impl IkeSa {
             }
             (Auth::Signature(schemes, signature), RemoteAuth::PublicKey(verifier)) => {
                 let octets = self
-                    .signed_octets(ctx, by_initiator, id_body)
+                    .signed_octets(ctx, (by_initiator, true), id_body)
                     .map_err(|error| error.to_string())?;
                 let claim = Claim {
                     identity: remote.clone(),
@@ -233,7 +275,8 @@ impl IkeSa {
             return self.refuse_auth(ctx, id, notify::INVALID_SYNTAX, reason);
         }
         self.init.auth_id = id;
-        let (Some(id_body), Some(auth)) = (find(parts, payload::IDI), find(parts, payload::AUTH))
+        let (Some(id_body), Some(auth_body)) =
+            (find(parts, payload::IDI), find(parts, payload::AUTH))
         else {
             let reason = "IKE_AUTH lacks identity or AUTH (EAP is not supported)";
             return self.refuse_auth(ctx, id, failed, reason);
@@ -241,7 +284,7 @@ impl IkeSa {
         let Ok(remote) = Identity::read(id_body) else {
             return self.refuse_auth(ctx, id, notify::INVALID_SYNTAX, "malformed identity");
         };
-        let auth = match Auth::read(auth) {
+        let auth = match Auth::read(auth_body) {
             Ok(auth) => auth,
             Err(error) => return self.refuse_auth(ctx, id, failed, &error.to_string()),
         };
@@ -253,7 +296,21 @@ impl IkeSa {
         self.adopt_connection(connection, remote);
         self.init.peer.note(parts);
         let remote = self.remote_id.clone();
-        let checked = self.check_peer(ctx, true, (id_body, &remote), &auth, parts);
+        let without_ppk = match self.mix_peers_ppk(ctx, parts) {
+            Ok(None) => Ok(None),
+            Ok(Some(data)) => {
+                let head = auth_body.get(..AUTH_HEADER).unwrap_or_default();
+                Ok(Some([head, data].concat()))
+            }
+            Err(what) => Err(what),
+        };
+        let auth = match &without_ppk {
+            Ok(None) => Ok(auth),
+            Ok(Some(body)) => Auth::read(body).map_err(|error| error.to_string()),
+            Err(what) => Err(what.clone()),
+        };
+        let checked =
+            auth.and_then(|auth| self.check_peer(ctx, true, (id_body, &remote), &auth, parts));
         let verify = match checked {
             Ok(verify) => verify,
             Err(reason) => {
@@ -262,7 +319,7 @@ impl IkeSa {
             }
         };
         let local_body = self.local_id.emit();
-        let (own, sign) = match self.own_auth(ctx, false, &local_body, &remote) {
+        let (own, sign) = match self.own_auth(ctx, (false, true), &local_body, &remote) {
             Ok(Own::Made(body)) => (OwnAuth::Made(body), None),
             Ok(Own::Sign(signer, scheme, octets)) => {
                 (OwnAuth::Signed(scheme), Some((signer, scheme, octets)))
@@ -393,6 +450,9 @@ impl IkeSa {
             chain.push(payload::IDR, &this.local_id.emit());
             this.push_certificates(&mut chain);
             chain.push(payload::AUTH, own_auth);
+            if this.ppk {
+                chain.notify(notify::PPK_IDENTITY, &[]);
+            }
             if this.mobike {
                 chain.notify(notify::MOBIKE_SUPPORTED, &[]);
             }
@@ -468,6 +528,10 @@ impl IkeSa {
             }
             Err(_) => return self.abandon(ctx, "malformed identity".to_owned()),
         };
+        if let Err(what) = self.settle_ppk(parts) {
+            let reason = format!("peer {remote} failed to authenticate: {what}");
+            return self.abandon(ctx, reason);
+        }
         let checked = Auth::read(auth)
             .map_err(|error| error.to_string())
             .and_then(|auth| self.check_peer(ctx, false, (id_body, &remote), &auth, parts));

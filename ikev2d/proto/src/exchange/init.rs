@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::algorithm::Group;
 use crate::config::Childless;
 use crate::crypto::{Crypto, CryptoError};
+use crate::endpoint::addresses_match;
 use crate::event::Event;
 use crate::exchange::signature;
 use crate::ike_sa::{Ctx, IkeSa, NONCE_LEN, Request, Sent, State, find, notifies};
@@ -94,6 +95,11 @@ pub(crate) fn choose(
     })
 }
 
+/// Whether a side can mix in a postquantum preshared key (RFC 8784).
+fn has_ppk(parts: &[Payload<'_>]) -> bool {
+    notifies(parts).any(|n| n.kind == notify::USE_PPK)
+}
+
 /// Whether a side has IKE_INTERMEDIATE (RFC 9242).
 pub(crate) fn has_intermediate(parts: &[Payload<'_>]) -> bool {
     notifies(parts).any(|n| n.kind == notify::INTERMEDIATE_EXCHANGE_SUPPORTED)
@@ -136,6 +142,9 @@ impl IkeSa {
         self.push_nat_detection(ctx, &mut chain);
         if self.connection.fragmentation {
             chain.notify(notify::IKEV2_FRAGMENTATION_SUPPORTED, &[]);
+        }
+        if self.connection.ppk_id.is_some() {
+            chain.notify(notify::USE_PPK, &[]);
         }
         let additional = |p: &Proposal| p.additional.iter().any(|any| !any.is_empty());
         if self.connection.proposals.iter().any(additional) {
@@ -306,6 +315,7 @@ impl IkeSa {
             }
         }
         self.init.peer.note(&answer.parts);
+        self.init.both_use_ppk = self.connection.ppk_id.is_some() && has_ppk(&answer.parts);
         self.start_additional(ctx);
     }
 
@@ -347,6 +357,13 @@ impl IkeSa {
         }
         if has_intermediate(&request.parts) {
             chain.notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED, &[]);
+        }
+        let (local, remote) = (self.path.local.ip(), self.path.remote.ip());
+        let mut between = ctx.connections.iter();
+        let wanted = between.any(|c| c.ppk_id.is_some() && addresses_match(c, local, remote));
+        if wanted && has_ppk(&request.parts) {
+            self.init.both_use_ppk = true;
+            chain.notify(notify::USE_PPK, &[]);
         }
         self.init.peer.note(&request.parts);
         if self.init.peer.speaks_rfc_7427() {

@@ -9,5 +9,6 @@ pub(crate) mod followup;
 pub(crate) mod informational;
 pub(crate) mod init;
 pub(crate) mod intermediate;
+mod ppk;
 pub(crate) mod rekey_ike;
 pub(crate) mod signature;

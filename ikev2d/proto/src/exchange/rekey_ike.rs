@@ -349,6 +349,7 @@ impl IkeSa {
         born.remote_id = self.remote_id.clone();
         (born.nat_local, born.nat_remote, born.encap) =
             (self.nat_local, self.nat_remote, self.encap);
+        born.ppk = self.ppk;
         born.fragment_as(self);
         born
     }

@@ -22,7 +22,12 @@ const MOST_AUTHORITIES: usize = 100;
 /// What IKE_AUTH waits for.
 pub(crate) enum Waiting {
     /// Our signature, to send the request.
-    Request { job: JobId, scheme: Scheme },
+    Request {
+        job: JobId,
+        scheme: Scheme,
+        /// The one with a PPK, if it is made already and this is the one without (RFC 8784 §3).
+        made: Option<Vec<u8>>,
+    },
     /// The responder's signature being verified.
     Response { job: JobId, response: Kept },
     /// The initiator's being verified, or ours being made, to send the response.
@@ -199,7 +204,9 @@ impl IkeSa {
     /// Goes on where a job was waited for.
     pub(crate) fn handle_job(&mut self, ctx: &mut Ctx<'_>, result: &JobResult) {
         match self.waiting.take() {
-            Some(Waiting::Request { scheme, .. }) => self.signed_request(ctx, scheme, result),
+            Some(Waiting::Request { scheme, made, .. }) => {
+                self.signed_request(ctx, (scheme, made), result);
+            }
             Some(Waiting::Response { response, .. }) => {
                 self.verified_response(ctx, &response.parts(), result);
             }

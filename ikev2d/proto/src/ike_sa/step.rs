@@ -17,6 +17,7 @@ pub(crate) struct Ctx<'a> {
     pub(crate) config: &'a EndpointConfig,
     pub(crate) connections: &'a [Arc<Connection>],
     pub(crate) secrets: &'a [Secret],
+    pub(crate) ppks: &'a [Secret],
     pub(crate) out: &'a mut Outputs,
     pub(crate) now: Instant,
     #[cfg(feature = "deviation")]

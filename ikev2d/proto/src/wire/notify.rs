@@ -58,6 +58,12 @@ pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
 pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
 /// Hashes that the sender can verify signatures with (RFC 7427 §4).
 pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
+/// The sender can mix in a postquantum preshared key (RFC 8784).
+pub const USE_PPK: u16 = 16435;
+/// Which one; in a response, that it was.
+pub const PPK_IDENTITY: u16 = 16436;
+/// AUTH without one, for who does not have it.
+pub const NO_PPK_AUTH: u16 = 16437;
 /// IKE_INTERMEDIATE may come between IKE_SA_INIT and IKE_AUTH (RFC 9242).
 pub const INTERMEDIATE_EXCHANGE_SUPPORTED: u16 = 16438;
 /// What joins an IKE_FOLLOWUP_KE to its CREATE_CHILD_SA (RFC 9370 §2.2.4).

@@ -116,7 +116,19 @@ fn meet(root: &Holder, ends: [&End; 2], words: (&str, &str), charon: &str) {
 }
 
 /// Both begin in turn, and traffic passes; proposals in our words and in strongSwan's.
-fn meet_by(root: &Holder, [a, b]: [&End; 2], [ours, theirs]: [(&str, &str); 2], charon: &str) {
+fn meet_by(root: &Holder, ends: [&End; 2], proposals: [(&str, &str); 2], charon: &str) {
+    meet_in(2, root, ends, proposals, charon, "");
+}
+
+/// The same in a version of IKE, with more that both are told.
+fn meet_in(
+    version: u8,
+    root: &Holder,
+    [a, b]: [&End; 2],
+    [ours, theirs]: [(&str, &str); 2],
+    charon: &str,
+    more: &str,
+) {
     let ike = ours.0;
     let directory = tempfile::tempdir().unwrap();
     let wire = Wire::new();
@@ -129,12 +141,15 @@ fn meet_by(root: &Holder, [a, b]: [&End; 2], [ours, theirs]: [(&str, &str); 2], 
         ));
     }
     let theirs = their_connection(a, b, theirs.0, theirs.1);
+    let mine = format!("version = {version}\n{more}");
+    let theirs = theirs.replacen("version = 2", &mine.replace("true", "yes"), 1);
     let home = directory.path().join("b");
     let Some(b_gateway) = Gateway::strongswan_with(&wire.b, &home, &theirs, charon, &files) else {
         return;
     };
     let home = directory.path().join("a");
     let ours = our_connection(&home, root, a, b, ours.0, ours.1);
+    let ours = ours.replacen("[connections.gw]", &format!("[connections.gw]\n{mine}"), 1);
     let a_gateway = Gateway::ikev2d(&wire.a, &home, &ours);
     for (begins, ends) in [(&a_gateway, &b_gateway), (&b_gateway, &a_gateway)] {
         begins.swanctl(&["--initiate", "--child", "net"]);
@@ -289,4 +304,36 @@ fn another_authoritys_certificate_is_refused() {
         }
     }
     wire.assert_blocked();
+}
+
+/// S28, S36, S43, S97: IKEv1's signatures, by RSA and by ECDSA (RFC 4754), in main mode and in aggressive
+/// mode; Suite B by name (S117).
+#[test]
+fn ikev1() {
+    let root = root();
+    let words = ("aes256-sha384-modp2048", "aes128gcm16");
+    for more in ["", "aggressive = true"] {
+        let a = by_key(&root, "a.test", pki::rsa(), "rsa", "pubkey");
+        let b = by_key(&root, "b.test", pki::rsa(), "rsa", "pubkey");
+        meet_in(1, &root, [&a, &b], [words, words], "", more);
+    }
+    let (p256, p384) = (Nid::X9_62_PRIME256V1, Nid::SECP384R1);
+    for (suite, curve, auth, theirs) in [
+        (
+            "Suite-B-GCM-128",
+            p256,
+            "ecdsa-256-sha256",
+            ("aes128-sha256-ecp256", "aes128gcm16-ecp256"),
+        ),
+        (
+            "Suite-B-GCM-256",
+            p384,
+            "ecdsa-384-sha384",
+            ("aes256-sha384-ecp384", "aes256gcm16-ecp384"),
+        ),
+    ] {
+        let a = by_key(&root, "a.test", ec(curve), auth, "pubkey");
+        let b = by_key(&root, "b.test", ec(curve), auth, "pubkey");
+        meet_in(1, &root, [&a, &b], [(suite, suite), theirs], "", "");
+    }
 }

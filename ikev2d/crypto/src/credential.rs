@@ -86,8 +86,11 @@ impl SignaturePolicy {
     pub(crate) fn allows<T: HasPublic>(&self, key: &PKeyRef<T>, scheme: Scheme) -> bool {
         let (kind, hash) = match scheme {
             Scheme::RsaPkcs1(hash) | Scheme::RsaUntold(hash) => (KeyKind::Rsa, Some(hash)),
+            Scheme::RsaBare => (KeyKind::Rsa, None),
             Scheme::RsaPss(hash) => (KeyKind::RsaPss, Some(hash)),
-            Scheme::Ecdsa(hash) | Scheme::EcdsaFixed(hash) => (KeyKind::Ecdsa, Some(hash)),
+            Scheme::Ecdsa(hash) | Scheme::EcdsaFixed(hash) | Scheme::EcdsaBare(hash) => {
+                (KeyKind::Ecdsa, Some(hash))
+            }
             Scheme::Ed25519 => (KeyKind::Ed25519, None),
             Scheme::Ed448 => (KeyKind::Ed448, None),
         };

@@ -45,12 +45,12 @@ pub(crate) fn of_curve(curve: Nid) -> Option<(Hash, i32)> {
 /// Whether a key can sign so, and is neither too weak nor absurd.
 pub(crate) fn fits<T: HasPublic>(key: &PKeyRef<T>, scheme: Scheme) -> bool {
     match (key.id(), scheme) {
-        (Id::RSA, Scheme::RsaPkcs1(_) | Scheme::RsaUntold(_))
+        (Id::RSA, Scheme::RsaPkcs1(_) | Scheme::RsaUntold(_) | Scheme::RsaBare)
         | (Id::RSA | Id::RSA_PSS, Scheme::RsaPss(_)) => {
             (RSA_LEAST..=RSA_MOST).contains(&key.bits())
         }
         (Id::EC, Scheme::Ecdsa(_)) => curve(key).and_then(of_curve).is_some(),
-        (Id::EC, Scheme::EcdsaFixed(hash)) => curve(key)
+        (Id::EC, Scheme::EcdsaFixed(hash) | Scheme::EcdsaBare(hash)) => curve(key)
             .and_then(of_curve)
             .is_some_and(|own| own.0 == hash),
         (Id::ED25519, Scheme::Ed25519) | (Id::ED448, Scheme::Ed448) => true,
@@ -82,15 +82,71 @@ pub(crate) fn sign<T: HasPrivate + HasPublic>(
             }
             Scheme::EcdsaFixed(hash) => {
                 let der = Signer::new(digest(hash), key)?.sign_oneshot_to_vec(octets)?;
-                let signature = EcdsaSig::from_der(&der)?;
-                let len = curve(key).and_then(of_curve).map_or(0, |(_, len)| len);
-                let mut fixed = signature.r().to_vec_padded(len)?;
-                fixed.extend(signature.s().to_vec_padded(len)?);
-                Ok(fixed)
+                fixed(key, &EcdsaSig::from_der(&der)?)
+            }
+            Scheme::RsaBare => {
+                let rsa = key.rsa()?;
+                let mut signature = vec![0; rsa.size() as usize];
+                rsa.private_encrypt(octets, &mut signature, Padding::PKCS1)?;
+                Ok(signature)
+            }
+            Scheme::EcdsaBare(_) => {
+                let ec = key.ec_key()?;
+                fixed(key, &EcdsaSig::sign(octets, &ec)?)
             }
         }
     };
     run().map_err(|_| CryptoError)
+}
+
+/// r and s, each as long as the curve's field.
+fn fixed<T: HasPublic>(key: &PKeyRef<T>, signature: &EcdsaSig) -> Result<Vec<u8>, ErrorStack> {
+    let len = curve(key).and_then(of_curve).map_or(0, |(_, len)| len);
+    let mut fixed = signature.r().to_vec_padded(len)?;
+    fixed.extend(signature.s().to_vec_padded(len)?);
+    Ok(fixed)
+}
+
+/// The same out of r and s; nothing if they have another length.
+fn of_fixed<T: HasPublic>(
+    key: &PKeyRef<T>,
+    signature: &[u8],
+) -> Result<Option<EcdsaSig>, ErrorStack> {
+    let len = curve(key)
+        .and_then(of_curve)
+        .map_or(0, |(_, len)| len as usize);
+    let Some((r, s)) = signature
+        .split_at_checked(len)
+        .filter(|(_, s)| s.len() == len)
+    else {
+        return Ok(None);
+    };
+    let (r, s) = (BigNum::from_slice(r)?, BigNum::from_slice(s)?);
+    EcdsaSig::from_private_components(r, s).map(Some)
+}
+
+/// Whether an RSA signature opens to exactly this padding around exactly these octets. What it opens to
+/// is compared as a whole and never parsed (A03).
+fn is_bare_rsa<T: HasPublic>(
+    key: &PKeyRef<T>,
+    octets: &[u8],
+    signature: &[u8],
+) -> Result<bool, ErrorStack> {
+    let rsa = key.rsa()?;
+    let size = rsa.size() as usize;
+    let Some(filled) = size.checked_sub(octets.len() + 3).filter(|n| *n >= 8) else {
+        return Ok(false);
+    };
+    if signature.len() != size {
+        return Ok(false);
+    }
+    let mut opened = vec![0; size];
+    let len = rsa.public_decrypt(signature, &mut opened, Padding::NONE)?;
+    let mut expected = vec![0, 1];
+    expected.resize(2 + filled, 0xff);
+    expected.push(0);
+    expected.extend(octets);
+    Ok(len == size && openssl::memcmp::eq(&opened, &expected))
 }
 
 /// Whether a signature is this key's over these octets. Errors are a no.
@@ -119,18 +175,19 @@ pub(crate) fn verify<T: HasPublic>(
                 verifier.verify_oneshot(signature, octets)
             }
             Scheme::EcdsaFixed(hash) => {
-                let len = curve(key)
-                    .and_then(of_curve)
-                    .map_or(0, |(_, len)| len as usize);
-                let Some((r, s)) = signature
-                    .split_at_checked(len)
-                    .filter(|(_, s)| s.len() == len)
-                else {
+                let Some(signature) = of_fixed(key, signature)? else {
                     return Ok(false);
                 };
-                let r = BigNum::from_slice(r)?;
-                let der = EcdsaSig::from_private_components(r, BigNum::from_slice(s)?)?.to_der()?;
+                let der = signature.to_der()?;
                 Verifier::new(digest(hash), key)?.verify_oneshot(&der, octets)
+            }
+            Scheme::RsaBare => is_bare_rsa(key, octets, signature),
+            Scheme::EcdsaBare(_) => {
+                let Some(signature) = of_fixed(key, signature)? else {
+                    return Ok(false);
+                };
+                let ec = key.ec_key()?;
+                signature.verify(octets, &ec)
             }
         }
     };

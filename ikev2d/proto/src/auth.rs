@@ -61,10 +61,10 @@ impl<'m> Auth<'m> {
     /// A payload's body with a signature.
     pub(crate) fn emit_signature(scheme: Scheme, signature: &[u8]) -> Vec<u8> {
         let method = match scheme {
-            Scheme::RsaUntold(_) => RSA,
-            Scheme::EcdsaFixed(Hash::Sha384) => ECDSA_384,
-            Scheme::EcdsaFixed(Hash::Sha512) => ECDSA_521,
-            Scheme::EcdsaFixed(_) => ECDSA_256,
+            Scheme::RsaUntold(_) | Scheme::RsaBare => RSA,
+            Scheme::EcdsaFixed(Hash::Sha384) | Scheme::EcdsaBare(Hash::Sha384) => ECDSA_384,
+            Scheme::EcdsaFixed(Hash::Sha512) | Scheme::EcdsaBare(Hash::Sha512) => ECDSA_521,
+            Scheme::EcdsaFixed(_) | Scheme::EcdsaBare(_) => ECDSA_256,
             _ => DIGITAL_SIGNATURE,
         };
         let mut body = vec![method, 0, 0, 0];
@@ -164,6 +164,7 @@ fn identifier(scheme: Scheme, parameters: Parameters) -> Option<Vec<u8>> {
         Scheme::Ed25519 => der(SEQUENCE, &[&der(OID, &[&[0x2b, 0x65, 0x70]])]),
         Scheme::Ed448 => der(SEQUENCE, &[&der(OID, &[&[0x2b, 0x65, 0x71]])]),
         Scheme::RsaUntold(_) | Scheme::EcdsaFixed(_) => return None,
+        Scheme::RsaBare | Scheme::EcdsaBare(_) => return None,
     })
 }
 

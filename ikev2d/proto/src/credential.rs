@@ -50,6 +50,10 @@ pub enum Scheme {
     RsaUntold(Hash),
     /// Methods 9 to 11: ECDSA with the hash's own curve, the signature as r and s (RFC 4754).
     EcdsaFixed(Hash),
+    /// IKEv1's RSA (RFC 2409 §5.1): PKCS #1 v1.5 padding around the octets themselves, which are a hash.
+    RsaBare,
+    /// IKEv1's ECDSA with the hash's own curve (RFC 4754): the octets are the hash, the signature r and s.
+    EcdsaBare(Hash),
 }
 
 impl Scheme {
@@ -58,7 +62,7 @@ impl Scheme {
         match self {
             Self::RsaPkcs1(hash) | Self::RsaPss(hash) | Self::Ecdsa(hash) => Some(hash as u16),
             Self::Ed25519 | Self::Ed448 => Some(HASH_IDENTITY),
-            Self::RsaUntold(_) | Self::EcdsaFixed(_) => None,
+            Self::RsaUntold(_) | Self::EcdsaFixed(_) | Self::RsaBare | Self::EcdsaBare(_) => None,
         }
     }
 }
@@ -73,6 +77,8 @@ impl fmt::Display for Scheme {
             Self::Ed448 => return f.write_str("ED448"),
             Self::RsaUntold(hash) => ("RSA", hash),
             Self::EcdsaFixed(hash) => ("ECDSA_FIXED", hash),
+            Self::RsaBare => return f.write_str("RSA_BARE"),
+            Self::EcdsaBare(hash) => ("ECDSA_BARE", hash),
         };
         let bits = match hash {
             Hash::Sha1 => 1,

@@ -60,6 +60,10 @@ fn every_scheme_verifies_what_it_signs_and_nothing_else() {
         (&ed25519, Scheme::Ed25519),
         (&ed448, Scheme::Ed448),
         (&rsa, Scheme::RsaUntold(Hash::Sha1)),
+        (&rsa, Scheme::RsaBare),
+        (&p256, Scheme::EcdsaBare(Hash::Sha256)),
+        (&p384, Scheme::EcdsaBare(Hash::Sha384)),
+        (&p521, Scheme::EcdsaBare(Hash::Sha512)),
     ];
     for hash in Hash::GOOD {
         cases.extend([
@@ -96,6 +100,34 @@ fn every_scheme_verifies_what_it_signs_and_nothing_else() {
                 "{scheme}: another key"
             );
         }
+    }
+}
+
+/// A03: the same of IKEv1's signatures, which have no DigestInfo.
+#[test]
+fn a_bare_block_that_is_not_the_octets_own_is_refused() {
+    let (key, rsa) = rsa(3);
+    let full = 256 - 3 - OCTETS.len();
+    let takes = |block: &[u8]| verify(&key, Scheme::RsaBare, OCTETS, &raw(&rsa, block));
+    assert!(takes(&encoded(full, OCTETS, 0)));
+    // Garbage behind a short padding, garbage in front, a zero in the padding, another block type.
+    assert!(!takes(&encoded(8, OCTETS, 0)));
+    assert!(!takes(&encoded(8, OCTETS, 0xff)));
+    let longer = [&[0xaa], OCTETS].concat();
+    assert!(!takes(&encoded(full - 1, &longer, 0)));
+    for at in [1, 2, full, full + 2] {
+        let mut bad = encoded(full, OCTETS, 0);
+        bad[at] ^= 1;
+        assert!(!takes(&bad), "octet {at}");
+    }
+    // A DigestInfo is another signature.
+    assert!(!takes(&encoded(
+        256 - 3 - digest_info().len(),
+        &digest_info(),
+        0
+    )));
+    for signature in [vec![0; 256], vec![0xff; 256], rsa.n().to_vec()] {
+        assert!(!verify(&key, Scheme::RsaBare, OCTETS, &signature));
     }
 }
 

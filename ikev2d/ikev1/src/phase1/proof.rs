@@ -386,9 +386,9 @@ impl Isakmp {
 /// How a method signs.
 fn scheme(method: Method) -> Scheme {
     match method {
-        Method::SharedKey | Method::Rsa => Scheme::RsaUntold(Hash::Sha256),
-        Method::Ecdsa256 => Scheme::EcdsaFixed(Hash::Sha256),
-        Method::Ecdsa384 => Scheme::EcdsaFixed(Hash::Sha384),
-        Method::Ecdsa521 => Scheme::EcdsaFixed(Hash::Sha512),
+        Method::SharedKey | Method::Rsa => Scheme::RsaBare,
+        Method::Ecdsa256 => Scheme::EcdsaBare(Hash::Sha256),
+        Method::Ecdsa384 => Scheme::EcdsaBare(Hash::Sha384),
+        Method::Ecdsa521 => Scheme::EcdsaBare(Hash::Sha512),
     }
 }

@@ -36,6 +36,7 @@ impl Isakmp {
             self.exchange(ctx, &mut chain)?;
             self.material.id_i = self.own_id();
             chain.push(payload::ID, &self.material.id_i);
+            self.push_certificate_requests(&mut chain);
         }
         vendor::push(&mut chain, None);
         let message = self.in_the_clear(chain);
@@ -114,6 +115,8 @@ impl Isakmp {
         self.read_choice(parts)?;
         let mut chain = Chain::default();
         self.exchange(ctx, &mut chain)?;
+        // Now, since some look for it no later.
+        self.push_certificate_requests(&mut chain);
         self.push_detection(ctx, &mut chain);
         self.material.expects = 4;
         let message = self.in_the_clear(chain);

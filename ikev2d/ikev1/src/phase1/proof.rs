@@ -133,8 +133,6 @@ impl Isakmp {
             if let Some(suite) = suite {
                 self.push_nat(ctx, suite.prf, &mut chain);
             }
-        } else if self.initiator {
-            self.push_certificate_requests(&mut chain);
         }
         if self.initiator && self.initial_contact {
             let spi = self.spi();

@@ -245,3 +245,52 @@ fn a_peer_that_dies_is_noticed() {
         std::thread::sleep(std::time::Duration::from_millis(500));
     }
 }
+
+/// ike-scan, a third implementation of first messages, sees main mode, aggressive mode where it is allowed,
+/// and our vendor ids.
+#[test]
+fn ike_scan_sees_both_modes_and_our_vendor_ids() {
+    if !std::path::Path::new("/usr/bin/ike-scan").exists() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "ike-scan is not installed"
+        );
+        eprintln!("skipped: ike-scan is not installed");
+        return;
+    }
+    let transform = "--trans=(1=7,14=256,2=4,3=1,4=14)";
+    for (more, arguments, mode) in [
+        ("", vec![], "Main Mode Handshake returned"),
+        (
+            "aggressive = true\naggressive_psk = true",
+            vec!["--aggressive", "--id=b.test", "--dhgroup=14"],
+            "Aggressive Mode Handshake returned",
+        ),
+        (
+            "aggressive = true",
+            vec!["--aggressive", "--id=b.test", "--dhgroup=14"],
+            "NO-PROPOSAL-CHOSEN",
+        ),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let wire = Wire::new();
+        let ours = v1(ours(1, SUITES[0].0, SUITES[0].1, more, ""));
+        let _a = Gateway::ikev2d(&wire.a, &directory.path().join("a"), &ours);
+        let mut scan = wire.b.command("/usr/bin/ike-scan");
+        scan.args(["--retry=2", "--timeout=2000", transform]);
+        let output = scan.args(arguments).arg("10.77.0.1").output().unwrap();
+        let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(seen.contains(mode), "{mode}: {seen}");
+        if mode.contains("returned") {
+            for sign in [
+                "Enc=AES KeyLength=256",
+                "Group=14:modp2048",
+                "Auth=PSK",
+                "VID=afcad71368a1f1c96b8696fc77570100",
+                "VID=4a131c81070358455c5728f20e95452f",
+            ] {
+                assert!(seen.contains(sign), "{sign}: {seen}");
+            }
+        }
+    }
+}

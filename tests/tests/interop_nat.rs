@@ -127,3 +127,39 @@ fn strongswan_is_behind_the_nat() {
     let outside = Gateway::ikev2d(&net.outside, &directory.path().join("b"), &ours(2, ""));
     live(&net, &inside, &outside);
 }
+
+/// The same configuration for IKEv1.
+fn v1(configuration: String) -> String {
+    configuration
+        .replace("version = 2", "version = 1")
+        .replace("[connections.gw]\n", "[connections.gw]\nversion = 1\n")
+        .replace(IKE, "aes256-sha256-modp2048")
+}
+
+/// S104 to S108 in IKEv1 (RFC 3947).
+#[test]
+fn we_are_behind_the_nat_in_ikev1() {
+    let directory = tempfile::tempdir().unwrap();
+    let net = Translated::new();
+    let path = directory.path().join("b");
+    let Some(outside) = Gateway::strongswan(&net.outside, &path, &v1(theirs(2, "%any"))) else {
+        return;
+    };
+    let ours = v1(ours(1, "10.88.0.2"));
+    let inside = Gateway::ikev2d(&net.inside, &directory.path().join("a"), &ours);
+    live(&net, &inside, &outside);
+}
+
+/// S104 to S108 in IKEv1, the other way round.
+#[test]
+fn strongswan_is_behind_the_nat_in_ikev1() {
+    let directory = tempfile::tempdir().unwrap();
+    let net = Translated::new();
+    let path = directory.path().join("a");
+    let Some(inside) = Gateway::strongswan(&net.inside, &path, &v1(theirs(1, "10.88.0.2"))) else {
+        return;
+    };
+    let ours = v1(ours(2, ""));
+    let outside = Gateway::ikev2d(&net.outside, &directory.path().join("b"), &ours);
+    live(&net, &inside, &outside);
+}

@@ -37,6 +37,7 @@ pub(crate) const END_TO_END: &[Need] = &[
     need("iperf3", "iperf3"),
     need("swanctl", "strongswan-swanctl"),
     need("charon-systemd", "charon-systemd"),
+    need("ike-scan", "ike-scan"),
 ];
 
 /// To simulate the RTL.

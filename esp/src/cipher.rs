@@ -92,7 +92,9 @@ impl CipherContext {
         debug_assert!(self.seals);
         let split = Layout::of(self.suite, packet.len()).ok_or(SealError)?;
         if let Some(key) = &self.aead {
-            let mut packet = [aead_packet(key, &self.salt, packet, split, high).ok_or(SealError)?];
+            let head = *packet.first_chunk().ok_or(SealError)?;
+            let packet = aead_packet(key, &self.salt, packet, &head, split, high);
+            let mut packet = [packet.ok_or(SealError)?];
             seal_burst(&mut packet);
             let sealed = packet.iter().all(Packet::is_authentic);
             return sealed.then_some(()).ok_or(SealError);
@@ -118,7 +120,9 @@ impl CipherContext {
         debug_assert!(!self.seals);
         let split = Layout::of(self.suite, packet.len()).ok_or(BadIcv)?;
         if let Some(key) = &self.aead {
-            let mut packet = [aead_packet(key, &self.salt, packet, split, high).ok_or(BadIcv)?];
+            let head = *packet.first_chunk().ok_or(BadIcv)?;
+            let packet = aead_packet(key, &self.salt, packet, &head, split, high);
+            let mut packet = [packet.ok_or(BadIcv)?];
             open_burst(&mut packet);
             let opened = packet.iter().all(Packet::is_authentic);
             return opened.then_some(()).ok_or(BadIcv);
@@ -195,20 +199,24 @@ pub(crate) fn aead_key(
     )?)))
 }
 
-/// An ESP packet as the AEAD works on it.
+/// An ESP packet as the AEAD works on it; `head` is its header and IV.
 #[inline]
 pub(crate) fn aead_packet<'data>(
     key: &'data Key,
     salt: &[u8; 4],
     packet: &'data mut [u8],
+    head: &[u8; Header::LEN + 8],
     split: Layout,
     high: Option<u32>,
 ) -> Option<Packet<'data>> {
     let (authenticated, icv) = packet.split_at_mut_checked(split.icv)?;
-    let (head, body) = authenticated.split_at_mut_checked(split.body)?;
+    let body = authenticated.get_mut(split.body..)?;
     let nonce = nonce(salt, head)?;
     let (octets, len) = aad(head, high);
-    let aad = Aad::new(octets.get(..len)?)?;
+    let aad = match len {
+        12 => Aad::from(octets),
+        _ => Aad::from(*octets.first_chunk::<8>()?),
+    };
     let tag: &mut [u8; TAG] = icv.try_into().ok()?;
     Some(Packet::new(key, &nonce, aad, body, tag))
 }

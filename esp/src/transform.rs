@@ -13,6 +13,7 @@ use esp_framing::framing::{Framing, Layout, wipe};
 
 use offload_api::queue::Status;
 use offload_api::sa::{Direction, KeyMaterial, Mode, OuterHeaders, SaParams, Spi, Suite};
+use offload_api::wire::esp::Header;
 
 use crate::cipher::{CipherContext, aead_key, aead_packet};
 use crate::packet::PacketBuffer;
@@ -188,7 +189,16 @@ impl Transform {
     ) -> Result<Packet<'data>, Status> {
         let start = self.framing.frame(sequence, iv, packet)?;
         let esp = packet.packet().get_mut(start..).ok_or(Status::NoSpace)?;
-        self.to_aead(esp, sequence).ok_or(Status::NoSpace)
+        // What was just written is not read again: a load waits for the stores that it spans.
+        let mut head = [0; Header::LEN + 8];
+        let (spi, sequence_low) = (self.spi().value(), sequence as u32);
+        let header = u64::from(spi) << 32 | u64::from(sequence_low);
+        head[..Header::LEN].copy_from_slice(&header.to_be_bytes());
+        match iv.and_then(|iv| iv.first_chunk::<8>()) {
+            Some(iv) => head[Header::LEN..].copy_from_slice(iv),
+            None => head[Header::LEN..].copy_from_slice(&sequence.to_be_bytes()),
+        }
+        self.to_aead(esp, head, sequence).ok_or(Status::NoSpace)
     }
 
     /// What the AEAD's burst opens of an inbound packet.
@@ -202,8 +212,11 @@ impl Transform {
         packet: &'data mut impl PacketBuffer,
     ) -> Result<Packet<'data>, Status> {
         let esp = packet.packet().get_mut(located.esp..);
-        esp.and_then(|esp| self.to_aead(esp, sequence))
-            .ok_or(Status::BadLength)
+        esp.and_then(|esp| {
+            let head = *esp.first_chunk()?;
+            self.to_aead(esp, head, sequence)
+        })
+        .ok_or(Status::BadLength)
     }
 
     /// The rest of [`open`](Self::open), when the burst has answered.
@@ -223,10 +236,17 @@ impl Transform {
         self.framing.deframe(located, packet)
     }
 
-    fn to_aead<'data>(&'data self, esp: &'data mut [u8], sequence: u64) -> Option<Packet<'data>> {
+    /// `head` is ESP header and IV, as they are in the packet.
+    #[inline]
+    fn to_aead<'data>(
+        &'data self,
+        esp: &'data mut [u8],
+        head: [u8; Header::LEN + 8],
+        sequence: u64,
+    ) -> Option<Packet<'data>> {
         let key = self.aead.as_deref()?;
         let split = Layout::of(self.suite(), esp.len())?;
         let high = self.framing.high(sequence);
-        aead_packet(key, &self.keys.salt, esp, split, high)
+        aead_packet(key, &self.keys.salt, esp, &head, split, high)
     }
 }

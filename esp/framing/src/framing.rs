@@ -51,6 +51,7 @@ pub struct Layout {
 
 impl Layout {
     /// The parts of an ESP packet of this suite and length, if it can be one.
+    #[inline]
     pub fn of(suite: Suite, len: usize) -> Option<Self> {
         let body = Header::LEN + suite.iv_len();
         let icv = len.checked_sub(suite.icv_len())?;
@@ -62,6 +63,7 @@ impl Layout {
 }
 
 /// An AEAD's nonce: salt, then IV (RFC 4106 §4, RFC 7634 §2). `head` is ESP header and IV.
+#[inline]
 pub fn nonce(salt: &[u8; 4], head: &[u8]) -> Option<[u8; 12]> {
     let mut nonce = [0; 12];
     nonce[..4].copy_from_slice(salt);
@@ -71,6 +73,7 @@ pub fn nonce(salt: &[u8; 4], head: &[u8]) -> Option<[u8; 12]> {
 
 /// An AEAD's additional data and its length: SPI and sequence number, the latter in full when it is
 /// extended (RFC 4106 §5). `head` starts at the ESP header.
+#[inline]
 pub fn aad(head: &[u8], high: Option<u32>) -> ([u8; 12], usize) {
     let mut aad = [0; 12];
     let (Some(spi), Some(low)) = (head.get(..4), head.get(4..8)) else {
@@ -139,6 +142,7 @@ impl Framing {
     }
 
     /// The high half of a number, where it is authenticated though not sent (RFC 4303 §2.2.1).
+    #[inline]
     pub fn high(&self, sequence: u64) -> Option<u32> {
         self.esn.then_some((sequence >> 32) as u32)
     }
@@ -194,7 +198,9 @@ impl Framing {
             return Err(Status::NoSpace);
         }
         let octets = packet.packet();
-        octets.copy_within(inserted..inserted + kept, 0);
+        if kept != 0 {
+            octets.copy_within(inserted..inserted + kept, 0);
+        }
         let start = kept + udp_len;
         let esp = octets.get_mut(start..).ok_or(Status::NoSpace)?;
         self.write_header(esp, sequence, iv)?;

@@ -190,7 +190,7 @@ impl SoftwareQueue {
     fn finish(&mut self, table: &Table, now: Instant) {
         let mut totals = Totals::default();
         let mut held = None;
-        for mut job in self.jobs.drain(..) {
+        for job in &mut self.jobs {
             let mut status = match job.work {
                 Work::Ended(status) => status,
                 _ => Status::Ok,
@@ -225,15 +225,20 @@ impl SoftwareQueue {
                 totals.errors += 1;
                 job.op.frame.clear();
             }
-            self.done.push_back(Done {
-                sa: job.op.sa,
-                frame: job.op.frame,
-                cookie: job.op.cookie,
-                status,
-                sequence: job.sequence,
-                next_header: job.next_header,
-            });
+            job.work = Work::Ended(status);
         }
+        // What is no longer needed of a job is not moved.
+        self.done.extend(self.jobs.drain(..).map(|job| Done {
+            sa: job.op.sa,
+            frame: job.op.frame,
+            cookie: job.op.cookie,
+            status: match job.work {
+                Work::Ended(status) => status,
+                _ => Status::Aborted,
+            },
+            sequence: job.sequence,
+            next_header: job.next_header,
+        }));
         drop(held);
         let mut counters = lock(&self.shared.counters);
         counters.sealed += totals.sealed;
@@ -371,8 +376,8 @@ fn aead_burst(jobs: &mut [Job], table: &Table) -> bool {
     let mut results = [None; BURST];
     let mut left = false;
     {
-        let mut seals = ArrayVec::<_, BURST>::new();
-        let mut opens = ArrayVec::<_, BURST>::new();
+        let (mut seals, mut seal_places) = (List::new(), ArrayVec::<_, BURST>::new());
+        let (mut opens, mut open_places) = (List::new(), ArrayVec::<_, BURST>::new());
         for (job, result) in jobs.iter_mut().zip(&mut results) {
             let Ok(entry) = table.entry(job.op.sa) else {
                 continue;
@@ -385,25 +390,34 @@ fn aead_burst(jobs: &mut [Job], table: &Table) -> bool {
                 }
             };
             let frame = &mut job.op.frame;
-            let (list, packet) = match job.work {
-                Work::Seal => {
-                    let iv = job.iv.as_ref();
-                    (&mut seals, transform.frame_aead(job.sequence, iv, frame))
-                }
-                Work::Open(located) => (
-                    &mut opens,
-                    transform.packet_aead(located, job.sequence, frame),
-                ),
-                _ => continue,
-            };
-            match packet {
-                // Neither list is longer than the burst.
-                Ok(packet) => list.push((packet, result)),
-                Err(status) => *result = Some(Err(status)),
+            // Neither list is longer than the burst.
+            match job.work {
+                Work::Seal => match transform.frame_aead(job.sequence, job.iv.as_ref(), frame) {
+                    Ok(packet) => {
+                        seals.push(packet);
+                        seal_places.push(result);
+                    }
+                    Err(status) => *result = Some(Err(status)),
+                },
+                Work::Open(located) => match transform.packet_aead(located, job.sequence, frame) {
+                    Ok(packet) => {
+                        opens.push(packet);
+                        open_places.push(result);
+                    }
+                    Err(status) => *result = Some(Err(status)),
+                },
+                _ => {}
             }
         }
-        run_list(seals, seal_burst, Status::NoSpace);
-        run_list(opens, open_burst, Status::BadIcv);
+        seal_burst(&mut seals);
+        open_burst(&mut opens);
+        let tell = |packets: List<'_>, places: ArrayVec<&mut Option<_>, BURST>, bad| {
+            for (packet, place) in packets.iter().zip(places) {
+                *place = Some(packet.is_authentic().then_some(()).ok_or(bad));
+            }
+        };
+        tell(seals, seal_places, Status::NoSpace);
+        tell(opens, open_places, Status::BadIcv);
     }
     for (job, result) in jobs.iter_mut().zip(results) {
         let Some(result) = result else { continue };
@@ -421,22 +435,8 @@ fn aead_burst(jobs: &mut [Job], table: &Table) -> bool {
     left
 }
 
-/// Packets of a burst, and where each one's result goes.
-type List<'data, 'result> =
-    ArrayVec<(Packet<'data>, &'result mut Option<Result<(), Status>>), BURST>;
-
-fn run_list(list: List<'_, '_>, burst: fn(&mut [Packet<'_>]), bad: Status) {
-    let mut packets = ArrayVec::<_, BURST>::new();
-    let mut places = ArrayVec::<_, BURST>::new();
-    for (packet, place) in list {
-        packets.push(packet);
-        places.push(place);
-    }
-    burst(&mut packets);
-    for (packet, place) in packets.iter().zip(places) {
-        *place = Some(packet.is_authentic().then_some(()).ok_or(bad));
-    }
-}
+/// Packets of a burst.
+type List<'data> = ArrayVec<Packet<'data>, BURST>;
 
 fn transform(
     context: &mut Context,

@@ -269,24 +269,29 @@ fn listen(sockets: &[UdpSocket], marked: bool, ike: &mpsc::Sender<Upcall>) -> an
             .name(format!("ike-{port}"))
             .spawn(move || {
                 while !ike.is_closed() {
-                    let Ok((local, remote, datagram)) = receiver.receive(&socket) else {
+                    if crate::dataplane::IkeReceiver::wait(&socket).is_err() {
                         continue;
-                    };
-                    let datagram = if marked {
-                        // ESP that the accelerator left to the host has an SPI that nobody knows.
-                        match natt::classify(&datagram) {
-                            natt::Kind::Ike(message) => message.to_vec(),
-                            _ => continue,
-                        }
-                    } else {
-                        datagram
-                    };
-                    // Full: the peer sends again.
-                    let _ = ike.try_send(Upcall::Ike {
-                        local: SocketAddr::new(local, port),
-                        remote,
-                        datagram,
+                    }
+                    let taken = receiver.take(&socket, |local, remote, datagram| {
+                        let datagram = if marked {
+                            // ESP that the accelerator left to the host has an SPI that nobody knows.
+                            match natt::classify(datagram) {
+                                natt::Kind::Ike(message) => message,
+                                _ => return,
+                            }
+                        } else {
+                            datagram
+                        };
+                        // Full: the peer sends again.
+                        let _ = ike.try_send(Upcall::Ike {
+                            local: SocketAddr::new(local, port),
+                            remote,
+                            datagram: datagram.to_vec(),
+                        });
                     });
+                    if let Err(error) = taken {
+                        tracing::debug!(%error, port, "nothing received");
+                    }
                 }
             })?;
     }

@@ -8,6 +8,7 @@ pub(crate) mod device;
 pub(crate) mod devices;
 pub(crate) mod down;
 pub(crate) mod esp;
+pub(crate) mod ike_load;
 pub(crate) mod keep;
 pub(crate) mod man;
 pub(crate) mod monitor;

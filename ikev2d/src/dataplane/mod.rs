@@ -31,7 +31,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 pub use mtu::Overhead;
 use policy::Policy;
 pub use policy::{InboundEntry, OutboundEntry, is_drained};
-pub(crate) use sockets::{IkeReceiver, send_datagram};
+pub use sockets::{IkeReceiver, send_datagram};
 
 /// How the data plane is set up.
 pub struct DataplaneConfig {

@@ -180,42 +180,55 @@ fn address_of(storage: &SockaddrStorage) -> Option<SocketAddr> {
 }
 
 /// Receives IKE on a port that carries nothing else.
-pub(crate) struct IkeReceiver {
+pub struct IkeReceiver {
     receiver: Receiver,
 }
 
 impl IkeReceiver {
-    pub(crate) fn new(socket: &UdpSocket) -> io::Result<Self> {
+    /// Prepares a socket, and room for what comes.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(socket: &UdpSocket) -> io::Result<Self> {
         prepare(socket)?;
         Ok(Self {
             receiver: Receiver::new(),
         })
     }
 
-    /// Waits up to a second for a message: local address, sender, octets.
-    pub(crate) fn receive(
-        &mut self,
-        socket: &UdpSocket,
-    ) -> io::Result<(IpAddr, SocketAddr, Vec<u8>)> {
+    /// Waits up to a second for something to come.
+    pub(crate) fn wait(socket: &UdpSocket) -> io::Result<()> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let second = Timespec {
             tv_sec: 1,
             tv_nsec: 0,
         };
         poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&second))?;
-        let received = self
-            .receiver
-            .receive(socket)?
-            .ok_or(io::ErrorKind::WouldBlock)?;
+        Ok(())
+    }
+
+    /// Takes messages that are there, each with its local address and sender: the kernel may have put
+    /// several of one sender together. Whether there were any.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn take(
+        &mut self,
+        socket: &UdpSocket,
+        mut take: impl FnMut(IpAddr, SocketAddr, &[u8]),
+    ) -> io::Result<bool> {
+        let Some(received) = self.receiver.receive(socket)? else {
+            return Ok(false);
+        };
         let unspecified = match received.remote {
             SocketAddr::V4(_) => [0; 4].into(),
             SocketAddr::V6(_) => [0; 16].into(),
         };
         let local = received.local.unwrap_or(unspecified);
-        let first = received
-            .octets
-            .get(..received.segment.min(received.octets.len()));
-        Ok((local, received.remote, first.unwrap_or_default().to_vec()))
+        for datagram in received.octets.chunks(received.segment) {
+            take(local, received.remote, datagram);
+        }
+        Ok(true)
     }
 }
 
@@ -256,7 +269,10 @@ impl SendFrom {
 }
 
 /// Sends one datagram from one address to another.
-pub(crate) fn send_datagram(
+///
+/// # Errors
+/// The system's.
+pub fn send_datagram(
     socket: &UdpSocket,
     datagram: &[u8],
     local: IpAddr,

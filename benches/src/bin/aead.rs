@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! AES-GCM by the façade's engines and by intel-ipsec-mb called directly, in turn, as nanoseconds a
+//! AEADs by the façade's engines, AES-GCM by intel-ipsec-mb called directly, too, in turn, as nanoseconds a
 //! packet: `benches/aead.sh` reads it.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use benches::ipsec_mb::{Gcm, GcmKey, Parts};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use esp_aead::{Aad, Algorithm, Direction, Engine, Key, Packet, open_burst, seal_burst};
 use serde_json::json;
 
@@ -34,9 +34,31 @@ struct Options {
     /// Keys that a burst's packets have in turn.
     #[arg(long, value_delimiter = ',', default_value = "1,32")]
     sas: Vec<usize>,
-    /// Bits of a key.
-    #[arg(long, value_delimiter = ',', default_value = "128,256")]
-    bits: Vec<u32>,
+    /// Algorithms.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "aes128gcm,aes256gcm,chacha20"
+    )]
+    algorithms: Vec<Name>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Name {
+    Aes128gcm,
+    Aes256gcm,
+    Chacha20,
+}
+
+impl Name {
+    fn algorithm(self) -> Algorithm {
+        match self {
+            Self::Aes128gcm => Algorithm::Aes128Gcm,
+            Self::Aes256gcm => Algorithm::Aes256Gcm,
+            Self::Chacha20 => Algorithm::ChaCha20Poly1305,
+        }
+    }
 }
 
 fn parts(size: usize, burst: usize) -> Vec<Parts> {
@@ -170,16 +192,12 @@ fn seal_all(texts: &mut [Parts], algorithm: Algorithm, sas: usize) {
 fn main() {
     let options = Options::parse();
     let mut cells = Vec::new();
-    for &bits in &options.bits {
-        let algorithm = match bits {
-            128 => Algorithm::Aes128Gcm,
-            _ => Algorithm::Aes256Gcm,
-        };
+    for &name in &options.algorithms {
+        let algorithm = name.algorithm();
         for direction in [Direction::Seal, Direction::Open] {
             for &sas in &options.sas {
                 for &size in &options.sizes {
-                    let mut contenders =
-                        contenders(algorithm, direction, bits, sas, size, &options);
+                    let mut contenders = contenders(algorithm, direction, sas, size, &options);
                     let mut times = vec![Vec::new(); contenders.len()];
                     for _ in 0..options.rounds {
                         for (contender, times) in contenders.iter_mut().zip(&mut times) {
@@ -190,7 +208,7 @@ fn main() {
                         times.sort_by(f64::total_cmp);
                         cells.push(json!({
                             "engine": contender.name(),
-                            "bits": bits,
+                            "algorithm": format!("{name:?}").to_lowercase(),
                             "direction": format!("{direction:?}").to_lowercase(),
                             "sas": sas,
                             "size": size,
@@ -208,7 +226,6 @@ fn main() {
 fn contenders(
     algorithm: Algorithm,
     direction: Direction,
-    bits: u32,
     sas: usize,
     size: usize,
     options: &Options,
@@ -227,7 +244,7 @@ fn contenders(
                 engine,
                 algorithm,
                 direction,
-                &key_of(n)[..bits as usize / 8],
+                &key_of(n)[..algorithm.key_len()],
             )
         };
         let keys: Result<Vec<_>, _> = (0..sas).map(key).collect();
@@ -235,7 +252,12 @@ fn contenders(
             all.push(Contender::Facade(engine, keys, texts()));
         }
     }
-    if let Some(gcm) = Gcm::load(bits) {
+    let bits = match algorithm {
+        Algorithm::Aes128Gcm => Some(128),
+        Algorithm::Aes256Gcm => Some(256),
+        Algorithm::ChaCha20Poly1305 => None,
+    };
+    if let Some(gcm) = bits.and_then(Gcm::load) {
         let keys = (0..sas).map(|n| gcm.key(&key_of(n))).collect();
         all.push(Contender::Direct(gcm, keys, texts()));
     }

@@ -45,6 +45,7 @@ fn check(report: &conformance::Report) {
     assert_eq!((report.known_seals, report.known_opens), (192, 192));
     assert!(report.round_trips > 3000);
     assert!(report.refusals > 5000);
+    assert!(report.gathered > 1000);
 }
 
 #[test]

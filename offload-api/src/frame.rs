@@ -639,6 +639,33 @@ mod tests {
     }
 
     #[test]
+    fn headers_are_pulled_up_into_the_first_frame() {
+        let pool = pool(8);
+        let long = [b'x'; 200];
+        let mut head = chain(&pool, &[b"o", b"", b"ne", &long, b"end"]);
+        let whole = gathered(&head);
+        assert!(head.pull_up(150));
+        assert_eq!((head.len(), head.segment_count()), (150, 5));
+        assert_eq!(gathered(&head), whole);
+        let mut part = [0; 6];
+        assert!(head.copy_out(200, &mut part));
+        assert_eq!(part, whole[200..]);
+        assert!(head.copy_out(0, &mut part) && !head.copy_out(201, &mut part));
+        assert!(head.pull_up(usize::MAX));
+        assert_eq!(&head[..], whole);
+        // The last frame is the last one still: a packet grows there.
+        head.push_back(3).unwrap().copy_from_slice(b"icv");
+        assert_eq!(head.len(), 206);
+        assert!(gathered(&head).ends_with(b"endicv"));
+        head.zero();
+        assert_eq!(gathered(&head), [0; 209]);
+        // A slot that is full takes no more.
+        let full = [1; 2048 - HEADROOM];
+        let mut head = chain(&pool, &[&full, b"more"]);
+        assert!(head.pull_up(full.len()) && !head.pull_up(full.len() + 1));
+    }
+
+    #[test]
     fn a_buffer_is_put_back_over_a_chain() {
         let pool = pool(3);
         let mut head = chain(&pool, &[b"abc", b"defg", b"hij"]);

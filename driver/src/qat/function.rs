@@ -15,7 +15,7 @@ use vfio_user::message::REGION_CONFIG;
 
 use super::inspect::PairReport;
 use super::ring::Pulse;
-use super::session::EXTRA;
+use super::extra::EXTRA;
 use crate::bar::Registers;
 use crate::dma::{DmaArena, DmaSlice, IovaAllocator};
 use crate::let_go::LetGo;

@@ -5,6 +5,7 @@
 //! lifetimes are done here, by [`esp_framing`]. Several functions make one accelerator, over which SAs
 //! are spread; when one is lost, its SAs go on in the others.
 
+mod extra;
 mod function;
 mod hmac;
 mod inspect;
@@ -34,7 +35,9 @@ pub use inspect::{FunctionReport, PairReport, QatReport};
 use life::{Life, MAX_SAS};
 
 /// Largest packet in octets, sealed.
-const MAX_PACKET: u32 = 16 << 10;
+const MAX_PACKET: u32 = 1 << 16;
+/// Frames that a packet may lie in.
+const MAX_GATHER: usize = 16;
 
 /// Connects to a function, each time anew.
 pub type Connector = Box<dyn Fn() -> Result<Box<dyn Transport>, DeviceError> + Send + Sync>;
@@ -106,7 +109,7 @@ fn capabilities(life: &Life) -> Capabilities {
         max_queues: life.max_queues() as u16,
         max_depth: MAX_DEPTH,
         max_packet: MAX_PACKET,
-        max_gather: 1,
+        max_gather: MAX_GATHER as u16,
     }
 }
 

@@ -16,9 +16,10 @@ use offload_api::frame::Frame;
 use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
 use offload_api::sa::{Direction, SaHandle};
 
+use super::extra::{OWN, Work};
 use super::life::Life;
 use super::ring::{Flight, Held, RingPair};
-use super::session::{Session, Work};
+use super::session::Session;
 use crate::lock;
 
 /// How long a queue that closes waits for what the device has.
@@ -26,6 +27,8 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// How long a retirement waits for an SA's operations.
 const RETIREMENT: Duration = Duration::from_secs(2);
 const IV: usize = 16;
+/// Octets that the first of several frames is made to hold: outer and inner headers are read there.
+const HEADERS: usize = 256;
 
 /// The part of a queue that a retirement looks into, too.
 pub(super) struct Inner {
@@ -104,7 +107,6 @@ fn refused(op: Op, status: Status) -> Flight {
         sa: op.sa,
         cookie: op.cookie,
         sequence: 0,
-        extent: (0, 0),
         esp: 0,
         inner_len: 0,
         frame: Held::Host(op.frame),
@@ -192,10 +194,10 @@ impl Inner {
         let Some(pool) = pool else {
             return ring.refuse(refused(op, Status::DmaFault));
         };
-        if op.frame.is_chained() {
+        if op.frame.segment_count() > super::MAX_GATHER {
             return ring.refuse(refused(op, Status::BadGather));
         }
-        if op.frame.len() > super::MAX_PACKET as usize {
+        if op.frame.packet_len() > super::MAX_PACKET as usize {
             return ring.refuse(refused(op, Status::BadLength));
         }
         if let Err((op, status)) = start(ring, entry, op, pool, iv, now) {
@@ -256,7 +258,7 @@ impl Inner {
     fn finish(&mut self, ring: &mut RingPair, table: &Table<Session>, now: Instant) {
         while let Some(status) = ring.first_ended() {
             let entry = ring.first_sa().and_then(|sa| table.entry(sa).ok());
-            let mut icv = [0; super::session::EXTRA as usize];
+            let mut icv = [0; OWN];
             ring.first_extra().read(&mut icv);
             let Some(flight) = ring.pop() else { break };
             let (done, octets) = land(flight, status, entry, &icv, now);
@@ -359,7 +361,10 @@ fn start(
     now: Instant,
 ) -> Result<(), (Op, Status)> {
     let session = &entry.transform;
-    let inner_len = op.frame.len();
+    let inner_len = op.frame.packet_len();
+    if op.frame.is_chained() && !op.frame.pull_up(HEADERS) {
+        return Err((op, Status::BadGather));
+    }
     let placed = match session.framing.direction() {
         Direction::Outbound => {
             let numbered = entry.state().next_outbound(op.explicit, now);
@@ -370,25 +375,27 @@ fn start(
             })
         }
         Direction::Inbound if op.explicit.is_some() => Err(Status::WrongNumbering),
-        Direction::Inbound => session.framing.locate(&op.frame).and_then(|located| {
-            let sequence = entry.state().check_inbound(located.sequence_low, now)?;
-            Ok((sequence, located.esp))
-        }),
+        Direction::Inbound => {
+            let located = session.framing.locate_in(&op.frame, inner_len);
+            located.and_then(|located| {
+                let sequence = entry.state().check_inbound(located.sequence_low, now)?;
+                Ok((sequence, located.esp))
+            })
+        }
     };
     let (sequence, esp) = match placed {
         Ok(placed) => placed,
         Err(status) => return Err((op, status)),
     };
-    let (slot, _) = op.frame.extent();
-    let extent = (op.frame.headroom() as u32, op.frame.len() as u32);
-    let address = pool + slot + u64::from(extent.0) + esp as u64;
-    let (number, extra) = ring.next();
-    let Some(packet) = op.frame.get_mut(esp..) else {
+    // What is sealed without an outer header could grow beyond.
+    if op.frame.packet_len() > super::MAX_PACKET as usize {
         return Err((op, Status::BadLength));
-    };
+    }
+    let (number, extra) = ring.next();
     let work = Work {
-        packet,
-        address,
+        frame: &mut op.frame,
+        pool,
+        esp,
         sequence,
         extra,
     };
@@ -401,7 +408,6 @@ fn start(
         sa: op.sa,
         cookie: op.cookie,
         sequence,
-        extent,
         esp,
         inner_len,
         frame: Held::Device(op.frame.into_device()),
@@ -417,7 +423,7 @@ fn land(
     flight: Flight,
     status: Status,
     entry: Option<&Entry<Session>>,
-    own: &[u8],
+    own: &[u8; OWN],
     now: Instant,
 ) -> (Done, u64) {
     let place = Place {
@@ -427,14 +433,8 @@ fn land(
     };
     let (mut frame, was_sent) = match flight.frame {
         Held::Host(frame) => (frame, false),
-        Held::Device(frame) => {
-            let (offset, len) = flight.extent;
-            match frame.complete(offset, len) {
-                Ok(frame) => (frame, true),
-                // The extent was the frame's own, so this is not reached.
-                Err(frame) => (frame.release(), true),
-            }
-        }
+        // Where the packet lies the device has no say in.
+        Held::Device(frame) => (frame.reclaim(), true),
     };
     let mut octets = 0;
     let mut next_header = 0;
@@ -490,7 +490,7 @@ fn conclude(
     entry: &Entry<Session>,
     frame: &mut Frame,
     place: &Place,
-    own: &[u8],
+    own: &[u8; OWN],
     now: Instant,
 ) -> Result<(Status, u8, u64), Status> {
     let session = &entry.transform;
@@ -502,7 +502,7 @@ fn conclude(
             sequence_low: place.sequence as u32,
         };
         next_header = session.framing.deframe(located, frame)?;
-        octets = frame.len();
+        octets = frame.packet_len();
     } else {
         session.finish_sealing(frame, own)?;
     }

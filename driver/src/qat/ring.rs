@@ -15,7 +15,7 @@ use qat_regs::message::{
 use zerocopy::FromBytes;
 
 use super::function::{Function, Pair, RingMemory};
-use super::session::{EXTRA, Extra};
+use super::extra::{EXTRA, Extra};
 use crate::dma::Entries;
 use crate::handshake::Slots;
 
@@ -49,8 +49,6 @@ pub(super) struct Flight {
     pub(super) sa: SaHandle,
     pub(super) cookie: u64,
     pub(super) sequence: u64,
-    /// Where the packet is in its slot.
-    pub(super) extent: (u32, u32),
     /// Where ESP starts in the packet.
     pub(super) esp: usize,
     /// Octets before it was framed.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use esp_framing::framing::{Framing, Layout, aad, nonce};
+use offload_api::frame::Frame;
 use offload_api::queue::Status;
 use offload_api::sa::{Cipher, Direction, Integrity, SaParams, Suite};
 use qat_regs::Generation;
@@ -12,11 +13,12 @@ use qat_regs::descriptor::{
     self, CipherConfig, HashConfig, UCS_HEADER, aad_word, cipher, hash, mode,
 };
 use qat_regs::message::{
-    Control, CryptoFlags, HEADER_VALID, Job, Request, command, service, slice,
+    CommonFlags, Control, CryptoFlags, HEADER_VALID, Job, Request, command, service, slice,
 };
 use zerocopy::FromZeros;
 use zeroize::Zeroizing;
 
+use super::extra::{self, OWN, Work};
 use super::hmac;
 use crate::dma::{DmaArena, DmaSlice};
 use crate::lock;
@@ -68,43 +70,6 @@ pub(super) struct Session {
     _place: Place,
     /// New operations are refused.
     retiring: AtomicBool,
-}
-
-/// What a request says of a packet, and where.
-pub(super) struct Work<'packet> {
-    /// The ESP packet, from its header to its end.
-    pub(super) packet: &'packet mut [u8],
-    /// Where the device sees it.
-    pub(super) address: u64,
-    /// Full sequence number.
-    pub(super) sequence: u64,
-    /// Memory of the operation's own, and where the device sees it.
-    pub(super) extra: Extra<'packet>,
-}
-
-/// Memory of an operation's own: for what has no place in the packet.
-pub(super) struct Extra<'memory> {
-    pub(super) arena: &'memory DmaArena,
-    pub(super) slice: DmaSlice,
-    /// Offset in the slice.
-    pub(super) at: u64,
-}
-
-/// Octets of an operation's own memory.
-pub(super) const EXTRA: u64 = 64;
-
-impl Extra<'_> {
-    fn address(&self) -> u64 {
-        self.arena.iova_of(self.slice) + self.at
-    }
-
-    fn write(&self, octets: &[u8]) {
-        self.arena.write(self.slice, self.at, octets);
-    }
-
-    pub(super) fn read(&self, octets: &mut [u8]) {
-        self.arena.read(self.slice, self.at, octets);
-    }
 }
 
 /// Whether a generation does a suite.
@@ -164,56 +129,72 @@ impl Session {
     /// The request for a packet.
     pub(super) fn request(&self, opaque: u64, work: Work<'_>) -> Result<Request, Status> {
         let suite = self.framing.suite();
-        let layout = Layout::of(suite, work.packet.len()).ok_or(Status::BadLength)?;
+        let len = work.len();
+        let layout = Layout::of(suite, len).ok_or(Status::BadLength)?;
         let high = self.framing.high(work.sequence);
         let mut request = self.template;
         request.opaque = opaque.into();
-        (request.source, request.destination) = (work.address.into(), work.address.into());
-        let len = work.packet.len() as u32;
-        (request.source_len, request.destination_len) = (len.into(), len.into());
         request.cipher_offset = (layout.body as u32).into();
         request.cipher_len = ((layout.icv - layout.body) as u32).into();
-        request.job.digest = (work.address + layout.icv as u64).into();
+        let address = work.address();
+        let head = work.head();
+        let mut behind = None;
         if suite.is_aead() {
-            let nonce = nonce(&self.salt, work.packet).ok_or(Status::BadLength)?;
+            let nonce = nonce(&self.salt, head).ok_or(Status::BadLength)?;
             if let Some(iv) = request.iv.first_chunk_mut() {
                 *iv = nonce;
             }
-            request.job.aad = work.address.into();
+            request.job.aad = address.into();
             if high.is_some() {
-                let (aad, len) = aad(work.packet, high);
-                work.extra.write(aad.get(..len).unwrap_or_default());
-                request.job.aad = work.extra.address().into();
+                let (aad, len) = aad(head, high);
+                work.extra.write(extra::AAD, aad.get(..len).unwrap_or_default());
+                request.job.aad = work.extra.address(extra::AAD).into();
             }
+        } else {
+            let iv = layout.body - suite.iv_len()..layout.body;
+            let iv = head.get(iv).and_then(|iv| iv.try_into().ok());
+            request.iv = iv.ok_or(Status::BadLength)?;
+            let hashed = layout.icv + high.map_or(0, |high| size_of_val(&high));
+            request.job.len = (hashed as u32).into();
+            behind = high;
+        }
+        if work.frame.is_chained() {
+            request.common_flags = CommonFlags::LISTS.bits();
+            let seals = self.framing.direction() == Direction::Outbound;
+            request.job.digest = work.icv(layout.icv, suite.icv_len(), seals)?.into();
+            let (list, octets) = work.list(layout.icv, behind)?;
+            (request.source, request.destination) = (list.into(), list.into());
+            (request.source_len, request.destination_len) = (octets.into(), octets.into());
             return Ok(request);
         }
-        let iv = layout.body - suite.iv_len()..layout.body;
-        let iv = work.packet.get(iv).and_then(|iv| iv.try_into().ok());
-        request.iv = iv.ok_or(Status::BadLength)?;
-        let mut hashed = layout.icv;
-        if let Some(high) = high {
-            let icv = work.packet.get_mut(layout.icv..).unwrap_or_default();
-            work.extra.write(icv);
+        (request.source, request.destination) = (address.into(), address.into());
+        let len = len as u32;
+        (request.source_len, request.destination_len) = (len.into(), len.into());
+        request.job.digest = (address + layout.icv as u64).into();
+        if let Some(high) = behind {
+            let at = work.esp + layout.icv;
+            let icv = work.frame.get_mut(at..).unwrap_or_default();
+            work.extra.write(extra::ICV, icv);
             let high = high.to_be_bytes();
             icv.iter_mut()
                 .zip(high)
                 .for_each(|(octet, high)| *octet = high);
-            hashed += high.len();
-            request.job.digest = work.extra.address().into();
+            request.job.digest = work.extra.address(extra::ICV).into();
         }
-        request.job.len = (hashed as u32).into();
         Ok(request)
     }
 
     /// Brings the integrity check value of a sealed packet into it, out of what the operation's own
     /// memory held.
-    pub(super) fn finish_sealing(&self, packet: &mut [u8], own: &[u8]) -> Result<(), Status> {
-        if !self.icv_apart() {
+    pub(super) fn finish_sealing(&self, packet: &mut Frame, own: &[u8; OWN]) -> Result<(), Status> {
+        // A list has a place of its own for the high half.
+        if !self.icv_apart() || packet.is_chained() {
             return Ok(());
         }
         let len = self.framing.suite().icv_len();
         let from = packet.len().checked_sub(len).ok_or(Status::BadLength)?;
         let icv = packet.get_mut(from..).ok_or(Status::BadLength)?;
+        let own = own.get(extra::ICV as usize..).unwrap_or_default();
         icv.copy_from_slice(own.get(..len).ok_or(Status::BadLength)?);
         Ok(())
     }

@@ -101,7 +101,7 @@ impl AhFraming {
                 let octets = packet.packet();
                 octets.copy_within(len..len + at, 0);
                 self.write_header(octets, at, len, sequence, facts.protected_protocol)?;
-                patch_ip_header(octets, facts.protocol_field, PROTOCOL)?;
+                patch_ip_header(octets, octets.len(), facts.protocol_field, PROTOCOL)?;
                 Ok(at)
             }
         }
@@ -256,7 +256,8 @@ impl AhFraming {
                 if !packet.shrink_front(len) {
                     return Err(Status::BadLength);
                 }
-                patch_ip_header(packet.packet(), field, next_header)?;
+                let octets = packet.packet();
+                patch_ip_header(octets, octets.len(), field, next_header)?;
                 Ok(next_header)
             }
         }

@@ -173,8 +173,9 @@ impl Framing {
         iv: Option<&[u8; 16]>,
         packet: &mut impl PacketBuffer,
     ) -> Result<usize, Status> {
-        let facts = Facts::of(packet.packet()).map_err(|_| Status::BadIpHeader)?;
-        if facts.total_len != packet.packet().len() {
+        let len = packet.packet_len();
+        let facts = Facts::of_part(packet.packet(), len).map_err(|_| Status::BadIpHeader)?;
+        if facts.total_len != len {
             return Err(Status::BadIpHeader);
         }
         let (kept, next_header) = match self.mode {
@@ -198,6 +199,9 @@ impl Framing {
             return Err(Status::NoSpace);
         }
         let octets = packet.packet();
+        if inserted + kept > octets.len() {
+            return Err(Status::BadIpHeader);
+        }
         if kept != 0 {
             octets.copy_within(inserted..inserted + kept, 0);
         }
@@ -206,14 +210,15 @@ impl Framing {
         self.write_header(esp, sequence, iv)?;
         match (self.mode, self.outer) {
             (Mode::Tunnel, Some(outer)) => {
-                let before = packet.packet().len();
+                let before = packet.packet_len();
                 self.encapsulate(packet, &outer, &facts)?;
-                Ok(start + packet.packet().len() - before)
+                Ok(start + packet.packet_len() - before)
             }
             (Mode::Tunnel, None) => Ok(start),
             (Mode::Transport, _) => {
                 let udp_ports = udp.map(|udp| (udp.source_port, udp.destination_port));
-                finish_transport(packet.packet(), &facts, kept, udp_ports)?;
+                let len = packet.packet_len();
+                finish_transport(packet.packet(), len, &facts, kept, udp_ports)?;
                 Ok(start)
             }
         }
@@ -229,11 +234,8 @@ impl Framing {
         const TRAILER: usize = 2;
         let padded = (payload_len + TRAILER).next_multiple_of(self.suite.alignment());
         let pad_len = padded - payload_len - TRAILER;
-        let before = packet.packet().len();
-        if !packet.grow_back(pad_len + TRAILER + self.suite.icv_len()) {
-            return Err(Status::NoSpace);
-        }
-        let tail = packet.packet().get_mut(before..).ok_or(Status::NoSpace)?;
+        let tail = packet.grow_back(pad_len + TRAILER + self.suite.icv_len());
+        let tail = tail.ok_or(Status::NoSpace)?;
         let (padding, tail) = tail.split_at_mut(pad_len);
         for (octet, value) in padding.iter_mut().zip(1u8..) {
             *octet = value;
@@ -278,7 +280,7 @@ impl Framing {
     ) -> Result<(), Status> {
         let mut protocol = PROTOCOL;
         if let Some(udp) = outer.udp {
-            let len = packet.packet().len() + UdpHeader::LEN;
+            let len = packet.packet_len() + UdpHeader::LEN;
             let header = UdpHeader {
                 source_port: udp.source_port.into(),
                 destination_port: udp.destination_port.into(),
@@ -288,7 +290,7 @@ impl Framing {
             prepend(packet, header.as_bytes())?;
             protocol = PROTOCOL_UDP;
         }
-        let len = packet.packet().len();
+        let len = packet.packet_len();
         match (outer.source, outer.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let len = u16::try_from(len + Ipv4Header::LEN).map_err(|_| Status::BadLength)?;
@@ -312,8 +314,17 @@ impl Framing {
     /// [`Status::BadIpHeader`], [`Status::Fragment`], [`Status::OuterMismatch`] or
     /// [`Status::BadLength`].
     pub fn locate(&self, packet: &[u8]) -> Result<Located, Status> {
+        self.locate_in(packet, packet.len())
+    }
+
+    /// As [`locate`](Self::locate), in a packet of `len` octets whose headers are all in this first
+    /// part.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn locate_in(&self, packet: &[u8], len: usize) -> Result<Located, Status> {
         let esp = if self.outer.is_some() || self.mode == Mode::Transport {
-            self.locate_behind_ip(packet)?
+            self.locate_behind_ip(packet, len)?
         } else {
             0
         };
@@ -323,7 +334,7 @@ impl Framing {
             return Err(Status::OuterMismatch);
         }
         let overhead = Header::LEN + self.suite.iv_len() + self.suite.icv_len();
-        match octets.len().checked_sub(overhead) {
+        match len.checked_sub(esp + overhead) {
             Some(body) if body >= 2 && body.is_multiple_of(self.suite.alignment()) => Ok(Located {
                 esp,
                 sequence_low: header.sequence.get(),
@@ -332,9 +343,9 @@ impl Framing {
         }
     }
 
-    fn locate_behind_ip(&self, packet: &[u8]) -> Result<usize, Status> {
-        let facts = Facts::of(packet).map_err(|_| Status::BadIpHeader)?;
-        if facts.total_len != packet.len() {
+    fn locate_behind_ip(&self, packet: &[u8], len: usize) -> Result<usize, Status> {
+        let facts = Facts::of_part(packet, len).map_err(|_| Status::BadIpHeader)?;
+        if facts.total_len != len {
             return Err(Status::BadIpHeader);
         }
         if facts.fragment {
@@ -358,7 +369,7 @@ impl Framing {
                 if ports != (udp.source_port, udp.destination_port) {
                     return Err(Status::OuterMismatch);
                 }
-                if usize::from(header.len.get()) != packet.len() - facts.header_len {
+                if usize::from(header.len.get()) != len - facts.header_len {
                     return Err(Status::BadLength);
                 }
                 Ok(facts.header_len + UdpHeader::LEN)
@@ -386,24 +397,26 @@ impl Framing {
         located: Located,
         packet: &mut impl PacketBuffer,
     ) -> Result<u8, Status> {
-        let esp = packet
-            .packet()
-            .get_mut(located.esp..)
+        let from = located.esp + Header::LEN + self.suite.iv_len();
+        let len = packet.packet_len();
+        let plain_len = len
+            .checked_sub(from + self.suite.icv_len())
             .ok_or(Status::BadLength)?;
-        let body = Header::LEN + self.suite.iv_len();
-        let plain_len = esp
-            .len()
-            .checked_sub(body + self.suite.icv_len())
-            .ok_or(Status::BadLength)?;
-        let plain = esp.get(body..body + plain_len).ok_or(Status::BadLength)?;
-        let (payload, next_header) = strip_padding(plain)?;
-        let payload_len = payload.len();
+        let mut room = [0; TAIL_MOST];
+        let room = room.get_mut(..plain_len.min(TAIL_MOST));
+        let room = room.ok_or(Status::BadLength)?;
+        let tail = packet.part(from + plain_len - room.len(), room);
+        let (stripped, next_header) = strip_padding(tail.ok_or(Status::BadLength)?)?;
+        let payload_len = plain_len - stripped;
         match self.mode {
             Mode::Tunnel => {
+                let payload = packet.packet().get(from..).ok_or(Status::BadLength)?;
+                let payload = payload.get(..payload_len).unwrap_or(payload);
                 let inner_len = match next_header {
                     NEXT_HEADER_DUMMY => payload_len,
                     PROTOCOL_IPV4 | PROTOCOL_IPV6 => {
-                        let facts = Facts::of(payload).map_err(|_| Status::BadIpHeader)?;
+                        let facts = Facts::of_part(payload, payload_len);
+                        let facts = facts.map_err(|_| Status::BadIpHeader)?;
                         if facts.source.is_ipv4() != (next_header == PROTOCOL_IPV4) {
                             return Err(Status::BadNextHeader);
                         }
@@ -412,24 +425,27 @@ impl Framing {
                     }
                     _ => return Err(Status::BadNextHeader),
                 };
-                if !packet.shrink_front(located.esp + body) {
+                if !packet.shrink_front(from) {
                     return Err(Status::BadLength);
                 }
                 packet.truncate(inner_len);
                 Ok(next_header)
             }
             Mode::Transport => {
-                let facts = Facts::of(packet.packet()).map_err(|_| Status::BadIpHeader)?;
                 let octets = packet.packet();
+                let facts = Facts::of_part(octets, len).map_err(|_| Status::BadIpHeader)?;
                 let kept = facts.esp_offset;
-                let from = located.esp + body;
+                if from > octets.len() {
+                    return Err(Status::BadLength);
+                }
                 let removed = from.checked_sub(kept).ok_or(Status::BadLength)?;
                 octets.copy_within(..kept, removed);
                 if !packet.shrink_front(removed) {
                     return Err(Status::BadLength);
                 }
                 packet.truncate(kept + payload_len);
-                patch_ip_header(packet.packet(), facts.protocol_field, next_header)?;
+                let len = packet.packet_len();
+                patch_ip_header(packet.packet(), len, facts.protocol_field, next_header)?;
                 Ok(next_header)
             }
         }
@@ -438,11 +454,15 @@ impl Framing {
 
 /// Empties a packet: nothing unauthenticated stays reachable.
 pub fn wipe(packet: &mut impl PacketBuffer) {
-    packet.packet().fill(0);
+    packet.zero();
     packet.truncate(0);
 }
 
-fn strip_padding(plain: &[u8]) -> Result<(&[u8], u8), Status> {
+/// Padding and trailer at their longest.
+const TAIL_MOST: usize = u8::MAX as usize + 2;
+
+/// The octets of padding and trailer at the end of a payload, and the next header.
+fn strip_padding(plain: &[u8]) -> Result<(usize, u8), Status> {
     let [rest @ .., pad_len, next_header] = plain else {
         return Err(Status::BadLength);
     };
@@ -450,7 +470,7 @@ fn strip_padding(plain: &[u8]) -> Result<(&[u8], u8), Status> {
         .len()
         .checked_sub(usize::from(*pad_len))
         .ok_or(Status::BadPad)?;
-    let (payload, padding) = rest.split_at(payload_len);
+    let padding = rest.get(payload_len..).unwrap_or_default();
     // RFC 4303 §2.4: the default content is inspected.
     if padding
         .iter()
@@ -459,7 +479,7 @@ fn strip_padding(plain: &[u8]) -> Result<(&[u8], u8), Status> {
     {
         return Err(Status::BadPad);
     }
-    Ok((payload, *next_header))
+    Ok((plain.len() - payload_len, *next_header))
 }
 
 pub(crate) fn prepend(packet: &mut impl PacketBuffer, header: &[u8]) -> Result<(), Status> {
@@ -477,6 +497,7 @@ pub(crate) fn prepend(packet: &mut impl PacketBuffer, header: &[u8]) -> Result<(
 /// Makes the kept IP header announce ESP (or UDP), and writes the UDP header.
 fn finish_transport(
     octets: &mut [u8],
+    packet_len: usize,
     facts: &Facts,
     kept: usize,
     udp_ports: Option<(u16, u16)>,
@@ -486,7 +507,7 @@ fn finish_transport(
         let header = UdpHeader {
             source_port: source_port.into(),
             destination_port: destination_port.into(),
-            len: u16::try_from(octets.len() - kept)
+            len: u16::try_from(packet_len - kept)
                 .map_err(|_| Status::BadLength)?
                 .into(),
             checksum: 0.into(),
@@ -495,13 +516,17 @@ fn finish_transport(
         header.write_to_prefix(field).map_err(|_| Status::NoSpace)?;
         protocol = PROTOCOL_UDP;
     }
-    patch_ip_header(octets, facts.protocol_field, protocol)
+    patch_ip_header(octets, packet_len, facts.protocol_field, protocol)
 }
 
-/// Sets protocol, length and checksum of an IP header that stays.
-pub(crate) fn patch_ip_header(octets: &mut [u8], field: usize, protocol: u8) -> Result<(), Status> {
+/// Sets protocol, length and checksum of an IP header that stays, of a packet of `len` octets.
+pub(crate) fn patch_ip_header(
+    octets: &mut [u8],
+    len: usize,
+    field: usize,
+    protocol: u8,
+) -> Result<(), Status> {
     *octets.get_mut(field).ok_or(Status::BadIpHeader)? = protocol;
-    let len = octets.len();
     if octets.first().is_some_and(|octet| octet >> 4 == 4) {
         let (header, _) = Ipv4Header::mut_from_prefix(octets).map_err(|_| Status::BadIpHeader)?;
         header.total_len = u16::try_from(len).map_err(|_| Status::BadLength)?.into();

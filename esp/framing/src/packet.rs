@@ -5,16 +5,22 @@ use offload_api::frame::Frame;
 
 /// A packet that can grow and shrink at both ends in place.
 pub trait PacketBuffer {
-    /// The packet.
+    /// The packet; of one that lies in several pieces, the first, which holds its headers.
     fn packet(&mut self) -> &mut [u8];
+    /// Octets of the packet.
+    fn packet_len(&self) -> usize;
     /// Grows the packet in front; false where there is no room.
     fn grow_front(&mut self, count: usize) -> bool;
-    /// Grows the packet behind; false where there is no room.
-    fn grow_back(&mut self, count: usize) -> bool;
+    /// Grows the packet behind and gives what it has grown by; nothing where there is no room.
+    fn grow_back(&mut self, count: usize) -> Option<&mut [u8]>;
     /// Takes octets off the front; false where there are fewer.
     fn shrink_front(&mut self, count: usize) -> bool;
     /// Shortens the packet to `len` octets, if it is longer.
     fn truncate(&mut self, len: usize);
+    /// Octets of the packet: where they lie, or copied into `room`, which has their number.
+    fn part<'part>(&'part mut self, at: usize, room: &'part mut [u8]) -> Option<&'part [u8]>;
+    /// Overwrites all its octets with zeros.
+    fn zero(&mut self);
 }
 
 impl PacketBuffer for Frame {
@@ -22,12 +28,16 @@ impl PacketBuffer for Frame {
         self
     }
 
+    fn packet_len(&self) -> usize {
+        Frame::packet_len(self)
+    }
+
     fn grow_front(&mut self, count: usize) -> bool {
         self.push_front(count).is_some()
     }
 
-    fn grow_back(&mut self, count: usize) -> bool {
-        self.push_back(count).is_some()
+    fn grow_back(&mut self, count: usize) -> Option<&mut [u8]> {
+        self.push_back(count)
     }
 
     fn shrink_front(&mut self, count: usize) -> bool {
@@ -36,6 +46,17 @@ impl PacketBuffer for Frame {
 
     fn truncate(&mut self, len: usize) {
         Frame::truncate(self, len);
+    }
+
+    fn part<'part>(&'part mut self, at: usize, room: &'part mut [u8]) -> Option<&'part [u8]> {
+        if self.is_chained() {
+            return self.copy_out(at, room).then_some(room);
+        }
+        self.get(at..at.checked_add(room.len())?)
+    }
+
+    fn zero(&mut self) {
+        Frame::zero(self);
     }
 }
 
@@ -72,6 +93,10 @@ impl PacketBuffer for SlicePacket<'_> {
             .unwrap_or_default()
     }
 
+    fn packet_len(&self) -> usize {
+        self.len
+    }
+
     fn grow_front(&mut self, count: usize) -> bool {
         let fits = count <= self.offset;
         if fits {
@@ -81,12 +106,13 @@ impl PacketBuffer for SlicePacket<'_> {
         fits
     }
 
-    fn grow_back(&mut self, count: usize) -> bool {
-        let fits = count <= self.buffer.len() - self.offset - self.len;
-        if fits {
-            self.len += count;
+    fn grow_back(&mut self, count: usize) -> Option<&mut [u8]> {
+        if count > self.buffer.len() - self.offset - self.len {
+            return None;
         }
-        fits
+        let end = self.offset + self.len;
+        self.len += count;
+        self.buffer.get_mut(end..end + count)
     }
 
     fn shrink_front(&mut self, count: usize) -> bool {
@@ -100,5 +126,14 @@ impl PacketBuffer for SlicePacket<'_> {
 
     fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+    }
+
+    fn part<'part>(&'part mut self, at: usize, room: &'part mut [u8]) -> Option<&'part [u8]> {
+        let end = at.checked_add(room.len())?;
+        self.packet().get(at..end)
+    }
+
+    fn zero(&mut self) {
+        self.packet().fill(0);
     }
 }

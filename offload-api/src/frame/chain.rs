@@ -183,6 +183,65 @@ impl Frame {
             .get_mut(at)
     }
 
+    /// Copies octets of the packet from an offset; false where there are fewer.
+    #[must_use]
+    pub fn copy_out(&self, mut at: usize, mut into: &mut [u8]) -> bool {
+        for part in self.segments() {
+            let Some(part) = part.get(at..) else {
+                at -= part.len();
+                continue;
+            };
+            at = 0;
+            let (now, later) = into.split_at_mut(part.len().min(into.len()));
+            now.copy_from_slice(&part[..now.len()]);
+            into = later;
+        }
+        into.is_empty()
+    }
+
+    /// Moves octets forward from segment to segment, until the first has so many (or all) of the
+    /// packet's: whoever reads headers reads them there. False where its slot has no room for them.
+    pub fn pull_up(&mut self, count: usize) -> bool {
+        /// Octets that go at once.
+        const STEP: usize = 64;
+        let size = self.pool.inner.config.slot_size;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let mut next = self.next();
+        while let Some(segment) = self.segment_at(next)
+            && self.length() < count
+        {
+            if segment.len == 0 {
+                next = segment.next;
+                continue;
+            }
+            let (offset, len) = (self.offset(), self.length());
+            let moved = (count - len).min(segment.len).min(STEP as u32);
+            let mut octets = [0; STEP];
+            let (Some(octets), true) = (
+                octets.get_mut(..moved as usize),
+                u64::from(offset) + u64::from(len) + u64::from(moved) <= u64::from(size),
+            ) else {
+                return false;
+            };
+            octets.copy_from_slice(self.octets(segment.index, segment.offset, moved));
+            self.set_extent_of(segment.index, segment.offset + moved, segment.len - moved);
+            self.set_extent(offset, len + moved);
+            self.octets_mut(self.index(), offset + len, moved)
+                .copy_from_slice(octets);
+        }
+        true
+    }
+
+    /// Overwrites the packet's octets with zeros.
+    pub fn zero(&mut self) {
+        let mut at = Some(self.head());
+        while let Some(segment) = at {
+            self.octets_mut(segment.index, segment.offset, segment.len)
+                .fill(0);
+            at = self.segment_at(segment.next);
+        }
+    }
+
     /// The memory of the packet and of the room at both its ends, as offsets in the pool's memory
     /// and lengths, in order: what a device is told. Together they are one buffer, in which the
     /// packet starts at [`headroom`](Self::headroom). The first is the first slot up to the end of

@@ -135,9 +135,17 @@ impl Facts {
     /// # Errors
     /// [`IpError`].
     pub fn of(packet: &[u8]) -> Result<Self, IpError> {
+        Self::of_part(packet, packet.len())
+    }
+
+    /// As [`of`](Self::of), of a packet of `len` octets whose headers are all in this first part.
+    ///
+    /// # Errors
+    /// [`IpError`].
+    pub fn of_part(packet: &[u8], len: usize) -> Result<Self, IpError> {
         match packet.first().map(|octet| octet >> 4) {
-            Some(4) => Self::of_v4(packet),
-            Some(6) => Self::of_v6(packet),
+            Some(4) => Self::of_v4(packet, len),
+            Some(6) => Self::of_v6(packet, len),
             Some(found) => Err(IpError::Version { found }),
             None => Err(IpError::Truncated {
                 expected: Ipv4Header::LEN,
@@ -146,7 +154,7 @@ impl Facts {
         }
     }
 
-    fn of_v4(packet: &[u8]) -> Result<Self, IpError> {
+    fn of_v4(packet: &[u8], len: usize) -> Result<Self, IpError> {
         let truncated = |expected| IpError::Truncated {
             expected,
             found: packet.len(),
@@ -158,7 +166,7 @@ impl Facts {
         if header_len < Ipv4Header::LEN || total_len < header_len {
             return Err(IpError::Malformed);
         }
-        if packet.len() < total_len {
+        if len < total_len || packet.len() < header_len {
             return Err(truncated(total_len));
         }
         let fragment_field = header.fragment.get();
@@ -184,7 +192,7 @@ impl Facts {
         })
     }
 
-    fn of_v6(packet: &[u8]) -> Result<Self, IpError> {
+    fn of_v6(packet: &[u8], packet_len: usize) -> Result<Self, IpError> {
         let truncated = |expected| IpError::Truncated {
             expected,
             found: packet.len(),
@@ -192,7 +200,7 @@ impl Facts {
         let (header, _) =
             Ipv6Header::read_from_prefix(packet).map_err(|_| truncated(Ipv6Header::LEN))?;
         let total_len = Ipv6Header::LEN + usize::from(header.payload_len.get());
-        if packet.len() < total_len {
+        if packet_len < total_len {
             return Err(truncated(total_len));
         }
         let (mut protocol, mut offset, mut field) = (header.next_header, Ipv6Header::LEN, 6);
@@ -230,6 +238,9 @@ impl Facts {
             if !first {
                 break;
             }
+        }
+        if packet.len() < offset {
+            return Err(truncated(offset));
         }
         Ok(Self {
             source: Ipv6Addr::from(header.source).into(),

@@ -334,11 +334,15 @@ impl Function {
         pulses.push(Arc::downgrade(pulse));
     }
 
-    pub(super) fn pulses(&self) -> Vec<Arc<Pulse>> {
-        lock(&self.pulses)
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect()
+    /// The watchdog's look: whether a ring pair is owed something, and for how many looks the stillest
+    /// one has not moved.
+    pub(super) fn tick(&self) -> (bool, u32) {
+        let pulses = lock(&self.pulses);
+        let living = pulses.iter().filter_map(Weak::upgrade);
+        living.fold((false, 0), |(owed, stillest), pulse| {
+            let owes = pulse.is_owed();
+            (owed | owes, pulse.tick().max(stillest))
+        })
     }
 
     /// Notes what an error means for the function.

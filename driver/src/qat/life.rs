@@ -267,7 +267,7 @@ impl Life {
         let liveness: Vec<_> = liveness.collect::<Result<_, _>>()?;
         let thread = std::thread::Builder::new()
             .name("qat-watch".to_owned())
-            .spawn(move || watch(&weak, liveness, &bell))
+            .spawn(move || watch(&weak, &liveness, &bell))
             .map_err(error)?;
         *lock(&self.watch) = Some(thread);
         Ok(())
@@ -277,11 +277,10 @@ impl Life {
     fn tick(&self) -> bool {
         let mut owed = false;
         for function in self.functions.iter().filter(|function| !function.is_lost()) {
-            for pulse in function.pulses() {
-                owed |= pulse.is_owed();
-                if pulse.tick() >= HUNG {
-                    function.lose("it hangs: operations are not answered any more");
-                }
+            let (owes, still) = function.tick();
+            owed |= owes;
+            if still >= HUNG {
+                function.lose("it hangs: operations are not answered any more");
             }
         }
         owed
@@ -317,34 +316,29 @@ fn wire(function: &Function, vectors: &[OwnedFd]) -> Result<(), DeviceError> {
     Ok(())
 }
 
-/// The watch thread.
-fn watch(weak: &Weak<Life>, mut liveness: Vec<Option<OwnedFd>>, bell: &OwnedFd) {
+/// The watch thread. It allocates nothing while it watches.
+fn watch(weak: &Weak<Life>, liveness: &[Option<OwnedFd>], bell: &OwnedFd) {
     let hung_up = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-    let mut owed = false;
+    let nothing = || PollFd::new(bell, PollFlags::empty());
+    let mut fds = vec![PollFd::new(bell, PollFlags::IN)];
+    fds.extend(liveness.iter().map(|fd| match fd {
+        Some(fd) => PollFd::new(fd, PollFlags::RDHUP),
+        None => nothing(),
+    }));
     let mut settled = vec![false; liveness.len()];
+    let mut owed = false;
     loop {
         let rest = if owed { TICK } else { REST };
         let time = Timespec {
             tv_sec: 0,
             tv_nsec: rest.subsec_nanos().into(),
         };
-        let mut fds = vec![PollFd::new(bell, PollFlags::IN)];
-        let ends = liveness.iter().map(|fd| match fd {
-            Some(fd) => PollFd::new(fd, PollFlags::RDHUP),
-            None => PollFd::new(bell, PollFlags::empty()),
-        });
-        fds.extend(ends);
         let _ = poll(&mut fds, Some(&time));
-        let vanished: Vec<_> = fds
-            .iter()
-            .skip(1)
-            .map(|fd| fd.revents().intersects(hung_up))
-            .collect();
-        drop(fds);
         let Some(life) = weak.upgrade() else { return };
-        for ((function, gone), fd) in life.functions.iter().zip(vanished).zip(&mut liveness) {
-            if gone && fd.take().is_some() {
+        for (function, fd) in life.functions.iter().zip(fds.iter_mut().skip(1)) {
+            if fd.revents().intersects(hung_up) {
                 function.lose("its process has ended");
+                *fd = nothing();
             }
         }
         owed = life.tick();

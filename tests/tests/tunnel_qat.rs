@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A gateway on two simulated QAT functions, each in a process of its own: the cipher is theirs, ESP
+//! around it the host's, and when they die one after the other the tunnel goes on.
+
+mod gateway;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use gateway::{Gateway, SECRET, Wire, ours};
+use netlab::process::{Guarded, wait_for_listener};
+use serde_json::Value;
+
+const IKE: &str = "aes256gcm16-prfsha384-x25519";
+
+fn function(socket: &Path) -> Guarded {
+    let mut command = Command::new(tests::program("esplanade"));
+    command
+        .args(["sim", "--model", "qat-gen4", "--socket"])
+        .arg(socket)
+        .stdin(Stdio::null());
+    let mut function = Guarded::spawn(command).unwrap();
+    wait_for_listener(socket, Duration::from_secs(10), || {
+        assert!(function.ended()?.is_none(), "the function ended");
+        Ok(())
+    })
+    .unwrap();
+    function
+}
+
+/// The engine that carries the tunnel's only child SA, and why.
+fn carried(gateway: &Gateway) -> (String, String) {
+    let output = Command::new(tests::program("esplanade"))
+        .args(["sas", "-o", "json", "--socket"])
+        .arg(&gateway.vici)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let sas: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let child = sas[0]["child-sas"].as_object().unwrap().values().next();
+    let child = child.unwrap();
+    let word = |name: &str| child[name].as_str().unwrap_or_default().to_owned();
+    (word("engine"), word("reason"))
+}
+
+fn wait_for_engine(gateway: &Gateway, wanted: &str) {
+    let started = Instant::now();
+    while carried(gateway).0 != wanted {
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "{wanted}: {:?}\n{}",
+            carried(gateway),
+            gateway.tail()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_tunnel_on_two_qat_functions_outlives_one_and_falls_back_after_both() {
+    for esp in [
+        "aes256gcm16-esn",
+        "aes256-sha256-noesn",
+        "chacha20poly1305-esn",
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let wire = Wire::new();
+        let sockets = ["vf", "vf.1"].map(|name| directory.path().join(name));
+        let mut functions: Vec<_> = sockets.iter().map(|socket| function(socket)).collect();
+        let device = sockets
+            .each_ref()
+            .map(|socket| format!("vfio-user:{}", socket.display()));
+        let configuration = format!(
+            "{}\n[secrets.ike-1]\nsecret = \"{SECRET}\"\n",
+            ours(1, IKE, esp, "", "hw_offload = \"auto\"")
+        );
+        let at = directory.path().join("a");
+        let a = Gateway::ikev2d_on(&wire.a, &at, &device.join(","), &configuration);
+        let at = directory.path().join("b");
+        let b = Gateway::ikev2d(&wire.b, &at, &ours(2, IKE, esp, "", ""));
+
+        let said = a.swanctl(&["--initiate", "--child", "net"]);
+        assert!(said.contains("initiate completed successfully"), "{said}");
+        wire.assert_passes(esp);
+        wait_for_engine(&a, "device");
+        wire.assert_passes("on both functions");
+        a.swanctl(&["--rekey", "--child", "net"]);
+        wire.assert_passes("after our rekeying");
+        b.swanctl(&["--rekey", "--child", "net"]);
+        wire.assert_passes("after the peer's rekeying");
+        wait_for_engine(&a, "device");
+
+        drop(functions.pop());
+        wire.assert_passes("on the function that is left");
+        wait_for_engine(&a, "device");
+        drop(functions.pop());
+        wire.assert_passes("in software");
+        wait_for_engine(&a, "software");
+        functions.extend(sockets.iter().map(|socket| function(socket)));
+        wait_for_engine(&a, "device");
+        wire.assert_passes("on functions that are back");
+    }
+}

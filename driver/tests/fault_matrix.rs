@@ -16,7 +16,7 @@ use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair};
 use offload_api::sa::{Direction, KeyMaterial, SaHandle, SaParams, Spi, Suite};
 use sim::fault::{Fault, FaultPlan, FaultRule};
-use sim::qat::QatConfig;
+use sim::qat::{Generation, QatConfig};
 use sim::{CardConfig, RunningCard};
 
 const FRAMES: u32 = 512;
@@ -171,7 +171,7 @@ fn gathered(done: &Done) -> Vec<u8> {
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Ipa,
-    Qat,
+    Qat(Generation),
 }
 
 impl Kind {
@@ -183,7 +183,8 @@ impl Kind {
                 config.faults = faults;
                 RunningCard::start(&config)
             }
-            Self::Qat => RunningCard::start_qat(&QatConfig {
+            Self::Qat(generation) => RunningCard::start_qat(&QatConfig {
+                generation,
                 faults,
                 ..QatConfig::new(socket)
             }),
@@ -315,24 +316,29 @@ const QAT_FAULTS: [Fault; 24] = [
     Fault::BusError,
 ];
 
-fn every_fault_of_a_qat(when: &str) {
+fn every_fault_of_a_qat(generation: Generation, when: &str) {
     for (number, fault) in QAT_FAULTS.into_iter().enumerate() {
         let rule: FaultRule = format!("{fault}={when}").parse().unwrap();
-        suffer(Kind::Qat, &rule, number);
+        suffer(Kind::Qat(generation), &rule, number);
     }
 }
 
 #[test]
 fn every_fault_of_a_qat_once_in_ten() {
-    every_fault_of_a_qat("1/10");
+    every_fault_of_a_qat(Generation::Gen4, "1/10");
 }
 
 #[test]
 fn every_fault_of_a_qat_once_in_a_thousand() {
-    every_fault_of_a_qat("1/1000");
+    every_fault_of_a_qat(Generation::Gen4, "1/1000");
 }
 
 #[test]
 fn every_fault_of_a_qat_in_bursts() {
-    every_fault_of_a_qat("8x200");
+    every_fault_of_a_qat(Generation::Gen4, "8x200");
+}
+
+#[test]
+fn every_fault_of_a_c62x_once_in_ten() {
+    every_fault_of_a_qat(Generation::Gen2, "1/10");
 }

@@ -43,6 +43,10 @@ fn run(generation: Generation, functions: usize) -> conformance::Report {
 fn check(report: &conformance::Report) {
     // Twelve of fifteen suites: those without a cipher are software's.
     assert_eq!((report.known_seals, report.known_opens), (192, 192));
+    check_rest(report);
+}
+
+fn check_rest(report: &conformance::Report) {
     assert!(report.round_trips > 3000);
     assert!(report.refusals > 5000);
     assert!(report.gathered > 1000);
@@ -56,6 +60,34 @@ fn a_4xxx_function_keeps_the_contract() {
 #[test]
 fn a_virtual_qat_keeps_the_contract() {
     check(&run(Generation::Virtual, 1));
+}
+
+#[test]
+fn a_c62x_function_keeps_the_contract() {
+    let report = run(Generation::Gen2, 1);
+    // One suite less: there is no ChaCha20-Poly1305.
+    assert_eq!((report.known_seals, report.known_opens), (176, 176));
+    check_rest(&report);
+}
+
+#[test]
+fn functions_that_read_other_descriptors_are_no_one_accelerator() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |generation, name| {
+        let config = QatConfig {
+            generation,
+            ..QatConfig::new(dir.path().join(name))
+        };
+        let card = RunningCard::start_qat(&config).unwrap();
+        (card, DeviceAddress::User(config.socket))
+    };
+    let (old, new) = (
+        start(Generation::Gen2, "old"),
+        start(Generation::Gen4, "new"),
+    );
+    let both = DeviceAddress::Several(vec![old.1, new.1]);
+    let error = driver::open_card(&both).err().unwrap();
+    assert!(error.to_string().contains("no one accelerator"), "{error}");
 }
 
 #[test]

@@ -102,6 +102,8 @@ enum Model {
     Rtl,
     /// A virtual function of an Intel QAT 4xxx.
     QatGen4,
+    /// A virtual function of an Intel QAT C62x.
+    QatGen2,
     /// An Intel virtual QAT.
     Vqat,
 }
@@ -154,6 +156,7 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
             None
         }
         Model::QatGen4 => Some(Generation::Gen4),
+        Model::QatGen2 => Some(Generation::Gen2),
         Model::Vqat => Some(Generation::Virtual),
     };
     if let Some(generation) = generation {

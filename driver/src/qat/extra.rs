@@ -20,8 +20,8 @@ const HIGH: u64 = 48;
 /// Octets in front of the list.
 pub(super) const OWN: usize = 64;
 /// Octets in all.
-pub(super) const EXTRA: u64 = (OWN + size_of::<ListHead>() + ENTRIES * size_of::<ListEntry>())
-    .next_multiple_of(64) as u64;
+pub(super) const EXTRA: u64 =
+    (OWN + size_of::<ListHead>() + ENTRIES * size_of::<ListEntry>()).next_multiple_of(64) as u64;
 
 /// Memory of an operation's own.
 pub(super) struct Extra<'memory> {

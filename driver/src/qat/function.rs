@@ -4,18 +4,18 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
 
 use offload_api::error::DeviceError;
 use qat_regs::csr::{self, Layout};
 use qat_regs::message::{Request, Response};
 use qat_regs::pfvf::{self, kind};
-use qat_regs::{Generation, MISC_BAR, RING_BAR, known_device};
+use qat_regs::{Generation, RING_BAR, known_device};
 use vfio_user::message::REGION_CONFIG;
 
+use super::extra::EXTRA;
+use super::greet;
 use super::inspect::PairReport;
 use super::ring::Pulse;
-use super::extra::EXTRA;
 use crate::bar::Registers;
 use crate::dma::{DmaArena, DmaSlice, IovaAllocator};
 use crate::let_go::LetGo;
@@ -28,8 +28,6 @@ const ARENA: usize = 8 << 20;
 pub(super) const MAX_DEPTH: u32 = 1024;
 /// The least entries of a ring.
 const LEAST_ENTRIES: u32 = 128;
-/// How long the physical function may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A ring pair: its bundle, and its request ring there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +53,8 @@ pub(super) struct Function {
     /// Ring pairs for symmetric cryptography.
     pub(super) pairs: Vec<Pair>,
     layout: Layout,
+    /// Its physical function answers.
+    is_heard: bool,
     /// Where the platform lets it be mapped: doorbells are stores then.
     mapped: Option<MappedRegion>,
     /// It interrupts.
@@ -86,26 +86,33 @@ impl Function {
         let known = known_device(vendor, device).ok_or_else(|| DeviceError::Protocol {
             what: format!("PCI id {vendor:04x}:{device:04x} is no QAT that this driver knows"),
         })?;
-        if !super::drives(known.generation) {
-            return Err(DeviceError::Protocol {
-                what: format!("{}: this driver drives Gen4 and virtual QATs", known.name),
-            });
-        }
         transport.reset()?;
         // Memory space and bus mastering.
         transport.write(REGION_CONFIG, 4, &6u16.to_le_bytes())?;
         let layout = Layout::of(known.generation);
-        let all = (0..layout.bundles).map(|bundle| Pair { bundle, ring: 0 });
+        let rings = Layout::symmetric(known.generation);
+        let all = (0..layout.bundles).flat_map(|bundle| {
+            rings.iter().map(move |ring| Pair {
+                bundle,
+                ring: *ring,
+            })
+        });
+        let mut is_heard = false;
         let pairs = match known.generation {
             Generation::Gen4 => {
-                let map = greet(&*transport, layout.bundles)?;
+                let map = greet::greet(&*transport, layout.bundles)?;
+                is_heard = true;
                 let symmetric = |pair: &Pair| {
                     let service = pfvf::service_of(map, pair.bundle);
                     matches!(service, pfvf::service::SYMMETRIC | pfvf::service::BOTH)
                 };
                 all.filter(symmetric).collect::<Vec<_>>()
             }
-            _ => all.collect(),
+            Generation::Gen2 => {
+                is_heard = greet::greet_by_mailbox(&*transport)?;
+                all.collect()
+            }
+            Generation::Virtual => all.collect(),
         };
         if pairs.is_empty() {
             return Err(DeviceError::Protocol {
@@ -125,6 +132,7 @@ impl Function {
             arena,
             pairs,
             layout,
+            is_heard,
             mapped,
             interrupts: AtomicBool::new(false),
             rings: Mutex::default(),
@@ -143,8 +151,12 @@ impl Function {
         (2 * depth).max(LEAST_ENTRIES)
     }
 
-    /// Wires the bundles' vectors, by ring pair; without it completions are polled for.
+    /// Wires the bundles' vectors, by ring pair; without it completions are polled for, as they are
+    /// where several pairs share a bundle's.
     pub(super) fn wire(&self, vectors: &[OwnedFd]) {
+        if Layout::symmetric(self.generation).len() != 1 {
+            return;
+        }
         let borrowed: Vec<BorrowedFd<'_>> = vectors.iter().map(AsFd::as_fd).collect();
         match self.transport.enable_msix(&borrowed) {
             Ok(()) => self.interrupts.store(true, Ordering::Relaxed),
@@ -293,7 +305,7 @@ impl Function {
         let done = Some((kind::RING_PAIR_RESET, pfvf::reset::DONE));
         let word = pfvf::word(kind::RING_PAIR_RESET, pair.bundle);
         let _guard = lock(&self.mailbox);
-        ask(&*self.transport, word).is_ok_and(|answer| answer == done)
+        greet::ask(&*self.transport, word).is_ok_and(|answer| answer == done)
     }
 
     /// The doorbell: requests up to this offset.
@@ -320,6 +332,7 @@ impl Function {
         let read = |ring, register| self.read(self.ring_at(pair, ring, register));
         Ok(PairReport {
             bundle: pair.bundle,
+            ring: pair.ring,
             served: self.read(self.at(pair, csr::ARBITER))? & 1 << pair.ring != 0,
             request_head: read(pair.ring, csr::HEAD)?,
             request_tail: read(pair.ring, csr::TAIL)?,
@@ -405,11 +418,9 @@ impl Function {
     /// The end, as far as the function still listens.
     pub(super) fn end(&self, reason: &str) {
         if !self.is_lost() {
-            if self.generation == Generation::Gen4 {
+            if self.is_heard {
                 let _guard = lock(&self.mailbox);
-                let stop = pfvf::word(kind::STOP, 0);
-                let misc = Registers::new(&*self.transport, MISC_BAR);
-                let _ = misc.write(pfvf::TO_PF, stop);
+                greet::say_good_bye(&*self.transport, self.generation);
             }
             let _ = self.transport.reset();
             *lock(&self.lost) = Some(reason.to_owned());
@@ -424,64 +435,4 @@ impl Drop for Function {
     fn drop(&mut self) {
         self.end("closed");
     }
-}
-
-/// Speaks with the physical function: versions, what each pair does, a reset of each. The map.
-fn greet(transport: &dyn Transport, pairs: u32) -> Result<u16, DeviceError> {
-    let version = pfvf::word(kind::VERSION_REQUEST, pfvf::VERSION);
-    match ask(transport, version)? {
-        Some((kind::VERSION, data)) if data >> 8 & 3 == pfvf::COMPATIBLE => {}
-        answer => {
-            return Err(DeviceError::Protocol {
-                what: format!("the physical function's version: {answer:x?}"),
-            });
-        }
-    }
-    let octet = |number| {
-        let data = pfvf::small_block(pfvf::BLOCK_RING_SERVICES, number);
-        let answer = ask(transport, pfvf::word(kind::SMALL_BLOCK, data))?;
-        let octet = answer.filter(|(kind, _)| *kind == kind::BLOCK_ANSWER);
-        let octet = octet.and_then(|(_, data)| pfvf::answered(data));
-        octet.ok_or_else(|| DeviceError::Protocol {
-            what: format!("octet {number} of the ring services: {answer:x?}"),
-        })
-    };
-    let map = u16::from_le_bytes([octet(2)?, octet(3)?]);
-    for pair in 0..pairs {
-        let answer = ask(transport, pfvf::word(kind::RING_PAIR_RESET, pair))?;
-        if answer != Some((kind::RING_PAIR_RESET, pfvf::reset::DONE)) {
-            return Err(DeviceError::Protocol {
-                what: format!("reset of ring pair {pair}: {answer:x?}"),
-            });
-        }
-    }
-    let start = pfvf::word(kind::START, 0);
-    say(transport, start)?;
-    Ok(map)
-}
-
-/// Sends a word and waits until it is taken.
-fn say(transport: &dyn Transport, word: u32) -> Result<(), DeviceError> {
-    let misc = Registers::new(transport, MISC_BAR);
-    misc.write(pfvf::TO_PF, word)?;
-    let begun = Instant::now();
-    while misc.read(pfvf::TO_PF)? & pfvf::WAITS != 0 {
-        if begun.elapsed() > PATIENCE {
-            return Err(DeviceError::Timeout {
-                waited_for: "the physical function",
-                millis: PATIENCE.as_millis() as u64,
-            });
-        }
-        std::thread::sleep(Duration::from_micros(50));
-    }
-    Ok(())
-}
-
-/// Sends a word and gives the answer's type and data.
-fn ask(transport: &dyn Transport, word: u32) -> Result<Option<(u32, u32)>, DeviceError> {
-    say(transport, word)?;
-    let misc = Registers::new(transport, MISC_BAR);
-    let answer = misc.read(pfvf::FROM_PF)?;
-    misc.write(pfvf::FROM_PF, answer & !pfvf::WAITS)?;
-    Ok(pfvf::parse(answer))
 }

@@ -46,6 +46,8 @@ pub struct FunctionReport {
 pub struct PairReport {
     /// Its bundle.
     pub bundle: u32,
+    /// Its request ring in the bundle.
+    pub ring: u32,
     /// The arbiter serves it.
     pub served: bool,
     /// Where the function is in the requests.

@@ -13,6 +13,7 @@ use offload_api::error::{DeviceError, InstallError, OpenQueueError, SaError, Uns
 use offload_api::event::Event;
 use offload_api::frame::FramePool;
 use offload_api::sa::{SaHandle, SaParams, SaUsage};
+use qat_regs::Generation;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::function::Function;
@@ -77,6 +78,15 @@ impl Life {
             .map(|transport| Function::begin(transport, &iovas).map(Arc::new))
             .collect();
         let functions = functions?;
+        let older = |function: &Arc<Function>| function.generation == Generation::Gen2;
+        if functions.iter().any(older) && !functions.iter().all(older) {
+            // A content descriptor of one kind says nothing to the other.
+            return Err(DeviceError::Protocol {
+                what: "functions of C62x and its like, and of 4xxx and its like, are no one \
+                       accelerator: give each kind a device of its own"
+                    .to_owned(),
+            });
+        }
         let pairs = functions.iter().map(|function| function.pairs.len());
         let max_queues = pairs.min().unwrap_or(0);
         let arena = Arc::new(DmaArena::new(SESSIONS, iovas.alloc(SESSIONS as u64))?);
@@ -142,7 +152,9 @@ impl Life {
         if live >= u64::from(MAX_SAS) {
             return Err(full);
         }
-        let session = Session::new(sa, &self.sessions);
+        let older = |function: &Arc<Function>| function.generation == Generation::Gen2;
+        let two_slices = self.functions.iter().any(older);
+        let session = Session::new(sa, &self.sessions, two_slices);
         let session = session.ok_or(Unsupported::Suite { suite: sa.suite })?;
         let handle = table.insert(session, sa, Instant::now())?;
         lock(&self.counters).sas += 1;

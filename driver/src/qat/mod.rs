@@ -7,6 +7,7 @@
 
 mod extra;
 mod function;
+mod greet;
 mod hmac;
 mod inspect;
 mod life;
@@ -75,11 +76,6 @@ impl QatCard {
         let life = self.life.read().unwrap_or_else(PoisonError::into_inner);
         life.clone()
     }
-}
-
-/// Whether this drives a generation.
-pub(crate) fn drives(generation: qat_regs::Generation) -> bool {
-    generation != qat_regs::Generation::Gen2
 }
 
 fn connect_all(connect: &[Connector]) -> Result<Vec<Box<dyn Transport>>, DeviceError> {

@@ -14,8 +14,8 @@ use qat_regs::message::{
 };
 use zerocopy::FromBytes;
 
-use super::function::{Function, Pair, RingMemory};
 use super::extra::{EXTRA, Extra};
+use super::function::{Function, Pair, RingMemory};
 use crate::dma::Entries;
 use crate::handshake::Slots;
 

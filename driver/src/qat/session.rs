@@ -13,7 +13,7 @@ use qat_regs::descriptor::{
     self, CipherConfig, HashConfig, UCS_HEADER, aad_word, cipher, hash, mode,
 };
 use qat_regs::message::{
-    CommonFlags, Control, CryptoFlags, HEADER_VALID, Job, Request, command, service, slice,
+    CommonFlags, Control, CryptoFlags, HEADER_VALID, Request, command, service, slice,
 };
 use zerocopy::FromZeros;
 use zeroize::Zeroizing;
@@ -66,6 +66,8 @@ pub(super) struct Session {
     pub(super) framing: Framing,
     template: Request,
     salt: Zeroizing<[u8; 4]>,
+    /// AES-GCM by a cipher and a hash.
+    two_slices: bool,
     /// Zeroised with the session.
     _place: Place,
     /// New operations are refused.
@@ -77,19 +79,25 @@ pub(super) fn supports(generation: Generation, suite: Suite) -> bool {
     match suite.cipher() {
         Cipher::Null => false,
         Cipher::ChaCha20Poly1305 => generation != Generation::Gen2,
-        Cipher::Aes128Gcm | Cipher::Aes256Gcm => generation != Generation::Gen2,
+        Cipher::Aes128Gcm | Cipher::Aes256Gcm => true,
         Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => true,
     }
 }
 
 impl Session {
-    /// Makes a content descriptor; nothing where there is no room, or no such suite.
-    pub(super) fn new(sa: &SaParams, memory: &Arc<SessionMemory>) -> Option<Self> {
+    /// Makes a content descriptor, with AEADs by two slices or in a single pass; nothing where there is
+    /// no room, or no such suite.
+    pub(super) fn new(
+        sa: &SaParams,
+        memory: &Arc<SessionMemory>,
+        two_slices: bool,
+    ) -> Option<Self> {
         let seals = sa.direction == Direction::Outbound;
-        let (octets, mut template) = if sa.suite.is_aead() {
-            aead(sa, seals)
-        } else {
-            chain(sa, seals)?
+        let two_slices = two_slices && sa.suite.is_aead();
+        let (octets, mut template) = match (sa.suite.is_aead(), two_slices) {
+            (true, false) => aead(sa, seals),
+            (true, true) => gcm(sa, seals)?,
+            (false, _) => chain(sa, seals)?,
         };
         let slice = memory.lock().pop()?;
         memory.arena.write(slice, 0, &octets);
@@ -106,6 +114,7 @@ impl Session {
             framing: Framing::new(sa),
             template,
             salt: sa.keys.salt.clone(),
+            two_slices,
             _place: place,
             retiring: AtomicBool::new(false),
         })
@@ -145,9 +154,20 @@ impl Session {
                 *iv = nonce;
             }
             request.job.aad = address.into();
-            if high.is_some() {
+            if self.two_slices {
+                // The hash takes whole blocks of additional data, with zeros at their end.
                 let (aad, len) = aad(head, high);
-                work.extra.write(extra::AAD, aad.get(..len).unwrap_or_default());
+                let mut block = [0; GHASH_BLOCK];
+                for (octet, of) in block.iter_mut().zip(aad.iter().take(len)) {
+                    *octet = *of;
+                }
+                work.extra.write(extra::AAD, &block);
+                request.job.aad = work.extra.address(extra::AAD).into();
+                (request.job.offset, request.job.len) = (request.cipher_offset, request.cipher_len);
+            } else if high.is_some() {
+                let (aad, len) = aad(head, high);
+                work.extra
+                    .write(extra::AAD, aad.get(..len).unwrap_or_default());
                 request.job.aad = work.extra.address(extra::AAD).into();
             }
         } else {
@@ -285,30 +305,118 @@ fn chain(sa: &SaParams, seals: bool) -> Option<(Zeroizing<Vec<u8>>, Request)> {
     let state2 = states.len();
     states.extend_from_slice(&outer);
 
+    debug_assert_eq!(state2 - state1, first);
+    let mut template = Request::new_zeroed();
+    template.crypto_flags = (CryptoFlags::IV_INLINE | digest(seals)).bits().into();
+    let hash = Hash {
+        setup: states,
+        state2,
+        sizes: (first, second),
+        icv_len,
+    };
+    Some((in_order(sa, seals, &key, &hash, &mut template), template))
+}
+
+/// A hash's part of a content descriptor.
+struct Hash {
+    setup: Zeroizing<Vec<u8>>,
+    /// Where the second state is in it.
+    state2: usize,
+    sizes: (usize, usize),
+    icv_len: usize,
+}
+
+/// AES-GCM by two slices: one counts, the other hashes.
+fn gcm(sa: &SaParams, seals: bool) -> Option<(Zeroizing<Vec<u8>>, Request)> {
+    let icv_len = sa.suite.icv_len();
+    let config = CipherConfig {
+        algorithm: aes(sa.suite),
+        mode: mode::CTR,
+        decrypts: false,
+        converts_key: false,
+        tag_len: 0,
+    };
+    let mut key = Zeroizing::new(Vec::with_capacity(descriptor::MOST));
+    key.extend(u64::from(config.word()).to_le_bytes());
+    key.extend_from_slice(&sa.keys.cipher);
+    let config = HashConfig {
+        algorithm: hash::GHASH,
+        precomputed: true,
+        digest_len: icv_len as u32,
+    };
+    let aad_len: u32 = if sa.esn { 12 } else { 8 };
+    let mut setup = Zeroizing::new(Vec::with_capacity(descriptor::MOST));
+    setup.extend(u64::from(config.word()).to_le_bytes());
+    setup.extend((GHASH_BLOCK as u32).to_be_bytes());
+    setup.extend([0; 4]);
+    setup.extend([0; GHASH_BLOCK]);
+    let state2 = setup.len();
+    // The subkey, additional data's length, and room for the first counter enciphered.
+    setup.extend_from_slice(&*ghash_key(&sa.keys.cipher)?);
+    setup.extend(aad_len.to_be_bytes());
+    setup.extend([0; 4]);
+    setup.extend([0; GHASH_BLOCK]);
+    let mut template = Request::new_zeroed();
+    let flags = CryptoFlags::IV_INLINE | CryptoFlags::IV_12 | CryptoFlags::PROTOCOL_GCM;
+    template.crypto_flags = (flags | digest(seals)).bits().into();
+    template.job.aad_padded = GHASH_BLOCK as u8;
+    template.job.hash_state_units = (GHASH_BLOCK / 8) as u8;
+    let second = setup.len() - state2;
+    let hash = Hash {
+        setup,
+        state2,
+        sizes: (GHASH_BLOCK, second),
+        icv_len,
+    };
+    Some((in_order(sa, seals, &key, &hash, &mut template), template))
+}
+
+/// Octets of GHASH's block.
+const GHASH_BLOCK: usize = 16;
+
+/// GHASH's subkey: a block of zeros, enciphered (NIST SP 800-38D §6.4).
+fn ghash_key(key: &[u8]) -> Option<Zeroizing<[u8; GHASH_BLOCK]>> {
+    let cipher = match key.len() {
+        16 => openssl::cipher::Cipher::aes_128_ecb(),
+        24 => openssl::cipher::Cipher::aes_192_ecb(),
+        32 => openssl::cipher::Cipher::aes_256_ecb(),
+        _ => return None,
+    };
+    let mut context = openssl::cipher_ctx::CipherCtx::new().ok()?;
+    context.encrypt_init(Some(cipher), Some(key), None).ok()?;
+    context.set_padding(false);
+    // The library wants room for a block more.
+    let mut room = Zeroizing::new([0; 2 * GHASH_BLOCK]);
+    let zeros = [0; GHASH_BLOCK];
+    context.cipher_update(&zeros, Some(&mut *room)).ok()?;
+    room.first_chunk().copied().map(Zeroizing::new)
+}
+
+/// A content descriptor of a cipher and a hash: what comes first lies first.
+fn in_order(
+    sa: &SaParams,
+    seals: bool,
+    key: &[u8],
+    hash: &Hash,
+    template: &mut Request,
+) -> Zeroizing<Vec<u8>> {
+    let setup: &[u8] = &hash.setup;
     let mut octets = Zeroizing::new(Vec::with_capacity(descriptor::MOST));
     let (cipher_at, hash_at) = if seals {
         (0, key.len())
     } else {
-        (states.len(), 0)
+        (setup.len(), 0)
     };
-    let parts = if seals {
-        [&key, &states]
-    } else {
-        [&states, &key]
-    };
+    let parts = if seals { [key, setup] } else { [setup, key] };
     parts
         .into_iter()
         .for_each(|part| octets.extend_from_slice(part));
-    debug_assert_eq!(state2 - state1, first);
     let units = |octets: usize| (octets / 8) as u8;
-    let mut template = Request::new_zeroed();
-    template.crypto_flags = (CryptoFlags::IV_INLINE | digest(seals)).bits().into();
     template.command = if seals {
         command::CIPHER_HASH
     } else {
         command::HASH_CIPHER
     };
-    template.job = Job::default();
     let next = |this: u8, next: u8| this | next << 4;
     template.control = Control {
         cipher_state_units: 2,
@@ -323,14 +431,14 @@ fn chain(sa: &SaParams, seals: bool) -> Option<(Zeroizing<Vec<u8>>, Request)> {
             slice::HASH,
             if seals { slice::WRITE } else { slice::CIPHER },
         ),
-        final_len: icv_len as u8,
-        inner_len: icv_len as u8,
-        state1_len: first as u8,
-        state2_units: units(hash_at + state2),
-        state2_len: second as u8,
+        final_len: hash.icv_len as u8,
+        inner_len: hash.icv_len as u8,
+        state1_len: hash.sizes.0 as u8,
+        state2_units: units(hash_at + hash.state2),
+        state2_len: hash.sizes.1 as u8,
         ..Control::default()
     };
-    Some((octets, template))
+    octets
 }
 
 fn digest(seals: bool) -> CryptoFlags {
@@ -338,5 +446,24 @@ fn digest(seals: bool) -> CryptoFlags {
         CryptoFlags::DIGEST_RETURNED
     } else {
         CryptoFlags::DIGEST_COMPARED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_subkey_is_that_of_the_gcm_specification() {
+        // Test cases 1, 7 and 13 of McGrew and Viega's: keys of zeros.
+        let subkeys = [
+            (16, "66e94bd4ef8a2c3b884cfa59ca342b2e"),
+            (24, "aae06992acbf52a3e8f4a96ec9300bd7"),
+            (32, "dc95c078a2408989ad48a21492842087"),
+        ];
+        for (len, subkey) in subkeys {
+            assert_eq!(hex::encode(*ghash_key(&[0; 32][..len]).unwrap()), subkey);
+        }
+        assert!(ghash_key(&[0; 15]).is_none());
     }
 }

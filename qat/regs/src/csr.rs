@@ -47,6 +47,14 @@ impl Layout {
         }
     }
 
+    /// Request rings of a bundle that do symmetric cryptography whatever anybody says.
+    pub const fn symmetric(generation: Generation) -> &'static [u32] {
+        match generation {
+            Generation::Gen2 => &[2, 3],
+            Generation::Gen4 | Generation::Virtual => &[0],
+        }
+    }
+
     /// The ring that gives the responses to the requests of this one.
     pub const fn response_ring(&self, request: u32) -> u32 {
         request + self.rings / 2

@@ -9,6 +9,7 @@
 
 pub mod csr;
 pub mod descriptor;
+pub mod mailbox;
 pub mod message;
 pub mod pfvf;
 
@@ -24,7 +25,7 @@ pub const MISC_BAR: u32 = 2;
 /// Generations that differ for a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Generation {
-    /// C62x and its like: sixteen rings in one bundle, AES-GCM by two slices.
+    /// C62x and its like, and the one before: sixteen rings in one bundle, AES-GCM by two slices.
     Gen2,
     /// 4xxx: a bundle a ring pair, single-pass AEADs, a physical function to talk to.
     Gen4,
@@ -44,7 +45,7 @@ pub struct KnownDevice {
 }
 
 /// Virtual functions that are known.
-pub const KNOWN_DEVICES: [KnownDevice; 5] = [
+pub const KNOWN_DEVICES: [KnownDevice; 8] = [
     KnownDevice {
         device: 0x4941,
         generation: Generation::Gen4,
@@ -69,6 +70,21 @@ pub const KNOWN_DEVICES: [KnownDevice; 5] = [
         device: 0x37c9,
         generation: Generation::Gen2,
         name: "Intel QAT C62x virtual function",
+    },
+    KnownDevice {
+        device: 0x19e3,
+        generation: Generation::Gen2,
+        name: "Intel QAT C3xxx virtual function",
+    },
+    KnownDevice {
+        device: 0x6f55,
+        generation: Generation::Gen2,
+        name: "Intel QAT D15xx virtual function",
+    },
+    KnownDevice {
+        device: 0x0443,
+        generation: Generation::Gen2,
+        name: "Intel QAT DH895xCC virtual function",
     },
 ];
 

@@ -37,6 +37,8 @@ pub mod kind {
 pub const VERSION: u32 = 5;
 /// A version's verdict: both sides can go on.
 pub const COMPATIBLE: u32 = 1;
+/// A version's verdict: they can't.
+pub const INCOMPATIBLE: u32 = 2;
 
 /// The block of what the device can do.
 pub const BLOCK_CAPABILITIES: u32 = 2;
@@ -68,6 +70,8 @@ const ASKS_CRC: u32 = 1 << 9;
 pub mod service {
     /// Symmetric and asymmetric cryptography.
     pub const BOTH: u32 = 1;
+    /// Compression.
+    pub const COMPRESSION: u32 = 2;
     /// Symmetric cryptography.
     pub const SYMMETRIC: u32 = 3;
 }

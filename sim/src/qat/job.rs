@@ -2,6 +2,7 @@
 //! One request: copied once, validated, done.
 
 use openssl::memcmp;
+use qat_regs::Generation;
 use qat_regs::descriptor::{
     self, CIPHER_HEADER, CipherConfig, HASH_HEADER, HashConfig, UCS_HEADER, hash_sizes,
 };
@@ -33,13 +34,18 @@ pub(super) struct Done {
 }
 
 /// Does a request; its errors are answers, too.
-pub(super) fn run(request: &Request, memory: &dyn HostMemory, buffer: &mut Vec<u8>) -> Done {
+pub(super) fn run(
+    generation: Generation,
+    request: &Request,
+    memory: &dyn HostMemory,
+    buffer: &mut Vec<u8>,
+) -> Done {
     let mut done = Done {
         status: ResponseStatus::empty(),
         last_output: None,
         seals: false,
     };
-    if let Err(status) = process(request, memory, buffer, &mut done) {
+    if let Err(status) = process(generation, request, memory, buffer, &mut done) {
         tracing::debug!(?status, "a request failed");
         done.status = status;
     }
@@ -77,6 +83,7 @@ pub(super) struct Work<'job> {
 }
 
 fn process(
+    generation: Generation,
     request: &Request,
     memory: &dyn HostMemory,
     buffer: &mut Vec<u8>,
@@ -98,6 +105,11 @@ fn process(
         | CryptoFlags::DIGEST_IN_BUFFER
         | CryptoFlags::WIRELESS_SLICE;
     if flags.intersects(never) || common.contains(CommonFlags::DESCRIPTOR_INLINE) {
+        return Err(ResponseStatus::UNSUPPORTED);
+    }
+    // What came with a later generation.
+    let later = CryptoFlags::SINGLE_PASS | CryptoFlags::UCS_SLICE;
+    if generation == Generation::Gen2 && flags.intersects(later) {
         return Err(ResponseStatus::UNSUPPORTED);
     }
     let len = usize::from(request.descriptor_units) * 8;

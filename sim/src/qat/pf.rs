@@ -1,33 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The physical function, as far as its virtual function hears of it: what it answers to messages.
 
+use qat_regs::Generation;
 use qat_regs::pfvf::{self, kind, octet, reset, service};
 
 /// What the device can do: a version of the block, its length, services, and, from version 2 on, more.
 const CAPABILITIES: [u8; 10] = [2, 8, 0, 0, 0, 0, 0x01, 0, 0, 0];
 
-/// An answer, and a ring pair that it resets.
+/// What the ring pairs of a Gen2 function do: two of both kinds of cryptography, none, compression.
+const SERVICES_GEN2: u32 = service::BOTH | service::BOTH << 3 | service::COMPRESSION << 9;
+
+/// An answer's type and data, and a ring pair that it resets.
 pub(super) struct Answer {
-    pub(super) word: Option<u32>,
+    pub(super) said: Option<(u32, u32)>,
     pub(super) resets: Option<u32>,
 }
 
-/// Answers a message.
-pub(super) fn answer(word: u32, pairs: u32) -> Answer {
+/// Answers a message to a function with so many ring pairs that can be reset alone.
+pub(super) fn answer(generation: Generation, said: Option<(u32, u32)>, pairs: u32) -> Answer {
     let none = Answer {
-        word: None,
+        said: None,
         resets: None,
     };
-    let Some((kind, data)) = pfvf::parse(word) else {
+    let Some((kind, data)) = said else {
         return none;
     };
     let say = |kind, data| Answer {
-        word: Some(pfvf::word(kind, data)),
+        said: Some((kind, data)),
         resets: None,
+    };
+    let services = match generation {
+        Generation::Gen2 => SERVICES_GEN2,
+        _ => (0..pairs).fold(0, |map, pair| map | service::SYMMETRIC << (3 * pair)),
     };
     match kind {
         kind::VERSION_REQUEST => say(kind::VERSION, pfvf::VERSION | pfvf::COMPATIBLE << 8),
-        kind::SMALL_BLOCK => say(kind::BLOCK_ANSWER, block(data, pairs)),
+        kind::SMALL_BLOCK => say(kind::BLOCK_ANSWER, block(data, services)),
         kind::RING_PAIR_RESET if data < pairs => Answer {
             resets: Some(data),
             ..say(kind::RING_PAIR_RESET, reset::DONE)
@@ -38,10 +46,9 @@ pub(super) fn answer(word: u32, pairs: u32) -> Answer {
     }
 }
 
-fn block(data: u32, pairs: u32) -> u32 {
+fn block(data: u32, services: u32) -> u32 {
     let (block, asked) = pfvf::asked(data);
-    let map = (0..pairs).fold(0, |map, pair| map | service::SYMMETRIC << (3 * pair));
-    let [low, high, ..] = map.to_le_bytes();
+    let [low, high, ..] = services.to_le_bytes();
     let services = [1, 2, low, high];
     let octets: &[u8] = match block {
         pfvf::BLOCK_CAPABILITIES => &CAPABILITIES,
@@ -70,8 +77,13 @@ fn crc8(octets: &[u8]) -> u8 {
 mod tests {
     use super::*;
 
+    fn asked(word: u32) -> Answer {
+        answer(Generation::Gen4, pfvf::parse(word), 4)
+    }
+
     fn said(word: u32) -> u32 {
-        answer(word, 4).word.unwrap()
+        let (kind, data) = asked(word).said.unwrap();
+        pfvf::word(kind, data)
     }
 
     #[test]
@@ -85,10 +97,12 @@ mod tests {
 
     #[test]
     fn a_ring_pair_that_is_not_there_is_not_reset() {
-        assert_eq!(answer(0x343, 4).resets, Some(3));
-        let beyond = answer(0x443, 4);
+        assert_eq!(asked(0x343).resets, Some(3));
+        let beyond = asked(0x443);
         assert_eq!(beyond.resets, None);
-        let verdict = beyond.word.and_then(pfvf::parse);
-        assert_eq!(verdict, Some((kind::RING_PAIR_RESET, reset::NO_SUCH_PAIR)));
+        assert_eq!(
+            beyond.said,
+            Some((kind::RING_PAIR_RESET, reset::NO_SUCH_PAIR))
+        );
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use qat_regs::csr::{self, Layout};
 use qat_regs::message::{EMPTY_WORD, HEADER_VALID, Request, Response, ResponseStatus};
-use qat_regs::pfvf;
 use qat_regs::{Generation, MISC_BAR, RING_BAR};
+use qat_regs::{mailbox, pfvf};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::job::{self, Done};
@@ -20,12 +20,14 @@ const LATE: Duration = Duration::from_millis(1);
 
 /// A QAT virtual function, to whoever brings it a bus and the host's memory.
 pub struct Vf {
+    generation: Generation,
     layout: Layout,
-    /// It has a physical function to talk to.
-    talks: bool,
     bundles: Vec<Bundle>,
     from_pf: u32,
     to_pf: u32,
+    /// The register of Gen2 that both sides share, and what does not interrupt there.
+    mailbox: u32,
+    mailbox_mask: u32,
     counters: Counters,
     faults: FaultPlan,
     /// Hangs until a reset.
@@ -96,11 +98,13 @@ impl Vf {
     pub fn new(generation: Generation, faults: FaultPlan) -> Self {
         let layout = Layout::of(generation);
         let mut this = Self {
+            generation,
             layout,
-            talks: generation == Generation::Gen4,
             bundles: Vec::new(),
             from_pf: 0,
             to_pf: 0,
+            mailbox: 0,
+            mailbox_mask: 0,
             counters: Counters::default(),
             faults,
             stalled: false,
@@ -120,6 +124,7 @@ impl Vf {
         };
         self.bundles = vec![bundle; self.layout.bundles as usize];
         (self.from_pf, self.to_pf) = (0, 0);
+        (self.mailbox, self.mailbox_mask) = (0, 0);
         self.counters = Counters::default();
         (self.stalled, self.vanished, self.rests) = (false, false, None);
     }
@@ -139,10 +144,36 @@ impl Vf {
             return u32::MAX;
         }
         match (bar, offset) {
-            (MISC_BAR, pfvf::FROM_PF) if self.talks => self.from_pf,
-            (MISC_BAR, pfvf::TO_PF) if self.talks => self.to_pf,
+            (MISC_BAR, _) => self.read_misc(offset),
             (RING_BAR, _) => self.read_ring(offset).unwrap_or(0),
             _ => 0,
+        }
+    }
+
+    fn read_misc(&self, offset: u64) -> u32 {
+        match (self.generation, offset) {
+            (Generation::Gen4, pfvf::FROM_PF) => self.from_pf,
+            (Generation::Gen4, pfvf::TO_PF) => self.to_pf,
+            (Generation::Gen2, mailbox::MAILBOX) => self.mailbox,
+            (Generation::Gen2, mailbox::MASK) => self.mailbox_mask,
+            (Generation::Gen2, mailbox::SOURCES) => {
+                let rings = self.bundles.iter().any(|bundle| bundle.interrupt_flag != 0);
+                let message = mailbox::heard(self.mailbox).is_some();
+                let bit = |on: bool, bit: u32| if on { bit } else { 0 };
+                bit(rings, mailbox::SOURCE_BUNDLE) | bit(message, mailbox::SOURCE_MESSAGE)
+            }
+            _ => 0,
+        }
+    }
+
+    fn write_misc(&mut self, offset: u64, value: u32) {
+        match (self.generation, offset) {
+            // Its reader clears the bit, and nothing else.
+            (Generation::Gen4, pfvf::FROM_PF) => self.from_pf &= value | !pfvf::WAITS,
+            (Generation::Gen4, pfvf::TO_PF) => self.hear(value),
+            (Generation::Gen2, mailbox::MAILBOX) => self.hear_by_mailbox(value),
+            (Generation::Gen2, mailbox::MASK) => self.mailbox_mask = value,
+            _ => {}
         }
     }
 
@@ -181,13 +212,8 @@ impl Vf {
     pub fn write(&mut self, bar: u32, offset: u64, value: u32) -> bool {
         match (bar, offset) {
             _ if self.vanished => false,
-            (MISC_BAR, pfvf::FROM_PF) if self.talks => {
-                // Its reader clears the bit, and nothing else.
-                self.from_pf &= value | !pfvf::WAITS;
-                false
-            }
-            (MISC_BAR, pfvf::TO_PF) if self.talks => {
-                self.hear(value);
+            (MISC_BAR, _) => {
+                self.write_misc(offset, value);
                 false
             }
             (RING_BAR, _) => self.write_ring(offset, value).unwrap_or(false),
@@ -200,18 +226,40 @@ impl Vf {
         if self.faults.strikes(Fault::DropAnswer) {
             return;
         }
-        let answer = pf::answer(word, self.layout.bundles);
+        let said = pfvf::parse(word);
+        let answer = pf::answer(self.generation, said, self.layout.bundles);
         if let Some(pair) = answer.resets {
             self.reset_pair(pair as usize);
         }
         // The answer is there before the word is taken.
-        if let Some(mut word) = answer.word {
+        if let Some((kind, data)) = answer.said {
+            let mut word = pfvf::word(kind, data);
             if self.faults.strikes(Fault::ForgeAnswerStatus) {
                 word |= 0xff << 8;
             }
             self.from_pf = word;
         }
         self.to_pf &= !pfvf::WAITS;
+    }
+
+    /// As [`hear`](Self::hear), by the register that both sides write.
+    fn hear_by_mailbox(&mut self, value: u32) {
+        self.mailbox = value;
+        let Some(said) = mailbox::heard_by_pf(value) else {
+            return;
+        };
+        if self.faults.strikes(Fault::DropAnswer) {
+            return;
+        }
+        self.mailbox = mailbox::taken_by_pf(value, said.0);
+        let answer = pf::answer(self.generation, Some(said), 0);
+        if let Some((kind, mut data)) = answer.said {
+            if self.faults.strikes(Fault::ForgeAnswerStatus) {
+                // The verdict that they can't speak to each other.
+                data = data & 0xff | 2 << 8;
+            }
+            self.mailbox = mailbox::say_by_pf(kind, data);
+        }
     }
 
     fn reset_pair(&mut self, pair: usize) {
@@ -403,7 +451,7 @@ impl Vf {
                 continue;
             }
             let mut buffer = std::mem::take(&mut self.buffer);
-            let mut done = job::run(&request, memory, &mut buffer);
+            let mut done = job::run(self.generation, &request, memory, &mut buffer);
             self.buffer = buffer;
             self.counters.requests += 1;
             self.spoil(&request, &mut done, memory);

@@ -30,6 +30,8 @@ pub(crate) struct Bridge {
     bars: [File; 2],
     vf: Vf,
     layout: Layout,
+    arbiters: Vec<u32>,
+    /// By request ring.
     shadows: Vec<Shadow>,
     memory: Memory,
     /// Messages to the physical function, in order.
@@ -38,7 +40,6 @@ pub(crate) struct Bridge {
 
 #[derive(Clone, Default)]
 struct Shadow {
-    arbiter: u32,
     tail: u32,
     head: u32,
 }
@@ -58,11 +59,16 @@ impl Bridge {
             options.open(device.join(name)).unwrap()
         };
         let layout = Layout::of(generation);
+        let bars = [open("resource0"), open("resource2")];
+        // What an earlier program left there means nothing to the next one.
+        let zeros = vec![0; layout.bar_size() as usize];
+        bars[0].write_all_at(&zeros, 0).unwrap();
         Self {
-            bars: [open("resource0"), open("resource2")],
+            bars,
             vf: Vf::new(generation, FaultPlan::default()),
             layout,
-            shadows: vec![Shadow::default(); layout.bundles as usize],
+            arbiters: vec![0; layout.bundles as usize],
+            shadows: vec![Shadow::default(); (layout.bundles * layout.rings / 2) as usize],
             memory: Memory::default(),
             messages: Vec::new(),
         }
@@ -127,24 +133,25 @@ impl Bridge {
         let first = self.layout.bundle * u64::from(number);
         let requests = self.layout.rings / 2;
         let arbiter = self.get(0, first + csr::ARBITER);
-        let mut shadow = self.shadows[number as usize].clone();
+        let shadow_of = |ring: u32| (number * requests + ring) as usize;
         let mut any = false;
         for ring in (0..requests).filter(|ring| arbiter & 1 << ring != 0) {
             if self.get(0, first + self.layout.config + u64::from(ring) * 4) & SEEN == 0 {
                 self.begin(first, ring);
-                shadow = Shadow::default();
+                self.shadows[shadow_of(ring)] = Shadow::default();
                 any = true;
             }
         }
-        if arbiter != shadow.arbiter {
+        if arbiter != self.arbiters[number as usize] {
             self.vf.write(RING_BAR, first + csr::ARBITER, arbiter);
-            shadow.arbiter = arbiter;
+            self.arbiters[number as usize] = arbiter;
             any = true;
         }
         for ring in (0..requests).filter(|ring| arbiter & 1 << ring != 0) {
             let tail_at = first + csr::TAIL + u64::from(ring) * 4;
             let head_at = first + csr::HEAD + u64::from(self.layout.response_ring(ring)) * 4;
             let (tail, head) = (self.get(0, tail_at), self.get(0, head_at));
+            let mut shadow = self.shadows[shadow_of(ring)].clone();
             if head != shadow.head {
                 shadow.head = head;
                 self.vf.write(RING_BAR, head_at, head);
@@ -154,8 +161,8 @@ impl Bridge {
                 self.vf.write(RING_BAR, tail_at, tail);
                 any = true;
             }
+            self.shadows[shadow_of(ring)] = shadow;
         }
-        self.shadows[number as usize] = shadow;
         any
     }
 
@@ -170,8 +177,11 @@ impl Bridge {
         // The tail may still be an earlier pair's: it counts once there is a request.
         let mut word = [0; 4];
         let requests = base(self, ring.into());
-        if self.memory.read(requests, &mut word) && word == [EMPTY; 4] {
-            self.put(0, first + csr::TAIL + u64::from(ring) * 4, 0);
+        let tail_at = first + csr::TAIL + u64::from(ring) * 4;
+        if self.get(0, tail_at) == 0 {
+            // Nothing to take back.
+        } else if self.memory.read(requests, &mut word) && word == [EMPTY; 4] {
+            self.put(0, tail_at, 0);
         } else {
             std::thread::sleep(Duration::from_millis(1));
         }

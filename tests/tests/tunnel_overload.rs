@@ -75,8 +75,12 @@ impl Flood {
     }
 }
 
-/// Packets that a namespace's socket on this port had no room for.
+/// Packets that a namespace's sockets on this port had no room for.
 fn socket_drops(namespace: &Namespace, port: u16) -> u64 {
+    each_sockets_drops(namespace, port).iter().sum()
+}
+
+fn each_sockets_drops(namespace: &Namespace, port: u16) -> Vec<u64> {
     let table = namespace
         .enter(|| std::fs::read_to_string("/proc/thread-self/net/udp"))
         .unwrap()
@@ -87,9 +91,8 @@ fn socket_drops(namespace: &Namespace, port: u16) -> u64 {
         .skip(1)
         .map(|line| line.split_whitespace().collect::<Vec<_>>());
     let drops = lines.filter(|fields| fields[1].ends_with(&own));
-    drops
-        .map(|fields| fields.last().unwrap().parse::<u64>().unwrap())
-        .sum()
+    let number = |fields: Vec<&str>| fields.last().unwrap().parse().unwrap();
+    drops.map(number).collect()
 }
 
 /// Packets that an interface has dropped, one way.
@@ -282,5 +285,8 @@ fn a_flood_of_forged_esp_keeps_neither_ike_nor_traffic_out() {
     let dropped = socket_drops(&wire.b, 4500) + interface_drops(&wire.b, "wire", "rx");
     println!("{sent} forged, {counted} looked at, {dropped} dropped by the kernel");
     assert!(counted > 1000, "{sent} {counted} {dropped}");
+    // ESP has one socket, IKE another, and that one had room for all.
+    let each = each_sockets_drops(&wire.b, 4500);
+    assert!(each.len() == 2 && each.contains(&0), "{each:?}");
     wire.assert_passes("after the flood");
 }

@@ -10,6 +10,7 @@ mod daemon;
 mod diagnosis;
 mod failover;
 mod ikev1;
+mod pool;
 mod secret;
 mod text;
 
@@ -33,6 +34,7 @@ pub(crate) use daemon::cores;
 pub use daemon::{DaemonSection, DataplaneSetting, DeviceSetting, TunSection};
 pub use diagnosis::Place;
 pub use failover::FailoverSection;
+pub use pool::{AddressRange, PoolSection};
 pub use secret::SecretSection;
 pub(crate) use secret::check_secret;
 pub use text::{EspProposal, FromText, IkeProposal, Seconds, Text};
@@ -50,6 +52,9 @@ pub struct Config {
     /// Preshared keys by name (`ike-…`), postquantum ones (`ppk-…`, RFC 8784), and files with private keys (`private-…`).
     #[serde(default)]
     pub secrets: BTreeMap<String, SecretSection>,
+    /// Addresses for peers.
+    #[serde(default)]
+    pub pools: BTreeMap<String, PoolSection>,
     /// Authorities that certificates of peers may come from.
     #[serde(default)]
     pub authorities: BTreeMap<String, AuthoritySection>,

@@ -7,10 +7,12 @@ mod control;
 mod device;
 pub(crate) mod engine;
 mod ike;
+mod leases;
 mod loaded;
 mod mobility;
 mod restart;
 mod trap;
+mod virtual_ips;
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, UdpSocket};
@@ -55,6 +57,8 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Frames of the pool.
 const FRAMES: u32 = 8192;
 
+pub(crate) use virtual_ips::dns_servers;
+
 pub(crate) struct Daemon {
     pub(crate) config: Config,
     config_path: PathBuf,
@@ -78,6 +82,7 @@ pub(crate) struct Daemon {
     routed: HashSet<ChildId>,
     traps: trap::Traps,
     mobility: mobility::Mobility,
+    virtual_ips: virtual_ips::VirtualIps,
     /// The policy has changed and the traps have not yet.
     traps_due: bool,
 }
@@ -165,11 +170,14 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         routed: HashSet::new(),
         traps: trap::Traps::default(),
         mobility: mobility::Mobility::default(),
+        virtual_ips: virtual_ips::VirtualIps::default(),
         traps_due: false,
         config_path,
         config,
     };
     daemon.apply_policy();
+    let lease_file = daemon.config.daemon.lease_file();
+    leases::read(&lease_file, daemon.endpoint.pools_mut());
     daemon.start_connections();
     daemon.start_adopted();
     daemon.settle().await;
@@ -213,6 +221,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     }
     kept::stopping();
     daemon.farewell(&mut ike).await;
+    daemon.undo_configuration().await;
     daemon.devices.forget();
     let socket = &daemon.config.daemon.vici_socket;
     let _ = std::fs::remove_file(socket);
@@ -473,6 +482,7 @@ impl Daemon {
             };
             self.event(event).await;
         }
+        self.keep_leases();
     }
 
     async fn event(&mut self, event: Event) {
@@ -546,6 +556,15 @@ impl Daemon {
                     self.installer.move_child(child, ends, Some(udp_encap));
                 }
             }
+            Event::Configured {
+                addresses,
+                attributes,
+                ..
+            } => self.configured(&addresses, &attributes).await,
+            Event::Unconfigured {
+                addresses,
+                attributes,
+            } => self.unconfigured(&addresses, &attributes).await,
             Event::IkeUp { ike } => {
                 self.announce_ike_up(ike);
                 self.waiters.ike_up(ike, &self.endpoint);

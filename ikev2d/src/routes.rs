@@ -78,6 +78,27 @@ impl Routes {
         }
     }
 
+    /// Puts an address that a peer has given on the interface.
+    pub(crate) async fn add_address(&self, address: IpAddr) {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let request = self.handle.address().add(self.interface, address, bits);
+        match request.replace().execute().await {
+            Ok(()) => tracing::info!(%address, "address added"),
+            Err(error) => tracing::error!(%address, %error, "address could not be added"),
+        }
+    }
+
+    /// Takes it off again.
+    pub(crate) async fn remove_address(&self, address: IpAddr) {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let mut request = self.handle.address().add(self.interface, address, bits);
+        let message = request.message_mut().clone();
+        match self.handle.address().del(message).execute().await {
+            Ok(()) => tracing::info!(%address, "address removed"),
+            Err(error) => tracing::debug!(%address, %error, "address is gone already"),
+        }
+    }
+
     /// Undoes [`add`](Self::add).
     pub(crate) async fn remove(&mut self, remote: &[TrafficSelector]) {
         for net in remote.iter().flat_map(networks) {

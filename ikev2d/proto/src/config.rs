@@ -113,6 +113,10 @@ pub struct Connection {
     pub childless: Childless,
     /// Move to other addresses with the SAs (RFC 4555).
     pub mobike: bool,
+    /// Addresses that the peer is asked for; unspecified ones are any of their family.
+    pub vips: Vec<IpAddr>,
+    /// Pools that peers get addresses from.
+    pub pools: Vec<String>,
     /// Which postquantum preshared key is mixed in (RFC 8784); to a responder, which may be.
     pub ppk_id: Option<Identity>,
     /// Whether it must be.
@@ -238,7 +242,7 @@ pub struct ChildConfig {
 /// A configured traffic selector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SelectorConfig {
-    /// The IKE SA's own address on that side.
+    /// The IKE SA's own address on that side, or those that it was given.
     Dynamic,
     /// These.
     Fixed(TrafficSelector),
@@ -247,12 +251,16 @@ pub enum SelectorConfig {
 impl SelectorConfig {
     /// What all of them are, where one end's own address is known.
     pub fn resolve(all: &[Self], own: IpAddr) -> Vec<TrafficSelector> {
-        all.iter()
-            .map(|selector| match selector {
-                Self::Dynamic => TrafficSelector::host(own),
-                Self::Fixed(ts) => *ts,
-            })
-            .collect()
+        Self::resolve_by(all, &[TrafficSelector::host(own)])
+    }
+
+    /// The same, where these are one end's.
+    pub(crate) fn resolve_by(all: &[Self], own: &[TrafficSelector]) -> Vec<TrafficSelector> {
+        let resolved = all.iter().flat_map(|selector| match selector {
+            Self::Dynamic => own,
+            Self::Fixed(ts) => std::slice::from_ref(ts),
+        });
+        resolved.copied().collect()
     }
 }
 

@@ -23,6 +23,7 @@ use crate::credential::JobResult;
 use crate::crypto::Crypto;
 use crate::event::{Answer, ChildId, Event, IkeId, InstallId, JobId, Numbers, Path, Transmit};
 use crate::ike_sa::{Ctx, FORGET, Handover, IkeSa, Outputs, Phase, Standing, State, Task};
+use crate::pool::Pools;
 use table::Table;
 
 /// IKE without I/O: see the crate's documentation.
@@ -32,6 +33,7 @@ pub struct Endpoint {
     connections: Vec<Arc<Connection>>,
     secrets: Vec<Secret>,
     ppks: Vec<Secret>,
+    pools: Pools,
     sas: Table,
     out: Outputs,
     cookies: cookie::Cookies,
@@ -107,6 +109,7 @@ impl Endpoint {
             connections: Vec::new(),
             secrets: Vec::new(),
             ppks: Vec::new(),
+            pools: Pools::default(),
             sas: Table::default(),
             out: Outputs::default(),
             stats: Stats::default(),
@@ -142,6 +145,16 @@ impl Endpoint {
         self.ppks = ppks;
     }
 
+    /// Pools of addresses for peers.
+    pub fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// The same, to set what there are.
+    pub fn pools_mut(&mut self) -> &mut Pools {
+        &mut self.pools
+    }
+
     /// The policy.
     pub fn connections(&self) -> &[Arc<Connection>] {
         &self.connections
@@ -154,6 +167,7 @@ impl Endpoint {
             connections: &self.connections,
             secrets: &self.secrets,
             ppks: &self.ppks,
+            pools: &mut self.pools,
             out: &mut self.out,
             now,
             #[cfg(feature = "deviation")]
@@ -178,6 +192,7 @@ impl Endpoint {
         reauth::go_on(&mut self.sas, &mut ctx);
         reauth::release(&mut self.sas, &mut ctx, before);
         for mut dead in self.sas.bury(ctx.crypto, ctx.config) {
+            dead.give_back(&mut ctx);
             dead.reassembly.clear(&mut ctx.out.held);
             ctx.out.lost_ike(&mut dead);
         }

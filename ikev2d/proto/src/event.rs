@@ -2,7 +2,7 @@
 //! What an endpoint wants done, and what it tells.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::credential::Job;
 use crate::proposal::{EspSuite, IkeSuite};
 use crate::ts::TrafficSelector;
+use crate::wire::configuration::Attribute;
 
 /// Reasons of [`Event::ChildDown`] and [`Event::IkeDown`] that a daemon may act upon.
 pub mod reason {
@@ -239,6 +240,22 @@ pub enum Event {
     },
     /// Keys of an IKE SA, when the key log is on.
     IkeKeys(Box<IkeKeyLog>),
+    /// The peer has given us addresses (RFC 7296 §3.15): they are ours until `Unconfigured`.
+    Configured {
+        /// The IKE SA.
+        ike: IkeId,
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+        /// DNS servers and the like.
+        attributes: Vec<Attribute>,
+    },
+    /// They are ours no more.
+    Unconfigured {
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+        /// What came with them.
+        attributes: Vec<Attribute>,
+    },
     /// An IKE SA and its children have other addresses or ports from now on.
     PathChanged {
         /// The IKE SA.

@@ -27,6 +27,7 @@ pub(crate) use timers::jittered;
 use crate::config::{Connection, Identity};
 use crate::crypto::{Crypto, KeyExchange};
 use crate::event::{Event, IkeId, Path};
+use crate::exchange::configuration::Assigned;
 use crate::exchange::followup::Awaited;
 use crate::exchange::signature::{PeerAbility, Waiting};
 use crate::keymat::{IkeKeys, Mixable};
@@ -101,6 +102,8 @@ pub(crate) struct IkeSa {
     pub(crate) encap: bool,
     /// Both sides take fragments.
     pub(crate) fragmentation: bool,
+    /// Addresses that one side has given the other.
+    pub(crate) assigned: Assigned,
     /// A postquantum preshared key is in its keys (RFC 8784).
     pub(crate) ppk: bool,
     /// How far down the ladder of sizes.
@@ -198,6 +201,7 @@ impl IkeSa {
             nat_remote: false,
             encap: connection.encap,
             fragmentation: false,
+            assigned: Assigned::default(),
             ppk: false,
             rung: 0,
             reassembly: Reassembly::default(),

@@ -19,6 +19,7 @@ pub mod event;
 mod exchange;
 mod ike_sa;
 mod keymat;
+pub mod pool;
 pub mod proposal;
 mod sk;
 pub mod suite;
@@ -32,6 +33,7 @@ pub fn parse_any(body: &[u8]) {
     let _ = proposal::parse(body, false);
     let _ = ts::parse(body);
     let _ = config::Identity::read(body);
+    let _ = wire::configuration::parse(body);
     let _ = auth::Auth::read(body);
     let _ = exchange::init::read_ke(body);
 }

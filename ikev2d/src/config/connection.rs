@@ -2,6 +2,7 @@
 //! `[connections.NAME]`: a peer.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ikev2d_crypto::name;
@@ -73,6 +74,12 @@ pub struct ConnectionSection {
     /// Move established SAs to other addresses (RFC 4555).
     #[serde(default)]
     pub mobike: bool,
+    /// Addresses that the peer is asked for: `0.0.0.0` and `::` are any.
+    #[serde(default)]
+    pub vips: Vec<IpAddr>,
+    /// Pools that the peer gets addresses from.
+    #[serde(default)]
+    pub pools: Vec<String>,
     /// Which postquantum preshared key is mixed in (RFC 8784); to a responder, which may be.
     pub ppk_id: Option<String>,
     /// Whether it must be.
@@ -277,6 +284,8 @@ impl ConnectionSection {
             unique: self.unique.into(),
             childless: self.childless.into(),
             mobike: self.mobike,
+            vips: self.vips.clone(),
+            pools: self.pools.clone(),
             ppk_id: self.ppk_id.as_deref().map(name::identity),
             ppk_required: self.ppk_required,
             dpd_delay: self.dpd_delay.nonzero(),

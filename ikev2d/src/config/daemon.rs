@@ -28,6 +28,11 @@ pub struct DaemonSection {
     pub tun: TunSection,
     /// Directory for Wireshark's key tables; off by default.
     pub key_log: Option<PathBuf>,
+    /// Where the leases of pools are kept; by default beside the control socket.
+    pub lease_file: Option<PathBuf>,
+    /// A program that is called with `up` or `down` when a peer gives us addresses and DNS servers: the
+    /// environment has `INTERFACE`, `ADDRESSES` and `DNS_SERVERS`.
+    pub resolve_hook: Option<PathBuf>,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub log_level: Option<String>,
     /// UDP port of IKE.
@@ -55,6 +60,8 @@ impl Default for DaemonSection {
             dataplane: DataplaneSetting::Tun,
             tun: TunSection::default(),
             key_log: None,
+            lease_file: None,
+            resolve_hook: None,
             log_level: None,
             port: 500,
             nat_port: 4500,
@@ -63,6 +70,14 @@ impl Default for DaemonSection {
             retransmit_timeout: 4.0,
             fragment_size: 0,
         }
+    }
+}
+
+impl DaemonSection {
+    /// Where the leases of pools are kept.
+    pub(crate) fn lease_file(&self) -> PathBuf {
+        let beside = || self.vici_socket.with_extension("leases");
+        self.lease_file.clone().unwrap_or_else(beside)
     }
 }
 

@@ -192,7 +192,10 @@ impl Daemon {
                 &self.authorities(),
             )),
             "list-authorities" => streamed(Vec::new()),
-            "get-conns" | "get-shared" | "get-keys" | "get-pools" | "get-authorities" => {
+            "get-pools" => plain(self.list_pools(&message)),
+            "load-pool" => respond(self.load_pool(&message)),
+            "unload-pool" => respond(self.unload_pool(&message)),
+            "get-conns" | "get-shared" | "get-keys" | "get-authorities" => {
                 plain(self.loaded.names(&command))
             }
             "get-algorithms" => plain(lists::algorithms()),
@@ -228,8 +231,8 @@ impl Daemon {
                 }
                 Err(error) => respond(Err(error)),
             },
-            "unload-key" | "load-token" | "load-pool" | "unload-pool" | "load-authority"
-            | "unload-authority" | "install" | "uninstall" | "reset-counters" | "redirect" => {
+            "unload-key" | "load-token" | "load-authority" | "unload-authority" | "install"
+            | "uninstall" | "reset-counters" | "redirect" => {
                 respond(Err(format!("{command} is not supported by ikev2d")))
             }
             _ => Reply::Unknown,

@@ -12,6 +12,7 @@ use ikev2d_proto::credential::JobResult;
 use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::endpoint::{Endpoint as Endpoint2, IkeSaInfo, InitiateError, Stats, UnknownSa};
 use ikev2d_proto::event::{Answer, ChildId, Event, IkeId, JobId, Numbers, Path, Transmit};
+use ikev2d_proto::pool::Pools;
 
 /// Octet of the header that has the version, in both versions.
 const VERSION_AT: usize = 17;
@@ -54,6 +55,16 @@ impl Ike {
     /// Replaces the postquantum preshared keys (RFC 8784), which IKEv1 has not.
     pub(crate) fn set_ppks(&mut self, ppks: Vec<Secret>) {
         self.v2.set_ppks(ppks);
+    }
+
+    /// Pools of addresses for peers, which those of IKEv1 don't get.
+    pub(crate) fn pools(&self) -> &Pools {
+        self.v2.pools()
+    }
+
+    /// The same, to set what there are.
+    pub(crate) fn pools_mut(&mut self) -> &mut Pools {
+        self.v2.pools_mut()
     }
 
     /// The policy.

@@ -9,7 +9,9 @@ use ikev2d_crypto::credential::{certificates, key_id, private_key};
 use ikev2d_proto::config::{Connection, Secret};
 
 use super::Daemon;
-use crate::config::{ChildSection, Config, ConnectionSection, Credentials, StartAction};
+use crate::config::{
+    ChildSection, Config, ConnectionSection, Credentials, PoolSection, StartAction,
+};
 use crate::vici::message::Section;
 use crate::vici::settings::{self, SharedKind};
 
@@ -18,6 +20,7 @@ use crate::vici::settings::{self, SharedKind};
 pub(super) struct Loaded {
     connections: BTreeMap<String, ConnectionSection>,
     secrets: BTreeMap<String, (Secret, SharedKind)>,
+    pools: BTreeMap<String, PoolSection>,
     /// Private keys and authorities.
     credentials: Credentials,
     /// Ids of the private keys.
@@ -95,6 +98,9 @@ impl Daemon {
         ppks.extend(loaded(SharedKind::Ppk));
         self.endpoint.set_secrets(secrets);
         self.endpoint.set_ppks(ppks);
+        let pools = self.loaded.pools.iter().chain(&self.config.pools);
+        let pools = pools.map(|(name, section)| (name.clone(), section.to_pool()));
+        self.endpoint.pools_mut().set(pools.collect());
         self.traps_due = true;
     }
 
@@ -134,6 +140,27 @@ impl Daemon {
             return Err(format!("no loaded connection {name:?}"));
         }
         self.loaded.policy.remove(name);
+        self.apply_policy();
+        Ok(())
+    }
+
+    pub(super) fn load_pool(&mut self, message: &Section) -> Result<(), String> {
+        let (name, pool) = settings::pool(message)?;
+        if self.config.pools.contains_key(&name) {
+            return Err(format!(
+                "pool {name:?} is the configuration file's: change it there and reload"
+            ));
+        }
+        self.loaded.pools.insert(name, pool);
+        self.apply_policy();
+        Ok(())
+    }
+
+    pub(super) fn unload_pool(&mut self, message: &Section) -> Result<(), String> {
+        let name = message.text("name").unwrap_or_default();
+        if self.loaded.pools.remove(name).is_none() {
+            return Err(format!("no loaded pool {name:?}"));
+        }
         self.apply_policy();
         Ok(())
     }

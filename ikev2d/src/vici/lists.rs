@@ -14,6 +14,8 @@ use ikev2d_proto::credential::Certificate;
 use ikev2d_proto::endpoint::{ChildInfo, IkeSaInfo};
 use ikev2d_proto::proposal::{Additional, AdditionalGroups};
 use ikev2d_proto::ts::TrafficSelector;
+
+use crate::daemon::dns_servers;
 use offload_api::event::Engine;
 use offload_api::failover::Placement;
 
@@ -82,6 +84,17 @@ pub(crate) fn ike(sa: &IkeSaInfo<'_>, now: Instant) -> Section {
         section.put("prf-alg", prf);
         section.put("dh-group", group_name(suite.group));
         put_additional(&mut section, &suite.additional);
+    }
+    if !sa.local_vips.is_empty() {
+        section.put_list("local-vips", sa.local_vips.iter().map(ToString::to_string));
+        let dns = dns_servers(sa.attributes);
+        section.put_list("dns", dns.iter().map(ToString::to_string));
+    }
+    if !sa.remote_vips.is_empty() {
+        section.put_list(
+            "remote-vips",
+            sa.remote_vips.iter().map(ToString::to_string),
+        );
     }
     if sa.ppk {
         section.put("ppk", "yes");

@@ -9,7 +9,7 @@ use toml::{Table, Value as Toml};
 use zeroize::Zeroizing;
 
 use super::message::{Section, Value};
-use crate::config::{ConnectionSection, check_secret};
+use crate::config::{ConnectionSection, PoolSection, check_secret};
 
 /// Settings that are switches.
 const SWITCHES: [&str; 6] = [
@@ -35,7 +35,14 @@ const NUMBERS: [&str; 11] = [
     "rand_packets",
 ];
 /// Settings that are lists even if there is one of them.
-const LISTS: [&str; 9] = [
+const LISTS: [&str; 16] = [
+    "dns",
+    "nbns",
+    "dhcp",
+    "netmask",
+    "subnet",
+    "vips",
+    "pools",
     "certs",
     "cacerts",
     "pubkeys",
@@ -60,6 +67,18 @@ pub(crate) fn connection(message: &Section) -> Result<(String, ConnectionSection
         .check()
         .map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
     Ok((name.to_owned(), connection))
+}
+
+/// The pool of a `load-pool` message, with its name.
+pub(crate) fn pool(message: &Section) -> Result<(String, PoolSection), String> {
+    let mut sections = message.sections();
+    let (Some((name, section)), None) = (sections.next(), sections.next()) else {
+        return Err("expected one section, named like the pool".to_owned());
+    };
+    let table = table(section, false).map_err(|what| format!("{name}.{what}"))?;
+    let pool = PoolSection::deserialize(table)
+        .map_err(|error| format!("{name}: {}", error.to_string().trim().replace('\n', " ")))?;
+    Ok((name.to_owned(), pool))
 }
 
 /// What a shared secret is for.

@@ -98,6 +98,8 @@ pub(crate) fn connection(a: bool) -> Connection {
         unique: Unique::No,
         childless: Childless::Allow,
         mobike: false,
+        vips: Vec::new(),
+        pools: Vec::new(),
         ppk_id: None,
         ppk_required: false,
         dpd_delay: None,

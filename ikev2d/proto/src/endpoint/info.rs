@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What an endpoint tells of itself.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::Endpoint;
@@ -8,6 +9,7 @@ use crate::config::{AddressPattern, Identity};
 use crate::event::{ChildId, ChildSa, IkeId, Path};
 use crate::ike_sa::{IkeSa, Phase, Standing, State};
 use crate::proposal::IkeSuite;
+use crate::wire::configuration::Attribute;
 
 /// What an endpoint has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +65,12 @@ pub struct IkeSaInfo<'a> {
     pub nat_local: bool,
     /// Whether the peer is.
     pub nat_remote: bool,
+    /// Our addresses, from the peer (RFC 7296 §3.15).
+    pub local_vips: &'a [IpAddr],
+    /// What came with them.
+    pub attributes: &'a [Attribute],
+    /// The peer's addresses, from us.
+    pub remote_vips: &'a [IpAddr],
     /// Whether a postquantum preshared key is in its keys (RFC 8784).
     pub ppk: bool,
     /// Whether both sides can move it to other addresses (RFC 4555).
@@ -157,6 +165,9 @@ fn info(sa: &IkeSa) -> IkeSaInfo<'_> {
         suite: sa.suite,
         nat_local: sa.nat_local,
         nat_remote: sa.nat_remote,
+        local_vips: &sa.assigned.own,
+        attributes: &sa.assigned.attributes,
+        remote_vips: &sa.assigned.peers,
         ppk: sa.ppk,
         mobike: sa.mobike,
         moves: sa.mobike && sa.moves,

@@ -113,6 +113,7 @@ impl IkeSa {
         if let Some(data) = without_ppk {
             chain.notify(notify::NO_PPK_AUTH, data);
         }
+        self.push_configuration_request(&mut chain);
         // The first child asked for is made along with the IKE SA.
         let first = self.tasks.iter().find_map(|task| match task {
             Task::Child {
@@ -445,6 +446,11 @@ impl IkeSa {
         ctx.out.authenticated = Some(self.id);
         self.mobike = self.connection.mobike && offers_mobike(parts);
         self.establish(ctx);
+        // Without an address the IKE SA stands without its child (§3.15.4).
+        let (configured, unconfigured) = match self.answer_configuration(ctx, parts) {
+            Ok(configured) => (configured, None),
+            Err(kind) => (None, Some(kind)),
+        };
         let chain = |this: &Self| {
             let mut chain = Chain::default();
             chain.push(payload::IDR, &this.local_id.emit());
@@ -456,9 +462,16 @@ impl IkeSa {
             if this.mobike {
                 chain.notify(notify::MOBIKE_SUPPORTED, &[]);
             }
+            if let Some(body) = &configured {
+                chain.push(payload::CP, body);
+            }
             chain
         };
         let mut installed = chain(self);
+        if let Some(kind) = unconfigured {
+            installed.notify(kind, &[]);
+            return self.respond(ctx, exchange::IKE_AUTH, id, installed);
+        }
         if childless {
             // Childless (RFC 6023).
             return self.respond(ctx, exchange::IKE_AUTH, id, installed);
@@ -573,7 +586,11 @@ impl IkeSa {
     fn accept_response(&mut self, ctx: &mut Ctx<'_>, parts: &[Payload<'_>]) {
         self.mobike = self.connection.mobike && offers_mobike(parts);
         self.establish(ctx);
-        let Some(spi) = self.init.child_spi.take() else {
+        let spi = self.init.child_spi.take();
+        if let Err(reason) = self.take_configuration(ctx, parts) {
+            return self.go_unconfigured(ctx, reason);
+        }
+        let Some(spi) = spi else {
             return;
         };
         // The first child went along; others follow.
@@ -594,6 +611,18 @@ impl IkeSa {
             ..ChildOffer::default()
         };
         self.complete_child(ctx, parts, config, spi, offer, None);
+    }
+
+    /// Without the addresses that we ask for nothing can be done: the children are given up, and the
+    /// IKE SA is closed.
+    fn go_unconfigured(&mut self, ctx: &mut Ctx<'_>, reason: &str) {
+        for task in std::mem::take(&mut self.tasks) {
+            if let Task::Child { name, .. } = task {
+                self.child_not_made(ctx, &name, None, None, reason.to_owned());
+            }
+        }
+        let reason = reason.to_owned();
+        self.tasks.push_back(Task::DeleteIke { reason });
     }
 
     /// A responder that is not who it should be. It believes that the IKE SA stands, and is told once

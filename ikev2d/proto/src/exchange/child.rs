@@ -85,8 +85,8 @@ impl IkeSa {
         if let Some((_, group, public)) = exchange.filter(|(_, _, public)| !public.is_empty()) {
             chain.push(payload::KE, &emit_ke(group, public));
         }
-        let local = SelectorConfig::resolve(&config.local_ts, self.path.local.ip());
-        let remote = SelectorConfig::resolve(&config.remote_ts, self.path.remote.ip());
+        let local = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
+        let remote = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
         chain.push(payload::TSI, &ts::emit(&local));
         chain.push(payload::TSR, &ts::emit(&remote));
     }
@@ -211,8 +211,8 @@ impl IkeSa {
                 .ok_or("malformed selectors")
         };
         let (ts_local, ts_remote) = (selectors(payload::TSI)?, selectors(payload::TSR)?);
-        let mine = SelectorConfig::resolve(&config.local_ts, self.path.local.ip());
-        let theirs = SelectorConfig::resolve(&config.remote_ts, self.path.remote.ip());
+        let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
+        let theirs = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
         let within = |narrowed: &[ts::TrafficSelector], policy: &[ts::TrafficSelector]| {
             !narrowed.is_empty()
                 && narrowed
@@ -338,8 +338,8 @@ impl IkeSa {
                 .all(|ts| whole.iter().any(|w| w.intersect(ts) == Some(*ts)))
         };
         self.connection.children.iter().any(|config| {
-            let mine = SelectorConfig::resolve(&config.local_ts, self.path.local.ip());
-            let peers = SelectorConfig::resolve(&config.remote_ts, self.path.remote.ip());
+            let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
+            let peers = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
             let (mine, peers) = (ts::narrow(&mine, ours), ts::narrow(&peers, theirs));
             let covered = within(&mine, local) && within(&peers, remote);
             config.name != chosen.name && !mine.is_empty() && !peers.is_empty() && !covered
@@ -368,8 +368,8 @@ impl IkeSa {
             notifies(parts).any(|notify| notify.kind == notify::USE_TRANSPORT_MODE);
         let mut refusal = notify::TS_UNACCEPTABLE;
         for config in &self.connection.children {
-            let mine = SelectorConfig::resolve(&config.local_ts, self.path.local.ip());
-            let peers = SelectorConfig::resolve(&config.remote_ts, self.path.remote.ip());
+            let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
+            let peers = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
             let (mut ts_local, mut ts_remote) =
                 (ts::narrow(&mine, &ours), ts::narrow(&peers, &theirs));
             if ts_local.is_empty() || ts_remote.is_empty() {

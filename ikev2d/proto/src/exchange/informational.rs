@@ -56,6 +56,7 @@ impl IkeSa {
         if let Err(error) = self.answer_move(ctx, path, parts, &mut chain) {
             return self.respond_notify(ctx, exchange::INFORMATIONAL, id, error, &[]);
         }
+        self.answer_configuring(parts, &mut chain);
         let mut own_spis = Vec::new();
         let mut ends = false;
         for part in parts.iter().filter(|part| part.kind == payload::DELETE) {

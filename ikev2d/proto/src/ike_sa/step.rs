@@ -10,6 +10,7 @@ use super::{Handover, Held, IkeSa, OwnSpi, Spis};
 use crate::config::{Connection, EndpointConfig, Identity, Secret, Unique};
 use crate::crypto::Crypto;
 use crate::event::{ChildId, Event, IkeId, Numbers, Transmit};
+use crate::pool::Pools;
 
 /// What a step may use and leave behind.
 pub(crate) struct Ctx<'a> {
@@ -18,6 +19,7 @@ pub(crate) struct Ctx<'a> {
     pub(crate) connections: &'a [Arc<Connection>],
     pub(crate) secrets: &'a [Secret],
     pub(crate) ppks: &'a [Secret],
+    pub(crate) pools: &'a mut Pools,
     pub(crate) out: &'a mut Outputs,
     pub(crate) now: Instant,
     #[cfg(feature = "deviation")]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! IKE messages on the wire (RFC 7296 §3).
 
+pub mod configuration;
 pub mod notify;
 
 use thiserror::Error;
@@ -117,6 +118,8 @@ pub mod payload {
     pub const TSR: u8 = 45;
     /// Encrypted and authenticated.
     pub const SK: u8 = 46;
+    /// Configuration.
+    pub const CP: u8 = 47;
     /// A fragment, encrypted and authenticated (RFC 7383).
     pub const SKF: u8 = 53;
     /// Last type that RFC 7296 defines.

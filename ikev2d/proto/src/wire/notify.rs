@@ -13,6 +13,8 @@ pub const NO_PROPOSAL_CHOSEN: u16 = 14;
 pub const INVALID_KE_PAYLOAD: u16 = 17;
 /// The peer is not who it says.
 pub const AUTHENTICATION_FAILED: u16 = 24;
+/// No address can be given.
+pub const INTERNAL_ADDRESS_FAILURE: u16 = 36;
 /// No traffic selectors fit.
 pub const TS_UNACCEPTABLE: u16 = 38;
 /// Not now.
@@ -122,7 +124,7 @@ pub fn name(kind: u16) -> &'static str {
         AUTHENTICATION_FAILED => "AUTHENTICATION_FAILED",
         34 => "SINGLE_PAIR_REQUIRED",
         35 => "NO_ADDITIONAL_SAS",
-        36 => "INTERNAL_ADDRESS_FAILURE",
+        INTERNAL_ADDRESS_FAILURE => "INTERNAL_ADDRESS_FAILURE",
         37 => "FAILED_CP_REQUIRED",
         TS_UNACCEPTABLE => "TS_UNACCEPTABLE",
         UNACCEPTABLE_ADDRESSES => "UNACCEPTABLE_ADDRESSES",

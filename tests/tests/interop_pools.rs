@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Addresses out of pools (RFC 7296 §3.15) with strongSwan: either end gives them to the other.
+
+mod gateway;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use gateway::{Gateway, Wire, ours, theirs};
+use netlab::Namespace;
+use netlab::traffic::ping;
+
+const SUITE: (&str, &str) = ("aes256gcm16-prfsha384-x25519", "aes128gcm16");
+
+fn assert_pings(wire: &Wire, a: [u8; 4], b: [u8; 4], when: &str) {
+    let (a, b) = (IpAddr::from(a), IpAddr::from(b));
+    for (namespace, from, to) in [(&wire.a, a, b), (&wire.b, b, a)] {
+        let report = ping(namespace, from, to, 5).unwrap();
+        assert_eq!(report.received, 5, "{when}: {from} to {to}: {report:?}");
+    }
+}
+
+fn has_address(namespace: &Namespace, address: &str) -> bool {
+    let output = namespace.command("ip").args(["-o", "addr"]).output();
+    String::from_utf8_lossy(&output.unwrap().stdout).contains(address)
+}
+
+/// S60, S62: we ask, strongSwan gives; the address is on our interface as long as the IKE SA is there.
+#[test]
+fn strongswan_gives_us_an_address() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let (ike, esp) = SUITE;
+    let its = theirs(2, ike, esp)
+        .replace("version = 2\n", "version = 2\n pools = home\n")
+        .replace("remote_ts = 10.1.0.0/24", "remote_ts = dynamic");
+    // What closes the connections closes the pools then.
+    let its = its + "\n}\npools {\n home {\n addrs = 10.3.0.0/28\n dns = 10.2.0.53\n }\n";
+    let b = directory.path().join("b");
+    let Some(b) = Gateway::strongswan(&wire.b, &b, &its) else {
+        return;
+    };
+    let told = directory.path().join("told");
+    let hook = directory.path().join("hook");
+    let script = format!(
+        "#!/bin/sh\necho \"$1 $INTERFACE $ADDRESSES $DNS_SERVERS\" >> {}\n",
+        told.display()
+    );
+    std::fs::write(&hook, script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&hook, executable).unwrap();
+    let mine = ours(1, ike, esp, "vips = [\"0.0.0.0\"]", "")
+        .replace("local_ts = [\"10.1.0.0/24\"]", "local_ts = [\"dynamic\"]");
+    let mine = format!("resolve_hook = {hook:?}\n{mine}");
+    let mut a = Gateway::ikev2d(&wire.a, &directory.path().join("a"), &mine);
+    a.swanctl(&["--initiate", "--child", "net"]);
+    let sas = a.swanctl(&["--list-sas"]);
+    assert!(
+        sas.contains("10.3.0.1/32") && sas.contains("[10.3.0.1]"),
+        "{sas}"
+    );
+    assert!(has_address(&wire.a, "10.3.0.1/32"));
+    assert_pings(
+        &wire,
+        [10, 3, 0, 1],
+        [10, 2, 0, 1],
+        "with an address of theirs",
+    );
+    a.swanctl(&["--rekey", "--ike", "gw"]);
+    b.swanctl(&["--rekey", "--child", "net"]);
+    assert_pings(&wire, [10, 3, 0, 1], [10, 2, 0, 1], "after rekeyings");
+    a.swanctl(&["--terminate", "--ike", "gw"]);
+    a.wait_sas("the end", |sas| sas.trim().is_empty());
+    assert!(!has_address(&wire.a, "10.3.0.1/32"));
+    // And the same again, up to the daemon's end.
+    a.swanctl(&["--initiate", "--child", "net"]);
+    assert_pings(&wire, [10, 3, 0, 1], [10, 2, 0, 1], "once more");
+    assert!(a.stop());
+    let told = std::fs::read_to_string(told).unwrap();
+    let (up, down) = ("up esp0 10.3.0.1 10.2.0.53", "down esp0 10.3.0.1 10.2.0.53");
+    assert_eq!(told.lines().collect::<Vec<_>>(), [up, down, up, down]);
+}
+
+/// S60: strongSwan asks, we give; the lease outlives our daemon.
+#[test]
+fn we_give_strongswan_an_address() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let (ike, esp) = SUITE;
+    let its = theirs(2, ike, esp)
+        .replace("version = 2\n", "version = 2\n vips = 0.0.0.0\n")
+        .replace("local_ts = 10.2.0.0/24", "local_ts = dynamic");
+    let b = directory.path().join("b");
+    let Some(b) = Gateway::strongswan(&wire.b, &b, &its) else {
+        return;
+    };
+    let mine = ours(1, ike, esp, "pools = [\"home\"]", "")
+        .replace("remote_ts = [\"10.2.0.0/24\"]", "remote_ts = [\"dynamic\"]");
+    let pool = |first: u8| {
+        format!("[pools.home]\naddrs = \"10.3.0.{first}-10.3.0.9\"\ndns = [\"10.1.0.53\"]\n")
+    };
+    let home = directory.path().join("a");
+    let mut a = Gateway::ikev2d(&wire.a, &home, &(mine.clone() + &pool(7)));
+    b.swanctl(&["--initiate", "--child", "net"]);
+    assert_pings(
+        &wire,
+        [10, 1, 0, 1],
+        [10, 3, 0, 7],
+        "with an address of ours",
+    );
+    let pools = a.swanctl(&["--list-pools", "--leases"]);
+    assert!(
+        pools.contains("10.3.0.7") && pools.contains("b.test"),
+        "{pools}"
+    );
+    assert!(pools.contains("online"), "{pools}");
+    b.swanctl(&["--terminate", "--ike", "gw"]);
+    a.wait_sas("the end", |sas| sas.trim().is_empty());
+    assert!(a.swanctl(&["--list-pools", "--leases"]).contains("offline"));
+    assert!(a.stop());
+    drop(a);
+    std::thread::sleep(Duration::from_millis(200));
+    // The pool begins elsewhere now, and its owner gets its own address all the same.
+    let a = Gateway::ikev2d(&wire.a, &home, &(mine + &pool(3)));
+    b.swanctl(&["--initiate", "--child", "net"]);
+    assert_pings(&wire, [10, 1, 0, 1], [10, 3, 0, 7], "after a restart");
+    drop(a);
+}

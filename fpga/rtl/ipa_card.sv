@@ -119,7 +119,7 @@ module ipa_card
   output logic         idle_o                    // nothing is under way
 );
 
-  localparam int unsigned DescriptorTags = 16;
+  localparam int unsigned DescriptorTags = 64;
   localparam int unsigned PacketTags     = 64;
 
   // -- Doorbells ----------------------------------------------------------------------------------
@@ -156,9 +156,9 @@ module ipa_card
   logic                 place_in_ready, place_valid, place_ready, d_req_ready;
   logic [QueueBits-1:0] place_queue;
   logic [63:0]          place_addr;
-  logic [4:0]           unused_places;
+  logic [6:0]           unused_places;
   assign fetch_ready = place_in_ready && d_req_ready;
-  ipa_fifo #(.WIDTH(QueueBits + 64), .DEPTH(16)) u_places (
+  ipa_fifo #(.WIDTH(QueueBits + 64), .DEPTH(64)) u_places (
     .clk_i, .rst_ni, .in_valid_i(fetch_valid && d_req_ready), .in_ready_o(place_in_ready),
     .in_data_i({fetch_queue, fetch_addr}), .out_valid_o(place_valid), .out_ready_i(place_ready),
     .out_data_o({place_queue, place_addr}), .count_o(unused_places)
@@ -195,8 +195,9 @@ module ipa_card
   );
   job_t job;
   logic job_valid, job_ready;
-  logic [4:0] unused_jobs;
-  ipa_fifo #(.WIDTH($bits(job_t)), .DEPTH(16)) u_jobs (
+  // As many as there are packets on their way in.
+  logic [6:0] unused_jobs;
+  ipa_fifo #(.WIDTH($bits(job_t)), .DEPTH(64)) u_jobs (
     .clk_i, .rst_ni, .in_valid_i(job_in_valid), .in_ready_o(job_in_ready), .in_data_i(job_in),
     .out_valid_o(job_valid), .out_ready_i(job_ready), .out_data_o(job), .count_o(unused_jobs)
   );
@@ -396,7 +397,8 @@ module ipa_card
   write_t write_in, write;
   logic   front_in_valid, front_in_ready, front_valid, front_ready;
   logic [8*HeadOctets-1:0] front_in, front;
-  logic [4:0] unused_dones, unused_writes;
+  logic [6:0] unused_dones;
+  logic [4:0] unused_writes;
   logic [2:0] unused_fronts;
   logic        verdict_event_valid, verdict_event_ready;
   card_event_t verdict_event;
@@ -416,7 +418,8 @@ module ipa_card
     .event_valid_o(verdict_event_valid), .event_ready_i(verdict_event_ready),
     .event_o(verdict_event)
   );
-  ipa_fifo #(.WIDTH($bits(done_t)), .DEPTH(16)) u_dones (
+  // As many as there are packets whose writes are not acknowledged yet.
+  ipa_fifo #(.WIDTH($bits(done_t)), .DEPTH(64)) u_dones (
     .clk_i, .rst_ni, .in_valid_i(done_in_valid), .in_ready_o(done_in_ready), .in_data_i(done_in),
     .out_valid_o(done_valid), .out_ready_i(done_ready), .out_data_o(done), .count_o(unused_dones)
   );

@@ -11,7 +11,7 @@
 module ipa_dma_write
   import ipa_card_pkg::*;
 #(
-  parameter int unsigned BURSTS = 64             // not acknowledged, at most
+  parameter int unsigned BURSTS = 128            // not acknowledged, at most
 ) (
   input  logic                    clk_i,
   input  logic                    rst_ni,
@@ -105,13 +105,13 @@ module ipa_dma_write
   // -- Acknowledgements ---------------------------------------------------------------------------
   logic there_burst, burst_ends, error_q, unused_result_ready;
   logic [$clog2(BURSTS):0] unused_bursts;
-  logic [5:0] unused_results;
+  logic [7:0] unused_results;
   ipa_fifo #(.WIDTH(1), .DEPTH(BURSTS)) u_bursts (
     .clk_i, .rst_ni, .in_valid_i(line && line_last_o), .in_ready_o(room),
     .in_data_i(last_line && write_i.last), .out_valid_o(there_burst), .out_ready_i(ack_valid_i),
     .out_data_o(burst_ends), .count_o(unused_bursts)
   );
-  ipa_fifo #(.WIDTH(1), .DEPTH(32)) u_results (
+  ipa_fifo #(.WIDTH(1), .DEPTH(128)) u_results (
     .clk_i, .rst_ni, .in_valid_i(ack_valid_i && there_burst && burst_ends),
     .in_ready_o(unused_result_ready), .in_data_i(error_q || ack_error_i),
     .out_valid_o(result_valid_o), .out_ready_i(result_ready_i), .out_data_o(result_error_o),
@@ -127,9 +127,9 @@ module ipa_dma_write
   // transfer, only if it is the transfer's, and by no line of a burst that began elsewhere.
   logic        started_q = 1'b0;
   logic [63:0] watched_q, base_q;
-  logic        inside, hit, was_hit_q, begun_q;
+  logic        mine, hit, was_hit_q, begun_q, open_q;   // a burst is open
   write_t      held_q;
-  assign inside = watched_q - write_i.addr < 64'(write_i.octets);
+  assign mine = watched_q - write_i.addr < 64'(write_i.octets);
   assign hit    = line && line_addr_o[63:6] == watched_q[63:6] && line_strobe_o[watched_q[5:0]];
   always_ff @(posedge clk_i) begin
     started_q <= 1'b1;
@@ -139,10 +139,12 @@ module ipa_dma_write
       watched_q <= front_i[63:0];
       was_hit_q <= 1'b0;
       base_q    <= '0;
+      open_q    <= 1'b0;
     end else begin
       if (finish)   was_hit_q <= 1'b0;
       else if (hit) was_hit_q <= 1'b1;
       if (line)     base_q <= line_addr_o;
+      if (line)     open_q <= !line_last_o;
     end
   end
   always_ff @(posedge clk_i) begin
@@ -153,17 +155,20 @@ module ipa_dma_write
       if (begun_q) assume (write_valid_i && write_i == held_q);
       assume (write_i.addr <= ~64'h7fff && write_i.octets <= 15'(MaxPacket) + 15'd64);
       assume (write_i.skip < 6'd63 && write_i.beats != 0);
-      if (hit) assert (inside && !was_hit_q);
+      if (hit) assert (mine && !was_hit_q);
       if (line) assert (line_q == 0 || line_addr_o == base_q + 64'd64);
+      // A burst ends with its transfer and at multiples of 512.
+      if (line && open_q) assert (line_q != 0 && line_addr_o[8:6] != 0);
+      if (open_q) assert (line_q != 0 && base_q[8:6] != 3'd7 && !written_q);
       if (write_valid_i && line_q != 0 && !written_q) assert (line_q < lines);
-      if (finish && write_i.octets != 0 && inside) assert (was_hit_q || hit);
+      if (finish && write_i.octets != 0 && mine) assert (was_hit_q || hit);
       // What induction needs to know.
       if (was_hit_q) assert (write_valid_i);
       if (line_q != 0 || written_q || primed_q) assert (begun_q);
       if (line_q != 0) assert (base_q == {write_i.addr[63:6] + 58'(line_q) - 58'd1, 6'b0});
       if (written_q) assert (line_q == lines && write_i.octets != 0);
       if (write_valid_i)
-        assert (was_hit_q == (inside && 64'(line_q) > 64'(watched_q[63:6] - write_i.addr[63:6])));
+        assert (was_hit_q == (mine && 64'(line_q) > 64'(watched_q[63:6] - write_i.addr[63:6])));
     end
   end
 `endif

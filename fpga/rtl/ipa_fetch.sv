@@ -6,9 +6,7 @@
 // (proved); queues that are all busy share the card 1 : 2 : 4 : 8 by priority. A doorbell beyond the
 // ring stops its queue until it is configured anew. A descriptor a clock, but for one when
 // the turn passes on.
-module ipa_fetch
-  import ipa_card_pkg::*;
-#(
+module ipa_fetch #(
   parameter  int unsigned QUEUES = 8,            // a power of two
   localparam int unsigned QueueBits = $clog2(QUEUES)
 ) (

@@ -124,7 +124,7 @@ module ipa_finish
   logic [31:0] made_q [QUEUES], errors_q [QUEUES];
   logic [63:0] bytes_q [QUEUES];
   logic [31:0] made, slot;
-  logic        phase, post, ended;
+  logic        phase, post, ended, acks_room, ack_there;
   assign made  = made_q[queue_index];
   assign slot  = made & ((32'd1 << depth_q[queue_index]) - 32'd1);
   assign phase = !made[{1'b0, depth_q[queue_index]}];
@@ -147,11 +147,10 @@ module ipa_finish
     post_data_o.phase           = {phase, 7'b0};
   end
 
-  logic acks_room, ack_there;
   logic [QueueBits-1:0] ack_queue;
   logic [63:0]          ack_addr;
-  logic [4:0]           unused_acks;
-  ipa_fifo #(.WIDTH(QueueBits + 64), .DEPTH(16)) u_acks (
+  logic [7:0]           unused_acks;
+  ipa_fifo #(.WIDTH(QueueBits + 64), .DEPTH(128)) u_acks (
     .clk_i, .rst_ni, .in_valid_i(post_valid_o && post_ready_i), .in_ready_o(acks_room),
     .in_data_i({queue_index, post_addr_o}), .out_valid_o(ack_there), .out_ready_i(ack_valid_i),
     .out_data_o({ack_queue, ack_addr}), .count_o(unused_acks)

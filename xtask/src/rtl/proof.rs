@@ -16,6 +16,8 @@ use crate::{python, run};
 /// A module with properties of its own under `FORMAL`.
 struct Proof {
     module: &'static str,
+    /// Files that it needs beside its own.
+    with: &'static [&'static str],
     parameters: &'static [&'static str],
     /// Clocks of the induction.
     depth: u32,
@@ -29,6 +31,7 @@ const MUTANT_DEPTH: u32 = 14;
 const PROOFS: &[Proof] = &[
     Proof {
         module: "ipa_fifo",
+        with: &[],
         parameters: &["WIDTH=8", "DEPTH=8"],
         depth: 3,
         mutants: &[
@@ -44,6 +47,7 @@ const PROOFS: &[Proof] = &[
     },
     Proof {
         module: "replay_window",
+        with: &[],
         parameters: &["SEQ_BITS=10", "WINDOW=16", "WORD=4"],
         depth: 4,
         mutants: &[
@@ -58,6 +62,7 @@ const PROOFS: &[Proof] = &[
     },
     Proof {
         module: "ipa_dma_split",
+        with: &[],
         parameters: &["ADDR_BITS=64", "LEN_BITS=16", "BURST=512", "PAGE=4096"],
         depth: 2,
         mutants: &[
@@ -75,13 +80,45 @@ const PROOFS: &[Proof] = &[
         ],
     },
     Proof {
+        module: "ipa_fetch",
+        with: &[],
+        parameters: &["QUEUES=2"],
+        depth: 2,
+        mutants: &[
+            (
+                "serves && pending > depth;",
+                "serves && pending > depth + 32'd1;",
+            ),
+            ("pending != 0 && !beyond;", "!beyond;"),
+            ("head & (depth - 32'd1);", "head & depth;"),
+            ("<= head + 32'd1;", "<= head + 32'd2;"),
+        ],
+    },
+    Proof {
+        module: "ipa_dma_write",
+        with: &["ipa_card_pkg.sv", "ipa_fifo.sv"],
+        parameters: &["BURSTS=4"],
+        depth: 2,
+        mutants: &[
+            ("line_q == 0 ? 64'h", "line_q == 1 ? 64'h"),
+            ("stop[5:0] != 0 ? ~(", "stop[5:0] > 1 ? ~("),
+            ("line_addr_o[8:6] == 3'd7;", "line_addr_o[8:6] == 3'd6;"),
+            (
+                "9'((stop + 16'd63) >> 6);",
+                "9'((16'(write_i.octets) + 16'd63) >> 6);",
+            ),
+        ],
+    },
+    Proof {
         module: "replay_window",
+        with: &[],
         parameters: &["SEQ_BITS=64", "WINDOW=256", "WORD=32"],
         depth: 2,
         mutants: &[],
     },
     Proof {
         module: "replay_window",
+        with: &[],
         parameters: &["SEQ_BITS=32", "WINDOW=1024", "WORD=64"],
         depth: 2,
         mutants: &[],
@@ -176,6 +213,18 @@ fn prove(job: &Job, programs: &std::path::Path, yosys: &std::path::Path) -> Resu
         true => ("prove", job.proof.depth),
         false => ("bmc", MUTANT_DEPTH),
     };
+    let with: String = job
+        .proof
+        .with
+        .iter()
+        .map(|file| format!("{file} "))
+        .collect();
+    let files: String = job
+        .proof
+        .with
+        .iter()
+        .map(|file| format!("{}\n", folder().join(file).display()))
+        .collect();
     let source = place.join(format!("{name}.sv"));
     fs::write(&source, &job.text)?;
     let task = place.join(format!("{name}.sby"));
@@ -183,8 +232,8 @@ fn prove(job: &Job, programs: &std::path::Path, yosys: &std::path::Path) -> Resu
         &task,
         format!(
             "[options]\nmode {mode}\ndepth {depth}\ntimeout 400\n[engines]\nsmtbmc yices\n[script]\n\
-             read_slang -DFORMAL=1 {parameters}--top {module} {name}.sv\nprep -top {module}\n\
-             [files]\n{}\n",
+             read_slang -DFORMAL=1 {parameters}--top {module} {with}{name}.sv\n\
+             prep -top {module}\n[files]\n{files}{}\n",
             source.display(),
         ),
     )?;

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! How fast the card is, in clocks: packets of several sizes and SAs, sealed and opened, with a host
+//! that answers 250 clocks later. What it makes of them is compared with the functional model elsewhere.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Instant;
+
+use fpga_cosim::card::{
+    HostMemory, HostTiming, Inbound, Outbound, QueueSetup, Refused, RtlCard, SaConfig, WINDOW_WORDS,
+};
+
+const SUBMISSIONS: usize = 0;
+const COMPLETIONS: usize = 0x1_0000;
+const BUFFERS: usize = 0x2_0000;
+const BUFFER: usize = 2048;
+/// Of a packet in its buffer: sealed, it begins a line of the host's memory. Elsewhere it may lie in one
+/// line more, and take a clock more to read or to write.
+const OFFSET: usize = 80;
+/// Operations in a run, and the ring's depth.
+const RUN: usize = 512;
+/// The pipes fill meanwhile.
+const WARM: usize = 64;
+const SAS: u32 = 16;
+
+struct Memory(Vec<u8>);
+
+impl HostMemory for Memory {
+    fn read(&mut self, iova: u64, into: &mut [u8]) -> bool {
+        let from = self.0.get(iova as usize..iova as usize + into.len());
+        from.inspect(|from| into.copy_from_slice(from)).is_some()
+    }
+
+    fn write(&mut self, iova: u64, octets: &[u8]) -> bool {
+        let to = self.0.get_mut(iova as usize..iova as usize + octets.len());
+        to.map(|to| to.copy_from_slice(octets)).is_some()
+    }
+
+    fn post(&mut self, iova: u64, entry: &[u8; 32]) -> bool {
+        self.write(iova, entry)
+    }
+}
+
+impl Memory {
+    fn word(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.0[at..at + 4].try_into().unwrap())
+    }
+}
+
+struct Bench {
+    card: RtlCard,
+    memory: Memory,
+    tail: u32,
+}
+
+impl Bench {
+    fn new(latency: u32) -> Self {
+        let mut bench = Self {
+            card: RtlCard::new(HostTiming {
+                latency,
+                ..HostTiming::default()
+            }),
+            memory: Memory(vec![0; BUFFERS + RUN * BUFFER]),
+            tail: 0,
+        };
+        let (card, memory) = (&mut bench.card, &mut bench.memory);
+        // SAs 0 to 15 seal what 16 to 31 open; each second one has a key of 256 bits.
+        for sa in 0..2 * SAS {
+            let key = [sa as u8 % SAS as u8; 32];
+            let key = &key[..16 + 16 * (sa as usize % 2)];
+            card.set_key(sa, key, [sa as u8 % SAS as u8; 4], memory)
+                .unwrap();
+            let outbound = Outbound {
+                next: 1,
+                last: 1 << 20,
+                ..Outbound::default()
+            };
+            card.store(sa, &outbound, memory).unwrap();
+            card.store(sa, &Inbound::default(), memory).unwrap();
+            card.store(sa, &Refused::default(), memory).unwrap();
+            card.store_window(sa, &[0; WINDOW_WORDS], memory).unwrap();
+            let config = SaConfig {
+                outbound: sa < SAS,
+                transport: false,
+                esn: true,
+                numbered: false,
+                draining: false,
+                soft_time: false,
+                hard_time: false,
+                window: 1024,
+                generation: 1,
+                spi: 0x1000 + sa % SAS,
+                soft: [u64::MAX; 2],
+                hard: [u64::MAX; 2],
+            };
+            card.set_sa(sa, Some(&config), memory);
+        }
+        let rings = QueueSetup {
+            submissions: SUBMISSIONS as u64,
+            completions: COMPLETIONS as u64,
+            depth_log2: RUN.ilog2() as u8,
+            priority: 3,
+        };
+        card.set_queue(0, Some(&rings), memory);
+        bench
+    }
+
+    /// Runs a ring of operations; clocks for each behind the first ones, and clocks in a second.
+    fn run(&mut self, place: impl Fn(&Memory, usize) -> (u32, u32, u32)) -> (f64, f64) {
+        for slot in 0..RUN {
+            let (sa, offset, len) = place(&self.memory, slot);
+            let mut entry = [0; 64];
+            entry[0] = 1;
+            entry[12..16].copy_from_slice(&sa.to_le_bytes());
+            entry[16] = 1;
+            entry[20..24].copy_from_slice(&(BUFFER as u32).to_le_bytes());
+            let buffer = (BUFFERS + slot * BUFFER) as u64;
+            entry[24..32].copy_from_slice(&buffer.to_le_bytes());
+            entry[32..36].copy_from_slice(&offset.to_le_bytes());
+            entry[36..40].copy_from_slice(&len.to_le_bytes());
+            let at = SUBMISSIONS + slot * 64;
+            self.memory.0[at..at + 64].copy_from_slice(&entry);
+        }
+        self.tail += RUN as u32;
+        self.card.ring(0, self.tail, &mut self.memory);
+        self.card.set_running(true);
+        let (begun, first_clock) = (Instant::now(), self.card.clocks());
+        let (mut done, mut warm) = (0, 0);
+        while done < RUN {
+            self.card.clock(&mut self.memory);
+            while let Some(completed) = self.card.take_completed() {
+                assert_eq!(completed.status, 0, "operation {done}");
+                done += 1;
+                if done == WARM {
+                    warm = self.card.clocks();
+                }
+            }
+            assert!(
+                self.card.clocks() - first_clock < 200_000,
+                "{done} are done"
+            );
+        }
+        let clocks = self.card.clocks();
+        let each = (clocks - warm) as f64 / (RUN - WARM) as f64;
+        (
+            each,
+            (clocks - first_clock) as f64 / begun.elapsed().as_secs_f64(),
+        )
+    }
+
+    /// Seals packets of a size, by the SAs that are named in turn.
+    fn seal(&mut self, len: usize, sas: u32) -> (f64, f64) {
+        for slot in 0..RUN {
+            let at = BUFFERS + slot * BUFFER + OFFSET;
+            let packet = &mut self.memory.0[at..at + len];
+            packet.fill(slot as u8);
+            packet[..20].copy_from_slice(&[
+                0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1,
+            ]);
+            packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+        }
+        self.run(|_, slot| (slot as u32 % sas, OFFSET as u32, len as u32))
+    }
+
+    /// Opens what was sealed last.
+    fn open(&mut self, sas: u32) -> (f64, f64) {
+        self.run(|memory, slot| {
+            let done = COMPLETIONS + slot * 32;
+            let (offset, len) = (memory.word(done + 16), memory.word(done + 24));
+            (SAS + slot as u32 % sas, offset, len)
+        })
+    }
+}
+
+#[test]
+fn packets_of_1420_octets_take_24_clocks_of_one_sa_or_many() {
+    let mut bench = Bench::new(250);
+    for sas in [1, SAS] {
+        let (sealed, speed) = bench.seal(1420, sas);
+        let (opened, _) = bench.open(sas);
+        println!("{sas} SAs: {sealed:.2} clocks to seal, {opened:.2} to open; {speed:.0} clocks/s");
+        assert!(sealed <= 24.1 && opened <= 24.1);
+    }
+}
+
+#[test]
+fn small_packets_take_as_long_as_their_state_does() {
+    let mut bench = Bench::new(250);
+    for len in [64, 128, 256, 512] {
+        let (sealed, _) = bench.seal(len, SAS);
+        let (opened, _) = bench.open(SAS);
+        println!("{len} octets: {sealed:.2} clocks to seal, {opened:.2} to open");
+        assert!(sealed <= 12.0 && opened <= 12.0);
+    }
+}

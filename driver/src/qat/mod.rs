@@ -14,6 +14,8 @@ mod life;
 mod queue;
 mod ring;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};

@@ -263,12 +263,12 @@ fn ike_scan_sees_both_modes_and_our_vendor_ids() {
         ("", vec![], "Main Mode Handshake returned"),
         (
             "aggressive = true\naggressive_psk = true",
-            vec!["--aggressive", "--id=b.test", "--dhgroup=14"],
+            vec!["--aggressive", "--idtype=2", "--id=b.test", "--dhgroup=14"],
             "Aggressive Mode Handshake returned",
         ),
         (
             "aggressive = true",
-            vec!["--aggressive", "--id=b.test", "--dhgroup=14"],
+            vec!["--aggressive", "--idtype=2", "--id=b.test", "--dhgroup=14"],
             "NO-PROPOSAL-CHOSEN",
         ),
     ] {

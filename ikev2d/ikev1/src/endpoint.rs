@@ -226,7 +226,18 @@ impl Endpoint {
     /// # Errors
     /// [`UnknownSa`].
     pub fn terminate_ike(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
-        self.on(now, ike, |sa, ctx| sa.delete(ctx, "terminated"))
+        self.with(now, |sas, ctx| {
+            let mut sa = sas.remove(&ike).ok_or(UnknownSa)?;
+            // Those that it has replaced go with it.
+            for old in sas.values_mut() {
+                if old.state == State::Replaced && old.same_ends(ctx.crypto, &sa) {
+                    old.delete(ctx, "terminated");
+                }
+            }
+            sa.delete(ctx, "terminated");
+            sas.insert(ike, sa);
+            Ok(())
+        })
     }
 
     fn ike_of(&self, child: ChildId) -> Result<IkeId, UnknownSa> {

@@ -384,6 +384,25 @@ fn deletions_from_either_side_leave_nothing() {
     }
 }
 
+/// Nothing is left of an SA that had taken over from others.
+#[test]
+fn a_deletion_takes_what_was_replaced_along() {
+    for side in [0, 1] {
+        let mut pair = Pair::plain();
+        pair.up();
+        let old = pair.ike(0);
+        pair.sides[0].endpoint.rekey_ike(pair.now, old).unwrap();
+        pair.run(Duration::from_secs(2));
+        assert_eq!((pair.sas(0), pair.sas(1)), (2, 2));
+        let ike = pair.ike(side);
+        let endpoint = &mut pair.sides[side].endpoint;
+        endpoint.terminate_ike(pair.now, ike).unwrap();
+        pair.run(Duration::from_secs(2));
+        pair.agree(0);
+        assert_eq!((pair.sas(0), pair.sas(1)), (0, 0));
+    }
+}
+
 #[test]
 fn an_installation_that_fails_makes_no_child_on_either_side() {
     for side in [0, 1] {

@@ -338,7 +338,8 @@ impl Daemon {
                         && child_id.is_none_or(|id| sa.id.0 == id)
                 });
                 children.extend(of.map(|sa| sa.id));
-            } else if ike.is_some() || ike_id.is_some() {
+            } else if (ike.is_some() || ike_id.is_some()) && sa.state != "REKEYED" {
+                // What is replaced goes with its successor, and nobody is told of it.
                 ikes.push(sa.id);
             }
         }

@@ -37,7 +37,7 @@ pub use failover::FailoverSection;
 pub use pool::{AddressRange, PoolSection};
 pub use secret::SecretSection;
 pub(crate) use secret::check_secret;
-pub use text::{EspProposal, FromText, IkeProposal, Seconds, Text};
+pub use text::{AhProposal, EspProposal, FromText, IkeProposal, Seconds, Text};
 
 /// Everything.
 #[derive(Debug, Deserialize)]
@@ -329,6 +329,23 @@ mod tests {
                 "",
             ),
             ("start_action", "close_action", ""),
+            (
+                "esp_proposals = [\"aes256gcm16-esn\"]",
+                "ah_proposals = [\"sha256-esn\", \"aes128gmac\"]",
+                "",
+            ),
+            (
+                "esp_proposals = [\"aes256gcm16-esn\"]",
+                "ah_proposals = [\"aes128-sha256\"]",
+                "AH does not encrypt",
+            ),
+            ("start_action = \"start\"", "replay_window = 0", ""),
+            ("start_action = \"start\"", "replay_window = 4096", ""),
+            (
+                "start_action = \"start\"",
+                "replay_window = 4097",
+                "expected 0 (off) or 32 to 4096",
+            ),
             (
                 "start_action = \"start\"",
                 "close_action = \"later\"",

@@ -248,6 +248,10 @@ fn start_tun(
     } else {
         Vec::new()
     };
+    let ah = net::raw_ah().unwrap_or_else(|error| {
+        tracing::warn!(%error, "no IP protocol 51: no AH");
+        Vec::new()
+    });
     let accelerator: Arc<dyn Accelerator> = Arc::new(devices.failover.clone());
     let dataplane = Dataplane::start(
         DataplaneConfig {
@@ -257,6 +261,7 @@ fn start_tun(
             frames: FRAMES,
             udp: copies(&sockets.nat)?,
             raw,
+            ah,
             depth: 1024,
             mss_clamp: section.tun.mss_clamp,
         },

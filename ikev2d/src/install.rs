@@ -15,8 +15,8 @@ use offload_api::device::Accelerator;
 use offload_api::error::{DeviceError, InstallError, InvalidSa, SaError};
 use offload_api::failover::{Failover, OffloadLevel, Placement};
 use offload_api::sa::{
-    self, Direction, KeyMaterial, Lifetimes, Limits, Mode, Numbering, OuterHeaders, SaHandle,
-    SaParams, Spi, Suite, TrafficSelector,
+    self, Amend, Direction, KeyMaterial, Lifetimes, Limits, Mode, Numbering, OuterHeaders,
+    SaHandle, SaParams, Spi, Suite, TrafficSelector,
 };
 
 use crate::config::ChildSection;
@@ -73,7 +73,7 @@ impl Installer {
         let window = section.map_or(1024, |s| s.replay_window);
         let mut params = params(&sa, Direction::Inbound, lifetimes, window)?;
         let path = outer(sa.path.remote, sa.path.local, sa.udp_encap);
-        params.outer = self.plane.is_inline().then_some(path);
+        params.outer = self.outer_of(&sa, path);
         let handle = self.failover.install_at(level, &params, label(&sa, path))?;
         let added = self.plane.add_inbound(&InboundSa {
             spi: params.spi,
@@ -106,7 +106,7 @@ impl Installer {
         let sa = &mut installed.sa;
         let mut params = params(sa, Direction::Outbound, installed.lifetimes, 0)?;
         let path = outer(sa.path.local, sa.path.remote, sa.udp_encap);
-        params.outer = self.plane.is_inline().then_some(path);
+        params.outer = (self.plane.is_inline() || sa.suite.ah).then_some(path);
         let handle = self
             .failover
             .install_at(installed.level, &params, label(sa, path))?;
@@ -115,10 +115,10 @@ impl Installer {
             sa: handle,
             selectors: pairs(&sa.ts_local, &sa.ts_remote),
             path: (sa.path.local, sa.path.remote),
-            encapsulation: if sa.udp_encap {
-                Encapsulation::Udp
-            } else {
-                Encapsulation::Native
+            encapsulation: match sa.suite.ah {
+                true => Encapsulation::Ah,
+                false if sa.udp_encap => Encapsulation::Udp,
+                false => Encapsulation::Native,
             },
             overhead: Overhead::of(params.suite, sa.udp_encap),
             child: child.0,
@@ -150,6 +150,13 @@ impl Installer {
             return;
         };
         let udp = udp.unwrap_or(installed.sa.udp_encap);
+        if udp && installed.sa.suite.ah {
+            tracing::warn!(
+                child = child.0,
+                "a NAT has come in between, and AH does not pass it"
+            );
+        }
+        let udp = udp && !installed.sa.suite.ah;
         installed.sa.udp_encap = udp;
         installed.sa.path = Path { local, remote };
         self.plane.update_path(child.0, (local, remote), udp);
@@ -159,9 +166,19 @@ impl Installer {
         }
         let inbound = (installed.inbound, outer(remote, local, udp));
         let outbound = installed.outbound.map(|sa| (sa, outer(local, remote, udp)));
+        let ah = installed.sa.suite.ah;
         for (sa, path) in outbound.into_iter().chain([inbound]) {
-            let _ = self.failover.note_path(sa, &path);
+            let _ = match ah {
+                true => self.failover.amend(sa, &Amend::Outer(path)),
+                false => self.failover.note_path(sa, &path),
+            };
         }
+    }
+
+    /// Who writes the outer headers: the engine in inline mode, and of AH, whose ICV covers them; else
+    /// a socket.
+    fn outer_of(&self, sa: &ChildSa, path: OuterHeaders) -> Option<OuterHeaders> {
+        (self.plane.is_inline() || sa.suite.ah).then_some(path)
     }
 
     /// Takes an SA back that the data plane could not be led through.
@@ -283,6 +300,19 @@ fn lifetimes(section: &ChildSection) -> Lifetimes {
 
 /// IKE's algorithms as the engines name them.
 pub(crate) fn suite(suite: &EspSuite) -> Result<Suite, InvalidSa> {
+    let integrity = match suite.integrity {
+        None => sa::Integrity::None,
+        Some(Integrity::HmacSha256) => sa::Integrity::HmacSha256,
+        Some(Integrity::HmacSha384) => sa::Integrity::HmacSha384,
+        Some(Integrity::HmacSha512) => sa::Integrity::HmacSha512,
+        Some(Integrity::HmacSha1) => sa::Integrity::HmacSha1,
+        Some(Integrity::Aes128Gmac) => sa::Integrity::Aes128Gmac,
+        Some(Integrity::Aes192Gmac) => sa::Integrity::Aes192Gmac,
+        Some(Integrity::Aes256Gmac) => sa::Integrity::Aes256Gmac,
+    };
+    if suite.ah {
+        return Suite::ah(integrity);
+    }
     let cipher = match suite.encryption {
         Encryption::Null => sa::Cipher::Null,
         Encryption::AesCbc(128) => sa::Cipher::Aes128Cbc,
@@ -291,12 +321,6 @@ pub(crate) fn suite(suite: &EspSuite) -> Result<Suite, InvalidSa> {
         Encryption::AesGcm16(128) => sa::Cipher::Aes128Gcm,
         Encryption::AesGcm16(_) => sa::Cipher::Aes256Gcm,
         Encryption::ChaCha20Poly1305 => sa::Cipher::ChaCha20Poly1305,
-    };
-    let integrity = match suite.integrity {
-        None => sa::Integrity::None,
-        Some(Integrity::HmacSha256) => sa::Integrity::HmacSha256,
-        Some(Integrity::HmacSha384) => sa::Integrity::HmacSha384,
-        Some(Integrity::HmacSha512) => sa::Integrity::HmacSha512,
     };
     Suite::new(cipher, integrity)
 }

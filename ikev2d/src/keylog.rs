@@ -14,6 +14,8 @@ use ikev2d_proto::proposal::EspSuite;
 pub(crate) struct KeyLog {
     ike: File,
     esp: File,
+    /// In the form of `esp_sa`, which Wireshark has nothing like for AH.
+    ah: File,
 }
 
 impl KeyLog {
@@ -36,6 +38,7 @@ impl KeyLog {
         Ok(Self {
             ike: open("ikev2_decryption_table")?,
             esp: open("esp_sa")?,
+            ah: open("ah_sa")?,
         })
     }
 
@@ -54,6 +57,8 @@ impl KeyLog {
             Some(Integrity::HmacSha256) => "HMAC_SHA2_256_128 [RFC4868]",
             Some(Integrity::HmacSha384) => "HMAC_SHA2_384_192 [RFC4868]",
             Some(Integrity::HmacSha512) => "HMAC_SHA2_512_256 [RFC4868]",
+            // AH's: not IKE's.
+            Some(_) => return,
         };
         let hex = hex::encode::<&[u8]>;
         let line = format!(
@@ -87,7 +92,12 @@ impl KeyLog {
                 prefix(integrity_key),
             )
         });
-        if let Err(error) = self.esp.write_all(lines.concat().as_bytes()) {
+        let table = if sa.suite.ah {
+            &mut self.ah
+        } else {
+            &mut self.esp
+        };
+        if let Err(error) = table.write_all(lines.concat().as_bytes()) {
             tracing::warn!(%error, "key log");
         }
     }
@@ -105,6 +115,10 @@ fn esp_names(suite: &EspSuite) -> (&'static str, &'static str) {
         Some(Integrity::HmacSha256) => "HMAC-SHA-256-128 [RFC4868]",
         Some(Integrity::HmacSha384) => "HMAC-SHA-384-192 [RFC4868]",
         Some(Integrity::HmacSha512) => "HMAC-SHA-512-256 [RFC4868]",
+        Some(Integrity::HmacSha1) => "HMAC-SHA-1-96 [RFC2404]",
+        Some(Integrity::Aes128Gmac) => "AES-128-GMAC [RFC4543]",
+        Some(Integrity::Aes192Gmac) => "AES-192-GMAC [RFC4543]",
+        Some(Integrity::Aes256Gmac) => "AES-256-GMAC [RFC4543]",
     };
     (encryption, integrity)
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The daemon's sockets: UDP 500 and 4500, IP protocol 50.
+//! The daemon's sockets: UDP 500 and 4500, IP protocols 50 and 51.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 
 use ikev2d_proto::event::Transmit;
+use nix::sys::socket::{setsockopt, sockopt};
+use offload_api::wire::ah;
 use offload_api::wire::natt::NON_ESP_MARKER;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -92,6 +94,25 @@ pub(crate) fn own_addresses() -> Vec<IpAddr> {
         v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
     });
     addresses.collect()
+}
+
+/// Sockets of IP protocol 51, where this process may have them: in IPv4 with whole packets both ways.
+pub(crate) fn raw_ah() -> io::Result<Vec<OwnedFd>> {
+    let open = |domain| {
+        Socket::new(
+            domain,
+            Type::RAW,
+            Some(Protocol::from(i32::from(ah::PROTOCOL))),
+        )
+    };
+    let v4 = open(Domain::IPV4)?;
+    v4.set_header_included_v4(true)?;
+    let mut sockets = vec![v4.into()];
+    if let Ok(v6) = open(Domain::IPV6) {
+        setsockopt(&v6, sockopt::Ipv6RecvPacketInfo, &true)?;
+        sockets.push(v6.into());
+    }
+    Ok(sockets)
 }
 
 /// The address that this host sends from to a peer.

@@ -80,6 +80,7 @@ fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Data
             frames: 4096,
             udp: vec![UdpSocket::bind(outer(own)).unwrap()],
             raw: vec![raw.unwrap()],
+            ah: Vec::new(),
             depth: 1024,
             mss_clamp: MssClamp::Auto,
         };

@@ -132,6 +132,8 @@ impl Crypto for OpensslCrypto {
             Integrity::HmacSha256 => MessageDigest::sha256(),
             Integrity::HmacSha384 => MessageDigest::sha384(),
             Integrity::HmacSha512 => MessageDigest::sha512(),
+            // AH's: not IKE's.
+            _ => return Err(CryptoError),
         };
         let mut code = hmac(digest, key, parts)?;
         code.truncate(integrity.icv_len());

@@ -141,9 +141,10 @@ fn cipher_number(encryption: Encryption) -> Option<(u32, Option<u16>)> {
 /// The hash that an integrity algorithm has beneath it, as proposals without a PRF name it.
 fn prf_of(integrity: Integrity) -> Prf {
     match integrity {
-        Integrity::HmacSha256 => Prf::HmacSha256,
         Integrity::HmacSha384 => Prf::HmacSha384,
         Integrity::HmacSha512 => Prf::HmacSha512,
+        // AH's are in no IKE proposal.
+        _ => Prf::HmacSha256,
     }
 }
 
@@ -339,6 +340,10 @@ fn integrity_number(integrity: Integrity) -> u32 {
         Integrity::HmacSha256 => 5,
         Integrity::HmacSha384 => 6,
         Integrity::HmacSha512 => 7,
+        Integrity::HmacSha1 => 2,
+        Integrity::Aes128Gmac => 11,
+        Integrity::Aes192Gmac => 12,
+        Integrity::Aes256Gmac => 13,
     }
 }
 
@@ -367,6 +372,7 @@ pub fn phase2(proposals: &[Proposal]) -> Vec<EspSuite> {
                     .flat_map(|group| proposal.esn.iter().map(move |esn| (*group, *esn)))
                 {
                     let suite = EspSuite {
+                        ah: false,
                         encryption,
                         integrity,
                         group,

@@ -91,10 +91,18 @@ impl Prf {
     }
 }
 
-/// Integrity.
+/// Integrity; the first and the last three are AH's only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Integrity {
+    /// AUTH_HMAC_SHA1_96.
+    HmacSha1 = 2,
+    /// AUTH_AES_128_GMAC (RFC 4543).
+    Aes128Gmac = 9,
+    /// AUTH_AES_192_GMAC.
+    Aes192Gmac = 10,
+    /// AUTH_AES_256_GMAC.
+    Aes256Gmac = 11,
     /// AUTH_HMAC_SHA2_256_128.
     HmacSha256 = 12,
     /// AUTH_HMAC_SHA2_384_192.
@@ -106,14 +114,30 @@ pub enum Integrity {
 impl Integrity {
     /// The algorithm with this transform id.
     pub fn from_wire(id: u16) -> Option<Self> {
-        [Self::HmacSha256, Self::HmacSha384, Self::HmacSha512]
-            .into_iter()
-            .find(|i| *i as u16 == id)
+        [
+            Self::HmacSha256,
+            Self::HmacSha384,
+            Self::HmacSha512,
+            Self::HmacSha1,
+            Self::Aes128Gmac,
+            Self::Aes192Gmac,
+            Self::Aes256Gmac,
+        ]
+        .into_iter()
+        .find(|i| *i as u16 == id)
     }
 
-    /// Octets of key.
+    /// Whether AH alone takes it.
+    pub fn is_for_ah_only(self) -> bool {
+        !matches!(self, Self::HmacSha256 | Self::HmacSha384 | Self::HmacSha512)
+    }
+
+    /// Octets of key, with a GMAC's salt (RFC 4543 §4).
     pub fn key_len(self) -> usize {
         match self {
+            Self::HmacSha1 | Self::Aes128Gmac => 20,
+            Self::Aes192Gmac => 28,
+            Self::Aes256Gmac => 36,
             Self::HmacSha256 => 32,
             Self::HmacSha384 => 48,
             Self::HmacSha512 => 64,
@@ -122,7 +146,12 @@ impl Integrity {
 
     /// Octets of checksum.
     pub fn icv_len(self) -> usize {
-        self.key_len() / 2
+        match self {
+            Self::HmacSha1 => 12,
+            Self::HmacSha256 | Self::Aes128Gmac | Self::Aes192Gmac | Self::Aes256Gmac => 16,
+            Self::HmacSha384 => 24,
+            Self::HmacSha512 => 32,
+        }
     }
 }
 

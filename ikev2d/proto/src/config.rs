@@ -229,7 +229,7 @@ pub struct ChildConfig {
     pub local_ts: Vec<SelectorConfig>,
     /// The peer's side's traffic.
     pub remote_ts: Vec<SelectorConfig>,
-    /// ESP proposals, best first.
+    /// ESP and AH proposals, best first.
     pub esp_proposals: Vec<Proposal>,
     /// Transport mode, if the peer agrees.
     pub transport: bool,

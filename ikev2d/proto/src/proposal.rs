@@ -11,13 +11,16 @@ pub(crate) use wire::{WireProposal, emit, parse};
 
 use crate::algorithm::{Encryption, Group, Integrity, Prf};
 
+/// Protocols (RFC 7296 §3.3.1).
+const AH: u8 = 2;
+const ESP: u8 = 3;
 /// Additional key exchanges of one proposal.
 const MOST_ADDITIONAL: usize = 7;
 
 /// What is offered: alternatives of each kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proposal {
-    /// Encryption.
+    /// Encryption; a child's without is AH's.
     pub encryption: Vec<Encryption>,
     /// Pseudo-random functions (IKE only).
     pub prf: Vec<Prf>,
@@ -72,7 +75,9 @@ pub struct IkeSuite {
 /// What was chosen for a child SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EspSuite {
-    /// Encryption.
+    /// AH (RFC 4302) instead of ESP.
+    pub ah: bool,
+    /// Encryption; none in AH.
     pub encryption: Encryption,
     /// Integrity; none with an AEAD.
     pub integrity: Option<Integrity>,
@@ -171,9 +176,10 @@ impl Proposal {
                 .integrity
                 .iter()
                 .map(|integrity| match integrity {
-                    Integrity::HmacSha256 => Prf::HmacSha256,
                     Integrity::HmacSha384 => Prf::HmacSha384,
                     Integrity::HmacSha512 => Prf::HmacSha512,
+                    // The others are refused by `parse`.
+                    _ => Prf::HmacSha256,
                 })
                 .collect();
         }
@@ -210,7 +216,39 @@ impl Proposal {
         Ok(proposal)
     }
 
-    fn parse(text: &str) -> Result<Self, ParseProposalError> {
+    /// Reads an AH proposal such as `sha256-esn` or `aes128gmac-modp2048`.
+    ///
+    /// # Errors
+    /// [`ParseProposalError`].
+    pub fn parse_ah(text: &str) -> Result<Self, ParseProposalError> {
+        let mut proposal = Self::words(text)?;
+        let error = |what| {
+            Err(ParseProposalError::Incomplete {
+                text: text.to_owned(),
+                what,
+            })
+        };
+        if !proposal.encryption.is_empty() {
+            return error("has an encryption algorithm, and AH does not encrypt");
+        }
+        if !proposal.prf.is_empty() {
+            return error("has a PRF, which is for IKE only");
+        }
+        if proposal.integrity.is_empty() {
+            return error("has no integrity algorithm (add sha256, sha384, sha512 or aes128gmac)");
+        }
+        if proposal.esn.is_empty() {
+            proposal.esn = vec![false];
+        }
+        Ok(proposal)
+    }
+
+    /// Whether a child's proposal is one of AH.
+    pub fn is_ah(&self) -> bool {
+        self.encryption.is_empty()
+    }
+
+    fn words(text: &str) -> Result<Self, ParseProposalError> {
         let mut proposal = Self::default();
         for word in text.split('-') {
             proposal
@@ -220,6 +258,11 @@ impl Proposal {
                     text: text.to_owned(),
                 })?;
         }
+        Ok(proposal)
+    }
+
+    fn parse(text: &str) -> Result<Self, ParseProposalError> {
+        let proposal = Self::words(text)?;
         let error = |what| {
             Err(ParseProposalError::Incomplete {
                 text: text.to_owned(),
@@ -233,6 +276,8 @@ impl Proposal {
             error("mixes AEAD and other ciphers (use two proposals)")
         } else if aeads != 0 && !proposal.integrity.is_empty() {
             error("has an integrity algorithm beside an AEAD (use prfsha… for the PRF)")
+        } else if proposal.integrity.iter().any(|i| i.is_for_ah_only()) {
+            error("has an integrity algorithm that is for AH only")
         } else if aeads == 0 && proposal.integrity.is_empty() {
             error("has no integrity algorithm (add sha256, sha384 or sha512)")
         } else if proposal.groups.is_empty() && proposal.additional.iter().any(|a| !a.is_empty()) {
@@ -255,6 +300,10 @@ impl Proposal {
             "sha256" | "sha2_256" => self.integrity.push(Integrity::HmacSha256),
             "sha384" | "sha2_384" => self.integrity.push(Integrity::HmacSha384),
             "sha512" | "sha2_512" => self.integrity.push(Integrity::HmacSha512),
+            "sha1" | "sha" => self.integrity.push(Integrity::HmacSha1),
+            "aes128gmac" => self.integrity.push(Integrity::Aes128Gmac),
+            "aes192gmac" => self.integrity.push(Integrity::Aes192Gmac),
+            "aes256gmac" => self.integrity.push(Integrity::Aes256Gmac),
             "prfsha256" => self.prf.push(Prf::HmacSha256),
             "prfsha384" => self.prf.push(Prf::HmacSha384),
             "prfsha512" => self.prf.push(Prf::HmacSha512),
@@ -331,10 +380,17 @@ impl Proposal {
         })
     }
 
-    /// As [`choose_ike`](Self::choose_ike), for ESP. With `first` the exchange has no key exchange of
+    /// As [`choose_ike`](Self::choose_ike), for ESP or AH. With `first` the exchange has no key exchange of
     /// its own (IKE_AUTH), and groups don't count (RFC 7296 §1.2).
     pub fn choose_esp(&self, offer: &Self, first: bool) -> Option<EspSuite> {
-        let encryption = Self::best(&self.encryption, &offer.encryption)?;
+        let ah = self.is_ah();
+        if ah != offer.is_ah() {
+            return None;
+        }
+        let encryption = match ah {
+            true => Encryption::Null,
+            false => Self::best(&self.encryption, &offer.encryption)?,
+        };
         let integrity = if encryption.is_aead() {
             None
         } else {
@@ -356,6 +412,7 @@ impl Proposal {
         };
         let esn = Self::best(&self.esn, theirs)?;
         Some(EspSuite {
+            ah,
             encryption,
             integrity,
             group,
@@ -389,10 +446,18 @@ impl IkeSuite {
 }
 
 impl EspSuite {
+    /// Its protocol in IKE (RFC 7296 §3.3.1).
+    pub(crate) fn protocol(&self) -> u8 {
+        if self.ah { AH } else { ESP }
+    }
+
     /// As a proposal of exactly this.
     pub fn to_proposal(self) -> Proposal {
         Proposal {
-            encryption: vec![self.encryption],
+            encryption: match self.ah {
+                true => Vec::new(),
+                false => vec![self.encryption],
+            },
             prf: Vec::new(),
             integrity: self.integrity.into_iter().collect(),
             groups: self.group.into_iter().collect(),
@@ -415,6 +480,10 @@ impl fmt::Display for Proposal {
             Integrity::HmacSha256 => "sha256".to_owned(),
             Integrity::HmacSha384 => "sha384".to_owned(),
             Integrity::HmacSha512 => "sha512".to_owned(),
+            Integrity::HmacSha1 => "sha1".to_owned(),
+            Integrity::Aes128Gmac => "aes128gmac".to_owned(),
+            Integrity::Aes192Gmac => "aes192gmac".to_owned(),
+            Integrity::Aes256Gmac => "aes256gmac".to_owned(),
         }));
         words.extend(
             self.prf
@@ -486,6 +555,47 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
         assert!(Proposal::parse_esp("aes128gcm16-prfsha256").is_err());
+    }
+
+    /// S47: AH is chosen for AH alone, and nothing that ESP offers passes for it.
+    #[test]
+    fn ah_and_esp_are_never_taken_for_each_other() {
+        let ah = Proposal::parse_ah("sha256-sha1-aes128gmac-esn-noesn-x25519").unwrap();
+        let esp = Proposal::parse_esp("null-sha256-esn-noesn").unwrap();
+        let back = parse(
+            &emit(&[(1, ah.clone()), (2, esp.clone())], false, &[1, 2, 3, 4]),
+            false,
+        );
+        let back = back.unwrap();
+        assert_eq!((&back[0].proposal, &back[1].proposal), (&ah, &esp));
+        assert_eq!(
+            (ah.choose_esp(&esp, true), esp.choose_esp(&ah, true)),
+            (None, None)
+        );
+        let suite = ah.choose_esp(&back[0].proposal, true).unwrap();
+        assert!(suite.ah && suite.esn && suite.integrity == Some(Integrity::HmacSha256));
+        assert!(suite.to_proposal().is_ah());
+
+        // ESP with a cipher that nobody knows, and AH with one.
+        let mut wire = emit(&[(1, esp)], false, &[0; 4]);
+        assert_eq!((wire[5], wire[16]), (ESP, 1));
+        wire[19] = 99;
+        assert!(parse(&wire, false).unwrap().is_empty());
+        wire[19] = 11;
+        wire[5] = AH;
+        assert!(parse(&wire, false).unwrap().is_empty());
+        for (text, part) in [
+            ("aes128-sha256", "encrypt"),
+            ("esn", "no integrity"),
+            ("sha256-prfsha256", "PRF"),
+        ] {
+            let error = Proposal::parse_ah(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        for text in ["aes128-sha1", "aes128-aes128gmac"] {
+            let error = Proposal::parse_esp(text).unwrap_err().to_string();
+            assert!(error.contains("AH only"), "{error}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use ikev2d_proto::proposal::Proposal;
 use offload_api::failover::OffloadLevel;
 use serde::Deserialize;
 
-use super::text::{EspProposal, Seconds, Text};
+use super::text::{AhProposal, EspProposal, Seconds, Text};
 
 /// A child SA.
 #[derive(Debug, Deserialize)]
@@ -23,6 +23,9 @@ pub struct ChildSection {
     /// ESP proposals.
     #[serde(default)]
     pub esp_proposals: Vec<Text<EspProposal>>,
+    /// AH proposals; with some, ESP is proposed only where `esp_proposals` has some too.
+    #[serde(default)]
+    pub ah_proposals: Vec<Text<AhProposal>>,
     /// `tunnel`; transport mode is not there yet.
     #[serde(default)]
     pub mode: Mode,
@@ -164,6 +167,7 @@ impl ChildSection {
             .esp_proposals
             .iter()
             .flat_map(|p| p.0.0.clone())
+            .chain(self.ah_proposals.iter().map(|p| p.0.0.clone()))
             .collect();
         ChildConfig {
             name: name.to_owned(),

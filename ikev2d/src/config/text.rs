@@ -112,6 +112,18 @@ impl FromText for EspProposal {
     }
 }
 
+/// An AH proposal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AhProposal(pub Proposal);
+
+impl FromText for AhProposal {
+    fn from_text(text: &str) -> Result<Self, String> {
+        Proposal::parse_ah(text)
+            .map(Self)
+            .map_err(|e| e.to_string())
+    }
+}
+
 impl FromText for AddressPattern {
     fn from_text(text: &str) -> Result<Self, String> {
         if text == "%any" {

@@ -4,6 +4,7 @@
 //! takes bursts, and every drop counted.
 
 mod acquire;
+mod ah;
 mod from_tun;
 mod mtu;
 mod outbox;
@@ -47,6 +48,8 @@ pub struct DataplaneConfig {
     pub udp: Vec<UdpSocket>,
     /// Sockets of IP protocol 50, for ESP without UDP.
     pub raw: Vec<OwnedFd>,
+    /// Sockets of IP protocol 51, for AH.
+    pub ah: Vec<OwnedFd>,
     /// Depth of each queue pair.
     pub depth: u32,
     /// What TCP is told of the tunnel's MTU.
@@ -89,6 +92,8 @@ pub enum Encapsulation {
     Udp,
     /// IP protocol 50.
     Native,
+    /// AH, IP protocol 51: packets come with their outer headers.
+    Ah,
 }
 
 /// Pairs of where traffic comes from and where it goes.
@@ -340,7 +345,8 @@ impl Dataplane {
                     .map(UdpSocket::try_clone)
                     .collect::<Result<Vec<_>, _>>()
             };
-            let raw = || config.raw.iter().map(copy).collect::<Result<Vec<_>, _>>();
+            let each = |fds: &[OwnedFd]| fds.iter().map(copy).collect::<Result<Vec<_>, _>>();
+            let (raw, ah) = (|| each(&config.raw), || each(&config.ah));
             let duplicating = host("duplicating a socket");
             let mut parts = worker::Parts {
                 number,
@@ -350,6 +356,8 @@ impl Dataplane {
                 raw: raw().map_err(duplicating)?,
                 reads_udp: copies().map_err(duplicating)?,
                 reads_raw: raw().map_err(duplicating)?,
+                ah: ah().map_err(duplicating)?,
+                reads_ah: ah().map_err(duplicating)?,
                 queue,
                 pool: pool.clone(),
             };
@@ -358,6 +366,7 @@ impl Dataplane {
             let mut at = 0..;
             parts.reads_udp.retain(|_| at.next().is_some_and(mine));
             parts.reads_raw.retain(|_| at.next().is_some_and(mine));
+            parts.reads_ah.retain(|_| at.next().is_some_and(mine));
             let thread = std::thread::Builder::new().name(format!("dataplane-{number}"));
             workers.push(
                 thread

@@ -5,7 +5,8 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use offload_api::sa::Suite;
+use offload_api::sa::{Protocol, Suite};
+use offload_api::wire::ah;
 use offload_api::wire::esp::Header;
 use offload_api::wire::ip::{Facts, Ipv4Header, Ipv6Header, PROTOCOL_TCP};
 use offload_api::wire::natt::UdpHeader;
@@ -26,12 +27,14 @@ const ANSWERS: u32 = 100;
 const SAME_PAIR: Duration = Duration::from_millis(20);
 const TCP_SYN: u8 = 0x02;
 
-/// What ESP in tunnel mode adds to a packet.
+/// What ESP or AH in tunnel mode adds to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overhead {
     /// SPI, sequence number, IV, ICV.
     fixed: usize,
     alignment: usize,
+    /// Pad length and next header.
+    trailer: usize,
     /// ESP in UDP.
     udp: usize,
 }
@@ -39,20 +42,29 @@ pub struct Overhead {
 impl Overhead {
     /// Of a suite, in UDP or not.
     pub fn of(suite: Suite, udp: bool) -> Self {
+        if suite.protocol() == Protocol::Ah {
+            let len = ah::Header::LEN + suite.iv_len() + suite.icv_len();
+            return Self {
+                // As in IPv6; in IPv4 it may be a word less (RFC 4302 §2.2).
+                fixed: len.next_multiple_of(8),
+                alignment: 1,
+                trailer: 0,
+                udp: 0,
+            };
+        }
         Self {
             fixed: Header::LEN + suite.iv_len() + suite.icv_len(),
             alignment: suite.alignment(),
+            trailer: 2,
             udp: if udp { UdpHeader::LEN } else { 0 },
         }
     }
 
     /// Octets of the largest inner packet that needs no more than `outer` octets on its way.
     fn inner(self, outer: usize, v4: bool) -> usize {
-        /// Pad length and next header.
-        const TRAILER: usize = 2;
         let ip = if v4 { Ipv4Header::LEN } else { Ipv6Header::LEN };
         let room = outer.saturating_sub(ip + self.udp + self.fixed);
-        (room / self.alignment * self.alignment).saturating_sub(TRAILER)
+        (room / self.alignment * self.alignment).saturating_sub(self.trailer)
     }
 }
 

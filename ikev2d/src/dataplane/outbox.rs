@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use offload_api::frame::Frame;
+use offload_api::wire::ip::Ipv6Header;
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::socket_domain;
 
@@ -21,6 +22,7 @@ const PACKETS: usize = 128;
 pub(super) struct Outbox {
     udp: [Option<UdpSocket>; 2],
     raw: [Option<OwnedFd>; 2],
+    ah: [Option<OwnedFd>; 2],
     entry: Option<Arc<OutboundEntry>>,
     frames: Vec<Frame>,
     burst: Burst,
@@ -35,19 +37,16 @@ pub(super) struct Sent {
 
 impl Outbox {
     /// From sockets of either family.
-    pub(super) fn new(udp: Vec<UdpSocket>, raw: Vec<OwnedFd>) -> Self {
-        let (mut both_udp, mut both_raw) = ([None, None], [None, None]);
+    pub(super) fn new(udp: Vec<UdpSocket>, raw: Vec<OwnedFd>, ah: Vec<OwnedFd>) -> Self {
+        let mut both_udp = [None, None];
         for socket in udp {
             let v4 = socket.local_addr().is_ok_and(|address| address.is_ipv4());
             both_udp[usize::from(!v4)].get_or_insert(socket);
         }
-        for socket in raw {
-            let v4 = socket_domain(&socket).is_ok_and(|of| of == AddressFamily::INET);
-            both_raw[usize::from(!v4)] = Some(socket);
-        }
         Self {
             udp: both_udp,
-            raw: both_raw,
+            raw: by_family(raw),
+            ah: by_family(ah),
             entry: None,
             frames: Vec::with_capacity(PACKETS),
             burst: Burst::new(),
@@ -84,12 +83,21 @@ impl Outbox {
                 .get(place)
                 .and_then(Option::as_ref)
                 .map(AsFd::as_fd),
+            Encapsulation::Ah => self.ah.get(place).and_then(Option::as_ref).map(AsFd::as_fd),
         };
+        if entry.encapsulation == Encapsulation::Ah && remote.is_ipv6() {
+            // An IPv6 socket puts the same header on, save for what AH does not cover.
+            for frame in &mut self.frames {
+                if !frame.pull_front(Ipv6Header::LEN) {
+                    frame.clear();
+                }
+            }
+        }
         let mut sent = Sent::default();
         if let Some(fd) = fd {
             let remote = match entry.encapsulation {
                 Encapsulation::Udp => remote,
-                Encapsulation::Native => SocketAddr::new(remote.ip(), 0),
+                Encapsulation::Native | Encapsulation::Ah => SocketAddr::new(remote.ip(), 0),
             };
             let mut sender = Sender {
                 burst: &mut self.burst,
@@ -99,7 +107,7 @@ impl Outbox {
             };
             match entry.encapsulation {
                 Encapsulation::Udp => sender.send_cut(&self.frames),
-                Encapsulation::Native => sender.send_each(&self.frames),
+                Encapsulation::Native | Encapsulation::Ah => sender.send_each(&self.frames),
             }
         } else {
             sent.refused = self.frames.len() as u64;
@@ -107,6 +115,16 @@ impl Outbox {
         self.frames.clear();
         sent
     }
+}
+
+/// IPv4's first.
+fn by_family(sockets: Vec<OwnedFd>) -> [Option<OwnedFd>; 2] {
+    let mut both = [None, None];
+    for socket in sockets {
+        let v4 = socket_domain(&socket).is_ok_and(|of| of == AddressFamily::INET);
+        both[usize::from(!v4)] = Some(socket);
+    }
+    both
 }
 
 /// One flush.

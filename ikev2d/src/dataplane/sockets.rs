@@ -170,7 +170,7 @@ impl Receiver {
     }
 }
 
-fn address_of(storage: &SockaddrStorage) -> Option<SocketAddr> {
+pub(super) fn address_of(storage: &SockaddrStorage) -> Option<SocketAddr> {
     if let Some(v4) = storage.as_sockaddr_in() {
         return Some(SocketAddr::new(IpAddr::V4(v4.ip()), v4.port()));
     }

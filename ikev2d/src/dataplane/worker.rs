@@ -27,11 +27,11 @@ use super::to_tun::ToTun;
 use super::{MssClamp, Shared, Upcall};
 
 /// Operations that one round takes in from each side.
-const BURST: usize = 128;
+pub(super) const BURST: usize = 128;
 /// Operations that a round may grow to: what one read brings must find room.
 const ROOM: usize = 4 * BURST;
 /// Reads of a socket in one round.
-const READS: usize = 32;
+pub(super) const READS: usize = 32;
 /// Packets of IP protocol 50 that are read at once.
 const RAW_READ: usize = 32;
 /// How long a sleeper sleeps at most: a lost interrupt is made good after that.
@@ -53,39 +53,43 @@ pub(super) struct Parts {
     /// To send with: every worker has all of them.
     pub(super) udp: Vec<UdpSocket>,
     pub(super) raw: Vec<OwnedFd>,
+    pub(super) ah: Vec<OwnedFd>,
     /// To read: a socket has one reader, or the order of its packets would be lost.
     pub(super) reads_udp: Vec<UdpSocket>,
     pub(super) reads_raw: Vec<OwnedFd>,
+    pub(super) reads_ah: Vec<OwnedFd>,
     pub(super) queue: Box<dyn QueuePair>,
     pub(super) pool: FramePool,
 }
 
 pub(super) struct Worker {
     number: usize,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     tun: SyncDevice,
     udp: Vec<(UdpSocket, u16)>,
     raw: Vec<OwnedFd>,
+    pub(super) ah: Vec<OwnedFd>,
+    pub(super) ah_control: Vec<u8>,
     raw_burst: Burst,
     raw_frames: Vec<Frame>,
     queue: Box<dyn QueuePair>,
-    pool: FramePool,
+    pub(super) pool: FramePool,
     receiver: Receiver,
     from_tun: FromTun,
     to_tun: ToTun,
     outbox: Outbox,
-    ops: Vec<Op>,
+    pub(super) ops: Vec<Op>,
     done: Vec<Done>,
     /// What each operation in flight belongs to, by its cookie.
     flights: Vec<Option<Flight>>,
     free: Vec<u64>,
     /// Frames are short: the TUN and raw sockets are not read.
-    starved: bool,
+    pub(super) starved: bool,
     acquires: AcquireGate,
     answers: AnswerGate,
 }
 
-enum Flight {
+pub(super) enum Flight {
     Out(Arc<OutboundEntry>),
     In(Arc<InboundEntry>, SocketAddr),
 }
@@ -100,6 +104,8 @@ impl Worker {
         Self {
             udp: udp.collect(),
             raw: parts.reads_raw,
+            ah: parts.reads_ah,
+            ah_control: super::ah::control(),
             raw_burst: Burst::new(),
             raw_frames: Vec::with_capacity(RAW_READ),
             number: parts.number,
@@ -107,7 +113,7 @@ impl Worker {
             to_tun: ToTun::new(parts.tun.udp_gso()),
             from_tun: FromTun::new(),
             tun: parts.tun,
-            outbox: Outbox::new(parts.udp, parts.raw),
+            outbox: Outbox::new(parts.udp, parts.raw, parts.ah),
             queue: parts.queue,
             pool: parts.pool,
             receiver: Receiver::new(),
@@ -129,6 +135,7 @@ impl Worker {
                 worked |= self.read_tun();
                 worked |= self.read_udp();
                 worked |= self.read_raw();
+                worked |= self.read_ah();
             }
             if !self.ops.is_empty() {
                 if self.queue.enqueue(&mut self.ops).is_err() {
@@ -243,7 +250,7 @@ impl Worker {
         }
     }
 
-    fn submit(&mut self, sa: SaHandle, frame: Frame, flight: Flight) {
+    pub(super) fn submit(&mut self, sa: SaHandle, frame: Frame, flight: Flight) {
         let cookie = self.free.pop().unwrap_or_else(|| {
             self.flights.push(None);
             (self.flights.len() - 1) as u64
@@ -502,7 +509,8 @@ impl Worker {
         let busy = busy || device.is_none() || self.starved;
         let mut fds: [PollFd<'_>; FDS] = std::array::from_fn(|_| PollFd::new(wake, PollFlags::IN));
         let tun = (!self.starved).then(|| self.tun.as_fd());
-        let raw = self.raw.iter().filter(|_| !self.starved).map(AsFd::as_fd);
+        let raw = self.raw.iter().chain(&self.ah);
+        let raw = raw.filter(|_| !self.starved).map(AsFd::as_fd);
         let sources = self.udp.iter().map(|(socket, _)| socket.as_fd());
         // What can't be read now must not wake.
         let sources = tun.into_iter().chain(sources).chain(raw);

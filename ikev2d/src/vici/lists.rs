@@ -120,13 +120,15 @@ pub(crate) fn child_sa(child: &ChildInfo<'_>, now: Instant, facts: &ChildFacts) 
     section.put("reqid", 1);
     section.put("state", child.state);
     section.put("mode", if sa.transport { "TRANSPORT" } else { "TUNNEL" });
-    section.put("protocol", "ESP");
+    section.put("protocol", if sa.suite.ah { "AH" } else { "ESP" });
     if sa.udp_encap {
         section.put("encap", "yes");
     }
     section.put("spi-in", format_args!("{:08x}", sa.spi_in));
     section.put("spi-out", format_args!("{:08x}", sa.spi_out));
-    put_encryption(&mut section, sa.suite.encryption);
+    if !sa.suite.ah {
+        put_encryption(&mut section, sa.suite.encryption);
+    }
     put_integrity(&mut section, sa.suite.integrity);
     if let Some(group) = sa.suite.group {
         section.put("dh-group", group_name(group));
@@ -297,6 +299,10 @@ fn put_integrity(section: &mut Section, integrity: Option<Integrity>) {
         Some(Integrity::HmacSha256) => "HMAC_SHA2_256_128",
         Some(Integrity::HmacSha384) => "HMAC_SHA2_384_192",
         Some(Integrity::HmacSha512) => "HMAC_SHA2_512_256",
+        Some(Integrity::HmacSha1) => "HMAC_SHA1_96",
+        Some(Integrity::Aes128Gmac) => "AES_128_GMAC",
+        Some(Integrity::Aes192Gmac) => "AES_192_GMAC",
+        Some(Integrity::Aes256Gmac) => "AES_256_GMAC",
     };
     section.put("integ-alg", name);
 }
@@ -362,6 +368,11 @@ pub(crate) fn algorithms() -> Section {
                 "HMAC_SHA2_256_128",
                 "HMAC_SHA2_384_192",
                 "HMAC_SHA2_512_256",
+                // AH's.
+                "HMAC_SHA1_96",
+                "AES_128_GMAC",
+                "AES_192_GMAC",
+                "AES_256_GMAC",
             ],
         ),
         ("aead", &["AES_GCM_16", "CHACHA20_POLY1305"]),

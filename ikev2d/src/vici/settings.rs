@@ -35,7 +35,7 @@ const NUMBERS: [&str; 11] = [
     "rand_packets",
 ];
 /// Settings that are lists even if there is one of them.
-const LISTS: [&str; 16] = [
+const LISTS: [&str; 17] = [
     "dns",
     "nbns",
     "dhcp",
@@ -50,6 +50,7 @@ const LISTS: [&str; 16] = [
     "remote_addrs",
     "proposals",
     "esp_proposals",
+    "ah_proposals",
     "local_ts",
     "remote_ts",
 ];

@@ -66,7 +66,13 @@ impl IkeSa {
             chain.notify(notify::USE_TRANSPORT_MODE, &[]);
         }
         chain.notify(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[]);
-        let proposals = config.esp_proposals.iter().cloned().map(|mut proposal| {
+        // AH authenticates what a NAT changes; where nothing else is configured the peer says so, too.
+        let nat = self.udp_encap() && config.esp_proposals.iter().any(|ours| !ours.is_ah());
+        let offered = config
+            .esp_proposals
+            .iter()
+            .filter(|ours| !(nat && ours.is_ah()));
+        let proposals = offered.cloned().map(|mut proposal| {
             if first {
                 // IKE_AUTH has no key exchange of its own (§1.2).
                 proposal.groups.clear();
@@ -201,6 +207,9 @@ impl IkeSa {
             .iter()
             .find_map(|ours| ours.choose_esp(&chosen.proposal, offer.first))
             .ok_or("the peer chose what we did not offer")?;
+        if suite.ah && self.udp_encap() {
+            return Err("AH does not pass a NAT (or encap = true): use ESP");
+        }
         if suite.group != offer.chosen_group {
             return Err("the peer's key exchange does not fit its choice");
         }
@@ -384,6 +393,9 @@ impl IkeSa {
             let chosen = config.esp_proposals.iter().find_map(|mine| {
                 proposals.iter().find_map(|theirs| {
                     let suite = mine.choose_esp(&theirs.proposal, first)?;
+                    if suite.ah && self.udp_encap() {
+                        return None;
+                    }
                     Some((suite, theirs.number, esp_spi(&theirs.spi)?))
                 })
             });

@@ -58,7 +58,7 @@ impl IkeSa {
         let old_spi = match rekeys {
             // It may be gone meanwhile, or the peer may have rekeyed it.
             Some(id) => match self.child(id).filter(|c| c.phase == Phase::Rekeying) {
-                Some(child) => Some(child.sa.spi_in),
+                Some(child) => Some((child.sa.suite.protocol(), child.sa.spi_in)),
                 None => return Ok(()),
             },
             None => None,
@@ -76,9 +76,8 @@ impl IkeSa {
         let nonce = ctx.random(NONCE_LEN);
         let spi = ctx.new_spi();
         let mut chain = Chain::default();
-        if let Some(old) = old_spi {
-            const ESP: u8 = 3;
-            let body = notify::emit(ESP, &old.to_be_bytes(), notify::REKEY_SA, &[]);
+        if let Some((protocol, old)) = old_spi {
+            let body = notify::emit(protocol, &old.to_be_bytes(), notify::REKEY_SA, &[]);
             chain.push(payload::NOTIFY, &body);
         }
         let (group, public) = exchange
@@ -283,11 +282,10 @@ impl IkeSa {
             Some(notify) => {
                 let spi = <[u8; 4]>::try_from(notify.spi).ok().map(u32::from_be_bytes);
                 // The peer names its inbound SA, our outbound one.
-                match self
-                    .children
-                    .iter()
-                    .find(|child| Some(child.sa.spi_out) == spi)
-                {
+                match self.children.iter().find(|child| {
+                    let protocol = child.sa.suite.protocol();
+                    (Some(child.sa.spi_out), protocol) == (spi, notify.protocol)
+                }) {
                     // §2.25.1: one that we delete, or that has a successor already.
                     Some(child)
                         if child.phase == Phase::Deleting
@@ -297,7 +295,9 @@ impl IkeSa {
                     }
                     Some(child) => Some(child.sa.id),
                     None => {
-                        let body = notify::emit(3, notify.spi, notify::CHILD_SA_NOT_FOUND, &[]);
+                        let spi = notify.spi;
+                        let body =
+                            notify::emit(notify.protocol, spi, notify::CHILD_SA_NOT_FOUND, &[]);
                         let mut chain = Chain::default();
                         chain.push(payload::NOTIFY, &body);
                         return self.respond(ctx, kind, id, chain);

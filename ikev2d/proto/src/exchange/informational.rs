@@ -3,10 +3,11 @@
 
 use crate::crypto::CryptoError;
 use crate::event::{ChildId, Path, reason};
-use crate::ike_sa::{Ctx, Handover, IkeSa, Phase, Request, Standing, State, error_notify};
+use crate::ike_sa::{Child, Ctx, Handover, IkeSa, Phase, Request, Standing, State, error_notify};
 use crate::wire::{Chain, Payload, Reader, exchange, notify, payload};
 
 const IKE: u8 = 1;
+const AH: u8 = 2;
 const ESP: u8 = 3;
 
 impl IkeSa {
@@ -36,7 +37,8 @@ impl IkeSa {
         };
         found.phase = Phase::Deleting;
         let mut chain = Chain::default();
-        chain.push(payload::DELETE, &emit_delete(&[found.sa.spi_in]));
+        let protocol = found.sa.suite.protocol();
+        chain.push(payload::DELETE, &emit_delete(protocol, &[found.sa.spi_in]));
         self.request(
             ctx,
             exchange::INFORMATIONAL,
@@ -57,21 +59,21 @@ impl IkeSa {
             return self.respond_notify(ctx, exchange::INFORMATIONAL, id, error, &[]);
         }
         self.answer_configuring(parts, &mut chain);
-        let mut own_spis = Vec::new();
+        let mut own_spis: [(u8, Vec<u32>); 2] = [(ESP, Vec::new()), (AH, Vec::new())];
         let mut ends = false;
         for part in parts.iter().filter(|part| part.kind == payload::DELETE) {
             match read_delete(part.body) {
                 Some((IKE, _)) => ends = true,
-                Some((ESP, spis)) => {
+                Some((protocol, spis)) => {
                     for spi in spis {
-                        self.delete_by_peer(ctx, spi, &mut own_spis);
+                        self.delete_by_peer(ctx, protocol, spi, &mut own_spis);
                     }
                 }
                 _ => {}
             }
         }
-        if !own_spis.is_empty() {
-            chain.push(payload::DELETE, &emit_delete(&own_spis));
+        for (protocol, spis) in own_spis.iter().filter(|(_, spis)| !spis.is_empty()) {
+            chain.push(payload::DELETE, &emit_delete(*protocol, spis));
         }
         self.respond(ctx, exchange::INFORMATIONAL, id, chain);
         let refused =
@@ -99,14 +101,23 @@ impl IkeSa {
     }
 
     /// The peer names its inbound SA; ours of the pair goes with it (§1.4.1).
-    fn delete_by_peer(&mut self, ctx: &mut Ctx<'_>, spi: u32, own_spis: &mut Vec<u32>) {
-        let Some(child) = self.children.iter().find(|child| child.sa.spi_out == spi) else {
+    fn delete_by_peer(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        protocol: u8,
+        spi: u32,
+        own_spis: &mut [(u8, Vec<u32>)],
+    ) {
+        let named =
+            |child: &&Child| child.sa.spi_out == spi && child.sa.suite.protocol() == protocol;
+        let Some(child) = self.children.iter().find(named) else {
             return;
         };
         let (id, spi_in) = (child.sa.id, child.sa.spi_in);
         // When both delete it at once, each has named it in its own request (§1.4.1).
         if !matches!(self.asking(), Some(Request::DeleteChild(asked)) if *asked == id) {
-            own_spis.push(spi_in);
+            let of = own_spis.iter_mut().find(|(of, _)| *of == protocol);
+            of.into_iter().for_each(|(_, spis)| spis.push(spi_in));
         }
         // That of a child that both rekey says that the peer's new one stays.
         if let Some(Request::CreateChild(mine)) = self.asking()
@@ -126,8 +137,8 @@ pub(crate) fn ends_ike(parts: &[Payload<'_>]) -> bool {
     deletes.any(|part| matches!(read_delete(part.body), Some((IKE, _))))
 }
 
-fn emit_delete(spis: &[u32]) -> Vec<u8> {
-    let mut body = vec![ESP, 4];
+fn emit_delete(protocol: u8, spis: &[u32]) -> Vec<u8> {
+    let mut body = vec![protocol, 4];
     body.extend((spis.len() as u16).to_be_bytes());
     body.extend(spis.iter().flat_map(|spi| spi.to_be_bytes()));
     body
@@ -136,7 +147,7 @@ fn emit_delete(spis: &[u32]) -> Vec<u8> {
 fn read_delete(body: &[u8]) -> Option<(u8, Vec<u32>)> {
     let mut reader = Reader::new(body);
     let (protocol, spi_len, count) = (reader.u8().ok()?, reader.u8().ok()?, reader.u16().ok()?);
-    if protocol != ESP {
+    if !matches!(protocol, AH | ESP) {
         return Some((protocol, Vec::new()));
     }
     if spi_len != 4 || reader.rest().len() != usize::from(count) * 4 {

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The SA payload (RFC 7296 §3.3, RFC 9370 §2.2.2).
 
-use super::{MOST_ADDITIONAL, Proposal};
+use super::{AH, ESP, MOST_ADDITIONAL, Proposal};
 use crate::algorithm::{Encryption, Group, Integrity, Prf};
 use crate::wire::{Reader, WireError};
 
 const IKE: u8 = 1;
-const ESP: u8 = 3;
 const ENCR: u8 = 1;
 const PRF: u8 = 2;
 const INTEG: u8 = 3;
@@ -75,7 +74,11 @@ pub(crate) fn emit(proposals: &[(u8, Proposal)], ike: bool, spi: &[u8]) -> Vec<u
         out.extend(((8 + spi.len() + body.len()) as u16).to_be_bytes());
         out.extend([
             *number,
-            if ike { IKE } else { ESP },
+            match proposal.is_ah() {
+                _ if ike => IKE,
+                true => AH,
+                false => ESP,
+            },
             spi.len() as u8,
             transforms.len() as u8,
         ]);
@@ -101,7 +104,11 @@ pub(crate) fn parse(body: &[u8], ike: bool) -> Result<Vec<WireProposal>, WireErr
             (inner.u8()?, inner.u8()?, inner.u8()?, inner.u8()?);
         let spi = inner.take(spi_len.into())?.to_vec();
         let mut proposal = Proposal::default();
-        let mut usable = protocol == if ike { IKE } else { ESP };
+        let mut usable = match protocol {
+            IKE => ike,
+            AH | ESP => !ike,
+            _ => false,
+        };
         let mut esn_seen = false;
         let mut additional_seen = [false; MOST_ADDITIONAL];
         for _ in 0..count {
@@ -165,6 +172,8 @@ pub(crate) fn parse(body: &[u8], ike: bool) -> Result<Vec<WireProposal>, WireErr
         if !inner.is_empty() {
             return Err(WireError::Length);
         }
+        // AH encrypts nothing; and ESP with nothing that is known must not pass for AH.
+        usable &= ike || (protocol == AH) == proposal.is_ah();
         usable &= ike || !esn_seen || !proposal.esn.is_empty();
         // One of which every method is unknown can't be left out.
         let known = proposal.additional.iter().zip(additional_seen);

@@ -9,6 +9,7 @@ pub(crate) mod engine;
 mod ike;
 mod leases;
 mod loaded;
+mod manual;
 mod mobility;
 mod restart;
 mod trap;
@@ -31,13 +32,14 @@ use offload_api::wire::natt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::config::{Config, DaemonSection, DataplaneSetting, StartAction, cores};
+use crate::config::{Config, DaemonSection, DataplaneSetting, ManualSection, StartAction, cores};
 use crate::dataplane::{Dataplane, DataplaneConfig, Upcall};
 use crate::inline::InlinePlane;
 use crate::install::Installer;
 use crate::jobs::Pool;
 use crate::kept::{self, Kept};
 use crate::keylog::KeyLog;
+use crate::manual::Manual;
 use crate::net::{self, Sockets};
 use crate::plane::Plane;
 use crate::publication::{Place, Publication};
@@ -85,6 +87,14 @@ pub(crate) struct Daemon {
     virtual_ips: virtual_ips::VirtualIps,
     /// The policy has changed and the traps have not yet.
     traps_due: bool,
+    pub(crate) manual: Manual,
+    /// The configuration's manual SAs are to be looked at.
+    manual_due: bool,
+    /// Those of the configuration that could not be installed; they have routes.
+    refused_manual: HashSet<String>,
+    /// What clients have loaded, and unloaded, and has its routes yet.
+    manual_routes: Vec<String>,
+    manual_unroutes: Vec<ManualSection>,
 }
 
 /// Runs until told to end.
@@ -150,6 +160,13 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let (requests_in, mut requests) = mpsc::channel::<Request>(64);
     tokio::spawn(server::serve(listener, requests_in, broadcast.clone()));
 
+    let manual = Manual::new(
+        devices.failover.clone(),
+        plane.clone(),
+        &section.state_directory,
+        section.nat_port,
+    );
+
     let mut daemon = Daemon {
         endpoint: Ike::new(endpoint_config, Arc::new(crypto)),
         jobs,
@@ -172,6 +189,11 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         mobility: mobility::Mobility::default(),
         virtual_ips: virtual_ips::VirtualIps::default(),
         traps_due: false,
+        manual,
+        manual_due: true,
+        refused_manual: HashSet::new(),
+        manual_routes: Vec::new(),
+        manual_unroutes: Vec::new(),
         config_path,
         config,
     };
@@ -221,6 +243,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     }
     kept::stopping();
     daemon.farewell(&mut ike).await;
+    daemon.manual.save();
     daemon.undo_configuration().await;
     daemon.devices.forget();
     let socket = &daemon.config.daemon.vici_socket;
@@ -364,6 +387,7 @@ impl Daemon {
             Ok(config) => {
                 tracing::info!("configuration is read again; established SAs stay");
                 self.config = config;
+                self.manual_due = true;
                 self.apply_policy();
                 Ok(())
             }
@@ -428,6 +452,12 @@ impl Daemon {
                     }
                 }
                 DeviceEvent::SequenceEnding { sa } => {
+                    if let Some(name) = self.manual.name_of(sa) {
+                        tracing::warn!(
+                            name,
+                            "a manual key's sequence numbers end soon: it needs a new one"
+                        );
+                    }
                     if let Some(child) = self.installer.child_of(sa) {
                         let _ = self.endpoint.rekey_child(now, child);
                     }
@@ -465,6 +495,7 @@ impl Daemon {
         }
         self.look_for_moves(now);
         self.publication.look_after(self.devices.failover.cache());
+        self.manual.tick(now);
         self.waiters.expire(now);
         self.restart_due(now);
         self.retire_orphans(now);
@@ -476,6 +507,10 @@ impl Daemon {
         if std::mem::take(&mut self.traps_due) {
             self.update_traps().await;
         }
+        if std::mem::take(&mut self.manual_due) {
+            self.update_manual().await;
+        }
+        self.route_manual().await;
         loop {
             while let Some(transmit) = self.endpoint.poll_transmit() {
                 if let Err(error) = self.sockets.send(&transmit) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The one translator from IKE's child SAs to security associations of the engines.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub(crate) struct Installer {
     plane: Plane,
     children: HashMap<ChildId, Installed>,
     handles: HashMap<SaHandle, ChildId>,
+    /// Inbound SPIs that others have.
+    reserved: HashSet<u32>,
 }
 
 struct Installed {
@@ -54,7 +56,23 @@ impl Installer {
             plane,
             children: HashMap::new(),
             handles: HashMap::new(),
+            reserved: HashSet::new(),
         }
+    }
+
+    /// Keeps an inbound SPI for somebody else, or lets it go.
+    pub(crate) fn reserve_spi(&mut self, spi: u32, taken: bool) {
+        if taken {
+            self.reserved.insert(spi);
+        } else {
+            self.reserved.remove(&spi);
+        }
+    }
+
+    /// Whether a negotiated SA has an inbound SPI.
+    pub(crate) fn has_spi(&self, spi: u32) -> bool {
+        let mut children = self.children.values();
+        children.any(|installed| installed.sa.spi_in == spi)
     }
 
     /// Installs the inbound SA; when this returns packets of it are taken.
@@ -63,6 +81,11 @@ impl Installer {
         sa: ChildSa,
         section: Option<&ChildSection>,
     ) -> Result<(), InstallError> {
+        if self.reserved.contains(&sa.spi_in) {
+            let error = format!("SPI {:08x} is that of an SA with manual keys", sa.spi_in);
+            let what = "choosing an SPI";
+            return Err(DeviceError::Host { what, error }.into());
+        }
         let level = section.map_or(OffloadLevel::Auto, |s| s.hw_offload.into());
         let level = match level {
             // Packets pass nobody who could fall back.
@@ -261,7 +284,7 @@ fn not_led(error: &SaError) -> InstallError {
 }
 
 /// Waits until no packet uses an entry that was taken out of the policy.
-async fn drained(removed: Removed) {
+pub(crate) async fn drained(removed: Removed) {
     let start = tokio::time::Instant::now();
     while !removed.is_drained() {
         if start.elapsed() > DRAIN {
@@ -353,7 +376,7 @@ fn params(
     })
 }
 
-fn pairs(
+pub(crate) fn pairs(
     from: &[ts::TrafficSelector],
     to: &[ts::TrafficSelector],
 ) -> Vec<(TrafficSelector, TrafficSelector)> {

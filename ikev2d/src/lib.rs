@@ -11,6 +11,7 @@ mod install;
 mod jobs;
 mod kept;
 mod keylog;
+mod manual;
 mod net;
 mod plane;
 pub mod publication;

@@ -13,6 +13,7 @@ pub(crate) mod keep;
 pub(crate) mod man;
 pub(crate) mod monitor;
 pub(crate) mod sa;
+pub(crate) mod sa_manual;
 pub(crate) mod sas;
 pub(crate) mod sim;
 pub(crate) mod stats;

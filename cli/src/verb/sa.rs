@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `esplanade sa`: the SA cache, read without a word to the daemon, which may hang or be dead.
+//! `esplanade sa`: the SA cache, read without a word to the daemon, which may hang or be dead; and SAs
+//! with manual keys, given to it.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::anyhow;
@@ -16,13 +18,15 @@ use serde_json::{Value as Json, json};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::{OutputArguments, facts, table};
+use crate::verb::sa_manual::{Add, Del};
 
 /// A daemon that has not said for so long that it lives hangs or is stopped; it says so every 5 ms.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Read the SA cache: every SA, the engine that carries it, its grant and counters, and the last events.
+/// Read the SA cache: every SA, the engine that carries it, its grant and counters, and the last events;
+/// add and delete SAs with manual keys.
 ///
-/// The daemon is not asked, so this also works while it hangs and after it has died; whether it runs is
+/// For the cache the daemon is not asked, so this also works while it hangs and after it has died; whether it runs is
 /// shown. Keys are not in the cache.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -46,6 +50,10 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Add a pair of SAs with manual keys; it lasts as long as the daemon.
+    Add(Box<Add>),
+    /// Delete a pair of SAs that was added.
+    Del(Del),
     /// List the SAs.
     List {
         /// Only those with this SPI (hexadecimal).
@@ -102,6 +110,11 @@ fn spi(text: &str) -> Result<Spi, String> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    match &arguments.what {
+        What::Add(add) => return add.run(),
+        What::Del(del) => return del.run(),
+        What::List { .. } | What::Show { .. } | What::Events { .. } => {}
+    }
     let cache = CacheReader::open_path(&arguments.cache).map_err(|error| {
         Failure::no_device(anyhow::Error::from(error).context("no SA cache can be read"))
     })?;
@@ -109,6 +122,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let writer = Writer::of(&cache);
     let output = &arguments.output;
     match &arguments.what {
+        What::Add(_) | What::Del(_) => Ok(ExitCode::SUCCESS),
         What::List { spi, filter } => {
             let (sas, unreadable) = wanted(&cache, *spi, filter);
             let sas_json: Vec<Json> = sas.iter().map(|sa| sa_json(sa, &clock)).collect();

@@ -22,6 +22,8 @@ pub struct DaemonSection {
     pub failover: FailoverSection,
     /// The SA cache, and who may read it.
     pub sa_cache: CacheSection,
+    /// Where it keeps what outlives it: the sequence numbers of manual keys.
+    pub state_directory: PathBuf,
     /// What moves packets.
     pub dataplane: DataplaneSetting,
     /// The TUN interface.
@@ -57,6 +59,7 @@ impl Default for DaemonSection {
             device: DeviceSetting::Software,
             failover: FailoverSection::default(),
             sa_cache: CacheSection::default(),
+            state_directory: "/var/lib/esplanade".into(),
             dataplane: DataplaneSetting::Tun,
             tun: TunSection::default(),
             key_log: None,

@@ -139,7 +139,7 @@ impl Waiters {
     }
 }
 
-fn respond(outcome: Result<(), String>) -> Reply {
+pub(super) fn respond(outcome: Result<(), String>) -> Reply {
     let mut response = Section::default();
     match outcome {
         Ok(()) => response.put("success", "yes"),
@@ -218,6 +218,16 @@ impl Daemon {
                     Ok(Section::default())
                 });
             }
+            "load-manual" => match self.load_manual(&message) {
+                Ok(first) => {
+                    let mut response = Section::default();
+                    response.put("success", "yes");
+                    response.put("first-sequence", first);
+                    plain(response)
+                }
+                Err(error) => respond(Err(error)),
+            },
+            "unload-manual" => return self.unload_manual(&message, reply),
             "initiate" => return self.control_initiate(&message, reply),
             "terminate" => return self.control_terminate(&message, reply),
             "rekey" => respond(self.control_rekey(&message)),
@@ -274,6 +284,10 @@ impl Daemon {
         let now = Instant::now();
         let wanted_ike = message.text("ike");
         let wanted_id = message.number("ike-id");
+        let manual = match wanted_id {
+            None => self.manual.list(wanted_ike, now),
+            Some(_) => Vec::new(),
+        };
         self.endpoint
             .ike_sas()
             .filter(|sa| wanted_ike.is_none_or(|name| sa.connection == name))
@@ -282,6 +296,7 @@ impl Daemon {
                 let section = lists::ike_sa(&sa, now, |child| self.child_facts(child));
                 ("list-sa", section)
             })
+            .chain(manual)
             .collect()
     }
 

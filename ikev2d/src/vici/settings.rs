@@ -9,19 +9,25 @@ use toml::{Table, Value as Toml};
 use zeroize::Zeroizing;
 
 use super::message::{Section, Value};
-use crate::config::{ConnectionSection, PoolSection, check_secret};
+use crate::config::{
+    ConnectionSection, HexKey, KeyTable, Keys, ManualSection, PoolSection, check_secret,
+    manual_keys,
+};
 
 /// Settings that are switches.
-const SWITCHES: [&str; 6] = [
+const SWITCHES: [&str; 8] = [
     "aggressive",
     "aggressive_psk",
     "encap",
+    "esn",
     "fragmentation",
+    "legacy",
     "mobike",
     "ppk_required",
 ];
 /// Settings that are plain numbers.
-const NUMBERS: [&str; 11] = [
+const NUMBERS: [&str; 12] = [
+    "start_at",
     "keyingtries",
     "version",
     "remote_port",
@@ -116,6 +122,35 @@ pub(crate) fn secret(message: &Section) -> Result<(String, Secret, SharedKind), 
     let ids = owners.into_iter().map(name::identity).collect();
     let secret = Zeroizing::new(data.to_vec());
     Ok((id, Secret { ids, secret }, kind))
+}
+
+/// The SAs of a `load-manual` message: name, settings, keys.
+pub(crate) fn manual(message: &Section) -> Result<(String, ManualSection, Keys), String> {
+    let mut sections = message.sections();
+    let (Some((name, section)), None) = (sections.next(), sections.next()) else {
+        return Err("expected one section, named like the SAs".to_owned());
+    };
+    let texts = section.section("keys").ok_or("no keys")?;
+    let key = |name: &str| match texts.text(name) {
+        Some(text) => HexKey::parse(text).map_err(|what| format!("keys.{name}: {what}")),
+        None => Ok(HexKey::default()),
+    };
+    let table = KeyTable {
+        encryption_in: key("encryption_in")?,
+        integrity_in: key("integrity_in")?,
+        encryption_out: key("encryption_out")?,
+        integrity_out: key("integrity_out")?,
+    };
+    // Keys get into no other form.
+    let settings = section.0.iter().filter(|(key, _)| key != "keys");
+    let settings = table_of(&Section(settings.cloned().collect()))?;
+    let settings = ManualSection::deserialize(settings)
+        .map_err(|error| format!("{name}: {}", error.to_string().trim().replace('\n', " ")))?;
+    settings
+        .check()
+        .map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
+    let keys = manual_keys(settings.suite.0, &table)?;
+    Ok((name.to_owned(), settings, keys))
 }
 
 fn table(section: &Section, top: bool) -> Result<Table, String> {

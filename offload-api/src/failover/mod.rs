@@ -14,6 +14,7 @@
 
 mod check;
 mod inline;
+mod ledger;
 mod queue;
 mod reconcile;
 mod route;
@@ -39,6 +40,7 @@ use crate::inline::Inline;
 use crate::queue::{QueueConfig, QueuePair};
 use crate::sa::{Amend, Numbering, OuterHeaders, SaHandle, SaParams, SaUsage};
 
+pub use ledger::NumberLedger;
 pub use reconcile::{Adopted, Reconciled};
 
 use sa::Sa;
@@ -176,6 +178,20 @@ impl Failover {
         sa: &SaParams,
         label: impl Into<SaLabel>,
     ) -> Result<SaHandle, InstallError> {
+        self.install_recorded(level, sa, label, None)
+    }
+
+    /// As [`install_at`](Self::install_at), and `ledger` records an outbound SA's numbers too.
+    ///
+    /// # Errors
+    /// As there, and what the ledger has.
+    pub fn install_recorded(
+        &self,
+        level: OffloadLevel,
+        sa: &SaParams,
+        label: impl Into<SaLabel>,
+        ledger: Option<Arc<dyn NumberLedger>>,
+    ) -> Result<SaHandle, InstallError> {
         sa.validate()?;
         let shared = &*self.shared;
         let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
@@ -189,7 +205,7 @@ impl Failover {
             .cache
             .insert(&entry, Engine::Software, used)
             .map_err(|InsertError::Full { capacity }| InstallError::TableFull { capacity })?;
-        let installed = Sa::install(shared, level, sa, slot);
+        let installed = Sa::install(shared, level, sa, slot, ledger);
         let sa = match installed {
             Ok(sa) => sa,
             Err(error) => {

@@ -68,6 +68,7 @@ impl Sa {
         let sa = Self {
             level: OffloadLevel::Packet,
             slot,
+            ledger: None,
             route: Route::new(Place::Device),
             control: Mutex::new(Control {
                 // What the device counts towards the limits began with its installation there.

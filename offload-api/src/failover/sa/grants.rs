@@ -20,9 +20,21 @@ impl Sa {
                 what: "reserving sequence numbers",
                 error: error.to_string(),
             })?;
+        self.record(grant).map_err(|error| DeviceError::Host {
+            what: "recording sequence numbers",
+            error,
+        })?;
         self.grant_first.store(grant.first, Ordering::Release);
         self.grant_end.store(grant.last, Ordering::Release);
         Ok(grant)
+    }
+
+    /// Has the SA's own ledger record a block, before anybody may use it.
+    fn record(&self, grant: Grant) -> Result<(), String> {
+        match &self.ledger {
+            Some(ledger) => ledger.record(grant.last),
+            None => Ok(()),
+        }
     }
 
     /// Sees to it that the grant is topped up long before it runs dry: by the next tick when less
@@ -97,6 +109,13 @@ impl Sa {
         let Ok(grant) = shared.cache.reserve(self.slot, shared.config.block) else {
             return false;
         };
+        if let Err(error) = self.record(grant) {
+            tracing::error!(
+                error,
+                "sequence numbers are not granted: they can't be recorded"
+            );
+            return false;
+        }
         self.grant_end.store(grant.last, Ordering::Release);
         if let (Place::Software, Some(software)) = (place, self.software) {
             let change = Amend::Grant(grant);

@@ -9,13 +9,13 @@ pub(super) use adopted::GrantFound;
 pub(super) use moves::Target;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::check::Verifier;
 use super::reconcile::cookie;
 use super::route::{Place, Route};
-use super::{OffloadLevel, Placement, Shared, lock};
+use super::{NumberLedger, OffloadLevel, Placement, Shared, lock};
 use crate::cache::{CacheSlot, SaState};
 use crate::capability::Features;
 use crate::error::{Advice, DeviceError, InstallError, SaError, Unsupported};
@@ -30,6 +30,7 @@ use crate::sa::{
 pub(super) struct Sa {
     level: OffloadLevel,
     slot: CacheSlot,
+    ledger: Option<Arc<dyn NumberLedger>>,
     route: Route,
     /// Held while the SA is moved or amended; the hot path only tries it.
     control: Mutex<Control>,
@@ -83,11 +84,13 @@ impl Sa {
         level: OffloadLevel,
         params: &SaParams,
         slot: CacheSlot,
+        ledger: Option<Arc<dyn NumberLedger>>,
     ) -> Result<Self, InstallError> {
         let outbound = params.direction == Direction::Outbound;
         let mut sa = Self {
             level,
             slot,
+            ledger,
             route: Route::new(Place::Nowhere),
             control: Mutex::new(Control {
                 params: params.clone(),

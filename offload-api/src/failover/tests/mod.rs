@@ -3,6 +3,7 @@
 
 mod adoption;
 mod fake;
+mod ledger;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -87,7 +87,7 @@ fn what_swanctl_may_not_load_is_told() {
         ("gw {", "other {\n aggressive = yes", "aggressive"),
         ("auth = psk", "auth = pubkey", "local.auth"),
         ("10.77.0.2", "10.77.0.256", "10.77.0.256"),
-        ("version = 2", "version = 1", "version"),
+        ("version = 2", "version = 3", "version"),
     ] {
         let text = good.replacen(from, to, 1);
         let text = if from == "gw {" {

@@ -102,3 +102,24 @@ fn a_tunnel_on_two_qat_functions_outlives_one_and_falls_back_after_both() {
         wire.assert_passes("on functions that are back");
     }
 }
+
+#[test]
+fn a_qat_refuses_an_sa_that_must_be_wholly_the_devices() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let socket = directory.path().join("vf");
+    let _function = function(&socket);
+    let device = format!("vfio-user:{}", socket.display());
+    let configuration = format!(
+        "{}\n[secrets.ike-1]\nsecret = \"{SECRET}\"\n",
+        ours(1, IKE, "aes256gcm16-esn", "", "hw_offload = \"packet\"")
+    );
+    let at = directory.path().join("a");
+    let a = Gateway::ikev2d_on(&wire.a, &at, &device, &configuration);
+    let at = directory.path().join("b");
+    let _b = Gateway::ikev2d(&wire.b, &at, &ours(2, IKE, "aes256gcm16-esn", "", ""));
+    let refused = a.try_swanctl(&["--initiate", "--child", "net", "--timeout", "10"]);
+    assert!(refused.is_err(), "{refused:?}\n{}", a.tail());
+    assert!(a.tail().contains("ciphers and hashes only"), "{}", a.tail());
+    wire.assert_blocked();
+}

@@ -309,3 +309,27 @@ fn more_selectors_are_possible_where_another_child_covers_them() {
         assert_eq!(sa.children[0].more_possible, more, "{second}");
     }
 }
+
+/// S109: what one peer has on a connection holds nothing up that another one sets up.
+#[test]
+fn peers_that_share_a_connection_do_not_wait_for_each_other() {
+    let mut pair = Pair::seeded(8, |a, connection, _| {
+        if !a {
+            connection.remote_id = Identity::Any;
+        }
+    });
+    let second = Connection {
+        name: "second".to_owned(),
+        local_id: Identity::parse("c.test"),
+        ..peers::connection(true)
+    };
+    let both = vec![peers::connection(true).into(), second.into()];
+    pair.sides[0].endpoint.set_connections(both);
+    for name in ["gw", "second"] {
+        let now = pair.now;
+        let endpoint = &mut pair.sides[0].endpoint;
+        endpoint.initiate(now, name, Some("net"), None).unwrap();
+        pair.run(Duration::from_secs(1));
+    }
+    pair.agree(2);
+}

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(crate) use children::{After, Child, Pending, Phase};
+pub(crate) use children::{After, Child, ChildRole, Pending, Phase};
 use fragments::SMALL;
 pub(crate) use fragments::{Held, Reassembly};
 pub(crate) use spi::{OwnSpi, Spis};
@@ -297,9 +297,9 @@ impl IkeSa {
             ctx.event(Event::RetireChild { child });
         }
         for child in std::mem::take(&mut self.children) {
-            let config = (child.sa.connection.clone(), child.sa.child.clone());
-            ctx.out.lost_child(&config);
-            ctx.out.gone.push(config);
+            let role = self.role_of(&child.sa);
+            ctx.out.lost_child(&role);
+            ctx.out.gone.push(role);
             ctx.event(Event::RetireChild { child: child.sa.id });
             if child.announced {
                 ctx.event(Event::ChildDown {

@@ -86,9 +86,12 @@ fn begin(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
 /// What waited for a child of another IKE SA to go sends from now on: told before that one's end.
 pub(super) fn release(sas: &mut Table, ctx: &mut Ctx<'_>, before: usize) {
     let mut at = before;
-    for (connection, child) in std::mem::take(&mut ctx.out.gone) {
+    for (connection, child, peer) in std::mem::take(&mut ctx.out.gone) {
         for id in sas.waiting() {
-            let Some(sa) = sas.get_mut(&id).filter(|sa| sa.state != State::Dead) else {
+            let Some(sa) = sas
+                .get_mut(&id)
+                .filter(|sa| sa.state != State::Dead && sa.remote_id == peer)
+            else {
                 continue;
             };
             let waiting = sa

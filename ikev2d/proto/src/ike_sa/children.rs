@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::{Ctx, FORGET, IkeSa, OVERLAP, OwnSpi, Request, SUCCESSION, Task};
+use crate::config::Identity;
 use crate::event::{ChildId, ChildSa, Event, InstallId};
 use crate::wire::Chain;
 
@@ -19,6 +20,9 @@ pub(crate) enum Phase {
     /// Our deletion of it is under way.
     Deleting,
 }
+
+/// Connection, child and peer.
+pub(crate) type ChildRole = (String, String, Identity);
 
 /// A child SA.
 pub(crate) struct Child {
@@ -68,11 +72,16 @@ pub(crate) struct Pending {
     pub(crate) rekeys: Option<ChildId>,
 }
 
-fn config_of(child: &Child) -> (String, String) {
-    (child.sa.connection.clone(), child.sa.child.clone())
-}
-
 impl IkeSa {
+    /// What a child is to its peer: another peer's of the same configuration is another one.
+    pub(crate) fn role_of(&self, child: &ChildSa) -> ChildRole {
+        (
+            child.connection.clone(),
+            child.child.clone(),
+            self.remote_id.clone(),
+        )
+    }
+
     pub(crate) fn child(&self, id: ChildId) -> Option<&Child> {
         self.children.iter().find(|child| child.sa.id == id)
     }
@@ -130,16 +139,19 @@ impl IkeSa {
 
     /// A child is there from now on.
     pub(crate) fn adopt_child(&mut self, ctx: &mut Ctx<'_>, child: Child) {
-        *ctx.out.live.entry(config_of(&child)).or_default() += 1;
+        *ctx.out.live.entry(self.role_of(&child.sa)).or_default() += 1;
         self.children.push(child);
     }
 
     /// Whether another IKE SA has a child of the same configuration: the peer reauthenticates, and has
     /// that one until it has this one.
     fn has_elsewhere(&self, ctx: &Ctx<'_>, child: &Child) -> bool {
-        let config = config_of(child);
-        let here = self.children.iter().filter(|c| config_of(c) == config);
-        let all = ctx.out.live.get(&config).copied().unwrap_or_default();
+        let here = self
+            .children
+            .iter()
+            .filter(|c| (&c.sa.connection, &c.sa.child) == (&child.sa.connection, &child.sa.child));
+        let all = ctx.out.live.get(&self.role_of(&child.sa)).copied();
+        let all = all.unwrap_or_default();
         all > here.count()
     }
 
@@ -202,9 +214,9 @@ impl IkeSa {
         };
         let gone = self.children.swap_remove(at);
         self.release(ctx, |child| child.sa.replaces == Some(id));
-        let config = config_of(&gone);
-        ctx.out.lost_child(&config);
-        ctx.out.gone.push(config);
+        let role = self.role_of(&gone.sa);
+        ctx.out.lost_child(&role);
+        ctx.out.gone.push(role);
         ctx.event(Event::RetireChild { child: id });
         if gone.announced {
             let reason = reason.to_owned();

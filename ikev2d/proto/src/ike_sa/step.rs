@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Handover, Held, IkeSa, OwnSpi, Spis};
+use super::{ChildRole, Handover, Held, IkeSa, OwnSpi, Spis};
 use crate::config::{Connection, EndpointConfig, Identity, Secret, Unique};
 use crate::crypto::Crypto;
 use crate::event::{ChildId, Event, IkeId, Numbers, Transmit};
@@ -52,10 +52,10 @@ pub(crate) struct Outputs {
     pub(crate) reauthenticated: Vec<IkeId>,
     /// IKE SAs that could not be.
     pub(crate) reauth_failed: Vec<IkeId>,
-    /// Children that are there, by connection and child.
-    pub(crate) live: HashMap<(String, String), usize>,
-    /// Children that are gone, by connection and child: what waits for that elsewhere may send.
-    pub(crate) gone: Vec<(String, String)>,
+    /// Children that are there.
+    pub(crate) live: HashMap<ChildRole, usize>,
+    /// Children that are gone: what waits for that elsewhere may send.
+    pub(crate) gone: Vec<ChildRole>,
     /// Octets of fragments that wait, by address.
     pub(crate) held: Held,
     pub(crate) handovers: Vec<Handover>,
@@ -69,7 +69,7 @@ pub(crate) struct Outputs {
 
 impl Outputs {
     /// A child is gone.
-    pub(crate) fn lost_child(&mut self, config: &(String, String)) {
+    pub(crate) fn lost_child(&mut self, config: &ChildRole) {
         if let Some(count) = self.live.get_mut(config) {
             *count = count.saturating_sub(1);
             if *count == 0 {

@@ -135,9 +135,10 @@ module ipa_esp_verdict
     if (hard)                                                    status = HardExpired;
     else if (seen == Old)                                        status = TooOld;
     else if (seen == Covered && word[number_q[5:0]])             status = Replayed;
-    else if (order_i.work == Drop)                               status = Replayed;
-    // The window moved by most of a subspace while the packet was under way.
+    // The window moved while the packet was under way, and the packet counts into another subspace
+    // now, whatever the early look has found.
     else if (number_q != order_i.number)                         status = BadIcv;
+    else if (order_i.work == Drop)                               status = Replayed;
     else if (!answer_i.icv_good)                                 status = BadIcv;
     else if (!pad_fits || !answer_i.pad_good)                    status = BadPad;
     else if (job.sa.transport) begin

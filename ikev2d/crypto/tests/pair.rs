@@ -107,7 +107,8 @@ fn a_proposal_that_fits_nothing_is_told() {
         .endpoint
         .initiate(pair.now, "gw", None, None)
         .unwrap();
-    pair.run(Duration::from_secs(300));
+    // Asked once more, and no longer.
+    pair.run(Duration::from_secs(12));
     let told = |event: &Event| matches!(event, Event::InitiateFailed { reason, .. } if reason.contains("NO_PROPOSAL_CHOSEN"));
     assert_eq!(pair.count(0, told), 1);
 }

@@ -7,6 +7,10 @@ use super::{Ctx, IkeSa, Phase, Standing, State, Task};
 use crate::config::EndpointConfig;
 use crate::event::Transmit;
 
+/// Retransmissions of a first message that somebody has refused: it may have been a forger (RFC 7296
+/// §2.21.1), and then the peer answers one of them.
+const REFUSED_TRIES: u32 = 1;
+
 impl IkeSa {
     pub(crate) fn arm_rekey(&mut self, ctx: &Ctx<'_>) {
         let Some(time) = self.connection.rekey_time else {
@@ -105,9 +109,12 @@ impl IkeSa {
         if let Some(outstanding) = &self.outstanding
             && now >= outstanding.at
         {
-            if outstanding.tries >= ctx.config.retransmit_tries {
-                let refusal = self.init.refusal.take().filter(|_| self.keys.is_none());
-                let reason = refusal.as_deref();
+            let refusal = self.init.refusal.as_deref();
+            let refusal = refusal.filter(|_| self.keys.is_none());
+            let tries = ctx.config.retransmit_tries;
+            if outstanding.tries >= refusal.map_or(tries, |_| tries.min(REFUSED_TRIES)) {
+                let reason = refusal.map(str::to_owned);
+                let reason = reason.as_deref();
                 return self.die(ctx, reason.unwrap_or(crate::event::reason::NO_ANSWER));
             }
             self.retransmit(ctx);

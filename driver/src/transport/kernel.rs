@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
 
 use offload_api::error::DeviceError;
 use offload_api::frame::PoolMemory;
@@ -23,6 +24,8 @@ const REGIONS: u32 = VFIO_PCI_CONFIG_REGION_INDEX + 1;
 /// The command register, and its bit for access to the BARs.
 const COMMAND: u64 = 4;
 const MEMORY_SPACE: u16 = 1 << 1;
+/// How long a device that was just dropped may take to let go: its watch thread may have been looking.
+const PARTING: Duration = Duration::from_millis(500);
 
 /// A PCI function bound to vfio-pci.
 ///
@@ -108,8 +111,25 @@ fn check_binding(function: &PciFunction) -> Result<u32, DeviceError> {
 }
 
 impl Opened {
-    /// Opens a function, or takes over one that this process has let go of.
+    /// Opens a function, or takes over one that this process has let go of, or does in a moment.
     fn take(host: &Host, group: u32, function: &str) -> Result<Arc<Self>, DeviceError> {
+        let begun = Instant::now();
+        loop {
+            if let Some(opened) = Self::try_take(host, group, function)? {
+                return Ok(opened);
+            }
+            if begun.elapsed() >= PARTING {
+                return Err(DeviceError::Host {
+                    what: "opening the PCI function",
+                    error: format!("{function} is open in this process already"),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Nothing while it is in use.
+    fn try_take(host: &Host, group: u32, function: &str) -> Result<Option<Arc<Self>>, DeviceError> {
         let mut all = lock(&OPENED);
         all.retain(|one| one.strong_count() != 0);
         let known = all
@@ -118,16 +138,13 @@ impl Opened {
             .find(|one| one.function == function);
         if let Some(known) = known {
             if known.taken.swap(true, Ordering::AcqRel) {
-                return Err(DeviceError::Host {
-                    what: "opening the PCI function",
-                    error: format!("{function} is open in this process already"),
-                });
+                return Ok(None);
             }
             if let Err(error) = known.reset() {
                 known.taken.store(false, Ordering::Release);
                 return Err(error);
             }
-            return Ok(known);
+            return Ok(Some(known));
         }
         let device = VfioDevice::open(&host.dev.join("vfio"), group, function).map_err(
             |OpenFailure { what, error }| DeviceError::Host {
@@ -154,7 +171,7 @@ impl Opened {
             mapped: Mutex::default(),
         });
         all.push(Arc::downgrade(&opened));
-        Ok(opened)
+        Ok(Some(opened))
     }
 
     fn at(&self, region: u32, offset: u64, len: usize) -> Result<(Region, u64), DeviceError> {

@@ -23,6 +23,8 @@ use sim::qat::{Counters, HostMemory, Vf};
 const HUGE_PAGE: u64 = 2 << 20;
 /// A bit of a ring's configuration that nobody reads.
 const SEEN: u32 = 1 << 31;
+/// Octets of a request.
+const REQUEST: u64 = 128;
 /// How long the bridge looks on without a pause after there was something to do.
 const KEEN: Duration = Duration::from_millis(2);
 
@@ -41,6 +43,8 @@ pub(crate) struct Bridge {
 #[derive(Clone, Default)]
 struct Shadow {
     tail: u32,
+    /// A tail of its own has been seen.
+    begun: bool,
     head: u32,
 }
 
@@ -156,7 +160,9 @@ impl Bridge {
                 shadow.head = head;
                 self.vf.write(RING_BAR, head_at, head);
             }
-            if tail != shadow.tail {
+            // The tail may still be an earlier pair's: it counts once there is a request before it.
+            shadow.begun = shadow.begun || self.is_written(first, ring, tail);
+            if shadow.begun && tail != shadow.tail {
                 shadow.tail = tail;
                 self.vf.write(RING_BAR, tail_at, tail);
                 any = true;
@@ -166,25 +172,20 @@ impl Bridge {
         any
     }
 
+    /// Whether a request lies before a tail: rings are filled with a pattern when they are set up.
+    fn is_written(&self, first: u64, ring: u32, tail: u32) -> bool {
+        let half = |register: u64| u64::from(self.get(0, first + register + u64::from(ring) * 4));
+        let base = half(self.layout.base_high) << 32 | half(self.layout.base_low);
+        let base = base << self.layout.base_shift;
+        let mut word = [0; 4];
+        u64::from(tail)
+            .checked_sub(REQUEST)
+            .is_some_and(|at| self.memory.read(base + at, &mut word) && word != [EMPTY; 4])
+    }
+
     /// A ring pair that was set up, perhaps for another time: whoever does writes its configuration, and
     /// this has left a mark there that is gone then.
     fn begin(&mut self, first: u64, ring: u32) {
-        let base = |this: &Self, ring: u64| {
-            let low = this.get(0, first + this.layout.base_low + ring * 4);
-            let high = this.get(0, first + this.layout.base_high + ring * 4);
-            (u64::from(high) << 32 | u64::from(low)) << this.layout.base_shift
-        };
-        // The tail may still be an earlier pair's: it counts once there is a request.
-        let mut word = [0; 4];
-        let requests = base(self, ring.into());
-        let tail_at = first + csr::TAIL + u64::from(ring) * 4;
-        if self.get(0, tail_at) == 0 {
-            // Nothing to take back.
-        } else if self.memory.read(requests, &mut word) && word == [EMPTY; 4] {
-            self.put(0, tail_at, 0);
-        } else {
-            std::thread::sleep(Duration::from_millis(1));
-        }
         for ring in [ring, self.layout.response_ring(ring)] {
             let at = u64::from(ring) * 4;
             let config = self.layout.config;

@@ -127,8 +127,13 @@ fn cache_models() -> Result<()> {
     run::succeed(&mut command)
 }
 
-/// Those that make networks need root over them: in a user namespace for anybody else.
 fn network_tests() -> Result<()> {
+    let mut command = test_command(cargo_with_networks());
+    run::succeed(command.args(["--package", NETWORK_TESTS, "--locked"]))
+}
+
+/// For tests that make networks, which need root over them: in a user namespace for anybody else.
+pub(crate) fn cargo_with_networks() -> Command {
     let mut command = if run::is_root() {
         run::cargo()
     } else {
@@ -139,11 +144,8 @@ fn network_tests() -> Result<()> {
             .arg(run::cargo().get_program());
         command
     };
-    command = test_command(command);
+    command.env("PATH", path_with_sbin());
     command
-        .args(["--package", NETWORK_TESTS, "--locked"])
-        .env("PATH", path_with_sbin());
-    run::succeed(&mut command)
 }
 
 /// `cargo nextest run` where it is installed, `cargo test` elsewhere.

@@ -5,23 +5,34 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::prerequisites::{BUILD, NETWORK, ensure};
+use crate::prerequisites::{BUILD, NETWORK, RTL, ensure};
 use crate::run;
 
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
+    let rtl = arguments.iter().any(|argument| argument == "--rtl");
     ensure(&[BUILD, NETWORK], &[])?;
+    let features: &[&str] = if rtl {
+        ensure(&[RTL], &[])?;
+        &["--features", "cli/rtl"]
+    } else {
+        &[]
+    };
     if !std::path::Path::new("/dev/net/tun").exists() {
         bail!("/dev/net/tun is missing: `modprobe tun`, or give the container the device");
     }
     eprintln!("building esplanade and ikev2d (release)");
-    run::succeed(run::cargo().args([
-        "build",
-        "--release",
-        "--package",
-        "cli",
-        "--package",
-        "ikev2d",
-    ]))?;
+    run::succeed(
+        run::cargo()
+            .args([
+                "build",
+                "--release",
+                "--package",
+                "cli",
+                "--package",
+                "ikev2d",
+            ])
+            .args(features),
+    )?;
     let program = run::target_directory().join("release/esplanade");
     // Where the caller stands, so that demo-out is found where it was asked for.
     let status = Command::new(&program)

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::prerequisites::{RTL, ensure};
-use crate::{regs, run};
+use crate::prerequisites::{BUILD, NETWORK, RTL, ensure};
+use crate::{ci, regs, run};
 
 /// One part, or all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -102,7 +102,8 @@ fn lint() -> Result<()> {
     Ok(())
 }
 
-/// The blocks alone; the card beside the functional model; the driver with the card.
+/// The blocks alone; the card beside the functional model; the driver with the card; all of it in
+/// two gateways.
 fn tests() -> Result<()> {
     let packages = [
         [
@@ -135,5 +136,33 @@ fn tests() -> Result<()> {
         "--test",
         "conformance",
     ];
-    run::succeed(run::cargo().arg("test").args(&packages).args(tests))
+    run::succeed(run::cargo().arg("test").args(&packages).args(tests))?;
+    demo()
+}
+
+/// Two gateways with cards in RTL, from IKE to the wire.
+fn demo() -> Result<()> {
+    ensure(&[BUILD, NETWORK], &[])?;
+    let programs = [
+        "build",
+        "--locked",
+        "--package",
+        "cli",
+        "--package",
+        "ikev2d",
+    ];
+    run::succeed(run::cargo().args(programs).args(["--features", "cli/rtl"]))?;
+    let test = [
+        "test",
+        "--locked",
+        "--package",
+        "tests",
+        "--features",
+        "rtl",
+    ];
+    run::succeed(
+        ci::cargo_with_networks()
+            .args(test)
+            .args(["--test", "demo_rtl"]),
+    )
 }

@@ -38,11 +38,21 @@ pub(super) fn daemon_program() -> Result<PathBuf> {
     Ok(daemon)
 }
 
+/// What a card's data path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Model {
+    /// The functional model.
+    Functional,
+    /// The verilated RTL.
+    Rtl,
+}
+
 /// How a site's packets are moved.
 #[derive(Clone, Copy)]
 pub(super) enum Mode<'a> {
     /// By the daemon's workers, with the card at their side.
-    Lookaside,
+    Lookaside(Model),
     /// By the card, whose wire port lies in this other namespace.
     Inline(&'a Namespace),
 }
@@ -87,6 +97,7 @@ pub(super) struct Gateway {
     // Before the card, so that it goes first.
     daemon: Guarded,
     card: Option<Guarded>,
+    model: Model,
     directory: PathBuf,
     logs: PathBuf,
 }
@@ -180,6 +191,10 @@ impl Gateway {
             site,
             namespace,
             card: Some(card),
+            model: match mode {
+                Mode::Lookaside(model) => model,
+                Mode::Inline(_) => Model::Functional,
+            },
             daemon,
             directory,
             logs,
@@ -219,7 +234,7 @@ impl Gateway {
             namespace,
             &self.directory,
             &self.logs,
-            Mode::Lookaside,
+            Mode::Lookaside(self.model),
         )?;
         self.card = Some(card);
         Ok(())
@@ -339,13 +354,16 @@ fn start_card(
     let log = logs.join(format!("card-{name}.log"));
     let program = std::env::current_exe()?;
     let mut command = match mode {
-        Mode::Lookaside => Command::new(program),
+        Mode::Lookaside(_) => Command::new(program),
         // Where its interfaces shall be.
         Mode::Inline(_) => namespace.command(program),
     };
     command
         .args(["--log-level", "info", "sim", "--socket"])
         .arg(&socket);
+    if let Mode::Lookaside(Model::Rtl) = mode {
+        command.args(["--model", "rtl"]);
+    }
     if let Mode::Inline(wire) = mode {
         command
             .arg(format!("--wire=af-packet:wire@{}", wire.path()))
@@ -412,7 +430,7 @@ fn configuration(
     mode: Mode<'_>,
 ) -> Zeroizing<String> {
     let (interface, plane, block) = match mode {
-        Mode::Lookaside => ("esp0", "tun", 1 << 16),
+        Mode::Lookaside(_) => ("esp0", "tun", 1 << 16),
         // Numbers for a while, so that the card goes on without the daemon.
         Mode::Inline(_) => (HOST_PORT, "inline", 1 << 20),
     };
@@ -503,7 +521,7 @@ mod tests {
             "s3cret",
             Path::new("/tmp/a \"b\\c"),
             Path::new("/k"),
-            Mode::Lookaside,
+            Mode::Lookaside(Model::Functional),
         );
         let table: toml::Table = text.parse().unwrap();
         assert_eq!(

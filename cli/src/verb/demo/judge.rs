@@ -58,6 +58,7 @@ fn measure(recorded: &Recorded, wire: &Wire) -> Report {
     Report {
         ok: false,
         failures: Vec::new(),
+        cards: recorded.model,
         suite: first
             .map(|child| child.esp_suite.clone())
             .unwrap_or_default(),

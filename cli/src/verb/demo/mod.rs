@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::failure::{Failure, Outcome};
+use gateway::Model;
 use interrupt::Interrupt;
 use progress::Progress;
 
@@ -42,12 +43,22 @@ pub(crate) struct Arguments {
     /// host. One phase of streams, with rekeyings.
     #[arg(long)]
     inline: bool,
+    /// Cards whose data path is the verilated RTL: true to the clock, and slow. Only where `esplanade`
+    /// was built with feature `rtl`; `cargo demo --rtl` sees to that.
+    #[arg(long, conflicts_with = "inline")]
+    rtl: bool,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    if arguments.rtl && !cfg!(feature = "rtl") {
+        return Err(Failure::usage(anyhow::anyhow!(
+            "this esplanade was built without the RTL: use `cargo demo --rtl`, or build the package cli \
+             with `--features rtl` (needs verilator 5 and g++)"
+        )));
+    }
     // Both need a process of one thread.
     netlab::ensure_privileges()?;
     let interrupt = Interrupt::install()?;
@@ -64,6 +75,11 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         daemon,
         out: out.clone(),
         phase: Duration::from_secs(arguments.seconds),
+        model: if arguments.rtl {
+            Model::Rtl
+        } else {
+            Model::Functional
+        },
     };
     if arguments.inline {
         let report = inline::play(&script, &interrupt, &progress)?;

@@ -9,6 +9,8 @@ use netlab::traffic::{Latency, PingReport};
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
+use super::gateway::Model;
+
 /// Everything that the demo found.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -16,6 +18,8 @@ pub(super) struct Report {
     pub(super) ok: bool,
     /// Those that did not.
     pub(super) failures: Vec<String>,
+    /// What the cards' data paths were.
+    pub(super) cards: Model,
     /// The ESP suite that IKE negotiated.
     pub(super) suite: String,
     /// The suite of the IKE SA.
@@ -115,6 +119,12 @@ pub(super) fn print(report: &Report, out: &Path) {
         report.ike_suite
     );
 
+    if report.cards == Model::Rtl {
+        anstream::println!(
+            "{}  the verilated RTL; the figures are those of a simulated clock\n",
+            "Cards".bold()
+        );
+    }
     let mut phases = table(["phase", "from s", "to s", "TCP, Mbit/s", "datagrams lost"]);
     for phase in &report.phases {
         phases.add_row([

@@ -16,7 +16,7 @@ use netlab::traffic::{
 };
 use zeroize::Zeroizing;
 
-use super::gateway::{Child, DeviceCounters, Gateway, Ground, Mode, Site};
+use super::gateway::{Child, DeviceCounters, Gateway, Ground, Mode, Model, Site};
 use super::interrupt::Interrupt;
 use super::progress::Progress;
 
@@ -31,6 +31,8 @@ pub(super) struct Script {
     pub(super) daemon: PathBuf,
     pub(super) out: PathBuf,
     pub(super) phase: Duration,
+    /// Of both cards, but in inline mode.
+    pub(super) model: Model,
 }
 
 /// An instant on both clocks: the one that traffic is counted by, and the one that captures are stamped by.
@@ -81,6 +83,7 @@ pub(super) struct SiteRecord {
 
 /// Everything that the report is made from.
 pub(super) struct Recorded {
+    pub(super) model: Model,
     pub(super) pcap: PathBuf,
     pub(super) capture: CaptureSummary,
     pub(super) timeline: Timeline,
@@ -107,7 +110,10 @@ pub(super) fn play(
     let pcap = script.out.join("wire.pcap");
     let capture = Capture::start(&wires[0], "wire", &pcap, CaptureConfig::default())?;
 
-    progress.step("two simulated cards, two ikev2d");
+    progress.step(match script.model {
+        Model::Functional => "two simulated cards, two ikev2d",
+        Model::Rtl => "two simulated cards whose data path is the RTL, two ikev2d",
+    });
     let directory = tempfile::Builder::new()
         .prefix("esplanade-demo-")
         .tempdir()?;
@@ -124,7 +130,7 @@ pub(super) fn play(
             wires[mine].clone(),
             &plan[other],
             ground,
-            Mode::Lookaside,
+            Mode::Lookaside(script.model),
         )
     };
     // The responder first, so that the initiator's first message finds it.
@@ -152,7 +158,11 @@ pub(super) fn play(
     let bulk = Bulk::start(from, (to, sink(5001)), 0x5eed, start.instant)?;
     let shape = DatagramsConfig {
         size: 1000,
-        rate: 2500,
+        rate: match script.model {
+            Model::Functional => 2500,
+            // A simulated clock does a few thousand packets a second, and TCP wants some of them.
+            Model::Rtl => 250,
+        },
         seed: 0xfeed,
     };
     let datagrams = Datagrams::start(from, (to, sink(5002)), shape, start.instant)?;
@@ -198,6 +208,7 @@ pub(super) fn play(
         device: [&device_first, &device_last].map(|all| all[index].clone()),
     };
     Ok(Recorded {
+        model: script.model,
         pcap,
         capture,
         timeline: Timeline {

@@ -32,6 +32,7 @@ impl SaTransform {
         }
     }
 
+    #[inline]
     pub(crate) fn direction(&self) -> Direction {
         match self {
             Self::Esp(esp) => esp.direction(),
@@ -63,6 +64,7 @@ impl SaTransform {
     }
 
     /// ESP with an AEAD, whose packets can go in bursts.
+    #[inline]
     pub(crate) fn aead(&self) -> Option<&Transform> {
         match self {
             Self::Esp(esp) => Some(esp).filter(|esp| esp.is_aead()),
@@ -71,6 +73,7 @@ impl SaTransform {
     }
 
     /// Octets of unpredictable IV that [`seal`](Self::seal) must be given.
+    #[inline]
     pub(crate) fn random_iv_len(&self) -> usize {
         match self {
             Self::Esp(esp) => esp.random_iv_len(),
@@ -92,6 +95,7 @@ impl SaTransform {
         }
     }
 
+    #[inline]
     pub(crate) fn locate(&self, packet: &[u8]) -> Result<Located, Status> {
         match self {
             Self::Esp(esp) => esp.locate(packet),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 use esp_aead::{Key, KeyError, Packet};
-use esp_framing::framing::{Framing, Layout, wipe};
+use esp_framing::framing::{Framing, wipe};
 
 use offload_api::queue::Status;
 use offload_api::sa::{Direction, KeyMaterial, Mode, OuterHeaders, SaParams, Spi, Suite};
@@ -248,7 +248,7 @@ impl Transform {
         sequence: u64,
     ) -> Option<Packet<'data>> {
         let key = self.aead.as_deref()?;
-        let split = Layout::of(self.suite(), esp.len())?;
+        let split = self.framing.layout(esp.len())?;
         let high = self.framing.high(sequence);
         aead_packet(key, &self.keys.salt, esp, &head, split, high)
     }

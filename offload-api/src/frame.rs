@@ -131,6 +131,7 @@ impl FramePool {
     }
 
     /// An empty frame with its headroom in front, unless all are out.
+    #[inline]
     pub fn alloc(&self) -> Option<Frame> {
         let index = self.inner.free.pop()?;
         Some(Frame {
@@ -266,6 +267,7 @@ impl Frame {
 
     /// Grows the packet by `count` octets in front and returns them, or nothing where there is no
     /// room.
+    #[inline]
     #[must_use]
     pub fn push_front(&mut self, count: usize) -> Option<&mut [u8]> {
         if count > self.headroom() {
@@ -277,6 +279,7 @@ impl Frame {
     }
 
     /// Grows the packet by `count` octets behind and returns them, with whatever they held.
+    #[inline]
     #[must_use]
     pub fn push_back(&mut self, count: usize) -> Option<&mut [u8]> {
         if count > self.tailroom() {
@@ -291,6 +294,7 @@ impl Frame {
     }
 
     /// Takes `count` octets off the front; false where there are fewer (in the first segment).
+    #[inline]
     #[must_use]
     pub fn pull_front(&mut self, count: usize) -> bool {
         if count > self.length() as usize {
@@ -302,6 +306,7 @@ impl Frame {
     }
 
     /// Shortens the packet to `len` octets, if it is longer.
+    #[inline]
     pub fn truncate(&mut self, len: usize) {
         let len = len.try_into().unwrap_or(u32::MAX);
         if self.is_chained() {
@@ -320,6 +325,7 @@ impl Frame {
     }
 
     /// Replaces the packet; false where it does not fit.
+    #[inline]
     #[must_use]
     pub fn fill(&mut self, packet: &[u8]) -> bool {
         self.clear();

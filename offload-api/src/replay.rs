@@ -59,6 +59,7 @@ impl ReplayWindow {
 
     /// The full number of a packet that carries these low 32 bits (RFC 4303 appendix A2.2): the one
     /// nearest to the window. Without ESN the high half is 0.
+    #[inline]
     pub fn full_number(&self, low: u32, esn: bool) -> u64 {
         if !esn {
             return u64::from(low);
@@ -86,6 +87,7 @@ impl ReplayWindow {
     }
 
     /// Whether a number may be accepted; changes nothing (the check before the ICV).
+    #[inline]
     pub fn check(&self, sequence: u64) -> Verdict {
         if sequence == 0 {
             return Verdict::TooOld;
@@ -105,6 +107,7 @@ impl ReplayWindow {
 
     /// Accepts a number whose packet has passed the ICV, if it still may be (two packets of one
     /// burst can carry the same number).
+    #[inline]
     pub fn accept(&mut self, sequence: u64) -> Verdict {
         let verdict = self.check(sequence);
         if verdict == Verdict::Fresh {
@@ -156,6 +159,7 @@ impl ReplayWindow {
         }
     }
 
+    #[inline]
     fn advance(&mut self, sequence: u64) {
         let words = self.ring.len() as u64;
         if words != 0 {
@@ -171,6 +175,7 @@ impl ReplayWindow {
         self.top = sequence;
     }
 
+    #[inline]
     fn place(&self, sequence: u64) -> (usize, u64) {
         (
             (sequence / 64) as usize & (self.ring.len().wrapping_sub(1)),
@@ -178,11 +183,13 @@ impl ReplayWindow {
         )
     }
 
+    #[inline]
     fn bit(&self, sequence: u64) -> bool {
         let (index, mask) = self.place(sequence);
         self.ring.get(index).is_some_and(|word| word & mask != 0)
     }
 
+    #[inline]
     fn set(&mut self, sequence: u64) {
         let (index, mask) = self.place(sequence);
         if let Some(word) = self.ring.get_mut(index) {

@@ -131,7 +131,7 @@ impl AhFraming {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let total = body + Ipv4Header::LEN;
                 let total = u16::try_from(total).map_err(|_| Status::BadLength)?;
-                let mut header = ip::outer_v4(source, destination, PROTOCOL, total, inner);
+                let mut header = ip::outer_v4(source, destination, PROTOCOL, total, &inner.into());
                 // It is authenticated, and a host that sends the packet would fill a zero in.
                 header.id = (sequence as u16).max(1).into();
                 header.checksum = 0.into();
@@ -141,7 +141,7 @@ impl AhFraming {
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 let body = u16::try_from(body).map_err(|_| Status::BadLength)?;
-                let header = ip::outer_v6(source, destination, PROTOCOL, body, inner);
+                let header = ip::outer_v6(source, destination, PROTOCOL, body, &inner.into());
                 prepend(packet, header.as_bytes())?;
                 Ok(Ipv6Header::LEN)
             }

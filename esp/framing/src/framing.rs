@@ -6,19 +6,18 @@
 //! [`Framing::frame`]; it looks at the window between [`Framing::locate`] and [`Framing::deframe`], and
 //! moves it after.
 
-use std::net::IpAddr;
-
 use zerocopy::{FromBytes, IntoBytes};
 
 use offload_api::queue::Status;
 use offload_api::sa::{Cipher, Direction, Mode, OuterHeaders, SaParams, Spi, Suite};
 use offload_api::wire::esp::{Header, NEXT_HEADER_DUMMY, PROTOCOL};
 use offload_api::wire::ip::{
-    self, Facts, Ipv4Header, Ipv6Header, PROTOCOL_IPV4, PROTOCOL_IPV6, PROTOCOL_UDP,
+    self, Facts, Inner, Ipv4Header, Ipv6Header, PROTOCOL_IPV4, PROTOCOL_IPV6, PROTOCOL_UDP,
 };
 use offload_api::wire::natt::UdpHeader;
 
 use crate::packet::PacketBuffer;
+use crate::template::Template;
 
 /// The fixed part of an SA without its keys: what does not change from packet to packet.
 #[derive(Clone, Debug)]
@@ -29,6 +28,12 @@ pub struct Framing {
     suite: Suite,
     esn: bool,
     outer: Option<OuterHeaders>,
+    /// The outer headers, where they make sense.
+    template: Option<Template>,
+    /// The suite's, at hand.
+    iv_len: usize,
+    icv_len: usize,
+    alignment: usize,
 }
 
 /// An inbound packet whose headers are in order.
@@ -53,12 +58,16 @@ impl Layout {
     /// The parts of an ESP packet of this suite and length, if it can be one.
     #[inline]
     pub fn of(suite: Suite, len: usize) -> Option<Self> {
-        let body = Header::LEN + suite.iv_len();
-        let icv = len.checked_sub(suite.icv_len())?;
+        Self::with(suite.iv_len(), suite.icv_len(), suite.alignment(), len)
+    }
+
+    #[inline]
+    fn with(iv_len: usize, icv_len: usize, alignment: usize, len: usize) -> Option<Self> {
+        let body = Header::LEN + iv_len;
+        let icv = len.checked_sub(icv_len)?;
         let body_len = icv.checked_sub(body)?;
-        body_len
-            .is_multiple_of(suite.alignment())
-            .then_some(Self { body, icv })
+        // Alignments are powers of two.
+        (body_len & (alignment - 1) == 0).then_some(Self { body, icv })
     }
 }
 
@@ -103,42 +112,59 @@ impl Framing {
             suite: sa.suite,
             esn: sa.esn,
             outer: sa.outer,
+            template: sa.outer.as_ref().and_then(Template::new),
+            iv_len: sa.suite.iv_len(),
+            icv_len: sa.suite.icv_len(),
+            alignment: sa.suite.alignment(),
         }
     }
 
     /// The SA's direction.
+    #[inline]
     pub fn direction(&self) -> Direction {
         self.direction
     }
 
     /// The SA's SPI.
+    #[inline]
     pub fn spi(&self) -> Spi {
         self.spi
     }
 
     /// The SA's mode.
+    #[inline]
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
     /// The SA's algorithms.
+    #[inline]
     pub fn suite(&self) -> Suite {
         self.suite
     }
 
     /// The SA's outer headers.
+    #[inline]
     pub fn outer(&self) -> Option<&OuterHeaders> {
         self.outer.as_ref()
     }
 
     /// Whether sequence numbers are extended.
+    #[inline]
     pub fn esn(&self) -> bool {
         self.esn
     }
 
     /// Replaces the outer headers (RFC 4555, NAT rebinding).
     pub fn set_outer(&mut self, outer: OuterHeaders) {
+        self.template = Template::new(&outer);
         self.outer = Some(outer);
+    }
+
+    /// The parts of an ESP packet of this length, if it can be one of the SA's.
+    #[inline]
+    pub fn layout(&self, len: usize) -> Option<Layout> {
+        Layout::with(self.iv_len, self.icv_len, self.alignment, len)
     }
 
     /// The high half of a number, where it is authenticated though not sent (RFC 4303 §2.2.1).
@@ -173,28 +199,69 @@ impl Framing {
         iv: Option<&[u8; 16]>,
         packet: &mut impl PacketBuffer,
     ) -> Result<usize, Status> {
+        match self.mode {
+            Mode::Tunnel => self.frame_tunnel(sequence, iv, packet),
+            Mode::Transport => self.frame_transport(sequence, iv, packet),
+        }
+    }
+
+    #[inline]
+    fn frame_tunnel(
+        &self,
+        sequence: u64,
+        iv: Option<&[u8; 16]>,
+        packet: &mut impl PacketBuffer,
+    ) -> Result<usize, Status> {
+        let len = packet.packet_len();
+        let inner = Inner::of_part(packet.packet(), len).map_err(|_| Status::BadIpHeader)?;
+        if inner.total_len != len {
+            return Err(Status::BadIpHeader);
+        }
+        let next_header = if inner.v4 {
+            PROTOCOL_IPV4
+        } else {
+            PROTOCOL_IPV6
+        };
+        self.pad(packet, len, next_header)?;
+        let start = match (&self.template, &self.outer) {
+            (Some(template), _) => template.len(),
+            (None, None) => 0,
+            // Refused at installation.
+            (None, Some(_)) => return Err(Status::OuterMismatch),
+        };
+        if !packet.grow_front(start + Header::LEN + self.iv_len) {
+            return Err(Status::NoSpace);
+        }
+        let whole = packet.packet_len();
+        let octets = packet.packet();
+        if let Some(template) = &self.template {
+            template.write(octets, whole, &inner)?;
+        }
+        let esp = octets.get_mut(start..).ok_or(Status::NoSpace)?;
+        self.write_header(esp, sequence, iv)?;
+        Ok(start)
+    }
+
+    fn frame_transport(
+        &self,
+        sequence: u64,
+        iv: Option<&[u8; 16]>,
+        packet: &mut impl PacketBuffer,
+    ) -> Result<usize, Status> {
         let len = packet.packet_len();
         let facts = Facts::of_part(packet.packet(), len).map_err(|_| Status::BadIpHeader)?;
         if facts.total_len != len {
             return Err(Status::BadIpHeader);
         }
-        let (kept, next_header) = match self.mode {
-            Mode::Tunnel if facts.source.is_ipv4() => (0, PROTOCOL_IPV4),
-            Mode::Tunnel => (0, PROTOCOL_IPV6),
-            // RFC 4303 §3.3.4: transport mode applies to whole datagrams only.
-            Mode::Transport if facts.fragment => return Err(Status::Fragment),
-            Mode::Transport => (facts.esp_offset, facts.protected_protocol),
-        };
-        let payload_len = facts.total_len - kept;
-        self.pad(packet, payload_len, next_header)?;
-
+        // RFC 4303 §3.3.4: transport mode applies to whole datagrams only.
+        if facts.fragment {
+            return Err(Status::Fragment);
+        }
+        let kept = facts.esp_offset;
+        self.pad(packet, facts.total_len - kept, facts.protected_protocol)?;
         let udp = self.outer.and_then(|outer| outer.udp);
-        let udp_len = if udp.is_some() && self.mode == Mode::Transport {
-            UdpHeader::LEN
-        } else {
-            0
-        };
-        let inserted = udp_len + Header::LEN + self.suite.iv_len();
+        let start = kept + if udp.is_some() { UdpHeader::LEN } else { 0 };
+        let inserted = start - kept + Header::LEN + self.iv_len;
         if !packet.grow_front(inserted) {
             return Err(Status::NoSpace);
         }
@@ -202,26 +269,13 @@ impl Framing {
         if inserted + kept > octets.len() {
             return Err(Status::BadIpHeader);
         }
-        if kept != 0 {
-            octets.copy_within(inserted..inserted + kept, 0);
-        }
-        let start = kept + udp_len;
+        octets.copy_within(inserted..inserted + kept, 0);
         let esp = octets.get_mut(start..).ok_or(Status::NoSpace)?;
         self.write_header(esp, sequence, iv)?;
-        match (self.mode, self.outer) {
-            (Mode::Tunnel, Some(outer)) => {
-                let before = packet.packet_len();
-                self.encapsulate(packet, &outer, &facts)?;
-                Ok(start + packet.packet_len() - before)
-            }
-            (Mode::Tunnel, None) => Ok(start),
-            (Mode::Transport, _) => {
-                let udp_ports = udp.map(|udp| (udp.source_port, udp.destination_port));
-                let len = packet.packet_len();
-                finish_transport(packet.packet(), len, &facts, kept, udp_ports)?;
-                Ok(start)
-            }
-        }
+        let udp_ports = udp.map(|udp| (udp.source_port, udp.destination_port));
+        let len = packet.packet_len();
+        finish_transport(packet.packet(), len, &facts, kept, udp_ports)?;
+        Ok(start)
     }
 
     /// Padding 1, 2, 3, …, pad length and next header (RFC 4303 §2.4 to §2.6), and room for the ICV.
@@ -232,16 +286,25 @@ impl Framing {
         next_header: u8,
     ) -> Result<(), Status> {
         const TRAILER: usize = 2;
-        let padded = (payload_len + TRAILER).next_multiple_of(self.suite.alignment());
-        let pad_len = padded - payload_len - TRAILER;
-        let tail = packet.grow_back(pad_len + TRAILER + self.suite.icv_len());
+        // Alignments are powers of two.
+        let pad_len = (payload_len + TRAILER).wrapping_neg() & (self.alignment - 1);
+        let tail = packet.grow_back(pad_len + TRAILER + self.icv_len);
         let tail = tail.ok_or(Status::NoSpace)?;
+        // Alignment is 16 at most, so it fits its octet.
+        let trailer = u64::from(next_header) << 8 | pad_len as u64;
+        if pad_len <= 6
+            && let Some(tail) = tail.first_chunk_mut::<8>()
+        {
+            // In one store; what is too much lies where the ICV goes.
+            let padding = 0x06_05_04_03_02_01 & ((1 << (8 * pad_len)) - 1);
+            *tail = (trailer << (8 * pad_len) | padding).to_le_bytes();
+            return Ok(());
+        }
         let (padding, tail) = tail.split_at_mut(pad_len);
         for (octet, value) in padding.iter_mut().zip(1u8..) {
             *octet = value;
         }
         if let [pad_field, next_field, ..] = tail {
-            // Alignment is 16 at most, so this fits.
             *pad_field = pad_len as u8;
             *next_field = next_header;
         }
@@ -254,57 +317,25 @@ impl Framing {
         sequence: u64,
         iv: Option<&[u8; 16]>,
     ) -> Result<(), Status> {
-        let header = Header {
-            spi: self.spi.value().into(),
-            sequence: (sequence as u32).into(),
-        };
-        header.write_to_prefix(esp).map_err(|_| Status::NoSpace)?;
-        let len = self.suite.iv_len();
-        let field = esp
-            .get_mut(Header::LEN..Header::LEN + len)
-            .ok_or(Status::NoSpace)?;
+        let header = u64::from(self.spi.value()) << 32 | u64::from(sequence as u32);
+        if let (None, 8) = (iv, self.iv_len) {
+            // In one store.
+            let both = u128::from(header) << 64 | u128::from(sequence);
+            let room = esp.first_chunk_mut().ok_or(Status::NoSpace)?;
+            *room = both.to_be_bytes();
+            return Ok(());
+        }
+        let (room, rest) = esp.split_first_chunk_mut().ok_or(Status::NoSpace)?;
+        *room = header.to_be_bytes();
+        let field = rest.get_mut(..self.iv_len).ok_or(Status::NoSpace)?;
         match iv {
-            Some(iv) => field.copy_from_slice(iv.get(..len).ok_or(Status::WrongNumbering)?),
-            None if len == 8 => field.copy_from_slice(&sequence.to_be_bytes()),
-            None if len == 0 => {}
+            Some(iv) => {
+                field.copy_from_slice(iv.get(..self.iv_len).ok_or(Status::WrongNumbering)?);
+            }
+            None if self.iv_len == 0 => {}
             None => return Err(Status::WrongNumbering),
         }
         Ok(())
-    }
-
-    fn encapsulate(
-        &self,
-        packet: &mut impl PacketBuffer,
-        outer: &OuterHeaders,
-        inner: &Facts,
-    ) -> Result<(), Status> {
-        let mut protocol = PROTOCOL;
-        if let Some(udp) = outer.udp {
-            let len = packet.packet_len() + UdpHeader::LEN;
-            let header = UdpHeader {
-                source_port: udp.source_port.into(),
-                destination_port: udp.destination_port.into(),
-                len: u16::try_from(len).map_err(|_| Status::BadLength)?.into(),
-                checksum: 0.into(),
-            };
-            prepend(packet, header.as_bytes())?;
-            protocol = PROTOCOL_UDP;
-        }
-        let len = packet.packet_len();
-        match (outer.source, outer.destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let len = u16::try_from(len + Ipv4Header::LEN).map_err(|_| Status::BadLength)?;
-                let header = ip::outer_v4(source, destination, protocol, len, inner);
-                prepend(packet, header.as_bytes())
-            }
-            (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                let len = u16::try_from(len).map_err(|_| Status::BadLength)?;
-                let header = ip::outer_v6(source, destination, protocol, len, inner);
-                prepend(packet, header.as_bytes())
-            }
-            // Refused at installation.
-            _ => Err(Status::OuterMismatch),
-        }
     }
 
     /// Finds the ESP header of an inbound packet and checks everything in front of the payload
@@ -313,6 +344,7 @@ impl Framing {
     /// # Errors
     /// [`Status::BadIpHeader`], [`Status::Fragment`], [`Status::OuterMismatch`] or
     /// [`Status::BadLength`].
+    #[inline]
     pub fn locate(&self, packet: &[u8]) -> Result<Located, Status> {
         self.locate_in(packet, packet.len())
     }
@@ -322,20 +354,21 @@ impl Framing {
     ///
     /// # Errors
     /// As there.
+    #[inline]
     pub fn locate_in(&self, packet: &[u8], len: usize) -> Result<Located, Status> {
-        let esp = if self.outer.is_some() || self.mode == Mode::Transport {
-            self.locate_behind_ip(packet, len)?
-        } else {
-            0
+        let esp = match &self.template {
+            Some(template) if template.is_on(packet, len) => template.len(),
+            None if self.outer.is_none() && self.mode == Mode::Tunnel => 0,
+            _ => self.locate_behind_ip(packet, len)?,
         };
         let octets = packet.get(esp..).unwrap_or_default();
         let header = Header::parse(octets).ok_or(Status::BadLength)?;
         if header.spi.get() != self.spi.value() {
             return Err(Status::OuterMismatch);
         }
-        let overhead = Header::LEN + self.suite.iv_len() + self.suite.icv_len();
+        let overhead = Header::LEN + self.iv_len + self.icv_len;
         match len.checked_sub(esp + overhead) {
-            Some(body) if body >= 2 && body.is_multiple_of(self.suite.alignment()) => Ok(Located {
+            Some(body) if body >= 2 && body & (self.alignment - 1) == 0 => Ok(Located {
                 esp,
                 sequence_low: header.sequence.get(),
             }),
@@ -397,17 +430,12 @@ impl Framing {
         located: Located,
         packet: &mut impl PacketBuffer,
     ) -> Result<u8, Status> {
-        let from = located.esp + Header::LEN + self.suite.iv_len();
+        let from = located.esp + Header::LEN + self.iv_len;
         let len = packet.packet_len();
         let plain_len = len
-            .checked_sub(from + self.suite.icv_len())
+            .checked_sub(from + self.icv_len)
             .ok_or(Status::BadLength)?;
-        let mut room = [0; TAIL_MOST];
-        let room = room.get_mut(..plain_len.min(TAIL_MOST));
-        let room = room.ok_or(Status::BadLength)?;
-        let tail = packet.part(from + plain_len - room.len(), room);
-        let (stripped, next_header) = strip_padding(tail.ok_or(Status::BadLength)?)?;
-        let payload_len = plain_len - stripped;
+        let (payload_len, next_header) = strip_padding(packet, from, plain_len)?;
         match self.mode {
             Mode::Tunnel => {
                 let payload = packet.packet().get(from..).ok_or(Status::BadLength)?;
@@ -415,13 +443,13 @@ impl Framing {
                 let inner_len = match next_header {
                     NEXT_HEADER_DUMMY => payload_len,
                     PROTOCOL_IPV4 | PROTOCOL_IPV6 => {
-                        let facts = Facts::of_part(payload, payload_len);
-                        let facts = facts.map_err(|_| Status::BadIpHeader)?;
-                        if facts.source.is_ipv4() != (next_header == PROTOCOL_IPV4) {
+                        let inner = Inner::of_part(payload, payload_len);
+                        let inner = inner.map_err(|_| Status::BadIpHeader)?;
+                        if inner.v4 != (next_header == PROTOCOL_IPV4) {
                             return Err(Status::BadNextHeader);
                         }
                         // The rest is traffic-flow-confidentiality padding (RFC 4303 §2.7).
-                        facts.total_len
+                        inner.total_len
                     }
                     _ => return Err(Status::BadNextHeader),
                 };
@@ -458,28 +486,43 @@ pub fn wipe(packet: &mut impl PacketBuffer) {
     packet.truncate(0);
 }
 
-/// Padding and trailer at their longest.
-const TAIL_MOST: usize = u8::MAX as usize + 2;
-
-/// The octets of padding and trailer at the end of a payload, and the next header.
-fn strip_padding(plain: &[u8]) -> Result<(usize, u8), Status> {
-    let [rest @ .., pad_len, next_header] = plain else {
+/// The octets of payload in `plain_len` octets at `from`, without padding and trailer, and the next
+/// header.
+#[inline]
+fn strip_padding(
+    packet: &mut impl PacketBuffer,
+    from: usize,
+    plain_len: usize,
+) -> Result<(usize, u8), Status> {
+    const TRAILER: usize = 2;
+    /// Padding that suites need at most; there may be more, to hide lengths.
+    const USUAL: usize = 15;
+    let unpadded = plain_len.checked_sub(TRAILER).ok_or(Status::BadLength)?;
+    let mut room = [0; TRAILER];
+    let Some(&[pad_len, next_header]) = packet.part(from + unpadded, &mut room) else {
         return Err(Status::BadLength);
     };
-    let payload_len = rest
-        .len()
-        .checked_sub(usize::from(*pad_len))
-        .ok_or(Status::BadPad)?;
-    let padding = rest.get(payload_len..).unwrap_or_default();
-    // RFC 4303 §2.4: the default content is inspected.
-    if padding
-        .iter()
-        .zip(1u8..)
-        .any(|(octet, expected)| *octet != expected)
-    {
-        return Err(Status::BadPad);
-    }
-    Ok((plain.len() - payload_len, *next_header))
+    let payload_len = unpadded.checked_sub(usize::from(pad_len));
+    let payload_len = payload_len.ok_or(Status::BadPad)?;
+    let padding = usize::from(pad_len);
+    let good = if padding <= USUAL {
+        is_padding(packet, from + payload_len, [0; USUAL].get_mut(..padding))
+    } else {
+        let mut room = [0; u8::MAX as usize];
+        is_padding(packet, from + payload_len, room.get_mut(..padding))
+    };
+    good.then_some((payload_len, next_header))
+        .ok_or(Status::BadPad)
+}
+
+/// Whether it is 1, 2, 3, …: the default content is inspected (RFC 4303 §2.4).
+#[inline]
+fn is_padding(packet: &mut impl PacketBuffer, at: usize, room: Option<&mut [u8]>) -> bool {
+    let padding = room.and_then(|room| packet.part(at, room));
+    padding.is_some_and(|padding| {
+        let mut pairs = padding.iter().zip(1u8..);
+        pairs.all(|(octet, expected)| *octet == expected)
+    })
 }
 
 pub(crate) fn prepend(packet: &mut impl PacketBuffer, header: &[u8]) -> Result<(), Status> {

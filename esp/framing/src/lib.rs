@@ -13,3 +13,4 @@ pub mod framing;
 pub mod packet;
 pub mod sa;
 pub mod table;
+mod template;

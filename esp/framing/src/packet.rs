@@ -24,30 +24,37 @@ pub trait PacketBuffer {
 }
 
 impl PacketBuffer for Frame {
+    #[inline]
     fn packet(&mut self) -> &mut [u8] {
         self
     }
 
+    #[inline]
     fn packet_len(&self) -> usize {
         Frame::packet_len(self)
     }
 
+    #[inline]
     fn grow_front(&mut self, count: usize) -> bool {
         self.push_front(count).is_some()
     }
 
+    #[inline]
     fn grow_back(&mut self, count: usize) -> Option<&mut [u8]> {
         self.push_back(count)
     }
 
+    #[inline]
     fn shrink_front(&mut self, count: usize) -> bool {
         self.pull_front(count)
     }
 
+    #[inline]
     fn truncate(&mut self, len: usize) {
         Frame::truncate(self, len);
     }
 
+    #[inline]
     fn part<'part>(&'part mut self, at: usize, room: &'part mut [u8]) -> Option<&'part [u8]> {
         if self.is_chained() {
             return self.copy_out(at, room).then_some(room);
@@ -55,6 +62,7 @@ impl PacketBuffer for Frame {
         self.get(at..at.checked_add(room.len())?)
     }
 
+    #[inline]
     fn zero(&mut self) {
         Frame::zero(self);
     }
@@ -86,6 +94,7 @@ impl<'buffer> SlicePacket<'buffer> {
 }
 
 impl PacketBuffer for SlicePacket<'_> {
+    #[inline]
     fn packet(&mut self) -> &mut [u8] {
         // `new` and every method keep the extent within the buffer.
         self.buffer
@@ -93,10 +102,12 @@ impl PacketBuffer for SlicePacket<'_> {
             .unwrap_or_default()
     }
 
+    #[inline]
     fn packet_len(&self) -> usize {
         self.len
     }
 
+    #[inline]
     fn grow_front(&mut self, count: usize) -> bool {
         let fits = count <= self.offset;
         if fits {
@@ -106,6 +117,7 @@ impl PacketBuffer for SlicePacket<'_> {
         fits
     }
 
+    #[inline]
     fn grow_back(&mut self, count: usize) -> Option<&mut [u8]> {
         if count > self.buffer.len() - self.offset - self.len {
             return None;
@@ -115,6 +127,7 @@ impl PacketBuffer for SlicePacket<'_> {
         self.buffer.get_mut(end..end + count)
     }
 
+    #[inline]
     fn shrink_front(&mut self, count: usize) -> bool {
         let fits = count <= self.len;
         if fits {
@@ -124,15 +137,18 @@ impl PacketBuffer for SlicePacket<'_> {
         fits
     }
 
+    #[inline]
     fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
 
+    #[inline]
     fn part<'part>(&'part mut self, at: usize, room: &'part mut [u8]) -> Option<&'part [u8]> {
         let end = at.checked_add(room.len())?;
         self.packet().get(at..end)
     }
 
+    #[inline]
     fn zero(&mut self) {
         self.packet().fill(0);
     }

@@ -139,6 +139,7 @@ impl SaState {
     ///
     /// # Errors
     /// [`Status::WrongNumbering`], [`Status::HardExpired`] or [`Status::SequenceExhausted`].
+    #[inline]
     pub fn next_outbound(
         &mut self,
         explicit: Option<Explicit>,
@@ -171,6 +172,7 @@ impl SaState {
     ///
     /// # Errors
     /// [`Status::HardExpired`], [`Status::Replayed`] or [`Status::TooOld`].
+    #[inline]
     pub fn check_inbound(&mut self, low: u32, now: Instant) -> Result<u64, Status> {
         self.check_hard(now)?;
         let sequence = self.window.full_number(low, self.esn);
@@ -184,6 +186,7 @@ impl SaState {
     ///
     /// # Errors
     /// [`Status::Replayed`] or [`Status::TooOld`], when another packet of the burst came first.
+    #[inline]
     pub fn accept_inbound(&mut self, sequence: u64) -> Result<(), Status> {
         match self.window.accept(sequence) {
             Verdict::Fresh => Ok(()),
@@ -191,6 +194,7 @@ impl SaState {
         }
     }
 
+    #[cold]
     fn refuse_inbound(&mut self, verdict: Verdict) -> Status {
         self.usage.replayed += 1;
         self.replays.count += 1;
@@ -206,6 +210,7 @@ impl SaState {
     ///
     /// # Errors
     /// [`Status::HardExpired`].
+    #[inline]
     pub fn check_hard(&mut self, now: Instant) -> Result<(), Status> {
         match self.reached(&self.lifetimes.hard, now) {
             Some(limit) => {
@@ -220,6 +225,7 @@ impl SaState {
     }
 
     /// Counts a packet that was sealed or opened and tells how it ended.
+    #[inline]
     pub fn count(&mut self, sequence: u64, inner_len: usize, now: Instant) -> Status {
         self.usage.packets += 1;
         self.usage.bytes += inner_len as u64;
@@ -267,9 +273,10 @@ impl SaState {
     }
 
     /// Hands over what is to be told.
+    #[inline]
     pub fn take_notices(&mut self, mut tell: impl FnMut(SaNotice)) {
-        for notice in self.notices.drain(..) {
-            tell(notice);
+        if !self.notices.is_empty() {
+            self.notices.drain(..).for_each(&mut tell);
         }
     }
 
@@ -382,6 +389,7 @@ impl SaState {
         self.usage
     }
 
+    #[inline]
     fn reached(&self, limits: &Limits, now: Instant) -> Option<Limit> {
         let at = |limit: Option<u64>, value: u64| limit.is_some_and(|limit| value >= limit);
         let age = || now.saturating_duration_since(self.installed);
@@ -396,6 +404,7 @@ impl SaState {
         }
     }
 
+    #[inline]
     fn watch_sequence(&mut self, sequence: u64) {
         let remaining = self.cursor.remaining();
         if remaining <= self.low_mark && !self.reported.grant_low {

@@ -95,6 +95,7 @@ impl<T> Table<T> {
     ///
     /// # Errors
     /// [`SaError::Stale`].
+    #[inline]
     pub fn entry(&self, sa: SaHandle) -> Result<&Entry<T>, SaError> {
         self.slots
             .get(sa.index as usize)
@@ -157,6 +158,7 @@ impl<T> Table<T> {
 
 impl<T> Entry<T> {
     /// Its moving part. A panic elsewhere left it whole.
+    #[inline]
     pub fn state(&self) -> MutexGuard<'_, SaState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -91,6 +91,7 @@ impl GrantCursor {
     }
 
     /// Takes up to `count` consecutive numbers: the first and how many.
+    #[inline]
     pub fn take(&mut self, count: u64) -> Option<(u64, u64)> {
         let taken = count.min(self.remaining());
         if taken == 0 {
@@ -114,6 +115,7 @@ impl GrantCursor {
     }
 
     /// Numbers left.
+    #[inline]
     pub fn remaining(&self) -> u64 {
         if self.next > self.last || self.ended {
             0
@@ -123,6 +125,7 @@ impl GrantCursor {
     }
 
     /// The number that the next packet would get.
+    #[inline]
     pub fn next(&self) -> u64 {
         self.next
     }

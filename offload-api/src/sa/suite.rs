@@ -196,21 +196,25 @@ impl Suite {
     }
 
     /// The protocol.
+    #[inline]
     pub fn protocol(self) -> Protocol {
         self.protocol
     }
 
     /// The encryption algorithm.
+    #[inline]
     pub fn cipher(self) -> Cipher {
         self.cipher
     }
 
     /// The integrity algorithm.
+    #[inline]
     pub fn integrity(self) -> Integrity {
         self.integrity
     }
 
     /// Whether one algorithm does both.
+    #[inline]
     pub fn is_aead(self) -> bool {
         matches!(
             self.cipher,
@@ -247,6 +251,7 @@ impl Suite {
     }
 
     /// Octets of initialisation vector on the wire.
+    #[inline]
     pub fn iv_len(self) -> usize {
         match self.cipher {
             Cipher::Null if self.integrity.is_gmac() => 8,
@@ -257,6 +262,7 @@ impl Suite {
     }
 
     /// Octets of integrity check value.
+    #[inline]
     pub fn icv_len(self) -> usize {
         match self.integrity {
             Integrity::HmacSha1 => 12,
@@ -271,6 +277,7 @@ impl Suite {
     }
 
     /// What payload, padding and trailer together must be a multiple of (RFC 4303 §2.4).
+    #[inline]
     pub fn alignment(self) -> usize {
         match self.cipher {
             Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,

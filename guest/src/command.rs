@@ -118,6 +118,15 @@ pub(crate) fn in_use(card: &str) -> Result<()> {
 
 /// Gives it back: no driver of this kernel wants it.
 pub(crate) fn unbind(card: &str) -> Result<()> {
+    let_go(card)?;
+    ensure!(crate::open(card).is_err(), "opened though it is unbound");
+    esplanade(&["unbind", card], REFUSED)?;
+    esplanade(&["doctor", card], FAILED)?;
+    Ok(())
+}
+
+/// Takes it from vfio-pci.
+pub(crate) fn let_go(card: &str) -> Result<()> {
     let said = esplanade(&["unbind", card], DONE)?;
     ensure!(driver(card).is_none(), "{said}");
     let name = fs::read_to_string(device(card).join("driver_override"))?;
@@ -125,8 +134,5 @@ pub(crate) fn unbind(card: &str) -> Result<()> {
         matches!(name.trim(), "" | "(null)"),
         "driver_override is {name:?}"
     );
-    ensure!(crate::open(card).is_err(), "opened though it is unbound");
-    esplanade(&["unbind", card], REFUSED)?;
-    esplanade(&["doctor", card], FAILED)?;
     Ok(())
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+mod qat;
 mod traffic;
 
 use std::sync::Arc;
@@ -31,23 +32,38 @@ const STEPS: &[Step] = &[
     ("interrupts", traffic::interrupts),
     ("two queues", traffic::two_queues),
     ("memory out of reach", traffic::refused_memory),
-    ("card killed", traffic::killed),
 ];
+
+/// The last: its card is dead afterwards.
+const END: Step = ("card killed", traffic::killed);
 
 fn main() -> Result<()> {
     let functions = Host::default().functions()?;
-    let card = functions
+    let (qat, cards): (Vec<_>, Vec<_>) = functions
         .into_iter()
-        .find(|function| function.driven)
-        .context("no card on the PCI bus")?
-        .address;
+        .filter(|function| function.driven)
+        .partition(|function| qat_regs::known_device(function.vendor, function.device).is_some());
+    let card = cards.into_iter().next().context("no card on the PCI bus")?;
+    let card = card.address;
     println!("GUEST card {card}");
-    for (name, step) in STEPS {
-        let begun = Instant::now();
-        step(&card).with_context(|| format!("step {name:?}"))?;
-        println!("GUEST ok {:.1} s {name}", begun.elapsed().as_secs_f64());
+    for step in STEPS {
+        run(*step, &card)?;
     }
+    qat::run(&qat)?;
+    run(END, &card)?;
     println!("GUEST PASS");
+    Ok(())
+}
+
+fn run((name, step): Step, card: &str) -> Result<()> {
+    timed(name, || step(card))
+}
+
+/// Does a step and tells how long it took.
+fn timed(name: &str, step: impl FnOnce() -> Result<()>) -> Result<()> {
+    let begun = Instant::now();
+    step().with_context(|| format!("step {name:?}"))?;
+    println!("GUEST ok {:.1} s {name}", begun.elapsed().as_secs_f64());
     Ok(())
 }
 

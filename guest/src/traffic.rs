@@ -24,11 +24,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A sleeper is woken for every burst by MSI-X, and the kernel has counted the interrupts.
 pub(crate) fn interrupts(address: &str) -> Result<()> {
-    let card = crate::open(address)?;
-    let pool = pool(&card)?;
+    woken_by(&*crate::open(address)?, "vfio-msix")
+}
+
+/// A sleeper is woken for every burst, and the kernel has counted the interrupts under this name.
+pub(crate) fn woken_by(card: &dyn Accelerator, kind: &str) -> Result<()> {
+    let pool = pool(card)?;
     let sa = card.install(&outbound(1))?;
     let mut queue = card.open_queue(&QueueConfig { depth: 64 })?;
-    let before = counted_interrupts()?;
+    let before = counted_interrupts(kind)?;
     const BURSTS: u64 = 20;
     for burst in 0..BURSTS {
         submit(&mut *queue, &pool, sa, 8)?;
@@ -45,8 +49,8 @@ pub(crate) fn interrupts(address: &str) -> Result<()> {
         }
         all(&done, Status::Ok)?;
     }
-    let interrupts = counted_interrupts()? - before;
-    println!("GUEST interrupts {interrupts} for {BURSTS} bursts");
+    let interrupts = counted_interrupts(kind)? - before;
+    println!("GUEST interrupts {interrupts} of {kind} for {BURSTS} bursts");
     ensure!(interrupts > 0, "completions came without interrupts");
     Ok(())
 }
@@ -56,7 +60,7 @@ pub(crate) fn two_queues(address: &str) -> Result<()> {
     let processors = std::thread::available_parallelism()?.get();
     ensure!(processors >= 2, "the guest has one processor");
     let card = crate::open(address)?;
-    let pool = pool(&card)?;
+    let pool = pool(&*card)?;
     const BURSTS: u64 = 50;
     std::thread::scope(|scope| {
         let threads = [1u32, 2].map(|n| {
@@ -119,19 +123,19 @@ pub(crate) fn refused_memory(address: &str) -> Result<()> {
         Ok(())
     };
 
-    let mapped = pool(&card)?;
+    let mapped = pool(&*card)?;
     expect("mapped", run(&mapped)?, Status::Ok)?;
     ensure!(dma_faults(&card)? == 0);
 
     fence.withhold.store(true, Ordering::Relaxed);
-    let unreachable = pool(&card)?;
+    let unreachable = pool(&*card)?;
     fence.withhold.store(false, Ordering::Relaxed);
     expect("never mapped", run(&unreachable)?, Status::DmaFault)?;
     let first = dma_faults(&card)?;
     ensure!(first > 0, "the refused access was not counted");
     expect("mapped, after a fault", run(&mapped)?, Status::Ok)?;
 
-    let taken_back = pool(&card)?;
+    let taken_back = pool(&*card)?;
     expect("not yet unmapped", run(&taken_back)?, Status::Ok)?;
     fence.unmap_last()?;
     expect("unmapped", run(&taken_back)?, Status::DmaFault)?;
@@ -147,7 +151,7 @@ pub(crate) fn refused_memory(address: &str) -> Result<()> {
 pub(crate) fn killed(address: &str) -> Result<()> {
     // Never closed: Linux waits more than a minute for a function that does not come out of its reset.
     let card = std::mem::ManuallyDrop::new(crate::open(address)?);
-    let pool = pool(&card)?;
+    let pool = pool(&**card)?;
     let sa = card.install(&outbound(1))?;
     let queue = Box::leak(card.open_queue(&QueueConfig { depth: 64 })?);
     let (mut submitted, mut back, mut done) = (0, 0, Vec::new());
@@ -202,7 +206,7 @@ fn settle(done: &mut Vec<Done>) -> Result<usize> {
     Ok(done.drain(..).count())
 }
 
-fn pool(card: &IpaCard) -> Result<FramePool> {
+fn pool(card: &dyn Accelerator) -> Result<FramePool> {
     let pool = FramePool::new(FramePoolConfig {
         slots: 256,
         ..Default::default()
@@ -276,10 +280,10 @@ fn wait(fd: BorrowedFd<'_>) -> Result<bool> {
     Ok(poll(&mut fds, Some(&time_out))? == 1)
 }
 
-/// What the kernel has counted of vfio-pci's MSI-X vectors.
-fn counted_interrupts() -> Result<u64> {
+/// What the kernel has counted of vfio-pci's vectors of a kind.
+fn counted_interrupts(kind: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/interrupts")?;
-    let lines = text.lines().filter(|line| line.contains("vfio-msix"));
+    let lines = text.lines().filter(|line| line.contains(kind));
     let counts = lines.flat_map(|line| line.split_whitespace().skip(1));
     Ok(counts.filter_map(|count| count.parse::<u64>().ok()).sum())
 }

@@ -10,7 +10,8 @@ use fpga_regs::registers::{
 pub(crate) const CONFIG_SIZE: usize = 256;
 const COMMAND: usize = 0x04;
 const BARS: usize = 0x10;
-const MSIX: usize = 0x40;
+/// The interrupts' capability.
+const INTERRUPTS: usize = 0x40;
 const EXPRESS: usize = 0x60;
 const DEVICE_CONTROL: usize = EXPRESS + 8;
 const MEMORY_SPACE: u8 = 1 << 1;
@@ -23,6 +24,7 @@ pub(crate) struct ConfigSpace {
     bar_sizes: [u64; 6],
     /// BARs have 64 bits.
     wide: bool,
+    interrupts: Interrupts,
 }
 
 /// What a configuration space says of its function.
@@ -35,11 +37,30 @@ pub(crate) struct Identity {
     pub(crate) bar_sizes: [u64; 6],
     /// BARs have 64 bits: each second one is the first one's upper half.
     pub(crate) wide: bool,
-    pub(crate) vectors: u16,
-    /// BAR of the MSI-X table and its pending bits.
-    pub(crate) msix_bar: u32,
-    pub(crate) msix_table: u32,
-    pub(crate) msix_pending: u32,
+    pub(crate) interrupts: Interrupts,
+}
+
+/// How a function interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interrupts {
+    /// By one message, to a 64-bit address (PCI Local Bus 3.0 §6.8.1).
+    Msi,
+    /// By a table of messages, in a BAR as its pending bits are.
+    Msix {
+        vectors: u16,
+        bar: u32,
+        table: u32,
+        pending: u32,
+    },
+}
+
+impl Interrupts {
+    pub(crate) fn vectors(self) -> u16 {
+        match self {
+            Self::Msi => 1,
+            Self::Msix { vectors, .. } => vectors,
+        }
+    }
 }
 
 impl ConfigSpace {
@@ -53,10 +74,12 @@ impl ConfigSpace {
             class_code: CLASS_CODE,
             bar_sizes: [REGISTER_BAR_SIZE, 0, doorbells, 0, MSIX_BAR_SIZE, 0],
             wide: false,
-            vectors,
-            msix_bar: MSIX_BAR,
-            msix_table: MSIX_TABLE as u32,
-            msix_pending: MSIX_PENDING as u32,
+            interrupts: Interrupts::Msix {
+                vectors,
+                bar: MSIX_BAR,
+                table: MSIX_TABLE as u32,
+                pending: MSIX_PENDING as u32,
+            },
         })
     }
 
@@ -65,6 +88,7 @@ impl ConfigSpace {
             octets: [0; CONFIG_SIZE],
             bar_sizes: identity.bar_sizes,
             wide: identity.wide,
+            interrupts: identity.interrupts,
         };
         this.set(0x00, &identity.vendor.to_le_bytes());
         this.set(0x02, &identity.device.to_le_bytes());
@@ -74,13 +98,22 @@ impl ConfigSpace {
         this.set(0x08, &(identity.class_code << 8 | 1).to_le_bytes());
         this.set(0x2c, &identity.vendor.to_le_bytes());
         this.set(0x2e, &identity.subsystem.to_le_bytes());
-        this.set(0x34, &[MSIX as u8]);
-        this.set(MSIX, &[0x11, EXPRESS as u8]);
-        this.set(MSIX + 2, &(identity.vectors - 1).to_le_bytes());
-        let table = identity.msix_table | identity.msix_bar;
-        this.set(MSIX + 4, &table.to_le_bytes());
-        let pending = identity.msix_pending | identity.msix_bar;
-        this.set(MSIX + 8, &pending.to_le_bytes());
+        this.set(0x34, &[INTERRUPTS as u8]);
+        match identity.interrupts {
+            // One message, to a 64-bit address, without masks.
+            Interrupts::Msi => this.set(INTERRUPTS, &[0x05, EXPRESS as u8, 0x80, 0]),
+            Interrupts::Msix {
+                vectors,
+                bar,
+                table,
+                pending,
+            } => {
+                this.set(INTERRUPTS, &[0x11, EXPRESS as u8]);
+                this.set(INTERRUPTS + 2, &(vectors - 1).to_le_bytes());
+                this.set(INTERRUPTS + 4, &(table | bar).to_le_bytes());
+                this.set(INTERRUPTS + 8, &(pending | bar).to_le_bytes());
+            }
+        }
         // PCI Express capability version 2, endpoint, with function-level reset.
         this.set(EXPRESS, &[0x10, 0, 0x02, 0]);
         this.set(EXPRESS + 4, &(1u32 << 28 | 1 << 15).to_le_bytes());
@@ -107,7 +140,7 @@ impl ConfigSpace {
                 0x05 => (0x04, false),
                 0x0c | 0x3c => (0xff, false),
                 _ if (BARS..BARS + 24).contains(&at) => (0xff, false),
-                _ if at == MSIX + 3 => (0xc0, false),
+                _ if at >= INTERRUPTS && at < EXPRESS => (self.interrupts_mask(at), false),
                 _ if at == DEVICE_CONTROL => (0xff, false),
                 _ if at == DEVICE_CONTROL + 1 => (0x7f, value & 0x80 != 0),
                 _ => (0, false),
@@ -133,9 +166,21 @@ impl ConfigSpace {
     /// Whether the MSI-X capability masks all vectors.
     pub(crate) fn all_masked(&self) -> bool {
         const FUNCTION_MASK: u8 = 1 << 6;
-        self.octets
-            .get(MSIX + 3)
-            .is_some_and(|control| control & FUNCTION_MASK != 0)
+        let control = self.octets.get(INTERRUPTS + 3);
+        self.interrupts != Interrupts::Msi
+            && control.is_some_and(|control| control & FUNCTION_MASK != 0)
+    }
+
+    /// What can be written of an octet of the interrupts' capability.
+    fn interrupts_mask(&self, at: usize) -> u8 {
+        match (self.interrupts, at - INTERRUPTS) {
+            // Enabled; the message's address, without its lowest bits; its data.
+            (Interrupts::Msi, 2) => 0x01,
+            (Interrupts::Msi, 4) => 0xfc,
+            (Interrupts::Msi, 5..14) => 0xff,
+            (Interrupts::Msix { .. }, 3) => 0xc0,
+            _ => 0,
+        }
     }
 
     fn command(&self, bit: u8) -> bool {
@@ -207,5 +252,26 @@ mod tests {
         config.write(4, &[6]);
         assert!(config.bus_master());
         config.write(CONFIG_SIZE as u64 + 9, &[1, 2, 3]);
+    }
+
+    #[test]
+    fn msi_takes_a_message_s_address_and_data_and_nothing_else() {
+        let mut config = ConfigSpace::of(&Identity {
+            vendor: 1,
+            device: 2,
+            subsystem: 3,
+            class_code: 0,
+            bar_sizes: [0x1000, 0, 0, 0, 0, 0],
+            wide: true,
+            interrupts: Interrupts::Msi,
+        });
+        config.write(INTERRUPTS as u64, &[0xff; EXPRESS - INTERRUPTS]);
+        let mut capability = [0; EXPRESS - INTERRUPTS];
+        config.read(INTERRUPTS as u64, &mut capability);
+        assert_eq!(capability[..4], [0x05, EXPRESS as u8, 0x81, 0]);
+        assert_eq!(capability[4], 0xfc);
+        assert_eq!(capability[5..14], [0xff; 9]);
+        assert_eq!(capability[14..], [0; EXPRESS - INTERRUPTS - 14]);
+        assert!(!config.all_masked());
     }
 }

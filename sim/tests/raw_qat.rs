@@ -4,13 +4,13 @@
 
 use std::cell::RefCell;
 
-use qat_regs::RING_BAR;
 use qat_regs::csr::{self, Layout};
 use qat_regs::descriptor::{CIPHER_HEADER, CipherConfig, cipher, mode};
 use qat_regs::message::{
     CommonFlags, HEADER_VALID, ListEntry, ListHead, Request, Response, ResponseStatus, command,
     service,
 };
+use qat_regs::{MISC_BAR, RING_BAR, mailbox, pfvf};
 use sim::fault::FaultPlan;
 use sim::qat::{Generation, HostMemory, Vf};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -199,5 +199,68 @@ fn a_destination_beyond_the_address_space_is_an_invalid_parameter() {
             invalid,
             "{address:#x}"
         );
+    }
+}
+
+/// A C62x function with a response that waits in the second pair's ring, and what it has been asked to
+/// tell of.
+fn function_that_would_interrupt(source: u32) -> (Host, Vf) {
+    let (host, mut vf) = (Host::new(), Vf::new(Generation::Gen2, FaultPlan::default()));
+    let layout = Layout::of(Generation::Gen2);
+    let pair = 3;
+    let response = layout.response_ring(pair);
+    for (ring, base) in [(pair, REQUESTS), (response, RESPONSES)] {
+        let ring = u64::from(ring) * 4;
+        let base = (base >> layout.base_shift) as u32;
+        vf.write(RING_BAR, layout.base_low + ring, base);
+        vf.write(RING_BAR, layout.config + ring, csr::request_config(RING));
+    }
+    vf.write(RING_BAR, csr::ARBITER, 1 << pair);
+    vf.write(RING_BAR, csr::INTERRUPT_SOURCE_UPPER, source);
+    vf.write(RING_BAR, csr::INTERRUPT_TIMER, csr::TIMER_ON);
+    vf.write(RING_BAR, csr::INTERRUPT_FLAG_AND_ENABLE, 1 << response);
+    put(&host, &nothing());
+    let tail = csr::TAIL + u64::from(pair) * 4;
+    vf.write(RING_BAR, tail, size_of::<Request>() as u32);
+    (host, vf)
+}
+
+#[test]
+fn the_one_interrupt_of_a_c62x_waits_until_it_is_unmasked() {
+    let (host, mut vf) = function_that_would_interrupt(csr::SOURCE_GEN2);
+    assert_eq!(vf.serve(&host, 16).interrupts, []);
+    assert_eq!(first_response(&host).opaque.get(), 7);
+    let sources = vf.read(MISC_BAR, mailbox::SOURCES);
+    assert_eq!(sources, mailbox::SOURCE_BUNDLE);
+    assert!(vf.write(MISC_BAR, mailbox::MASK, mailbox::SOURCE_MESSAGE));
+    assert_eq!(vf.serve(&host, 16).interrupts, [(0, 1)]);
+    // Once, until it is armed anew.
+    assert_eq!(vf.serve(&host, 16).interrupts, []);
+    vf.write(RING_BAR, csr::INTERRUPT_FLAG_AND_ENABLE, 1 << 11);
+    assert_eq!(vf.serve(&host, 16).interrupts, [(0, 1)]);
+}
+
+#[test]
+fn a_ring_of_a_c62x_whose_source_is_not_chosen_interrupts_nobody() {
+    // Rings 8, 9 and 10 are chosen, and not the eleventh.
+    let (host, mut vf) = function_that_would_interrupt(0x0444);
+    vf.write(MISC_BAR, mailbox::MASK, 0);
+    assert_eq!(vf.serve(&host, 16).interrupts, []);
+    assert_eq!(first_response(&host).opaque.get(), 7);
+}
+
+#[test]
+fn the_physical_function_s_answer_interrupts_where_that_is_not_masked() {
+    let host = Host::new();
+    for masked in [true, false] {
+        let mut vf = Vf::new(Generation::Gen2, FaultPlan::default());
+        if !masked {
+            vf.write(MISC_BAR, mailbox::MASK, 0);
+        }
+        let question = mailbox::say(pfvf::kind::VERSION_REQUEST, pfvf::VERSION);
+        assert_eq!(vf.write(MISC_BAR, mailbox::MAILBOX, question), !masked);
+        assert!(mailbox::heard(vf.read(MISC_BAR, mailbox::MAILBOX)).is_some());
+        let expected: &[_] = if masked { &[] } else { &[(0, 1)] };
+        assert_eq!(vf.serve(&host, 16).interrupts, expected);
     }
 }

@@ -265,6 +265,8 @@ pub struct IrqInfoPayload {
 
 /// VFIO interrupt flag: signalled by eventfd.
 pub const IRQ_EVENTFD: u32 = 1 << 0;
+/// VFIO interrupt type of MSI.
+pub const IRQ_MSI: u32 = 1;
 /// VFIO interrupt type of MSI-X.
 pub const IRQ_MSIX: u32 = 2;
 /// Interrupt types of a PCI device.

@@ -105,6 +105,8 @@ pub enum Refusal {
     },
     /// The kernel has no vfio-pci.
     NoVfioPci,
+    /// vfio-pci takes no such device unless it is told to.
+    Denied,
     /// vfio-pci does not have it.
     NotOurs {
         /// Who has it.
@@ -162,6 +164,12 @@ impl fmt::Display for Refusal {
                 )
             }
             Self::NoVfioPci => write!(f, "the kernel has no vfio-pci driver: modprobe vfio-pci"),
+            Self::Denied => write!(
+                f,
+                "vfio-pci has it on its denylist: modprobe vfio-pci disable_denylist=1 (where it is \
+                 loaded, unload it first; to have it so at boot: options vfio-pci disable_denylist=1 in \
+                 /etc/modprobe.d), on hosts whose users you trust"
+            ),
             Self::NotOurs { driver } => write!(
                 f,
                 "vfio-pci does not have it, {} does: there is nothing to give back",
@@ -287,6 +295,9 @@ impl Host {
         }
         if !self.sysfs.join("bus/pci/drivers").join(VFIO_PCI).exists() {
             refusals.push(Refusal::NoVfioPci);
+        }
+        if self.denies(function) {
+            refusals.push(Refusal::Denied);
         }
         let up = function.interfaces.iter().filter(|interface| interface.up);
         let names: Vec<_> = up.map(|interface| interface.name.clone()).collect();

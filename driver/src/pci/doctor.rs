@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 
+use qat_regs::{Generation, known_device};
 use rustix::fs::Access;
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::CapabilitySet;
@@ -110,6 +111,16 @@ impl Host {
                 &format!("esplanade device bind pci:{}", function.address),
             ),
         });
+        if self.denies(function) && driver != Some(VFIO_PCI) {
+            findings.push(Finding::bad(
+                Problem,
+                &about("denylist of vfio-pci"),
+                "it is on it",
+                "by its maker's account a request with a bad address can hang the platform, so vfio-pci \
+                 does not take it unasked",
+                &Refusal::Denied.to_string(),
+            ));
+        }
         let on = about("IOMMU group");
         let blocking: Vec<_> = function.group_members.iter().filter(|m| m.blocks).collect();
         findings.push(match function.iommu_group {
@@ -168,6 +179,15 @@ impl Host {
             ));
         }
         findings
+    }
+
+    /// Whether vfio-pci would refuse it: C62x and its like are on a list of its own, which a parameter
+    /// of the module turns off.
+    pub(super) fn denies(&self, function: &PciFunction) -> bool {
+        let known = known_device(function.vendor, function.device);
+        let parameter = "module/vfio_pci/parameters/disable_denylist";
+        known.is_some_and(|known| known.generation == Generation::Gen2)
+            && text(&self.sysfs.join(parameter)).is_some_and(|value| value.trim() == "N")
     }
 
     fn iommu(&self) -> Finding {
@@ -276,6 +296,7 @@ fn memory_lock(limit: Option<u64>, exempt: bool) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use super::super::BindOptions;
     use super::super::tree::Tree;
     use super::*;
 
@@ -300,6 +321,34 @@ mod tests {
         tree.file("proc/cmdline", "quiet iommu=off\n");
         let finding = tree.host().iommu();
         assert!(finding.fix.unwrap().contains("take iommu=off"));
+    }
+
+    #[test]
+    fn a_model_that_vfio_pci_refuses_is_not_bound_before_it_is_told_to_take_it() {
+        let tree = Tree::new();
+        tree.function(CARD, "0x8086", "0x37c9", "0x0b4000");
+        tree.group(7, &[CARD]);
+        tree.file("sys/bus/pci/drivers/vfio-pci/bind", "");
+        let parameter = "sys/module/vfio_pci/parameters/disable_denylist";
+        for (value, is_denied) in [("N\n", true), ("Y\n", false)] {
+            tree.file(parameter, value);
+            let host = tree.host();
+            let findings = host.examine_function(&host.function(CARD).unwrap());
+            let told = findings.iter().find(|f| f.about.contains("denylist"));
+            assert_eq!(told.is_some(), is_denied);
+            let plan = host.plan_bind(CARD, BindOptions::default());
+            match plan {
+                Ok(_) => assert!(!is_denied),
+                Err(error) => {
+                    assert!(is_denied, "{error}");
+                    assert!(error.to_string().contains("disable_denylist=1"), "{error}");
+                }
+            }
+        }
+        // Another generation is not on it.
+        tree.file(parameter, "N\n");
+        tree.function(CARD, "0x8086", "0x4941", "0x0b4000");
+        assert!(tree.host().plan_bind(CARD, BindOptions::default()).is_ok());
     }
 
     #[test]

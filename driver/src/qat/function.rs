@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, Weak};
 
 use offload_api::error::DeviceError;
 use qat_regs::csr::{self, Layout};
+use qat_regs::mailbox;
 use qat_regs::message::{Request, Response};
 use qat_regs::pfvf::{self, kind};
-use qat_regs::{Generation, RING_BAR, known_device};
+use qat_regs::{Generation, MISC_BAR, RING_BAR, known_device};
 use vfio_user::message::REGION_CONFIG;
 
 use super::extra::EXTRA;
@@ -54,7 +55,7 @@ pub(super) struct Function {
     pub(super) pairs: Vec<Pair>,
     layout: Layout,
     /// Its physical function answers.
-    is_heard: bool,
+    pub(super) is_heard: bool,
     /// Where the platform lets it be mapped: doorbells are stores then.
     mapped: Option<MappedRegion>,
     /// It interrupts.
@@ -64,6 +65,8 @@ pub(super) struct Function {
     pulses: Mutex<Vec<Weak<Pulse>>>,
     /// The arbiter's registers are read and written back.
     arbiter: Mutex<()>,
+    /// Where pairs share an interrupt, those that wait for it, by response ring.
+    armed: Mutex<u32>,
     /// Held from a word to the physical function until its answer, which does not name the ring pair.
     mailbox: Mutex<()>,
     lost: Mutex<Option<String>>,
@@ -138,6 +141,7 @@ impl Function {
             rings: Mutex::default(),
             pulses: Mutex::default(),
             arbiter: Mutex::default(),
+            armed: Mutex::default(),
             mailbox: Mutex::default(),
             lost: Mutex::default(),
             is_lost: AtomicBool::new(false),
@@ -151,14 +155,28 @@ impl Function {
         (2 * depth).max(LEAST_ENTRIES)
     }
 
-    /// Wires the bundles' vectors, by ring pair; without it completions are polled for, as they are
-    /// where several pairs share a bundle's.
+    /// Whether its ring pairs have one interrupt for all.
+    pub(super) fn shares_interrupt(&self) -> bool {
+        self.generation == Generation::Gen2
+    }
+
+    /// Wires the bundles' vectors; without it completions are polled for.
     pub(super) fn wire(&self, vectors: &[OwnedFd]) {
-        if Layout::symmetric(self.generation).len() != 1 {
-            return;
-        }
         let borrowed: Vec<BorrowedFd<'_>> = vectors.iter().map(AsFd::as_fd).collect();
-        match self.transport.enable_msix(&borrowed) {
+        self.wired(self.transport.enable_msix(&borrowed));
+    }
+
+    /// Wires the interrupt that all ring pairs share.
+    pub(super) fn wire_shared(&self, vector: &OwnedFd) {
+        self.wired(self.transport.enable_msi(vector.as_fd()).and_then(|()| {
+            // The physical function's messages are looked for.
+            let misc = Registers::new(&*self.transport, MISC_BAR);
+            misc.write(mailbox::MASK, mailbox::SOURCE_MESSAGE)
+        }));
+    }
+
+    fn wired(&self, result: Result<(), DeviceError>) {
+        match result {
             Ok(()) => self.interrupts.store(true, Ordering::Relaxed),
             Err(error) => tracing::info!(%error, "no interrupts: completions are polled for"),
         }
@@ -272,7 +290,17 @@ impl Function {
             self.write(self.ring_at(pair, ring, self.layout.config), config)?;
         }
         if self.interrupts() {
-            self.write(self.at(pair, csr::INTERRUPT_SOURCE), csr::SOURCE_GEN4)?;
+            let sources: &[_] = if self.shares_interrupt() {
+                &[
+                    (csr::INTERRUPT_SOURCE, csr::SOURCE_GEN2),
+                    (csr::INTERRUPT_SOURCE_UPPER, csr::SOURCE_GEN2),
+                ]
+            } else {
+                &[(csr::INTERRUPT_SOURCE, csr::SOURCE_GEN4)]
+            };
+            for (register, source) in sources {
+                self.write(self.at(pair, *register), *source)?;
+            }
             let timer = csr::TIMER_ON | csr::TIMER_LEAST;
             self.write(self.at(pair, csr::INTERRUPT_TIMER), timer)?;
         }
@@ -293,8 +321,12 @@ impl Function {
 
     /// Takes a ring pair away whose operations are home; whether the function was there to hear it.
     pub(super) fn stop_pair(&self, pair: Pair) -> bool {
+        let mut armed = lock(&self.armed);
+        *armed &= !(1 << self.layout.response_ring(pair.ring));
         let enable = self.at(pair, csr::INTERRUPT_FLAG_AND_ENABLE);
-        self.check().is_ok() && self.arbitrate(pair, false).is_ok() && self.write(enable, 0).is_ok()
+        self.check().is_ok()
+            && self.arbitrate(pair, false).is_ok()
+            && self.write(enable, *armed).is_ok()
     }
 
     /// Has the physical function reset a ring pair; whether it has.
@@ -323,7 +355,19 @@ impl Function {
     pub(super) fn arm(&self, pair: Pair) -> bool {
         let bit = 1 << self.layout.response_ring(pair.ring);
         let enable = self.at(pair, csr::INTERRUPT_FLAG_AND_ENABLE);
-        self.interrupts() && self.write_posted(enable, bit).is_ok()
+        if !self.shares_interrupt() {
+            return self.interrupts() && self.write_posted(enable, bit).is_ok();
+        }
+        // Held over the write: the register has both pairs' bits.
+        let mut armed = lock(&self.armed);
+        *armed |= bit;
+        self.interrupts() && self.write_posted(enable, *armed).is_ok()
+    }
+
+    /// The interrupt that all share has come: each must be armed anew. Whoever hears of it is to be
+    /// told after this.
+    pub(super) fn disarm(&self) {
+        *lock(&self.armed) = 0;
     }
 
     /// What a ring pair's registers say.

@@ -35,6 +35,8 @@ pub struct FunctionReport {
     pub generation: String,
     /// Whether it interrupts; it is polled otherwise.
     pub interrupts: bool,
+    /// Whether its physical function answers.
+    pub physical_function: bool,
     /// Why it is lost, if it is.
     pub lost: Option<String>,
     /// Its ring pairs for symmetric cryptography.
@@ -83,6 +85,7 @@ impl QatCard {
                 product: function.product.to_owned(),
                 generation: format!("{:?}", function.generation),
                 interrupts: function.interrupts(),
+                physical_function: function.is_heard,
                 lost,
                 pairs: pairs?,
             })

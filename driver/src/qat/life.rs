@@ -50,6 +50,8 @@ pub(super) struct Life {
     counters: Mutex<Counters>,
     /// One for each queue number.
     vectors: Vec<OwnedFd>,
+    /// Interrupts that all queues of a function share, by function; the watch thread passes them on.
+    shared: Vec<Option<OwnedFd>>,
     /// Ends the watchdog.
     bell: OwnedFd,
     watch: Mutex<Option<JoinHandle<()>>>,
@@ -93,9 +95,10 @@ impl Life {
         arena.hide();
         let vectors: Result<Vec<_>, _> = (0..max_queues).map(|_| make_eventfd()).collect();
         let vectors = vectors?;
+        let mut shared = Vec::new();
         for function in &functions {
             function.map(arena.iova(), arena.memory())?;
-            wire(function, &vectors)?;
+            shared.push(wire(function, &vectors)?);
         }
         let first_generation = (number as u32) << 16;
         let life = Arc::new(Self {
@@ -110,6 +113,7 @@ impl Life {
             max_queues,
             counters: Mutex::default(),
             vectors,
+            shared,
             bell: make_eventfd()?,
             watch: Mutex::default(),
         });
@@ -277,9 +281,14 @@ impl Life {
             fd.map(copy).transpose()
         });
         let liveness: Vec<_> = liveness.collect::<Result<_, _>>()?;
+        let shared = self
+            .shared
+            .iter()
+            .map(|fd| fd.as_ref().map(|fd| copy(fd.as_fd())));
+        let shared: Vec<_> = shared.map(Option::transpose).collect::<Result<_, _>>()?;
         let thread = std::thread::Builder::new()
             .name("qat-watch".to_owned())
-            .spawn(move || watch(&weak, &liveness, &bell))
+            .spawn(move || watch(&weak, &liveness, &shared, &bell))
             .map_err(error)?;
         *lock(&self.watch) = Some(thread);
         Ok(())
@@ -312,8 +321,13 @@ impl Drop for Life {
     }
 }
 
-/// Each bundle's vector to the queue that has its ring pair.
-fn wire(function: &Function, vectors: &[OwnedFd]) -> Result<(), DeviceError> {
+/// Each bundle's vector to the queue that has its ring pair, or the one that they share.
+fn wire(function: &Function, vectors: &[OwnedFd]) -> Result<Option<OwnedFd>, DeviceError> {
+    if function.shares_interrupt() {
+        let shared = make_eventfd()?;
+        function.wire_shared(&shared);
+        return Ok(Some(shared));
+    }
     let bundles = function.pairs.iter().map(|pair| pair.bundle).max();
     let by_bundle = (0..=bundles.unwrap_or(0)).map(|bundle| {
         let queue = function.pairs.iter().position(|pair| pair.bundle == bundle);
@@ -325,16 +339,25 @@ fn wire(function: &Function, vectors: &[OwnedFd]) -> Result<(), DeviceError> {
     });
     let by_bundle: Vec<_> = by_bundle.collect::<Result<_, _>>()?;
     function.wire(&by_bundle);
-    Ok(())
+    Ok(None)
 }
 
 /// The watch thread. It allocates nothing while it watches.
-fn watch(weak: &Weak<Life>, liveness: &[Option<OwnedFd>], bell: &OwnedFd) {
+fn watch(
+    weak: &Weak<Life>,
+    liveness: &[Option<OwnedFd>],
+    shared: &[Option<OwnedFd>],
+    bell: &OwnedFd,
+) {
     let hung_up = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
     let nothing = || PollFd::new(bell, PollFlags::empty());
     let mut fds = vec![PollFd::new(bell, PollFlags::IN)];
     fds.extend(liveness.iter().map(|fd| match fd {
         Some(fd) => PollFd::new(fd, PollFlags::RDHUP),
+        None => nothing(),
+    }));
+    fds.extend(shared.iter().map(|fd| match fd {
+        Some(fd) => PollFd::new(fd, PollFlags::IN),
         None => nothing(),
     }));
     let mut settled = vec![false; liveness.len()];
@@ -351,6 +374,15 @@ fn watch(weak: &Weak<Life>, liveness: &[Option<OwnedFd>], bell: &OwnedFd) {
             if fd.revents().intersects(hung_up) {
                 function.lose("its process has ended");
                 *fd = nothing();
+            }
+        }
+        for (n, function) in life.functions.iter().enumerate() {
+            let came = fds.get(1 + liveness.len() + n);
+            let came = came.is_some_and(|fd| fd.revents().contains(PollFlags::IN));
+            if let Some(Some(shared)) = shared.get(n).filter(|_| came) {
+                let _ = rustix::io::read(shared, &mut [0; 8]);
+                function.disarm();
+                life.wake();
             }
         }
         owed = life.tick();

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use offload_api::error::DeviceError;
 use offload_api::frame::PoolMemory;
 use rustix::io::Errno;
-use vfio_bindings::bindings::vfio::VFIO_PCI_CONFIG_REGION_INDEX;
+use vfio_bindings::bindings::vfio::{
+    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+};
 
 use super::vfio::{OpenFailure, Region, VfioDevice};
 use super::{IovaRange, MappedRegion, Transport};
@@ -224,7 +226,9 @@ impl Opened {
             let command = MEMORY_SPACE.to_le_bytes();
             let _ = self.write(VFIO_PCI_CONFIG_REGION_INDEX, COMMAND, &command);
         }
-        let _ = self.device.wire_msix(&[]);
+        for kind in [VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX] {
+            let _ = self.device.wire(kind, &[]);
+        }
         let mut mapped = lock(&self.mapped);
         mapped.retain(|(iova, len)| self.device.unmap_dma(*iova, *len).is_err());
     }
@@ -319,8 +323,16 @@ impl Transport for KernelTransport {
         let opened = self.opened()?;
         opened
             .device
-            .wire_msix(eventfds)
+            .wire(VFIO_PCI_MSIX_IRQ_INDEX, eventfds)
             .map_err(host("enabling MSI-X"))
+    }
+
+    fn enable_msi(&self, eventfd: BorrowedFd<'_>) -> Result<(), DeviceError> {
+        let opened = self.opened()?;
+        opened
+            .device
+            .wire(VFIO_PCI_MSI_IRQ_INDEX, &[eventfd])
+            .map_err(host("enabling MSI"))
     }
 
     fn reset(&self) -> Result<(), DeviceError> {

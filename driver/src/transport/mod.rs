@@ -109,6 +109,17 @@ pub trait Transport: Send + Sync {
     /// [`DeviceError`].
     fn enable_msix(&self, eventfds: &[BorrowedFd<'_>]) -> Result<(), DeviceError>;
 
+    /// Wires the one MSI vector to an eventfd.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; few devices have it.
+    fn enable_msi(&self, _eventfd: BorrowedFd<'_>) -> Result<(), DeviceError> {
+        Err(DeviceError::Host {
+            what: "enabling MSI",
+            error: format!("{} has no way to", self.name()),
+        })
+    }
+
     /// Resets the device.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use offload_api::frame::PoolMemory;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::SealFlags;
 use vfio_user::client::Client;
-use vfio_user::message::IRQ_MSIX;
+use vfio_user::message::{IRQ_MSI, IRQ_MSIX};
 
 use super::{MappedRegion, Transport};
 
@@ -179,6 +179,10 @@ impl Transport for UserTransport {
 
     fn enable_msix(&self, eventfds: &[BorrowedFd<'_>]) -> Result<(), DeviceError> {
         self.client.set_irqs(IRQ_MSIX, 0, eventfds).map_err(failed)
+    }
+
+    fn enable_msi(&self, eventfd: BorrowedFd<'_>) -> Result<(), DeviceError> {
+        self.client.set_irqs(IRQ_MSI, 0, &[eventfd]).map_err(failed)
     }
 
     fn reset(&self) -> Result<(), DeviceError> {

@@ -12,8 +12,8 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
 use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_GROUP_FLAGS_VIABLE,
     VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
-    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE1v2_IOMMU, vfio_group_status,
-    vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap, vfio_region_info,
+    VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE1v2_IOMMU, vfio_group_status, vfio_iommu_type1_dma_map,
+    vfio_iommu_type1_dma_unmap, vfio_region_info,
 };
 
 /// A device of a group in a container of its own. Dropped in this order.
@@ -136,8 +136,8 @@ impl VfioDevice {
         Ok(())
     }
 
-    /// Wires MSI-X vectors from 0 on to eventfds; none unwires them all.
-    pub(super) fn wire_msix(&self, eventfds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    /// Wires vectors of a kind, from 0 on, to eventfds; none unwires them all.
+    pub(super) fn wire(&self, kind: u32, eventfds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let data = if eventfds.is_empty() {
             VFIO_IRQ_SET_DATA_NONE
         } else {
@@ -148,7 +148,7 @@ impl VfioDevice {
         let count = eventfds.len() as u32;
         let size = (HEADER + eventfds.len()) * size_of::<u32>();
         let flags = data | VFIO_IRQ_SET_ACTION_TRIGGER;
-        let mut set = vec![size as u32, flags, VFIO_PCI_MSIX_IRQ_INDEX, 0, count];
+        let mut set = vec![size as u32, flags, kind, 0, count];
         set.extend(eventfds.iter().map(|fd| fd.as_raw_fd() as u32));
         call(&self.device, SET_IRQS, set.as_mut_ptr().expose_provenance()).map(drop)
     }

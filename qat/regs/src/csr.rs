@@ -77,6 +77,8 @@ pub const EMPTY_STATUS: u64 = 0x14c;
 pub const INTERRUPT_FLAG: u64 = 0x170;
 /// What makes a ring's interrupt.
 pub const INTERRUPT_SOURCE: u64 = 0x174;
+/// As [`INTERRUPT_SOURCE`], of the rings from the eighth on.
+pub const INTERRUPT_SOURCE_UPPER: u64 = 0x178;
 /// One bit a ring: its interrupts are on.
 pub const INTERRUPT_ENABLE: u64 = 0x17c;
 /// Coalescing: bit 31 is on, the low bits are its timer.
@@ -92,6 +94,8 @@ pub const TIMER_ON: u32 = 1 << 31;
 pub const TIMER_LEAST: u32 = 0x1ff;
 /// Interrupts by responses that wait, for both rings of a Gen4 bundle.
 pub const SOURCE_GEN4: u32 = 0x44;
+/// Interrupts by responses that wait, for eight rings of a Gen2 bundle.
+pub const SOURCE_GEN2: u32 = 0x4444_4444;
 
 /// The least and the largest size codes that a driver may use for a ring.
 pub const SIZE_CODES: std::ops::RangeInclusive<u32> = 1..=16;

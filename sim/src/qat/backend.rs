@@ -8,7 +8,7 @@ use std::time::Instant;
 use qat_regs::csr::Layout;
 use qat_regs::{CLASS_CODE, Generation, KNOWN_DEVICES, MISC_BAR, RING_BAR, VENDOR_ID};
 use rustix::io::Errno;
-use vfio_user::message::{IRQ_MSIX, REGION_CONFIG, REGION_READ, REGION_WRITE};
+use vfio_user::message::{IRQ_MSI, IRQ_MSIX, REGION_CONFIG, REGION_READ, REGION_WRITE};
 use vfio_user::server::{Backend, ClientMemory, DmaMapping, ServerRegion};
 
 use super::Vf;
@@ -17,7 +17,7 @@ use crate::dma::DmaMap;
 use crate::fault::FaultPlan;
 use crate::irq::Vectors;
 use crate::msix::MsixTable;
-use crate::pci::{CONFIG_SIZE, ConfigSpace, Identity};
+use crate::pci::{CONFIG_SIZE, ConfigSpace, Identity, Interrupts};
 
 const MISC_BAR_SIZE: u64 = 0x2000;
 const MSIX_BAR: u32 = 4;
@@ -42,7 +42,7 @@ impl Function {
             state: Mutex::new(State {
                 vf: Vf::new(generation, faults),
                 dma: DmaMap::default(),
-                irqs: Vectors::new(vectors(generation).into()),
+                irqs: Vectors::new(interrupts(generation).vectors().into()),
             }),
             bell: Bell::new()?,
         })
@@ -53,22 +53,29 @@ impl Function {
     }
 }
 
-/// A vector a bundle.
-fn vectors(generation: Generation) -> u16 {
-    Layout::of(generation).bundles as u16
+/// C62x and its like have MSI alone; the others a vector a bundle.
+fn interrupts(generation: Generation) -> Interrupts {
+    match generation {
+        Generation::Gen2 => Interrupts::Msi,
+        _ => Interrupts::Msix {
+            vectors: Layout::of(generation).bundles as u16,
+            bar: MSIX_BAR,
+            table: 0,
+            pending: MSIX_PENDING as u32,
+        },
+    }
 }
 
 fn identity(generation: Generation) -> Identity {
     let mut known = KNOWN_DEVICES.iter();
     let known = known.find(|known| known.generation == generation);
-    let bars = [
-        Layout::of(generation).bar_size(),
-        0,
-        MISC_BAR_SIZE,
-        0,
-        MSIX_BAR_SIZE,
-        0,
-    ];
+    let interrupts = interrupts(generation);
+    let msix_bar = match interrupts {
+        Interrupts::Msi => 0,
+        Interrupts::Msix { .. } => MSIX_BAR_SIZE,
+    };
+    let rings = Layout::of(generation).bar_size();
+    let bars = [rings, 0, MISC_BAR_SIZE, 0, msix_bar, 0];
     Identity {
         vendor: VENDOR_ID,
         device: known.map_or(0, |known| known.device),
@@ -77,10 +84,7 @@ fn identity(generation: Generation) -> Identity {
         class_code: CLASS_CODE,
         bar_sizes: bars,
         wide: true,
-        vectors: vectors(generation),
-        msix_bar: MSIX_BAR,
-        msix_table: 0,
-        msix_pending: MSIX_PENDING as u32,
+        interrupts,
     }
 }
 
@@ -98,7 +102,7 @@ impl QatBackend {
             function,
             identity,
             config: ConfigSpace::of(&identity),
-            msix: MsixTable::new(identity.vectors, MSIX_BAR_SIZE, MSIX_PENDING),
+            msix: MsixTable::new(identity.interrupts.vectors(), MSIX_BAR_SIZE, MSIX_PENDING),
         }
     }
 
@@ -158,8 +162,12 @@ impl Backend for QatBackend {
     }
 
     fn irq_count(&self, index: u32) -> u32 {
-        if index == IRQ_MSIX {
-            self.identity.vectors.into()
+        let kind = match self.identity.interrupts {
+            Interrupts::Msi => IRQ_MSI,
+            Interrupts::Msix { .. } => IRQ_MSIX,
+        };
+        if index == kind {
+            self.identity.interrupts.vectors().into()
         } else {
             0
         }

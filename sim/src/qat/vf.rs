@@ -15,6 +15,8 @@ use crate::fault::{Fault, FaultPlan};
 
 const REQUEST: u64 = size_of::<Request>() as u64;
 const RESPONSE: u64 = size_of::<Response>() as u64;
+/// Of a ring's source: responses that wait.
+const SOURCE_WAITS: u64 = 4;
 /// How late a late doorbell or response is.
 const LATE: Duration = Duration::from_millis(1);
 
@@ -25,9 +27,10 @@ pub struct Vf {
     bundles: Vec<Bundle>,
     from_pf: u32,
     to_pf: u32,
-    /// The register of Gen2 that both sides share, and what does not interrupt there.
+    /// The register of Gen2 that both sides share, what does not interrupt there, and what waits to.
     mailbox: u32,
-    mailbox_mask: u32,
+    mask: u32,
+    waiting: u32,
     counters: Counters,
     faults: FaultPlan,
     /// Hangs until a reset.
@@ -57,7 +60,8 @@ struct Bundle {
     interrupt_enable: u32,
     interrupt_timer: u32,
     interrupt_flag: u32,
-    interrupt_source: u32,
+    /// Four bits a ring.
+    interrupt_source: u64,
     /// The last responses' opaque words, for forging.
     earlier: u64,
 }
@@ -104,7 +108,8 @@ impl Vf {
             from_pf: 0,
             to_pf: 0,
             mailbox: 0,
-            mailbox_mask: 0,
+            mask: 0,
+            waiting: 0,
             counters: Counters::default(),
             faults,
             stalled: false,
@@ -124,7 +129,8 @@ impl Vf {
         };
         self.bundles = vec![bundle; self.layout.bundles as usize];
         (self.from_pf, self.to_pf) = (0, 0);
-        (self.mailbox, self.mailbox_mask) = (0, 0);
+        (self.mailbox, self.waiting) = (0, 0);
+        self.mask = mailbox::SOURCE_BUNDLE | mailbox::SOURCE_MESSAGE;
         self.counters = Counters::default();
         (self.stalled, self.vanished, self.rests) = (false, false, None);
     }
@@ -155,7 +161,7 @@ impl Vf {
             (Generation::Gen4, pfvf::FROM_PF) => self.from_pf,
             (Generation::Gen4, pfvf::TO_PF) => self.to_pf,
             (Generation::Gen2, mailbox::MAILBOX) => self.mailbox,
-            (Generation::Gen2, mailbox::MASK) => self.mailbox_mask,
+            (Generation::Gen2, mailbox::MASK) => self.mask,
             (Generation::Gen2, mailbox::SOURCES) => {
                 let rings = self.bundles.iter().any(|bundle| bundle.interrupt_flag != 0);
                 let message = mailbox::heard(self.mailbox).is_some();
@@ -166,15 +172,17 @@ impl Vf {
         }
     }
 
-    fn write_misc(&mut self, offset: u64, value: u32) {
+    /// Whether an interrupt is due.
+    fn write_misc(&mut self, offset: u64, value: u32) -> bool {
         match (self.generation, offset) {
             // Its reader clears the bit, and nothing else.
             (Generation::Gen4, pfvf::FROM_PF) => self.from_pf &= value | !pfvf::WAITS,
             (Generation::Gen4, pfvf::TO_PF) => self.hear(value),
             (Generation::Gen2, mailbox::MAILBOX) => self.hear_by_mailbox(value),
-            (Generation::Gen2, mailbox::MASK) => self.mailbox_mask = value,
+            (Generation::Gen2, mailbox::MASK) => self.mask = value,
             _ => {}
         }
+        self.waiting & !self.mask != 0
     }
 
     fn read_ring(&self, offset: u64) -> Option<u32> {
@@ -199,7 +207,8 @@ impl Vf {
                 })
             }
             csr::INTERRUPT_FLAG => bundle.interrupt_flag,
-            csr::INTERRUPT_SOURCE => bundle.interrupt_source,
+            csr::INTERRUPT_SOURCE => bundle.interrupt_source as u32,
+            csr::INTERRUPT_SOURCE_UPPER => (bundle.interrupt_source >> 32) as u32,
             csr::INTERRUPT_ENABLE => bundle.interrupt_enable,
             csr::INTERRUPT_TIMER => bundle.interrupt_timer,
             csr::ARBITER => bundle.arbiter,
@@ -212,10 +221,7 @@ impl Vf {
     pub fn write(&mut self, bar: u32, offset: u64, value: u32) -> bool {
         match (bar, offset) {
             _ if self.vanished => false,
-            (MISC_BAR, _) => {
-                self.write_misc(offset, value);
-                false
-            }
+            (MISC_BAR, _) => self.write_misc(offset, value),
             (RING_BAR, _) => self.write_ring(offset, value).unwrap_or(false),
             _ => false,
         }
@@ -259,6 +265,7 @@ impl Vf {
                 data = data & 0xff | 2 << 8;
             }
             self.mailbox = mailbox::say_by_pf(kind, data);
+            self.waiting |= mailbox::SOURCE_MESSAGE;
         }
     }
 
@@ -280,7 +287,14 @@ impl Vf {
         let Some((ring, register)) = at else {
             match offset {
                 csr::INTERRUPT_FLAG => bundle.interrupt_flag &= !value,
-                csr::INTERRUPT_SOURCE => bundle.interrupt_source = value,
+                csr::INTERRUPT_SOURCE => {
+                    let upper = bundle.interrupt_source & !u64::from(u32::MAX);
+                    bundle.interrupt_source = upper | u64::from(value);
+                }
+                csr::INTERRUPT_SOURCE_UPPER => {
+                    let lower = bundle.interrupt_source & u64::from(u32::MAX);
+                    bundle.interrupt_source = lower | u64::from(value) << 32;
+                }
                 csr::INTERRUPT_ENABLE => bundle.interrupt_enable = value,
                 csr::INTERRUPT_TIMER => bundle.interrupt_timer = value,
                 csr::INTERRUPT_FLAG_AND_ENABLE => {
@@ -360,6 +374,7 @@ impl Vf {
             }
             self.raise(bundle, &mut served);
         }
+        self.raise_shared(&mut served);
         if let Some(rests) = self.rests {
             served.rests = Some(rests.saturating_duration_since(Instant::now()));
         }
@@ -374,15 +389,32 @@ impl Vf {
             return;
         }
         let responses = bundle.rings.iter().enumerate();
+        let told = |n: usize| bundle.interrupt_source >> (4 * n) & SOURCE_WAITS != 0;
         let waits = responses
             .skip(bundle.rings.len() / 2)
-            .filter(|(_, ring)| ring.head != ring.tail)
+            .filter(|(n, ring)| told(*n) && ring.head != ring.tail)
             .fold(0, |bits, (n, _)| bits | 1 << n);
         let due = waits & bundle.interrupt_enable & !bundle.interrupt_flag;
         if due == 0 {
             return;
         }
         bundle.interrupt_flag |= due;
+        if self.generation == Generation::Gen2 {
+            self.waiting |= mailbox::SOURCE_BUNDLE;
+            return;
+        }
+        self.interrupt(number, served);
+    }
+
+    /// The one interrupt of a Gen2 function, for whatever waits and is not masked.
+    fn raise_shared(&mut self, served: &mut Served) {
+        if self.waiting & !self.mask != 0 {
+            self.waiting &= self.mask;
+            self.interrupt(0, served);
+        }
+    }
+
+    fn interrupt(&mut self, number: usize, served: &mut Served) {
         if self.faults.strikes(Fault::LoseInterrupt) {
             return;
         }

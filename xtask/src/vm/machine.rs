@@ -25,7 +25,15 @@ const SIGABRT: i32 = 6;
 const LOAD: Duration = Duration::from_millis(500);
 
 /// Huge pages: the driver's memory is mapped ten times faster by them.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 intel_iommu=on hugepages=128 panic=-1";
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 intel_iommu=on hugepages=128 panic=-1 loglevel=5";
+
+/// What is plugged in: a name, what `esplanade sim` is told, and the functions that it has. The first is
+/// the one that is killed.
+const DEVICES: [(&str, &[&str], usize); 3] = [
+    ("card", &["--max-sas", "64", "--queues", "4"], 1),
+    ("qat", &["--model", "qat-gen4", "--functions", "2"], 2),
+    ("c62x", &["--model", "qat-gen2"], 1),
+];
 
 /// A machine to be started.
 pub(super) struct Machine<'a> {
@@ -71,15 +79,19 @@ impl Machine<'_> {
     /// Boots it and waits for its end.
     pub(super) fn run(&self, time_out: Duration) -> Result<Ending> {
         let deadline = Instant::now() + time_out;
-        let socket = self.work.join("card.sock");
         let serial = self.serial();
         // Of an attempt before.
-        for left in [&socket, &serial] {
-            let _ = fs::remove_file(left);
-        }
-        let mut card = self.start_card(&socket, deadline)?;
+        let _ = fs::remove_file(&serial);
+        let devices: Result<Vec<_>> = DEVICES
+            .iter()
+            .map(|(name, arguments, functions)| {
+                self.start_device(name, arguments, *functions, deadline)
+            })
+            .collect();
+        let mut devices = devices?;
+        let sockets: Vec<_> = devices.iter().flat_map(|(_, at)| at.clone()).collect();
         let mut alive = true;
-        let mut qemu = self.start_qemu(&socket, &serial)?;
+        let mut qemu = self.start_qemu(&sockets, &serial)?;
         // Whoever has a dead card open waits in the kernel for its reset: not for the guest's end.
         let report = loop {
             let ended = qemu.0.try_wait()?;
@@ -97,6 +109,7 @@ impl Machine<'_> {
             }
             if alive && report.iter().any(|line| line == KILL) {
                 sleep(LOAD);
+                let (card, _) = devices.first_mut().context("no card")?;
                 card.0.kill()?;
                 alive = false;
             }
@@ -118,28 +131,43 @@ impl Machine<'_> {
         self.work.join("serial.log")
     }
 
-    fn start_card(&self, socket: &Path, deadline: Instant) -> Result<Process> {
-        let log = File::create(self.work.join("card.log"))?;
-        let card = Command::new(self.card)
-            .args(["sim", "--max-sas", "64", "--queues", "4", "--socket"])
+    /// A device in its process, and the sockets of its functions.
+    fn start_device(
+        &self,
+        name: &str,
+        arguments: &[&str],
+        functions: usize,
+        deadline: Instant,
+    ) -> Result<(Process, Vec<PathBuf>)> {
+        let socket = self.work.join(format!("{name}.sock"));
+        let further = (1..functions).map(|n| self.work.join(format!("{name}.sock.{n}")));
+        let sockets: Vec<_> = [socket.clone()].into_iter().chain(further).collect();
+        for left in &sockets {
+            let _ = fs::remove_file(left);
+        }
+        let log = File::create(self.work.join(format!("{name}.log")))?;
+        let device = Command::new(self.card)
+            .arg("sim")
+            .args(arguments)
+            .arg("--socket")
             .arg(socket)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot run {}", self.card.display()))?;
-        let mut card = Process(card);
-        while !socket.exists() {
-            if let Some(status) = card.0.try_wait()? {
-                bail!("the card ended with {status}");
+        let mut device = Process(device);
+        while !sockets.iter().all(|socket| socket.exists()) {
+            if let Some(status) = device.0.try_wait()? {
+                bail!("{name} ended with {status}");
             }
-            ensure!(Instant::now() < deadline, "the card does not listen");
+            ensure!(Instant::now() < deadline, "{name} does not listen");
             sleep(Duration::from_millis(20));
         }
-        Ok(card)
+        Ok((device, sockets))
     }
 
-    fn start_qemu(&self, socket: &Path, serial: &Path) -> Result<Process> {
+    fn start_qemu(&self, sockets: &[PathBuf], serial: &Path) -> Result<Process> {
         let within = |path: &str| self.qemu.join(path);
         // Its libraries are another Debian's: by its own loader.
         let loader = ["usr/lib64", "lib64"]
@@ -160,10 +188,13 @@ impl Machine<'_> {
         }
         let share = if self.shares_memory { "on" } else { "off" };
         let memory = format!("memory-backend-memfd,id=m0,size=512M,share={share}");
-        let device = format!(
-            r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{}"}}}}"#,
-            socket.display()
-        );
+        let devices = sockets.iter().flat_map(|socket| {
+            let device = format!(
+                r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{}"}}}}"#,
+                socket.display()
+            );
+            ["-device".to_owned(), device]
+        });
         let log = File::create(self.work.join("qemu.log"))?;
         let child = command
             .args(["-machine", "q35,memory-backend=m0"])
@@ -174,7 +205,7 @@ impl Machine<'_> {
             .arg("-serial")
             .arg(format!("file:{}", serial.display()))
             .args(["-device", "intel-iommu,intremap=on,caching-mode=on"])
-            .args(["-device", &device])
+            .args(devices)
             .arg("-kernel")
             .arg(&self.vmlinuz)
             .arg("-initrd")

@@ -140,7 +140,7 @@ impl ConfigSpace {
                 0x05 => (0x04, false),
                 0x0c | 0x3c => (0xff, false),
                 _ if (BARS..BARS + 24).contains(&at) => (0xff, false),
-                _ if at >= INTERRUPTS && at < EXPRESS => (self.interrupts_mask(at), false),
+                _ if (INTERRUPTS..EXPRESS).contains(&at) => (self.interrupts_mask(at), false),
                 _ if at == DEVICE_CONTROL => (0xff, false),
                 _ if at == DEVICE_CONTROL + 1 => (0x7f, value & 0x80 != 0),
                 _ => (0, false),

@@ -18,7 +18,7 @@ use downloads::Kernel;
 use machine::{Ending, Machine};
 
 /// What a machine may take to boot, pass and end.
-const TIME_OUT: Duration = Duration::from_secs(120);
+const TIME_OUT: Duration = Duration::from_secs(300);
 
 /// How often a machine is started whose QEMU aborts itself.
 const ATTEMPTS: u32 = 3;

@@ -30,6 +30,7 @@ pub use auth::{AuthSection, AuthSetting, RevocationSetting};
 pub use cache::CacheSection;
 pub use child::{ChildSection, CloseAction, DpdAction, HwOffload, Mode, StartAction};
 pub use connection::{ConnectionSection, SendCertSetting};
+pub(crate) use credentials::Authority;
 pub use credentials::{AuthoritySection, Credentials};
 pub(crate) use daemon::cores;
 pub use daemon::{DaemonSection, DataplaneSetting, DeviceSetting, TunSection};
@@ -191,7 +192,7 @@ impl Config {
             }
         }
         for (name, authority) in &self.authorities {
-            let read = credentials.read_authority(authority);
+            let read = credentials.read_authority(name, authority);
             read.map_err(|(key, what)| (format!("authorities.{name}.{key}"), what))?;
         }
         let directory = path.parent().unwrap_or(Path::new("."));
@@ -335,7 +336,8 @@ mod tests {
                 "auth = \"rsa\"",
                 "local.auth",
             ),
-            ("id = \"b.demo\"", "revocation = \"ifuri\"", "ifuri"),
+            ("id = \"b.demo\"", "revocation = \"ifuri\"", ""),
+            ("id = \"b.demo\"", "revocation = \"some\"", "some"),
             ("id = \"b.demo\"", "revocation = \"relaxed\"", ""),
             ("[secrets", "[secrets", ""),
             (

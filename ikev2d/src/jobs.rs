@@ -14,6 +14,9 @@ use tokio::sync::mpsc;
 /// bound themselves.
 const BACKLOG: usize = 1024;
 
+/// Threads for jobs that may wait for a network (OCSP), so that the others' don't.
+const WAITERS: usize = 8;
+
 /// What came of a job.
 pub(crate) type Done = (JobId, JobResult);
 
@@ -22,9 +25,16 @@ type Run = fn(&Job) -> JobResult;
 
 /// The threads.
 pub(crate) struct Pool {
+    quick: Queue,
+    /// For those that may wait for a network.
+    patient: Queue,
+    done: mpsc::UnboundedSender<Done>,
+}
+
+/// Jobs in line for their threads.
+struct Queue {
     jobs: Sender<(JobId, Box<Job>)>,
     waiting: Arc<AtomicUsize>,
-    done: mpsc::UnboundedSender<Done>,
 }
 
 impl Pool {
@@ -34,20 +44,11 @@ impl Pool {
     }
 
     fn start_with(run: Run) -> std::io::Result<(Self, mpsc::UnboundedReceiver<Done>)> {
-        let (jobs, queue) = channel();
         let (done, results) = mpsc::unbounded_channel();
-        let queue = Arc::new(Mutex::new(queue));
-        let waiting = Arc::new(AtomicUsize::new(0));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        for thread in 0..threads {
-            let (queue, done, waiting) = (queue.clone(), done.clone(), waiting.clone());
-            std::thread::Builder::new()
-                .name(format!("ike-job-{thread}"))
-                .spawn(move || work(&queue, &done, &waiting, run))?;
-        }
         let pool = Self {
-            jobs,
-            waiting,
+            quick: Queue::start("ike-job", threads, &done, run)?,
+            patient: Queue::start("ike-wait", WAITERS, &done, run)?,
             done,
         };
         Ok((pool, results))
@@ -55,13 +56,38 @@ impl Pool {
 
     /// Has a job done.
     pub(crate) fn submit(&self, id: JobId, job: Box<Job>) {
-        if job.is_for_peer() && self.waiting.load(Ordering::Relaxed) >= BACKLOG {
+        let queue = if job.may_wait() {
+            &self.patient
+        } else {
+            &self.quick
+        };
+        if job.is_for_peer() && queue.waiting.load(Ordering::Relaxed) >= BACKLOG {
             tracing::warn!("too many signatures at once: a peer has to ask again");
             let _ = self.done.send((id, Err(JobError::Busy)));
             return;
         }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _ = self.jobs.send((id, job));
+        queue.waiting.fetch_add(1, Ordering::Relaxed);
+        let _ = queue.jobs.send((id, job));
+    }
+}
+
+impl Queue {
+    fn start(
+        name: &str,
+        threads: usize,
+        done: &mpsc::UnboundedSender<Done>,
+        run: Run,
+    ) -> std::io::Result<Self> {
+        let (jobs, queue) = channel();
+        let queue = Arc::new(Mutex::new(queue));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        for thread in 0..threads {
+            let (queue, done, waiting) = (queue.clone(), done.clone(), waiting.clone());
+            std::thread::Builder::new()
+                .name(format!("{name}-{thread}"))
+                .spawn(move || work(&queue, &done, &waiting, run))?;
+        }
+        Ok(Self { jobs, waiting })
     }
 }
 
@@ -90,6 +116,9 @@ fn work(
 
 #[cfg(test)]
 mod tests {
+    use ikev2d_proto::config::Identity;
+    use ikev2d_proto::credential::{Claim, Refusal, Verifier};
+
     use super::*;
 
     /// A job's own thread does it; the caller goes on at once.
@@ -118,6 +147,59 @@ mod tests {
         for _ in 0..64 {
             let (_, result) = results.recv().await.unwrap();
             assert_eq!(result, Err(JobError::Panicked));
+        }
+    }
+
+    /// Who waits for a network.
+    #[derive(Debug)]
+    struct Patient;
+
+    impl Verifier for Patient {
+        fn authorities(&self) -> Vec<[u8; 20]> {
+            Vec::new()
+        }
+
+        fn may_wait(&self) -> bool {
+            true
+        }
+
+        fn verify(&self, _: &Claim) -> Result<(), Refusal> {
+            Ok(())
+        }
+    }
+
+    /// B30: however many peers' responders are silent, other peers' signatures go on.
+    #[tokio::test]
+    async fn jobs_that_wait_stop_nobody_else() {
+        static OPEN: Mutex<()> = Mutex::new(());
+        let closed = OPEN.lock().unwrap();
+        let run: Run = |job| {
+            if job.may_wait() {
+                drop(OPEN.lock());
+            }
+            Ok(None)
+        };
+        let (pool, mut results) = Pool::start_with(run).unwrap();
+        let patient = || {
+            let claim = Claim {
+                identity: Identity::Any,
+                certificates: Vec::new(),
+                schemes: Vec::new(),
+                signature: Vec::new(),
+                octets: Vec::new(),
+            };
+            Box::new(Job::new(Some((Arc::new(Patient), claim)), None))
+        };
+        for id in 0..100 {
+            pool.submit(JobId(id), patient());
+        }
+        for id in 100..200 {
+            pool.submit(JobId(id), Box::default());
+            assert_eq!(results.recv().await.unwrap().0, JobId(id));
+        }
+        drop(closed);
+        for _ in 0..100 {
+            assert!(results.recv().await.unwrap().0.0 < 100);
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
+mod fetch;
 mod inline;
 mod install;
 mod jobs;

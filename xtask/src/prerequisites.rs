@@ -38,6 +38,8 @@ pub(crate) const END_TO_END: &[Need] = &[
     need("swanctl", "strongswan-swanctl"),
     need("charon-systemd", "charon-systemd"),
     need("ike-scan", "ike-scan"),
+    // Its OCSP responder.
+    need("openssl", "openssl"),
 ];
 
 /// To simulate the RTL.
@@ -74,6 +76,7 @@ pub(crate) const PEER_PLUGINS: &[&str] = &[
     "libstrongswan-standard-plugins",
     "libstrongswan-extra-plugins",
     "libcharon-extra-plugins",
+    "libcharon-extauth-plugins",
 ];
 
 /// Installs what is missing if this is Debian and root; otherwise an error with the exact command.

@@ -7,6 +7,7 @@ pub mod credential;
 mod exchange;
 mod kem;
 pub mod name;
+pub mod ocsp;
 mod signature;
 pub mod trust;
 

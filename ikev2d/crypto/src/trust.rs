@@ -2,6 +2,8 @@
 //! Whom a connection believes: authorities, certificates or keys that are pinned to it, and revocation.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use ikev2d_proto::credential::{Certificate, Claim, Refusal, Verifier};
 use openssl::error::ErrorStack;
@@ -16,24 +18,30 @@ use x509_cert::der::Decode;
 use x509_cert::der::oid::ObjectIdentifier;
 
 use crate::credential::{CredentialError, SignaturePolicy};
+use crate::ocsp::{Ocsp, Status};
 use crate::{name, signature};
 
 /// Certificates between a peer's and an authority, at most. Each costs one verification, and one more
 /// for its revocation.
 const DEPTH: i32 = 7;
 /// OpenSSL's level 2: 112 bits, so neither SHA-1 nor RSA below 2048 bits in a chain.
-const SECURITY_LEVEL: i32 = 2;
+pub(crate) const SECURITY_LEVEL: i32 = 2;
+/// How long responders may take for all of a peer's certificates: it sends again meanwhile.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is done about revocation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Revocation {
     /// Nothing.
     Off,
-    /// A list that is there counts, one that is out of date for those whom it names; none is no reason
-    /// to refuse.
+    /// What there is counts: a responder's answer, a list, one that is out of date for those whom it
+    /// names; nothing is no reason to refuse.
     #[default]
     IfAvailable,
-    /// Every certificate of a chain needs a valid list.
+    /// The same, but a certificate that names a responder or a list, or whose authority has a responder
+    /// or a list by configuration, needs a valid answer or list.
+    IfUri,
+    /// Every certificate of a chain needs a valid answer or list.
     Strict,
 }
 
@@ -48,6 +56,8 @@ pub struct TrustAnchors {
     pub keys: Vec<PKey<Public>>,
     /// Files with revocation lists in PEM or DER.
     pub revocation_lists: Vec<String>,
+    /// OCSP responders of authorities, besides those that certificates name.
+    pub responders: Vec<(X509, Vec<String>)>,
 }
 
 /// A connection's [`Verifier`].
@@ -60,6 +70,16 @@ pub struct Trust {
     timeless: X509Store,
     revocation: Revocation,
     policy: SignaturePolicy,
+    ocsp: Option<Arc<Ocsp>>,
+}
+
+/// Keys that a claim may be signed with, and the certificates that must not be revoked then.
+#[derive(Default)]
+struct Believed {
+    keys: Vec<PKey<Public>>,
+    /// From the peer's own up to the anchor.
+    chain: Vec<X509>,
+    between: Vec<X509>,
 }
 
 impl fmt::Debug for Trust {
@@ -117,12 +137,18 @@ impl Trust {
             anchors,
             revocation,
             policy,
+            ocsp: None,
         })
+    }
+
+    /// The same, asking OCSP responders by this.
+    pub fn with_ocsp(self, ocsp: Option<Arc<Ocsp>>) -> Self {
+        Self { ocsp, ..self }
     }
 
     /// The keys that a claim may be signed with: pinned ones, or that of a valid certificate of the
     /// identity.
-    fn keys(&self, claim: &Claim) -> Result<Vec<PKey<Public>>, Refusal> {
+    fn keys(&self, claim: &Claim) -> Result<Believed, Refusal> {
         let raw = claim
             .certificates
             .iter()
@@ -140,7 +166,7 @@ impl Trust {
         if pinned.len() != 0 && !pinned.any(|pinned| same(pinned, own)) {
             return Err(refusal("its certificate is none of remote.certs"));
         }
-        self.validate(own, others)?;
+        let chain = self.validate(own, others)?;
         if !name::is_of(own, &claim.identity) {
             return Err(Refusal(format!(
                 "the certificate {:?} is not of {}",
@@ -148,21 +174,24 @@ impl Trust {
                 name::shown(&claim.identity)
             )));
         }
-        key_of(own)
+        Ok(Believed {
+            keys: key_of(own)?,
+            chain,
+            between: others.to_vec(),
+        })
     }
 
     /// No certificate was sent: a key or certificate that is pinned to the connection will do.
-    fn pinned_keys(
-        &self,
-        claim: &Claim,
-        raw: Option<&Certificate>,
-    ) -> Result<Vec<PKey<Public>>, Refusal> {
+    fn pinned_keys(&self, claim: &Claim, raw: Option<&Certificate>) -> Result<Believed, Refusal> {
         let fits = |key: &&PKey<Public>| {
             raw.is_none_or(|raw| key.public_key_to_der().is_ok_and(|own| own == raw.octets))
         };
         let keys: Vec<_> = self.anchors.keys.iter().filter(fits).cloned().collect();
         if !keys.is_empty() {
-            return Ok(keys);
+            return Ok(Believed {
+                keys,
+                ..Believed::default()
+            });
         }
         if raw.is_some() {
             return Err(refusal("its raw public key is none of remote.pubkeys"));
@@ -171,16 +200,17 @@ impl Trust {
         let own = pinned
             .find(|certificate| name::is_of(certificate, &claim.identity))
             .ok_or(refusal("it has sent no certificate, and none is pinned"))?;
-        self.validate(own, &[])?;
-        key_of(own)
+        Ok(Believed {
+            chain: self.validate(own, &[])?,
+            keys: key_of(own)?,
+            between: Vec::new(),
+        })
     }
 
-    /// Path validation (RFC 5280 §6) by the library, then what IKE asks of the certificate itself.
-    fn validate(&self, own: &X509Ref, others: &[X509]) -> Result<(), Refusal> {
-        let mut between = Stack::new().map_err(library)?;
-        for other in others {
-            between.push(other.clone()).map_err(library)?;
-        }
+    /// Path validation (RFC 5280 §6) by the library, then what IKE asks of the certificate itself. The
+    /// path is what comes out.
+    fn validate(&self, own: &X509Ref, others: &[X509]) -> Result<Vec<X509>, Refusal> {
+        let between = stack(others)?;
         let (verified, reason, chain) = verify(&self.store, own, &between)?;
         if !verified {
             return Err(Refusal(format!(
@@ -189,57 +219,134 @@ impl Trust {
                 reason.error_string()
             )));
         }
-        if self.revocation != Revocation::Off {
-            // The anchor itself is believed by configuration. One that is pinned without its authority
-            // has no list that could be verified, which only `strict` minds.
-            let least = usize::from(self.revocation == Revocation::Strict);
-            let below = chain.len().saturating_sub(1).max(least);
-            for certificate in chain.iter().take(below) {
-                self.check_revocation(certificate, &between)?;
+        check_usage(own)?;
+        Ok(chain)
+    }
+
+    /// Judges what is below the anchor, which is believed by configuration. One that is pinned without
+    /// its authority has nothing that could be verified, which only `strict` minds.
+    fn check_revocations(&self, believed: &Believed) -> Result<(), Refusal> {
+        let strict = self.revocation == Revocation::Strict;
+        if self.revocation == Revocation::Off || believed.chain.is_empty() {
+            return Ok(());
+        }
+        let between = stack(&believed.between)?;
+        let below = believed.chain.len().saturating_sub(1);
+        let deadline = Instant::now() + PATIENCE;
+        for (at, certificate) in believed.chain.iter().enumerate() {
+            if at < below.max(usize::from(strict)) {
+                let issuer = believed.chain.get(at + 1).map(|issuer| &**issuer);
+                self.check_revocation((certificate, issuer), &between, deadline)?;
             }
         }
-        check_usage(own)
+        Ok(())
     }
 
     fn check_revocation(
         &self,
-        certificate: &X509Ref,
+        (certificate, issuer): (&X509Ref, Option<&X509Ref>),
         between: &Stack<X509>,
+        deadline: Instant,
     ) -> Result<(), Refusal> {
+        let refused = |why: &str| {
+            let subject = name::text(certificate.subject_name());
+            Refusal(format!("the certificate {subject:?}: {why}"))
+        };
+        let listed = self.look_up(certificate, between)?;
+        if let Listed::Revoked(why) = &listed {
+            return Err(refused(why));
+        }
+        let uris = issuer.map_or_else(Vec::new, |issuer| self.responders(certificate, issuer));
+        let mut why = match &listed {
+            Listed::No(why) | Listed::OutOfDate(why) | Listed::Revoked(why) => why,
+            Listed::Good => "",
+        }
+        .to_owned();
+        if let Some((ocsp, issuer)) = self.ocsp.as_ref().zip(issuer).filter(|_| !uris.is_empty()) {
+            match ocsp.status((certificate, issuer), &uris, SystemTime::now(), deadline) {
+                Ok(Status::Good(_)) => return Ok(()),
+                Ok(Status::Revoked) => {
+                    return Err(refused("the OCSP responder says that it is revoked"));
+                }
+                Err(error) => why = error.to_string(),
+            }
+        }
+        let promised = !uris.is_empty()
+            || certificate.crl_distribution_points().is_some()
+            || matches!(listed, Listed::OutOfDate(_));
+        match self.revocation {
+            _ if matches!(listed, Listed::Good) => Ok(()),
+            Revocation::Strict => Err(refused(&why)),
+            Revocation::IfUri if promised => Err(refused(&why)),
+            _ => {
+                // Where nothing is configured or named, nobody expects to hear of it.
+                if promised || !self.anchors.revocation_lists.is_empty() {
+                    let subject = name::text(certificate.subject_name());
+                    tracing::warn!(
+                        subject,
+                        why,
+                        "accepted without knowing whether it is revoked"
+                    );
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Where to ask about a certificate: by configuration first, then where it says itself.
+    fn responders(&self, certificate: &X509Ref, issuer: &X509Ref) -> Vec<String> {
+        let configured = self.anchors.responders.iter();
+        let configured = configured.filter(|(authority, _)| same(authority, issuer));
+        let mut uris: Vec<String> = configured.flat_map(|(_, uris)| uris.clone()).collect();
+        let named = certificate.ocsp_responders();
+        uris.extend(named.iter().flatten().map(|uri| uri.to_string()));
+        drop(ErrorStack::get());
+        uris
+    }
+
+    /// What the lists say of a certificate.
+    fn look_up(&self, certificate: &X509Ref, between: &Stack<X509>) -> Result<Listed, Refusal> {
         /// X509_V_ERR_UNABLE_TO_GET_CRL.
         const NO_LIST: i32 = 3;
         /// X509_V_ERR_CRL_NOT_YET_VALID and …_CRL_HAS_EXPIRED.
         const OUT_OF_DATE: [i32; 2] = [11, 12];
-        let subject = || name::text(certificate.subject_name());
-        let (verified, mut reason, _) = verify(&self.revoking, certificate, between)?;
+        let (verified, reason, _) = verify(&self.revoking, certificate, between)?;
         if verified {
-            return Ok(());
+            return Ok(Listed::Good);
         }
-        let lenient = self.revocation == Revocation::IfAvailable;
-        let mut excused = lenient && reason.as_raw() == NO_LIST;
-        if lenient && OUT_OF_DATE.contains(&reason.as_raw()) {
-            // The library looks at a list's dates first and at its entries never, if those are wrong:
-            // who was revoked once stays so. The certificates' own dates are checked already.
-            let (unlisted, listed, _) = verify(&self.timeless, certificate, between)?;
-            excused = unlisted;
-            if !unlisted {
-                reason = listed;
-            }
+        let why = reason.error_string().to_owned();
+        if !OUT_OF_DATE.contains(&reason.as_raw()) {
+            // Nothing else excuses a list: one that can't be verified, say.
+            return Ok(match reason.as_raw() {
+                NO_LIST => Listed::No(why),
+                _ => Listed::Revoked(why),
+            });
         }
-        if !excused {
-            return Err(Refusal(format!(
-                "the certificate {:?}: {}",
-                subject(),
-                reason.error_string()
-            )));
-        }
-        // Without any list nobody expects to hear of them.
-        if !self.anchors.revocation_lists.is_empty() {
-            let (subject, reason) = (subject(), reason.error_string());
-            tracing::warn!(subject, reason, "accepted without a valid revocation list");
-        }
-        Ok(())
+        // The library looks at a list's dates first and at its entries never, if those are wrong: who
+        // was revoked once stays so. The certificates' own dates are checked already.
+        let (unlisted, again, _) = verify(&self.timeless, certificate, between)?;
+        Ok(if unlisted {
+            Listed::OutOfDate(why)
+        } else {
+            Listed::Revoked(again.error_string().to_owned())
+        })
     }
+}
+
+/// What lists say of a certificate, with the library's words.
+enum Listed {
+    Good,
+    Revoked(String),
+    OutOfDate(String),
+    No(String),
+}
+
+fn stack(certificates: &[X509]) -> Result<Stack<X509>, Refusal> {
+    let mut all = Stack::new().map_err(library)?;
+    for certificate in certificates {
+        all.push(certificate.clone()).map_err(library)?;
+    }
+    Ok(all)
 }
 
 fn refusal(what: &str) -> Refusal {
@@ -336,16 +443,22 @@ impl Verifier for Trust {
             .collect()
     }
 
+    fn may_wait(&self) -> bool {
+        self.ocsp.is_some() && self.revocation != Revocation::Off
+    }
+
+    /// Nobody is asked about the certificates of a peer that hasn't even their key (CVE-2022-40617).
     fn verify(&self, claim: &Claim) -> Result<(), Refusal> {
+        let believed = self.keys(claim)?;
         let mut allowed = false;
-        for key in self.keys(claim)? {
+        for key in &believed.keys {
             for scheme in &claim.schemes {
-                if !self.policy.allows(&key, *scheme) {
+                if !self.policy.allows(key, *scheme) {
                     continue;
                 }
                 allowed = true;
-                if signature::verify(&key, *scheme, &claim.octets, &claim.signature) {
-                    return Ok(());
+                if signature::verify(key, *scheme, &claim.octets, &claim.signature) {
+                    return self.check_revocations(&believed);
                 }
             }
         }

@@ -152,6 +152,11 @@ pub trait Verifier: Send + Sync + fmt::Debug {
     /// SHA-1 hashes of trusted authorities' keys, for CERTREQ (§3.7).
     fn authorities(&self) -> Vec<[u8; 20]>;
 
+    /// Whether to find out may take a network's time, which work beside it shall not wait for.
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     /// Whether a claim is true.
     ///
     /// # Errors
@@ -197,6 +202,12 @@ impl Job {
     /// Whether a peer waits for it.
     pub fn is_for_peer(&self) -> bool {
         self.for_peer
+    }
+
+    /// Whether it may take a network's time.
+    pub fn may_wait(&self) -> bool {
+        let verify = self.verify.as_ref();
+        verify.is_some_and(|(verifier, _)| verifier.may_wait())
     }
 
     /// Does it. Nothing is signed for a peer that isn't believed.

@@ -49,12 +49,12 @@ pub struct AuthSection {
 pub enum RevocationSetting {
     /// Nothing.
     Off,
-    /// A list that is there counts; none is no reason to refuse.
+    /// An OCSP responder's answer or a list that is there counts; none is no reason to refuse.
     #[default]
     Relaxed,
-    /// Refused: it asks that lists be fetched from where certificates say.
+    /// A certificate for which a responder or a list is named needs a valid answer or list.
     IfUri,
-    /// Every certificate needs a valid list.
+    /// Every certificate needs a valid answer or list.
     Strict,
 }
 
@@ -63,8 +63,8 @@ impl From<RevocationSetting> for Revocation {
         match setting {
             RevocationSetting::Off => Self::Off,
             RevocationSetting::Relaxed => Self::IfAvailable,
-            // The stricter reading, should it ever get past the check.
-            RevocationSetting::IfUri | RevocationSetting::Strict => Self::Strict,
+            RevocationSetting::IfUri => Self::IfUri,
+            RevocationSetting::Strict => Self::Strict,
         }
     }
 }
@@ -226,9 +226,11 @@ impl AuthSection {
             certificates,
             keys,
             revocation_lists: credentials.revocation_lists().to_vec(),
+            responders: credentials.responders(),
         };
         let trust = Trust::new(anchors, self.revocation.into(), policy.clone())
-            .map_err(|error| ("auth", error.to_string()))?;
+            .map_err(|error| ("auth", error.to_string()))?
+            .with_ocsp(credentials.ocsp());
         Ok(RemoteAuth::PublicKey(Arc::new(trust)))
     }
 
@@ -243,11 +245,6 @@ impl AuthSection {
         let named = !self.certs.is_empty() || !self.cacerts.is_empty() || !self.pubkeys.is_empty();
         if self.auth.0 == AuthSetting::SharedKey && named {
             return wrong("auth", "psk: certificates and keys are for pubkey");
-        }
-        if self.revocation == RevocationSetting::IfUri {
-            let what = "ifuri: no list is fetched from where a certificate says: expected strict, relaxed or \
-                        off, with the lists in authorities.NAME.crl_uris";
-            return wrong("revocation", what);
         }
         if own && !self.cacerts.is_empty() {
             return wrong("cacerts", "authorities are the peer's (remote.cacerts)");

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Private keys, authorities and revocation lists: read from files, or loaded by clients.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ikev2d_crypto::credential::{CredentialError, certificates, private_key};
+use ikev2d_crypto::ocsp::Ocsp;
 use ikev2d_crypto::{PrivateKey, X509};
 use serde::Deserialize;
 use zeroize::Zeroizing;
+
+use crate::fetch::Http;
 
 /// Largest file that is read.
 const FILE_LIMIT: u64 = 1 << 20;
@@ -23,9 +28,20 @@ pub struct AuthoritySection {
     /// `file://` addresses of its revocation lists.
     #[serde(default)]
     pub crl_uris: Vec<String>,
-    /// Without support: OCSP is not there yet.
+    /// `http://` addresses of its OCSP responders, which are asked before those that certificates name.
     #[serde(default)]
     pub ocsp_uris: Vec<String>,
+}
+
+/// An authority, read.
+#[derive(Clone)]
+pub(crate) struct Authority {
+    /// Its certificate.
+    pub(crate) certificate: X509,
+    /// Where its revocation lists are.
+    pub(crate) crl_uris: Vec<String>,
+    /// Where its responders are.
+    pub(crate) ocsp_uris: Vec<String>,
 }
 
 /// What signatures are made and checked with.
@@ -35,7 +51,10 @@ pub struct Credentials {
     base: PathBuf,
     keys: Vec<PrivateKey>,
     authorities: Vec<X509>,
+    /// Those with a name, which `authorities` has as well.
+    named: BTreeMap<String, Vec<Authority>>,
     revocation_lists: Vec<String>,
+    ocsp: Option<Arc<Ocsp>>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -51,6 +70,7 @@ impl Credentials {
         let base = configuration.parent().map(Path::to_owned);
         Self {
             base: base.unwrap_or_default(),
+            ocsp: Some(Arc::new(Ocsp::new(Http::default()))),
             ..Self::default()
         }
     }
@@ -75,27 +95,59 @@ impl Credentials {
         self.authorities.push(authority);
     }
 
-    pub(super) fn read_authority(
+    pub(crate) fn read_authority(
         &mut self,
+        name: &str,
         section: &AuthoritySection,
     ) -> Result<(), (&'static str, String)> {
         let found = self.read_all(std::slice::from_ref(&section.cacert), certificates);
         let found = found.map_err(|what| ("cacert", what))?;
-        self.authorities.extend(found);
-        if !section.ocsp_uris.is_empty() {
-            let what = "OCSP is not supported: give crl_uris";
-            return Err(("ocsp_uris", what.to_owned()));
+        if let Some(uri) = section.ocsp_uris.iter().find(|u| !u.starts_with("http://")) {
+            let what =
+                format!("{uri:?}: expected http://HOST/PATH: an OCSP response is signed itself");
+            return Err(("ocsp_uris", what));
         }
+        let mut lists = Vec::new();
         for uri in &section.crl_uris {
             let path = uri.strip_prefix("file://").ok_or_else(|| {
-                let what = format!("{uri:?}: expected file://PATH, nothing is fetched");
+                let what = format!("{uri:?}: expected file://PATH, lists are not fetched");
                 ("crl_uris", what)
             })?;
             let path = self.base.join(path);
             let text = path.to_str().ok_or(("crl_uris", "no text".to_owned()))?;
-            self.revocation_lists.push(text.to_owned());
+            if let Err(error) = File::open(&path) {
+                return Err(("crl_uris", format!("{text}: {error}")));
+            }
+            lists.push(text.to_owned());
         }
+        self.authorities.extend(found.iter().cloned());
+        self.revocation_lists.extend(lists);
+        let read = |certificate| Authority {
+            certificate,
+            crl_uris: section.crl_uris.clone(),
+            ocsp_uris: section.ocsp_uris.clone(),
+        };
+        let read = found.into_iter().map(read).collect();
+        self.named.insert(name.to_owned(), read);
         Ok(())
+    }
+
+    /// Authorities by name.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&str, &Authority)> {
+        let named = self.named.iter();
+        named.flat_map(|(name, all)| all.iter().map(move |authority| (name.as_str(), authority)))
+    }
+
+    /// OCSP responders by authority.
+    pub(super) fn responders(&self) -> Vec<(X509, Vec<String>)> {
+        let named = self.named.values().flatten();
+        let with = named.filter(|authority| !authority.ocsp_uris.is_empty());
+        with.map(|authority| (authority.certificate.clone(), authority.ocsp_uris.clone()))
+            .collect()
+    }
+
+    pub(super) fn ocsp(&self) -> Option<Arc<Ocsp>> {
+        self.ocsp.clone()
     }
 
     /// The private key of a public one.
@@ -140,6 +192,11 @@ impl Credentials {
         let mut all = self.clone();
         more.keys.iter().for_each(|key| all.add_key(key.clone()));
         all.authorities.extend(more.authorities.iter().cloned());
+        let named = more.named.iter();
+        all.named
+            .extend(named.map(|(name, read)| (name.clone(), read.clone())));
+        let lists = more.revocation_lists.iter().cloned();
+        all.revocation_lists.extend(lists);
         all
     }
 }

@@ -191,7 +191,9 @@ impl Daemon {
                 self.endpoint.connections(),
                 &self.authorities(),
             )),
-            "list-authorities" => streamed(Vec::new()),
+            "list-authorities" => streamed(self.list_authorities(&message)),
+            "load-authority" => respond(self.load_authority(&message)),
+            "unload-authority" => respond(self.unload_authority(&message)),
             "get-pools" => plain(self.list_pools(&message)),
             "load-pool" => respond(self.load_pool(&message)),
             "unload-pool" => respond(self.unload_pool(&message)),
@@ -241,10 +243,8 @@ impl Daemon {
                 }
                 Err(error) => respond(Err(error)),
             },
-            "unload-key" | "load-token" | "load-authority" | "unload-authority" | "install"
-            | "uninstall" | "reset-counters" | "redirect" => {
-                respond(Err(format!("{command} is not supported by ikev2d")))
-            }
+            "unload-key" | "load-token" | "install" | "uninstall" | "reset-counters"
+            | "redirect" => respond(Err(format!("{command} is not supported by ikev2d"))),
             _ => Reply::Unknown,
         };
         message.wipe();

@@ -10,8 +10,10 @@ use ikev2d_proto::config::{Connection, Secret};
 
 use super::Daemon;
 use crate::config::{
-    ChildSection, Config, ConnectionSection, Credentials, PoolSection, StartAction,
+    AuthoritySection, ChildSection, Config, ConnectionSection, Credentials, PoolSection,
+    StartAction,
 };
+use crate::vici::lists;
 use crate::vici::message::Section;
 use crate::vici::settings::{self, SharedKind};
 
@@ -21,6 +23,7 @@ pub(super) struct Loaded {
     connections: BTreeMap<String, ConnectionSection>,
     secrets: BTreeMap<String, (Secret, SharedKind)>,
     pools: BTreeMap<String, PoolSection>,
+    authorities: BTreeMap<String, AuthoritySection>,
     /// Private keys and authorities.
     credentials: Credentials,
     /// Ids of the private keys.
@@ -50,10 +53,22 @@ impl Loaded {
         config.connections.get(name).or_else(loaded)
     }
 
+    /// Keys and authorities, by file and by client.
+    fn credentials(&self, config: &Config) -> Credentials {
+        let mut all = config.credentials.with(&self.credentials);
+        for (name, section) in &self.authorities {
+            // Its files may have gone since.
+            if let Err((key, what)) = all.read_authority(name, section) {
+                tracing::warn!("authority {name} is out of use: {key}: {what}");
+            }
+        }
+        all
+    }
+
     /// Makes the connections anew with the keys and authorities that there are now. One that lacks
     /// what it needs is out of use until it is loaded again.
     fn rebuild(&mut self, config: &Config) {
-        let credentials = config.credentials.with(&self.credentials);
+        let credentials = self.credentials(config);
         self.policy.clear();
         for (name, section) in &self.connections {
             match section.to_connection(name, &credentials) {
@@ -74,7 +89,9 @@ impl Loaded {
             "get-conns" => response.put_list("conns", self.connections.keys().cloned()),
             "get-shared" => response.put_list("keys", self.secrets.keys().cloned()),
             "get-keys" => response.put_list("keys", self.keys.iter().cloned()),
-            "get-authorities" => response.put_list("authorities", []),
+            "get-authorities" => {
+                response.put_list("authorities", self.authorities.keys().cloned());
+            }
             _ => {}
         }
         response
@@ -111,7 +128,7 @@ impl Daemon {
                 "connection {name:?} is the configuration file's: change it there and reload"
             ));
         }
-        let credentials = self.config.credentials.with(&self.loaded.credentials);
+        let credentials = self.loaded.credentials(&self.config);
         let checked = section.to_connection(&name, &credentials);
         checked.map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
         let start: Vec<String> = section
@@ -181,10 +198,47 @@ impl Daemon {
         Ok(())
     }
 
+    pub(super) fn load_authority(&mut self, message: &Section) -> Result<(), String> {
+        let (name, section) = settings::authority(message)?;
+        if self.config.authorities.contains_key(&name) {
+            return Err(format!(
+                "authority {name:?} is the configuration file's: change it there and reload"
+            ));
+        }
+        let mut checked = self.config.credentials.clone();
+        let read = checked.read_authority(&name, &section);
+        read.map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
+        self.loaded.authorities.insert(name, section);
+        self.apply_policy();
+        Ok(())
+    }
+
+    pub(super) fn unload_authority(&mut self, message: &Section) -> Result<(), String> {
+        let name = message.text("name").unwrap_or_default();
+        if self.loaded.authorities.remove(name).is_none() {
+            return Err(format!("no loaded authority {name:?}"));
+        }
+        self.apply_policy();
+        Ok(())
+    }
+
     /// Authorities by file and by client.
     pub(super) fn authorities(&self) -> Vec<ikev2d_crypto::X509> {
-        let all = self.config.credentials.with(&self.loaded.credentials);
+        let all = self.loaded.credentials(&self.config);
         all.authorities().to_vec()
+    }
+
+    /// `list-authority` events: those with a name, and where one hears whether their certificates are
+    /// revoked.
+    pub(super) fn list_authorities(&self, message: &Section) -> Vec<(&'static str, Section)> {
+        let all = self.loaded.credentials(&self.config);
+        let wanted = message.text("name");
+        let named = all
+            .named()
+            .filter(|(name, _)| wanted.is_none_or(|w| w == *name));
+        named
+            .map(|(name, authority)| ("list-authority", lists::authority(name, authority)))
+            .collect()
     }
 
     /// `load-key`: a private key in PEM or DER; its id is the hash of its public key.

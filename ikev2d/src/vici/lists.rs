@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ikev2d_crypto::X509;
-use ikev2d_crypto::name::shown;
+use ikev2d_crypto::name::{self, shown};
 use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
 use ikev2d_proto::config::{
     AddressPattern, Connection, LocalAuth, RemoteAuth, SelectorConfig, Version,
@@ -20,6 +20,7 @@ use offload_api::event::Engine;
 use offload_api::failover::Placement;
 
 use super::message::{Section, Value};
+use crate::config::Authority;
 
 /// Traffic and placement of a child SA, from the data plane.
 pub(crate) struct ChildFacts {
@@ -235,6 +236,18 @@ pub(crate) fn connection(connection: &Connection) -> Section {
     section.put_section("children", children);
     let mut event = Section::default();
     event.put_section(&connection.name, section);
+    event
+}
+
+/// A `list-authority` event.
+pub(crate) fn authority(name: &str, authority: &Authority) -> Section {
+    let mut section = Section::default();
+    let subject = name::text(authority.certificate.subject_name());
+    section.put("cacert", subject);
+    section.put_list("crl_uris", authority.crl_uris.iter().cloned());
+    section.put_list("ocsp_uris", authority.ocsp_uris.iter().cloned());
+    let mut event = Section::default();
+    event.put_section(name, section);
     event
 }
 

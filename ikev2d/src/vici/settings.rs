@@ -2,6 +2,7 @@
 //! Settings that come as messages (`load-conn`, `load-shared`) instead of by file: the same keys,
 //! every value a text.
 
+use ikev2d_crypto::credential::certificates;
 use ikev2d_crypto::name;
 use ikev2d_proto::config::Secret;
 use serde::Deserialize;
@@ -10,8 +11,8 @@ use zeroize::Zeroizing;
 
 use super::message::{Section, Value};
 use crate::config::{
-    ConnectionSection, HexKey, KeyTable, Keys, ManualSection, PoolSection, check_secret,
-    manual_keys,
+    AuthoritySection, ConnectionSection, HexKey, KeyTable, Keys, ManualSection, PoolSection,
+    check_secret, manual_keys,
 };
 
 /// Settings that are switches.
@@ -41,7 +42,9 @@ const NUMBERS: [&str; 12] = [
     "rand_packets",
 ];
 /// Settings that are lists even if there is one of them.
-const LISTS: [&str; 17] = [
+const LISTS: [&str; 19] = [
+    "crl_uris",
+    "ocsp_uris",
     "dns",
     "nbns",
     "dhcp",
@@ -86,6 +89,31 @@ pub(crate) fn pool(message: &Section) -> Result<(String, PoolSection), String> {
     let pool = PoolSection::deserialize(table)
         .map_err(|error| format!("{name}: {}", error.to_string().trim().replace('\n', " ")))?;
     Ok((name.to_owned(), pool))
+}
+
+/// The authority of a `load-authority` message, with its name.
+pub(crate) fn authority(message: &Section) -> Result<(String, AuthoritySection), String> {
+    let mut sections = message.sections();
+    let (Some((name, section)), None) = (sections.next(), sections.next()) else {
+        return Err("expected one section, named like the authority".to_owned());
+    };
+    let mut section = Section(section.0.clone());
+    // Clients send the file's content, whatever its form.
+    let data = section.octets("cacert").filter(|data| !data.is_ascii());
+    if let Some(data) = data {
+        let read = certificates(data).map_err(|error| format!("{name}.cacert: {error}"))?;
+        let pem = read.iter().map(|certificate| certificate.to_pem());
+        let pem: Result<Vec<_>, _> = pem.collect();
+        let pem = pem
+            .map_err(|error| format!("{name}.cacert: {error}"))?
+            .concat();
+        section.0.retain(|(key, _)| key != "cacert");
+        section.put("cacert", String::from_utf8_lossy(&pem));
+    }
+    let table = table(&section, false).map_err(|what| format!("{name}.{what}"))?;
+    let authority = AuthoritySection::deserialize(table)
+        .map_err(|error| format!("{name}: {}", error.to_string().trim().replace('\n', " ")))?;
+    Ok((name.to_owned(), authority))
 }
 
 /// What a shared secret is for.
@@ -256,6 +284,30 @@ mod tests {
             .to_connection(&name, &Credentials::default())
             .unwrap();
         assert_eq!(core.local_id, Identity::Fqdn("a.test".to_owned()));
+    }
+
+    /// As `swanctl --load-authorities` sends it: the certificate's content, in either form.
+    #[test]
+    fn an_authority_comes_with_its_certificate() {
+        let read = |cacert: Value| {
+            let mut root = section(&[("ocsp_uris", "http://a.test/, http://b.test/")]);
+            root.0.push(("cacert".to_owned(), cacert));
+            root.put_list("crl_uris", ["file:///root.crl".to_owned()]);
+            let mut message = Section::default();
+            message.put_section("root", root);
+            authority(&message)
+        };
+        let pem = include_str!("../../tests/data/authority.pem");
+        let der = certificates(pem.as_bytes()).unwrap()[0].to_der().unwrap();
+        for cacert in [Value::Text(pem.to_owned()), Value::Octets(der.clone())] {
+            let (name, read) = read(cacert).unwrap();
+            assert_eq!(name, "root");
+            assert_eq!(read.ocsp_uris, ["http://a.test/", "http://b.test/"]);
+            assert_eq!(read.crl_uris, ["file:///root.crl"]);
+            let found = certificates(read.cacert.as_bytes()).unwrap();
+            assert_eq!(found[0].to_der().unwrap(), der);
+        }
+        assert!(read(Value::Octets(vec![0xff; 9])).is_err());
     }
 
     /// As swanctl sends them: all of it texts.

@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! OCSP (RFC 6960): what is asked of a responder, how its answer is judged, what is remembered of it.
+
+mod ffi;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use openssl::asn1::{Asn1Time, Asn1TimeRef};
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::ocsp::{
+    OcspBasicResponse, OcspCertId, OcspCertStatus, OcspFlag, OcspRequest, OcspResponse,
+    OcspResponseStatus,
+};
+use openssl::rand::rand_bytes;
+use openssl::sha::Sha256;
+use openssl::stack::Stack;
+use openssl::x509::store::X509StoreBuilder;
+use openssl::x509::verify::{X509VerifyFlags, X509VerifyParam};
+use openssl::x509::{X509, X509Ref};
+use thiserror::Error;
+
+use crate::trust::SECURITY_LEVEL;
+
+/// By how much a responder's clock may differ from ours.
+const SKEW: Duration = Duration::from_secs(300);
+/// How long an answer is remembered, at most, whatever it says itself.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+/// Answers that are remembered; and responders that did not answer.
+const MOST_REMEMBERED: usize = 1024;
+/// Octets of a response, at most. Common ones have some two thousand.
+const RESPONSE_LIMIT: usize = 64 << 10;
+/// How long one responder may take.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How long one that has not answered is left alone.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Responders of one certificate that are asked.
+const MOST_RESPONDERS: usize = 4;
+
+/// Brings an answer over HTTP. It is called where waiting is no harm.
+pub trait Fetch: Send + Sync + fmt::Debug {
+    /// Posts a body, and gives the answer's: whole, no larger than `limit`, within `patience`.
+    ///
+    /// # Errors
+    /// Why there is none, for the log.
+    fn post(
+        &self,
+        uri: &str,
+        content_type: &str,
+        body: &[u8],
+        limit: usize,
+        patience: Duration,
+    ) -> Result<Vec<u8>, String>;
+}
+
+/// What a responder says that can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Not revoked, as far as this is known until then.
+    Good(SystemTime),
+    /// Revoked.
+    Revoked,
+}
+
+/// A responder's answer says nothing.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OcspError {
+    /// There is none.
+    #[error("no answer from {uri}: {what}")]
+    Unreachable {
+        /// The responder.
+        uri: String,
+        /// What happened.
+        what: String,
+    },
+    /// It is no OCSP response.
+    #[error("a malformed OCSP response")]
+    Malformed,
+    /// The responder refuses.
+    #[error("the OCSP responder refuses (status {status})")]
+    Refused {
+        /// RFC 6960 §4.2.1.
+        status: i32,
+    },
+    /// Nobody signed it who may.
+    #[error(
+        "the OCSP response is not signed by the certificate's issuer, nor by whom that has delegated"
+    )]
+    Untrusted,
+    /// It is signed with a broken hash.
+    #[error("the OCSP response is signed with {algorithm}, which is broken")]
+    Weak {
+        /// The algorithm.
+        algorithm: &'static str,
+    },
+    /// It answers somebody else's request.
+    #[error("the OCSP response has another request's nonce")]
+    Nonce,
+    /// It is about other certificates.
+    #[error("the OCSP response does not speak of this certificate")]
+    Unrelated,
+    /// It is too old, or from the future.
+    #[error("the OCSP response is out of date, or one of the two clocks is wrong")]
+    OutOfDate,
+    /// The responder does not know the certificate.
+    #[error("the OCSP responder does not know the certificate")]
+    Unknown,
+    /// The library refuses.
+    #[error("OpenSSL refused to work on it")]
+    Library,
+}
+
+impl From<ErrorStack> for OcspError {
+    fn from(_: ErrorStack) -> Self {
+        Self::Library
+    }
+}
+
+/// A question about one certificate.
+pub struct Query {
+    request: OcspRequest,
+    id: OcspCertId,
+    issuer: X509,
+}
+
+impl Query {
+    /// Whether an issuer has revoked a certificate, with a nonce of its own.
+    ///
+    /// # Errors
+    /// [`OcspError::Library`].
+    pub fn new(certificate: &X509Ref, issuer: &X509Ref) -> Result<Self, OcspError> {
+        // SHA-1 here names, it proves nothing; it is what every responder knows (RFC 5019 §2.1.1).
+        let id = || OcspCertId::from_cert(MessageDigest::sha1(), certificate, issuer);
+        let mut request = OcspRequest::new()?;
+        request.add_id(id()?)?;
+        let mut nonce = [0; 32];
+        rand_bytes(&mut nonce)?;
+        ffi::add_nonce(&mut request, nonce)?;
+        Ok(Self {
+            request,
+            id: id()?,
+            issuer: issuer.to_owned(),
+        })
+    }
+
+    /// What is sent.
+    ///
+    /// # Errors
+    /// [`OcspError::Library`].
+    pub fn octets(&self) -> Result<Vec<u8>, OcspError> {
+        Ok(self.request.to_der()?)
+    }
+
+    /// What an answer says at a time. One that names the certificate as revoked counts even if it is
+    /// old: who was revoked once stays so.
+    ///
+    /// # Errors
+    /// [`OcspError`]: it says nothing.
+    pub fn judge(&self, answer: &[u8], at: SystemTime) -> Result<Status, OcspError> {
+        let judged = self.judged(answer, at);
+        drop(ErrorStack::get());
+        judged
+    }
+
+    fn judged(&self, answer: &[u8], at: SystemTime) -> Result<Status, OcspError> {
+        let response = OcspResponse::from_der(answer).map_err(|_| OcspError::Malformed)?;
+        if response.status() != OcspResponseStatus::SUCCESSFUL {
+            let status = response.status().as_raw();
+            return Err(OcspError::Refused { status });
+        }
+        let basic = response.basic().map_err(|_| OcspError::Malformed)?;
+        self.check_signature(&basic, at)?;
+        if !ffi::nonce_fits(&self.request, &basic) {
+            return Err(OcspError::Nonce);
+        }
+        let found = basic.find_status(&self.id).ok_or(OcspError::Unrelated)?;
+        match found.status {
+            OcspCertStatus::GOOD => {}
+            OcspCertStatus::REVOKED => return Ok(Status::Revoked),
+            _ => return Err(OcspError::Unknown),
+        }
+        let this = unix(ffi::comparable(found.this_update))?;
+        // Without the next update there is always a newer one (RFC 6960 §2.4): good for now.
+        let next = found.next_update().map(ffi::comparable);
+        let until = next.map_or(Ok(this), unix)? + SKEW;
+        if this > at + SKEW || until < at {
+            return Err(OcspError::OutOfDate);
+        }
+        Ok(Status::Good(until))
+    }
+
+    /// The issuer itself, or a responder with a certificate for it (OCSPSigning) directly from the
+    /// issuer (RFC 6960 §4.2.2.2). Nobody else is believed, an authority above the issuer neither.
+    fn check_signature(&self, basic: &OcspBasicResponse, at: SystemTime) -> Result<(), OcspError> {
+        let algorithm = ffi::signed_with(basic).ok_or(OcspError::Malformed)?;
+        let digest = algorithm.signature_algorithms().map(|both| both.digest);
+        if let Some(broken) = digest.filter(|d| [Nid::SHA1, Nid::MD5].contains(d)) {
+            let algorithm = broken.short_name().unwrap_or("a hash");
+            return Err(OcspError::Weak { algorithm });
+        }
+        let mut store = X509StoreBuilder::new()?;
+        store.add_cert(self.issuer.clone())?;
+        let mut parameters = X509VerifyParam::new()?;
+        parameters.set_auth_level(SECURITY_LEVEL);
+        parameters.set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
+        parameters.set_time(seconds(at));
+        store.set_param(&parameters)?;
+        let mut known = Stack::new()?;
+        known.push(self.issuer.clone())?;
+        let verified = basic.verify(&known, &store.build(), OcspFlag::NO_EXPLICIT);
+        verified.map_err(|_| OcspError::Untrusted)
+    }
+}
+
+fn seconds(at: SystemTime) -> i64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn unix(time: &Asn1TimeRef) -> Result<SystemTime, OcspError> {
+    let epoch = Asn1Time::from_unix(0)?;
+    let since = epoch.diff(time).map_err(|_| OcspError::Malformed)?;
+    let seconds = i64::from(since.days) * 86_400 + i64::from(since.secs);
+    let seconds = u64::try_from(seconds).map_err(|_| OcspError::Malformed)?;
+    Ok(UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+/// Asks responders, and remembers what they said.
+pub struct Ocsp {
+    fetch: Box<dyn Fetch>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// By issuer and serial number: what was said, and until when it counts.
+    answers: HashMap<[u8; 32], (Status, SystemTime)>,
+    /// Responders that did not answer, and since when.
+    silent: HashMap<String, Instant>,
+}
+
+impl fmt::Debug for Ocsp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ocsp({:?})", self.fetch)
+    }
+}
+
+impl Ocsp {
+    /// Asks by this.
+    pub fn new(fetch: impl Fetch + 'static) -> Self {
+        Self {
+            fetch: Box::new(fetch),
+            known: Mutex::default(),
+        }
+    }
+
+    /// The status of a certificate at a time, from memory or from the first of these responders that
+    /// can tell. Nobody is asked after the deadline.
+    ///
+    /// # Errors
+    /// What was wrong with the last one.
+    pub fn status(
+        &self,
+        (certificate, issuer): (&X509Ref, &X509Ref),
+        uris: &[String],
+        at: SystemTime,
+        deadline: Instant,
+    ) -> Result<Status, OcspError> {
+        let key = key(certificate, issuer)?;
+        if let Some((status, until)) = self.known().answers.get(&key)
+            && at < *until
+        {
+            return Ok(*status);
+        }
+        let query = Query::new(certificate, issuer)?;
+        let octets = query.octets()?;
+        let mut last = OcspError::Unrelated;
+        for uri in uris.iter().take(MOST_RESPONDERS) {
+            let judged = self
+                .ask(uri, &octets, deadline)
+                .and_then(|answer| query.judge(&answer, at));
+            match judged {
+                Ok(status) => {
+                    self.known().remember(key, status, at);
+                    return Ok(status);
+                }
+                Err(error) => {
+                    tracing::debug!(uri, %error, "an OCSP responder was of no use");
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn ask(&self, uri: &str, octets: &[u8], deadline: Instant) -> Result<Vec<u8>, OcspError> {
+        let failed = |what: &str| OcspError::Unreachable {
+            uri: uri.to_owned(),
+            what: what.to_owned(),
+        };
+        if !uri.starts_with("http://") {
+            return Err(failed("only http:// is spoken"));
+        }
+        let now = Instant::now();
+        let patience = deadline.saturating_duration_since(now).min(PATIENCE);
+        if patience.is_zero() {
+            return Err(failed("the time for this peer's certificates is over"));
+        }
+        let since = self.known().silent.get(uri).copied();
+        if since.is_some_and(|since| now < since + SILENCE) {
+            return Err(failed("it has not answered a moment ago"));
+        }
+        let kind = "application/ocsp-request";
+        let answer = self.fetch.post(uri, kind, octets, RESPONSE_LIMIT, patience);
+        let mut known = self.known();
+        match answer {
+            Ok(answer) => {
+                known.silent.remove(uri);
+                Ok(answer)
+            }
+            Err(what) => {
+                let now = Instant::now();
+                known.silent.retain(|_, since| now < *since + SILENCE);
+                if known.silent.len() < MOST_REMEMBERED {
+                    known.silent.insert(uri.to_owned(), now);
+                }
+                Err(failed(&what))
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn remember(&mut self, key: [u8; 32], status: Status, at: SystemTime) {
+        let until = match status {
+            Status::Good(until) => until.min(at + REMEMBERED),
+            Status::Revoked => at + REMEMBERED,
+        };
+        if self.answers.len() >= MOST_REMEMBERED && !self.answers.contains_key(&key) {
+            self.answers.retain(|_, (_, until)| at < *until);
+            let soonest = self.answers.iter().min_by_key(|(_, (_, until))| *until);
+            if let Some(soonest) = soonest.map(|(key, _)| *key)
+                && self.answers.len() >= MOST_REMEMBERED
+            {
+                self.answers.remove(&soonest);
+            }
+        }
+        self.answers.insert(key, (status, until));
+    }
+}
+
+/// One certificate, however its signature is written.
+fn key(certificate: &X509Ref, issuer: &X509Ref) -> Result<[u8; 32], OcspError> {
+    let mut hash = Sha256::new();
+    hash.update(&issuer.to_der()?);
+    hash.update(&certificate.serial_number().to_bn()?.to_vec());
+    Ok(hash.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever peers come by, memory stays bounded, and what lasts longest is kept.
+    #[test]
+    fn answers_are_remembered_within_bounds() {
+        let mut known = Known::default();
+        let at = SystemTime::now();
+        for n in 0..4 * MOST_REMEMBERED as u64 {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&n.to_be_bytes());
+            let until = at + Duration::from_secs(n % 3000 + 1);
+            known.remember(key, Status::Good(until), at);
+            assert!(known.answers.len() <= MOST_REMEMBERED);
+        }
+        known.remember([9; 32], Status::Good(at + REMEMBERED * 2), at);
+        assert_eq!(known.answers[&[9; 32]].1, at + REMEMBERED);
+    }
+}

@@ -12,6 +12,7 @@ mod loaded;
 mod manual;
 mod mobility;
 mod restart;
+mod scrape;
 mod trap;
 mod virtual_ips;
 
@@ -40,6 +41,7 @@ use crate::jobs::Pool;
 use crate::kept::{self, Kept};
 use crate::keylog::KeyLog;
 use crate::manual::Manual;
+use crate::metrics::{self, Counts};
 use crate::net::{self, Sockets};
 use crate::plane::Plane;
 use crate::publication::{Place, Publication};
@@ -77,6 +79,7 @@ pub(crate) struct Daemon {
     broadcast: broadcast::Sender<Broadcast>,
     pub(crate) started: Instant,
     listed: announce::Listed,
+    counts: Counts,
     loaded: loaded::Loaded,
     restarts: restart::Restarts,
     adoption: adoption::Adoption,
@@ -160,6 +163,11 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let (requests_in, mut requests) = mpsc::channel::<Request>(64);
     tokio::spawn(server::serve(listener, requests_in, broadcast.clone()));
 
+    let (scrapes_in, mut scrapes) = mpsc::channel(1);
+    if let Some(section) = &section.metrics {
+        metrics::start(&section.listen, scrapes_in)?;
+    }
+
     let manual = Manual::new(
         devices.failover.clone(),
         plane.clone(),
@@ -181,6 +189,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         broadcast,
         started: Instant::now(),
         listed: announce::Listed::default(),
+        counts: Counts::default(),
         loaded: loaded::Loaded::default(),
         restarts: restart::Restarts::default(),
         adoption: adoption::Adoption::new(adopted),
@@ -233,6 +242,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
                 daemon.endpoint.handle_job(Instant::now(), job, &result);
             }
             Some(request) = requests.recv() => daemon.control(request),
+            Some(scrape) = scrapes.recv() => daemon.scrape(scrape),
             () = timer => daemon.endpoint.handle_timeout(Instant::now()),
             _ = tick.tick() => daemon.tick(),
             _ = hangup.recv() => { let _ = daemon.reload(); }
@@ -527,6 +537,7 @@ impl Daemon {
 
     async fn event(&mut self, event: Event) {
         let now = Instant::now();
+        self.counts.count(&event);
         match event {
             Event::InstallInbound { install, child } => {
                 if let Some(log) = &mut self.key_log {
@@ -568,12 +579,14 @@ impl Daemon {
                 }
             }
             Event::RetireChild { child } => {
-                self.note_traffic(child);
-                // One that never got to send has no route, and must not take another's.
-                if let Some(sa) = self.installer.retire(child)
-                    && self.routed.remove(&child)
-                {
-                    self.routes.remove(&sa.ts_remote).await;
+                let traffic = self.plane.traffic(child.0);
+                self.note_traffic(child, traffic);
+                if let Some(sa) = self.installer.retire(child) {
+                    self.count_carried(&sa, traffic);
+                    // One that never got to send has no route, and must not take another's.
+                    if self.routed.remove(&child) {
+                        self.routes.remove(&sa.ts_remote).await;
+                    }
                 }
             }
             Event::IkeKeys(keys) => {

@@ -236,6 +236,15 @@ impl Installer {
         Some(installed.sa)
     }
 
+    /// A child's SAs in the engines, in and out.
+    pub(crate) fn handles(&self, child: ChildId) -> (Option<SaHandle>, Option<SaHandle>) {
+        let installed = self.children.get(&child);
+        (
+            installed.map(|installed| installed.inbound),
+            installed.and_then(|installed| installed.outbound),
+        )
+    }
+
     /// Where a child's SAs live: outbound if there is one, else inbound.
     pub(crate) fn placement(&self, child: ChildId) -> Option<Placement> {
         let installed = self.children.get(&child)?;

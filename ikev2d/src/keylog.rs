@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Key tables that Wireshark reads (`ikev2_decryption_table`, `esp_sa`): off unless asked for.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use ikev2d_proto::algorithm::{Encryption, Integrity};
@@ -29,11 +29,14 @@ impl KeyLog {
                 .create(directory)?;
         }
         let open = |name: &str| {
-            OpenOptions::new()
+            let file = OpenOptions::new()
                 .create(true)
                 .append(true)
                 .mode(0o600)
-                .open(directory.join(name))
+                .open(directory.join(name))?;
+            // One that was there already may have been anybody's to read.
+            file.set_permissions(Permissions::from_mode(0o600))?;
+            io::Result::Ok(file)
         };
         Ok(Self {
             ike: open("ikev2_decryption_table")?,
@@ -121,4 +124,31 @@ fn esp_names(suite: &EspSuite) -> (&'static str, &'static str) {
         Some(Integrity::Aes256Gmac) => "AES-256-GMAC [RFC4543]",
     };
     (encryption, integrity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_their_owners_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("keys");
+        let mode = |name: &str| {
+            let metadata = std::fs::metadata(directory.join(name)).unwrap();
+            metadata.permissions().mode() & 0o777
+        };
+        KeyLog::open(&directory).unwrap();
+        assert_eq!(mode(""), 0o700);
+        let tables = ["ikev2_decryption_table", "esp_sa", "ah_sa"];
+        for table in tables {
+            assert_eq!(mode(table), 0o600);
+            let path = directory.join(table);
+            std::fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+        }
+        KeyLog::open(&directory).unwrap();
+        for table in tables {
+            assert_eq!(mode(table), 0o600);
+        }
+    }
 }

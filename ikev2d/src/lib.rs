@@ -13,6 +13,7 @@ mod jobs;
 mod kept;
 mod keylog;
 mod manual;
+mod metrics;
 mod net;
 mod plane;
 pub mod publication;

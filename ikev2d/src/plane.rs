@@ -2,6 +2,7 @@
 //! What moves packets: worker threads between a TUN interface and the ESP sockets, or the accelerator
 //! itself.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -114,6 +115,14 @@ impl Plane {
                 )
             }
             Self::Inline(plane, _) => plane.traffic(child),
+        }
+    }
+
+    /// Packets and octets of every child SA, in and out, where workers count them.
+    pub(crate) fn all_traffic(&self) -> HashMap<u64, [(u64, u64); 2]> {
+        match self {
+            Self::Tun(plane) => plane.traffic(),
+            Self::Inline(..) => HashMap::new(),
         }
     }
 

@@ -19,6 +19,7 @@ pub mod event;
 mod exchange;
 mod ike_sa;
 mod keymat;
+pub mod notified;
 pub mod pool;
 pub mod proposal;
 mod sk;

@@ -7,7 +7,7 @@ use driver::DeviceAddress;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use super::{CacheSection, FailoverSection};
+use super::{CacheSection, FailoverSection, MetricsSection};
 use crate::dataplane::MssClamp;
 
 /// The daemon itself.
@@ -30,6 +30,8 @@ pub struct DaemonSection {
     pub tun: TunSection,
     /// Directory for Wireshark's key tables; off by default.
     pub key_log: Option<PathBuf>,
+    /// Where Prometheus finds what there is to count; off by default.
+    pub metrics: Option<MetricsSection>,
     /// Where the leases of pools are kept; by default beside the control socket.
     pub lease_file: Option<PathBuf>,
     /// A program that is called with `up` or `down` when a peer gives us addresses and DNS servers: the
@@ -63,6 +65,7 @@ impl Default for DaemonSection {
             dataplane: DataplaneSetting::Tun,
             tun: TunSection::default(),
             key_log: None,
+            metrics: None,
             lease_file: None,
             resolve_hook: None,
             log_level: None,

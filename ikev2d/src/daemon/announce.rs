@@ -153,8 +153,11 @@ impl Daemon {
     }
 
     /// Notes what a child SA has carried, before nobody knows any more.
-    pub(super) fn note_traffic(&mut self, child: ChildId) {
-        let (inbound, outbound) = self.plane.traffic(child.0);
+    pub(super) fn note_traffic(
+        &mut self,
+        child: ChildId,
+        (inbound, outbound): ((u64, u64), (u64, u64)),
+    ) {
         let Some(listed) = self.listed.children.get_mut(&child) else {
             return;
         };

@@ -12,6 +12,7 @@ use ikev2d_proto::credential::JobResult;
 use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::endpoint::{Endpoint as Endpoint2, IkeSaInfo, InitiateError, Stats, UnknownSa};
 use ikev2d_proto::event::{Answer, ChildId, Event, IkeId, JobId, Numbers, Path, Transmit};
+use ikev2d_proto::notified::Notified;
 use ikev2d_proto::pool::Pools;
 
 /// Octet of the header that has the version, in both versions.
@@ -247,6 +248,12 @@ impl Ike {
             unknown_spi: one.unknown_spi + two.unknown_spi,
             fragment_octets: one.fragment_octets + two.fragment_octets,
             auth_failures: one.auth_failures + two.auth_failures,
+            reauthentications: one.reauthentications + two.reauthentications,
         }
+    }
+
+    /// Errors told and heard so far, in IKEv2: those of IKEv1 have other numbers.
+    pub(crate) fn notified(&self) -> &Notified {
+        self.v2.notified()
     }
 }

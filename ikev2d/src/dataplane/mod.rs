@@ -13,6 +13,7 @@ mod sockets;
 mod to_tun;
 mod worker;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -433,6 +434,11 @@ impl Dataplane {
     /// Traffic of a child SA: the entries count it.
     pub fn entries(&self, child: u64) -> (Option<Arc<InboundEntry>>, Option<Arc<OutboundEntry>>) {
         self.shared.policy.load().of_child(child)
+    }
+
+    /// Packets and octets of every child SA, in and out.
+    pub fn traffic(&self) -> HashMap<u64, [(u64, u64); 2]> {
+        self.shared.policy.load().traffic()
     }
 
     /// What was done so far.

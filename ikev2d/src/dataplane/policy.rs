@@ -255,6 +255,20 @@ impl Policy {
         self.outbound.iter().find(|entry| entry.child == child)
     }
 
+    /// What each child SA has carried, in and out.
+    pub(super) fn traffic(&self) -> HashMap<u64, [(u64, u64); 2]> {
+        let mut all: HashMap<_, [(u64, u64); 2]> = HashMap::with_capacity(self.outbound.len());
+        for entry in self.inbound.values() {
+            let [inbound, _] = all.entry(entry.child).or_default();
+            *inbound = entry.traffic();
+        }
+        for entry in &self.outbound {
+            let [_, outbound] = all.entry(entry.child).or_default();
+            *outbound = entry.traffic();
+        }
+        all
+    }
+
     pub(super) fn of_child(
         &self,
         child: u64,

@@ -82,6 +82,7 @@ impl Endpoint {
             unknown_spi: self.stats.unknown,
             fragment_octets: 0,
             auth_failures: self.out.auth_failures,
+            ..Stats::default()
         }
     }
 }

@@ -8,6 +8,7 @@ use super::Endpoint;
 use crate::config::{AddressPattern, Identity};
 use crate::event::{ChildId, ChildSa, IkeId, Path};
 use crate::ike_sa::{IkeSa, Phase, Standing, State};
+use crate::notified::Notified;
 use crate::proposal::IkeSuite;
 use crate::wire::configuration::Attribute;
 
@@ -34,6 +35,8 @@ pub struct Stats {
     pub fragment_octets: usize,
     /// Peers that failed to authenticate.
     pub auth_failures: u64,
+    /// IKE SAs of ours that were replaced by ones that are authenticated anew.
+    pub reauthentications: u64,
 }
 
 /// An IKE SA for people.
@@ -140,8 +143,14 @@ impl Endpoint {
             fragment_octets: self.out.held.values().sum(),
             retransmits: self.out.retransmits,
             auth_failures: self.out.auth_failures,
+            reauthentications: self.out.reauthentications,
             ..self.stats
         }
+    }
+
+    /// Errors told and heard so far.
+    pub fn notified(&self) -> &Notified {
+        &self.out.notified
     }
 }
 

@@ -11,6 +11,7 @@ pub(super) fn go_on(sas: &mut Table, ctx: &mut Ctx<'_>) {
         begin(sas, ctx, id);
     }
     for id in std::mem::take(&mut ctx.out.reauthenticated) {
+        ctx.out.reauthentications += 1;
         if let Some(old) = sas.get_mut(&id) {
             old.tasks.clear();
             old.tasks.push_back(Task::DeleteIke {

@@ -79,6 +79,7 @@ impl Endpoint {
             flags: FLAG_RESPONSE,
             ..*header
         };
+        self.out.notified.told(&chain);
         let payload = chain.into_message(reply);
         self.out.transmits.push_back(Transmit {
             path,

@@ -224,6 +224,7 @@ impl IkeSa {
         let Ok(parts) = payloads(header.next_payload, octets) else {
             return;
         };
+        ctx.out.notified.took(&parts);
         // Nothing here is authenticated: an error is believed only where ignoring it would not help.
         for notify in notifies(&parts) {
             let restarts = self.init.restarts < MOST_RESTARTS;

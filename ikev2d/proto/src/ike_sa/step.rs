@@ -10,6 +10,7 @@ use super::{ChildRole, Handover, Held, IkeSa, OwnSpi, Spis};
 use crate::config::{Connection, EndpointConfig, Identity, Secret, Unique};
 use crate::crypto::Crypto;
 use crate::event::{ChildId, Event, IkeId, Numbers, Transmit};
+use crate::notified::Notified;
 use crate::pool::Pools;
 
 /// What a step may use and leave behind.
@@ -65,6 +66,9 @@ pub(crate) struct Outputs {
     pub(crate) again: bool,
     pub(crate) retransmits: u64,
     pub(crate) auth_failures: u64,
+    pub(crate) reauthentications: u64,
+    /// Errors told and heard.
+    pub(crate) notified: Notified,
 }
 
 impl Outputs {

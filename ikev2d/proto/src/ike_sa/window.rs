@@ -134,6 +134,7 @@ impl IkeSa {
             self.cover_own(ctx, &header, &chain)?;
         }
         let messages = self.seal(ctx, header, &chain)?;
+        ctx.out.notified.told(&chain);
         self.post(ctx, id, Sent::new(messages, header, chain), request);
         Ok(())
     }
@@ -206,7 +207,10 @@ impl IkeSa {
             _ => Ok(()),
         };
         match covered.and_then(|()| self.seal(ctx, header, &chain)) {
-            Ok(messages) => self.respond_with(ctx, id, Sent::new(messages, header, chain)),
+            Ok(messages) => {
+                ctx.out.notified.told(&chain);
+                self.respond_with(ctx, id, Sent::new(messages, header, chain));
+            }
             Err(_) => tracing::error!(ike = self.id.0, "response could not be sealed"),
         }
     }
@@ -283,6 +287,7 @@ impl IkeSa {
             self.follow(ctx, path);
             match parsed {
                 Ok(parts) => {
+                    ctx.out.notified.took(&parts);
                     self.handle_response(ctx, outstanding.request, (header, &opened), &parts);
                 }
                 Err(error) => self.die(ctx, &format!("malformed response: {error}")),
@@ -304,6 +309,7 @@ impl IkeSa {
                     }
                     // With a window of one, the next request is the sign that our last answer came.
                     let awaiting = self.awaiting_peer();
+                    ctx.out.notified.took(&parts);
                     self.handle_request(ctx, path, (header, &opened), &parts);
                     self.release(ctx, |child| awaiting.contains(&child.sa.id));
                 }

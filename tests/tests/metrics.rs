@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What Prometheus scrapes from a daemon, read by a parser that is not ours.
+
+mod gateway;
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use gateway::{Gateway, SECRET, Wire, ours};
+use prometheus_parse::{Sample, Value};
+
+/// Asks for a path; status line with headers, and body.
+fn get(socket: &Path, path: &str) -> (String, String) {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: metrics\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+/// One scrape, every line of which a parser has understood.
+struct Scraped {
+    text: String,
+    samples: Vec<Sample>,
+}
+
+impl Scraped {
+    fn new(socket: &Path) -> Self {
+        let (head, text) = get(socket, "/metrics");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(head.contains("application/openmetrics-text; version=1.0.0"));
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let parsed = prometheus_parse::Scrape::parse(text.lines().map(|l| Ok(l.to_owned())));
+        let samples = parsed.unwrap().samples;
+        assert_eq!(samples.len(), lines.count(), "{text}");
+        Self { text, samples }
+    }
+
+    /// The sum of the samples that have these labels; nothing if there are none.
+    fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<u64> {
+        let fits = |sample: &&Sample| {
+            let has = |(key, value): &(&str, &str)| sample.labels.get(key) == Some(*value);
+            sample.metric == format!("esplanade_{name}") && labels.iter().all(has)
+        };
+        let values = self
+            .samples
+            .iter()
+            .filter(fits)
+            .map(|sample| match sample.value {
+                Value::Counter(value) | Value::Gauge(value) | Value::Untyped(value) => value as u64,
+                _ => panic!("{sample:?}"),
+            });
+        values.reduce(|sum, more| sum + more)
+    }
+}
+
+/// Scrapes until it looks as it should.
+fn wait(socket: &Path, what: &str, fits: impl Fn(&Scraped) -> bool) -> Scraped {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let scraped = Scraped::new(socket);
+        if fits(&scraped) {
+            return scraped;
+        }
+        assert!(Instant::now() < end, "{what}: {}", scraped.text);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// B56: what is configured and what is there, half-open SAs, rekeyings, errors by notification, each
+/// SA's counters and its engine, drops; a child's sums outlive its SAs.
+#[test]
+fn a_tunnels_life_shows_in_what_prometheus_scrapes() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let socket = directory.path().join("metrics");
+    let (ike, esp) = ("aes128gcm16-prfsha256-x25519", "aes128gcm16");
+    let other = "[connections.gw.children.other]\nlocal_ts = [\"10.1.0.0/24\"]\n\
+                 remote_ts = [\"10.9.0.0/24\"]\nesp_proposals = [\"aes128gcm16\"]\n";
+    let metrics = format!(
+        "retransmit_timeout = 1.0\nmetrics = {{ listen = \"unix:{}\" }}\n{}\n{other}\n\
+         [secrets.ike-1]\nsecret = \"{SECRET}\"\n",
+        socket.display(),
+        ours(1, ike, esp, "reauth_time = 0", "")
+    );
+    let a = Gateway::ikev2d_with(&wire.a, &directory.path().join("a"), &metrics);
+    let b = directory.path().join("b");
+    let _b = Gateway::ikev2d(&wire.b, &b, &ours(2, ike, esp, "", ""));
+
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    assert!(get(&socket, "/").0.starts_with("HTTP/1.1 404"));
+
+    let gw = [("connection", "gw")];
+    let net = [("connection", "gw"), ("child", "net")];
+    let before = Scraped::new(&socket);
+    assert_eq!(before.value("connections_configured", &[]), Some(1));
+    assert_eq!(before.value("connection_configured", &gw), Some(1));
+    assert_eq!(before.value("connection_ike_sas", &gw), Some(0));
+    assert_eq!(before.value("connection_child_sas", &net), Some(0));
+    assert_eq!(before.value("sa_packets_total", &[]), None);
+
+    a.swanctl(&["--initiate", "--child", "net"]);
+    wire.assert_passes("with metrics");
+    let up = wait(&socket, "ten packets each way", |scraped| {
+        let packets = |way| scraped.value("sa_packets_total", &[net[1], ("direction", way)]);
+        packets("in") >= Some(10) && packets("out") >= Some(10)
+    });
+    let established = [gw[0], ("state", "established")];
+    assert_eq!(up.value("connection_ike_sas", &established), Some(1));
+    assert_eq!(up.value("ike_established", &[]), Some(1));
+    assert_eq!(up.value("connection_child_sas", &net), Some(1));
+    assert_eq!(up.value("sa_engine", &[("engine", "software")]), Some(2));
+    assert_eq!(up.value("sa_replayed_total", &net), Some(0));
+    assert!(up.value("sa_carried_bytes_total", &net) >= Some(20 * 28));
+    assert_eq!(up.value("engine_up", &[("engine", "software")]), Some(1));
+    let carried = up.value("child_packets_total", &net);
+    assert!(carried >= Some(20), "{}", up.text);
+
+    a.try_swanctl(&["--initiate", "--child", "other"])
+        .unwrap_err();
+    a.swanctl(&["--rekey", "--child", "net"]);
+    let rekeyed = wait(&socket, "the child's rekeying", |scraped| {
+        scraped.value("child_rekeyed_total", &[]) == Some(1)
+            && scraped.value("connection_child_sas", &net) == Some(1)
+    });
+    let refused = [("type", "TS_UNACCEPTABLE"), ("direction", "received")];
+    assert_eq!(
+        rekeyed.value("ike_error_notifications_total", &refused),
+        Some(1)
+    );
+    assert_eq!(rekeyed.value("initiations_failed_total", &[]), Some(1));
+    a.swanctl(&["--rekey", "--ike", "gw"]);
+    a.swanctl(&["--rekey", "--ike", "gw", "--reauth"]);
+    wait(&socket, "the IKE SA's renewals", |scraped| {
+        scraped.value("ike_rekeyed_total", &[]) == Some(1)
+            && scraped.value("ike_reauthenticated_total", &[]) == Some(1)
+            && scraped.value("connection_child_sas", &net) == Some(1)
+    });
+
+    // Nothing of the new SAs has been used: all of it is what the old ones carried.
+    let after = Scraped::new(&socket);
+    assert!(after.value("child_packets_total", &net) >= carried);
+    a.swanctl(&["--terminate", "--ike", "gw"]);
+    let down = wait(&socket, "the end", |scraped| {
+        scraped.value("connection_ike_sas", &gw) == Some(0)
+    });
+    assert_eq!(down.value("connection_configured", &gw), Some(1));
+    assert_eq!(down.value("connection_child_sas", &net), Some(0));
+    assert_eq!(down.value("sa_packets_total", &[]), None);
+    assert!(down.value("child_packets_total", &net) >= carried);
+    assert_eq!(
+        down.value("ike_down_total", &[("reason", "terminated")]),
+        Some(1)
+    );
+    let too_big = down.value("dataplane_drops_total", &[("reason", "too-big")]);
+    assert_eq!(too_big, a.statistics().get("too-big").copied());
+}

@@ -2,7 +2,6 @@
 //! What the benchmarks measure with.
 
 pub mod counting;
-pub mod ipsec_mb;
 pub mod memory;
 pub mod null_card;
 pub mod null_qat;

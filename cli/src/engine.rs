@@ -16,6 +16,8 @@ use offload_api::queue::{Arm, Explicit, Op, QueueConfig, QueuePair, Status};
 use offload_api::sa::{SaHandle, SaParams};
 use sim::{CardConfig, RunningCard};
 
+use crate::verb::sim::Model;
+
 /// How long a packet may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -25,7 +27,7 @@ pub(crate) struct Engine {
     pool: FramePool,
     accelerator: Arc<dyn Accelerator>,
     /// Dropped last: the driver says goodbye before its card ends.
-    _card: Option<Card>,
+    _card: Option<Simulated>,
 }
 
 /// What became of a packet.
@@ -45,14 +47,8 @@ impl Engine {
     }
 
     pub(crate) fn simulated() -> Result<Self> {
-        let directory = tempfile::tempdir().context("a place for the card's socket")?;
-        let config = CardConfig::new(directory.path().join("card"));
-        let card = Card {
-            _running: RunningCard::start(&config)?,
-            _directory: directory,
-        };
-        let accelerator = driver::open(&DeviceAddress::User(config.socket))?;
-        Self::new(accelerator, Some(card))
+        let card = Simulated::start(Model::Ipa, |_| {})?;
+        Self::new(card.accelerator(), Some(card))
     }
 
     /// An engine that is open already.
@@ -60,7 +56,7 @@ impl Engine {
         Self::new(accelerator, None)
     }
 
-    fn new(accelerator: Arc<dyn Accelerator>, card: Option<Card>) -> Result<Self> {
+    fn new(accelerator: Arc<dyn Accelerator>, card: Option<Simulated>) -> Result<Self> {
         let pool = FramePool::new(FramePoolConfig {
             slots: 16,
             slot_size: accelerator.capabilities().max_packet,
@@ -163,8 +159,30 @@ impl Engine {
     }
 }
 
-/// A simulated card and the place of its socket.
-struct Card {
+/// A device that is simulated by threads of this process, and driven over vfio-user.
+pub(crate) struct Simulated {
+    accelerator: Arc<dyn Accelerator>,
+    /// Dropped behind its driver.
     _running: RunningCard,
     _directory: tempfile::TempDir,
+}
+
+impl Simulated {
+    /// Starts one, adjusted, and opens it.
+    pub(crate) fn start(model: Model, adjust: impl FnOnce(&mut CardConfig)) -> Result<Self> {
+        let directory = tempfile::tempdir().context("a place for the card's socket")?;
+        let mut config = CardConfig::new(directory.path().join("card"));
+        adjust(&mut config);
+        let running = model.start(config)?;
+        let address = DeviceAddress::User(running.socket().to_owned());
+        Ok(Self {
+            accelerator: driver::open_card(&address)?.accelerator(),
+            _running: running,
+            _directory: directory,
+        })
+    }
+
+    pub(crate) fn accelerator(&self) -> Arc<dyn Accelerator> {
+        self.accelerator.clone()
+    }
 }

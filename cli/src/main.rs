@@ -5,6 +5,7 @@
 mod daemon;
 mod engine;
 mod failure;
+mod interrupt;
 mod output;
 mod verb;
 mod vici;
@@ -44,6 +45,7 @@ enum Verb {
     Top(verb::top::Arguments),
     Monitor(verb::monitor::Arguments),
     Esp(verb::esp::Arguments),
+    Bench(Box<verb::bench::Arguments>),
     Sim(Box<verb::sim::Arguments>),
     IkeLoad(Box<verb::ike_load::Arguments>),
     Keep(verb::keep::Arguments),
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Top(arguments) => verb::top::run(&arguments),
         Verb::Monitor(arguments) => verb::monitor::run(&arguments),
         Verb::Esp(arguments) => verb::esp::run(&arguments),
+        Verb::Bench(arguments) => verb::bench::run(&arguments),
         Verb::Sim(arguments) => verb::sim::run(*arguments),
         Verb::IkeLoad(arguments) => verb::ike_load::run(&arguments),
         Verb::Keep(arguments) => verb::keep::run(&arguments),

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
-use benches::ipsec_mb::{Gcm, GcmKey, Parts};
+use bench_harness::ipsec_mb::{Gcm, GcmKey, Parts};
 use clap::{Parser, ValueEnum};
 use esp_aead::{Aad, Algorithm, Direction, Engine, Key, Packet, open_burst, seal_burst};
 use serde_json::json;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The verbs.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod conns;
 pub(crate) mod demo;

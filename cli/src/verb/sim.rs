@@ -13,7 +13,7 @@ use sim::inline::InlineConfig;
 use sim::pace::{Pace, Rate};
 use sim::port::PortSpec;
 use sim::qat::{Generation, QatConfig};
-use sim::{BusTiming, CardConfig, RunningCard, SimulatedCard};
+use sim::{BusTiming, CardConfig, RunningCard, SimError, SimulatedCard};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::{OutputArguments, table};
@@ -94,7 +94,7 @@ pub(crate) struct Arguments {
 
 /// A device that can be simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Model {
+pub(crate) enum Model {
     /// The ipa IPsec accelerator.
     Ipa,
     /// The same card, its data path the verilated RTL: true to the clock, and slow. Only where
@@ -106,6 +106,35 @@ enum Model {
     QatGen2,
     /// An Intel virtual QAT.
     Vqat,
+}
+
+impl Model {
+    /// Which QAT it is, if it is one.
+    fn generation(self) -> Option<Generation> {
+        match self {
+            Self::Ipa | Self::Rtl => None,
+            Self::QatGen4 => Some(Generation::Gen4),
+            Self::QatGen2 => Some(Generation::Gen2),
+            Self::Vqat => Some(Generation::Virtual),
+        }
+    }
+
+    /// What is particular to it.
+    fn adjust(self, config: &mut CardConfig) {
+        if self == Self::Rtl {
+            config.rtl = Some(BusTiming::default());
+            config.max_sas = config.max_sas.min(1024);
+        }
+    }
+
+    /// Starts one on threads of this process.
+    pub(crate) fn start(self, mut config: CardConfig) -> Result<RunningCard, SimError> {
+        self.adjust(&mut config);
+        match self.generation() {
+            Some(generation) => start_qat(&config, generation, &config.socket),
+            None => RunningCard::start(&config),
+        }
+    }
 }
 
 pub(crate) fn run(arguments: Arguments) -> Outcome {
@@ -148,18 +177,8 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     ending.add(Signal::SIGINT);
     ending.add(Signal::SIGTERM);
     ending.thread_block().context("cannot block signals")?;
-    let generation = match arguments.model {
-        Model::Ipa => None,
-        Model::Rtl => {
-            config.rtl = Some(BusTiming::default());
-            config.max_sas = config.max_sas.min(1024);
-            None
-        }
-        Model::QatGen4 => Some(Generation::Gen4),
-        Model::QatGen2 => Some(Generation::Gen2),
-        Model::Vqat => Some(Generation::Virtual),
-    };
-    if let Some(generation) = generation {
+    arguments.model.adjust(&mut config);
+    if let Some(generation) = arguments.model.generation() {
         return serve_qat(&config, generation, ending);
     }
     let card = SimulatedCard::bind(&config)?;
@@ -180,18 +199,26 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+fn start_qat(
+    config: &CardConfig,
+    generation: Generation,
+    socket: &Path,
+) -> Result<RunningCard, SimError> {
+    RunningCard::start_qat(&QatConfig {
+        generation,
+        faults: config.faults.clone(),
+        ..QatConfig::new(socket)
+    })
+}
+
 /// Serves QAT functions until a signal comes.
 fn serve_qat(config: &CardConfig, generation: Generation, ending: SigSet) -> Outcome {
     let sockets: Vec<_> = (0..config.functions)
         .map(|function| config.function_socket(function))
         .collect();
-    let functions = sockets.iter().map(|socket| {
-        RunningCard::start_qat(&QatConfig {
-            generation,
-            faults: config.faults.clone(),
-            ..QatConfig::new(socket)
-        })
-    });
+    let functions = sockets
+        .iter()
+        .map(|socket| start_qat(config, generation, socket));
     let functions = functions.collect::<Result<Vec<_>, _>>()?;
     tracing::info!(?generation, functions = sockets.len(), "a QAT listens");
     let signalled = ending.wait();

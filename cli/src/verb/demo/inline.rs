@@ -17,9 +17,9 @@ use owo_colors::OwoColorize;
 use serde::Serialize;
 
 use super::gateway::{Child, EXCEPTION_PORT, Gateway, Ground, Mode};
-use super::interrupt::Interrupt;
 use super::progress::Progress;
 use super::scene::{NEGOTIATION, Script, Stage, plan, random_secret};
+use crate::interrupt::Interrupt;
 
 /// What was seen, and what was not as it should be.
 #[derive(Debug, Serialize)]

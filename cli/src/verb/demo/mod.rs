@@ -4,7 +4,6 @@
 
 mod gateway;
 mod inline;
-mod interrupt;
 mod judge;
 mod plot;
 mod progress;
@@ -19,8 +18,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::failure::{Failure, Outcome};
+use crate::interrupt::Interrupt;
 use gateway::Model;
-use interrupt::Interrupt;
 use progress::Progress;
 
 /// Show the whole system at work: cards, tunnels, the loss of a card and its return.

@@ -17,8 +17,8 @@ use netlab::traffic::{
 use zeroize::Zeroizing;
 
 use super::gateway::{Child, DeviceCounters, Gateway, Ground, Mode, Model, Site};
-use super::interrupt::Interrupt;
 use super::progress::Progress;
+use crate::interrupt::Interrupt;
 
 /// How long IKE, a fallback and a return may take before the demo gives up.
 pub(super) const NEGOTIATION: Duration = Duration::from_secs(10);

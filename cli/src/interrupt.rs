@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Ctrl-C: the scene ends early and takes everything down on its way out.
+//! Ctrl-C: what is going on ends early, and takes everything down on its way out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,13 +9,13 @@ use nix::sys::signal::{SigSet, Signal};
 
 /// Whether somebody asked to stop.
 #[derive(Clone)]
-pub(super) struct Interrupt {
+pub(crate) struct Interrupt {
     asked: Arc<AtomicBool>,
 }
 
 impl Interrupt {
     /// Takes SIGINT and SIGTERM away from every thread started after this call, and watches for them.
-    pub(super) fn install() -> Result<Self> {
+    pub(crate) fn install() -> Result<Self> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGINT);
         signals.add(Signal::SIGTERM);
@@ -32,9 +32,14 @@ impl Interrupt {
         Ok(Self { asked })
     }
 
+    /// Whether somebody has asked.
+    pub(crate) fn asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+
     /// An error once somebody has asked.
-    pub(super) fn check(&self) -> Result<()> {
-        if self.asked.load(Ordering::Acquire) {
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.asked() {
             bail!("interrupted");
         }
         Ok(())

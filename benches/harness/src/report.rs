@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a run has found, as it is written to a file and read again.
+
+use hdrhistogram::Histogram;
+use offload_api::sa::Suite;
+use serde::{Deserialize, Serialize};
+
+use crate::case::{Case, Ptest, operation};
+use crate::machine::Machine;
+use crate::measure::Round;
+use crate::peers::Peer;
+use crate::stats::{self, Estimate};
+
+/// Version of the file's form.
+pub const FORMAT: u32 = 1;
+/// Who measured what comes from this project.
+pub const OURS: &str = "esplanade";
+
+/// A run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The program's version.
+    pub version: String,
+    /// Seconds since 1970 when it began.
+    pub started: u64,
+    /// The machine.
+    pub machine: Machine,
+    /// The engines and peers that were measured.
+    pub engines: Vec<EngineInfo>,
+    /// Whether it was stopped before its end: cells have fewer samples then, or are missing.
+    pub interrupted: bool,
+    /// What was found.
+    pub cells: Vec<Cell>,
+    /// Peers that were asked for and did not run, and why.
+    #[serde(default)]
+    pub absent: Vec<String>,
+}
+
+/// An engine or a peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EngineInfo {
+    /// The backend's name, or the peer's.
+    pub name: String,
+    /// Product and version.
+    pub product: String,
+    /// Firmware, bitstream, or the kernels that software has chosen.
+    pub firmware: String,
+}
+
+/// A point of the grid, and what was found there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cell {
+    /// `esplanade`, or a peer's name.
+    pub source: String,
+    /// The engine.
+    pub backend: String,
+    /// The measurement.
+    pub ptest: Ptest,
+    /// The algorithms.
+    pub suite: String,
+    /// `encrypt` or `decrypt`.
+    pub operation: String,
+    /// Octets of a packet in the clear: one size, or a mix.
+    pub size: String,
+    /// Mean octets of a packet.
+    pub octets: f64,
+    /// Packets of a burst.
+    pub burst: usize,
+    /// Queue pairs.
+    pub queues: usize,
+    /// Threads.
+    pub cores: usize,
+    /// SAs of each queue pair.
+    pub sas: usize,
+    /// What the samples are: `cycles per packet`, or `ns at p50`. Less is better.
+    pub metric: String,
+    /// One of each round, warm-up left out.
+    pub samples: Vec<f64>,
+    /// Their median.
+    pub value: Estimate,
+    /// Cycles an octet, at the median; not where latency was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycles_per_byte: Option<f64>,
+    /// Million packets in a second, at the median.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mpps: Option<f64>,
+    /// Gigabits of packets in the clear in a second, at the median.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gbps: Option<f64>,
+    /// Latencies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
+    /// Cycles a packet by stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stages: Option<StageCycles>,
+    /// What checking found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verdict>,
+}
+
+/// One of our figures beside a peer's, of the same run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PeerRatio {
+    /// Our cell.
+    pub cell: String,
+    /// The peer.
+    pub peer: String,
+    /// Octets of a packet.
+    pub octets: f64,
+    /// Our cycles a packet to the peer's.
+    pub ratio: Estimate,
+}
+
+impl Report {
+    /// Our throughput on one core beside each peer's that has the same algorithms, sizes and bursts (a
+    /// peer without bursts is laid beside all of ours).
+    pub fn against_peers(&self) -> Vec<PeerRatio> {
+        let ours = |cell: &&Cell| {
+            cell.source == OURS && cell.ptest == Ptest::Throughput && cell.cores == 1
+        };
+        let same = |our: &Cell, peer: &Cell| {
+            (&our.suite, &our.operation, &our.size) == (&peer.suite, &peer.operation, &peer.size)
+                && (our.burst == peer.burst || peer.source == Peer::OpensslSpeed.name())
+        };
+        let mut ratios = Vec::new();
+        for our in self.cells.iter().filter(ours) {
+            let peers = self.cells.iter().filter(|cell| cell.source != OURS);
+            ratios.extend(peers.filter(|peer| same(our, peer)).map(|peer| PeerRatio {
+                cell: our.key(),
+                peer: peer.source.clone(),
+                octets: our.octets,
+                ratio: stats::ratio(&peer.samples, &our.samples, 1),
+            }));
+        }
+        ratios
+    }
+}
+
+/// Percentiles in nanoseconds, of all rounds together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Packets.
+    pub count: u64,
+    /// Least.
+    pub min: u64,
+    /// Mean.
+    pub mean: f64,
+    /// Median.
+    pub p50: u64,
+    /// 90 %.
+    pub p90: u64,
+    /// 99 %.
+    pub p99: u64,
+    /// 99.9 %.
+    pub p99_9: u64,
+    /// 99.99 %.
+    pub p99_99: u64,
+    /// Most.
+    pub max: u64,
+    /// The curve: percentile and nanoseconds.
+    pub curve: Vec<(f64, u64)>,
+}
+
+/// Cycles a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageCycles {
+    /// Making the operations.
+    pub build: f64,
+    /// `enqueue` and `kick`.
+    pub enqueue: f64,
+    /// `dequeue` until all were back.
+    pub dequeue: f64,
+}
+
+/// What checking found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Results that were checked.
+    pub checked: u64,
+    /// Results that were wrong.
+    pub wrong: u64,
+    /// Packets that were spoiled to see whether it is found.
+    pub spoiled: u64,
+    /// Those that were found.
+    pub spoiled_found: u64,
+    /// What was wrong first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_wrong: Option<String>,
+}
+
+impl Verdict {
+    /// Whether all is as it must be: nothing wrong, and the check proven able to see it.
+    pub fn passed(&self) -> bool {
+        self.wrong == 0 && self.checked > 0 && self.spoiled == self.spoiled_found
+    }
+}
+
+/// The rounds of a cell while they come in.
+#[derive(Debug, Default)]
+pub struct Samples {
+    values: Vec<f64>,
+    rates: Vec<f64>,
+    sum: Round,
+}
+
+impl Samples {
+    /// Adds a round.
+    pub fn add(&mut self, ptest: Ptest, round: Round) {
+        let packets = round.packets.max(1) as f64;
+        match (ptest, &round.latency) {
+            (Ptest::Latency, Some(latency)) => {
+                self.values.push(latency.value_at_quantile(0.5) as f64);
+            }
+            (Ptest::Verify, _) => {}
+            _ => self.values.push(round.cycles as f64 / packets),
+        }
+        if ptest == Ptest::Throughput && round.seconds > 0.0 {
+            self.rates.push(packets / round.seconds);
+        }
+        self.sum.add(round);
+    }
+
+    /// A round of a peer, of which only the cycles a packet are known, and how many packets it did in
+    /// a second.
+    pub fn add_peer(&mut self, cycles: f64, rate: f64) {
+        self.values.push(cycles);
+        self.rates.push(rate);
+    }
+
+    /// Whether nothing came in.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.sum.checked == 0
+    }
+}
+
+impl Cell {
+    /// A case's cell.
+    pub fn of_case(case: &Case, backend: &str, samples: Samples, seed: u64) -> Self {
+        let mut cell = Self::new(
+            backend,
+            case.ptest,
+            case.suite,
+            operation(case.direction),
+            (case.sizes.to_string(), case.sizes.mean()),
+            samples,
+            seed,
+        );
+        cell.burst = case.burst;
+        cell.queues = case.queues;
+        cell.cores = case.cores;
+        cell.sas = case.sas;
+        cell
+    }
+
+    /// A peer's cell, of one core.
+    pub fn of_peer(
+        peer: &str,
+        suite: Suite,
+        operation: &str,
+        size: usize,
+        burst: usize,
+        samples: Samples,
+        seed: u64,
+    ) -> Self {
+        let size = (size.to_string(), size as f64);
+        let mut cell = Self::new(
+            peer,
+            Ptest::Throughput,
+            suite,
+            operation,
+            size,
+            samples,
+            seed,
+        );
+        cell.source = peer.to_owned();
+        cell.burst = burst;
+        cell
+    }
+
+    fn new(
+        backend: &str,
+        ptest: Ptest,
+        suite: Suite,
+        operation: &str,
+        (size, octets): (String, f64),
+        samples: Samples,
+        seed: u64,
+    ) -> Self {
+        let Samples { values, rates, sum } = samples;
+        let value = stats::estimate(&values, seed);
+        let packets = sum.packets.max(1) as f64;
+        let rate = (!rates.is_empty()).then(|| stats::median(&rates));
+        let in_cycles = matches!(ptest, Ptest::Throughput | Ptest::PmdCyclecount);
+        Self {
+            source: OURS.to_owned(),
+            backend: backend.to_owned(),
+            ptest,
+            suite: suite.name().to_owned(),
+            operation: operation.to_owned(),
+            size,
+            octets,
+            burst: 1,
+            queues: 1,
+            cores: 1,
+            sas: 1,
+            metric: match ptest {
+                Ptest::Latency => "ns at p50",
+                Ptest::Verify => "none",
+                Ptest::Throughput | Ptest::PmdCyclecount => "cycles per packet",
+            }
+            .to_owned(),
+            samples: values,
+            value,
+            cycles_per_byte: in_cycles.then(|| value.median / octets.max(1.0)),
+            mpps: rate.map(|rate| rate / 1e6),
+            gbps: rate.map(|rate| rate * octets * 8.0 / 1e9),
+            latency: sum.latency.as_ref().map(Latency::of),
+            stages: (ptest == Ptest::PmdCyclecount).then(|| {
+                let [build, enqueue, dequeue] = sum.stages.map(|cycles| cycles as f64 / packets);
+                StageCycles {
+                    build,
+                    enqueue,
+                    dequeue,
+                }
+            }),
+            verify: (ptest == Ptest::Verify).then(|| Verdict {
+                checked: sum.checked,
+                wrong: sum.wrong,
+                spoiled: sum.control.1,
+                spoiled_found: sum.control.0,
+                first_wrong: sum.first_wrong.clone(),
+            }),
+        }
+    }
+
+    /// What tells it from the other cells, so that two runs can be laid beside each other.
+    pub fn key(&self) -> String {
+        format!(
+            "{} {} {} {} {} B, burst {}, queues {}, cores {}, SAs {}",
+            self.backend,
+            self.ptest,
+            self.suite,
+            self.operation,
+            self.size,
+            self.burst,
+            self.queues,
+            self.cores,
+            self.sas
+        )
+    }
+}
+
+impl Latency {
+    fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile: f64| histogram.value_at_quantile(quantile);
+        // Halving what is left with each step: the tail is where latencies are told apart.
+        let curve = (0..20).map(|step| {
+            let quantile = 1.0 - 0.5f64.powi(step);
+            (quantile * 100.0, at(quantile))
+        });
+        let reached = |(percentile, _): &(f64, u64)| {
+            (100.0 - percentile) / 100.0 * histogram.len() as f64 >= 1.0
+        };
+        Self {
+            count: histogram.len(),
+            min: histogram.min(),
+            mean: histogram.mean(),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            p99_99: at(0.9999),
+            max: histogram.max(),
+            curve: curve.take_while(reached).collect(),
+        }
+    }
+}

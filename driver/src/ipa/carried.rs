@@ -157,6 +157,9 @@ mod tests {
         decode(&life, &told).unwrap();
         assert_eq!(life.card_generation(new), Some(2));
         assert_eq!(life.card_generation(old), None);
+        // Retired by one thread, whose place another's SA has by then.
+        life.forget(old);
+        assert_eq!(life.card_generation(new), Some(2));
         drop(life);
         card.stop().unwrap();
     }

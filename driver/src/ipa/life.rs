@@ -365,7 +365,9 @@ impl Life {
     /// Our handle for a new SA of the card. The upper half of its generation is this life's number,
     /// so that a handle of an earlier life is stale and not another SA's.
     pub(super) fn adopt(&self, index: u32, generation: u32) -> SaHandle {
-        self.note_generation(index, generation);
+        if let Some(known) = self.generations.get(index as usize) {
+            known.store(generation, Ordering::Release);
+        }
         self.make_handle(index, generation)
     }
 
@@ -378,13 +380,13 @@ impl Life {
         self.make_handle(index, generation)
     }
 
+    /// Ends a handle. The card may have given the place to another SA before this is reached, which stays.
     pub(super) fn forget(&self, sa: SaHandle) {
-        self.note_generation(sa.index, 0);
-    }
-
-    fn note_generation(&self, index: u32, generation: u32) {
-        if let Some(known) = self.generations.get(index as usize) {
-            known.store(generation, Ordering::Release);
+        if let (Some(known), Some(generation)) = (
+            self.generations.get(sa.index as usize),
+            self.card_generation(sa),
+        ) {
+            let _ = known.compare_exchange(generation, 0, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 

@@ -75,7 +75,7 @@ impl Lab {
             established(sas) && spi(sas) != spi(&before)
         });
         by.wait_sas("the old child SA's end", established);
-        self.wire.assert_passes("after a child's rekeying");
+        self.wire.assert_still_passes("after a child's rekeying");
     }
 }
 
@@ -121,12 +121,15 @@ fn phase_1_is_renewed_under_its_children() {
         let before = spi(&lab.a.wait_sas("the tunnel", established));
         let by = if ours_begin { &lab.a } else { &lab.b };
         let old = by.swanctl(&["--list-sas"]);
-        let cookies = |sas: &str| sas.split("IKEv1,").nth(1).map(|text| text[..20].to_owned());
+        let cookies = |sas: &str| {
+            let after = sas.split("ESTABLISHED, IKEv1,").nth(1)?;
+            after.split_whitespace().next().map(str::to_owned)
+        };
         by.swanctl(&["--rekey", "--ike", "gw", "--reauth"]);
         by.wait_sas("the new ISAKMP SA", |sas| {
-            sas.contains("ESTABLISHED, IKEv1") && cookies(sas) != cookies(&old)
+            cookies(sas).is_some_and(|new| Some(new) != cookies(&old))
         });
-        lab.wire.assert_passes("after the renewal");
+        lab.wire.assert_still_passes("after the renewal");
         if ours_begin {
             assert_eq!(spi(&lab.a.swanctl(&["--list-sas"])), before);
         }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use netlab::Namespace;
 use netlab::link::veth;
-use netlab::traffic::ping;
+use netlab::traffic::{await_answer, ping};
 
 mod gateway;
 
@@ -46,6 +46,7 @@ impl Translated {
 
     fn assert_passes(&self, when: &str) {
         let (a, b) = (IpAddr::from([10, 1, 0, 1]), IpAddr::from([10, 2, 0, 1]));
+        await_answer(&self.inside, a, b);
         for (namespace, from, to) in [(&self.inside, a, b), (&self.outside, b, a)] {
             let report = ping(namespace, from, to, 5).unwrap();
             assert_eq!(report.received, 5, "{when}: {from} to {to}: {report:?}");

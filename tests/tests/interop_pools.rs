@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use gateway::{Gateway, Wire, ours, theirs};
 use netlab::Namespace;
-use netlab::traffic::ping;
+use netlab::traffic::{await_answer, ping};
 
 const SUITE: (&str, &str) = ("aes256gcm16-prfsha384-x25519", "aes128gcm16");
 
 fn assert_pings(wire: &Wire, a: [u8; 4], b: [u8; 4], when: &str) {
     let (a, b) = (IpAddr::from(a), IpAddr::from(b));
+    await_answer(&wire.a, a, b);
     for (namespace, from, to) in [(&wire.a, a, b), (&wire.b, b, a)] {
         let report = ping(namespace, from, to, 5).unwrap();
         assert_eq!(report.received, 5, "{when}: {from} to {to}: {report:?}");

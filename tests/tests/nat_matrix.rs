@@ -7,7 +7,7 @@ use std::path::Path;
 
 use netlab::Namespace;
 use netlab::link::veth;
-use netlab::traffic::ping;
+use netlab::traffic::{await_answer, ping};
 
 mod gateway;
 
@@ -80,6 +80,7 @@ fn gateway(namespace: &Namespace, directory: &Path, own: u8, other: u8, peer: &s
 
 fn passes(ends: [(&Namespace, u8); 2], when: &str) {
     let address = |number: u8| IpAddr::from([10, number, 0, 1]);
+    await_answer(ends[0].0, address(ends[0].1), address(ends[1].1));
     for (from, to) in [(ends[0], ends[1]), (ends[1], ends[0])] {
         let report = ping(from.0, address(from.1), address(to.1), 5).unwrap();
         assert_eq!(

@@ -86,9 +86,9 @@ fn a_tunnel_on_two_qat_functions_outlives_one_and_falls_back_after_both() {
         wait_for_engine(&a, "device");
         wire.assert_passes("on both functions");
         a.swanctl(&["--rekey", "--child", "net"]);
-        wire.assert_passes("after our rekeying");
+        wire.assert_still_passes("after our rekeying");
         b.swanctl(&["--rekey", "--child", "net"]);
-        wire.assert_passes("after the peer's rekeying");
+        wire.assert_still_passes("after the peer's rekeying");
         wait_for_engine(&a, "device");
 
         drop(functions.pop());

@@ -288,10 +288,14 @@ impl Daemon {
             None => self.manual.list(wanted_ike, now),
             Some(_) => Vec::new(),
         };
-        self.endpoint
+        let mut sas: Vec<_> = self
+            .endpoint
             .ike_sas()
             .filter(|sa| wanted_ike.is_none_or(|name| sa.connection == name))
             .filter(|sa| wanted_id.is_none_or(|id| sa.id.0 == id))
+            .collect();
+        sas.sort_unstable_by_key(|sa| sa.id.0);
+        sas.into_iter()
             .map(|sa| {
                 let section = lists::ike_sa(&sa, now, |child| self.child_facts(child));
                 ("list-sa", section)

@@ -17,7 +17,7 @@ use crate::NamespaceError;
 
 pub use bulk::{Bulk, BulkReport};
 pub use datagrams::{DatagramReport, Datagrams, DatagramsConfig, Latency};
-pub use probe::{PingReport, iperf3, ping};
+pub use probe::{PingReport, await_answer, iperf3, ping};
 pub use series::Series;
 
 /// Why traffic could not be sent or judged.

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -47,6 +47,18 @@ pub fn ping(
         expected: "a summary of packets transmitted and received",
         found: format!("{text}{}", String::from_utf8_lossy(&output.stderr)),
     })
+}
+
+/// Pings until an answer comes, at most ten seconds: a tunnel's other end may still be about to take its SAs
+/// into use when ours is up. Asserts nothing: what must pass from then on is for the caller to count.
+pub fn await_answer(namespace: &Namespace, from: IpAddr, to: IpAddr) {
+    let end = Instant::now() + Duration::from_secs(10);
+    // An error is a route that is not there yet.
+    while !ping(namespace, from, to, 1).is_ok_and(|report| report.received == 1)
+        && Instant::now() < end
+    {
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn parse_ping(text: &str) -> Option<PingReport> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use netlab::Namespace;
 use netlab::link::veth;
 use netlab::process::{Guarded, wait_for_listener};
-use netlab::traffic::ping;
+use netlab::traffic::{await_answer, ping};
 
 /// The secret that every gateway here has.
 pub(crate) const SECRET: &str = "Interop-PSK-0123456789";
@@ -48,8 +48,15 @@ impl Wire {
         assert!(ping(&self.a, from, to, 2).is_ok_and(|report| report.received == 0));
     }
 
-    /// Pings between the protected addresses, both ways.
+    /// Pings pass between the protected addresses, both ways, once the tunnel is in use at both ends.
     pub(crate) fn assert_passes(&self, when: &str) {
+        let (inner_a, inner_b) = (IpAddr::from([10, 1, 0, 1]), IpAddr::from([10, 2, 0, 1]));
+        await_answer(&self.a, inner_a, inner_b);
+        self.assert_still_passes(when);
+    }
+
+    /// As [`assert_passes`](Self::assert_passes) where a tunnel has been in use: not one packet is lost.
+    pub(crate) fn assert_still_passes(&self, when: &str) {
         let (inner_a, inner_b) = (IpAddr::from([10, 1, 0, 1]), IpAddr::from([10, 2, 0, 1]));
         for (namespace, from, to) in [(&self.a, inner_a, inner_b), (&self.b, inner_b, inner_a)] {
             let report = ping(namespace, from, to, 5).unwrap();

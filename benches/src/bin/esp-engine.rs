@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -42,6 +43,9 @@ struct Options {
     /// Octets of packets that a round works on, in thousands.
     #[arg(long, default_value_t = 4000)]
     kilobytes: usize,
+    /// One core only.
+    #[arg(long)]
+    one_core: bool,
 }
 
 const SUITE: Suite = Suite::AES_128_GCM;
@@ -85,7 +89,15 @@ fn inner(len: usize) -> Vec<u8> {
     packet
 }
 
-/// An engine with its SAs, and frames that go round.
+fn engine(threads: usize) -> SoftwareEngine {
+    let config = SoftwareConfig {
+        threads,
+        ..SoftwareConfig::default()
+    };
+    SoftwareEngine::new(config).unwrap()
+}
+
+/// A queue pair with its SAs, and frames that go round.
 struct Rig {
     queue: Box<dyn QueuePair>,
     sas: Vec<SaHandle>,
@@ -97,23 +109,24 @@ struct Rig {
 
 impl Rig {
     /// For packets that are sealed, or, sealed by another rig, opened.
-    fn new(threads: usize, direction: Direction, sas: usize, packets: Vec<Vec<u8>>) -> Self {
-        let engine = SoftwareEngine::new(SoftwareConfig {
-            threads,
-            ..SoftwareConfig::default()
-        })
-        .unwrap();
+    fn new(
+        engine: &SoftwareEngine,
+        direction: Direction,
+        sas: std::ops::Range<usize>,
+        packets: Vec<Vec<u8>>,
+    ) -> Self {
         let pool = FramePool::new(FramePoolConfig {
             slots: packets.len() as u32,
             ..FramePoolConfig::default()
         })
         .unwrap();
         let burst = packets.len();
+        let depth = (burst as u32).next_power_of_two().max(2);
         Self {
-            sas: (0..sas)
+            sas: sas
                 .map(|sa| engine.install(&params(direction, sa)).unwrap())
                 .collect(),
-            queue: engine.open_queue(&QueueConfig { depth: 1024 }).unwrap(),
+            queue: engine.open_queue(&QueueConfig { depth }).unwrap(),
             ops: Vec::with_capacity(burst),
             done: Vec::with_capacity(burst),
             frames: (0..burst).map(|_| pool.alloc().unwrap()).collect(),
@@ -146,25 +159,72 @@ impl Rig {
     }
 }
 
-/// Bursts that one rig seals and the other opens, each number once: nanoseconds a packet of either.
-fn round(seal: &mut Rig, open: &mut Rig, bursts: usize) -> [f64; 2] {
-    let (mut sealing, mut opening) = (Duration::ZERO, Duration::ZERO);
-    for _ in 0..bursts {
-        sealing += seal.burst();
-        for (packet, frame) in open.packets.iter_mut().zip(&seal.frames) {
-            packet.clear();
-            packet.extend_from_slice(frame);
-        }
-        opening += open.burst();
+/// What each burst of a round took.
+struct Times(Vec<Duration>);
+
+impl Times {
+    fn with_room(bursts: usize) -> Self {
+        Self(Vec::with_capacity(bursts))
     }
-    let packets = (bursts * seal.packets.len()) as f64;
-    [sealing, opening].map(|taken| taken.as_nanos() as f64 / packets)
+
+    /// Nanoseconds a packet in the round's middle burst, and room for the next round.
+    fn take(&mut self, packets: usize) -> f64 {
+        let middle = self.0.len() / 2;
+        let (_, median, _) = self.0.select_nth_unstable(middle);
+        let taken = median.as_nanos() as f64 / packets as f64;
+        self.0.clear();
+        taken
+    }
+}
+
+/// A rig that seals, and one that opens what it sealed.
+struct Pair {
+    seal: Rig,
+    open: Rig,
+    times: [Times; 2],
+    bursts: usize,
+}
+
+impl Pair {
+    fn new(
+        engine: &SoftwareEngine,
+        sas: std::ops::Range<usize>,
+        (size, burst): (usize, usize),
+        bursts: usize,
+    ) -> Self {
+        // Room for sealed packets.
+        let roomy = vec![Vec::with_capacity(size + 128); burst];
+        Self {
+            seal: Rig::new(
+                engine,
+                Direction::Outbound,
+                sas.clone(),
+                vec![inner(size); burst],
+            ),
+            open: Rig::new(engine, Direction::Inbound, sas, roomy),
+            times: [(); 2].map(|()| Times::with_room(bursts)),
+            bursts,
+        }
+    }
+
+    /// Each number once: nanoseconds a packet of sealing and of opening.
+    fn round(&mut self) -> [f64; 2] {
+        let count = self.seal.packets.len();
+        for _ in 0..self.bursts {
+            self.times[0].0.push(self.seal.burst());
+            for (packet, frame) in self.open.packets.iter_mut().zip(&self.seal.frames) {
+                packet.clear();
+                packet.extend_from_slice(frame);
+            }
+            self.times[1].0.push(self.open.burst());
+        }
+        self.times.each_mut().map(|times| times.take(count))
+    }
 }
 
 /// The AEAD alone, on bodies of the length that ESP makes of a packet.
-fn bare(keys: &[esp_aead::Key], bodies: &mut [Vec<u8>], bursts: usize) -> f64 {
+fn bare(keys: &[esp_aead::Key], bodies: &mut [Vec<u8>], times: &mut Times, bursts: usize) -> f64 {
     let mut tags = vec![[0; 16]; bodies.len()];
-    let mut taken = Duration::ZERO;
     for n in 0..bursts {
         let start = Instant::now();
         for (bodies, tags) in bodies.chunks_mut(32).zip(tags.chunks_mut(32)) {
@@ -178,9 +238,9 @@ fn bare(keys: &[esp_aead::Key], bodies: &mut [Vec<u8>], bursts: usize) -> f64 {
                 .collect();
             seal_burst(&mut packets);
         }
-        taken += start.elapsed();
+        times.0.push(start.elapsed());
     }
-    taken.as_nanos() as f64 / (bursts * bodies.len()) as f64
+    times.take(bodies.len())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -188,9 +248,110 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Room for sealed packets.
-fn roomy(size: usize, burst: usize) -> Vec<Vec<u8>> {
-    vec![Vec::with_capacity(size + 128); burst]
+fn one_core(size: usize, sas: usize, options: &Options) -> serde_json::Value {
+    let bursts = (options.kilobytes * 1000 / (size * options.burst)).max(1);
+    let mut pair = Pair::new(&engine(1), 0..sas, (size, options.burst), bursts);
+    let keys: Vec<_> = (0..sas)
+        .map(|sa| {
+            let key: Vec<u8> = (0..16).map(|n| (n + sa) as u8).collect();
+            esp_aead::Key::new(Algorithm::Aes128Gcm, esp_aead::Direction::Seal, &key).unwrap()
+        })
+        .collect();
+    let mut bodies = vec![vec![0; (size + 2).next_multiple_of(4)]; options.burst];
+    let [mut sealing, mut opening, mut alone] =
+        [(); 3].map(|()| Vec::with_capacity(options.rounds + 1));
+    let mut times = Times::with_room(bursts);
+    let mut allocated = 0;
+    for turn in 0..=options.rounds {
+        alone.push(bare(&keys, &mut bodies, &mut times, bursts));
+        let before = allocations();
+        let [sealed, opened] = pair.round();
+        sealing.push(sealed);
+        opening.push(opened);
+        // The first round is a warm-up.
+        if turn == 0 {
+            for times in [&mut alone, &mut sealing, &mut opening] {
+                times.clear();
+            }
+        } else {
+            allocated += allocations() - before;
+        }
+    }
+    json!({
+        "size": size,
+        "sas": sas,
+        "aead_ns": median(alone),
+        "seal_ns": median(sealing),
+        "open_ns": median(opening),
+        "allocations": allocated,
+    })
+}
+
+/// Large bursts of one SA, which the engine takes to its cores.
+fn one_sa(size: usize, options: &Options) -> serde_json::Value {
+    let bursts = (options.kilobytes * 1000 / (size * options.large_burst)).max(2);
+    let shape = (size, options.large_burst);
+    let mut pairs = [1, 2].map(|threads| Pair::new(&engine(threads), 0..1, shape, bursts));
+    let mut times = [const { (Vec::new(), Vec::new()) }; 2];
+    for _ in 0..options.rounds {
+        for (pair, times) in pairs.iter_mut().zip(&mut times) {
+            let [sealed, opened] = pair.round();
+            times.0.push(sealed);
+            times.1.push(opened);
+        }
+    }
+    let [one, two] = times.map(|(seal, open)| (median(seal), median(open)));
+    json!({
+        "sas": 1,
+        "size": size,
+        "burst": options.large_burst,
+        "seal_ns": [one.0, two.0],
+        "open_ns": [one.1, two.1],
+    })
+}
+
+/// A worker on each core, run to completion, with a queue pair and SAs of its own: alone, and both at
+/// once. Two's figures are of what they do together.
+fn many_sas(size: usize, sas: usize, options: &Options) -> serde_json::Value {
+    let bursts = (options.kilobytes * 1000 / (size * options.burst)).max(1);
+    let engine = engine(1);
+    let shape = (size, options.burst);
+    let start = Barrier::new(2);
+    let worker = |core: usize| {
+        let mut pair = Pair::new(&engine, sas * core..sas * (core + 1), shape, bursts);
+        let mut set = nix::sched::CpuSet::new();
+        set.set(core).unwrap();
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).unwrap();
+        let mut times = [(); 4].map(|()| Vec::new());
+        for turn in 0..2 * options.rounds {
+            start.wait();
+            if turn % 2 == 0 && core != 0 {
+                continue;
+            }
+            for (times, taken) in times[turn % 2 * 2..].iter_mut().zip(pair.round()) {
+                times.push(taken);
+            }
+        }
+        times
+    };
+    let [first, second] = std::thread::scope(|scope| {
+        [0, 1]
+            .map(|core| scope.spawn(move || worker(core)))
+            .map(|worker| worker.join().unwrap())
+    });
+    let [seal, open, ours_seal, ours_open] = first.map(median);
+    let [.., theirs_seal, theirs_open] = second.map(|times| match times.is_empty() {
+        true => 0.0,
+        false => median(times),
+    });
+    let together = |a: f64, b: f64| 1.0 / (1.0 / a + 1.0 / b);
+    json!({
+        "sas": sas,
+        "size": size,
+        "burst": options.burst,
+        "seal_ns": [seal, together(ours_seal, theirs_seal)],
+        "open_ns": [open, together(ours_open, theirs_open)],
+    })
 }
 
 fn main() {
@@ -198,78 +359,12 @@ fn main() {
     let mut cells = Vec::new();
     for &size in &options.sizes {
         for &sas in &options.sas {
-            let bursts = (options.kilobytes * 1000 / (size * options.burst)).max(1);
-            let packets = vec![inner(size); options.burst];
-            let mut seal = Rig::new(1, Direction::Outbound, sas, packets.clone());
-            let mut open = Rig::new(1, Direction::Inbound, sas, roomy(size, options.burst));
-            let keys: Vec<_> = (0..sas)
-                .map(|sa| {
-                    let key: Vec<u8> = (0..16).map(|n| (n + sa) as u8).collect();
-                    esp_aead::Key::new(Algorithm::Aes128Gcm, esp_aead::Direction::Seal, &key)
-                        .unwrap()
-                })
-                .collect();
-            let mut bodies = vec![vec![0; (size + 2).next_multiple_of(4)]; options.burst];
-            let [mut sealing, mut opening, mut alone] =
-                [(); 3].map(|()| Vec::with_capacity(options.rounds + 1));
-            let mut allocated = 0;
-            for turn in 0..=options.rounds {
-                alone.push(bare(&keys, &mut bodies, bursts));
-                let before = allocations();
-                let [sealed, opened] = round(&mut seal, &mut open, bursts);
-                sealing.push(sealed);
-                opening.push(opened);
-                // The first round is a warm-up.
-                if turn == 0 {
-                    for times in [&mut alone, &mut sealing, &mut opening] {
-                        times.clear();
-                    }
-                } else {
-                    allocated += allocations() - before;
-                }
-            }
-            cells.push(json!({
-                "size": size,
-                "sas": sas,
-                "aead_ns": median(alone),
-                "seal_ns": median(sealing),
-                "open_ns": median(opening),
-                "allocations": allocated,
-            }));
+            cells.push(one_core(size, sas, &options));
         }
     }
-    let mut cores = Vec::new();
-    for sas in [1, 64] {
-        let size = 1420;
-        let packets = vec![inner(size); options.large_burst];
-        let bursts = (options.kilobytes * 1000 / (size * options.large_burst)).max(2);
-        let mut rigs = [1, 2].map(|threads| {
-            (
-                Rig::new(threads, Direction::Outbound, sas, packets.clone()),
-                Rig::new(
-                    threads,
-                    Direction::Inbound,
-                    sas,
-                    roomy(size, options.large_burst),
-                ),
-            )
-        });
-        let mut times = [const { (Vec::new(), Vec::new()) }; 2];
-        for _ in 0..options.rounds {
-            for ((seal, open), times) in rigs.iter_mut().zip(&mut times) {
-                let [sealed, opened] = round(seal, open, bursts);
-                times.0.push(sealed);
-                times.1.push(opened);
-            }
-        }
-        let [one, two] = times.map(|(seal, open)| (median(seal), median(open)));
-        cores.push(json!({
-            "sas": sas,
-            "size": size,
-            "burst": options.large_burst,
-            "seal_ns": [one.0, two.0],
-            "open_ns": [one.1, two.1],
-        }));
-    }
+    let cores = match options.one_core {
+        true => Vec::new(),
+        false => vec![one_sa(1420, &options), many_sas(1420, 32, &options)],
+    };
     println!("{:#}", json!({ "one_core": cells, "cores": cores }));
 }

@@ -11,19 +11,21 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use esp_framing::framing::Located;
 use offload_api::error::DeviceError;
-use offload_api::frame::Frame;
-use offload_api::queue::{Arm, Done, Explicit, Op, QueuePair, Status};
-use offload_api::sa::SaHandle;
+use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
 
 use super::Shared;
 
 pub(crate) struct SoftwareQueue {
     shared: Arc<Shared>,
     depth: usize,
-    /// Packets in flight: those that are finished in front, then those that wait for a kick. They stay
-    /// where they are from hand-over to hand-over.
-    jobs: VecDeque<Job>,
+    /// Packets in flight, as they were handed over: a packet that is moved costs as much as a header.
+    /// Those that are finished are in front, then come those that wait for a kick.
+    ops: Vec<Op>,
+    /// How each of them stands.
+    states: Vec<State>,
     finished: usize,
+    /// Finished before, and not all taken home at once.
+    rest: VecDeque<Done>,
     scratch: Scratch,
     /// Never readable: there is nothing to wait for when nothing is finished.
     idle: OwnedFd,
@@ -37,19 +39,13 @@ struct Scratch {
     gathered: Vec<u8>,
 }
 
-/// One packet on its way through the burst.
-struct Job {
-    sa: SaHandle,
-    frame: Frame,
-    cookie: u64,
-    /// The caller's own, or what the burst gives.
+/// How a packet stands on its way through the burst.
+#[derive(Clone, Copy)]
+struct State {
+    work: Work,
     sequence: u64,
     inner_len: usize,
-    work: Work,
-    /// The number is the caller's.
-    explicit: bool,
     next_header: u8,
-    iv: Option<[u8; 16]>,
 }
 
 #[derive(Clone, Copy)]
@@ -62,50 +58,32 @@ enum Work {
     Ended(Status),
 }
 
-impl Job {
-    #[inline]
-    fn new(op: Op) -> Self {
-        Self {
-            inner_len: op.frame.packet_len(),
-            sa: op.sa,
-            frame: op.frame,
-            cookie: op.cookie,
-            sequence: op.explicit.map_or(0, |explicit| explicit.sequence),
-            work: Work::New,
-            explicit: op.explicit.is_some(),
-            next_header: 0,
-            iv: op.explicit.map(|explicit| explicit.iv),
-        }
-    }
-
-    /// Number and IV that the caller gave.
-    #[inline]
-    fn explicit(&self) -> Option<Explicit> {
-        let iv = self.iv.filter(|_| self.explicit)?;
-        Some(Explicit {
-            sequence: self.sequence,
-            iv,
-        })
-    }
+impl State {
+    const NEW: Self = Self {
+        work: Work::New,
+        sequence: 0,
+        inner_len: 0,
+        next_header: 0,
+    };
 
     #[inline]
     fn is_over(&self) -> bool {
         matches!(self.work, Work::Done | Work::Ended(_))
     }
+}
 
-    #[inline]
-    fn into_done(self) -> Done {
-        Done {
-            sa: self.sa,
-            frame: self.frame,
-            cookie: self.cookie,
-            status: match self.work {
-                Work::Ended(status) => status,
-                _ => Status::Aborted,
-            },
-            sequence: self.sequence,
-            next_header: self.next_header,
-        }
+#[inline]
+fn to_done((op, state): (Op, State)) -> Done {
+    Done {
+        sa: op.sa,
+        frame: op.frame,
+        cookie: op.cookie,
+        status: match state.work {
+            Work::Ended(status) => status,
+            _ => Status::Aborted,
+        },
+        sequence: state.sequence,
+        next_header: state.next_header,
     }
 }
 
@@ -119,8 +97,10 @@ impl SoftwareQueue {
         Ok(Self {
             shared,
             depth,
-            jobs: VecDeque::with_capacity(depth),
+            ops: Vec::with_capacity(depth),
+            states: Vec::with_capacity(depth),
             finished: 0,
+            rest: VecDeque::new(),
             scratch: Scratch::default(),
             idle,
         })
@@ -131,28 +111,43 @@ impl QueuePair for SoftwareQueue {
     fn enqueue(&mut self, ops: &mut Vec<Op>) -> Result<usize, DeviceError> {
         let room = self.depth - self.in_flight();
         let accepted = ops.len().min(room);
-        self.jobs.extend(ops.drain(..accepted).map(Job::new));
+        if accepted == ops.len() {
+            self.ops.append(ops);
+        } else {
+            self.ops.extend(ops.drain(..accepted));
+        }
         Ok(accepted)
     }
 
     fn kick(&mut self) -> Result<(), DeviceError> {
-        let jobs = self.jobs.make_contiguous();
-        if let Some(fresh @ [_, ..]) = jobs.get_mut(self.finished..) {
-            burst::run(&self.shared, fresh, &mut self.scratch);
-            self.finished = self.jobs.len();
+        let count = self.ops.len();
+        self.states.resize(count, State::NEW);
+        if let (Some(ops @ [_, ..]), Some(states)) = (
+            self.ops.get_mut(self.finished..),
+            self.states.get_mut(self.finished..),
+        ) {
+            burst::run(&self.shared, ops, states, &mut self.scratch);
+            self.finished = count;
         }
         Ok(())
     }
 
     fn dequeue(&mut self, done: &mut Vec<Done>, limit: usize) -> Result<usize, DeviceError> {
-        let count = limit.min(self.finished);
-        done.extend(self.jobs.drain(..count).map(Job::into_done));
-        self.finished -= count;
+        let count = limit.min(self.rest.len() + self.finished);
+        let states = self.states.drain(..self.finished);
+        let finished = self.ops.drain(..self.finished).zip(states).map(to_done);
+        if self.rest.is_empty() && count == self.finished {
+            done.extend(finished);
+        } else {
+            self.rest.extend(finished);
+            done.extend(self.rest.drain(..count));
+        }
+        self.finished = 0;
         Ok(count)
     }
 
     fn arm(&mut self) -> Result<Arm<'_>, DeviceError> {
-        if self.finished == 0 {
+        if self.rest.is_empty() && self.finished == 0 {
             Ok(Arm::Wait(self.idle.as_fd()))
         } else {
             Ok(Arm::Ready)
@@ -160,14 +155,18 @@ impl QueuePair for SoftwareQueue {
     }
 
     fn in_flight(&self) -> usize {
-        self.jobs.len()
+        self.rest.len() + self.ops.len()
     }
 
     fn close(mut self: Box<Self>) -> Vec<Done> {
-        for job in self.jobs.iter_mut().skip(self.finished) {
-            job.frame.clear();
-            job.sequence = 0;
+        let mut home: Vec<Done> = self.rest.drain(..).collect();
+        for op in self.ops.iter_mut().skip(self.finished) {
+            op.frame.clear();
         }
-        self.jobs.drain(..).map(Job::into_done).collect()
+        // What no kick has seen is aborted.
+        let states = self.states.drain(..).take(self.finished);
+        let states = states.chain(std::iter::repeat(State::NEW));
+        home.extend(self.ops.drain(..).zip(states).map(to_done));
+        home
     }
 }

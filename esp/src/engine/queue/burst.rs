@@ -12,10 +12,10 @@ use rayon::prelude::*;
 
 use esp_framing::sa::SaState;
 use esp_framing::table::{Entry, event_of};
-use offload_api::queue::Status;
+use offload_api::queue::{Explicit, Op, Status};
 use offload_api::sa::Direction;
 
-use super::{Job, Scratch, Work};
+use super::{Scratch, State, Work};
 use crate::engine::{MAX_GATHER, MAX_PACKET, Shared, Table, lock};
 use crate::packet::{PacketBuffer, SlicePacket};
 use crate::sa_transform::{Context, SaTransform};
@@ -27,60 +27,58 @@ const PARALLEL_FROM: usize = 48 << 10;
 const LEAST: usize = 8;
 const BURST: usize = 32;
 
-/// The SAs of a chunk of packets, nothing for those that are stale.
-type Entries<'table> = ArrayVec<Option<&'table Entry<SaTransform>>, BURST>;
+/// Packets that are worked on together, [`BURST`] at most.
+struct Chunk<'burst> {
+    ops: &'burst mut [Op],
+    states: &'burst mut [State],
+    /// Their SAs, nothing for those that are stale.
+    entries: ArrayVec<Option<&'burst Entry<SaTransform>>, BURST>,
+}
 
 /// Packets of an AEAD's burst.
 type List<'data> = ArrayVec<Packet<'data>, BURST>;
 
 /// Does all there is to do for new packets.
-pub(super) fn run(shared: &Shared, jobs: &mut [Job], scratch: &mut Scratch) {
+pub(super) fn run(shared: &Shared, ops: &mut [Op], states: &mut [State], scratch: &mut Scratch) {
     let now = (shared.clock)();
     let table = &*shared.read_table();
     let mut totals = Totals::default();
-    let octets = || jobs.iter().map(|job| job.inner_len).sum::<usize>();
+    let octets = || ops.iter().map(|op| op.frame.packet_len()).sum::<usize>();
     match &shared.pool {
         Some(pool) if octets() >= PARALLEL_FROM => {
-            for jobs in jobs.chunks_mut(BURST) {
-                prepare(jobs, &entries(jobs, table), now, scratch);
+            for mut chunk in chunks(ops, states, table) {
+                chunk.prepare(now, scratch);
             }
             // Two turns a core, so that one that begins late does less.
             let turns = 2 * pool.current_num_threads();
-            let chunk = jobs.len().div_ceil(turns).clamp(LEAST, BURST);
+            let size = ops.len().div_ceil(turns).clamp(LEAST, BURST);
             pool.install(|| {
-                jobs.par_chunks_mut(chunk)
-                    .for_each(|jobs| work_on(jobs, &entries(jobs, table)));
+                ops.par_chunks_mut(size)
+                    .zip(states.par_chunks_mut(size))
+                    .for_each(|(ops, states)| Chunk::new(ops, states, table).work());
             });
-            for jobs in jobs.chunks_mut(BURST) {
-                finish(jobs, &entries(jobs, table), now, shared, &mut totals);
+            for mut chunk in chunks(ops, states, table) {
+                chunk.finish(now, shared, &mut totals);
             }
         }
         _ => {
-            for jobs in jobs.chunks_mut(BURST) {
-                let entries = &entries(jobs, table);
-                prepare(jobs, entries, now, scratch);
-                work_on(jobs, entries);
-                finish(jobs, entries, now, shared, &mut totals);
+            for mut chunk in chunks(ops, states, table) {
+                chunk.prepare(now, scratch);
+                chunk.work();
+                chunk.finish(now, shared, &mut totals);
             }
         }
     }
     totals.add_to(shared);
 }
 
-/// Looks the SAs up, once for packets of one that follow each other.
-fn entries<'table>(jobs: &[Job], table: &'table Table) -> Entries<'table> {
-    let mut last = None;
-    jobs.iter()
-        .take(BURST)
-        .map(|job| match last {
-            Some((sa, entry)) if sa == job.sa => entry,
-            _ => {
-                let entry = table.entry(job.sa).ok();
-                last = Some((job.sa, entry));
-                entry
-            }
-        })
-        .collect()
+fn chunks<'burst>(
+    ops: &'burst mut [Op],
+    states: &'burst mut [State],
+    table: &'burst Table,
+) -> impl Iterator<Item = Chunk<'burst>> {
+    let chunks = ops.chunks_mut(BURST).zip(states.chunks_mut(BURST));
+    chunks.map(|(ops, states)| Chunk::new(ops, states, table))
 }
 
 /// An SA, its moving part locked for as long as packets of it follow each other.
@@ -99,58 +97,239 @@ impl<'table> Held<'table> {
     }
 }
 
-/// Numbers or checks each packet, in order.
-fn prepare(jobs: &mut [Job], entries: &Entries<'_>, now: Instant, scratch: &mut Scratch) {
-    let mut random = 0;
-    let mut held = Held::default();
-    for (job, entry) in jobs.iter_mut().zip(entries) {
-        let Some(entry) = entry else {
-            (job.sequence, job.work) = (0, Work::Ended(Status::SaStale));
-            continue;
-        };
-        let state = held.of(entry);
-        match prepare_one(job, entry, state, now, &mut scratch.gathered) {
-            Ok(work) => {
-                job.work = work;
-                if matches!(work, Work::Seal) && job.iv.is_none() {
-                    random += entry.transform.random_iv_len();
+impl<'burst> Chunk<'burst> {
+    /// Looks the SAs up, once for packets of one that follow each other.
+    #[inline]
+    fn new(ops: &'burst mut [Op], states: &'burst mut [State], table: &'burst Table) -> Self {
+        let mut last = None;
+        let mut entries = ArrayVec::new();
+        for op in ops.iter().take(BURST) {
+            let entry = match last {
+                Some((sa, entry)) if sa == op.sa => entry,
+                _ => table.entry(op.sa).ok(),
+            };
+            last = Some((op.sa, entry));
+            entries.push(entry);
+        }
+        Self {
+            ops,
+            states,
+            entries,
+        }
+    }
+
+    #[inline]
+    fn each(
+        &mut self,
+    ) -> impl Iterator<Item = (&mut Op, &mut State, Option<&'burst Entry<SaTransform>>)> {
+        let pairs = self.ops.iter_mut().zip(&mut *self.states);
+        let all = pairs.zip(&self.entries);
+        all.map(|((op, state), entry)| (op, state, *entry))
+    }
+
+    /// Numbers or checks each packet, in order.
+    fn prepare(&mut self, now: Instant, scratch: &mut Scratch) {
+        let mut random = 0;
+        let mut held = Held::default();
+        for (op, state, entry) in self.each() {
+            let Some(entry) = entry else {
+                state.work = Work::Ended(Status::SaStale);
+                continue;
+            };
+            let sa = held.of(entry);
+            match prepare_one(op, state, entry, sa, now, &mut scratch.gathered) {
+                Ok(work) => {
+                    state.work = work;
+                    if matches!(work, Work::Seal) && op.explicit.is_none() {
+                        random += entry.transform.random_iv_len();
+                    }
+                }
+                Err(status) => {
+                    sa.count_error(status);
+                    state.work = Work::Ended(status);
                 }
             }
-            Err(status) => {
-                state.count_error(status);
-                (job.sequence, job.work) = (0, Work::Ended(status));
+        }
+        drop(held);
+        if random != 0 {
+            self.draw_ivs(random, &mut scratch.ivs);
+        }
+    }
+
+    /// One call for all the unpredictable IVs.
+    #[cold]
+    fn draw_ivs(&mut self, len: usize, ivs: &mut Vec<u8>) {
+        ivs.resize(len, 0);
+        let drawn = rand_bytes(ivs).is_ok();
+        let mut ivs = ivs.chunks_exact(16);
+        for (op, state, entry) in self.each() {
+            let wants = matches!(state.work, Work::Seal) && op.explicit.is_none();
+            if wants && entry.is_some_and(|entry| entry.transform.random_iv_len() != 0) {
+                let iv = ivs.next().filter(|_| drawn);
+                op.explicit = iv.and_then(|iv| iv.try_into().ok()).map(|iv| Explicit {
+                    sequence: state.sequence,
+                    iv,
+                });
+                if op.explicit.is_none() {
+                    state.work = Work::Ended(Status::WrongNumbering);
+                }
             }
         }
     }
-    drop(held);
-    if random != 0 {
-        draw_ivs(jobs, entries, random, &mut scratch.ivs);
+
+    /// Seals and opens: AEADs of many SAs at once, of what is left each run of packets of one SA with
+    /// one context.
+    fn work(&mut self) {
+        if !self.aead_burst() {
+            return;
+        }
+        let mut held: Option<(&Entry<SaTransform>, Context)> = None;
+        for (op, state, entry) in self.each() {
+            let Some(entry) = entry.filter(|_| !state.is_over()) else {
+                continue;
+            };
+            if let Some((before, context)) = held.take_if(|held| !std::ptr::eq(held.0, entry)) {
+                before.transform.put_context(context);
+            }
+            if held.is_none() {
+                held = entry.transform.take_context().ok().map(|new| (entry, new));
+            }
+            let Some((_, context)) = &mut held else {
+                state.work = Work::Ended(Status::NoSpace);
+                continue;
+            };
+            let result = if op.frame.is_chained() {
+                transform_chain(context, op, state, entry)
+            } else {
+                let iv = op.explicit.as_ref().map(|explicit| &explicit.iv);
+                transform(context, state, iv, entry, &mut op.frame)
+            };
+            end(op, state, result, entry);
+        }
+        if let Some((entry, context)) = held {
+            entry.transform.put_context(context);
+        }
+    }
+
+    /// Seals and opens the packets of AEADs that lie in one frame each; tells whether others are left.
+    fn aead_burst(&mut self) -> bool {
+        let mut results = [None; BURST];
+        let mut left = false;
+        {
+            let (mut seals, mut seal_places) = (List::new(), ArrayVec::<_, BURST>::new());
+            let (mut opens, mut open_places) = (List::new(), ArrayVec::<_, BURST>::new());
+            for ((op, state, entry), result) in self.each().zip(&mut results) {
+                let Some(entry) = entry else { continue };
+                let transform = match entry.transform.aead() {
+                    Some(transform) if !op.frame.is_chained() => transform,
+                    _ => {
+                        left |= !state.is_over();
+                        continue;
+                    }
+                };
+                let frame = &mut op.frame;
+                // Neither list is longer than the burst.
+                match state.work {
+                    Work::Seal => {
+                        let iv = op.explicit.as_ref().map(|explicit| &explicit.iv);
+                        match transform.frame_aead(state.sequence, iv, frame) {
+                            Ok(packet) => {
+                                seals.push(packet);
+                                seal_places.push(result);
+                            }
+                            Err(status) => *result = Some(Err(status)),
+                        }
+                    }
+                    Work::Open(located) => {
+                        match transform.packet_aead(located, state.sequence, frame) {
+                            Ok(packet) => {
+                                opens.push(packet);
+                                open_places.push(result);
+                            }
+                            Err(status) => *result = Some(Err(status)),
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            seal_burst(&mut seals);
+            open_burst(&mut opens);
+            let tell = |packets: List<'_>, places: ArrayVec<&mut Option<_>, BURST>, bad| {
+                for (packet, place) in packets.iter().zip(places) {
+                    *place = Some(packet.is_authentic().then_some(()).ok_or(bad));
+                }
+            };
+            tell(seals, seal_places, Status::NoSpace);
+            tell(opens, open_places, Status::BadIcv);
+        }
+        for ((op, state, entry), result) in self.each().zip(results) {
+            let (Some(result), Some(entry)) = (result, entry) else {
+                continue;
+            };
+            let result = match (state.work, entry.transform.aead()) {
+                (Work::Open(located), Some(transform)) => {
+                    transform.finish_aead(located, result, &mut op.frame)
+                }
+                _ => result.map(|()| 0),
+            };
+            end(op, state, result, entry);
+        }
+        left
+    }
+
+    /// Moves windows and counts, in order.
+    fn finish(&mut self, now: Instant, shared: &Shared, totals: &mut Totals) {
+        let mut held = Held::default();
+        for (op, state, entry) in self.each() {
+            let mut status = match state.work {
+                Work::Ended(status) => status,
+                Work::Done => Status::Ok,
+                // Nobody worked on it: it is neither sealed nor authentic.
+                Work::New | Work::Seal | Work::Open(_) => Status::Aborted,
+            };
+            if let Some(entry) = entry {
+                let sa = held.of(entry);
+                if status.is_ok() {
+                    status = admit(op, state, entry, sa, now, totals);
+                }
+                sa.take_notices(|notice| {
+                    lock(&shared.events).push(event_of(op.sa, notice));
+                });
+            }
+            if !status.is_ok() {
+                totals.errors += 1;
+                op.frame.clear();
+            }
+            state.work = Work::Ended(status);
+        }
     }
 }
 
 #[inline]
 fn prepare_one(
-    job: &mut Job,
+    op: &Op,
+    state: &mut State,
     entry: &Entry<SaTransform>,
-    state: &mut SaState,
+    sa: &mut SaState,
     now: Instant,
     gathered: &mut Vec<u8>,
 ) -> Result<Work, Status> {
-    let frame = &job.frame;
+    let frame = &op.frame;
     let chained = frame.is_chained();
+    state.inner_len = frame.packet_len();
     if chained && frame.segment_count() > MAX_GATHER {
         return Err(Status::BadGather);
     }
-    if job.inner_len > MAX_PACKET {
+    if state.inner_len > MAX_PACKET {
         return Err(Status::BadLength);
     }
     match entry.transform.direction() {
         Direction::Outbound => {
-            (job.sequence, job.iv) = state.next_outbound(job.explicit(), now)?;
+            (state.sequence, _) = sa.next_outbound(op.explicit, now)?;
             Ok(Work::Seal)
         }
         Direction::Inbound => {
-            if job.explicit {
+            if op.explicit.is_some() {
                 return Err(Status::WrongNumbering);
             }
             let located = if chained {
@@ -160,203 +339,57 @@ fn prepare_one(
             } else {
                 entry.transform.locate(frame)?
             };
-            job.sequence = state.check_inbound(located.sequence_low, now)?;
+            state.sequence = sa.check_inbound(located.sequence_low, now)?;
             Ok(Work::Open(located))
         }
     }
 }
 
-/// One call for all the burst's unpredictable IVs.
-#[cold]
-fn draw_ivs(jobs: &mut [Job], entries: &Entries<'_>, len: usize, ivs: &mut Vec<u8>) {
-    ivs.resize(len, 0);
-    let drawn = rand_bytes(ivs).is_ok();
-    let mut ivs = ivs.chunks_exact(16);
-    for (job, entry) in jobs.iter_mut().zip(entries) {
-        let wants = matches!(job.work, Work::Seal) && job.iv.is_none();
-        if wants && entry.is_some_and(|entry| entry.transform.random_iv_len() != 0) {
-            let iv = ivs.next().filter(|_| drawn);
-            job.iv = iv.and_then(|iv| iv.try_into().ok());
-            if job.iv.is_none() {
-                job.work = Work::Ended(Status::WrongNumbering);
-            }
+/// Notes how sealing or opening went.
+#[inline]
+fn end(op: &Op, state: &mut State, result: Result<u8, Status>, entry: &Entry<SaTransform>) {
+    let result = result.and_then(|next_header| {
+        // What is sealed without an outer header could grow beyond.
+        let fits = op.frame.packet_len() <= MAX_PACKET;
+        fits.then_some(next_header).ok_or(Status::BadLength)
+    });
+    match result {
+        Ok(next_header) => {
+            state.next_header = next_header;
+            state.work = Work::Done;
         }
-    }
-}
-
-/// Seals and opens: AEADs in bursts of many SAs at once, of what is left each run of packets of one SA
-/// with one context.
-fn work_on(jobs: &mut [Job], entries: &Entries<'_>) {
-    if !aead_burst(jobs, entries) {
-        return;
-    }
-    let mut entries = entries.iter();
-    for run in jobs.chunk_by_mut(|a, b| a.sa == b.sa) {
-        let entry = entries.by_ref().take(run.len()).last();
-        if run.iter().all(Job::is_over) {
-            continue;
+        Err(status) => {
+            state.work = Work::Ended(status);
+            entry.state().count_error(status);
         }
-        let Some(Some(entry)) = entry else { continue };
-        let Ok(mut context) = entry.transform.take_context() else {
-            for job in run.iter_mut().filter(|job| !job.is_over()) {
-                job.work = Work::Ended(Status::NoSpace);
-            }
-            continue;
-        };
-        for job in run.iter_mut().filter(|job| !job.is_over()) {
-            let result = if job.frame.is_chained() {
-                transform_chain(&mut context, job, entry)
-            } else {
-                let (sequence, iv) = (job.sequence, job.iv.as_ref());
-                let frame = &mut job.frame;
-                transform(&mut context, job.work, sequence, iv, entry, frame)
-            };
-            job.end(result, entry);
-        }
-        entry.transform.put_context(context);
-    }
-}
-
-impl Job {
-    /// Notes how sealing or opening went.
-    #[inline]
-    fn end(&mut self, result: Result<u8, Status>, entry: &Entry<SaTransform>) {
-        let result = result.and_then(|next_header| {
-            // What is sealed without an outer header could grow beyond.
-            let fits = self.frame.packet_len() <= MAX_PACKET;
-            fits.then_some(next_header).ok_or(Status::BadLength)
-        });
-        match result {
-            Ok(next_header) => {
-                self.next_header = next_header;
-                self.work = Work::Done;
-            }
-            Err(status) => {
-                self.work = Work::Ended(status);
-                entry.state().count_error(status);
-            }
-        }
-    }
-}
-
-/// Seals and opens the packets of AEADs that lie in one frame each; tells whether others are left.
-fn aead_burst(jobs: &mut [Job], entries: &Entries<'_>) -> bool {
-    let mut results = [None; BURST];
-    let mut left = false;
-    {
-        let (mut seals, mut seal_places) = (List::new(), ArrayVec::<_, BURST>::new());
-        let (mut opens, mut open_places) = (List::new(), ArrayVec::<_, BURST>::new());
-        for ((job, result), entry) in jobs.iter_mut().zip(&mut results).zip(entries) {
-            let Some(entry) = entry else { continue };
-            let transform = match entry.transform.aead() {
-                Some(transform) if !job.frame.is_chained() => transform,
-                _ => {
-                    left |= !job.is_over();
-                    continue;
-                }
-            };
-            let frame = &mut job.frame;
-            // Neither list is longer than the burst.
-            match job.work {
-                Work::Seal => match transform.frame_aead(job.sequence, job.iv.as_ref(), frame) {
-                    Ok(packet) => {
-                        seals.push(packet);
-                        seal_places.push(result);
-                    }
-                    Err(status) => *result = Some(Err(status)),
-                },
-                Work::Open(located) => match transform.packet_aead(located, job.sequence, frame) {
-                    Ok(packet) => {
-                        opens.push(packet);
-                        open_places.push(result);
-                    }
-                    Err(status) => *result = Some(Err(status)),
-                },
-                _ => {}
-            }
-        }
-        seal_burst(&mut seals);
-        open_burst(&mut opens);
-        let tell = |packets: List<'_>, places: ArrayVec<&mut Option<_>, BURST>, bad| {
-            for (packet, place) in packets.iter().zip(places) {
-                *place = Some(packet.is_authentic().then_some(()).ok_or(bad));
-            }
-        };
-        tell(seals, seal_places, Status::NoSpace);
-        tell(opens, open_places, Status::BadIcv);
-    }
-    for ((job, result), entry) in jobs.iter_mut().zip(results).zip(entries) {
-        let (Some(result), Some(entry)) = (result, entry) else {
-            continue;
-        };
-        let result = match (job.work, entry.transform.aead()) {
-            (Work::Open(located), Some(transform)) => {
-                transform.finish_aead(located, result, &mut job.frame)
-            }
-            _ => result.map(|()| 0),
-        };
-        job.end(result, entry);
-    }
-    left
-}
-
-/// Moves windows and counts, in order.
-fn finish(
-    jobs: &mut [Job],
-    entries: &Entries<'_>,
-    now: Instant,
-    shared: &Shared,
-    totals: &mut Totals,
-) {
-    let mut held = Held::default();
-    for (job, entry) in jobs.iter_mut().zip(entries) {
-        let mut status = match job.work {
-            Work::Ended(status) => status,
-            Work::Done => Status::Ok,
-            // Nobody worked on it: it is neither sealed nor authentic.
-            Work::New | Work::Seal | Work::Open(_) => Status::Aborted,
-        };
-        if let Some(entry) = entry {
-            let state = held.of(entry);
-            if status.is_ok() {
-                status = admit(job, entry, state, now, totals);
-            }
-            state.take_notices(|notice| {
-                lock(&shared.events).push(event_of(job.sa, notice));
-            });
-        }
-        if !status.is_ok() {
-            totals.errors += 1;
-            job.frame.clear();
-        }
-        job.work = Work::Ended(status);
     }
 }
 
 /// Moves the window for a packet, and counts it.
 #[inline]
 fn admit(
-    job: &mut Job,
+    op: &Op,
+    state: &mut State,
     entry: &Entry<SaTransform>,
-    state: &mut SaState,
+    sa: &mut SaState,
     now: Instant,
     totals: &mut Totals,
 ) -> Status {
     let inbound = entry.transform.direction() == Direction::Inbound;
     if inbound {
-        job.inner_len = job.frame.packet_len();
+        state.inner_len = op.frame.packet_len();
     }
-    let mut admitted = state.check_hard(now);
+    let mut admitted = sa.check_hard(now);
     if inbound && admitted.is_ok() {
-        admitted = state.accept_inbound(job.sequence);
+        admitted = sa.accept_inbound(state.sequence);
     }
     match admitted {
         Ok(()) => {
-            totals.add(inbound, job.inner_len);
-            state.count(job.sequence, job.inner_len, now)
+            totals.add(inbound, state.inner_len);
+            sa.count(state.sequence, state.inner_len, now)
         }
         Err(refused) => {
-            state.count_error(refused);
+            sa.count_error(refused);
             refused
         }
     }
@@ -395,18 +428,15 @@ impl Totals {
 
 fn transform(
     context: &mut Context,
-    work: Work,
-    sequence: u64,
+    state: &State,
     iv: Option<&[u8; 16]>,
     entry: &Entry<SaTransform>,
     packet: &mut impl PacketBuffer,
 ) -> Result<u8, Status> {
-    match work {
-        Work::Seal => entry
-            .transform
-            .seal(context, sequence, iv, packet)
-            .map(|()| 0),
-        Work::Open(located) => entry.transform.open(context, located, sequence, packet),
+    let (transform, sequence) = (&entry.transform, state.sequence);
+    match state.work {
+        Work::Seal => transform.seal(context, sequence, iv, packet).map(|()| 0),
+        Work::Open(located) => transform.open(context, located, sequence, packet),
         Work::Ended(status) => Err(status),
         Work::New | Work::Done => Err(Status::BadDescriptor),
     }
@@ -421,19 +451,20 @@ thread_local! {
 /// [pieces](offload_api::frame::Frame::pieces).
 fn transform_chain(
     context: &mut Context,
-    job: &mut Job,
+    op: &mut Op,
+    state: &State,
     entry: &Entry<SaTransform>,
 ) -> Result<u8, Status> {
     BUFFER.with_borrow_mut(|buffer| {
-        let frame = &mut job.frame;
+        let frame = &mut op.frame;
         let (headroom, len) = (frame.headroom(), frame.packet_len());
         buffer.clear();
         buffer.resize(headroom, 0);
         frame.gather(buffer);
         buffer.resize(headroom + len + frame.tailroom(), 0);
         let mut packet = SlicePacket::new(buffer, headroom, len).ok_or(Status::BadGather)?;
-        let (sequence, iv) = (job.sequence, job.iv.as_ref());
-        let result = transform(context, job.work, sequence, iv, entry, &mut packet);
+        let iv = op.explicit.as_ref().map(|explicit| &explicit.iv);
+        let result = transform(context, state, iv, entry, &mut packet);
         let (offset, len) = packet.extent();
         let back = result.is_err() || frame.put_back(buffer, offset, len);
         back.then_some(result).ok_or(Status::BadGather)?

@@ -87,13 +87,15 @@ pub enum Arm<'queue> {
 /// Outbound in tunnel mode the frame holds the inner IP packet, in transport mode the IP packet to
 /// protect. Inbound it starts at the outer IP header when the SA has
 /// [`outer`](crate::sa::SaParams::outer) or is in transport mode, at the ESP header otherwise.
+// In this order what is copied is read back as it was written, and no load waits for two stores.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Op {
-    /// The SA.
-    pub sa: SaHandle,
     /// The packet, changed in place; in a chain of frames where it is large or comes in pieces. All
     /// that is added goes into the room in front of the first and behind the last.
     pub frame: Frame,
+    /// The SA.
+    pub sa: SaHandle,
     /// Returned with the completion.
     pub cookie: u64,
     /// Number and IV, for an SA with [`Numbering::Explicit`](crate::sa::Numbering::Explicit) only.
@@ -111,12 +113,13 @@ pub struct Explicit {
 
 /// A completed operation.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Done {
-    /// The SA.
-    pub sa: SaHandle,
     /// The packet: sealed or opened when [`Status::is_ok`]; otherwise empty, since what it holds
     /// is neither authentic nor meant to leave.
     pub frame: Frame,
+    /// The SA.
+    pub sa: SaHandle,
     /// The operation's cookie.
     pub cookie: u64,
     /// How it went.

@@ -72,12 +72,15 @@ impl State {
     }
 }
 
-#[inline]
-fn to_done((op, state): (Op, State)) -> Done {
+#[inline(always)]
+fn to_done(op: Op, state: &State) -> Done {
+    let Op {
+        sa, frame, cookie, ..
+    } = op;
     Done {
-        sa: op.sa,
-        frame: op.frame,
-        cookie: op.cookie,
+        sa,
+        frame,
+        cookie,
         status: match state.work {
             Work::Ended(status) => status,
             _ => Status::Aborted,
@@ -134,14 +137,15 @@ impl QueuePair for SoftwareQueue {
 
     fn dequeue(&mut self, done: &mut Vec<Done>, limit: usize) -> Result<usize, DeviceError> {
         let count = limit.min(self.rest.len() + self.finished);
-        let states = self.states.drain(..self.finished);
-        let finished = self.ops.drain(..self.finished).zip(states).map(to_done);
+        let finished = self.ops.drain(..self.finished).zip(&self.states);
         if self.rest.is_empty() && count == self.finished {
-            done.extend(finished);
+            done.extend(finished.map(|(op, state)| to_done(op, state)));
         } else {
-            self.rest.extend(finished);
+            self.rest
+                .extend(finished.map(|(op, state)| to_done(op, state)));
             done.extend(self.rest.drain(..count));
         }
+        self.states.drain(..self.finished);
         self.finished = 0;
         Ok(count)
     }
@@ -164,9 +168,10 @@ impl QueuePair for SoftwareQueue {
             op.frame.clear();
         }
         // What no kick has seen is aborted.
-        let states = self.states.drain(..).take(self.finished);
-        let states = states.chain(std::iter::repeat(State::NEW));
-        home.extend(self.ops.drain(..).zip(states).map(to_done));
+        self.states.truncate(self.finished);
+        let states = self.states.iter().chain(std::iter::repeat(&State::NEW));
+        let home_last = self.ops.drain(..).zip(states);
+        home.extend(home_last.map(|(op, state)| to_done(op, state)));
         home
     }
 }

@@ -189,8 +189,17 @@ impl Transform {
         iv: Option<&[u8; 16]>,
         packet: &'data mut impl PacketBuffer,
     ) -> Result<Packet<'data>, Status> {
-        let start = self.framing.frame(sequence, iv, packet)?;
-        let esp = packet.packet().get_mut(start..).ok_or(Status::NoSpace)?;
+        let esp = match self.framing.mode() {
+            Mode::Tunnel => {
+                let (octets, start) = self.framing.frame_whole(sequence, iv, packet)?;
+                octets.get_mut(start..)
+            }
+            Mode::Transport => {
+                let start = self.framing.frame(sequence, iv, packet)?;
+                packet.packet().get_mut(start..)
+            }
+        };
+        let esp = esp.ok_or(Status::NoSpace)?;
         // What was just written is not read again: a load waits for the stores that it spans.
         let mut head = [0; Header::LEN + 8];
         let (spi, sequence_low) = (self.spi().value(), sequence as u32);

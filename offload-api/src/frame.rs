@@ -293,6 +293,19 @@ impl Frame {
         self.get_mut(before..)
     }
 
+    /// As [`push_front`](Self::push_front) and [`push_back`](Self::push_back) at once, of a packet
+    /// that lies in one frame; gives all of it.
+    #[inline]
+    #[must_use]
+    pub fn grow(&mut self, front: usize, back: usize) -> Option<&mut [u8]> {
+        if self.is_chained() || front > self.headroom() || back > self.tailroom() {
+            return None;
+        }
+        let (offset, len) = (self.offset(), self.length());
+        self.set_extent(offset - front as u32, len + (front + back) as u32);
+        Some(self)
+    }
+
     /// Takes `count` octets off the front; false where there are fewer (in the first segment).
     #[inline]
     #[must_use]
@@ -558,6 +571,12 @@ mod tests {
         assert!(frame.pull_front(3));
         frame.truncate(6);
         assert_eq!(&frame[..], b"packet");
+        let whole = frame.grow(1, 2).unwrap();
+        assert_eq!((whole.len(), &whole[1..7]), (9, &b"packet"[..]));
+        assert!(frame.grow(HEADROOM, 0).is_none());
+        assert!(frame.grow(0, 2048).is_none());
+        assert!(frame.pull_front(1));
+        frame.truncate(6);
         assert!(frame.push_front(HEADROOM + 1).is_none());
         assert!(frame.push_back(2048).is_none());
         assert!(!frame.fill(&[0; 2048]));

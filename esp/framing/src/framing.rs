@@ -18,6 +18,7 @@ use offload_api::wire::natt::UdpHeader;
 
 use crate::packet::PacketBuffer;
 use crate::template::Template;
+use crate::trailer::{TRAILER, strip_padding, strip_pieces, write_trailer};
 
 /// The fixed part of an SA without its keys: what does not change from packet to packet.
 #[derive(Clone, Debug)]
@@ -205,7 +206,6 @@ impl Framing {
         }
     }
 
-    #[inline]
     fn frame_tunnel(
         &self,
         sequence: u64,
@@ -213,33 +213,74 @@ impl Framing {
         packet: &mut impl PacketBuffer,
     ) -> Result<usize, Status> {
         let len = packet.packet_len();
-        let inner = Inner::of_part(packet.packet(), len).map_err(|_| Status::BadIpHeader)?;
-        if inner.total_len != len {
-            return Err(Status::BadIpHeader);
+        if packet.whole().is_some() {
+            return Ok(self.frame_whole(sequence, iv, packet)?.1);
         }
-        let next_header = if inner.v4 {
-            PROTOCOL_IPV4
-        } else {
-            PROTOCOL_IPV6
-        };
-        self.pad(packet, len, next_header)?;
-        let start = match (&self.template, &self.outer) {
-            (Some(template), _) => template.len(),
-            (None, None) => 0,
-            // Refused at installation.
-            (None, Some(_)) => return Err(Status::OuterMismatch),
-        };
+        let inner = inner(packet.packet(), len)?;
+        self.pad(packet, len, inner.0)?;
+        let start = self.start()?;
         if !packet.grow_front(start + Header::LEN + self.iv_len) {
             return Err(Status::NoSpace);
         }
         let whole = packet.packet_len();
-        let octets = packet.packet();
+        self.write_front(packet.packet(), whole, &inner.1, sequence, iv)?;
+        Ok(start)
+    }
+
+    /// As [`frame`](Self::frame) in tunnel mode, for a packet that lies in one piece; gives it, and
+    /// where ESP starts.
+    ///
+    /// # Errors
+    /// As there; [`Status::NoSpace`] for one in several pieces.
+    #[inline]
+    pub fn frame_whole<'packet>(
+        &self,
+        sequence: u64,
+        iv: Option<&[u8; 16]>,
+        packet: &'packet mut impl PacketBuffer,
+    ) -> Result<(&'packet mut [u8], usize), Status> {
+        let len = packet.packet_len();
+        let (start, pad_len) = (self.start()?, self.pad_len(len));
+        let front = start + Header::LEN + self.iv_len;
+        let octets = packet.grow(front, pad_len + TRAILER + self.icv_len);
+        let octets = octets.ok_or(Status::NoSpace)?;
+        let (head, body) = octets.split_at_mut_checked(front).ok_or(Status::NoSpace)?;
+        let (body, tail) = body.split_at_mut_checked(len).ok_or(Status::NoSpace)?;
+        let (next_header, inner) = inner(body, len)?;
+        write_trailer(tail, pad_len, next_header);
+        let whole = front + len + tail.len();
+        self.write_front(head, whole, &inner, sequence, iv)?;
+        Ok((octets, start))
+    }
+
+    /// Where ESP starts in tunnel mode.
+    #[inline]
+    fn start(&self) -> Result<usize, Status> {
+        match (&self.template, &self.outer) {
+            (Some(template), _) => Ok(template.len()),
+            (None, None) => Ok(0),
+            // Refused at installation.
+            (None, Some(_)) => Err(Status::OuterMismatch),
+        }
+    }
+
+    /// Outer headers, ESP header and IV of a packet of `whole` octets with them.
+    #[inline]
+    fn write_front(
+        &self,
+        octets: &mut [u8],
+        whole: usize,
+        inner: &Inner,
+        sequence: u64,
+        iv: Option<&[u8; 16]>,
+    ) -> Result<(), Status> {
+        let mut start = 0;
         if let Some(template) = &self.template {
-            template.write(octets, whole, &inner)?;
+            template.write(octets, whole, inner)?;
+            start = template.len();
         }
         let esp = octets.get_mut(start..).ok_or(Status::NoSpace)?;
-        self.write_header(esp, sequence, iv)?;
-        Ok(start)
+        self.write_header(esp, sequence, iv)
     }
 
     fn frame_transport(
@@ -278,36 +319,23 @@ impl Framing {
         Ok(start)
     }
 
-    /// Padding 1, 2, 3, …, pad length and next header (RFC 4303 §2.4 to §2.6), and room for the ICV.
+    /// Octets of padding.
+    #[inline]
+    fn pad_len(&self, payload_len: usize) -> usize {
+        // Alignments are powers of two.
+        (payload_len + TRAILER).wrapping_neg() & (self.alignment - 1)
+    }
+
+    /// Trailer, and room for the ICV.
     fn pad(
         &self,
         packet: &mut impl PacketBuffer,
         payload_len: usize,
         next_header: u8,
     ) -> Result<(), Status> {
-        const TRAILER: usize = 2;
-        // Alignments are powers of two.
-        let pad_len = (payload_len + TRAILER).wrapping_neg() & (self.alignment - 1);
+        let pad_len = self.pad_len(payload_len);
         let tail = packet.grow_back(pad_len + TRAILER + self.icv_len);
-        let tail = tail.ok_or(Status::NoSpace)?;
-        // Alignment is 16 at most, so it fits its octet.
-        let trailer = u64::from(next_header) << 8 | pad_len as u64;
-        if pad_len <= 6
-            && let Some(tail) = tail.first_chunk_mut::<8>()
-        {
-            // In one store; what is too much lies where the ICV goes.
-            let padding = 0x06_05_04_03_02_01 & ((1 << (8 * pad_len)) - 1);
-            *tail = (trailer << (8 * pad_len) | padding).to_le_bytes();
-            return Ok(());
-        }
-        let (padding, tail) = tail.split_at_mut(pad_len);
-        for (octet, value) in padding.iter_mut().zip(1u8..) {
-            *octet = value;
-        }
-        if let [pad_field, next_field, ..] = tail {
-            *pad_field = pad_len as u8;
-            *next_field = next_header;
-        }
+        write_trailer(tail.ok_or(Status::NoSpace)?, pad_len, next_header);
         Ok(())
     }
 
@@ -417,6 +445,7 @@ impl Framing {
     /// # Errors
     /// [`Status::BadPad`], [`Status::BadNextHeader`], [`Status::BadIpHeader`], [`Status::BadLength`]. The
     /// packet is emptied: see [`wipe`].
+    #[inline]
     pub fn deframe(&self, located: Located, packet: &mut impl PacketBuffer) -> Result<u8, Status> {
         let result = self.deframe_inner(located, packet);
         if result.is_err() {
@@ -425,6 +454,7 @@ impl Framing {
         result
     }
 
+    #[inline]
     fn deframe_inner(
         &self,
         located: Located,
@@ -435,24 +465,19 @@ impl Framing {
         let plain_len = len
             .checked_sub(from + self.icv_len)
             .ok_or(Status::BadLength)?;
-        let (payload_len, next_header) = strip_padding(packet, from, plain_len)?;
+        let (stripped, next_header) = match packet.whole() {
+            Some(octets) => {
+                let plain = octets.get(from..from + plain_len);
+                strip_padding(plain.ok_or(Status::BadLength)?)?
+            }
+            None => strip_pieces(packet, from, plain_len)?,
+        };
+        let payload_len = plain_len - stripped;
         match self.mode {
             Mode::Tunnel => {
                 let payload = packet.packet().get(from..).ok_or(Status::BadLength)?;
                 let payload = payload.get(..payload_len).unwrap_or(payload);
-                let inner_len = match next_header {
-                    NEXT_HEADER_DUMMY => payload_len,
-                    PROTOCOL_IPV4 | PROTOCOL_IPV6 => {
-                        let inner = Inner::of_part(payload, payload_len);
-                        let inner = inner.map_err(|_| Status::BadIpHeader)?;
-                        if inner.v4 != (next_header == PROTOCOL_IPV4) {
-                            return Err(Status::BadNextHeader);
-                        }
-                        // The rest is traffic-flow-confidentiality padding (RFC 4303 §2.7).
-                        inner.total_len
-                    }
-                    _ => return Err(Status::BadNextHeader),
-                };
+                let inner_len = inner_len(payload, payload_len, next_header)?;
                 if !packet.shrink_front(from) {
                     return Err(Status::BadLength);
                 }
@@ -480,49 +505,44 @@ impl Framing {
     }
 }
 
+/// The inner packet of a tunnel, and its next header.
+#[inline]
+fn inner(packet: &[u8], len: usize) -> Result<(u8, Inner), Status> {
+    let inner = Inner::of_part(packet, len).map_err(|_| Status::BadIpHeader)?;
+    if inner.total_len != len {
+        return Err(Status::BadIpHeader);
+    }
+    let next_header = if inner.v4 {
+        PROTOCOL_IPV4
+    } else {
+        PROTOCOL_IPV6
+    };
+    Ok((next_header, inner))
+}
+
 /// Empties a packet: nothing unauthenticated stays reachable.
+#[cold]
 pub fn wipe(packet: &mut impl PacketBuffer) {
     packet.zero();
     packet.truncate(0);
 }
 
-/// The octets of payload in `plain_len` octets at `from`, without padding and trailer, and the next
-/// header.
+/// Octets of the inner packet at the front of a payload of `payload_len`.
 #[inline]
-fn strip_padding(
-    packet: &mut impl PacketBuffer,
-    from: usize,
-    plain_len: usize,
-) -> Result<(usize, u8), Status> {
-    const TRAILER: usize = 2;
-    /// Padding that suites need at most; there may be more, to hide lengths.
-    const USUAL: usize = 15;
-    let unpadded = plain_len.checked_sub(TRAILER).ok_or(Status::BadLength)?;
-    let mut room = [0; TRAILER];
-    let Some(&[pad_len, next_header]) = packet.part(from + unpadded, &mut room) else {
-        return Err(Status::BadLength);
-    };
-    let payload_len = unpadded.checked_sub(usize::from(pad_len));
-    let payload_len = payload_len.ok_or(Status::BadPad)?;
-    let padding = usize::from(pad_len);
-    let good = if padding <= USUAL {
-        is_padding(packet, from + payload_len, [0; USUAL].get_mut(..padding))
-    } else {
-        let mut room = [0; u8::MAX as usize];
-        is_padding(packet, from + payload_len, room.get_mut(..padding))
-    };
-    good.then_some((payload_len, next_header))
-        .ok_or(Status::BadPad)
-}
-
-/// Whether it is 1, 2, 3, …: the default content is inspected (RFC 4303 §2.4).
-#[inline]
-fn is_padding(packet: &mut impl PacketBuffer, at: usize, room: Option<&mut [u8]>) -> bool {
-    let padding = room.and_then(|room| packet.part(at, room));
-    padding.is_some_and(|padding| {
-        let mut pairs = padding.iter().zip(1u8..);
-        pairs.all(|(octet, expected)| *octet == expected)
-    })
+fn inner_len(payload: &[u8], payload_len: usize, next_header: u8) -> Result<usize, Status> {
+    match next_header {
+        NEXT_HEADER_DUMMY => Ok(payload_len),
+        PROTOCOL_IPV4 | PROTOCOL_IPV6 => {
+            let inner = Inner::of_part(payload, payload_len);
+            let inner = inner.map_err(|_| Status::BadIpHeader)?;
+            if inner.v4 != (next_header == PROTOCOL_IPV4) {
+                return Err(Status::BadNextHeader);
+            }
+            // The rest is traffic-flow-confidentiality padding (RFC 4303 §2.7).
+            Ok(inner.total_len)
+        }
+        _ => Err(Status::BadNextHeader),
+    }
 }
 
 pub(crate) fn prepend(packet: &mut impl PacketBuffer, header: &[u8]) -> Result<(), Status> {

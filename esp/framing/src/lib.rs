@@ -14,3 +14,4 @@ pub mod packet;
 pub mod sa;
 pub mod table;
 mod template;
+mod trailer;

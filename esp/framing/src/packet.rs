@@ -13,6 +13,11 @@ pub trait PacketBuffer {
     fn grow_front(&mut self, count: usize) -> bool;
     /// Grows the packet behind and gives what it has grown by; nothing where there is no room.
     fn grow_back(&mut self, count: usize) -> Option<&mut [u8]>;
+    /// Grows the packet at both ends at once and gives it whole; nothing where there is no room, or it
+    /// lies in several pieces.
+    fn grow(&mut self, front: usize, back: usize) -> Option<&mut [u8]>;
+    /// The packet, unless it lies in several pieces.
+    fn whole(&mut self) -> Option<&mut [u8]>;
     /// Takes octets off the front; false where there are fewer.
     fn shrink_front(&mut self, count: usize) -> bool;
     /// Shortens the packet to `len` octets, if it is longer.
@@ -42,6 +47,16 @@ impl PacketBuffer for Frame {
     #[inline]
     fn grow_back(&mut self, count: usize) -> Option<&mut [u8]> {
         self.push_back(count)
+    }
+
+    #[inline]
+    fn grow(&mut self, front: usize, back: usize) -> Option<&mut [u8]> {
+        Frame::grow(self, front, back)
+    }
+
+    #[inline]
+    fn whole(&mut self) -> Option<&mut [u8]> {
+        (!self.is_chained()).then_some(self)
     }
 
     #[inline]
@@ -128,6 +143,18 @@ impl PacketBuffer for SlicePacket<'_> {
     }
 
     #[inline]
+    fn grow(&mut self, front: usize, back: usize) -> Option<&mut [u8]> {
+        let fits = front <= self.offset && back <= self.buffer.len() - self.offset - self.len;
+        fits.then_some(())?;
+        self.offset -= front;
+        self.len += front + back;
+        Some(self.packet())
+    }
+
+    fn whole(&mut self) -> Option<&mut [u8]> {
+        Some(self.packet())
+    }
+
     fn shrink_front(&mut self, count: usize) -> bool {
         let fits = count <= self.len;
         if fits {

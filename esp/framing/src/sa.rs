@@ -23,6 +23,8 @@ pub struct SaState {
     low_mark: u64,
     window: ReplayWindow,
     lifetimes: Lifetimes,
+    /// Whether they have any limit.
+    limited: bool,
     installed: Instant,
     usage: SaUsage,
     reported: Told,
@@ -125,6 +127,7 @@ impl SaState {
             low_mark: cursor.remaining() / 4,
             window,
             lifetimes: sa.lifetimes,
+            limited: sa.lifetimes != Lifetimes::default(),
             installed: now,
             usage: SaUsage::default(),
             reported: Told::default(),
@@ -158,13 +161,24 @@ impl SaState {
                 }
                 Ok((explicit.sequence, Some(explicit.iv)))
             }
-            (None, false) => {
-                let (sequence, _) = self.cursor.take(1).ok_or(Status::SequenceExhausted)?;
-                self.watch_sequence(sequence);
-                Ok((sequence, None))
-            }
+            (None, false) => Ok((self.next_number(now)?, None)),
             _ => Err(Status::WrongNumbering),
         }
+    }
+
+    /// As [`next_outbound`](Self::next_outbound), for a packet that brings no number.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn next_number(&mut self, now: Instant) -> Result<u64, Status> {
+        self.check_hard(now)?;
+        if self.explicit {
+            return Err(Status::WrongNumbering);
+        }
+        let (sequence, _) = self.cursor.take(1).ok_or(Status::SequenceExhausted)?;
+        self.watch_sequence(sequence);
+        Ok(sequence)
     }
 
     /// The full number of an inbound packet, if the window may take it. Changes nothing: the ICV is
@@ -212,7 +226,10 @@ impl SaState {
     /// [`Status::HardExpired`].
     #[inline]
     pub fn check_hard(&mut self, now: Instant) -> Result<(), Status> {
-        match self.reached(&self.lifetimes.hard, now) {
+        let reached = self
+            .limited
+            .then(|| self.reached(&self.lifetimes.hard, now));
+        match reached.flatten() {
             Some(limit) => {
                 if !self.reported.hard {
                     self.reported.hard = true;
@@ -230,7 +247,10 @@ impl SaState {
         self.usage.packets += 1;
         self.usage.bytes += inner_len as u64;
         self.usage.sequence = self.usage.sequence.max(sequence);
-        match self.reached(&self.lifetimes.soft, now) {
+        let reached = self
+            .limited
+            .then(|| self.reached(&self.lifetimes.soft, now));
+        match reached.flatten() {
             Some(limit) => {
                 if !self.reported.soft {
                     self.reported.soft = true;
@@ -309,6 +329,7 @@ impl SaState {
             }
             Amend::Lifetimes(lifetimes) => {
                 self.lifetimes = *lifetimes;
+                self.limited = self.lifetimes != Lifetimes::default();
                 self.reported.soft = false;
                 self.reported.hard = false;
                 self.check_time(now);
@@ -389,7 +410,6 @@ impl SaState {
         self.usage
     }
 
-    #[inline]
     fn reached(&self, limits: &Limits, now: Instant) -> Option<Limit> {
         let at = |limit: Option<u64>, value: u64| limit.is_some_and(|limit| value >= limit);
         let age = || now.saturating_duration_since(self.installed);

@@ -325,7 +325,10 @@ fn prepare_one(
     }
     match entry.transform.direction() {
         Direction::Outbound => {
-            (state.sequence, _) = sa.next_outbound(op.explicit, now)?;
+            state.sequence = match op.explicit {
+                None => sa.next_number(now)?,
+                Some(_) => sa.next_outbound(op.explicit, now)?.0,
+            };
             Ok(Work::Seal)
         }
         Direction::Inbound => {

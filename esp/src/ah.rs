@@ -237,8 +237,8 @@ impl Mac {
             Integrity::Aes128Gmac => Self::gmac(Cipher::aes_128_gcm(), key),
             Integrity::Aes192Gmac => Self::gmac(Cipher::aes_192_gcm(), key),
             Integrity::Aes256Gmac => Self::gmac(Cipher::aes_256_gcm(), key),
-            // AH without an algorithm is no suite.
-            Integrity::HmacSha256 | Integrity::None => hmac(c"SHA2-256"),
+            // AH without an algorithm, or with MD5, is no suite.
+            Integrity::HmacSha256 | Integrity::HmacMd5 | Integrity::None => hmac(c"SHA2-256"),
         }
     }
 

@@ -52,10 +52,15 @@ impl CipherContext {
         let cipher = match block_cipher(suite.cipher()) {
             Some(algorithm) => {
                 let mut context = CipherCtx::new()?;
+                let mut key = keys.cipher.clone();
+                if suite.cipher() == Cipher::DesCbc {
+                    // With one key three times EDE3 is DES, which OpenSSL itself keeps in a provider apart.
+                    *key = key.repeat(3);
+                }
                 if seals {
-                    context.encrypt_init(Some(algorithm), Some(&keys.cipher), None)?;
+                    context.encrypt_init(Some(algorithm), Some(&key), None)?;
                 } else {
-                    context.decrypt_init(Some(algorithm), Some(&keys.cipher), None)?;
+                    context.decrypt_init(Some(algorithm), Some(&key), None)?;
                 }
                 context.set_padding(false);
                 Some(context)
@@ -65,10 +70,11 @@ impl CipherContext {
         let hmac = match suite.integrity() {
             // The others are AH's.
             Integrity::None
-            | Integrity::HmacSha1
             | Integrity::Aes128Gmac
             | Integrity::Aes192Gmac
             | Integrity::Aes256Gmac => None,
+            Integrity::HmacMd5 => Some(Hmac::new(c"MD5", &keys.integrity)?),
+            Integrity::HmacSha1 => Some(Hmac::new(c"SHA1", &keys.integrity)?),
             Integrity::HmacSha256 => Some(Hmac::new(c"SHA2-256", &keys.integrity)?),
             Integrity::HmacSha384 => Some(Hmac::new(c"SHA2-384", &keys.integrity)?),
             Integrity::HmacSha512 => Some(Hmac::new(c"SHA2-512", &keys.integrity)?),
@@ -101,8 +107,7 @@ impl CipherContext {
         }
         if let Some(cipher) = &mut self.cipher {
             let iv = packet.get(Header::LEN..split.body).ok_or(SealError)?;
-            let iv: [u8; 16] = iv.try_into().map_err(|_| SealError)?;
-            cipher.encrypt_init(None, None, Some(&iv))?;
+            cipher.encrypt_init(None, None, Some(iv))?;
             in_place(cipher, packet, split)?;
         }
         let (authenticated, icv) = packet.split_at_mut(split.icv);
@@ -164,16 +169,39 @@ impl From<ErrorStack> for SealError {
     }
 }
 
-/// Runs a block cipher over the body. The ICV's octets behind it are the slack that the `openssl`
-/// crate asks for; whole blocks without padding never touch them.
+/// Runs a block cipher over the body. What is behind a run is the slack of a block that the `openssl`
+/// crate asks for; whole blocks without padding never touch it.
 fn in_place(cipher: &mut CipherCtx, packet: &mut [u8], split: Layout) -> Result<(), ErrorStack> {
     let len = split.icv - split.body;
+    let block = cipher.block_size();
     let Some(body) = packet.get_mut(split.body..) else {
         return Ok(());
     };
-    cipher.cipher_update_inplace(body, len)?;
+    if body.len() >= len + block {
+        cipher.cipher_update_inplace(body, len)?;
+        return Ok(());
+    }
+    // A short ICV is no slack: the last block goes by itself, and is the slack of those before it.
+    let Some(before) = len.checked_sub(block) else {
+        return Ok(());
+    };
+    if before != 0 {
+        cipher.cipher_update_inplace(body, before)?;
+    }
+    let mut last = [0; 2 * MAX_BLOCK];
+    let Some((last, block)) = last.get_mut(..2 * block).zip(body.get_mut(before..len)) else {
+        return Ok(());
+    };
+    let (text, _) = last.split_at_mut(block.len());
+    text.copy_from_slice(block);
+    cipher.cipher_update_inplace(last, block.len())?;
+    let (text, _) = last.split_at(block.len());
+    block.copy_from_slice(text);
     Ok(())
 }
+
+/// Octets of the largest block.
+const MAX_BLOCK: usize = 16;
 
 /// The key of an AEAD; nothing for other suites.
 pub(crate) fn aead_key(
@@ -226,6 +254,7 @@ fn block_cipher(cipher: Cipher) -> Option<&'static CipherRef> {
         Cipher::Aes128Cbc => Some(OpensslCipher::aes_128_cbc()),
         Cipher::Aes192Cbc => Some(OpensslCipher::aes_192_cbc()),
         Cipher::Aes256Cbc => Some(OpensslCipher::aes_256_cbc()),
+        Cipher::TripleDesCbc | Cipher::DesCbc => Some(OpensslCipher::des_ede3_cbc()),
         _ => None,
     }
 }

@@ -98,7 +98,10 @@ impl SoftwareEngine {
             ),
         };
         let capabilities = Capabilities {
-            suites: Suite::all().chain(Suite::all_ah()).collect(),
+            suites: Suite::all()
+                .chain(Suite::all_ah())
+                .chain(Suite::further())
+                .collect(),
             features: Features::ESN
                 | Features::TUNNEL
                 | Features::TRANSPORT

@@ -10,6 +10,7 @@ mod daemon;
 mod diagnosis;
 mod failover;
 mod ikev1;
+mod legacy;
 mod manual;
 mod metrics;
 mod pool;
@@ -483,6 +484,70 @@ mod tests {
                 Ok(_) => assert!(expected.is_empty(), "{from} -> {to} is accepted"),
             }
         }
+    }
+
+    /// S21 to S26, S31 to S34, S118, B51: what is of another time is there only where `legacy` says so, what
+    /// RFC 8247 forbids only in IKEv1 as well; Junos' sets have at most four proposals.
+    #[test]
+    fn algorithms_of_another_time_want_legacy() {
+        let with = |version: u8, more: &str, ike: &str, esp: &str| {
+            let config = GOOD
+                .replace("aes256gcm16-prfsha384-x25519", ike)
+                .replace("aes256gcm16-esn", esp)
+                .replace("version = 2", &format!("version = {version}\n{more}"));
+            config.parse::<Config>().map_err(|error| error.to_string())
+        };
+        let today = ("aes128-sha256-modp2048", "aes128-sha256");
+        for (version, ike, esp, word) in [
+            (1, "des-sha256-modp2048", today.1, "des"),
+            (2, "3des-sha256-modp2048", today.1, "3des"),
+            (1, "aes128-md5-modp2048", today.1, "md5"),
+            (2, "aes128-sha1-modp2048", today.1, "sha1"),
+            (2, "aes128gcm16-prfsha1-modp2048", today.1, "prfsha1"),
+            (1, "aes128-sha256-modp768", today.1, "modp768"),
+            (2, "aes128-sha256-modp1024", today.1, "modp1024"),
+            (2, "aes128-sha256-modp1536", today.1, "modp1536"),
+            (1, "aes128-sha256-modp1024s160", today.1, "modp1024s160"),
+            (2, "aes128-sha256-modp2048s224", today.1, "modp2048s224"),
+            (2, "aes128-sha256-modp2048s256", today.1, "modp2048s256"),
+            (1, today.0, "des-sha256", "des"),
+            (2, today.0, "3des-sha256", "3des"),
+            (1, today.0, "aes128-md5", "md5"),
+            (2, today.0, "aes128-sha1", "sha1"),
+            (2, today.0, "aes128-sha256-modp1024", "modp1024"),
+            (2, "standard", today.1, "3des"),
+            (1, "compatible", today.1, "3des"),
+            (1, today.0, "basic", "des"),
+        ] {
+            let error = with(version, "", ike, esp).unwrap_err();
+            let key = if ike == today.0 {
+                "esp_proposals"
+            } else {
+                "proposals"
+            };
+            for part in [key, &format!("{word} is of another time"), "legacy = true"] {
+                assert!(error.contains(part), "{ike}, {esp}: {error}");
+            }
+            with(version, "legacy = true", ike, esp).unwrap();
+            if version == 1 {
+                let error = with(2, "legacy = true", ike, esp).unwrap_err();
+                assert!(
+                    error.contains("with IKEv2, legacy or not"),
+                    "{ike}: {error}"
+                );
+            }
+        }
+        for set in ["standard", "compatible", "basic"] {
+            with(1, "legacy = true", set, set).unwrap();
+        }
+        let error = with(1, "", "prime-128", "prime-128").unwrap_err();
+        assert!(error.contains("IKEv2 alone"), "{error}");
+        let more = "compatible\", \"aes128-sha256-modp1024";
+        let error = with(1, "legacy = true", more, today.1).unwrap_err();
+        assert!(error.contains("at most four"), "{error}");
+        let many = vec![today.0; 33].join("\", \"");
+        let error = with(1, "", &many, today.1).unwrap_err();
+        assert!(error.contains("at most 32"), "{error}");
     }
 
     const MANUAL: &str = r#"

@@ -337,6 +337,7 @@ pub(crate) fn suite(suite: &EspSuite) -> Result<Suite, InvalidSa> {
         Some(Integrity::HmacSha256) => sa::Integrity::HmacSha256,
         Some(Integrity::HmacSha384) => sa::Integrity::HmacSha384,
         Some(Integrity::HmacSha512) => sa::Integrity::HmacSha512,
+        Some(Integrity::HmacMd5) => sa::Integrity::HmacMd5,
         Some(Integrity::HmacSha1) => sa::Integrity::HmacSha1,
         Some(Integrity::Aes128Gmac) => sa::Integrity::Aes128Gmac,
         Some(Integrity::Aes192Gmac) => sa::Integrity::Aes192Gmac,
@@ -346,6 +347,8 @@ pub(crate) fn suite(suite: &EspSuite) -> Result<Suite, InvalidSa> {
         return Suite::ah(integrity);
     }
     let cipher = match suite.encryption {
+        Encryption::Des => sa::Cipher::DesCbc,
+        Encryption::TripleDes => sa::Cipher::TripleDesCbc,
         Encryption::Null => sa::Cipher::Null,
         Encryption::AesCbc(128) => sa::Cipher::Aes128Cbc,
         Encryption::AesCbc(192) => sa::Cipher::Aes192Cbc,

@@ -53,6 +53,9 @@ impl KeyLog {
             Encryption::AesCbc(192) => "AES-CBC-192 [RFC3602]",
             Encryption::AesCbc(_) => "AES-CBC-256 [RFC3602]",
             Encryption::ChaCha20Poly1305 => "ChaCha20-Poly1305 [RFC7634]",
+            Encryption::TripleDes => "3DES [RFC2451]",
+            // Wireshark's table has no DES, and IKEv2 none.
+            Encryption::Des => return,
             Encryption::Null => "NULL [RFC2410]",
         };
         let integrity = match keys.suite.integrity {
@@ -60,6 +63,8 @@ impl KeyLog {
             Some(Integrity::HmacSha256) => "HMAC_SHA2_256_128 [RFC4868]",
             Some(Integrity::HmacSha384) => "HMAC_SHA2_384_192 [RFC4868]",
             Some(Integrity::HmacSha512) => "HMAC_SHA2_512_256 [RFC4868]",
+            Some(Integrity::HmacMd5) => "HMAC_MD5_96 [RFC2403]",
+            Some(Integrity::HmacSha1) => "HMAC_SHA1_96 [RFC2404]",
             // AH's: not IKE's.
             Some(_) => return,
         };
@@ -108,6 +113,8 @@ impl KeyLog {
 
 fn esp_names(suite: &EspSuite) -> (&'static str, &'static str) {
     let encryption = match suite.encryption {
+        Encryption::Des => "DES-CBC [RFC2405]",
+        Encryption::TripleDes => "TripleDES-CBC [RFC2451]",
         Encryption::Null => "NULL",
         Encryption::AesCbc(_) => "AES-CBC [RFC3602]",
         Encryption::AesGcm16(_) => "AES-GCM with 16 octet ICV [RFC4106]",
@@ -118,6 +125,7 @@ fn esp_names(suite: &EspSuite) -> (&'static str, &'static str) {
         Some(Integrity::HmacSha256) => "HMAC-SHA-256-128 [RFC4868]",
         Some(Integrity::HmacSha384) => "HMAC-SHA-384-192 [RFC4868]",
         Some(Integrity::HmacSha512) => "HMAC-SHA-512-256 [RFC4868]",
+        Some(Integrity::HmacMd5) => "HMAC-MD5-96 [RFC2403]",
         Some(Integrity::HmacSha1) => "HMAC-SHA-1-96 [RFC2404]",
         Some(Integrity::Aes128Gmac) => "AES-128-GMAC [RFC4543]",
         Some(Integrity::Aes192Gmac) => "AES-192-GMAC [RFC4543]",

@@ -53,6 +53,9 @@ pub struct Report {
     pub ah_round_trips: u64,
     /// AH packets that had to be refused, and were.
     pub ah_refusals: u64,
+    /// Packets of [`Suite::further`](crate::sa::Suite::further) that were sealed to the octets of an
+    /// independent implementation, opened, or sealed and opened again. An engine without has none.
+    pub further: u64,
 }
 
 /// Runs the whole suite. `make` gives a fresh engine each time, with no SA and no queue; the engine

@@ -360,7 +360,7 @@ mod tests {
     fn key_lengths_must_fit_the_suite() {
         assert!(KeyMaterial::from_keymat(Suite::AES_128_GCM, &[0; 16], &[]).is_err());
         assert!(KeyMaterial::from_keymat(Suite::AES_128_GCM, &[0; 20], &[0; 32]).is_err());
-        for suite in Suite::all().chain(Suite::all_ah()) {
+        for suite in Suite::all().chain(Suite::all_ah()).chain(Suite::further()) {
             let encryption = vec![0; suite.cipher_key_len() + suite.salt_len()];
             let integrity = vec![0; suite.integrity_key_len()];
             KeyMaterial::from_keymat(suite, &encryption, &integrity).unwrap();

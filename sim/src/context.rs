@@ -23,6 +23,9 @@ pub(crate) fn decode(sa: &SaContext) -> Result<SaParams, CommandStatus> {
     let cipher = Cipher::from_code(sa.cipher).ok_or(CommandStatus::Unsupported)?;
     let integrity = Integrity::from_code(sa.integrity).ok_or(CommandStatus::Unsupported)?;
     let suite = Suite::new(cipher, integrity).map_err(|_| CommandStatus::Unsupported)?;
+    if Suite::further().any(|further| further == suite) {
+        return Err(CommandStatus::Unsupported);
+    }
     let flag = |flag: u8| sa.flags & flag != 0;
     let outbound = flag(context::FLAG_OUTBOUND);
     let key = |octets: &[u8], len: usize| -> Result<Zeroizing<Vec<u8>>, CommandStatus> {

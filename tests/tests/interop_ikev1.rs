@@ -109,6 +109,50 @@ fn main_mode_and_quick_mode_work_whoever_begins() {
     }
 }
 
+/// S21 to S26, S32: a box of another time, by Junos' set of that name and by our own words; told in the log, in
+/// the list of SAs and by a counter.
+#[test]
+fn algorithms_of_another_time_work_where_legacy_says_so() {
+    for (ours, theirs, shown) in [
+        (
+            ("standard", "standard"),
+            ("3des-sha1-modp1024", "3des-sha1-modp1024"),
+            "3DES_CBC/HMAC_SHA1_96/PRF_HMAC_SHA1/MODP_1024",
+        ),
+        (
+            ("3des-md5-modp1536", "aes128-md5"),
+            ("3des-md5-modp1536", "aes128-md5"),
+            "3DES_CBC/HMAC_MD5_96/PRF_HMAC_MD5/MODP_1536",
+        ),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let wire = Wire::new();
+        let files = ["a", "b"].map(|name| directory.path().join(name));
+        let text = v1(gateway::theirs(2, theirs.0, theirs.1));
+        let Some(b) = Gateway::strongswan(&wire.b, &files[1], &text) else {
+            return;
+        };
+        let text = v1(gateway::ours(1, ours.0, ours.1, "legacy = true", ""));
+        let a = Gateway::ikev2d(&wire.a, &files[0], &text);
+        a.swanctl(&["--initiate", "--child", "net"]);
+        wire.assert_passes(theirs.0);
+        let sas = a.swanctl(&["--list-sas"]);
+        assert!(sas.contains(shown), "{sas}");
+        let raw = a.swanctl(&["--list-sas", "--raw"]);
+        assert_eq!(raw.matches("legacy=").count(), 2, "{raw}");
+        assert!(
+            a.tail().contains("algorithms of another time"),
+            "{}",
+            a.tail()
+        );
+        let counters = a.swanctl(&["--counters"]);
+        let counted = counters.lines().find(|line| line.contains("legacy-sas"));
+        assert!(counted.is_some_and(|line| line.contains('2')), "{counters}");
+        b.swanctl(&["--rekey", "--child", "net"]);
+        wire.assert_passes("after a rekeying");
+    }
+}
+
 /// Point 3: phase 1 anew, and the children stay.
 #[test]
 fn phase_1_is_renewed_under_its_children() {

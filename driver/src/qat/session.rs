@@ -77,7 +77,7 @@ pub(super) struct Session {
 /// Whether a generation does a suite.
 pub(super) fn supports(generation: Generation, suite: Suite) -> bool {
     match suite.cipher() {
-        Cipher::Null => false,
+        Cipher::Null | Cipher::TripleDesCbc | Cipher::DesCbc => false,
         Cipher::ChaCha20Poly1305 => generation != Generation::Gen2,
         Cipher::Aes128Gcm | Cipher::Aes256Gcm => true,
         Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => true,
@@ -271,6 +271,7 @@ fn chain(sa: &SaParams, seals: bool) -> Option<(Zeroizing<Vec<u8>>, Request)> {
         Integrity::HmacSha384 => hash::SHA384,
         Integrity::HmacSha512 => hash::SHA512,
         Integrity::None
+        | Integrity::HmacMd5
         | Integrity::HmacSha1
         | Integrity::Aes128Gmac
         | Integrity::Aes192Gmac

@@ -175,10 +175,11 @@ impl Framing {
     }
 
     /// Octets of IV that [`frame`](Self::frame) must be given, because they may not be predictable
-    /// (RFC 3602 §2.1).
+    /// (RFC 3602 §2.1). DES takes the first eight of them.
     pub fn random_iv_len(&self) -> usize {
         match self.suite.cipher() {
             Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
+            Cipher::TripleDesCbc | Cipher::DesCbc => 16,
             _ => 0,
         }
     }
@@ -346,7 +347,8 @@ impl Framing {
         iv: Option<&[u8; 16]>,
     ) -> Result<(), Status> {
         let header = u64::from(self.spi.value()) << 32 | u64::from(sequence as u32);
-        if let (None, 8) = (iv, self.iv_len) {
+        // DES has eight octets of IV as well, which may not be predictable; its blocks tell it.
+        if let (None, 8, 4) = (iv, self.iv_len, self.alignment) {
             // In one store.
             let both = u128::from(header) << 64 | u128::from(sequence);
             let room = esp.first_chunk_mut().ok_or(Status::NoSpace)?;

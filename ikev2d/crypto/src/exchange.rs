@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Key exchange: X25519 and X448 (RFC 8031), NIST curves (RFC 5903), MODP (RFC 3526).
+//! Key exchange: X25519 and X448 (RFC 8031), NIST curves (RFC 5903), Brainpool's (RFC 6954), MODP (RFC 3526,
+//! and of another time RFC 2409 and RFC 5114).
 
 use ikev2d_proto::algorithm::Group;
 use ikev2d_proto::crypto::{CryptoError, KeyExchange};
@@ -9,7 +10,7 @@ use openssl::dh::Dh;
 use openssl::ec::{EcGroup, EcKey, EcPoint, PointConversionForm};
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
-use openssl::pkey::{PKey, Private, Public};
+use openssl::pkey::{PKey, Params, Private, Public};
 use zeroize::Zeroizing;
 
 use crate::kem::Kem;
@@ -21,6 +22,15 @@ pub(crate) fn generate(group: Group) -> Result<Box<dyn KeyExchange>, ErrorStack>
         Group::Ecp256 => Box::new(Curve::generate(Nid::X9_62_PRIME256V1, group)?),
         Group::Ecp384 => Box::new(Curve::generate(Nid::SECP384R1, group)?),
         Group::Ecp521 => Box::new(Curve::generate(Nid::SECP521R1, group)?),
+        Group::Brainpool256 => Box::new(Curve::generate(Nid::BRAINPOOL_P256R1, group)?),
+        Group::Brainpool384 => Box::new(Curve::generate(Nid::BRAINPOOL_P384R1, group)?),
+        Group::Brainpool512 => Box::new(Curve::generate(Nid::BRAINPOOL_P512R1, group)?),
+        Group::Modp768 => Box::new(Modp::generate(BigNum::get_rfc2409_prime_768()?, group)?),
+        Group::Modp1024 => Box::new(Modp::generate(BigNum::get_rfc2409_prime_1024()?, group)?),
+        Group::Modp1536 => Box::new(Modp::generate(BigNum::get_rfc3526_prime_1536()?, group)?),
+        Group::Modp1024s160 => Box::new(Modp::with_subgroup(Dh::get_1024_160()?, group)?),
+        Group::Modp2048s224 => Box::new(Modp::with_subgroup(Dh::get_2048_224()?, group)?),
+        Group::Modp2048s256 => Box::new(Modp::with_subgroup(Dh::get_2048_256()?, group)?),
         Group::Modp2048 => Box::new(Modp::generate(BigNum::get_rfc3526_prime_2048()?, group)?),
         Group::Modp3072 => Box::new(Modp::generate(BigNum::get_rfc3526_prime_3072()?, group)?),
         Group::Modp4096 => Box::new(Modp::generate(BigNum::get_rfc3526_prime_4096()?, group)?),
@@ -116,6 +126,8 @@ fn derive(key: &PKey<Private>, peer: &PKey<Public>) -> Result<Zeroizing<Vec<u8>>
 struct Modp {
     key: Dh<Private>,
     prime: BigNum,
+    /// Order of the subgroup, where it is not half of all.
+    order: Option<BigNum>,
     public: Vec<u8>,
     len: usize,
 }
@@ -124,12 +136,30 @@ impl Modp {
     fn generate(prime: BigNum, group: Group) -> Result<Self, ErrorStack> {
         let generator = BigNum::from_u32(2)?;
         let copy = BigNum::from_slice(&prime.to_vec())?;
-        let key = Dh::from_pqg(copy, None, generator)?.generate_key()?;
+        let parameters = Dh::from_pqg(copy, None, generator)?;
+        Self::keyed(parameters, prime, None, group)
+    }
+
+    /// A group of RFC 5114.
+    fn with_subgroup(parameters: Dh<Params>, group: Group) -> Result<Self, ErrorStack> {
+        let prime = parameters.prime_p().to_owned()?;
+        let order = parameters.prime_q().map(|q| q.to_owned()).transpose()?;
+        Self::keyed(parameters, prime, order, group)
+    }
+
+    fn keyed(
+        parameters: Dh<Params>,
+        prime: BigNum,
+        order: Option<BigNum>,
+        group: Group,
+    ) -> Result<Self, ErrorStack> {
+        let key = parameters.generate_key()?;
         let len = group.public_len();
         let public = key.public_key().to_vec_padded(len as i32)?;
         Ok(Self {
             key,
             prime,
+            order,
             public,
             len,
         })
@@ -152,6 +182,14 @@ impl KeyExchange for Modp {
             most.sub_word(1)?;
             if value <= BigNum::from_u32(1)? || value >= most {
                 return Ok(None);
+            }
+            if let Some(order) = &self.order {
+                // RFC 6989 §2.2: in the subgroup.
+                let mut power = BigNum::new()?;
+                power.mod_exp(&value, order, &self.prime, &mut *BigNumContext::new()?)?;
+                if power != BigNum::from_u32(1)? {
+                    return Ok(None);
+                }
             }
             let secret = self.key.compute_key(&value)?;
             // RFC 7296 §2.14: padded to the length of the modulus.

@@ -67,6 +67,8 @@ fn hmac(digest: MessageDigest, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, C
 
 fn prf_digest(prf: Prf) -> MessageDigest {
     match prf {
+        Prf::HmacMd5 => MessageDigest::md5(),
+        Prf::HmacSha1 => MessageDigest::sha1(),
         Prf::HmacSha256 => MessageDigest::sha256(),
         Prf::HmacSha384 => MessageDigest::sha384(),
         Prf::HmacSha512 => MessageDigest::sha512(),
@@ -130,6 +132,8 @@ impl Crypto for OpensslCrypto {
         parts: &[&[u8]],
     ) -> Result<Vec<u8>, CryptoError> {
         let digest = match integrity {
+            Integrity::HmacMd5 => MessageDigest::md5(),
+            Integrity::HmacSha1 => MessageDigest::sha1(),
             Integrity::HmacSha256 => MessageDigest::sha256(),
             Integrity::HmacSha384 => MessageDigest::sha384(),
             Integrity::HmacSha512 => MessageDigest::sha512(),
@@ -195,30 +199,37 @@ impl Crypto for OpensslCrypto {
 
     fn cbc(
         &self,
+        encryption: Encryption,
         encrypt: bool,
         key: &[u8],
         iv: &[u8],
         data: &mut Vec<u8>,
     ) -> Result<(), CryptoError> {
-        const BLOCK: usize = 16;
-        let cipher = match key.len() {
-            16 => Cipher::aes_128_cbc(),
-            24 => Cipher::aes_192_cbc(),
-            32 => Cipher::aes_256_cbc(),
+        let cipher = match encryption {
+            Encryption::AesCbc(128) => Cipher::aes_128_cbc(),
+            Encryption::AesCbc(192) => Cipher::aes_192_cbc(),
+            Encryption::AesCbc(256) => Cipher::aes_256_cbc(),
+            Encryption::Des | Encryption::TripleDes => Cipher::des_ede3_cbc(),
             _ => return Err(CryptoError),
         };
-        let len = data.len();
-        if len == 0 || !len.is_multiple_of(BLOCK) || iv.len() != BLOCK {
+        let mut key = Zeroizing::new(key.to_vec());
+        if encryption == Encryption::Des {
+            // With one key three times EDE3 is DES, which OpenSSL itself keeps in a provider apart.
+            *key = key.repeat(3);
+        }
+        let (len, block) = (data.len(), encryption.iv_len());
+        let keyed = key.len() == cipher.key_length() && iv.len() == block;
+        if len == 0 || !len.is_multiple_of(block) || !keyed {
             return Err(CryptoError);
         }
         // Slack that the `openssl` crate asks for.
-        data.extend([0; BLOCK]);
+        data.resize(len + block, 0);
         let mut run = || -> Result<(), ErrorStack> {
             let mut context = CipherCtx::new()?;
             if encrypt {
-                context.encrypt_init(Some(cipher), Some(key), Some(iv))?;
+                context.encrypt_init(Some(cipher), Some(&key), Some(iv))?;
             } else {
-                context.decrypt_init(Some(cipher), Some(key), Some(iv))?;
+                context.decrypt_init(Some(cipher), Some(&key), Some(iv))?;
             }
             context.set_padding(false);
             context.cipher_update_inplace(data, len).map(drop)

@@ -257,3 +257,84 @@ fn rfc_4868_authenticators() {
         assert_eq!(hex::encode(icv), expected);
     }
 }
+
+/// S24, S25: RFC 2202's test cases 1 and 5, whose codes are truncated as AUTH_HMAC_MD5_96 and
+/// AUTH_HMAC_SHA1_96 truncate them.
+#[test]
+fn rfc_2202_codes_of_another_time() {
+    let crypto = OpensslCrypto::new().unwrap();
+    for (prf, integrity, hi, truncated) in [
+        (
+            Prf::HmacMd5,
+            Integrity::HmacMd5,
+            "9294727a3638bb1c13f48ef8158bfc9d",
+            "56461ef2342edc00f9bab995",
+        ),
+        (
+            Prf::HmacSha1,
+            Integrity::HmacSha1,
+            "b617318655057264e28bc0b6fb378c8ef146be00",
+            "4c1a03424b55e07fe7f27be1",
+        ),
+    ] {
+        let len = prf.output_len();
+        let code = crypto.prf(prf, &vec![0x0b; len], &[b"Hi ", b"There"]);
+        assert_eq!(hex::encode(&code.unwrap()[..]), hi);
+        let key = vec![0x0c; integrity.key_len()];
+        let icv = crypto.integrity(integrity, &key, &[b"Test With Truncation"]);
+        assert_eq!(hex::encode(icv.unwrap()), truncated);
+    }
+}
+
+/// S21, S22: DES in CBC mode (FIPS 81, table C2), and each block of the example of SP 800-67 (appendix B.1).
+#[test]
+fn nist_des_and_3des() {
+    let crypto = OpensslCrypto::new().unwrap();
+    let octets = |text: &str| hex::decode(text).unwrap();
+    let both_ways = |encryption, key: &str, iv: &str, plain: &[u8], sealed: &str| {
+        let (key, iv) = (octets(key), octets(iv));
+        let mut data = plain.to_vec();
+        crypto.cbc(encryption, true, &key, &iv, &mut data).unwrap();
+        assert_eq!(hex::encode(&data), sealed);
+        crypto.cbc(encryption, false, &key, &iv, &mut data).unwrap();
+        assert_eq!(data, plain);
+    };
+    both_ways(
+        Encryption::Des,
+        "0123456789abcdef",
+        "1234567890abcdef",
+        b"Now is the time for all ",
+        "e5c7cdde872bf27c43e934008c389c0f683788499a7c05f6",
+    );
+    let key = "0123456789abcdef23456789abcdef01456789abcdef0123";
+    for (plain, sealed) in [
+        (b"The qufc", "a826fd8ce53b855f"),
+        (b"k brown ", "cce21c8112256fe6"),
+        (b"fox jump", "68d5c05dd9b6b900"),
+    ] {
+        both_ways(
+            Encryption::TripleDes,
+            key,
+            "0000000000000000",
+            plain,
+            sealed,
+        );
+    }
+    // Another length of key or IV, and what is not whole blocks.
+    for (encryption, key, iv, len) in [
+        (Encryption::Des, 24, 8, 8),
+        (Encryption::TripleDes, 8, 8, 8),
+        (Encryption::TripleDes, 24, 16, 16),
+        (Encryption::Des, 8, 8, 12),
+        (Encryption::AesCbc(192), 24, 8, 16),
+    ] {
+        let refused = crypto.cbc(
+            encryption,
+            true,
+            &vec![1; key],
+            &vec![1; iv],
+            &mut vec![0; len],
+        );
+        assert!(refused.is_err(), "{encryption:?} {key} {iv} {len}");
+    }
+}

@@ -32,12 +32,18 @@ fn every_suite_and_group_works() {
         "aes128-sha256-modp2048",
         "chacha20poly1305-prfsha512-ecp521",
         "aes192-sha512-modp3072",
+        "3des-sha1-modp1024",
+        "aes128-sha256-ecp256bp",
+        "aes128gcm16-prfsha1-ecp384bp",
+        "aes256-sha512-ecp512bp",
+        "aes256-sha1-modp1536",
     ] {
         for esp in [
             "aes256gcm16",
             "aes256-sha512",
             "chacha20poly1305-esn",
             "null-sha256",
+            "3des-sha1",
         ] {
             let mut pair = Pair::new(|_, connection, _| {
                 connection.proposals = vec![Proposal::parse_ike(ike).unwrap()];

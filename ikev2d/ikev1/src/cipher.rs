@@ -90,7 +90,7 @@ impl Keys {
     ) -> Result<Vec<u8>, CryptoError> {
         let block = self.suite.encryption.iv_len();
         octets.resize(octets.len().next_multiple_of(block), 0);
-        crypto.cbc(true, &self.cipher, iv, &mut octets)?;
+        crypto.cbc(self.suite.encryption, true, &self.cipher, iv, &mut octets)?;
         *iv = last_block(&octets, block)?;
         header.next_payload = first;
         header.flags |= FLAG_ENCRYPTED;
@@ -110,7 +110,7 @@ impl Keys {
     ) -> Result<(Vec<u8>, Vec<u8>), CryptoError> {
         let mut octets = message.get(HEADER_LEN..).ok_or(CryptoError)?.to_vec();
         let next = last_block(&octets, self.suite.encryption.iv_len())?;
-        crypto.cbc(false, &self.cipher, iv, &mut octets)?;
+        crypto.cbc(self.suite.encryption, false, &self.cipher, iv, &mut octets)?;
         Ok((octets, next))
     }
 }

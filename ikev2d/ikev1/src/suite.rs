@@ -118,6 +118,8 @@ fn has_number(group: Group) -> bool {
 /// Number of a hash.
 fn hash_number(prf: Prf) -> u32 {
     match prf {
+        Prf::HmacMd5 => 1,
+        Prf::HmacSha1 => 2,
         Prf::HmacSha256 => 4,
         Prf::HmacSha384 => 5,
         Prf::HmacSha512 => 6,
@@ -125,7 +127,7 @@ fn hash_number(prf: Prf) -> u32 {
 }
 
 fn hash_of(number: u64) -> Option<Prf> {
-    [Prf::HmacSha256, Prf::HmacSha384, Prf::HmacSha512]
+    Prf::ALL
         .into_iter()
         .find(|prf| u64::from(hash_number(*prf)) == number)
 }
@@ -133,24 +135,18 @@ fn hash_of(number: u64) -> Option<Prf> {
 /// Number and key length of a cipher in phase 1.
 fn cipher_number(encryption: Encryption) -> Option<(u32, Option<u16>)> {
     match encryption {
+        Encryption::Des => Some((1, None)),
+        Encryption::TripleDes => Some((5, None)),
         Encryption::AesCbc(bits) => Some((7, Some(bits))),
         _ => None,
-    }
-}
-
-/// The hash that an integrity algorithm has beneath it, as proposals without a PRF name it.
-fn prf_of(integrity: Integrity) -> Prf {
-    match integrity {
-        Integrity::HmacSha384 => Prf::HmacSha384,
-        Integrity::HmacSha512 => Prf::HmacSha512,
-        // AH's are in no IKE proposal.
-        _ => Prf::HmacSha256,
     }
 }
 
 /// The integrity algorithm that stands for a hash where people look.
 pub(crate) fn integrity_of(prf: Prf) -> Integrity {
     match prf {
+        Prf::HmacMd5 => Integrity::HmacMd5,
+        Prf::HmacSha1 => Integrity::HmacSha1,
         Prf::HmacSha256 => Integrity::HmacSha256,
         Prf::HmacSha384 => Integrity::HmacSha384,
         Prf::HmacSha512 => Integrity::HmacSha512,
@@ -162,7 +158,7 @@ pub fn phase1(connection: &Connection) -> Vec<Phase1> {
     let methods = Method::of(connection);
     let mut all = Vec::new();
     for proposal in &connection.proposals {
-        let hashes = proposal.integrity.iter().map(|i| prf_of(*i));
+        let hashes = proposal.integrity.iter().map(|i| Prf::beside(*i));
         let hashes: Vec<Prf> = hashes.collect();
         for encryption in proposal.encryption.iter().copied() {
             if cipher_number(encryption).is_none() {
@@ -209,6 +205,8 @@ impl Phase1 {
     fn read(transform: &Transform<'_>) -> Option<Self> {
         let bits = transform.number_of(attribute1::KEY_LENGTH);
         let encryption = match (transform.number_of(attribute1::ENCRYPTION)?, bits) {
+            (1, None) => Encryption::Des,
+            (5, None) => Encryption::TripleDes,
             (7, Some(bits @ (128 | 192 | 256))) => Encryption::AesCbc(bits as u16),
             _ => return None,
         };
@@ -328,6 +326,8 @@ impl Encapsulation {
 /// ESP transform id and key length of a cipher, where IKEv1 has them (RFC 4106 §8.2 for GCM).
 fn esp_number(encryption: Encryption) -> Option<(u8, Option<u16>)> {
     match encryption {
+        Encryption::Des => Some((2, None)),
+        Encryption::TripleDes => Some((3, None)),
         Encryption::Null => Some((11, None)),
         Encryption::AesCbc(bits) => Some((12, Some(bits))),
         Encryption::AesGcm16(bits) => Some((20, Some(bits))),
@@ -340,6 +340,7 @@ fn integrity_number(integrity: Integrity) -> u32 {
         Integrity::HmacSha256 => 5,
         Integrity::HmacSha384 => 6,
         Integrity::HmacSha512 => 7,
+        Integrity::HmacMd5 => 1,
         Integrity::HmacSha1 => 2,
         Integrity::Aes128Gmac => 11,
         Integrity::Aes192Gmac => 12,

@@ -55,7 +55,7 @@ fn main_mode_takes_six_messages_and_quick_mode_three() {
     assert_eq!(sa.remote_id, &Identity::parse("a.test"));
 }
 
-/// S23, S25, S26: every cipher, hash and group of the default build.
+/// S21 to S26: every cipher, hash and group, those of another time as well.
 #[test]
 fn every_suite_and_group_works() {
     for ike in [
@@ -64,12 +64,20 @@ fn every_suite_and_group_works() {
         "aes256-sha512-ecp521",
         "aes256-sha256-modp3072",
         "aes128-sha512-modp4096",
+        "des-md5-modp768",
+        "3des-sha1-modp1024",
+        "3des-md5-modp1536",
+        "aes256-sha1-modp1024s160",
+        "aes128-sha1-modp2048s224",
+        "3des-sha256-modp2048s256",
     ] {
         for esp in [
             "aes256gcm16",
             "aes256-sha512",
             "aes192-sha384",
             "null-sha256",
+            "3des-sha1",
+            "des-md5",
         ] {
             let mut pair = Pair::new(|_, connection, _| {
                 connection.proposals = vec![Proposal::parse_ike(ike).unwrap()];

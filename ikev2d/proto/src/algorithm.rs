@@ -1,9 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Algorithms by their IANA numbers (RFC 7296 §3.3.2, RFC 8247).
+//! Algorithms by their IANA numbers (RFC 7296 §3.3.2, RFC 8247). [`Standing`] tells which of them are of
+//! another time.
+
+/// What RFC 8247 (RFC 8221 for AH and ESP) says of an algorithm today.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Good to use.
+    Sound,
+    /// Below SHOULD, or on its way there: used only where `legacy` says so.
+    Legacy,
+    /// MUST NOT: for IKEv1, which the RFC does not speak of, and only where `legacy` says so.
+    Forbidden,
+}
 
 /// Encryption, with its key length where it varies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encryption {
+    /// ENCR_DES: CBC with 56 bits (RFC 2405).
+    Des,
+    /// ENCR_3DES: CBC with three keys (RFC 2451).
+    TripleDes,
     /// ENCR_NULL (ESP only).
     Null,
     /// ENCR_AES_CBC with 128, 192 or 256 bits.
@@ -18,6 +34,8 @@ impl Encryption {
     /// The algorithm with this transform id and key-length attribute.
     pub fn from_wire(id: u16, key_bits: Option<u16>) -> Option<Self> {
         match (id, key_bits) {
+            (2, None) => Some(Self::Des),
+            (3, None) => Some(Self::TripleDes),
             (11, None) => Some(Self::Null),
             (12, Some(bits @ (128 | 192 | 256))) => Some(Self::AesCbc(bits)),
             (20, Some(bits @ (128 | 256))) => Some(Self::AesGcm16(bits)),
@@ -29,6 +47,8 @@ impl Encryption {
     /// Transform id and key-length attribute.
     pub fn to_wire(self) -> (u16, Option<u16>) {
         match self {
+            Self::Des => (2, None),
+            Self::TripleDes => (3, None),
             Self::Null => (11, None),
             Self::AesCbc(bits) => (12, Some(bits)),
             Self::AesGcm16(bits) => (20, Some(bits)),
@@ -45,6 +65,8 @@ impl Encryption {
     pub fn key_len(self) -> usize {
         match self {
             Self::Null => 0,
+            Self::Des => 8,
+            Self::TripleDes => 24,
             Self::AesCbc(bits) => usize::from(bits) / 8,
             Self::AesGcm16(bits) => usize::from(bits) / 8 + 4,
             Self::ChaCha20Poly1305 => 36,
@@ -56,7 +78,32 @@ impl Encryption {
         match self {
             Self::Null => 0,
             Self::AesCbc(_) => 16,
+            Self::Des | Self::TripleDes => 8,
             Self::AesGcm16(_) | Self::ChaCha20Poly1305 => 8,
+        }
+    }
+
+    /// Its word in proposals.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Des => "des",
+            Self::TripleDes => "3des",
+            Self::Null => "null",
+            Self::AesCbc(128) => "aes128",
+            Self::AesCbc(192) => "aes192",
+            Self::AesCbc(_) => "aes256",
+            Self::AesGcm16(128) => "aes128gcm16",
+            Self::AesGcm16(_) => "aes256gcm16",
+            Self::ChaCha20Poly1305 => "chacha20poly1305",
+        }
+    }
+
+    /// What it is worth today.
+    pub fn standing(self) -> Standing {
+        match self {
+            Self::Des => Standing::Forbidden,
+            Self::TripleDes => Standing::Legacy,
+            _ => Standing::Sound,
         }
     }
 }
@@ -65,6 +112,10 @@ impl Encryption {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Prf {
+    /// PRF_HMAC_MD5.
+    HmacMd5 = 1,
+    /// PRF_HMAC_SHA1.
+    HmacSha1 = 2,
     /// PRF_HMAC_SHA2_256.
     HmacSha256 = 5,
     /// PRF_HMAC_SHA2_384.
@@ -74,27 +125,81 @@ pub enum Prf {
 }
 
 impl Prf {
+    /// Every function.
+    pub const ALL: [Self; 5] = [
+        Self::HmacSha256,
+        Self::HmacSha384,
+        Self::HmacSha512,
+        Self::HmacSha1,
+        Self::HmacMd5,
+    ];
+
     /// The function with this transform id.
     pub fn from_wire(id: u16) -> Option<Self> {
-        [Self::HmacSha256, Self::HmacSha384, Self::HmacSha512]
-            .into_iter()
-            .find(|p| *p as u16 == id)
+        Self::ALL.into_iter().find(|p| *p as u16 == id)
     }
 
     /// Octets of output, and of the keys derived for it.
     pub fn output_len(self) -> usize {
         match self {
+            Self::HmacMd5 => 16,
+            Self::HmacSha1 => 20,
             Self::HmacSha256 => 32,
             Self::HmacSha384 => 48,
             Self::HmacSha512 => 64,
         }
     }
+
+    /// What it is worth today.
+    pub fn standing(self) -> Standing {
+        match self {
+            Self::HmacMd5 => Standing::Forbidden,
+            Self::HmacSha1 => Standing::Legacy,
+            _ => Standing::Sound,
+        }
+    }
+
+    /// Its word in proposals.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::HmacMd5 => "prfmd5",
+            Self::HmacSha1 => "prfsha1",
+            Self::HmacSha256 => "prfsha256",
+            Self::HmacSha384 => "prfsha384",
+            Self::HmacSha512 => "prfsha512",
+        }
+    }
+
+    /// Its name in strongSwan's lists.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HmacMd5 => "PRF_HMAC_MD5",
+            Self::HmacSha1 => "PRF_HMAC_SHA1",
+            Self::HmacSha256 => "PRF_HMAC_SHA2_256",
+            Self::HmacSha384 => "PRF_HMAC_SHA2_384",
+            Self::HmacSha512 => "PRF_HMAC_SHA2_512",
+        }
+    }
+
+    /// The function that goes with an integrity algorithm, where a proposal names none.
+    pub fn beside(integrity: Integrity) -> Self {
+        match integrity {
+            Integrity::HmacMd5 => Self::HmacMd5,
+            Integrity::HmacSha1 => Self::HmacSha1,
+            Integrity::HmacSha384 => Self::HmacSha384,
+            Integrity::HmacSha512 => Self::HmacSha512,
+            // GMACs are in no IKE proposal.
+            _ => Self::HmacSha256,
+        }
+    }
 }
 
-/// Integrity; the first and the last three are AH's only.
+/// Integrity; GMACs are AH's only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Integrity {
+    /// AUTH_HMAC_MD5_96.
+    HmacMd5 = 1,
     /// AUTH_HMAC_SHA1_96.
     HmacSha1 = 2,
     /// AUTH_AES_128_GMAC (RFC 4543).
@@ -118,6 +223,7 @@ impl Integrity {
             Self::HmacSha256,
             Self::HmacSha384,
             Self::HmacSha512,
+            Self::HmacMd5,
             Self::HmacSha1,
             Self::Aes128Gmac,
             Self::Aes192Gmac,
@@ -129,12 +235,36 @@ impl Integrity {
 
     /// Whether AH alone takes it.
     pub fn is_for_ah_only(self) -> bool {
-        !matches!(self, Self::HmacSha256 | Self::HmacSha384 | Self::HmacSha512)
+        matches!(self, Self::Aes128Gmac | Self::Aes192Gmac | Self::Aes256Gmac)
+    }
+
+    /// What it is worth today.
+    pub fn standing(self) -> Standing {
+        match self {
+            Self::HmacMd5 => Standing::Forbidden,
+            Self::HmacSha1 => Standing::Legacy,
+            _ => Standing::Sound,
+        }
+    }
+
+    /// Its word in proposals.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::HmacMd5 => "md5",
+            Self::HmacSha1 => "sha1",
+            Self::HmacSha256 => "sha256",
+            Self::HmacSha384 => "sha384",
+            Self::HmacSha512 => "sha512",
+            Self::Aes128Gmac => "aes128gmac",
+            Self::Aes192Gmac => "aes192gmac",
+            Self::Aes256Gmac => "aes256gmac",
+        }
     }
 
     /// Octets of key, with a GMAC's salt (RFC 4543 §4).
     pub fn key_len(self) -> usize {
         match self {
+            Self::HmacMd5 => 16,
             Self::HmacSha1 | Self::Aes128Gmac => 20,
             Self::Aes192Gmac => 28,
             Self::Aes256Gmac => 36,
@@ -147,7 +277,7 @@ impl Integrity {
     /// Octets of checksum.
     pub fn icv_len(self) -> usize {
         match self {
-            Self::HmacSha1 => 12,
+            Self::HmacMd5 | Self::HmacSha1 => 12,
             Self::HmacSha256 | Self::Aes128Gmac | Self::Aes192Gmac | Self::Aes256Gmac => 16,
             Self::HmacSha384 => 24,
             Self::HmacSha512 => 32,
@@ -159,6 +289,12 @@ impl Integrity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Group {
+    /// 768-bit MODP (RFC 2409 §6.1).
+    Modp768 = 1,
+    /// 1024-bit MODP (RFC 2409 §6.2).
+    Modp1024 = 2,
+    /// 1536-bit MODP (RFC 3526).
+    Modp1536 = 5,
     /// 2048-bit MODP (RFC 3526).
     Modp2048 = 14,
     /// 3072-bit MODP.
@@ -171,6 +307,18 @@ pub enum Group {
     Ecp384 = 20,
     /// NIST P-521.
     Ecp521 = 21,
+    /// 1024-bit MODP with a subgroup of 160 bits (RFC 5114).
+    Modp1024s160 = 22,
+    /// 2048-bit MODP with a subgroup of 224 bits.
+    Modp2048s224 = 23,
+    /// 2048-bit MODP with a subgroup of 256 bits.
+    Modp2048s256 = 24,
+    /// brainpoolP256r1 (RFC 6954).
+    Brainpool256 = 28,
+    /// brainpoolP384r1.
+    Brainpool384 = 29,
+    /// brainpoolP512r1.
+    Brainpool512 = 30,
     /// X25519 (RFC 8031).
     X25519 = 31,
     /// X448 (RFC 8031).
@@ -185,7 +333,7 @@ pub enum Group {
 
 impl Group {
     /// Every group.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 20] = [
         Self::X25519,
         Self::Ecp256,
         Self::Ecp384,
@@ -197,6 +345,15 @@ impl Group {
         Self::MlKem512,
         Self::MlKem768,
         Self::MlKem1024,
+        Self::Brainpool256,
+        Self::Brainpool384,
+        Self::Brainpool512,
+        Self::Modp1536,
+        Self::Modp2048s256,
+        Self::Modp2048s224,
+        Self::Modp1024s160,
+        Self::Modp1024,
+        Self::Modp768,
     ];
 
     /// Those that [`Proposal`](crate::proposal::Proposal)s offer by themselves: each does alone, and
@@ -219,11 +376,15 @@ impl Group {
     /// Octets of an initiator's public value.
     pub fn public_len(self) -> usize {
         match self {
-            Self::Modp2048 => 256,
+            Self::Modp768 => 96,
+            Self::Modp1024 | Self::Modp1024s160 => 128,
+            Self::Modp1536 => 192,
+            Self::Modp2048 | Self::Modp2048s224 | Self::Modp2048s256 => 256,
             Self::Modp3072 => 384,
             Self::Modp4096 => 512,
-            Self::Ecp256 => 64,
-            Self::Ecp384 => 96,
+            Self::Ecp256 | Self::Brainpool256 => 64,
+            Self::Ecp384 | Self::Brainpool384 => 96,
+            Self::Brainpool512 => 128,
             Self::Ecp521 => 132,
             Self::X25519 => 32,
             Self::X448 => 56,
@@ -243,9 +404,29 @@ impl Group {
         }
     }
 
+    /// What it is worth today.
+    pub fn standing(self) -> Standing {
+        match self {
+            Self::Modp768 | Self::Modp1024s160 => Standing::Forbidden,
+            Self::Modp1024 | Self::Modp1536 | Self::Modp2048s224 | Self::Modp2048s256 => {
+                Standing::Legacy
+            }
+            _ => Standing::Sound,
+        }
+    }
+
     /// Its word in proposals.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Modp768 => "modp768",
+            Self::Modp1024 => "modp1024",
+            Self::Modp1536 => "modp1536",
+            Self::Modp1024s160 => "modp1024s160",
+            Self::Modp2048s224 => "modp2048s224",
+            Self::Modp2048s256 => "modp2048s256",
+            Self::Brainpool256 => "ecp256bp",
+            Self::Brainpool384 => "ecp384bp",
+            Self::Brainpool512 => "ecp512bp",
             Self::Modp2048 => "modp2048",
             Self::Modp3072 => "modp3072",
             Self::Modp4096 => "modp4096",

@@ -93,12 +93,13 @@ pub trait Crypto: Send + Sync {
         data: &mut Vec<u8>,
     ) -> Result<(), CryptoError>;
 
-    /// AES-CBC over whole blocks.
+    /// A block cipher in CBC mode over whole blocks.
     ///
     /// # Errors
-    /// Not whole blocks, or the library refuses.
+    /// Not whole blocks, no such cipher, or the library refuses.
     fn cbc(
         &self,
+        encryption: Encryption,
         encrypt: bool,
         key: &[u8],
         iv: &[u8],

@@ -18,6 +18,7 @@ pub mod endpoint;
 pub mod event;
 mod exchange;
 mod ike_sa;
+pub mod junos;
 mod keymat;
 pub mod notified;
 pub mod pool;

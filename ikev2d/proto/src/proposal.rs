@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Proposals: strongSwan's syntax, the SA payload (RFC 7296 §3.3), and the choice among them.
 
+mod standing;
 mod wire;
 
 use std::fmt;
@@ -172,16 +173,8 @@ impl Proposal {
         };
         if proposal.prf.is_empty() {
             // As in strongSwan: the integrity algorithm names the PRF.
-            proposal.prf = proposal
-                .integrity
-                .iter()
-                .map(|integrity| match integrity {
-                    Integrity::HmacSha384 => Prf::HmacSha384,
-                    Integrity::HmacSha512 => Prf::HmacSha512,
-                    // The others are refused by `parse`.
-                    _ => Prf::HmacSha256,
-                })
-                .collect();
+            let integrity = proposal.integrity.iter();
+            proposal.prf = integrity.map(|i| Prf::beside(*i)).collect();
         }
         if proposal.prf.is_empty() {
             return Err(error("has no PRF (add prfsha256, prfsha384 or prfsha512)"));
@@ -190,6 +183,9 @@ impl Proposal {
             return Err(error(
                 "has no key exchange (add x25519, ecp256, modp2048, …)",
             ));
+        }
+        if proposal.encryption.contains(&Encryption::Null) {
+            return Err(error("has null, and IKE must encrypt"));
         }
         if !proposal.esn.is_empty() {
             return Err(error("has esn, which is for ESP only"));
@@ -203,12 +199,14 @@ impl Proposal {
     /// [`ParseProposalError`].
     pub fn parse_esp(text: &str) -> Result<Self, ParseProposalError> {
         let mut proposal = Self::parse(text)?;
-        if !proposal.prf.is_empty() {
-            let what = "has a PRF, which is for IKE only";
-            return Err(ParseProposalError::Incomplete {
+        let error = |what| {
+            Err(ParseProposalError::Incomplete {
                 text: text.to_owned(),
                 what,
-            });
+            })
+        };
+        if !proposal.prf.is_empty() {
+            return error("has a PRF, which is for IKE only");
         }
         if proposal.esn.is_empty() {
             proposal.esn = vec![false];
@@ -233,6 +231,9 @@ impl Proposal {
         }
         if !proposal.prf.is_empty() {
             return error("has a PRF, which is for IKE only");
+        }
+        if proposal.integrity.contains(&Integrity::HmacMd5) {
+            return error("has MD5, which AH has not here");
         }
         if proposal.integrity.is_empty() {
             return error("has no integrity algorithm (add sha256, sha384, sha512 or aes128gmac)");
@@ -290,6 +291,8 @@ impl Proposal {
     fn add(&mut self, word: &str) -> Option<()> {
         use Encryption::*;
         match word {
+            "des" => self.encryption.push(Des),
+            "3des" => self.encryption.push(TripleDes),
             "null" => self.encryption.push(Null),
             "aes128" => self.encryption.push(AesCbc(128)),
             "aes192" => self.encryption.push(AesCbc(192)),
@@ -300,10 +303,13 @@ impl Proposal {
             "sha256" | "sha2_256" => self.integrity.push(Integrity::HmacSha256),
             "sha384" | "sha2_384" => self.integrity.push(Integrity::HmacSha384),
             "sha512" | "sha2_512" => self.integrity.push(Integrity::HmacSha512),
+            "md5" => self.integrity.push(Integrity::HmacMd5),
             "sha1" | "sha" => self.integrity.push(Integrity::HmacSha1),
             "aes128gmac" => self.integrity.push(Integrity::Aes128Gmac),
             "aes192gmac" => self.integrity.push(Integrity::Aes192Gmac),
             "aes256gmac" => self.integrity.push(Integrity::Aes256Gmac),
+            "prfmd5" => self.prf.push(Prf::HmacMd5),
+            "prfsha1" => self.prf.push(Prf::HmacSha1),
             "prfsha256" => self.prf.push(Prf::HmacSha256),
             "prfsha384" => self.prf.push(Prf::HmacSha384),
             "prfsha512" => self.prf.push(Prf::HmacSha512),
@@ -470,26 +476,9 @@ impl EspSuite {
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words: Vec<String> = Vec::new();
-        words.extend(self.encryption.iter().map(|e| match e {
-            Encryption::Null => "null".to_owned(),
-            Encryption::AesCbc(bits) => format!("aes{bits}"),
-            Encryption::AesGcm16(bits) => format!("aes{bits}gcm16"),
-            Encryption::ChaCha20Poly1305 => "chacha20poly1305".to_owned(),
-        }));
-        words.extend(self.integrity.iter().map(|i| match i {
-            Integrity::HmacSha256 => "sha256".to_owned(),
-            Integrity::HmacSha384 => "sha384".to_owned(),
-            Integrity::HmacSha512 => "sha512".to_owned(),
-            Integrity::HmacSha1 => "sha1".to_owned(),
-            Integrity::Aes128Gmac => "aes128gmac".to_owned(),
-            Integrity::Aes192Gmac => "aes192gmac".to_owned(),
-            Integrity::Aes256Gmac => "aes256gmac".to_owned(),
-        }));
-        words.extend(
-            self.prf
-                .iter()
-                .map(|p| format!("prfsha{}", p.output_len() * 8)),
-        );
+        words.extend(self.encryption.iter().map(|e| e.word().to_owned()));
+        words.extend(self.integrity.iter().map(|i| i.word().to_owned()));
+        words.extend(self.prf.iter().map(|p| p.word().to_owned()));
         words.extend(self.groups.iter().map(|group| group.word().to_owned()));
         for (number, any) in (1..).zip(&self.additional) {
             let method = |method: &Option<Group>| method.map_or("none", Group::word);
@@ -592,10 +581,8 @@ mod tests {
             let error = Proposal::parse_ah(text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
-        for text in ["aes128-sha1", "aes128-aes128gmac"] {
-            let error = Proposal::parse_esp(text).unwrap_err().to_string();
-            assert!(error.contains("AH only"), "{error}");
-        }
+        let error = Proposal::parse_esp("aes128-aes128gmac").unwrap_err();
+        assert!(error.to_string().contains("AH only"), "{error}");
     }
 
     #[test]

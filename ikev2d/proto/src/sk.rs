@@ -141,7 +141,9 @@ impl Sealer<'_> {
                 message.extend(body);
             }
             Some(integrity) => {
-                self.crypto.cbc(true, encryption_key, &iv, &mut body)?;
+                let encryption = self.suite.encryption;
+                self.crypto
+                    .cbc(encryption, true, encryption_key, &iv, &mut body)?;
                 message.extend(iv);
                 message.extend(body);
                 let icv = self
@@ -221,7 +223,9 @@ impl Sealer<'_> {
                 }
                 let len = body.len().checked_sub(icv.len()).ok_or(CryptoError)?;
                 body.truncate(len);
-                self.crypto.cbc(false, encryption_key, iv, &mut body)?;
+                let encryption = self.suite.encryption;
+                self.crypto
+                    .cbc(encryption, false, encryption_key, iv, &mut body)?;
             }
         }
         let padding = usize::from(body.pop().ok_or(CryptoError)?);

@@ -166,7 +166,7 @@ impl ChildSection {
         let proposals: Vec<Proposal> = self
             .esp_proposals
             .iter()
-            .flat_map(|p| p.0.0.clone())
+            .flat_map(|p| p.0.proposals.clone())
             .chain(self.ah_proposals.iter().map(|p| p.0.0.clone()))
             .collect();
         ChildConfig {

@@ -14,8 +14,8 @@ use serde::Deserialize;
 use super::auth::AuthSection;
 use super::child::ChildSection;
 use super::credentials::Credentials;
-use super::ikev1;
 use super::text::{IkeProposal, Seconds, Text};
+use super::{ikev1, legacy};
 
 /// Rekeyings between two reauthentications, at most.
 const MOST_REAUTH_FREQUENCY: u32 = 100;
@@ -45,6 +45,9 @@ pub struct ConnectionSection {
     /// IKE proposals.
     #[serde(default)]
     pub proposals: Vec<Text<IkeProposal>>,
+    /// Use algorithms of another time, where proposals name them: DES, 3DES, MD5, SHA-1, small groups.
+    #[serde(default)]
+    pub legacy: bool,
     /// Force UDP encapsulation.
     #[serde(default)]
     pub encap: bool,
@@ -202,8 +205,9 @@ impl ConnectionSection {
     /// What the types do not say: the setting that is wrong, and why.
     pub(crate) fn check(&self) -> Result<(), (String, String)> {
         let invalid = |key: String, what: String| Err((key, what));
-        let suites: Vec<Suite> = self.proposals.iter().filter_map(|p| p.0.1).collect();
+        let suites: Vec<Suite> = self.proposals.iter().filter_map(|p| p.0.suite).collect();
         ikev1::check(self, &suites)?;
+        legacy::check(self, ikev1::version(self.version))?;
         if self.ppk_required && self.ppk_id.is_none() {
             let what = "is set without ppk_id, which says what is required";
             return invalid("ppk_required".to_owned(), what.to_owned());
@@ -256,7 +260,11 @@ impl ConnectionSection {
         let in_side = |side| move |(key, what)| (format!("{side}.{key}"), what);
         let (local_auth, subject) = self.local.local(credentials).map_err(in_side("local"))?;
         let remote_auth = self.remote.remote(credentials).map_err(in_side("remote"))?;
-        let proposals: Vec<Proposal> = self.proposals.iter().flat_map(|p| p.0.0.clone()).collect();
+        let proposals: Vec<Proposal> = self
+            .proposals
+            .iter()
+            .flat_map(|p| p.0.proposals.clone())
+            .collect();
         let rekey = self.rekey_time.nonzero();
         let longest = rekey.max(self.reauth_time.nonzero()).unwrap_or_default();
         Ok(Connection {

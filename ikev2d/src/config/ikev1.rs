@@ -69,10 +69,14 @@ pub(super) fn check(section: &ConnectionSection, suites: &[Suite]) -> Result<(),
 
 /// What is for IKEv1 alone must be all in IKEv1.
 fn check_v1(section: &ConnectionSection) -> Result<(), Wrong> {
-    let proposals: Vec<&Proposal> = section.proposals.iter().flat_map(|p| &p.0.0).collect();
+    let proposals: Vec<&Proposal> = section
+        .proposals
+        .iter()
+        .flat_map(|p| &p.0.proposals)
+        .collect();
     let usable = |p: &&&Proposal| {
         let ciphers = p.encryption.iter();
-        let mut cbc = ciphers.filter(|e| matches!(e, Encryption::AesCbc(_)));
+        let mut cbc = ciphers.filter(|e| !e.is_aead() && **e != Encryption::Null);
         cbc.next().is_some() && p.groups.iter().any(|g| is_group(*g))
     };
     if !proposals.is_empty() && proposals.iter().filter(usable).count() == 0 {
@@ -94,7 +98,7 @@ fn is_group(group: Group) -> bool {
 
 /// RFC 2409 §5.4: the group can't be negotiated, since the public value goes along with message 1.
 fn check_aggressive(section: &ConnectionSection) -> Result<(), Wrong> {
-    let proposals = section.proposals.iter().flat_map(|p| &p.0.0);
+    let proposals = section.proposals.iter().flat_map(|p| &p.0.proposals);
     let groups = proposals.flat_map(|p| p.groups.iter().map(|group| *group as u16));
     let groups: BTreeSet<u16> = groups.collect();
     if groups.len() != 1 {

@@ -281,14 +281,15 @@ impl ManualSection {
 
 /// Why a suite wants `legacy`.
 fn weakness(suite: Suite) -> Option<&'static str> {
-    use offload_api::sa::Integrity;
     if suite.is_aead() || suite.integrity().is_gmac() {
         // One number used twice gives the key stream and the integrity key away.
         Some(
             "counter modes must not be used with manual keys (RFC 8221 §3): take aes256-sha256 or the like",
         )
-    } else if suite.integrity() == Integrity::HmacSha1 {
-        Some("SHA-1 is on its way out (RFC 8221 §6)")
+    } else if suite.is_legacy() {
+        Some(
+            "DES, 3DES, MD5 and SHA-1 are of another time, or on their way there (RFC 8221 §5, §6)",
+        )
     } else {
         None
     }

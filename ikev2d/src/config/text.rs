@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ikev2d_proto::config::{AddressPattern, SelectorConfig};
+use ikev2d_proto::junos::ProposalSet;
 use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::suite::Suite;
 use ikev2d_proto::ts::TrafficSelector;
@@ -76,39 +77,70 @@ impl<'de, T: FromText> Deserialize<'de> for Text<T> {
     }
 }
 
-/// An IKE proposal, and the suite if it was named.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IkeProposal(pub Vec<Proposal>, pub Option<Suite>);
+/// IKE proposals by one text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IkeProposal {
+    /// Them.
+    pub proposals: Vec<Proposal>,
+    /// The suite whose name it was.
+    pub suite: Option<Suite>,
+    /// Junos' set whose name it was.
+    pub set: Option<ProposalSet>,
+}
 
-/// An ESP proposal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EspProposal(pub Vec<Proposal>);
+/// ESP proposals by one text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EspProposal {
+    /// Them.
+    pub proposals: Vec<Proposal>,
+    /// Junos' set whose name it was.
+    pub set: Option<ProposalSet>,
+}
 
 impl FromText for IkeProposal {
     fn from_text(text: &str) -> Result<Self, String> {
-        if let Some(suite) = Suite::by_name(text) {
-            return Ok(Self(vec![suite.ike()], Some(suite)));
+        if let Some(set) = ProposalSet::by_name(text) {
+            let suite = match set {
+                ProposalSet::Suite(suite) => Some(suite),
+                _ => None,
+            };
+            return Ok(Self {
+                proposals: set.ike(),
+                suite,
+                set: Some(set),
+            });
         }
-        match text {
-            "default" => Ok(Self(Proposal::ike_default(), None)),
-            text => Proposal::parse_ike(text)
-                .map(|p| Self(vec![p], None))
-                .map_err(|e| e.to_string()),
-        }
+        let suite = Suite::by_name(text);
+        let proposals = match (suite, text) {
+            (Some(suite), _) => vec![suite.ike()],
+            (None, "default") => Proposal::ike_default(),
+            (None, text) => vec![Proposal::parse_ike(text).map_err(|e| e.to_string())?],
+        };
+        Ok(Self {
+            proposals,
+            suite,
+            set: None,
+        })
     }
 }
 
 impl FromText for EspProposal {
     fn from_text(text: &str) -> Result<Self, String> {
-        if let Some(suite) = Suite::by_name(text) {
-            return Ok(Self(vec![suite.esp()]));
+        if let Some(set) = ProposalSet::by_name(text) {
+            return Ok(Self {
+                proposals: set.esp(),
+                set: Some(set),
+            });
         }
-        match text {
-            "default" => Ok(Self(Proposal::esp_default())),
-            text => Proposal::parse_esp(text)
-                .map(|p| Self(vec![p]))
-                .map_err(|e| e.to_string()),
-        }
+        let proposals = match (Suite::by_name(text), text) {
+            (Some(suite), _) => vec![suite.esp()],
+            (None, "default") => Proposal::esp_default(),
+            (None, text) => vec![Proposal::parse_esp(text).map_err(|e| e.to_string())?],
+        };
+        Ok(Self {
+            proposals,
+            set: None,
+        })
     }
 }
 

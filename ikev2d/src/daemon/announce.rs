@@ -17,6 +17,26 @@ use crate::vici::server::CONTROL_LOG;
 pub(super) struct Listed {
     ikes: HashMap<IkeId, (String, Section)>,
     children: HashMap<ChildId, Child>,
+    /// IKE SAs and children set up with algorithms of another time.
+    legacy: u64,
+}
+
+impl Listed {
+    /// IKE SAs and children set up with algorithms of another time, since the start.
+    pub(super) fn legacy(&self) -> u64 {
+        self.legacy
+    }
+
+    /// Counts what is listed with algorithms of another time, and warns of it.
+    fn count_legacy(&mut self, what: &str, section: &Section) {
+        if let Some(algorithms) = section.text("legacy") {
+            self.legacy += 1;
+            tracing::warn!(
+                algorithms,
+                "{what} is set up with algorithms of another time"
+            );
+        }
+    }
 }
 
 struct Child {
@@ -58,6 +78,8 @@ impl Daemon {
             text("remote-id"),
         );
         let event = updown(true, &name, section.clone());
+        self.listed
+            .count_legacy(&format!("IKE_SA {name}[{}]", ike.0), &section);
         self.listed.ikes.insert(ike, (name, section));
         self.say(ike, &said);
         let _ = self.broadcast.send(("ike-updown", event));
@@ -124,6 +146,8 @@ impl Daemon {
         if let Some(connection) = ike.map(|(connection, _)| connection.clone()) {
             self.child_there(&connection, &name);
         }
+        let what = format!("CHILD_SA {name}{{{}}}", child.0);
+        self.listed.count_legacy(&what, &listed.section);
         self.listed.children.insert(child, listed);
     }
 

@@ -102,6 +102,8 @@ fn put_suite(child: &mut Section, suite: Suite) {
         Cipher::Aes128Cbc => Some(("AES_CBC", Some(128))),
         Cipher::Aes192Cbc => Some(("AES_CBC", Some(192))),
         Cipher::Aes256Cbc => Some(("AES_CBC", Some(256))),
+        Cipher::TripleDesCbc => Some(("3DES_CBC", None)),
+        Cipher::DesCbc => Some(("DES_CBC", None)),
     };
     if let Some((name, bits)) = encryption {
         child.put("encr-alg", name);
@@ -111,6 +113,7 @@ fn put_suite(child: &mut Section, suite: Suite) {
     }
     let integrity = match suite.integrity() {
         Integrity::None => return,
+        Integrity::HmacMd5 => "HMAC_MD5_96",
         Integrity::HmacSha1 => "HMAC_SHA1_96",
         Integrity::HmacSha256 => "HMAC_SHA2_256_128",
         Integrity::HmacSha384 => "HMAC_SHA2_384_192",

@@ -77,14 +77,10 @@ pub(crate) fn ike(sa: &IkeSaInfo<'_>, now: Instant) -> Section {
     if let Some(suite) = &sa.suite {
         put_encryption(&mut section, suite.encryption);
         put_integrity(&mut section, suite.integrity);
-        let prf = match suite.prf {
-            Prf::HmacSha256 => "PRF_HMAC_SHA2_256",
-            Prf::HmacSha384 => "PRF_HMAC_SHA2_384",
-            Prf::HmacSha512 => "PRF_HMAC_SHA2_512",
-        };
-        section.put("prf-alg", prf);
+        section.put("prf-alg", suite.prf.name());
         section.put("dh-group", group_name(suite.group));
         put_additional(&mut section, &suite.additional);
+        put_legacy(&mut section, &suite.weak());
     }
     if !sa.local_vips.is_empty() {
         section.put_list("local-vips", sa.local_vips.iter().map(ToString::to_string));
@@ -135,6 +131,7 @@ pub(crate) fn child_sa(child: &ChildInfo<'_>, now: Instant, facts: &ChildFacts) 
         section.put("dh-group", group_name(group));
     }
     put_additional(&mut section, &sa.suite.additional);
+    put_legacy(&mut section, &sa.suite.weak());
     if sa.suite.esn {
         section.put("esn", 1);
     }
@@ -295,6 +292,8 @@ pub(crate) fn certificates(
 
 fn put_encryption(section: &mut Section, encryption: Encryption) {
     let (name, bits) = match encryption {
+        Encryption::Des => ("DES_CBC", None),
+        Encryption::TripleDes => ("3DES_CBC", None),
         Encryption::Null => ("NULL", None),
         Encryption::AesCbc(bits) => ("AES_CBC", Some(bits)),
         Encryption::AesGcm16(bits) => ("AES_GCM_16", Some(bits)),
@@ -312,12 +311,20 @@ fn put_integrity(section: &mut Section, integrity: Option<Integrity>) {
         Some(Integrity::HmacSha256) => "HMAC_SHA2_256_128",
         Some(Integrity::HmacSha384) => "HMAC_SHA2_384_192",
         Some(Integrity::HmacSha512) => "HMAC_SHA2_512_256",
+        Some(Integrity::HmacMd5) => "HMAC_MD5_96",
         Some(Integrity::HmacSha1) => "HMAC_SHA1_96",
         Some(Integrity::Aes128Gmac) => "AES_128_GMAC",
         Some(Integrity::Aes192Gmac) => "AES_192_GMAC",
         Some(Integrity::Aes256Gmac) => "AES_256_GMAC",
     };
     section.put("integ-alg", name);
+}
+
+/// What RFC 8247 and RFC 8221 would have nobody use any more: a setting has allowed it.
+fn put_legacy(section: &mut Section, weak: &[&str]) {
+    if !weak.is_empty() {
+        section.put("legacy", weak.join(" "));
+    }
 }
 
 /// Additional key exchanges (RFC 9370) by their place.
@@ -331,6 +338,15 @@ fn put_additional(section: &mut Section, additional: &AdditionalGroups) {
 
 fn group_name(group: Group) -> &'static str {
     match group {
+        Group::Modp768 => "MODP_768",
+        Group::Modp1024 => "MODP_1024",
+        Group::Modp1536 => "MODP_1536",
+        Group::Modp1024s160 => "MODP_1024_160",
+        Group::Modp2048s224 => "MODP_2048_224",
+        Group::Modp2048s256 => "MODP_2048_256",
+        Group::Brainpool256 => "ECP_256_BP",
+        Group::Brainpool384 => "ECP_384_BP",
+        Group::Brainpool512 => "ECP_512_BP",
         Group::Modp2048 => "MODP_2048",
         Group::Modp3072 => "MODP_3072",
         Group::Modp4096 => "MODP_4096",
@@ -374,29 +390,23 @@ pub(crate) fn selector(ts: &TrafficSelector) -> String {
 pub(crate) fn algorithms() -> Section {
     let mut all = Section::default();
     let lists: [(&str, &[&str]); 5] = [
-        ("encryption", &["AES_CBC"]),
+        ("encryption", &["AES_CBC", "3DES_CBC", "DES_CBC"]),
         (
             "integrity",
             &[
                 "HMAC_SHA2_256_128",
                 "HMAC_SHA2_384_192",
                 "HMAC_SHA2_512_256",
-                // AH's.
                 "HMAC_SHA1_96",
+                "HMAC_MD5_96",
+                // AH's.
                 "AES_128_GMAC",
                 "AES_192_GMAC",
                 "AES_256_GMAC",
             ],
         ),
         ("aead", &["AES_GCM_16", "CHACHA20_POLY1305"]),
-        (
-            "prf",
-            &[
-                "PRF_HMAC_SHA2_256",
-                "PRF_HMAC_SHA2_384",
-                "PRF_HMAC_SHA2_512",
-            ],
-        ),
+        ("prf", &Prf::ALL.map(Prf::name)),
         ("ke", &Group::ALL.map(group_name)),
     ];
     for (kind, names) in lists {

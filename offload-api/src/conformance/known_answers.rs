@@ -15,9 +15,17 @@ use crate::sa::{
 };
 
 pub(super) fn run(rig: &mut Rig, report: &mut Report) {
-    let vectors: Vec<Value> =
-        serde_json::from_str(include_str!("vectors/scapy.json")).expect("vectors");
-    for vector in &vectors {
+    let read = |text| -> Vec<Value> { serde_json::from_str(text).expect("vectors") };
+    let vectors = read(include_str!("vectors/scapy.json"));
+    let further = read(include_str!("vectors/scapy-further.json"));
+    known(rig, &vectors, report);
+    let mut of_further = Report::default();
+    known(rig, &further, &mut of_further);
+    report.further += of_further.known_seals + of_further.known_opens;
+}
+
+fn known(rig: &mut Rig, vectors: &[Value], report: &mut Report) {
+    for vector in vectors {
         let label = format!(
             "{} {} esn {}",
             vector["suite"], vector["mode"], vector["esn"]

@@ -29,6 +29,16 @@ pub(super) fn run(rig: &mut Rig, report: &mut Report) {
             }
         }
     }
+    let mut further = Report::default();
+    for (n, suite) in Suite::further().enumerate() {
+        // The framing is every suite's; some of it does for each.
+        for shape in shapes().iter().skip(n % 3).step_by(3) {
+            for esn in [false, true] {
+                round_trip(rig, suite, shape, esn, &mut further);
+            }
+        }
+    }
+    report.further += further.round_trips;
 }
 
 /// What is around the payload.

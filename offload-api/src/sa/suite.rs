@@ -23,6 +23,10 @@ pub enum Cipher {
     Aes192Cbc = 5,
     /// AES-256-CBC (RFC 3602).
     Aes256Cbc = 6,
+    /// 3DES-CBC (RFC 2451); of another time (RFC 8221 §5).
+    TripleDesCbc = 7,
+    /// DES-CBC (RFC 2405); of another time.
+    DesCbc = 8,
 }
 
 impl Cipher {
@@ -37,6 +41,8 @@ impl Cipher {
             Aes128Cbc,
             Aes192Cbc,
             Aes256Cbc,
+            TripleDesCbc,
+            DesCbc,
         ]
         .into_iter()
         .find(|cipher| *cipher as u8 == code)
@@ -74,7 +80,7 @@ pub enum Integrity {
     HmacSha384 = 2,
     /// HMAC-SHA-512-256 (RFC 4868).
     HmacSha512 = 3,
-    /// HMAC-SHA-1-96 (RFC 2404); AH only.
+    /// HMAC-SHA-1-96 (RFC 2404); on its way out (RFC 8221 §6).
     HmacSha1 = 4,
     /// AES-128-GMAC (RFC 4543 §5); AH only. Its key has a salt of four octets at the end.
     Aes128Gmac = 5,
@@ -82,6 +88,8 @@ pub enum Integrity {
     Aes192Gmac = 6,
     /// AES-256-GMAC, as above.
     Aes256Gmac = 7,
+    /// HMAC-MD5-96 (RFC 2403); ESP only, of another time (RFC 8221 §6).
+    HmacMd5 = 8,
 }
 
 impl Integrity {
@@ -96,6 +104,7 @@ impl Integrity {
             Self::Aes128Gmac,
             Self::Aes192Gmac,
             Self::Aes256Gmac,
+            Self::HmacMd5,
         ]
         .into_iter()
         .find(|integrity| *integrity as u8 == code)
@@ -134,10 +143,10 @@ impl Suite {
     /// AH with an integrity algorithm.
     ///
     /// # Errors
-    /// AH has to have one.
+    /// AH has to have one, and none with MD5.
     pub fn ah(integrity: Integrity) -> Result<Self, InvalidSa> {
         let cipher = Cipher::Null;
-        if integrity == Integrity::None {
+        if matches!(integrity, Integrity::None | Integrity::HmacMd5) {
             return Err(InvalidSa::Suite { cipher, integrity });
         }
         Ok(Self {
@@ -161,7 +170,27 @@ impl Suite {
         })
     }
 
-    /// Every suite of ESP, AEADs first.
+    /// ESP's further suites: no device has them, so that software carries their SAs. These are of another
+    /// time, and only a peer's need is a reason to use them (RFC 8221).
+    pub fn further() -> impl Iterator<Item = Self> {
+        use {Cipher::*, Integrity::*};
+        let old = [TripleDesCbc, DesCbc].map(|c| (c, [HmacSha256, HmacSha384, HmacSha512]));
+        let ciphers = [Aes128Cbc, Aes192Cbc, Aes256Cbc, TripleDesCbc, DesCbc, Null];
+        let with = |(cipher, integrity)| Self::esp(cipher, integrity);
+        let hashes = ciphers
+            .into_iter()
+            .flat_map(|c| [(c, HmacSha1), (c, HmacMd5)]);
+        let old = old.into_iter().flat_map(|(c, all)| all.map(|i| (c, i)));
+        hashes.chain(old).map(with)
+    }
+
+    /// Whether it is of another time (RFC 8221): DES, 3DES, MD5, or SHA-1.
+    pub fn is_legacy(self) -> bool {
+        matches!(self.cipher, Cipher::TripleDesCbc | Cipher::DesCbc)
+            || matches!(self.integrity, Integrity::HmacSha1 | Integrity::HmacMd5)
+    }
+
+    /// ESP's suites that devices know, AEADs first.
     pub fn all() -> impl Iterator<Item = Self> {
         use Cipher::*;
         let aeads = [Aes128Gcm, Aes256Gcm, ChaCha20Poly1305].map(|c| (c, Integrity::None));
@@ -187,8 +216,7 @@ impl Suite {
     /// An AEAD takes no separate integrity algorithm, every other cipher needs one (RFC 8221 §4).
     pub fn new(cipher: Cipher, integrity: Integrity) -> Result<Self, InvalidSa> {
         let suite = Self::esp(cipher, integrity);
-        let ah_only = integrity == Integrity::HmacSha1 || integrity.is_gmac();
-        if suite.is_aead() == (integrity == Integrity::None) && !ah_only {
+        if suite.is_aead() == (integrity == Integrity::None) && !integrity.is_gmac() {
             Ok(suite)
         } else {
             Err(InvalidSa::Suite { cipher, integrity })
@@ -226,8 +254,9 @@ impl Suite {
     pub fn cipher_key_len(self) -> usize {
         match self.cipher {
             Cipher::Null => 0,
+            Cipher::DesCbc => 8,
             Cipher::Aes128Gcm | Cipher::Aes128Cbc => 16,
-            Cipher::Aes192Cbc => 24,
+            Cipher::Aes192Cbc | Cipher::TripleDesCbc => 24,
             Cipher::Aes256Gcm | Cipher::Aes256Cbc | Cipher::ChaCha20Poly1305 => 32,
         }
     }
@@ -241,6 +270,7 @@ impl Suite {
     pub fn integrity_key_len(self) -> usize {
         match self.integrity {
             Integrity::None => 0,
+            Integrity::HmacMd5 => 16,
             Integrity::HmacSha1 | Integrity::Aes128Gmac => 20,
             Integrity::Aes192Gmac => 28,
             Integrity::Aes256Gmac => 36,
@@ -257,6 +287,7 @@ impl Suite {
             Cipher::Null if self.integrity.is_gmac() => 8,
             Cipher::Null => 0,
             Cipher::Aes128Gcm | Cipher::Aes256Gcm | Cipher::ChaCha20Poly1305 => 8,
+            Cipher::TripleDesCbc | Cipher::DesCbc => 8,
             Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
         }
     }
@@ -265,7 +296,7 @@ impl Suite {
     #[inline]
     pub fn icv_len(self) -> usize {
         match self.integrity {
-            Integrity::HmacSha1 => 12,
+            Integrity::HmacSha1 | Integrity::HmacMd5 => 12,
             Integrity::None
             | Integrity::HmacSha256
             | Integrity::Aes128Gmac
@@ -281,6 +312,7 @@ impl Suite {
     pub fn alignment(self) -> usize {
         match self.cipher {
             Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
+            Cipher::TripleDesCbc | Cipher::DesCbc => 8,
             _ => 4,
         }
     }
@@ -297,13 +329,31 @@ impl Suite {
                 Aes128Gmac => "ah-aes128gmac",
                 Aes192Gmac => "ah-aes192gmac",
                 Aes256Gmac => "ah-aes256gmac",
-                HmacSha256 | None => "ah-sha256",
+                HmacSha256 | HmacMd5 | None => "ah-sha256",
             };
         }
         match (self.cipher, self.integrity) {
             (Aes128Gcm, _) => "aes128gcm16",
             (Aes256Gcm, _) => "aes256gcm16",
             (ChaCha20Poly1305, _) => "chacha20poly1305",
+            (TripleDesCbc, HmacMd5) => "3des-md5",
+            (TripleDesCbc, HmacSha256) => "3des-sha256",
+            (TripleDesCbc, HmacSha384) => "3des-sha384",
+            (TripleDesCbc, HmacSha512) => "3des-sha512",
+            (TripleDesCbc, _) => "3des-sha1",
+            (DesCbc, HmacMd5) => "des-md5",
+            (DesCbc, HmacSha256) => "des-sha256",
+            (DesCbc, HmacSha384) => "des-sha384",
+            (DesCbc, HmacSha512) => "des-sha512",
+            (DesCbc, _) => "des-sha1",
+            (Aes128Cbc, HmacSha1) => "aes128-sha1",
+            (Aes128Cbc, HmacMd5) => "aes128-md5",
+            (Aes192Cbc, HmacSha1) => "aes192-sha1",
+            (Aes192Cbc, HmacMd5) => "aes192-md5",
+            (Aes256Cbc, HmacSha1) => "aes256-sha1",
+            (Aes256Cbc, HmacMd5) => "aes256-md5",
+            (Null, HmacSha1) => "null-sha1",
+            (Null, HmacMd5) => "null-md5",
             (Aes128Cbc, HmacSha384) => "aes128-sha384",
             (Aes128Cbc, HmacSha512) => "aes128-sha512",
             (Aes128Cbc, _) => "aes128-sha256",
@@ -321,7 +371,7 @@ impl Suite {
 
     /// The suite with this [`name`](Self::name).
     pub fn from_name(name: &str) -> Option<Self> {
-        let mut suites = Self::all().chain(Self::all_ah());
+        let mut suites = Self::all().chain(Self::all_ah()).chain(Self::further());
         suites.find(|suite| suite.name() == name)
     }
 }

@@ -116,12 +116,13 @@ impl Crypto for SeededCrypto {
 
     fn cbc(
         &self,
+        encryption: Encryption,
         encrypt: bool,
         key: &[u8],
         iv: &[u8],
         data: &mut Vec<u8>,
     ) -> Result<(), CryptoError> {
-        self.inner.cbc(encrypt, key, iv, data)
+        self.inner.cbc(encryption, encrypt, key, iv, data)
     }
 
     fn hash(&self, beneath: Prf, parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {

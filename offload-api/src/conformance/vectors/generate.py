@@ -3,9 +3,11 @@
 """Writes scapy.json: ESP packets sealed by scapy and pyca/cryptography, an independent implementation.
 
 Run: pip install scapy cryptography && python3 generate.py > scapy.json
+With --further: scapy-further.json, of the suites that only software has.
 """
 import json
 import random
+import sys
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
@@ -32,6 +34,26 @@ SUITES = [
     ("null-sha512", "NULL", 0, 0, 0, "SHA2-512-256", 64),
 ]
 MODES = ["transport", "tunnel4", "tunnel6", "tunnel4udp"]
+SIZES = [0, 1, 13, 64, 500, 1399]
+if "--further" in sys.argv:
+    rng = random.Random(2405)
+    CIPHERS = [
+        ("3des", "3DES", 24, 8),
+        ("des", "DES", 8, 8),
+        ("aes128", "AES-CBC", 16, 16),
+        ("aes192", "AES-CBC", 24, 16),
+        ("aes256", "AES-CBC", 32, 16),
+        ("null", "NULL", 0, 0),
+    ]
+    OLD = [("sha1", "HMAC-SHA1-96", 20), ("md5", "HMAC-MD5-96", 16)]
+    NEW = [("sha256", "SHA2-256-128", 32), ("sha384", "SHA2-384-192", 48), ("sha512", "SHA2-512-256", 64)]
+    SUITES = [
+        (f"{name}-{hash}", cipher, key_len, 0, iv_len, auth, auth_len)
+        for name, cipher, key_len, iv_len in CIPHERS
+        for hash, auth, auth_len in OLD + (NEW if "des" in name else [])
+    ]
+    MODES = ["transport", "tunnel4udp"]
+    SIZES = [0, 1, 13, 64, 200]
 
 
 def inner(version, size):
@@ -48,7 +70,7 @@ for name, cipher, key_len, salt_len, iv_len, auth, auth_len in SUITES:
     for mode in MODES:
         for version in (4, 6):
             for esn in (False, True):
-                size = rng.choice([0, 1, 13, 64, 500, 1399])
+                size = rng.choice(SIZES)
                 key, auth_key = rng.randbytes(key_len + salt_len), rng.randbytes(auth_len)
                 iv = rng.randbytes(iv_len)
                 high, low = (rng.randrange(1, 2**31), rng.randrange(2**32)) if esn else (0, rng.randrange(1, 2**32))

@@ -12,7 +12,7 @@ module dma_pack (
   input  logic         s_first_i,
   input  logic         s_last_i,
   input  logic         s_error_i,
-  input  logic [5:0]   s_shift_i,                // the same for all lines of a transfer, like s_len_i
+  input  logic [5:0]   s_shift_i,                // the same for all of a transfer, like s_len_i
   input  logic [15:0]  s_len_i,
   input  logic [511:0] s_data_i,
   output logic         m_valid_o,

@@ -44,9 +44,9 @@ module gcm_core
   input  logic                s_last_i,
   input  logic                s_seal_i,          // else open
   input  logic [SaBits-1:0]   s_sa_i,
-  input  logic [127:0]        s_aad_i,           // with the first beat; octets behind its end are zero
+  input  logic [127:0]        s_aad_i,           // with the first beat; zero behind its end
   input  logic [4:0]          s_aad_bytes_i,     // 0 to 16
-  input  logic [ByteBits-1:0] s_bytes_i,         // 1 to 16 LANES with the last beat; a first one has 16
+  input  logic [ByteBits-1:0] s_bytes_i,         // 1 to 16 LANES with the last beat; first: 16
   input  logic [DataBits-1:0] s_data_i,
 
   // Packets out, and their tags
@@ -76,12 +76,6 @@ module gcm_core
     logic [127:0]         aad;
     logic [DataBits-1:0]  data;
   } beat_t;
-
-  function automatic block_t swap(input logic [127:0] octets);
-    block_t block;
-    for (int i = 0; i < 16; i++) block[127-8*i-:8] = octets[8*i+:8];
-    return block;
-  endfunction
 
   // -- Entry --------------------------------------------------------------------------------------
   beat_t       entry, length_q;
@@ -216,9 +210,9 @@ module gcm_core
     x_count_q <= done.blocks + CountBits'(done.hash_last);
     for (int l = 0; l < LANES; l++) begin
       if (done.hash_last && done.blocks == CountBits'(l)) x_q[l] <= reflect(lengths);
-      else if (l == 0 && done.first)                      x_q[l] <= reflect(swap(done.aad));
-      else if (done.seal)                                 x_q[l] <= reflect(swap(text[128*l+:128]));
-      else                                                x_q[l] <= reflect(swap(kept[128*l+:128]));
+      else if (l == 0 && done.first)                      x_q[l] <= flip(done.aad);
+      else if (done.seal)                                 x_q[l] <= flip(text[128*l+:128]);
+      else                                                x_q[l] <= flip(kept[128*l+:128]);
     end
     if (done.kind == Packet && done.first) mask_q <= stream[0];
     mask1_q <= mask_q;

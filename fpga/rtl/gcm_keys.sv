@@ -144,7 +144,8 @@ module gcm_keys
     power_write_o = '0;
     if (erase) begin
       power_write_o = '1;
-    end else if ((state_q == Await && hash_key_valid_i) || (state_q == Multiply && product_valid)) begin
+    end else if ((state_q == Await && hash_key_valid_i)
+                 || (state_q == Multiply && product_valid)) begin
       for (int unsigned p = 1; p <= LANES; p++) power_write_o[p-1] = now == PowerBits'(p);
       power_write_o[LANES] = now == PowerBits'(Powers);
     end

@@ -23,7 +23,8 @@ module ipa_card
   localparam int unsigned QueueBits = $clog2(QUEUES)
 ) (
   input  logic         clk_i,
-  input  logic         rst_ni,
+  input  logic         bus_rst_ni,               // power-on: the bus has nothing to say
+  input  logic         rst_ni,                   // of the function; at any time
   input  logic         run_i,
 
   // Writes to the doorbell pages
@@ -36,9 +37,10 @@ module ipa_card
   input  logic         read_ready_i,
   output logic [63:0]  read_addr_o,
   output logic [9:0]   read_len_o,
-  output logic [6:0]   read_tag_o,
+  output logic [8:0]   read_tag_o,
+  input  logic [4:0]   read_patience_i,          // see ipa_bus_guard
   input  logic         line_valid_i,
-  input  logic [6:0]   line_tag_i,
+  input  logic [8:0]   line_tag_i,
   input  logic [511:0] line_data_i,
   input  logic         line_last_i,
   input  logic         line_error_i,
@@ -100,7 +102,7 @@ module ipa_card
   input  logic         state_valid_i,
   output logic         state_ready_o,
   input  logic         state_write_i,
-  input  logic [1:0]   state_what_i,             // outbound_t, inbound_t, a window's word, refused_t
+  input  logic [1:0]   state_what_i,             // outbound_t, inbound_t, window's word, refused_t
   input  logic [4:0]   state_word_i,
   input  logic [415:0] state_i,
   output logic [415:0] state_o,
@@ -121,6 +123,24 @@ module ipa_card
 
   localparam int unsigned DescriptorTags = 64;
   localparam int unsigned PacketTags     = 64;
+
+  // -- The bus, made reliable ---------------------------------------------------------------------
+  logic        read_valid, read_ready, line_valid, line_last, line_error;
+  logic [6:0]  read_tag, line_tag;
+  logic        write_line_valid, write_line_ready, write_line_last, write_void, write_ack;
+  logic [63:0] write_line_strobe;
+  logic        post_valid, post_ready, post_ack;
+  ipa_bus_guard #(.TAG_BITS(7)) u_guard (
+    .clk_i, .bus_rst_ni, .rst_ni, .patience_i(read_patience_i), .read_valid_i(read_valid),
+    .read_ready_o(read_ready), .read_tag_i(read_tag), .read_valid_o, .read_ready_i, .read_tag_o,
+    .line_valid_i, .line_tag_i, .line_last_i, .line_error_i, .line_valid_o(line_valid),
+    .line_tag_o(line_tag), .line_last_o(line_last), .line_error_o(line_error),
+    .write_valid_i(write_line_valid), .write_ready_o(write_line_ready),
+    .write_last_i(write_line_last), .write_valid_o, .write_ready_i, .write_last_o,
+    .write_void_o(write_void), .write_ack_i, .write_ack_o(write_ack), .post_valid_i(post_valid),
+    .post_ready_o(post_ready), .post_valid_o, .post_ready_i, .post_ack_i, .post_ack_o(post_ack)
+  );
+  assign write_strobe_o = write_void ? '0 : write_line_strobe;
 
   // -- Doorbells ----------------------------------------------------------------------------------
   // The pages of ipa_doorbells, of which the data path wants the tails only; whether an interrupt was
@@ -176,8 +196,8 @@ module ipa_card
     .m_data_o(d_data), .m_bytes_o(unused_d_bytes), .m_last_o(d_last), .m_error_o(d_error),
     .burst_valid_o(d_burst_valid), .burst_ready_i(d_burst_ready), .burst_addr_o(d_burst_addr),
     .burst_len_o(d_burst_len), .burst_tag_o(d_burst_tag),
-    .line_valid_i(line_valid_i && line_tag_i[6]), .line_tag_i($clog2(DescriptorTags)'(line_tag_i)),
-    .line_data_i, .line_last_i, .line_error_i
+    .line_valid_i(line_valid && line_tag[6]), .line_tag_i($clog2(DescriptorTags)'(line_tag)),
+    .line_data_i, .line_last_i(line_last), .line_error_i(line_error)
   );
   assign d_ready     = decode_ready && place_valid;
   assign place_ready = decode_ready && d_valid;
@@ -215,18 +235,19 @@ module ipa_card
     .m_bytes_o(unused_p_bytes), .m_last_o(p_last), .m_error_o(p_error),
     .burst_valid_o(p_burst_valid), .burst_ready_i(p_burst_ready), .burst_addr_o(p_burst_addr),
     .burst_len_o(p_burst_len), .burst_tag_o(p_burst_tag),
-    .line_valid_i(line_valid_i && !line_tag_i[6]), .line_tag_i($clog2(PacketTags)'(line_tag_i)),
-    .line_data_i, .line_last_i, .line_error_i
+    .line_valid_i(line_valid && !line_tag[6]), .line_tag_i($clog2(PacketTags)'(line_tag)),
+    .line_data_i, .line_last_i(line_last), .line_error_i(line_error)
   );
   // Descriptors first: they are few, and without them there are no packets.
-  assign read_valid_o  = d_burst_valid || p_burst_valid;
-  assign d_burst_ready = read_ready_i;
-  assign p_burst_ready = read_ready_i && !d_burst_valid;
+  assign read_valid    = d_burst_valid || p_burst_valid;
+  assign d_burst_ready = read_ready;
+  assign p_burst_ready = read_ready && !d_burst_valid;
   assign read_addr_o   = d_burst_valid ? d_burst_addr : p_burst_addr;
   assign read_len_o    = d_burst_valid ? d_burst_len : p_burst_len;
-  assign read_tag_o    = d_burst_valid ? {1'b1, 6'(d_burst_tag)} : {1'b0, 6'(p_burst_tag)};
+  assign read_tag      = d_burst_valid ? {1'b1, 6'(d_burst_tag)} : {1'b0, 6'(p_burst_tag)};
 
-  logic         data_in_ready, data_valid, data_ready, head_in_ready, head_valid, head_ready, head_error;
+  logic         data_in_ready, data_valid, data_ready;
+  logic         head_in_ready, head_valid, head_ready, head_error;
   logic [511:0] data;
   logic [8*HeadOctets-1:0] head_in, packet_head;
   logic [3:0]   unused_heads;
@@ -289,7 +310,8 @@ module ipa_card
   logic [SaBits-1:0] top_index;
   logic [63:0]       top, word_data;
   logic [SaBits+4:0] word_index;
-  logic   order_in_valid, order_in_ready, cut_in_valid, cut_in_ready, frame_in_valid, frame_in_ready;
+  logic   order_in_valid, order_in_ready, cut_in_valid, cut_in_ready;
+  logic   frame_in_valid, frame_in_ready;
   order_t order_in, order;
   cut_t   cut_in, cut;
   frame_t frame_in, frame;
@@ -300,7 +322,8 @@ module ipa_card
     .state_ready_o(outbound_ready), .state_write_i, .state_index_i(SaBits'(sa_index_i)),
     .state_i(outbound_t'(state_i[$bits(outbound_t)-1:0])), .state_o(outbound),
     .uncount_valid_i(uncount_ov), .uncount_ready_o(uncount_or), .uncount_index_i(uncount_index),
-    .uncount_octets_i(uncount_octets), .top_write_i(top_write), .top_index_i(top_index), .top_i(top),
+    .uncount_octets_i(uncount_octets), .top_write_i(top_write), .top_index_i(top_index),
+    .top_i(top),
     .word_write_i(word_write), .word_index_i(word_index), .word_i(word_data),
     .job_valid_i(job_valid), .job_ready_o(job_ready), .job_i(job), .head_valid_i(head_valid),
     .head_ready_o(head_ready), .head_error_i(head_error), .head_i(packet_head),
@@ -315,7 +338,8 @@ module ipa_card
   logic [4:0] unused_cuts, unused_frames;
   ipa_fifo #(.WIDTH($bits(order_t)), .DEPTH(32)) u_orders (
     .clk_i, .rst_ni, .in_valid_i(order_in_valid), .in_ready_o(order_in_ready), .in_data_i(order_in),
-    .out_valid_o(order_valid), .out_ready_i(order_ready), .out_data_o(order), .count_o(unused_orders)
+    .out_valid_o(order_valid), .out_ready_i(order_ready), .out_data_o(order),
+    .count_o(unused_orders)
   );
   ipa_fifo #(.WIDTH($bits(cut_t)), .DEPTH(16)) u_cuts (
     .clk_i, .rst_ni, .in_valid_i(cut_in_valid), .in_ready_o(cut_in_ready), .in_data_i(cut_in),
@@ -323,7 +347,8 @@ module ipa_card
   );
   ipa_fifo #(.WIDTH($bits(frame_t)), .DEPTH(16)) u_frames (
     .clk_i, .rst_ni, .in_valid_i(frame_in_valid), .in_ready_o(frame_in_ready), .in_data_i(frame_in),
-    .out_valid_o(frame_valid), .out_ready_i(frame_ready), .out_data_o(frame), .count_o(unused_frames)
+    .out_valid_o(frame_valid), .out_ready_i(frame_ready), .out_data_o(frame),
+    .count_o(unused_frames)
   );
 
   // -- The engine ---------------------------------------------------------------------------------
@@ -438,9 +463,9 @@ module ipa_card
   ipa_dma_write u_write (
     .clk_i, .rst_ni, .write_valid_i(write_valid), .write_ready_o(write_ready), .write_i(write),
     .data_valid_i(out_valid), .data_ready_o(out_ready), .data_i(out), .front_valid_i(front_valid),
-    .front_ready_o(front_ready), .front_i(front), .line_valid_o(write_valid_o),
-    .line_ready_i(write_ready_i), .line_addr_o(write_addr_o), .line_data_o(write_data_o),
-    .line_strobe_o(write_strobe_o), .line_last_o(write_last_o), .ack_valid_i(write_ack_i),
+    .front_ready_o(front_ready), .front_i(front), .line_valid_o(write_line_valid),
+    .line_ready_i(write_line_ready), .line_addr_o(write_addr_o), .line_data_o(write_data_o),
+    .line_strobe_o(write_line_strobe), .line_last_o(write_line_last), .ack_valid_i(write_ack),
     .ack_error_i(write_error_i), .result_valid_o(result_valid), .result_ready_i(result_ready),
     .result_error_o(result_error)
   );
@@ -461,7 +486,8 @@ module ipa_card
     .uncount_index_o(uncount_index), .uncount_octets_o(uncount_octets),
     .uncount_outbound_valid_o(uncount_ov), .uncount_outbound_ready_i(uncount_or),
     .uncount_inbound_valid_o(uncount_iv), .uncount_inbound_ready_i(uncount_ir),
-    .post_valid_o, .post_ready_i, .post_addr_o, .post_data_o, .post_sa_o, .post_generation_o, .ack_valid_i(post_ack_i),
+    .post_valid_o(post_valid), .post_ready_i(post_ready), .post_addr_o, .post_data_o, .post_sa_o,
+    .post_generation_o, .ack_valid_i(post_ack),
     .ack_error_i(post_error_i), .interrupt_valid_o, .interrupt_queue_o(interrupt_queue),
     .event_valid_o(finish_event_valid), .event_ready_i(finish_event_ready), .event_o(finish_event),
     .bad_doorbell_i(fail_valid && fail_ready), .sealed_o, .sealed_bytes_o, .opened_o,

@@ -152,7 +152,7 @@ package ipa_card_pkg;
     logic [8:0]  beats;                          // that there are
     logic [1:0]  skip;                           // whole beats in front
     logic [5:0]  shift;                          // octets in front, behind those
-    logic [8:0]  lines;                          // that are wanted; the last may be one more than there are
+    logic [8:0]  lines;                          // that are wanted; maybe one more than there are
     logic [14:0] octets;                         // of the stream: ESP header to trailer, or to ICV
   } cut_t;
 

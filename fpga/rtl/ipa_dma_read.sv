@@ -139,7 +139,7 @@ module ipa_dma_read #(
   } line_t;
 
   logic [LineBits:0] read_q;                     // the burst's next line to be read
-  logic              led_q, leads;               // the line in front of it has been told, is being told
+  logic              led_q, leads;               // the line in front has been told, is being told
   logic              read, read_last, fetched_q;
   line_t             read_line, fetched_line_q, line;
   logic [511:0]      fetched, data;

@@ -46,8 +46,9 @@ module ipa_dma_write
   logic         primed_q, written_q;
   logic [511:0] prev_q, beat, cur;
   logic [5:0]   first, up;
-  logic [15:0]  stop;                            // octets from the first line's start to the transfer's end
-  logic         there, beat_valid, primes, priming, dropping, lines_go, last_line, line, take, finish;
+  logic [15:0]  stop;                            // octets from the first line's start to the end
+  logic         there, beat_valid, primes, priming, dropping;
+  logic         lines_go, last_line, line, take, finish;
   logic         room;
   logic [8:0]   taken;
 

@@ -59,7 +59,7 @@ module ipa_esp_collect
   logic [1:0]   beat_q;                          // 0, 1, or later
   logic [7:0]   before_q;
   logic [63:0]  rises, counted;
-  logic [8:0]   run_q, run;                      // rises without a break, up to the last padding octet
+  logic [8:0]   run_q, run;                      // rises without a break, up to the last pad octet
   logic [7:0]   pad_len, pad_last;
   logic [5:0]   pad_end;
   always_comb begin
@@ -96,7 +96,8 @@ module ipa_esp_collect
   assign answer_valid_o       = last;
   assign answer_o.icv_good    = s_tag_i == icv_i;
   assign answer_o.pad_len     = pad_len;
-  assign answer_o.pad_good    = pad_len == 8'd0 || (pad_last == pad_len && run >= 9'(pad_len) - 9'd1);
+  assign answer_o.pad_good    = pad_len == 8'd0
+                                || (pad_last == pad_len && run >= 9'(pad_len) - 9'd1);
   assign answer_o.next_header = s_data_i[8*6'(s_bytes_i - 7'd1)+:8];
   assign answer_o.head        = head;
 

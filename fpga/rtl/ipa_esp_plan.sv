@@ -68,7 +68,8 @@ module ipa_esp_plan
   assign sa            = SaBits'(job_i.sa_index);
   assign state_ready_o = state_q == Idle;
   assign waits         = job_i.has_data && !head_valid_i;
-  assign go            = state_q == Idle && !state_valid_i && !uncount_valid_i && job_valid_i && !waits;
+  assign go            = state_q == Idle && !state_valid_i && !uncount_valid_i && job_valid_i
+                         && !waits;
 
   // -- State --------------------------------------------------------------------------------------
   outbound_t         outbound_q, after_q, stored;
@@ -81,7 +82,8 @@ module ipa_esp_plan
     .rdata_o(stored)
   );
   ram_1w1r #(.WIDTH(64), .DEPTH(SAS)) u_top (
-    .clk_i, .write_i(top_write_i), .waddr_i(top_index_i), .wdata_i(top_i), .raddr_i(sa), .rdata_o(top)
+    .clk_i, .write_i(top_write_i), .waddr_i(top_index_i), .wdata_i(top_i), .raddr_i(sa),
+    .rdata_o(top)
   );
   logic [63:0] number_q, word;
   ram_1w1r #(.WIDTH(64), .DEPTH(SAS * 2 ** WordBits)) u_words (
@@ -118,7 +120,8 @@ module ipa_esp_plan
     located = Ok;
     if (job_i.numbered) begin
       located = WrongNumbering;
-    end else if (job_i.sa.transport && (!job_i.has_data || facts.bad || facts.total != 17'(job_i.len)
+    end else if (job_i.sa.transport
+                 && (!job_i.has_data || facts.bad || facts.total != 17'(job_i.len)
                  || facts.upper_at > 8'(HeadOctets - 8))) begin
       located = BadIpHeader;
     end else if (job_i.sa.transport && facts.fragment) begin
@@ -152,10 +155,10 @@ module ipa_esp_plan
   status_t numbered;
   always_comb begin
     numbered = Ok;
-    if (hard)                                                              numbered = HardExpired;
-    else if (job_i.numbered != job_i.sa.numbered)                          numbered = WrongNumbering;
-    else if (job_i.sa.numbered && (number == 0 || number > last))          numbered = SequenceExhausted;
-    else if (!job_i.sa.numbered && dry)                                    numbered = SequenceExhausted;
+    if (hard)                                                     numbered = HardExpired;
+    else if (job_i.numbered != job_i.sa.numbered)                 numbered = WrongNumbering;
+    else if (job_i.sa.numbered && (number == 0 || number > last)) numbered = SequenceExhausted;
+    else if (!job_i.sa.numbered && dry)                           numbered = SequenceExhausted;
   end
 
   // -- Room ---------------------------------------------------------------------------------------
@@ -175,11 +178,11 @@ module ipa_esp_plan
   status_t framed;
   always_comb begin
     framed = Ok;
-    if (!job_i.has_data || facts.bad || facts.total != 17'(job_i.len))             framed = BadIpHeader;
-    else if (job_i.sa.transport && facts.fragment)                                 framed = Fragment;
-    else if (kept > 8'(HeadOctets))                                                framed = BadIpHeader;
-    else if (tailroom < 19'(behind) || job_i.offset < 32'(LeadOctets))             framed = NoSpace;
-    else if (sealed > 15'(MaxPacket))                                              framed = BadLength;
+    if (!job_i.has_data || facts.bad || facts.total != 17'(job_i.len)) framed = BadIpHeader;
+    else if (job_i.sa.transport && facts.fragment)                     framed = Fragment;
+    else if (kept > 8'(HeadOctets))                                    framed = BadIpHeader;
+    else if (tailroom < 19'(behind) || job_i.offset < 32'(LeadOctets)) framed = NoSpace;
+    else if (sealed > 15'(MaxPacket))                                  framed = BadLength;
   end
 
   // -- Judgement ----------------------------------------------------------------------------------

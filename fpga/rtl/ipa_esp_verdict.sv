@@ -110,7 +110,7 @@ module ipa_esp_verdict
   logic [14:0] text, payload;
   logic        pad_fits, parsed, parses;
   facts_t      inner;
-  assign text     = order_i.octets - 15'd34;     // without header, IV, ICV, and two octets of trailer
+  assign text     = order_i.octets - 15'd34;     // without header, IV, ICV, two octets of trailer
   assign payload  = text - 15'(answer_i.pad_len);
   assign pad_fits = text >= 15'(answer_i.pad_len);
   assign parses   = order_i.work == Open && !job.sa.transport;
@@ -358,6 +358,7 @@ module ipa_esp_verdict
   end
 
   logic unused;
-  assign unused = ^{inner.fragment, inner.protocol, inner.field, inner.kept, inner.upper, inner.upper_at};
+  assign unused = ^{inner.fragment, inner.protocol, inner.field, inner.kept, inner.upper,
+                    inner.upper_at};
 
 endmodule

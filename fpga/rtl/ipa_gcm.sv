@@ -92,7 +92,8 @@ module ipa_gcm
     .power_write_i(power_write), .power_i(power),
     .hash_key_request_i(hash_key_request), .hash_key_taken_o(hash_key_taken),
     .hash_key_valid_o(hash_key_valid), .hash_key_o(hash_key),
-    .s_valid_i(s_valid_i && room), .s_ready_o(core_ready), .s_first_i, .s_last_i, .s_seal_i, .s_sa_i,
+    .s_valid_i(s_valid_i && room), .s_ready_o(core_ready), .s_first_i, .s_last_i, .s_seal_i,
+    .s_sa_i,
     .s_aad_i, .s_aad_bytes_i, .s_bytes_i, .s_data_i,
     .m_valid_o(c_valid), .m_last_o(c_last), .m_bytes_o(c_bytes), .m_data_o(c_data),
     .tag_valid_o(tag_valid), .tag_o(tag)

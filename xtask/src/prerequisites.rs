@@ -49,6 +49,9 @@ pub(crate) const RTL: &[Need] = &[
     need("python3", "python3-venv"),
 ];
 
+/// To synthesise it.
+pub(crate) const SYNTHESIS: &[Need] = &[need("python3", "python3-venv")];
+
 /// To fetch and start virtual machines.
 pub(crate) const VIRTUAL_MACHINE: &[Need] = &[
     need("mmdebstrap", "mmdebstrap"),

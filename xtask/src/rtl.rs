@@ -11,12 +11,12 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::prerequisites::{BUILD, NETWORK, RTL, ensure};
-use crate::{ci, regs, run};
+use crate::{ci, python, regs, run};
 
 /// One part, or all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Part {
-    /// verilator -Wall on each module.
+    /// verilator -Wall and verible on each module.
     Lint,
     /// The register map's generated files.
     Regs,
@@ -99,7 +99,14 @@ fn lint() -> Result<()> {
         bail!("lint: {}", failed.join(", "));
     }
     eprintln!("{} modules without a warning", modules.len());
-    Ok(())
+    style(files.iter().map(|(_, path)| path))
+}
+
+/// verible's rules, none of them waived.
+fn style<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Result<()> {
+    let requirements = run::workspace().join("fpga/lint/requirements.txt");
+    let environment = python::environment("lint", &requirements)?;
+    run::succeed(Command::new(environment.join("bin/verible-verilog-lint")).args(files))
 }
 
 /// The blocks alone; the card beside the functional model; the driver with the card; all of it in
@@ -132,11 +139,25 @@ fn tests() -> Result<()> {
         "--test",
         "rtl",
         "--test",
+        "card",
+        "--test",
         "lockstep",
         "--test",
         "conformance",
     ];
     run::succeed(run::cargo().arg("test").args(&packages).args(tests))?;
+    // What the functional model has to pass, driven by hand; the RTL has one function.
+    let raw = [
+        "--test", "raw_card", "--test", "raw_dma", "--test", "raw_abi",
+    ];
+    run::succeed(
+        run::cargo()
+            .arg("test")
+            .args(&packages)
+            .args(raw)
+            .args(["--", "--skip", "functions_are_cards_of_their_own"])
+            .env("RTL_CARD", "1"),
+    )?;
     demo()
 }
 

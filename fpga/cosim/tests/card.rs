@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How fast the card is, in clocks: packets of several sizes and SAs, sealed and opened, with a host
-//! that answers 250 clocks later. What it makes of them is compared with the functional model elsewhere.
+//! that answers 250 clocks later. And what becomes of a card that is reset amid traffic, or whose bus
+//! does not answer. What it makes of packets is compared with the functional model elsewhere.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Instant;
@@ -21,6 +22,8 @@ const RUN: usize = 512;
 /// The pipes fill meanwhile.
 const WARM: usize = 64;
 const SAS: u32 = 16;
+/// `offload_api::queue::Status::DmaFault`.
+const DMA_FAULT: u8 = 3;
 
 struct Memory(Vec<u8>);
 
@@ -62,7 +65,14 @@ impl Bench {
             memory: Memory(vec![0; BUFFERS + RUN * BUFFER]),
             tail: 0,
         };
-        let (card, memory) = (&mut bench.card, &mut bench.memory);
+        bench.set_up();
+        bench
+    }
+
+    /// SAs and a queue, in a card that has none.
+    fn set_up(&mut self) {
+        self.tail = 0;
+        let (card, memory) = (&mut self.card, &mut self.memory);
         // SAs 0 to 15 seal what 16 to 31 open; each second one has a key of 256 bits.
         for sa in 0..2 * SAS {
             let key = [sa as u8 % SAS as u8; 32];
@@ -101,11 +111,10 @@ impl Bench {
             priority: 3,
         };
         card.set_queue(0, Some(&rings), memory);
-        bench
     }
 
-    /// Runs a ring of operations; clocks for each behind the first ones, and clocks in a second.
-    fn run(&mut self, place: impl Fn(&Memory, usize) -> (u32, u32, u32)) -> (f64, f64) {
+    /// Rings for a ring of operations.
+    fn submit(&mut self, place: impl Fn(&Memory, usize) -> (u32, u32, u32)) {
         for slot in 0..RUN {
             let (sa, offset, len) = place(&self.memory, slot);
             let mut entry = [0; 64];
@@ -123,6 +132,12 @@ impl Bench {
         self.tail += RUN as u32;
         self.card.ring(0, self.tail, &mut self.memory);
         self.card.set_running(true);
+    }
+
+    /// Runs a ring of operations, which must succeed; clocks for each behind the first ones, and clocks in a
+    /// second.
+    fn run(&mut self, place: impl Fn(&Memory, usize) -> (u32, u32, u32)) -> (f64, f64) {
+        self.submit(place);
         let (begun, first_clock) = (Instant::now(), self.card.clocks());
         let (mut done, mut warm) = (0, 0);
         while done < RUN {
@@ -147,8 +162,22 @@ impl Bench {
         )
     }
 
-    /// Seals packets of a size, by the SAs that are named in turn.
-    fn seal(&mut self, len: usize, sas: u32) -> (f64, f64) {
+    /// Goes on until all that was submitted is completed; the statuses.
+    fn await_all(&mut self) -> Vec<u8> {
+        let mut statuses = Vec::new();
+        let begun = self.card.clocks();
+        while statuses.len() < RUN {
+            self.card.clock(&mut self.memory);
+            while let Some(completed) = self.card.take_completed() {
+                statuses.push(completed.status);
+            }
+            let clocks = self.card.clocks() - begun;
+            assert!(clocks < 2_000_000, "{} are done", statuses.len());
+        }
+        statuses
+    }
+
+    fn lay_packets(&mut self, len: usize) {
         for slot in 0..RUN {
             let at = BUFFERS + slot * BUFFER + OFFSET;
             let packet = &mut self.memory.0[at..at + len];
@@ -158,17 +187,102 @@ impl Bench {
             ]);
             packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
         }
-        self.run(|_, slot| (slot as u32 % sas, OFFSET as u32, len as u32))
+    }
+
+    /// Seals packets of a size, by the SAs that are named in turn.
+    fn seal(&mut self, len: usize, sas: u32) -> (f64, f64) {
+        self.lay_packets(len);
+        self.run(to_seal(len, sas))
     }
 
     /// Opens what was sealed last.
     fn open(&mut self, sas: u32) -> (f64, f64) {
-        self.run(|memory, slot| {
-            let done = COMPLETIONS + slot * 32;
-            let (offset, len) = (memory.word(done + 16), memory.word(done + 24));
-            (SAS + slot as u32 % sas, offset, len)
-        })
+        self.run(to_open(sas))
     }
+
+    /// Whether a slot's packet is what was laid there.
+    fn is_laid(&self, slot: usize, len: usize) -> bool {
+        let at = BUFFERS + slot * BUFFER + OFFSET;
+        self.memory.0[at + 20..at + len]
+            .iter()
+            .all(|octet| *octet == slot as u8)
+    }
+}
+
+fn to_seal(len: usize, sas: u32) -> impl Fn(&Memory, usize) -> (u32, u32, u32) {
+    move |_, slot| (slot as u32 % sas, OFFSET as u32, len as u32)
+}
+
+fn to_open(sas: u32) -> impl Fn(&Memory, usize) -> (u32, u32, u32) {
+    move |memory, slot| {
+        let done = COMPLETIONS + slot * 32;
+        let (offset, len) = (memory.word(done + 16), memory.word(done + 24));
+        (SAS + slot as u32 % sas, offset, len)
+    }
+}
+
+/// The bus goes on with what the card had asked for; none of it may come to the card's next life.
+#[test]
+fn a_reset_amid_bursts_leaves_a_card_that_works() {
+    const LEN: usize = 1420;
+    let mut bench = Bench::new(250);
+    for life in 0..16u32 {
+        bench.card.set_timing(HostTiming {
+            latency: 250,
+            jitter: 400,
+            hesitation: 40,
+            seed: life.into(),
+            ..HostTiming::default()
+        });
+        bench.lay_packets(LEN);
+        bench.submit(to_seal(LEN, SAS));
+        for _ in 0..300 + 89 * life {
+            bench.card.clock(&mut bench.memory);
+        }
+        assert!(!bench.card.is_idle());
+        bench.card.reset(&mut bench.memory);
+        bench.set_up();
+        assert_eq!(bench.card.take_completed(), None);
+        bench.lay_packets(LEN);
+        bench.submit(to_seal(LEN, SAS));
+        assert_eq!(bench.await_all(), [0; RUN], "life {life}");
+        bench.submit(to_open(SAS));
+        assert_eq!(bench.await_all(), [0; RUN], "life {life}");
+        assert!((0..RUN).all(|slot| bench.is_laid(slot, LEN)), "life {life}");
+    }
+}
+
+#[test]
+fn reads_that_are_not_answered_fail_and_late_answers_are_dropped() {
+    const LEN: usize = 1420;
+    let mut bench = Bench::new(20);
+    bench.card.set_timing(HostTiming {
+        latency: 20,
+        jitter: 1500,
+        silence: 200,
+        patience: 9,
+        ..HostTiming::default()
+    });
+    bench.lay_packets(LEN);
+    bench.submit(to_seal(LEN, SAS));
+    let sealed = bench.await_all();
+    let failed = sealed.iter().filter(|status| **status == DMA_FAULT).count();
+    println!("{failed} of {RUN} failed");
+    assert!((1..RUN).contains(&failed));
+    assert!(sealed.iter().all(|status| [0, DMA_FAULT].contains(status)));
+    assert!(bench.card.counters().dma_faults as usize >= failed);
+    // The bus is well again, without a reset.
+    bench.card.set_timing(HostTiming::default());
+    bench.submit(to_open(SAS));
+    let opened = bench.await_all();
+    for (slot, (sealed, opened)) in sealed.iter().zip(opened).enumerate() {
+        if *sealed == 0 {
+            assert_eq!(opened, 0, "packet {slot}");
+            assert!(bench.is_laid(slot, LEN), "packet {slot}");
+        }
+    }
+    bench.seal(LEN, SAS);
+    bench.open(SAS);
 }
 
 #[test]
@@ -190,5 +304,17 @@ fn small_packets_take_as_long_as_their_state_does() {
         let (opened, _) = bench.open(SAS);
         println!("{len} octets: {sealed:.2} clocks to seal, {opened:.2} to open");
         assert!(sealed <= 12.0 && opened <= 12.0);
+    }
+}
+
+/// For `benches/cosim-speed.sh`: a figure of this machine, so nothing is asserted.
+#[test]
+#[ignore = "a measurement"]
+fn clocks_in_a_second() {
+    let mut bench = Bench::new(250);
+    for _ in 0..10 {
+        let (_, sealing) = bench.seal(1420, SAS);
+        let (_, opening) = bench.open(SAS);
+        println!("clocks/s: {sealing:.0} {opening:.0}");
     }
 }

@@ -5,6 +5,7 @@ use offload_api::sa::SaParams;
 
 use super::BusTiming;
 use crate::card::{Card, Core, Ring};
+use crate::dma::DmaMap;
 
 /// Nothing of this kind exists.
 #[derive(Debug)]
@@ -15,7 +16,7 @@ impl Engine {
         None
     }
 
-    pub(crate) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self, _: &DmaMap) {
         match *self {}
     }
 }

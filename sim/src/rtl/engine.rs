@@ -41,6 +41,8 @@ impl Engine {
             latency: timing.latency,
             jitter: timing.jitter,
             hesitation: timing.hesitation,
+            silence: timing.silence,
+            patience: timing.patience,
             seed: timing.seed,
         };
         Some(Self {
@@ -51,8 +53,9 @@ impl Engine {
         })
     }
 
-    pub(crate) fn reset(&mut self) {
-        self.card.reset();
+    /// In the middle of whatever is under way.
+    pub(crate) fn reset(&mut self, dma: &DmaMap) {
+        self.card.reset(&mut Memory(dma));
         self.seen = Counters::default();
         self.untold = [0; MAX_QUEUES as usize];
         self.quiet = QUIET;

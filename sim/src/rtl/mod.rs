@@ -24,6 +24,10 @@ pub struct BusTiming {
     pub jitter: u32,
     /// Of 256 clocks, how many the host is not ready, or has no answer to give.
     pub hesitation: u8,
+    /// Of 65,536 reads, how many are never answered.
+    pub silence: u16,
+    /// A read that is not answered within two to three times 2 to this power clocks fails; 8 at least.
+    pub patience: u8,
     /// What randomness starts from.
     pub seed: u64,
 }
@@ -35,6 +39,8 @@ impl Default for BusTiming {
             latency: 4,
             jitter: 0,
             hesitation: 0,
+            silence: 0,
+            patience: 20,
             seed: 1,
         }
     }

@@ -58,6 +58,10 @@ impl Rig {
         config.queues = 2;
         config.max_sas = 16;
         adjust(&mut config);
+        // The same tests on the RTL: `cargo xtask rtl tests`.
+        if std::env::var_os("RTL_CARD").is_some() && config.rtl.is_none() {
+            config.rtl = Some(sim::BusTiming::default());
+        }
         let path = config.socket.clone();
         let card = SimulatedCard::bind(&config).unwrap();
         let stop = card.stop_handle();
@@ -77,7 +81,7 @@ impl Rig {
     /// Stops the card, which must end in time.
     pub(crate) fn end(self) {
         self.stop.stop();
-        self.ended.recv_timeout(Duration::from_secs(5)).unwrap();
+        self.ended.recv_timeout(Duration::from_secs(60)).unwrap();
     }
 }
 
@@ -117,7 +121,7 @@ impl Raw {
     /// Connects, and has memory that is not mapped yet.
     pub(crate) fn connect(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
-        let client = Client::from_stream(stream, Duration::from_secs(5)).unwrap();
+        let client = Client::from_stream(stream, Duration::from_secs(60)).unwrap();
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let memory = rustix::fs::memfd_create("host", flags).unwrap();
         rustix::fs::ftruncate(&memory, SIZE).unwrap();
@@ -281,7 +285,7 @@ impl Raw {
                 self.taken += 1;
                 return done;
             }
-            assert!(start.elapsed() < Duration::from_secs(5), "no completion");
+            assert!(start.elapsed() < Duration::from_secs(60), "no completion");
             // The card may have to ask for memory.
             self.client.serve(Duration::from_micros(200)).unwrap();
         }

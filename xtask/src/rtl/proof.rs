@@ -110,6 +110,32 @@ const PROOFS: &[Proof] = &[
         ],
     },
     Proof {
+        module: "ipa_bus_guard",
+        with: &[],
+        parameters: &["TAG_BITS=2", "COUNT_BITS=4"],
+        depth: 3,
+        mutants: &[
+            // Answers of before a reset are taken.
+            (
+                "&& epoch_q[line_tag] == line_tag_i[TAG_BITS+:EPOCH_BITS];",
+                ";",
+            ),
+            (
+                "assign known    = line_valid_i && rst_ni && awaited_q[line_tag]",
+                "assign known    = line_valid_i && rst_ni",
+            ),
+            (
+                "write_ack_i && rst_ni && stale_bursts_q == '0;",
+                "write_ack_i && rst_ni;",
+            ),
+            (
+                "assign ends          = amid_q && (!rst_ni || broken_q);",
+                "assign ends          = amid_q && !rst_ni;",
+            ),
+            ("COUNT_BITS'(burst_done && ends)", "COUNT_BITS'(0)"),
+        ],
+    },
+    Proof {
         module: "replay_window",
         with: &[],
         parameters: &["SEQ_BITS=64", "WINDOW=256", "WORD=32"],

@@ -28,6 +28,10 @@ pub struct HostTiming {
     pub jitter: u32,
     /// Of 256 clocks, how many the host is not ready, or has no answer to give.
     pub hesitation: u8,
+    /// Of 65,536 reads, how many are never answered.
+    pub silence: u16,
+    /// A read that is not answered within two to three times 2 to this power clocks fails; 8 at least.
+    pub patience: u8,
     /// What randomness starts from.
     pub seed: u64,
 }
@@ -39,6 +43,9 @@ impl Default for HostTiming {
             latency: 4,
             jitter: 0,
             hesitation: 0,
+            silence: 0,
+            // 12 ms at 250 MHz.
+            patience: 20,
             seed: 1,
         }
     }
@@ -50,7 +57,7 @@ const BURST: usize = 512;
 #[derive(Debug)]
 struct Read {
     due: u64,
-    tag: u8,
+    tag: u16,
     addr: u64,
     len: usize,
 }
@@ -58,7 +65,7 @@ struct Read {
 /// A burst that is being answered.
 #[derive(Debug)]
 struct Answer {
-    tag: u8,
+    tag: u16,
     /// Octets from the start of the first line on.
     octets: [u8; BURST + LINE],
     line: usize,
@@ -77,7 +84,9 @@ pub(super) struct Host {
     writes: VecDeque<(u64, bool)>,
     /// A burst that is being written has failed.
     write_failed: bool,
-    posts: VecDeque<(u64, bool, Completed)>,
+    posts: VecDeque<(u64, bool, Option<Completed>)>,
+    /// What was acknowledged and not yet told of.
+    told: VecDeque<Completed>,
     read_ready: bool,
     write_ready: bool,
     post_ready: bool,
@@ -94,6 +103,7 @@ impl Host {
             writes: VecDeque::new(),
             write_failed: false,
             posts: VecDeque::new(),
+            told: VecDeque::new(),
             read_ready: false,
             write_ready: false,
             post_ready: false,
@@ -105,20 +115,10 @@ impl Host {
         self.random = timing.seed | 1;
     }
 
-    /// Forgets what is under way.
-    pub(super) fn clear(&mut self, model: &mut Model, ports: &Ports) {
-        self.reads.clear();
-        self.answer = None;
-        self.writes.clear();
-        self.posts.clear();
-        self.write_failed = false;
-        for port in [ports.line_valid, ports.write_ack, ports.post_ack] {
-            model.put(port, 0);
-        }
-        for port in [ports.read_ready, ports.write_ready, ports.post_ready] {
-            model.put(port, 0);
-        }
-        (self.read_ready, self.write_ready, self.post_ready) = (false, false, false);
+    /// The card is reset: what it asked for is still answered, and nobody is told of completions.
+    pub(super) fn abandon(&mut self) {
+        self.told.clear();
+        self.posts.iter_mut().for_each(|(.., told)| *told = None);
     }
 
     fn chance(&mut self) -> u64 {
@@ -166,10 +166,13 @@ impl Host {
             model.put(ports.write_error, failed.into());
             self.writes.pop_front();
         }
-        let post = self.posts.front().filter(|(due, ..)| *due <= now);
-        let failed = post.map(|(_, failed, _)| *failed);
-        model.put(ports.post_ack, failed.is_some().into());
-        model.put(ports.post_error, failed.unwrap_or(false).into());
+        let due = self.posts.front().is_some_and(|(due, ..)| *due <= now);
+        let post = if due { self.posts.pop_front() } else { None };
+        model.put(ports.post_ack, post.is_some().into());
+        if let Some((_, failed, told)) = post {
+            model.put(ports.post_error, failed.into());
+            self.told.extend(told);
+        }
     }
 
     fn offer_line(&mut self, model: &mut Model, ports: &Ports, memory: &mut dyn HostMemory) {
@@ -207,18 +210,21 @@ impl Host {
     ) {
         if self.read_ready && model.high(ports.read_valid) {
             let due = self.due();
-            self.reads.push(Read {
-                due,
-                tag: model.value(ports.read_tag) as u8,
-                addr: model.value(ports.read_addr),
-                len: model.value(ports.read_len) as usize,
-            });
+            let silence = u64::from(self.timing.silence);
+            if silence == 0 || self.chance() >> 32 & 0xffff >= silence {
+                self.reads.push(Read {
+                    due,
+                    tag: model.value(ports.read_tag) as u16,
+                    addr: model.value(ports.read_addr),
+                    len: model.value(ports.read_len) as usize,
+                });
+            }
         }
         if self.write_ready && model.high(ports.write_valid) {
             self.take_line(model, ports, memory);
         }
         if model.high(ports.interrupt_valid)
-            && let Some((_, _, told)) = self.posts.pop_front()
+            && let Some(told) = self.told.pop_front()
         {
             let queue = model.value(ports.interrupt_queue) as u16;
             completed.push_back(Completed { queue, ..told });
@@ -238,7 +244,7 @@ impl Host {
             // In order, as they are acknowledged.
             let last = self.posts.back().map_or(0, |(due, ..)| *due);
             let due = self.due().max(last);
-            self.posts.push_back((due, failed, told));
+            self.posts.push_back((due, failed, Some(told)));
         }
     }
 
@@ -247,6 +253,25 @@ impl Host {
         let strobe = model.value(ports.write_strobe);
         let mut line = [0; LINE];
         model.copy(ports.write_data, &mut line);
+        // No octet at all where a reset has cut a burst off.
+        if strobe != 0 {
+            self.write_octets(addr, strobe, &line, memory);
+        }
+        if model.high(ports.write_last) {
+            let last = self.writes.back().map_or(0, |(due, _)| *due);
+            let due = self.due().max(last);
+            let failed = std::mem::take(&mut self.write_failed);
+            self.writes.push_back((due, failed));
+        }
+    }
+
+    fn write_octets(
+        &mut self,
+        addr: u64,
+        strobe: u64,
+        line: &[u8; LINE],
+        memory: &mut dyn HostMemory,
+    ) {
         // A transfer's octets follow each other.
         let first = strobe.trailing_zeros() as usize;
         let count = (!(strobe >> first.min(63))).trailing_zeros() as usize;
@@ -257,12 +282,6 @@ impl Host {
         );
         if !memory.write(addr + first as u64, &line[first..first + count]) {
             self.write_failed = true;
-        }
-        if model.high(ports.write_last) {
-            let last = self.writes.back().map_or(0, |(due, _)| *due);
-            let due = self.due().max(last);
-            let failed = std::mem::take(&mut self.write_failed);
-            self.writes.push_back((due, failed));
         }
     }
 }

@@ -46,6 +46,23 @@ pub struct Completed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stuck;
 
+/// A bus without memory behind it.
+struct NoMemory;
+
+impl HostMemory for NoMemory {
+    fn read(&mut self, _: u64, _: &mut [u8]) -> bool {
+        false
+    }
+
+    fn write(&mut self, _: u64, _: &[u8]) -> bool {
+        false
+    }
+
+    fn post(&mut self, _: u64, _: &[u8; 32]) -> bool {
+        false
+    }
+}
+
 /// The card.
 #[derive(Debug)]
 pub struct RtlCard {
@@ -81,7 +98,7 @@ macro_rules! ports {
 
 ports! {
     Input {
-        run, bell_valid, bell_addr, bell_data, read_ready, line_valid, line_tag, line_data,
+        run, read_patience, bell_valid, bell_addr, bell_data, read_ready, line_valid, line_tag, line_data,
         line_last, line_error, write_ready, write_ack, write_error, post_ready, post_ack,
         post_error, queue_valid, queue_index, queue_on, queue_submissions, queue_completions,
         queue_depth, queue_priority, sa_write, sa_index, sa_valid, sa_config, key_valid, key_erase,
@@ -101,6 +118,7 @@ impl RtlCard {
     pub fn new(timing: HostTiming) -> Self {
         let model = Model::new(&CARD);
         let ports = Ports::of(&model);
+        let bus_reset = model.input("bus_rst_ni");
         let mut card = Self {
             model,
             ports,
@@ -109,15 +127,21 @@ impl RtlCard {
             completed: VecDeque::new(),
             runs: false,
         };
-        card.reset();
+        let patience = u64::from(timing.patience);
+        card.model.put(card.ports.read_patience, patience);
+        for level in [0, 1] {
+            card.model.put(bus_reset, level);
+            card.reset(&mut NoMemory);
+        }
         card
     }
 
-    /// Back to power-on: keys zeroised, queues gone, whatever was under way forgotten.
-    pub fn reset(&mut self) {
+    /// Back to power-on: keys zeroised, queues gone, whatever was under way forgotten. The bus goes on:
+    /// it answers what it was asked before, and takes what was on its way to it.
+    pub fn reset(&mut self, memory: &mut dyn HostMemory) {
         let reset = self.model.input("rst_ni");
         self.model.put(reset, 0);
-        self.host.clear(&mut self.model, &self.ports);
+        self.host.abandon();
         for port in [
             self.ports.bell_valid,
             self.ports.queue_valid,
@@ -130,8 +154,7 @@ impl RtlCard {
         }
         self.model.put(self.ports.event_ready, 1);
         for _ in 0..4 {
-            self.model.settle();
-            self.model.rise();
+            self.clock(memory);
         }
         self.model.put(reset, 1);
         self.events.clear();
@@ -142,6 +165,8 @@ impl RtlCard {
     /// How the bus behaves from now on.
     pub fn set_timing(&mut self, timing: HostTiming) {
         self.host.set_timing(timing);
+        self.model
+            .put(self.ports.read_patience, timing.patience.into());
     }
 
     /// Clocks so far.

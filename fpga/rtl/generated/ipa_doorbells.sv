@@ -152,9 +152,9 @@ module ipa_doorbells (
 
 
     // AXI4-Lite Response Logic
-    logic axil_resp_buffer_is_wr[2];
-    logic axil_resp_buffer_err[2];
-    logic [31:0] axil_resp_buffer_rdata[2];
+    logic [1:0] axil_resp_buffer_is_wr;
+    logic [1:0] axil_resp_buffer_err;
+    logic [1:0][31:0] axil_resp_buffer_rdata;
 
     logic [1:0] axil_resp_wptr;
     logic [1:0] axil_resp_rptr;
@@ -226,13 +226,13 @@ module ipa_doorbells (
     //--------------------------------------------------------------------------
     // Address Decode
     //--------------------------------------------------------------------------
-    typedef struct {
-        struct {
+    typedef struct packed {
+        struct packed {
             logic TAIL;
             logic HEAD;
             logic ARM;
             logic SLEEPING;
-        } doorbell[64];
+        } [63:0] doorbell;
     } decoded_reg_strb_t;
     decoded_reg_strb_t decoded_reg_strb;
     logic decoded_err;
@@ -270,48 +270,48 @@ module ipa_doorbells (
     //--------------------------------------------------------------------------
     // Field logic
     //--------------------------------------------------------------------------
-    typedef struct {
-        struct {
-            struct {
-                struct {
+    typedef struct packed {
+        struct packed {
+            struct packed {
+                struct packed {
                     logic [31:0] next;
                     logic load_next;
                 } value;
             } TAIL;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [31:0] next;
                     logic load_next;
                 } value;
             } HEAD;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic next;
                     logic load_next;
                 } value;
             } ARM;
-        } doorbell[64];
+        } [63:0] doorbell;
     } field_combo_t;
     field_combo_t field_combo;
 
-    typedef struct {
-        struct {
-            struct {
-                struct {
+    typedef struct packed {
+        struct packed {
+            struct packed {
+                struct packed {
                     logic [31:0] value;
                 } value;
             } TAIL;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [31:0] value;
                 } value;
             } HEAD;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic value;
                 } value;
             } ARM;
-        } doorbell[64];
+        } [63:0] doorbell;
     } field_storage_t;
     field_storage_t field_storage;
 

@@ -9,55 +9,55 @@ package ipa_doorbells_pkg;
     localparam IPA_DOORBELLS_MIN_ADDR_WIDTH = 18;
     localparam IPA_DOORBELLS_SIZE = 'h40000;
 
-    typedef struct {
+    typedef struct packed {
         logic hwclr;
     } ipa_doorbells__doorbell__ARM__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_doorbells__doorbell__ARM__value__in_t value;
     } ipa_doorbells__doorbell__ARM__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_doorbells__doorbell__ARM__in_t ARM;
     } ipa_doorbells__doorbell__in_t;
 
-    typedef struct {
-        ipa_doorbells__doorbell__in_t doorbell[64];
+    typedef struct packed {
+        ipa_doorbells__doorbell__in_t [63:0] doorbell;
     } ipa_doorbells__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] value;
         logic swmod;
     } ipa_doorbells__doorbell__TAIL__value__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_doorbells__doorbell__TAIL__value__out_t value;
     } ipa_doorbells__doorbell__TAIL__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] value;
         logic swmod;
     } ipa_doorbells__doorbell__HEAD__value__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_doorbells__doorbell__HEAD__value__out_t value;
     } ipa_doorbells__doorbell__HEAD__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic value;
     } ipa_doorbells__doorbell__ARM__value__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_doorbells__doorbell__ARM__value__out_t value;
     } ipa_doorbells__doorbell__ARM__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_doorbells__doorbell__TAIL__out_t TAIL;
         ipa_doorbells__doorbell__HEAD__out_t HEAD;
         ipa_doorbells__doorbell__ARM__out_t ARM;
     } ipa_doorbells__doorbell__out_t;
 
-    typedef struct {
-        ipa_doorbells__doorbell__out_t doorbell[64];
+    typedef struct packed {
+        ipa_doorbells__doorbell__out_t [63:0] doorbell;
     } ipa_doorbells__out_t;
 endpackage

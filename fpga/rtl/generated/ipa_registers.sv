@@ -152,9 +152,9 @@ module ipa_registers (
 
 
     // AXI4-Lite Response Logic
-    logic axil_resp_buffer_is_wr[2];
-    logic axil_resp_buffer_err[2];
-    logic [31:0] axil_resp_buffer_rdata[2];
+    logic [1:0] axil_resp_buffer_is_wr;
+    logic [1:0] axil_resp_buffer_err;
+    logic [1:0][31:0] axil_resp_buffer_rdata;
 
     logic [1:0] axil_resp_wptr;
     logic [1:0] axil_resp_rptr;
@@ -226,8 +226,8 @@ module ipa_registers (
     //--------------------------------------------------------------------------
     // Address Decode
     //--------------------------------------------------------------------------
-    typedef struct {
-        struct {
+    typedef struct packed {
+        struct packed {
             logic MAGIC;
             logic VERSION;
             logic [1:0] BUILD;
@@ -246,7 +246,7 @@ module ipa_registers (
             logic MAX_GATHER;
             logic MAX_RULES;
         } identity;
-        struct {
+        struct packed {
             logic CONTROL;
             logic STATUS;
             logic HEARTBEAT;
@@ -255,16 +255,16 @@ module ipa_registers (
             logic WAKE;
             logic ERRORS_LOGGED;
         } control;
-        struct {
-            logic MODERATION[65];
+        struct packed {
+            logic [64:0] MODERATION;
         } interrupt;
-        struct {
+        struct packed {
             logic [1:0] SUBMISSION_BASE;
             logic [1:0] COMPLETION_BASE;
             logic DEPTH;
             logic TAIL;
         } admin_queue;
-        struct {
+        struct packed {
             logic [1:0] SEALED;
             logic [1:0] SEALED_BYTES;
             logic [1:0] OPENED;
@@ -275,7 +275,7 @@ module ipa_registers (
             logic [1:0] BAD_DESCRIPTORS;
             logic [1:0] INTERRUPTS;
         } statistics;
-        struct {
+        struct packed {
             logic [1:0] BASE;
             logic DEPTH;
             logic HEAD;
@@ -426,98 +426,98 @@ module ipa_registers (
     //--------------------------------------------------------------------------
     // Field logic
     //--------------------------------------------------------------------------
-    typedef struct {
-        struct {
-            struct {
-                struct {
+    typedef struct packed {
+        struct packed {
+            struct packed {
+                struct packed {
                     logic next;
                     logic load_next;
                 } ENABLE;
-                struct {
+                struct packed {
                     logic next;
                     logic load_next;
                 } RESET;
-                struct {
+                struct packed {
                     logic next;
                     logic load_next;
                 } ZEROISE;
-                struct {
+                struct packed {
                     logic next;
                     logic load_next;
                 } DETACH;
             } CONTROL;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [31:0] next;
                     logic load_next;
                 } value;
             } WAKE;
         } control;
-        struct {
-            struct {
-                struct {
+        struct packed {
+            struct packed {
+                struct packed {
                     logic [15:0] next;
                     logic load_next;
                 } TIME;
-                struct {
+                struct packed {
                     logic [15:0] next;
                     logic load_next;
                 } COUNT;
-            } MODERATION[65];
+            } [64:0] MODERATION;
         } interrupt;
-        struct {
-            struct {
-                struct {
+        struct packed {
+            struct packed {
+                struct packed {
                     logic [31:0] next;
                     logic load_next;
                 } low;
-                struct {
+                struct packed {
                     logic [31:0] next;
                     logic load_next;
                 } high;
             } SUBMISSION_BASE;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [31:0] next;
                     logic load_next;
                 } low;
-                struct {
+                struct packed {
                     logic [31:0] next;
                     logic load_next;
                 } high;
             } COMPLETION_BASE;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [31:0] next;
                     logic load_next;
                 } value;
             } DEPTH;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [15:0] next;
                     logic load_next;
                 } value;
             } TAIL;
         } admin_queue;
-        struct {
-            struct {
-                struct {
+        struct packed {
+            struct packed {
+                struct packed {
                     logic [31:0] next;
                     logic load_next;
                 } low;
-                struct {
+                struct packed {
                     logic [31:0] next;
                     logic load_next;
                 } high;
             } BASE;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [31:0] next;
                     logic load_next;
                 } value;
             } DEPTH;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [15:0] next;
                     logic load_next;
                 } value;
@@ -526,82 +526,82 @@ module ipa_registers (
     } field_combo_t;
     field_combo_t field_combo;
 
-    typedef struct {
-        struct {
-            struct {
-                struct {
+    typedef struct packed {
+        struct packed {
+            struct packed {
+                struct packed {
                     logic value;
                 } ENABLE;
-                struct {
+                struct packed {
                     logic value;
                 } RESET;
-                struct {
+                struct packed {
                     logic value;
                 } ZEROISE;
-                struct {
+                struct packed {
                     logic value;
                 } DETACH;
             } CONTROL;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [31:0] value;
                 } value;
             } WAKE;
         } control;
-        struct {
-            struct {
-                struct {
+        struct packed {
+            struct packed {
+                struct packed {
                     logic [15:0] value;
                 } TIME;
-                struct {
+                struct packed {
                     logic [15:0] value;
                 } COUNT;
-            } MODERATION[65];
+            } [64:0] MODERATION;
         } interrupt;
-        struct {
-            struct {
-                struct {
+        struct packed {
+            struct packed {
+                struct packed {
                     logic [31:0] value;
                 } low;
-                struct {
+                struct packed {
                     logic [31:0] value;
                 } high;
             } SUBMISSION_BASE;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [31:0] value;
                 } low;
-                struct {
+                struct packed {
                     logic [31:0] value;
                 } high;
             } COMPLETION_BASE;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [31:0] value;
                 } value;
             } DEPTH;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [15:0] value;
                 } value;
             } TAIL;
         } admin_queue;
-        struct {
-            struct {
-                struct {
+        struct packed {
+            struct packed {
+                struct packed {
                     logic [31:0] value;
                 } low;
-                struct {
+                struct packed {
                     logic [31:0] value;
                 } high;
             } BASE;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [31:0] value;
                 } value;
             } DEPTH;
-            struct {
-                struct {
+            struct packed {
+                struct packed {
                     logic [15:0] value;
                 } value;
             } HEAD;
@@ -1018,49 +1018,49 @@ module ipa_registers (
     //--------------------------------------------------------------------------
     // Read double-buffers
     //--------------------------------------------------------------------------
-    typedef struct {
-        struct {
-            struct {
+    typedef struct packed {
+        struct packed {
+            struct packed {
                 logic [63:0] data;
             } BUILD;
-            struct {
+            struct packed {
                 logic [63:0] data;
             } SUITES;
-            struct {
+            struct packed {
                 logic [63:0] data;
             } TIME;
         } identity;
-        struct {
-            struct {
+        struct packed {
+            struct packed {
                 logic [63:0] data;
             } ERROR_INFO;
         } control;
-        struct {
-            struct {
+        struct packed {
+            struct packed {
                 logic [63:0] data;
             } SEALED;
-            struct {
+            struct packed {
                 logic [63:0] data;
             } SEALED_BYTES;
-            struct {
+            struct packed {
                 logic [63:0] data;
             } OPENED;
-            struct {
+            struct packed {
                 logic [63:0] data;
             } OPENED_BYTES;
-            struct {
+            struct packed {
                 logic [63:0] data;
             } ERRORS;
-            struct {
+            struct packed {
                 logic [63:0] data;
             } DMA_FAULTS;
-            struct {
+            struct packed {
                 logic [63:0] data;
             } SAS;
-            struct {
+            struct packed {
                 logic [63:0] data;
             } BAD_DESCRIPTORS;
-            struct {
+            struct packed {
                 logic [63:0] data;
             } INTERRUPTS;
         } statistics;

@@ -9,79 +9,79 @@ package ipa_registers_pkg;
     localparam IPA_REGISTERS_MIN_ADDR_WIDTH = 15;
     localparam IPA_REGISTERS_SIZE = 'h5014;
 
-    typedef struct {
+    typedef struct packed {
         logic [63:0] next;
     } ipa_registers__told_wide_desc_d4dfad4e__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_d4dfad4e__value__in_t value;
     } ipa_registers__told_wide_desc_d4dfad4e__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [63:0] next;
     } ipa_registers__told_wide_desc_35a7a8e3__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_35a7a8e3__value__in_t value;
     } ipa_registers__told_wide_desc_35a7a8e3__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__ESN__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__TUNNEL__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__TRANSPORT__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__OUTER_HEADERS__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__OUTER_IPV6__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__UDP_ENCAPSULATION__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__EXPLICIT_NUMBERING__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__LIFETIMES__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__SLEEPS__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__FAULT_INJECTION__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__MODERATION__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__PRIORITIES__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__INLINE__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__identity__FEATURES__NULL_CRYPTO__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__identity__FEATURES__ESN__in_t ESN;
         ipa_registers__identity__FEATURES__TUNNEL__in_t TUNNEL;
         ipa_registers__identity__FEATURES__TRANSPORT__in_t TRANSPORT;
@@ -98,103 +98,103 @@ package ipa_registers_pkg;
         ipa_registers__identity__FEATURES__NULL_CRYPTO__in_t NULL_CRYPTO;
     } ipa_registers__identity__FEATURES__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_be118e1e__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_be118e1e__value__in_t value;
     } ipa_registers__told_desc_be118e1e__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_c8815936__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_c8815936__value__in_t value;
     } ipa_registers__told_desc_c8815936__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_0a43b681__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_0a43b681__value__in_t value;
     } ipa_registers__told_desc_0a43b681__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_bc7e4e2d__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_bc7e4e2d__value__in_t value;
     } ipa_registers__told_desc_bc7e4e2d__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_7ee0a772__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_7ee0a772__value__in_t value;
     } ipa_registers__told_desc_7ee0a772__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_1dd4f329__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_1dd4f329__value__in_t value;
     } ipa_registers__told_desc_1dd4f329__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [63:0] next;
     } ipa_registers__told_wide_desc_26c45461__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_26c45461__value__in_t value;
     } ipa_registers__told_wide_desc_26c45461__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_286af0ea__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_286af0ea__value__in_t value;
     } ipa_registers__told_desc_286af0ea__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_d7914ef2__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_d7914ef2__value__in_t value;
     } ipa_registers__told_desc_d7914ef2__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_e7220eb0__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_e7220eb0__value__in_t value;
     } ipa_registers__told_desc_e7220eb0__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_6673eadf__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_6673eadf__value__in_t value;
     } ipa_registers__told_desc_6673eadf__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_ac5e8419__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_ac5e8419__value__in_t value;
     } ipa_registers__told_desc_ac5e8419__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_d4dfad4e__in_t BUILD;
         ipa_registers__told_wide_desc_35a7a8e3__in_t SUITES;
         ipa_registers__identity__FEATURES__in_t FEATURES;
@@ -212,57 +212,57 @@ package ipa_registers_pkg;
         ipa_registers__told_desc_ac5e8419__in_t MAX_RULES;
     } ipa_registers__identity__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__control__STATUS__READY__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__control__STATUS__FATAL__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic next;
     } ipa_registers__control__STATUS__RESETTING__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__control__STATUS__READY__in_t READY;
         ipa_registers__control__STATUS__FATAL__in_t FATAL;
         ipa_registers__control__STATUS__RESETTING__in_t RESETTING;
     } ipa_registers__control__STATUS__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_0f2a758d__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_0f2a758d__value__in_t value;
     } ipa_registers__told_desc_0f2a758d__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__control__ERROR_CAUSE__cause__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__control__ERROR_CAUSE__cause__in_t cause;
     } ipa_registers__control__ERROR_CAUSE__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [63:0] next;
     } ipa_registers__told_wide_desc_941e4d94__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_941e4d94__value__in_t value;
     } ipa_registers__told_wide_desc_941e4d94__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_3d22eb09__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_3d22eb09__value__in_t value;
     } ipa_registers__told_desc_3d22eb09__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__control__STATUS__in_t STATUS;
         ipa_registers__told_desc_0f2a758d__in_t HEARTBEAT;
         ipa_registers__control__ERROR_CAUSE__in_t ERROR_CAUSE;
@@ -270,79 +270,79 @@ package ipa_registers_pkg;
         ipa_registers__told_desc_3d22eb09__in_t ERRORS_LOGGED;
     } ipa_registers__control__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [63:0] next;
     } ipa_registers__told_wide_desc_ec668dba__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_ec668dba__value__in_t value;
     } ipa_registers__told_wide_desc_ec668dba__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [63:0] next;
     } ipa_registers__told_wide_desc_a2cd2bc5__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_a2cd2bc5__value__in_t value;
     } ipa_registers__told_wide_desc_a2cd2bc5__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [63:0] next;
     } ipa_registers__told_wide_desc_8deee4c6__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_8deee4c6__value__in_t value;
     } ipa_registers__told_wide_desc_8deee4c6__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [63:0] next;
     } ipa_registers__told_wide_desc_1b5988b6__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_1b5988b6__value__in_t value;
     } ipa_registers__told_wide_desc_1b5988b6__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [63:0] next;
     } ipa_registers__told_wide_desc_781544cf__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_781544cf__value__in_t value;
     } ipa_registers__told_wide_desc_781544cf__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [63:0] next;
     } ipa_registers__told_wide_desc_5ffd5b4f__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_5ffd5b4f__value__in_t value;
     } ipa_registers__told_wide_desc_5ffd5b4f__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [63:0] next;
     } ipa_registers__told_wide_desc_9d0f7a48__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_9d0f7a48__value__in_t value;
     } ipa_registers__told_wide_desc_9d0f7a48__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [63:0] next;
     } ipa_registers__told_wide_desc_0b2971d1__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_0b2971d1__value__in_t value;
     } ipa_registers__told_wide_desc_0b2971d1__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [63:0] next;
     } ipa_registers__told_wide_desc_2668f317__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_2668f317__value__in_t value;
     } ipa_registers__told_wide_desc_2668f317__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_wide_desc_ec668dba__in_t SEALED;
         ipa_registers__told_wide_desc_a2cd2bc5__in_t SEALED_BYTES;
         ipa_registers__told_wide_desc_8deee4c6__in_t OPENED;
@@ -354,166 +354,166 @@ package ipa_registers_pkg;
         ipa_registers__told_wide_desc_2668f317__in_t INTERRUPTS;
     } ipa_registers__statistics__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] next;
     } ipa_registers__told_desc_1d5310a4__value__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_1d5310a4__value__in_t value;
     } ipa_registers__told_desc_1d5310a4__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__told_desc_1d5310a4__in_t DROPPED;
     } ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__in_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__identity__in_t identity;
         ipa_registers__control__in_t control;
         ipa_registers__statistics__in_t statistics;
         ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__in_t event_queue;
     } ipa_registers__in_t;
 
-    typedef struct {
+    typedef struct packed {
         logic value;
     } ipa_registers__control__CONTROL__ENABLE__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic value;
     } ipa_registers__control__CONTROL__RESET__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic value;
     } ipa_registers__control__CONTROL__ZEROISE__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic value;
     } ipa_registers__control__CONTROL__DETACH__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__control__CONTROL__ENABLE__out_t ENABLE;
         ipa_registers__control__CONTROL__RESET__out_t RESET;
         ipa_registers__control__CONTROL__ZEROISE__out_t ZEROISE;
         ipa_registers__control__CONTROL__DETACH__out_t DETACH;
     } ipa_registers__control__CONTROL__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] value;
         logic swmod;
     } ipa_registers__control__WAKE__value__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__control__WAKE__value__out_t value;
     } ipa_registers__control__WAKE__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__control__CONTROL__out_t CONTROL;
         ipa_registers__control__WAKE__out_t WAKE;
     } ipa_registers__control__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [15:0] value;
     } ipa_registers__interrupt__MODERATION__TIME__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [15:0] value;
     } ipa_registers__interrupt__MODERATION__COUNT__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__interrupt__MODERATION__TIME__out_t TIME;
         ipa_registers__interrupt__MODERATION__COUNT__out_t COUNT;
     } ipa_registers__interrupt__MODERATION__out_t;
 
-    typedef struct {
-        ipa_registers__interrupt__MODERATION__out_t MODERATION[65];
+    typedef struct packed {
+        ipa_registers__interrupt__MODERATION__out_t [64:0] MODERATION;
     } ipa_registers__interrupt__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] value;
     } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_0b44b0fe__low_swwel_3cb67c1f__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] value;
     } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_0b44b0fe__high_swwel_3cb67c1f__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__iova_high_d076b44d_low_e651fc00_desc_0b44b0fe__low_swwel_3cb67c1f__out_t low;
         ipa_registers__iova_high_d076b44d_low_e651fc00_desc_0b44b0fe__high_swwel_3cb67c1f__out_t high;
     } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_0b44b0fe__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] value;
     } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_27a07e79__low_swwel_3cb67c1f__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] value;
     } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_27a07e79__high_swwel_3cb67c1f__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__iova_high_d076b44d_low_e651fc00_desc_27a07e79__low_swwel_3cb67c1f__out_t low;
         ipa_registers__iova_high_d076b44d_low_e651fc00_desc_27a07e79__high_swwel_3cb67c1f__out_t high;
     } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_27a07e79__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] value;
     } ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__DEPTH_value_12b77423__value_swwel_3cb67c1f__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__DEPTH_value_12b77423__value_swwel_3cb67c1f__out_t value;
     } ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__DEPTH_value_12b77423__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [15:0] value;
         logic swmod;
     } ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__TAIL__value__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__TAIL__value__out_t value;
     } ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__TAIL__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__iova_high_d076b44d_low_e651fc00_desc_0b44b0fe__out_t SUBMISSION_BASE;
         ipa_registers__iova_high_d076b44d_low_e651fc00_desc_27a07e79__out_t COMPLETION_BASE;
         ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__DEPTH_value_12b77423__out_t DEPTH;
         ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__TAIL__out_t TAIL;
     } ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] value;
     } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_c4a2334d__low_swwel_3cb67c1f__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] value;
     } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_c4a2334d__high_swwel_3cb67c1f__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__iova_high_d076b44d_low_e651fc00_desc_c4a2334d__low_swwel_3cb67c1f__out_t low;
         ipa_registers__iova_high_d076b44d_low_e651fc00_desc_c4a2334d__high_swwel_3cb67c1f__out_t high;
     } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_c4a2334d__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [31:0] value;
     } ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__DEPTH_value_12b77423__value_swwel_3cb67c1f__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__DEPTH_value_12b77423__value_swwel_3cb67c1f__out_t value;
     } ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__DEPTH_value_12b77423__out_t;
 
-    typedef struct {
+    typedef struct packed {
         logic [15:0] value;
         logic swmod;
     } ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__HEAD__value__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__HEAD__value__out_t value;
     } ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__HEAD__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__iova_high_d076b44d_low_e651fc00_desc_c4a2334d__out_t BASE;
         ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__DEPTH_value_12b77423__out_t DEPTH;
         ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__HEAD__out_t HEAD;
     } ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__out_t;
 
-    typedef struct {
+    typedef struct packed {
         ipa_registers__control__out_t control;
         ipa_registers__interrupt__out_t interrupt;
         ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__out_t admin_queue;

@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod credential;
+pub mod eap;
 mod exchange;
 mod kem;
 pub mod name;

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::credential::{Signer, Verifier};
 use crate::crypto::Crypto;
+use crate::eap::{ClientConfig, ServerConfig};
 use crate::proposal::Proposal;
 use crate::ts::TrafficSelector;
 use crate::wire::{Reader, WireError};
@@ -196,6 +197,8 @@ pub enum LocalAuth {
     SharedKey,
     /// By a private key.
     PublicKey(Arc<dyn Signer>),
+    /// By EAP, as an initiator (§2.16); the responder proves itself otherwise, and first.
+    Eap(ClientConfig),
 }
 
 /// How the peer must prove who it is.
@@ -206,6 +209,8 @@ pub enum RemoteAuth {
     SharedKey,
     /// By a key that this believes in.
     PublicKey(Arc<dyn Verifier>),
+    /// By EAP, if it begins (§2.16).
+    Eap(ServerConfig),
 }
 
 /// When our certificates are sent.

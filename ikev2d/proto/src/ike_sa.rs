@@ -28,6 +28,7 @@ use crate::config::{Connection, Identity};
 use crate::crypto::{Crypto, KeyExchange};
 use crate::event::{Event, IkeId, Path};
 use crate::exchange::configuration::Assigned;
+use crate::exchange::eap::EapState;
 use crate::exchange::followup::Awaited;
 use crate::exchange::signature::{PeerAbility, Waiting};
 use crate::keymat::{IkeKeys, Mixable};
@@ -130,6 +131,8 @@ pub(crate) struct IkeSa {
     pub(crate) succeeds: bool,
     /// IKE_AUTH that waits for a job.
     pub(crate) waiting: Option<Waiting>,
+    /// EAP that goes on (§2.16).
+    pub(crate) eap: Option<Box<EapState>>,
     /// The peer's additional key exchanges that go on.
     pub(crate) awaited: Option<Awaited>,
     pub(crate) children: Vec<Child>,
@@ -219,6 +222,7 @@ impl IkeSa {
             pending: None,
             succeeds: false,
             waiting: None,
+            eap: None,
             awaited: None,
             children: Vec::new(),
             created: ctx.now,

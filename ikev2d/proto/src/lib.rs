@@ -14,6 +14,7 @@ pub mod credential;
 pub mod crypto;
 #[cfg(feature = "deviation")]
 pub mod deviation;
+pub mod eap;
 pub mod endpoint;
 pub mod event;
 mod exchange;

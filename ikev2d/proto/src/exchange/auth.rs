@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! IKE_AUTH by preshared keys and signatures (RFC 7296 §1.2, §2.15), and the first child SA.
 
+mod answer;
+
 use std::sync::Arc;
 
 use crate::auth::Auth;
-use crate::config::{
-    Childless, Connection, Identity, LocalAuth, RemoteAuth, SendCert, Unique, find_secret,
-};
+use crate::config::{Childless, Identity, LocalAuth, RemoteAuth, SendCert, find_secret};
 use crate::credential::{Claim, Job, JobError, JobResult, Scheme, Signer, Verifier};
 use crate::crypto::CryptoError;
-use crate::event::{Event, InstallId};
 use crate::exchange::child::ChildOffer;
 use crate::exchange::ppk;
-use crate::exchange::signature::{Kept, OwnAuth, Waiting, certificates, push_certificate_request};
-use crate::ike_sa::{Ctx, IkeSa, Pending, Request, Task, error_notify, find, notifies};
+use crate::exchange::signature::{Kept, Waiting, certificates, push_certificate_request};
+use crate::ike_sa::{Ctx, IkeSa, Request, Task, error_notify, find, notifies};
 use crate::keymat::psk_auth;
 use crate::wire::{Chain, Payload, exchange, notify, payload};
 
@@ -24,7 +23,7 @@ const AUTH_HEADER: usize = 4;
 type Side = (bool, bool);
 
 /// A claim, and who is to judge it.
-type Check = (Arc<dyn Verifier>, Claim);
+pub(crate) type Check = (Arc<dyn Verifier>, Claim);
 
 /// Our AUTH payload, or what a job needs to make it.
 enum Own {
@@ -42,6 +41,10 @@ impl IkeSa {
         self.init.auth_id = self.next_request();
         if let Err(reason) = self.mix_own_ppk(ctx) {
             return self.die(ctx, &reason);
+        }
+        if matches!(self.connection.local_auth, LocalAuth::Eap(_)) {
+            // No AUTH asks for EAP (§2.16).
+            return self.send_auth(ctx, None, None);
         }
         self.make_auth(ctx, true, None);
     }
@@ -66,11 +69,11 @@ impl IkeSa {
     /// Sends the request, or makes one more AUTH for a responder without our PPK (RFC 8784 §3).
     fn auth_made(&mut self, ctx: &mut Ctx<'_>, before: Option<Vec<u8>>, body: Vec<u8>) {
         match before {
-            Some(mixed) => self.send_auth(ctx, &mixed, body.get(AUTH_HEADER..)),
+            Some(mixed) => self.send_auth(ctx, Some(&mixed), body.get(AUTH_HEADER..)),
             None if self.ppk && !self.connection.ppk_required => {
                 self.make_auth(ctx, false, Some(body));
             }
-            None => self.send_auth(ctx, &body, None),
+            None => self.send_auth(ctx, Some(&body), None),
         }
     }
 
@@ -90,7 +93,7 @@ impl IkeSa {
         }
     }
 
-    fn send_auth(&mut self, ctx: &mut Ctx<'_>, auth: &[u8], without_ppk: Option<&[u8]>) {
+    fn send_auth(&mut self, ctx: &mut Ctx<'_>, auth: Option<&[u8]>, without_ppk: Option<&[u8]>) {
         let mut chain = Chain::default();
         chain.push(payload::IDI, &self.local_id.emit());
         self.push_certificates(&mut chain);
@@ -106,7 +109,9 @@ impl IkeSa {
         if self.connection.remote_id != Identity::Any {
             chain.push(payload::IDR, &self.connection.remote_id.emit());
         }
-        chain.push(payload::AUTH, auth);
+        if let Some(auth) = auth {
+            chain.push(payload::AUTH, auth);
+        }
         if let Some(id) = self.connection.ppk_id.as_ref().filter(|_| self.ppk) {
             chain.notify(notify::PPK_IDENTITY, &ppk::emit_identity(id));
         }
@@ -150,7 +155,7 @@ impl IkeSa {
 
     /// §2.15: a side's first message, the other's nonce, and its identity under its SK_p; then the
     /// IKE_INTERMEDIATE exchanges (RFC 9242 §3.3.2).
-    fn signed_octets(
+    pub(crate) fn signed_octets(
         &self,
         ctx: &Ctx<'_>,
         (by_initiator, mixed): Side,
@@ -206,6 +211,7 @@ impl IkeSa {
                 return Ok(Own::Made(Auth::emit_shared_key(&code)));
             }
             LocalAuth::PublicKey(signer) => signer.clone(),
+            LocalAuth::Eap(_) => return Err("EAP is for initiators".to_owned()),
         };
         let scheme = self.init.peer.choose(&*signer).ok_or(
             "the peer can verify none of the signatures that our key and local.auth allow",
@@ -247,6 +253,7 @@ impl IkeSa {
                 };
                 Ok(Some((verifier.clone(), claim)))
             }
+            (_, RemoteAuth::Eap(_)) => Err("who authenticates by EAP must begin".to_owned()),
             (Auth::SharedKey(_), RemoteAuth::PublicKey(_)) => {
                 Err("it has a preshared key, remote.auth wants a public key".to_owned())
             }
@@ -256,122 +263,12 @@ impl IkeSa {
         }
     }
 
-    fn refuse_auth(&mut self, ctx: &mut Ctx<'_>, id: u32, kind: u16, reason: &str) {
+    pub(crate) fn refuse_auth(&mut self, ctx: &mut Ctx<'_>, id: u32, kind: u16, reason: &str) {
         if kind == notify::AUTHENTICATION_FAILED {
             ctx.out.auth_failures += 1;
         }
         self.respond_notify(ctx, exchange::IKE_AUTH, id, kind, &[]);
         self.die(ctx, reason);
-    }
-
-    pub(crate) fn handle_auth_request(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        id: u32,
-        parts: &[Payload<'_>],
-    ) {
-        let failed = notify::AUTHENTICATION_FAILED;
-        if self.next_additional().is_some() {
-            let reason = "IKE_AUTH came before the additional key exchanges";
-            return self.refuse_auth(ctx, id, notify::INVALID_SYNTAX, reason);
-        }
-        self.init.auth_id = id;
-        let (Some(id_body), Some(auth_body)) =
-            (find(parts, payload::IDI), find(parts, payload::AUTH))
-        else {
-            let reason = "IKE_AUTH lacks identity or AUTH (EAP is not supported)";
-            return self.refuse_auth(ctx, id, failed, reason);
-        };
-        let Ok(remote) = Identity::read(id_body) else {
-            return self.refuse_auth(ctx, id, notify::INVALID_SYNTAX, "malformed identity");
-        };
-        let auth = match Auth::read(auth_body) {
-            Ok(auth) => auth,
-            Err(error) => return self.refuse_auth(ctx, id, failed, &error.to_string()),
-        };
-        let wanted = find(parts, payload::IDR).and_then(|body| Identity::read(body).ok());
-        let Some(connection) = self.connection_for(ctx, &remote, wanted.as_ref(), &auth) else {
-            let reason = format!("no connection for peer {remote} and its kind of authentication");
-            return self.refuse_auth(ctx, id, failed, &reason);
-        };
-        self.adopt_connection(connection, remote);
-        self.init.peer.note(parts);
-        let remote = self.remote_id.clone();
-        let without_ppk = match self.mix_peers_ppk(ctx, parts) {
-            Ok(None) => Ok(None),
-            Ok(Some(data)) => {
-                let head = auth_body.get(..AUTH_HEADER).unwrap_or_default();
-                Ok(Some([head, data].concat()))
-            }
-            Err(what) => Err(what),
-        };
-        let auth = match &without_ppk {
-            Ok(None) => Ok(auth),
-            Ok(Some(body)) => Auth::read(body).map_err(|error| error.to_string()),
-            Err(what) => Err(what.clone()),
-        };
-        let checked =
-            auth.and_then(|auth| self.check_peer(ctx, true, (id_body, &remote), &auth, parts));
-        let verify = match checked {
-            Ok(verify) => verify,
-            Err(reason) => {
-                let reason = format!("peer {remote} failed to authenticate: {reason}");
-                return self.refuse_auth(ctx, id, failed, &reason);
-            }
-        };
-        let local_body = self.local_id.emit();
-        let (own, sign) = match self.own_auth(ctx, (false, true), &local_body, &remote) {
-            Ok(Own::Made(body)) => (OwnAuth::Made(body), None),
-            Ok(Own::Sign(signer, scheme, octets)) => {
-                (OwnAuth::Signed(scheme), Some((signer, scheme, octets)))
-            }
-            Err(reason) => return self.refuse_auth(ctx, id, failed, &reason),
-        };
-        match own {
-            OwnAuth::Made(body) if verify.is_none() => self.finish_auth(ctx, id, parts, &body),
-            own => {
-                let job = Job {
-                    verify,
-                    sign,
-                    ..Job::default()
-                };
-                let job = ctx.job(job.for_peer());
-                let request = Kept::new(parts);
-                self.waiting = Some(Waiting::Answer {
-                    job,
-                    id,
-                    request,
-                    own,
-                });
-            }
-        }
-    }
-
-    pub(crate) fn worked_answer(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        id: u32,
-        parts: &[Payload<'_>],
-        own: OwnAuth,
-        result: &JobResult,
-    ) {
-        match (own, result) {
-            (OwnAuth::Made(body), Ok(_)) => self.finish_auth(ctx, id, parts, &body),
-            (OwnAuth::Signed(scheme), Ok(Some(signature))) => {
-                let body = Auth::emit_signature(scheme, signature);
-                self.finish_auth(ctx, id, parts, &body);
-            }
-            (OwnAuth::Signed(_), Ok(None)) => {
-                let reason = "our signature was not made";
-                self.refuse_auth(ctx, id, notify::AUTHENTICATION_FAILED, reason);
-            }
-            // As if the request had been lost: the peer sends it again.
-            (_, Err(JobError::Busy)) => {}
-            (_, Err(error)) => {
-                let reason = self.refusal(error);
-                self.refuse_auth(ctx, id, notify::AUTHENTICATION_FAILED, &reason);
-            }
-        }
     }
 
     fn refusal(&self, error: &JobError) -> String {
@@ -380,132 +277,6 @@ impl IkeSa {
                 format!("peer {} failed to authenticate: {refusal}", self.remote_id)
             }
             _ => error.to_string(),
-        }
-    }
-
-    /// The first connection that fits the peer's identity and kind of authentication.
-    fn connection_for(
-        &self,
-        ctx: &Ctx<'_>,
-        remote: &Identity,
-        wanted: Option<&Identity>,
-        auth: &Auth<'_>,
-    ) -> Option<Arc<Connection>> {
-        let ends = (self.path.local.ip(), self.path.remote.ip());
-        let suite = self.suite;
-        let found = ctx.connections.iter().find(|connection| {
-            crate::endpoint::addresses_match(connection, ends.0, ends.1)
-                && connection.remote_id.matches_by(ctx.crypto, remote)
-                && wanted.is_none_or(|id| {
-                    connection.local_id.matches_by(ctx.crypto, id) || *id == Identity::Any
-                })
-                && matches!(
-                    (auth, &connection.remote_auth),
-                    (Auth::SharedKey(_), RemoteAuth::SharedKey)
-                        | (Auth::Signature(..), RemoteAuth::PublicKey(_))
-                )
-                && suite.is_some_and(|suite| {
-                    let fixed = suite.to_proposal();
-                    connection
-                        .proposals
-                        .iter()
-                        .any(|p| p.choose_ike(&fixed).is_some())
-                })
-        });
-        found.cloned()
-    }
-
-    /// The peer is who it says: answers so, with the first child if one is asked for.
-    fn finish_auth(&mut self, ctx: &mut Ctx<'_>, id: u32, parts: &[Payload<'_>], own_auth: &[u8]) {
-        let childless = find(parts, payload::SA).is_none();
-        let refused = match self.connection.childless {
-            Childless::Never => childless,
-            Childless::Force => !childless,
-            Childless::Allow | Childless::Prefer => false,
-        };
-        if refused {
-            let reason = "the policy on IKE SAs without a child (RFC 6023) forbids it";
-            return self.refuse_auth(ctx, id, notify::INVALID_SYNTAX, reason);
-        }
-        let initial = notifies(parts).any(|notify| notify.kind == notify::INITIAL_CONTACT);
-        if self.connection.unique == Unique::Keep
-            && let Some(others) = ctx.out.present.get(&self.ends())
-        {
-            // Who reauthenticates comes from where it was, and does not say that it has lost all.
-            if initial || !others.contains(&self.path.remote.ip()) {
-                let reason = format!("peer {} is there already", self.remote_id);
-                let kind = notify::AUTHENTICATION_FAILED;
-                self.respond_notify(ctx, exchange::IKE_AUTH, id, kind, &[]);
-                return self.die(ctx, &reason);
-            }
-            self.on_probation = Some(ctx.now + crate::endpoint::GRACE);
-        }
-        if self.connection.unique != Unique::Never && initial {
-            ctx.out.initial_contact.push_back(self.id);
-        }
-        ctx.out.authenticated = Some(self.id);
-        self.mobike = self.connection.mobike && offers_mobike(parts);
-        self.establish(ctx);
-        // Without an address the IKE SA stands without its child (§3.15.4).
-        let (configured, unconfigured) = match self.answer_configuration(ctx, parts) {
-            Ok(configured) => (configured, None),
-            Err(kind) => (None, Some(kind)),
-        };
-        let chain = |this: &Self| {
-            let mut chain = Chain::default();
-            chain.push(payload::IDR, &this.local_id.emit());
-            this.push_certificates(&mut chain);
-            chain.push(payload::AUTH, own_auth);
-            if this.ppk {
-                chain.notify(notify::PPK_IDENTITY, &[]);
-            }
-            if this.mobike {
-                chain.notify(notify::MOBIKE_SUPPORTED, &[]);
-            }
-            if let Some(body) = &configured {
-                chain.push(payload::CP, body);
-            }
-            chain
-        };
-        let mut installed = chain(self);
-        if let Some(kind) = unconfigured {
-            installed.notify(kind, &[]);
-            return self.respond(ctx, exchange::IKE_AUTH, id, installed);
-        }
-        if childless {
-            // Childless (RFC 6023).
-            return self.respond(ctx, exchange::IKE_AUTH, id, installed);
-        }
-        let nonces = (self.init.nonce_i.clone(), self.init.nonce_r.clone());
-        let offer = ChildOffer {
-            nonces,
-            first: true,
-            ..ChildOffer::default()
-        };
-        let chosen = self.answer_child(ctx, parts, None, true, &mut installed);
-        match chosen.and_then(|chosen| self.make_answered(ctx, chosen, &offer, None)) {
-            Ok(child) => {
-                let mut failed = chain(self);
-                failed.notify(notify::NO_PROPOSAL_CHOSEN, &[]);
-                let install = InstallId(ctx.out.id());
-                let sa = Box::new(child.1);
-                ctx.event(Event::InstallInbound { install, child: sa });
-                self.pending = Some(Pending {
-                    install,
-                    message_id: id,
-                    exchange: exchange::IKE_AUTH,
-                    installed,
-                    failed,
-                    child: child.0,
-                    rekeys: None,
-                });
-            }
-            Err(kind) => {
-                // The IKE SA stands without its child (§1.2).
-                let mut chain = chain(self);
-                chain.notify(kind, &[]);
-                self.respond(ctx, exchange::IKE_AUTH, id, chain);
-            }
         }
     }
 
@@ -518,14 +289,10 @@ impl IkeSa {
         }
     }
 
-    fn adopt_connection(&mut self, connection: Arc<Connection>, remote: Identity) {
-        self.local_id = connection.local_id.clone();
-        self.encap |= connection.encap;
-        self.connection = connection;
-        self.remote_id = remote;
-    }
-
     pub(crate) fn handle_auth_response(&mut self, ctx: &mut Ctx<'_>, parts: &[Payload<'_>]) {
+        if self.eap.is_some() {
+            return self.handle_eap_response(ctx, parts);
+        }
         let error = error_notify(parts);
         let (Some(id_body), Some(auth)) = (find(parts, payload::IDR), find(parts, payload::AUTH))
         else {
@@ -582,8 +349,17 @@ impl IkeSa {
         }
     }
 
-    /// The responder is who it says.
+    /// The responder is who it says. Only such a one gets to see what our EAP says.
     fn accept_response(&mut self, ctx: &mut Ctx<'_>, parts: &[Payload<'_>]) {
+        match self.connection.local_auth.clone() {
+            LocalAuth::Eap(config) => self.answer_eap(ctx, config, parts),
+            _ => self.finish_response(ctx, parts),
+        }
+    }
+
+    /// Both are who they say.
+    pub(crate) fn finish_response(&mut self, ctx: &mut Ctx<'_>, parts: &[Payload<'_>]) {
+        self.eap = None;
         self.mobike = self.connection.mobike && offers_mobike(parts);
         self.establish(ctx);
         let spi = self.init.child_spi.take();
@@ -627,7 +403,7 @@ impl IkeSa {
 
     /// A responder that is not who it should be. It believes that the IKE SA stands, and is told once
     /// that it doesn't (§2.21.2).
-    fn abandon(&mut self, ctx: &mut Ctx<'_>, reason: String) {
+    pub(crate) fn abandon(&mut self, ctx: &mut Ctx<'_>, reason: String) {
         ctx.out.auth_failures += 1;
         let mut chain = Chain::default();
         chain.notify(notify::AUTHENTICATION_FAILED, &[]);

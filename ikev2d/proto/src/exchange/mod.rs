@@ -6,6 +6,7 @@ pub(crate) mod auth;
 pub(crate) mod child;
 pub(crate) mod configuration;
 pub(crate) mod create_child;
+pub(crate) mod eap;
 pub(crate) mod followup;
 pub(crate) mod informational;
 pub(crate) mod init;

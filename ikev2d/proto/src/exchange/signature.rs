@@ -40,6 +40,7 @@ pub(crate) enum Waiting {
 }
 
 /// Payloads that outlive their message.
+#[derive(Default)]
 pub(crate) struct Kept(Vec<(u8, Vec<u8>)>);
 
 impl Kept {
@@ -179,7 +180,7 @@ impl<'a> Ctx<'a> {
         let between = connections.filter(move |c| addresses_match(c, local, remote));
         between.filter_map(|connection| match &connection.remote_auth {
             RemoteAuth::PublicKey(verifier) => Some(verifier),
-            RemoteAuth::SharedKey => None,
+            RemoteAuth::SharedKey | RemoteAuth::Eap(_) => None,
         })
     }
 }

@@ -122,6 +122,8 @@ pub mod payload {
     pub const CP: u8 = 47;
     /// A fragment, encrypted and authenticated (RFC 7383).
     pub const SKF: u8 = 53;
+    /// EAP (§3.16).
+    pub const EAP: u8 = 48;
     /// Last type that RFC 7296 defines.
     pub const LAST_KNOWN: u8 = 48;
 }

@@ -56,7 +56,7 @@ pub struct Config {
     /// Peers by name.
     #[serde(default)]
     pub connections: BTreeMap<String, ConnectionSection>,
-    /// Preshared keys by name (`ike-…`), postquantum ones (`ppk-…`, RFC 8784), and files with private keys (`private-…`).
+    /// Preshared keys by name (`ike-…`), postquantum ones (`ppk-…`, RFC 8784), passwords of EAP (`eap-…`), and files with private keys (`private-…`).
     #[serde(default)]
     pub secrets: BTreeMap<String, SecretSection>,
     /// Addresses for peers.
@@ -162,6 +162,7 @@ impl Config {
         for (name, secret) in &self.secrets {
             let key = format!("secrets.{name}.secret");
             match (&secret.file, &secret.secret) {
+                (None, Some(_)) if is_eap(name) => {}
                 (None, Some(secret)) => match check_secret(secret.as_bytes()) {
                     Ok(warnings) => {
                         let told = warnings.into_iter().map(|what| format!("{key}: {what}"));
@@ -169,8 +170,8 @@ impl Config {
                     }
                     Err(what) => return Err((key, what)),
                 },
-                _ if is_ppk(name) => {
-                    let what = "a PPK is text, not a file".to_owned();
+                _ if is_ppk(name) || is_eap(name) => {
+                    let what = "this secret is text, not a file".to_owned();
                     return Err((format!("secrets.{name}.file"), what));
                 }
                 (None, None) => return Err((key, "neither secret nor file is given".to_owned())),
@@ -192,6 +193,11 @@ impl Config {
                 let passphrase = secret.secret.as_ref().map(|secret| secret.as_str());
                 let read = credentials.read_key(file, passphrase);
                 read.map_err(|what| (format!("secrets.{name}.file"), what))?;
+            } else if is_eap(name) {
+                let password = secret.secret.as_ref().map_or("", |secret| secret.as_str());
+                let ids: Vec<_> = secret.ids.iter().map(|id| name::identity(id)).collect();
+                let read = credentials.add_eap_secret(&ids, password.as_bytes());
+                read.map_err(|what| (format!("secrets.{name}.ids"), what))?;
             }
         }
         for (name, authority) in &self.authorities {
@@ -229,7 +235,7 @@ impl Config {
 
     /// The preshared keys for the core.
     pub fn psks(&self) -> Vec<Secret> {
-        self.shared_keys(|name| !is_ppk(name))
+        self.shared_keys(|name| !is_ppk(name) && !is_eap(name))
     }
 
     /// The postquantum preshared keys for the core (RFC 8784).
@@ -257,6 +263,11 @@ fn is_ppk(name: &str) -> bool {
     name.starts_with("ppk")
 }
 
+/// Whether it is that of an EAP password.
+fn is_eap(name: &str) -> bool {
+    name.starts_with("eap")
+}
+
 impl FromStr for Config {
     type Err = ConfigError;
 
@@ -269,7 +280,7 @@ impl FromStr for Config {
 mod tests {
     use std::time::Duration;
 
-    use ikev2d_proto::config::{Identity, Version};
+    use ikev2d_proto::config::{Identity, LocalAuth, Version};
 
     use super::*;
 
@@ -391,6 +402,38 @@ mod tests {
                 }
                 Ok(_) => assert!(expected.is_empty(), "{from} -> {to} is accepted"),
             }
+        }
+    }
+
+    /// B24, B25: EAP needs a password of its own, the other end by something else, and IKEv2.
+    #[test]
+    fn eap_is_checked() {
+        let client = "auth = \"eap-mschapv2\", id = \"a.demo\"";
+        let text = GOOD.replace("auth = \"psk\", id = \"a.demo\"", client);
+        let password = "\n[secrets.eap-a]\nids = [\"a.demo\", \"carol\"]\nsecret = \"short\"\n";
+        let good = text.clone() + password;
+        let config: Config = good.parse().unwrap();
+        assert!(matches!(config.policy()[0].local_auth, LocalAuth::Eap(_)));
+        assert_eq!(config.psks().len(), 1, "no preshared key");
+        for (bad, expected) in [
+            (text, "secrets.eap-NAME"),
+            (
+                good.replace("ids = [\"a.demo\", \"carol\"]", ""),
+                "whose it is",
+            ),
+            (good.replace("version = 2", "version = 0"), "version = 2"),
+            (good.replace("encap = true", "ppk_id = \"p\""), "ppk_id"),
+            (
+                good.replace("\"psk\", id = \"b.demo\"", "\"eap-mschapv2\""),
+                "both ends",
+            ),
+            (
+                good.replace("id = \"b.demo\"", "id = \"b.demo\", eap_id = \"x\""),
+                "eap_id",
+            ),
+        ] {
+            let error = bad.parse::<Config>().unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
         }
     }
 

@@ -84,7 +84,11 @@ fn is_up(pair: &Pair, side: usize) -> bool {
 fn fails(pair: &mut Pair) -> String {
     initiate(pair);
     assert!(!is_up(pair, 0) && !is_up(pair, 1));
-    assert!(pair.sides.iter().all(|side| side.endpoint.ike_sas().count() == 0));
+    assert!(
+        pair.sides
+            .iter()
+            .all(|side| side.endpoint.ike_sas().count() == 0)
+    );
     let downs = pair.sides.iter().flat_map(|side| &side.events);
     let reasons = downs.filter_map(|event| match event {
         Event::IkeDown { reason, .. } => Some(reason.clone()),
@@ -114,7 +118,10 @@ fn a_password_authenticates_the_initiator() {
         }
     });
     initiate(&mut pair);
-    assert!(is_up(&pair, 0) && is_up(&pair, 1), "responder by preshared key");
+    assert!(
+        is_up(&pair, 0) && is_up(&pair, 1),
+        "responder by preshared key"
+    );
 }
 
 /// A02: whoever is asked counts as whom EAP has authenticated, not as whom IDi says.
@@ -153,13 +160,23 @@ fn who_has_no_password_gets_nothing() {
 fn the_responder_is_believed_before_eap_begins() {
     let root = Template::authority("Root").issue(p256(), None);
     let stranger = Template::end("b.test").issue(p256(), None);
-    let mut pair = pair_with(&root, &stranger, &client("a.test", "open sesame"), &server(true));
+    let mut pair = pair_with(
+        &root,
+        &stranger,
+        &client("a.test", "open sesame"),
+        &server(true),
+    );
     let seen = Arc::new(AtomicBool::new(false));
     let noted = seen.clone();
-    pair.sides[0].endpoint.deviate(Box::new(move |message: &mut Outgoing| {
-        let eap = message.payloads.iter().any(|(kind, _)| *kind == payload::EAP);
-        noted.fetch_or(eap, Ordering::Relaxed);
-    }));
+    pair.sides[0]
+        .endpoint
+        .deviate(Box::new(move |message: &mut Outgoing| {
+            let eap = message
+                .payloads
+                .iter()
+                .any(|(kind, _)| *kind == payload::EAP);
+            noted.fetch_or(eap, Ordering::Relaxed);
+        }));
     let reason = fails(&mut pair);
     assert!(reason.contains("self-signed"), "{reason}");
     assert!(!seen.load(Ordering::Relaxed), "EAP was answered");
@@ -169,7 +186,8 @@ type Change = fn(&mut Vec<(u8, Vec<u8>)>);
 
 fn eap(payloads: &mut [(u8, Vec<u8>)]) -> Option<&mut Vec<u8>> {
     let mut all = payloads.iter_mut();
-    all.find(|(kind, _)| *kind == payload::EAP).map(|(_, body)| body)
+    all.find(|(kind, _)| *kind == payload::EAP)
+        .map(|(_, body)| body)
 }
 
 fn with_eap(payloads: &mut [(u8, Vec<u8>)], change: impl FnOnce(&mut Vec<u8>)) {
@@ -186,7 +204,9 @@ const WRONG: [(&str, Change); 16] = [
     ("EAP-Failure", |all| {
         with_eap(all, |body| *body = vec![4, body[1], 0, 4]);
     }),
-    ("no EAP", |all| all.retain(|(kind, _)| *kind != payload::EAP)),
+    ("no EAP", |all| {
+        all.retain(|(kind, _)| *kind != payload::EAP)
+    }),
     ("AUTH instead of EAP", |all| {
         if eap(all).is_some() {
             all.retain(|(kind, _)| *kind != payload::EAP);
@@ -206,7 +226,9 @@ const WRONG: [(&str, Change); 16] = [
             }
         }
     }),
-    ("no AUTH", |all| all.retain(|(kind, _)| *kind != payload::AUTH)),
+    ("no AUTH", |all| {
+        all.retain(|(kind, _)| *kind != payload::AUTH)
+    }),
     ("EAP-MD5, which has no key", |all| {
         with_eap(all, |body| {
             if body.len() > 4 {
@@ -228,7 +250,9 @@ const WRONG: [(&str, Change); 16] = [
     }),
     ("an empty packet", |all| with_eap(all, Vec::clear)),
     ("one octet", |all| with_eap(all, |body| body.truncate(1))),
-    ("a code that is none", |all| with_eap(all, |body| body[0] = 9)),
+    ("a code that is none", |all| {
+        with_eap(all, |body| body[0] = 9)
+    }),
     ("a proof that is wrong", |all| {
         with_eap(all, |body| {
             if body.len() > 40 {
@@ -289,10 +313,7 @@ impl ikev2d_proto::eap::Method for Endless {
         Ok(vec![0])
     }
 
-    fn handle(
-        &mut self,
-        _: &[u8],
-    ) -> Result<ikev2d_proto::eap::Turn, ikev2d_proto::eap::EapError> {
+    fn handle(&mut self, _: &[u8]) -> Result<ikev2d_proto::eap::Turn, ikev2d_proto::eap::EapError> {
         Ok(ikev2d_proto::eap::Turn::Say(vec![0]))
     }
 }

@@ -195,7 +195,13 @@ impl Client {
         let (kind, data) = match (packet.code, packet.body) {
             (REQUEST, Some(body)) => body,
             // Only who has been shown the server's own proof believes it (CVE-2021-45079).
-            (SUCCESS, _) => return self.msk.take().map(ClientTurn::Success).ok_or(EapError::Early),
+            (SUCCESS, _) => {
+                return self
+                    .msk
+                    .take()
+                    .map(ClientTurn::Success)
+                    .ok_or(EapError::Early);
+            }
             (FAILURE, _) => return Err(EapError::Failure),
             _ => return Err(EapError::Unexpected("a response")),
         };

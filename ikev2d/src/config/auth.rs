@@ -6,10 +6,12 @@ use std::sync::Arc;
 use ikev2d_crypto::credential::{
     CredentialError, KeyKind, KeySigner, SignaturePolicy, certificates, public_key,
 };
+use ikev2d_crypto::eap::mschapv2::Mschapv2;
 use ikev2d_crypto::name;
 use ikev2d_crypto::trust::{Revocation, Trust, TrustAnchors};
 use ikev2d_proto::config::{Identity, LocalAuth, RemoteAuth};
 use ikev2d_proto::credential::Hash;
+use ikev2d_proto::eap::{ClientConfig, ServerConfig};
 use ikev2d_proto::suite::Suite;
 use serde::Deserialize;
 
@@ -20,13 +22,17 @@ use super::text::{FromText, Text};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthSection {
-    /// `psk`, or `pubkey`, `rsa`, `rsa/pss`, `ecdsa`, `ed25519` or `ed448`, with the key's least bits
+    /// `psk`, `eap-mschapv2` (the initiator alone), or `pubkey`, `rsa`, `rsa/pss`, `ecdsa`, `ed25519` or `ed448`, with the key's least bits
     /// and hashes behind it at will: `ecdsa-384-sha384`.
     #[serde(default)]
     pub auth: Text<AuthSetting>,
     /// Who it is. Of us, with a certificate: its subject by default.
     #[serde(default)]
     pub id: String,
+    /// Who it is to EAP. Of us: `id` by default. Of the peer: what it says to IKE by default, `%any` to
+    /// ask it, or the only one that is taken.
+    #[serde(default)]
+    pub eap_id: String,
     /// Files with certificates, in PEM or DER. Of us: our own and then those up to an authority. Of the
     /// peer: the only ones that are taken.
     #[serde(default)]
@@ -77,6 +83,13 @@ pub enum AuthSetting {
     SharedKey,
     /// A signature that fits.
     PublicKey(SignaturePolicy),
+    /// EAP-MSCHAPv2.
+    EapMschapv2,
+}
+
+/// An identity as EAP has it: the name alone.
+pub(crate) fn eap_name(identity: &Identity) -> Vec<u8> {
+    identity.emit().get(4..).unwrap_or_default().to_vec()
 }
 
 impl Default for Text<AuthSetting> {
@@ -89,12 +102,14 @@ impl FromText for AuthSetting {
     fn from_text(text: &str) -> Result<Self, String> {
         let error = || {
             format!(
-                "{text:?}: expected psk, or pubkey, rsa, rsa/pss, ecdsa, ed25519 or ed448, with bits and hashes \
+                "{text:?}: expected psk, eap-mschapv2, or pubkey, rsa, rsa/pss, ecdsa, ed25519 or ed448, with bits and hashes \
                  behind it at will, as in ecdsa-384-sha384"
             )
         };
-        if text == "psk" {
-            return Ok(Self::SharedKey);
+        match text {
+            "psk" => return Ok(Self::SharedKey),
+            "eap-mschapv2" => return Ok(Self::EapMschapv2),
+            _ => {}
         }
         // strongSwan's prefix for schemes of IKE alone.
         let mut words = text.strip_prefix("ike:").unwrap_or(text).split('-');
@@ -143,7 +158,7 @@ impl AuthSection {
             _ => (384, Hash::Sha384, "ecdsa-384-sha384"),
         };
         let fits = match &self.auth.0 {
-            AuthSetting::SharedKey => false,
+            AuthSetting::SharedKey | AuthSetting::EapMschapv2 => false,
             AuthSetting::PublicKey(policy) => {
                 policy.kind == KeyKind::Ecdsa && policy.bits >= bits && policy.hashes == [hash]
             }
@@ -160,8 +175,13 @@ impl AuthSection {
         &self,
         credentials: &Credentials,
     ) -> Result<(LocalAuth, Option<Identity>), (&'static str, String)> {
-        let AuthSetting::PublicKey(policy) = &self.auth.0 else {
-            return Ok((LocalAuth::SharedKey, None));
+        let policy = match &self.auth.0 {
+            AuthSetting::PublicKey(policy) => policy,
+            AuthSetting::SharedKey => return Ok((LocalAuth::SharedKey, None)),
+            AuthSetting::EapMschapv2 => {
+                let client = self.eap_client(credentials)?;
+                return Ok((LocalAuth::Eap(client), None));
+            }
         };
         let certs = credentials.read_all(&self.certs, certificates);
         let certs = certs.map_err(|what| ("certs", what))?;
@@ -196,8 +216,12 @@ impl AuthSection {
         &self,
         credentials: &Credentials,
     ) -> Result<RemoteAuth, (&'static str, String)> {
-        let AuthSetting::PublicKey(policy) = &self.auth.0 else {
-            return Ok(RemoteAuth::SharedKey);
+        let policy = match &self.auth.0 {
+            AuthSetting::PublicKey(policy) => policy,
+            AuthSetting::SharedKey => return Ok(RemoteAuth::SharedKey),
+            AuthSetting::EapMschapv2 => {
+                return Ok(RemoteAuth::Eap(self.eap_server(credentials)));
+            }
         };
         let mut authorities = credentials
             .read_all(&self.cacerts, certificates)
@@ -234,6 +258,47 @@ impl AuthSection {
         Ok(RemoteAuth::PublicKey(Arc::new(trust)))
     }
 
+    fn eap_client(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<ClientConfig, (&'static str, String)> {
+        let name = if self.eap_id.is_empty() {
+            &self.id
+        } else {
+            &self.eap_id
+        };
+        let identity = eap_name(&name::identity(name));
+        let known = credentials.eap_secrets().iter();
+        let mut own = known.filter(|(user, _)| *user == identity);
+        let Some((_, password)) = own.next().filter(|_| !name.is_empty()) else {
+            let what = format!("no password for {name:?} (secrets.eap-NAME with ids)");
+            return Err(("auth", what));
+        };
+        let methods = Mschapv2::client(identity.clone(), password.clone());
+        Ok(ClientConfig {
+            identity,
+            methods: Arc::new(methods),
+        })
+    }
+
+    fn eap_server(&self, credentials: &Credentials) -> ServerConfig {
+        let ask_identity = self.eap_id == "%any";
+        let only = (!ask_identity && !self.eap_id.is_empty())
+            .then(|| eap_name(&name::identity(&self.eap_id)));
+        let known = credentials.eap_secrets().iter();
+        let users = known.filter(|(user, _)| only.as_ref().is_none_or(|only| only == user));
+        ServerConfig {
+            // One that may come under any IKE identity has to say who it is.
+            ask_identity: ask_identity || only.is_some(),
+            methods: Arc::new(Mschapv2::server(users.cloned().collect())),
+        }
+    }
+
+    /// Whether it is by EAP.
+    pub(super) fn is_eap(&self) -> bool {
+        self.auth.0 == AuthSetting::EapMschapv2
+    }
+
     /// Who it is.
     pub(super) fn identity(&self) -> Identity {
         name::identity(&self.id)
@@ -243,8 +308,11 @@ impl AuthSection {
     pub(super) fn check(&self, own: bool) -> Result<(), (String, String)> {
         let wrong = |key: &str, what: &str| Err((key.to_owned(), what.to_owned()));
         let named = !self.certs.is_empty() || !self.cacerts.is_empty() || !self.pubkeys.is_empty();
-        if self.auth.0 == AuthSetting::SharedKey && named {
-            return wrong("auth", "psk: certificates and keys are for pubkey");
+        if !matches!(self.auth.0, AuthSetting::PublicKey(_)) && named {
+            return wrong("auth", "certificates and keys are for pubkey");
+        }
+        if !self.is_eap() && !self.eap_id.is_empty() {
+            return wrong("eap_id", "is for eap-mschapv2");
         }
         if own && !self.cacerts.is_empty() {
             return wrong("cacerts", "authorities are the peer's (remote.cacerts)");

@@ -212,6 +212,25 @@ impl ConnectionSection {
             let what = "is set without ppk_id, which says what is required";
             return invalid("ppk_required".to_owned(), what.to_owned());
         }
+        if self.local.is_eap() || self.remote.is_eap() {
+            let what = if self.local.is_eap() && self.remote.is_eap() {
+                "EAP at both ends: the responder proves itself by psk or pubkey"
+            } else if self.ppk_id.is_some() {
+                "EAP and ppk_id together are not supported"
+            } else if self.version != 2 {
+                "EAP is IKEv2's: expected version = 2"
+            } else {
+                ""
+            };
+            if !what.is_empty() {
+                let side = if self.local.is_eap() {
+                    "local"
+                } else {
+                    "remote"
+                };
+                return invalid(format!("{side}.auth"), what.to_owned());
+            }
+        }
         let frequency = self.reauth_frequency;
         if frequency > MOST_REAUTH_FREQUENCY {
             let what = format!(

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use ikev2d_crypto::credential::{CredentialError, certificates, private_key};
 use ikev2d_crypto::ocsp::Ocsp;
 use ikev2d_crypto::{PrivateKey, X509};
+use ikev2d_proto::config::Identity;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::auth::eap_name;
 use crate::fetch::Http;
 
 /// Largest file that is read.
@@ -55,6 +57,8 @@ pub struct Credentials {
     named: BTreeMap<String, Vec<Authority>>,
     revocation_lists: Vec<String>,
     ocsp: Option<Arc<Ocsp>>,
+    /// Users of EAP, and their passwords.
+    eap: Vec<(Vec<u8>, Zeroizing<String>)>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -146,6 +150,23 @@ impl Credentials {
             .collect()
     }
 
+    /// A password of EAP, and whose it is.
+    pub(crate) fn add_eap_secret(&mut self, ids: &[Identity], secret: &[u8]) -> Result<(), String> {
+        let text = std::str::from_utf8(secret).map_err(|_| "a password of EAP is text")?;
+        if text.is_empty() || ids.is_empty() {
+            return Err("a password of EAP needs a text, and ids: whose it is".to_owned());
+        }
+        let all = ids
+            .iter()
+            .map(|id| (eap_name(id), Zeroizing::new(text.to_owned())));
+        self.eap.extend(all);
+        Ok(())
+    }
+
+    pub(super) fn eap_secrets(&self) -> &[(Vec<u8>, Zeroizing<String>)] {
+        &self.eap
+    }
+
     pub(super) fn ocsp(&self) -> Option<Arc<Ocsp>> {
         self.ocsp.clone()
     }
@@ -197,6 +218,7 @@ impl Credentials {
             .extend(named.map(|(name, read)| (name.clone(), read.clone())));
         let lists = more.revocation_lists.iter().cloned();
         all.revocation_lists.extend(lists);
+        all.eap.extend(more.eap.iter().cloned());
         all
     }
 }

@@ -62,6 +62,13 @@ impl Loaded {
                 tracing::warn!("authority {name} is out of use: {key}: {what}");
             }
         }
+        for (id, (secret, kind)) in &self.secrets {
+            if *kind == SharedKind::Eap
+                && let Err(what) = all.add_eap_secret(&secret.ids, &secret.secret)
+            {
+                tracing::warn!("secret {id} is out of use: {what}");
+            }
+        }
         all
     }
 
@@ -184,6 +191,9 @@ impl Daemon {
 
     pub(super) fn load_secret(&mut self, message: &Section) -> Result<(), String> {
         let (id, secret, kind) = settings::secret(message)?;
+        if kind == SharedKind::Eap {
+            Credentials::default().add_eap_secret(&secret.ids, &secret.secret)?;
+        }
         self.loaded.secrets.insert(id, (secret, kind));
         self.apply_policy();
         Ok(())

@@ -190,20 +190,21 @@ pub(crate) fn connection(connection: &Connection) -> Section {
         connection.rekey_time.unwrap_or_default().as_secs(),
     );
     section.put("unique", "UNIQUE_NO");
-    let by_key = (
-        matches!(connection.local_auth, LocalAuth::PublicKey(_)),
-        matches!(connection.remote_auth, RemoteAuth::PublicKey(_)),
-    );
-    for (name, id, by_key) in [
-        ("local-1", &connection.local_id, by_key.0),
-        ("remote-1", &connection.remote_id, by_key.1),
+    let local = match connection.local_auth {
+        LocalAuth::PublicKey(_) => "public key",
+        LocalAuth::SharedKey => "pre-shared key",
+        LocalAuth::Eap(_) => "EAP",
+    };
+    let remote = match connection.remote_auth {
+        RemoteAuth::PublicKey(_) => "public key",
+        RemoteAuth::SharedKey => "pre-shared key",
+        RemoteAuth::Eap(_) => "EAP",
+    };
+    for (name, id, class) in [
+        ("local-1", &connection.local_id, local),
+        ("remote-1", &connection.remote_id, remote),
     ] {
         let mut end = Section::default();
-        let class = if by_key {
-            "public key"
-        } else {
-            "pre-shared key"
-        };
         end.put("class", class);
         end.put("id", shown(id));
         section.put_section(name, end);
@@ -258,7 +259,7 @@ pub(crate) fn certificates(
         .iter()
         .filter_map(|connection| match &connection.local_auth {
             LocalAuth::PublicKey(signer) => Some(signer),
-            LocalAuth::SharedKey => None,
+            LocalAuth::SharedKey | LocalAuth::Eap(_) => None,
         });
     for signer in own {
         let certificates = signer.certificates().iter();

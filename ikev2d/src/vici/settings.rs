@@ -123,6 +123,8 @@ pub(crate) enum SharedKind {
     Psk,
     /// Keys (RFC 8784).
     Ppk,
+    /// EAP.
+    Eap,
 }
 
 /// The secret of a `load-shared` message, with its id and kind.
@@ -130,22 +132,25 @@ pub(crate) fn secret(message: &Section) -> Result<(String, Secret, SharedKind), 
     let kind = match message.text("type").unwrap_or_default() {
         kind if kind.eq_ignore_ascii_case("ike") => SharedKind::Psk,
         kind if kind.eq_ignore_ascii_case("ppk") => SharedKind::Ppk,
+        kind if kind.eq_ignore_ascii_case("eap") => SharedKind::Eap,
         kind => {
             return Err(format!(
-                "secret of type {kind:?}: only IKE and PPK are supported"
+                "secret of type {kind:?}: only IKE, EAP and PPK are supported"
             ));
         }
     };
     let data = message.octets("data").ok_or("no data")?;
     let owners = message.texts("owners");
-    if kind == SharedKind::Ppk && owners.is_empty() {
-        return Err("a PPK is found by its ids: no owners".to_owned());
+    if kind != SharedKind::Psk && owners.is_empty() {
+        return Err("this secret is found by its ids: no owners".to_owned());
     }
     let id = message
         .text("id")
         .map_or_else(|| owners.join(","), str::to_owned);
-    for warning in check_secret(data)? {
-        tracing::warn!(id, "preshared key: {warning}");
+    if kind != SharedKind::Eap {
+        for warning in check_secret(data)? {
+            tracing::warn!(id, "preshared key: {warning}");
+        }
     }
     let ids = owners.into_iter().map(name::identity).collect();
     let secret = Zeroizing::new(data.to_vec());
@@ -375,7 +380,9 @@ mod tests {
         assert_eq!(loaded.ids, [Identity::Fqdn("b.test".to_owned())]);
         let short = section(&[("type", "IKE"), ("data", "short")]);
         assert!(secret(&short).unwrap_err().contains("at least 8"));
-        let eap = section(&[("type", "EAP"), ("data", "long enough")]);
-        assert!(secret(&eap).unwrap_err().contains("EAP"));
+        let eap = section(&[("type", "EAP"), ("data", "short"), ("owners", "carol")]);
+        assert_eq!(secret(&eap).unwrap().2, SharedKind::Eap);
+        let other = section(&[("type", "NTLM"), ("data", "long enough")]);
+        assert!(secret(&other).unwrap_err().contains("NTLM"));
     }
 }

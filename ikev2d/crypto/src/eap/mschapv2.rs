@@ -59,7 +59,8 @@ impl Mschapv2 {
 
     fn password(&self, identity: &[u8]) -> Option<&Zeroizing<String>> {
         let mut all = self.passwords.iter();
-        all.find(|(user, _)| user == identity).map(|(_, password)| password)
+        all.find(|(user, _)| user == identity)
+            .map(|(_, password)| password)
     }
 }
 
@@ -75,7 +76,9 @@ impl Methods for Mschapv2 {
         let mut challenge = [0; 16];
         rand_bytes(&mut challenge).map_err(|_| EapError::NoMethod)?;
         let password = self.password(identity);
-        let hash = password.map(|password| password_hash(password)).transpose()?;
+        let hash = password
+            .map(|password| password_hash(password))
+            .transpose()?;
         if !self.server {
             let hash = hash.ok_or(EapError::NoMethod)?;
             return Ok(Box::new(Client::new(identity, hash, challenge)));
@@ -128,12 +131,17 @@ fn challenge_hash(peer: &[u8; 16], authenticator: &[u8; 16], user: &[u8]) -> [u8
 /// ChallengeResponse (§8.5): three times DES, by keys of seven octets.
 fn challenge_response(challenge: [u8; 8], hash: &Hash16) -> [u8; 24] {
     let mut padded = Zeroizing::new([0; 21]);
-    padded.iter_mut().zip(hash.iter()).for_each(|(to, from)| *to = *from);
+    padded
+        .iter_mut()
+        .zip(hash.iter())
+        .for_each(|(to, from)| *to = *from);
     let mut out = [0; 24];
     let keys = padded.as_chunks::<7>().0.iter();
     for (key, out) in keys.zip(out.as_chunks_mut::<8>().0) {
         // Seven bits in each octet; the parity's last bit does not count.
-        let bits = key.iter().fold(0_u64, |all, octet| all << 8 | u64::from(*octet));
+        let bits = key
+            .iter()
+            .fold(0_u64, |all, octet| all << 8 | u64::from(*octet));
         let mut wide = [0; 8];
         for (at, octet) in wide.iter_mut().enumerate() {
             *octet = ((bits >> (49 - 7 * at)) as u8 & 0x7f) << 1;
@@ -158,9 +166,11 @@ fn authenticator_response(hash: &Hash16, proof: &[u8; 24], challenge: [u8; 8]) -
 /// RFC 3079 §3.3 and §3.4: what the server receives with and sends with, then zeros to 64 octets.
 fn session_key(hash: &Hash16, proof: &[u8; 24]) -> Zeroizing<Vec<u8>> {
     const MASTER: &[u8] = b"This is the MPPE Master Key";
-    const TO_SERVER: &[u8] = b"On the client side, this is the send key; on the server side, it is \
+    const TO_SERVER: &[u8] =
+        b"On the client side, this is the send key; on the server side, it is \
                                the receive key.";
-    const TO_CLIENT: &[u8] = b"On the client side, this is the receive key; on the server side, it \
+    const TO_CLIENT: &[u8] =
+        b"On the client side, this is the receive key; on the server side, it \
                                is the send key.";
     let master = Zeroizing::new(sha1(&[&*hash_hash(hash), proof, MASTER]));
     let master = master.first_chunk::<16>().map_or(&[][..], |master| master);
@@ -210,7 +220,10 @@ enum ClientState {
     /// Awaits the server's challenge.
     Fresh([u8; 16]),
     /// Has proved itself, and awaits the server's proof.
-    Proved { expected: String, proof: [u8; 24] },
+    Proved {
+        expected: String,
+        proof: [u8; 24],
+    },
     Over,
 }
 
@@ -344,7 +357,10 @@ mod tests {
     use super::*;
 
     fn octets<const N: usize>(text: &str) -> [u8; N] {
-        hex::decode(text.replace(' ', "")).unwrap().try_into().unwrap()
+        hex::decode(text.replace(' ', ""))
+            .unwrap()
+            .try_into()
+            .unwrap()
     }
 
     const USER: &[u8] = b"User";

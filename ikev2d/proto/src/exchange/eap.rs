@@ -162,14 +162,12 @@ impl IkeSa {
         }
     }
 
-    pub(crate) fn handle_eap_request(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        id: u32,
-        parts: &[Payload<'_>],
-    ) {
+    pub(crate) fn handle_eap_request(&mut self, ctx: &mut Ctx<'_>, id: u32, parts: &[Payload<'_>]) {
         let failed = notify::AUTHENTICATION_FAILED;
-        let Some(EapState::Server { talk, id_body, msk, .. }) = self.eap.as_deref_mut() else {
+        let Some(EapState::Server {
+            talk, id_body, msk, ..
+        }) = self.eap.as_deref_mut()
+        else {
             return self.refuse_auth(ctx, id, failed, "EAP the wrong way round");
         };
         let remote = &self.remote_id;

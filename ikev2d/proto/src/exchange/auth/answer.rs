@@ -43,7 +43,8 @@ impl IkeSa {
             Err(error) => return self.refuse_auth(ctx, id, failed, &error.to_string()),
         };
         let wanted = find(parts, payload::IDR).and_then(|body| Identity::read(body).ok());
-        let Some(connection) = self.connection_for(ctx, &remote, wanted.as_ref(), auth.as_ref()) else {
+        let Some(connection) = self.connection_for(ctx, &remote, wanted.as_ref(), auth.as_ref())
+        else {
             let reason = format!("no connection for peer {remote} and its kind of authentication");
             return self.refuse_auth(ctx, id, failed, &reason);
         };

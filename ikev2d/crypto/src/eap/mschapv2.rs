@@ -105,12 +105,12 @@ fn password_hash(password: &str) -> Result<Hash16, EapError> {
     password
         .encode_utf16()
         .for_each(|unit| text.extend(unit.to_le_bytes()));
-    Ok(Zeroizing::new(Md4::digest(&*text).into()))
+    Ok(Zeroizing::new(Md4::digest(text.as_slice()).into()))
 }
 
 /// HashNtPasswordHash (§8.4).
 fn hash_hash(hash: &Hash16) -> Hash16 {
-    Zeroizing::new(Md4::digest(&**hash).into())
+    Zeroizing::new(Md4::digest(hash.as_slice()).into())
 }
 
 fn sha1(parts: &[&[u8]]) -> [u8; 20] {

@@ -149,12 +149,18 @@ pub fn attach(
         DeviceAddress::User(path) => {
             let connection = kept.into_iter().find(|(name, _)| name == CONNECTION);
             let (_, connection) = connection.ok_or_else(missing)?;
-            UserTransport::resume(path, connection)?
+            Box::new(UserTransport::resume(path, connection)?) as Box<dyn Transport>
         }
-        DeviceAddress::Pci(_) | DeviceAddress::Several(_) => return Err(missing()),
+        DeviceAddress::Pci(function) => Box::new(KernelTransport::resume(function, kept)?),
+        DeviceAddress::Several(_) => return Err(missing()),
     };
     let name = address.to_string();
-    IpaCard::attach(name, Box::new(transport), Box::new(move || connect(&at))).map(Arc::new)
+    IpaCard::attach(name, transport, Box::new(move || connect(&at))).map(Arc::new)
+}
+
+/// The names of what may be kept of a card, by whatever way it is reached.
+pub fn kept_names() -> impl Iterator<Item = &'static str> {
+    std::iter::once(CONNECTION).chain(transport::kernel::KEPT)
 }
 
 /// A device of a kind that this drives.

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+mod kept;
 mod qat;
 mod traffic;
 
@@ -32,12 +33,17 @@ const STEPS: &[Step] = &[
     ("interrupts", traffic::interrupts),
     ("two queues", traffic::two_queues),
     ("memory out of reach", traffic::refused_memory),
+    ("process killed", kept::go_on),
 ];
 
 /// The last: its card is dead afterwards.
 const END: Step = ("card killed", traffic::killed);
 
 fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    if let (Some(kept::ROLE), Some(card)) = (arguments.next().as_deref(), arguments.next()) {
+        return kept::have_the_card(&card);
+    }
     let functions = Host::default().functions()?;
     let (qat, cards): (Vec<_>, Vec<_>) = functions
         .into_iter()

@@ -206,7 +206,7 @@ fn settle(done: &mut Vec<Done>) -> Result<usize> {
     Ok(done.drain(..).count())
 }
 
-fn pool(card: &dyn Accelerator) -> Result<FramePool> {
+pub(crate) fn pool(card: &dyn Accelerator) -> Result<FramePool> {
     let pool = FramePool::new(FramePoolConfig {
         slots: 256,
         ..Default::default()
@@ -215,7 +215,7 @@ fn pool(card: &dyn Accelerator) -> Result<FramePool> {
     Ok(pool)
 }
 
-fn outbound(spi: u32) -> SaParams {
+pub(crate) fn outbound(spi: u32) -> SaParams {
     let suite = Suite::AES_256_GCM;
     #[expect(clippy::expect_used, reason = "constants")]
     let (spi, keys) = (
@@ -232,7 +232,12 @@ fn outbound(spi: u32) -> SaParams {
     }
 }
 
-fn submit(queue: &mut dyn QueuePair, pool: &FramePool, sa: SaHandle, count: u64) -> Result<()> {
+pub(crate) fn submit(
+    queue: &mut dyn QueuePair,
+    pool: &FramePool,
+    sa: SaHandle,
+    count: u64,
+) -> Result<()> {
     // An IPv4 header of 28 octets and eight more.
     let mut packet = [0x5a; 28];
     packet[..20].copy_from_slice(&[
@@ -254,7 +259,7 @@ fn submit(queue: &mut dyn QueuePair, pool: &FramePool, sa: SaHandle, count: u64)
     Ok(queue.kick()?)
 }
 
-fn collect(queue: &mut dyn QueuePair, count: usize) -> Result<Vec<Done>> {
+pub(crate) fn collect(queue: &mut dyn QueuePair, count: usize) -> Result<Vec<Done>> {
     let (mut done, begun) = (Vec::new(), Instant::now());
     while done.len() < count {
         ensure!(begun.elapsed() < PATIENCE, "{} of {count}", done.len());
@@ -263,7 +268,7 @@ fn collect(queue: &mut dyn QueuePair, count: usize) -> Result<Vec<Done>> {
     Ok(done)
 }
 
-fn all(done: &[Done], status: Status) -> Result<()> {
+pub(crate) fn all(done: &[Done], status: Status) -> Result<()> {
     let other = done.iter().find(|done| done.status != status);
     match other {
         Some(done) => bail!("{:?}, expected {status:?}", done.status),

@@ -3,10 +3,10 @@
 #![expect(unsafe_code, reason = "DMA mapping by address")]
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use offload_api::error::DeviceError;
@@ -16,7 +16,7 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
 };
 
-use super::vfio::{OpenFailure, Region, VfioDevice};
+use super::vfio::{Descriptors, OpenFailure, Region, VfioDevice};
 use super::{IovaRange, MappedRegion, Transport};
 use crate::lock;
 use crate::pci::{Host, PciFunction, VFIO_PCI};
@@ -29,6 +29,12 @@ const MEMORY_SPACE: u16 = 1 << 1;
 /// How long a device that was just dropped may take to let go: its watch thread may have been looking.
 const PARTING: Duration = Duration::from_millis(500);
 
+/// The names of kept descriptors.
+pub const KEPT: [&str; 3] = [CONTAINER, GROUP, DEVICE];
+const CONTAINER: &str = "card-vfio-container";
+const GROUP: &str = "card-vfio-group";
+const DEVICE: &str = "card-vfio-device";
+
 /// A PCI function bound to vfio-pci.
 ///
 /// The kernel opens a group once: in this process the descriptor lives until the last
@@ -36,7 +42,8 @@ const PARTING: Duration = Duration::from_millis(500);
 /// takes it over, reset.
 #[derive(Debug)]
 pub struct KernelTransport {
-    opened: RwLock<Option<Arc<Opened>>>,
+    opened: Arc<Opened>,
+    closed: AtomicBool,
     reserved: Vec<IovaRange>,
 }
 
@@ -60,10 +67,14 @@ impl KernelTransport {
     /// # Errors
     /// It is not there, not bound to vfio-pci, in use, or its group is not viable.
     pub fn open(function: &str) -> Result<Self, DeviceError> {
-        Self::open_on(&Host::default(), function)
+        Self::open_on(&Host::default(), function, None)
     }
 
-    fn open_on(host: &Host, address: &str) -> Result<Self, DeviceError> {
+    fn open_on(
+        host: &Host,
+        address: &str,
+        kept: Option<Vec<(String, OwnedFd)>>,
+    ) -> Result<Self, DeviceError> {
         let function = host.function(address).map_err(|error| DeviceError::Gone {
             reason: error.to_string(),
         })?;
@@ -76,18 +87,34 @@ impl KernelTransport {
                 last: region.last,
             })
             .collect();
-        let opened = Opened::take(host, group, address)?;
+        let opened = match kept {
+            Some(kept) => Opened::resume(group, &function, kept)?,
+            None => Opened::take(host, group, address)?,
+        };
         Ok(Self {
-            opened: RwLock::new(Some(opened)),
+            opened,
+            closed: AtomicBool::new(false),
             reserved,
         })
     }
 
-    fn opened(&self) -> Result<Arc<Opened>, DeviceError> {
-        let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
-        opened.clone().ok_or_else(|| DeviceError::Gone {
-            reason: "closed".to_owned(),
-        })
+    /// Goes on with a function that another process has opened and that was never let go of, by the
+    /// descriptors of its [`kept`](Transport::kept). The kernel has not reset it, and what it could reach it
+    /// still can: pages of a process that has died stay pinned.
+    ///
+    /// # Errors
+    /// One of them is missing, or of another function.
+    pub fn resume(function: &str, kept: Vec<(String, OwnedFd)>) -> Result<Self, DeviceError> {
+        Self::open_on(&Host::default(), function, Some(kept))
+    }
+
+    fn opened(&self) -> Result<&Arc<Opened>, DeviceError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(DeviceError::Gone {
+                reason: "closed".to_owned(),
+            });
+        }
+        Ok(&self.opened)
     }
 }
 
@@ -162,7 +189,13 @@ impl Opened {
                 },
             },
         )?;
-        let opened = Arc::new(Self {
+        let opened = Self::taken(function, device);
+        all.push(Arc::downgrade(&opened));
+        Ok(Some(opened))
+    }
+
+    fn taken(function: &str, device: VfioDevice) -> Arc<Self> {
+        Arc::new(Self {
             function: function.to_owned(),
             // A region that does not exist has no size.
             regions: (0..REGIONS)
@@ -171,9 +204,29 @@ impl Opened {
             device,
             taken: AtomicBool::new(true),
             mapped: Mutex::default(),
-        });
-        all.push(Arc::downgrade(&opened));
-        Ok(Some(opened))
+        })
+    }
+
+    /// Takes over what another process had open.
+    fn resume(
+        group: u32,
+        function: &PciFunction,
+        kept: Vec<(String, OwnedFd)>,
+    ) -> Result<Arc<Self>, DeviceError> {
+        let descriptors = sort(kept, &format!("/dev/vfio/{group}"))?;
+        let opened = Self::taken(&function.address, VfioDevice::resume(descriptors));
+        let mut id = [0; 4];
+        opened.read(VFIO_PCI_CONFIG_REGION_INDEX, 0, &mut id)?;
+        let [a, b, c, d] = id;
+        let found = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+        if found != (function.vendor, function.device) {
+            return Err(not_taken_over(format!(
+                "the device is {:04x}:{:04x}, and {} is {:04x}:{:04x}",
+                found.0, found.1, function.address, function.vendor, function.device
+            )));
+        }
+        lock(&OPENED).push(Arc::downgrade(&opened));
+        Ok(opened)
     }
 
     fn at(&self, region: u32, offset: u64, len: usize) -> Result<(Region, u64), DeviceError> {
@@ -232,6 +285,39 @@ impl Opened {
         let mut mapped = lock(&self.mapped);
         mapped.retain(|(iova, len)| self.device.unmap_dma(*iova, *len).is_err());
     }
+}
+
+fn not_taken_over(error: String) -> DeviceError {
+    DeviceError::Host {
+        what: "taking over a card from another process",
+        error,
+    }
+}
+
+/// Each kept descriptor in its place, if it is what its name says.
+fn sort(
+    kept: Vec<(String, OwnedFd)>,
+    group_file: &str,
+) -> Result<Descriptors<OwnedFd>, DeviceError> {
+    let mut kept = kept;
+    let mut take = |name: &str, is: &str| {
+        // The last one of a name: others are of earlier lives.
+        let at = kept.iter().rposition(|(found, _)| found == name);
+        let at = at.ok_or_else(|| not_taken_over(format!("no {name} was kept")))?;
+        let (_, fd) = kept.swap_remove(at);
+        let file = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        let file = file.map_err(host("looking at a kept descriptor"))?;
+        if file.as_os_str() != is {
+            let found = file.display();
+            return Err(not_taken_over(format!("{name} is {found}, expected {is}")));
+        }
+        Ok(fd)
+    };
+    Ok(Descriptors {
+        container: take(CONTAINER, "/dev/vfio/vfio")?,
+        group: take(GROUP, group_file)?,
+        device: take(DEVICE, "anon_inode:[vfio-device]")?,
+    })
 }
 
 /// What an error of the device's descriptor means.
@@ -319,6 +405,30 @@ impl Transport for KernelTransport {
         Ok(())
     }
 
+    fn dma_unmap_all(&self) -> Result<(), DeviceError> {
+        let opened = self.opened()?;
+        let mut mapped = lock(&opened.mapped);
+        let unmapped = opened.device.unmap_all();
+        // A card that was in use has memory mapped.
+        if unmapped.map_err(host("unmapping DMA memory"))? == 0 && mapped.is_empty() {
+            return Err(not_taken_over(
+                "this kernel lets only the process that mapped memory unmap it (Linux does from 6.3 on)"
+                    .to_owned(),
+            ));
+        }
+        mapped.clear();
+        Ok(())
+    }
+
+    fn kept(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
+        let descriptors = self.opened.device.descriptors();
+        vec![
+            (CONTAINER, descriptors.container),
+            (GROUP, descriptors.group),
+            (DEVICE, descriptors.device),
+        ]
+    }
+
     fn enable_msix(&self, eventfds: &[BorrowedFd<'_>]) -> Result<(), DeviceError> {
         let opened = self.opened()?;
         opened
@@ -344,14 +454,9 @@ impl Transport for KernelTransport {
     }
 
     fn close(&self) {
-        let opened = self
-            .opened
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(opened) = opened {
-            opened.let_go();
-            opened.taken.store(false, Ordering::Release);
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            self.opened.let_go();
+            self.opened.taken.store(false, Ordering::Release);
         }
     }
 
@@ -364,5 +469,28 @@ impl Transport for KernelTransport {
 impl Drop for KernelTransport {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn descriptors_that_are_not_what_they_are_called_are_not_gone_on_with() {
+        let null = || -> OwnedFd { File::open("/dev/null").unwrap().into() };
+        let named = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| ((*name).to_owned(), null()))
+                .collect()
+        };
+        let refused = |kept| sort(kept, "/dev/vfio/7").unwrap_err().to_string();
+        let text = refused(named(&[GROUP, DEVICE]));
+        assert!(text.contains("no card-vfio-container was kept"), "{text}");
+        let text = refused(named(&KEPT));
+        assert!(text.contains("card-vfio-container is /dev/null"), "{text}");
     }
 }

@@ -10,18 +10,27 @@ use std::path::Path;
 
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
 use vfio_bindings::bindings::vfio::{
-    VFIO_API_VERSION, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_GROUP_FLAGS_VIABLE,
-    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
-    VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE1v2_IOMMU, vfio_group_status, vfio_iommu_type1_dma_map,
-    vfio_iommu_type1_dma_unmap, vfio_region_info,
+    VFIO_API_VERSION, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_DMA_UNMAP_FLAG_ALL,
+    VFIO_GROUP_FLAGS_VIABLE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD,
+    VFIO_IRQ_SET_DATA_NONE, VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE1v2_IOMMU, vfio_group_status,
+    vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap, vfio_region_info,
 };
 
 /// A device of a group in a container of its own. Dropped in this order.
 #[derive(Debug)]
 pub(super) struct VfioDevice {
     device: File,
-    _group: OwnedFd,
+    group: OwnedFd,
     container: OwnedFd,
+}
+
+/// What another process goes on with a device by, when this one has ended: while somebody holds them the
+/// kernel neither resets the device nor unmaps its memory.
+#[derive(Debug)]
+pub(super) struct Descriptors<T> {
+    pub(super) container: T,
+    pub(super) group: T,
+    pub(super) device: T,
 }
 
 /// What could not be done on the way to a device.
@@ -78,9 +87,26 @@ impl VfioDevice {
         let device = unsafe { OwnedFd::from_raw_fd(device) };
         Ok(Self {
             device: device.into(),
-            _group: group.into(),
+            group: group.into(),
             container: container.into(),
         })
+    }
+
+    /// Goes on with a device that another process has opened.
+    pub(super) fn resume(descriptors: Descriptors<OwnedFd>) -> Self {
+        Self {
+            device: descriptors.device.into(),
+            group: descriptors.group,
+            container: descriptors.container,
+        }
+    }
+
+    pub(super) fn descriptors(&self) -> Descriptors<BorrowedFd<'_>> {
+        Descriptors {
+            container: self.container.as_fd(),
+            group: self.group.as_fd(),
+            device: self.device.as_fd(),
+        }
     }
 
     /// The device's descriptor, for reading, writing and mapping regions.
@@ -134,6 +160,18 @@ impl VfioDevice {
             )));
         }
         Ok(())
+    }
+
+    /// Takes back all memory, whoever mapped it. Before 6.3 the kernel let only the process that had mapped
+    /// something unmap it, and says so by having unmapped nothing.
+    pub(super) fn unmap_all(&self) -> io::Result<u64> {
+        let mut unmap = vfio_iommu_type1_dma_unmap {
+            argsz: size_of::<vfio_iommu_type1_dma_unmap>() as u32,
+            flags: VFIO_DMA_UNMAP_FLAG_ALL,
+            ..Default::default()
+        };
+        with(&self.container, UNMAP_DMA, &mut unmap)?;
+        Ok(unmap.size)
     }
 
     /// Wires vectors of a kind, from 0 on, to eventfds; none unwires them all.

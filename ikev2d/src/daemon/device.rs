@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use driver::ipa::IpaCard;
-use driver::transport::user::CONNECTION;
 use driver::{Card, DeviceAddress};
 use esp::engine::{SoftwareConfig, SoftwareEngine};
 use offload_api::cache::CacheWriter;
@@ -25,6 +24,8 @@ use crate::vici::message::Section;
 const WATCH: Duration = Duration::from_millis(5);
 /// Between comparisons of the device and the SA cache.
 const RECONCILE: Duration = Duration::from_secs(1);
+/// How long a service manager may take to let go of a card.
+const PARTING: Duration = Duration::from_secs(2);
 /// Between attempts to bring a lost device back, growing.
 const RETRY: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_millis(500);
 
@@ -68,7 +69,7 @@ impl Devices {
         let mut kept_life = 0;
         let card = match setting {
             DeviceSetting::Software => {
-                kept::forget(CONNECTION);
+                forget_card();
                 None
             }
             DeviceSetting::Card(address) => {
@@ -139,7 +140,7 @@ impl Devices {
 
     /// The next process begins anew: this one ends in good order.
     pub(crate) fn forget(&self) {
-        kept::forget(CONNECTION);
+        forget_card();
         kept::forget(kept::CACHE);
     }
 
@@ -255,12 +256,27 @@ fn open_card(
             }
             Err(error) => {
                 tracing::warn!(%error, "the accelerator is opened anew");
-                // Whoever holds the connection keeps others out.
-                kept::forget(CONNECTION);
+                // Whoever holds it keeps others out, until word of this has come there.
+                forget_card();
+                let begun = Instant::now();
+                loop {
+                    match driver::open_card(address) {
+                        Ok(card) => return Ok((card, false)),
+                        Err(_) if begun.elapsed() < PARTING => std::thread::sleep(WATCH),
+                        Err(error) => return Err(error),
+                    }
+                }
             }
         }
     }
     Ok((driver::open_card(address)?, false))
+}
+
+/// Has the service manager let go of the card.
+fn forget_card() {
+    for name in driver::kept_names() {
+        kept::forget(name);
+    }
 }
 
 /// Notices a lost device without traffic, and brings it back.

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A process that has a card open is killed while somebody else holds its VFIO descriptors: the kernel
+//! lets go of nothing, and who comes next goes on with the card's SAs, where the kernel lets it.
+
+use std::fs;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use driver::DeviceAddress;
+use driver::transport::kernel::KEPT;
+use offload_api::carried::CarriedSa;
+use offload_api::device::Accelerator;
+use offload_api::queue::{QueueConfig, Status};
+use offload_api::sa::SaHandle;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+use crate::traffic::{all, collect, outbound, pool, submit};
+
+/// What the process that dies is told.
+pub(crate) const ROLE: &str = "have-the-card";
+const SAS: u32 = 16;
+/// How long the kernel may take to let go of what nobody has any more.
+const PARTING: Duration = Duration::from_secs(10);
+
+pub(crate) fn go_on(address: &str) -> Result<()> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut process = Command::new(std::env::current_exe()?)
+        .args([ROLE, address])
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .spawn()?;
+    let kept = receive(&ours);
+    process.kill()?;
+    process.wait()?;
+    let kept = KEPT.iter().map(|name| (*name).to_owned()).zip(kept?);
+    let address = DeviceAddress::Pci(address.to_owned());
+    let attached = driver::attach(&address, kept.collect());
+    let may_unmap = kernel()? >= (6, 3);
+    match attached {
+        Ok(card) => {
+            ensure!(
+                may_unmap,
+                "attached though this kernel lets nobody else unmap"
+            );
+            let carried = card.carried(0, usize::MAX)?;
+            let cookies: Vec<_> = carried.iter().map(|sa| sa.cookie).collect();
+            let expected: Vec<_> = (1..=u64::from(SAS)).collect();
+            ensure!(cookies == expected, "carried: {cookies:?}");
+            for CarriedSa { sa, next, .. } in &carried {
+                seal(&*card, *sa, *next)?;
+            }
+            // It had been at work on the first.
+            let first = carried.first().context("none carried")?;
+            println!("GUEST gone on with {SAS} SAs at number {}", first.next);
+            ensure!(first.next > 1);
+        }
+        Err(error) => {
+            ensure!(!may_unmap, "not attached: {error}");
+            ensure!(error.to_string().contains("6.3"), "{error}");
+            let DeviceAddress::Pci(address) = &address else {
+                bail!("{address}");
+            };
+            let begun = Instant::now();
+            let card = loop {
+                match crate::open(address) {
+                    Ok(card) => break card,
+                    Err(error) => ensure!(begun.elapsed() < PARTING, "{error:#}"),
+                }
+            };
+            ensure!(card.carried(0, usize::MAX)?.is_empty(), "it was not reset");
+            let sa = card.install(&outbound(1))?;
+            seal(&*card, sa, 1)?;
+            println!("GUEST opened anew: {error}");
+        }
+    }
+    Ok(())
+}
+
+/// A packet that must go out under this number.
+fn seal(card: &dyn Accelerator, sa: SaHandle, number: u64) -> Result<()> {
+    let pool = pool(card)?;
+    let mut queue = card.open_queue(&QueueConfig { depth: 64 })?;
+    submit(&mut *queue, &pool, sa, 1)?;
+    let done = collect(&mut *queue, 1)?;
+    all(&done, Status::Ok)?;
+    let found = done.first().context("no completion")?.sequence;
+    ensure!(found == number, "number {found}, expected {number}");
+    Ok(())
+}
+
+/// The process that dies: it hands over what keeps the card, and works until it is killed.
+pub(crate) fn have_the_card(address: &str) -> Result<()> {
+    let card = crate::open(address)?;
+    let sas: Result<Vec<_>, _> = (1..=SAS)
+        .map(|n| card.install_as(&outbound(n), n.into()))
+        .collect();
+    let sa = *sas?.first().context("no SA")?;
+    let pool = pool(&*card)?;
+    let mut queue = card.open_queue(&QueueConfig { depth: 64 })?;
+    let mut work = || -> Result<()> {
+        submit(&mut *queue, &pool, sa, 8)?;
+        all(&collect(&mut *queue, 8)?, Status::Ok)
+    };
+    work()?;
+    let kept = card.kept()?;
+    let fds: Option<Vec<_>> = KEPT
+        .iter()
+        .map(|name| kept.iter().find(|(known, _)| known == name))
+        .map(|kept| Some(kept?.1.as_fd()))
+        .collect();
+    send(
+        std::io::stdin().as_fd(),
+        &fds.context("not everything is kept")?,
+    )?;
+    loop {
+        work()?;
+    }
+}
+
+fn send(socket: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    ensure!(control.push(SendAncillaryMessage::ScmRights(fds)));
+    let text = [IoSlice::new(b"k")];
+    sendmsg(socket, &text, &mut control, SendFlags::empty())?;
+    Ok(())
+}
+
+fn receive(socket: &UnixStream) -> Result<Vec<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let mut text = [0];
+    let got = recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut text)],
+        &mut control,
+        flags,
+    )?;
+    ensure!(got.bytes == 1, "the process has ended by itself");
+    let rights = control.drain().filter_map(|ancillary| match ancillary {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds.collect::<Vec<_>>()),
+        _ => None,
+    });
+    Ok(rights.flatten().collect())
+}
+
+/// Major and minor number of the running kernel.
+fn kernel() -> Result<(u32, u32)> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(['.', '-']).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => bail!("{release:?}"),
+    }
+}

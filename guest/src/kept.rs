@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A process that has a card open is killed while somebody else holds its VFIO descriptors: the kernel
-//! lets go of nothing, and who comes next goes on with the card's SAs, where the kernel lets it.
+//! lets go of nothing, and who comes next goes on with the card's SAs.
 
-use std::fs;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use driver::DeviceAddress;
 use driver::transport::kernel::KEPT;
 use offload_api::carried::CarriedSa;
@@ -27,8 +25,6 @@ use crate::traffic::{all, collect, outbound, pool, submit};
 /// What the process that dies is told.
 pub(crate) const ROLE: &str = "have-the-card";
 const SAS: u32 = 16;
-/// How long the kernel may take to let go of what nobody has any more.
-const PARTING: Duration = Duration::from_secs(10);
 
 pub(crate) fn go_on(address: &str) -> Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
@@ -41,45 +37,18 @@ pub(crate) fn go_on(address: &str) -> Result<()> {
     process.wait()?;
     let kept = KEPT.iter().map(|name| (*name).to_owned()).zip(kept?);
     let address = DeviceAddress::Pci(address.to_owned());
-    let attached = driver::attach(&address, kept.collect());
-    let may_unmap = kernel()? >= (6, 3);
-    match attached {
-        Ok(card) => {
-            ensure!(
-                may_unmap,
-                "attached though this kernel lets nobody else unmap"
-            );
-            let carried = card.carried(0, usize::MAX)?;
-            let cookies: Vec<_> = carried.iter().map(|sa| sa.cookie).collect();
-            let expected: Vec<_> = (1..=u64::from(SAS)).collect();
-            ensure!(cookies == expected, "carried: {cookies:?}");
-            for CarriedSa { sa, next, .. } in &carried {
-                seal(&*card, *sa, *next)?;
-            }
-            // It had been at work on the first.
-            let first = carried.first().context("none carried")?;
-            println!("GUEST gone on with {SAS} SAs at number {}", first.next);
-            ensure!(first.next > 1);
-        }
-        Err(error) => {
-            ensure!(!may_unmap, "not attached: {error}");
-            ensure!(error.to_string().contains("6.3"), "{error}");
-            let DeviceAddress::Pci(address) = &address else {
-                bail!("{address}");
-            };
-            let begun = Instant::now();
-            let card = loop {
-                match crate::open(address) {
-                    Ok(card) => break card,
-                    Err(error) => ensure!(begun.elapsed() < PARTING, "{error:#}"),
-                }
-            };
-            ensure!(card.carried(0, usize::MAX)?.is_empty(), "it was not reset");
-            let sa = card.install(&outbound(1))?;
-            seal(&*card, sa, 1)?;
-            println!("GUEST opened anew: {error}");
-        }
+    let card = driver::attach(&address, kept.collect())?;
+    let carried = card.carried(0, usize::MAX)?;
+    let cookies: Vec<_> = carried.iter().map(|sa| sa.cookie).collect();
+    let expected: Vec<_> = (1..=u64::from(SAS)).collect();
+    ensure!(cookies == expected, "carried: {cookies:?}");
+    for CarriedSa { sa, next, .. } in &carried {
+        seal(&*card, *sa, *next)?;
     }
+    // It had been at work on the first.
+    let first = carried.first().context("none carried")?;
+    println!("GUEST gone on with {SAS} SAs at number {}", first.next);
+    ensure!(first.next > 1);
     Ok(())
 }
 
@@ -150,14 +119,4 @@ fn receive(socket: &UnixStream) -> Result<Vec<OwnedFd>> {
         _ => None,
     });
     Ok(rights.flatten().collect())
-}
-
-/// Major and minor number of the running kernel.
-fn kernel() -> Result<(u32, u32)> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let mut numbers = release.split(['.', '-']).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
-        _ => bail!("{release:?}"),
-    }
 }

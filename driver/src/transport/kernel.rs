@@ -412,7 +412,7 @@ impl Transport for KernelTransport {
         // A card that was in use has memory mapped.
         if unmapped.map_err(host("unmapping DMA memory"))? == 0 && mapped.is_empty() {
             return Err(not_taken_over(
-                "this kernel lets only the process that mapped memory unmap it (Linux does from 6.3 on)"
+                "this kernel lets only the process that mapped memory unmap it: newer ones let others, too"
                     .to_owned(),
             ));
         }

@@ -162,8 +162,8 @@ impl VfioDevice {
         Ok(())
     }
 
-    /// Takes back all memory, whoever mapped it. Before 6.3 the kernel let only the process that had mapped
-    /// something unmap it, and says so by having unmapped nothing.
+    /// Takes back all memory, whoever mapped it. Older kernels let only the process that had mapped
+    /// something unmap it, and say so by having unmapped nothing.
     pub(super) fn unmap_all(&self) -> io::Result<u64> {
         let mut unmap = vfio_iommu_type1_dma_unmap {
             argsz: size_of::<vfio_iommu_type1_dma_unmap>() as u32,

@@ -1,12 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # Whole ESP in tunnel mode through the software engine's queue pair (outer headers, padding, IV, numbers,
-# ICV, replay, counters), against the AEAD alone; then bursts on one core and on two.
+# ICV, replay, counters), against the AEAD alone; then on two cores: one SA's large bursts, which the
+# engine shares out, and two workers, each with a queue pair and SAs of its own.
 #
 #   benches/esp-engine.sh [ROUNDS]
 #
-# One process; in each round every engine has its turn. Figures are medians, in nanoseconds a packet
-# from hand-over to the last completion. The exit status is 1 when a figure misses its bar.
+# One process; in each round every engine has its turn. Figures are medians over the rounds of each
+# round's middle burst, in nanoseconds a packet from hand-over to the last completion. The exit status is 1 when a figure misses its bar.
 set -eu
 rounds=${1:-11}
 cd "$(dirname "$0")/.."

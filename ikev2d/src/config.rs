@@ -333,6 +333,32 @@ mod tests {
         }
     }
 
+    /// B40.
+    #[test]
+    fn transport_mode_is_refused_with_what_it_does_not_go_with() {
+        let read = |more: &str, child: &str| {
+            let text = format!(
+                "[connections.gw]\n{more}\nremote_addrs = [\"192.0.2.1\"]\n\
+                 local = {{ auth = \"psk\" }}\nremote = {{ auth = \"psk\" }}\n\
+                 [connections.gw.children.net]\nmode = \"transport\"\n{child}\n"
+            );
+            text.parse::<Config>()
+        };
+        let config = read("", "").unwrap();
+        assert_eq!(
+            config.connections["gw"].children["net"].mode,
+            Mode::Transport
+        );
+        for (more, child, what) in [
+            ("mobike = true", "", "mobike moves tunnels"),
+            ("version = 0", "", "version = 2"),
+            ("", "ah_proposals = [\"sha256\"]", "needs ESP"),
+        ] {
+            let error = read(more, child).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+
     #[test]
     fn what_is_wrong_is_told_with_its_place() {
         for (from, to, expected) in [

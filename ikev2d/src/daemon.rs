@@ -570,12 +570,16 @@ impl Daemon {
                         sa.ts_local.clone(),
                         sa.ts_remote.clone(),
                         sa.path.remote.ip(),
+                        sa.transport,
                     )
                 });
-                if let Some((local, remote, peer)) = ends
+                if let Some((local, remote, peer, transport)) = ends
                     && self.routed.insert(child)
                 {
-                    self.routes.add(&local, &remote, peer).await;
+                    match transport {
+                        true => self.routes.lead(&local, &remote).await,
+                        false => self.routes.add(&local, &remote, peer).await,
+                    }
                 }
             }
             Event::RetireChild { child } => {
@@ -585,7 +589,10 @@ impl Daemon {
                     self.count_carried(&sa, traffic);
                     // One that never got to send has no route, and must not take another's.
                     if self.routed.remove(&child) {
-                        self.routes.remove(&sa.ts_remote).await;
+                        match sa.transport {
+                            true => self.routes.lead_no_more(&sa.ts_local, &sa.ts_remote).await,
+                            false => self.routes.remove(&sa.ts_remote).await,
+                        }
                     }
                 }
             }

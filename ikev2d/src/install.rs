@@ -81,6 +81,12 @@ impl Installer {
         sa: ChildSa,
         section: Option<&ChildSection>,
     ) -> Result<(), InstallError> {
+        if sa.transport && self.plane.is_inline() {
+            let what = "transport mode";
+            let error =
+                "an inline card's host port is not where this host's own packets pass".to_owned();
+            return Err(DeviceError::Host { what, error }.into());
+        }
         if self.reserved.contains(&sa.spi_in) {
             let error = format!("SPI {:08x} is that of an SA with manual keys", sa.spi_in);
             let what = "choosing an SPI";
@@ -103,6 +109,7 @@ impl Installer {
             sa: handle,
             selectors: pairs(&sa.ts_remote, &sa.ts_local),
             remote: sa.path.remote,
+            transport: sa.transport.then(|| sa.path.local.ip()),
             child: sa.id.0,
         });
         self.led(handle, added)?;
@@ -140,10 +147,14 @@ impl Installer {
             path: (sa.path.local, sa.path.remote),
             encapsulation: match sa.suite.ah {
                 true => Encapsulation::Ah,
+                false if sa.transport => Encapsulation::Transport,
                 false if sa.udp_encap => Encapsulation::Udp,
                 false => Encapsulation::Native,
             },
-            overhead: Overhead::of(params.suite, sa.udp_encap),
+            overhead: match sa.transport {
+                true => Overhead::of_transport(params.suite),
+                false => Overhead::of(params.suite, sa.udp_encap),
+            },
             child: child.0,
         });
         if let Err(error) = added {
@@ -374,7 +385,10 @@ fn params(
     Ok(SaParams {
         spi: Spi::new(spi).ok_or(InvalidSa::ReservedSpi { spi })?,
         direction,
-        mode: Mode::Tunnel,
+        mode: match child.transport {
+            true => Mode::Transport,
+            false => Mode::Tunnel,
+        },
         suite,
         keys: KeyMaterial::from_keymat(suite, &keys.encryption, &keys.integrity)?,
         esn: child.suite.esn,

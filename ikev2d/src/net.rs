@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use ikev2d_proto::event::Transmit;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -12,6 +12,17 @@ use offload_api::wire::natt::NON_ESP_MARKER;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::dataplane::send_datagram;
+
+/// What our own packets are marked with, so that the routes of transport mode, which lead to the peer
+/// itself, are not for them.
+pub(crate) const MARK: u32 = 0x4301;
+
+/// Marks what a socket sends. Without CAP_NET_ADMIN it can't; nor can such a daemon set routes.
+pub(crate) fn mark(socket: &impl AsFd) {
+    if let Err(error) = setsockopt(&socket.as_fd(), sockopt::Mark, &MARK) {
+        tracing::debug!(%error, "a socket without a mark");
+    }
+}
 
 /// Sockets of IKE, for IPv4 and, where the host has it, IPv6.
 pub(crate) struct Sockets {
@@ -66,6 +77,7 @@ fn udp(any: IpAddr, port: u16) -> io::Result<UdpSocket> {
         if any.is_ipv6() {
             socket.set_only_v6(true)?;
         }
+        mark(&socket);
         socket.bind(&address.into())?;
         Ok(socket.into())
     };
@@ -77,7 +89,10 @@ fn udp(any: IpAddr, port: u16) -> io::Result<UdpSocket> {
 /// Sockets of IP protocol 50, where this process may have them.
 pub(crate) fn raw_esp() -> io::Result<Vec<OwnedFd>> {
     const ESP: i32 = 50;
-    let open = |domain| Socket::new(domain, Type::RAW, Some(Protocol::from(ESP)));
+    let open = |domain| {
+        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(ESP)));
+        socket.inspect(mark)
+    };
     let mut sockets = vec![open(Domain::IPV4)?.into()];
     sockets.extend(open(Domain::IPV6).map(OwnedFd::from));
     Ok(sockets)
@@ -99,11 +114,9 @@ pub(crate) fn own_addresses() -> Vec<IpAddr> {
 /// Sockets of IP protocol 51, where this process may have them: in IPv4 with whole packets both ways.
 pub(crate) fn raw_ah() -> io::Result<Vec<OwnedFd>> {
     let open = |domain| {
-        Socket::new(
-            domain,
-            Type::RAW,
-            Some(Protocol::from(i32::from(ah::PROTOCOL))),
-        )
+        let protocol = Protocol::from(i32::from(ah::PROTOCOL));
+        let socket = Socket::new(domain, Type::RAW, Some(protocol));
+        socket.inspect(mark)
     };
     let v4 = open(Domain::IPV4)?;
     v4.set_header_included_v4(true)?;
@@ -125,6 +138,7 @@ pub(crate) fn source_towards(peer: SocketAddr) -> Option<IpAddr> {
     .parse()
     .ok()?;
     let socket = UdpSocket::bind(any).ok()?;
+    mark(&socket);
     socket.connect(peer).ok()?;
     socket.local_addr().ok().map(|address| address.ip())
 }

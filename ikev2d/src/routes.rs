@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Routes of the peers' traffic to the TUN interface, with a source address out of our side's.
 
+mod lead;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -13,6 +15,8 @@ pub(crate) struct Routes {
     handle: Handle,
     interface: u32,
     set: HashMap<IpNet, usize>,
+    /// What is led to peers themselves, and how many child SAs want each.
+    led: HashMap<lead::Lead, usize>,
 }
 
 impl Routes {
@@ -29,6 +33,7 @@ impl Routes {
             handle,
             interface,
             set: HashMap::new(),
+            led: HashMap::new(),
         })
     }
 

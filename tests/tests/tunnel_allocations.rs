@@ -96,6 +96,7 @@ fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Data
         sa: inbound,
         selectors: vec![(selector(peer), selector(own))],
         remote: outer(peer),
+        transport: None,
         child: 1,
     });
     plane.add_outbound(&OutboundSa {

@@ -439,12 +439,44 @@ fn several_children_share_an_ike_sa() {
 fn transport_mode_is_negotiated() {
     for (a, b) in [(true, true), (true, false), (false, true)] {
         let mut pair = Pair::seeded(8, |is_a, connection, _| {
-            connection.children[0].transport = if is_a { a } else { b };
+            let child = &mut connection.children[0];
+            child.transport = if is_a { a } else { b };
+            child.local_ts = vec![SelectorConfig::Dynamic];
+            child.remote_ts = vec![SelectorConfig::Dynamic];
         });
         pair.up();
         for side in &pair.sides {
             assert_eq!(side.offered.values().next().unwrap().transport, a && b);
         }
+    }
+}
+
+/// B40: what is behind the two ends needs a tunnel, whatever is configured.
+#[test]
+fn transport_mode_is_for_the_two_hosts_themselves() {
+    let mut pair = Pair::seeded(8, |_, connection, _| {
+        connection.children[0].transport = true;
+    });
+    pair.up();
+    for side in &pair.sides {
+        assert!(!side.offered.values().next().unwrap().transport);
+    }
+}
+
+/// B40: a NAT makes addresses other ones than the hosts' own (RFC 7296 §2.23.1): a tunnel then.
+#[test]
+fn transport_mode_gives_way_where_udp_must_carry_esp() {
+    let mut pair = Pair::seeded(8, |is_a, connection, _| {
+        let child = &mut connection.children[0];
+        child.transport = true;
+        child.local_ts = vec![SelectorConfig::Dynamic];
+        child.remote_ts = vec![SelectorConfig::Dynamic];
+        connection.encap = is_a;
+    });
+    pair.up();
+    for side in &pair.sides {
+        let sa = side.offered.values().next().unwrap();
+        assert!(sa.udp_encap && !sa.transport);
     }
 }
 

@@ -8,6 +8,7 @@ use ikev2d_proto::proposal::Proposal;
 use offload_api::failover::OffloadLevel;
 use serde::Deserialize;
 
+use super::ConnectionSection;
 use super::text::{AhProposal, EspProposal, Seconds, Text};
 
 /// A child SA.
@@ -26,7 +27,7 @@ pub struct ChildSection {
     /// AH proposals; with some, ESP is proposed only where `esp_proposals` has some too.
     #[serde(default)]
     pub ah_proposals: Vec<Text<AhProposal>>,
-    /// `tunnel`; transport mode is not there yet.
+    /// `tunnel`, or `transport` between the two hosts themselves.
     #[serde(default)]
     pub mode: Mode,
     /// `none`, `trap` or `start`.
@@ -94,6 +95,9 @@ pub enum Mode {
     /// Whole packets.
     #[default]
     Tunnel,
+    /// What two hosts say to each other, where no NAT is between and the peer wants it too; else a
+    /// tunnel.
+    Transport,
 }
 
 /// When a child SA is set up.
@@ -162,6 +166,24 @@ impl From<HwOffload> for OffloadLevel {
 }
 
 impl ChildSection {
+    /// What transport mode can't go with.
+    pub(super) fn check_mode(&self, connection: &ConnectionSection) -> Result<(), String> {
+        let wrong = |what: &str| Err(what.to_owned());
+        if self.mode == Mode::Tunnel {
+            return Ok(());
+        }
+        if connection.version != 2 {
+            return wrong("transport mode is there in IKEv2 alone: it needs version = 2");
+        }
+        if connection.mobike {
+            return wrong("mobike moves tunnels (RFC 4555 §1), and transport mode has none");
+        }
+        if !self.ah_proposals.is_empty() {
+            return wrong("AH is carried in tunnel mode alone: transport mode needs ESP");
+        }
+        Ok(())
+    }
+
     pub(super) fn to_child(&self, name: &str) -> ChildConfig {
         let proposals: Vec<Proposal> = self
             .esp_proposals
@@ -178,7 +200,7 @@ impl ChildSection {
             } else {
                 proposals
             },
-            transport: false,
+            transport: self.mode == Mode::Transport,
             rekey_time: self.rekey_time.nonzero(),
             rand_time: self.rand_time.map(|time| time.0),
         }

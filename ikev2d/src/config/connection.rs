@@ -253,6 +253,9 @@ impl ConnectionSection {
             }
         }
         for (name, child) in &self.children {
+            child
+                .check_mode(self)
+                .map_err(|what| (format!("children.{name}.mode"), what))?;
             for (setting, given) in [
                 ("if_id_in", child.if_id_in.is_some()),
                 ("if_id_out", child.if_id_out.is_some()),

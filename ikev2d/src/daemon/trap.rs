@@ -3,14 +3,15 @@
 //! packet would come here to ask for one.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use ikev2d_proto::config::{AddressPattern, ChildConfig, SelectorConfig};
+use ikev2d_proto::config::{AddressPattern, ChildConfig, Connection, SelectorConfig};
 use ikev2d_proto::ts::TrafficSelector;
 
 use super::Daemon;
 use crate::config::StartAction;
+use crate::net;
 use crate::vici::lists;
 use crate::vici::message::Section;
 
@@ -38,21 +39,34 @@ pub(super) struct Trap {
     local: Vec<TrafficSelector>,
     remote: Vec<TrafficSelector>,
     peer: IpAddr,
+    transport: bool,
 }
 
 impl Trap {
-    fn new(child: &ChildConfig, peers: &[AddressPattern]) -> Option<Self> {
-        let fixed = |selectors: &[SelectorConfig]| -> Vec<TrafficSelector> {
-            let fixed = selectors.iter().filter_map(|selector| match selector {
+    fn new(child: &ChildConfig, connection: &Connection) -> Option<Self> {
+        let single = |patterns: &[AddressPattern]| patterns.iter().find_map(AddressPattern::single);
+        let peer = single(&connection.remote_addrs)?;
+        let towards = || net::source_towards(SocketAddr::new(peer, connection.remote_port));
+        let own = single(&connection.local_addrs).or_else(towards);
+        let known = |selectors: &[SelectorConfig], end: Option<IpAddr>| -> Vec<TrafficSelector> {
+            let known = selectors.iter().filter_map(|selector| match selector {
                 SelectorConfig::Fixed(ts) => Some(*ts),
-                SelectorConfig::Dynamic => None,
+                SelectorConfig::Dynamic => Some(TrafficSelector::prefix(end?, u8::MAX)),
             });
-            fixed.collect()
+            known.collect()
         };
+        let local = known(&child.local_ts, own);
+        let remote = known(&child.remote_ts, Some(peer));
+        // Other traffic than the two hosts' own gets a tunnel, whatever is configured.
+        let host = |ts: &TrafficSelector, end| Some(ts.start) == end && ts.start == ts.end;
+        let transport = child.transport
+            && local.iter().all(|ts| host(ts, own))
+            && remote.iter().all(|ts| host(ts, Some(peer)));
         Some(Self {
-            local: fixed(&child.local_ts),
-            remote: fixed(&child.remote_ts),
-            peer: peers.iter().find_map(AddressPattern::single)?,
+            local,
+            remote,
+            peer,
+            transport,
         })
     }
 
@@ -76,7 +90,7 @@ impl Daemon {
                     .loaded
                     .child(&self.config, &connection.name, &child.name);
                 if section.is_some_and(|section| section.start_action == StartAction::Trap)
-                    && let Some(trap) = Trap::new(child, &connection.remote_addrs)
+                    && let Some(trap) = Trap::new(child, connection)
                 {
                     wanted.insert((connection.name.clone(), child.name.clone()), trap);
                 }
@@ -85,12 +99,18 @@ impl Daemon {
         let before = std::mem::replace(&mut self.traps.set, wanted.clone());
         for (key, trap) in &before {
             if wanted.get(key) != Some(trap) {
-                self.routes.remove(&trap.remote).await;
+                match trap.transport {
+                    true => self.routes.lead_no_more(&trap.local, &trap.remote).await,
+                    false => self.routes.remove(&trap.remote).await,
+                }
             }
         }
         for (key, trap) in &wanted {
             if before.get(key) != Some(trap) {
-                self.routes.add(&trap.local, &trap.remote, trap.peer).await;
+                match trap.transport {
+                    true => self.routes.lead(&trap.local, &trap.remote).await,
+                    false => self.routes.add(&trap.local, &trap.remote, trap.peer).await,
+                }
             }
         }
     }
@@ -140,7 +160,11 @@ impl Daemon {
             let mut section = Section::default();
             section.put("child", child);
             section.put("ike", ike);
-            section.put("mode", "TUNNEL");
+            let mode = match trap.transport {
+                true => "TRANSPORT",
+                false => "TUNNEL",
+            };
+            section.put("mode", mode);
             section.put_list("local-ts", trap.local.iter().map(lists::selector));
             section.put_list("remote-ts", trap.remote.iter().map(lists::selector));
             let mut event = Section::default();

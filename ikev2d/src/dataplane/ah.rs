@@ -48,14 +48,19 @@ fn receive(
 }
 
 /// Makes what an IPv6 socket gave the packet that was sent; false where that can't be.
-fn restore_header(frame: &mut Frame, source: Ipv6Addr, destination: Ipv6Addr) -> bool {
+pub(super) fn restore_header(
+    frame: &mut Frame,
+    protocol: u8,
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+) -> bool {
     let Ok(len) = u16::try_from(frame.len()) else {
         return false;
     };
     let header = Ipv6Header {
         version_class_flow: (6 << 28).into(),
         payload_len: len.into(),
-        next_header: PROTOCOL,
+        next_header: protocol,
         hop_limit: HOP_LIMIT,
         source: source.octets(),
         destination: destination.octets(),
@@ -106,7 +111,7 @@ impl Worker {
         };
         frame.truncate(len);
         if let (IpAddr::V6(source), Some(destination)) = (sender, local)
-            && !restore_header(&mut frame, source, destination)
+            && !restore_header(&mut frame, PROTOCOL, source, destination)
         {
             counters.refused.fetch_add(1, Relaxed);
             return;

@@ -95,6 +95,9 @@ pub enum Encapsulation {
     Native,
     /// AH, IP protocol 51: packets come with their outer headers.
     Ah,
+    /// ESP in transport mode, IP protocol 50: packets come with their own header, and the kernel writes
+    /// it again, since a socket of that protocol sends what is behind it.
+    Transport,
 }
 
 /// Pairs of where traffic comes from and where it goes.
@@ -111,6 +114,8 @@ pub struct InboundSa {
     pub selectors: Selectors,
     /// Where the peer is.
     pub remote: SocketAddr,
+    /// In transport mode, our own address: packets keep their header.
+    pub transport: Option<IpAddr>,
     /// Its child SA's number.
     pub child: u64,
 }

@@ -37,6 +37,8 @@ pub struct Overhead {
     trailer: usize,
     /// ESP in UDP.
     udp: usize,
+    /// The packet's own header is the outer one.
+    transport: bool,
 }
 
 impl Overhead {
@@ -50,6 +52,7 @@ impl Overhead {
                 alignment: 1,
                 trailer: 0,
                 udp: 0,
+                transport: false,
             };
         }
         Self {
@@ -57,6 +60,15 @@ impl Overhead {
             alignment: suite.alignment(),
             trailer: 2,
             udp: if udp { UdpHeader::LEN } else { 0 },
+            transport: false,
+        }
+    }
+
+    /// Of a suite in transport mode: packets keep their header, and get none in front.
+    pub fn of_transport(suite: Suite) -> Self {
+        Self {
+            transport: true,
+            ..Self::of(suite, false)
         }
     }
 
@@ -64,7 +76,8 @@ impl Overhead {
     fn inner(self, outer: usize, v4: bool) -> usize {
         let ip = if v4 { Ipv4Header::LEN } else { Ipv6Header::LEN };
         let room = outer.saturating_sub(ip + self.udp + self.fixed);
-        (room / self.alignment * self.alignment).saturating_sub(self.trailer)
+        let inner = (room / self.alignment * self.alignment).saturating_sub(self.trailer);
+        if self.transport { ip + inner } else { inner }
     }
 }
 
@@ -96,6 +109,7 @@ impl PathMtu {
 /// By a socket that sends nothing. A new one each time: one that stayed would not learn of changes.
 fn outer_mtu((local, remote): (SocketAddr, SocketAddr)) -> std::io::Result<u32> {
     let probe = UdpSocket::bind(SocketAddr::new(local.ip(), 0))?;
+    crate::net::mark(&probe);
     probe.connect(SocketAddr::new(remote.ip(), remote.port().max(1)))?;
     let mtu = if remote.is_ipv4() {
         ip_mtu(probe)

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use offload_api::frame::Frame;
-use offload_api::wire::ip::Ipv6Header;
+use offload_api::wire::ip::{Facts, Ipv6Header};
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::socket_domain;
 
@@ -78,7 +78,7 @@ impl Outbox {
                 .get(place)
                 .and_then(Option::as_ref)
                 .map(AsFd::as_fd),
-            Encapsulation::Native => self
+            Encapsulation::Native | Encapsulation::Transport => self
                 .raw
                 .get(place)
                 .and_then(Option::as_ref)
@@ -93,11 +93,19 @@ impl Outbox {
                 }
             }
         }
+        if entry.encapsulation == Encapsulation::Transport {
+            for frame in &mut self.frames {
+                let header = Facts::of(frame).map_or(usize::MAX, |facts| facts.header_len);
+                if !frame.pull_front(header) {
+                    frame.clear();
+                }
+            }
+        }
         let mut sent = Sent::default();
         if let Some(fd) = fd {
             let remote = match entry.encapsulation {
                 Encapsulation::Udp => remote,
-                Encapsulation::Native | Encapsulation::Ah => SocketAddr::new(remote.ip(), 0),
+                _ => SocketAddr::new(remote.ip(), 0),
             };
             let mut sender = Sender {
                 burst: &mut self.burst,
@@ -107,7 +115,7 @@ impl Outbox {
             };
             match entry.encapsulation {
                 Encapsulation::Udp => sender.send_cut(&self.frames),
-                Encapsulation::Native | Encapsulation::Ah => sender.send_each(&self.frames),
+                _ => sender.send_each(&self.frames),
             }
         } else {
             sent.refused = self.frames.len() as u64;

@@ -2,7 +2,7 @@
 //! Which SA a packet goes through: an immutable table, replaced as a whole.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +27,7 @@ pub struct InboundEntry {
     pub(super) sa: SaHandle,
     spi: Spi,
     pub(super) child: u64,
+    pub(super) transport: Option<IpAddr>,
     selectors: Vec<(TrafficSelector, TrafficSelector)>,
     whereabouts: Mutex<Whereabouts>,
     traffic: Traffic,
@@ -105,6 +106,7 @@ impl InboundEntry {
             sa: sa.sa,
             spi: sa.spi,
             child: sa.child,
+            transport: sa.transport,
             selectors: sa.selectors.clone(),
             whereabouts: Mutex::new(Whereabouts {
                 known: sa.remote,
@@ -284,7 +286,7 @@ impl Policy {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
 
     use offload_api::sa::SaHandle;
 
@@ -303,6 +305,7 @@ mod tests {
             sa: SA,
             selectors,
             remote: HERE,
+            transport: None,
             child: 9,
         })
     }

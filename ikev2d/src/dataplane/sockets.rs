@@ -53,6 +53,7 @@ pub(super) fn apart_from_esp(socket: &UdpSocket) -> io::Result<UdpSocket> {
         apart.set_only_v6(true)?;
     }
     apart.set_reuse_port(true)?;
+    crate::net::mark(&apart);
     apart.bind(&address.into())?;
     let step = |code: u32, jt, jf, k| sock_filter {
         code: code as u16,

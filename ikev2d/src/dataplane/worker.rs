@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tun_rs::SyncDevice;
 
 use super::acquire::AcquireGate;
+use super::ah::restore_header;
 use super::from_tun::{FromTun, MOST_PACKETS};
 use super::mtu::{self, AnswerGate};
 use super::outbox::{Outbox, Sent};
@@ -32,6 +33,8 @@ pub(super) const BURST: usize = 128;
 const ROOM: usize = 4 * BURST;
 /// Reads of a socket in one round.
 pub(super) const READS: usize = 32;
+/// ESP's number as an IP protocol.
+const ESP: u8 = 50;
 /// Packets of IP protocol 50 that are read at once.
 const RAW_READ: usize = 32;
 /// How long a sleeper sleeps at most: a lost interrupt is made good after that.
@@ -318,6 +321,11 @@ impl Worker {
             counters.unknown_spi.fetch_add(1, Relaxed);
             return;
         };
+        if entry.transport.is_some() {
+            // It was agreed upon without a NAT, and so without UDP.
+            counters.refused.fetch_add(1, Relaxed);
+            return;
+        }
         let Some(mut frame) = self.pool.alloc().filter(|_| self.ops.len() < ROOM) else {
             counters.overload.fetch_add(1, Relaxed);
             return;
@@ -383,18 +391,29 @@ impl Worker {
         };
         frame.truncate(len);
         // IPv4 raw sockets deliver the IP header, IPv6 ones do not.
+        let mut skip = 0;
         if sender.is_ipv4() {
             let words = frame.first().map_or(0, |octet| octet & 0x0f);
-            let skip = (usize::from(words) * 4).max(Ipv4Header::LEN);
-            if !frame.pull_front(skip) {
-                frame.clear();
-            }
+            skip = (usize::from(words) * 4).max(Ipv4Header::LEN);
         }
-        let entry = Header::parse(&frame).and_then(|header| policy.inbound(header.spi.get()));
+        let header = frame.get(skip..).and_then(Header::parse);
+        let entry = header.and_then(|header| policy.inbound(header.spi.get()));
         let Some(entry) = entry else {
             counters.unknown_spi.fetch_add(1, Relaxed);
             return;
         };
+        let whole = match (entry.transport, sender) {
+            (None, _) => frame.pull_front(skip),
+            (Some(_), IpAddr::V4(_)) => true,
+            (Some(IpAddr::V6(own)), IpAddr::V6(sender)) => {
+                restore_header(&mut frame, ESP, sender, own)
+            }
+            (Some(IpAddr::V4(_)), IpAddr::V6(_)) => false,
+        };
+        if !whole {
+            counters.refused.fetch_add(1, Relaxed);
+            return;
+        }
         let flight = Flight::In(entry.clone(), SocketAddr::new(sender, 0));
         self.submit(entry.sa, frame, flight);
     }
@@ -455,10 +474,10 @@ impl Worker {
             return;
         };
         // A device's word that the trailer fits is not enough: it says what the peer meant.
-        let announced = if facts.source.is_ipv4() {
-            PROTOCOL_IPV4
-        } else {
-            PROTOCOL_IPV6
+        let announced = match (entry.transport, facts.source) {
+            (Some(_), _) => facts.protected_protocol,
+            (None, IpAddr::V4(_)) => PROTOCOL_IPV4,
+            (None, IpAddr::V6(_)) => PROTOCOL_IPV6,
         };
         if done.next_header != announced || !entry.permits(&facts) {
             counters.selector_mismatch.fetch_add(1, Relaxed);

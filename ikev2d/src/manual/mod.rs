@@ -189,6 +189,7 @@ impl Manual {
             sa: inbound,
             selectors: pairs(&ts_remote, &ts_local),
             remote,
+            transport: None,
             child,
         });
         let installed = added.map_err(|error| error.to_string()).and_then(|()| {

@@ -62,7 +62,9 @@ impl IkeSa {
         first: bool,
         exchange: Option<(&[u8], Group, &[u8])>,
     ) {
-        if config.transport {
+        let own = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
+        let peers = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
+        if config.transport && self.is_between_hosts(&own, &peers) {
             chain.notify(notify::USE_TRANSPORT_MODE, &[]);
         }
         chain.notify(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[]);
@@ -232,7 +234,7 @@ impl IkeSa {
             return Err("the peer widened the traffic selectors");
         }
         let transport = notifies(parts).any(|notify| notify.kind == notify::USE_TRANSPORT_MODE);
-        if transport && !config.transport {
+        if transport && !(config.transport && self.is_between_hosts(&ts_local, &ts_remote)) {
             return Err("the peer wants transport mode");
         }
         let keys = self
@@ -254,6 +256,23 @@ impl IkeSa {
         let (mut child, sa) = self.make_child(ctx, chosen, keys, rekeys);
         child.more_possible = more;
         Ok((child, sa))
+    }
+
+    /// Whether transport mode can carry this traffic: that of the two ends themselves, with no NAT
+    /// between, which would make the inner addresses other ones (RFC 7296 §2.23.1).
+    fn is_between_hosts(
+        &self,
+        local: &[ts::TrafficSelector],
+        remote: &[ts::TrafficSelector],
+    ) -> bool {
+        let only = |selectors: &[ts::TrafficSelector], host| {
+            selectors
+                .iter()
+                .all(|ts| (ts.start, ts.end) == (host, host))
+        };
+        !self.udp_encap()
+            && only(local, self.path.local.ip())
+            && only(remote, self.path.remote.ip())
     }
 
     /// Keys from initiator to responder of this exchange, and back.
@@ -406,7 +425,8 @@ impl IkeSa {
                 return Err(notify::INVALID_KE_PAYLOAD);
             }
             let config = config.clone();
-            let transport = wants_transport && config.transport;
+            let between_hosts = self.is_between_hosts(&ts_local, &ts_remote);
+            let transport = wants_transport && config.transport && between_hosts;
             let spi_in = ctx.new_spi();
             if transport {
                 chain.notify(notify::USE_TRANSPORT_MODE, &[]);

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Transport mode's traffic goes to the peer's own address, as our own ESP and IKE do. So its routes are
+//! in a table of their own, that rules lead to by address, protocol and ports; what bears our
+//! [mark](crate::net::MARK) jumps over them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ikev2d_proto::ts::TrafficSelector;
+use rtnetlink::packet_route::IpProtocol;
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
+use rtnetlink::{Error, Handle, RouteMessageBuilder};
+
+use super::{Routes, source_within};
+use crate::net::MARK;
+
+/// The table of routes; it is no number that others have, being above 255.
+const TABLE: u32 = 4301;
+/// Where the rules are: the jump, those that lead to the table, and where the jump ends. They come
+/// before those of the main table, 32766.
+const JUMP: u32 = 4300;
+const LEAD: u32 = 4301;
+const BEHIND: u32 = 4302;
+
+/// Traffic that a rule leads to the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Lead {
+    peer: IpAddr,
+    protocol: u8,
+    /// First and last, ours and the peer's.
+    ports: [(u16, u16); 2],
+}
+
+impl Lead {
+    /// Selectors of transport mode have one address each.
+    fn new(local: &TrafficSelector, remote: &TrafficSelector) -> Self {
+        Self {
+            peer: remote.start,
+            protocol: local.protocol.max(remote.protocol),
+            ports: [local, remote].map(|ts| (ts.start_port, ts.end_port)),
+        }
+    }
+
+    /// Every pair of selectors; those of two protocols have no traffic.
+    fn all(
+        local: &[TrafficSelector],
+        remote: &[TrafficSelector],
+    ) -> impl Iterator<Item = Self> + Clone {
+        let pairs = local
+            .iter()
+            .flat_map(|ours| remote.iter().map(move |theirs| (ours, theirs)));
+        let fits = |(ours, theirs): &(&TrafficSelector, &TrafficSelector)| {
+            let (ours, theirs) = (ours.protocol, theirs.protocol);
+            ours == theirs || ours == 0 || theirs == 0
+        };
+        pairs
+            .filter(fits)
+            .map(|(ours, theirs)| Self::new(ours, theirs))
+    }
+
+    fn rule(&self, handle: &Handle) -> RuleMessage {
+        let request = handle.rule().add().table_id(TABLE).priority(LEAD);
+        let request = request.action(RuleAction::ToTable);
+        let mut message = match self.peer {
+            IpAddr::V4(peer) => request
+                .v4()
+                .destination_prefix(peer, 32)
+                .message_mut()
+                .clone(),
+            IpAddr::V6(peer) => request
+                .v6()
+                .destination_prefix(peer, 128)
+                .message_mut()
+                .clone(),
+        };
+        if self.protocol != 0 {
+            let protocol = IpProtocol::from(i32::from(self.protocol));
+            let attribute = RuleAttribute::IpProtocol(protocol);
+            message.attributes.push(attribute);
+        }
+        // ICMP's types and codes are in the place of ports (RFC 7296 §3.13.1), and no rule knows them.
+        let with_ports = matches!(self.protocol, 6 | 17 | 132 | 136);
+        let kinds = [
+            RuleAttribute::SourcePortRange as fn(_) -> _,
+            RuleAttribute::DestinationPortRange,
+        ];
+        for ((start, end), kind) in self.ports.into_iter().zip(kinds) {
+            if with_ports && (start, end) != (0, u16::MAX) && start <= end {
+                // A rule has no port 0, which no packet has either.
+                let (start, end) = (start.max(1), end.max(1));
+                message.attributes.push(kind(RulePortRange { start, end }));
+            }
+        }
+        message
+    }
+}
+
+/// The jump, and where it ends.
+fn jump(handle: &Handle, v4: bool) -> [RuleMessage; 2] {
+    let family = |request: rtnetlink::RuleAddRequest| match v4 {
+        true => request.v4().message_mut().clone(),
+        false => request.v6().message_mut().clone(),
+    };
+    let behind = handle.rule().add().table_id(0).priority(BEHIND);
+    let behind = family(behind.action(RuleAction::Nop));
+    let over = handle.rule().add().table_id(0).priority(JUMP).fw_mark(MARK);
+    let mut over = family(over.action(RuleAction::Goto));
+    over.attributes.push(RuleAttribute::Goto(BEHIND));
+    [behind, over]
+}
+
+async fn set(handle: &Handle, rule: &RuleMessage) -> Result<(), Error> {
+    // A daemon that was killed has left its own.
+    let _ = handle.rule().del(rule.clone()).execute().await;
+    let mut request = handle.rule().add();
+    *request.message_mut() = rule.clone();
+    request.execute().await
+}
+
+impl Routes {
+    /// Leads a child SA's traffic in transport mode to the interface.
+    pub(crate) async fn lead(&mut self, local: &[TrafficSelector], remote: &[TrafficSelector]) {
+        let source = source_within(local);
+        for lead in Lead::all(local, remote) {
+            let count = self.led.entry(lead).or_default();
+            *count += 1;
+            if *count > 1 {
+                continue;
+            }
+            let done = async {
+                // In this order nothing of ours is ever led there.
+                for rule in jump(&self.handle, lead.peer.is_ipv4()) {
+                    set(&self.handle, &rule).await?;
+                }
+                self.set_led_route(lead.peer, source).await?;
+                set(&self.handle, &lead.rule(&self.handle)).await
+            };
+            match done.await {
+                Ok(()) => tracing::info!(?lead, ?source, "traffic to a peer itself is led"),
+                Err(error) => tracing::error!(?lead, %error, "traffic could not be led"),
+            }
+        }
+    }
+
+    /// Undoes [`lead`](Self::lead).
+    pub(crate) async fn lead_no_more(
+        &mut self,
+        local: &[TrafficSelector],
+        remote: &[TrafficSelector],
+    ) {
+        for lead in Lead::all(local, remote) {
+            let Some(count) = self.led.get_mut(&lead) else {
+                continue;
+            };
+            *count -= 1;
+            if *count > 0 {
+                continue;
+            }
+            self.led.remove(&lead);
+            let mut gone = vec![lead.rule(&self.handle)];
+            let v4 = lead.peer.is_ipv4();
+            if !self.led.keys().any(|other| other.peer.is_ipv4() == v4) {
+                gone.extend(jump(&self.handle, v4));
+            }
+            for rule in gone {
+                if let Err(error) = self.handle.rule().del(rule).execute().await {
+                    tracing::debug!(?lead, %error, "a rule is gone already");
+                }
+            }
+            if !self.led.keys().any(|other| other.peer == lead.peer) {
+                self.remove_led_route(lead.peer).await;
+            }
+        }
+    }
+
+    async fn set_led_route(&self, peer: IpAddr, source: Option<IpAddr>) -> Result<(), Error> {
+        let message = match peer {
+            IpAddr::V4(peer) => {
+                let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
+                    .destination_prefix(peer, 32)
+                    .output_interface(self.interface)
+                    .table_id(TABLE);
+                if let Some(IpAddr::V4(source)) = source {
+                    builder = builder.pref_source(source);
+                }
+                builder.build()
+            }
+            IpAddr::V6(peer) => {
+                let mut builder = RouteMessageBuilder::<Ipv6Addr>::new()
+                    .destination_prefix(peer, 128)
+                    .output_interface(self.interface)
+                    .table_id(TABLE);
+                if let Some(IpAddr::V6(source)) = source {
+                    builder = builder.pref_source(source);
+                }
+                builder.build()
+            }
+        };
+        self.handle.route().add(message).replace().execute().await
+    }
+
+    async fn remove_led_route(&self, peer: IpAddr) {
+        let message = match peer {
+            IpAddr::V4(peer) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(peer, 32)
+                .output_interface(self.interface)
+                .table_id(TABLE)
+                .build(),
+            IpAddr::V6(peer) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(peer, 128)
+                .output_interface(self.interface)
+                .table_id(TABLE)
+                .build(),
+        };
+        if let Err(error) = self.handle.route().del(message).execute().await {
+            tracing::debug!(%peer, %error, "route is gone already");
+        }
+    }
+}

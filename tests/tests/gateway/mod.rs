@@ -16,6 +16,8 @@ use netlab::traffic::{await_answer, ping};
 
 /// The secret that every gateway here has.
 pub(crate) const SECRET: &str = "Interop-PSK-0123456789";
+/// Carol's, to EAP.
+pub(crate) const PASSWORD: &str = "open sesame";
 /// The postquantum one that strongSwan has, by the name of `ppk.test` (RFC 8784).
 pub(crate) const PPK: &str = "Interop-PPK-0123456789-0123456789";
 const DAEMON: &str = "/usr/sbin/charon-systemd";
@@ -215,7 +217,7 @@ impl Gateway {
         let text = format!(
             "charon {{\n\
              load = random nonce aes md5 sha1 sha2 hmac kdf gmp curve25519 openssl gcm chapoly drbg \
-             pem pkcs1 pkcs8 x509 pubkey constraints mgf1 \
+             pem pkcs1 pkcs8 x509 pubkey constraints mgf1 eap-identity eap-mschapv2 \
              kernel-libipsec kernel-netlink socket-default vici updown\n{charon}\n\
              threads = 24\nretransmit_tries = 3\nretransmit_timeout = 1.0\n\
              plugins {{\n vici {{ socket = unix://{vici} }}\n\
@@ -230,7 +232,8 @@ impl Gateway {
         fs::write(&settings, text).unwrap();
         let text = format!(
             "connections {{\n{connections}\n}}\nsecrets {{ ike-1 {{\n secret = \"{SECRET}\"\n }}\n\
-             ppk-1 {{\n id = ppk.test\n secret = \"{PPK}\"\n }} }}\n"
+             ppk-1 {{\n id = ppk.test\n secret = \"{PPK}\"\n }}\n\
+             eap-1 {{\n id = carol\n secret = \"{PASSWORD}\"\n }} }}\n"
         );
         fs::write(swanctl_directory.join("swanctl.conf"), text).unwrap();
         for (name, octets) in files {

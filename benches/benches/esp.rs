@@ -7,13 +7,15 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use bench_harness::packet::{inner, op, sa};
+use bench_harness::reference::Reference;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use esp::cipher::CipherContext;
 use esp::engine::{SoftwareConfig, SoftwareEngine};
 use offload_api::device::Accelerator;
 use offload_api::frame::{Frame, FramePool, FramePoolConfig};
-use offload_api::queue::{Done, Op, QueueConfig, QueuePair, Status};
-use offload_api::sa::{Direction, Grant, KeyMaterial, Numbering, SaHandle, SaParams, Spi, Suite};
+use offload_api::queue::{Done, QueueConfig, QueuePair, Status};
+use offload_api::sa::{Direction, SaHandle, Suite};
 
 const BURST: usize = 32;
 const SUITES: [&str; 4] = [
@@ -23,31 +25,6 @@ const SUITES: [&str; 4] = [
     "aes128-sha256",
 ];
 const SIZES: [usize; 5] = [64, 256, 512, 1024, 1420];
-
-fn outbound(suite: Suite) -> SaParams {
-    let key = vec![1; suite.cipher_key_len() + suite.salt_len()];
-    SaParams {
-        numbering: Numbering::Granted(Some(Grant {
-            first: 1,
-            last: u64::MAX,
-        })),
-        ..SaParams::tunnel(
-            Spi::new(0x1000).unwrap(),
-            Direction::Outbound,
-            suite,
-            KeyMaterial::from_keymat(suite, &key, &vec![2; suite.integrity_key_len()]).unwrap(),
-        )
-    }
-}
-
-fn inner(len: usize) -> Vec<u8> {
-    let mut packet = vec![0x5a; len];
-    packet[..20].copy_from_slice(&[
-        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1,
-    ]);
-    packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-    packet
-}
 
 fn seal(criterion: &mut Criterion) {
     for name in SUITES {
@@ -59,7 +36,7 @@ fn seal(criterion: &mut Criterion) {
                 ..Default::default()
             })
             .unwrap();
-            let sa = engine.install(&outbound(suite)).unwrap();
+            let sa = engine.install(&sa(Direction::Outbound, suite, 0)).unwrap();
             let pool = FramePool::new(FramePoolConfig {
                 slots: 64,
                 ..Default::default()
@@ -77,15 +54,10 @@ fn seal(criterion: &mut Criterion) {
                 };
                 group.bench_with_input(BenchmarkId::new(label, len), &packet, |bencher, packet| {
                     bencher.iter(|| {
-                        for cookie in 0..BURST as u64 {
+                        for _ in 0..BURST {
                             let mut frame = pool.alloc().unwrap();
                             assert!(frame.fill(packet));
-                            ops.push(Op {
-                                sa,
-                                frame,
-                                cookie,
-                                explicit: None,
-                            });
+                            ops.push(op(sa, frame));
                         }
                         queue.enqueue(&mut ops).unwrap();
                         queue.kick().unwrap();
@@ -99,13 +71,16 @@ fn seal(criterion: &mut Criterion) {
     }
 }
 
-/// What `seal` made, opened. No window is set, so that the same packets can come again.
+/// Packets that OpenSSL's ESP has sealed, opened. No window is set, so that they can come again.
 fn open(criterion: &mut Criterion) {
     for name in SUITES {
         let suite = Suite::from_name(name).unwrap();
         let mut group = criterion.benchmark_group(format!("open/{name}"));
         for len in SIZES {
-            let packets = Rig::sealed(suite, &vec![inner(len); BURST]);
+            let reference = Reference::new(&sa(Direction::Inbound, suite, 0)).unwrap();
+            let packets: Vec<_> = (1..=BURST as u32)
+                .map(|number| reference.seal(number, &inner(len)).unwrap())
+                .collect();
             let mut rig = Rig::new(1, suite, Direction::Inbound);
             group.throughput(Throughput::Bytes((len * BURST) as u64));
             group.bench_function(BenchmarkId::new("one thread", len), |bencher| {
@@ -128,7 +103,8 @@ fn cipher(criterion: &mut Criterion) {
             continue;
         }
         for size in SIZES {
-            let mut context = CipherContext::new(suite, &outbound(suite).keys, true).unwrap();
+            let mut context =
+                CipherContext::new(suite, &sa(Direction::Outbound, suite, 0).keys, true).unwrap();
             let body = (size + 2).next_multiple_of(suite.alignment());
             let mut packet = vec![0x5a; TEXT + body + suite.icv_len()];
             let mut sequence = 0u64;
@@ -184,9 +160,7 @@ impl Rig {
         })
         .unwrap();
         engine.register_pool(&pool).unwrap();
-        let mut sa = outbound(suite);
-        sa.direction = direction;
-        let sa = engine.install(&sa).unwrap();
+        let sa = engine.install(&sa(direction, suite, 0)).unwrap();
         let queue = engine.open_queue(&QueueConfig { depth: 1024 }).unwrap();
         let done = Vec::with_capacity(1024);
         Self {
@@ -207,12 +181,7 @@ impl Rig {
             for packet in packets {
                 let mut frame = frames.pop().or_else(|| self.pool.alloc()).unwrap();
                 assert!(frame.fill(packet));
-                ops.push(Op {
-                    sa: self.sa,
-                    frame,
-                    cookie: 0,
-                    explicit: None,
-                });
+                ops.push(op(self.sa, frame));
             }
             let start = Instant::now();
             self.queue.enqueue(&mut ops).unwrap();
@@ -226,30 +195,6 @@ impl Rig {
             }
         }
         total
-    }
-
-    /// Packets sealed by an engine, to open again and again: no window is set.
-    fn sealed(suite: Suite, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
-        let mut rig = Self::new(1, suite, Direction::Outbound);
-        packets
-            .iter()
-            .map(|packet| {
-                let mut frame = rig.pool.alloc().unwrap();
-                assert!(frame.fill(packet));
-                let mut ops = vec![Op {
-                    sa: rig.sa,
-                    frame,
-                    cookie: 0,
-                    explicit: None,
-                }];
-                rig.queue.enqueue(&mut ops).unwrap();
-                rig.queue.kick().unwrap();
-                rig.queue.dequeue(&mut rig.done, 1).unwrap();
-                let done = rig.done.pop().unwrap();
-                assert_eq!(done.status, Status::Ok);
-                done.frame.to_vec()
-            })
-            .collect()
     }
 }
 

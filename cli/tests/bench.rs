@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
-use std::process::Output;
-use std::time::Duration;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 fn bench(arguments: &[&str]) -> Output {
@@ -283,6 +285,52 @@ fn a_regression_is_told_from_noise() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("fewer than 5 rounds"));
     std::fs::write(&few, "{}").unwrap();
     assert!(refused(&["--compare", &before, &few], 2).contains("is no saved run"));
+}
+
+/// Whether a process has SIGINT blocked, as this one has once it listens for it.
+fn listens_for_interrupts(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
+    mask & (1 << (Signal::SIGINT as u64 - 1)) != 0
+}
+
+#[test]
+fn an_interrupted_run_gives_what_it_has() {
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_esplanade"))
+        .args([
+            "bench",
+            "--json",
+            "--buffer-sz=64",
+            "--total-ops=64",
+            "--repeats=10000",
+        ])
+        .args([
+            "--backend=software,sim",
+            "--ptest=throughput,latency,pmd-cyclecount",
+        ])
+        .args([
+            "--aead-op=encrypt,decrypt",
+            "--burst-sz=1,2,4,8",
+            "--sas=1,2,3",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let process = Pid::from_raw(child.id() as i32);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !listens_for_interrupts(child.id()) {
+        assert!(Instant::now() < deadline, "it never listened for SIGINT");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    kill(process, Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["interrupted"], true);
+    assert!(errors.contains("interrupted"), "{errors}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::demo::path_with_sbin;
 use crate::prerequisites::{BUILD, END_TO_END, NETWORK, PEER_PLUGINS, ensure};
-use crate::{deny, dpdk, regs, rtl, run, vm};
+use crate::{deny, dpdk, instructions, regs, rtl, run, vm};
 
 /// The package whose tests make networks.
 const NETWORK_TESTS: &str = "tests";
@@ -38,6 +38,7 @@ const STEPS: &[Step] = &[
     }),
     ("dependencies", deny::check_if_installed),
     ("tests", tests),
+    ("instructions", instructions::check_if_installed),
     ("models of the SA cache", cache_models),
     ("documentation tests", || {
         run::succeed(run::cargo().args(["test", "--workspace", "--locked", "--doc"]))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The project's own chores: `cargo demo`, `cargo ci`, and `cargo xtask` with deny, fuzz, regs, rtl,
-//! sanitize, synth, vm.
+//! The project's own chores: `cargo demo`, `cargo ci`, and `cargo xtask` with deny, fuzz, instructions,
+//! regs, rtl, sanitize, synth, vm.
 #![forbid(unsafe_code)]
 
 mod ci;
@@ -8,6 +8,7 @@ mod demo;
 mod deny;
 mod dpdk;
 mod fuzz;
+mod instructions;
 mod prerequisites;
 mod python;
 mod regs;
@@ -50,6 +51,12 @@ enum Chore {
         /// Only targets whose name contains this.
         #[arg(default_value = "")]
         name: String,
+    },
+    /// Count the instructions that a packet costs in the data path, and compare with those committed.
+    Instructions {
+        /// Write what is found to the committed file.
+        #[arg(long)]
+        update: bool,
     },
     /// Check licences, layers and sources of the dependencies.
     Deny,
@@ -95,6 +102,7 @@ fn main() -> ExitCode {
         Chore::Fuzz { seconds, name } => fuzz::run(seconds, &name),
         Chore::Rtl { parts } => rtl::run(&parts),
         Chore::Synth { blocks } => synth::run(&blocks),
+        Chore::Instructions { update } => instructions::run(update),
         Chore::Deny => deny::run(),
         Chore::Sanitize { which, test } => sanitize::run(which, test.as_deref()),
         Chore::Dpdk => dpdk::run(),

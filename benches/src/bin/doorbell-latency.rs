@@ -5,13 +5,14 @@
 
 use std::time::Instant;
 
+use bench_harness::packet::{inner, op, sa};
 use benches::own_card::{OwnCard, be_the_card_if_asked, pin};
 use driver::DeviceAddress;
 use hdrhistogram::Histogram;
 use offload_api::device::Accelerator;
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Op, QueueConfig};
-use offload_api::sa::{Direction, Grant, KeyMaterial, Numbering, SaParams, Spi, Suite};
+use offload_api::sa::{Direction, Suite};
 
 /// Octets of the packet.
 const LEN: usize = 64;
@@ -38,22 +39,19 @@ fn measure(crypto: &str, packets: u64) {
     pin(1).unwrap();
     let pool = FramePool::new(FramePoolConfig::default()).unwrap();
     card.register_pool(&pool).unwrap();
-    let sa = card.install(&outbound()).unwrap();
+    let handle = card
+        .install(&sa(Direction::Outbound, Suite::AES_128_GCM, 0))
+        .unwrap();
     let mut queue = card.open_queue(&QueueConfig { depth: 64 }).unwrap();
-    let mut packet = [0x5a; LEN];
-    packet[..20].copy_from_slice(&[
-        0x45, 0, 0, LEN as u8, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1,
-    ]);
+    let packet = inner(LEN);
     let mut frame = pool.alloc().unwrap();
     let (mut ops, mut done) = (Vec::with_capacity(1), Vec::with_capacity(1));
     let mut times = Histogram::<u64>::new_with_bounds(1, 10_000_000_000, 3).unwrap();
     for number in 0..WARM_UP + packets {
         assert!(frame.fill(&packet));
         ops.push(Op {
-            sa,
-            frame,
             cookie: number,
-            explicit: None,
+            ..op(handle, frame)
         });
         assert_eq!(queue.enqueue(&mut ops).unwrap(), 1);
         let rung = Instant::now();
@@ -83,20 +81,4 @@ fn measure(crypto: &str, packets: u64) {
     });
     println!("{report:#}");
     drop(process);
-}
-
-fn outbound() -> SaParams {
-    let suite = Suite::AES_128_GCM;
-    SaParams {
-        numbering: Numbering::Granted(Some(Grant {
-            first: 1,
-            last: u64::MAX,
-        })),
-        ..SaParams::tunnel(
-            Spi::new(0x1000).unwrap(),
-            Direction::Outbound,
-            suite,
-            KeyMaterial::from_keymat(suite, &[1; 20], &[]).unwrap(),
-        )
-    }
 }

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use bench_harness::packet::{inner, op, sa};
 use benches::counting::{Counting, allocations};
 use benches::null_card::NullCard;
 use benches::null_qat::NullQat;
@@ -13,12 +14,14 @@ use driver::qat::QatCard;
 use offload_api::device::Accelerator;
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair};
-use offload_api::sa::{Direction, Grant, KeyMaterial, Numbering, SaHandle, SaParams, Spi, Suite};
+use offload_api::sa::{Direction, Suite};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 const BURST: usize = 32;
+/// Octets of a packet.
+const LEN: usize = 64;
 /// Bursts of a round, of which the median is taken.
 const BURSTS: u32 = 10_000;
 const ROUNDS: usize = 31;
@@ -47,33 +50,26 @@ fn main() {
     }
 }
 
-/// An IPv4 packet of 64 octets.
-fn packet() -> [u8; 64] {
-    let mut packet = [0x5a; 64];
-    let header = [
-        0x45, 0, 0, 64, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
-    ];
-    packet[..header.len()].copy_from_slice(&header);
-    packet
-}
-
 fn measure(device: &dyn Accelerator, work: &dyn Fn()) {
     let pool = FramePool::new(FramePoolConfig::default()).unwrap();
     device.register_pool(&pool).unwrap();
-    let sa = device.install(&outbound()).unwrap();
+    let handle = device
+        .install(&sa(Direction::Outbound, Suite::AES_128_GCM, 0))
+        .unwrap();
+    let packet = inner(LEN);
     let mut queue = device.open_queue(&QueueConfig::default()).unwrap();
     let mut ops: Vec<Op> = (0..BURST)
         .map(|_| {
             let mut frame = pool.alloc().unwrap();
-            assert!(frame.fill(&packet()));
-            op(sa, frame)
+            assert!(frame.fill(&packet));
+            op(handle, frame)
         })
         .collect();
     let mut done = Vec::with_capacity(BURST);
-    round(work, &mut *queue, &mut ops, &mut done);
+    round(work, &mut *queue, &packet, &mut ops, &mut done);
     let before = allocations();
     let mut costs: [Cost; ROUNDS] =
-        std::array::from_fn(|_| round(work, &mut *queue, &mut ops, &mut done));
+        std::array::from_fn(|_| round(work, &mut *queue, &packet, &mut ops, &mut done));
     let allocated = allocations() - before;
     let median = |of: fn(&Cost) -> f64, costs: &mut [Cost; ROUNDS]| {
         costs.sort_by(|a, b| of(a).total_cmp(&of(b)));
@@ -98,6 +94,7 @@ fn measure(device: &dyn Accelerator, work: &dyn Fn()) {
 fn round(
     work: &dyn Fn(),
     queue: &mut dyn QueuePair,
+    packet: &[u8],
     ops: &mut Vec<Op>,
     done: &mut Vec<Done>,
 ) -> Cost {
@@ -115,7 +112,7 @@ fn round(
         ops.extend(done.drain(..).map(|mut done| {
             assert!(done.status.is_ok());
             // A device without a protocol has the host put one around the packet.
-            assert!(done.frame.fill(&packet()));
+            assert!(done.frame.fill(packet));
             op(done.sa, done.frame)
         }));
         enqueue += kicked - begin;
@@ -130,30 +127,5 @@ fn round(
         card: each(worked),
         dequeue: each(dequeue),
         all: each(all),
-    }
-}
-
-fn op(sa: SaHandle, frame: offload_api::frame::Frame) -> Op {
-    Op {
-        sa,
-        frame,
-        cookie: 7,
-        explicit: None,
-    }
-}
-
-fn outbound() -> SaParams {
-    let suite = Suite::AES_128_GCM;
-    SaParams {
-        numbering: Numbering::Granted(Some(Grant {
-            first: 1,
-            last: u64::MAX,
-        })),
-        ..SaParams::tunnel(
-            Spi::new(0x1000).unwrap(),
-            Direction::Outbound,
-            suite,
-            KeyMaterial::from_keymat(suite, &[1; 20], &[]).unwrap(),
-        )
     }
 }

@@ -8,6 +8,8 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
+use bench_harness::packet::{inner, op, sa};
+use bench_harness::stats::median;
 use benches::counting::{Counting, allocations};
 use clap::Parser;
 use esp::engine::{SoftwareConfig, SoftwareEngine};
@@ -15,9 +17,7 @@ use esp_aead::{Aad, Algorithm, Packet, seal_burst};
 use offload_api::device::Accelerator;
 use offload_api::frame::{Frame, FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair, Status};
-use offload_api::sa::{
-    Direction, Grant, KeyMaterial, Numbering, OuterHeaders, SaHandle, SaParams, Spi, Suite,
-};
+use offload_api::sa::{Direction, OuterHeaders, SaHandle, SaParams, Suite};
 use serde_json::json;
 
 #[global_allocator]
@@ -50,17 +50,9 @@ struct Options {
 
 const SUITE: Suite = Suite::AES_128_GCM;
 
-fn params(direction: Direction, sa: usize) -> SaParams {
-    let key: Vec<u8> = (0..20).map(|n| (n + sa) as u8).collect();
+fn params(direction: Direction, number: usize) -> SaParams {
     SaParams {
-        direction,
-        numbering: match direction {
-            Direction::Outbound => Numbering::Granted(Some(Grant {
-                first: 1,
-                last: u64::MAX,
-            })),
-            Direction::Inbound => Numbering::Granted(None),
-        },
+        esn: true,
         // A burst of one SA fits.
         replay_window: match direction {
             Direction::Outbound => 0,
@@ -71,22 +63,8 @@ fn params(direction: Direction, sa: usize) -> SaParams {
             destination: [192, 0, 2, 2].into(),
             udp: None,
         }),
-        ..SaParams::tunnel(
-            Spi::new(0x1000 + sa as u32).unwrap(),
-            direction,
-            SUITE,
-            KeyMaterial::from_keymat(SUITE, &key, &[]).unwrap(),
-        )
+        ..sa(direction, SUITE, number as u32)
     }
-}
-
-fn inner(len: usize) -> Vec<u8> {
-    let mut packet = vec![0x5a; len];
-    packet[..20].copy_from_slice(&[
-        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1,
-    ]);
-    packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-    packet
 }
 
 fn engine(threads: usize) -> SoftwareEngine {
@@ -139,12 +117,7 @@ impl Rig {
         let sas = self.sas.iter().cycle();
         for ((mut frame, packet), &sa) in self.frames.drain(..).zip(&self.packets).zip(sas) {
             assert!(frame.fill(packet));
-            self.ops.push(Op {
-                sa,
-                frame,
-                cookie: 0,
-                explicit: None,
-            });
+            self.ops.push(op(sa, frame));
         }
         let count = self.ops.len();
         let start = Instant::now();
@@ -243,11 +216,6 @@ fn bare(keys: &[esp_aead::Key], bodies: &mut [Vec<u8>], times: &mut Times, burst
     times.take(bodies.len())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn one_core(size: usize, sas: usize, options: &Options) -> serde_json::Value {
     let bursts = (options.kilobytes * 1000 / (size * options.burst)).max(1);
     let mut pair = Pair::new(&engine(1), 0..sas, (size, options.burst), bursts);
@@ -280,9 +248,9 @@ fn one_core(size: usize, sas: usize, options: &Options) -> serde_json::Value {
     json!({
         "size": size,
         "sas": sas,
-        "aead_ns": median(alone),
-        "seal_ns": median(sealing),
-        "open_ns": median(opening),
+        "aead_ns": median(&alone),
+        "seal_ns": median(&sealing),
+        "open_ns": median(&opening),
         "allocations": allocated,
     })
 }
@@ -300,7 +268,7 @@ fn one_sa(size: usize, options: &Options) -> serde_json::Value {
             times.1.push(opened);
         }
     }
-    let [one, two] = times.map(|(seal, open)| (median(seal), median(open)));
+    let [one, two] = times.map(|(seal, open)| (median(&seal), median(&open)));
     json!({
         "sas": 1,
         "size": size,
@@ -339,10 +307,10 @@ fn many_sas(size: usize, sas: usize, options: &Options) -> serde_json::Value {
             .map(|core| scope.spawn(move || worker(core)))
             .map(|worker| worker.join().unwrap())
     });
-    let [seal, open, ours_seal, ours_open] = first.map(median);
+    let [seal, open, ours_seal, ours_open] = first.map(|times| median(&times));
     let [.., theirs_seal, theirs_open] = second.map(|times| match times.is_empty() {
         true => 0.0,
-        false => median(times),
+        false => median(&times),
     });
     let together = |a: f64, b: f64| 1.0 / (1.0 / a + 1.0 / b);
     json!({

@@ -4,10 +4,11 @@
 
 use std::time::Instant;
 
+use bench_harness::packet::sa;
 use benches::own_card::{OwnCard, be_the_card_if_asked, pin};
 use driver::DeviceAddress;
 use offload_api::device::Accelerator;
-use offload_api::sa::{Direction, KeyMaterial, SaParams, Spi, Suite};
+use offload_api::sa::{Direction, SaParams, Suite};
 
 const SAS: u32 = 20_000;
 
@@ -15,13 +16,10 @@ fn main() {
     be_the_card_if_asked();
     let suite = Suite::AES_256_GCM;
     let sas: Vec<SaParams> = (0..SAS)
-        .map(|n| {
-            SaParams::tunnel(
-                Spi::new(0x1000 + n).unwrap(),
-                Direction::Inbound,
-                suite,
-                KeyMaterial::from_keymat(suite, &[n as u8; 36], &[]).unwrap(),
-            )
+        .map(|n| SaParams {
+            esn: true,
+            replay_window: 1024,
+            ..sa(Direction::Inbound, suite, n)
         })
         .collect();
     let measure = |at_once: bool| {

@@ -38,7 +38,7 @@ use crate::verb::device::parse_address;
   esplanade bench --compare before.json after.json --threshold 0.05
 
 Exit status: 0 done; 1 a packet was wrong, or --compare found a regression; 2 wrong usage; 3 no such
-device; 4 no backend can do what was asked.")]
+device; 4 no backend can do what was asked; 130 interrupted, with what was measured so far.")]
 pub(crate) struct Arguments {
     /// Engines, separated by commas. Simulated ones are started for the purpose, in this process; `rtl`
     /// where it was built in. `card` is the device that --device names.
@@ -237,13 +237,18 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     Ok(verdict(&report))
 }
 
+/// As a shell tells of SIGINT.
+const INTERRUPTED: u8 = 130;
+
 /// Wrong packets are a failure, whatever else was measured.
 fn verdict(report: &Report) -> ExitCode {
     let mut verdicts = report.cells.iter().filter_map(|cell| cell.verify.as_ref());
-    if verdicts.all(|verdict| verdict.passed()) {
-        ExitCode::SUCCESS
-    } else {
+    if !verdicts.all(|verdict| verdict.passed()) {
         ExitCode::FAILURE
+    } else if report.interrupted {
+        ExitCode::from(INTERRUPTED)
+    } else {
+        ExitCode::SUCCESS
     }
 }
 

@@ -37,14 +37,14 @@ struct RunningPeer<'plan> {
 pub(super) fn measure(plan: &Plan, arguments: &Arguments) -> Result<Report, Failure> {
     // Looked at before we make it busy ourselves.
     let machine = Machine::look();
+    // Before the engines: a thread that does not block the signal would be ended by it, and all with it.
+    let interrupt = Interrupt::install()?;
     let queues = plan.cases.iter().map(|case| case.queues).max().unwrap_or(1);
     let engines = plan
         .backends
         .iter()
         .map(|backend| backend.open(queues, arguments))
         .collect::<Result<Vec<_>, _>>()?;
-    // After the engines, whose threads have no part in it.
-    let interrupt = Interrupt::install()?;
     let mut absent = plan.absent.clone();
     let mut running = prepare(plan, &engines, arguments, &mut absent)?;
     let mut peers: Vec<RunningPeer<'_>> = plan

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use esp_aead::{Aad, Algorithm, Direction, Key, KeyError, Packet, TAG, open_burst, seal_burst};
 use esp_framing::framing::{Layout, aad, nonce};
-use offload_api::sa::{Cipher, Integrity, KeyMaterial, Suite};
+use offload_api::sa::{Cipher, FurtherAead, Integrity, KeyMaterial, Suite};
 use offload_api::wire::esp::Header;
 
 use crate::ffi::Hmac;
@@ -22,6 +22,8 @@ pub struct CipherContext {
     /// An AEAD; any number of contexts share it.
     aead: Option<Arc<Key>>,
     cipher: Option<CipherCtx>,
+    /// An AEAD of software alone.
+    further: Option<CipherCtx>,
     hmac: Option<Hmac>,
     salt: Zeroizing<[u8; 4]>,
     seals: bool,
@@ -67,6 +69,7 @@ impl CipherContext {
             }
             None => None,
         };
+        let further = further_context(suite, keys, seals)?;
         let hmac = match suite.integrity() {
             // The others are AH's.
             Integrity::None
@@ -83,6 +86,7 @@ impl CipherContext {
             suite,
             aead,
             cipher,
+            further,
             hmac,
             salt: keys.salt.clone(),
             seals,
@@ -104,6 +108,13 @@ impl CipherContext {
             seal_burst(&mut packet);
             let sealed = packet.iter().all(Packet::is_authentic);
             return sealed.then_some(()).ok_or(SealError);
+        }
+        if let Some((context, aead)) = self
+            .further
+            .as_mut()
+            .zip(self.suite.cipher().further_aead())
+        {
+            return further_seal(context, aead, &self.salt, packet, split, high);
         }
         if let Some(cipher) = &mut self.cipher {
             let iv = packet.get(Header::LEN..split.body).ok_or(SealError)?;
@@ -131,6 +142,14 @@ impl CipherContext {
             open_burst(&mut packet);
             let opened = packet.iter().all(Packet::is_authentic);
             return opened.then_some(()).ok_or(BadIcv);
+        }
+        if let Some((context, aead)) = self
+            .further
+            .as_mut()
+            .zip(self.suite.cipher().further_aead())
+        {
+            let opened = further_open(context, aead, &self.salt, packet, split, high);
+            return opened.map_err(|_| BadIcv);
         }
         let (authenticated, icv) = packet.split_at_mut(split.icv);
         let code = self.code(authenticated, high).map_err(|_| BadIcv)?;
@@ -167,6 +186,115 @@ impl From<ErrorStack> for SealError {
     fn from(_: ErrorStack) -> Self {
         Self
     }
+}
+
+/// A keyed context of an AEAD that `esp-aead` has not.
+fn further_context(
+    suite: Suite,
+    keys: &KeyMaterial,
+    seals: bool,
+) -> Result<Option<CipherCtx>, ErrorStack> {
+    let Some(aead) = suite.cipher().further_aead() else {
+        return Ok(None);
+    };
+    let cipher = match (aead.ccm, aead.key_len) {
+        (true, 16) => OpensslCipher::aes_128_ccm(),
+        (true, 24) => OpensslCipher::aes_192_ccm(),
+        (true, _) => OpensslCipher::aes_256_ccm(),
+        (false, 16) => OpensslCipher::aes_128_gcm(),
+        (false, 24) => OpensslCipher::aes_192_gcm(),
+        (false, _) => OpensslCipher::aes_256_gcm(),
+    };
+    let mut context = CipherCtx::new()?;
+    if seals {
+        context.encrypt_init(Some(cipher), None, None)?;
+    } else {
+        context.decrypt_init(Some(cipher), None, None)?;
+    }
+    if aead.ccm {
+        // These two go before the key.
+        context.set_iv_length(CCM_NONCE)?;
+        context.set_tag_length(aead.icv_len)?;
+    }
+    if seals {
+        context.encrypt_init(None, Some(&keys.cipher), None)?;
+    } else {
+        context.decrypt_init(None, Some(&keys.cipher), None)?;
+    }
+    Ok(Some(context))
+}
+
+/// RFC 4309 §4: three octets of salt, eight of IV.
+const CCM_NONCE: usize = 11;
+
+/// Salt and IV: of a CCM's salt the first three octets.
+fn further_nonce<'n>(
+    aead: &FurtherAead,
+    salt: &[u8; 4],
+    packet: &[u8],
+    room: &'n mut [u8; 12],
+) -> Option<&'n [u8]> {
+    *room = nonce(salt, packet)?;
+    if aead.ccm {
+        room.copy_within(4.., 3);
+        return room.get(..CCM_NONCE);
+    }
+    Some(room)
+}
+
+fn further_seal(
+    context: &mut CipherCtx,
+    aead: &FurtherAead,
+    salt: &[u8; 4],
+    packet: &mut [u8],
+    split: Layout,
+    high: Option<u32>,
+) -> Result<(), SealError> {
+    let mut room = [0; 12];
+    let nonce = further_nonce(aead, salt, packet, &mut room).ok_or(SealError)?;
+    let (aad, aad_len) = aad(packet, high);
+    let (authenticated, icv) = packet.split_at_mut_checked(split.icv).ok_or(SealError)?;
+    let body = authenticated.get_mut(split.body..).ok_or(SealError)?;
+    let len = body.len();
+    context.encrypt_init(None, None, Some(nonce))?;
+    if aead.ccm {
+        context.set_data_len(len)?;
+    }
+    context.cipher_update(aad.get(..aad_len).ok_or(SealError)?, None)?;
+    context.cipher_update_inplace(body, len)?;
+    if !aead.ccm {
+        context.cipher_final(&mut [])?;
+    }
+    context.tag(icv)?;
+    Ok(())
+}
+
+fn further_open(
+    context: &mut CipherCtx,
+    aead: &FurtherAead,
+    salt: &[u8; 4],
+    packet: &mut [u8],
+    split: Layout,
+    high: Option<u32>,
+) -> Result<(), SealError> {
+    let mut room = [0; 12];
+    let nonce = further_nonce(aead, salt, packet, &mut room).ok_or(SealError)?;
+    let (aad, aad_len) = aad(packet, high);
+    let (authenticated, icv) = packet.split_at_mut_checked(split.icv).ok_or(SealError)?;
+    let body = authenticated.get_mut(split.body..).ok_or(SealError)?;
+    let len = body.len();
+    context.decrypt_init(None, None, Some(nonce))?;
+    context.set_tag(icv)?;
+    if aead.ccm {
+        context.set_data_len(len)?;
+    }
+    context.cipher_update(aad.get(..aad_len).ok_or(SealError)?, None)?;
+    // CCM tells here whether the ICV fits, GCM at its end.
+    context.cipher_update_inplace(body, len)?;
+    if !aead.ccm {
+        context.cipher_final(&mut [])?;
+    }
+    Ok(())
 }
 
 /// Runs a block cipher over the body. What is behind a run is the slack of a block that the `openssl`

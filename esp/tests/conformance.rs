@@ -31,8 +31,8 @@ fn conforms(threads: usize) {
     assert_eq!(report.ah_known, 7 * 20 + 7 * 18);
     assert_eq!(report.ah_round_trips, 7 * 3 * 2 * 20);
     assert!(report.ah_refusals > 1000);
-    // 18 suites: known ones both ways, and around every third of the 14 shapes.
-    assert_eq!(report.further, 2 * 144 + 6 * (5 + 5 + 4) * 2 * 12);
+    // 34 suites: known ones both ways, and around every third of the 14 shapes.
+    assert_eq!(report.further, 2 * 34 * 8 + (11 * (5 + 5 + 4) + 5) * 2 * 12);
     assert!(report.refusals > 6000);
     assert!(report.gathered > 1000);
 }

@@ -47,8 +47,16 @@ impl KeyLog {
 
     pub(crate) fn ike(&mut self, keys: &IkeKeyLog) {
         let encryption = match keys.suite.encryption {
-            Encryption::AesGcm16(128) => "AES-GCM-128 with 16 octet ICV [RFC5282]",
-            Encryption::AesGcm16(_) => "AES-GCM-256 with 16 octet ICV [RFC5282]",
+            aead @ (Encryption::AesCcm8(bits)
+            | Encryption::AesCcm12(bits)
+            | Encryption::AesCcm16(bits)
+            | Encryption::AesGcm8(bits)
+            | Encryption::AesGcm12(bits)
+            | Encryption::AesGcm16(bits)) => {
+                let mode = if aead.is_ccm() { "CCM" } else { "GCM" };
+                let icv = aead.icv_len();
+                &format!("AES-{mode}-{bits} with {icv} octet ICV [RFC5282]")
+            }
             Encryption::AesCbc(128) => "AES-CBC-128 [RFC3602]",
             Encryption::AesCbc(192) => "AES-CBC-192 [RFC3602]",
             Encryption::AesCbc(_) => "AES-CBC-256 [RFC3602]",
@@ -117,6 +125,11 @@ fn esp_names(suite: &EspSuite) -> (&'static str, &'static str) {
         Encryption::TripleDes => "TripleDES-CBC [RFC2451]",
         Encryption::Null => "NULL",
         Encryption::AesCbc(_) => "AES-CBC [RFC3602]",
+        Encryption::AesCcm8(_) => "AES-CCM with 8 octet ICV [RFC4309]",
+        Encryption::AesCcm12(_) => "AES-CCM with 12 octet ICV [RFC4309]",
+        Encryption::AesCcm16(_) => "AES-CCM with 16 octet ICV [RFC4309]",
+        Encryption::AesGcm8(_) => "AES-GCM with 8 octet ICV [RFC4106]",
+        Encryption::AesGcm12(_) => "AES-GCM with 12 octet ICV [RFC4106]",
         Encryption::AesGcm16(_) => "AES-GCM with 16 octet ICV [RFC4106]",
         Encryption::ChaCha20Poly1305 => "ChaCha20 with Poly1305 [RFC7634]",
     };

@@ -15,7 +15,7 @@ use crate::error::InvalidSa;
 use crate::replay::ReplaySnapshot;
 
 pub use self::numbering::{Grant, GrantCursor, Numbering};
-pub use self::suite::{Cipher, Integrity, Protocol, Suite};
+pub use self::suite::{Cipher, FurtherAead, Integrity, Protocol, Suite};
 
 /// Everything an engine needs to seal or open the packets of one security association.
 #[derive(Clone, Debug)]
@@ -195,8 +195,8 @@ impl KeyMaterial {
             }
         };
         let mut salt_octets = Zeroizing::new([0; 4]);
-        if let Ok(salt) = <[u8; 4]>::try_from(salt) {
-            *salt_octets = salt;
+        if let Some(room) = salt_octets.get_mut(..salt.len()) {
+            room.copy_from_slice(salt);
         }
         let keys = Self {
             cipher: Zeroizing::new(key.to_vec()),

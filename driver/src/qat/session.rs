@@ -77,10 +77,11 @@ pub(super) struct Session {
 /// Whether a generation does a suite.
 pub(super) fn supports(generation: Generation, suite: Suite) -> bool {
     match suite.cipher() {
-        Cipher::Null | Cipher::TripleDesCbc | Cipher::DesCbc => false,
         Cipher::ChaCha20Poly1305 => generation != Generation::Gen2,
         Cipher::Aes128Gcm | Cipher::Aes256Gcm => true,
         Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => true,
+        // Null, and what only software has.
+        _ => false,
     }
 }
 

@@ -32,9 +32,6 @@ pub type PrivateKey = openssl::pkey::PKey<openssl::pkey::Private>;
 /// A public key.
 pub type PublicKey = openssl::pkey::PKey<openssl::pkey::Public>;
 
-const TAG: usize = 16;
-const SALT: usize = 4;
-
 /// OpenSSL as [`Crypto`].
 #[derive(Clone, Copy, Debug)]
 pub struct OpensslCrypto {
@@ -77,17 +74,27 @@ fn prf_digest(prf: Prf) -> MessageDigest {
 }
 
 fn aead(encryption: Encryption) -> Result<&'static CipherRef, CryptoError> {
-    match encryption {
-        Encryption::AesGcm16(128) => Ok(Cipher::aes_128_gcm()),
-        Encryption::AesGcm16(256) => Ok(Cipher::aes_256_gcm()),
-        Encryption::ChaCha20Poly1305 => Ok(Cipher::chacha20_poly1305()),
-        _ => Err(CryptoError),
-    }
+    use Encryption::*;
+    Ok(match encryption {
+        AesGcm8(128) | AesGcm12(128) | AesGcm16(128) => Cipher::aes_128_gcm(),
+        AesGcm8(192) | AesGcm12(192) | AesGcm16(192) => Cipher::aes_192_gcm(),
+        AesGcm8(256) | AesGcm12(256) | AesGcm16(256) => Cipher::aes_256_gcm(),
+        AesCcm8(128) | AesCcm12(128) | AesCcm16(128) => Cipher::aes_128_ccm(),
+        AesCcm8(192) | AesCcm12(192) | AesCcm16(192) => Cipher::aes_192_ccm(),
+        AesCcm8(256) | AesCcm12(256) | AesCcm16(256) => Cipher::aes_256_ccm(),
+        ChaCha20Poly1305 => Cipher::chacha20_poly1305(),
+        _ => return Err(CryptoError),
+    })
 }
 
 /// RFC 5282 §4: the key's end is the salt, the nonce's front.
-fn split_salt<'k>(key: &'k [u8], iv: &[u8]) -> Result<(&'k [u8], Vec<u8>), CryptoError> {
-    let at = key.len().checked_sub(SALT).ok_or(CryptoError)?;
+fn split_salt<'k>(
+    encryption: Encryption,
+    key: &'k [u8],
+    iv: &[u8],
+) -> Result<(&'k [u8], Vec<u8>), CryptoError> {
+    let salt = if encryption.is_ccm() { 3 } else { 4 };
+    let at = key.len().checked_sub(salt).ok_or(CryptoError)?;
     let (key, salt) = key.split_at(at);
     Ok((key, [salt, iv].concat()))
 }
@@ -154,16 +161,26 @@ impl Crypto for OpensslCrypto {
         aad: &[u8],
         data: &mut Vec<u8>,
     ) -> Result<(), CryptoError> {
-        let (key, nonce) = split_salt(key, iv)?;
+        let (key, nonce) = split_salt(encryption, key, iv)?;
         let cipher = aead(encryption)?;
         let len = data.len();
-        let mut tag = [0; TAG];
+        let mut tag = vec![0; encryption.icv_len()];
         let mut run = || -> Result<(), ErrorStack> {
             let mut context = CipherCtx::new()?;
-            context.encrypt_init(Some(cipher), Some(key), Some(&nonce))?;
+            context.encrypt_init(Some(cipher), None, None)?;
+            if encryption.is_ccm() {
+                context.set_iv_length(nonce.len())?;
+                context.set_tag_length(tag.len())?;
+            }
+            context.encrypt_init(None, Some(key), Some(&nonce))?;
+            if encryption.is_ccm() {
+                context.set_data_len(len)?;
+            }
             context.cipher_update(aad, None)?;
             context.cipher_update_inplace(data, len)?;
-            context.cipher_final(&mut [])?;
+            if !encryption.is_ccm() {
+                context.cipher_final(&mut [])?;
+            }
             context.tag(&mut tag)
         };
         run().map_err(failed)?;
@@ -179,13 +196,25 @@ impl Crypto for OpensslCrypto {
         aad: &[u8],
         data: &mut Vec<u8>,
     ) -> Result<(), CryptoError> {
-        let (key, nonce) = split_salt(key, iv)?;
+        let (key, nonce) = split_salt(encryption, key, iv)?;
         let cipher = aead(encryption)?;
-        let len = data.len().checked_sub(TAG).ok_or(CryptoError)?;
+        let len = data.len().checked_sub(encryption.icv_len());
+        let len = len.ok_or(CryptoError)?;
         let tag = data.split_off(len);
         let mut run = || -> Result<(), ErrorStack> {
             let mut context = CipherCtx::new()?;
-            context.decrypt_init(Some(cipher), Some(key), Some(&nonce))?;
+            context.decrypt_init(Some(cipher), None, None)?;
+            if encryption.is_ccm() {
+                context.set_iv_length(nonce.len())?;
+                context.set_tag(&tag)?;
+            }
+            context.decrypt_init(None, Some(key), Some(&nonce))?;
+            if encryption.is_ccm() {
+                // Whether the tag fits is told with the text.
+                context.set_data_len(len)?;
+                context.cipher_update(aad, None)?;
+                return context.cipher_update_inplace(data, len).map(drop);
+            }
             context.set_tag(&tag)?;
             context.cipher_update(aad, None)?;
             context.cipher_update_inplace(data, len)?;

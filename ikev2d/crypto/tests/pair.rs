@@ -33,6 +33,10 @@ fn every_suite_and_group_works() {
         "chacha20poly1305-prfsha512-ecp521",
         "aes192-sha512-modp3072",
         "3des-sha1-modp1024",
+        "aes128gcm8-prfsha256-ecp256",
+        "aes192gcm12-prfsha384-x25519",
+        "aes256ccm16-prfsha512-x25519",
+        "aes128ccm8-prfsha256-ecp256",
         "aes128-sha256-ecp256bp",
         "aes128gcm16-prfsha1-ecp384bp",
         "aes256-sha512-ecp512bp",
@@ -44,6 +48,8 @@ fn every_suite_and_group_works() {
             "chacha20poly1305-esn",
             "null-sha256",
             "3des-sha1",
+            "aes256ccm12",
+            "aes192gcm16",
         ] {
             let mut pair = Pair::new(|_, connection, _| {
                 connection.proposals = vec![Proposal::parse_ike(ike).unwrap()];

@@ -330,6 +330,11 @@ fn esp_number(encryption: Encryption) -> Option<(u8, Option<u16>)> {
         Encryption::TripleDes => Some((3, None)),
         Encryption::Null => Some((11, None)),
         Encryption::AesCbc(bits) => Some((12, Some(bits))),
+        Encryption::AesCcm8(bits) => Some((14, Some(bits))),
+        Encryption::AesCcm12(bits) => Some((15, Some(bits))),
+        Encryption::AesCcm16(bits) => Some((16, Some(bits))),
+        Encryption::AesGcm8(bits) => Some((18, Some(bits))),
+        Encryption::AesGcm12(bits) => Some((19, Some(bits))),
         Encryption::AesGcm16(bits) => Some((20, Some(bits))),
         _ => None,
     }

@@ -24,7 +24,17 @@ pub enum Encryption {
     Null,
     /// ENCR_AES_CBC with 128, 192 or 256 bits.
     AesCbc(u16),
-    /// ENCR_AES_GCM_16 with 128 or 256 bits.
+    /// ENCR_AES_CCM_8 with 128, 192 or 256 bits (RFC 4309, RFC 5282).
+    AesCcm8(u16),
+    /// ENCR_AES_CCM_12, as above.
+    AesCcm12(u16),
+    /// ENCR_AES_CCM_16, as above.
+    AesCcm16(u16),
+    /// ENCR_AES_GCM_8 with 128, 192 or 256 bits (RFC 4106, RFC 5282).
+    AesGcm8(u16),
+    /// ENCR_AES_GCM_12, as above.
+    AesGcm12(u16),
+    /// ENCR_AES_GCM_16, as above.
     AesGcm16(u16),
     /// ENCR_CHACHA20_POLY1305.
     ChaCha20Poly1305,
@@ -38,7 +48,12 @@ impl Encryption {
             (3, None) => Some(Self::TripleDes),
             (11, None) => Some(Self::Null),
             (12, Some(bits @ (128 | 192 | 256))) => Some(Self::AesCbc(bits)),
-            (20, Some(bits @ (128 | 256))) => Some(Self::AesGcm16(bits)),
+            (14, Some(bits @ (128 | 192 | 256))) => Some(Self::AesCcm8(bits)),
+            (15, Some(bits @ (128 | 192 | 256))) => Some(Self::AesCcm12(bits)),
+            (16, Some(bits @ (128 | 192 | 256))) => Some(Self::AesCcm16(bits)),
+            (18, Some(bits @ (128 | 192 | 256))) => Some(Self::AesGcm8(bits)),
+            (19, Some(bits @ (128 | 192 | 256))) => Some(Self::AesGcm12(bits)),
+            (20, Some(bits @ (128 | 192 | 256))) => Some(Self::AesGcm16(bits)),
             (28, None) => Some(Self::ChaCha20Poly1305),
             _ => None,
         }
@@ -51,6 +66,11 @@ impl Encryption {
             Self::TripleDes => (3, None),
             Self::Null => (11, None),
             Self::AesCbc(bits) => (12, Some(bits)),
+            Self::AesCcm8(bits) => (14, Some(bits)),
+            Self::AesCcm12(bits) => (15, Some(bits)),
+            Self::AesCcm16(bits) => (16, Some(bits)),
+            Self::AesGcm8(bits) => (18, Some(bits)),
+            Self::AesGcm12(bits) => (19, Some(bits)),
             Self::AesGcm16(bits) => (20, Some(bits)),
             Self::ChaCha20Poly1305 => (28, None),
         }
@@ -58,17 +78,40 @@ impl Encryption {
 
     /// Whether it authenticates as well.
     pub fn is_aead(self) -> bool {
-        matches!(self, Self::AesGcm16(_) | Self::ChaCha20Poly1305)
+        self.icv_len() != 0
     }
 
-    /// Octets of key in KEYMAT, with an AEAD's salt (RFC 5282 §7.1, RFC 7634 §2).
+    /// Whether it is a CCM.
+    pub fn is_ccm(self) -> bool {
+        matches!(
+            self,
+            Self::AesCcm8(_) | Self::AesCcm12(_) | Self::AesCcm16(_)
+        )
+    }
+
+    /// Octets of an AEAD's check value; none for what authenticates nothing.
+    pub fn icv_len(self) -> usize {
+        match self {
+            Self::AesCcm8(_) | Self::AesGcm8(_) => 8,
+            Self::AesCcm12(_) | Self::AesGcm12(_) => 12,
+            Self::AesCcm16(_) | Self::AesGcm16(_) | Self::ChaCha20Poly1305 => 16,
+            Self::Null | Self::Des | Self::TripleDes | Self::AesCbc(_) => 0,
+        }
+    }
+
+    /// Octets of key in KEYMAT, with an AEAD's salt (RFC 5282 §7.1, RFC 4309 §7.1, RFC 7634 §2).
     pub fn key_len(self) -> usize {
         match self {
             Self::Null => 0,
             Self::Des => 8,
             Self::TripleDes => 24,
             Self::AesCbc(bits) => usize::from(bits) / 8,
-            Self::AesGcm16(bits) => usize::from(bits) / 8 + 4,
+            Self::AesCcm8(bits) | Self::AesCcm12(bits) | Self::AesCcm16(bits) => {
+                usize::from(bits) / 8 + 3
+            }
+            Self::AesGcm8(bits) | Self::AesGcm12(bits) | Self::AesGcm16(bits) => {
+                usize::from(bits) / 8 + 4
+            }
             Self::ChaCha20Poly1305 => 36,
         }
     }
@@ -79,12 +122,37 @@ impl Encryption {
             Self::Null => 0,
             Self::AesCbc(_) => 16,
             Self::Des | Self::TripleDes => 8,
-            Self::AesGcm16(_) | Self::ChaCha20Poly1305 => 8,
+            _ => 8,
         }
+    }
+
+    /// The AEAD by AES of a word, in any of strongSwan's spellings: the check value in octets or in bits.
+    pub fn aead_by_word(word: &str) -> Option<Self> {
+        let (bits, mode) = word.strip_prefix("aes")?.split_at_checked(3)?;
+        let bits = match bits {
+            "128" => 128,
+            "192" => 192,
+            "256" => 256,
+            _ => return None,
+        };
+        Some(match mode {
+            "ccm8" | "ccm64" => Self::AesCcm8(bits),
+            "ccm12" | "ccm96" => Self::AesCcm12(bits),
+            "ccm16" | "ccm128" | "ccm" => Self::AesCcm16(bits),
+            "gcm8" | "gcm64" => Self::AesGcm8(bits),
+            "gcm12" | "gcm96" => Self::AesGcm12(bits),
+            "gcm16" | "gcm128" | "gcm" => Self::AesGcm16(bits),
+            _ => return None,
+        })
     }
 
     /// Its word in proposals.
     pub fn word(self) -> &'static str {
+        let of = |bits, [of_128, of_192, of_256]: [&'static str; 3]| match bits {
+            128 => of_128,
+            192 => of_192,
+            _ => of_256,
+        };
         match self {
             Self::Des => "des",
             Self::TripleDes => "3des",
@@ -92,8 +160,12 @@ impl Encryption {
             Self::AesCbc(128) => "aes128",
             Self::AesCbc(192) => "aes192",
             Self::AesCbc(_) => "aes256",
-            Self::AesGcm16(128) => "aes128gcm16",
-            Self::AesGcm16(_) => "aes256gcm16",
+            Self::AesCcm8(bits) => of(bits, ["aes128ccm8", "aes192ccm8", "aes256ccm8"]),
+            Self::AesCcm12(bits) => of(bits, ["aes128ccm12", "aes192ccm12", "aes256ccm12"]),
+            Self::AesCcm16(bits) => of(bits, ["aes128ccm16", "aes192ccm16", "aes256ccm16"]),
+            Self::AesGcm8(bits) => of(bits, ["aes128gcm8", "aes192gcm8", "aes256gcm8"]),
+            Self::AesGcm12(bits) => of(bits, ["aes128gcm12", "aes192gcm12", "aes256gcm12"]),
+            Self::AesGcm16(bits) => of(bits, ["aes128gcm16", "aes192gcm16", "aes256gcm16"]),
             Self::ChaCha20Poly1305 => "chacha20poly1305",
         }
     }

@@ -67,7 +67,7 @@ pub trait Crypto: Send + Sync {
         parts: &[&[u8]],
     ) -> Result<Vec<u8>, CryptoError>;
 
-    /// Seals in place and appends a 16-octet tag. `key` ends with the salt.
+    /// Seals in place and appends the tag. `key` ends with the salt.
     ///
     /// # Errors
     /// The library refuses.

@@ -297,8 +297,6 @@ impl Proposal {
             "aes128" => self.encryption.push(AesCbc(128)),
             "aes192" => self.encryption.push(AesCbc(192)),
             "aes256" => self.encryption.push(AesCbc(256)),
-            "aes128gcm16" | "aes128gcm128" | "aes128gcm" => self.encryption.push(AesGcm16(128)),
-            "aes256gcm16" | "aes256gcm128" | "aes256gcm" => self.encryption.push(AesGcm16(256)),
             "chacha20poly1305" => self.encryption.push(ChaCha20Poly1305),
             "sha256" | "sha2_256" => self.integrity.push(Integrity::HmacSha256),
             "sha384" | "sha2_384" => self.integrity.push(Integrity::HmacSha384),
@@ -325,7 +323,10 @@ impl Proposal {
                     };
                     self.additional.get_mut(at)?.push(method);
                 }
-                None => self.groups.push(Group::by_word(word)?),
+                None => match Encryption::aead_by_word(word) {
+                    Some(aead) => self.encryption.push(aead),
+                    None => self.groups.push(Group::by_word(word)?),
+                },
             },
         }
         Some(())
@@ -499,6 +500,8 @@ mod tests {
     fn proposals_survive_the_wire() {
         for text in [
             "aes256gcm16-prfsha384-x25519",
+            "aes128gcm8-aes192gcm12-aes192gcm16-prfsha256-x25519",
+            "aes128ccm8-aes192ccm12-aes256ccm16-prfsha256-x25519",
             "aes128-aes256-sha256-prfsha256-modp2048-ecp256",
         ] {
             let proposal = Proposal::parse_ike(text).unwrap();

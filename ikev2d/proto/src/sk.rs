@@ -12,7 +12,6 @@ use crate::wire::{Chain, HEADER_LEN, Header, payload};
 const GENERIC_HEADER: usize = 4;
 /// Number and total of a fragment.
 const FRAGMENT_HEADER: usize = 4;
-const AEAD_TAG: usize = 16;
 
 /// What a side's messages are sealed and opened with.
 #[derive(Clone, Copy)]
@@ -60,13 +59,16 @@ impl Sealer<'_> {
         if self.suite.encryption.is_aead() {
             1
         } else {
+            // Of DES half of it would do; no more is wanted than whole blocks.
             16
         }
     }
 
     fn icv_len(&self) -> usize {
         let integrity = self.suite.integrity;
-        integrity.map_or(AEAD_TAG, |integrity| integrity.icv_len())
+        integrity.map_or(self.suite.encryption.icv_len(), |integrity| {
+            integrity.icv_len()
+        })
     }
 
     /// Octets of a message with so much inside, behind so much of header.

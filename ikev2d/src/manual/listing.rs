@@ -104,6 +104,17 @@ fn put_suite(child: &mut Section, suite: Suite) {
         Cipher::Aes256Cbc => Some(("AES_CBC", Some(256))),
         Cipher::TripleDesCbc => Some(("3DES_CBC", None)),
         Cipher::DesCbc => Some(("DES_CBC", None)),
+        further => further.further_aead().map(|aead| {
+            let name = match (aead.ccm, aead.icv_len) {
+                (true, 8) => "AES_CCM_8",
+                (true, 12) => "AES_CCM_12",
+                (true, _) => "AES_CCM_16",
+                (false, 8) => "AES_GCM_8",
+                (false, 12) => "AES_GCM_12",
+                (false, _) => "AES_GCM_16",
+            };
+            (name, Some(aead.key_len * 8))
+        }),
     };
     if let Some((name, bits)) = encryption {
         child.put("encr-alg", name);

@@ -297,6 +297,11 @@ fn put_encryption(section: &mut Section, encryption: Encryption) {
         Encryption::TripleDes => ("3DES_CBC", None),
         Encryption::Null => ("NULL", None),
         Encryption::AesCbc(bits) => ("AES_CBC", Some(bits)),
+        Encryption::AesCcm8(bits) => ("AES_CCM_8", Some(bits)),
+        Encryption::AesCcm12(bits) => ("AES_CCM_12", Some(bits)),
+        Encryption::AesCcm16(bits) => ("AES_CCM_16", Some(bits)),
+        Encryption::AesGcm8(bits) => ("AES_GCM_8", Some(bits)),
+        Encryption::AesGcm12(bits) => ("AES_GCM_12", Some(bits)),
         Encryption::AesGcm16(bits) => ("AES_GCM_16", Some(bits)),
         Encryption::ChaCha20Poly1305 => ("CHACHA20_POLY1305", None),
     };
@@ -406,7 +411,18 @@ pub(crate) fn algorithms() -> Section {
                 "AES_256_GMAC",
             ],
         ),
-        ("aead", &["AES_GCM_16", "CHACHA20_POLY1305"]),
+        (
+            "aead",
+            &[
+                "AES_GCM_16",
+                "AES_GCM_12",
+                "AES_GCM_8",
+                "AES_CCM_16",
+                "AES_CCM_12",
+                "AES_CCM_8",
+                "CHACHA20_POLY1305",
+            ],
+        ),
         ("prf", &Prf::ALL.map(Prf::name)),
         ("ke", &Group::ALL.map(group_name)),
     ];

@@ -27,6 +27,38 @@ pub enum Cipher {
     TripleDesCbc = 7,
     /// DES-CBC (RFC 2405); of another time.
     DesCbc = 8,
+    /// AES-192-GCM with 16 octets of ICV (RFC 4106).
+    Aes192Gcm = 9,
+    /// AES-128-GCM with 8 octets of ICV (RFC 4106).
+    Aes128Gcm8 = 10,
+    /// AES-192-GCM with 8 octets of ICV (RFC 4106).
+    Aes192Gcm8 = 11,
+    /// AES-256-GCM with 8 octets of ICV (RFC 4106).
+    Aes256Gcm8 = 12,
+    /// AES-128-GCM with 12 octets of ICV (RFC 4106).
+    Aes128Gcm12 = 13,
+    /// AES-192-GCM with 12 octets of ICV (RFC 4106).
+    Aes192Gcm12 = 14,
+    /// AES-256-GCM with 12 octets of ICV (RFC 4106).
+    Aes256Gcm12 = 15,
+    /// AES-128-CCM with 8 octets of ICV (RFC 4309).
+    Aes128Ccm8 = 16,
+    /// AES-192-CCM with 8 octets of ICV (RFC 4309).
+    Aes192Ccm8 = 17,
+    /// AES-256-CCM with 8 octets of ICV (RFC 4309).
+    Aes256Ccm8 = 18,
+    /// AES-128-CCM with 12 octets of ICV (RFC 4309).
+    Aes128Ccm12 = 19,
+    /// AES-192-CCM with 12 octets of ICV (RFC 4309).
+    Aes192Ccm12 = 20,
+    /// AES-256-CCM with 12 octets of ICV (RFC 4309).
+    Aes256Ccm12 = 21,
+    /// AES-128-CCM with 16 octets of ICV (RFC 4309).
+    Aes128Ccm16 = 22,
+    /// AES-192-CCM with 16 octets of ICV (RFC 4309).
+    Aes192Ccm16 = 23,
+    /// AES-256-CCM with 16 octets of ICV (RFC 4309).
+    Aes256Ccm16 = 24,
 }
 
 impl Cipher {
@@ -45,9 +77,50 @@ impl Cipher {
             DesCbc,
         ]
         .into_iter()
+        .chain(FURTHER_AEADS.iter().map(|aead| aead.cipher))
         .find(|cipher| *cipher as u8 == code)
     }
+
+    /// What it is, if it is an AEAD that only software has.
+    pub fn further_aead(self) -> Option<&'static FurtherAead> {
+        FURTHER_AEADS.iter().find(|aead| aead.cipher == self)
+    }
 }
+
+/// An AEAD that only software has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FurtherAead {
+    /// The algorithm.
+    pub cipher: Cipher,
+    /// Octets of key, without salt.
+    pub key_len: usize,
+    /// Octets of ICV.
+    pub icv_len: usize,
+    /// CCM, whose salt has three octets (RFC 4309 §4); GCM, whose salt has four (RFC 4106 §4), else.
+    pub ccm: bool,
+    name: &'static str,
+}
+
+#[rustfmt::skip]
+const FURTHER_AEADS: &[FurtherAead] = &[
+    FurtherAead { cipher: Cipher::Aes192Gcm, key_len: 24, icv_len: 16, ccm: false, name: "aes192gcm16" },
+    FurtherAead { cipher: Cipher::Aes128Gcm8, key_len: 16, icv_len: 8, ccm: false, name: "aes128gcm8" },
+    FurtherAead { cipher: Cipher::Aes192Gcm8, key_len: 24, icv_len: 8, ccm: false, name: "aes192gcm8" },
+    FurtherAead { cipher: Cipher::Aes256Gcm8, key_len: 32, icv_len: 8, ccm: false, name: "aes256gcm8" },
+    FurtherAead { cipher: Cipher::Aes128Gcm12, key_len: 16, icv_len: 12, ccm: false, name: "aes128gcm12" },
+    FurtherAead { cipher: Cipher::Aes192Gcm12, key_len: 24, icv_len: 12, ccm: false, name: "aes192gcm12" },
+    FurtherAead { cipher: Cipher::Aes256Gcm12, key_len: 32, icv_len: 12, ccm: false, name: "aes256gcm12" },
+    FurtherAead { cipher: Cipher::Aes128Ccm8, key_len: 16, icv_len: 8, ccm: true, name: "aes128ccm8" },
+    FurtherAead { cipher: Cipher::Aes192Ccm8, key_len: 24, icv_len: 8, ccm: true, name: "aes192ccm8" },
+    FurtherAead { cipher: Cipher::Aes256Ccm8, key_len: 32, icv_len: 8, ccm: true, name: "aes256ccm8" },
+    FurtherAead { cipher: Cipher::Aes128Ccm12, key_len: 16, icv_len: 12, ccm: true, name: "aes128ccm12" },
+    FurtherAead { cipher: Cipher::Aes192Ccm12, key_len: 24, icv_len: 12, ccm: true, name: "aes192ccm12" },
+    FurtherAead { cipher: Cipher::Aes256Ccm12, key_len: 32, icv_len: 12, ccm: true, name: "aes256ccm12" },
+    FurtherAead { cipher: Cipher::Aes128Ccm16, key_len: 16, icv_len: 16, ccm: true, name: "aes128ccm16" },
+    FurtherAead { cipher: Cipher::Aes192Ccm16, key_len: 24, icv_len: 16, ccm: true, name: "aes192ccm16" },
+    FurtherAead { cipher: Cipher::Aes256Ccm16, key_len: 32, icv_len: 16, ccm: true, name: "aes256ccm16" },
+];
 
 /// A security protocol (RFC 4301 §3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -170,8 +243,8 @@ impl Suite {
         })
     }
 
-    /// ESP's further suites: no device has them, so that software carries their SAs. These are of another
-    /// time, and only a peer's need is a reason to use them (RFC 8221).
+    /// ESP's further suites: no device has them, so that software carries their SAs. AEADs first; then what
+    /// is of another time, and only a peer's need is a reason to use it (RFC 8221).
     pub fn further() -> impl Iterator<Item = Self> {
         use {Cipher::*, Integrity::*};
         let old = [TripleDesCbc, DesCbc].map(|c| (c, [HmacSha256, HmacSha384, HmacSha512]));
@@ -181,7 +254,8 @@ impl Suite {
             .into_iter()
             .flat_map(|c| [(c, HmacSha1), (c, HmacMd5)]);
         let old = old.into_iter().flat_map(|(c, all)| all.map(|i| (c, i)));
-        hashes.chain(old).map(with)
+        let aeads = FURTHER_AEADS.iter().map(|aead| (aead.cipher, None));
+        aeads.chain(hashes).chain(old).map(with)
     }
 
     /// Whether it is of another time (RFC 8221): DES, 3DES, MD5, or SHA-1.
@@ -247,7 +321,7 @@ impl Suite {
         matches!(
             self.cipher,
             Cipher::Aes128Gcm | Cipher::Aes256Gcm | Cipher::ChaCha20Poly1305
-        )
+        ) || self.cipher.further_aead().is_some()
     }
 
     /// Octets of encryption key, without salt.
@@ -258,12 +332,17 @@ impl Suite {
             Cipher::Aes128Gcm | Cipher::Aes128Cbc => 16,
             Cipher::Aes192Cbc | Cipher::TripleDesCbc => 24,
             Cipher::Aes256Gcm | Cipher::Aes256Cbc | Cipher::ChaCha20Poly1305 => 32,
+            further => further.further_aead().map_or(0, |aead| aead.key_len),
         }
     }
 
-    /// Octets of salt that follow the encryption key in KEYMAT (RFC 4106 §8.1, RFC 7634 §2).
+    /// Octets of salt that follow the encryption key in KEYMAT (RFC 4106 §8.1, RFC 4309 §7.1, RFC 7634 §2).
     pub fn salt_len(self) -> usize {
-        if self.is_aead() { 4 } else { 0 }
+        match self.cipher.further_aead() {
+            Some(aead) if aead.ccm => 3,
+            _ if self.is_aead() => 4,
+            _ => 0,
+        }
     }
 
     /// Octets of integrity key, with a GMAC's salt (RFC 4543 §4).
@@ -289,6 +368,8 @@ impl Suite {
             Cipher::Aes128Gcm | Cipher::Aes256Gcm | Cipher::ChaCha20Poly1305 => 8,
             Cipher::TripleDesCbc | Cipher::DesCbc => 8,
             Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
+            // An AEAD's.
+            _ => 8,
         }
     }
 
@@ -297,8 +378,8 @@ impl Suite {
     pub fn icv_len(self) -> usize {
         match self.integrity {
             Integrity::HmacSha1 | Integrity::HmacMd5 => 12,
-            Integrity::None
-            | Integrity::HmacSha256
+            Integrity::None => self.cipher.further_aead().map_or(16, |aead| aead.icv_len),
+            Integrity::HmacSha256
             | Integrity::Aes128Gmac
             | Integrity::Aes192Gmac
             | Integrity::Aes256Gmac => 16,
@@ -366,6 +447,7 @@ impl Suite {
             (Null, HmacSha384) => "null-sha384",
             (Null, HmacSha512) => "null-sha512",
             (Null, _) => "null-sha256",
+            (further, _) => further.further_aead().map_or("", |aead| aead.name),
         }
     }
 

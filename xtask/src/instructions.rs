@@ -14,6 +14,8 @@ use crate::run;
 
 /// More than this much above the committed figure is a regression, less is worth committing.
 const TOLERANCE: f64 = 0.05;
+/// In CI, which runs on processors for which the C library copies by other instructions.
+const TOLERANCE_ELSEWHERE: f64 = 0.15;
 const CASES: [&str; 6] = [
     "enqueue",
     "dequeue",
@@ -29,6 +31,10 @@ fn baseline_file() -> PathBuf {
 }
 
 pub(crate) fn run(update: bool) -> Result<ExitCode> {
+    run_within(update, TOLERANCE)
+}
+
+fn run_within(update: bool, tolerance: f64) -> Result<ExitCode> {
     if !run::answers("valgrind", &["--version"]) {
         bail!("missing: apt-get install valgrind");
     }
@@ -50,7 +56,7 @@ pub(crate) fn run(update: bool) -> Result<ExitCode> {
     }
     let committed = fs::read_to_string(baseline_file())
         .context("no committed figures: cargo xtask instructions --update")?;
-    judge(&committed, &compiler, &found)
+    judge(&committed, &compiler, &found, tolerance)
 }
 
 /// As a step of CI: where valgrind is installed.
@@ -59,7 +65,7 @@ pub(crate) fn check_if_installed() -> Result<()> {
         eprintln!("valgrind is not installed: not counted (apt-get install valgrind)");
         return Ok(());
     }
-    let code = run(false)?;
+    let code = run_within(false, TOLERANCE_ELSEWHERE)?;
     ensure!(
         code == ExitCode::SUCCESS,
         "more instructions than were committed"
@@ -67,7 +73,12 @@ pub(crate) fn check_if_installed() -> Result<()> {
     Ok(())
 }
 
-fn judge(committed: &str, compiler: &str, found: &BTreeMap<&str, f64>) -> Result<ExitCode> {
+fn judge(
+    committed: &str,
+    compiler: &str,
+    found: &BTreeMap<&str, f64>,
+    tolerance: f64,
+) -> Result<ExitCode> {
     let mut lines = committed.lines();
     let same_compiler = lines.next() == Some(compiler);
     let before: BTreeMap<&str, f64> = lines
@@ -84,11 +95,11 @@ fn judge(committed: &str, compiler: &str, found: &BTreeMap<&str, f64>) -> Result
             .with_context(|| format!("no committed figure for {case}: --update"))?;
         let ratio = now / old;
         let verdict = match ratio {
-            more if more > 1.0 + TOLERANCE => "MORE",
-            less if less < 1.0 - TOLERANCE => "less: commit it with --update",
+            more if more > 1.0 + tolerance => "MORE",
+            less if less < 1.0 - tolerance => "less: commit it with --update",
             _ => "",
         };
-        worse |= ratio > 1.0 + TOLERANCE;
+        worse |= ratio > 1.0 + tolerance;
         println!("{case:21} {old:11.2} {now:9.2} {ratio:7.3}  {verdict}");
     }
     if worse && !same_compiler {
@@ -168,13 +179,14 @@ mod tests {
     fn more_than_the_tolerance_fails_and_another_compiler_is_not_judged() {
         let committed = "rustc 1\nenqueue 100.00\n";
         let judge = |compiler: &str, now: f64| {
-            judge(committed, compiler, &BTreeMap::from([("enqueue", now)])).unwrap()
+            let found = BTreeMap::from([("enqueue", now)]);
+            judge(committed, compiler, &found, TOLERANCE).unwrap()
         };
         assert_eq!(judge("rustc 1", 104.9), ExitCode::SUCCESS);
         assert_eq!(judge("rustc 1", 105.1), ExitCode::FAILURE);
         assert_eq!(judge("rustc 1", 50.0), ExitCode::SUCCESS);
         assert_eq!(judge("rustc 2", 200.0), ExitCode::SUCCESS);
         let unknown = BTreeMap::from([("dequeue", 1.0)]);
-        assert!(super::judge(committed, "rustc 1", &unknown).is_err());
+        assert!(super::judge(committed, "rustc 1", &unknown, TOLERANCE).is_err());
     }
 }

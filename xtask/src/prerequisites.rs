@@ -83,7 +83,7 @@ pub(crate) const PEER_PLUGINS: &[&str] = &[
 ];
 
 /// Installs what is missing if this is Debian and root; otherwise an error with the exact command.
-/// `extra` are packages installed along with the rest if anything is missing.
+/// `extra` are packages without a program that tells whether they are there: Debian's own records do.
 pub(crate) fn ensure(needs: &[&[Need]], extra: &[&str]) -> Result<()> {
     let missing: Vec<&str> = needs
         .iter()
@@ -93,11 +93,14 @@ pub(crate) fn ensure(needs: &[&[Need]], extra: &[&str]) -> Result<()> {
         .collect();
     // libc's headers are no program, but nothing compiles without them.
     let headers = (!Path::new("/usr/include/stdio.h").exists()).then_some("libc6-dev");
-    let mut packages: Vec<&str> = missing.into_iter().chain(headers).collect();
+    let extra = extra
+        .iter()
+        .copied()
+        .filter(|package| is_not_installed(package));
+    let packages: Vec<&str> = missing.into_iter().chain(headers).chain(extra).collect();
     if packages.is_empty() {
         return Ok(());
     }
-    packages.extend(extra);
     install(&packages)
 }
 
@@ -126,6 +129,18 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
             .args(["install", "--yes", "--no-install-recommends"])
             .args(packages),
     )
+}
+
+/// Whether Debian knows that a package is not there; elsewhere nobody can tell.
+fn is_not_installed(package: &str) -> bool {
+    let records = Path::new("/var/lib/dpkg/info");
+    let list = |architecture: &str| records.join(format!("{package}{architecture}.list"));
+    let architecture = match env::consts::ARCH {
+        "x86_64" => ":amd64",
+        "aarch64" => ":arm64",
+        _ => "",
+    };
+    records.is_dir() && !list("").exists() && !list(architecture).exists()
 }
 
 /// Whether a program is on the path or where Debian keeps those for root.

@@ -251,9 +251,7 @@ impl SimulatedCard {
         }
 
         let bell = Arc::new(Bell::new()?);
-        let function = |number| {
-            let path = config.function_socket(number);
-            let server = Server::bind(&path).map_err(|error| SimError::Socket { path, error })?;
+        let card = |number| {
             let function = FunctionConfig {
                 number,
                 of,
@@ -265,14 +263,22 @@ impl SimulatedCard {
                 paced: config.pace.is_set(),
                 rtl: config.rtl,
             };
-            Ok((server, Arc::new(Card::new(function, bell.clone())?)))
+            Card::new(function, bell.clone()).map(Arc::new)
         };
-        let functions: Result<Vec<_>, SimError> = (0..of).map(function).collect();
-        let functions = functions?;
-        let inline = match (&config.inline, functions.first()) {
-            (Some(inline), Some((_, card))) => Some(Inline::open(inline, &config.pace, card)?),
+        let cards = (0..of).map(card).collect::<Result<Vec<_>, _>>()?;
+        // Before the sockets: whoever finds the card listening finds its ports.
+        let inline = match (&config.inline, cards.first()) {
+            (Some(inline), Some(card)) => Some(Inline::open(inline, &config.pace, card)?),
             _ => None,
         };
+        let function = |(card, number)| {
+            let path = config.function_socket(number);
+            let server = Server::bind(&path).map_err(|error| SimError::Socket { path, error })?;
+            Ok((server, card))
+        };
+        let functions: Result<Vec<_>, SimError> =
+            cards.into_iter().zip(0..).map(function).collect();
+        let functions = functions?;
         let mut captures = Vec::new();
         for ((_, card), number) in functions.iter().zip(0..) {
             if let Some(capture) = &config.capture {

@@ -26,8 +26,9 @@ pub struct Transform {
     keys: KeyMaterial,
     /// An AEAD's key, which threads share.
     aead: Option<Arc<Key>>,
-    /// Keyed contexts at rest; as many as threads ever worked on the SA at once.
-    contexts: ArrayQueue<CipherContext>,
+    /// Keyed contexts at rest; as many as threads ever worked on the SA at once. An AEAD's are nothing
+    /// but its key, and need no keeping.
+    contexts: Option<ArrayQueue<CipherContext>>,
 }
 
 /// Contexts kept for reuse; more threads than this make some anew.
@@ -39,14 +40,16 @@ impl Transform {
     /// # Errors
     /// No engine takes the key.
     pub fn new(sa: &SaParams) -> Result<Self, KeyError> {
+        let aead = aead_key(sa.suite, &sa.keys, sa.direction == Direction::Outbound)?;
         let this = Self {
             framing: Framing::new(sa),
             keys: sa.keys.clone(),
-            aead: aead_key(sa.suite, &sa.keys, sa.direction == Direction::Outbound)?,
-            contexts: ArrayQueue::new(CONTEXTS_KEPT),
+            contexts: aead.is_none().then(|| ArrayQueue::new(CONTEXTS_KEPT)),
+            aead,
         };
-        let context = this.make_context()?;
-        this.put_context(context);
+        if this.contexts.is_some() {
+            this.put_context(this.make_context()?);
+        }
         Ok(this)
     }
 
@@ -90,7 +93,7 @@ impl Transform {
     /// # Errors
     /// OpenSSL has no memory.
     pub fn take_context(&self) -> Result<CipherContext, KeyError> {
-        match self.contexts.pop() {
+        match self.contexts.as_ref().and_then(ArrayQueue::pop) {
             Some(context) => Ok(context),
             None => self.make_context(),
         }
@@ -99,7 +102,9 @@ impl Transform {
     /// Keeps a context for the next burst.
     pub fn put_context(&self, context: CipherContext) {
         // One too many is dropped, and its key with it.
-        let _ = self.contexts.push(context);
+        if let Some(contexts) = &self.contexts {
+            let _ = contexts.push(context);
+        }
     }
 
     fn make_context(&self) -> Result<CipherContext, KeyError> {

@@ -505,6 +505,7 @@ impl Daemon {
         }
         self.look_for_moves(now);
         self.publication.look_after(self.devices.failover.cache());
+        self.installer.tick(now);
         self.manual.tick(now);
         self.waiters.expire(now);
         self.restart_due(now);
@@ -532,6 +533,7 @@ impl Daemon {
             };
             self.event(event).await;
         }
+        self.forget_gone();
         self.keep_leases();
     }
 
@@ -578,20 +580,20 @@ impl Daemon {
                 {
                     match transport {
                         true => self.routes.lead(&local, &remote).await,
-                        false => self.routes.add(&local, &remote, peer).await,
+                        false => self.routes.add(&local, &remote, peer),
                     }
                 }
             }
             Event::RetireChild { child } => {
                 let traffic = self.plane.traffic(child.0);
-                self.note_traffic(child, traffic);
+                self.note_leaving(child);
                 if let Some(sa) = self.installer.retire(child) {
                     self.count_carried(&sa, traffic);
                     // One that never got to send has no route, and must not take another's.
                     if self.routed.remove(&child) {
                         match sa.transport {
                             true => self.routes.lead_no_more(&sa.ts_local, &sa.ts_remote).await,
-                            false => self.routes.remove(&sa.ts_remote).await,
+                            false => self.routes.remove(&sa.ts_remote),
                         }
                     }
                 }

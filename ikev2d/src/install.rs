@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ikev2d_proto::algorithm::{Encryption, Integrity};
 use ikev2d_proto::event::{ChildId, ChildKeys, ChildSa, Path};
@@ -39,6 +39,40 @@ pub(crate) struct Installer {
     handles: HashMap<SaHandle, ChildId>,
     /// Inbound SPIs that others have.
     reserved: HashSet<u32>,
+    /// Those on their way out.
+    leaving: Vec<Leaving>,
+}
+
+/// A child that is retired: first nothing is sent through it any more, then it takes late packets for
+/// a moment, then nothing is received through it.
+struct Leaving {
+    sending: Drain,
+    outbound: Option<SaHandle>,
+    inbound: SaHandle,
+    spi: Option<Spi>,
+    /// Until when it takes what is on its way.
+    until: Option<Instant>,
+    receiving: Option<Drain>,
+}
+
+/// An entry that was taken out of the policy and that packets may still use.
+struct Drain {
+    removed: Removed,
+    since: Instant,
+}
+
+impl Drain {
+    /// Whether no packet uses it any more, or it has been waited for long enough.
+    fn is_over(&self, now: Instant) -> bool {
+        if self.removed.is_drained() {
+            return true;
+        }
+        let stuck = now.saturating_duration_since(self.since) > DRAIN;
+        if stuck {
+            tracing::warn!("packets of a removed SA are stuck; it is retired under them");
+        }
+        stuck
+    }
 }
 
 struct Installed {
@@ -57,6 +91,7 @@ impl Installer {
             children: HashMap::new(),
             handles: HashMap::new(),
             reserved: HashSet::new(),
+            leaving: Vec::new(),
         }
     }
 
@@ -229,21 +264,20 @@ impl Installer {
         for handle in [Some(installed.inbound), installed.outbound] {
             handle.and_then(|handle| self.handles.remove(&handle));
         }
-        let sending = self.plane.remove_outbound(child.0);
-        let (failover, plane) = (self.failover.clone(), self.plane.clone());
-        let spi = Spi::new(installed.sa.spi_in);
-        let handles = (installed.inbound, installed.outbound);
-        tokio::spawn(async move {
-            drained(sending).await;
-            if let Some(outbound) = handles.1 {
-                let _ = failover.retire(outbound);
-            }
-            tokio::time::sleep(LINGER).await;
-            if let Some(spi) = spi {
-                drained(plane.remove_inbound(spi)).await;
-            }
-            let _ = failover.retire(handles.0);
-        });
+        let now = Instant::now();
+        let leaving = Leaving {
+            sending: Drain {
+                removed: self.plane.remove_outbound(child.0),
+                since: now,
+            },
+            outbound: installed.outbound,
+            inbound: installed.inbound,
+            spi: Spi::new(installed.sa.spi_in),
+            until: None,
+            receiving: None,
+        };
+        let rest = self.go_on_leaving(leaving, now);
+        self.leaving.extend(rest);
         Some(installed.sa)
     }
 
@@ -254,6 +288,40 @@ impl Installer {
             installed.map(|installed| installed.inbound),
             installed.and_then(|installed| installed.outbound),
         )
+    }
+
+    /// Goes on with those that are retired.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        for leaving in std::mem::take(&mut self.leaving) {
+            self.leaving.extend(self.go_on_leaving(leaving, now));
+        }
+    }
+
+    /// Goes on with one; gives it back while there is more to do.
+    fn go_on_leaving(&self, mut leaving: Leaving, now: Instant) -> Option<Leaving> {
+        let Some(until) = leaving.until else {
+            if leaving.sending.is_over(now) {
+                if let Some(outbound) = leaving.outbound {
+                    let _ = self.failover.retire(outbound);
+                }
+                leaving.sending.removed = Removed::Nothing;
+                leaving.until = Some(now + LINGER);
+            }
+            return Some(leaving);
+        };
+        if now < until {
+            return Some(leaving);
+        }
+        let (plane, spi) = (&self.plane, leaving.spi);
+        let receiving = leaving.receiving.get_or_insert_with(|| Drain {
+            removed: spi.map_or(Removed::Nothing, |spi| plane.remove_inbound(spi)),
+            since: now,
+        });
+        if !receiving.is_over(now) {
+            return Some(leaving);
+        }
+        let _ = self.failover.retire(leaving.inbound);
+        None
     }
 
     /// Where a child's SAs live: outbound if there is one, else inbound.

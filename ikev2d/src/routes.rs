@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Routes of the peers' traffic to the TUN interface, with a source address out of our side's.
 
+mod kernel;
 mod lead;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use ikev2d_proto::ts::TrafficSelector;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+
+use crate::net::own_addresses;
+use kernel::Kernel;
 
 /// The routes that are set, and how many child SAs want each.
 pub(crate) struct Routes {
@@ -17,6 +24,36 @@ pub(crate) struct Routes {
     set: HashMap<IpNet, usize>,
     /// What is led to peers themselves, and how many child SAs want each.
     led: HashMap<lead::Lead, usize>,
+    kernel: Kernel,
+    own: OwnAddresses,
+}
+
+/// How long this host's addresses are taken to stay as they were.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// This host's addresses as they were last asked for: not for each of many child SAs anew.
+#[derive(Default)]
+struct OwnAddresses {
+    known: Vec<IpAddr>,
+    asked: Option<Instant>,
+}
+
+impl OwnAddresses {
+    /// One that lies in our side's traffic.
+    fn within(&mut self, local: &[TrafficSelector]) -> Option<IpAddr> {
+        let fits = |address: &&IpAddr| {
+            local.iter().any(|ts| {
+                ts.start.is_ipv4() == address.is_ipv4() && (ts.start..=ts.end).contains(*address)
+            })
+        };
+        let fresh = self.asked.is_some_and(|asked| asked.elapsed() < FRESH);
+        if let Some(found) = self.known.iter().find(fits).filter(|_| fresh) {
+            return Some(*found);
+        }
+        self.known = own_addresses();
+        self.asked = Some(Instant::now());
+        self.known.iter().find(fits).copied()
+    }
 }
 
 impl Routes {
@@ -34,17 +71,18 @@ impl Routes {
             interface,
             set: HashMap::new(),
             led: HashMap::new(),
+            kernel: Kernel::open()?,
+            own: OwnAddresses::default(),
         })
     }
 
     /// Routes a child SA's traffic. The peer's own address is left alone: ESP to it would loop.
-    pub(crate) async fn add(
+    pub(crate) fn add(
         &mut self,
         local: &[TrafficSelector],
         remote: &[TrafficSelector],
         peer: IpAddr,
     ) {
-        let source = source_within(local);
         for net in remote.iter().flat_map(networks) {
             let count = self.set.entry(net).or_default();
             *count += 1;
@@ -55,30 +93,46 @@ impl Routes {
                 tracing::warn!(%net, %peer, "the peer's own address lies in its traffic: no route is set");
                 continue;
             }
-            let message = match (net, source) {
-                (IpNet::V4(net), source) => {
-                    let mut builder = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-                        .destination_prefix(net.addr(), net.prefix_len())
-                        .output_interface(self.interface);
-                    if let Some(IpAddr::V4(source)) = source {
-                        builder = builder.pref_source(source);
-                    }
-                    builder.build()
+            let mut source = self.own.within(local);
+            let mut set = self.set(net, source);
+            if set.is_err() {
+                // An address that has just gone can be no source.
+                self.own.asked = None;
+                source = self.own.within(local);
+                set = self.set(net, source);
+            }
+            match set {
+                Ok(()) => tracing::info!(%net, ?source, "route set"),
+                Err(error) => tracing::error!(%net, %error, "route could not be set"),
+            }
+        }
+    }
+
+    fn set(&mut self, net: IpNet, source: Option<IpAddr>) -> std::io::Result<()> {
+        let message = self.message(net, source);
+        self.kernel
+            .ask(RouteNetlinkMessage::NewRoute(message), kernel::REPLACE)
+    }
+
+    fn message(&self, net: IpNet, source: Option<IpAddr>) -> RouteMessage {
+        match net {
+            IpNet::V4(net) => {
+                let builder = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                    .destination_prefix(net.addr(), net.prefix_len())
+                    .output_interface(self.interface);
+                match source {
+                    Some(IpAddr::V4(source)) => builder.pref_source(source).build(),
+                    _ => builder.build(),
                 }
-                (IpNet::V6(net), source) => {
-                    let mut builder = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
-                        .destination_prefix(net.addr(), net.prefix_len())
-                        .output_interface(self.interface);
-                    if let Some(IpAddr::V6(source)) = source {
-                        builder = builder.pref_source(source);
-                    }
-                    builder.build()
+            }
+            IpNet::V6(net) => {
+                let builder = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                    .destination_prefix(net.addr(), net.prefix_len())
+                    .output_interface(self.interface);
+                match source {
+                    Some(IpAddr::V6(source)) => builder.pref_source(source).build(),
+                    _ => builder.build(),
                 }
-            };
-            if let Err(error) = self.handle.route().add(message).replace().execute().await {
-                tracing::error!(%net, %error, "route could not be set");
-            } else {
-                tracing::info!(%net, ?source, "route set");
             }
         }
     }
@@ -105,7 +159,7 @@ impl Routes {
     }
 
     /// Undoes [`add`](Self::add).
-    pub(crate) async fn remove(&mut self, remote: &[TrafficSelector]) {
+    pub(crate) fn remove(&mut self, remote: &[TrafficSelector]) {
         for net in remote.iter().flat_map(networks) {
             let Some(count) = self.set.get_mut(&net) else {
                 continue;
@@ -115,17 +169,8 @@ impl Routes {
                 continue;
             }
             self.set.remove(&net);
-            let message = match net {
-                IpNet::V4(net) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-                    .destination_prefix(net.addr(), net.prefix_len())
-                    .output_interface(self.interface)
-                    .build(),
-                IpNet::V6(net) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
-                    .destination_prefix(net.addr(), net.prefix_len())
-                    .output_interface(self.interface)
-                    .build(),
-            };
-            if let Err(error) = self.handle.route().del(message).execute().await {
+            let message = RouteNetlinkMessage::DelRoute(self.message(net, None));
+            if let Err(error) = self.kernel.ask(message, 0) {
                 tracing::debug!(%net, %error, "route is gone already");
             }
         }
@@ -143,21 +188,4 @@ fn networks(ts: &TrafficSelector) -> Vec<IpNet> {
         }
         _ => Vec::new(),
     }
-}
-
-/// An address of this host that lies in our side's traffic.
-fn source_within(local: &[TrafficSelector]) -> Option<IpAddr> {
-    let within = |address: &IpAddr| {
-        local.iter().any(|ts| {
-            ts.start.is_ipv4() == address.is_ipv4() && (ts.start..=ts.end).contains(address)
-        })
-    };
-    nix::ifaddrs::getifaddrs()
-        .ok()?
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
-        })
-        .find(within)
 }

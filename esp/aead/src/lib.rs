@@ -82,6 +82,37 @@ pub enum KeyError {
     Openssl(#[from] ErrorStack),
 }
 
+/// A key whose table is made for its first packet: it takes some 4 KiB, and thousands of SAs may carry
+/// nothing.
+#[cfg(target_arch = "x86_64")]
+struct Table {
+    vaes: vaes::Available,
+    key: zeroize::Zeroizing<[u8; 32]>,
+    len: usize,
+    schedule: std::sync::OnceLock<Box<vaes::Schedule>>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Table {
+    fn new(vaes: vaes::Available, key: &[u8]) -> Self {
+        let mut own = zeroize::Zeroizing::new([0; 32]);
+        let len = key.len().min(own.len());
+        own[..len].copy_from_slice(&key[..len]);
+        Self {
+            vaes,
+            key: own,
+            len,
+            schedule: std::sync::OnceLock::new(),
+        }
+    }
+
+    #[inline]
+    fn schedule(&self) -> &vaes::Schedule {
+        self.schedule
+            .get_or_init(|| self.vaes.expand(&self.key[..self.len]))
+    }
+}
+
 /// A key, expanded once for all its packets. Any thread may use it.
 pub struct Key {
     expanded: Expanded,
@@ -90,7 +121,7 @@ pub struct Key {
 
 enum Expanded {
     #[cfg(target_arch = "x86_64")]
-    Vaes(vaes::Available, Box<vaes::Schedule>),
+    Vaes(vaes::Available, Box<Table>),
     #[cfg(target_arch = "x86_64")]
     IpsecMb(ipsec_mb::Key),
     Openssl(Box<Contexts>),
@@ -131,7 +162,7 @@ impl Key {
             Engine::Vaes if algorithm != Algorithm::ChaCha20Poly1305 => {
                 let unavailable = KeyError::Unavailable { engine, algorithm };
                 let vaes = vaes::Available::detect().ok_or(unavailable)?;
-                Expanded::Vaes(vaes, vaes.expand(key))
+                Expanded::Vaes(vaes, Box::new(Table::new(vaes, key)))
             }
             #[cfg(target_arch = "x86_64")]
             Engine::IpsecMb => {
@@ -163,7 +194,7 @@ impl Key {
     #[inline]
     fn schedule(&self, direction: Direction) -> Option<&vaes::Schedule> {
         match &self.expanded {
-            Expanded::Vaes(_, schedule) if self.direction == direction => Some(schedule),
+            Expanded::Vaes(_, table) if self.direction == direction => Some(table.schedule()),
             _ => None,
         }
     }

@@ -2,6 +2,8 @@
 //! Key exchange: X25519 and X448 (RFC 8031), NIST curves (RFC 5903), Brainpool's (RFC 6954), MODP (RFC 3526,
 //! and of another time RFC 2409 and RFC 5114).
 
+use std::sync::OnceLock;
+
 use ikev2d_proto::algorithm::Group;
 use ikev2d_proto::crypto::{CryptoError, KeyExchange};
 use openssl::bn::{BigNum, BigNumContext};
@@ -19,12 +21,12 @@ pub(crate) fn generate(group: Group) -> Result<Box<dyn KeyExchange>, ErrorStack>
     Ok(match group {
         Group::X25519 => Box::new(Montgomery::new(PKey::generate_x25519()?)?),
         Group::X448 => Box::new(Montgomery::new(PKey::generate_x448()?)?),
-        Group::Ecp256 => Box::new(Curve::generate(Nid::X9_62_PRIME256V1, group)?),
-        Group::Ecp384 => Box::new(Curve::generate(Nid::SECP384R1, group)?),
-        Group::Ecp521 => Box::new(Curve::generate(Nid::SECP521R1, group)?),
-        Group::Brainpool256 => Box::new(Curve::generate(Nid::BRAINPOOL_P256R1, group)?),
-        Group::Brainpool384 => Box::new(Curve::generate(Nid::BRAINPOOL_P384R1, group)?),
-        Group::Brainpool512 => Box::new(Curve::generate(Nid::BRAINPOOL_P512R1, group)?),
+        Group::Ecp256 => Box::new(Curve::generate(group)?),
+        Group::Ecp384 => Box::new(Curve::generate(group)?),
+        Group::Ecp521 => Box::new(Curve::generate(group)?),
+        Group::Brainpool256 => Box::new(Curve::generate(group)?),
+        Group::Brainpool384 => Box::new(Curve::generate(group)?),
+        Group::Brainpool512 => Box::new(Curve::generate(group)?),
         Group::Modp768 => Box::new(Modp::generate(BigNum::get_rfc2409_prime_768()?, group)?),
         Group::Modp1024 => Box::new(Modp::generate(BigNum::get_rfc2409_prime_1024()?, group)?),
         Group::Modp1536 => Box::new(Modp::generate(BigNum::get_rfc3526_prime_1536()?, group)?),
@@ -67,22 +69,42 @@ impl KeyExchange for Montgomery {
 }
 
 struct Curve {
-    group: EcGroup,
-    key: PKey<Private>,
+    group: &'static EcGroup,
+    key: EcKey<Private>,
     public: Vec<u8>,
     public_len: usize,
 }
 
+/// A curve with its tables, made once.
+fn curve(group: Group) -> Result<&'static EcGroup, ErrorStack> {
+    static CURVES: [OnceLock<EcGroup>; 6] = [const { OnceLock::new() }; 6];
+    let [p256, p384, p521, b256, b384, b512] = &CURVES;
+    let (place, nid) = match group {
+        Group::Ecp256 => (p256, Nid::X9_62_PRIME256V1),
+        Group::Ecp384 => (p384, Nid::SECP384R1),
+        Group::Brainpool256 => (b256, Nid::BRAINPOOL_P256R1),
+        Group::Brainpool384 => (b384, Nid::BRAINPOOL_P384R1),
+        Group::Brainpool512 => (b512, Nid::BRAINPOOL_P512R1),
+        _ => (p521, Nid::SECP521R1),
+    };
+    match place.get() {
+        Some(curve) => Ok(curve),
+        None => {
+            let curve = EcGroup::from_curve_name(nid)?;
+            Ok(place.get_or_init(|| curve))
+        }
+    }
+}
+
 impl Curve {
-    fn generate(nid: Nid, group: Group) -> Result<Self, ErrorStack> {
-        let curve = EcGroup::from_curve_name(nid)?;
-        let key = EcKey::generate(&curve)?;
+    fn generate(group: Group) -> Result<Self, ErrorStack> {
+        let curve = curve(group)?;
+        let key = EcKey::generate(curve)?;
         let mut context = BigNumContext::new()?;
         let form = PointConversionForm::UNCOMPRESSED;
-        let mut public = key.public_key().to_bytes(&curve, form, &mut context)?;
+        let mut public = key.public_key().to_bytes(curve, form, &mut context)?;
         // RFC 5903 §7: x and y, without the form's octet.
         public.remove(0);
-        let key = PKey::from_ec_key(key)?;
         Ok(Self {
             group: curve,
             key,
@@ -102,15 +124,22 @@ impl KeyExchange for Curve {
             return Err(CryptoError);
         }
         let uncompressed = [&[4], peer].concat();
-        let parse = || -> Result<PKey<Public>, ErrorStack> {
-            let mut context = BigNumContext::new()?;
-            // Refuses points off the curve; `check_key` the rest (RFC 6989 §2.3).
-            let point = EcPoint::from_bytes(&self.group, &uncompressed, &mut context)?;
-            let key = EcKey::from_public_key(&self.group, &point)?;
-            key.check_key()?;
-            PKey::from_ec_key(key)
+        let run = || -> Result<Option<Vec<u8>>, ErrorStack> {
+            let mut context = BigNumContext::new_secure()?;
+            // Refuses coordinates out of range and points off the curve. That is all of RFC 6989 §2.3
+            // where the cofactor is 1: every point but infinity, which has no such form, has the order.
+            let peer = EcPoint::from_bytes(self.group, &uncompressed, &mut context)?;
+            let mut shared = EcPoint::new(self.group)?;
+            shared.mul2(self.group, &peer, self.key.private_key(), &mut context)?;
+            if shared.is_infinity(self.group) {
+                return Ok(None);
+            }
+            let (mut x, mut y) = (BigNum::new_secure()?, BigNum::new_secure()?);
+            shared.affine_coordinates(self.group, &mut x, &mut y, &mut context)?;
+            // RFC 5903 §7: x alone, as long as the curve's field.
+            x.to_vec_padded((self.public_len / 2) as i32).map(Some)
         };
-        derive(&self.key, &parse().map_err(|_| CryptoError)?)
+        run().ok().flatten().map(Zeroizing::new).ok_or(CryptoError)
     }
 }
 

@@ -15,6 +15,7 @@ pub mod trust;
 pub use openssl::pkey::{HasPublic, PKeyRef as KeyRef};
 pub use openssl::x509::X509;
 
+use hmac::{Hmac, KeyInit, Mac};
 use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
 use ikev2d_proto::crypto::{Crypto, CryptoError, KeyExchange};
 use openssl::cipher::{Cipher, CipherRef};
@@ -25,6 +26,7 @@ use openssl::pkey::PKey;
 use openssl::rand::rand_bytes;
 use openssl::sha::Sha1;
 use openssl::sign::Signer;
+use sha2::{Sha256, Sha384, Sha512};
 use zeroize::Zeroizing;
 
 /// A private key.
@@ -54,7 +56,29 @@ fn failed(_: ErrorStack) -> CryptoError {
     CryptoError
 }
 
-fn hmac(digest: MessageDigest, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
+/// By RustCrypto: OpenSSL makes a key object and looks its algorithms up for each of these, which takes
+/// longer than the hashing, and an IKE SA needs some twenty.
+fn hmac(hash: Prf, key: &[u8], parts: &[&[u8]]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    fn code<M: Mac + KeyInit>(key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
+        let mut mac = <M as KeyInit>::new_from_slice(key).map_err(|_| CryptoError)?;
+        parts.iter().for_each(|part| mac.update(part));
+        Ok(mac.finalize().into_bytes().to_vec())
+    }
+    let code = match hash {
+        // Nobody is in a hurry with those of another time.
+        Prf::HmacMd5 | Prf::HmacSha1 => openssl_hmac(prf_digest(hash), key, parts),
+        Prf::HmacSha256 => code::<Hmac<Sha256>>(key, parts),
+        Prf::HmacSha384 => code::<Hmac<Sha384>>(key, parts),
+        Prf::HmacSha512 => code::<Hmac<Sha512>>(key, parts),
+    };
+    code.map(Zeroizing::new)
+}
+
+fn openssl_hmac(
+    digest: MessageDigest,
+    key: &[u8],
+    parts: &[&[u8]],
+) -> Result<Vec<u8>, CryptoError> {
     let key = PKey::hmac(key).map_err(failed)?;
     let mut signer = Signer::new(digest, &key).map_err(failed)?;
     for part in parts {
@@ -130,7 +154,7 @@ impl Crypto for OpensslCrypto {
         key: &[u8],
         parts: &[&[u8]],
     ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
-        hmac(prf_digest(prf), key, parts).map(Zeroizing::new)
+        hmac(prf, key, parts)
     }
 
     fn integrity(
@@ -139,18 +163,18 @@ impl Crypto for OpensslCrypto {
         key: &[u8],
         parts: &[&[u8]],
     ) -> Result<Vec<u8>, CryptoError> {
-        let digest = match integrity {
-            Integrity::HmacMd5 => MessageDigest::md5(),
-            Integrity::HmacSha1 => MessageDigest::sha1(),
-            Integrity::HmacSha256 => MessageDigest::sha256(),
-            Integrity::HmacSha384 => MessageDigest::sha384(),
-            Integrity::HmacSha512 => MessageDigest::sha512(),
+        let hash = match integrity {
+            Integrity::HmacMd5 => Prf::HmacMd5,
+            Integrity::HmacSha1 => Prf::HmacSha1,
+            Integrity::HmacSha256 => Prf::HmacSha256,
+            Integrity::HmacSha384 => Prf::HmacSha384,
+            Integrity::HmacSha512 => Prf::HmacSha512,
             // AH's: not IKE's.
             _ => return Err(CryptoError),
         };
-        let mut code = hmac(digest, key, parts)?;
+        let mut code = hmac(hash, key, parts)?;
         code.truncate(integrity.icv_len());
-        Ok(code)
+        Ok(std::mem::take(&mut *code))
     }
 
     fn aead_seal(

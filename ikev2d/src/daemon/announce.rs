@@ -2,21 +2,29 @@
 //! What the daemon tells its control clients unasked: `ike-updown`, `child-updown`, `ike-rekey`,
 //! `child-rekey`, and the log.
 
+mod record;
+
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::time::Instant;
 
+use ikev2d_proto::endpoint::ChildInfo;
 use ikev2d_proto::event::{ChildId, IkeId};
 
 use super::Daemon;
 use crate::vici::lists;
 use crate::vici::message::Section;
 use crate::vici::server::CONTROL_LOG;
+use record::IkeRecord;
 
-/// SAs as they were last listed: what is gone is announced too.
+/// SAs as they were last seen: what is gone is announced too. What clients are shown is made when there
+/// is one to show it to; ten thousand SAs are kept as small as they are.
 #[derive(Default)]
 pub(super) struct Listed {
-    ikes: HashMap<IkeId, (String, Section)>,
+    ikes: HashMap<IkeId, Box<IkeRecord>>,
     children: HashMap<ChildId, Child>,
+    /// Children on their way out, from their retirement to the word that they are gone.
+    going: HashMap<ChildId, Gone>,
     /// IKE SAs and children set up with algorithms of another time.
     legacy: u64,
 }
@@ -28,8 +36,9 @@ impl Listed {
     }
 
     /// Counts what is listed with algorithms of another time, and warns of it.
-    fn count_legacy(&mut self, what: &str, section: &Section) {
-        if let Some(algorithms) = section.text("legacy") {
+    fn count_legacy(&mut self, what: impl Display, weak: &[&str]) {
+        if !weak.is_empty() {
+            let algorithms = weak.join(" ");
             self.legacy += 1;
             tracing::warn!(
                 algorithms,
@@ -39,23 +48,49 @@ impl Listed {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Child {
+    ike: IkeId,
+    installed: Instant,
+    rekey_at: Option<Instant>,
+}
+
+/// A child as clients are shown it.
+struct Shown {
     ike: IkeId,
     /// What it is listed as.
     name: String,
     section: Section,
 }
 
+struct Gone {
+    /// Its configuration.
+    child: String,
+    shown: Option<Shown>,
+}
+
 impl Daemon {
+    /// Whether anybody takes in what is said.
+    fn is_heard(&self) -> bool {
+        self.has_clients() || tracing::enabled!(tracing::Level::INFO)
+    }
+
+    fn has_clients(&self) -> bool {
+        self.broadcast.receiver_count() > 0
+    }
+
     /// Says something about an IKE SA, in the log and to clients.
     pub(super) fn say(&self, ike: IkeId, text: &str) {
         tracing::info!(ike = ike.0, "{text}");
+        if !self.has_clients() {
+            return;
+        }
         let mut section = Section::default();
         section.put("group", "IKE");
         section.put("level", 1);
         section.put("thread", 0);
-        if let Some((name, _)) = self.listed.ikes.get(&ike) {
-            section.put("ikesa-name", name);
+        if let Some(record) = self.listed.ikes.get(&ike) {
+            section.put("ikesa-name", record.connection());
             section.put("ikesa-uniqueid", ike.0);
         }
         section.put("msg", text);
@@ -65,9 +100,16 @@ impl Daemon {
     }
 
     pub(super) fn announce_ike_up(&mut self, ike: IkeId) {
-        let Some((name, section)) = self.list_ike(ike) else {
+        let Some(record) = self.record(ike) else {
             return;
         };
+        let what = format_args!("IKE_SA {}[{}]", record.connection(), ike.0);
+        self.listed.count_legacy(what, &record.weak());
+        self.listed.ikes.insert(ike, record);
+        let Some(record) = self.listed.ikes.get(&ike).filter(|_| self.is_heard()) else {
+            return;
+        };
+        let (name, section) = record.list(Instant::now());
         let text = |key| section.text(key).unwrap_or_default();
         let said = format!(
             "IKE_SA {name}[{}] established between {}[{}]...{}[{}]",
@@ -77,48 +119,52 @@ impl Daemon {
             text("remote-host"),
             text("remote-id"),
         );
-        let event = updown(true, &name, section.clone());
-        self.listed
-            .count_legacy(&format!("IKE_SA {name}[{}]", ike.0), &section);
-        self.listed.ikes.insert(ike, (name, section));
         self.say(ike, &said);
+        let event = updown(true, &name, section);
         let _ = self.broadcast.send(("ike-updown", event));
     }
 
     pub(super) fn announce_ike_down(&mut self, ike: IkeId, connection: &str, reason: &str) {
-        self.say(
-            ike,
-            &format!("IKE_SA {connection}[{}] is gone: {reason}", ike.0),
-        );
-        if let Some((name, section)) = self.listed.ikes.remove(&ike) {
-            let _ = self
-                .broadcast
-                .send(("ike-updown", updown(false, &name, section)));
+        if self.is_heard() {
+            self.say(
+                ike,
+                &format!("IKE_SA {connection}[{}] is gone: {reason}", ike.0),
+            );
+        }
+        if let Some(record) = self.listed.ikes.remove(&ike)
+            && self.has_clients()
+        {
+            let (name, section) = record.list(Instant::now());
+            let event = updown(false, &name, section);
+            let _ = self.broadcast.send(("ike-updown", event));
         }
     }
 
     pub(super) fn announce_ike_rekeyed(&mut self, old: IkeId, new: IkeId) {
         let before = self.listed.ikes.remove(&old);
-        let Some((name, section)) = self.list_ike(new) else {
+        let Some(record) = self.record(new) else {
             return;
         };
-        self.listed
-            .ikes
-            .insert(new, (name.clone(), section.clone()));
-        for child in self.listed.children.values_mut() {
-            if child.ike == old {
+        let now = Instant::now();
+        let listed = self.is_heard().then(|| record.list(now));
+        self.listed.ikes.insert(new, record);
+        let children = self.endpoint.ike_sa(new);
+        let children = children.into_iter().flat_map(|sa| sa.children);
+        for child in children {
+            if let Some(child) = self.listed.children.get_mut(&child.sa.id) {
                 child.ike = new;
             }
         }
+        let Some((name, section)) = listed else {
+            return;
+        };
         self.say(
             new,
             &format!("IKE_SA {name}[{}] rekeyed, now [{}]", old.0, new.0),
         );
         let mut both = Section::default();
-        both.put_section(
-            "old",
-            before.map(|(_, section)| section).unwrap_or_default(),
-        );
+        let before = before.map(|record| record.list(now).1);
+        both.put_section("old", before.unwrap_or_default());
         both.put_section("new", section);
         let mut event = Section::default();
         event.put_section(&name, both);
@@ -126,116 +172,159 @@ impl Daemon {
     }
 
     pub(super) fn announce_child_up(&mut self, child: ChildId) {
-        let Some(listed) = self.list_child(child) else {
+        let Some(sa) = self.endpoint.ike_sa_of(child) else {
             return;
         };
-        let text = |key| listed.section.text(key).unwrap_or_default();
-        let said = format!(
-            "CHILD_SA {}{{{}}} established with SPIs {}_i {}_o and TS {} === {}",
-            text("name"),
-            child.0,
-            text("spi-in"),
-            text("spi-out"),
-            listed.section.texts("local-ts").join(" "),
-            listed.section.texts("remote-ts").join(" "),
-        );
-        self.say(listed.ike, &said);
-        self.announce_child(true, &listed);
-        let name = text("name").to_owned();
-        let ike = self.listed.ikes.get(&listed.ike);
-        if let Some(connection) = ike.map(|(connection, _)| connection.clone()) {
+        let Some(info) = sa.children.iter().find(|info| info.sa.id == child) else {
+            return;
+        };
+        let (ike, name, connection) = (sa.id, info.sa.child.clone(), sa.connection.to_owned());
+        let (record, weak) = (Child::of(ike, info), info.sa.suite.weak());
+        if self.is_heard() {
+            let shown = self.show(ike, info);
+            let text = |key| shown.section.text(key).unwrap_or_default();
+            let said = format!(
+                "CHILD_SA {}{{{}}} established with SPIs {}_i {}_o and TS {} === {}",
+                text("name"),
+                child.0,
+                text("spi-in"),
+                text("spi-out"),
+                shown.section.texts("local-ts").join(" "),
+                shown.section.texts("remote-ts").join(" "),
+            );
+            self.say(ike, &said);
+            self.announce_child(true, &shown);
+        }
+        let what = format_args!("CHILD_SA {name}{{{}}}", child.0);
+        self.listed.count_legacy(what, &weak);
+        self.listed.children.insert(child, record);
+        if self.listed.ikes.contains_key(&ike) {
             self.child_there(&connection, &name);
         }
-        let what = format!("CHILD_SA {name}{{{}}}", child.0);
-        self.listed.count_legacy(&what, &listed.section);
-        self.listed.children.insert(child, listed);
     }
 
     pub(super) fn announce_child_rekeyed(&mut self, old: ChildId, new: ChildId) {
-        let before = self.listed.children.remove(&old);
-        let Some(listed) = self.list_child(new) else {
+        let before = self.leaving(old);
+        self.listed.children.remove(&old);
+        let Some(sa) = self.endpoint.ike_sa_of(new) else {
             return;
         };
-        let name = listed.section.text("name").unwrap_or_default();
-        self.say(
-            listed.ike,
-            &format!("CHILD_SA {name}{{{}}} rekeyed, now {{{}}}", old.0, new.0),
-        );
-        let mut both = Section::default();
-        both.put_section("old", before.map(|child| child.section).unwrap_or_default());
-        both.put_section("new", listed.section.clone());
-        let mut children = Section::default();
-        children.put_section(name, both);
-        if let Some((connection, section)) = self.listed.ikes.get(&listed.ike) {
-            let mut section = section.clone();
-            section.put_section("child-sas", children);
-            let mut event = Section::default();
-            event.put_section(connection, section);
-            let _ = self.broadcast.send(("child-rekey", event));
+        let Some(info) = sa.children.iter().find(|info| info.sa.id == new) else {
+            return;
+        };
+        let record = Child::of(sa.id, info);
+        if self.is_heard() {
+            let shown = self.show(sa.id, info);
+            let name = &info.sa.child;
+            self.say(
+                shown.ike,
+                &format!("CHILD_SA {name}{{{}}} rekeyed, now {{{}}}", old.0, new.0),
+            );
+            let mut both = Section::default();
+            let before = before.and_then(|gone| gone.shown);
+            both.put_section("old", before.map(|old| old.section).unwrap_or_default());
+            both.put_section("new", shown.section);
+            let mut children = Section::default();
+            children.put_section(name, both);
+            if let Some(record) = self.listed.ikes.get(&record.ike) {
+                let (connection, mut section) = record.list(Instant::now());
+                section.put_section("child-sas", children);
+                let mut event = Section::default();
+                event.put_section(&connection, section);
+                let _ = self.broadcast.send(("child-rekey", event));
+            }
         }
-        self.listed.children.insert(new, listed);
+        self.listed.children.insert(new, record);
     }
 
-    /// Notes what a child SA has carried, before nobody knows any more.
-    pub(super) fn note_traffic(
-        &mut self,
-        child: ChildId,
-        (inbound, outbound): ((u64, u64), (u64, u64)),
-    ) {
-        let Some(listed) = self.listed.children.get_mut(&child) else {
-            return;
-        };
-        for (way, (packets, bytes)) in [("in", inbound), ("out", outbound)] {
-            listed.section.replace(&format!("packets-{way}"), packets);
-            listed.section.replace(&format!("bytes-{way}"), bytes);
+    /// Notes what a child SA was and has carried, before nobody knows any more.
+    pub(super) fn note_leaving(&mut self, child: ChildId) {
+        if let Some(gone) = self.leaving(child) {
+            self.listed.going.insert(child, gone);
         }
+    }
+
+    /// Every word about those is said.
+    pub(super) fn forget_gone(&mut self) {
+        self.listed.going.clear();
+    }
+
+    /// A child as it is in the data plane, whether the core still has it or not.
+    fn leaving(&self, child: ChildId) -> Option<Gone> {
+        let record = self.listed.children.get(&child)?;
+        let sa = self.installer.child(child)?;
+        let info = ChildInfo {
+            sa,
+            state: "INSTALLED",
+            more_possible: false,
+            installed: record.installed,
+            rekey_at: record.rekey_at,
+        };
+        let shown = self.has_clients().then(|| self.show(record.ike, &info));
+        Some(Gone {
+            child: sa.child.clone(),
+            shown,
+        })
     }
 
     /// A child SA that was replaced has been announced already.
     pub(super) fn announce_child_down(&mut self, child: ChildId, reason: &str) {
         tracing::debug!(child = child.0, reason, "child SA is gone");
-        if let Some(listed) = self.listed.children.remove(&child) {
-            let name = listed.section.text("name").unwrap_or_default();
+        let noted = self.listed.going.remove(&child);
+        let gone = noted.or_else(|| self.leaving(child));
+        let record = self.listed.children.remove(&child);
+        let Some((record, gone)) = record.zip(gone) else {
+            return;
+        };
+        let name = gone.child;
+        if self.is_heard() {
             let said = format!("CHILD_SA {name}{{{}}} is gone: {reason}", child.0);
-            self.say(listed.ike, &said);
-            self.announce_child(false, &listed);
-            let name = name.to_owned();
-            let ike = self.listed.ikes.get(&listed.ike);
-            if let Some(connection) = ike.map(|(connection, _)| connection.clone()) {
-                self.child_lost(&connection, &name, reason);
-            }
+            self.say(record.ike, &said);
+        }
+        if let Some(shown) = gone.shown {
+            self.announce_child(false, &shown);
+        }
+        let ike = self.listed.ikes.get(&record.ike);
+        if let Some(connection) = ike.map(|ike| ike.connection().to_owned()) {
+            self.child_lost(&connection, &name, reason);
         }
     }
 
-    fn announce_child(&self, up: bool, child: &Child) {
-        let Some((connection, section)) = self.listed.ikes.get(&child.ike) else {
+    fn announce_child(&self, up: bool, child: &Shown) {
+        let Some(record) = self.listed.ikes.get(&child.ike) else {
             return;
         };
         let mut children = Section::default();
         children.put_section(&child.name, child.section.clone());
-        let mut section = section.clone();
+        let (connection, mut section) = record.list(Instant::now());
         section.put_section("child-sas", children);
         let _ = self
             .broadcast
-            .send(("child-updown", updown(up, connection, section)));
+            .send(("child-updown", updown(up, &connection, section)));
     }
 
-    fn list_ike(&self, ike: IkeId) -> Option<(String, Section)> {
-        let now = Instant::now();
+    fn record(&self, ike: IkeId) -> Option<Box<IkeRecord>> {
         let sa = self.endpoint.ike_sa(ike)?;
-        Some((sa.connection.to_owned(), lists::ike(&sa, now)))
+        Some(Box::new(IkeRecord::of(&sa)))
     }
 
-    fn list_child(&self, child: ChildId) -> Option<Child> {
-        let now = Instant::now();
-        let sa = self.endpoint.ike_sa_of(child)?;
-        let info = sa.children.iter().find(|info| info.sa.id == child)?;
+    fn show(&self, ike: IkeId, info: &ChildInfo<'_>) -> Shown {
         let facts = self.child_facts(info);
-        Some(Child {
-            ike: sa.id,
+        Shown {
+            ike,
             name: lists::child_name(info),
-            section: lists::child_sa(info, now, &facts),
-        })
+            section: lists::child_sa(info, Instant::now(), &facts),
+        }
+    }
+}
+
+impl Child {
+    fn of(ike: IkeId, info: &ChildInfo<'_>) -> Self {
+        Self {
+            ike,
+            installed: info.installed,
+            rekey_at: info.rekey_at,
+        }
     }
 }
 

@@ -31,7 +31,7 @@ impl Daemon {
                 let spi = retiring.section().spi_in.0;
                 self.installer.reserve_spi(spi.value(), false);
                 let (_, remote) = retiring.section().traffic();
-                self.routes.remove(&remote).await;
+                self.routes.remove(&remote);
                 retiring.done().await;
                 tracing::info!(name, "manual SAs removed");
             }
@@ -51,7 +51,7 @@ impl Daemon {
             // Also of one that is refused: without a policy its packets are dropped.
             let refused = self.refused_manual.remove(&name);
             if !refused {
-                self.routes.add(&local, &remote, section.remote).await;
+                self.routes.add(&local, &remote, section.remote);
             }
             match self.install_manual(&name, section, keys, false) {
                 Ok(first) => tracing::info!(name, first, "manual SAs installed"),
@@ -102,12 +102,12 @@ impl Daemon {
             if let Some(pair) = self.manual.pair(&name) {
                 let (local, remote) = pair.section.traffic();
                 let peer = pair.section.remote;
-                self.routes.add(&local, &remote, peer).await;
+                self.routes.add(&local, &remote, peer);
             }
         }
         for section in std::mem::take(&mut self.manual_unroutes) {
             let (_, remote) = section.traffic();
-            self.routes.remove(&remote).await;
+            self.routes.remove(&remote);
         }
     }
 

@@ -101,7 +101,7 @@ impl Daemon {
             if wanted.get(key) != Some(trap) {
                 match trap.transport {
                     true => self.routes.lead_no_more(&trap.local, &trap.remote).await,
-                    false => self.routes.remove(&trap.remote).await,
+                    false => self.routes.remove(&trap.remote),
                 }
             }
         }
@@ -109,7 +109,7 @@ impl Daemon {
             if before.get(key) != Some(trap) {
                 match trap.transport {
                     true => self.routes.lead(&trap.local, &trap.remote).await,
-                    false => self.routes.add(&trap.local, &trap.remote, trap.peer).await,
+                    false => self.routes.add(&trap.local, &trap.remote, trap.peer),
                 }
             }
         }

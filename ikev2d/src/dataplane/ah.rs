@@ -15,7 +15,6 @@ use offload_api::wire::ah::{Header, PROTOCOL};
 use offload_api::wire::ip::{Facts, Ipv6Header};
 use zerocopy::IntoBytes;
 
-use super::policy::Policy;
 use super::sockets::address_of;
 use super::worker::{BURST, Flight, READS, Worker};
 
@@ -95,14 +94,13 @@ impl Worker {
                     break;
                 };
                 worked = true;
-                let policy = self.shared.policy.load_full();
-                self.open_ah(&policy, frame, received);
+                self.open_ah(frame, received);
             }
         }
         worked
     }
 
-    fn open_ah(&mut self, policy: &Policy, mut frame: Frame, (len, sender, local): Received) {
+    fn open_ah(&mut self, mut frame: Frame, (len, sender, local): Received) {
         let counters = &self.shared.counters;
         counters.esp_received.fetch_add(1, Relaxed);
         let Some(len) = len else {
@@ -121,13 +119,14 @@ impl Worker {
             return;
         };
         let header = frame.get(facts.header_len..).and_then(Header::parse);
-        let entry = header.and_then(|header| policy.inbound(header.spi.get()));
+        let entry = header.and_then(|header| self.shared.policy.inbound(header.spi.get()));
         let Some(entry) = entry else {
             counters.unknown_spi.fetch_add(1, Relaxed);
             return;
         };
-        let flight = Flight::In(entry.clone(), SocketAddr::new(sender, 0));
-        self.submit(entry.sa, frame, flight);
+        let sa = entry.sa;
+        let flight = Flight::In(entry, SocketAddr::new(sender, 0));
+        self.submit(sa, frame, flight);
     }
 }
 

@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use arc_swap::ArcSwap;
 use offload_api::device::Accelerator;
 use offload_api::error::{DeviceError, OpenQueueError, PoolError};
 use offload_api::frame::{FramePool, FramePoolConfig};
@@ -78,7 +77,7 @@ pub struct Dataplane {
 }
 
 pub(crate) struct Shared {
-    policy: ArcSwap<Policy>,
+    policy: Policy,
     counters: Counters,
     stop: AtomicBool,
     wakes: Vec<OwnedFd>,
@@ -331,7 +330,7 @@ impl Dataplane {
             wakes.push(wake.map_err(|error| host("eventfd")(error.into()))?);
         }
         let shared = Arc::new(Shared {
-            policy: ArcSwap::default(),
+            policy: Policy::default(),
             counters: Counters::default(),
             stop: AtomicBool::new(false),
             wakes,
@@ -401,49 +400,40 @@ impl Dataplane {
     /// Receives through an SA from now on.
     pub fn add_inbound(&self, sa: &InboundSa) {
         let entry = Arc::new(InboundEntry::new(sa));
-        self.shared
-            .policy
-            .rcu(|policy| policy.with_inbound(entry.clone()));
+        self.shared.policy.add_inbound(&entry);
     }
 
     /// Sends through an SA from now on.
     pub fn add_outbound(&self, sa: &OutboundSa) {
         let entry = Arc::new(OutboundEntry::new(sa));
-        self.shared
-            .policy
-            .rcu(|policy| policy.with_outbound(entry.clone()));
+        self.shared.policy.add_outbound(&entry);
     }
 
     /// Receives no more through an SA. Packets of it that are under way still use it: retire it when
     /// what this gives [is drained](is_drained).
     pub fn remove_inbound(&self, spi: Spi) -> Option<Arc<InboundEntry>> {
-        let before = self.shared.policy.rcu(|policy| policy.without_inbound(spi));
-        before.inbound(spi.value()).cloned()
+        self.shared.policy.remove_inbound(spi)
     }
 
     /// Sends no more through an SA; see [`remove_inbound`](Self::remove_inbound).
     pub fn remove_outbound(&self, child: u64) -> Option<Arc<OutboundEntry>> {
-        let before = self
-            .shared
-            .policy
-            .rcu(|policy| policy.without_outbound(child));
-        before.outbound_of(child).cloned()
+        self.shared.policy.remove_outbound(child)
     }
 
     /// The peer of a child SA is elsewhere.
     pub fn update_path(&self, child: u64, path: (SocketAddr, SocketAddr)) {
-        let policy = self.shared.policy.load();
-        policy.move_child(child, path);
+        self.shared.policy.move_child(child, path);
     }
 
     /// Traffic of a child SA: the entries count it.
     pub fn entries(&self, child: u64) -> (Option<Arc<InboundEntry>>, Option<Arc<OutboundEntry>>) {
-        self.shared.policy.load().of_child(child)
+        let policy = &self.shared.policy;
+        (policy.inbound_of(child), policy.outbound_of(child))
     }
 
     /// Packets and octets of every child SA, in and out.
     pub fn traffic(&self) -> HashMap<u64, [(u64, u64); 2]> {
-        self.shared.policy.load().traffic()
+        self.shared.policy.traffic()
     }
 
     /// What was done so far.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which SA a packet goes through: an immutable table, replaced as a whole.
+//! What a packet goes through: the entries of the policy, and what each has seen.
 
-use std::collections::HashMap;
+mod shards;
+mod table;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,20 +14,13 @@ use offload_api::wire::ip::Facts;
 
 use super::mtu::{Overhead, PathMtu};
 use super::{Encapsulation, InboundSa, OutboundSa};
-
-/// The table.
-#[derive(Clone, Default)]
-pub(super) struct Policy {
-    inbound: HashMap<u32, Arc<InboundEntry>>,
-    /// Newest first.
-    outbound: Vec<Arc<OutboundEntry>>,
-}
+pub(super) use table::Policy;
 
 /// An SA that is received through.
 #[derive(Debug)]
 pub struct InboundEntry {
     pub(super) sa: SaHandle,
-    spi: Spi,
+    pub(super) spi: Spi,
     pub(super) child: u64,
     pub(super) transport: Option<IpAddr>,
     selectors: Vec<(TrafficSelector, TrafficSelector)>,
@@ -51,7 +46,7 @@ const TOLD_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct OutboundEntry {
     pub(super) sa: SaHandle,
-    child: u64,
+    pub(super) child: u64,
     selectors: Vec<(TrafficSelector, TrafficSelector)>,
     path: Mutex<(SocketAddr, SocketAddr)>,
     pub(super) encapsulation: Encapsulation,
@@ -122,6 +117,12 @@ impl InboundEntry {
         fits(&self.selectors, facts)
     }
 
+    /// The peer is there from now on.
+    pub(super) fn follow(&self, remote: SocketAddr) {
+        let mut seen = self.whereabouts();
+        (seen.known, seen.told) = (remote, None);
+    }
+
     /// Notes where an authenticated packet came from; the child, if its peer seems to have moved
     /// and that is to be told.
     pub(super) fn came_from(&self, remote: SocketAddr, sequence: u64, now: Instant) -> Option<u64> {
@@ -178,6 +179,21 @@ impl OutboundEntry {
         }
     }
 
+    /// Whether a packet may go through this SA.
+    pub(super) fn takes(&self, facts: &Facts) -> bool {
+        fits(&self.selectors, facts)
+    }
+
+    /// Where packets may go that it takes.
+    pub(super) fn destinations(&self) -> impl Iterator<Item = &TrafficSelector> {
+        self.selectors.iter().map(|(_, to)| to)
+    }
+
+    /// Its ends are there from now on.
+    pub(super) fn follow(&self, path: (SocketAddr, SocketAddr)) {
+        *self.path.lock().unwrap_or_else(PoisonError::into_inner) = path;
+    }
+
     pub(super) fn path(&self) -> (SocketAddr, SocketAddr) {
         *self.path.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -205,82 +221,6 @@ impl OutboundEntry {
     /// Packets and octets so far.
     pub fn traffic(&self) -> (u64, u64) {
         self.traffic.read()
-    }
-}
-
-impl Policy {
-    pub(super) fn outbound(&self, facts: &Facts) -> Option<&Arc<OutboundEntry>> {
-        self.outbound
-            .iter()
-            .find(|entry| fits(&entry.selectors, facts))
-    }
-
-    pub(super) fn inbound(&self, spi: u32) -> Option<&Arc<InboundEntry>> {
-        self.inbound.get(&spi)
-    }
-
-    pub(super) fn with_inbound(&self, entry: Arc<InboundEntry>) -> Self {
-        let mut next = self.clone();
-        next.inbound.insert(entry.spi.value(), entry);
-        next
-    }
-
-    pub(super) fn with_outbound(&self, entry: Arc<OutboundEntry>) -> Self {
-        let mut next = self.clone();
-        next.outbound.insert(0, entry);
-        next
-    }
-
-    pub(super) fn without_inbound(&self, spi: Spi) -> Self {
-        let mut next = self.clone();
-        next.inbound.remove(&spi.value());
-        next
-    }
-
-    pub(super) fn without_outbound(&self, child: u64) -> Self {
-        let mut next = self.clone();
-        next.outbound.retain(|entry| entry.child != child);
-        next
-    }
-
-    pub(super) fn move_child(&self, child: u64, path: (SocketAddr, SocketAddr)) {
-        for entry in self.inbound.values().filter(|entry| entry.child == child) {
-            let mut seen = entry.whereabouts();
-            (seen.known, seen.told) = (path.1, None);
-        }
-        for entry in self.outbound.iter().filter(|entry| entry.child == child) {
-            *entry.path.lock().unwrap_or_else(PoisonError::into_inner) = path;
-        }
-    }
-
-    pub(super) fn outbound_of(&self, child: u64) -> Option<&Arc<OutboundEntry>> {
-        self.outbound.iter().find(|entry| entry.child == child)
-    }
-
-    /// What each child SA has carried, in and out.
-    pub(super) fn traffic(&self) -> HashMap<u64, [(u64, u64); 2]> {
-        let mut all: HashMap<_, [(u64, u64); 2]> = HashMap::with_capacity(self.outbound.len());
-        for entry in self.inbound.values() {
-            let [inbound, _] = all.entry(entry.child).or_default();
-            *inbound = entry.traffic();
-        }
-        for entry in &self.outbound {
-            let [_, outbound] = all.entry(entry.child).or_default();
-            *outbound = entry.traffic();
-        }
-        all
-    }
-
-    pub(super) fn of_child(
-        &self,
-        child: u64,
-    ) -> (Option<Arc<InboundEntry>>, Option<Arc<OutboundEntry>>) {
-        let inbound = self
-            .inbound
-            .values()
-            .find(|entry| entry.child == child)
-            .cloned();
-        (inbound, self.outbound_of(child).cloned())
     }
 }
 
@@ -364,9 +304,7 @@ mod tests {
         assert_eq!(entry.came_from(THERE, 4, now), None);
         // Heard, and lost on its way.
         assert_eq!(entry.came_from(THERE, 5, now + TOLD_PAUSE), Some(9));
-        let policy = Policy::default().with_inbound(Arc::new(entry));
-        policy.move_child(9, (HERE, THERE));
-        let entry = policy.inbound(0x1000).unwrap();
+        entry.follow(THERE);
         assert_eq!(entry.came_from(THERE, 6, now + TOLD_PAUSE * 3), None);
     }
 
@@ -374,25 +312,10 @@ mod tests {
     fn a_packet_from_before_a_move_does_not_move_the_peer_back() {
         let (entry, now) = (inbound(Vec::new()), Instant::now());
         assert_eq!(entry.came_from(THERE, 8, now), Some(9));
-        let policy = Policy::default().with_inbound(Arc::new(entry));
-        policy.move_child(9, (HERE, THERE));
-        let entry = policy.inbound(0x1000).unwrap();
+        entry.follow(THERE);
         assert_eq!(entry.came_from(HERE, 7, now), None);
         assert_eq!(entry.came_from(HERE, 8, now), None);
         // A newer one does.
         assert_eq!(entry.came_from(HERE, 9, now), Some(9));
-    }
-
-    #[test]
-    fn a_removed_entry_is_drained_when_nobody_holds_it() {
-        let entry = Arc::new(inbound(Vec::new()));
-        let policy = Policy::default().with_inbound(entry.clone());
-        let flight = policy.inbound(0x1000).cloned();
-        let without = policy.without_inbound(entry.spi);
-        drop(policy);
-        assert!(without.inbound(0x1000).is_none());
-        assert!(!is_drained(&entry));
-        drop(flight);
-        assert!(is_drained(&entry));
     }
 }

@@ -22,7 +22,7 @@ use super::ah::restore_header;
 use super::from_tun::{FromTun, MOST_PACKETS};
 use super::mtu::{self, AnswerGate};
 use super::outbox::{Outbox, Sent};
-use super::policy::{InboundEntry, OutboundEntry, Policy};
+use super::policy::{InboundEntry, OutboundEntry};
 use super::sockets::{Burst, Receiver};
 use super::to_tun::ToTun;
 use super::{MssClamp, Shared, Upcall};
@@ -167,7 +167,7 @@ impl Worker {
 
     fn read_tun(&mut self) -> bool {
         let mut worked = false;
-        let (policy, now) = (self.shared.policy.load_full(), Instant::now());
+        let now = Instant::now();
         while self.ops.len() < BURST {
             // One large packet of the kernel's becomes up to so many: it waits until there is room.
             self.starved = self.pool.available() < MOST_PACKETS;
@@ -179,7 +179,7 @@ impl Worker {
             let counter = &self.shared.counters.tun_received;
             counter.fetch_add(packets.len() as u64, Relaxed);
             for frame in packets.drain(..) {
-                self.seal(&policy, frame, now);
+                self.seal(frame, now);
             }
             self.from_tun.give_back(packets);
         }
@@ -187,12 +187,12 @@ impl Worker {
     }
 
     /// Leads a packet of the TUN to its SA.
-    fn seal(&mut self, policy: &Policy, mut frame: Frame, now: Instant) {
+    fn seal(&mut self, mut frame: Frame, now: Instant) {
         let Ok(facts) = Facts::of(&frame) else {
             self.shared.counters.malformed.fetch_add(1, Relaxed);
             return;
         };
-        let Some(entry) = policy.outbound(&facts) else {
+        let Some(entry) = self.shared.policy.outbound(&facts) else {
             self.shared.counters.no_policy.fetch_add(1, Relaxed);
             let (source, destination) = (facts.source, facts.destination);
             if self.acquires.passes(source, destination, now) {
@@ -282,10 +282,9 @@ impl Worker {
                     break;
                 };
                 worked = true;
-                let policy = self.shared.policy.load_full();
                 for datagram in received.octets.chunks(received.segment) {
                     match natt::classify(datagram) {
-                        Kind::Esp => self.open(&policy, datagram, received.remote),
+                        Kind::Esp => self.open(datagram, received.remote),
                         Kind::Ike(message) => {
                             let unspecified = match received.remote {
                                 SocketAddr::V4(_) => [0; 4].into(),
@@ -313,10 +312,11 @@ impl Worker {
     }
 
     /// Leads a datagram to its SA.
-    fn open(&mut self, policy: &Policy, datagram: &[u8], remote: SocketAddr) {
+    fn open(&mut self, datagram: &[u8], remote: SocketAddr) {
         let counters = &self.shared.counters;
         counters.esp_received.fetch_add(1, Relaxed);
-        let entry = Header::parse(datagram).and_then(|header| policy.inbound(header.spi.get()));
+        let entry =
+            Header::parse(datagram).and_then(|header| self.shared.policy.inbound(header.spi.get()));
         let Some(entry) = entry else {
             counters.unknown_spi.fetch_add(1, Relaxed);
             return;
@@ -334,7 +334,8 @@ impl Worker {
             counters.refused.fetch_add(1, Relaxed);
             return;
         }
-        self.submit(entry.sa, frame, Flight::In(entry.clone(), remote));
+        let sa = entry.sa;
+        self.submit(sa, frame, Flight::In(entry, remote));
     }
 
     /// Reads IP protocol 50, straight into frames; without any, packets wait in the kernel.
@@ -367,10 +368,9 @@ impl Worker {
                     });
                 let Ok(received @ 1..) = received else { break };
                 worked = true;
-                let policy = self.shared.policy.load_full();
                 let mut frames = std::mem::take(&mut self.raw_frames);
                 for (frame, (len, sender)) in frames.drain(..received).zip(facts) {
-                    self.open_raw(&policy, frame, len, sender);
+                    self.open_raw(frame, len, sender);
                 }
                 self.raw_frames = frames;
                 // Fewer than asked for: that was all.
@@ -382,7 +382,7 @@ impl Worker {
         worked
     }
 
-    fn open_raw(&mut self, policy: &Policy, mut frame: Frame, len: Option<usize>, sender: IpAddr) {
+    fn open_raw(&mut self, mut frame: Frame, len: Option<usize>, sender: IpAddr) {
         let counters = &self.shared.counters;
         counters.esp_received.fetch_add(1, Relaxed);
         let Some(len) = len else {
@@ -397,7 +397,7 @@ impl Worker {
             skip = (usize::from(words) * 4).max(Ipv4Header::LEN);
         }
         let header = frame.get(skip..).and_then(Header::parse);
-        let entry = header.and_then(|header| policy.inbound(header.spi.get()));
+        let entry = header.and_then(|header| self.shared.policy.inbound(header.spi.get()));
         let Some(entry) = entry else {
             counters.unknown_spi.fetch_add(1, Relaxed);
             return;
@@ -414,8 +414,9 @@ impl Worker {
             counters.refused.fetch_add(1, Relaxed);
             return;
         }
-        let flight = Flight::In(entry.clone(), SocketAddr::new(sender, 0));
-        self.submit(entry.sa, frame, flight);
+        let sa = entry.sa;
+        let flight = Flight::In(entry, SocketAddr::new(sender, 0));
+        self.submit(sa, frame, flight);
     }
 
     /// Sends what is done on its way.
@@ -491,8 +492,7 @@ impl Worker {
             entry.was_not_heard();
         }
         if mtu::is_syn(&done.frame, &facts) {
-            let policy = self.shared.policy.load();
-            if let Some(back) = policy.outbound_of(entry.child) {
+            if let Some(back) = self.shared.policy.outbound_of(entry.child) {
                 self.clamp(&mut done.frame, &facts, back.limit());
             }
         }

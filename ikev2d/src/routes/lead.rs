@@ -10,7 +10,7 @@ use rtnetlink::packet_route::IpProtocol;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 use rtnetlink::{Error, Handle, RouteMessageBuilder};
 
-use super::{Routes, source_within};
+use super::Routes;
 use crate::net::MARK;
 
 /// The table of routes; it is no number that others have, being above 255.
@@ -119,7 +119,7 @@ async fn set(handle: &Handle, rule: &RuleMessage) -> Result<(), Error> {
 impl Routes {
     /// Leads a child SA's traffic in transport mode to the interface.
     pub(crate) async fn lead(&mut self, local: &[TrafficSelector], remote: &[TrafficSelector]) {
-        let source = source_within(local);
+        let source = self.own.within(local);
         for lead in Lead::all(local, remote) {
             let count = self.led.entry(lead).or_default();
             *count += 1;

@@ -19,6 +19,8 @@ use super::{Arguments, process};
 
 /// Longest wait for datagrams.
 const NAP: Duration = Duration::from_millis(20);
+/// Longest set-up that is told apart, in microseconds.
+const LONGEST: u64 = 600_000_000;
 /// Rekeyings under way, at most.
 const REKEYINGS: usize = 64;
 
@@ -88,7 +90,7 @@ impl<'a> Load<'a> {
                 lost: 0,
                 retransmits: 0,
                 seconds: 0.0,
-                latency: Histogram::new(3)?,
+                latency: Histogram::new_with_bounds(1, LONGEST, 3)?,
                 own_cpu: Duration::ZERO,
                 peer_cpu: None,
                 rss: None,

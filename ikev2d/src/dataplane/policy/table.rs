@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Which SA a packet goes through, among some or among tens of thousands.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use offload_api::sa::{Spi, TrafficSelector};
+use offload_api::wire::ip::Facts;
+
+use super::shards::Shards;
+use super::{InboundEntry, OutboundEntry};
+
+/// SAs that are looked at one after another, before there is an index.
+const FEW: usize = 8;
+
+/// The SAs of the data plane. Workers read while others change it.
+#[derive(Default)]
+pub(in super::super) struct Policy {
+    inbound: Shards<u32, InboundEntry>,
+    inbound_of: Shards<u64, InboundEntry>,
+    outbound_of: Shards<u64, OutboundEntry>,
+    outbound: Outbound,
+}
+
+/// SAs to send through. The newest whose selectors fit is used.
+#[derive(Default)]
+struct Outbound {
+    /// Those without a place in the index, newest first.
+    listed: ArcSwap<Vec<Ranked>>,
+    /// The others, by the network that they lead to.
+    by_network: Shards<IpNet, Ranked>,
+    /// Lengths of those networks' prefixes.
+    lengths: ArcSwap<Vec<Length>>,
+    /// How many networks have each.
+    counts: Mutex<BTreeMap<Length, usize>>,
+    next: AtomicU64,
+}
+
+/// An address family (IPv6 or not) and a prefix length.
+type Length = (bool, u8);
+
+/// An SA, and how late it came.
+#[derive(Clone)]
+struct Ranked {
+    rank: u64,
+    entry: Arc<OutboundEntry>,
+}
+
+impl Policy {
+    pub(in super::super) fn outbound(&self, facts: &Facts) -> Option<Arc<OutboundEntry>> {
+        self.outbound.find(facts)
+    }
+
+    pub(in super::super) fn inbound(&self, spi: u32) -> Option<Arc<InboundEntry>> {
+        self.inbound.find(&spi, |_| true)
+    }
+
+    pub(in super::super) fn add_inbound(&self, entry: &Arc<InboundEntry>) {
+        self.inbound.insert(entry.spi.value(), entry);
+        self.inbound_of.insert(entry.child, entry);
+    }
+
+    pub(in super::super) fn add_outbound(&self, entry: &Arc<OutboundEntry>) {
+        self.outbound.add(entry);
+        self.outbound_of.insert(entry.child, entry);
+    }
+
+    pub(in super::super) fn remove_inbound(&self, spi: Spi) -> Option<Arc<InboundEntry>> {
+        let entry = self.inbound(spi.value())?;
+        self.inbound.remove(&spi.value(), &entry);
+        self.inbound_of.remove(&entry.child, &entry);
+        Some(entry)
+    }
+
+    pub(in super::super) fn remove_outbound(&self, child: u64) -> Option<Arc<OutboundEntry>> {
+        let entry = self.outbound_of(child)?;
+        self.outbound_of.remove(&child, &entry);
+        self.outbound.remove(&entry);
+        Some(entry)
+    }
+
+    pub(in super::super) fn move_child(&self, child: u64, path: (SocketAddr, SocketAddr)) {
+        if let Some(entry) = self.inbound_of(child) {
+            entry.follow(path.1);
+        }
+        if let Some(entry) = self.outbound_of(child) {
+            entry.follow(path);
+        }
+    }
+
+    /// What each child SA has carried, in and out.
+    pub(in super::super) fn traffic(&self) -> HashMap<u64, [(u64, u64); 2]> {
+        let mut all: HashMap<u64, [(u64, u64); 2]> = HashMap::new();
+        self.inbound_of.each(|child, entry| {
+            let [inbound, _] = all.entry(*child).or_default();
+            *inbound = entry.traffic();
+        });
+        self.outbound_of.each(|child, entry| {
+            let [_, outbound] = all.entry(*child).or_default();
+            *outbound = entry.traffic();
+        });
+        all
+    }
+
+    pub(in super::super) fn inbound_of(&self, child: u64) -> Option<Arc<InboundEntry>> {
+        self.inbound_of.find(&child, |_| true)
+    }
+
+    pub(in super::super) fn outbound_of(&self, child: u64) -> Option<Arc<OutboundEntry>> {
+        self.outbound_of.find(&child, |_| true)
+    }
+}
+
+impl Outbound {
+    fn find(&self, facts: &Facts) -> Option<Arc<OutboundEntry>> {
+        let listed = self.listed.load();
+        let mut best = listed.iter().find(|ranked| ranked.entry.takes(facts));
+        let mut found;
+        for (v6, bits) in self.lengths.load().iter() {
+            let network = network(facts.destination, *bits);
+            let Some(network) = network.filter(|_| *v6 == facts.destination.is_ipv6()) else {
+                continue;
+            };
+            let fits = |ranked: &Ranked| ranked.entry.takes(facts);
+            if let Some(candidate) = self.by_network.find(&network, fits)
+                && best.is_none_or(|best| best.rank < candidate.rank)
+            {
+                found = candidate;
+                best = Some(&found);
+            }
+        }
+        best.map(|ranked| ranked.entry.clone())
+    }
+
+    fn add(&self, entry: &Arc<OutboundEntry>) {
+        let rank = self.next.fetch_add(1, Ordering::Relaxed);
+        let ranked = Ranked {
+            rank,
+            entry: entry.clone(),
+        };
+        let indexed = match networks(entry) {
+            Some(networks) if self.listed.load().len() >= FEW => networks,
+            _ => {
+                self.listed.rcu(|listed| {
+                    let mut next = Vec::with_capacity(listed.len() + 1);
+                    next.push(ranked.clone());
+                    next.extend_from_slice(listed);
+                    next
+                });
+                return;
+            }
+        };
+        let ranked = Arc::new(ranked);
+        for network in indexed {
+            self.by_network.insert(network, &ranked);
+            self.count(length(&network), true);
+        }
+    }
+
+    fn remove(&self, entry: &Arc<OutboundEntry>) {
+        let is = |ranked: &Ranked| Arc::ptr_eq(&ranked.entry, entry);
+        if self.listed.load().iter().any(is) {
+            self.listed.rcu(|listed| {
+                let others = listed.iter().filter(|ranked| !is(ranked));
+                others.cloned().collect::<Vec<_>>()
+            });
+            return;
+        }
+        for network in networks(entry).unwrap_or_default() {
+            if let Some(ranked) = self.by_network.find(&network, is) {
+                self.by_network.remove(&network, &ranked);
+                self.count(length(&network), false);
+            }
+        }
+    }
+
+    /// Notes that there is one more or one less of a length, and tells workers of the first and last.
+    fn count(&self, length: Length, more: bool) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = counts.len();
+        let count = counts.entry(length).or_default();
+        *count = if more { *count + 1 } else { *count - 1 };
+        if *count == 0 {
+            counts.remove(&length);
+        }
+        if counts.len() != before {
+            self.lengths
+                .store(Arc::new(counts.keys().copied().collect()));
+        }
+    }
+}
+
+fn length(network: &IpNet) -> Length {
+    (network.addr().is_ipv6(), network.prefix_len())
+}
+
+fn network(address: IpAddr, bits: u8) -> Option<IpNet> {
+    let network = match address {
+        IpAddr::V4(v4) => Ipv4Net::new(v4, bits).ok()?.trunc().into(),
+        IpAddr::V6(v6) => Ipv6Net::new(v6, bits).ok()?.trunc().into(),
+    };
+    Some(network)
+}
+
+/// Where an SA leads to, if each of these is one network.
+fn networks(entry: &OutboundEntry) -> Option<Vec<IpNet>> {
+    let mut networks = entry
+        .destinations()
+        .map(one_network)
+        .collect::<Option<Vec<_>>>()?;
+    networks.sort_unstable();
+    networks.dedup();
+    Some(networks)
+}
+
+fn one_network(selector: &TrafficSelector) -> Option<IpNet> {
+    let bits = match (selector.start, selector.end) {
+        (IpAddr::V4(start), IpAddr::V4(end)) => {
+            let differ = start.to_bits() ^ end.to_bits();
+            differ.leading_zeros() as u8
+        }
+        (IpAddr::V6(start), IpAddr::V6(end)) => {
+            let differ = start.to_bits() ^ end.to_bits();
+            differ.leading_zeros() as u8
+        }
+        _ => return None,
+    };
+    let network = network(selector.start, bits)?;
+    let last = match network {
+        IpNet::V4(v4) => IpAddr::from(v4.broadcast()),
+        IpNet::V6(v6) => IpAddr::from(v6.broadcast()),
+    };
+    (network.addr() == selector.start && last == selector.end).then_some(network)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use offload_api::sa::SaHandle;
+
+    use super::super::super::{Encapsulation, InboundSa, OutboundSa, Overhead};
+    use super::super::is_drained;
+    use super::*;
+
+    const ENDS: (SocketAddr, SocketAddr) = (
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 4500),
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 4500),
+    );
+    const SA: SaHandle = SaHandle {
+        index: 1,
+        generation: 1,
+    };
+
+    fn range(start: [u8; 4], end: [u8; 4]) -> TrafficSelector {
+        TrafficSelector {
+            start: start.into(),
+            end: end.into(),
+            protocol: 0,
+            start_port: 0,
+            end_port: u16::MAX,
+        }
+    }
+
+    fn outbound(child: u64, to: TrafficSelector) -> Arc<OutboundEntry> {
+        let suite = offload_api::sa::Suite::new(
+            offload_api::sa::Cipher::Aes128Gcm,
+            offload_api::sa::Integrity::None,
+        );
+        Arc::new(OutboundEntry::new(&OutboundSa {
+            spi: Spi::new(0x1000).unwrap(),
+            sa: SA,
+            selectors: vec![(range([0; 4], [255; 4]), to)],
+            path: ENDS,
+            encapsulation: Encapsulation::Udp,
+            overhead: Overhead::of(suite.unwrap(), true),
+            child,
+        }))
+    }
+
+    fn chosen(policy: &Policy, destination: [u8; 4]) -> Option<u64> {
+        let facts = Facts {
+            source: [10, 0, 0, 1].into(),
+            destination: destination.into(),
+            protocol: 17,
+            ports: None,
+            ..Facts::of(&[
+                0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 1, 1,
+            ])
+            .unwrap()
+        };
+        policy.outbound(&facts).map(|entry| entry.child)
+    }
+
+    /// The newest that fits, however it is found: the same as looking at all of them.
+    #[test]
+    fn among_thousands_the_newest_that_fits_is_used() {
+        let policy = Policy::default();
+        let selectors = |child: u64| {
+            let [.., a, b] = (child as u32 / 2).to_be_bytes();
+            match child % 5 {
+                0 => range([10, a, 0, 0], [10, a, 255, 255]),
+                // No network.
+                1 if child % 100 == 1 => range([10, a, b, 3], [10, a, b, 77]),
+                2 => range([10, 0, 0, 0], [10, 255, 255, 255]),
+                _ => range([10, a, b, 9], [10, a, b, 9]),
+            }
+        };
+        let count = 2000;
+        let all: Vec<_> = (0..count).map(|n| outbound(n, selectors(n))).collect();
+        let mut there: Vec<bool> = vec![false; all.len()];
+        let compare = |policy: &Policy, there: &[bool]| {
+            for destination in [
+                [10, 0, 5, 9],
+                [10, 2, 77, 9],
+                [10, 3, 0, 1],
+                [10, 1, 3, 10],
+                [11, 0, 0, 1],
+            ] {
+                let to = IpAddr::from(destination);
+                let by_hand = (0..count).rev().find(|n| {
+                    let selector = selectors(*n);
+                    there[*n as usize] && (selector.start..=selector.end).contains(&to)
+                });
+                assert_eq!(chosen(policy, destination), by_hand, "{to}");
+            }
+        };
+        for (n, entry) in all.iter().enumerate() {
+            policy.add_outbound(entry);
+            there[n] = true;
+            if n % 97 == 0 || n < 20 {
+                compare(&policy, &there);
+            }
+        }
+        for n in (0..all.len()).filter(|n| n % 3 != 0) {
+            let removed = policy.remove_outbound(n as u64).unwrap();
+            assert!(Arc::ptr_eq(&removed, &all[n]));
+            there[n] = false;
+            if n % 97 == 0 || n > all.len() - 20 {
+                compare(&policy, &there);
+            }
+        }
+        for n in (0..all.len()).filter(|n| n % 3 == 0) {
+            policy.remove_outbound(n as u64).unwrap();
+        }
+        assert_eq!(chosen(&policy, [10, 0, 5, 9]), None);
+        assert!(policy.outbound.lengths.load().is_empty());
+        // Nothing keeps one that was taken out.
+        assert!(all.iter().all(is_drained));
+    }
+
+    #[test]
+    fn a_removed_entry_is_drained_when_nobody_holds_it() {
+        let entry = Arc::new(InboundEntry::new(&InboundSa {
+            spi: Spi::new(0x1000).unwrap(),
+            sa: SA,
+            selectors: Vec::new(),
+            remote: ENDS.1,
+            transport: None,
+            child: 9,
+        }));
+        let policy = Policy::default();
+        policy.add_inbound(&entry);
+        let flight = policy.inbound(0x1000);
+        drop(policy.remove_inbound(entry.spi));
+        assert!(policy.inbound(0x1000).is_none());
+        assert!(policy.inbound_of(9).is_none());
+        assert!(!is_drained(&entry));
+        drop(flight);
+        assert!(is_drained(&entry));
+    }
+}

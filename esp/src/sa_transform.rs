@@ -15,7 +15,7 @@ use crate::transform::Transform;
 /// The fixed part of an SA.
 pub(crate) enum SaTransform {
     Esp(Transform),
-    Ah(AhTransform),
+    Ah(Box<AhTransform>),
 }
 
 /// What an SA's cryptography needs, for one thread at a time.
@@ -28,7 +28,7 @@ impl SaTransform {
     pub(crate) fn new(sa: &SaParams) -> Result<Self, KeyError> {
         match sa.suite.protocol() {
             Protocol::Esp => Transform::new(sa).map(Self::Esp),
-            Protocol::Ah => Ok(Self::Ah(AhTransform::new(sa)?)),
+            Protocol::Ah => Ok(Self::Ah(Box::new(AhTransform::new(sa)?))),
         }
     }
 

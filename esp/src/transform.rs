@@ -28,7 +28,7 @@ pub struct Transform {
     aead: Option<Arc<Key>>,
     /// Keyed contexts at rest; as many as threads ever worked on the SA at once. An AEAD's are nothing
     /// but its key, and need no keeping.
-    contexts: Option<ArrayQueue<CipherContext>>,
+    contexts: Option<Box<ArrayQueue<CipherContext>>>,
 }
 
 /// Contexts kept for reuse; more threads than this make some anew.
@@ -44,7 +44,9 @@ impl Transform {
         let this = Self {
             framing: Framing::new(sa),
             keys: sa.keys.clone(),
-            contexts: aead.is_none().then(|| ArrayQueue::new(CONTEXTS_KEPT)),
+            contexts: aead
+                .is_none()
+                .then(|| Box::new(ArrayQueue::new(CONTEXTS_KEPT))),
             aead,
         };
         if this.contexts.is_some() {
@@ -93,7 +95,7 @@ impl Transform {
     /// # Errors
     /// OpenSSL has no memory.
     pub fn take_context(&self) -> Result<CipherContext, KeyError> {
-        match self.contexts.as_ref().and_then(ArrayQueue::pop) {
+        match self.contexts.as_ref().and_then(|contexts| contexts.pop()) {
             Some(context) => Ok(context),
             None => self.make_context(),
         }

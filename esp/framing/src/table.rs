@@ -21,7 +21,8 @@ pub struct Table<T> {
 
 struct Slot<T> {
     generation: u32,
-    entry: Option<Entry<T>>,
+    /// By itself, so that a table that grows moves none, and free slots take no room.
+    entry: Option<Box<Entry<T>>>,
 }
 
 /// An installed SA.
@@ -84,7 +85,7 @@ impl<T> Table<T> {
             capacity: self.capacity,
         };
         let slot = self.slots.get_mut(index as usize).ok_or(full)?;
-        slot.entry = Some(entry);
+        slot.entry = Some(Box::new(entry));
         Ok(SaHandle {
             index,
             generation: slot.generation,
@@ -100,7 +101,7 @@ impl<T> Table<T> {
         self.slots
             .get(sa.index as usize)
             .filter(|slot| slot.generation == sa.generation)
-            .and_then(|slot| slot.entry.as_ref())
+            .and_then(|slot| slot.entry.as_deref())
             .ok_or(SaError::Stale)
     }
 
@@ -112,7 +113,7 @@ impl<T> Table<T> {
         self.slots
             .get_mut(sa.index as usize)
             .filter(|slot| slot.generation == sa.generation)
-            .and_then(|slot| slot.entry.as_mut())
+            .and_then(|slot| slot.entry.as_deref_mut())
             .ok_or(SaError::Stale)
     }
 

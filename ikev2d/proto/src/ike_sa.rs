@@ -13,7 +13,8 @@ mod window;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 pub(crate) use children::{After, Child, ChildRole, Pending, Phase};
@@ -95,7 +96,7 @@ pub(crate) struct IkeSa {
     pub(crate) keys: Option<IkeKeys>,
     /// Those before the last IKE_INTERMEDIATE, for repetitions.
     pub(crate) previous_keys: Option<IkeKeys>,
-    pub(crate) init: InitMaterial,
+    pub(crate) init: Init,
     pub(crate) local_id: Identity,
     pub(crate) remote_id: Identity,
     pub(crate) nat_local: bool,
@@ -124,17 +125,17 @@ pub(crate) struct IkeSa {
     next_request: u32,
     expected_request: u32,
     last_response: Option<LastResponse>,
-    outstanding: Option<Outstanding>,
+    outstanding: Option<Box<Outstanding>>,
     pub(crate) tasks: VecDeque<Task>,
-    pub(crate) pending: Option<Pending>,
+    pub(crate) pending: Option<Box<Pending>>,
     /// Its first child replaces one of an IKE SA before, which its peer may have lost.
     pub(crate) succeeds: bool,
     /// IKE_AUTH that waits for a job.
-    pub(crate) waiting: Option<Waiting>,
+    pub(crate) waiting: Option<Box<Waiting>>,
     /// EAP that goes on (§2.16).
     pub(crate) eap: Option<Box<EapState>>,
     /// The peer's additional key exchanges that go on.
-    pub(crate) awaited: Option<Awaited>,
+    pub(crate) awaited: Option<Box<Awaited>>,
     pub(crate) children: Vec<Child>,
     pub(crate) created: Instant,
     pub(crate) established: Option<Instant>,
@@ -147,7 +148,33 @@ pub(crate) struct IkeSa {
     pub(crate) forget_at: Option<Instant>,
 }
 
-/// What IKE_SA_INIT leaves for IKE_AUTH.
+/// What IKE_SA_INIT leaves for IKE_AUTH, as long as that is to come: most IKE SAs live on without.
+#[derive(Default)]
+pub(crate) struct Init(Option<Box<InitMaterial>>);
+
+impl Init {
+    /// Nothing needs it any more.
+    pub(crate) fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Deref for Init {
+    type Target = InitMaterial;
+
+    fn deref(&self) -> &InitMaterial {
+        static NOTHING: LazyLock<InitMaterial> = LazyLock::new(InitMaterial::default);
+        self.0.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for Init {
+    fn deref_mut(&mut self) -> &mut InitMaterial {
+        self.0.get_or_insert_default()
+    }
+}
+
+/// See [`Init`].
 #[derive(Default)]
 pub(crate) struct InitMaterial {
     pub(crate) nonce_i: Vec<u8>,
@@ -197,7 +224,7 @@ impl IkeSa {
             suite: None,
             keys: None,
             previous_keys: None,
-            init: InitMaterial::default(),
+            init: Init::default(),
             local_id: connection.local_id.clone(),
             remote_id: Identity::Any,
             nat_local: false,

@@ -27,7 +27,10 @@ pub(super) struct Verifier {
 impl Verifier {
     /// A verifier, if packets are sampled and software has room for one.
     pub(super) fn install(shared: &Shared, sa: &SaParams) -> Option<Self> {
-        if shared.config.sample == 0 || sa.numbering == Numbering::Explicit {
+        if shared.primary.is_none()
+            || shared.config.sample == 0
+            || sa.numbering == Numbering::Explicit
+        {
             return None;
         }
         let twin = SaParams {

@@ -60,7 +60,7 @@ impl IkeSa {
                     sign: Some((signer, scheme, octets)),
                     ..Job::default()
                 });
-                self.waiting = Some(Waiting::Request { job, scheme, made });
+                self.waiting = Some(Box::new(Waiting::Request { job, scheme, made }));
             }
             Err(reason) => self.die(ctx, &reason),
         }
@@ -324,7 +324,7 @@ impl IkeSa {
                     ..Job::default()
                 });
                 let response = Kept::new(parts);
-                self.waiting = Some(Waiting::Response { job, response });
+                self.waiting = Some(Box::new(Waiting::Response { job, response }));
             }
             Err(reason) => {
                 let remote = &self.remote_id;

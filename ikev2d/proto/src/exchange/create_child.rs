@@ -401,7 +401,7 @@ impl IkeSa {
             install,
             child: child_sa,
         });
-        self.pending = Some(Pending {
+        self.pending = Some(Box::new(Pending {
             install,
             message_id,
             exchange,
@@ -409,6 +409,6 @@ impl IkeSa {
             failed,
             child,
             rekeys,
-        });
+        }));
     }
 }

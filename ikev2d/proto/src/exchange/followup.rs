@@ -129,19 +129,19 @@ impl IkeSa {
     ) {
         let link = ctx.random(LINK);
         chain.notify(notify::ADDITIONAL_KEY_EXCHANGE, &link);
-        self.awaited = Some(Awaited {
+        self.awaited = Some(Box::new(Awaited {
             link,
             rest: groups.collect(),
             secrets: Zeroizing::default(),
             until: ctx.now + LIFE,
             sa,
-        });
+        }));
     }
 
     pub(crate) fn handle_followup(&mut self, ctx: &mut Ctx<'_>, id: u32, parts: &[Payload<'_>]) {
         let kind = exchange::IKE_FOLLOWUP_KE;
         let link = link_of(parts).unwrap_or_default();
-        let known = |awaited: &mut Awaited| ctx.crypto.equal(&awaited.link, link);
+        let known = |awaited: &mut Box<Awaited>| ctx.crypto.equal(&awaited.link, link);
         let Some(mut awaited) = self.awaited.take_if(known) else {
             return self.respond_notify(ctx, kind, id, notify::STATE_NOT_FOUND, &[]);
         };

@@ -204,7 +204,7 @@ impl IkeSa {
 
     /// Goes on where a job was waited for.
     pub(crate) fn handle_job(&mut self, ctx: &mut Ctx<'_>, result: &JobResult) {
-        match self.waiting.take() {
+        match self.waiting.take().map(|waiting| *waiting) {
             Some(Waiting::Request { scheme, made, .. }) => {
                 self.signed_request(ctx, (scheme, made), result);
             }

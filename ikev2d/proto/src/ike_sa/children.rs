@@ -140,6 +140,8 @@ impl IkeSa {
     /// A child is there from now on.
     pub(crate) fn adopt_child(&mut self, ctx: &mut Ctx<'_>, child: Child) {
         *ctx.out.live.entry(self.role_of(&child.sa)).or_default() += 1;
+        // Mostly there is one for good.
+        self.children.reserve_exact(1);
         self.children.push(child);
     }
 
@@ -259,9 +261,9 @@ impl IkeSa {
         install: InstallId,
         failure: Option<&str>,
     ) {
-        let awaited = |pending: &mut Pending| pending.install == install;
+        let awaited = |pending: &mut Box<Pending>| pending.install == install;
         if let Some(pending) = self.pending.take_if(awaited) {
-            self.answer_pending(ctx, pending, failure);
+            self.answer_pending(ctx, *pending, failure);
         } else if let Some(child) = self
             .children
             .iter_mut()

@@ -146,5 +146,9 @@ impl IkeSa {
             }
         }
         self.finish_reauth(ctx);
+        let authenticating = self.waiting.is_some() || matches!(self.asking(), Some(Request::Auth));
+        if self.state == State::Established && self.pending.is_none() && !authenticating {
+            self.init.clear();
+        }
     }
 }

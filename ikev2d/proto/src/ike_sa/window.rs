@@ -159,14 +159,14 @@ impl IkeSa {
         for message in &sent.messages {
             self.send(ctx, message.clone());
         }
-        self.outstanding = Some(Outstanding {
+        self.outstanding = Some(Box::new(Outstanding {
             id,
             sent,
             request,
             tries: 0,
             at: ctx.now + ctx.shortened(wait, ctx.config.retransmit_jitter),
             wait,
-        });
+        }));
     }
 
     /// Sends the request again that nobody answers, in smaller pieces where that may help.

@@ -84,7 +84,7 @@ impl Sa {
             moving: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             // The device's own window has gone on; what it passes was not passed before.
-            shadow: Mutex::new(shadow(&carried.params(suite))),
+            shadow: Mutex::new(shadow(&carried.params(suite), true)),
             replay_window: carried.replay_window,
             outbound,
             granted,

@@ -104,7 +104,7 @@ impl Sa {
             device_life: AtomicU64::new(0),
             moving: AtomicBool::new(false),
             retired: AtomicBool::new(false),
-            shadow: Mutex::new(shadow(params)),
+            shadow: Mutex::new(shadow(params, shared.primary.is_some())),
             replay_window: params.replay_window,
             outbound,
             granted: outbound && params.numbering != Numbering::Explicit,
@@ -459,9 +459,13 @@ impl Sa {
 
 /// As wide as a window gets, whatever the SA's: several queue pairs bring packets home out of order,
 /// and what lies left of the window here can't be told from a replay.
-fn shadow(params: &SaParams) -> ReplayWindow {
+/// Without a device nobody takes over, and nobody else's numbers are to be watched: then an inbound SA's
+/// has only room for what queue pairs overtake each other by.
+fn shadow(params: &SaParams, device: bool) -> ReplayWindow {
     let size = match params.direction {
         Direction::Inbound if params.replay_window == 0 => 0,
+        Direction::Inbound if !device => params.replay_window.saturating_mul(2),
+        Direction::Outbound if !device => 0,
         Direction::Inbound | Direction::Outbound => WINDOW_MAX,
     };
     let mut shadow = ReplayWindow::new(size);

@@ -110,12 +110,12 @@ impl IkeSa {
                 };
                 let job = ctx.job(job.for_peer());
                 let request = Kept::new(parts);
-                self.waiting = Some(Waiting::Answer {
+                self.waiting = Some(Box::new(Waiting::Answer {
                     job,
                     id,
                     request,
                     own,
-                });
+                }));
             }
         }
     }
@@ -289,7 +289,7 @@ impl IkeSa {
                 let install = InstallId(ctx.out.id());
                 let sa = Box::new(child.1);
                 ctx.event(Event::InstallInbound { install, child: sa });
-                self.pending = Some(Pending {
+                self.pending = Some(Box::new(Pending {
                     install,
                     message_id: id,
                     exchange: exchange::IKE_AUTH,
@@ -297,7 +297,7 @@ impl IkeSa {
                     failed,
                     child: child.0,
                     rekeys: None,
-                });
+                }));
             }
             Err(kind) => {
                 // The IKE SA stands without its child (§1.2).

@@ -491,10 +491,10 @@ impl Worker {
         {
             entry.was_not_heard();
         }
-        if mtu::is_syn(&done.frame, &facts) {
-            if let Some(back) = self.shared.policy.outbound_of(entry.child) {
-                self.clamp(&mut done.frame, &facts, back.limit());
-            }
+        if mtu::is_syn(&done.frame, &facts)
+            && let Some(back) = self.shared.policy.outbound_of(entry.child)
+        {
+            self.clamp(&mut done.frame, &facts, back.limit());
         }
         self.give_to_tun(done.frame, &facts);
     }

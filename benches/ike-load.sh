@@ -5,7 +5,7 @@
 # another network namespace: with a preshared key, with ECDSA certificates, and with ML-KEM-768 added
 # (strongSwan's only where ESPLANADE_STRONGSWAN_ROOT names the folder of a system with one that has it).
 # Then, for ikev2d: memory of IKE SAs that stay, all of them rekeyed, and a flood of first messages from
-# addresses where nobody is, with peers that set up meanwhile. docs/ike-load.md has figures.
+# addresses where nobody is, with peers that set up meanwhile.
 #
 #   benches/ike-load.sh [ROUNDS [COUNT [KEPT [FLOOD]]]]      as root; 3 rounds, 2000 SAs, 10000 kept, 60 s
 #   PARTS="psk certificates ml-kem kept flood" chooses among the parts

@@ -70,7 +70,7 @@ impl KeyExchange for Montgomery {
 
 struct Curve {
     group: &'static EcGroup,
-    key: EcKey<Private>,
+    secret: BigNum,
     public: Vec<u8>,
     public_len: usize,
 }
@@ -105,9 +105,11 @@ impl Curve {
         let mut public = key.public_key().to_bytes(curve, form, &mut context)?;
         // RFC 5903 §7: x and y, without the form's octet.
         public.remove(0);
+        let mut secret = key.private_key().to_owned()?;
+        secret.set_const_time();
         Ok(Self {
             group: curve,
-            key,
+            secret,
             public,
             public_len: group.public_len(),
         })
@@ -130,12 +132,17 @@ impl KeyExchange for Curve {
             // where the cofactor is 1: every point but infinity, which has no such form, has the order.
             let peer = EcPoint::from_bytes(self.group, &uncompressed, &mut context)?;
             let mut shared = EcPoint::new(self.group)?;
-            shared.mul2(self.group, &peer, self.key.private_key(), &mut context)?;
+            // One point and nothing of the generator: OpenSSL does it in constant time.
+            shared.mul2(self.group, &peer, &self.secret, &mut context)?;
             if shared.is_infinity(self.group) {
                 return Ok(None);
             }
             let (mut x, mut y) = (BigNum::new_secure()?, BigNum::new_secure()?);
             shared.affine_coordinates(self.group, &mut x, &mut y, &mut context)?;
+            // What is given back of the point holds no secret: it is the peer's.
+            let (mut public_x, mut public_y) = (BigNum::new()?, BigNum::new()?);
+            peer.affine_coordinates(self.group, &mut public_x, &mut public_y, &mut context)?;
+            shared.set_affine_coordinates(self.group, &public_x, &public_y, &mut context)?;
             // RFC 5903 §7: x alone, as long as the curve's field.
             x.to_vec_padded((self.public_len / 2) as i32).map(Some)
         };

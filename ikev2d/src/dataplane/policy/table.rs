@@ -38,6 +38,8 @@ struct Outbound {
     /// How many networks have each.
     counts: Mutex<BTreeMap<Length, usize>>,
     next: AtomicU64,
+    /// SAs that have come and are found.
+    come: AtomicU64,
 }
 
 /// An address family (IPv6 or not) and a prefix length.
@@ -116,7 +118,20 @@ impl Policy {
 }
 
 impl Outbound {
+    /// An SA may be replaced while the one place is looked at and then the other: who finds none looks
+    /// again if one has come meanwhile.
     fn find(&self, facts: &Facts) -> Option<Arc<OutboundEntry>> {
+        let mut come = self.come.load(Ordering::Acquire);
+        loop {
+            let found = self.find_once(facts);
+            let before = std::mem::replace(&mut come, self.come.load(Ordering::Acquire));
+            if found.is_some() || come == before {
+                return found;
+            }
+        }
+    }
+
+    fn find_once(&self, facts: &Facts) -> Option<Arc<OutboundEntry>> {
         let listed = self.listed.load();
         let mut best = listed.iter().find(|ranked| ranked.entry.takes(facts));
         let mut found;
@@ -137,6 +152,11 @@ impl Outbound {
     }
 
     fn add(&self, entry: &Arc<OutboundEntry>) {
+        self.place(entry);
+        self.come.fetch_add(1, Ordering::Release);
+    }
+
+    fn place(&self, entry: &Arc<OutboundEntry>) {
         let rank = self.next.fetch_add(1, Ordering::Relaxed);
         let ranked = Ranked {
             rank,
@@ -240,8 +260,12 @@ fn one_network(selector: &TrafficSelector) -> Option<IpNet> {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::sync::atomic::AtomicBool;
 
     use offload_api::sa::SaHandle;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
 
     use super::super::super::{Encapsulation, InboundSa, OutboundSa, Overhead};
     use super::super::is_drained;
@@ -267,6 +291,13 @@ mod tests {
     }
 
     fn outbound(child: u64, to: TrafficSelector) -> Arc<OutboundEntry> {
+        with_selectors(child, vec![(range([0; 4], [255; 4]), to)])
+    }
+
+    fn with_selectors(
+        child: u64,
+        selectors: Vec<(TrafficSelector, TrafficSelector)>,
+    ) -> Arc<OutboundEntry> {
         let suite = offload_api::sa::Suite::new(
             offload_api::sa::Cipher::Aes128Gcm,
             offload_api::sa::Integrity::None,
@@ -274,7 +305,7 @@ mod tests {
         Arc::new(OutboundEntry::new(&OutboundSa {
             spi: Spi::new(0x1000).unwrap(),
             sa: SA,
-            selectors: vec![(range([0; 4], [255; 4]), to)],
+            selectors,
             path: ENDS,
             encapsulation: Encapsulation::Udp,
             overhead: Overhead::of(suite.unwrap(), true),
@@ -351,6 +382,150 @@ mod tests {
         assert!(policy.outbound.lengths.load().is_empty());
         // Nothing keeps one that was taken out.
         assert!(all.iter().all(is_drained));
+    }
+
+    fn address(v6: bool, host: u16) -> IpAddr {
+        match v6 {
+            false => IpAddr::from((0x0a00_0000 + u32::from(host)).to_be_bytes()),
+            true => IpAddr::from((0x2001_0db8 << 96 | u128::from(host)).to_be_bytes()),
+        }
+    }
+
+    /// A family whose hosts are few, so that packets meet selectors and selectors one another.
+    fn host() -> impl Strategy<Value = (bool, u16)> {
+        (any::<bool>(), 0_u16..1024)
+    }
+
+    fn selector() -> impl Strategy<Value = TrafficSelector> {
+        let shorter = prop_oneof![Just(0_u8), 1..12_u8, Just(16), Just(32)];
+        let width = prop_oneof![Just(None), (1_u16..80).prop_map(Some)];
+        let ports = prop_oneof![
+            3 => Just((0, u16::MAX)),
+            1 => (0_u16..4).prop_map(|port| (port, port)),
+            1 => Just((1, 3)),
+            // OPAQUE (RFC 4301 §4.4.1.2).
+            1 => Just((u16::MAX, 0)),
+        ];
+        let protocol = prop_oneof![3 => Just(0_u8), 1 => Just(6), 1 => Just(17)];
+        (host(), shorter, width, protocol, ports).prop_map(
+            |((v6, host), shorter, width, protocol, (start_port, end_port))| {
+                let bits = if v6 { 128 } else { 32 } - shorter;
+                let (start, end) = match (width, network(address(v6, host), bits).unwrap()) {
+                    (Some(width), _) => (address(v6, host), address(v6, host + width)),
+                    (None, IpNet::V4(net)) => (net.network().into(), net.broadcast().into()),
+                    (None, IpNet::V6(net)) => (net.network().into(), net.broadcast().into()),
+                };
+                TrafficSelector {
+                    start,
+                    end,
+                    protocol,
+                    start_port,
+                    end_port,
+                }
+            },
+        )
+    }
+
+    fn packet() -> impl Strategy<Value = Facts> {
+        let ports = proptest::option::of((0_u16..5, 0_u16..5));
+        let protocol = prop_oneof![Just(1_u8), Just(6), Just(17)];
+        (host(), 0_u16..1024, protocol, ports).prop_map(|((v6, to), from, protocol, ports)| Facts {
+            source: address(v6, from),
+            destination: address(v6, to),
+            protocol,
+            ports,
+            ..Facts::of(&[
+                0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 1, 1,
+            ])
+            .unwrap()
+        })
+    }
+
+    /// One selector in two lets every source pass: else few packets would meet any.
+    fn pair() -> impl Strategy<Value = (TrafficSelector, TrafficSelector)> {
+        (selector(), selector(), any::<bool>()).prop_map(|(mut from, to, anybody)| {
+            if anybody {
+                let v6 = to.start.is_ipv6();
+                from.start = if v6 { [0; 16].into() } else { [0; 4].into() };
+                from.end = if v6 {
+                    [255; 16].into()
+                } else {
+                    [255; 4].into()
+                };
+            }
+            (from, to)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        /// RFC 4301 §4.4.1's ordered database, newest first: whatever is indexed, the SA is the one that
+        /// looking at all of them in that order gives, by addresses of both families, protocol and ports.
+        #[test]
+        fn the_index_gives_what_looking_at_all_gives(
+            selectors in vec((vec(pair(), 0..4), any::<Index>(), 0_u8..4), 1..70),
+            packets in vec(packet(), 40),
+        ) {
+            let policy = Policy::default();
+            let mut linear: Vec<Arc<OutboundEntry>> = Vec::new();
+            let compare = |linear: &[Arc<OutboundEntry>]| {
+                for facts in &packets {
+                    let by_hand = linear.iter().rev().find(|entry| entry.takes(facts));
+                    let found = policy.outbound(facts);
+                    prop_assert_eq!(
+                        found.map(|entry| entry.child),
+                        by_hand.map(|entry| entry.child),
+                        "{:?}",
+                        facts
+                    );
+                }
+                Ok(())
+            };
+            for (child, (selectors, gone, step)) in (0..).zip(selectors) {
+                let entry = with_selectors(child, selectors);
+                policy.add_outbound(&entry);
+                linear.push(entry);
+                if step == 0 {
+                    let gone = linear.remove(gone.index(linear.len()));
+                    let removed = policy.remove_outbound(gone.child);
+                    prop_assert!(removed.is_some_and(|removed| Arc::ptr_eq(&removed, &gone)));
+                }
+                if step < 2 {
+                    compare(&linear)?;
+                }
+            }
+            compare(&linear)?;
+        }
+    }
+
+    /// The one that leaves is in the index and the one that comes in the list, or the other way round: a
+    /// packet meanwhile goes through one of them.
+    #[test]
+    fn a_packet_finds_an_sa_while_it_is_replaced() {
+        let policy = Policy::default();
+        let to = range([10, 0, 0, 9], [10, 0, 0, 9]);
+        // No network, and so in the list.
+        let wide = range([10, 0, 0, 3], [10, 0, 0, 77]);
+        (0..8).for_each(|child| policy.add_outbound(&outbound(child, range([11; 4], [11; 4]))));
+        policy.add_outbound(&outbound(100, to));
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut missed = 0;
+                while !done.load(Ordering::Relaxed) {
+                    missed += u64::from(chosen(&policy, [10, 0, 0, 9]).is_none());
+                }
+                missed
+            });
+            for child in 101..20_000 {
+                let to = if child % 2 == 0 { to } else { wide };
+                policy.add_outbound(&outbound(child, to));
+                policy.remove_outbound(child - 1);
+            }
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(reader.join().unwrap(), 0);
+        });
     }
 
     #[test]

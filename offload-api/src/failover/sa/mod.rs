@@ -459,12 +459,10 @@ impl Sa {
 
 /// As wide as a window gets, whatever the SA's: several queue pairs bring packets home out of order,
 /// and what lies left of the window here can't be told from a replay.
-/// Without a device nobody takes over, and nobody else's numbers are to be watched: then an inbound SA's
-/// has only room for what queue pairs overtake each other by.
+/// Without a device nobody else's numbers are to be watched: an outbound SA's has no room.
 fn shadow(params: &SaParams, device: bool) -> ReplayWindow {
     let size = match params.direction {
         Direction::Inbound if params.replay_window == 0 => 0,
-        Direction::Inbound if !device => params.replay_window.saturating_mul(2),
         Direction::Outbound if !device => 0,
         Direction::Inbound | Direction::Outbound => WINDOW_MAX,
     };

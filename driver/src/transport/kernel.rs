@@ -139,26 +139,30 @@ fn check_binding(function: &PciFunction) -> Result<u32, DeviceError> {
     })
 }
 
+/// What came of trying to open a function.
+enum Taken {
+    Opened(Arc<Opened>),
+    /// Not now: somebody has it, and this is what is told if that stays so.
+    InUse(DeviceError),
+}
+
 impl Opened {
     /// Opens a function, or takes over one that this process has let go of, or does in a moment.
     fn take(host: &Host, group: u32, function: &str) -> Result<Arc<Self>, DeviceError> {
         let begun = Instant::now();
         loop {
-            if let Some(opened) = Self::try_take(host, group, function)? {
-                return Ok(opened);
-            }
+            let refused = match Self::try_take(host, group, function)? {
+                Taken::Opened(opened) => return Ok(opened),
+                Taken::InUse(refused) => refused,
+            };
             if begun.elapsed() >= PARTING {
-                return Err(DeviceError::Host {
-                    what: "opening the PCI function",
-                    error: format!("{function} is open in this process already"),
-                });
+                return Err(refused);
             }
             std::thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// Nothing while it is in use.
-    fn try_take(host: &Host, group: u32, function: &str) -> Result<Option<Arc<Self>>, DeviceError> {
+    fn try_take(host: &Host, group: u32, function: &str) -> Result<Taken, DeviceError> {
         let mut all = lock(&OPENED);
         all.retain(|one| one.strong_count() != 0);
         let known = all
@@ -167,31 +171,37 @@ impl Opened {
             .find(|one| one.function == function);
         if let Some(known) = known {
             if known.taken.swap(true, Ordering::AcqRel) {
-                return Ok(None);
+                return Ok(Taken::InUse(DeviceError::Host {
+                    what: "opening the PCI function",
+                    error: format!("{function} is open in this process already"),
+                }));
             }
             if let Err(error) = known.reset() {
                 known.taken.store(false, Ordering::Release);
                 return Err(error);
             }
-            return Ok(Some(known));
+            return Ok(Taken::Opened(known));
         }
-        let device = VfioDevice::open(&host.dev.join("vfio"), group, function).map_err(
-            |OpenFailure { what, error }| DeviceError::Host {
-                what,
-                error: match error.kind() {
-                    io::ErrorKind::ResourceBusy => {
-                        format!("{error}: another process has {function}")
-                    }
+        let device = match VfioDevice::open(&host.dev.join("vfio"), group, function) {
+            Ok(device) => device,
+            // Perhaps by a life of ours whose descriptors are being closed.
+            Err(OpenFailure { what, error }) if error.kind() == io::ErrorKind::ResourceBusy => {
+                let error = format!("{error}: another process has {function}");
+                return Ok(Taken::InUse(DeviceError::Host { what, error }));
+            }
+            Err(OpenFailure { what, error }) => {
+                let error = match error.kind() {
                     io::ErrorKind::PermissionDenied => format!(
                         "{error}; `esplanade device bind --user NAME {function}` gives it to a user"
                     ),
                     _ => error.to_string(),
-                },
-            },
-        )?;
+                };
+                return Err(DeviceError::Host { what, error });
+            }
+        };
         let opened = Self::taken(function, device);
         all.push(Arc::downgrade(&opened));
-        Ok(Some(opened))
+        Ok(Taken::Opened(opened))
     }
 
     fn taken(function: &str, device: VfioDevice) -> Arc<Self> {

@@ -243,11 +243,13 @@ impl Framing {
         let len = packet.packet_len();
         let (start, pad_len) = (self.start()?, self.pad_len(len));
         let front = start + Header::LEN + self.iv_len;
+        // Before it grows: of a packet that has neither a header nor room, the header is told.
+        let whole = packet.whole().ok_or(Status::NoSpace)?;
+        let (next_header, inner) = inner(whole, len)?;
         let octets = packet.grow(front, pad_len + TRAILER + self.icv_len);
         let octets = octets.ok_or(Status::NoSpace)?;
         let (head, body) = octets.split_at_mut_checked(front).ok_or(Status::NoSpace)?;
-        let (body, tail) = body.split_at_mut_checked(len).ok_or(Status::NoSpace)?;
-        let (next_header, inner) = inner(body, len)?;
+        let tail = body.get_mut(len..).ok_or(Status::NoSpace)?;
         write_trailer(tail, pad_len, next_header);
         let whole = front + len + tail.len();
         self.write_front(head, whole, &inner, sequence, iv)?;

@@ -500,9 +500,18 @@ fn suite(device: &Device, passing: usize, allowed: &[&str]) {
         lines().filter(|line| line.starts_with("TestCase [") && line.ends_with(" failed"));
     let known = |case: &&str| BEYOND.iter().chain(allowed).any(|word| case.contains(word));
     let new = failed.find(|case| !known(case));
+    // What was said before it, too: the suite gives its reasons there.
+    let said = || {
+        let all: Vec<_> = lines().collect();
+        let at = all.iter().position(|line| Some(*line) == new);
+        let at = at.unwrap_or_default();
+        all[at.saturating_sub(12)..=at].join("\n")
+    };
     assert_eq!(
-        new, None,
-        "it failed, and is none of what the function lacks"
+        new,
+        None,
+        "it failed, and is none of what the function lacks:\n{}",
+        said()
     );
     let passed =
         lines().filter(|line| line.starts_with("TestCase [") && line.ends_with(" succeeded"));

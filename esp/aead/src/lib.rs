@@ -87,29 +87,24 @@ pub enum KeyError {
 #[cfg(target_arch = "x86_64")]
 struct Table {
     vaes: vaes::Available,
-    key: zeroize::Zeroizing<[u8; 32]>,
-    len: usize,
+    // Apart from what is moved, for a move leaves a copy behind.
+    key: zeroize::Zeroizing<Vec<u8>>,
     schedule: std::sync::OnceLock<Box<vaes::Schedule>>,
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Table {
     fn new(vaes: vaes::Available, key: &[u8]) -> Self {
-        let mut own = zeroize::Zeroizing::new([0; 32]);
-        let len = key.len().min(own.len());
-        own[..len].copy_from_slice(&key[..len]);
         Self {
             vaes,
-            key: own,
-            len,
+            key: zeroize::Zeroizing::new(key.to_vec()),
             schedule: std::sync::OnceLock::new(),
         }
     }
 
     #[inline]
     fn schedule(&self) -> &vaes::Schedule {
-        self.schedule
-            .get_or_init(|| self.vaes.expand(&self.key[..self.len]))
+        self.schedule.get_or_init(|| self.vaes.expand(&self.key))
     }
 }
 

@@ -126,7 +126,7 @@ fn one_that_keeps_silent_is_done_without() {
     let report = card.inspect().unwrap();
     assert!(!report.functions[0].physical_function);
     assert!(report.functions[0].interrupts);
-    wake_each_queue(&card, 20);
+    wake_each_queue(&card, 500);
 }
 
 #[test]

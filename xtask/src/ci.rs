@@ -13,6 +13,9 @@ use crate::{deny, dpdk, instructions, regs, rtl, run, vm};
 /// The package whose tests make networks.
 const NETWORK_TESTS: &str = "tests";
 
+/// How many of them may run at once.
+const NETWORK_TESTS_AT_A_TIME: usize = 4;
+
 /// A step's name, and what it does.
 type Step = (&'static str, fn() -> Result<()>);
 
@@ -130,6 +133,11 @@ fn cache_models() -> Result<()> {
 
 fn network_tests() -> Result<()> {
     let mut command = test_command(cargo_with_networks());
+    // They wait for peers and timers far more than they compute; `.config/nextest.toml` has who runs alone.
+    let at_a_time = NETWORK_TESTS_AT_A_TIME.to_string();
+    if command.get_args().any(|argument| argument == "nextest") {
+        command.args(["--test-threads", &at_a_time]);
+    }
     run::succeed(command.args(["--package", NETWORK_TESTS, "--locked"]))
 }
 

@@ -227,11 +227,14 @@ impl KeyExchange for Modp {
                     return Ok(None);
                 }
             }
-            let secret = self.key.compute_key(&value)?;
+            // `Dh::compute_key` leaves a secret's first zeros out, and does not tell how many.
+            let mut own = self.key.private_key().to_owned()?;
+            own.set_const_time();
+            let mut secret = BigNum::new_secure()?;
+            let context = &mut *BigNumContext::new_secure()?;
+            secret.mod_exp(&value, &own, &self.prime, context)?;
             // RFC 7296 §2.14: padded to the length of the modulus.
-            let mut padded = vec![0; self.len.saturating_sub(secret.len())];
-            padded.extend(&secret);
-            Ok(Some(padded))
+            secret.to_vec_padded(self.len as i32).map(Some)
         };
         run().ok().flatten().map(Zeroizing::new).ok_or(CryptoError)
     }
@@ -303,6 +306,26 @@ mod tests {
             }
             assert!(agreed > 100, "{group:?}: {agreed}");
             assert!(refused > 0 || !is_point, "{group:?}");
+        }
+    }
+
+    /// RFC 7296 §2.14, RFC 2409 §5: a secret is as long as the modulus, whatever zeros it begins with. A peer
+    /// whose public value is the generator has our own public value for its secret.
+    #[test]
+    fn a_secret_that_begins_with_zeros_keeps_them() {
+        for (group, generator) in [
+            (Group::Modp768, vec![2]),
+            (
+                Group::Modp1024s160,
+                Dh::get_1024_160().unwrap().generator().to_vec(),
+            ),
+        ] {
+            let mut peer = vec![0; group.public_len() - generator.len()];
+            peer.extend(generator);
+            // One in 256 does.
+            let mut exchanges = (0..100_000).map(|_| super::generate(group).unwrap());
+            let ours = exchanges.find(|ours| ours.public()[0] == 0).unwrap();
+            assert_eq!(ours.agree(&peer).unwrap()[..], *ours.public(), "{group:?}");
         }
     }
 

@@ -6,25 +6,27 @@
 //! installs what is missing, sees to huge pages and runs these tests.
 #![allow(clippy::unwrap_used)]
 
+#[path = "dpdk/bar.rs"]
+mod bar;
 #[path = "dpdk/bridge.rs"]
 mod bridge;
+#[path = "dpdk/perf.rs"]
+mod perf;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bridge::{Bridge, Seen};
+use perf::{ALGORITHMS, Algorithm, OPERATIONS, Way, named};
 use qat_regs::Generation;
 use qat_regs::csr::Layout;
-use qat_regs::message::Request;
 
 /// The function's place on a bus that is not there.
 const ADDRESS: &str = "0000:ff:01.0";
-/// Operations of a run.
-const OPERATIONS: u64 = 200;
 /// What a program may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What DPDK's own suite may take.
@@ -38,7 +40,6 @@ fn alone() -> MutexGuard<'static, ()> {
 
 struct Device {
     directory: tempfile::TempDir,
-    id: u16,
     generation: Generation,
 }
 
@@ -82,7 +83,6 @@ impl Device {
         fs::write(device.join("resource"), resource).unwrap();
         Self {
             directory,
-            id,
             generation,
         }
     }
@@ -148,24 +148,10 @@ impl Device {
     }
 
     fn perf(&self, arguments: &[&str]) -> Run {
-        let name = match self.generation {
-            Generation::Gen2 | Generation::Gen4 | Generation::Virtual => "crypto_qat",
-        };
-        let operations = OPERATIONS.to_string();
-        let common = [
-            "--",
-            "--devtype",
-            name,
-            "--total-ops",
-            &operations,
-            "--burst-sz",
-            "8",
-            "--buffer-sz",
-            "64",
-            "--silent",
-        ];
-        let arguments: Vec<_> = common.iter().chain(arguments).copied().collect();
-        self.run(PATIENCE, "dpdk-test-crypto-perf", &arguments, "")
+        let arguments: Vec<_> = ["--"].iter().chain(arguments).copied().collect();
+        let run = self.run(PATIENCE, "dpdk-test-crypto-perf", &arguments, "");
+        assert!(run.good, "{arguments:?}:\n{}", run.text);
+        run
     }
 }
 
@@ -202,174 +188,34 @@ impl Run {
             seen,
         }
     }
-
-    /// The last row of a performance program's table: its third column on has counts.
-    fn row(&self) -> Vec<&str> {
-        let mut rows = self
-            .text
-            .lines()
-            .map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let numbers =
-            |row: &Vec<&str>| row.len() > 5 && row.iter().all(|cell| cell.parse::<f64>().is_ok());
-        rows.rfind(numbers).unwrap_or_default()
-    }
 }
 
-fn vector(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/dpdk/vectors/{name}.data"))
-}
-
-/// The same vector with one bit of its digest changed.
-fn spoiled(name: &str, directory: &Path) -> PathBuf {
-    let text = fs::read_to_string(vector(name)).unwrap();
-    let (head, digest) = text.rsplit_once("digest =\n0x").unwrap();
-    let octet = u8::from_str_radix(&digest[..2], 16).unwrap() ^ 1;
-    let path = directory.join(format!("{name}-spoiled.data"));
-    fs::write(
-        &path,
-        format!("{head}digest =\n0x{octet:02x}{}", &digest[2..]),
-    )
-    .unwrap();
-    path
-}
-
-/// Both ways of an algorithm, by a good vector and a bad one.
-fn verify(device: &Device, name: &str, algorithm: &[&str], ways: [&[&str]; 2]) {
-    for way in ways {
-        for bad in [false, true] {
-            let path = if bad {
-                spoiled(name, device.directory.path())
-            } else {
-                vector(name)
-            };
-            let path = path.to_str().unwrap();
-            let mut arguments = vec![
-                "--ptest",
-                "verify",
-                "--test-file",
-                path,
-                "--test-name",
-                "t64",
-            ];
-            arguments.extend(algorithm);
-            arguments.extend(way);
-            let run = device.perf(&arguments);
-            assert!(run.good, "{name} {way:?}:\n{}", run.text);
-            let row = run.row();
-            // lcore, buffer, burst, enqueued, dequeued, failed enqueues, failed dequeues, failed.
-            let all = OPERATIONS.to_string();
-            let failed = if bad { all.as_str() } else { "0" };
-            assert_eq!(
-                row.get(3..5),
-                Some(&[all.as_str(), &all][..]),
-                "{name}:\n{}",
-                run.text
-            );
-            assert_eq!(
-                row.last().copied(),
-                Some(failed),
-                "{name} {way:?} bad {bad}:\n{}",
-                run.text
-            );
-            assert!(run.seen.counters.requests >= OPERATIONS);
-            assert_eq!(run.seen.counters.dma_faults, 0);
+/// Both ways of algorithms, by a good vector and a bad one.
+fn verify(device: &Device, algorithms: &[Algorithm]) {
+    for algorithm in algorithms {
+        for (way, spoiled) in Way::BOTH
+            .into_iter()
+            .flat_map(|way| [(way, false), (way, true)])
+        {
+            let path = device.directory.path().join("vector.data");
+            fs::write(&path, algorithm.vector(spoiled)).unwrap();
+            let run = device.perf(&algorithm.verify(way, path.to_str().unwrap()));
+            let failed = perf::failed(&run.text);
+            let wanted = if spoiled { OPERATIONS } else { 0 };
+            let name = algorithm.name;
+            let said = format!("{name} {way:?} spoiled {spoiled}:\n{}", run.text);
+            assert_eq!(failed, Some(wanted), "{said}");
+            assert!(run.seen.counters.requests >= OPERATIONS, "{said}");
+            assert_eq!(run.seen.counters.dma_faults, 0, "{said}");
         }
     }
-}
-
-const AEAD_WAYS: [&[&str]; 2] = [&["--aead-op", "encrypt"], &["--aead-op", "decrypt"]];
-const CHAIN_WAYS: [&[&str]; 2] = [
-    &[
-        "--optype",
-        "cipher-then-auth",
-        "--cipher-op",
-        "encrypt",
-        "--auth-op",
-        "generate",
-    ],
-    &[
-        "--optype",
-        "auth-then-cipher",
-        "--cipher-op",
-        "decrypt",
-        "--auth-op",
-        "verify",
-    ],
-];
-
-fn aead(algorithm: &'static str, key: &'static str) -> Vec<&'static str> {
-    vec![
-        "--optype",
-        "aead",
-        "--aead-algo",
-        algorithm,
-        "--aead-key-sz",
-        key,
-        "--aead-iv-sz",
-        "12",
-        "--aead-aad-sz",
-        "12",
-        "--digest-sz",
-        "16",
-    ]
-}
-
-fn chain(
-    key: &'static str,
-    hash: &'static str,
-    hash_key: &'static str,
-    digest: &'static str,
-) -> Vec<&'static str> {
-    vec![
-        "--cipher-algo",
-        "aes-cbc",
-        "--cipher-key-sz",
-        key,
-        "--cipher-iv-sz",
-        "16",
-        "--auth-algo",
-        hash,
-        "--auth-key-sz",
-        hash_key,
-        "--digest-sz",
-        digest,
-    ]
 }
 
 #[test]
 #[ignore = "needs DPDK and huge pages: cargo xtask dpdk"]
 fn dpdk_verifies_every_algorithm_on_gen4_and_sees_a_flipped_bit() {
     let _alone = alone();
-    let device = Device::new(0x4941, Generation::Gen4);
-    verify(&device, "aes128gcm16", &aead("aes-gcm", "16"), AEAD_WAYS);
-    verify(&device, "aes256gcm16", &aead("aes-gcm", "32"), AEAD_WAYS);
-    verify(
-        &device,
-        "chacha20poly1305",
-        &aead("chacha20-poly1305", "32"),
-        AEAD_WAYS,
-    );
-    verify_chains(&device, &CHAINS.map(|(vector, _)| vector));
-}
-
-/// AES-CBC with HMACs, by the vectors' names: what they are to DPDK.
-const CHAINS: [(&str, [&str; 4]); 4] = [
-    ("aes128-sha1", ["16", "sha1-hmac", "20", "12"]),
-    ("aes128-sha256", ["16", "sha2-256-hmac", "32", "16"]),
-    ("aes256-sha384", ["32", "sha2-384-hmac", "48", "24"]),
-    ("aes256-sha512", ["32", "sha2-512-hmac", "64", "32"]),
-];
-
-fn verify_chains(device: &Device, vectors: &[&str]) {
-    let mut verified = 0;
-    for (vector, [key, hmac, hmac_key, digest]) in CHAINS {
-        if vectors.contains(&vector) {
-            let algorithm = chain(key, hmac, hmac_key, digest);
-            verify(device, vector, &algorithm, CHAIN_WAYS);
-            verified += 1;
-        }
-    }
-    assert_eq!(verified, vectors.len(), "{vectors:?}");
+    verify(&Device::new(0x4941, Generation::Gen4), &ALGORITHMS);
 }
 
 /// Without ChaCha20-Poly1305, which it does not have.
@@ -377,10 +223,13 @@ fn verify_chains(device: &Device, vectors: &[&str]) {
 #[ignore = "needs DPDK and huge pages: cargo xtask dpdk"]
 fn dpdk_verifies_every_algorithm_on_gen2_and_sees_a_flipped_bit() {
     let _alone = alone();
-    let device = Device::new(0x37c9, Generation::Gen2);
-    verify(&device, "aes128gcm16", &aead("aes-gcm", "16"), AEAD_WAYS);
-    verify(&device, "aes256gcm16", &aead("aes-gcm", "32"), AEAD_WAYS);
-    verify_chains(&device, &["aes128-sha256", "aes256-sha512"]);
+    let known = [
+        "aes128gcm16",
+        "aes256gcm16",
+        "aes128-sha256",
+        "aes256-sha512",
+    ];
+    verify(&Device::new(0x37c9, Generation::Gen2), &named(&known));
 }
 
 #[test]
@@ -388,11 +237,8 @@ fn dpdk_verifies_every_algorithm_on_gen2_and_sees_a_flipped_bit() {
 fn dpdk_probes_gen2_without_a_message_and_moves_packets_through_it() {
     let _alone = alone();
     let device = Device::new(0x37c9, Generation::Gen2);
-    for (algorithm, way) in [
-        (aead("aes-gcm", "16"), AEAD_WAYS[0]),
-        (chain("16", "sha2-256-hmac", "32", "16"), CHAIN_WAYS[0]),
-    ] {
-        let run = throughput(&device, &algorithm, way);
+    for algorithm in named(&["aes128gcm16", "aes128-sha256"]) {
+        let run = throughput(&device, algorithm);
         assert!(run.seen.messages.is_empty());
         // One more for each queue pair: a request that does nothing, for the firmware's version.
         assert!(run.seen.counters.requests > OPERATIONS);
@@ -401,22 +247,10 @@ fn dpdk_probes_gen2_without_a_message_and_moves_packets_through_it() {
 }
 
 /// Moves operations through a function, all of which have to come home.
-fn throughput(device: &Device, algorithm: &[&str], way: &[&str]) -> Run {
-    let mut arguments = vec!["--ptest", "throughput"];
-    arguments.extend(algorithm);
-    arguments.extend(way);
-    let run = device.perf(&arguments);
-    assert!(run.good, "{}", run.text);
-    // lcore, buffer, burst, enqueued, dequeued, failed enqueues, failed dequeues, M ops/s, …
-    let row = run.row();
-    let all = OPERATIONS.to_string();
-    assert_eq!(
-        row.get(3..5),
-        Some(&[all.as_str(), &all][..]),
-        "{}",
-        run.text
-    );
-    println!("{algorithm:?} {way:?}: {} M operations/s", row[7]);
+fn throughput(device: &Device, algorithm: Algorithm) -> Run {
+    let run = device.perf(&algorithm.throughput(Way::Seal));
+    let rate = perf::rate(&run.text).unwrap_or_else(|| panic!("{}", run.text));
+    println!("{}: {rate} M operations/s", algorithm.name);
     run
 }
 
@@ -425,19 +259,13 @@ fn throughput(device: &Device, algorithm: &[&str], way: &[&str]) -> Run {
 fn dpdk_probes_gen4_by_its_six_messages_and_moves_packets_through_it() {
     let _alone = alone();
     let device = Device::new(0x4941, Generation::Gen4);
-    for (algorithm, way) in [
-        (aead("aes-gcm", "16"), AEAD_WAYS[0]),
-        (aead("chacha20-poly1305", "32"), AEAD_WAYS[0]),
-        (chain("16", "sha2-256-hmac", "32", "16"), CHAIN_WAYS[0]),
-    ] {
-        let run = throughput(&device, &algorithm, way);
+    for algorithm in named(&["aes128gcm16", "chacha20poly1305", "aes128-sha256"]) {
+        let run = throughput(&device, algorithm);
         assert_eq!(
             run.seen.messages,
             [0x2327, 0x3327, 0x0043, 0x0143, 0x0243, 0x0343]
         );
     }
-    assert_eq!(device.id, 0x4941);
-    assert_eq!(size_of::<Request>(), 128);
 }
 
 /// Parts of DPDK's suite of which no case may fail, and how many pass at least, on each generation.

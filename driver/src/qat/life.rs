@@ -274,21 +274,21 @@ impl Life {
             what: "starting the watchdog",
             error: error.to_string(),
         };
-        let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(error);
-        let bell = copy(self.bell.as_fd())?;
-        let liveness = self.functions.iter().map(|function| {
-            let fd = function.transport.liveness();
-            fd.map(copy).transpose()
-        });
-        let liveness: Vec<_> = liveness.collect::<Result<_, _>>()?;
-        let shared = self
-            .shared
-            .iter()
-            .map(|fd| fd.as_ref().map(|fd| copy(fd.as_fd())));
-        let shared: Vec<_> = shared.map(Option::transpose).collect::<Result<_, _>>()?;
+        let mut watched = vec![(Watched::Bell, self.bell.as_fd())];
+        for (n, function) in self.functions.iter().enumerate() {
+            let process = function.transport.liveness();
+            watched.extend(process.map(|fd| (Watched::Process(n), fd)));
+        }
+        for (n, shared) in self.shared.iter().enumerate() {
+            let shared = shared.as_ref();
+            watched.extend(shared.map(|fd| (Watched::Interrupt(n), fd.as_fd())));
+        }
+        let copy = |(what, fd): (_, BorrowedFd<'_>)| Ok((what, fd.try_clone_to_owned()?));
+        let watched: Result<Vec<_>, _> = watched.into_iter().map(copy).collect();
+        let watched = watched.map_err(error)?;
         let thread = std::thread::Builder::new()
             .name("qat-watch".to_owned())
-            .spawn(move || watch(&weak, &liveness, &shared, &bell))
+            .spawn(move || watch(&weak, &watched))
             .map_err(error)?;
         *lock(&self.watch) = Some(thread);
         Ok(())
@@ -342,25 +342,32 @@ fn wire(function: &Function, vectors: &[OwnedFd]) -> Result<Option<OwnedFd>, Dev
     Ok(None)
 }
 
+/// What a descriptor tells the watch thread of; the numbers are functions.
+#[derive(Clone, Copy, Debug)]
+enum Watched {
+    /// This life's end.
+    Bell,
+    /// The end of the function's process.
+    Process(usize),
+    /// An interrupt that all queues of the function share.
+    Interrupt(usize),
+}
+
 /// The watch thread. It allocates nothing while it watches.
-fn watch(
-    weak: &Weak<Life>,
-    liveness: &[Option<OwnedFd>],
-    shared: &[Option<OwnedFd>],
-    bell: &OwnedFd,
-) {
+fn watch(weak: &Weak<Life>, watched: &[(Watched, OwnedFd)]) {
     let hung_up = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-    let nothing = || PollFd::new(bell, PollFlags::empty());
-    let mut fds = vec![PollFd::new(bell, PollFlags::IN)];
-    fds.extend(liveness.iter().map(|fd| match fd {
-        Some(fd) => PollFd::new(fd, PollFlags::RDHUP),
-        None => nothing(),
-    }));
-    fds.extend(shared.iter().map(|fd| match fd {
-        Some(fd) => PollFd::new(fd, PollFlags::IN),
-        None => nothing(),
-    }));
-    let mut settled = vec![false; liveness.len()];
+    let mut watched: Vec<_> = watched.iter().collect();
+    let mut fds: Vec<_> = watched
+        .iter()
+        .map(|(what, fd)| match what {
+            Watched::Bell | Watched::Interrupt(_) => PollFd::new(fd, PollFlags::IN),
+            Watched::Process(_) => PollFd::new(fd, PollFlags::RDHUP),
+        })
+        .collect();
+    let mut settled = match weak.upgrade() {
+        Some(life) => vec![false; life.functions.len()],
+        None => return,
+    };
     let mut owed = false;
     let mut looked = Instant::now();
     loop {
@@ -371,20 +378,35 @@ fn watch(
         };
         let _ = poll(&mut fds, Some(&time));
         let Some(life) = weak.upgrade() else { return };
-        for (function, fd) in life.functions.iter().zip(fds.iter_mut().skip(1)) {
-            if fd.revents().intersects(hung_up) {
-                function.lose("its process has ended");
-                *fd = nothing();
+        let mut over = None;
+        for (at, ((what, source), fd)) in watched.iter().zip(&fds).enumerate() {
+            let came = fd.revents();
+            match *what {
+                // Whoever rings it has marked what is looked at below.
+                Watched::Bell => {}
+                Watched::Process(n) => {
+                    if came.intersects(hung_up) {
+                        if let Some(function) = life.functions.get(n) {
+                            function.lose("its process has ended");
+                        }
+                        over = Some(at);
+                    }
+                }
+                Watched::Interrupt(n) => {
+                    if came.contains(PollFlags::IN) {
+                        let _ = rustix::io::read(source, &mut [0; 8]);
+                        if let Some(function) = life.functions.get(n) {
+                            function.disarm();
+                        }
+                        life.wake();
+                    }
+                }
             }
         }
-        for (n, function) in life.functions.iter().enumerate() {
-            let came = fds.get(1 + liveness.len() + n);
-            let came = came.is_some_and(|fd| fd.revents().contains(PollFlags::IN));
-            if let Some(Some(shared)) = shared.get(n).filter(|_| came) {
-                let _ = rustix::io::read(shared, &mut [0; 8]);
-                function.disarm();
-                life.wake();
-            }
+        // An end is told for ever; that of another is told again in the next round.
+        if let Some(at) = over {
+            watched.swap_remove(at);
+            fds.swap_remove(at);
         }
         // Ticks are time: one for each interrupt would call a busy function hung.
         if looked.elapsed() >= rest {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+mod dpdk;
 mod kept;
 mod qat;
 mod traffic;

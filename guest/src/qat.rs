@@ -11,7 +11,7 @@ use offload_api::conformance;
 use offload_api::device::Accelerator;
 use qat_regs::{Generation, known_device};
 
-use crate::{command, timed, traffic};
+use crate::{command, dpdk, timed, traffic};
 
 /// What `xtask` plugs in.
 const FUNCTIONS: [(Generation, usize); 2] = [(Generation::Gen4, 2), (Generation::Gen2, 1)];
@@ -67,6 +67,9 @@ fn drive(generation: Generation, addresses: &[String]) -> Result<()> {
     step("interrupts", &|| {
         traffic::woken_by(&*open(addresses)?, interrupts(generation))
     })?;
+    if dpdk::is_due(generation) {
+        step("DPDK's driver", &|| dpdk::run(generation, first))?;
+    }
     step("unbind", &|| {
         addresses.iter().try_for_each(|at| command::let_go(at))
     })

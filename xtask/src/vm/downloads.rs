@@ -30,6 +30,14 @@ pub(super) enum Kernel {
 impl Kernel {
     pub(super) const ALL: [Self; 2] = [Self::Bookworm, Self::Trixie];
 
+    /// The generation of the QAT functions that DPDK's driver is given there: it takes its time for either.
+    pub(super) fn dpdk(self) -> &'static str {
+        match self {
+            Self::Bookworm => "Gen2",
+            Self::Trixie => "Gen4",
+        }
+    }
+
     fn suite(self) -> &'static str {
         match self {
             Self::Bookworm => "bookworm",

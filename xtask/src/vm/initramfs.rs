@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The guest's initramfs: busybox, the modules of VFIO, and the static program that does the work.
+//! The guest's initramfs: busybox, the modules of VFIO, the programs that do the work, and DPDK's.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use super::programs;
 use crate::run;
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 const MODULES: [&str; 6] = [
     "irqbypass",
     "vfio_virqfd",
@@ -24,26 +24,8 @@ const PROGRAMS: [&str; 2] = ["guest", "esplanade"];
 /// What init calls.
 const TOOLS: [&str; 6] = ["sh", "mount", "insmod", "echo", "uname", "reboot"];
 
-/// Builds the guest's programs, which find no libraries there, and gives their folder. In a folder of
-/// its own: other flags, other objects.
-pub(super) fn build_guest(folder: &Path) -> Result<PathBuf> {
-    let build = folder.join("build");
-    let mut cargo = run::cargo();
-    cargo
-        .args(["build", "--quiet", "--locked"])
-        .args(["--package", "guest", "--package", "cli"])
-        .args(["--target", TARGET])
-        .env("CARGO_TARGET_DIR", &build)
-        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
-        .env("CARGO_PROFILE_DEV_DEBUG", "0")
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    run::succeed(&mut cargo)?;
-    Ok(build.join(TARGET).join("debug"))
-}
-
 /// Makes the initramfs in `work`.
-pub(super) fn make(work: &Path, kernel: &Path, guest: &Path) -> Result<PathBuf> {
+pub(super) fn make(work: &Path, kernel: &Path, ours: &Path) -> Result<PathBuf> {
     let root = work.join("root");
     for directory in ["bin", "dev", "modules", "proc", "sys"] {
         fs::create_dir_all(root.join(directory))?;
@@ -57,8 +39,10 @@ pub(super) fn make(work: &Path, kernel: &Path, guest: &Path) -> Result<PathBuf> 
     for module in MODULES {
         add_module(kernel, module, &root.join("modules"))?;
     }
+    programs::make_folders(&root)?;
+    programs::add_dpdk(&root)?;
     for program in PROGRAMS {
-        fs::copy(guest.join(program), root.join("bin").join(program))?;
+        programs::add_ours(&root, &ours.join(program))?;
     }
     let init = root.join("init");
     fs::copy(run::workspace().join("guest/init"), &init)?;

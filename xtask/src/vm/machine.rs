@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::run;
-
 /// What the guest prints after its last assertion, and only then.
 const PASS: &str = "GUEST PASS";
 
@@ -45,6 +43,8 @@ pub(super) struct Machine<'a> {
     pub(super) card: &'a Path,
     pub(super) vmlinuz: PathBuf,
     pub(super) initramfs: PathBuf,
+    /// The generation of QAT functions that DPDK's driver is given.
+    pub(super) dpdk: &'static str,
     /// Whether the card reaches the guest's memory, as it must.
     pub(super) shares_memory: bool,
     /// For sockets and logs.
@@ -69,12 +69,6 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Builds the program with the simulated card.
-pub(super) fn build_card() -> Result<PathBuf> {
-    run::succeed(run::cargo().args(["build", "--quiet", "--locked", "--package", "cli"]))?;
-    Ok(run::target_directory().join("debug/esplanade"))
 }
 
 impl Machine<'_> {
@@ -121,6 +115,11 @@ impl Machine<'_> {
             sleep(Duration::from_millis(100));
         };
         ensure!(!alive, "the guest passed without a card's death");
+        let driven = format!("{} DPDK's driver", self.dpdk);
+        ensure!(
+            report.iter().any(|line| line.ends_with(&driven)),
+            "the guest passed without DPDK"
+        );
         Ok(Ending::Passed(report))
     }
 
@@ -212,7 +211,8 @@ impl Machine<'_> {
             .arg(&self.vmlinuz)
             .arg("-initrd")
             .arg(&self.initramfs)
-            .args(["-append", KERNEL_ARGUMENTS])
+            .arg("-append")
+            .arg(format!("{KERNEL_ARGUMENTS} DPDK={}", self.dpdk))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

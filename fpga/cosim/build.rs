@@ -53,6 +53,14 @@ mod rtl {
         "ipa_pkg.sv",
     ];
 
+    /// verilator's library finds a model's context by the thread that calls, in destructors and failing
+    /// assertions, too, and by default it is the one made last, by whatever thread, even if it is gone.
+    /// So each call names its own. And a context has a pool of threads unless told otherwise.
+    const CONTEXT: &str = "
+#include \"verilated.h\"
+struct Alone : VerilatedContext { Alone() { threads(1); } };
+";
+
     /// A port as verilator's header declares it: `VL_IN8(&clk_i,0,0);`
     struct Port {
         name: String,
@@ -83,7 +91,7 @@ mod rtl {
             .debug(false)
             .flag_if_supported("-faligned-new");
         let mut sources = Vec::new();
-        let mut glue = String::new();
+        let mut glue = CONTEXT.to_owned();
         let mut rust = String::from("/// All designs.\npub static DESIGNS: &[&Design] = &[");
         for design in &designs {
             write!(rust, "&{}, ", design.name.to_uppercase()).unwrap();
@@ -215,11 +223,21 @@ mod rtl {
             text,
             r#"
 #include "V{name}.h"
-struct M{name} {{ VerilatedContext context; V{name} top{{&context}}; }};
+struct M{name} {{ Alone context; V{name} top{{&context}}; }};
+static M{name}* {name}_here(void* p) {{
+  auto m = (M{name}*)p;
+  Verilated::threadContextp(&m->context);
+  return m;
+}}
 extern "C" {{
 void* {name}_new() {{ return new M{name}; }}
-void {name}_free(void* p) {{ auto m = (M{name}*)p; m->top.final(); delete m; }}
-void {name}_eval(void* p) {{ ((M{name}*)p)->top.eval(); }}
+void {name}_free(void* p) {{
+  auto m = {name}_here(p);
+  m->top.final();
+  delete m;
+  Verilated::threadContextp(nullptr);
+}}
+void {name}_eval(void* p) {{ {name}_here(p)->top.eval(); }}
 void* {name}_port(void* p, size_t n) {{
   auto m = (M{name}*)p;
   void* ports[] = {{ {pointers} }};

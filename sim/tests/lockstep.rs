@@ -429,19 +429,27 @@ fn both_models_do_the_same() {
     let seed = knob("RTL_SEED", 1);
     let timings = [(4, 0, 0), (250, 0, 0), (40, 100, 64), (10, 30, 200)];
     let mut met = [0; 32];
-    for (number, (latency, jitter, hesitation)) in timings.into_iter().enumerate() {
-        let timing = BusTiming {
-            latency,
-            jitter,
-            hesitation,
-            seed: seed + 7,
-            ..BusTiming::default()
-        };
-        let statuses = compare(packets / timings.len(), seed + number as u64, timing);
-        met.iter_mut()
-            .zip(statuses)
-            .for_each(|(met, count)| *met += count);
-    }
+    std::thread::scope(|scope| {
+        let pairs: Vec<_> = (seed..)
+            .zip(timings)
+            .map(|(own, (latency, jitter, hesitation))| {
+                let timing = BusTiming {
+                    latency,
+                    jitter,
+                    hesitation,
+                    seed: seed + 7,
+                    ..BusTiming::default()
+                };
+                scope.spawn(move || compare(packets / timings.len(), own, timing))
+            })
+            .collect();
+        for pair in pairs {
+            let statuses = pair.join().unwrap();
+            met.iter_mut()
+                .zip(statuses)
+                .for_each(|(met, count)| *met += count);
+        }
+    });
     if packets >= 8000 {
         // What a run is good for: each of these was met.
         for status in [

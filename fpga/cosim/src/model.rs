@@ -148,8 +148,9 @@ impl Model {
     }
 }
 
-// SAFETY: a verilated model without threads of its own touches nothing but its own memory, and has
-// no affinity to a thread; ports are used only together with their model.
+// SAFETY: a verilated model touches nothing but its own memory: it has no threads (`build.rs` asks for
+// none), and what the library keeps for each thread, which model it works on, is set at each call. Ports
+// are used only together with their model.
 unsafe impl Send for Model {}
 // SAFETY: an address, which is dereferenced only through the model that it belongs to.
 unsafe impl Send for Input {}

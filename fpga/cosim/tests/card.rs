@@ -4,7 +4,8 @@
 //! does not answer. What it makes of packets is compared with the functional model elsewhere.
 #![allow(clippy::unwrap_used)]
 
-use std::time::Instant;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use fpga_cosim::card::{
     HostMemory, HostTiming, Inbound, Outbound, QueueSetup, Refused, RtlCard, SaConfig, WINDOW_WORDS,
@@ -317,4 +318,40 @@ fn clocks_in_a_second() {
         let (_, opening) = bench.open(SAS);
         println!("clocks/s: {sealing:.0} {opening:.0}");
     }
+}
+
+/// Threads of this process by the name of the one that asks, which its own threads inherit.
+fn threads_like_me() -> usize {
+    let name = |task: &str| std::fs::read_to_string(format!("/proc/{task}/comm"));
+    let mine = name("thread-self").unwrap();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks
+        .filter_map(|task| name(&format!("self/task/{}", task.ok()?.file_name().to_str()?)).ok())
+        .filter(|name| *name == mine)
+        .count()
+}
+
+#[test]
+fn cards_are_made_moved_and_dropped_by_any_thread() {
+    let (tell, ended) = mpsc::channel();
+    let work = move || {
+        let before = threads_like_me();
+        for _ in 0..4 {
+            let (first, last) = (Bench::new(4), Bench::new(4));
+            assert_eq!(threads_like_me(), before, "a card has no threads");
+            drop(last);
+            // Over what the card that was made last has left behind.
+            let rubbish: Vec<Vec<u8>> = (1..512).map(|size| vec![0xff; size * 8]).collect();
+            let other = std::thread::spawn(move || drop(first));
+            other.join().unwrap();
+            drop(rubbish);
+        }
+        tell.send(()).unwrap();
+    };
+    let named = std::thread::Builder::new().name("dropper".to_owned());
+    let work = named.spawn(work).unwrap();
+    // Far longer than it takes: it used to wait for ever.
+    let result = ended.recv_timeout(Duration::from_secs(300));
+    assert_ne!(result, Err(mpsc::RecvTimeoutError::Timeout), "it hangs");
+    work.join().unwrap();
 }

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::check::{SampleId, Sampler, is_check};
 use super::lock;
@@ -15,8 +16,9 @@ use crate::queue::{Arm, Done, Op, QueueConfig, QueuePair, Status};
 use crate::replay::Verdict;
 use crate::sa::SaHandle;
 
-/// How often all operations of a lost device together yield to whoever moves their SAs.
-const PATIENCE: u32 = 1000;
+/// How long all operations of a lost device together yield to whoever moves their SAs. On a busy machine
+/// each time may take milliseconds, so they are not counted.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 pub(super) struct FailoverQueue {
     shared: Arc<Shared>,
@@ -196,7 +198,7 @@ impl FailoverQueue {
 
     /// Finds a new way for operations that the device has not seen.
     fn redirect(&mut self) {
-        let mut patience = PATIENCE;
+        let mut until = None;
         for mut op in std::mem::take(&mut self.to_device) {
             let place = op.cookie as usize;
             let Some(mut flight) = self.flights.get_mut(place).and_then(Option::take) else {
@@ -205,9 +207,9 @@ impl FailoverQueue {
             flight.sa.release(&self.shared, flight.handle, flight.stay);
             self.sampler.forget_any(flight.sample.take());
             let target = loop {
+                let now = Instant::now();
                 match flight.sa.target(&self.shared, flight.handle) {
-                    Target::Wait if patience > 0 => {
-                        patience -= 1;
+                    Target::Wait if now < *until.get_or_insert(now + PATIENCE) => {
                         std::thread::yield_now();
                     }
                     target => break target,

@@ -4,6 +4,8 @@
 //!
 //! - An SA of the device that the cache knows is adopted, and goes on.
 //! - One that the cache does not know is retired: nobody would ever rekey or remove it.
+//! - So is one that software was in charge of when its process died: the device knows neither the numbers
+//!   that software has used since nor the packets that it has delivered.
 //! - One of the cache that no engine carries is removed: its keys went with the process before.
 //! - Where the device was granted more than was recorded the record counts (the sequence law): the rest
 //!   is taken back, or the SA retired where it has used such numbers.
@@ -17,6 +19,7 @@ use super::{Failover, Shared, lock};
 use crate::cache::{CacheEntry, CacheReader, CacheSlot, SaState};
 use crate::carried::CarriedSa;
 use crate::error::{DeviceError, SaError};
+use crate::event::Engine;
 use crate::sa::SaHandle;
 
 /// SAs that one call asks the device for.
@@ -84,7 +87,11 @@ impl Failover {
         let carried = each_carried(shared, life, 0, usize::MAX, |carried| {
             let place = slot(carried.cookie).filter(|slot| known.contains_key(slot));
             let entry = place.and_then(|slot| Some((slot, known.get(&slot)?.clone())));
-            match entry.and_then(|(slot, entry)| {
+            let was = place.and_then(|slot| reader.as_ref()?.slot(slot.index).ok());
+            let in_charge = was
+                .as_ref()
+                .is_none_or(|was| was.engine != Some(Engine::Software));
+            match entry.filter(|_| in_charge).and_then(|(slot, entry)| {
                 let (sa, found) = take_up(shared, life, carried, slot, &entry)?;
                 Some((slot, entry, sa, found))
             }) {
@@ -95,9 +102,6 @@ impl Failover {
                     let sa = Arc::new(sa);
                     let handle = shared.write_table().insert(sa.clone());
                     sa.name(shared, handle);
-                    let was = reader
-                        .as_ref()
-                        .and_then(|reader| reader.slot(slot.index).ok());
                     let dying = was.is_some_and(|was| was.state != Some(SaState::Mature));
                     sa.note_state(shared, dying);
                     adopted.push(Adopted {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Instant;
 
-use super::sa::Sa;
+use super::sa::{self, Sa};
 use super::table::SaTable;
 use super::trust::Trust;
 use super::{FailoverConfig, FailoverStatistics, lock, wait};
@@ -243,11 +243,13 @@ impl Shared {
             self.wake();
         }
         if self.strays.swap(false, Ordering::AcqRel) {
-            for (handle, sa) in self.read_table().all() {
-                sa.leave_device(self, handle);
-                if up && (!sa.is_moving() && sa.enter_device(self, handle).is_err()) {
-                    break;
-                }
+            let sas = self.read_table().all();
+            for (handle, sa) in &sas {
+                sa.leave_device(self, *handle);
+            }
+            // If it is lost again meanwhile, they stay where they are.
+            let _ = up.then(|| sa::enter_device(self, &sas));
+            for (handle, sa) in sas {
                 if sa.is_moving() && !sa.finish_move(self, handle) {
                     self.strays.store(true, Ordering::Release);
                 }
@@ -297,9 +299,8 @@ impl Shared {
         }
         lock(&self.trust).returned(Instant::now());
         self.life.store(life.wrapping_add(1), Ordering::Release);
-        for (handle, sa) in self.read_table().all() {
-            sa.enter_device(self, handle)?;
-        }
+        let sas = self.read_table().all();
+        sa::enter_device(self, &sas)?;
         // SAs that could not move at once do so with their next packet or tick.
         self.strays.store(true, Ordering::Release);
         lock(&self.statistics).returns += 1;

@@ -72,6 +72,11 @@ impl Captured {
 }
 
 impl Shared {
+    fn know(&self, handle: SaHandle, sa: &SaParams) {
+        let mut sas = self.sas.write().unwrap_or_else(PoisonError::into_inner);
+        sas.insert(handle, (sa.spi.value(), sa.direction));
+    }
+
     fn show<'a>(&self, goes_in: bool, packets: impl Iterator<Item = (SaHandle, u64, &'a Frame)>) {
         let at = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let sas = self.sas.read().unwrap_or_else(PoisonError::into_inner);
@@ -110,6 +115,8 @@ impl Accelerator for Captured {
         info,
         capabilities,
         register_pool,
+        install,
+        carried,
         amend,
         usage,
         poll_events,
@@ -125,12 +132,20 @@ impl Accelerator for Captured {
         Ok(Box::new(CapturedQueue { inner, shared }))
     }
 
-    fn install(&self, sa: &SaParams) -> Result<SaHandle, InstallError> {
-        let handle = self.inner.install(sa)?;
-        let mut sas = self.shared.sas.write();
-        let sas = sas.as_mut().unwrap_or_else(|poisoned| poisoned.get_mut());
-        sas.insert(handle, (sa.spi.value(), sa.direction));
+    fn install_as(&self, sa: &SaParams, cookie: u64) -> Result<SaHandle, InstallError> {
+        let handle = self.inner.install_as(sa, cookie)?;
+        self.shared.know(handle, sa);
         Ok(handle)
+    }
+
+    fn install_many(&self, sas: &[(&SaParams, u64)]) -> Vec<Result<SaHandle, InstallError>> {
+        let told = self.inner.install_many(sas);
+        for (told, (sa, _)) in told.iter().zip(sas) {
+            if let Ok(handle) = told {
+                self.shared.know(*handle, sa);
+            }
+        }
+        told
     }
 
     fn retire(&self, sa: SaHandle) -> Result<SaUsage, SaError> {

@@ -131,6 +131,14 @@ impl Counted {
             latency: counts.latency.read(),
         }
     }
+
+    fn count_install(&self, result: &Result<SaHandle, InstallError>) {
+        let counter = match result {
+            Ok(_) => &self.counts.installs,
+            Err(_) => &self.counts.installs_refused,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
 }
 
 impl Accelerator for Counted {
@@ -138,6 +146,8 @@ impl Accelerator for Counted {
         info,
         capabilities,
         register_pool,
+        install,
+        carried,
         usage,
         event_fd,
         inline,
@@ -157,14 +167,16 @@ impl Accelerator for Counted {
         }))
     }
 
-    fn install(&self, sa: &SaParams) -> Result<SaHandle, InstallError> {
-        let result = self.inner.install(sa);
-        let counter = match &result {
-            Ok(_) => &self.counts.installs,
-            Err(_) => &self.counts.installs_refused,
-        };
-        counter.fetch_add(1, Relaxed);
+    fn install_as(&self, sa: &SaParams, cookie: u64) -> Result<SaHandle, InstallError> {
+        let result = self.inner.install_as(sa, cookie);
+        self.count_install(&result);
         result
+    }
+
+    fn install_many(&self, sas: &[(&SaParams, u64)]) -> Vec<Result<SaHandle, InstallError>> {
+        let results = self.inner.install_many(sas);
+        results.iter().for_each(|result| self.count_install(result));
+        results
     }
 
     fn amend(&self, sa: SaHandle, change: &Amend) -> Result<(), SaError> {

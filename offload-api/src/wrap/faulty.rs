@@ -71,6 +71,8 @@ impl Accelerator for Faulty {
         info,
         capabilities,
         register_pool,
+        install,
+        carried,
         retire,
         usage,
         poll_events,
@@ -95,11 +97,12 @@ impl Accelerator for Faulty {
         }))
     }
 
-    fn install(&self, sa: &SaParams) -> Result<SaHandle, InstallError> {
+    // Each of many by itself, so that each may fail.
+    fn install_as(&self, sa: &SaParams, cookie: u64) -> Result<SaHandle, InstallError> {
         if self.strikes(self.plan.fail_install) {
             return Err(broken("install").into());
         }
-        self.inner.install(sa)
+        self.inner.install_as(sa, cookie)
     }
 
     fn amend(&self, sa: SaHandle, change: &Amend) -> Result<(), SaError> {

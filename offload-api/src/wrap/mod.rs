@@ -47,22 +47,16 @@ macro_rules! pass_on {
             self.inner.register_pool(pool)
         }
     };
+    // What a wrapper does about installing, it does in `install_as`.
     (@ install) => {
         fn install(
             &self,
             sa: &$crate::sa::SaParams,
         ) -> Result<$crate::sa::SaHandle, $crate::error::InstallError> {
-            self.inner.install(sa)
+            self.install_as(sa, 0)
         }
-
-        fn install_as(
-            &self,
-            sa: &$crate::sa::SaParams,
-            cookie: u64,
-        ) -> Result<$crate::sa::SaHandle, $crate::error::InstallError> {
-            self.inner.install_as(sa, cookie)
-        }
-
+    };
+    (@ carried) => {
         fn carried(
             &self,
             from: u32,

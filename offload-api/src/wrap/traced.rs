@@ -38,6 +38,8 @@ impl Accelerator for Traced {
     pass_on!(
         info,
         capabilities,
+        install,
+        carried,
         usage,
         event_fd,
         inline,
@@ -55,12 +57,21 @@ impl Accelerator for Traced {
         Ok(Box::new(TracedQueue { inner, name }))
     }
 
-    fn install(&self, sa: &SaParams) -> Result<SaHandle, InstallError> {
+    fn install_as(&self, sa: &SaParams, cookie: u64) -> Result<SaHandle, InstallError> {
         let span = tracing::debug_span!("install", spi = format_args!("{:08x}", sa.spi.value()));
         let _in = span.enter();
         let (direction, suite) = (sa.direction, sa.suite);
         tracing::debug!(?direction, %suite, esn = sa.esn, window = sa.replay_window, "SA");
-        self.told("install", self.inner.install(sa))
+        self.told("install", self.inner.install_as(sa, cookie))
+    }
+
+    fn install_many(&self, sas: &[(&SaParams, u64)]) -> Vec<Result<SaHandle, InstallError>> {
+        tracing::debug!(accelerator = self.name, sas = sas.len(), "install_many");
+        let results = self.inner.install_many(sas);
+        for result in &results {
+            let _ = self.told("install", result.as_ref());
+        }
+        results
     }
 
     fn amend(&self, sa: SaHandle, change: &Amend) -> Result<(), SaError> {

@@ -4,7 +4,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Control, Sa, pack, shadow};
 use crate::cache::CacheSlot;
@@ -12,7 +12,7 @@ use crate::carried::CarriedSa;
 use crate::error::SaError;
 use crate::failover::route::{Place, Route};
 use crate::failover::{OffloadLevel, Shared};
-use crate::sa::{Amend, Direction, SaHandle, SaUsage, Suite};
+use crate::sa::{Amend, Direction, SaHandle, Suite};
 
 /// Why it is where it is.
 pub(super) const REASON: &str = "adopted from an earlier process: only the device has its keys";
@@ -70,12 +70,8 @@ impl Sa {
             slot,
             ledger: None,
             route: Route::new(Place::Device),
-            control: Mutex::new(Control {
-                // What the device counts towards the limits began with its installation there.
-                before_device: (SaUsage::default(), Duration::ZERO),
-                reason: Some(REASON.to_owned()),
-                params,
-            }),
+            // What the device counts towards the limits began with its installation there.
+            control: Mutex::new(Control::new(params, Some(REASON.to_owned()))),
             keyless: true,
             software: None,
             verifier: None,

@@ -13,6 +13,13 @@ use crate::sa::{Amend, Grant, SaHandle};
 impl Sa {
     /// The next block, recorded before anybody may use it, for an engine that starts with it.
     pub(super) fn reserve(&self, shared: &Shared) -> Result<Grant, InstallError> {
+        let grant = self.reserve_ahead(shared)?;
+        self.has_grant(grant);
+        Ok(grant)
+    }
+
+    /// The next block, recorded, for an engine that may be in charge later.
+    pub(super) fn reserve_ahead(&self, shared: &Shared) -> Result<Grant, InstallError> {
         let grant = shared
             .cache
             .reserve(self.slot, shared.config.block)
@@ -24,9 +31,13 @@ impl Sa {
             what: "recording sequence numbers",
             error,
         })?;
+        Ok(grant)
+    }
+
+    /// The engine in charge starts with this block.
+    pub(super) fn has_grant(&self, grant: Grant) {
         self.grant_first.store(grant.first, Ordering::Release);
         self.grant_end.store(grant.last, Ordering::Release);
-        Ok(grant)
     }
 
     /// Has the SA's own ledger record a block, before anybody may use it.

@@ -2,10 +2,12 @@
 //! One SA of a failover: in which engine it lives, and what it has done.
 
 mod adopted;
+mod entry;
 mod grants;
 mod moves;
 
 pub(super) use adopted::GrantFound;
+pub(super) use entry::enter_device;
 pub(super) use moves::Target;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +19,7 @@ use super::reconcile::cookie;
 use super::route::{Place, Route};
 use super::{NumberLedger, OffloadLevel, Placement, Shared, lock};
 use crate::cache::{CacheSlot, SaState};
-use crate::capability::Features;
+use crate::capability::{Capabilities, Features};
 use crate::error::{Advice, DeviceError, InstallError, SaError, Unsupported};
 use crate::event::Engine;
 use crate::queue::Status;
@@ -25,6 +27,7 @@ use crate::replay::{ReplaySnapshot, ReplayWindow, Verdict, WINDOW_MAX};
 use crate::sa::{
     Amend, Direction, Lifetimes, Limits, Numbering, OuterHeaders, SaHandle, SaParams, SaUsage,
 };
+use entry::Entry;
 
 /// An SA with everything needed to install it anew.
 pub(super) struct Sa {
@@ -76,6 +79,19 @@ struct Control {
     before_device: (SaUsage, Duration),
     /// Why it is not in the device.
     reason: Option<String>,
+    /// How far its installation in a device that has returned is.
+    entry: Entry,
+}
+
+impl Control {
+    fn new(params: SaParams, reason: Option<String>) -> Self {
+        Self {
+            params,
+            before_device: (SaUsage::default(), Duration::ZERO),
+            reason,
+            entry: Entry::None,
+        }
+    }
 }
 
 impl Sa {
@@ -92,11 +108,7 @@ impl Sa {
             slot,
             ledger,
             route: Route::new(Place::Nowhere),
-            control: Mutex::new(Control {
-                params: params.clone(),
-                before_device: (SaUsage::default(), Duration::ZERO),
-                reason: None,
-            }),
+            control: Mutex::new(Control::new(params.clone(), None)),
             keyless: false,
             software: None,
             verifier: None,
@@ -189,22 +201,10 @@ impl Sa {
         control: &mut Control,
         numbering: Numbering,
     ) -> Result<(), InstallError> {
-        let age = self.created.elapsed();
-        let usage = self.usage();
-        let mut params = control.params.clone();
-        params.numbering = numbering;
-        params.lifetimes = lifetimes_left(&control.params.lifetimes, &usage, age);
-        if !self.outbound && self.replay_window != 0 {
-            params.replay_state = Some(self.seen());
-        }
+        let (params, before) = self.for_device(control, numbering);
         let life = shared.life();
         let installed = shared.with_device(life, |primary| {
-            let capabilities = primary.capabilities();
-            let whole = !capabilities.features.contains(Features::LOOKASIDE);
-            if self.level == OffloadLevel::Packet && !whole {
-                return Err(Unsupported::Lookaside.into());
-            }
-            capabilities.check(&params)?;
+            self.check_for(primary.capabilities(), &params)?;
             primary.install_as(&params, cookie(self.slot))
         });
         match installed {
@@ -213,10 +213,7 @@ impl Sa {
             }
             .into()),
             Some(Ok(handle)) => {
-                self.device.store(pack(handle), Ordering::Release);
-                self.device_life.store(life, Ordering::Release);
-                control.before_device = (usage, age);
-                control.reason = None;
+                self.is_installed(control, life, handle, before);
                 Ok(())
             }
             Some(Err(error)) => {
@@ -226,6 +223,55 @@ impl Sa {
                 Err(error)
             }
         }
+    }
+
+    /// What the device is to install, and what the SA has done and how old it is by then.
+    fn for_device(
+        &self,
+        control: &Control,
+        numbering: Numbering,
+    ) -> (SaParams, (SaUsage, Duration)) {
+        let age = self.created.elapsed();
+        let usage = self.usage();
+        let mut params = control.params.clone();
+        params.numbering = numbering;
+        params.lifetimes = lifetimes_left(&control.params.lifetimes, &usage, age);
+        if self.guards_replays() {
+            params.replay_state = Some(self.seen());
+        }
+        (params, (usage, age))
+    }
+
+    /// Whether a device can carry it as its level asks.
+    fn check_for(
+        &self,
+        capabilities: &Capabilities,
+        params: &SaParams,
+    ) -> Result<(), InstallError> {
+        let whole = !capabilities.features.contains(Features::LOOKASIDE);
+        if self.level == OffloadLevel::Packet && !whole {
+            return Err(Unsupported::Lookaside.into());
+        }
+        Ok(capabilities.check(params)?)
+    }
+
+    /// The device has it.
+    fn is_installed(
+        &self,
+        control: &mut Control,
+        life: u64,
+        handle: SaHandle,
+        before: (SaUsage, Duration),
+    ) {
+        self.device.store(pack(handle), Ordering::Release);
+        self.device_life.store(life, Ordering::Release);
+        control.before_device = before;
+        control.reason = None;
+    }
+
+    /// Whether whoever carries it has a window to keep.
+    fn guards_replays(&self) -> bool {
+        !self.outbound && self.replay_window != 0
     }
 
     /// Tells the events' names of its engines' handles.
@@ -354,6 +400,7 @@ impl Sa {
 
     pub(super) fn amend(&self, shared: &Shared, change: &Amend) -> Result<(), SaError> {
         let mut control = self.control();
+        control.entry.is_outdated();
         let (mut in_software, mut in_device) = (change.clone(), change.clone());
         match change {
             Amend::Grant(_) | Amend::Revoke => {

@@ -5,13 +5,13 @@ use std::sync::TryLockError;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
+use super::entry::Entry;
 use super::grants::grant_to;
 use super::{Control, Sa, lifetimes_left, unpack};
-use crate::error::{DeviceError, InstallError};
 use crate::event::{Engine, Event};
 use crate::failover::route::{Place, Stay};
-use crate::failover::{OffloadLevel, Shared, lock};
-use crate::sa::{Amend, Lifetimes, Numbering, SaHandle, SaUsage};
+use crate::failover::{Shared, lock};
+use crate::sa::{Amend, Lifetimes, SaHandle, SaUsage};
 
 /// Where an operation shall go.
 pub(in crate::failover) enum Target {
@@ -134,7 +134,7 @@ impl Sa {
             if let Err(error) = granted {
                 tracing::error!(%error, "outbound SA gets no sequence numbers in software");
             }
-        } else if !self.outbound && self.replay_window != 0 {
+        } else if self.guards_replays() {
             let seen = Amend::Replay(self.seen());
             let _ = shared.software.amend(software, &seen);
         }
@@ -162,51 +162,6 @@ impl Sa {
         lifetimes_left(lifetimes, &elsewhere, Duration::ZERO)
     }
 
-    /// Installs it in a device that has returned; it moves there when nothing of it is on its way.
-    ///
-    /// # Errors
-    /// The device is lost again.
-    pub(in crate::failover) fn enter_device(
-        &self,
-        shared: &Shared,
-        handle: SaHandle,
-    ) -> Result<(), DeviceError> {
-        let mut control = self.control();
-        let place = self.route.load().place;
-        if self.level == OffloadLevel::No
-            || self.keyless
-            || self.retired.load(Ordering::Acquire)
-            || self.moving.load(Ordering::Acquire)
-            || !matches!(place, Place::Software | Place::Nowhere)
-        {
-            return Ok(());
-        }
-        let numbering = if self.granted {
-            Numbering::Granted(None)
-        } else {
-            control.params.numbering
-        };
-        match self.install_in_device(shared, &mut control, numbering) {
-            Ok(()) => {
-                let device = unpack(self.device.load(Ordering::Acquire));
-                lock(&shared.names).insert((Engine::Device, device), handle);
-                self.moving.store(true, Ordering::Release);
-                drop(control);
-                self.finish_move(shared, handle);
-                Ok(())
-            }
-            Err(InstallError::Device(error)) => {
-                control.reason = Some(error.to_string());
-                Err(error)
-            }
-            Err(error) => {
-                // This SA stays in software; others may fit.
-                control.reason = Some(error.to_string());
-                Ok(())
-            }
-        }
-    }
-
     /// Leads a moving SA to the device, if nothing of it is on its way in software. False while the
     /// caller has to wait for that.
     pub(in crate::failover) fn finish_move(&self, shared: &Shared, handle: SaHandle) -> bool {
@@ -231,7 +186,7 @@ impl Sa {
             return false;
         }
         self.moving.store(false, Ordering::Release);
-        let error = match self.hand_to_device(shared, life) {
+        let error = match self.hand_to_device(shared, &mut control, life) {
             Ok(()) => {
                 self.route.shift(Place::Gate, false, Place::Device);
                 self.moved(shared, handle, Engine::Device);
@@ -252,18 +207,43 @@ impl Sa {
     }
 
     /// Software stops before the device starts: one owner of the sequence space at a time.
-    fn hand_to_device(&self, shared: &Shared, life: u64) -> Result<(), HandOver> {
+    fn hand_to_device(
+        &self,
+        shared: &Shared,
+        control: &mut Control,
+        life: u64,
+    ) -> Result<(), HandOver> {
         let device = unpack(self.device.load(Ordering::Acquire));
+        let given = std::mem::take(&mut control.entry);
         let change = if self.granted {
-            let grant = self
-                .reserve(shared)
-                .map_err(|error| HandOver::NoNumbers(error.to_string()))?;
+            let (grant, is_there) = match given {
+                // Nobody has numbers beyond those that it was installed with.
+                Entry::Numbers(grant)
+                    if shared.cache.granted_end(self.slot) == Some(grant.last) =>
+                {
+                    self.has_grant(grant);
+                    (grant, true)
+                }
+                _ => {
+                    let grant = self
+                        .reserve(shared)
+                        .map_err(|error| HandOver::NoNumbers(error.to_string()))?;
+                    (grant, false)
+                }
+            };
             if let Some(software) = self.software {
                 let _ = shared.software.amend(software, &Amend::Revoke);
             }
+            if is_there {
+                return Ok(());
+            }
             Amend::Grant(grant)
-        } else if !self.outbound && self.replay_window != 0 {
-            Amend::Replay(self.seen())
+        } else if self.guards_replays() {
+            let seen = self.seen();
+            if given == Entry::Window(seen.clone()) {
+                return Ok(());
+            }
+            Amend::Replay(seen)
         } else {
             return Ok(());
         };

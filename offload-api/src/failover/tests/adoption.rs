@@ -206,13 +206,43 @@ fn work(world: &World, life: &Life) {
     world.send(life, next, BLOCK);
 }
 
+/// What another does: its device is lost, software goes on, and the device comes back.
+fn work_through_a_loss(world: &World, life: &Life) {
+    let outbound = [0x2001, 0x2002].map(|spi| {
+        let sa = params(spi, Direction::Outbound);
+        life.both.install(&sa).unwrap()
+    });
+    life.both
+        .install(&params(0x2003, Direction::Inbound))
+        .unwrap();
+    world.send(life, outbound[0], BLOCK);
+    world.device.set_mood(Mood::Gone);
+    life.both.tick();
+    world.send(life, outbound[0], 2 * BLOCK);
+    while life.both.try_return().is_err() {}
+    for sa in outbound {
+        world.send(life, sa, 2 * BLOCK);
+    }
+}
+
 #[test]
 fn a_process_may_die_at_each_step_and_the_next_one_goes_on() {
+    die_at_each_step(work);
+}
+
+#[test]
+fn a_process_may_die_at_each_step_of_a_loss_and_a_return_and_the_next_one_goes_on() {
+    die_at_each_step(work_through_a_loss);
+}
+
+fn die_at_each_step(work: impl Fn(&World, &Life)) {
     let mut deaths = 0;
     let mut adopted = 0;
     for steps in 1.. {
         let world = World::new(steps as u64);
         let lived = catch_unwind(AssertUnwindSafe(|| work(&world, &world.live(steps)))).is_ok();
+        // A device that was not to be reached is there again, with all that it had.
+        world.device.set_mood(Mood::Well);
         // The next one dies on its way, too, at the same distance from its start.
         let again = catch_unwind(AssertUnwindSafe(|| drop(world.live(steps)))).is_ok();
         let what = format!("after {steps} steps");
@@ -223,8 +253,15 @@ fn a_process_may_die_at_each_step_and_the_next_one_goes_on() {
             assert_eq!(placed.engine, crate::event::Engine::Device, "{what}");
             assert!(placed.reason.unwrap().contains("adopted"), "{what}");
             if entry.direction == Direction::Outbound {
+                let mut last = world.ledger.lock().unwrap().highest(entry.spi);
                 for done in world.send(&life, *sa, 3 * BLOCK) {
                     assert!(done.status.is_ok(), "{what}: {:?}", done.status);
+                    assert!(
+                        done.sequence > last,
+                        "{what}: {} after {last}",
+                        done.sequence
+                    );
+                    last = done.sequence;
                 }
             }
         }

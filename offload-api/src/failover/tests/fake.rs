@@ -60,6 +60,12 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
+    /// The highest number that an SA was sealed with.
+    pub(super) fn highest(&self, spi: Spi) -> u64 {
+        let of = self.sealed.iter().filter(|(of, _)| *of == spi.value());
+        of.map(|(_, number)| *number).max().unwrap_or(0)
+    }
+
     fn seal(&mut self, engine: &'static str, spi: Spi, sequence: u64) {
         *self.by_engine.entry(engine).or_default() += 1;
         if !self.sealed.insert((spi.value(), sequence)) {
@@ -116,7 +122,18 @@ struct State {
     sas: Vec<(u32, Option<Sa>)>,
     random: Random,
     queues: u16,
+    commands: Commands,
 }
+
+/// Commands about SAs, so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Commands {
+    pub(super) installs: u32,
+    pub(super) amends: u32,
+}
+
+/// What happens while the device is at a command that installs many.
+type Meanwhile = Box<dyn FnOnce() + Send>;
 
 pub(super) struct Fake {
     name: &'static str,
@@ -125,6 +142,7 @@ pub(super) struct Fake {
     ledger: Arc<Mutex<Ledger>>,
     /// Works at the kick, as software does.
     inline: bool,
+    meanwhile: Mutex<Option<Meanwhile>>,
 }
 
 impl Fake {
@@ -155,9 +173,11 @@ impl Fake {
                 sas: Vec::new(),
                 random: Random::new(seed),
                 queues: 0,
+                commands: Commands::default(),
             })),
             ledger: ledger.clone(),
             inline,
+            meanwhile: Mutex::default(),
         })
     }
 
@@ -173,6 +193,15 @@ impl Fake {
 
     pub(super) fn mood(&self) -> Mood {
         self.state().mood
+    }
+
+    pub(super) fn commands(&self) -> Commands {
+        self.state().commands
+    }
+
+    /// Does something while the device is at its next command that installs many.
+    pub(super) fn meanwhile(&self, what: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some(Box::new(what));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -250,8 +279,20 @@ impl Accelerator for Fake {
         self.install_as(params, 0)
     }
 
+    fn install_many(&self, sas: &[(&SaParams, u64)]) -> Vec<Result<SaHandle, InstallError>> {
+        let before = self.commands();
+        let told = sas.iter().map(|(sa, cookie)| self.install_as(sa, *cookie));
+        let told = told.collect();
+        self.state().commands.installs = before.installs + 1;
+        if let Some(meanwhile) = self.meanwhile.lock().unwrap().take() {
+            meanwhile();
+        }
+        told
+    }
+
     fn install_as(&self, params: &SaParams, cookie: u64) -> Result<SaHandle, InstallError> {
         let mut state = self.command()?;
+        state.commands.installs += 1;
         let grant = match params.numbering {
             Numbering::Granted(grant) => grant,
             Numbering::Explicit => None,
@@ -318,6 +359,7 @@ impl Accelerator for Fake {
 
     fn amend(&self, handle: SaHandle, change: &Amend) -> Result<(), SaError> {
         let mut state = self.command()?;
+        state.commands.amends += 1;
         let sa = find(&mut state.sas, handle)?;
         match change {
             Amend::Grant(grant) => {

@@ -4,6 +4,7 @@
 mod adoption;
 mod fake;
 mod ledger;
+mod returning;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};

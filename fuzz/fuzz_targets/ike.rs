@@ -54,6 +54,10 @@ fuzz_target!(|data: &[u8]| {
         dpd_delay: None,
         rekey_time: None,
         over_time: Duration::ZERO,
+        vips: Vec::new(),
+        pools: Vec::new(),
+        ppk_id: None,
+        ppk_required: false,
         children: Vec::new(),
     })]);
     endpoint.set_secrets(vec![Secret { ids: vec![], secret: zeroize::Zeroizing::new(b"secret".to_vec()) }]);

@@ -50,6 +50,10 @@ fn endpoint(aggressive: bool) -> Endpoint {
         dpd_delay: None,
         rekey_time: None,
         over_time: Duration::ZERO,
+        vips: vec![],
+        pools: vec![],
+        ppk_id: None,
+        ppk_required: false,
         children: vec![],
     })]);
     endpoint.set_secrets(vec![Secret {

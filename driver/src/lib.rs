@@ -15,6 +15,7 @@ pub mod ipa;
 mod let_go;
 #[cfg(test)]
 mod models;
+pub mod patience;
 pub mod pci;
 pub mod qat;
 mod ring;

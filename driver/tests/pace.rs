@@ -29,6 +29,8 @@ struct Rig {
 
 impl Rig {
     fn new(rate: Option<&str>, latency: Duration, clock: Option<&VirtualClock>) -> Self {
+        // What a busy machine takes from the card's time is no fault of the card's.
+        driver::patience::stretch(50);
         let dir = tempfile::tempdir().unwrap();
         let mut config = CardConfig::new(dir.path().join("card.sock"));
         config.pace = Pace {
@@ -156,13 +158,15 @@ fn latency_by_the_clock_on_the_wall_is_never_less_and_comes_near() {
 
 #[test]
 fn goodput_by_the_clock_on_the_wall_is_never_more_and_comes_near() {
-    let (bits, len) = (100e6, 1400);
-    let mut rig = Rig::new(Some("100M"), Duration::ZERO, None);
+    // A full ring lasts for 290 ms, so that the card has something to do while the machine does something
+    // else.
+    let (bits, len) = (10e6, 1400);
+    let mut rig = Rig::new(Some("10M"), Duration::ZERO, None);
     let first = Instant::now();
     loop {
         let (mut packets, start) = (0, Instant::now());
         let waiting = rig.queue.in_flight();
-        while start.elapsed() < Duration::from_millis(300) {
+        while start.elapsed() < Duration::from_millis(500) {
             rig.fill(len, DEPTH as usize);
             packets += rig.take();
             std::thread::sleep(Duration::from_millis(1));

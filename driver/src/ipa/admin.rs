@@ -13,6 +13,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::bar::Registers;
 use crate::dma::{DmaArena, DmaSlice};
+use crate::patience;
 use crate::ring::{CompletionRing, SubmissionRing};
 
 /// Entries of both rings.
@@ -172,8 +173,9 @@ impl AdminQueue {
                     what: format!("completion of command {}, expected {id}", completion.id),
                 });
             }
-            if start.elapsed() > DEADLINE {
-                let millis = DEADLINE.as_millis() as u64;
+            let deadline = patience::stretched(DEADLINE);
+            if start.elapsed() > deadline {
+                let millis = deadline.as_millis() as u64;
                 return Err(DeviceError::Timeout {
                     waited_for: "an admin command",
                     millis,

@@ -36,6 +36,7 @@ use crate::dma::{DmaArena, DmaSlice, IovaAllocator};
 use crate::handshake::Doze;
 use crate::let_go::LetGo;
 use crate::lock;
+use crate::patience;
 use crate::ring::CompletionRing;
 use crate::transport::{MappedRegion, Transport};
 
@@ -567,10 +568,11 @@ fn wait_status(
         if done(status) {
             return Ok(());
         }
-        if start.elapsed() > DEADLINE {
+        let deadline = patience::stretched(DEADLINE);
+        if start.elapsed() > deadline {
             return Err(DeviceError::Timeout {
                 waited_for,
-                millis: DEADLINE.as_millis() as u64,
+                millis: deadline.as_millis() as u64,
             });
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fpga_regs::descriptor::Completion;
 
+use crate::patience;
 use crate::ring::CompletionRing;
 
 /// Between two looks.
@@ -135,14 +136,15 @@ impl Watch {
             };
         }
         self.waited += 1;
-        if self.waited >= SUSPECT
+        let times = patience::times();
+        if self.waited >= SUSPECT * times
             && !self.beats
             && let Some(now) = heartbeat()
         {
             self.beats = self.heartbeat.is_some_and(|before| before != now);
             self.heartbeat.get_or_insert(now);
         }
-        match self.waited {
+        match self.waited / times {
             FORGOTTEN.. => Verdict::Forgetful,
             HUNG.. if !self.beats => Verdict::Hung,
             _ => Verdict::Well,
@@ -163,7 +165,7 @@ mod tests {
     /// Ticks until the verdict, by a heartbeat that depends on the tick.
     fn verdict(heartbeat: impl Fn(u32) -> Option<u32>) -> (u32, Verdict) {
         let mut watch = Watch::default();
-        (1..100)
+        (1..100 * patience::times())
             .map(|tick| (tick, watch.tick(OWES, || heartbeat(tick))))
             .find(|(_, verdict)| *verdict != Verdict::Well)
             .unwrap()
@@ -171,14 +173,16 @@ mod tests {
 
     #[test]
     fn a_card_without_heartbeat_is_given_up_after_130_ms() {
-        assert_eq!(verdict(|_| Some(7)), (13, Verdict::Hung));
-        assert_eq!(verdict(|_| None), (13, Verdict::Hung));
+        let times = patience::times();
+        assert_eq!(verdict(|_| Some(7)), (13 * times, Verdict::Hung));
+        assert_eq!(verdict(|_| None), (13 * times, Verdict::Hung));
     }
 
     #[test]
     fn a_card_whose_heart_beats_has_longer() {
-        assert_eq!(verdict(Some), (25, Verdict::Forgetful));
-        assert_eq!(verdict(|tick| Some(tick / 9)), (25, Verdict::Forgetful));
+        let expected = (25 * patience::times(), Verdict::Forgetful);
+        assert_eq!(verdict(Some), expected);
+        assert_eq!(verdict(|tick| Some(tick / 9)), expected);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::session::{Session, SessionMemory};
 use crate::counters::add;
 use crate::dma::{DmaArena, IovaAllocator};
 use crate::lock;
+use crate::patience;
 use crate::transport::Transport;
 
 /// SAs that a device holds: they are the host's, and this is what is set aside for their keys.
@@ -300,7 +301,7 @@ impl Life {
         for function in self.functions.iter().filter(|function| !function.is_lost()) {
             let (owes, still) = function.tick();
             owed |= owes;
-            if still >= HUNG {
+            if still >= HUNG * patience::times() {
                 function.lose("it hangs: operations are not answered any more");
             }
         }

@@ -14,6 +14,7 @@ use vfio_user::client::Client;
 use vfio_user::message::{IRQ_MSI, IRQ_MSIX};
 
 use super::{MappedRegion, Transport};
+use crate::patience::stretched;
 
 /// How long a device may take for a message.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -33,7 +34,7 @@ impl UserTransport {
     /// # Errors
     /// Nobody listens there, or no vfio-user device does.
     pub fn connect(path: &Path) -> Result<Self, DeviceError> {
-        let client = Client::connect(path, DEADLINE).map_err(|error| match error {
+        let client = Client::connect(path, stretched(DEADLINE)).map_err(|error| match error {
             // Somebody listens, and does not greet: a device serves one driver at a time.
             vfio_user::Error::Timeout { .. } => DeviceError::Host {
                 what: "connecting",
@@ -62,7 +63,7 @@ impl UserTransport {
                 error: format!("it leads to {found:?}, expected {}", path.display()),
             });
         }
-        let client = Client::resume(stream, DEADLINE).map_err(failed)?;
+        let client = Client::resume(stream, stretched(DEADLINE)).map_err(failed)?;
         Ok(Self { client })
     }
 }

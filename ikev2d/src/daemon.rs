@@ -192,7 +192,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         counts: Counts::default(),
         loaded: loaded::Loaded::default(),
         restarts: restart::Restarts::default(),
-        adoption: adoption::Adoption::new(adopted),
+        adoption: adoption::Adoption::new(adopted, section.failover.orphan_grace.0),
         routed: HashSet::new(),
         traps: trap::Traps::default(),
         mobility: mobility::Mobility::default(),

@@ -62,6 +62,17 @@ fn logged(mut command: Command, log: &Path) -> Guarded {
 impl Site {
     /// Inline where there is a namespace for its wire, lookaside else.
     fn start(number: u8, host: &Namespace, wire: Option<&Namespace>, directory: &Path) -> Self {
+        Self::start_with(number, host, wire, directory, 60)
+    }
+
+    /// An SA that is left behind waits so many seconds for its successor.
+    fn start_with(
+        number: u8,
+        host: &Namespace,
+        wire: Option<&Namespace>,
+        directory: &Path,
+        grace: u64,
+    ) -> Self {
         let directory = directory.join(format!("site-{number}"));
         fs::create_dir(&directory).unwrap();
         let socket = directory.join("card");
@@ -95,7 +106,7 @@ impl Site {
 vici_socket = {vici:?}
 device = "vfio-user:{socket}"
 dataplane = "{plane}"
-failover = {{ block = 1048576 }}
+failover = {{ block = 1048576, orphan_grace = {grace} }}
 tun = {{ name = "{interface}", mtu = 1400, queues = 1 }}
 log_level = "debug"
 retransmit_timeout = 0.5
@@ -169,8 +180,7 @@ secret = "{SECRET}"
 
     fn kill(&self) -> u32 {
         let daemon = self.daemon();
-        let pid = nix::unistd::Pid::from_raw(daemon as i32);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        kill(daemon);
         daemon
     }
 
@@ -253,6 +263,11 @@ fn walk(
     }
 }
 
+fn kill(process: u32) {
+    let pid = nix::unistd::Pid::from_raw(process as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
 /// SplitMix64.
 fn random(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -262,12 +277,8 @@ fn random(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-#[test]
-fn a_card_in_inline_mode_does_not_notice_that_the_daemon_is_killed() {
-    netlab::ensure_privileges().unwrap();
-    let kills = number("ESPLANADE_KILLS", 3);
-    let mut seed = number("ESPLANADE_SEED", 1);
-    eprintln!("{kills} kills, ESPLANADE_SEED={seed}");
+/// Two hosts, and the cards' wire between them.
+fn inline_hosts() -> ([Namespace; 2], [Namespace; 2]) {
     let hosts = [Namespace::new("a").unwrap(), Namespace::new("b").unwrap()];
     let wires = [
         Namespace::new("wire-a").unwrap(),
@@ -280,6 +291,16 @@ fn a_card_in_inline_mode_does_not_notice_that_the_daemon_is_killed() {
     for (host, site) in hosts.iter().zip(1..) {
         host.address("lo", &format!("{}/32", inner(site))).unwrap();
     }
+    (hosts, wires)
+}
+
+#[test]
+fn a_card_in_inline_mode_does_not_notice_that_the_daemon_is_killed() {
+    netlab::ensure_privileges().unwrap();
+    let kills = number("ESPLANADE_KILLS", 3);
+    let mut seed = number("ESPLANADE_SEED", 1);
+    eprintln!("{kills} kills, ESPLANADE_SEED={seed}");
+    let (hosts, wires) = inline_hosts();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("wire.pcap");
     let capture = Capture::start(&wires[0], "wire", &file, CaptureConfig::default()).unwrap();
@@ -410,4 +431,50 @@ fn in_lookaside_mode_the_tunnel_comes_back_and_no_number_twice() {
     let wire = Wire::read(&file).unwrap();
     assert_eq!(wire.duplicate_sequence_numbers(), 0);
     assert_eq!(wire.repeated_key_iv(), 0);
+}
+
+#[test]
+fn sas_that_find_no_successor_in_their_grace_are_retired() {
+    netlab::ensure_privileges().unwrap();
+    let (hosts, wires) = inline_hosts();
+    let directory = tempfile::tempdir().unwrap();
+    // Long enough for a slow machine to see that they are there.
+    let grace = Duration::from_secs(8);
+    let start = |number: u8, grace: Duration| {
+        let at = usize::from(number - 1);
+        let wire = Some(&wires[at]);
+        Site::start_with(number, &hosts[at], wire, directory.path(), grace.as_secs())
+    };
+    let mut b = start(2, grace);
+    let a = start(1, grace);
+    a.wait("the first tunnel", READY, || {
+        a.installed() == (1, "device".to_owned()) && a.card("sas") == Some(2)
+    });
+    // Nobody is left to set the tunnel up again with, and nobody has said good-bye.
+    let daemon = b.daemon();
+    b.keeper.kill().unwrap();
+    kill(daemon);
+    let begun = Instant::now();
+    let killed = a.kill();
+    a.wait("SAs that go on without their daemon", grace, || {
+        a.daemon() != killed && a.card("adopted") == Some(2) && a.card("sas") == Some(2)
+    });
+    a.wait("the end of the grace", grace + GONE, || {
+        a.card("sas") == Some(0)
+    });
+    assert!(
+        begun.elapsed() >= grace,
+        "{:?}\n{}",
+        begun.elapsed(),
+        a.log()
+    );
+    assert_eq!(a.installed().0, 0);
+    // The card and the cache are both rid of them.
+    let mut command = Command::new(tests::program("esplanade"));
+    command.args(["sa", "-o", "json", "list", "--cache"]);
+    let listed = command.arg(a.directory.join("vici.cache")).output();
+    let listed = listed.unwrap();
+    assert!(listed.status.success(), "{listed:?}");
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed["sas"].as_array().map(Vec::len), Some(0), "{listed}");
 }

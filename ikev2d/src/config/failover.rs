@@ -24,6 +24,9 @@ pub struct FailoverSection {
     pub hold_off_max: Seconds,
     /// How long it must stay up to count as well again.
     pub well_after: Seconds,
+    /// How long an SA that an earlier process has left in the accelerator waits for its successor before it
+    /// is retired.
+    pub orphan_grace: Seconds,
 }
 
 impl Default for FailoverSection {
@@ -35,6 +38,7 @@ impl Default for FailoverSection {
             hold_off: Seconds(config.hold_off.first),
             hold_off_max: Seconds(config.hold_off.longest),
             well_after: Seconds(config.hold_off.well_after),
+            orphan_grace: Seconds(Duration::from_secs(60)),
         }
     }
 }
@@ -64,5 +68,18 @@ fn block<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         Err(D::Error::custom(format!(
             "block {block}: expected 4096 to 16777216 sequence numbers"
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orphans_have_a_minute_unless_told_otherwise() {
+        let section: FailoverSection = toml::from_str("").unwrap();
+        assert_eq!(section.orphan_grace, Seconds(Duration::from_secs(60)));
+        let section: FailoverSection = toml::from_str("orphan_grace = \"3s\"").unwrap();
+        assert_eq!(section.orphan_grace, Seconds(Duration::from_secs(3)));
     }
 }

@@ -15,8 +15,6 @@ use offload_api::sa::Direction;
 use super::Daemon;
 use crate::install;
 
-/// How long an adopted SA waits for its successor.
-const GRACE: Duration = Duration::from_secs(60);
 /// How long it takes packets that the peer has sent before it knew the successor.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -35,8 +33,9 @@ struct Orphan {
 }
 
 impl Adoption {
-    pub(super) fn new(adopted: Vec<Adopted>) -> Self {
-        let until = Instant::now() + GRACE;
+    /// Each waits so long for its successor.
+    pub(super) fn new(adopted: Vec<Adopted>, grace: Duration) -> Self {
+        let until = Instant::now() + grace;
         let orphan = |adopted| Orphan {
             adopted,
             until,

@@ -29,6 +29,7 @@ fn endpoint(aggressive: bool) -> Endpoint {
         ikev1: Ikev1 {
             aggressive,
             aggressive_psk: true,
+            ..Ikev1::default()
         },
         local_addrs: vec![AddressPattern::Any],
         remote_addrs: vec![AddressPattern::Prefix([192, 0, 2, 1].into(), 32)],

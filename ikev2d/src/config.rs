@@ -16,6 +16,7 @@ mod metrics;
 mod pool;
 mod secret;
 mod text;
+mod xauth;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,7 @@ pub use pool::{AddressRange, PoolSection};
 pub use secret::SecretSection;
 pub(crate) use secret::check_secret;
 pub use text::{AhProposal, EspProposal, FromText, IkeProposal, Seconds, Text};
+pub use xauth::XauthSection;
 
 /// Everything.
 #[derive(Debug, Deserialize)]
@@ -56,7 +58,7 @@ pub struct Config {
     /// Peers by name.
     #[serde(default)]
     pub connections: BTreeMap<String, ConnectionSection>,
-    /// Preshared keys by name (`ike-…`), postquantum ones (`ppk-…`, RFC 8784), passwords of EAP (`eap-…`), and files with private keys (`private-…`).
+    /// Preshared keys by name (`ike-…`), postquantum ones (`ppk-…`, RFC 8784), passwords of EAP and XAUTH (`eap-…`, `xauth-…`), and files with private keys (`private-…`).
     #[serde(default)]
     pub secrets: BTreeMap<String, SecretSection>,
     /// Addresses for peers.
@@ -263,9 +265,9 @@ fn is_ppk(name: &str) -> bool {
     name.starts_with("ppk")
 }
 
-/// Whether it is that of an EAP password.
+/// Whether it is that of a password of EAP or XAUTH.
 fn is_eap(name: &str) -> bool {
-    name.starts_with("eap")
+    name.starts_with("eap") || name.starts_with("xauth")
 }
 
 impl FromStr for Config {
@@ -281,6 +283,7 @@ mod tests {
     use std::time::Duration;
 
     use ikev2d_proto::config::{Identity, LocalAuth, Version};
+    use ikev2d_proto::xauth::Xauth;
 
     use super::*;
 
@@ -456,6 +459,46 @@ mod tests {
             (
                 good.replace("id = \"b.demo\"", "id = \"b.demo\", eap_id = \"x\""),
                 "eap_id",
+            ),
+        ] {
+            let error = bad.parse::<Config>().unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+    }
+
+    /// Users behind phase 1 are IKEv1's, behind psk or rsa, at one end, with a password; strongSwan's words.
+    #[test]
+    fn xauth_is_checked() {
+        let user = "local-xauth = { auth = \"xauth\", xauth_id = \"carol\" }\nencap = true";
+        let text = GOOD
+            .replace("version = 2", "version = 1")
+            .replace("aes256gcm16-prfsha384-x25519", "aes256-sha256-modp2048")
+            .replace("encap = true", user);
+        let password = "\n[secrets.xauth-a]\nids = [\"carol\"]\nsecret = \"short\"\n";
+        let good = text.clone() + password;
+        let config: Config = good.parse().unwrap();
+        let ikev1 = &config.policy()[0].ikev1;
+        assert!(matches!(&ikev1.xauth, Some(Xauth::Client((name, _))) if name == b"carol"));
+        assert_eq!(config.psks().len(), 1, "no preshared key");
+        let server = good.replace("local-xauth", "remote-xauth");
+        let server: Config = server.parse().unwrap();
+        let ikev1 = &server.policy()[0].ikev1;
+        assert!(matches!(&ikev1.xauth, Some(Xauth::Server(users)) if users.len() == 1));
+        for (bad, expected) in [
+            (text, "secrets.xauth-NAME"),
+            (good.replace("version = 1", "version = 0"), "version = 1"),
+            (good.replace("version = 1", "version = 2"), "version = 1"),
+            (
+                good.replace("\"xauth\"", "\"xauth-pam\""),
+                "expected \"xauth\"",
+            ),
+            (
+                good.replace("encap = true", "remote-xauth = { auth = \"xauth\" }"),
+                "not both",
+            ),
+            (
+                GOOD.replace("encap = true", "pull = false"),
+                "nor a push of addresses",
             ),
         ] {
             let error = bad.parse::<Config>().unwrap_err().to_string();

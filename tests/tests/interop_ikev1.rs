@@ -40,6 +40,15 @@ struct Lab {
     _directory: tempfile::TempDir,
 }
 
+/// What both have logged, where a test fails.
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("ours:\n{}\ntheirs:\n{}", self.a.tail(), self.b.tail());
+        }
+    }
+}
+
 impl Lab {
     /// Ours and strongSwan's, with settings of each connection's own; nothing without strongSwan.
     fn new(

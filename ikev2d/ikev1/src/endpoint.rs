@@ -3,8 +3,8 @@
 
 mod info;
 mod receive;
+mod table;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,9 +16,11 @@ use ikev2d_proto::credential::JobResult;
 use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::endpoint::{InitiateError, UnknownSa};
 use ikev2d_proto::event::{Answer, ChildId, Event, IkeId, JobId, Numbers, Path, Transmit};
+use ikev2d_proto::pool::Pools;
 
 use crate::isakmp::{Isakmp, State};
 use crate::step::{Ctx, Outputs};
+use table::Table;
 
 /// How long an SA that another one has taken over from is kept: what is under way on it ends.
 const SUCCESSION: Duration = Duration::from_secs(10);
@@ -29,7 +31,8 @@ pub struct Endpoint {
     crypto: Arc<dyn Crypto>,
     connections: Vec<Arc<Connection>>,
     secrets: Vec<Secret>,
-    sas: BTreeMap<IkeId, Isakmp>,
+    pools: Pools,
+    sas: Table,
     out: Outputs,
     stats: receive::Counters,
 }
@@ -46,7 +49,8 @@ impl Endpoint {
             crypto,
             connections: Vec::new(),
             secrets: Vec::new(),
-            sas: BTreeMap::new(),
+            pools: Pools::default(),
+            sas: Table::default(),
             out,
             stats: receive::Counters::default(),
         }
@@ -63,49 +67,63 @@ impl Endpoint {
         self.secrets = secrets;
     }
 
-    fn with<R>(
-        &mut self,
-        now: Instant,
-        step: impl FnOnce(&mut BTreeMap<IkeId, Isakmp>, &mut Ctx<'_>) -> R,
-    ) -> R {
+    /// Pools of addresses for peers: those of both versions have the same ones, which are lent to the one
+    /// that acts.
+    pub fn pools_mut(&mut self) -> &mut Pools {
+        &mut self.pools
+    }
+
+    fn with<R>(&mut self, now: Instant, step: impl FnOnce(&mut Table, &mut Ctx<'_>) -> R) -> R {
         let mut ctx = Ctx {
             crypto: &*self.crypto,
             config: &self.config,
             connections: &self.connections,
             secrets: &self.secrets,
+            pools: &mut self.pools,
             out: &mut self.out,
             now,
         };
-        let result = step(&mut self.sas, &mut ctx);
+        let sas = &mut self.sas;
+        let result = step(sas, &mut ctx);
+        for id in std::mem::take(&mut ctx.out.proved) {
+            let waiting = sas.get_mut(id);
+            if let Some(sa) = waiting.filter(|sa| sa.state == State::Transacting) {
+                sa.handle_early(&mut ctx);
+            }
+        }
         loop {
             let established = std::mem::take(&mut ctx.out.established);
             if established.is_empty() {
                 break;
             }
             for id in established {
-                take_over(&mut self.sas, &mut ctx, id);
+                sas.settle(ctx.config, ctx.crypto);
+                take_over(sas, &mut ctx, id);
             }
         }
+        sas.settle(ctx.config, ctx.crypto);
         for id in std::mem::take(&mut ctx.out.initial_contact) {
-            initial_contact(&mut self.sas, &mut ctx, id);
+            initial_contact(sas, &mut ctx, id);
         }
+        sas.settle(ctx.config, ctx.crypto);
         for child in std::mem::take(&mut ctx.out.up) {
-            if let Some(sa) = parent(&mut self.sas, child) {
+            if let Some(sa) = parent(sas, child) {
                 sa.child_is_up(&mut ctx, child);
             }
         }
         for child in std::mem::take(&mut ctx.out.abandoned) {
-            if let Some(sa) = parent(&mut self.sas, child) {
+            if let Some(sa) = parent(sas, child) {
                 sa.delete_child(&mut ctx, child, "the peer has not ended the quick mode");
             }
         }
         for id in std::mem::take(&mut ctx.out.renew) {
-            renew(&mut self.sas, &mut ctx, id);
+            renew(sas, &mut ctx, id);
         }
-        let dead = dead(&self.sas);
-        for id in dead {
-            bury(&mut self.sas, &mut ctx, id);
+        sas.settle(ctx.config, ctx.crypto);
+        for id in sas.take_dead() {
+            bury(sas, &mut ctx, id);
         }
+        sas.settle(ctx.config, ctx.crypto);
         result
     }
 
@@ -116,17 +134,16 @@ impl Endpoint {
         step: impl FnOnce(&mut Isakmp, &mut Ctx<'_>) -> R,
     ) -> Result<R, UnknownSa> {
         self.with(now, |sas, ctx| {
-            let sa = sas.get_mut(&ike).ok_or(UnknownSa)?;
+            let sa = sas.get_mut(ike).ok_or(UnknownSa)?;
             Ok(step(sa, ctx))
         })
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let config = self.config.clone();
         self.with(now, |sas, ctx| {
-            for sa in sas.values_mut() {
-                if sa.timeout(&config).is_some_and(|at| at <= now) {
+            for id in sas.due(now) {
+                if let Some(sa) = sas.get_mut(id) {
                     sa.handle_timeout(ctx);
                 }
             }
@@ -140,7 +157,8 @@ impl Endpoint {
             Answer::Failed { install, reason } => (*install, Some(&reason[..])),
         };
         self.with(now, |sas, ctx| {
-            for sa in sas.values_mut() {
+            let found = sas.of_install(install);
+            if let Some(sa) = found.and_then(|id| sas.get_mut(id)) {
                 sa.answered(ctx, install, failure);
             }
         });
@@ -149,7 +167,8 @@ impl Endpoint {
     /// Takes in what came of a job.
     pub fn handle_job(&mut self, now: Instant, job: JobId, result: &JobResult) {
         self.with(now, |sas, ctx| {
-            if let Some(sa) = sas.values_mut().find(|sa| sa.awaits(job)) {
+            let found = sas.of_job(job);
+            if let Some(sa) = found.and_then(|id| sas.get_mut(id)) {
                 sa.handle_job(ctx, result);
             }
         });
@@ -179,10 +198,14 @@ impl Endpoint {
             let (connection, child) = (connection.name.clone(), name.to_owned());
             return Err(InitiateError::UnknownChild { connection, child });
         }
-        let present = self.sas.values().find(|sa| {
+        let ours = self.sas.of_connection(&connection.name).into_iter();
+        let mut ours = ours.filter_map(|id| self.sas.get(id));
+        let present = ours.find(|sa| {
             sa.connection.name == connection.name
                 && (sa.state == State::Established
-                    || sa.state == State::Connecting && sa.initiator && sa.replaces.is_none())
+                    || matches!(sa.state, State::Connecting | State::Transacting)
+                        && sa.initiator
+                        && sa.replaces.is_none())
         });
         if let Some(id) = present.map(|sa| sa.id) {
             let _ = self.on(now, id, |sa, ctx| match child {
@@ -206,8 +229,8 @@ impl Endpoint {
         };
         self.with(now, |sas, ctx| {
             let cookie = ctx.cookie();
-            let of_peer = |sa: &Isakmp| sa.path.remote.ip() == remote && sa.is_up();
-            let initial_contact = !sas.values().any(of_peer);
+            let is_up = |id| sas.get(id).is_some_and(Isakmp::is_up);
+            let initial_contact = !sas.of_peer(remote).into_iter().any(is_up);
             let mut sa = Isakmp::new(ctx, connection, true, (cookie, 0), path);
             sa.initial_contact = initial_contact;
             sa.wanted.extend(child.map(str::to_owned));
@@ -216,7 +239,7 @@ impl Endpoint {
                 InitiateError::Crypto
             })?;
             let id = sa.id;
-            sas.insert(id, sa);
+            sas.insert(sa);
             Ok(id)
         })
     }
@@ -227,22 +250,22 @@ impl Endpoint {
     /// [`UnknownSa`].
     pub fn terminate_ike(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
         self.with(now, |sas, ctx| {
-            let mut sa = sas.remove(&ike).ok_or(UnknownSa)?;
+            let mut sa = sas.remove(ike).ok_or(UnknownSa)?;
             // Those that it has replaced go with it.
-            for old in sas.values_mut() {
-                if old.state == State::Replaced && old.same_ends(ctx.crypto, &sa) {
+            for id in sas.of_ends(&sa, ctx.crypto) {
+                let replaced = sas.get_mut(id).filter(|old| old.state == State::Replaced);
+                if let Some(old) = replaced.filter(|old| old.same_ends(ctx.crypto, &sa)) {
                     old.delete(ctx, "terminated");
                 }
             }
             sa.delete(ctx, "terminated");
-            sas.insert(ike, sa);
+            sas.insert(sa);
             Ok(())
         })
     }
 
     fn ike_of(&self, child: ChildId) -> Result<IkeId, UnknownSa> {
-        let has = |sa: &&Isakmp| sa.children.iter().any(|c| c.sa.id == child);
-        self.sas.values().find(has).map(|sa| sa.id).ok_or(UnknownSa)
+        self.sas.of_child(child).ok_or(UnknownSa)
     }
 
     /// Deletes a child SA.
@@ -298,19 +321,22 @@ impl Endpoint {
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let timeouts = self.sas.values().filter_map(|sa| sa.timeout(&self.config));
-        timeouts.min()
+        self.sas.next_due()
     }
 }
 
 /// A new SA takes the children of those before it between the same ends; then what waited for it goes on.
-fn take_over(sas: &mut BTreeMap<IkeId, Isakmp>, ctx: &mut Ctx<'_>, id: IkeId) {
-    let Some(mut sa) = sas.remove(&id) else {
+fn take_over(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
+    let Some(mut sa) = sas.remove(id) else {
         return;
     };
     let mut old = None;
     let connected = !ctx.out.initial_contact.contains(&id) || sa.connection.unique == Unique::Never;
-    for other in sas.values_mut().filter(|_| connected) {
+    let others = sas.of_ends(&sa, ctx.crypto);
+    for other in others.into_iter().filter(|_| connected) {
+        let Some(other) = sas.get_mut(other) else {
+            continue;
+        };
         if other.state == State::Established
             && other.path.remote.ip() == sa.path.remote.ip()
             && other.same_ends(ctx.crypto, &sa)
@@ -329,33 +355,31 @@ fn take_over(sas: &mut BTreeMap<IkeId, Isakmp>, ctx: &mut Ctx<'_>, id: IkeId) {
     for name in std::mem::take(&mut sa.wanted) {
         sa.ask_child(ctx, &name);
     }
-    for (path, message) in std::mem::take(&mut sa.early) {
-        sa.handle(ctx, path, &message);
-    }
-    sas.insert(id, sa);
+    sa.handle_early(ctx);
+    sas.insert(sa);
 }
 
 /// The SA that has a child by now: not the one that made it, if another has taken over meanwhile.
-fn parent(sas: &mut BTreeMap<IkeId, Isakmp>, child: ChildId) -> Option<&mut Isakmp> {
-    let has = |sa: &&mut Isakmp| sa.children.iter().any(|c| c.sa.id == child);
-    sas.values_mut().find(has)
-}
-
-fn dead(sas: &BTreeMap<IkeId, Isakmp>) -> Vec<IkeId> {
-    let dead = sas.values().filter(|sa| sa.state == State::Dead);
-    dead.map(|sa| sa.id).collect()
+fn parent(sas: &mut Table, child: ChildId) -> Option<&mut Isakmp> {
+    let id = sas.of_child(child)?;
+    sas.get_mut(id)
 }
 
 /// Forgets an SA. What one that was replaced still had, out of a quick mode that ended late, goes to its
 /// heir.
-fn bury(sas: &mut BTreeMap<IkeId, Isakmp>, ctx: &mut Ctx<'_>, id: IkeId) {
-    let Some(mut sa) = sas.remove(&id) else {
+fn bury(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
+    let Some(mut sa) = sas.remove(id) else {
         return;
     };
-    let heir = sas
-        .values_mut()
-        .find(|heir| heir.state == State::Established && heir.same_ends(ctx.crypto, &sa));
-    match heir {
+    if sa.children.is_empty() {
+        return;
+    }
+    let others = sas.of_ends(&sa, ctx.crypto).into_iter();
+    let heir = others
+        .filter_map(|id| sas.get(id))
+        .find(|heir| heir.state == State::Established && heir.same_ends(ctx.crypto, &sa))
+        .map(|heir| heir.id);
+    match heir.and_then(|heir| sas.get_mut(heir)) {
         Some(heir) => sa.hand_over(ctx, heir),
         None => {
             for child in std::mem::take(&mut sa.children) {
@@ -366,41 +390,46 @@ fn bury(sas: &mut BTreeMap<IkeId, Isakmp>, ctx: &mut Ctx<'_>, id: IkeId) {
 }
 
 /// The peer has lost its state: what it had with us before is gone.
-fn initial_contact(sas: &mut BTreeMap<IkeId, Isakmp>, ctx: &mut Ctx<'_>, id: IkeId) {
-    let Some(sa) = sas.remove(&id) else { return };
+fn initial_contact(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
+    let Some(sa) = sas.remove(id) else { return };
     if sa.connection.unique != Unique::Never {
-        for other in sas.values_mut() {
-            if other.is_up() && other.same_ends(ctx.crypto, &sa) {
+        for other in sas.of_ends(&sa, ctx.crypto) {
+            let other = sas.get_mut(other).filter(|other| other.is_up());
+            if let Some(other) = other.filter(|other| other.same_ends(ctx.crypto, &sa)) {
                 other.die(ctx, "the peer made initial contact");
             }
         }
     }
-    sas.insert(id, sa);
+    sas.insert(sa);
 }
 
 /// Begins an SA that is to take over from another.
-fn renew(sas: &mut BTreeMap<IkeId, Isakmp>, ctx: &mut Ctx<'_>, id: IkeId) {
-    let begun = sas
-        .values()
-        .any(|sa| sa.replaces == Some(id) && sa.state == State::Connecting);
+fn renew(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
+    let begun = sas.is_being_replaced(id);
     let Some(old) = sas
-        .get_mut(&id)
+        .get_mut(id)
         .filter(|old| old.state == State::Established && !begun)
     else {
         return;
     };
     old.rekey_at = None;
+    if !old.initiator && (old.user().is_some() || !old.assigned.peers.is_empty()) {
+        // Only the peer can begin what its user proves itself in and what it asks for an address in.
+        let connection = &old.connection.name;
+        tracing::debug!(connection, "the peer is to replace the ISAKMP SA");
+        return;
+    }
     let (connection, mut path) = (old.connection.clone(), old.path);
+    let wanted = old.assigned.own.clone();
     if !old.encap {
         path.local.set_port(ctx.config.ike_port);
     }
     let cookie = ctx.cookie();
     let mut new = Isakmp::new(ctx, connection, true, (cookie, 0), path);
     new.replaces = Some(id);
+    new.assigned.wanted = wanted;
     match new.begin(ctx) {
-        Ok(()) => {
-            sas.insert(new.id, new);
-        }
+        Ok(()) => sas.insert(new),
         Err(error) => tracing::error!(%error, "ISAKMP SA could not be replaced"),
     }
 }

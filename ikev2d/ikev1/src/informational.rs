@@ -4,7 +4,7 @@
 
 use ikev2d_proto::event::{ChildId, Event, Path, reason};
 
-use crate::isakmp::{Isakmp, Last, MOST_SEEN, State};
+use crate::isakmp::{Isakmp, Last, State};
 use crate::step::Ctx;
 use crate::wire::notify::{self, Delete, Notify};
 use crate::wire::{Chain, FLAG_ENCRYPTED, HEADER_LEN, Header, Payloads, exchange, payload, sa};
@@ -22,7 +22,11 @@ impl Isakmp {
             return self.take_hint(header, message);
         }
         let id = header.message_id.get();
-        if !self.is_up() || id == 0 || self.seen.contains(&id) || self.exchanges.contains_key(&id) {
+        if !self.is_proved()
+            || id == 0
+            || self.seen.contains(&id)
+            || self.exchanges.contains_key(&id)
+        {
             return;
         }
         let Some(keys) = &self.keys else { return };
@@ -44,10 +48,7 @@ impl Isakmp {
             );
             return;
         };
-        self.seen.insert(id);
-        if self.seen.len() >= MOST_SEEN {
-            ctx.out.renew.push(self.id);
-        }
+        self.note_seen(ctx, id);
         self.heard(ctx, path);
         for part in &parts.all {
             match part.kind {
@@ -206,7 +207,7 @@ impl Isakmp {
 
     /// Tells the peer that this SA is gone, and lets it go. Nobody answers to that in IKEv1.
     pub(crate) fn delete(&mut self, ctx: &mut Ctx<'_>, why: &str) {
-        if self.is_up() {
+        if self.is_proved() {
             let spis: Vec<u32> = self.children.iter().map(|child| child.sa.spi_in).collect();
             if !spis.is_empty() && self.state == State::Established {
                 self.tell_deleted(ctx, &spis);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ikev2d_proto::assigned::Assigned;
 use ikev2d_proto::config::{Connection, Identity};
 use ikev2d_proto::crypto::{Crypto, KeyExchange};
 use ikev2d_proto::event::{ChildId, ChildSa, Event, IkeId, InstallId, JobId, Path, reason};
@@ -13,6 +14,7 @@ use crate::cipher::Keys;
 use crate::quick::Exchange;
 use crate::step::Ctx;
 use crate::suite::Phase1;
+use crate::transaction::Transactions;
 use crate::vendor::Abilities;
 use crate::wire::{Chain, Header, VERSION};
 
@@ -21,13 +23,15 @@ pub(crate) const NONCE_LEN: usize = 32;
 /// Messages that came before phase 1 had ended, at most.
 const MOST_EARLY: usize = 8;
 /// Message ids of the peer that are remembered, at most: an SA that has seen more is replaced.
-pub(crate) const MOST_SEEN: usize = 65_536;
+const MOST_SEEN: usize = 65_536;
 
 /// Where an ISAKMP SA stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// Phase 1 goes on.
     Connecting,
+    /// Phase 1 has ended; XAUTH or mode config goes on.
+    Transacting,
     /// Both ends have proved who they are.
     Established,
     /// Another one has taken over; it goes at `delete_at`, or when the peer deletes it.
@@ -118,6 +122,9 @@ pub(crate) struct Isakmp {
     /// Children to be asked for when phase 1 has ended.
     pub(crate) wanted: Vec<String>,
     pub(crate) children: Vec<Child>,
+    /// XAUTH and mode config.
+    pub(crate) transactions: Transactions,
+    pub(crate) assigned: Assigned,
     pub(crate) dpd: Option<Last>,
     pub(crate) dpd_sequence: u32,
     pub(crate) created: Instant,
@@ -187,6 +194,8 @@ impl Isakmp {
             early: VecDeque::new(),
             wanted: Vec::new(),
             children: Vec::new(),
+            transactions: Transactions::default(),
+            assigned: Assigned::default(),
             dpd: None,
             dpd_sequence: 0,
             created: ctx.now,
@@ -223,7 +232,17 @@ impl Isakmp {
         }
     }
 
-    /// Whether it can carry exchanges after phase 1.
+    /// Whether both ends have proved who they are, if not yet who their users are.
+    pub(crate) fn is_proved(&self) -> bool {
+        self.is_up() || self.state == State::Transacting
+    }
+
+    /// Whether a peer has begun it and not brought it to its end.
+    pub(crate) fn is_half_open(&self) -> bool {
+        !self.initiator && matches!(self.state, State::Connecting | State::Transacting)
+    }
+
+    /// Whether it can carry quick modes.
     pub(crate) fn is_up(&self) -> bool {
         matches!(self.state, State::Established | State::Replaced)
     }
@@ -235,15 +254,37 @@ impl Isakmp {
         }
     }
 
-    /// Both ends have proved who they are.
+    /// Takes in what came early.
+    pub(crate) fn handle_early(&mut self, ctx: &mut Ctx<'_>) {
+        for (path, message) in std::mem::take(&mut self.early) {
+            self.handle(ctx, path, &message);
+        }
+    }
+
+    /// Remembers a message id of the peer's.
+    pub(crate) fn note_seen(&mut self, ctx: &mut Ctx<'_>, id: u32) {
+        self.seen.insert(id);
+        if self.seen.len() >= MOST_SEEN {
+            ctx.out.renew.push(self.id);
+        }
+    }
+
+    /// Phase 1 has ended: both ends have proved who they are.
     pub(crate) fn establish(&mut self, ctx: &mut Ctx<'_>) {
-        self.state = State::Established;
-        self.established = Some(ctx.now);
+        self.state = State::Transacting;
         self.last_heard = ctx.now;
         self.material.exchange = None;
         self.material.waiting = None;
         // A responder of main mode repeats its last message when asked to; nobody sends by itself.
         self.phase1.at = None;
+        ctx.out.proved.push(self.id);
+        self.transact(ctx);
+    }
+
+    /// Nothing is left to be done before quick modes.
+    pub(crate) fn come_up(&mut self, ctx: &mut Ctx<'_>) {
+        self.state = State::Established;
+        self.established = Some(ctx.now);
         if let Some(time) = self.connection.rekey_time {
             let end = ctx.now + time + self.connection.over_time;
             let rekey = ctx.now + ctx.jittered(time, self.connection.rand_time);
@@ -262,11 +303,12 @@ impl Isakmp {
         }
     }
 
-    /// Whether two SAs are between the same two ends.
+    /// Whether two SAs are between the same two ends: many users may share one identity.
     pub(crate) fn same_ends(&self, crypto: &dyn Crypto, other: &Self) -> bool {
         self.connection.name == other.connection.name
             && self.local_id.matches_by(crypto, &other.local_id)
             && self.remote_id.matches_by(crypto, &other.remote_id)
+            && self.user() == other.user()
     }
 
     /// It is gone, with its children; those of one that is replaced go to its heir.
@@ -281,7 +323,10 @@ impl Isakmp {
             }
         }
         let connection = self.connection.name.clone();
-        if before == State::Connecting && self.initiator {
+        if let Some(unconfigured) = self.assigned.give_back(ctx.pools) {
+            ctx.event(unconfigured);
+        }
+        if matches!(before, State::Connecting | State::Transacting) && self.initiator {
             let reason = match &self.material.hint {
                 Some(hint) if why == reason::NO_ANSWER => {
                     format!("{why}; somebody has said without proof: {hint}")

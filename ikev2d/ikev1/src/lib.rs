@@ -20,6 +20,7 @@ mod quick;
 mod step;
 pub mod suite;
 mod timers;
+mod transaction;
 mod vendor;
 pub mod wire;
 
@@ -31,5 +32,6 @@ pub fn parse_any(body: &[u8]) {
     let _ = wire::identity::parse(body);
     let _ = wire::notify::Notify::parse(body);
     let _ = wire::notify::Delete::parse(body);
+    let _ = wire::transaction::Attributes::parse(body).map(|read| read.given());
     let _ = wire::Payloads::parse(wire::payload::SA, body, true);
 }

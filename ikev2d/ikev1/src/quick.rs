@@ -100,8 +100,12 @@ struct Ingredients<'a> {
 impl Isakmp {
     /// Every pair of a child's selectors: each becomes an SA of its own.
     pub(crate) fn pairs(&self, config: &ChildConfig) -> Vec<Pair> {
-        let local = SelectorConfig::resolve(&config.local_ts, self.path.local.ip());
-        let remote = SelectorConfig::resolve(&config.remote_ts, self.path.remote.ip());
+        let (own, peers) = (
+            self.assigned.own_dynamic(self.path),
+            self.assigned.peers_dynamic(self.path),
+        );
+        let local = SelectorConfig::resolve_by(&config.local_ts, &own);
+        let remote = SelectorConfig::resolve_by(&config.remote_ts, &peers);
         let pairs = local.iter().flat_map(|local| {
             remote.iter().map(|remote| Pair {
                 local: *local,
@@ -197,7 +201,7 @@ impl Isakmp {
         if self.exchanges.contains_key(&id) {
             self.handle_second(ctx, id, &parts, (digest, iv));
         } else {
-            self.seen.insert(id);
+            self.note_seen(ctx, id);
             self.handle_first(ctx, id, &parts, (digest, iv));
         }
     }

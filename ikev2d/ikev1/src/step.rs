@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ikev2d_proto::config::{EndpointConfig, Secret};
 use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::event::{ChildId, Event, IkeId, Numbers, Path, Transmit};
+use ikev2d_proto::pool::Pools;
 
 /// What a step may use and leave behind.
 pub(crate) struct Ctx<'a> {
@@ -14,6 +15,7 @@ pub(crate) struct Ctx<'a> {
     pub(crate) config: &'a EndpointConfig,
     pub(crate) connections: &'a [std::sync::Arc<ikev2d_proto::config::Connection>],
     pub(crate) secrets: &'a [Secret],
+    pub(crate) pools: &'a mut Pools,
     pub(crate) out: &'a mut Outputs,
     pub(crate) now: Instant,
 }
@@ -24,6 +26,8 @@ pub(crate) struct Outputs {
     pub(crate) transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) numbers: Numbers,
+    /// ISAKMP SAs whose phase 1 has just ended.
+    pub(crate) proved: Vec<IkeId>,
     /// ISAKMP SAs that have just been established.
     pub(crate) established: Vec<IkeId>,
     /// Those whose peers know of no other ones.

@@ -8,6 +8,7 @@ use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
 use ikev2d_proto::config::{Connection, LocalAuth, RemoteAuth};
 use ikev2d_proto::credential::{Hash, Scheme};
 use ikev2d_proto::proposal::{EspSuite, Proposal};
+use ikev2d_proto::xauth::Xauth;
 
 use crate::wire::attribute::push;
 use crate::wire::sa::{self, KEY_IKE, PROTO_ESP, PROTO_ISAKMP, Transform};
@@ -62,8 +63,26 @@ impl Method {
         Self::Ecdsa521,
     ];
 
-    fn from_wire(number: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|m| *m as u64 == number)
+    /// Its number, with or without a user who proves itself behind it
+    /// (draft-beaulieu-ike-xauth-02 §7.2, which has two of the methods).
+    fn number(self, user: Option<End>) -> Option<u16> {
+        Some(match (self, user) {
+            (method, None) => method as u16,
+            (Self::SharedKey, Some(End::Initiator)) => 65001,
+            (Self::SharedKey, Some(End::Responder)) => 65002,
+            (Self::Rsa, Some(End::Initiator)) => 65005,
+            (Self::Rsa, Some(End::Responder)) => 65006,
+            _ => return None,
+        })
+    }
+
+    fn from_wire(number: u64) -> Option<(Self, Option<End>)> {
+        let all = Self::ALL.into_iter().flat_map(|method| {
+            let users = [None, Some(End::Initiator), Some(End::Responder)];
+            users.map(|user| (method, user))
+        });
+        let mut all = all.into_iter();
+        all.find(|(method, user)| method.number(*user).is_some_and(|n| u64::from(n) == number))
     }
 
     /// What a connection can do. Both ends prove themselves in the same way; with signatures each end's
@@ -97,6 +116,15 @@ impl Method {
     }
 }
 
+/// An end of an ISAKMP SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Who has begun.
+    Initiator,
+    /// Who has answered.
+    Responder,
+}
+
 /// What was chosen for an ISAKMP SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Phase1 {
@@ -108,6 +136,8 @@ pub struct Phase1 {
     pub group: Group,
     /// Authentication.
     pub method: Method,
+    /// Whose user proves itself by XAUTH behind it.
+    pub user: Option<End>,
 }
 
 /// Whether a group is IKEv1's as well: what came after RFC 5903 is IKEv2's alone.
@@ -153,9 +183,19 @@ pub(crate) fn integrity_of(prf: Prf) -> Integrity {
     }
 }
 
-/// Everything that a connection's proposals allow in phase 1, best first.
-pub fn phase1(connection: &Connection) -> Vec<Phase1> {
-    let methods = Method::of(connection);
+/// Everything that a connection's proposals allow in phase 1, best first, where we are this end.
+pub fn phase1(connection: &Connection, own: End) -> Vec<Phase1> {
+    let mut methods = Method::of(connection);
+    let user = connection
+        .ikev1
+        .xauth
+        .as_ref()
+        .map(|xauth| match (xauth, own) {
+            (Xauth::Client(_), own) => own,
+            (Xauth::Server(_), End::Initiator) => End::Responder,
+            (Xauth::Server(_), End::Responder) => End::Initiator,
+        });
+    methods.retain(|method| method.number(user).is_some());
     let mut all = Vec::new();
     for proposal in &connection.proposals {
         let hashes = proposal.integrity.iter().map(|i| Prf::beside(*i));
@@ -174,6 +214,7 @@ pub fn phase1(connection: &Connection) -> Vec<Phase1> {
                         prf,
                         group,
                         method,
+                        user,
                     };
                     if has_number(group) && !all.contains(&suite) {
                         all.push(suite);
@@ -196,7 +237,9 @@ impl Phase1 {
         }
         push(&mut out, attribute1::HASH, hash_number(self.prf));
         push(&mut out, attribute1::GROUP, self.group as u32);
-        push(&mut out, attribute1::AUTH, self.method as u32);
+        if let Some(method) = self.method.number(self.user) {
+            push(&mut out, attribute1::AUTH, method.into());
+        }
         push_life(&mut out, (attribute1::LIFE_TYPE, attribute1::LIFE), life);
         out
     }
@@ -212,11 +255,13 @@ impl Phase1 {
         };
         let group = transform.number_of(attribute1::GROUP)?;
         let group = Group::from_wire(u16::try_from(group).ok()?)?;
+        let (method, user) = Method::from_wire(transform.number_of(attribute1::AUTH)?)?;
         Some(Self {
             encryption,
             prf: hash_of(transform.number_of(attribute1::HASH)?)?,
             group,
-            method: Method::from_wire(transform.number_of(attribute1::AUTH)?)?,
+            method,
+            user,
         })
     }
 }

@@ -10,6 +10,9 @@ use crate::isakmp::{Isakmp, Last, Phase, State};
 use crate::quick::Stage;
 use crate::step::Ctx;
 
+/// How long a user has to prove itself.
+const USER_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Wait before the next repetition, shortened at random.
 fn wait(ctx: &Ctx<'_>, tries: u32) -> Duration {
     let config = ctx.config;
@@ -20,7 +23,7 @@ fn wait(ctx: &Ctx<'_>, tries: u32) -> Duration {
 }
 
 /// Sends a message again, if it is due and there are tries left; whether there are none.
-fn repeat(ctx: &mut Ctx<'_>, path: ikev2d_proto::event::Path, last: &mut Last) -> bool {
+pub(crate) fn repeat(ctx: &mut Ctx<'_>, path: ikev2d_proto::event::Path, last: &mut Last) -> bool {
     if last.at.is_none_or(|at| ctx.now < at) {
         return false;
     }
@@ -54,8 +57,12 @@ impl Isakmp {
     }
 
     fn half_open_until(&self, config: &EndpointConfig) -> Option<Instant> {
-        let waits = self.state == State::Connecting && !self.initiator;
-        waits.then(|| self.created + config.half_open_timeout)
+        match self.state {
+            State::Connecting if !self.initiator => Some(self.created + config.half_open_timeout),
+            // A user may have to look its password up.
+            State::Transacting => Some(self.created + USER_TIMEOUT.max(config.half_open_timeout)),
+            _ => None,
+        }
     }
 
     /// When something is to be done next.
@@ -72,6 +79,7 @@ impl Isakmp {
         let exchanges = exchanges.flat_map(|e| [e.last.at, Some(e.forget_at)]);
         [
             self.phase1.at,
+            self.transactions.due(),
             self.half_open_until(config),
             self.liveness_at(),
             self.dpd.as_ref().and_then(|dpd| dpd.at),
@@ -92,10 +100,20 @@ impl Isakmp {
         let now = ctx.now;
         let due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
         if due(self.half_open_until(ctx.config)) {
-            return self.die(ctx, "the peer has not ended phase 1 in time");
+            let why = match self.state {
+                State::Transacting => "XAUTH or mode config has not ended in time",
+                _ => "the peer has not ended phase 1 in time",
+            };
+            return self.die(ctx, why);
         }
         if repeat(ctx, self.path, &mut self.phase1) {
             return self.die(ctx, reason::NO_ANSWER);
+        }
+        let mut transactions = std::mem::take(&mut self.transactions);
+        let unanswered = transactions.repeat(ctx, self.path);
+        self.transactions = transactions;
+        if unanswered {
+            return self.delete(ctx, reason::NO_ANSWER);
         }
         if due(self.delete_at) && !self.exchanges.is_empty() {
             // What is under way on it, or may have to be repeated, needs its keys.

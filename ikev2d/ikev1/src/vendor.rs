@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Vendor ids: how peers tell what they can beyond RFC 2409.
 
+use ikev2d_proto::config::Ikev1;
+
 use crate::natt::Form;
 use crate::wire::{Chain, Payloads, payload};
 
@@ -14,6 +16,9 @@ const DRAFT_02: &[u8] = b"\xcd\x60\x46\x43\x35\xdf\x21\xf8\x7c\xfd\xb2\xfc\x68\x
 const DPD: &[u8] = b"\xaf\xca\xd7\x13\x68\xa1\xf1\xc9\x6b\x86\x96\xfc\x77\x57";
 const DPD_VERSION: &[u8] = &[1, 0];
 
+/// XAUTH (draft-beaulieu-ike-xauth-02 §2).
+const XAUTH: &[u8] = b"\x09\x00\x26\x89\xdf\xd6\xb7\x12";
+
 /// What a peer has told of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Abilities {
@@ -24,7 +29,10 @@ pub(crate) struct Abilities {
 }
 
 /// Tells what we can. A responder answers with the best form of NAT traversal only.
-pub(crate) fn push(chain: &mut Chain, natt: Option<Form>) {
+pub(crate) fn push(chain: &mut Chain, natt: Option<Form>, ikev1: &Ikev1) {
+    if ikev1.xauth.is_some() {
+        chain.push(payload::VENDOR, XAUTH);
+    }
     chain.push(payload::VENDOR, &[DPD, DPD_VERSION].concat());
     match natt {
         None => {

@@ -2,6 +2,7 @@
 //! Policy: connections, their children, identities and secrets.
 
 use std::fmt;
+use std::hash::{Hash as _, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::eap::{ClientConfig, ServerConfig};
 use crate::proposal::Proposal;
 use crate::ts::TrafficSelector;
 use crate::wire::{Reader, WireError};
+use crate::xauth::Xauth;
 
 /// Settings of an endpoint.
 #[derive(Clone, Debug)]
@@ -153,12 +155,17 @@ impl Version {
 }
 
 /// What a connection has for IKEv1 alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Ikev1 {
     /// Aggressive mode (RFC 2409 §5.4): identities go in the clear.
     pub aggressive: bool,
     /// Answer aggressive mode with a preshared key, which whoever asks can then guess at offline.
     pub aggressive_psk: bool,
+    /// Our part of XAUTH, behind phase 1.
+    pub xauth: Option<Xauth>,
+    /// Addresses are given without being asked for (draft-dukes-ike-mode-cfg-02 §3.2: CFG_SET); otherwise
+    /// whoever wants one asks.
+    pub push: bool,
 }
 
 /// What becomes of other IKE SAs between the same two identities (RFC 7296 §2.4).
@@ -260,7 +267,7 @@ impl SelectorConfig {
     }
 
     /// The same, where these are one end's.
-    pub(crate) fn resolve_by(all: &[Self], own: &[TrafficSelector]) -> Vec<TrafficSelector> {
+    pub fn resolve_by(all: &[Self], own: &[TrafficSelector]) -> Vec<TrafficSelector> {
         let resolved = all.iter().flat_map(|selector| match selector {
             Self::Dynamic => own,
             Self::Fixed(ts) => std::slice::from_ref(ts),
@@ -360,6 +367,19 @@ impl Identity {
         match (self, peer) {
             (Self::Dn(a), Self::Dn(b)) => crypto.same_name(a, b),
             _ => self.matches(peer),
+        }
+    }
+
+    /// Equal for identities that match each other by [`matches_by`](Self::matches_by).
+    pub fn hash_by(&self, crypto: &dyn Crypto, hasher: &mut impl Hasher) {
+        match self {
+            Self::Fqdn(name) | Self::Email(name) => {
+                name.bytes()
+                    .for_each(|octet| hasher.write_u8(octet.to_ascii_lowercase()));
+                hasher.write_u8(0xff);
+            }
+            Self::Dn(name) => crypto.name_key(name).hash(hasher),
+            other => other.hash(hasher),
         }
     }
 

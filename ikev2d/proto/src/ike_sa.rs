@@ -25,10 +25,10 @@ pub(crate) use step::{Ctx, Outputs};
 pub(crate) use task::{ChildRequest, Collision, Handover, RekeyRequest, Request, Task};
 pub(crate) use timers::jittered;
 
+use crate::assigned::Assigned;
 use crate::config::{Connection, Identity};
 use crate::crypto::{Crypto, KeyExchange};
 use crate::event::{Event, IkeId, Path};
-use crate::exchange::configuration::Assigned;
 use crate::exchange::eap::EapState;
 use crate::exchange::followup::Awaited;
 use crate::exchange::signature::{PeerAbility, Waiting};

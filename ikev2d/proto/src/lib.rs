@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod algorithm;
+pub mod assigned;
 mod auth;
 pub mod config;
 pub mod credential;
@@ -28,6 +29,7 @@ mod sk;
 pub mod suite;
 pub mod ts;
 pub mod wire;
+pub mod xauth;
 
 /// Feeds a payload's body to every parser of payloads.
 #[cfg(fuzzing)]

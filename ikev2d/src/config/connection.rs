@@ -15,6 +15,7 @@ use super::auth::AuthSection;
 use super::child::ChildSection;
 use super::credentials::Credentials;
 use super::text::{IkeProposal, Seconds, Text};
+use super::xauth::XauthSection;
 use super::{ikev1, legacy};
 
 /// Rekeyings between two reauthentications, at most.
@@ -101,6 +102,15 @@ pub struct ConnectionSection {
     pub local: AuthSection,
     /// The peer's end.
     pub remote: AuthSection,
+    /// IKEv1: our user, who proves itself behind that (XAUTH).
+    #[serde(default, rename = "local-xauth", alias = "local_xauth")]
+    pub local_xauth: Option<XauthSection>,
+    /// IKEv1: the peer's.
+    #[serde(default, rename = "remote-xauth", alias = "remote_xauth")]
+    pub remote_xauth: Option<XauthSection>,
+    /// IKEv1: whoever wants an address asks for it; otherwise it is given unasked.
+    #[serde(default = "yes")]
+    pub pull: bool,
     /// Child SAs by name.
     #[serde(default)]
     pub children: BTreeMap<String, ChildSection>,
@@ -292,7 +302,7 @@ impl ConnectionSection {
         Ok(Connection {
             name: name.to_owned(),
             version: ikev1::version(self.version),
-            ikev1: ikev1::settings(self),
+            ikev1: ikev1::settings(self, credentials)?,
             local_addrs: self.local_addrs.iter().map(|a| a.0).collect(),
             remote_addrs: self.remote_addrs.iter().map(|a| a.0).collect(),
             remote_port: self.remote_port,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use ikev2d_crypto::credential::KeyKind;
 use ikev2d_proto::algorithm::{Encryption, Group};
 use ikev2d_proto::config::{Ikev1, Version};
 use ikev2d_proto::proposal::Proposal;
@@ -10,6 +11,7 @@ use ikev2d_proto::suite::Suite;
 
 use super::auth::AuthSetting;
 use super::connection::ConnectionSection;
+use super::credentials::Credentials;
 
 /// A setting that is wrong, and why.
 type Wrong = (String, String);
@@ -24,11 +26,55 @@ pub(super) fn version(number: u8) -> Version {
 }
 
 /// What concerns IKEv1 alone.
-pub(super) fn settings(section: &ConnectionSection) -> Ikev1 {
-    Ikev1 {
+pub(super) fn settings(
+    section: &ConnectionSection,
+    credentials: &Credentials,
+) -> Result<Ikev1, Wrong> {
+    let in_side =
+        |side: &'static str| move |(key, what): (&str, String)| (format!("{side}.{key}"), what);
+    let xauth = match (&section.local_xauth, &section.remote_xauth) {
+        (Some(own), _) => Some(own.client(credentials).map_err(in_side("local-xauth"))?),
+        (None, Some(peers)) => Some(peers.server(credentials)),
+        (None, None) => None,
+    };
+    Ok(Ikev1 {
         aggressive: section.aggressive,
         aggressive_psk: section.aggressive_psk,
+        xauth,
+        push: !section.pull,
+    })
+}
+
+/// Users behind phase 1 are IKEv1's: a connection of either version would let peers in by IKEv2 that have
+/// none.
+fn check_users(section: &ConnectionSection) -> Result<(), Wrong> {
+    for (side, xauth) in [
+        ("local-xauth", &section.local_xauth),
+        ("remote-xauth", &section.remote_xauth),
+    ] {
+        let Some(xauth) = xauth else { continue };
+        let checked = xauth.check();
+        checked.map_err(|(key, what)| (format!("{side}.{key}"), what))?;
+        if version(section.version) != Version::V1 {
+            return wrong(side, "XAUTH is IKEv1's: expected version = 1");
+        }
+        for auth in [&section.local.auth.0, &section.remote.auth.0] {
+            let has_method = match auth {
+                AuthSetting::SharedKey => true,
+                AuthSetting::PublicKey(policy) => {
+                    matches!(policy.kind, KeyKind::Any | KeyKind::Rsa)
+                }
+                AuthSetting::EapMschapv2 => false,
+            };
+            if !has_method {
+                return wrong(side, "XAUTH is behind psk or rsa alone");
+            }
+        }
     }
+    if section.local_xauth.is_some() && section.remote_xauth.is_some() {
+        return wrong("remote-xauth", "one end has a user, not both");
+    }
+    Ok(())
 }
 
 fn wrong(key: &str, what: impl Into<String>) -> Result<(), Wrong> {
@@ -41,14 +87,16 @@ pub(super) fn check(section: &ConnectionSection, suites: &[Suite]) -> Result<(),
         let what = "expected 1 or 2, or 0 for either";
         return wrong("version", what);
     }
+    check_users(section)?;
     let version = version(section.version);
     if !version.has_v1() {
         for (key, given) in [
+            ("pull", !section.pull),
             ("aggressive", section.aggressive),
             ("aggressive_psk", section.aggressive_psk),
         ] {
             if given {
-                let what = "IKEv2 has no modes: this is for version = 1";
+                let what = "IKEv2 has no modes, nor a push of addresses: this is for version = 1";
                 return wrong(key, what);
             }
         }

@@ -58,7 +58,15 @@ impl Ike {
         self.v2.set_ppks(ppks);
     }
 
-    /// Pools of addresses for peers, which those of IKEv1 don't get.
+    /// IKEv1, with the pools that both versions have.
+    fn v1<R>(&mut self, act: impl FnOnce(&mut Endpoint1) -> R) -> R {
+        std::mem::swap(self.v1.pools_mut(), self.v2.pools_mut());
+        let result = act(&mut self.v1);
+        std::mem::swap(self.v1.pools_mut(), self.v2.pools_mut());
+        result
+    }
+
+    /// Pools of addresses for peers.
     pub(crate) fn pools(&self) -> &Pools {
         self.v2.pools()
     }
@@ -76,26 +84,26 @@ impl Ike {
     /// Takes in a datagram (without the non-ESP marker of port 4500).
     pub(crate) fn handle_datagram(&mut self, now: Instant, path: Path, datagram: &[u8]) {
         match datagram.get(VERSION_AT).map(|version| version >> 4) {
-            Some(1) => self.v1.handle_datagram(now, path, datagram),
+            Some(1) => self.v1(|v1| v1.handle_datagram(now, path, datagram)),
             _ => self.v2.handle_datagram(now, path, datagram),
         }
     }
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        self.v1.handle_timeout(now);
+        self.v1(|v1| v1.handle_timeout(now));
         self.v2.handle_timeout(now);
     }
 
     /// Takes in what was done about an event.
     pub(crate) fn handle_answer(&mut self, now: Instant, answer: &Answer) {
-        self.v1.handle_answer(now, answer);
+        self.v1(|v1| v1.handle_answer(now, answer));
         self.v2.handle_answer(now, answer);
     }
 
     /// Takes in what came of a job.
     pub(crate) fn handle_job(&mut self, now: Instant, job: JobId, result: &JobResult) {
-        self.v1.handle_job(now, job, result);
+        self.v1(|v1| v1.handle_job(now, job, result));
         self.v2.handle_job(now, job, result);
     }
 
@@ -110,7 +118,7 @@ impl Ike {
         let found = self.connections.iter().find(|c| c.name == connection);
         match found {
             Some(found) if !found.version.has_v2() => {
-                self.v1.initiate(now, connection, child, local)
+                self.v1(|v1| v1.initiate(now, connection, child, local))
             }
             // An SA that the peer has begun in IKEv1 takes a further child.
             Some(found)
@@ -118,7 +126,7 @@ impl Ike {
                     && self.v2.ike_sas_of(connection).next().is_none()
                     && self.v1.ike_sas().any(|sa| sa.connection == connection) =>
             {
-                self.v1.initiate(now, connection, child, local)
+                self.v1(|v1| v1.initiate(now, connection, child, local))
             }
             _ => self.v2.initiate(now, connection, child, local),
         }
@@ -126,7 +134,7 @@ impl Ike {
 
     /// Deletes an IKE SA with its children.
     pub(crate) fn terminate_ike(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
-        let first = self.v1.terminate_ike(now, ike);
+        let first = self.v1(|v1| v1.terminate_ike(now, ike));
         first.or_else(|_| self.v2.terminate_ike(now, ike))
     }
 
@@ -136,19 +144,19 @@ impl Ike {
         now: Instant,
         child: ChildId,
     ) -> Result<(), UnknownSa> {
-        let first = self.v1.terminate_child(now, child);
+        let first = self.v1(|v1| v1.terminate_child(now, child));
         first.or_else(|_| self.v2.terminate_child(now, child))
     }
 
     /// Rekeys an IKE SA; in IKEv1 that is to authenticate anew.
     pub(crate) fn rekey_ike(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
-        let first = self.v1.rekey_ike(now, ike);
+        let first = self.v1(|v1| v1.rekey_ike(now, ike));
         first.or_else(|_| self.v2.rekey_ike(now, ike))
     }
 
     /// Replaces an IKE SA by one that is authenticated anew.
     pub(crate) fn reauthenticate(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
-        let first = self.v1.rekey_ike(now, ike);
+        let first = self.v1(|v1| v1.rekey_ike(now, ike));
         first.or_else(|_| self.v2.reauthenticate(now, ike))
     }
 
@@ -164,13 +172,13 @@ impl Ike {
 
     /// Rekeys a child SA.
     pub(crate) fn rekey_child(&mut self, now: Instant, child: ChildId) -> Result<(), UnknownSa> {
-        let first = self.v1.rekey_child(now, child);
+        let first = self.v1(|v1| v1.rekey_child(now, child));
         first.or_else(|_| self.v2.rekey_child(now, child))
     }
 
     /// Asks a peer whether it lives.
     pub(crate) fn check_liveness(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
-        let first = self.v1.check_liveness(now, ike);
+        let first = self.v1(|v1| v1.check_liveness(now, ike));
         first.or_else(|_| self.v2.check_liveness(now, ike))
     }
 
@@ -231,7 +239,7 @@ impl Ike {
     /// Ends a child SA whose hard lifetime is over.
     pub(crate) fn child_expired(&mut self, now: Instant, child: ChildId) -> Result<(), UnknownSa> {
         let second = self.v2.child_expired(now, child);
-        second.or_else(|_| self.v1.terminate_child(now, child))
+        second.or_else(|_| self.v1(|v1| v1.terminate_child(now, child)))
     }
 
     /// What was seen so far.

@@ -16,7 +16,7 @@ use crate::config::{
 };
 
 /// Settings that are switches.
-const SWITCHES: [&str; 8] = [
+const SWITCHES: [&str; 9] = [
     "aggressive",
     "aggressive_psk",
     "encap",
@@ -25,6 +25,7 @@ const SWITCHES: [&str; 8] = [
     "legacy",
     "mobike",
     "ppk_required",
+    "pull",
 ];
 /// Settings that are plain numbers.
 const NUMBERS: [&str; 12] = [
@@ -123,7 +124,7 @@ pub(crate) enum SharedKind {
     Psk,
     /// Keys (RFC 8784).
     Ppk,
-    /// EAP.
+    /// EAP and XAUTH.
     Eap,
 }
 
@@ -133,9 +134,10 @@ pub(crate) fn secret(message: &Section) -> Result<(String, Secret, SharedKind), 
         kind if kind.eq_ignore_ascii_case("ike") => SharedKind::Psk,
         kind if kind.eq_ignore_ascii_case("ppk") => SharedKind::Ppk,
         kind if kind.eq_ignore_ascii_case("eap") => SharedKind::Eap,
+        kind if kind.eq_ignore_ascii_case("xauth") => SharedKind::Eap,
         kind => {
             return Err(format!(
-                "secret of type {kind:?}: only IKE, EAP and PPK are supported"
+                "secret of type {kind:?}: only IKE, EAP, XAUTH and PPK are supported"
             ));
         }
     };
@@ -189,9 +191,11 @@ pub(crate) fn manual(message: &Section) -> Result<(String, ManualSection, Keys),
 fn table(section: &Section, top: bool) -> Result<Table, String> {
     let mut table = Table::new();
     for (key, value) in &section.0 {
-        // Rounds of authentication are named local-1 or local1 as well; we have one.
+        // Rounds of authentication are named local-1 or local1 as well; we have one, and XAUTH's.
         let key = match key.as_str() {
             "local" | "remote" => key.as_str(),
+            other if top && is_user(value) && other.starts_with("local") => "local-xauth",
+            other if top && is_user(value) && other.starts_with("remote") => "remote-xauth",
             other if top && is_section(value) && other.starts_with("local") => "local",
             other if top && is_section(value) && other.starts_with("remote") => "remote",
             other => other,
@@ -217,6 +221,11 @@ fn table_of(section: &Section) -> Result<Table, String> {
 
 fn is_section(value: &Value) -> bool {
     matches!(value, Value::Section(_))
+}
+
+/// Whether it is a round of authentication by XAUTH.
+fn is_user(value: &Value) -> bool {
+    matches!(value, Value::Section(round) if round.text("auth").is_some_and(|a| a.starts_with("xauth")))
 }
 
 fn scalar(key: &str, text: &str) -> Result<Toml, String> {
@@ -289,6 +298,24 @@ mod tests {
             .to_connection(&name, &Credentials::default())
             .unwrap();
         assert_eq!(core.local_id, Identity::Fqdn("a.test".to_owned()));
+    }
+
+    /// XAUTH is a round of its own, as swanctl has it; `pull` is a switch.
+    #[test]
+    fn a_round_of_xauth_is_told_from_the_first() {
+        let mut message = message();
+        let Some((_, Value::Section(home))) = message.0.first_mut() else {
+            panic!("no section");
+        };
+        home.replace("version", "1");
+        home.put("pull", "no");
+        let round = [("auth", "xauth-generic"), ("xauth_id", "carol")];
+        home.put_section("local-2", section(&round));
+        let (_, connection) = connection(&message).unwrap();
+        assert_eq!(connection.local_xauth.unwrap().xauth_id, "carol");
+        assert!(connection.remote_xauth.is_none() && !connection.pull);
+        let xauth = section(&[("type", "XAUTH"), ("data", "short"), ("owners", "carol")]);
+        assert_eq!(secret(&xauth).unwrap().2, SharedKind::Eap);
     }
 
     /// As `swanctl --load-authorities` sends it: the certificate's content, in either form.

@@ -16,7 +16,7 @@ impl Endpoint {
             version: 1,
             connection: &sa.connection.name,
             state: match sa.state {
-                State::Connecting => "CONNECTING",
+                State::Connecting | State::Transacting => "CONNECTING",
                 State::Established => "ESTABLISHED",
                 State::Replaced => "REKEYED",
                 State::Dead => "DELETING",
@@ -37,9 +37,9 @@ impl Endpoint {
             }),
             nat_local: sa.nat_local,
             nat_remote: sa.nat_remote,
-            local_vips: &[],
-            attributes: &[],
-            remote_vips: &[],
+            local_vips: &sa.assigned.own,
+            attributes: &sa.assigned.attributes,
+            remote_vips: &sa.assigned.peers,
             ppk: false,
             mobike: false,
             moves: false,
@@ -69,7 +69,7 @@ impl Endpoint {
     /// What was seen so far.
     pub fn stats(&self) -> Stats {
         let sas = self.sas.values();
-        let connecting = sas.filter(|sa| sa.state == State::Connecting && !sa.initiator);
+        let connecting = sas.filter(|sa| sa.is_half_open());
         let sas = self.sas.values();
         Stats {
             half_open: connecting.count(),

@@ -7,10 +7,10 @@ use ikev2d_proto::config::Identity;
 use ikev2d_proto::event::Path;
 
 use super::{Endpoint, addresses_match};
-use crate::isakmp::{Isakmp, State};
+use crate::isakmp::Isakmp;
 use crate::phase1::{Failure, unproved};
 use crate::step::Ctx;
-use crate::suite::{Method, choose1, phase1};
+use crate::suite::{End, Method, choose1, phase1};
 use crate::wire::{
     FLAG_ENCRYPTED, HEADER_LEN, Header, Payloads, exchange, notify, parse_header, payload, sa,
 };
@@ -47,12 +47,7 @@ impl Endpoint {
     /// A message of an SA that is there.
     fn known(&mut self, now: Instant, path: Path, header: &Header, datagram: &[u8]) {
         let (cky_i, cky_r) = (header.spi_i.get(), header.spi_r.get());
-        let found = self.sas.values().find(|sa| {
-            // Before message 2 the responder's cookie is not known.
-            let begun = sa.initiator && sa.state == State::Connecting && sa.material.expects == 2;
-            sa.cky_i == cky_i && (sa.cky_r == cky_r || begun)
-        });
-        match found.map(|sa| sa.id) {
+        match self.sas.by_cookies(cky_i, cky_r) {
             Some(id) => {
                 let _ = self.on(now, id, |sa, ctx| sa.handle(ctx, path, datagram));
             }
@@ -67,20 +62,13 @@ impl Endpoint {
             return;
         }
         let cky_i = header.spi_i.get();
-        let known = self.sas.values().find(|sa| {
-            !sa.initiator && sa.cky_i == cky_i && sa.path.remote.ip() == path.remote.ip()
-        });
-        if let Some(id) = known.map(|sa| sa.id) {
+        let address = path.remote.ip();
+        if let Some(id) = self.sas.by_first(cky_i, address) {
             let _ = self.on(now, id, |sa, ctx| sa.handle(ctx, path, message));
             return;
         }
-        let half_open = self.sas.values();
-        let half_open = half_open.filter(|sa| !sa.initiator && sa.state == State::Connecting);
-        let of_address = half_open.clone();
-        let of_address = of_address
-            .filter(|sa| sa.path.remote.ip() == path.remote.ip())
-            .count();
-        if half_open.count() >= self.config.half_open_limit
+        let (half_open, of_address) = self.sas.half_open(address);
+        if half_open >= self.config.half_open_limit
             || of_address >= self.config.half_open_per_address
         {
             self.stats.half_open_refused += 1;
@@ -95,7 +83,7 @@ impl Endpoint {
             match begin_response(ctx, path, header, &parts) {
                 Ok(Some(mut sa)) => {
                     sa.phase1.received = Some(ctx.crypto.sha1(&[message]));
-                    sas.insert(sa.id, sa);
+                    sas.insert(sa);
                 }
                 Ok(None) => {}
                 Err(Failure::Refused { notify, reason }) => {
@@ -144,7 +132,7 @@ fn begin_response(
         if known.is_some_and(|id| !connection.remote_id.matches_by(ctx.crypto, id)) {
             continue;
         }
-        let ours = phase1(connection);
+        let ours = phase1(connection, End::Responder);
         let Some(choice) = choose1(&ours, &offer) else {
             continue;
         };
@@ -190,6 +178,11 @@ impl Isakmp {
             exchange::QUICK if header.flags & FLAG_ENCRYPTED == 0 => ctx.out.malformed += 1,
             exchange::QUICK if self.is_up() => self.handle_quick(ctx, path, &header, message),
             exchange::QUICK => self.keep_early(path, message),
+            exchange::TRANSACTION if header.flags & FLAG_ENCRYPTED == 0 => ctx.out.malformed += 1,
+            exchange::TRANSACTION if self.is_proved() => {
+                self.handle_transaction(ctx, path, &header, message);
+            }
+            exchange::TRANSACTION => self.keep_early(path, message),
             exchange::INFORMATIONAL => {
                 self.handle_informational(ctx, path, &header, message);
             }

@@ -5,14 +5,14 @@ use ikev2d_proto::config::{Identity, Secret, find_secret};
 
 use super::{Failure, Isakmp};
 use crate::step::Ctx;
-use crate::suite::{Chosen1, choose1, emit_phase1, phase1};
+use crate::suite::{Chosen1, End, choose1, emit_phase1, phase1};
 use crate::vendor;
 use crate::wire::{Chain, Payloads, exchange, notify, payload, sa};
 
 impl Isakmp {
     /// Message 1, of either mode.
     pub(crate) fn begin(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Failure> {
-        let offered = phase1(&self.connection);
+        let offered = phase1(&self.connection, End::Initiator);
         let first = offered.first().copied();
         let first = first.ok_or(Failure::Unfitting(
             "no proposal of the connection is IKEv1's",
@@ -38,7 +38,7 @@ impl Isakmp {
             chain.push(payload::ID, &self.material.id_i);
             self.push_certificate_requests(&mut chain);
         }
-        vendor::push(&mut chain, None);
+        vendor::push(&mut chain, None, &self.connection.ikev1);
         let message = self.in_the_clear(chain);
         self.send_phase1(ctx, message, true);
         Ok(())
@@ -72,7 +72,7 @@ impl Isakmp {
         self.material.expects = 3;
         let mut chain = Chain::default();
         chain.push(payload::SA, &chosen.emit());
-        vendor::push(&mut chain, self.peer.natt);
+        vendor::push(&mut chain, self.peer.natt, &self.connection.ikev1);
         let message = self.in_the_clear(chain);
         self.send_phase1(ctx, message, false);
         Ok(())
@@ -217,7 +217,7 @@ impl Isakmp {
     /// What the shell adds to message 2 of aggressive mode behind the proof.
     pub(super) fn push_aggressive_end(&self, ctx: &Ctx<'_>, chain: &mut Chain) {
         self.push_detection(ctx, chain);
-        vendor::push(chain, self.peer.natt);
+        vendor::push(chain, self.peer.natt, &self.connection.ikev1);
     }
 
     /// The preshared key for this peer, if it is to be one.

@@ -10,7 +10,7 @@ use super::{Failure, Isakmp};
 use crate::isakmp::Waiting;
 use crate::keys::phase1_hash;
 use crate::step::Ctx;
-use crate::suite::Method;
+use crate::suite::{End, Method, phase1};
 use crate::wire::{Chain, Payloads, exchange, notify, payload, sa};
 
 /// CERT encodings that IKEv1 and IKEv2 number alike.
@@ -340,7 +340,7 @@ impl Isakmp {
                 && same_secret
                 && !suite.is_some_and(|suite| suite.method.signs())
                 && crate::endpoint::addresses_match(other, local, peer)
-                && suite.is_some_and(|suite| crate::suite::phase1(other).contains(&suite))
+                && suite.is_some_and(|suite| phase1(other, End::Responder).contains(&suite))
         });
         let other = other.cloned();
         let found = other.is_some();
@@ -372,12 +372,6 @@ impl Isakmp {
         if self.method().signs() {
             chain.push(payload::CERTREQ, &[X509]);
         }
-    }
-
-    /// Whether a job's result is for this SA.
-    pub(crate) fn awaits(&self, job: JobId) -> bool {
-        let waiting = self.material.waiting.as_ref();
-        waiting.is_some_and(|waiting| waiting.job == job)
     }
 }
 

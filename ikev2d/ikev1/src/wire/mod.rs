@@ -6,6 +6,7 @@ pub mod attribute;
 pub mod identity;
 pub mod notify;
 pub mod sa;
+pub mod transaction;
 
 pub use ikev2d_proto::wire::{Chain, HEADER_LEN, Header, Payload, Reader, WireError};
 use zerocopy::FromBytes;

@@ -42,6 +42,8 @@ pub(crate) struct Pair {
     pub(crate) recorded: Vec<(usize, Vec<u8>)>,
     /// A NAT in front of the first side: its address and ports there.
     pub(crate) nat: bool,
+    /// The first side hears no messages of this exchange.
+    pub(crate) deaf: Option<u8>,
 }
 
 pub(crate) const A: &str = "192.0.2.1";
@@ -141,6 +143,7 @@ impl Pair {
             loss: 0,
             recorded: Vec::new(),
             nat: false,
+            deaf: None,
         }
     }
 
@@ -182,7 +185,8 @@ impl Pair {
                     continue;
                 }
                 self.recorded.push((at, transmit.payload.clone()));
-                let lost = self.loss != 0 && self.chance(self.loss);
+                let lost = self.loss != 0 && self.chance(self.loss)
+                    || at == 1 && self.deaf == transmit.payload.get(18).copied();
                 let doubled = self.loss != 0 && self.chance(self.loss);
                 let copies = if lost { 0 } else { 1 + usize::from(doubled) };
                 for _ in 0..copies {

@@ -3,7 +3,7 @@
 //! SA need not know of them: what was lent is looked at again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
@@ -68,19 +68,6 @@ fn network(address: IpAddr) -> IpAddr {
             Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
         }
         v4 => v4,
-    }
-}
-
-/// Equal for identities that match each other.
-fn hash_identity(crypto: &dyn Crypto, identity: &Identity, hasher: &mut impl Hasher) {
-    match identity {
-        Identity::Fqdn(name) | Identity::Email(name) => {
-            name.bytes()
-                .for_each(|octet| hasher.write_u8(octet.to_ascii_lowercase()));
-            hasher.write_u8(0xff);
-        }
-        Identity::Dn(name) => crypto.name_key(name).hash(hasher),
-        other => other.hash(hasher),
     }
 }
 
@@ -237,8 +224,8 @@ impl Table {
     /// Whoever may be anybody is to be found by everybody.
     fn ends_key(&self, crypto: &dyn Crypto, local: &Identity, remote: &Identity) -> u64 {
         let mut hasher = self.keys.build_hasher();
-        hash_identity(crypto, local, &mut hasher);
-        hash_identity(crypto, remote, &mut hasher);
+        local.hash_by(crypto, &mut hasher);
+        remote.hash_by(crypto, &mut hasher);
         hasher.finish()
     }
 

@@ -87,7 +87,11 @@ fn v6_prefix(value: &[u8]) -> Result<Option<(Ipv6Addr, u8)>, WireError> {
 }
 
 impl Attribute {
-    fn read(number: u16, value: &[u8]) -> Result<Self, WireError> {
+    /// Reads an attribute's value.
+    ///
+    /// # Errors
+    /// A length that does not fit.
+    pub fn read(number: u16, value: &[u8]) -> Result<Self, WireError> {
         Ok(match number {
             1 => Self::Ip4Address(v4(value)?),
             2 => Self::Ip4Netmask(v4(value)?),
@@ -112,7 +116,8 @@ impl Attribute {
         })
     }
 
-    fn emit(&self) -> (u16, Vec<u8>) {
+    /// Its number and value.
+    pub fn emit(&self) -> (u16, Vec<u8>) {
         let v4 = |address: &Option<Ipv4Addr>| address.map_or(Vec::new(), |a| a.octets().to_vec());
         let v6 = |address: &Option<Ipv6Addr>| address.map_or(Vec::new(), |a| a.octets().to_vec());
         let prefix = |prefix: &Option<(Ipv6Addr, u8)>| {

@@ -235,6 +235,44 @@ fn further_children_are_made_on_the_same_ike_sa_with_pfs() {
     assert_eq!(pair.sides[0].endpoint.ike_sas().count(), 1);
 }
 
+/// RFC 7296 §1.3: INVALID_KE_PAYLOAD names the group of the proposal that is chosen, whatever other
+/// children are configured with.
+#[test]
+fn the_group_that_a_child_is_to_have_is_named() {
+    let mut pair = Pair::new(|a, connection, _| {
+        let text = match a {
+            true => "aes128gcm16-ecp384-ecp256",
+            false => "aes128gcm16-x25519-ecp256",
+        };
+        connection.children[1].esp_proposals = vec![Proposal::parse_esp(text).unwrap()];
+    });
+    pair.up();
+    let now = pair.now;
+    let endpoint = &mut pair.sides[0].endpoint;
+    endpoint.initiate(now, "gw", Some("pfs"), None).unwrap();
+    pair.run(Duration::from_secs(10));
+    pair.agree(2);
+}
+
+/// RFC 7296 §1.3: a key exchange that the chosen proposal has no group for is left alone.
+#[test]
+fn a_child_is_made_without_a_key_exchange_where_that_is_chosen() {
+    let mut pair = Pair::new(|a, connection, _| {
+        let texts: &[&str] = match a {
+            true => &["aes128gcm16-ecp256", "aes256gcm16"],
+            false => &["aes256gcm16"],
+        };
+        let proposals = texts.iter().map(|text| Proposal::parse_esp(text).unwrap());
+        connection.children[1].esp_proposals = proposals.collect();
+    });
+    pair.up();
+    let now = pair.now;
+    let endpoint = &mut pair.sides[0].endpoint;
+    endpoint.initiate(now, "gw", Some("pfs"), None).unwrap();
+    pair.run(Duration::from_secs(10));
+    pair.agree(2);
+}
+
 #[test]
 fn deletions_from_either_side_and_from_both_leave_nothing() {
     for sides in [&[0usize][..], &[1], &[0, 1]] {

@@ -143,10 +143,11 @@ fn what_has_a_ppk_rekeys_and_creates_children() {
     }
 }
 
-/// B12 with B6: signatures are made twice, once for a responder without the key.
+/// B12 with B6: signatures are made twice, once for a responder without the key. One that had no room
+/// for its own at first mixes the key in once nevertheless.
 #[test]
 fn signatures_go_with_a_ppk_and_without() {
-    for (b, expected) in [(WITH, true), (LACKS, false)] {
+    for (b, busy, expected) in [(WITH, 0, true), (LACKS, 0, false), (WITH, 2, true)] {
         let (a, c) = (p256(), p256());
         let mut pair = Pair::new(|initiator, connection, _| {
             configure(connection, if initiator { WITH } else { b });
@@ -163,7 +164,9 @@ fn signatures_go_with_a_ppk_and_without() {
         });
         equip(&mut pair, 0, WITH);
         equip(&mut pair, 1, b);
+        pair.sides[1].busy = busy;
         pair.up();
+        assert_eq!(pair.sides[1].busy, 0);
         assert_eq!(uses(&pair), [Some(expected); 2]);
         let jobs = pair.count(0, |e| matches!(e, Event::Job { .. }));
         // Two signatures and the responder's to check.

@@ -44,6 +44,23 @@ pub(crate) struct Chosen {
     transport: bool,
 }
 
+/// Why an offered child is refused.
+pub(crate) enum Refused {
+    By(u16),
+    /// The proposal that was chosen wants a key exchange in this group (RFC 7296 §1.3).
+    WantsGroup(Group),
+}
+
+impl Refused {
+    /// The notification that tells it.
+    pub(crate) fn kind(&self) -> u16 {
+        match self {
+            Self::By(kind) => *kind,
+            Self::WantsGroup(_) => notify::INVALID_KE_PAYLOAD,
+        }
+    }
+}
+
 impl IkeSa {
     pub(crate) fn child_config(&self, name: &str) -> Option<ChildConfig> {
         self.connection
@@ -382,16 +399,16 @@ impl IkeSa {
         group: Option<Group>,
         first: bool,
         chain: &mut Chain,
-    ) -> Result<Chosen, u16> {
-        let syntax = notify::INVALID_SYNTAX;
+    ) -> Result<Chosen, Refused> {
+        let syntax = || Refused::By(notify::INVALID_SYNTAX);
         let selectors = |kind| {
             find(parts, kind)
                 .and_then(|body| ts::parse(body).ok())
-                .ok_or(syntax)
+                .ok_or_else(syntax)
         };
         let (theirs, ours) = (selectors(payload::TSI)?, selectors(payload::TSR)?);
-        let sa = find(parts, payload::SA).ok_or(syntax)?;
-        let proposals = proposal::parse(sa, false).map_err(|_| syntax)?;
+        let sa = find(parts, payload::SA).ok_or_else(syntax)?;
+        let proposals = proposal::parse(sa, false).map_err(|_| syntax())?;
         let wants_transport =
             notifies(parts).any(|notify| notify.kind == notify::USE_TRANSPORT_MODE);
         let mut refusal = notify::TS_UNACCEPTABLE;
@@ -421,8 +438,9 @@ impl IkeSa {
             let Some((suite, number, spi_out)) = chosen else {
                 continue;
             };
-            if suite.group != group {
-                return Err(notify::INVALID_KE_PAYLOAD);
+            // Where none is chosen, what the peer has sent for one is left alone (RFC 7296 §1.3).
+            if let Some(wanted) = suite.group.filter(|wanted| Some(*wanted) != group) {
+                return Err(Refused::WantsGroup(wanted));
             }
             let config = config.clone();
             let between_hosts = self.is_between_hosts(&ts_local, &ts_remote);
@@ -451,7 +469,7 @@ impl IkeSa {
                 transport,
             });
         }
-        Err(refusal)
+        Err(Refused::By(refusal))
     }
 
     /// Makes the child that was chosen: as responder.

@@ -9,7 +9,7 @@ use crate::algorithm::Group;
 use crate::config::ChildConfig;
 use crate::crypto::CryptoError;
 use crate::event::{ChildId, ChildSa, Event, InstallId};
-use crate::exchange::child::ChildOffer;
+use crate::exchange::child::{ChildOffer, Refused};
 use crate::exchange::followup::{AwaitedSa, Further, Step};
 use crate::exchange::init::{emit_ke, read_ke};
 use crate::exchange::signature::Kept;
@@ -328,6 +328,9 @@ impl IkeSa {
         let mut chain = Chain::default();
         match self.answer_child(ctx, parts, offer.chosen_group, false, &mut chain) {
             Ok(chosen) => {
+                if chosen.suite.group.is_none() {
+                    (offer.secret, offer.chosen_group, answer_ke) = (None, None, None);
+                }
                 chain.push(payload::NONCE, &offer.nonces.1);
                 if let Some(body) = answer_ke {
                     chain.push(payload::KE, &body);
@@ -365,22 +368,13 @@ impl IkeSa {
                     Err(notify) => refuse(self, ctx, notify, &[]),
                 }
             }
-            Err(notify::INVALID_KE_PAYLOAD) => {
-                let wanted = self
-                    .connection
-                    .children
-                    .iter()
-                    .flat_map(|c| &c.esp_proposals);
-                let wanted = wanted.flat_map(|p| p.groups.first()).next();
-                match wanted {
-                    Some(group) => {
-                        let data = (*group as u16).to_be_bytes();
-                        refuse(self, ctx, notify::INVALID_KE_PAYLOAD, &data);
-                    }
-                    None => refuse(self, ctx, notify::NO_PROPOSAL_CHOSEN, &[]),
-                }
+            Err(refused) => {
+                let wanted = match refused {
+                    Refused::WantsGroup(group) => &(group as u16).to_be_bytes()[..],
+                    Refused::By(_) => &[],
+                };
+                refuse(self, ctx, refused.kind(), wanted);
             }
-            Err(notify) => refuse(self, ctx, notify, &[]),
         }
     }
 

@@ -53,6 +53,8 @@ impl IkeSa {
         ctx: &Ctx<'_>,
         parts: &'m [Payload<'m>],
     ) -> Result<Option<&'m [u8]>, String> {
+        // The same message once more: its last answer could not be made (`JobError::Busy`).
+        self.unmix();
         let required = self.connection.ppk_required;
         let find = |kind| notifies(parts).find(|notify| notify.kind == kind);
         let named = find(notify::PPK_IDENTITY).filter(|_| self.init.both_use_ppk);
@@ -100,13 +102,18 @@ impl IkeSa {
                 Err("it does not have our PPK (RFC 8784), and ppk_required is set")
             }
             (true, false) => {
-                let plain = self.init.without_ppk.take();
-                if let Some((keys, plain)) = self.keys.as_mut().zip(plain) {
-                    keys.replace_mixable(plain);
-                }
-                self.ppk = false;
+                self.unmix();
                 Ok(())
             }
         }
+    }
+
+    /// Takes out what [`mix_in`](Self::mix_in) has mixed in.
+    fn unmix(&mut self) {
+        let plain = self.init.without_ppk.take();
+        if let Some((keys, plain)) = self.keys.as_mut().zip(plain) {
+            keys.replace_mixable(plain);
+        }
+        self.ppk = false;
     }
 }

@@ -282,6 +282,7 @@ impl IkeSa {
             ..ChildOffer::default()
         };
         let chosen = self.answer_child(ctx, parts, None, true, &mut installed);
+        let chosen = chosen.map_err(|refused| refused.kind());
         match chosen.and_then(|chosen| self.make_answered(ctx, chosen, &offer, None)) {
             Ok(child) => {
                 let mut failed = chain(self);

@@ -51,6 +51,8 @@ mod rtl {
         "ghash_pkg.sv",
         "ipa_card_pkg.sv",
         "ipa_pkg.sv",
+        "generated/ipa_registers_pkg.sv",
+        "generated/ipa_doorbells_pkg.sv",
     ];
 
     /// verilator's library finds a model's context by the thread that calls, in destructors and failing

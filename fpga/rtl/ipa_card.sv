@@ -27,10 +27,28 @@ module ipa_card
   input  logic         rst_ni,                   // of the function; at any time
   input  logic         run_i,
 
-  // Writes to the doorbell pages
-  input  logic         bell_valid_i,
-  input  logic [17:0]  bell_addr_i,
-  input  logic [31:0]  bell_data_i,
+  // Registers and doorbell pages (see ipa_front)
+  input  logic         axil_awvalid_i,
+  output logic         axil_awready_o,
+  input  logic [18:0]  axil_awaddr_i,
+  input  logic         axil_wvalid_i,
+  output logic         axil_wready_o,
+  input  logic [31:0]  axil_wdata_i,
+  input  logic [3:0]   axil_wstrb_i,
+  output logic         axil_bvalid_o,
+  input  logic         axil_bready_i,
+  output logic [1:0]   axil_bresp_o,
+  input  logic         axil_arvalid_i,
+  output logic         axil_arready_o,
+  input  logic [18:0]  axil_araddr_i,
+  output logic         axil_rvalid_o,
+  input  logic         axil_rready_i,
+  output logic [31:0]  axil_rdata_o,
+  output logic [1:0]   axil_rresp_o,
+  input  face_t        face_i,
+  output asked_t       asked_o,
+  output settings_t    settings_o,
+  output logic [QUEUES:0][31:0] moderation_o,
 
   // Reads of the host's memory (see ipa_dma_read)
   output logic         read_valid_o,
@@ -142,16 +160,20 @@ module ipa_card
   );
   assign write_strobe_o = write_void ? '0 : write_line_strobe;
 
-  // -- Doorbells ----------------------------------------------------------------------------------
-  // The pages of ipa_doorbells, of which the data path wants the tails only; whether an interrupt was
-  // asked for is the management's to know.
+  // -- Registers and doorbells --------------------------------------------------------------------
   logic [31:0] tail [QUEUES];
-  for (genvar q = 0; q < QUEUES; q++) begin : gen_tail
-    always_ff @(posedge clk_i) begin
-      if (!rst_ni) tail[q] <= '0;
-      else if (bell_valid_i && bell_addr_i == 18'(q) << 12) tail[q] <= bell_data_i;
-    end
-  end
+  counters_t   counters;
+  assign counters = '{
+    sealed: sealed_o, sealed_bytes: sealed_bytes_o, opened: opened_o, opened_bytes: opened_bytes_o,
+    errors: errors_o, dma_faults: dma_faults_o, bad_descriptors: bad_descriptors_o
+  };
+  ipa_front #(.QUEUES(QUEUES)) u_front (
+    .clk_i, .rst_ni, .axil_awvalid_i, .axil_awready_o, .axil_awaddr_i, .axil_wvalid_i,
+    .axil_wready_o, .axil_wdata_i, .axil_wstrb_i, .axil_bvalid_o, .axil_bready_i, .axil_bresp_o,
+    .axil_arvalid_i, .axil_arready_o, .axil_araddr_i, .axil_rvalid_o, .axil_rready_i, .axil_rdata_o,
+    .axil_rresp_o, .face_i, .asked_o, .settings_o, .moderation_o, .counters_i(counters),
+    .tail_o(tail)
+  );
 
   // -- Descriptors --------------------------------------------------------------------------------
   logic                 fetch_valid, fetch_ready, fail_valid, fail_ready;

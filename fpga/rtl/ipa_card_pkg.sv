@@ -7,6 +7,8 @@ package ipa_card_pkg;
     LeadOctets = 16,                             // in front of a packet, for ESP header and IV
     HeadOctets = 112,                            // of a packet, in which its IP headers must end
     MaxPacket  = 16384,                          // octets, sealed or not
+    MaxDepth   = 4096,                           // entries of a ring
+    MaxWindow  = 1024,
     MaxBuffer  = 131072
   } limit_e;
 
@@ -258,5 +260,56 @@ package ipa_card_pkg;
   function automatic logic [15:0] swap16(input logic [15:0] word);
     return {word[7:0], word[15:8]};
   endfunction
+
+  // -- Between the registers and the management (ipa_front) ---------------------------------------
+  // What registers say that only the management knows. Counters are those of its own work.
+  typedef struct packed {
+    logic [31:0] sleeps;                         // bit 0: FEATURES.SLEEPS
+    logic [31:0] max_queues;
+    logic [31:0] max_sas;
+    logic [31:0] error_cause;
+    logic [31:0] heartbeat;
+    logic [31:0] errors_logged;
+    logic [31:0] events_dropped;
+    logic [31:0] sas;
+    logic [63:0] interrupts;
+    logic [63:0] bad_descriptors;
+    logic [63:0] dma_faults;
+    logic [63:0] errors;
+    logic [63:0] error_info;
+    logic [63:0] now;                            // nanoseconds
+  } face_t;
+
+  // What the host has asked the management for.
+  typedef struct packed {
+    logic admin_tail;
+    logic wake;
+    logic detach;
+    logic zeroise;
+    logic resets;
+  } asked_t;
+
+  // What the host has set.
+  typedef struct packed {
+    logic [31:0] enable;
+    logic [31:0] events_head;
+    logic [31:0] events_depth;
+    logic [31:0] admin_tail;
+    logic [31:0] admin_depth;
+    logic [63:0] events_base;
+    logic [63:0] admin_completions;
+    logic [63:0] admin_submissions;
+  } settings_t;
+
+  // What the data path has done since reset.
+  typedef struct packed {
+    logic [63:0] bad_descriptors;
+    logic [63:0] dma_faults;
+    logic [63:0] errors;
+    logic [63:0] opened_bytes;
+    logic [63:0] opened;
+    logic [63:0] sealed_bytes;
+    logic [63:0] sealed;
+  } counters_t;
 
 endpackage

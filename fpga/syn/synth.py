@@ -19,11 +19,13 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RTL = HERE.parent / "rtl"
-PACKAGES = ["aes_pkg", "ghash_pkg", "ipa_card_pkg", "ipa_pkg"]
+PACKAGES = ["aes_pkg", "ghash_pkg", "ipa_card_pkg", "ipa_pkg",
+            "generated/ipa_registers_pkg", "generated/ipa_doorbells_pkg"]
 SAS = "SAS=1024"
 
 # Block: module and parameters.
 XCUP = {
+    "ipa_front": ("ipa_front", "QUEUES=8"),
     "ipa_fetch": ("ipa_fetch", "QUEUES=8"),
     "ipa_bus_guard": ("ipa_bus_guard", ""),
     "ipa_dma_read": ("ipa_dma_read", "TAGS=64 LEAD=16"),
@@ -65,7 +67,8 @@ def run(block: str, commands: list[str]) -> dict[str, int]:
     hierarchy = "--keep-hierarchy" if block in BY_PARTS else ""
     design = libyosys.Design()
     with tempfile.NamedTemporaryFile(suffix=".json") as statistics:
-        read = f"read_slang -D SYNTHESIS=1 {hierarchy} {arguments} --top {module} -y {RTL} --libext .sv "
+        read = f"read_slang -D SYNTHESIS=1 {hierarchy} {arguments} --top {module} --libext .sv "
+        read += f"-y {RTL} -y {RTL}/generated "
         for command in (
             read + " ".join(map(str, files)),
             *commands,

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use fpga_regs::registers::{
     Control, DOORBELL_BAR, MSIX_BAR, MSIX_BAR_SIZE, MSIX_PENDING, REGISTER_BAR, REGISTER_BAR_SIZE,
-    admin_queue, control,
+    control,
 };
 use rustix::io::Errno;
 use vfio_user::message::{IRQ_MSIX, REGION_CONFIG, REGION_READ, REGION_WRITE, SparseArea};
@@ -77,24 +77,39 @@ impl PciBackend {
     }
 
     fn write_register(&mut self, offset: u64, value: u32) {
-        match offset {
-            control::CONTROL => {
-                let value = Control::from_bits_truncate(value);
-                if value.contains(Control::RESET) {
-                    self.card.reset();
-                } else if value.contains(Control::DETACH) {
-                    self.card.detach();
-                } else {
-                    self.card.lock().set_control(value);
-                    self.card.wake();
-                }
+        let mut core = self.card.lock();
+        let asked = match core.rtl_write_register(offset, value) {
+            Some(asked) => asked,
+            None => core.write_register(offset, value),
+        };
+        if let Some(tail) = asked.admin_tail {
+            admin::run(&self.card, &mut core, tail);
+        }
+        if let Some(control) = asked.control {
+            if !control.intersects(Control::RESET | Control::DETACH) {
+                core.set_control(control);
             }
-            control::WAKE => self.card.wake(),
-            admin_queue::TAIL => {
-                let mut core = self.card.lock();
-                admin::run(&self.card, &mut core, value);
+            drop(core);
+            if control.contains(Control::RESET) {
+                self.card.reset();
+            } else if control.contains(Control::DETACH) {
+                self.card.detach();
             }
-            _ => self.card.lock().write_register(offset, value),
+        }
+        if asked.control.is_some() || asked.wake {
+            self.card.wake();
+        }
+    }
+
+    fn read_register(&self, offset: u64) -> u32 {
+        let heartbeat = self.card.heartbeat.load(Ordering::Relaxed);
+        if offset == control::HEARTBEAT && !self.card.is_rtl {
+            return heartbeat;
+        }
+        let mut core = self.card.lock();
+        match core.rtl_read_register(offset, heartbeat) {
+            Some(value) => value,
+            None => core.read_register(offset) ^ lie(&mut core, offset),
         }
     }
 }
@@ -158,11 +173,8 @@ impl Backend for PciBackend {
                     return Err(Errno::INVAL);
                 }
                 for (word, at) in data.chunks_exact_mut(4).zip((offset..).step_by(4)) {
-                    let value = if region == REGISTER_BAR && at == control::HEARTBEAT {
-                        self.card.heartbeat.load(Ordering::Relaxed)
-                    } else if region == REGISTER_BAR {
-                        let mut core = self.card.lock();
-                        core.read_register(at) ^ lie(&mut core, at)
+                    let value = if region == REGISTER_BAR {
+                        self.read_register(at)
                     } else {
                         self.card.doorbells.read(at)
                     };

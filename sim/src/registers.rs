@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What BAR 0 reads as, and what writing it does where that has no action of its own.
+//! What BAR 0 reads as, and what writing it does where that has no action of its own. A card in RTL has
+//! registers of its own (`crate::rtl`).
 
 use fpga_regs::context::suite_bit;
 use fpga_regs::port::PortRole;
@@ -14,6 +15,17 @@ use crate::card::{Core, MAX_DEPTH, MAX_PACKET};
 use crate::gather::MAX_GATHER;
 use crate::inline::rules::MAX_RULES;
 use crate::rtl;
+
+/// What a write to a register asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// Queues started or stopped, a reset, keys zeroised, memory forgotten.
+    pub(crate) control: Option<Control>,
+    /// Commands submitted so far.
+    pub(crate) admin_tail: Option<u32>,
+    /// To wake up.
+    pub(crate) wake: bool,
+}
 
 impl Core {
     /// Reads a register; a 64-bit one's low half latches its high one.
@@ -35,8 +47,7 @@ impl Core {
             identity::MAX_QUEUES => self.queues.len() as u32,
             identity::MAX_DEPTH => MAX_DEPTH,
             identity::MAX_PACKET => self.max_packet(),
-            identity::MAX_GATHER if self.rtl.is_none() => MAX_GATHER as u32,
-            identity::MAX_WINDOW if self.rtl.is_some() => rtl::MAX_WINDOW,
+            identity::MAX_GATHER => MAX_GATHER as u32,
             identity::MAX_WINDOW => WINDOW_MAX,
             identity::VECTORS => self.irqs.count(),
             identity::FUNCTION => self.number.into(),
@@ -54,7 +65,6 @@ impl Core {
 
     fn wide(&self, offset: u64) -> Option<u64> {
         Some(match offset {
-            identity::BUILD if self.rtl.is_some() => u64::from_le_bytes(*b"rtl 0.1\0"),
             identity::BUILD => u64::from_le_bytes(*b"sim 0.1\0"),
             identity::SUITES => Suite::all()
                 .filter(|suite| self.carries(*suite))
@@ -98,12 +108,6 @@ impl Core {
         features.set(CardFeatures::INLINE, self.inline.is_some());
         features.set(CardFeatures::SLEEPS, !self.polls);
         features.set(CardFeatures::NULL_CRYPTO, self.null_crypto);
-        if self.rtl.is_some() {
-            // Headers around the tunnel's packets are the host's.
-            features -= CardFeatures::OUTER_HEADERS
-                | CardFeatures::OUTER_IPV6
-                | CardFeatures::UDP_ENCAPSULATION;
-        }
         features
     }
 
@@ -117,8 +121,29 @@ impl Core {
         }
     }
 
-    /// Writes a register that has no action of its own.
-    pub(crate) fn write_register(&mut self, offset: u64, value: u32) {
+    /// Writes a register; what that asks for is the caller's to do.
+    pub(crate) fn write_register(&mut self, offset: u64, value: u32) -> Asked {
+        match offset {
+            control::CONTROL => Asked {
+                control: Some(Control::from_bits_truncate(value)),
+                ..Asked::default()
+            },
+            control::WAKE => Asked {
+                wake: true,
+                ..Asked::default()
+            },
+            admin_queue::TAIL => Asked {
+                admin_tail: Some(value),
+                ..Asked::default()
+            },
+            _ => {
+                self.set_register(offset, value);
+                Asked::default()
+            }
+        }
+    }
+
+    fn set_register(&mut self, offset: u64, value: u32) {
         // Rings are set up before the card is enabled, never under its feet.
         let idle = !self.control.contains(Control::ENABLE);
         let halves = [
@@ -146,7 +171,7 @@ impl Core {
     }
 }
 
-fn moderated_vector(offset: u64) -> Option<usize> {
+pub(crate) fn moderated_vector(offset: u64) -> Option<usize> {
     let vector = offset.checked_sub(interrupt::MODERATION)? / 4;
     (offset.is_multiple_of(4) && vector < interrupt::VECTORS).then_some(vector as usize)
 }

@@ -15,7 +15,10 @@ use fpga_regs::context::{
 use fpga_regs::descriptor::{
     Completion, Event, EventKind, FLAG_EXPLICIT as NUMBERED, FLAG_GATHER, PHASE, Submission,
 };
-use fpga_regs::registers::{doorbell, event_queue, statistics};
+use fpga_regs::registers::{
+    CardFeatures, Control, admin_queue, control, doorbell, event_queue, identity, interrupt,
+    statistics,
+};
 use offload_api::queue::Status;
 use offload_api::sa::{Cipher, Suite};
 use sim::BusTiming;
@@ -295,13 +298,7 @@ fn operation(
 /// Runs so many packets through both cards.
 fn compare(packets: usize, seed: u64, timing: BusTiming) -> [usize; 32] {
     let mut random = Random(seed);
-    let rigs = [
-        Rig::with(|config| config.max_sas = 64),
-        Rig::with(|config| {
-            config.max_sas = 64;
-            config.rtl = Some(timing);
-        }),
-    ];
+    let rigs = rigs(timing);
     let cards = rigs.each_ref().map(|rig| Raw::enabled(rig).with_queue());
     let mut pair = Pair {
         cards,
@@ -415,6 +412,118 @@ fn compare(packets: usize, seed: u64, timing: BusTiming) -> [usize; 32] {
         rig.end();
     }
     statuses
+}
+
+/// Two cards, the second of which is the RTL.
+fn rigs(timing: BusTiming) -> [Rig; 2] {
+    [
+        Rig::with(|config| config.max_sas = 64),
+        Rig::with(|config| {
+            config.max_sas = 64;
+            config.rtl = Some(timing);
+        }),
+    ]
+}
+
+#[test]
+fn registers_read_and_do_the_same_in_both_models() {
+    // What the two are to differ in, and what moves by itself.
+    let own = [
+        identity::BUILD,
+        identity::BUILD + 4,
+        identity::SUITES,
+        identity::SUITES + 4,
+        identity::FEATURES,
+        identity::MAX_PACKET,
+        identity::MAX_WINDOW,
+        identity::MAX_GATHER,
+        identity::TIME,
+        identity::TIME + 4,
+        control::HEARTBEAT,
+    ];
+    let registers: Vec<u64> = (0..0x60)
+        .chain(0x1000..0x1020)
+        // Of the vectors that this card has.
+        .chain(interrupt::MODERATION..interrupt::MODERATION + 12)
+        .chain(0x3000..0x3020)
+        .chain(0x4000..0x4050)
+        .chain(0x5000..0x5020)
+        // Nothing is there, nor is it the same as something else.
+        .chain([
+            0x60, 0x7000, 0x8000, 0x9000, 0xb010, 0x4_0000, 0x4_1000, 0xf_fffc,
+        ])
+        .filter(|at| at % 4 == 0 && !own.contains(at))
+        .collect();
+    let rigs = rigs(BusTiming::default());
+    let cards = rigs.each_ref().map(Raw::attach);
+    let mut pair = Pair {
+        cards,
+        events: [0; 2],
+    };
+    let mut random = Random(1);
+    let actions = [
+        Control::ENABLE,
+        Control::empty(),
+        Control::RESET,
+        Control::DETACH,
+        Control::ENABLE | Control::ZEROISE,
+        Control::ENABLE | Control::DETACH,
+        Control::ENABLE | Control::RESET,
+    ];
+    for round in 0..300 {
+        match random.below(4) {
+            0 => {
+                let action = actions[random.below(actions.len())].bits() | 0xabc0;
+                pair.both(|raw| raw.register(control::CONTROL, action));
+            }
+            // Rings with which it may be enabled.
+            1 => pair.both(|raw| {
+                raw.wide(admin_queue::SUBMISSION_BASE, IOVA + ADMIN);
+                raw.wide(admin_queue::COMPLETION_BASE, IOVA + ADMIN_DONE);
+                raw.register(admin_queue::DEPTH, DEPTH as u32);
+            }),
+            _ => {
+                let at = registers[random.below(registers.len())];
+                let value = random.next() as u32;
+                // The doorbell of commands that are not there is another test's.
+                if ![control::CONTROL, admin_queue::TAIL].contains(&at) {
+                    pair.both(|raw| raw.register(at, value));
+                }
+            }
+        }
+        for at in &registers {
+            let values = pair.cards.each_ref().map(|raw| raw.read_register(*at));
+            assert_eq!(values[1], values[0], "{at:#x} in round {round}");
+        }
+    }
+    // What the RTL says of itself.
+    let rtl = &pair.cards[1];
+    let wide = |at| u64::from(rtl.read_register(at)) | u64::from(rtl.read_register(at + 4)) << 32;
+    assert_eq!(wide(identity::BUILD).to_le_bytes(), *b"rtl 0.1\0");
+    let suites = [Cipher::Aes128Gcm, Cipher::Aes256Gcm]
+        .map(|cipher| 1u64 << fpga_regs::context::suite_bit(cipher as u8, 0));
+    assert_eq!(wide(identity::SUITES), suites[0] | suites[1]);
+    let features = CardFeatures::ESN
+        | CardFeatures::TUNNEL
+        | CardFeatures::TRANSPORT
+        | CardFeatures::EXPLICIT_NUMBERING
+        | CardFeatures::LIFETIMES
+        | CardFeatures::SLEEPS
+        | CardFeatures::MODERATION
+        | CardFeatures::PRIORITIES;
+    assert_eq!(rtl.read_register(identity::FEATURES), features.bits());
+    for (limit, value) in [
+        (identity::MAX_PACKET, 16_384),
+        (identity::MAX_WINDOW, 1024),
+        (identity::MAX_GATHER, 0),
+    ] {
+        assert_eq!(rtl.read_register(limit), value);
+    }
+    let before = wide(identity::TIME);
+    assert!(wide(identity::TIME) > before);
+    for rig in rigs {
+        rig.end();
+    }
 }
 
 #[test]

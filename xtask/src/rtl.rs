@@ -51,6 +51,9 @@ pub(crate) fn folder() -> PathBuf {
     run::workspace().join("fpga/rtl")
 }
 
+/// Of the generated register blocks: verilator finds modules by their names, and no packages.
+const REGISTER_PACKAGES: [&str; 2] = ["ipa_registers_pkg.sv", "ipa_doorbells_pkg.sv"];
+
 /// Each module that is in no other one, with all that it instantiates.
 fn lint() -> Result<()> {
     let mut files = Vec::new();
@@ -89,6 +92,7 @@ fn lint() -> Result<()> {
             .arg("-y")
             .arg(folder().join("generated"))
             .arg(folder().join("generated/waivers.vlt"))
+            .args(REGISTER_PACKAGES.map(|package| folder().join("generated").join(package)))
             .args(packages.iter().map(|(_, path)| path))
             .arg(path);
         if run::succeed(&mut command).is_err() {

@@ -8,7 +8,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use fpga_cosim::card::{
-    HostMemory, HostTiming, Inbound, Outbound, QueueSetup, Refused, RtlCard, SaConfig, WINDOW_WORDS,
+    Face, HostMemory, HostTiming, Inbound, Outbound, QueueSetup, Refused, RtlCard, SaConfig,
+    WINDOW_WORDS,
 };
 
 const SUBMISSIONS: usize = 0;
@@ -306,6 +307,32 @@ fn small_packets_take_as_long_as_their_state_does() {
         println!("{len} octets: {sealed:.2} clocks to seal, {opened:.2} to open");
         assert!(sealed <= 12.0 && opened <= 12.0);
     }
+}
+
+#[test]
+fn registers_answer_amid_traffic() {
+    /// `fpga_regs::registers::{identity::MAGIC, statistics::SEALED}`.
+    const MAGIC: u64 = 0;
+    const SEALED: u64 = 0x4000;
+    let mut bench = Bench::new(250);
+    bench.lay_packets(1420);
+    bench.submit(to_seal(1420, SAS));
+    let face = Face::default();
+    let mut reads = 0;
+    while bench.card.counters().sealed < RUN as u64 {
+        let (card, memory) = (&mut bench.card, &mut bench.memory);
+        let before = card.clocks();
+        let magic = card.read_register(MAGIC, &face, memory).unwrap();
+        assert_eq!(magic.to_le_bytes(), *b"IPA1");
+        assert_eq!(card.clocks() - before, 3);
+        let counted = card.counters().sealed as u32;
+        let told = card.read_register(SEALED, &face, memory).unwrap();
+        assert!((counted..=counted + 4).contains(&told), "{counted} {told}");
+        reads += 1;
+    }
+    assert!(reads > RUN, "{reads}");
+    let statuses = bench.await_all();
+    assert!(statuses.iter().all(|status| *status == 0));
 }
 
 /// For `benches/cosim-speed.sh`: a figure of this machine, so nothing is asserted.

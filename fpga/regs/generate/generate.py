@@ -18,7 +18,8 @@ import systemverilog
 
 SOURCE = "fpga/regs/ipa.rdl"
 MAPS = ["ipa_registers", "ipa_doorbells", "ipa_msix"]
-RTL_BLOCKS = ["ipa_registers", "ipa_doorbells"]
+# The map is that of the largest card; the RTL's has eight queue pairs.
+RTL_BLOCKS = {"ipa_registers": {"VECTORS": 9}, "ipa_doorbells": {"QUEUES": 8}}
 
 
 def main() -> None:
@@ -38,8 +39,9 @@ def main() -> None:
         "fpga/regs/src/registers.rs": rust.export(list(maps.values()), SOURCE),
         "docs/registers.md": markdown.export(list(maps.values()), SOURCE),
     }
-    for name in RTL_BLOCKS:
-        for file, text in systemverilog.export(maps[name], SOURCE).items():
+    for name, parameters in RTL_BLOCKS.items():
+        block = compiler.elaborate(name, parameters=parameters).top
+        for file, text in systemverilog.export(block, SOURCE).items():
             written[f"fpga/rtl/generated/{file}"] = text
     for file, text in written.items():
         path = arguments.output / file

@@ -9,7 +9,7 @@ module ipa_doorbells (
 
         output logic s_axil_awready,
         input wire s_axil_awvalid,
-        input wire [17:0] s_axil_awaddr,
+        input wire [14:0] s_axil_awaddr,
         input wire [2:0] s_axil_awprot,
         output logic s_axil_wready,
         input wire s_axil_wvalid,
@@ -20,7 +20,7 @@ module ipa_doorbells (
         output logic [1:0] s_axil_bresp,
         output logic s_axil_arready,
         input wire s_axil_arvalid,
-        input wire [17:0] s_axil_araddr,
+        input wire [14:0] s_axil_araddr,
         input wire [2:0] s_axil_arprot,
         input wire s_axil_rready,
         output logic s_axil_rvalid,
@@ -36,7 +36,7 @@ module ipa_doorbells (
     //--------------------------------------------------------------------------
     logic cpuif_req;
     logic cpuif_req_is_wr;
-    logic [17:0] cpuif_addr;
+    logic [14:0] cpuif_addr;
     logic [31:0] cpuif_wr_data;
     logic [31:0] cpuif_wr_biten;
     logic cpuif_req_stall_wr;
@@ -53,10 +53,10 @@ module ipa_doorbells (
     logic [1:0] axil_n_in_flight;
     logic axil_prev_was_rd;
     logic axil_arvalid;
-    logic [17:0] axil_araddr;
+    logic [14:0] axil_araddr;
     logic axil_ar_accept;
     logic axil_awvalid;
-    logic [17:0] axil_awaddr;
+    logic [14:0] axil_awaddr;
     logic axil_wvalid;
     logic [31:0] axil_wdata;
     logic [3:0] axil_wstrb;
@@ -134,17 +134,17 @@ module ipa_doorbells (
             if(axil_arvalid && !axil_prev_was_rd) begin
                 cpuif_req = '1;
                 cpuif_req_is_wr = '0;
-                cpuif_addr = {axil_araddr[17:2], 2'b0};
+                cpuif_addr = {axil_araddr[14:2], 2'b0};
                 if(!cpuif_req_stall_rd) axil_ar_accept = '1;
             end else if(axil_awvalid && axil_wvalid) begin
                 cpuif_req = '1;
                 cpuif_req_is_wr = '1;
-                cpuif_addr = {axil_awaddr[17:2], 2'b0};
+                cpuif_addr = {axil_awaddr[14:2], 2'b0};
                 if(!cpuif_req_stall_wr) axil_aw_accept = '1;
             end else if(axil_arvalid) begin
                 cpuif_req = '1;
                 cpuif_req_is_wr = '0;
-                cpuif_addr = {axil_araddr[17:2], 2'b0};
+                cpuif_addr = {axil_araddr[14:2], 2'b0};
                 if(!cpuif_req_stall_rd) axil_ar_accept = '1;
             end
         end
@@ -232,11 +232,11 @@ module ipa_doorbells (
             logic HEAD;
             logic ARM;
             logic SLEEPING;
-        } [63:0] doorbell;
+        } [7:0] doorbell;
     } decoded_reg_strb_t;
     decoded_reg_strb_t decoded_reg_strb;
     logic decoded_err;
-    logic [17:0] decoded_addr;
+    logic [14:0] decoded_addr;
     logic decoded_req;
     logic decoded_req_is_wr;
     logic [31:0] decoded_wr_data;
@@ -247,15 +247,15 @@ module ipa_doorbells (
         automatic logic is_valid_rw;
         is_valid_addr = '0;
         is_valid_rw = '1; // No valid RW check
-        for(int i0=0; i0<64; i0++) begin
-            decoded_reg_strb.doorbell[i0].TAIL = cpuif_req_masked & (cpuif_addr == 18'h0 + (18)'(i0) * 18'h1000);
-            is_valid_addr |= cpuif_req_masked & (cpuif_addr == 18'h0 + (18)'(i0) * 18'h1000);
-            decoded_reg_strb.doorbell[i0].HEAD = cpuif_req_masked & (cpuif_addr == 18'h40 + (18)'(i0) * 18'h1000);
-            is_valid_addr |= cpuif_req_masked & (cpuif_addr == 18'h40 + (18)'(i0) * 18'h1000);
-            decoded_reg_strb.doorbell[i0].ARM = cpuif_req_masked & (cpuif_addr == 18'h80 + (18)'(i0) * 18'h1000);
-            is_valid_addr |= cpuif_req_masked & (cpuif_addr == 18'h80 + (18)'(i0) * 18'h1000);
-            decoded_reg_strb.doorbell[i0].SLEEPING = cpuif_req_masked & (cpuif_addr == 18'hc0 + (18)'(i0) * 18'h1000) & !cpuif_req_is_wr;
-            is_valid_addr |= cpuif_req_masked & (cpuif_addr == 18'hc0 + (18)'(i0) * 18'h1000);
+        for(int i0=0; i0<8; i0++) begin
+            decoded_reg_strb.doorbell[i0].TAIL = cpuif_req_masked & (cpuif_addr == 15'h0 + (15)'(i0) * 15'h1000);
+            is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h0 + (15)'(i0) * 15'h1000);
+            decoded_reg_strb.doorbell[i0].HEAD = cpuif_req_masked & (cpuif_addr == 15'h40 + (15)'(i0) * 15'h1000);
+            is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h40 + (15)'(i0) * 15'h1000);
+            decoded_reg_strb.doorbell[i0].ARM = cpuif_req_masked & (cpuif_addr == 15'h80 + (15)'(i0) * 15'h1000);
+            is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h80 + (15)'(i0) * 15'h1000);
+            decoded_reg_strb.doorbell[i0].SLEEPING = cpuif_req_masked & (cpuif_addr == 15'hc0 + (15)'(i0) * 15'h1000) & !cpuif_req_is_wr;
+            is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'hc0 + (15)'(i0) * 15'h1000);
         end
         decoded_err = ~is_valid_addr & decoded_req;
     end
@@ -290,7 +290,7 @@ module ipa_doorbells (
                     logic load_next;
                 } value;
             } ARM;
-        } [63:0] doorbell;
+        } [7:0] doorbell;
     } field_combo_t;
     field_combo_t field_combo;
 
@@ -311,11 +311,11 @@ module ipa_doorbells (
                     logic value;
                 } value;
             } ARM;
-        } [63:0] doorbell;
+        } [7:0] doorbell;
     } field_storage_t;
     field_storage_t field_storage;
 
-    for(genvar i0=0; i0<64; i0++) begin
+    for(genvar i0=0; i0<8; i0++) begin
         // Field: ipa_doorbells.doorbell[].TAIL.value
         always_comb begin
             automatic logic [31:0] next_c;
@@ -403,7 +403,7 @@ module ipa_doorbells (
     // Readback
     //--------------------------------------------------------------------------
 
-    logic [17:0] rd_mux_addr;
+    logic [14:0] rd_mux_addr;
     assign rd_mux_addr = decoded_addr;
 
     logic readback_err;
@@ -412,17 +412,17 @@ module ipa_doorbells (
     always_comb begin
         automatic logic [31:0] readback_data_var;
         readback_data_var = '0;
-        for(int i0=0; i0<64; i0++) begin
-            if(rd_mux_addr == 18'h0 + (18)'(i0) * 18'h1000) begin
+        for(int i0=0; i0<8; i0++) begin
+            if(rd_mux_addr == 15'h0 + (15)'(i0) * 15'h1000) begin
                 readback_data_var[31:0] = field_storage.doorbell[i0].TAIL.value.value;
             end
-            if(rd_mux_addr == 18'h40 + (18)'(i0) * 18'h1000) begin
+            if(rd_mux_addr == 15'h40 + (15)'(i0) * 15'h1000) begin
                 readback_data_var[31:0] = field_storage.doorbell[i0].HEAD.value.value;
             end
-            if(rd_mux_addr == 18'h80 + (18)'(i0) * 18'h1000) begin
+            if(rd_mux_addr == 15'h80 + (15)'(i0) * 15'h1000) begin
                 readback_data_var[0] = field_storage.doorbell[i0].ARM.value.value;
             end
-            if(rd_mux_addr == 18'hc0 + (18)'(i0) * 18'h1000) begin
+            if(rd_mux_addr == 15'hc0 + (15)'(i0) * 15'h1000) begin
                 readback_data_var[0] = 1'h0;
             end
         end

@@ -6,58 +6,59 @@
 package ipa_doorbells_pkg;
 
     localparam IPA_DOORBELLS_DATA_WIDTH = 32;
-    localparam IPA_DOORBELLS_MIN_ADDR_WIDTH = 18;
-    localparam IPA_DOORBELLS_SIZE = 'h40000;
+    localparam IPA_DOORBELLS_MIN_ADDR_WIDTH = 15;
+    localparam IPA_DOORBELLS_SIZE = 'h8000;
+    localparam QUEUES = 'h8;
 
     typedef struct packed {
         logic hwclr;
-    } ipa_doorbells__doorbell__ARM__value__in_t;
+    } ipa_doorbells_QUEUES_8__doorbell__ARM__value__in_t;
 
     typedef struct packed {
-        ipa_doorbells__doorbell__ARM__value__in_t value;
-    } ipa_doorbells__doorbell__ARM__in_t;
+        ipa_doorbells_QUEUES_8__doorbell__ARM__value__in_t value;
+    } ipa_doorbells_QUEUES_8__doorbell__ARM__in_t;
 
     typedef struct packed {
-        ipa_doorbells__doorbell__ARM__in_t ARM;
-    } ipa_doorbells__doorbell__in_t;
+        ipa_doorbells_QUEUES_8__doorbell__ARM__in_t ARM;
+    } ipa_doorbells_QUEUES_8__doorbell__in_t;
 
     typedef struct packed {
-        ipa_doorbells__doorbell__in_t [63:0] doorbell;
+        ipa_doorbells_QUEUES_8__doorbell__in_t [7:0] doorbell;
     } ipa_doorbells__in_t;
 
     typedef struct packed {
         logic [31:0] value;
         logic swmod;
-    } ipa_doorbells__doorbell__TAIL__value__out_t;
+    } ipa_doorbells_QUEUES_8__doorbell__TAIL__value__out_t;
 
     typedef struct packed {
-        ipa_doorbells__doorbell__TAIL__value__out_t value;
-    } ipa_doorbells__doorbell__TAIL__out_t;
+        ipa_doorbells_QUEUES_8__doorbell__TAIL__value__out_t value;
+    } ipa_doorbells_QUEUES_8__doorbell__TAIL__out_t;
 
     typedef struct packed {
         logic [31:0] value;
         logic swmod;
-    } ipa_doorbells__doorbell__HEAD__value__out_t;
+    } ipa_doorbells_QUEUES_8__doorbell__HEAD__value__out_t;
 
     typedef struct packed {
-        ipa_doorbells__doorbell__HEAD__value__out_t value;
-    } ipa_doorbells__doorbell__HEAD__out_t;
+        ipa_doorbells_QUEUES_8__doorbell__HEAD__value__out_t value;
+    } ipa_doorbells_QUEUES_8__doorbell__HEAD__out_t;
 
     typedef struct packed {
         logic value;
-    } ipa_doorbells__doorbell__ARM__value__out_t;
+    } ipa_doorbells_QUEUES_8__doorbell__ARM__value__out_t;
 
     typedef struct packed {
-        ipa_doorbells__doorbell__ARM__value__out_t value;
-    } ipa_doorbells__doorbell__ARM__out_t;
+        ipa_doorbells_QUEUES_8__doorbell__ARM__value__out_t value;
+    } ipa_doorbells_QUEUES_8__doorbell__ARM__out_t;
 
     typedef struct packed {
-        ipa_doorbells__doorbell__TAIL__out_t TAIL;
-        ipa_doorbells__doorbell__HEAD__out_t HEAD;
-        ipa_doorbells__doorbell__ARM__out_t ARM;
-    } ipa_doorbells__doorbell__out_t;
+        ipa_doorbells_QUEUES_8__doorbell__TAIL__out_t TAIL;
+        ipa_doorbells_QUEUES_8__doorbell__HEAD__out_t HEAD;
+        ipa_doorbells_QUEUES_8__doorbell__ARM__out_t ARM;
+    } ipa_doorbells_QUEUES_8__doorbell__out_t;
 
     typedef struct packed {
-        ipa_doorbells__doorbell__out_t [63:0] doorbell;
+        ipa_doorbells_QUEUES_8__doorbell__out_t [7:0] doorbell;
     } ipa_doorbells__out_t;
 endpackage

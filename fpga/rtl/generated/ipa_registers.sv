@@ -256,7 +256,7 @@ module ipa_registers (
             logic ERRORS_LOGGED;
         } control;
         struct packed {
-            logic [64:0] MODERATION;
+            logic [8:0] MODERATION;
         } interrupt;
         struct packed {
             logic [1:0] SUBMISSION_BASE;
@@ -351,7 +351,7 @@ module ipa_registers (
         is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h1018);
         decoded_reg_strb.control.ERRORS_LOGGED = cpuif_req_masked & (cpuif_addr == 15'h101c) & !cpuif_req_is_wr;
         is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h101c);
-        for(int i0=0; i0<65; i0++) begin
+        for(int i0=0; i0<9; i0++) begin
             decoded_reg_strb.interrupt.MODERATION[i0] = cpuif_req_masked & (cpuif_addr == 15'h2000 + (15)'(i0) * 15'h4);
             is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h2000 + (15)'(i0) * 15'h4);
         end
@@ -463,7 +463,7 @@ module ipa_registers (
                     logic [15:0] next;
                     logic load_next;
                 } COUNT;
-            } [64:0] MODERATION;
+            } [8:0] MODERATION;
         } interrupt;
         struct packed {
             struct packed {
@@ -556,7 +556,7 @@ module ipa_registers (
                 struct packed {
                     logic [15:0] value;
                 } COUNT;
-            } [64:0] MODERATION;
+            } [8:0] MODERATION;
         } interrupt;
         struct packed {
             struct packed {
@@ -617,6 +617,9 @@ module ipa_registers (
         load_next_c = '0;
         if(decoded_reg_strb.control.CONTROL && decoded_req_is_wr) begin // SW write
             next_c = (field_storage.control.CONTROL.ENABLE.value & ~decoded_wr_biten[0:0]) | (decoded_wr_data[0:0] & decoded_wr_biten[0:0]);
+            load_next_c = '1;
+        end else if(field_storage.control.CONTROL.DETACH.value) begin // HW Clear
+            next_c = '0;
             load_next_c = '1;
         end
         field_combo.control.CONTROL.ENABLE.next = next_c;
@@ -734,7 +737,7 @@ module ipa_registers (
     end
     assign hwif_out.control.WAKE.value.value = field_storage.control.WAKE.value.value;
     assign hwif_out.control.WAKE.value.swmod = decoded_reg_strb.control.WAKE && decoded_req_is_wr && |(decoded_wr_biten[31:0]);
-    for(genvar i0=0; i0<65; i0++) begin
+    for(genvar i0=0; i0<9; i0++) begin
         // Field: ipa_registers.interrupt.MODERATION[].TIME
         always_comb begin
             automatic logic [15:0] next_c;
@@ -791,6 +794,9 @@ module ipa_registers (
         if(decoded_reg_strb.admin_queue.SUBMISSION_BASE[0] && decoded_req_is_wr && !(field_storage.control.CONTROL.ENABLE.value)) begin // SW write
             next_c = (field_storage.admin_queue.SUBMISSION_BASE.low.value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
             load_next_c = '1;
+        end else if(field_storage.control.CONTROL.DETACH.value) begin // HW Clear
+            next_c = '0;
+            load_next_c = '1;
         end
         field_combo.admin_queue.SUBMISSION_BASE.low.next = next_c;
         field_combo.admin_queue.SUBMISSION_BASE.low.load_next = load_next_c;
@@ -813,6 +819,9 @@ module ipa_registers (
         load_next_c = '0;
         if(decoded_reg_strb.admin_queue.SUBMISSION_BASE[1] && decoded_req_is_wr && !(field_storage.control.CONTROL.ENABLE.value)) begin // SW write
             next_c = (field_storage.admin_queue.SUBMISSION_BASE.high.value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end else if(field_storage.control.CONTROL.DETACH.value) begin // HW Clear
+            next_c = '0;
             load_next_c = '1;
         end
         field_combo.admin_queue.SUBMISSION_BASE.high.next = next_c;
@@ -837,6 +846,9 @@ module ipa_registers (
         if(decoded_reg_strb.admin_queue.COMPLETION_BASE[0] && decoded_req_is_wr && !(field_storage.control.CONTROL.ENABLE.value)) begin // SW write
             next_c = (field_storage.admin_queue.COMPLETION_BASE.low.value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
             load_next_c = '1;
+        end else if(field_storage.control.CONTROL.DETACH.value) begin // HW Clear
+            next_c = '0;
+            load_next_c = '1;
         end
         field_combo.admin_queue.COMPLETION_BASE.low.next = next_c;
         field_combo.admin_queue.COMPLETION_BASE.low.load_next = load_next_c;
@@ -860,6 +872,9 @@ module ipa_registers (
         if(decoded_reg_strb.admin_queue.COMPLETION_BASE[1] && decoded_req_is_wr && !(field_storage.control.CONTROL.ENABLE.value)) begin // SW write
             next_c = (field_storage.admin_queue.COMPLETION_BASE.high.value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
             load_next_c = '1;
+        end else if(field_storage.control.CONTROL.DETACH.value) begin // HW Clear
+            next_c = '0;
+            load_next_c = '1;
         end
         field_combo.admin_queue.COMPLETION_BASE.high.next = next_c;
         field_combo.admin_queue.COMPLETION_BASE.high.load_next = load_next_c;
@@ -882,6 +897,9 @@ module ipa_registers (
         load_next_c = '0;
         if(decoded_reg_strb.admin_queue.DEPTH && decoded_req_is_wr && !(field_storage.control.CONTROL.ENABLE.value)) begin // SW write
             next_c = (field_storage.admin_queue.DEPTH.value.value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end else if(field_storage.control.CONTROL.DETACH.value) begin // HW Clear
+            next_c = '0;
             load_next_c = '1;
         end
         field_combo.admin_queue.DEPTH.value.next = next_c;
@@ -930,6 +948,9 @@ module ipa_registers (
         if(decoded_reg_strb.event_queue.BASE[0] && decoded_req_is_wr && !(field_storage.control.CONTROL.ENABLE.value)) begin // SW write
             next_c = (field_storage.event_queue.BASE.low.value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
             load_next_c = '1;
+        end else if(field_storage.control.CONTROL.DETACH.value) begin // HW Clear
+            next_c = '0;
+            load_next_c = '1;
         end
         field_combo.event_queue.BASE.low.next = next_c;
         field_combo.event_queue.BASE.low.load_next = load_next_c;
@@ -953,6 +974,9 @@ module ipa_registers (
         if(decoded_reg_strb.event_queue.BASE[1] && decoded_req_is_wr && !(field_storage.control.CONTROL.ENABLE.value)) begin // SW write
             next_c = (field_storage.event_queue.BASE.high.value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
             load_next_c = '1;
+        end else if(field_storage.control.CONTROL.DETACH.value) begin // HW Clear
+            next_c = '0;
+            load_next_c = '1;
         end
         field_combo.event_queue.BASE.high.next = next_c;
         field_combo.event_queue.BASE.high.load_next = load_next_c;
@@ -975,6 +999,9 @@ module ipa_registers (
         load_next_c = '0;
         if(decoded_reg_strb.event_queue.DEPTH && decoded_req_is_wr && !(field_storage.control.CONTROL.ENABLE.value)) begin // SW write
             next_c = (field_storage.event_queue.DEPTH.value.value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end else if(field_storage.control.CONTROL.DETACH.value) begin // HW Clear
+            next_c = '0;
             load_next_c = '1;
         end
         field_combo.event_queue.DEPTH.value.next = next_c;
@@ -1253,7 +1280,7 @@ module ipa_registers (
         if(rd_mux_addr == 15'h101c) begin
             readback_data_var[31:0] = hwif_in.control.ERRORS_LOGGED.value.next;
         end
-        for(int i0=0; i0<65; i0++) begin
+        for(int i0=0; i0<9; i0++) begin
             if(rd_mux_addr == 15'h2000 + (15)'(i0) * 15'h4) begin
                 readback_data_var[15:0] = field_storage.interrupt.MODERATION[i0].TIME.value;
                 readback_data_var[31:16] = field_storage.interrupt.MODERATION[i0].COUNT.value;

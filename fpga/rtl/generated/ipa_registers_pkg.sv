@@ -8,516 +8,517 @@ package ipa_registers_pkg;
     localparam IPA_REGISTERS_DATA_WIDTH = 32;
     localparam IPA_REGISTERS_MIN_ADDR_WIDTH = 15;
     localparam IPA_REGISTERS_SIZE = 'h5014;
+    localparam VECTORS = 'h9;
 
     typedef struct packed {
         logic [63:0] next;
-    } ipa_registers__told_wide_desc_d4dfad4e__value__in_t;
+    } ipa_registers_VECTORS_9__told_wide_desc_d4dfad4e__value__in_t;
 
     typedef struct packed {
-        ipa_registers__told_wide_desc_d4dfad4e__value__in_t value;
-    } ipa_registers__told_wide_desc_d4dfad4e__in_t;
-
-    typedef struct packed {
-        logic [63:0] next;
-    } ipa_registers__told_wide_desc_35a7a8e3__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_wide_desc_35a7a8e3__value__in_t value;
-    } ipa_registers__told_wide_desc_35a7a8e3__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__ESN__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__TUNNEL__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__TRANSPORT__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__OUTER_HEADERS__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__OUTER_IPV6__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__UDP_ENCAPSULATION__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__EXPLICIT_NUMBERING__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__LIFETIMES__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__SLEEPS__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__FAULT_INJECTION__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__MODERATION__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__PRIORITIES__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__INLINE__in_t;
-
-    typedef struct packed {
-        logic next;
-    } ipa_registers__identity__FEATURES__NULL_CRYPTO__in_t;
-
-    typedef struct packed {
-        ipa_registers__identity__FEATURES__ESN__in_t ESN;
-        ipa_registers__identity__FEATURES__TUNNEL__in_t TUNNEL;
-        ipa_registers__identity__FEATURES__TRANSPORT__in_t TRANSPORT;
-        ipa_registers__identity__FEATURES__OUTER_HEADERS__in_t OUTER_HEADERS;
-        ipa_registers__identity__FEATURES__OUTER_IPV6__in_t OUTER_IPV6;
-        ipa_registers__identity__FEATURES__UDP_ENCAPSULATION__in_t UDP_ENCAPSULATION;
-        ipa_registers__identity__FEATURES__EXPLICIT_NUMBERING__in_t EXPLICIT_NUMBERING;
-        ipa_registers__identity__FEATURES__LIFETIMES__in_t LIFETIMES;
-        ipa_registers__identity__FEATURES__SLEEPS__in_t SLEEPS;
-        ipa_registers__identity__FEATURES__FAULT_INJECTION__in_t FAULT_INJECTION;
-        ipa_registers__identity__FEATURES__MODERATION__in_t MODERATION;
-        ipa_registers__identity__FEATURES__PRIORITIES__in_t PRIORITIES;
-        ipa_registers__identity__FEATURES__INLINE__in_t INLINE;
-        ipa_registers__identity__FEATURES__NULL_CRYPTO__in_t NULL_CRYPTO;
-    } ipa_registers__identity__FEATURES__in_t;
-
-    typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__told_desc_be118e1e__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_desc_be118e1e__value__in_t value;
-    } ipa_registers__told_desc_be118e1e__in_t;
-
-    typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__told_desc_c8815936__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_desc_c8815936__value__in_t value;
-    } ipa_registers__told_desc_c8815936__in_t;
-
-    typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__told_desc_0a43b681__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_desc_0a43b681__value__in_t value;
-    } ipa_registers__told_desc_0a43b681__in_t;
-
-    typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__told_desc_bc7e4e2d__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_desc_bc7e4e2d__value__in_t value;
-    } ipa_registers__told_desc_bc7e4e2d__in_t;
-
-    typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__told_desc_7ee0a772__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_desc_7ee0a772__value__in_t value;
-    } ipa_registers__told_desc_7ee0a772__in_t;
-
-    typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__told_desc_1dd4f329__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_desc_1dd4f329__value__in_t value;
-    } ipa_registers__told_desc_1dd4f329__in_t;
+        ipa_registers_VECTORS_9__told_wide_desc_d4dfad4e__value__in_t value;
+    } ipa_registers_VECTORS_9__told_wide_desc_d4dfad4e__in_t;
 
     typedef struct packed {
         logic [63:0] next;
-    } ipa_registers__told_wide_desc_26c45461__value__in_t;
+    } ipa_registers_VECTORS_9__told_wide_desc_35a7a8e3__value__in_t;
 
     typedef struct packed {
-        ipa_registers__told_wide_desc_26c45461__value__in_t value;
-    } ipa_registers__told_wide_desc_26c45461__in_t;
-
-    typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__told_desc_286af0ea__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_desc_286af0ea__value__in_t value;
-    } ipa_registers__told_desc_286af0ea__in_t;
-
-    typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__told_desc_d7914ef2__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_desc_d7914ef2__value__in_t value;
-    } ipa_registers__told_desc_d7914ef2__in_t;
-
-    typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__told_desc_e7220eb0__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_desc_e7220eb0__value__in_t value;
-    } ipa_registers__told_desc_e7220eb0__in_t;
-
-    typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__told_desc_6673eadf__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_desc_6673eadf__value__in_t value;
-    } ipa_registers__told_desc_6673eadf__in_t;
-
-    typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__told_desc_ac5e8419__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_desc_ac5e8419__value__in_t value;
-    } ipa_registers__told_desc_ac5e8419__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_wide_desc_d4dfad4e__in_t BUILD;
-        ipa_registers__told_wide_desc_35a7a8e3__in_t SUITES;
-        ipa_registers__identity__FEATURES__in_t FEATURES;
-        ipa_registers__told_desc_be118e1e__in_t MAX_SAS;
-        ipa_registers__told_desc_c8815936__in_t MAX_QUEUES;
-        ipa_registers__told_desc_0a43b681__in_t MAX_DEPTH;
-        ipa_registers__told_desc_bc7e4e2d__in_t MAX_PACKET;
-        ipa_registers__told_desc_7ee0a772__in_t MAX_WINDOW;
-        ipa_registers__told_desc_1dd4f329__in_t VECTORS;
-        ipa_registers__told_wide_desc_26c45461__in_t TIME;
-        ipa_registers__told_desc_286af0ea__in_t PORTS;
-        ipa_registers__told_desc_d7914ef2__in_t FUNCTION;
-        ipa_registers__told_desc_e7220eb0__in_t FUNCTIONS;
-        ipa_registers__told_desc_6673eadf__in_t MAX_GATHER;
-        ipa_registers__told_desc_ac5e8419__in_t MAX_RULES;
-    } ipa_registers__identity__in_t;
+        ipa_registers_VECTORS_9__told_wide_desc_35a7a8e3__value__in_t value;
+    } ipa_registers_VECTORS_9__told_wide_desc_35a7a8e3__in_t;
 
     typedef struct packed {
         logic next;
-    } ipa_registers__control__STATUS__READY__in_t;
+    } ipa_registers_VECTORS_9__identity__FEATURES__ESN__in_t;
 
     typedef struct packed {
         logic next;
-    } ipa_registers__control__STATUS__FATAL__in_t;
+    } ipa_registers_VECTORS_9__identity__FEATURES__TUNNEL__in_t;
 
     typedef struct packed {
         logic next;
-    } ipa_registers__control__STATUS__RESETTING__in_t;
+    } ipa_registers_VECTORS_9__identity__FEATURES__TRANSPORT__in_t;
 
     typedef struct packed {
-        ipa_registers__control__STATUS__READY__in_t READY;
-        ipa_registers__control__STATUS__FATAL__in_t FATAL;
-        ipa_registers__control__STATUS__RESETTING__in_t RESETTING;
-    } ipa_registers__control__STATUS__in_t;
+        logic next;
+    } ipa_registers_VECTORS_9__identity__FEATURES__OUTER_HEADERS__in_t;
 
     typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__told_desc_0f2a758d__value__in_t;
+        logic next;
+    } ipa_registers_VECTORS_9__identity__FEATURES__OUTER_IPV6__in_t;
 
     typedef struct packed {
-        ipa_registers__told_desc_0f2a758d__value__in_t value;
-    } ipa_registers__told_desc_0f2a758d__in_t;
+        logic next;
+    } ipa_registers_VECTORS_9__identity__FEATURES__UDP_ENCAPSULATION__in_t;
 
     typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__control__ERROR_CAUSE__cause__in_t;
+        logic next;
+    } ipa_registers_VECTORS_9__identity__FEATURES__EXPLICIT_NUMBERING__in_t;
 
     typedef struct packed {
-        ipa_registers__control__ERROR_CAUSE__cause__in_t cause;
-    } ipa_registers__control__ERROR_CAUSE__in_t;
+        logic next;
+    } ipa_registers_VECTORS_9__identity__FEATURES__LIFETIMES__in_t;
 
     typedef struct packed {
-        logic [63:0] next;
-    } ipa_registers__told_wide_desc_941e4d94__value__in_t;
+        logic next;
+    } ipa_registers_VECTORS_9__identity__FEATURES__SLEEPS__in_t;
 
     typedef struct packed {
-        ipa_registers__told_wide_desc_941e4d94__value__in_t value;
-    } ipa_registers__told_wide_desc_941e4d94__in_t;
+        logic next;
+    } ipa_registers_VECTORS_9__identity__FEATURES__FAULT_INJECTION__in_t;
 
     typedef struct packed {
-        logic [31:0] next;
-    } ipa_registers__told_desc_3d22eb09__value__in_t;
+        logic next;
+    } ipa_registers_VECTORS_9__identity__FEATURES__MODERATION__in_t;
 
     typedef struct packed {
-        ipa_registers__told_desc_3d22eb09__value__in_t value;
-    } ipa_registers__told_desc_3d22eb09__in_t;
+        logic next;
+    } ipa_registers_VECTORS_9__identity__FEATURES__PRIORITIES__in_t;
 
     typedef struct packed {
-        ipa_registers__control__STATUS__in_t STATUS;
-        ipa_registers__told_desc_0f2a758d__in_t HEARTBEAT;
-        ipa_registers__control__ERROR_CAUSE__in_t ERROR_CAUSE;
-        ipa_registers__told_wide_desc_941e4d94__in_t ERROR_INFO;
-        ipa_registers__told_desc_3d22eb09__in_t ERRORS_LOGGED;
-    } ipa_registers__control__in_t;
+        logic next;
+    } ipa_registers_VECTORS_9__identity__FEATURES__INLINE__in_t;
 
     typedef struct packed {
-        logic [63:0] next;
-    } ipa_registers__told_wide_desc_ec668dba__value__in_t;
+        logic next;
+    } ipa_registers_VECTORS_9__identity__FEATURES__NULL_CRYPTO__in_t;
 
     typedef struct packed {
-        ipa_registers__told_wide_desc_ec668dba__value__in_t value;
-    } ipa_registers__told_wide_desc_ec668dba__in_t;
-
-    typedef struct packed {
-        logic [63:0] next;
-    } ipa_registers__told_wide_desc_a2cd2bc5__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_wide_desc_a2cd2bc5__value__in_t value;
-    } ipa_registers__told_wide_desc_a2cd2bc5__in_t;
-
-    typedef struct packed {
-        logic [63:0] next;
-    } ipa_registers__told_wide_desc_8deee4c6__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_wide_desc_8deee4c6__value__in_t value;
-    } ipa_registers__told_wide_desc_8deee4c6__in_t;
-
-    typedef struct packed {
-        logic [63:0] next;
-    } ipa_registers__told_wide_desc_1b5988b6__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_wide_desc_1b5988b6__value__in_t value;
-    } ipa_registers__told_wide_desc_1b5988b6__in_t;
-
-    typedef struct packed {
-        logic [63:0] next;
-    } ipa_registers__told_wide_desc_781544cf__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_wide_desc_781544cf__value__in_t value;
-    } ipa_registers__told_wide_desc_781544cf__in_t;
-
-    typedef struct packed {
-        logic [63:0] next;
-    } ipa_registers__told_wide_desc_5ffd5b4f__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_wide_desc_5ffd5b4f__value__in_t value;
-    } ipa_registers__told_wide_desc_5ffd5b4f__in_t;
-
-    typedef struct packed {
-        logic [63:0] next;
-    } ipa_registers__told_wide_desc_9d0f7a48__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_wide_desc_9d0f7a48__value__in_t value;
-    } ipa_registers__told_wide_desc_9d0f7a48__in_t;
-
-    typedef struct packed {
-        logic [63:0] next;
-    } ipa_registers__told_wide_desc_0b2971d1__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_wide_desc_0b2971d1__value__in_t value;
-    } ipa_registers__told_wide_desc_0b2971d1__in_t;
-
-    typedef struct packed {
-        logic [63:0] next;
-    } ipa_registers__told_wide_desc_2668f317__value__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_wide_desc_2668f317__value__in_t value;
-    } ipa_registers__told_wide_desc_2668f317__in_t;
-
-    typedef struct packed {
-        ipa_registers__told_wide_desc_ec668dba__in_t SEALED;
-        ipa_registers__told_wide_desc_a2cd2bc5__in_t SEALED_BYTES;
-        ipa_registers__told_wide_desc_8deee4c6__in_t OPENED;
-        ipa_registers__told_wide_desc_1b5988b6__in_t OPENED_BYTES;
-        ipa_registers__told_wide_desc_781544cf__in_t ERRORS;
-        ipa_registers__told_wide_desc_5ffd5b4f__in_t DMA_FAULTS;
-        ipa_registers__told_wide_desc_9d0f7a48__in_t SAS;
-        ipa_registers__told_wide_desc_0b2971d1__in_t BAD_DESCRIPTORS;
-        ipa_registers__told_wide_desc_2668f317__in_t INTERRUPTS;
-    } ipa_registers__statistics__in_t;
+        ipa_registers_VECTORS_9__identity__FEATURES__ESN__in_t ESN;
+        ipa_registers_VECTORS_9__identity__FEATURES__TUNNEL__in_t TUNNEL;
+        ipa_registers_VECTORS_9__identity__FEATURES__TRANSPORT__in_t TRANSPORT;
+        ipa_registers_VECTORS_9__identity__FEATURES__OUTER_HEADERS__in_t OUTER_HEADERS;
+        ipa_registers_VECTORS_9__identity__FEATURES__OUTER_IPV6__in_t OUTER_IPV6;
+        ipa_registers_VECTORS_9__identity__FEATURES__UDP_ENCAPSULATION__in_t UDP_ENCAPSULATION;
+        ipa_registers_VECTORS_9__identity__FEATURES__EXPLICIT_NUMBERING__in_t EXPLICIT_NUMBERING;
+        ipa_registers_VECTORS_9__identity__FEATURES__LIFETIMES__in_t LIFETIMES;
+        ipa_registers_VECTORS_9__identity__FEATURES__SLEEPS__in_t SLEEPS;
+        ipa_registers_VECTORS_9__identity__FEATURES__FAULT_INJECTION__in_t FAULT_INJECTION;
+        ipa_registers_VECTORS_9__identity__FEATURES__MODERATION__in_t MODERATION;
+        ipa_registers_VECTORS_9__identity__FEATURES__PRIORITIES__in_t PRIORITIES;
+        ipa_registers_VECTORS_9__identity__FEATURES__INLINE__in_t INLINE;
+        ipa_registers_VECTORS_9__identity__FEATURES__NULL_CRYPTO__in_t NULL_CRYPTO;
+    } ipa_registers_VECTORS_9__identity__FEATURES__in_t;
 
     typedef struct packed {
         logic [31:0] next;
-    } ipa_registers__told_desc_1d5310a4__value__in_t;
+    } ipa_registers_VECTORS_9__told_desc_be118e1e__value__in_t;
 
     typedef struct packed {
-        ipa_registers__told_desc_1d5310a4__value__in_t value;
-    } ipa_registers__told_desc_1d5310a4__in_t;
+        ipa_registers_VECTORS_9__told_desc_be118e1e__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_be118e1e__in_t;
 
     typedef struct packed {
-        ipa_registers__told_desc_1d5310a4__in_t DROPPED;
-    } ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__in_t;
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__told_desc_c8815936__value__in_t;
 
     typedef struct packed {
-        ipa_registers__identity__in_t identity;
-        ipa_registers__control__in_t control;
-        ipa_registers__statistics__in_t statistics;
-        ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__in_t event_queue;
+        ipa_registers_VECTORS_9__told_desc_c8815936__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_c8815936__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__told_desc_0a43b681__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_desc_0a43b681__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_0a43b681__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__told_desc_bc7e4e2d__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_desc_bc7e4e2d__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_bc7e4e2d__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__told_desc_7ee0a772__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_desc_7ee0a772__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_7ee0a772__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__told_desc_1dd4f329__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_desc_1dd4f329__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_1dd4f329__in_t;
+
+    typedef struct packed {
+        logic [63:0] next;
+    } ipa_registers_VECTORS_9__told_wide_desc_26c45461__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_wide_desc_26c45461__value__in_t value;
+    } ipa_registers_VECTORS_9__told_wide_desc_26c45461__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__told_desc_286af0ea__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_desc_286af0ea__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_286af0ea__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__told_desc_d7914ef2__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_desc_d7914ef2__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_d7914ef2__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__told_desc_e7220eb0__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_desc_e7220eb0__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_e7220eb0__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__told_desc_6673eadf__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_desc_6673eadf__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_6673eadf__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__told_desc_ac5e8419__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_desc_ac5e8419__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_ac5e8419__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_wide_desc_d4dfad4e__in_t BUILD;
+        ipa_registers_VECTORS_9__told_wide_desc_35a7a8e3__in_t SUITES;
+        ipa_registers_VECTORS_9__identity__FEATURES__in_t FEATURES;
+        ipa_registers_VECTORS_9__told_desc_be118e1e__in_t MAX_SAS;
+        ipa_registers_VECTORS_9__told_desc_c8815936__in_t MAX_QUEUES;
+        ipa_registers_VECTORS_9__told_desc_0a43b681__in_t MAX_DEPTH;
+        ipa_registers_VECTORS_9__told_desc_bc7e4e2d__in_t MAX_PACKET;
+        ipa_registers_VECTORS_9__told_desc_7ee0a772__in_t MAX_WINDOW;
+        ipa_registers_VECTORS_9__told_desc_1dd4f329__in_t VECTORS;
+        ipa_registers_VECTORS_9__told_wide_desc_26c45461__in_t TIME;
+        ipa_registers_VECTORS_9__told_desc_286af0ea__in_t PORTS;
+        ipa_registers_VECTORS_9__told_desc_d7914ef2__in_t FUNCTION;
+        ipa_registers_VECTORS_9__told_desc_e7220eb0__in_t FUNCTIONS;
+        ipa_registers_VECTORS_9__told_desc_6673eadf__in_t MAX_GATHER;
+        ipa_registers_VECTORS_9__told_desc_ac5e8419__in_t MAX_RULES;
+    } ipa_registers_VECTORS_9__identity__in_t;
+
+    typedef struct packed {
+        logic next;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__STATUS__READY__in_t;
+
+    typedef struct packed {
+        logic next;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__STATUS__FATAL__in_t;
+
+    typedef struct packed {
+        logic next;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__STATUS__RESETTING__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__STATUS__READY__in_t READY;
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__STATUS__FATAL__in_t FATAL;
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__STATUS__RESETTING__in_t RESETTING;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__STATUS__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__told_desc_0f2a758d__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_desc_0f2a758d__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_0f2a758d__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__ERROR_CAUSE__cause__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__ERROR_CAUSE__cause__in_t cause;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__ERROR_CAUSE__in_t;
+
+    typedef struct packed {
+        logic [63:0] next;
+    } ipa_registers_VECTORS_9__told_wide_desc_941e4d94__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_wide_desc_941e4d94__value__in_t value;
+    } ipa_registers_VECTORS_9__told_wide_desc_941e4d94__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__told_desc_3d22eb09__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_desc_3d22eb09__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_3d22eb09__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__STATUS__in_t STATUS;
+        ipa_registers_VECTORS_9__told_desc_0f2a758d__in_t HEARTBEAT;
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__ERROR_CAUSE__in_t ERROR_CAUSE;
+        ipa_registers_VECTORS_9__told_wide_desc_941e4d94__in_t ERROR_INFO;
+        ipa_registers_VECTORS_9__told_desc_3d22eb09__in_t ERRORS_LOGGED;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__in_t;
+
+    typedef struct packed {
+        logic [63:0] next;
+    } ipa_registers_VECTORS_9__told_wide_desc_ec668dba__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_wide_desc_ec668dba__value__in_t value;
+    } ipa_registers_VECTORS_9__told_wide_desc_ec668dba__in_t;
+
+    typedef struct packed {
+        logic [63:0] next;
+    } ipa_registers_VECTORS_9__told_wide_desc_a2cd2bc5__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_wide_desc_a2cd2bc5__value__in_t value;
+    } ipa_registers_VECTORS_9__told_wide_desc_a2cd2bc5__in_t;
+
+    typedef struct packed {
+        logic [63:0] next;
+    } ipa_registers_VECTORS_9__told_wide_desc_8deee4c6__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_wide_desc_8deee4c6__value__in_t value;
+    } ipa_registers_VECTORS_9__told_wide_desc_8deee4c6__in_t;
+
+    typedef struct packed {
+        logic [63:0] next;
+    } ipa_registers_VECTORS_9__told_wide_desc_1b5988b6__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_wide_desc_1b5988b6__value__in_t value;
+    } ipa_registers_VECTORS_9__told_wide_desc_1b5988b6__in_t;
+
+    typedef struct packed {
+        logic [63:0] next;
+    } ipa_registers_VECTORS_9__told_wide_desc_781544cf__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_wide_desc_781544cf__value__in_t value;
+    } ipa_registers_VECTORS_9__told_wide_desc_781544cf__in_t;
+
+    typedef struct packed {
+        logic [63:0] next;
+    } ipa_registers_VECTORS_9__told_wide_desc_5ffd5b4f__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_wide_desc_5ffd5b4f__value__in_t value;
+    } ipa_registers_VECTORS_9__told_wide_desc_5ffd5b4f__in_t;
+
+    typedef struct packed {
+        logic [63:0] next;
+    } ipa_registers_VECTORS_9__told_wide_desc_9d0f7a48__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_wide_desc_9d0f7a48__value__in_t value;
+    } ipa_registers_VECTORS_9__told_wide_desc_9d0f7a48__in_t;
+
+    typedef struct packed {
+        logic [63:0] next;
+    } ipa_registers_VECTORS_9__told_wide_desc_0b2971d1__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_wide_desc_0b2971d1__value__in_t value;
+    } ipa_registers_VECTORS_9__told_wide_desc_0b2971d1__in_t;
+
+    typedef struct packed {
+        logic [63:0] next;
+    } ipa_registers_VECTORS_9__told_wide_desc_2668f317__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_wide_desc_2668f317__value__in_t value;
+    } ipa_registers_VECTORS_9__told_wide_desc_2668f317__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_wide_desc_ec668dba__in_t SEALED;
+        ipa_registers_VECTORS_9__told_wide_desc_a2cd2bc5__in_t SEALED_BYTES;
+        ipa_registers_VECTORS_9__told_wide_desc_8deee4c6__in_t OPENED;
+        ipa_registers_VECTORS_9__told_wide_desc_1b5988b6__in_t OPENED_BYTES;
+        ipa_registers_VECTORS_9__told_wide_desc_781544cf__in_t ERRORS;
+        ipa_registers_VECTORS_9__told_wide_desc_5ffd5b4f__in_t DMA_FAULTS;
+        ipa_registers_VECTORS_9__told_wide_desc_9d0f7a48__in_t SAS;
+        ipa_registers_VECTORS_9__told_wide_desc_0b2971d1__in_t BAD_DESCRIPTORS;
+        ipa_registers_VECTORS_9__told_wide_desc_2668f317__in_t INTERRUPTS;
+    } ipa_registers_VECTORS_9__statistics__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__told_desc_1d5310a4__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_desc_1d5310a4__value__in_t value;
+    } ipa_registers_VECTORS_9__told_desc_1d5310a4__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__told_desc_1d5310a4__in_t DROPPED;
+    } ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__identity__in_t identity;
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__in_t control;
+        ipa_registers_VECTORS_9__statistics__in_t statistics;
+        ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__in_t event_queue;
     } ipa_registers__in_t;
 
     typedef struct packed {
         logic value;
-    } ipa_registers__control__CONTROL__ENABLE__out_t;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__CONTROL_ENABLE_e35984df__ENABLE_hwclr_641a02ac__out_t;
 
     typedef struct packed {
         logic value;
-    } ipa_registers__control__CONTROL__RESET__out_t;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__CONTROL_ENABLE_e35984df__RESET__out_t;
 
     typedef struct packed {
         logic value;
-    } ipa_registers__control__CONTROL__ZEROISE__out_t;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__CONTROL_ENABLE_e35984df__ZEROISE__out_t;
 
     typedef struct packed {
         logic value;
-    } ipa_registers__control__CONTROL__DETACH__out_t;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__CONTROL_ENABLE_e35984df__DETACH__out_t;
 
     typedef struct packed {
-        ipa_registers__control__CONTROL__ENABLE__out_t ENABLE;
-        ipa_registers__control__CONTROL__RESET__out_t RESET;
-        ipa_registers__control__CONTROL__ZEROISE__out_t ZEROISE;
-        ipa_registers__control__CONTROL__DETACH__out_t DETACH;
-    } ipa_registers__control__CONTROL__out_t;
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__CONTROL_ENABLE_e35984df__ENABLE_hwclr_641a02ac__out_t ENABLE;
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__CONTROL_ENABLE_e35984df__RESET__out_t RESET;
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__CONTROL_ENABLE_e35984df__ZEROISE__out_t ZEROISE;
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__CONTROL_ENABLE_e35984df__DETACH__out_t DETACH;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__CONTROL_ENABLE_e35984df__out_t;
 
     typedef struct packed {
         logic [31:0] value;
         logic swmod;
-    } ipa_registers__control__WAKE__value__out_t;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__WAKE__value__out_t;
 
     typedef struct packed {
-        ipa_registers__control__WAKE__value__out_t value;
-    } ipa_registers__control__WAKE__out_t;
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__WAKE__value__out_t value;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__WAKE__out_t;
 
     typedef struct packed {
-        ipa_registers__control__CONTROL__out_t CONTROL;
-        ipa_registers__control__WAKE__out_t WAKE;
-    } ipa_registers__control__out_t;
-
-    typedef struct packed {
-        logic [15:0] value;
-    } ipa_registers__interrupt__MODERATION__TIME__out_t;
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__CONTROL_ENABLE_e35984df__out_t CONTROL;
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__WAKE__out_t WAKE;
+    } ipa_registers_VECTORS_9__control_CONTROL_493c54b1__out_t;
 
     typedef struct packed {
         logic [15:0] value;
-    } ipa_registers__interrupt__MODERATION__COUNT__out_t;
-
-    typedef struct packed {
-        ipa_registers__interrupt__MODERATION__TIME__out_t TIME;
-        ipa_registers__interrupt__MODERATION__COUNT__out_t COUNT;
-    } ipa_registers__interrupt__MODERATION__out_t;
-
-    typedef struct packed {
-        ipa_registers__interrupt__MODERATION__out_t [64:0] MODERATION;
-    } ipa_registers__interrupt__out_t;
-
-    typedef struct packed {
-        logic [31:0] value;
-    } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_0b44b0fe__low_swwel_3cb67c1f__out_t;
-
-    typedef struct packed {
-        logic [31:0] value;
-    } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_0b44b0fe__high_swwel_3cb67c1f__out_t;
-
-    typedef struct packed {
-        ipa_registers__iova_high_d076b44d_low_e651fc00_desc_0b44b0fe__low_swwel_3cb67c1f__out_t low;
-        ipa_registers__iova_high_d076b44d_low_e651fc00_desc_0b44b0fe__high_swwel_3cb67c1f__out_t high;
-    } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_0b44b0fe__out_t;
-
-    typedef struct packed {
-        logic [31:0] value;
-    } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_27a07e79__low_swwel_3cb67c1f__out_t;
-
-    typedef struct packed {
-        logic [31:0] value;
-    } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_27a07e79__high_swwel_3cb67c1f__out_t;
-
-    typedef struct packed {
-        ipa_registers__iova_high_d076b44d_low_e651fc00_desc_27a07e79__low_swwel_3cb67c1f__out_t low;
-        ipa_registers__iova_high_d076b44d_low_e651fc00_desc_27a07e79__high_swwel_3cb67c1f__out_t high;
-    } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_27a07e79__out_t;
-
-    typedef struct packed {
-        logic [31:0] value;
-    } ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__DEPTH_value_12b77423__value_swwel_3cb67c1f__out_t;
-
-    typedef struct packed {
-        ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__DEPTH_value_12b77423__value_swwel_3cb67c1f__out_t value;
-    } ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__DEPTH_value_12b77423__out_t;
+    } ipa_registers_VECTORS_9__interrupt__MODERATION__TIME__out_t;
 
     typedef struct packed {
         logic [15:0] value;
-        logic swmod;
-    } ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__TAIL__value__out_t;
+    } ipa_registers_VECTORS_9__interrupt__MODERATION__COUNT__out_t;
 
     typedef struct packed {
-        ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__TAIL__value__out_t value;
-    } ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__TAIL__out_t;
+        ipa_registers_VECTORS_9__interrupt__MODERATION__TIME__out_t TIME;
+        ipa_registers_VECTORS_9__interrupt__MODERATION__COUNT__out_t COUNT;
+    } ipa_registers_VECTORS_9__interrupt__MODERATION__out_t;
 
     typedef struct packed {
-        ipa_registers__iova_high_d076b44d_low_e651fc00_desc_0b44b0fe__out_t SUBMISSION_BASE;
-        ipa_registers__iova_high_d076b44d_low_e651fc00_desc_27a07e79__out_t COMPLETION_BASE;
-        ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__DEPTH_value_12b77423__out_t DEPTH;
-        ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__TAIL__out_t TAIL;
-    } ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__out_t;
+        ipa_registers_VECTORS_9__interrupt__MODERATION__out_t [8:0] MODERATION;
+    } ipa_registers_VECTORS_9__interrupt__out_t;
 
     typedef struct packed {
         logic [31:0] value;
-    } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_c4a2334d__low_swwel_3cb67c1f__out_t;
+    } ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_0b44b0fe__low_hwclr_ec759698_swwel_3cb67c1f__out_t;
 
     typedef struct packed {
         logic [31:0] value;
-    } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_c4a2334d__high_swwel_3cb67c1f__out_t;
+    } ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_0b44b0fe__high_hwclr_ec759698_swwel_3cb67c1f__out_t;
 
     typedef struct packed {
-        ipa_registers__iova_high_d076b44d_low_e651fc00_desc_c4a2334d__low_swwel_3cb67c1f__out_t low;
-        ipa_registers__iova_high_d076b44d_low_e651fc00_desc_c4a2334d__high_swwel_3cb67c1f__out_t high;
-    } ipa_registers__iova_high_d076b44d_low_e651fc00_desc_c4a2334d__out_t;
+        ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_0b44b0fe__low_hwclr_ec759698_swwel_3cb67c1f__out_t low;
+        ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_0b44b0fe__high_hwclr_ec759698_swwel_3cb67c1f__out_t high;
+    } ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_0b44b0fe__out_t;
 
     typedef struct packed {
         logic [31:0] value;
-    } ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__DEPTH_value_12b77423__value_swwel_3cb67c1f__out_t;
+    } ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_27a07e79__low_hwclr_ec759698_swwel_3cb67c1f__out_t;
 
     typedef struct packed {
-        ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__DEPTH_value_12b77423__value_swwel_3cb67c1f__out_t value;
-    } ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__DEPTH_value_12b77423__out_t;
+        logic [31:0] value;
+    } ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_27a07e79__high_hwclr_ec759698_swwel_3cb67c1f__out_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_27a07e79__low_hwclr_ec759698_swwel_3cb67c1f__out_t low;
+        ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_27a07e79__high_hwclr_ec759698_swwel_3cb67c1f__out_t high;
+    } ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_27a07e79__out_t;
+
+    typedef struct packed {
+        logic [31:0] value;
+    } ipa_registers_VECTORS_9__admin_queue_COMPLETION_BASE_90cbba31_DEPTH_d705216b_SUBMISSION_BASE_d44a2da9__DEPTH_value_3854989f__value_hwclr_ec759698_swwel_3cb67c1f__out_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__admin_queue_COMPLETION_BASE_90cbba31_DEPTH_d705216b_SUBMISSION_BASE_d44a2da9__DEPTH_value_3854989f__value_hwclr_ec759698_swwel_3cb67c1f__out_t value;
+    } ipa_registers_VECTORS_9__admin_queue_COMPLETION_BASE_90cbba31_DEPTH_d705216b_SUBMISSION_BASE_d44a2da9__DEPTH_value_3854989f__out_t;
 
     typedef struct packed {
         logic [15:0] value;
         logic swmod;
-    } ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__HEAD__value__out_t;
+    } ipa_registers_VECTORS_9__admin_queue_COMPLETION_BASE_90cbba31_DEPTH_d705216b_SUBMISSION_BASE_d44a2da9__TAIL__value__out_t;
 
     typedef struct packed {
-        ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__HEAD__value__out_t value;
-    } ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__HEAD__out_t;
+        ipa_registers_VECTORS_9__admin_queue_COMPLETION_BASE_90cbba31_DEPTH_d705216b_SUBMISSION_BASE_d44a2da9__TAIL__value__out_t value;
+    } ipa_registers_VECTORS_9__admin_queue_COMPLETION_BASE_90cbba31_DEPTH_d705216b_SUBMISSION_BASE_d44a2da9__TAIL__out_t;
 
     typedef struct packed {
-        ipa_registers__iova_high_d076b44d_low_e651fc00_desc_c4a2334d__out_t BASE;
-        ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__DEPTH_value_12b77423__out_t DEPTH;
-        ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__HEAD__out_t HEAD;
-    } ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__out_t;
+        ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_0b44b0fe__out_t SUBMISSION_BASE;
+        ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_27a07e79__out_t COMPLETION_BASE;
+        ipa_registers_VECTORS_9__admin_queue_COMPLETION_BASE_90cbba31_DEPTH_d705216b_SUBMISSION_BASE_d44a2da9__DEPTH_value_3854989f__out_t DEPTH;
+        ipa_registers_VECTORS_9__admin_queue_COMPLETION_BASE_90cbba31_DEPTH_d705216b_SUBMISSION_BASE_d44a2da9__TAIL__out_t TAIL;
+    } ipa_registers_VECTORS_9__admin_queue_COMPLETION_BASE_90cbba31_DEPTH_d705216b_SUBMISSION_BASE_d44a2da9__out_t;
 
     typedef struct packed {
-        ipa_registers__control__out_t control;
-        ipa_registers__interrupt__out_t interrupt;
-        ipa_registers__admin_queue_COMPLETION_BASE_bb11e2a5_DEPTH_7403327b_SUBMISSION_BASE_5ab96502__out_t admin_queue;
-        ipa_registers__event_queue_BASE_9036c8f8_DEPTH_7403327b__out_t event_queue;
+        logic [31:0] value;
+    } ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_c4a2334d__low_hwclr_ec759698_swwel_3cb67c1f__out_t;
+
+    typedef struct packed {
+        logic [31:0] value;
+    } ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_c4a2334d__high_hwclr_ec759698_swwel_3cb67c1f__out_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_c4a2334d__low_hwclr_ec759698_swwel_3cb67c1f__out_t low;
+        ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_c4a2334d__high_hwclr_ec759698_swwel_3cb67c1f__out_t high;
+    } ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_c4a2334d__out_t;
+
+    typedef struct packed {
+        logic [31:0] value;
+    } ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__DEPTH_value_3854989f__value_hwclr_ec759698_swwel_3cb67c1f__out_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__DEPTH_value_3854989f__value_hwclr_ec759698_swwel_3cb67c1f__out_t value;
+    } ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__DEPTH_value_3854989f__out_t;
+
+    typedef struct packed {
+        logic [15:0] value;
+        logic swmod;
+    } ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__HEAD__value__out_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__HEAD__value__out_t value;
+    } ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__HEAD__out_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__iova_high_5db72cfd_low_2ed18b34_desc_c4a2334d__out_t BASE;
+        ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__DEPTH_value_3854989f__out_t DEPTH;
+        ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__HEAD__out_t HEAD;
+    } ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__out_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__control_CONTROL_493c54b1__out_t control;
+        ipa_registers_VECTORS_9__interrupt__out_t interrupt;
+        ipa_registers_VECTORS_9__admin_queue_COMPLETION_BASE_90cbba31_DEPTH_d705216b_SUBMISSION_BASE_d44a2da9__out_t admin_queue;
+        ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__out_t event_queue;
     } ipa_registers__out_t;
 
     typedef enum logic [2:0] {

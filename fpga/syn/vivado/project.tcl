@@ -5,9 +5,9 @@
 #
 #   vivado -mode batch -source fpga/syn/vivado/project.tcl [-tclargs LANES OUTPUT-DIRECTORY]
 #
-# The card's data path (ipa_card) for an Alveo U50, out of context: synthesised, placed, routed and timed
-# at 250 MHz. Its ports are no pins: behind them stand the register blocks, a management processor and a
-# shim from the bus's lines to the PCI Express block, which are not part of this script. What it gives
+# The card's data path and registers (ipa_card) for an Alveo U50, out of context: synthesised, placed,
+# routed and timed at 250 MHz. Its ports are no pins: behind them stand a management processor and a shim
+# from the bus's lines to the PCI Express block, which are not part of this script. What it gives
 # are reports and a checkpoint, no bitstream.
 
 set lanes  [expr {$argc > 0 ? [lindex $argv 0] : 4}]
@@ -19,10 +19,11 @@ set rtl    [file normalize [file join $here .. .. rtl]]
 create_project -in_memory -part xcu50-fsvh2104-2-e
 
 # Packages before those who import them.
-foreach name {aes_pkg ghash_pkg ipa_card_pkg ipa_pkg} {
+foreach name {aes_pkg ghash_pkg ipa_card_pkg ipa_pkg
+              generated/ipa_registers_pkg generated/ipa_doorbells_pkg} {
   read_verilog -sv [file join $rtl $name.sv]
 }
-foreach path [lsort [glob [file join $rtl *.sv]]] {
+foreach path [lsort [glob [file join $rtl *.sv] [file join $rtl generated *.sv]]] {
   set name [file rootname [file tail $path]]
   # Layout check and single window are for simulators and proofs.
   if {![string match *_pkg $name] && $name ni {ipa_layout_check replay_window}} {

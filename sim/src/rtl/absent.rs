@@ -6,6 +6,7 @@ use offload_api::sa::SaParams;
 use super::BusTiming;
 use crate::card::{Card, Core, Ring};
 use crate::dma::DmaMap;
+use crate::registers::Asked;
 
 /// Nothing of this kind exists.
 #[derive(Debug)]
@@ -22,6 +23,14 @@ impl Engine {
 }
 
 impl Core {
+    pub(crate) fn rtl_read_register(&mut self, _: u64, _: u32) -> Option<u32> {
+        None
+    }
+
+    pub(crate) fn rtl_write_register(&mut self, _: u64, _: u32) -> Option<Asked> {
+        None
+    }
+
     pub(crate) fn rtl_rest(&mut self) {}
 
     pub(crate) fn rtl_delete_queues(&mut self) {}

@@ -28,7 +28,7 @@ const QUIET: u32 = 4 * MAX_QUEUES as u32;
 pub(crate) struct Engine {
     pub(crate) card: RtlCard,
     /// What was counted already.
-    seen: Counters,
+    pub(super) seen: Counters,
     /// Completions of each queue that nobody was interrupted for yet.
     untold: [u32; MAX_QUEUES as usize],
     /// Idle clocks in a row.

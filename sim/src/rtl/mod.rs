@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The card whose data path is the verilated RTL (`fpga/rtl/ipa_card.sv`). What a management processor
-//! would do on a card (registers, admin and event queue, the SA table's upkeep, interrupts) is done by
-//! the same code as in the functional model; descriptors and packets only the RTL touches.
+//! The card whose data path and registers are the verilated RTL (`fpga/rtl/ipa_card.sv`). What a
+//! management processor would do on a card (admin and event queue, the SA table's upkeep, interrupts) is
+//! done by the same code as in the functional model; descriptors and packets only the RTL touches.
 
 #[cfg(not(feature = "rtl"))]
 mod absent;
 #[cfg(feature = "rtl")]
 mod engine;
+#[cfg(feature = "rtl")]
+mod front;
 #[cfg(feature = "rtl")]
 mod sas;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The card's data path (`fpga/rtl/ipa_card.sv`), clock by clock: what a management processor and the
-//! bus are to it. Whoever has a [`HostMemory`] can run it.
+//! The card (`fpga/rtl/ipa_card.sv`), clock by clock: what a management processor and the bus are to it. Whoever has a [`HostMemory`] can run it.
 
+mod front;
 mod host;
 mod state;
 
@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use crate::designs::CARD;
 use crate::{Input, Model, Output};
 
+pub use front::{Asked, Face, Settings};
 pub use host::{HostMemory, HostTiming};
 pub use state::{
     CardEvent, Counters, Inbound, Moved, Notices, Outbound, QueueSetup, QueueView, Refused,
@@ -71,6 +72,8 @@ pub struct RtlCard {
     host: Host,
     events: VecDeque<CardEvent>,
     completed: VecDeque<Completed>,
+    /// Bits of what the host has asked for by a register, since they were looked at.
+    asked: u8,
     runs: bool,
 }
 
@@ -98,14 +101,16 @@ macro_rules! ports {
 
 ports! {
     Input {
-        run, read_patience, bell_valid, bell_addr, bell_data, read_ready, line_valid, line_tag, line_data,
+        run, read_patience, axil_awvalid, axil_awaddr, axil_wvalid, axil_wdata, axil_wstrb,
+        axil_bready, axil_arvalid, axil_araddr, axil_rready, face, read_ready, line_valid, line_tag, line_data,
         line_last, line_error, write_ready, write_ack, write_error, post_ready, post_ack,
         post_error, queue_valid, queue_index, queue_on, queue_submissions, queue_completions,
         queue_depth, queue_priority, sa_write, sa_index, sa_valid, sa_config, key_valid, key_erase,
         key_256, key, salt, state_valid, state_write, state_what, state_word, event_ready,
     }
     Output {
-        read_valid, read_addr, read_len, read_tag, write_valid, write_addr, write_data,
+        axil_awready, axil_bvalid, axil_arready, axil_rvalid, axil_rdata, asked, settings,
+        moderation, read_valid, read_addr, read_len, read_tag, write_valid, write_addr, write_data,
         write_strobe, write_last, post_valid, post_addr, post_data, post_sa, post_generation,
         interrupt_valid, interrupt_queue, queue_head, queue_completed, queue_errors, queue_bytes,
         queue_failed, key_ready, key_done, state_ready, event_valid, event, sealed, sealed_bytes,
@@ -125,6 +130,7 @@ impl RtlCard {
             host: Host::new(timing),
             events: VecDeque::new(),
             completed: VecDeque::new(),
+            asked: 0,
             runs: false,
         };
         let patience = u64::from(timing.patience);
@@ -143,7 +149,9 @@ impl RtlCard {
         self.model.put(reset, 0);
         self.host.abandon();
         for port in [
-            self.ports.bell_valid,
+            self.ports.axil_arvalid,
+            self.ports.axil_awvalid,
+            self.ports.axil_wvalid,
             self.ports.queue_valid,
             self.ports.sa_write,
         ] {
@@ -152,13 +160,21 @@ impl RtlCard {
         for port in [self.ports.key_valid, self.ports.state_valid, self.ports.run] {
             self.model.put(port, 0);
         }
-        self.model.put(self.ports.event_ready, 1);
+        for always in [
+            self.ports.event_ready,
+            self.ports.axil_bready,
+            self.ports.axil_rready,
+        ] {
+            self.model.put(always, 1);
+        }
+        self.model.put(self.ports.axil_wstrb, 0xf);
         for _ in 0..4 {
             self.clock(memory);
         }
         self.model.put(reset, 1);
         self.events.clear();
         self.completed.clear();
+        self.asked = 0;
         self.runs = false;
     }
 
@@ -185,6 +201,7 @@ impl RtlCard {
             self.model.copy(self.ports.event, &mut octets);
             self.events.push_back(CardEvent::read(&octets));
         }
+        self.asked |= self.model.value(self.ports.asked) as u8;
         self.model.rise();
     }
 
@@ -242,9 +259,7 @@ impl RtlCard {
 
     /// Rings a queue's doorbell.
     pub fn ring(&mut self, queue: u16, tail: u32, memory: &mut dyn HostMemory) {
-        self.model.put(self.ports.bell_addr, u64::from(queue) << 12);
-        self.model.put(self.ports.bell_data, tail.into());
-        self.pulse(self.ports.bell_valid, memory);
+        self.write_bell(u64::from(queue) << 12, tail, memory);
     }
 
     fn pulse(&mut self, port: Input, memory: &mut dyn HostMemory) {

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// What the host sees of the card: BAR 0's registers and BAR 2's doorbell pages, both generated from
+// fpga/regs/ipa.rdl, behind one AXI4-Lite port whose highest address bit tells which of the two.
+// The management tells what registers say of its work (face_t), and is told when one of those is
+// written that it has to act upon (asked_t). What the data path counts, registers say themselves.
+//
+// Promise: one access at a time, done three clocks after it was asked for; addresses behind which
+// there is nothing read as zero and take no write, with SLVERR.
+module ipa_front
+  import ipa_card_pkg::*;
+  import ipa_registers_pkg::*;
+  import ipa_doorbells_pkg::*;
+#(
+  parameter int unsigned QUEUES = 8              // what ipa.rdl is generated for
+) (
+  input  logic         clk_i,
+  input  logic         rst_ni,
+
+  // Highest bit of an address: BAR 2, else BAR 0
+  input  logic         axil_awvalid_i,
+  output logic         axil_awready_o,
+  input  logic [18:0]  axil_awaddr_i,
+  input  logic         axil_wvalid_i,
+  output logic         axil_wready_o,
+  input  logic [31:0]  axil_wdata_i,
+  input  logic [3:0]   axil_wstrb_i,
+  output logic         axil_bvalid_o,
+  input  logic         axil_bready_i,
+  output logic [1:0]   axil_bresp_o,
+  input  logic         axil_arvalid_i,
+  output logic         axil_arready_o,
+  input  logic [18:0]  axil_araddr_i,
+  output logic         axil_rvalid_o,
+  input  logic         axil_rready_i,
+  output logic [31:0]  axil_rdata_o,
+  output logic [1:0]   axil_rresp_o,
+
+  // Management
+  input  face_t        face_i,
+  output asked_t       asked_o,                  // for a clock
+  output settings_t    settings_o,
+  output logic [QUEUES:0][31:0] moderation_o,
+
+  // Data path
+  input  counters_t    counters_i,
+  output logic [31:0]  tail_o [QUEUES]
+);
+
+  // -- Which of the two ---------------------------------------------------------------------------
+  logic [1:0]       awready, wready, bvalid, arready, rvalid;
+  logic [1:0][1:0]  bresp, rresp;
+  logic [1:0][31:0] rdata;
+  logic             write_bell, read_bell;
+  assign write_bell     = axil_awaddr_i[18];
+  assign read_bell      = axil_araddr_i[18];
+  // An address is taken together with its data, so that both go to the same block.
+  logic writes;
+  assign writes         = axil_awvalid_i && axil_wvalid_i
+                          && awready[write_bell] && wready[write_bell];
+  assign axil_awready_o = writes;
+  assign axil_wready_o  = writes;
+  assign axil_arready_o = arready[read_bell];
+  assign axil_bvalid_o  = |bvalid;
+  assign axil_bresp_o   = bvalid[1] ? bresp[1] : bresp[0];
+  assign axil_rvalid_o  = |rvalid;
+  assign axil_rresp_o   = rvalid[1] ? rresp[1] : rresp[0];
+  assign axil_rdata_o   = rvalid[1] ? rdata[1] : rdata[0];
+
+  // Beyond what a block decodes there is nothing, not the same again.
+  localparam logic [14:0] Nowhere = 15'h7ffc;
+  logic [14:0] waddr, raddr;
+  assign waddr = axil_awaddr_i[17:15] == '0 ? axil_awaddr_i[14:0] : Nowhere;
+  assign raddr = axil_araddr_i[17:15] == '0 ? axil_araddr_i[14:0] : Nowhere;
+
+  // -- Registers ----------------------------------------------------------------------------------
+  localparam logic [63:0] BuildId = 64'h00_31_2e_30_20_6c_74_72;  // "rtl 0.1"
+  // Bits of identity.SUITES: AES-128-GCM and AES-256-GCM.
+  localparam logic [63:0] Suites  = 64'h110;
+
+  ipa_registers__in_t  told;
+  ipa_registers__out_t set;
+  ipa_registers u_registers (
+    .clk(clk_i), .rst_n(rst_ni), .s_axil_awready(awready[0]),
+    .s_axil_awvalid(writes && !write_bell), .s_axil_awaddr(waddr),
+    .s_axil_awprot('0), .s_axil_wready(wready[0]), .s_axil_wvalid(writes && !write_bell),
+    .s_axil_wdata(axil_wdata_i), .s_axil_wstrb(axil_wstrb_i),
+    .s_axil_bready(axil_bready_i && !bvalid[1]), .s_axil_bvalid(bvalid[0]), .s_axil_bresp(bresp[0]),
+    .s_axil_arready(arready[0]), .s_axil_arvalid(axil_arvalid_i && !read_bell),
+    .s_axil_araddr(raddr), .s_axil_arprot('0),
+    .s_axil_rready(axil_rready_i && !rvalid[1]), .s_axil_rvalid(rvalid[0]), .s_axil_rdata(rdata[0]),
+    .s_axil_rresp(rresp[0]), .hwif_in(told), .hwif_out(set)
+  );
+
+  logic fatal;
+  assign fatal = face_i.error_cause != '0;
+  always_comb begin
+    told = '0;
+    told.identity.BUILD.value.next  = BuildId;
+    told.identity.SUITES.value.next = Suites;
+    told.identity.FEATURES.ESN.next                = 1'b1;
+    told.identity.FEATURES.TUNNEL.next             = 1'b1;
+    told.identity.FEATURES.TRANSPORT.next          = 1'b1;
+    told.identity.FEATURES.EXPLICIT_NUMBERING.next = 1'b1;
+    told.identity.FEATURES.LIFETIMES.next          = 1'b1;
+    told.identity.FEATURES.MODERATION.next         = 1'b1;
+    told.identity.FEATURES.PRIORITIES.next         = 1'b1;
+    told.identity.FEATURES.SLEEPS.next             = face_i.sleeps[0];
+    told.identity.MAX_SAS.value.next    = face_i.max_sas;
+    told.identity.MAX_QUEUES.value.next = face_i.max_queues;
+    told.identity.MAX_DEPTH.value.next  = MaxDepth;
+    told.identity.MAX_PACKET.value.next = MaxPacket;
+    told.identity.MAX_WINDOW.value.next = MaxWindow;
+    told.identity.VECTORS.value.next    = face_i.max_queues + 32'd1;
+    told.identity.TIME.value.next       = face_i.now;
+    told.identity.FUNCTIONS.value.next  = 32'd1;
+    told.control.STATUS.READY.next      = set.control.CONTROL.ENABLE.value && !fatal;
+    told.control.STATUS.FATAL.next      = fatal;
+    told.control.HEARTBEAT.value.next   = face_i.heartbeat;
+    told.control.ERROR_CAUSE.cause.next = face_i.error_cause;
+    told.control.ERROR_INFO.value.next  = face_i.error_info;
+    told.control.ERRORS_LOGGED.value.next        = face_i.errors_logged;
+    told.statistics.SEALED.value.next            = counters_i.sealed;
+    told.statistics.SEALED_BYTES.value.next      = counters_i.sealed_bytes;
+    told.statistics.OPENED.value.next            = counters_i.opened;
+    told.statistics.OPENED_BYTES.value.next      = counters_i.opened_bytes;
+    told.statistics.ERRORS.value.next            = counters_i.errors + face_i.errors;
+    told.statistics.DMA_FAULTS.value.next        = counters_i.dma_faults + face_i.dma_faults;
+    told.statistics.BAD_DESCRIPTORS.value.next   = counters_i.bad_descriptors
+                                                   + face_i.bad_descriptors;
+    told.statistics.SAS.value.next               = 64'(face_i.sas);
+    told.statistics.INTERRUPTS.value.next        = face_i.interrupts;
+    told.event_queue.DROPPED.value.next          = face_i.events_dropped;
+  end
+
+  assign asked_o = '{
+    wake:       set.control.WAKE.value.swmod,
+    resets:     set.control.CONTROL.RESET.value,
+    zeroise:    set.control.CONTROL.ZEROISE.value,
+    detach:     set.control.CONTROL.DETACH.value,
+    admin_tail: set.admin_queue.TAIL.value.swmod
+  };
+  assign settings_o = '{
+    enable:            {31'b0, set.control.CONTROL.ENABLE.value},
+    admin_submissions: {set.admin_queue.SUBMISSION_BASE.high.value,
+                        set.admin_queue.SUBMISSION_BASE.low.value},
+    admin_completions: {set.admin_queue.COMPLETION_BASE.high.value,
+                        set.admin_queue.COMPLETION_BASE.low.value},
+    admin_depth:       set.admin_queue.DEPTH.value.value,
+    admin_tail:        32'(set.admin_queue.TAIL.value.value),
+    events_base:       {set.event_queue.BASE.high.value, set.event_queue.BASE.low.value},
+    events_depth:      set.event_queue.DEPTH.value.value,
+    events_head:       32'(set.event_queue.HEAD.value.value)
+  };
+  for (genvar v = 0; v <= QUEUES; v++) begin : gen_vector
+    assign moderation_o[v] = {set.interrupt.MODERATION[v].COUNT.value,
+                              set.interrupt.MODERATION[v].TIME.value};
+  end
+
+  // -- Doorbells ----------------------------------------------------------------------------------
+  // The data path wants the tails; whether an interrupt was asked for is the management's to know.
+  ipa_doorbells__in_t  bells_told;
+  ipa_doorbells__out_t bells;
+  assign bells_told = '0;
+  ipa_doorbells u_doorbells (
+    .clk(clk_i), .rst_n(rst_ni), .s_axil_awready(awready[1]),
+    .s_axil_awvalid(writes && write_bell), .s_axil_awaddr(waddr),
+    .s_axil_awprot('0), .s_axil_wready(wready[1]), .s_axil_wvalid(writes && write_bell),
+    .s_axil_wdata(axil_wdata_i), .s_axil_wstrb(axil_wstrb_i), .s_axil_bready(axil_bready_i),
+    .s_axil_bvalid(bvalid[1]), .s_axil_bresp(bresp[1]), .s_axil_arready(arready[1]),
+    .s_axil_arvalid(axil_arvalid_i && read_bell), .s_axil_araddr(raddr),
+    .s_axil_arprot('0), .s_axil_rready(axil_rready_i), .s_axil_rvalid(rvalid[1]),
+    .s_axil_rdata(rdata[1]), .s_axil_rresp(rresp[1]), .hwif_in(bells_told), .hwif_out(bells)
+  );
+  for (genvar q = 0; q < QUEUES; q++) begin : gen_tail
+    assign tail_o[q] = bells.doorbell[q].TAIL.value.value;
+  end
+
+  logic unused;
+  assign unused = ^{bells, set.event_queue.HEAD.value.swmod, set.control.WAKE.value.value,
+                    face_i.sleeps};
+
+endmodule

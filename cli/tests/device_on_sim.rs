@@ -10,6 +10,7 @@ use serde_json::Value;
 use sim::fault::{FaultPlan, FaultRule};
 use sim::inline::InlineConfig;
 use sim::port::PortSpec;
+use sim::qat::{Generation, QatConfig};
 use sim::{CardConfig, RunningCard};
 
 struct Card {
@@ -53,6 +54,87 @@ fn esplanade(verb: &str, card: &Path, daemon: &Path, arguments: &[&str]) -> Comm
         .env("ESPLANADE_VICI", daemon)
         .timeout(std::time::Duration::from_secs(30));
     command
+}
+
+/// A QAT function, and what the command says of it.
+fn qat(verb: &str, arguments: &[&str], generation: Generation) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let running = RunningCard::start_qat(&QatConfig {
+        generation,
+        ..QatConfig::new(directory.path().join("vf"))
+    })
+    .unwrap();
+    let daemon = directory.path().join("no-daemon");
+    stdout(
+        &mut esplanade(verb, running.socket(), &daemon, arguments),
+        0,
+    )
+}
+
+/// As programs read it: the names are a promise.
+#[test]
+fn a_qat_is_laid_open_by_the_same_verbs() {
+    for (generation, name, id, pairs, chacha) in [
+        (Generation::Gen4, "Gen4", "4xxx", 4, true),
+        (Generation::Gen2, "Gen2", "C62x", 2, false),
+    ] {
+        for verb in ["inspect", "show"] {
+            let json = qat(verb, &["-o", "json"], generation);
+            let device: Value = serde_json::from_str(&json).unwrap();
+            assert_eq!(device["health"], "ok", "{json}");
+            assert_eq!(device["driver"], "vfio-user", "{json}");
+            assert!(device["product"].as_str().unwrap().contains(id), "{json}");
+            let suites = device["suites"].as_array().unwrap();
+            assert_eq!(
+                suites.contains(&"chacha20poly1305".into()),
+                chacha,
+                "{json}"
+            );
+            let named = |list: &str, name: &str| {
+                let list = device[list].as_array().unwrap();
+                let found = list.iter().find(|entry| entry[0] == name);
+                found.unwrap_or_else(|| panic!("{name}: {json}"))[1].clone()
+            };
+            assert_eq!(named("limits", "queue pairs"), pairs);
+            assert_eq!(named("limits", "pieces of a packet"), 16);
+            for counter in ["sealed", "opened", "errors", "aborted", "bogus responses"] {
+                assert_eq!(named("counters", counter), 0);
+            }
+            let function = &device["functions"][0];
+            assert_eq!(function["number"], 0);
+            assert_eq!(function["generation"], name, "{json}");
+            assert_eq!(function["interrupts"], true, "{json}");
+            assert_eq!(function["physical_function"], true, "{json}");
+            assert_eq!(function["lost"], Value::Null, "{json}");
+            let found = function["pairs"].as_array().unwrap();
+            assert_eq!(found.len(), pairs, "{json}");
+            for key in [
+                "bundle",
+                "ring",
+                "request_head",
+                "request_tail",
+                "response_head",
+                "response_tail",
+            ] {
+                assert!(found[0][key].is_u64(), "{key}: {json}");
+            }
+            assert_eq!(found[0]["served"], false, "{json}");
+        }
+        let table = qat("inspect", &[], generation);
+        for part in ["RING", "COUNTER", "bogus responses", "most SAs", "crypto"] {
+            assert!(table.contains(part), "{part} in {table}");
+        }
+    }
+}
+
+#[test]
+fn a_qat_passes_the_self_test() {
+    let json = qat("selftest", &["-o", "json"], Generation::Gen4);
+    let results: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert!(results.len() > 10, "{json}");
+    for result in &results {
+        assert_eq!(result["result"], "pass", "{json}");
+    }
 }
 
 fn stdout(command: &mut Command, code: i32) -> String {

@@ -182,6 +182,14 @@ impl Card {
         }
     }
 
+    /// Has it lost, for a reset that everybody above notices.
+    pub fn give_up(&self, reason: &str) {
+        match self {
+            Self::Ipa(card) => card.give_up(reason),
+            Self::Qat(card) => card.give_up(reason),
+        }
+    }
+
     /// The ipa card, if it is one.
     pub fn ipa(&self) -> Option<&Arc<IpaCard>> {
         match self {

@@ -44,6 +44,20 @@ fn carried(gateway: &Gateway) -> (String, String) {
     (word("engine"), word("reason"))
 }
 
+/// `esplanade device`, which asks the daemon that has the functions.
+fn device_verb(gateway: &Gateway, arguments: &[&str]) -> Value {
+    let output = Command::new(tests::program("esplanade"))
+        .arg("device")
+        .args(arguments)
+        .args(["-o", "json", "--socket"])
+        .arg(&gateway.vici)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
 fn wait_for_engine(gateway: &Gateway, wanted: &str) {
     let started = Instant::now();
     while carried(gateway).0 != wanted {
@@ -85,6 +99,20 @@ fn a_tunnel_on_two_qat_functions_outlives_one_and_falls_back_after_both() {
         wire.assert_passes(esp);
         wait_for_engine(&a, "device");
         wire.assert_passes("on both functions");
+        let address = device.join(",");
+        let report = device_verb(&a, &["inspect", &address]);
+        let counted = |name: &str| {
+            let counters = report["counters"].as_array().unwrap();
+            let found = counters.iter().find(|counter| counter[0] == name);
+            found.unwrap()[1].as_u64().unwrap()
+        };
+        assert_eq!(report["functions"].as_array().unwrap().len(), 2);
+        assert!(counted("sealed") != 0 && counted("opened") != 0, "{report}");
+        assert_eq!(counted("SAs"), 2, "{report}");
+        let reset = device_verb(&a, &["reset", &address, "--yes"]);
+        assert_eq!(reset["by-daemon"], true, "{reset}");
+        wire.assert_still_passes("after a reset");
+        wait_for_engine(&a, "device");
         a.swanctl(&["--rekey", "--child", "net"]);
         wire.assert_still_passes("after our rekeying");
         b.swanctl(&["--rekey", "--child", "net"]);

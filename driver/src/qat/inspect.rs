@@ -20,6 +20,10 @@ pub struct QatReport {
     pub health: String,
     /// Its suites.
     pub suites: Vec<String>,
+    /// Its limits, by name.
+    pub limits: Vec<(String, u64)>,
+    /// What it has done, all lives together, by name.
+    pub counters: Vec<(String, u64)>,
     /// Its functions.
     pub functions: Vec<FunctionReport>,
 }
@@ -92,6 +96,27 @@ impl QatCard {
         });
         let functions: Result<_, DeviceError> = functions.collect();
         let info = self.info();
+        let most = &self.capabilities;
+        let limits = [
+            ("SAs", most.max_sas.into()),
+            ("queue pairs", most.max_queues.into()),
+            ("ring entries", most.max_depth.into()),
+            ("octets of a packet", most.max_packet.into()),
+            ("pieces of a packet", most.max_gather.into()),
+            ("replay window", most.replay_window_max.into()),
+        ];
+        let done = self.counters();
+        let counters = [
+            ("sealed", done.sealed),
+            ("sealed octets", done.sealed_bytes),
+            ("opened", done.opened),
+            ("opened octets", done.opened_bytes),
+            ("errors", done.errors),
+            ("aborted", done.aborted),
+            ("bogus responses", done.bogus_completions),
+            ("SAs", done.sas),
+        ];
+        let named = |(name, value): (&str, u64)| (name.to_owned(), value);
         Ok(QatReport {
             address: info.name,
             product: info.product,
@@ -107,6 +132,8 @@ impl QatCard {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
+            limits: limits.map(named).into(),
+            counters: counters.map(named).into(),
             functions: functions?,
         })
     }

@@ -74,6 +74,14 @@ impl QatCard {
         })
     }
 
+    /// Treats the device as lost: what it has comes back as aborted, and [`Accelerator::reset`] opens it
+    /// anew. For whoever wants a reset that everybody above notices.
+    pub fn give_up(&self, reason: &str) {
+        for function in &self.life().functions {
+            function.lose(reason);
+        }
+    }
+
     fn life(&self) -> Arc<Life> {
         let life = self.life.read().unwrap_or_else(PoisonError::into_inner);
         life.clone()

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use driver::ipa::IpaCard;
+use driver::Card;
 use ikev2d_proto::event::{ChildId, IkeId};
 use tokio::sync::oneshot;
 
@@ -256,7 +256,7 @@ impl Daemon {
         &self,
         message: &Section,
         reply: oneshot::Sender<Reply>,
-        run: fn(&IpaCard) -> Result<Section, String>,
+        run: fn(&Card) -> Result<Section, String>,
     ) {
         let card = match self.devices.card(message.text("name")) {
             Ok(card) => card,
@@ -471,11 +471,20 @@ impl Daemon {
 }
 
 /// All that a card tells about itself, as one JSON text.
-fn inspect(card: &IpaCard) -> Result<Section, String> {
-    let inspection = card.inspect().map_err(|error| error.to_string())?;
-    let text = serde_json::to_string(&inspection).map_err(|error| error.to_string())?;
+/// Each kind of card has a word of its own for its report.
+fn inspect(card: &Card) -> Result<Section, String> {
+    let (word, text) = match card {
+        Card::Ipa(card) => {
+            let report = card.inspect().map_err(|error| error.to_string())?;
+            ("inspection", serde_json::to_string(&report))
+        }
+        Card::Qat(card) => {
+            let report = card.inspect().map_err(|error| error.to_string())?;
+            ("qat", serde_json::to_string(&report))
+        }
+    };
     let mut section = Section::default();
-    section.put("inspection", text);
+    section.put(word, text.map_err(|error| error.to_string())?);
     Ok(section)
 }
 

@@ -8,7 +8,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use driver::ipa::IpaCard;
 use driver::{Card, DeviceAddress};
 use esp::engine::{SoftwareConfig, SoftwareEngine};
 use offload_api::cache::CacheWriter;
@@ -156,18 +155,14 @@ impl Devices {
     }
 
     /// The card of this name.
-    pub(crate) fn card(&self, name: Option<&str>) -> Result<Arc<IpaCard>, String> {
+    pub(crate) fn card(&self, name: Option<&str>) -> Result<Card, String> {
         let card = self
             .card
             .as_ref()
             .ok_or("there is no card, only software")?;
-        let card = card
-            .ipa()
-            .ok_or("a QAT has no queues and SAs of its own: `devices` tells all there is")?;
+        let known = card.accelerator().info().name;
         match name {
-            Some(name) if name != card.info().name => {
-                Err(format!("no card {name:?}; there is {:?}", card.info().name))
-            }
+            Some(name) if name != known => Err(format!("no card {name:?}; there is {known:?}")),
             _ => Ok(card.clone()),
         }
     }

@@ -7,7 +7,7 @@ use driver::qat::QatReport;
 use driver::{Card, DeviceAddress};
 use serde_json::json;
 
-use super::{carried_by_daemon, open_card, or_dash, parse_address};
+use super::{carried_by_daemon, not_ipa, open_card, or_dash, parse_address};
 use crate::daemon::{ANSWER, DaemonArguments};
 use crate::failure::{Failure, Outcome};
 use crate::output::{facts, table};
@@ -47,7 +47,7 @@ pub(super) enum Looked {
 /// Looks into whatever is there.
 pub(super) fn look(daemon: &DaemonArguments, address: &DeviceAddress) -> Result<Looked, Failure> {
     if carried_by_daemon(daemon, address).is_some() {
-        return Ok(Looked::Ipa(Box::new(through_daemon(daemon, address)?)));
+        return look_through_daemon(daemon, address);
     }
     match open_card(address)? {
         Card::Ipa(card) => Ok(Looked::Ipa(Box::new(card.inspect()?))),
@@ -62,6 +62,7 @@ fn show_qat(report: &QatReport) -> String {
             vec![
                 function.number.to_string(),
                 pair.bundle.to_string(),
+                pair.ring.to_string(),
                 if pair.served { "yes" } else { "no" }.to_owned(),
                 format!("{:#x}", pair.request_head),
                 format!("{:#x}", pair.request_tail),
@@ -73,6 +74,7 @@ fn show_qat(report: &QatReport) -> String {
     let headers = [
         "FUNCTION",
         "BUNDLE",
+        "RING",
         "SERVED",
         "REQUEST HEAD",
         "TAIL",
@@ -80,6 +82,9 @@ fn show_qat(report: &QatReport) -> String {
         "TAIL",
     ];
     parts.push(table(&headers, pairs.collect(), "no ring pairs"));
+    let counters = report.counters.iter();
+    let counters = counters.map(|(name, value)| vec![name.clone(), value.to_string()]);
+    parts.push(table(&["COUNTER", "VALUE"], counters.collect(), ""));
     parts.join("\n\n")
 }
 
@@ -93,6 +98,8 @@ pub(super) fn qat_identity(report: &QatReport) -> Vec<(String, String)> {
         ("offload".to_owned(), "crypto".to_owned()),
         ("suites".to_owned(), report.suites.join(" ")),
     ];
+    let limits = report.limits.iter();
+    rows.extend(limits.map(|(name, value)| (format!("most {name}"), value.to_string())));
     for function in &report.functions {
         let interrupts = if function.interrupts {
             "interrupts"
@@ -113,17 +120,32 @@ pub(super) fn qat_identity(report: &QatReport) -> Vec<(String, String)> {
     rows
 }
 
-/// What the daemon's card tells.
+/// What the daemon's ipa card tells.
 pub(crate) fn through_daemon(
     daemon: &DaemonArguments,
     address: &DeviceAddress,
 ) -> Result<Inspection, Failure> {
+    match look_through_daemon(daemon, address)? {
+        Looked::Ipa(inspection) => Ok(*inspection),
+        Looked::Qat(_) => Err(not_ipa(address)),
+    }
+}
+
+fn look_through_daemon(
+    daemon: &DaemonArguments,
+    address: &DeviceAddress,
+) -> Result<Looked, Failure> {
     let mut message = Section::default();
     message.put("name", address);
     let response = daemon.request("inspect-device", &message, ANSWER)?;
+    let nonsense = "the daemon's answer makes no sense";
+    if let Some(text) = response.text("qat") {
+        return Ok(Looked::Qat(serde_json::from_str(text).context(nonsense)?));
+    }
     let text = response.text("inspection").unwrap_or_default();
-    let inspection = serde_json::from_str(text).context("the daemon's answer makes no sense")?;
-    Ok(inspection)
+    Ok(Looked::Ipa(Box::new(
+        serde_json::from_str(text).context(nonsense)?,
+    )))
 }
 
 /// Who a card is and what it can do.

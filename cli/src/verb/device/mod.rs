@@ -114,10 +114,14 @@ pub(crate) fn open_card(address: &DeviceAddress) -> Result<Card, Failure> {
 pub(crate) fn open(address: &DeviceAddress) -> Result<Arc<IpaCard>, Failure> {
     match open_card(address)? {
         Card::Ipa(card) => Ok(card),
-        Card::Qat(_) => Err(Failure::usage(anyhow::anyhow!(
-            "{address} is a QAT: it has no queues and SAs of its own to look into"
-        ))),
+        Card::Qat(_) => Err(not_ipa(address)),
     }
+}
+
+fn not_ipa(address: &DeviceAddress) -> Failure {
+    Failure::usage(anyhow::anyhow!(
+        "{address} is a QAT: it has no queues and SAs of its own to look into"
+    ))
 }
 
 /// How many SAs a daemon's card carries; nothing where no daemon answers, or it has another card.

@@ -155,6 +155,9 @@ impl Config {
             connection
                 .check()
                 .map_err(|(key, what)| (format!("connections.{name}.{key}"), what))?;
+            let told = connection.warnings().into_iter();
+            let told = told.map(|warning| format!("connections.{name}.{warning}"));
+            self.warnings.extend(told);
         }
         for (name, manual) in &self.manual {
             manual
@@ -310,6 +313,26 @@ mod tests {
         [secrets.ike-1]
         secret = "0123456789abcdef"
     "#;
+
+    /// RFC 7296 §2.16: behind EAP the responder proves itself by a public key.
+    #[test]
+    fn a_preshared_key_behind_eap_is_warned_of() {
+        for (local, remote, warned) in [
+            ("psk", "eap-mschapv2", "connections.gw.local.auth: "),
+            ("eap-mschapv2", "psk", "connections.gw.remote.auth: "),
+        ] {
+            let text = format!(
+                "[connections.gw]\nlocal = {{ auth = {local:?}, id = \"a.test\" }}\n\
+                 remote = {{ auth = {remote:?} }}\n\
+                 [secrets.eap-a]\nids = [\"a.test\"]\nsecret = \"a password\"\n"
+            );
+            let config: Config = text.parse().unwrap();
+            assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+            assert!(config.warnings[0].starts_with(warned));
+        }
+        let others = GOOD.parse::<Config>().unwrap().warnings;
+        assert!(!others.iter().any(|warning| warning.contains("EAP")));
+    }
 
     #[test]
     fn a_good_configuration_is_read() {

@@ -86,6 +86,7 @@ pub(crate) struct Daemon {
     /// Child SAs that have routes.
     routed: HashSet<ChildId>,
     traps: trap::Traps,
+    leases: leases::Keeper,
     mobility: mobility::Mobility,
     virtual_ips: virtual_ips::VirtualIps,
     /// The policy has changed and the traps have not yet.
@@ -195,6 +196,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         adoption: adoption::Adoption::new(adopted, section.failover.orphan_grace.0),
         routed: HashSet::new(),
         traps: trap::Traps::default(),
+        leases: leases::Keeper::default(),
         mobility: mobility::Mobility::default(),
         virtual_ips: virtual_ips::VirtualIps::default(),
         traps_due: false,
@@ -254,6 +256,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     kept::stopping();
     daemon.farewell(&mut ike).await;
     daemon.manual.save();
+    daemon.save_leases().await;
     daemon.undo_configuration().await;
     daemon.devices.forget();
     let socket = &daemon.config.daemon.vici_socket;
@@ -398,7 +401,7 @@ impl Daemon {
                 tracing::info!("configuration is read again; established SAs stay");
                 self.config = config;
                 self.manual_due = true;
-                self.apply_policy();
+                self.credentials_changed();
                 Ok(())
             }
             Err(error) => {
@@ -507,6 +510,7 @@ impl Daemon {
         self.publication.look_after(self.devices.failover.cache());
         self.installer.tick(now);
         self.manual.tick(now);
+        self.keep_leases(now);
         self.waiters.expire(now);
         self.restart_due(now);
         self.retire_orphans(now);
@@ -534,7 +538,6 @@ impl Daemon {
             self.event(event).await;
         }
         self.forget_gone();
-        self.keep_leases();
     }
 
     async fn event(&mut self, event: Event) {
@@ -652,8 +655,9 @@ impl Daemon {
                 }
                 let sa = self.endpoint.ike_sa_of(child);
                 let children = sa.iter().flat_map(|sa| &sa.children);
-                let name = children.map(|c| c.sa).find(|sa| sa.id == child);
-                self.waiters.child_up(name.map(|sa| sa.child.as_str()));
+                if let Some(sa) = children.map(|c| c.sa).find(|sa| sa.id == child) {
+                    self.waiters.child_up(&sa.connection, &sa.child);
+                }
             }
             Event::ChildRekeyed { old, new } => {
                 self.announce_child_rekeyed(old, new);
@@ -689,6 +693,7 @@ impl Daemon {
         let (inbound, outbound) = self.plane.traffic(child.sa.id.0);
         ChildFacts {
             placement: self.installer.placement(child.sa.id),
+            life_time: self.installer.life_time(child.sa.id),
             inbound,
             outbound,
         }

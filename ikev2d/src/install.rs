@@ -343,6 +343,11 @@ impl Installer {
         child.is_some_and(|child| child.inbound == handle)
     }
 
+    /// Age at which a child stops.
+    pub(crate) fn life_time(&self, child: ChildId) -> Option<Duration> {
+        self.children.get(&child)?.lifetimes.hard.time
+    }
+
     /// A child as it is installed.
     pub(crate) fn child(&self, child: ChildId) -> Option<&ChildSa> {
         self.children.get(&child).map(|installed| &installed.sa)
@@ -401,10 +406,7 @@ fn lifetimes(section: &ChildSection) -> Lifetimes {
         hard: Limits {
             bytes: limit(section.life_bytes),
             packets: limit(section.life_packets),
-            time: section
-                .life_time
-                .map(|time| time.0)
-                .filter(|time| !time.is_zero()),
+            time: section.life_time(),
         },
     }
 }
@@ -500,4 +502,32 @@ pub(crate) fn pairs(
     from.iter()
         .flat_map(|from| to.iter().map(move |to| (selector(from), selector(to))))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    use super::*;
+
+    /// A peer that refuses to rekey a child does not keep it for ever.
+    #[test]
+    fn a_child_stops_a_tenth_after_its_rekeying_unless_it_says_otherwise() {
+        for (settings, seconds) in [
+            ("", Some(3960)),
+            ("rekey_time = \"100s\"", Some(110)),
+            ("rekey_time = 0", None),
+            ("life_time = \"2h\"", Some(7200)),
+            ("life_time = 0", None),
+        ] {
+            let text = format!(
+                "[connections.gw]\nlocal = {{ auth = \"psk\" }}\nremote = {{ auth = \"psk\" }}\n\
+                 [connections.gw.children.net]\n{settings}\n"
+            );
+            let config: Config = text.parse().unwrap();
+            let section = &config.connections["gw"].children["net"];
+            let expected = seconds.map(Duration::from_secs);
+            assert_eq!(lifetimes(section).hard.time, expected, "{settings}");
+        }
+    }
 }

@@ -89,22 +89,42 @@ impl Routes {
             if *count > 1 {
                 continue;
             }
+            self.place(net, local, peer);
+        }
+    }
+
+    /// Sets those anew that [`add`](Self::add) has found: they have the source of another's traffic.
+    pub(crate) fn renew(
+        &mut self,
+        local: &[TrafficSelector],
+        remote: &[TrafficSelector],
+        peer: IpAddr,
+    ) {
+        for net in remote.iter().flat_map(networks) {
             if net.contains(&peer) {
-                tracing::warn!(%net, %peer, "the peer's own address lies in its traffic: no route is set");
-                continue;
+                let message = RouteNetlinkMessage::DelRoute(self.message(net, None));
+                let _ = self.kernel.ask(message, 0);
             }
-            let mut source = self.own.within(local);
-            let mut set = self.set(net, source);
-            if set.is_err() {
-                // An address that has just gone can be no source.
-                self.own.asked = None;
-                source = self.own.within(local);
-                set = self.set(net, source);
-            }
-            match set {
-                Ok(()) => tracing::info!(%net, ?source, "route set"),
-                Err(error) => tracing::error!(%net, %error, "route could not be set"),
-            }
+            self.place(net, local, peer);
+        }
+    }
+
+    fn place(&mut self, net: IpNet, local: &[TrafficSelector], peer: IpAddr) {
+        if net.contains(&peer) {
+            tracing::warn!(%net, %peer, "the peer's own address lies in its traffic: no route is set");
+            return;
+        }
+        let mut source = self.own.within(local);
+        let mut set = self.set(net, source);
+        if set.is_err() {
+            // An address that has just gone can be no source.
+            self.own.asked = None;
+            source = self.own.within(local);
+            set = self.set(net, source);
+        }
+        match set {
+            Ok(()) => tracing::info!(%net, ?source, "route set"),
+            Err(error) => tracing::error!(%net, %error, "route could not be set"),
         }
     }
 

@@ -135,6 +135,10 @@ fn a_tunnels_life_shows_in_what_prometheus_scrapes() {
         Some(1)
     );
     assert_eq!(rekeyed.value("initiations_failed_total", &[]), Some(1));
+    // What was rekeyed is not down.
+    assert_eq!(rekeyed.value("child_down_total", &[]), None);
+    // One that is up is up at once.
+    a.swanctl(&["--initiate", "--ike", "gw"]);
     a.swanctl(&["--rekey", "--ike", "gw"]);
     a.swanctl(&["--rekey", "--ike", "gw", "--reauth"]);
     wait(&socket, "the IKE SA's renewals", |scraped| {

@@ -38,6 +38,8 @@ const RESPONSE_LIMIT: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long one that has not answered is left alone.
 const SILENCE: Duration = Duration::from_secs(10);
+/// One that has not answered for so long is slow: nobody else asks it meanwhile.
+const SLOW: Duration = Duration::from_secs(1);
 /// Responders of one certificate that are asked.
 const MOST_RESPONDERS: usize = 4;
 
@@ -242,6 +244,8 @@ struct Known {
     answers: HashMap<[u8; 32], (Status, SystemTime)>,
     /// Responders that did not answer, and since when.
     silent: HashMap<String, Instant>,
+    /// Responders that are being asked, and since when.
+    asked: HashMap<String, Instant>,
 }
 
 impl fmt::Debug for Ocsp {
@@ -311,13 +315,11 @@ impl Ocsp {
         if patience.is_zero() {
             return Err(failed("the time for this peer's certificates is over"));
         }
-        let since = self.known().silent.get(uri).copied();
-        if since.is_some_and(|since| now < since + SILENCE) {
-            return Err(failed("it has not answered a moment ago"));
-        }
+        self.known().begin(uri, now).map_err(failed)?;
         let kind = "application/ocsp-request";
         let answer = self.fetch.post(uri, kind, octets, RESPONSE_LIMIT, patience);
         let mut known = self.known();
+        known.asked.remove(uri);
         match answer {
             Ok(answer) => {
                 known.silent.remove(uri);
@@ -334,12 +336,40 @@ impl Ocsp {
         }
     }
 
+    /// Forgets what was said, and who was silent.
+    pub fn forget(&self) {
+        *self.known() = Known::default();
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Known {
+    /// Whether a responder may be asked. Of all whose peers need it, one waits for it at most, where it
+    /// is slow or was silent before: they would be all the threads that there are.
+    fn begin(&mut self, uri: &str, now: Instant) -> Result<(), &'static str> {
+        if let Some(since) = self.silent.get_mut(uri) {
+            if now < *since + SILENCE {
+                return Err("it has not answered a moment ago");
+            }
+            *since = now;
+        }
+        self.asked.retain(|_, since| now < *since + PATIENCE);
+        match self.asked.get(uri) {
+            Some(since) if now >= *since + SLOW => {
+                return Err("it is slow to answer another peer's");
+            }
+            Some(_) => {}
+            None if self.asked.len() < MOST_REMEMBERED => {
+                self.asked.insert(uri.to_owned(), now);
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
     fn remember(&mut self, key: [u8; 32], status: Status, at: SystemTime) {
         let until = match status {
             Status::Good(until) => until.min(at + REMEMBERED),
@@ -384,5 +414,56 @@ mod tests {
         }
         known.remember([9; 32], Status::Good(at + REMEMBERED * 2), at);
         assert_eq!(known.answers[&[9; 32]].1, at + REMEMBERED);
+    }
+
+    /// B30: one waits for a responder that was silent, or is slow; nobody behind it does.
+    #[test]
+    fn one_waits_for_a_silent_responder() {
+        let (mut known, start) = (Known::default(), Instant::now());
+        known.silent.insert("http://silent".to_owned(), start);
+        assert!(known.begin("http://silent", start).is_err());
+        let later = start + SILENCE;
+        assert_eq!(known.begin("http://silent", later), Ok(()));
+        assert!(known.begin("http://silent", later).is_err());
+        // Who answers soon is asked by as many as there are.
+        assert_eq!(known.begin("http://slow", start), Ok(()));
+        assert_eq!(known.begin("http://slow", start), Ok(()));
+        assert!(known.begin("http://slow", start + SLOW).is_err());
+        assert_eq!(known.begin("http://other", start + SLOW), Ok(()));
+        // A job that has panicked keeps nobody away for ever.
+        assert_eq!(known.begin("http://slow", start + PATIENCE), Ok(()));
+    }
+
+    /// `flush-certs`: what was said and who was silent is as if it had never been.
+    #[test]
+    fn what_is_forgotten_is_asked_for_again() {
+        #[derive(Debug)]
+        struct Nobody;
+        impl Fetch for Nobody {
+            fn post(
+                &self,
+                _: &str,
+                _: &str,
+                _: &[u8],
+                _: usize,
+                _: Duration,
+            ) -> Result<Vec<u8>, String> {
+                Err("nobody is there".to_owned())
+            }
+        }
+        let ocsp = Ocsp::new(Nobody);
+        let deadline = Instant::now() + Duration::from_secs(600);
+        let ask = || {
+            ocsp.ask("http://nobody", &[], deadline)
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(ask().contains("nobody is there"));
+        assert!(ask().contains("a moment ago"));
+        let at = SystemTime::now();
+        ocsp.known().remember([7; 32], Status::Revoked, at);
+        ocsp.forget();
+        assert!(ocsp.known().answers.is_empty());
+        assert!(ask().contains("nobody is there"));
     }
 }

@@ -5,6 +5,7 @@ mod cookie;
 mod info;
 mod reauth;
 mod receive;
+mod seldom;
 mod table;
 mod unique;
 
@@ -24,6 +25,7 @@ use crate::crypto::Crypto;
 use crate::event::{Answer, ChildId, Event, IkeId, InstallId, JobId, Numbers, Path, Transmit};
 use crate::ike_sa::{Ctx, FORGET, Handover, IkeSa, Outputs, Phase, Standing, State, Task};
 use crate::pool::Pools;
+use seldom::Seldom;
 use table::Table;
 
 /// IKE without I/O: see the crate's documentation.
@@ -38,6 +40,8 @@ pub struct Endpoint {
     out: Outputs,
     cookies: cookie::Cookies,
     stats: Stats,
+    /// First messages that fit nothing.
+    misfits: Seldom,
     #[cfg(feature = "deviation")]
     deviation: Option<crate::deviation::Deviation>,
 }
@@ -113,6 +117,7 @@ impl Endpoint {
             sas: Table::default(),
             out: Outputs::default(),
             stats: Stats::default(),
+            misfits: Seldom::default(),
             #[cfg(feature = "deviation")]
             deviation: None,
             crypto,

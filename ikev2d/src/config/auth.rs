@@ -299,6 +299,11 @@ impl AuthSection {
         self.auth.0 == AuthSetting::EapMschapv2
     }
 
+    /// Whether it is by a preshared key.
+    pub(super) fn is_psk(&self) -> bool {
+        self.auth.0 == AuthSetting::SharedKey
+    }
+
     /// Who it is.
     pub(super) fn identity(&self) -> Identity {
         name::identity(&self.id)

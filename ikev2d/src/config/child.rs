@@ -54,7 +54,7 @@ pub struct ChildSection {
     /// Age at which it is rekeyed; 0 is never.
     #[serde(default = "one_hour")]
     pub rekey_time: Seconds,
-    /// Age at which it stops; by default a tenth more.
+    /// Age at which it stops; by default a tenth more, and 0 is never.
     pub life_time: Option<Seconds>,
     /// Octets after which it is rekeyed.
     #[serde(default)]
@@ -182,6 +182,13 @@ impl ChildSection {
             return wrong("AH is carried in tunnel mode alone: transport mode needs ESP");
         }
         Ok(())
+    }
+
+    /// Age at which it stops.
+    pub(crate) fn life_time(&self) -> Option<Duration> {
+        let given = self.life_time.map(|time| time.0);
+        let life = given.unwrap_or_else(|| self.rekey_time.0 + self.rekey_time.0 / 10);
+        (!life.is_zero()).then_some(life)
     }
 
     pub(super) fn to_child(&self, name: &str) -> ChildConfig {

@@ -283,6 +283,22 @@ impl ConnectionSection {
         Ok(())
     }
 
+    /// What is less than good in it, each with its setting.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        const WHY: &str = "whoever knows the preshared key can pass for the responder, and EAP tells it \
+                           what to guess passwords by: RFC 7296 §2.16 wants a public key there";
+        let mut warnings = Vec::new();
+        for (key, responder, initiator) in [
+            ("local.auth", &self.local, &self.remote),
+            ("remote.auth", &self.remote, &self.local),
+        ] {
+            if initiator.is_eap() && responder.is_psk() {
+                warnings.push(format!("{key}: {WHY}"));
+            }
+        }
+        warnings
+    }
+
     /// For the core.
     pub(crate) fn to_connection(
         &self,

@@ -96,7 +96,18 @@ impl Credentials {
     }
 
     pub(crate) fn add_authority(&mut self, authority: X509) {
-        self.authorities.push(authority);
+        let der = authority.to_der().ok();
+        let known = |other: &X509| der.is_some() && other.to_der().ok() == der;
+        if !self.authorities.iter().any(known) {
+            self.authorities.push(authority);
+        }
+    }
+
+    /// Forgets what OCSP responders have said.
+    pub(crate) fn flush(&self) {
+        if let Some(ocsp) = &self.ocsp {
+            ocsp.forget();
+        }
     }
 
     pub(crate) fn read_authority(

@@ -272,8 +272,11 @@ impl Daemon {
         tracing::debug!(child = child.0, reason, "child SA is gone");
         let noted = self.listed.going.remove(&child);
         let gone = noted.or_else(|| self.leaving(child));
-        let record = self.listed.children.remove(&child);
-        let Some((record, gone)) = record.zip(gone) else {
+        let Some(record) = self.listed.children.remove(&child) else {
+            return;
+        };
+        self.counts.child_down(reason);
+        let Some(gone) = gone else {
             return;
         };
         let name = gone.child;

@@ -87,11 +87,12 @@ impl Waiters {
         });
     }
 
-    pub(super) fn child_up(&mut self, name: Option<&str>) {
+    pub(super) fn child_up(&mut self, of: &str, name: &str) {
         self.resolve(|what| match what {
             Awaited::Up {
-                child: Some(child), ..
-            } if Some(&**child) == name => Some(Ok(())),
+                connection,
+                child: Some(child),
+            } if connection == of && child == name => Some(Ok(())),
             _ => None,
         });
     }
@@ -203,7 +204,10 @@ impl Daemon {
             "get-algorithms" => plain(lists::algorithms()),
             "get-counters" => plain(self.counters()),
             "reload-settings" => respond(self.reload().map_err(|error| error.to_string())),
-            "flush-certs" => respond(Ok(())),
+            "flush-certs" => {
+                self.config.credentials.flush();
+                respond(Ok(()))
+            }
             "load-conn" => respond(self.load_connection(&message)),
             "unload-conn" => respond(self.unload_connection(&message)),
             "load-shared" => respond(self.load_secret(&message)),
@@ -326,7 +330,13 @@ impl Daemon {
         };
         match self.initiate(&connection, child.as_deref()) {
             Ok(()) => {
-                let Some(patience) = patience(message) else {
+                // Nobody will tell of one that is up already.
+                let is_up = |endpoint: &Ike| {
+                    let mut sas = endpoint.ike_sas_of(&connection);
+                    sas.any(|sa| sa.state == "ESTABLISHED")
+                };
+                let present = child.is_none() && is_up(&self.endpoint);
+                let Some(patience) = patience(message).filter(|_| !present) else {
                     let _ = reply.send(respond(Ok(())));
                     return;
                 };
@@ -514,4 +524,30 @@ fn start_time(started: Instant) -> String {
     let since = std::time::SystemTime::now().checked_sub(started.elapsed());
     let seconds = since.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
     format!("@{}", seconds.unwrap_or_default().as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Children of two connections may have one name: whoever waits for one hears nothing of the other.
+    #[test]
+    fn who_waits_for_a_child_waits_for_that_of_its_connection() {
+        let mut waiters = Waiters::default();
+        let mut wait = |connection: &str| {
+            let (reply, answer) = oneshot::channel();
+            let what = Awaited::Up {
+                connection: connection.to_owned(),
+                child: Some("net".to_owned()),
+            };
+            waiters.add(what, PATIENCE, reply);
+            answer
+        };
+        let (mut a, mut b) = (wait("a"), wait("b"));
+        waiters.child_up("a", "net");
+        assert!(a.try_recv().is_ok());
+        assert!(b.try_recv().is_err());
+        waiters.child_up("b", "net");
+        assert!(b.try_recv().is_ok());
+    }
 }

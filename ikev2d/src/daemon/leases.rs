@@ -7,8 +7,10 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ikev2d_proto::pool::Pools;
+use tokio::task::JoinHandle;
 
 use super::Daemon;
 use crate::vici::message::Section;
@@ -39,33 +41,85 @@ pub(super) fn read(path: &Path, pools: &mut Pools) {
     }
 }
 
-/// Writes them down: whoever reads finds the old file or the new one, whole.
-fn write(path: &Path, pools: &Pools) -> io::Result<()> {
-    let written: Written = pools
-        .iter()
-        .map(|(name, pool)| {
-            let leases = pool.leases();
-            let leases = leases.map(|(address, lease)| (address, lease.owner.clone()));
-            (name.to_owned(), leases.collect())
-        })
-        .collect();
+/// What is to be written down.
+fn written(pools: &Pools) -> Written {
+    let each = pools.iter().map(|(name, pool)| {
+        let leases = pool.leases();
+        let leases = leases.map(|(address, lease)| (address, lease.owner.clone()));
+        (name.to_owned(), leases.collect())
+    });
+    each.collect()
+}
+
+/// The same, if it has changed since this was last asked.
+fn changed(pools: &mut Pools) -> Option<Written> {
+    pools.take_changed().then(|| written(pools))
+}
+
+/// Writes it down: whoever reads finds the old file or the new one, whole.
+fn write(path: &Path, written: &Written) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = File::create(&fresh)?;
-    file.write_all(&serde_json::to_vec(&written)?)?;
+    file.write_all(&serde_json::to_vec(written)?)?;
     file.sync_all()?;
     fs::rename(&fresh, path)
 }
 
-impl Daemon {
-    /// Writes leases down that have changed.
-    pub(super) fn keep_leases(&mut self) {
-        if !self.endpoint.pools_mut().take_changed() {
+fn write_or_tell(path: &Path, written: &Written) {
+    if let Err(error) = write(path, written) {
+        tracing::error!(path = %path.display(), %error, "leases can't be written down");
+    }
+}
+
+/// Between two writings: what a crash can forget.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Writes leases down that have changed, on threads of their own: disks take their time.
+#[derive(Default)]
+pub(super) struct Keeper {
+    begun: Option<Instant>,
+    writing: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Begins to, where that is due and there is something.
+    fn tick(&mut self, now: Instant, path: &Path, changed: impl FnOnce() -> Option<Written>) {
+        let mut writing = self.writing.iter();
+        let busy = writing.any(|task| !task.is_finished());
+        if busy || self.begun.is_some_and(|begun| now < begun + PAUSE) {
             return;
         }
-        let path = self.config.daemon.lease_file();
-        if let Err(error) = write(&path, self.endpoint.pools()) {
-            tracing::error!(path = %path.display(), %error, "leases can't be written down");
+        let Some(written) = changed() else {
+            return;
+        };
+        self.begun = Some(now);
+        let path = path.to_owned();
+        let task = tokio::task::spawn_blocking(move || write_or_tell(&path, &written));
+        self.writing = Some(task);
+    }
+
+    /// The last of them: when it returns they are there.
+    async fn finish(&mut self, path: &Path, changed: impl FnOnce() -> Option<Written>) {
+        if let Some(task) = self.writing.take() {
+            let _ = task.await;
         }
+        if let Some(written) = changed() {
+            write_or_tell(path, &written);
+        }
+    }
+}
+
+impl Daemon {
+    /// Writes leases down that have changed, soon.
+    pub(super) fn keep_leases(&mut self, now: Instant) {
+        let (path, pools) = (self.config.daemon.lease_file(), self.endpoint.pools_mut());
+        self.leases.tick(now, &path, || changed(pools));
+    }
+
+    /// Writes leases down that have changed, at the end.
+    pub(super) async fn save_leases(&mut self) {
+        let (path, pools) = (self.config.daemon.lease_file(), self.endpoint.pools_mut());
+        self.leases.finish(&path, || changed(pools)).await;
     }
 
     /// `get-pools`: sizes, and with `leases` who has what.
@@ -115,26 +169,55 @@ mod tests {
 
     use super::*;
 
+    fn pools() -> Pools {
+        let mut pools = Pools::default();
+        let config = PoolConfig {
+            start: "10.3.0.1".parse().unwrap(),
+            end: "10.3.0.9".parse().unwrap(),
+            attributes: vec![],
+        };
+        pools.set(BTreeMap::from([("home".to_owned(), config)]));
+        pools
+    }
+
+    /// S60: the core waits for no disk: leases are written down once a second at most, and at the end.
+    #[tokio::test]
+    async fn leases_are_written_down_beside_the_core() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("leases");
+        let owners = || {
+            let written: Written = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            written["home"].len()
+        };
+        let lent = |count: u8| {
+            let leases = (0..count).map(|n| (IpAddr::from([10, 3, 0, n]), format!("{n}.test")));
+            Some(Written::from([("home".to_owned(), leases.collect())]))
+        };
+        let (mut keeper, start) = (Keeper::default(), Instant::now());
+        keeper.tick(start, &path, || lent(1));
+        keeper.writing.take().unwrap().await.unwrap();
+        assert_eq!(owners(), 1);
+        keeper.tick(start + PAUSE / 2, &path, || panic!("too soon"));
+        keeper.tick(start + PAUSE, &path, || lent(2));
+        keeper.writing.take().unwrap().await.unwrap();
+        assert_eq!(owners(), 2);
+        keeper.tick(start + PAUSE * 2, &path, || None);
+        assert!(keeper.writing.is_none());
+        keeper.tick(start + PAUSE * 2, &path, || lent(3));
+        keeper.finish(&path, || lent(4)).await;
+        assert_eq!(owners(), 4);
+    }
+
     /// S60: leases come back as they were written; what is no such file changes nothing.
     #[test]
     fn leases_survive_a_restart() {
-        let pools = || {
-            let mut pools = Pools::default();
-            let config = PoolConfig {
-                start: "10.3.0.1".parse().unwrap(),
-                end: "10.3.0.9".parse().unwrap(),
-                attributes: vec![],
-            };
-            pools.set(BTreeMap::from([("home".to_owned(), config)]));
-            pools
-        };
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("leases");
         let mut before = pools();
         read(&path, &mut before);
         assert_eq!(before.iter().next().unwrap().1.leases().count(), 0);
         before.remember("home", "10.3.0.4".parse().unwrap(), "a.test");
-        write(&path, &before).unwrap();
+        write(&path, &written(&before)).unwrap();
         let mut after = pools();
         read(&path, &mut after);
         let (address, lease) = after.iter().next().unwrap().1.leases().next().unwrap();

@@ -72,6 +72,20 @@ impl Loaded {
         all
     }
 
+    /// Takes one in. The others stay as they are: clients load them one by one, thousands of them.
+    fn add_connection(
+        &mut self,
+        config: &Config,
+        name: String,
+        section: ConnectionSection,
+    ) -> Result<(), String> {
+        let made = section.to_connection(&name, &self.credentials(config));
+        let made = made.map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
+        self.policy.insert(name.clone(), Arc::new(made));
+        self.connections.insert(name, section);
+        Ok(())
+    }
+
     /// Makes the connections anew with the keys and authorities that there are now. One that lacks
     /// what it needs is out of use until it is loaded again.
     fn rebuild(&mut self, config: &Config) {
@@ -106,10 +120,15 @@ impl Loaded {
 }
 
 impl Daemon {
+    /// Gives the core the policy, made with the keys and authorities that there are now.
+    pub(super) fn credentials_changed(&mut self) {
+        self.loaded.rebuild(&self.config);
+        self.apply_policy();
+    }
+
     /// Gives the core the policy of the configuration and of clients.
     pub(super) fn apply_policy(&mut self) {
         let mut policy = self.config.policy();
-        self.loaded.rebuild(&self.config);
         policy.extend(self.loaded.policy.values().cloned());
         self.endpoint.set_connections(policy);
         let loaded = |wanted| {
@@ -135,16 +154,17 @@ impl Daemon {
                 "connection {name:?} is the configuration file's: change it there and reload"
             ));
         }
-        let credentials = self.loaded.credentials(&self.config);
-        let checked = section.to_connection(&name, &credentials);
-        checked.map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
         let start: Vec<String> = section
             .children
             .iter()
             .filter(|(_, child)| child.start_action == StartAction::Start)
             .map(|(child, _)| child.clone())
             .collect();
-        self.loaded.connections.insert(name.clone(), section);
+        for warning in section.warnings() {
+            tracing::warn!("{name}.{warning}");
+        }
+        self.loaded
+            .add_connection(&self.config, name.clone(), section)?;
         self.apply_policy();
         for child in start {
             let present = self
@@ -194,18 +214,27 @@ impl Daemon {
         if kind == SharedKind::Eap {
             Credentials::default().add_eap_secret(&secret.ids, &secret.secret)?;
         }
-        self.loaded.secrets.insert(id, (secret, kind));
-        self.apply_policy();
+        let before = self.loaded.secrets.insert(id, (secret, kind));
+        let before = before.map(|(_, kind)| kind);
+        self.secret_changed([Some(kind), before]);
         Ok(())
     }
 
     pub(super) fn unload_secret(&mut self, message: &Section) -> Result<(), String> {
         let id = message.text("id").unwrap_or_default();
-        if self.loaded.secrets.remove(id).is_none() {
+        let Some((_, kind)) = self.loaded.secrets.remove(id) else {
             return Err(format!("no loaded secret {id:?}"));
-        }
-        self.apply_policy();
+        };
+        self.secret_changed([Some(kind), None]);
         Ok(())
+    }
+
+    /// Connections have passwords of EAP in them; other secrets are looked up.
+    fn secret_changed(&mut self, kinds: [Option<SharedKind>; 2]) {
+        match kinds.contains(&Some(SharedKind::Eap)) {
+            true => self.credentials_changed(),
+            false => self.apply_policy(),
+        }
     }
 
     pub(super) fn load_authority(&mut self, message: &Section) -> Result<(), String> {
@@ -219,7 +248,7 @@ impl Daemon {
         let read = checked.read_authority(&name, &section);
         read.map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
         self.loaded.authorities.insert(name, section);
-        self.apply_policy();
+        self.credentials_changed();
         Ok(())
     }
 
@@ -228,7 +257,7 @@ impl Daemon {
         if self.loaded.authorities.remove(name).is_none() {
             return Err(format!("no loaded authority {name:?}"));
         }
-        self.apply_policy();
+        self.credentials_changed();
         Ok(())
     }
 
@@ -260,7 +289,7 @@ impl Daemon {
         if !self.loaded.keys.contains(&id) {
             self.loaded.keys.push(id.clone());
         }
-        self.apply_policy();
+        self.credentials_changed();
         Ok(id)
     }
 
@@ -281,6 +310,7 @@ impl Daemon {
                 self.loaded.credentials.add_authority(certificate);
             }
         }
+        self.credentials_changed();
         Ok(())
     }
 
@@ -288,6 +318,30 @@ impl Daemon {
         self.loaded.secrets.clear();
         self.loaded.keys.clear();
         self.loaded.credentials = Credentials::default();
-        self.apply_policy();
+        self.credentials_changed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One more connection leaves those that are there alone.
+    #[test]
+    fn a_further_connection_makes_no_other_anew() {
+        let config: Config = "".parse().unwrap();
+        let text = "local = { auth = \"psk\" }\nremote = { auth = \"psk\" }";
+        let section = || toml::from_str::<ConnectionSection>(text).unwrap();
+        let mut loaded = Loaded::default();
+        let added = loaded.add_connection(&config, "first".to_owned(), section());
+        added.unwrap();
+        let first = loaded.policy["first"].clone();
+        let added = loaded.add_connection(&config, "second".to_owned(), section());
+        added.unwrap();
+        assert!(Arc::ptr_eq(&first, &loaded.policy["first"]));
+        assert_eq!((loaded.policy.len(), loaded.connections.len()), (2, 2));
+        loaded.rebuild(&config);
+        assert!(!Arc::ptr_eq(&first, &loaded.policy["first"]));
+        assert_eq!(loaded.policy.len(), 2);
     }
 }

@@ -80,6 +80,36 @@ impl Trap {
     }
 }
 
+/// What is done about a trap's routes.
+#[derive(Debug, PartialEq, Eq)]
+enum Step<'a> {
+    Set(&'a Trap),
+    Unset(&'a Trap),
+    /// They stand, with what another trap has said of them.
+    Renew(&'a Trap),
+}
+
+/// From some traps to others. What both lead is led all the time, or its packets would leave in the
+/// clear: routes are counted, so the new ones are set before the old ones go.
+fn steps<'a>(
+    before: &'a BTreeMap<(String, String), Trap>,
+    wanted: &'a BTreeMap<(String, String), Trap>,
+) -> Vec<Step<'a>> {
+    let changed = |from: &'a BTreeMap<_, Trap>, to: &'a BTreeMap<_, Trap>| {
+        let all = from
+            .iter()
+            .filter(|(key, trap)| to.get(*key) != Some(*trap));
+        all.map(|(_, trap)| trap)
+    };
+    let set = changed(wanted, before).map(Step::Set);
+    let unset = changed(before, wanted).map(Step::Unset);
+    let renew = wanted.iter().filter_map(|(key, trap)| {
+        let other = before.get(key).filter(|before| *before != trap);
+        other.map(|_| Step::Renew(trap))
+    });
+    set.chain(unset).chain(renew).collect()
+}
+
 impl Daemon {
     /// Sets the routes of traps that are new, and removes those of traps that are no more.
     pub(super) async fn update_traps(&mut self) {
@@ -97,20 +127,18 @@ impl Daemon {
             }
         }
         let before = std::mem::replace(&mut self.traps.set, wanted.clone());
-        for (key, trap) in &before {
-            if wanted.get(key) != Some(trap) {
-                match trap.transport {
-                    true => self.routes.lead_no_more(&trap.local, &trap.remote).await,
-                    false => self.routes.remove(&trap.remote),
+        for step in steps(&before, &wanted) {
+            match step {
+                Step::Set(trap) if trap.transport => {
+                    self.routes.lead(&trap.local, &trap.remote).await;
                 }
-            }
-        }
-        for (key, trap) in &wanted {
-            if before.get(key) != Some(trap) {
-                match trap.transport {
-                    true => self.routes.lead(&trap.local, &trap.remote).await,
-                    false => self.routes.add(&trap.local, &trap.remote, trap.peer),
+                Step::Set(trap) => self.routes.add(&trap.local, &trap.remote, trap.peer),
+                Step::Unset(trap) if trap.transport => {
+                    self.routes.lead_no_more(&trap.local, &trap.remote).await;
                 }
+                Step::Unset(trap) => self.routes.remove(&trap.remote),
+                Step::Renew(trap) if trap.transport => {}
+                Step::Renew(trap) => self.routes.renew(&trap.local, &trap.remote, trap.peer),
             }
         }
     }
@@ -172,5 +200,42 @@ impl Daemon {
             ("list-policy", event)
         });
         events.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a trap that changes, and of one that comes by another name, nothing is unset before it is set
+    /// again; what stays as it is is left alone.
+    #[test]
+    fn traffic_of_traps_is_led_while_they_change() {
+        let prefix = |text: &str, bits| TrafficSelector::prefix(text.parse().unwrap(), bits);
+        let trap = |local: &str| Trap {
+            local: vec![prefix(local, 24)],
+            remote: vec![prefix("10.2.0.0", 16)],
+            peer: "192.0.2.2".parse().unwrap(),
+            transport: false,
+        };
+        let (a, b, c) = (trap("10.1.0.0"), trap("10.1.1.0"), trap("10.1.2.0"));
+        let named = |all: &[(&str, &Trap)]| -> BTreeMap<_, _> {
+            let all = all.iter().map(|(name, trap)| {
+                let key = ("gw".to_owned(), (*name).to_owned());
+                (key, (*trap).clone())
+            });
+            all.collect()
+        };
+        let before = named(&[("changes", &a), ("old", &b), ("same", &c)]);
+        let wanted = named(&[("changes", &c), ("new", &b), ("same", &c)]);
+        let expected = [
+            Step::Set(&c),
+            Step::Set(&b),
+            Step::Unset(&a),
+            Step::Unset(&b),
+            Step::Renew(&c),
+        ];
+        assert_eq!(steps(&before, &wanted), expected);
+        assert_eq!(steps(&wanted, &wanted), []);
     }
 }

@@ -36,13 +36,16 @@ impl Counts {
             }
             Event::ChildUp { .. } => self.children_up += 1,
             Event::ChildRekeyed { .. } => self.children_rekeyed += 1,
-            Event::ChildDown { reason, .. } => {
-                *self.children_down.entry(class(reason)).or_default() += 1;
-            }
             Event::InitiateFailed { .. } => self.initiations_failed += 1,
             Event::PathChanged { .. } => self.paths_changed += 1,
             _ => {}
         }
+    }
+
+    /// A child SA is gone that nothing has taken the place of: the core tells of those, too, that were
+    /// rekeyed, when their deletion is through.
+    pub(crate) fn child_down(&mut self, reason: &str) {
+        *self.children_down.entry(class(reason)).or_default() += 1;
     }
 }
 

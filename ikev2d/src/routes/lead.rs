@@ -3,6 +3,7 @@
 //! in a table of their own, that rules lead to by address, protocol and ports; what bears our
 //! [mark](crate::net::MARK) jumps over them.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ikev2d_proto::ts::TrafficSelector;
@@ -108,6 +109,11 @@ fn jump(handle: &Handle, v4: bool) -> [RuleMessage; 2] {
     [behind, over]
 }
 
+/// Whether traffic of an IP version is led already.
+fn has_family(led: &HashMap<Lead, usize>, v4: bool) -> bool {
+    led.keys().any(|lead| lead.peer.is_ipv4() == v4)
+}
+
 async fn set(handle: &Handle, rule: &RuleMessage) -> Result<(), Error> {
     // A daemon that was killed has left its own.
     let _ = handle.rule().del(rule.clone()).execute().await;
@@ -121,6 +127,8 @@ impl Routes {
     pub(crate) async fn lead(&mut self, local: &[TrafficSelector], remote: &[TrafficSelector]) {
         let source = self.own.within(local);
         for lead in Lead::all(local, remote) {
+            // Others' traffic would come in between when it is set anew.
+            let jumps = has_family(&self.led, lead.peer.is_ipv4());
             let count = self.led.entry(lead).or_default();
             *count += 1;
             if *count > 1 {
@@ -128,8 +136,10 @@ impl Routes {
             }
             let done = async {
                 // In this order nothing of ours is ever led there.
-                for rule in jump(&self.handle, lead.peer.is_ipv4()) {
-                    set(&self.handle, &rule).await?;
+                if !jumps {
+                    for rule in jump(&self.handle, lead.peer.is_ipv4()) {
+                        set(&self.handle, &rule).await?;
+                    }
                 }
                 self.set_led_route(lead.peer, source).await?;
                 set(&self.handle, &lead.rule(&self.handle)).await
@@ -158,7 +168,7 @@ impl Routes {
             self.led.remove(&lead);
             let mut gone = vec![lead.rule(&self.handle)];
             let v4 = lead.peer.is_ipv4();
-            if !self.led.keys().any(|other| other.peer.is_ipv4() == v4) {
+            if !has_family(&self.led, v4) {
                 gone.extend(jump(&self.handle, v4));
             }
             for rule in gone {

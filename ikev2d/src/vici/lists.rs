@@ -8,7 +8,7 @@ use ikev2d_crypto::X509;
 use ikev2d_crypto::name::{self, shown};
 use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
 use ikev2d_proto::config::{
-    AddressPattern, Connection, LocalAuth, RemoteAuth, SelectorConfig, Version,
+    AddressPattern, Connection, LocalAuth, RemoteAuth, SelectorConfig, Unique, Version,
 };
 use ikev2d_proto::credential::Certificate;
 use ikev2d_proto::endpoint::{ChildInfo, IkeSaInfo};
@@ -25,6 +25,8 @@ use crate::config::Authority;
 /// Traffic and placement of a child SA, from the data plane.
 pub(crate) struct ChildFacts {
     pub(crate) placement: Option<Placement>,
+    /// Age at which it stops.
+    pub(crate) life_time: Option<Duration>,
     pub(crate) inbound: (u64, u64),
     pub(crate) outbound: (u64, u64),
 }
@@ -144,7 +146,9 @@ pub(crate) fn child_sa(child: &ChildInfo<'_>, now: Instant, facts: &ChildFacts) 
         .rekey_at
         .map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
     section.put("rekey-time", left.as_secs());
-    section.put("life-time", (left + left / 10).as_secs());
+    if let Some(life) = facts.life_time {
+        section.put("life-time", life.saturating_sub(age).as_secs());
+    }
     section.put("install-time", age.as_secs());
     section.put_list("local-ts", sa.ts_local.iter().map(selector));
     section.put_list("remote-ts", sa.ts_remote.iter().map(selector));
@@ -184,12 +188,21 @@ pub(crate) fn connection(connection: &Connection) -> Section {
         Version::Either => "IKEv1/2",
     };
     section.put("version", version);
-    section.put("reauth_time", 0);
+    section.put(
+        "reauth_time",
+        connection.reauth_time.unwrap_or_default().as_secs(),
+    );
     section.put(
         "rekey_time",
         connection.rekey_time.unwrap_or_default().as_secs(),
     );
-    section.put("unique", "UNIQUE_NO");
+    let unique = match connection.unique {
+        Unique::No => "UNIQUE_NO",
+        Unique::Never => "UNIQUE_NEVER",
+        Unique::Replace => "UNIQUE_REPLACE",
+        Unique::Keep => "UNIQUE_KEEP",
+    };
+    section.put("unique", unique);
     let local = match connection.local_auth {
         LocalAuth::PublicKey(_) => "public key",
         LocalAuth::SharedKey => "pre-shared key",
@@ -434,4 +447,32 @@ pub(crate) fn algorithms() -> Section {
         all.put_section(kind, section);
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    use super::*;
+
+    /// What is configured is what is listed.
+    #[test]
+    fn a_connection_is_listed_with_its_own_times_and_uniqueness() {
+        for (unique, listed) in [
+            ("no", "UNIQUE_NO"),
+            ("never", "UNIQUE_NEVER"),
+            ("replace", "UNIQUE_REPLACE"),
+            ("keep", "UNIQUE_KEEP"),
+        ] {
+            let text = format!(
+                "[connections.gw]\nreauth_time = \"3h\"\nunique = {unique:?}\n\
+                 local = {{ auth = \"psk\" }}\nremote = {{ auth = \"psk\" }}\n"
+            );
+            let config: Config = text.parse().unwrap();
+            let event = connection(&config.policy()[0]);
+            let (_, section) = event.sections().next().unwrap();
+            assert_eq!(section.text("reauth_time"), Some("10800"));
+            assert_eq!(section.text("unique"), Some(listed));
+        }
+    }
 }

@@ -130,7 +130,10 @@ impl Endpoint {
             }
         }
         let Some((connection, choice)) = chosen else {
-            tracing::info!(%remote, known = any, "no connection or proposal fits");
+            // Anybody may send them, as many as they like.
+            if let Some(unsaid) = self.misfits.due(now) {
+                tracing::info!(%remote, known = any, unsaid, "no connection or proposal fits");
+            }
             let mut chain = Chain::default();
             chain.notify(notify::NO_PROPOSAL_CHOSEN, &[]);
             return self.reply_statelessly(path, header, chain);

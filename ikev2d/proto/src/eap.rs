@@ -65,6 +65,8 @@ pub enum Turn {
     Say(Vec<u8>),
     /// A client says this and has nothing more to prove or to be shown: EAP-Success may come.
     Last(Vec<u8>, Msk),
+    /// A client says this, has been refused for this reason, and waits for EAP-Failure.
+    Refused(Vec<u8>, String),
     /// A server is convinced.
     Done(Msk),
 }
@@ -173,6 +175,8 @@ pub(crate) struct Client {
     config: ClientConfig,
     method: Option<Box<dyn Method>>,
     msk: Option<Msk>,
+    /// Why the method's server does not believe us.
+    refused: Option<String>,
     rounds: u32,
 }
 
@@ -182,6 +186,7 @@ impl Client {
             config,
             method: None,
             msk: None,
+            refused: None,
             rounds: 0,
         }
     }
@@ -202,7 +207,10 @@ impl Client {
                     .map(ClientTurn::Success)
                     .ok_or(EapError::Early);
             }
-            (FAILURE, _) => return Err(EapError::Failure),
+            (FAILURE, _) => {
+                let reason = self.refused.take();
+                return Err(reason.map_or(EapError::Failure, EapError::Refused));
+            }
             _ => return Err(EapError::Unexpected("a response")),
         };
         let say = |kind, data: &[u8]| {
@@ -220,7 +228,7 @@ impl Client {
                 say(kind::NAK, self.config.methods.kinds())
             }
             kind => {
-                if self.msk.is_some() {
+                if self.msk.is_some() || self.refused.is_some() {
                     return Err(EapError::Unexpected("more than the method has to say"));
                 }
                 let mut method = match self.method.take() {
@@ -236,6 +244,10 @@ impl Client {
                     Turn::Say(data) => say(kind, &data),
                     Turn::Last(data, msk) => {
                         self.msk = Some(msk);
+                        say(kind, &data)
+                    }
+                    Turn::Refused(data, reason) => {
+                        self.refused = Some(reason);
                         say(kind, &data)
                     }
                     Turn::Done(_) => Err(EapError::Unexpected("a server's turn")),
@@ -359,7 +371,9 @@ impl Server {
                     self.over = true;
                     Ok(ServerTurn::Success(emit(SUCCESS, self.id, None), msk))
                 }
-                Turn::Last(..) => Err(EapError::Unexpected("a client's turn")),
+                Turn::Last(..) | Turn::Refused(..) => {
+                    Err(EapError::Unexpected("a client's turn"))
+                }
             },
             _ => Err(EapError::Unexpected("another method")),
         }

@@ -159,8 +159,11 @@ fn authenticator_response(hash: &Hash16, proof: &[u8; 24], challenge: [u8; 8]) -
     const MAGIC_2: &[u8] = b"Pad to make it do more than one iteration";
     let digest = sha1(&[&*hash_hash(hash), proof, MAGIC_1]);
     let code = sha1(&[&digest, &challenge, MAGIC_2]);
-    let digits = code.iter().map(|octet| format!("{octet:02X}"));
-    format!("S={}", digits.collect::<String>())
+    format!("S={}", upper_hex(&code))
+}
+
+fn upper_hex(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02X}")).collect()
 }
 
 /// RFC 3079 §3.3 and §3.4: what the server receives with and sends with, then zeros to 64 octets.
@@ -274,9 +277,10 @@ impl Method for Client {
                 }
                 Ok(Turn::Last(vec![SUCCESS], session_key(&self.hash, &proof)))
             }
+            // Trying again or changing the password needs a human: the answer is the same for any error.
             (ClientState::Proved { .. }, FAILURE) => {
                 let what = "the server does not take our password (MSCHAPv2)";
-                Err(EapError::Refused(what.to_owned()))
+                Ok(Turn::Refused(vec![FAILURE], what.to_owned()))
             }
             _ => Err(EapError::Unexpected("out of turn in MSCHAPv2")),
         }
@@ -286,6 +290,8 @@ impl Method for Client {
 enum ServerState {
     Fresh,
     Believed([u8; 24]),
+    /// Has told the client so.
+    Disbelieved,
     Over,
 }
 
@@ -341,8 +347,11 @@ impl Method for Server {
                 let right = memcmp::eq(&expected, &proof) && self.known;
                 // Who it is was said before, and must not change.
                 if !right || name != self.user {
-                    let what = "an unknown user, or a wrong password (MSCHAPv2)";
-                    return Err(EapError::Refused(what.to_owned()));
+                    self.state = ServerState::Disbelieved;
+                    // ERROR_AUTHENTICATION_FAILURE, and no trying again (RFC 2759 §6).
+                    let challenge = upper_hex(&self.challenge);
+                    let text = format!("E=691 R=0 C={challenge} V=3 M=Authentication failed");
+                    return Ok(Turn::Say(packet(FAILURE, 1, &[text.as_bytes()])));
                 }
                 let own = authenticator_response(&self.hash, &proof, challenge);
                 self.state = ServerState::Believed(proof);
@@ -351,6 +360,10 @@ impl Method for Server {
             }
             ServerState::Believed(proof) if data == [SUCCESS] => {
                 Ok(Turn::Done(session_key(&self.hash, &proof)))
+            }
+            ServerState::Disbelieved => {
+                let what = "an unknown user, or a wrong password (MSCHAPv2)";
+                Err(EapError::Refused(what.to_owned()))
             }
             _ => Err(EapError::Unexpected("out of turn in MSCHAPv2")),
         }
@@ -452,7 +465,11 @@ mod tests {
         for (password, user) in [("clientpass", USER), ("clientPass", b"nobody"), ("x", USER)] {
             let [mut client, mut server] = ends(password, user);
             let response = say(client.handle(&server.begin().unwrap()));
-            assert!(server.handle(&response).is_err(), "{password} {user:?}");
+            let failure = say(server.handle(&response));
+            assert_eq!(failure[0], FAILURE, "{password} {user:?}");
+            // Whatever it answers, this is the end.
+            assert!(server.handle(&[SUCCESS]).is_err());
+            assert!(server.handle(&[SUCCESS]).is_err());
             // And a server that says so nevertheless.
             let claims = [&b"S="[..], &[b'A'; 40], b" M=Welcome"].concat();
             assert!(client.handle(&packet(SUCCESS, 1, &[&claims])).is_err());
@@ -464,6 +481,27 @@ mod tests {
         assert!(client.handle(&packet(SUCCESS, 1, &[b"S="])).is_err());
     }
 
+    /// A02: a refusal is answered once ([MS-CHAP] §3.2.5.4), and nothing after it.
+    #[test]
+    fn a_refusal_is_answered_and_is_the_end() {
+        let [mut client, mut server] = ends("wrong", USER);
+        let response = say(client.handle(&server.begin().unwrap()));
+        let failure = say(server.handle(&response));
+        let text = String::from_utf8_lossy(&failure[4..]).into_owned();
+        assert!(text.starts_with("E=691 R=0 C="), "{text}");
+        let Ok(Turn::Refused(answer, reason)) = client.handle(&failure) else {
+            panic!("not answered");
+        };
+        assert_eq!(answer, [FAILURE]);
+        assert!(reason.contains("does not take our password"), "{reason}");
+        let late = packet(SUCCESS, 1, &[b"S="]);
+        assert!(client.handle(&failure).is_err() && client.handle(&late).is_err());
+        assert!(server.handle(&answer).is_err());
+        // A refusal of what has not been said yet is none.
+        let [mut client, _] = ends("wrong", USER);
+        assert!(client.handle(&failure).is_err());
+    }
+
     /// CVE-2025-62291: lengths that lie, at every octet, in every message, to both.
     #[test]
     fn altered_messages_prove_nothing() {
@@ -472,7 +510,10 @@ mod tests {
         let server = || Server::new(USER, (hash(), true), [7; 16]);
         let first = server().begin().unwrap();
         let response = say(client.handle(&first));
-        let taken = |response: &[u8]| server().handle(response).is_ok();
+        let taken = |response: &[u8]| match server().handle(response) {
+            Ok(Turn::Say(told)) => told.first() == Some(&SUCCESS),
+            _ => false,
+        };
         assert!(taken(&response));
         for at in 0..response.len() {
             for bit in 0..8 {

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use offload_api::error::SaError;
 use offload_api::sa::Spi;
 
-use crate::dataplane::{Dataplane, InboundEntry, InboundSa, OutboundEntry, OutboundSa, is_drained};
+use crate::dataplane::{
+    Dataplane, InboundEntry, InboundSa, OutboundEntry, OutboundSa, Selectors, is_drained,
+};
 use crate::inline::{self, InlinePlane};
 
 /// A data plane. Cloning shares it.
@@ -126,6 +128,13 @@ impl Plane {
         }
     }
 
+    /// Traffic that may ask for an SA and waits for it, where workers see it.
+    pub(crate) fn set_traps(&self, traps: Selectors) {
+        if let Self::Tun(plane) = self {
+            plane.set_traps(traps);
+        }
+    }
+
     /// The accelerator has come back.
     pub(crate) fn device_returned(&self) {
         if let Self::Inline(plane, _) = self {
@@ -148,6 +157,8 @@ impl Plane {
                     ("malformed", data.malformed),
                     ("dummies", data.dummies),
                     ("acquires", data.acquires),
+                    ("awaited", data.awaited),
+                    ("awaited-in-vain", data.awaited_in_vain),
                     ("unknown-spi", data.unknown_spi),
                     ("overload", data.overload),
                     ("aborted", data.aborted),

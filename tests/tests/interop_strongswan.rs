@@ -176,3 +176,26 @@ fn no_common_proposal_is_told_on_both_sides() {
         gateway.wait_sas("no child", |sas| !sas.contains("INSTALLED"));
     }
 }
+
+/// B43: the packet that starts the child passes through it.
+#[test]
+fn the_first_packet_of_a_trap_waits_for_its_tunnel() {
+    let (ike, esp) = SUITES[0];
+    let (directory, wire) = (tempfile::tempdir().unwrap(), Wire::new());
+    let b = directory.path().join("b");
+    let Some(b) = Gateway::strongswan(&wire.b, &b, &theirs(2, ike, esp)) else {
+        return;
+    };
+    let trap = ours(1, ike, esp, "", "start_action = \"trap\"");
+    let a = Gateway::ikev2d(&wire.a, &directory.path().join("a"), &trap);
+    a.wait_tun(&wire.a);
+    netlab::traffic::ping(&wire.a, [10, 1, 0, 1].into(), [10, 2, 0, 1].into(), 3).unwrap();
+    a.wait_statistics("all three", |counts| counts["esp-sent"] == 3);
+    b.wait_sas("all three", |sas| {
+        let mut lines = sas.lines().map(str::trim);
+        lines.any(|line| line.starts_with("in ") && line.contains(" 3 packets"))
+    });
+    let counts = a.statistics();
+    let waited = counts["awaited"] >= 1 && counts["awaited-in-vain"] == 0;
+    assert!(waited, "{counts:?}");
+}

@@ -193,6 +193,7 @@ fn a_tunnel_comes_back_after_its_peer_crashed_or_deleted_it() {
     assert!(a.swanctl(&["--list-sas"]).trim().is_empty());
 }
 
+/// B43: a trap policy's first packet starts the child, and waits for it.
 #[test]
 fn the_first_packet_sets_up_a_trapped_tunnel() {
     let directory = tempfile::tempdir().unwrap();
@@ -211,8 +212,15 @@ fn the_first_packet_sets_up_a_trapped_tunnel() {
     );
     assert!(a.swanctl(&["--list-sas"]).trim().is_empty());
     let (from, to) = ([10, 1, 0, 1].into(), [10, 2, 0, 1].into());
+    a.wait_tun(&wire.a);
     netlab::traffic::ping(&wire.a, from, to, 5).unwrap();
     a.wait_sas("the tunnel", |sas| installed(sas) == 1);
+    // Not even the first one is lost.
+    a.wait_statistics("all five", |counts| counts["esp-sent"] == 5);
+    b.wait_statistics("all five", |counts| counts["tun-sent"] == 5);
+    let counts = a.statistics();
+    let waited = counts["awaited"] >= 1 && counts["awaited-in-vain"] == 0;
+    assert!(waited, "{counts:?}");
     wire.assert_passes("trapped");
     // And again after its end: the route has stayed.
     b.swanctl(&["--terminate", "--ike", "gw"]);

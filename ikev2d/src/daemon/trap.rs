@@ -11,6 +11,7 @@ use ikev2d_proto::ts::TrafficSelector;
 
 use super::Daemon;
 use crate::config::StartAction;
+use crate::install::pairs;
 use crate::net;
 use crate::vici::lists;
 use crate::vici::message::Section;
@@ -127,6 +128,12 @@ impl Daemon {
             }
         }
         let before = std::mem::replace(&mut self.traps.set, wanted.clone());
+        // Before the routes are: who comes by them may wait.
+        let all = wanted.values();
+        self.plane.set_traps(
+            all.flat_map(|trap| pairs(&trap.local, &trap.remote))
+                .collect(),
+        );
         for step in steps(&before, &wanted) {
             match step {
                 Step::Set(trap) if trap.transport => {

@@ -11,13 +11,14 @@ mod outbox;
 mod policy;
 mod sockets;
 mod to_tun;
+mod waiting;
 mod worker;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::JoinHandle;
 
 use offload_api::device::Accelerator;
@@ -81,8 +82,18 @@ pub(crate) struct Shared {
     counters: Counters,
     stop: AtomicBool,
     wakes: Vec<OwnedFd>,
+    /// Workers that have packets waiting for an SA.
+    waiters: AtomicUsize,
     upcall: Box<dyn Fn(Upcall) -> bool + Send + Sync>,
     mss_clamp: MssClamp,
+}
+
+impl Shared {
+    fn wake(&self) {
+        for wake in &self.wakes {
+            let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+        }
+    }
 }
 
 /// Where an outbound SA's packets go.
@@ -215,6 +226,10 @@ counters! {
     dummies,
     /// Packets that no SA takes, asked for at the daemon's policy.
     acquires,
+    /// Packets that waited for the SA they had asked for, and went through it.
+    awaited,
+    /// Packets that waited for an SA that did not come in time; they count in `no_policy`, too.
+    awaited_in_vain,
     /// Packets that a socket or the TUN refused.
     send_errors,
     /// Packets from the TUN that are too large for their SA's path and may not be fragmented.
@@ -334,6 +349,7 @@ impl Dataplane {
             counters: Counters::default(),
             stop: AtomicBool::new(false),
             wakes,
+            waiters: AtomicUsize::new(0),
             upcall: Box::new(upcall),
             mss_clamp: config.mss_clamp,
         });
@@ -407,6 +423,16 @@ impl Dataplane {
     pub fn add_outbound(&self, sa: &OutboundSa) {
         let entry = Arc::new(OutboundEntry::new(sa));
         self.shared.policy.add_outbound(&entry);
+        // Pairs with the worker's, which looks at the SAs once more after it is counted.
+        fence(Ordering::SeqCst);
+        if self.shared.waiters.load(Ordering::Relaxed) != 0 {
+            self.shared.wake();
+        }
+    }
+
+    /// Traffic that may ask for an SA, and waits for it a moment: (our side, peer's side).
+    pub fn set_traps(&self, traps: Selectors) {
+        self.shared.policy.set_traps(traps);
     }
 
     /// Receives no more through an SA. Packets of it that are under way still use it: retire it when
@@ -445,9 +471,7 @@ impl Dataplane {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        for wake in &self.shared.wakes {
-            let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
-        }
+        self.shared.wake();
         for worker in self.workers.drain(..) {
             let _ = worker.join();
         }

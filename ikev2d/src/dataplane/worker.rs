@@ -25,6 +25,7 @@ use super::outbox::{Outbox, Sent};
 use super::policy::{InboundEntry, OutboundEntry};
 use super::sockets::{Burst, Receiver};
 use super::to_tun::ToTun;
+use super::waiting::Waiting;
 use super::{MssClamp, Shared, Upcall};
 
 /// Operations that one round takes in from each side.
@@ -88,7 +89,8 @@ pub(super) struct Worker {
     free: Vec<u64>,
     /// Frames are short: the TUN and raw sockets are not read.
     pub(super) starved: bool,
-    acquires: AcquireGate,
+    pub(super) acquires: AcquireGate,
+    pub(super) waiting: Waiting,
     answers: AnswerGate,
 }
 
@@ -126,6 +128,7 @@ impl Worker {
             free: Vec::with_capacity(ROOM),
             starved: false,
             acquires: AcquireGate::default(),
+            waiting: Waiting::default(),
             answers: AnswerGate::default(),
         }
     }
@@ -135,6 +138,9 @@ impl Worker {
             let mut worked = false;
             // Back-pressure: what is not taken in waits in the kernel, or is dropped and counted there.
             if self.ops.is_empty() {
+                if !self.waiting.is_empty() {
+                    self.look_at_waiting();
+                }
                 worked |= self.read_tun();
                 worked |= self.read_udp();
                 worked |= self.read_raw();
@@ -187,34 +193,36 @@ impl Worker {
     }
 
     /// Leads a packet of the TUN to its SA.
-    fn seal(&mut self, mut frame: Frame, now: Instant) {
+    fn seal(&mut self, frame: Frame, now: Instant) {
         let Ok(facts) = Facts::of(&frame) else {
             self.shared.counters.malformed.fetch_add(1, Relaxed);
             return;
         };
-        let Some(entry) = self.shared.policy.outbound(&facts) else {
-            self.shared.counters.no_policy.fetch_add(1, Relaxed);
-            let (source, destination) = (facts.source, facts.destination);
-            if self.acquires.passes(source, destination, now) {
-                self.shared.counters.acquires.fetch_add(1, Relaxed);
-                let heard = (self.shared.upcall)(Upcall::Acquire {
-                    source,
-                    destination,
-                });
-                if !heard {
-                    self.acquires.forget_last();
-                }
+        match self.shared.policy.outbound(&facts) {
+            Some(entry) => self.seal_through(&entry, frame, &facts, now),
+            None if self.shared.policy.traps(&facts) => self.ask_for_sa(frame, &facts, now),
+            None => {
+                self.shared.counters.no_policy.fetch_add(1, Relaxed);
             }
-            return;
-        };
+        }
+    }
+
+    /// Has a packet sealed through its SA, if it fits the path.
+    pub(super) fn seal_through(
+        &mut self,
+        entry: &Arc<OutboundEntry>,
+        mut frame: Frame,
+        facts: &Facts,
+        now: Instant,
+    ) {
         entry.look_at_path(now);
         let limit = entry.limit();
-        if let Some(mtu) = mtu::too_big(&facts, limit) {
+        if let Some(mtu) = mtu::too_big(facts, limit) {
             self.shared.counters.too_big.fetch_add(1, Relaxed);
-            self.answer(&frame, &facts, mtu, now);
+            self.answer(&frame, facts, mtu, now);
             return;
         }
-        self.clamp(&mut frame, &facts, limit);
+        self.clamp(&mut frame, facts, limit);
         self.submit(entry.sa, frame, Flight::Out(entry.clone()));
     }
 
@@ -545,6 +553,10 @@ impl Worker {
         }
         let fds = fds.get_mut(..count).unwrap_or_default();
         let _ = poll(fds, Some(if busy { &NAP } else { &SLEEP }));
+        if fds.first().is_some_and(|wake| !wake.revents().is_empty()) {
+            // Or it would wake for ever.
+            let _ = rustix::io::read(wake, &mut [0; 8]);
+        }
     }
 }
 

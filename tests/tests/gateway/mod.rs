@@ -150,6 +150,32 @@ impl Gateway {
         counters.collect()
     }
 
+    /// Waits until `ikev2d`'s data plane has counted what it should.
+    pub(crate) fn wait_statistics(&self, what: &str, fits: impl Fn(&BTreeMap<String, u64>) -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let counts = self.statistics();
+            if fits(&counts) {
+                return;
+            }
+            let late = Instant::now() > end;
+            assert!(!late, "{what} does not come: {counts:?}\n{}", self.tail());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits until its TUN interface takes packets (the kernel drops the very first ones): one that no trap
+    /// is for, which neither asks for an SA nor waits for one.
+    pub(crate) fn wait_tun(&self, namespace: &Namespace) {
+        let (from, to) = (IpAddr::from([10, 77, 0, 1]), IpAddr::from([10, 2, 0, 1]));
+        let end = Instant::now() + Duration::from_secs(20);
+        // An error is a route that is not there yet.
+        while ping(namespace, from, to, 1).is_err() || self.statistics()["tun-received"] == 0 {
+            assert!(Instant::now() < end, "{}", self.tail());
+        }
+        assert_eq!(self.statistics()["acquires"], 0);
+    }
+
     /// Starts strongSwan, whose ESP runs in user space too, with connections as in swanctl.conf;
     /// nothing where it is not installed.
     pub(crate) fn strongswan(

@@ -12,7 +12,8 @@ use offload_api::sa::{Spi, TrafficSelector};
 use offload_api::wire::ip::Facts;
 
 use super::shards::Shards;
-use super::{InboundEntry, OutboundEntry};
+use super::super::Selectors;
+use super::{InboundEntry, OutboundEntry, fits};
 
 /// SAs that are looked at one after another, before there is an index.
 const FEW: usize = 8;
@@ -24,6 +25,8 @@ pub(in super::super) struct Policy {
     inbound_of: Shards<u64, InboundEntry>,
     outbound_of: Shards<u64, OutboundEntry>,
     outbound: Outbound,
+    /// What traffic may ask for an SA, and wait for it: (our side, peer's side).
+    traps: ArcSwap<Selectors>,
 }
 
 /// SAs to send through. The newest whose selectors fit is used.
@@ -55,6 +58,20 @@ struct Ranked {
 impl Policy {
     pub(in super::super) fn outbound(&self, facts: &Facts) -> Option<Arc<OutboundEntry>> {
         self.outbound.find(facts)
+    }
+
+    /// SAs to send through that have come so far.
+    pub(in super::super) fn come(&self) -> u64 {
+        self.outbound.come.load(Ordering::Acquire)
+    }
+
+    pub(in super::super) fn set_traps(&self, traps: Selectors) {
+        self.traps.store(Arc::new(traps));
+    }
+
+    /// Whether a packet may ask for an SA.
+    pub(in super::super) fn traps(&self, facts: &Facts) -> bool {
+        fits(&self.traps.load(), facts)
     }
 
     pub(in super::super) fn inbound(&self, spi: u32) -> Option<Arc<InboundEntry>> {

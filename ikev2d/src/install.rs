@@ -35,7 +35,8 @@ const DRAIN_TICK: Duration = Duration::from_millis(2);
 pub(crate) struct Installer {
     failover: Failover,
     plane: Plane,
-    children: HashMap<ChildId, Installed>,
+    /// By themselves, so that the map's free places take little room.
+    children: HashMap<ChildId, Box<Installed>>,
     handles: HashMap<SaHandle, ChildId>,
     /// Inbound SPIs that others have.
     reserved: HashSet<u32>,
@@ -77,8 +78,10 @@ impl Drain {
 
 struct Installed {
     sa: ChildSa,
-    level: OffloadLevel,
-    lifetimes: Lifetimes,
+    /// Until the outbound SA is installed, too: how.
+    how: Option<Box<(OffloadLevel, Lifetimes)>>,
+    /// Hard, of both.
+    life_time: Option<Duration>,
     inbound: SaHandle,
     outbound: Option<SaHandle>,
 }
@@ -149,14 +152,14 @@ impl Installer {
         });
         self.led(handle, added)?;
         let installed = Installed {
-            level,
-            lifetimes,
+            how: Some(Box::new((level, lifetimes))),
+            life_time: lifetimes.hard.time,
             inbound: handle,
             outbound: None,
             sa,
         };
         self.handles.insert(handle, installed.sa.id);
-        self.children.insert(installed.sa.id, installed);
+        self.children.insert(installed.sa.id, Box::new(installed));
         Ok(())
     }
 
@@ -165,16 +168,14 @@ impl Installer {
         let Some(installed) = self.children.get_mut(&child) else {
             return Ok(());
         };
-        if installed.outbound.is_some() {
+        let Some((level, lifetimes)) = installed.how.as_deref().copied() else {
             return Ok(());
-        }
+        };
         let sa = &mut installed.sa;
-        let mut params = params(sa, Direction::Outbound, installed.lifetimes, 0)?;
+        let mut params = params(sa, Direction::Outbound, lifetimes, 0)?;
         let path = outer(sa.path.local, sa.path.remote, sa.udp_encap);
         params.outer = (self.plane.is_inline() || sa.suite.ah).then_some(path);
-        let handle = self
-            .failover
-            .install_at(installed.level, &params, label(sa, path))?;
+        let handle = self.failover.install_at(level, &params, label(sa, path))?;
         let added = self.plane.add_outbound(&OutboundSa {
             spi: params.spi,
             sa: handle,
@@ -196,7 +197,7 @@ impl Installer {
             let _ = self.failover.retire(handle);
             return Err(not_led(&error));
         }
-        installed.outbound = Some(handle);
+        (installed.outbound, installed.how) = (Some(handle), None);
         self.handles.insert(handle, child);
         // The engines have them.
         let gone = || ChildKeys {
@@ -345,7 +346,7 @@ impl Installer {
 
     /// Age at which a child stops.
     pub(crate) fn life_time(&self, child: ChildId) -> Option<Duration> {
-        self.children.get(&child)?.lifetimes.hard.time
+        self.children.get(&child)?.life_time
     }
 
     /// A child as it is installed.

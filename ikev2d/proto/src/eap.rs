@@ -371,9 +371,7 @@ impl Server {
                     self.over = true;
                     Ok(ServerTurn::Success(emit(SUCCESS, self.id, None), msk))
                 }
-                Turn::Last(..) | Turn::Refused(..) => {
-                    Err(EapError::Unexpected("a client's turn"))
-                }
+                Turn::Last(..) | Turn::Refused(..) => Err(EapError::Unexpected("a client's turn")),
             },
             _ => Err(EapError::Unexpected("another method")),
         }

@@ -198,7 +198,7 @@ impl Endpoint {
         reauth::release(&mut self.sas, &mut ctx, before);
         for mut dead in self.sas.bury(ctx.crypto, ctx.config) {
             dead.give_back(&mut ctx);
-            dead.reassembly.clear(&mut ctx.out.held);
+            dead.forget_fragments(&mut ctx.out.held);
             ctx.out.lost_ike(&mut dead);
         }
         for child in std::mem::take(&mut ctx.out.retired) {

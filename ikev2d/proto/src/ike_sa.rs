@@ -4,6 +4,7 @@
 mod children;
 mod fragments;
 mod mobike;
+mod rare;
 mod reauth;
 mod spi;
 mod step;
@@ -13,13 +14,13 @@ mod window;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use children::{After, Child, ChildRole, Pending, Phase};
 use fragments::SMALL;
 pub(crate) use fragments::{Held, Reassembly};
+pub(crate) use rare::{Nothing, Rare, nothing};
 pub(crate) use spi::{OwnSpi, Spis};
 pub(crate) use step::{Ctx, Outputs};
 pub(crate) use task::{ChildRequest, Collision, Handover, RekeyRequest, Request, Task};
@@ -95,8 +96,8 @@ pub(crate) struct IkeSa {
     pub(crate) suite: Option<IkeSuite>,
     pub(crate) keys: Option<IkeKeys>,
     /// Those before the last IKE_INTERMEDIATE, for repetitions.
-    pub(crate) previous_keys: Option<IkeKeys>,
-    pub(crate) init: Init,
+    pub(crate) previous_keys: Option<Box<IkeKeys>>,
+    pub(crate) init: Rare<InitMaterial>,
     pub(crate) local_id: Identity,
     pub(crate) remote_id: Identity,
     pub(crate) nat_local: bool,
@@ -105,12 +106,12 @@ pub(crate) struct IkeSa {
     /// Both sides take fragments.
     pub(crate) fragmentation: bool,
     /// Addresses that one side has given the other.
-    pub(crate) assigned: Assigned,
+    pub(crate) assigned: Rare<Assigned>,
     /// A postquantum preshared key is in its keys (RFC 8784).
     pub(crate) ppk: bool,
     /// How far down the ladder of sizes.
     rung: usize,
-    pub(crate) reassembly: Reassembly,
+    pub(crate) reassembly: Rare<Reassembly>,
     pub(crate) reauth: Reauth,
     /// Both sides can move (RFC 4555).
     pub(crate) mobike: bool,
@@ -150,32 +151,6 @@ pub(crate) struct IkeSa {
 
 /// What IKE_SA_INIT leaves for IKE_AUTH, as long as that is to come: most IKE SAs live on without.
 #[derive(Default)]
-pub(crate) struct Init(Option<Box<InitMaterial>>);
-
-impl Init {
-    /// Nothing needs it any more.
-    pub(crate) fn clear(&mut self) {
-        self.0 = None;
-    }
-}
-
-impl Deref for Init {
-    type Target = InitMaterial;
-
-    fn deref(&self) -> &InitMaterial {
-        static NOTHING: LazyLock<InitMaterial> = LazyLock::new(InitMaterial::default);
-        self.0.as_deref().unwrap_or(&NOTHING)
-    }
-}
-
-impl DerefMut for Init {
-    fn deref_mut(&mut self) -> &mut InitMaterial {
-        self.0.get_or_insert_default()
-    }
-}
-
-/// See [`Init`].
-#[derive(Default)]
 pub(crate) struct InitMaterial {
     pub(crate) nonce_i: Vec<u8>,
     pub(crate) nonce_r: Vec<u8>,
@@ -205,6 +180,9 @@ pub(crate) struct InitMaterial {
     pub(crate) peer: PeerAbility,
 }
 
+nothing!(InitMaterial);
+nothing!(Assigned);
+
 impl IkeSa {
     pub(crate) fn new(
         ctx: &mut Ctx<'_>,
@@ -224,17 +202,17 @@ impl IkeSa {
             suite: None,
             keys: None,
             previous_keys: None,
-            init: Init::default(),
+            init: Rare::default(),
             local_id: connection.local_id.clone(),
             remote_id: Identity::Any,
             nat_local: false,
             nat_remote: false,
             encap: connection.encap,
             fragmentation: false,
-            assigned: Assigned::default(),
+            assigned: Rare::default(),
             ppk: false,
             rung: 0,
-            reassembly: Reassembly::default(),
+            reassembly: Rare::default(),
             reauth: Reauth::default(),
             mobike: false,
             initial_contact: false,

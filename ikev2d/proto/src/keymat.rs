@@ -107,6 +107,12 @@ impl IkeKeys {
 }
 
 impl IkeKeys {
+    /// Forgets what only AUTH needed.
+    pub(crate) fn forget_authentication(&mut self) {
+        self.pi = Zeroizing::default();
+        self.pr = Zeroizing::default();
+    }
+
     /// Mixes in a postquantum preshared key (RFC 8784 §3); what was there before.
     pub(crate) fn mix_ppk(
         &mut self,

@@ -151,7 +151,11 @@ impl Gateway {
     }
 
     /// Waits until `ikev2d`'s data plane has counted what it should.
-    pub(crate) fn wait_statistics(&self, what: &str, fits: impl Fn(&BTreeMap<String, u64>) -> bool) {
+    pub(crate) fn wait_statistics(
+        &self,
+        what: &str,
+        fits: impl Fn(&BTreeMap<String, u64>) -> bool,
+    ) {
         let end = Instant::now() + Duration::from_secs(20);
         loop {
             let counts = self.statistics();

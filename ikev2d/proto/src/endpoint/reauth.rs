@@ -75,7 +75,9 @@ fn begin(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
     let spi_i = ctx.random_u64();
     let mut new = IkeSa::new(ctx, connection, true, (spi_i, 0), path);
     new.reauth.of = Some(id);
-    new.assigned.wanted = had;
+    if !had.is_empty() {
+        new.assigned.wanted = had;
+    }
     new.tasks.extend(tasks);
     if new.start_init(ctx).is_err() {
         ctx.out.reauth_failed.push(id);

@@ -91,7 +91,7 @@ impl IkeSa {
         let spis = (self.spi_i, self.spi_r);
         let before = Some((suite.prf, &keys.d[..]));
         let keys = IkeKeys::derive(ctx.crypto, &suite, (secret, &[]), nonces, spis, before)?;
-        self.previous_keys = self.keys.replace(keys);
+        self.previous_keys = self.keys.replace(keys).map(Box::new);
         self.init.additional_done += 1;
         self.log_keys(ctx);
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{Ctx, IkeSa};
+use super::{Ctx, IkeSa, nothing};
 use crate::event::Path;
 use crate::sk::{Fragment, Opened};
 use crate::wire::MAX_MESSAGE;
@@ -46,9 +46,11 @@ pub(crate) struct Reassembly {
     started: Option<Instant>,
 }
 
+nothing!(Reassembly);
+
 impl Reassembly {
     /// Forgets what was collected.
-    pub(crate) fn clear(&mut self, held: &mut Held) {
+    fn forget(&mut self, held: &mut Held) {
         let cost = self.cost();
         if let Some(address) = self.address.take()
             && let Some(count) = held.get_mut(&address)
@@ -83,7 +85,7 @@ impl Reassembly {
         }
         if self.id != Some(message) || fragment.total > self.total {
             // Another message, or the same one in smaller pieces: what was there is in vain (§2.6).
-            self.clear(held);
+            self.forget(held);
             self.id = Some(message);
             self.total = fragment.total;
             self.address = Some(address);
@@ -98,7 +100,7 @@ impl Reassembly {
             if *of_peer == 0 {
                 held.remove(&address);
             }
-            self.clear(held);
+            self.forget(held);
             return None;
         }
         *of_peer += cost;
@@ -115,7 +117,7 @@ impl Reassembly {
             flags: self.flags,
             body: self.parts.values().flatten().copied().collect(),
         };
-        self.clear(held);
+        self.forget(held);
         Some(whole)
     }
 }
@@ -171,8 +173,20 @@ impl IkeSa {
     ) -> Option<Opened> {
         let address = path.remote.ip();
         let held = &mut ctx.out.held;
-        self.reassembly
-            .take(held, ctx.now, address, message, fragment)
+        let reassembly = &mut *self.reassembly;
+        let whole = reassembly.take(held, ctx.now, address, message, fragment);
+        if self.reassembly.started.is_none() {
+            self.reassembly.clear();
+        }
+        whole
+    }
+
+    /// Forgets what was collected of a message.
+    pub(crate) fn forget_fragments(&mut self, held: &mut Held) {
+        if let Some(reassembly) = self.reassembly.as_deref_mut() {
+            reassembly.forget(held);
+        }
+        self.reassembly.clear();
     }
 }
 
@@ -257,7 +271,7 @@ mod tests {
         };
         assert!(take(1).is_none() && take(2).is_some());
         for place in &mut places {
-            place.clear(&mut held);
+            place.forget(&mut held);
         }
         assert!(held.is_empty());
         let mut place = Reassembly::default();

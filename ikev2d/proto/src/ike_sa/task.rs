@@ -149,6 +149,9 @@ impl IkeSa {
         let authenticating = self.waiting.is_some() || matches!(self.asking(), Some(Request::Auth));
         if self.state == State::Established && self.pending.is_none() && !authenticating {
             self.init.clear();
+            if let Some(keys) = &mut self.keys {
+                keys.forget_authentication();
+            }
         }
     }
 }

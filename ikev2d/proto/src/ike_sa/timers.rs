@@ -120,7 +120,7 @@ impl IkeSa {
             self.retransmit(ctx);
         }
         if self.reassembly.expires().is_some_and(|at| now >= at) {
-            self.reassembly.clear(&mut ctx.out.held);
+            self.forget_fragments(&mut ctx.out.held);
         }
         self.awaited.take_if(|awaited| now >= awaited.until);
         if self.is_in_use() {

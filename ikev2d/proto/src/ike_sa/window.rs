@@ -215,11 +215,13 @@ impl IkeSa {
         }
     }
 
-    pub(crate) fn respond_with(&mut self, ctx: &mut Ctx<'_>, id: u32, sent: Sent) {
+    pub(crate) fn respond_with(&mut self, ctx: &mut Ctx<'_>, id: u32, mut sent: Sent) {
         self.expected_request = id.wrapping_add(1);
         for message in &sent.messages {
             self.send(ctx, message.clone());
         }
+        // Kept as long as the peer asks for nothing else: without what it has grown by.
+        sent.messages.iter_mut().for_each(Vec::shrink_to_fit);
         self.last_response = Some(LastResponse(sent));
     }
 

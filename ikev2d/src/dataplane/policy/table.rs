@@ -11,8 +11,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use offload_api::sa::{Spi, TrafficSelector};
 use offload_api::wire::ip::Facts;
 
-use super::shards::Shards;
 use super::super::Selectors;
+use super::shards::Shards;
 use super::{InboundEntry, OutboundEntry, fits};
 
 /// SAs that are looked at one after another, before there is an index.

@@ -71,7 +71,7 @@ impl Sa {
             ledger: None,
             route: Route::new(Place::Device),
             // What the device counts towards the limits began with its installation there.
-            control: Mutex::new(Control::new(params, Some(REASON.to_owned()))),
+            control: Mutex::new(Control::new(Some(params), Some(REASON.to_owned()))),
             keyless: true,
             software: None,
             verifier: None,

@@ -135,9 +135,9 @@ impl Sa {
             let given = ahead.map_or(Entry::None, Entry::Numbers);
             (Numbering::Granted(ahead), given)
         } else {
-            (control.params.numbering, Entry::None)
+            (control.kept.as_ref()?.params.numbering, Entry::None)
         };
-        let (params, before) = self.for_device(&control, numbering);
+        let (params, before) = self.for_device(&control, numbering)?;
         if let Some(seen) = params
             .replay_state
             .clone()

@@ -74,9 +74,8 @@ pub(super) struct Sa {
 }
 
 struct Control {
-    params: SaParams,
-    /// What the SA had done, and its age, when it was installed in the device.
-    before_device: (SaUsage, Duration),
+    /// None where there is no device and never was: ten thousand SAs are kept small.
+    kept: Option<Box<Kept>>,
     /// Why it is not in the device.
     reason: Option<String>,
     /// How far its installation in a device that has returned is.
@@ -84,13 +83,28 @@ struct Control {
 }
 
 impl Control {
-    fn new(params: SaParams, reason: Option<String>) -> Self {
+    fn new(params: Option<SaParams>, reason: Option<String>) -> Self {
         Self {
-            params,
-            before_device: (SaUsage::default(), Duration::ZERO),
+            kept: params.map(Kept::new),
             reason,
             entry: Entry::None,
         }
+    }
+}
+
+/// What it takes to install an SA in the device.
+struct Kept {
+    params: SaParams,
+    /// What the SA had done, and its age, when it was installed there.
+    before_device: (SaUsage, Duration),
+}
+
+impl Kept {
+    fn new(params: SaParams) -> Box<Self> {
+        Box::new(Self {
+            params,
+            before_device: (SaUsage::default(), Duration::ZERO),
+        })
     }
 }
 
@@ -108,7 +122,10 @@ impl Sa {
             slot,
             ledger,
             route: Route::new(Place::Nowhere),
-            control: Mutex::new(Control::new(params.clone(), None)),
+            control: Mutex::new(Control::new(
+                shared.primary.is_some().then(|| params.clone()),
+                None,
+            )),
             keyless: false,
             software: None,
             verifier: None,
@@ -163,12 +180,12 @@ impl Sa {
     fn begin(&self, shared: &Shared) -> Result<(), InstallError> {
         let mut control = self.control();
         let refused = if self.level == OffloadLevel::No {
-            "hw_offload = no".to_owned()
+            Some("hw_offload = no".to_owned())
         } else {
-            let numbering = if self.granted {
-                Numbering::Granted(Some(self.reserve(shared)?))
-            } else {
-                control.params.numbering
+            let numbering = match &control.kept {
+                _ if self.granted => Numbering::Granted(Some(self.reserve(shared)?)),
+                Some(kept) => kept.params.numbering,
+                None => Numbering::Granted(None),
             };
             match self.install_in_device(shared, &mut control, numbering) {
                 Ok(()) => {
@@ -179,10 +196,12 @@ impl Sa {
                 Err(error) if self.software.is_none() || !means_software(&error) => {
                     return Err(error);
                 }
-                Err(error) => error.to_string(),
+                // That there is none is told when it is asked for.
+                Err(_) if control.kept.is_none() => None,
+                Err(error) => Some(error.to_string()),
             }
         };
-        control.reason = Some(refused);
+        control.reason = refused;
         if let Some(handle) = self.software
             && self.granted
         {
@@ -201,17 +220,16 @@ impl Sa {
         control: &mut Control,
         numbering: Numbering,
     ) -> Result<(), InstallError> {
-        let (params, before) = self.for_device(control, numbering);
+        let (params, before) = self
+            .for_device(control, numbering)
+            .ok_or_else(|| no_device(shared))?;
         let life = shared.life();
         let installed = shared.with_device(life, |primary| {
             self.check_for(primary.capabilities(), &params)?;
             primary.install_as(&params, cookie(self.slot))
         });
         match installed {
-            None => Err(DeviceError::Gone {
-                reason: shared.device_absence(),
-            }
-            .into()),
+            None => Err(no_device(shared)),
             Some(Ok(handle)) => {
                 self.is_installed(control, life, handle, before);
                 Ok(())
@@ -225,21 +243,22 @@ impl Sa {
         }
     }
 
-    /// What the device is to install, and what the SA has done and how old it is by then.
+    /// What the device is to install, and what the SA has done and how old it is by then; nothing where
+    /// there is no device.
     fn for_device(
         &self,
         control: &Control,
         numbering: Numbering,
-    ) -> (SaParams, (SaUsage, Duration)) {
+    ) -> Option<(SaParams, (SaUsage, Duration))> {
         let age = self.created.elapsed();
         let usage = self.usage();
-        let mut params = control.params.clone();
+        let mut params = control.kept.as_ref()?.params.clone();
         params.numbering = numbering;
-        params.lifetimes = lifetimes_left(&control.params.lifetimes, &usage, age);
+        params.lifetimes = lifetimes_left(&params.lifetimes, &usage, age);
         if self.guards_replays() {
             params.replay_state = Some(self.seen());
         }
-        (params, (usage, age))
+        Some((params, (usage, age)))
     }
 
     /// Whether a device can carry it as its level asks.
@@ -265,7 +284,9 @@ impl Sa {
     ) {
         self.device.store(pack(handle), Ordering::Release);
         self.device_life.store(life, Ordering::Release);
-        control.before_device = before;
+        if let Some(kept) = &mut control.kept {
+            kept.before_device = before;
+        }
         control.reason = None;
     }
 
@@ -409,7 +430,9 @@ impl Sa {
                 });
             }
             Amend::Outer(outer) => {
-                control.params.outer = Some(*outer);
+                if let Some(kept) = &mut control.kept {
+                    kept.params.outer = Some(*outer);
+                }
                 self.note_path(shared, outer);
                 if let Some(verifier) = &self.verifier {
                     verifier.amend(shared, change);
@@ -417,12 +440,14 @@ impl Sa {
             }
             Amend::Replay(seen) => lock(&self.shadow).merge(seen),
             Amend::Lifetimes(lifetimes) => {
-                control.params.lifetimes = *lifetimes;
                 self.soft_told.store(false, Ordering::Release);
                 self.hard_told.store(false, Ordering::Release);
                 self.record_engine(shared, self.engine());
-                let (usage, age) = &control.before_device;
-                in_device = Amend::Lifetimes(lifetimes_left(lifetimes, usage, *age));
+                if let Some(kept) = &mut control.kept {
+                    kept.params.lifetimes = *lifetimes;
+                    let (usage, age) = &kept.before_device;
+                    in_device = Amend::Lifetimes(lifetimes_left(lifetimes, usage, *age));
+                }
                 if let Some(software) = self.software {
                     let left = self.lifetimes_in_software(shared, software, lifetimes);
                     in_software = Amend::Lifetimes(left);
@@ -494,9 +519,21 @@ impl Sa {
             },
             _ => Placement {
                 engine: Engine::Software,
-                reason: self.control().reason.clone(),
+                reason: self.reason(shared),
             },
         }
+    }
+
+    /// Why it is not in the device.
+    fn reason(&self, shared: &Shared) -> Option<String> {
+        let control = self.control();
+        let none = || {
+            control
+                .kept
+                .is_none()
+                .then(|| no_device(shared).to_string())
+        };
+        control.reason.clone().or_else(none)
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -506,18 +543,21 @@ impl Sa {
 
 /// As wide as a window gets, whatever the SA's: several queue pairs bring packets home out of order,
 /// and what lies left of the window here can't be told from a replay.
-/// Without a device nobody else's numbers are to be watched: an outbound SA's has no room.
+/// Without a device there is one engine and its own window, and nobody else's numbers are to be
+/// watched: this one has no room.
 fn shadow(params: &SaParams, device: bool) -> ReplayWindow {
-    let size = match params.direction {
-        Direction::Inbound if params.replay_window == 0 => 0,
-        Direction::Outbound if !device => 0,
-        Direction::Inbound | Direction::Outbound => WINDOW_MAX,
-    };
+    let off = params.direction == Direction::Inbound && params.replay_window == 0;
+    let size = if off || !device { 0 } else { WINDOW_MAX };
     let mut shadow = ReplayWindow::new(size);
     if let Some(seen) = &params.replay_state {
         shadow.merge(seen);
     }
     shadow
+}
+
+fn no_device(shared: &Shared) -> InstallError {
+    let reason = shared.device_absence();
+    DeviceError::Gone { reason }.into()
 }
 
 /// Whether an error means that software shall do it.

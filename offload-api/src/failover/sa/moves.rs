@@ -138,8 +138,10 @@ impl Sa {
             let seen = Amend::Replay(self.seen());
             let _ = shared.software.amend(software, &seen);
         }
-        let lifetimes = &control.params.lifetimes;
-        if *lifetimes != Lifetimes::default() {
+        let kept = control.kept.as_ref();
+        if let Some(lifetimes) = kept.map(|kept| &kept.params.lifetimes)
+            && *lifetimes != Lifetimes::default()
+        {
             let left = self.lifetimes_in_software(shared, software, lifetimes);
             let _ = shared.software.amend(software, &Amend::Lifetimes(left));
         }

@@ -480,6 +480,15 @@ mod tests {
                 "both ends",
             ),
             (
+                good.replace("\"eap-mschapv2\"", "\"eap-tls\"")
+                    .replace("\"psk\", id = \"b.demo\"", "\"eap-tls\""),
+                "without remote.id",
+            ),
+            (
+                good.replace("\"eap-mschapv2\"", "\"eap-tls\""),
+                "certificates of our own",
+            ),
+            (
                 good.replace("id = \"b.demo\"", "id = \"b.demo\", eap_id = \"x\""),
                 "eap_id",
             ),

@@ -37,6 +37,7 @@ fn load_all(gateway: &Gateway, directory: &Path) -> (bool, String) {
     (output.status.success(), text)
 }
 
+/// B54, B55: connections, secrets and pools, loaded, kept over a reload, unloaded.
 #[test]
 fn swanctl_loads_a_connection_and_its_secret_and_a_tunnel_comes_of_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -48,7 +49,8 @@ fn swanctl_loads_a_connection_and_its_secret_and_a_tunnel_comes_of_it() {
     );
     let empty = Gateway::ikev2d_with(&wire.a, &directory.path().join("a"), "");
     let conf = format!(
-        "connections {{\n{}\n}}\nsecrets {{\n ike-1 {{\n secret = \"{SECRET}\"\n id = b.test\n }}\n }}\n",
+        "connections {{\n{}\n}}\nsecrets {{\n ike-1 {{\n secret = \"{SECRET}\"\n id = b.test\n }}\n }}\n\
+         pools {{\n visitors {{\n addrs = 10.9.0.0/29\n }}\n }}\n",
         theirs(1, IKE, ESP)
     );
     let swanctl = swanctl_conf(directory.path(), &conf);
@@ -60,6 +62,10 @@ fn swanctl_loads_a_connection_and_its_secret_and_a_tunnel_comes_of_it() {
         conns.contains("gw: IKEv2") && conns.contains("10.2.0.0/24"),
         "{conns}"
     );
+    // What was loaded outlives the configuration's being read again.
+    empty.swanctl(&["--reload-settings"]);
+    let pools = empty.swanctl(&["--list-pools"]);
+    assert!(pools.contains("visitors"), "{pools}");
     empty.swanctl(&["--initiate", "--child", "net"]);
     wire.assert_passes("loaded by swanctl");
 
@@ -68,6 +74,7 @@ fn swanctl_loads_a_connection_and_its_secret_and_a_tunnel_comes_of_it() {
     let (ok, said) = load_all(&empty, &swanctl);
     assert!(ok && said.contains("1 unloaded"), "{said}");
     assert!(empty.swanctl(&["--list-conns"]).trim().is_empty());
+    assert!(empty.swanctl(&["--list-pools"]).trim().is_empty());
     wire.assert_passes("unloaded");
     drop(peer);
 }

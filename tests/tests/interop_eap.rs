@@ -116,3 +116,63 @@ fn we_ask_strongswan_for_a_password() {
     wire.assert_passes("by strongSwan's password");
     a.wait_sas("carol", |sas| sas.contains("carol"));
 }
+
+/// Ours for eap-tls: the ends' certificates, and what more each says.
+fn our_tls(directory: &Path, root: &Holder, own: &Holder, (local, remote): (&str, &str)) -> String {
+    fs::create_dir_all(directory).unwrap();
+    write_holder(directory, own);
+    let certificate = root.certificate.to_pem().unwrap();
+    fs::write(directory.join("root.pem"), certificate).unwrap();
+    our_connection(
+        &format!("{local}, id = \"a.test\", certs = [\"own.pem\"]"),
+        &format!("{remote}, id = \"b.test\", cacerts = [\"root.pem\"]"),
+        "[secrets.private-1]\nfile = \"own.key\"\n",
+    )
+}
+
+/// B24, B26: EAP-TLS with strongSwan in both roles, beside the responder's signature and alone (RFC 5998).
+#[test]
+fn strongswan_and_we_speak_eap_tls() {
+    let root = Template::authority("Root").issue(p256(), None);
+    let ours = Template::end("a.test").issue(p256(), Some(&root));
+    let theirs = Template::end("b.test").issue(p256(), Some(&root));
+    for (we_begin, alone) in [(true, false), (true, true), (false, false), (false, true)] {
+        let (directory, wire) = (tempfile::tempdir().unwrap(), Wire::new());
+        let files = [
+            ("x509ca/root.pem", root.certificate.to_pem().unwrap()),
+            ("x509/b.pem", theirs.certificate.to_pem().unwrap()),
+            (
+                "private/b.pem",
+                theirs.key.private_key_to_pem_pkcs8().unwrap(),
+            ),
+        ];
+        // Whoever answers has a signature of its own, unless EAP is alone.
+        let (initiator, responder) = ("eap-tls", if alone { "eap-tls" } else { "pubkey" });
+        let (own, peers) = match we_begin {
+            true => (initiator, responder),
+            false => (responder, initiator),
+        };
+        let connection = their_connection(
+            &format!("auth = {peers}\n id = b.test\n certs = b.pem"),
+            // Its `cacerts` would be for signatures alone; EAP-TLS believes whom `x509ca` has.
+            &format!("auth = {own}\n id = a.test"),
+        );
+        let home = directory.path().join("b");
+        let Some(b) = Gateway::strongswan_with(&wire.b, &home, &connection, "", &files) else {
+            return;
+        };
+        let home = directory.path().join("a");
+        let sides = (&*format!("auth = {own:?}"), &*format!("auth = {peers:?}"));
+        let a = Gateway::ikev2d(&wire.a, &home, &our_tls(&home, &root, &ours, sides));
+        let initiator = if we_begin { &a } else { &b };
+        let begun = initiator.try_swanctl(&["--initiate", "--child", "net"]);
+        let what = format!("we begin: {we_begin}, alone: {alone}");
+        assert!(
+            begun.is_ok(),
+            "{what}: {begun:?}\n{}\n{}",
+            a.tail(),
+            b.tail()
+        );
+        wire.assert_passes(&what);
+    }
+}

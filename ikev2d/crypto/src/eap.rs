@@ -2,3 +2,4 @@
 //! EAP methods.
 
 pub mod mschapv2;
+pub mod tls;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ikev2d_proto::config::Identity;
 use ikev2d_proto::credential::{Certificate, Claim, Refusal, Verifier};
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Public};
@@ -75,7 +76,7 @@ pub struct Trust {
 
 /// Keys that a claim may be signed with, and the certificates that must not be revoked then.
 #[derive(Default)]
-struct Believed {
+pub(crate) struct Believed {
     keys: Vec<PKey<Public>>,
     /// From the peer's own up to the anchor.
     chain: Vec<X509>,
@@ -162,23 +163,38 @@ impl Trust {
         let Some((own, others)) = sent.split_first() else {
             return self.pinned_keys(claim, raw);
         };
+        if claim.identity == Identity::Any {
+            return Err(not_of(own, &claim.identity));
+        }
+        self.path_of(&claim.identity, own, others)
+    }
+
+    /// Whether certificates that TLS was shown are believed, and are of this identity; of anybody's with
+    /// [`Identity::Any`]. TLS itself sees to the key.
+    pub(crate) fn path_of(
+        &self,
+        identity: &Identity,
+        own: &X509,
+        others: &[X509],
+    ) -> Result<Believed, Refusal> {
         let mut pinned = self.anchors.certificates.iter();
         if pinned.len() != 0 && !pinned.any(|pinned| same(pinned, own)) {
             return Err(refusal("its certificate is none of remote.certs"));
         }
         let chain = self.validate(own, others)?;
-        if !name::is_of(own, &claim.identity) {
-            return Err(Refusal(format!(
-                "the certificate {:?} is not of {}",
-                name::text(own.subject_name()),
-                name::shown(&claim.identity)
-            )));
+        if *identity != Identity::Any && !name::is_of(own, identity) {
+            return Err(not_of(own, identity));
         }
         Ok(Believed {
             keys: key_of(own)?,
             chain,
             between: others.to_vec(),
         })
+    }
+
+    /// The authorities that are believed.
+    pub(crate) fn anchors(&self) -> &[X509] {
+        &self.anchors.authorities
     }
 
     /// No certificate was sent: a key or certificate that is pinned to the connection will do.
@@ -225,7 +241,7 @@ impl Trust {
 
     /// Judges what is below the anchor, which is believed by configuration. One that is pinned without
     /// its authority has nothing that could be verified, which only `strict` minds.
-    fn check_revocations(&self, believed: &Believed) -> Result<(), Refusal> {
+    pub(crate) fn check_revocations(&self, believed: &Believed) -> Result<(), Refusal> {
         let strict = self.revocation == Revocation::Strict;
         if self.revocation == Revocation::Off || believed.chain.is_empty() {
             return Ok(());
@@ -351,6 +367,14 @@ fn stack(certificates: &[X509]) -> Result<Stack<X509>, Refusal> {
 
 fn refusal(what: &str) -> Refusal {
     Refusal(what.to_owned())
+}
+
+fn not_of(own: &X509Ref, identity: &Identity) -> Refusal {
+    Refusal(format!(
+        "the certificate {:?} is not of {}",
+        name::text(own.subject_name()),
+        name::shown(identity)
+    ))
 }
 
 fn library(error: ErrorStack) -> Refusal {

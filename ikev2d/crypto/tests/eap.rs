@@ -6,19 +6,22 @@
 mod peers;
 mod pki;
 
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ikev2d_crypto::credential::SignaturePolicy;
 use ikev2d_crypto::eap::mschapv2::Mschapv2;
+use ikev2d_crypto::eap::tls::EapTls;
+use ikev2d_crypto::trust::{Revocation, Trust, TrustAnchors};
 use ikev2d_proto::config::*;
 use ikev2d_proto::deviation::Outgoing;
 use ikev2d_proto::eap::{ClientConfig, Methods, ServerConfig};
 use ikev2d_proto::event::Event;
 use ikev2d_proto::wire::{exchange, payload};
 use peers::Pair;
-use pki::{Holder, Template, p256};
+use pki::{Holder, Template, p256, rsa};
 use zeroize::Zeroizing;
 
 fn text(text: &str) -> Zeroizing<String> {
@@ -180,6 +183,161 @@ fn the_responder_is_believed_before_eap_begins() {
     let reason = fails(&mut pair);
     assert!(reason.contains("self-signed"), "{reason}");
     assert!(!seen.load(Ordering::Relaxed), "EAP was answered");
+}
+
+fn tls_client(holder: &Holder, root: &Holder, server: Identity) -> ClientConfig {
+    let trust = root.trust(SignaturePolicy::default());
+    let certificates = from_ref(&holder.certificate);
+    let tls = EapTls::client(&holder.key, certificates, trust, server).unwrap();
+    ClientConfig {
+        identity: b"a.test".to_vec(),
+        methods: Arc::new(tls),
+    }
+}
+
+fn tls_server(holder: &Holder, root: &Holder, ask_identity: bool) -> ServerConfig {
+    tls_server_by(holder, root.trust(SignaturePolicy::default()), ask_identity)
+}
+
+fn tls_server_by(holder: &Holder, trust: Arc<Trust>, ask_identity: bool) -> ServerConfig {
+    let tls = EapTls::server(&holder.key, from_ref(&holder.certificate), trust).unwrap();
+    ServerConfig {
+        ask_identity,
+        methods: Arc::new(tls),
+    }
+}
+
+fn b_test() -> Identity {
+    Identity::Fqdn("b.test".to_owned())
+}
+
+/// B26: certificates authenticate by TLS in EAP, beside the responder's own signature; asked who it is or
+/// not; over losses; with chains of several packets.
+#[test]
+fn certificates_authenticate_the_initiator_by_eap_tls() {
+    let root = Template::authority("Root").issue(p256(), None);
+    let a = Template::end("a.test").issue(rsa(), Some(&root));
+    let b = Template::end("b.test").issue(p256(), Some(&root));
+    for (ask, loss, server) in [
+        (false, 0, b_test()),
+        (true, 0, Identity::Any),
+        (false, 10, b_test()),
+    ] {
+        let client = tls_client(&a, &root, server);
+        let mut pair = pair_with(&root, &b, &client, &tls_server(&b, &root, ask));
+        pair.loss = loss;
+        initiate(&mut pair);
+        pair.loss = 0;
+        pair.run(Duration::from_secs(60));
+        assert!(is_up(&pair, 0) && is_up(&pair, 1), "{ask} {loss}");
+    }
+}
+
+/// B26, A02: certificates of strangers, and of others than they say; either end.
+#[test]
+fn eap_tls_believes_no_stranger_and_no_other() {
+    let root = Template::authority("Root").issue(p256(), None);
+    let other = Template::authority("Other").issue(p256(), None);
+    let a = Template::end("a.test").issue(p256(), Some(&root));
+    let b = Template::end("b.test").issue(p256(), Some(&root));
+    let stranger = |name: &str| Template::end(name).issue(p256(), Some(&other));
+    for (client, server, says) in [
+        (stranger("a.test"), &b, "issuer"),
+        (
+            Template::end("carol").issue(p256(), Some(&root)),
+            &b,
+            "not of a.test",
+        ),
+    ] {
+        let client = tls_client(&client, &root, b_test());
+        let reason = fails(&mut pair_with(
+            &root,
+            &b,
+            &client,
+            &tls_server(server, &root, false),
+        ));
+        assert!(reason.contains(says), "{reason}");
+    }
+    for (server, says) in [
+        (stranger("b.test"), "issuer"),
+        (
+            Template::end("mallory").issue(p256(), Some(&root)),
+            "not of b.test",
+        ),
+    ] {
+        let client = tls_client(&a, &root, b_test());
+        let reason = fails(&mut pair_with(
+            &root,
+            &b,
+            &client,
+            &tls_server(&server, &root, false),
+        ));
+        assert!(reason.contains(says), "{reason}");
+    }
+}
+
+/// B26, B30: revocation counts in EAP-TLS as elsewhere.
+#[test]
+fn eap_tls_minds_revocation() {
+    let root = Template::authority("Root").issue(p256(), None);
+    let a = Template::end("a.test").issue(p256(), Some(&root));
+    let b = Template::end("b.test").issue(p256(), Some(&root));
+    let anchors = TrustAnchors {
+        authorities: vec![root.certificate.clone()],
+        ..TrustAnchors::default()
+    };
+    let strict = Trust::new(anchors, Revocation::Strict, SignaturePolicy::default()).unwrap();
+    let client = tls_client(&a, &root, b_test());
+    let server = tls_server_by(&b, Arc::new(strict), false);
+    let reason = fails(&mut pair_with(&root, &b, &client, &server));
+    assert!(reason.contains("CRL"), "{reason}");
+}
+
+/// An initiator and a responder that have nothing but EAP-TLS.
+fn alone(client: &ClientConfig, server: &ServerConfig) -> Pair {
+    let nobody = ServerConfig {
+        ask_identity: false,
+        methods: client.methods.clone(),
+    };
+    let nothing = ClientConfig {
+        identity: Vec::new(),
+        methods: server.methods.clone(),
+    };
+    Pair::new(|is_a, connection, _| {
+        if is_a {
+            connection.local_auth = LocalAuth::Eap(client.clone());
+            connection.remote_auth = RemoteAuth::Eap(nobody.clone());
+        } else {
+            connection.local_auth = LocalAuth::Eap(nothing.clone());
+            connection.remote_auth = RemoteAuth::Eap(server.clone());
+        }
+    })
+}
+
+/// B24: EAP alone authenticates both ends (RFC 5998), and the one that is expected.
+#[test]
+fn eap_tls_authenticates_both_ends_alone() {
+    let root = Template::authority("Root").issue(p256(), None);
+    let a = Template::end("a.test").issue(p256(), Some(&root));
+    let b = Template::end("b.test").issue(p256(), Some(&root));
+    let mallory = Template::end("mallory").issue(p256(), Some(&root));
+    let client = tls_client(&a, &root, b_test());
+    let mut pair = alone(&client, &tls_server(&b, &root, false));
+    initiate(&mut pair);
+    assert!(is_up(&pair, 0) && is_up(&pair, 1));
+    let reason = fails(&mut alone(&client, &tls_server(&mallory, &root, false)));
+    assert!(reason.contains("not of b.test"), "{reason}");
+    // A responder begins EAP without a proof only for who has offered it.
+    let mut pair = alone(&client, &tls_server(&b, &root, false));
+    pair.sides[0]
+        .endpoint
+        .deviate(Box::new(|message: &mut Outgoing| {
+            message.payloads.retain(|(kind, body)| {
+                *kind != payload::NOTIFY || body.get(2..4) != Some(&16417_u16.to_be_bytes())
+            });
+        }));
+    let reason = fails(&mut pair);
+    assert!(reason.contains("kind of authentication"), "{reason}");
 }
 
 type Change = fn(&mut Vec<(u8, Vec<u8>)>);

@@ -169,15 +169,27 @@ pub trait Verifier: Send + Sync + fmt::Debug {
 #[error("{0}")]
 pub struct Refusal(pub String);
 
+/// Work of any other kind; what comes of it is where the core finds it.
+pub(crate) type Work = Arc<dyn Fn() + Send + Sync>;
+
 /// Slow work, to be done anywhere but on the thread that drives the endpoint.
 #[derive(Clone, Default)]
 pub struct Job {
     pub(crate) verify: Option<(Arc<dyn Verifier>, Claim)>,
     pub(crate) sign: Option<(Arc<dyn Signer>, Scheme, Vec<u8>)>,
+    pub(crate) work: Option<Work>,
     pub(crate) for_peer: bool,
 }
 
 impl Job {
+    /// Work that may take a network's time.
+    pub(crate) fn of(work: Work) -> Self {
+        Self {
+            work: Some(work),
+            ..Self::default()
+        }
+    }
+
     /// First the check, then the signature; either may be left out.
     pub fn new(
         verify: Option<(Arc<dyn Verifier>, Claim)>,
@@ -186,7 +198,7 @@ impl Job {
         Self {
             verify,
             sign,
-            for_peer: false,
+            ..Self::default()
         }
     }
 
@@ -207,11 +219,14 @@ impl Job {
     /// Whether it may take a network's time.
     pub fn may_wait(&self) -> bool {
         let verify = self.verify.as_ref();
-        verify.is_some_and(|(verifier, _)| verifier.may_wait())
+        self.work.is_some() || verify.is_some_and(|(verifier, _)| verifier.may_wait())
     }
 
     /// Does it. Nothing is signed for a peer that isn't believed.
     pub fn run(&self) -> JobResult {
+        if let Some(work) = &self.work {
+            work();
+        }
         if let Some((verifier, claim)) = &self.verify {
             verifier.verify(claim).map_err(JobError::Refused)?;
         }

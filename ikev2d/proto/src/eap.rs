@@ -2,11 +2,15 @@
 //! EAP (RFC 3748) as IKE carries it (RFC 7296 §2.16): packets, and both ends' part of a conversation.
 //! What a method does is behind [`Method`]; a conversation is as long as it is bounded here.
 
+mod elsewhere;
+
 use std::fmt;
 use std::sync::Arc;
 
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+pub(crate) use elsewhere::{Back, Converse, Elsewhere};
 
 /// Rounds of a conversation, at most: certificates come in pieces of a thousand octets.
 const MOST_ROUNDS: u32 = 64;
@@ -94,6 +98,11 @@ pub trait Method: Send {
 pub trait Methods: Send + Sync + fmt::Debug {
     /// Their numbers.
     fn kinds(&self) -> &[u8];
+
+    /// Whether a turn takes so long (signatures, a network) that it is a job's.
+    fn is_slow(&self) -> bool {
+        false
+    }
 
     /// One of them for one conversation, about this identity.
     ///

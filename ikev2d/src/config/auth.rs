@@ -7,8 +7,10 @@ use ikev2d_crypto::credential::{
     CredentialError, KeyKind, KeySigner, SignaturePolicy, certificates, public_key,
 };
 use ikev2d_crypto::eap::mschapv2::Mschapv2;
+use ikev2d_crypto::eap::tls::EapTls;
 use ikev2d_crypto::name;
 use ikev2d_crypto::trust::{Revocation, Trust, TrustAnchors};
+use ikev2d_crypto::{PrivateKey, X509};
 use ikev2d_proto::config::{Identity, LocalAuth, RemoteAuth};
 use ikev2d_proto::credential::Hash;
 use ikev2d_proto::eap::{ClientConfig, ServerConfig};
@@ -22,7 +24,7 @@ use super::text::{FromText, Text};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthSection {
-    /// `psk`, `eap-mschapv2` (the initiator alone), or `pubkey`, `rsa`, `rsa/pss`, `ecdsa`, `ed25519` or `ed448`, with the key's least bits
+    /// `psk`, `eap-mschapv2` (the initiator alone), `eap-tls` (the initiator, or both: RFC 5998), or `pubkey`, `rsa`, `rsa/pss`, `ecdsa`, `ed25519` or `ed448`, with the key's least bits
     /// and hashes behind it at will: `ecdsa-384-sha384`.
     #[serde(default)]
     pub auth: Text<AuthSetting>,
@@ -85,6 +87,21 @@ pub enum AuthSetting {
     PublicKey(SignaturePolicy),
     /// EAP-MSCHAPv2.
     EapMschapv2,
+    /// EAP-TLS.
+    EapTls,
+}
+
+/// A key, with its certificates.
+type TlsIdentity = (PrivateKey, Vec<X509>);
+
+/// The private key of a certificate.
+fn key_of(own: &X509, credentials: &Credentials) -> Result<PrivateKey, (&'static str, String)> {
+    let public = own.public_key().map_err(CredentialError::from);
+    let public = public.map_err(|error| ("certs", error.to_string()))?;
+    credentials.key_of(&public).ok_or_else(|| {
+        let what = "no private key for this certificate (secrets.NAME with file)";
+        ("certs", what.to_owned())
+    })
 }
 
 /// An identity as EAP has it: the name alone.
@@ -102,13 +119,14 @@ impl FromText for AuthSetting {
     fn from_text(text: &str) -> Result<Self, String> {
         let error = || {
             format!(
-                "{text:?}: expected psk, eap-mschapv2, or pubkey, rsa, rsa/pss, ecdsa, ed25519 or ed448, with bits and hashes \
+                "{text:?}: expected psk, eap-mschapv2, eap-tls, or pubkey, rsa, rsa/pss, ecdsa, ed25519 or ed448, with bits and hashes \
                  behind it at will, as in ecdsa-384-sha384"
             )
         };
         match text {
             "psk" => return Ok(Self::SharedKey),
             "eap-mschapv2" => return Ok(Self::EapMschapv2),
+            "eap-tls" => return Ok(Self::EapTls),
             _ => {}
         }
         // strongSwan's prefix for schemes of IKE alone.
@@ -158,7 +176,7 @@ impl AuthSection {
             _ => (384, Hash::Sha384, "ecdsa-384-sha384"),
         };
         let fits = match &self.auth.0 {
-            AuthSetting::SharedKey | AuthSetting::EapMschapv2 => false,
+            AuthSetting::SharedKey | AuthSetting::EapMschapv2 | AuthSetting::EapTls => false,
             AuthSetting::PublicKey(policy) => {
                 policy.kind == KeyKind::Ecdsa && policy.bits >= bits && policy.hashes == [hash]
             }
@@ -173,6 +191,7 @@ impl AuthSection {
     /// For our own end, with the identity that its certificate gives.
     pub(super) fn local(
         &self,
+        peer: &Self,
         credentials: &Credentials,
     ) -> Result<(LocalAuth, Option<Identity>), (&'static str, String)> {
         let policy = match &self.auth.0 {
@@ -182,16 +201,12 @@ impl AuthSection {
                 let client = self.eap_client(credentials)?;
                 return Ok((LocalAuth::Eap(client), None));
             }
+            AuthSetting::EapTls => return self.tls_client(peer, credentials),
         };
         let certs = credentials.read_all(&self.certs, certificates);
         let certs = certs.map_err(|what| ("certs", what))?;
         if let Some(own) = certs.first() {
-            let public = own.public_key().map_err(CredentialError::from);
-            let public = public.map_err(|error| ("certs", error.to_string()))?;
-            let key = credentials.key_of(&public).ok_or_else(|| {
-                let what = "no private key for this certificate (secrets.NAME with file)";
-                ("certs", what.to_owned())
-            })?;
+            let key = key_of(own, credentials)?;
             let signer = KeySigner::with_certificates(key, &certs, policy)
                 .map_err(|error| ("auth", error.to_string()))?;
             let subject = own.subject_name().to_der().ok().map(Identity::Dn);
@@ -214,15 +229,26 @@ impl AuthSection {
     /// For the peer's end.
     pub(super) fn remote(
         &self,
+        own: &Self,
         credentials: &Credentials,
     ) -> Result<RemoteAuth, (&'static str, String)> {
-        let policy = match &self.auth.0 {
-            AuthSetting::PublicKey(policy) => policy,
-            AuthSetting::SharedKey => return Ok(RemoteAuth::SharedKey),
-            AuthSetting::EapMschapv2 => {
-                return Ok(RemoteAuth::Eap(self.eap_server(credentials)));
+        match &self.auth.0 {
+            AuthSetting::PublicKey(policy) => {
+                let trust = self.trust(policy, credentials)?;
+                Ok(RemoteAuth::PublicKey(Arc::new(trust)))
             }
-        };
+            AuthSetting::SharedKey => Ok(RemoteAuth::SharedKey),
+            AuthSetting::EapMschapv2 => Ok(RemoteAuth::Eap(self.eap_server(credentials))),
+            AuthSetting::EapTls => self.tls_server(own, credentials).map(RemoteAuth::Eap),
+        }
+    }
+
+    /// Whom to believe of those who have certificates or keys.
+    fn trust(
+        &self,
+        policy: &SignaturePolicy,
+        credentials: &Credentials,
+    ) -> Result<Trust, (&'static str, String)> {
         let mut authorities = credentials
             .read_all(&self.cacerts, certificates)
             .map_err(|what| ("cacerts", what))?;
@@ -253,9 +279,68 @@ impl AuthSection {
             responders: credentials.responders(),
         };
         let trust = Trust::new(anchors, self.revocation.into(), policy.clone())
-            .map_err(|error| ("auth", error.to_string()))?
-            .with_ocsp(credentials.ocsp());
-        Ok(RemoteAuth::PublicKey(Arc::new(trust)))
+            .map_err(|error| ("auth", error.to_string()))?;
+        Ok(trust.with_ocsp(credentials.ocsp()))
+    }
+
+    /// Our key and certificates for TLS.
+    fn tls_identity(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<TlsIdentity, (&'static str, String)> {
+        let certs = credentials.read_all(&self.certs, certificates);
+        let certs = certs.map_err(|what| ("certs", what))?;
+        let Some(own) = certs.first() else {
+            return Err(("certs", "eap-tls needs certificates of our own".to_owned()));
+        };
+        Ok((key_of(own, credentials)?, certs))
+    }
+
+    fn tls_client(
+        &self,
+        peer: &Self,
+        credentials: &Credentials,
+    ) -> Result<(LocalAuth, Option<Identity>), (&'static str, String)> {
+        let (key, certs) = self.tls_identity(credentials)?;
+        let subject = certs
+            .first()
+            .and_then(|own| own.subject_name().to_der().ok());
+        let subject = subject.map(Identity::Dn);
+        let wrong = |error: CredentialError| ("certs", error.to_string());
+        let trust = peer.trust(&SignaturePolicy::default(), credentials);
+        let trust = trust.map_err(|(_, what)| ("auth", format!("eap-tls, of the peer: {what}")))?;
+        let client = EapTls::client(&key, &certs, Arc::new(trust), peer.identity());
+        let named = [&self.eap_id, &self.id]
+            .into_iter()
+            .find(|name| !name.is_empty());
+        let identity = named.map(|name| name::identity(name)).or(subject.clone());
+        let identity = match identity {
+            // A name in DER is no name for EAP (RFC 7542).
+            Some(Identity::Dn(der)) => name::shown(&Identity::Dn(der)).into_bytes(),
+            Some(identity) => eap_name(&identity),
+            None => Vec::new(),
+        };
+        let client = ClientConfig {
+            identity,
+            methods: Arc::new(client.map_err(wrong)?),
+        };
+        Ok((LocalAuth::Eap(client), subject))
+    }
+
+    fn tls_server(
+        &self,
+        own: &Self,
+        credentials: &Credentials,
+    ) -> Result<ServerConfig, (&'static str, String)> {
+        let (key, certs) = own
+            .tls_identity(credentials)
+            .map_err(|(_, what)| ("auth", format!("{what} (local.certs)")))?;
+        let trust = self.trust(&SignaturePolicy::default(), credentials)?;
+        let server = EapTls::server(&key, &certs, Arc::new(trust));
+        Ok(ServerConfig {
+            ask_identity: self.eap_id == "%any",
+            methods: Arc::new(server.map_err(|error| ("auth", error.to_string()))?),
+        })
     }
 
     fn eap_client(
@@ -296,7 +381,12 @@ impl AuthSection {
 
     /// Whether it is by EAP.
     pub(super) fn is_eap(&self) -> bool {
-        self.auth.0 == AuthSetting::EapMschapv2
+        matches!(self.auth.0, AuthSetting::EapMschapv2 | AuthSetting::EapTls)
+    }
+
+    /// Whether its EAP proves who both ends are (RFC 5998 §4).
+    pub(super) fn is_mutual_eap(&self) -> bool {
+        self.auth.0 == AuthSetting::EapTls
     }
 
     /// Whether it is by a preshared key.
@@ -313,11 +403,21 @@ impl AuthSection {
     pub(super) fn check(&self, own: bool) -> Result<(), (String, String)> {
         let wrong = |key: &str, what: &str| Err((key.to_owned(), what.to_owned()));
         let named = !self.certs.is_empty() || !self.cacerts.is_empty() || !self.pubkeys.is_empty();
-        if !matches!(self.auth.0, AuthSetting::PublicKey(_)) && named {
-            return wrong("auth", "certificates and keys are for pubkey");
+        let tls = self.auth.0 == AuthSetting::EapTls;
+        if !matches!(self.auth.0, AuthSetting::PublicKey(_)) && !tls && named {
+            return wrong("auth", "certificates and keys are for pubkey and eap-tls");
+        }
+        if tls && !self.pubkeys.is_empty() {
+            return wrong("pubkeys", "TLS wants certificates (certs)");
         }
         if !self.is_eap() && !self.eap_id.is_empty() {
-            return wrong("eap_id", "is for eap-mschapv2");
+            return wrong("eap_id", "is for eap-mschapv2 and eap-tls");
+        }
+        if tls && !own && !matches!(self.eap_id.as_str(), "" | "%any") {
+            return wrong(
+                "eap_id",
+                "eap-tls asks (%any) or takes what IKE is told (remote.id)",
+            );
         }
         if own && !self.cacerts.is_empty() {
             return wrong("cacerts", "authorities are the peer's (remote.cacerts)");

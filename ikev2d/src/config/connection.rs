@@ -223,8 +223,12 @@ impl ConnectionSection {
             return invalid("ppk_required".to_owned(), what.to_owned());
         }
         if self.local.is_eap() || self.remote.is_eap() {
-            let what = if self.local.is_eap() && self.remote.is_eap() {
-                "EAP at both ends: the responder proves itself by psk or pubkey"
+            let both = self.local.is_eap() && self.remote.is_eap();
+            let mutual = self.local.is_mutual_eap() && self.remote.is_mutual_eap();
+            let what = if both && !mutual {
+                "EAP at both ends (RFC 5998): expected eap-tls, or the responder by psk or pubkey"
+            } else if both && self.remote.identity() == Identity::Any {
+                "EAP at both ends (RFC 5998) proves nothing without remote.id"
             } else if self.ppk_id.is_some() {
                 "EAP and ppk_id together are not supported"
             } else if self.version != 2 {
@@ -306,8 +310,14 @@ impl ConnectionSection {
         credentials: &Credentials,
     ) -> Result<Connection, (String, String)> {
         let in_side = |side| move |(key, what)| (format!("{side}.{key}"), what);
-        let (local_auth, subject) = self.local.local(credentials).map_err(in_side("local"))?;
-        let remote_auth = self.remote.remote(credentials).map_err(in_side("remote"))?;
+        let (local_auth, subject) = self
+            .local
+            .local(&self.remote, credentials)
+            .map_err(in_side("local"))?;
+        let remote_auth = self
+            .remote
+            .remote(&self.local, credentials)
+            .map_err(in_side("remote"))?;
         let proposals: Vec<Proposal> = self
             .proposals
             .iter()

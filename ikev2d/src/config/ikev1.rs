@@ -64,7 +64,7 @@ fn check_users(section: &ConnectionSection) -> Result<(), Wrong> {
                 AuthSetting::PublicKey(policy) => {
                     matches!(policy.kind, KeyKind::Any | KeyKind::Rsa)
                 }
-                AuthSetting::EapMschapv2 => false,
+                AuthSetting::EapMschapv2 | AuthSetting::EapTls => false,
             };
             if !has_method {
                 return wrong(side, "XAUTH is behind psk or rsa alone");

@@ -247,7 +247,8 @@ impl Gateway {
         let text = format!(
             "charon {{\n\
              load = random nonce aes md5 sha1 sha2 hmac kdf gmp curve25519 openssl gcm ccm chapoly drbg \
-             pem pkcs1 pkcs8 x509 pubkey constraints mgf1 eap-identity eap-mschapv2 xauth-generic \
+             pem pkcs1 pkcs8 x509 pubkey constraints mgf1 eap-identity eap-mschapv2 eap-tls \
+             xauth-generic \
              kernel-libipsec kernel-netlink socket-default vici updown\n{charon}\n\
              threads = 24\nretransmit_tries = 3\nretransmit_timeout = 1.0\n\
              plugins {{\n vici {{ socket = unix://{vici} }}\n\

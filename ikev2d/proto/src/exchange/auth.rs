@@ -6,7 +6,9 @@ mod answer;
 use std::sync::Arc;
 
 use crate::auth::Auth;
-use crate::config::{Childless, Identity, LocalAuth, RemoteAuth, SendCert, find_secret};
+use crate::config::{
+    Childless, Connection, Identity, LocalAuth, RemoteAuth, SendCert, find_secret,
+};
 use crate::credential::{Claim, Job, JobError, JobResult, Scheme, Signer, Verifier};
 use crate::crypto::CryptoError;
 use crate::exchange::child::ChildOffer;
@@ -33,6 +35,10 @@ enum Own {
 
 fn offers_mobike(parts: &[Payload<'_>]) -> bool {
     notifies(parts).any(|notify| notify.kind == notify::MOBIKE_SUPPORTED)
+}
+
+fn offers_eap_alone(parts: &[Payload<'_>]) -> bool {
+    notifies(parts).any(|notify| notify.kind == notify::EAP_ONLY_AUTHENTICATION)
 }
 
 impl IkeSa {
@@ -103,6 +109,9 @@ impl IkeSa {
         if self.connection.mobike {
             chain.notify(notify::MOBIKE_SUPPORTED, &[]);
         }
+        if self.by_eap_alone() {
+            chain.notify(notify::EAP_ONLY_AUTHENTICATION, &[]);
+        }
         if let RemoteAuth::PublicKey(verifier) = &self.connection.remote_auth {
             push_certificate_request(&mut chain, [verifier].into_iter());
         }
@@ -136,6 +145,19 @@ impl IkeSa {
         if sent.is_err() {
             self.die(ctx, "IKE_AUTH could not be made");
         }
+    }
+
+    /// Whether EAP authenticates both ends (RFC 5998).
+    fn by_eap_alone(&self) -> bool {
+        let Connection {
+            local_auth,
+            remote_auth,
+            ..
+        } = &*self.connection;
+        matches!(
+            (local_auth, remote_auth),
+            (LocalAuth::Eap(_), RemoteAuth::Eap(_))
+        )
     }
 
     fn push_certificates(&self, chain: &mut Chain) {
@@ -294,8 +316,10 @@ impl IkeSa {
             return self.handle_eap_response(ctx, parts);
         }
         let error = error_notify(parts);
-        let (Some(id_body), Some(auth)) = (find(parts, payload::IDR), find(parts, payload::AUTH))
-        else {
+        let auth = find(parts, payload::AUTH);
+        // The EAP that comes then proves who the responder is, too (RFC 5998).
+        let alone = self.by_eap_alone() && auth.is_none() && find(parts, payload::EAP).is_some();
+        let (Some(id_body), true) = (find(parts, payload::IDR), auth.is_some() || alone) else {
             let name = error.map_or("no AUTH", |notify| notify::name(notify.kind));
             return self.die(ctx, &format!("the peer refused us: {name}"));
         };
@@ -307,6 +331,10 @@ impl IkeSa {
                 return self.abandon(ctx, reason);
             }
             Err(_) => return self.abandon(ctx, "malformed identity".to_owned()),
+        };
+        let Some(auth) = auth else {
+            self.remote_id = remote;
+            return self.accept_response(ctx, parts);
         };
         if let Err(what) = self.settle_ppk(parts) {
             let reason = format!("peer {remote} failed to authenticate: {what}");

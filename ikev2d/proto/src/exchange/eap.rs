@@ -4,25 +4,29 @@
 
 use crate::auth::Auth;
 use crate::config::Identity;
+use crate::credential::JobError;
 use crate::crypto::CryptoError;
-use crate::eap::{Client, ClientConfig, ClientTurn, Msk, Server, ServerConfig, ServerTurn};
-use crate::exchange::signature::Kept;
+use crate::eap::{
+    Back, Client, ClientConfig, ClientTurn, Converse as _, Elsewhere, Msk, Server, ServerConfig,
+    ServerTurn,
+};
+use crate::exchange::signature::{Kept, Waiting};
 use crate::ike_sa::{Ctx, IkeSa, Request, error_notify, find};
 use crate::keymat::psk_auth;
 use crate::wire::{Chain, Payload, exchange, notify, payload};
 
 /// EAP goes on, or has ended and its key is to be shown.
 pub(crate) enum EapState {
-    /// We are authenticated.
+    /// We are authenticated. The conversation is away while a job makes our turn.
     Client {
-        talk: Client,
+        talk: Option<Client>,
         /// The responder's identity, as sent.
         id_body: Vec<u8>,
         msk: Option<Msk>,
     },
     /// We authenticate.
     Server {
-        talk: Server,
+        talk: Option<Server>,
         /// The first request, which asks for the rest.
         first: Kept,
         /// The initiator's identity, as sent.
@@ -75,7 +79,7 @@ impl IkeSa {
             return self.abandon(ctx, "the peer does not begin EAP".to_owned());
         };
         self.eap = Some(Box::new(EapState::Client {
-            talk: Client::new(config),
+            talk: Some(Client::new(config)),
             id_body: id_body.to_vec(),
             msk: None,
         }));
@@ -107,11 +111,33 @@ impl IkeSa {
 
     /// Our turn as the one who is authenticated.
     fn talk_eap(&mut self, ctx: &mut Ctx<'_>, packet: &[u8]) {
+        let Some(EapState::Client { talk, .. }) = self.eap.as_deref_mut() else {
+            return;
+        };
+        let Some(mut conversation) = talk.take() else {
+            return self.die(ctx, "EAP is elsewhere");
+        };
+        if conversation.is_slow() {
+            let (talk, job) = Elsewhere::send(conversation, packet);
+            let job = ctx.job(job);
+            self.waiting = Some(Box::new(Waiting::EapClient { job, talk }));
+            return;
+        }
+        let turn = conversation.handle(packet);
+        self.eap_client_back(ctx, Some((conversation, Some(turn))));
+    }
+
+    /// Our turn is made.
+    pub(crate) fn eap_client_back(&mut self, ctx: &mut Ctx<'_>, back: Option<Back<Client>>) {
+        let Some((conversation, Some(turn))) = back else {
+            return self.abandon(ctx, JobError::Panicked.to_string());
+        };
         let Some(EapState::Client { talk, msk, .. }) = self.eap.as_deref_mut() else {
             return;
         };
+        *talk = Some(conversation);
         let mut chain = Chain::default();
-        match talk.handle(packet) {
+        match turn {
             Ok(ClientTurn::Say(answer)) => chain.push(payload::EAP, &answer),
             Ok(ClientTurn::Success(key)) => {
                 *msk = Some(key.clone());
@@ -129,14 +155,14 @@ impl IkeSa {
         }
     }
 
-    /// Proves who we are, and asks the initiator to do so by EAP.
+    /// Proves who we are, unless EAP does so for both (RFC 5998), and asks the initiator to do so by EAP.
     pub(crate) fn begin_eap(
         &mut self,
         ctx: &mut Ctx<'_>,
         id: u32,
         parts: &[Payload<'_>],
         config: ServerConfig,
-        own_auth: &[u8],
+        own_auth: Option<&[u8]>,
     ) {
         let id_body = find(parts, payload::IDI).unwrap_or_default();
         // What stands behind type and reserved octets: the name as it is written.
@@ -145,10 +171,17 @@ impl IkeSa {
         ctx.crypto.random(&mut first);
         match Server::begin(config, identity, first[0]) {
             Ok((talk, request)) => {
-                let mut chain = self.own_proof(own_auth);
+                let mut chain = match own_auth {
+                    Some(own_auth) => self.own_proof(own_auth),
+                    None => {
+                        let mut chain = Chain::default();
+                        chain.push(payload::IDR, &self.local_id.emit());
+                        chain
+                    }
+                };
                 chain.push(payload::EAP, &request);
                 self.eap = Some(Box::new(EapState::Server {
-                    talk,
+                    talk: Some(talk),
                     first: Kept::new(parts),
                     id_body: id_body.to_vec(),
                     msk: None,
@@ -184,7 +217,37 @@ impl IkeSa {
             let reason = format!("peer {remote} breaks off EAP");
             return self.refuse_auth(ctx, id, failed, &reason);
         };
-        let (answer, error) = match talk.handle(packet) {
+        let Some(mut conversation) = talk.take() else {
+            return self.refuse_auth(ctx, id, failed, "EAP is elsewhere");
+        };
+        if conversation.is_slow() {
+            let (talk, job) = Elsewhere::send(conversation, packet);
+            let job = ctx.job(job.for_peer());
+            self.waiting = Some(Box::new(Waiting::EapServer { job, id, talk }));
+            return;
+        }
+        let turn = conversation.handle(packet);
+        self.eap_server_back(ctx, id, Some((conversation, Some(turn))));
+    }
+
+    /// The peer's packet has been judged.
+    pub(crate) fn eap_server_back(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: u32,
+        back: Option<Back<Server>>,
+    ) {
+        let Some(EapState::Server { talk, msk, .. }) = self.eap.as_deref_mut() else {
+            return;
+        };
+        let Some((conversation, turn)) = back else {
+            let reason = JobError::Panicked.to_string();
+            return self.refuse_auth(ctx, id, notify::AUTHENTICATION_FAILED, &reason);
+        };
+        let talk = talk.insert(conversation);
+        // There was no room for it: as if the request had been lost, which the peer sends again.
+        let Some(turn) = turn else { return };
+        let (answer, error) = match turn {
             Ok(ServerTurn::Say(request)) => (request, None),
             Ok(ServerTurn::Success(success, key)) => {
                 *msk = Some(key);
@@ -215,7 +278,7 @@ impl IkeSa {
         };
         let first = std::mem::take(first);
         // Who was asked is whom EAP has authenticated, whatever IDi says.
-        if talk.asks_identity() {
+        if let Some(talk) = talk.as_ref().filter(|talk| talk.asks_identity()) {
             let name = String::from_utf8_lossy(talk.identity());
             self.remote_id = Identity::parse(&name);
         }

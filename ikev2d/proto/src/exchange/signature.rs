@@ -9,6 +9,7 @@ use crate::config::RemoteAuth;
 use crate::credential::{
     Certificate, HASH_IDENTITY, Hash, Job, JobResult, Scheme, Signer, Verifier,
 };
+use crate::eap::{Client, Elsewhere, Server};
 use crate::endpoint::addresses_match;
 use crate::event::{Event, JobId, Path};
 use crate::ike_sa::{Ctx, IkeSa, notifies};
@@ -36,6 +37,14 @@ pub(crate) enum Waiting {
         id: u32,
         request: Kept,
         own: OwnAuth,
+    },
+    /// Our turn in EAP, as the initiator.
+    EapClient { job: JobId, talk: Elsewhere<Client> },
+    /// The same as the responder, to answer a request.
+    EapServer {
+        job: JobId,
+        id: u32,
+        talk: Elsewhere<Server>,
     },
 }
 
@@ -189,9 +198,11 @@ impl Waiting {
     /// The job that is waited for.
     pub(crate) fn job(&self) -> JobId {
         match self {
-            Self::Request { job, .. } | Self::Response { job, .. } | Self::Answer { job, .. } => {
-                *job
-            }
+            Self::Request { job, .. }
+            | Self::Response { job, .. }
+            | Self::Answer { job, .. }
+            | Self::EapClient { job, .. }
+            | Self::EapServer { job, .. } => *job,
         }
     }
 }
@@ -214,6 +225,8 @@ impl IkeSa {
             Some(Waiting::Answer {
                 id, request, own, ..
             }) => self.worked_answer(ctx, id, &request.parts(), own, result),
+            Some(Waiting::EapClient { talk, .. }) => self.eap_client_back(ctx, talk.back()),
+            Some(Waiting::EapServer { id, talk, .. }) => self.eap_server_back(ctx, id, talk.back()),
             None => {}
         }
     }

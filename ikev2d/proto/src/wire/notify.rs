@@ -56,6 +56,8 @@ pub const UNACCEPTABLE_ADDRESSES: u16 = 40;
 pub const UNEXPECTED_NAT_DETECTED: u16 = 41;
 /// IKE_AUTH may go without a child (RFC 6023).
 pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
+/// EAP may authenticate the responder, too (RFC 5998).
+pub const EAP_ONLY_AUTHENTICATION: u16 = 16417;
 /// Messages may come in fragments (RFC 7383).
 pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
 /// Hashes that the sender can verify signatures with (RFC 7427 §4).

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::{AUTH_HEADER, Own, offers_mobike};
+use super::{AUTH_HEADER, Own, offers_eap_alone, offers_mobike};
 use crate::auth::Auth;
-use crate::config::{Childless, Connection, Identity, RemoteAuth, Unique};
+use crate::config::{Childless, Connection, Identity, LocalAuth, RemoteAuth, Unique};
 use crate::credential::{Job, JobError, JobResult};
 use crate::event::{Event, InstallId};
 use crate::exchange::child::ChildOffer;
@@ -43,8 +43,9 @@ impl IkeSa {
             Err(error) => return self.refuse_auth(ctx, id, failed, &error.to_string()),
         };
         let wanted = find(parts, payload::IDR).and_then(|body| Identity::read(body).ok());
-        let Some(connection) = self.connection_for(ctx, &remote, wanted.as_ref(), auth.as_ref())
-        else {
+        let offers_eap_alone = offers_eap_alone(parts);
+        let kind = (auth.as_ref(), offers_eap_alone);
+        let Some(connection) = self.connection_for(ctx, &remote, wanted.as_ref(), kind) else {
             let reason = format!("no connection for peer {remote} and its kind of authentication");
             return self.refuse_auth(ctx, id, failed, &reason);
         };
@@ -55,6 +56,9 @@ impl IkeSa {
             if self.connection.ppk_required || ppk::has_identity(parts) {
                 let reason = "PPKs and EAP together are not supported";
                 return self.refuse_auth(ctx, id, failed, reason);
+            }
+            if self.by_eap_alone() {
+                return self.authenticated(ctx, id, parts, None);
             }
             return self.answer_by_own_auth(ctx, id, parts, None);
         };
@@ -101,7 +105,9 @@ impl IkeSa {
             Err(reason) => return self.refuse_auth(ctx, id, failed, &reason),
         };
         match own {
-            OwnAuth::Made(body) if verify.is_none() => self.authenticated(ctx, id, parts, &body),
+            OwnAuth::Made(body) if verify.is_none() => {
+                self.authenticated(ctx, id, parts, Some(&body));
+            }
             own => {
                 let job = Job {
                     verify,
@@ -129,10 +135,10 @@ impl IkeSa {
         result: &JobResult,
     ) {
         match (own, result) {
-            (OwnAuth::Made(body), Ok(_)) => self.authenticated(ctx, id, parts, &body),
+            (OwnAuth::Made(body), Ok(_)) => self.authenticated(ctx, id, parts, Some(&body)),
             (OwnAuth::Signed(scheme), Ok(Some(signature))) => {
                 let body = Auth::emit_signature(scheme, signature);
-                self.authenticated(ctx, id, parts, &body);
+                self.authenticated(ctx, id, parts, Some(&body));
             }
             (OwnAuth::Signed(_), Ok(None)) => {
                 let reason = "our signature was not made";
@@ -153,7 +159,7 @@ impl IkeSa {
         ctx: &Ctx<'_>,
         remote: &Identity,
         wanted: Option<&Identity>,
-        auth: Option<&Auth<'_>>,
+        (auth, eap_alone): (Option<&Auth<'_>>, bool),
     ) -> Option<Arc<Connection>> {
         let ends = (self.path.local.ip(), self.path.remote.ip());
         let suite = self.suite;
@@ -163,12 +169,14 @@ impl IkeSa {
                 && wanted.is_none_or(|id| {
                     connection.local_id.matches_by(ctx.crypto, id) || *id == Identity::Any
                 })
-                && matches!(
-                    (auth, &connection.remote_auth),
+                && match (auth, &connection.remote_auth) {
                     (Some(Auth::SharedKey(_)), RemoteAuth::SharedKey)
-                        | (Some(Auth::Signature(..)), RemoteAuth::PublicKey(_))
-                        | (None, RemoteAuth::Eap(_))
-                )
+                    | (Some(Auth::Signature(..)), RemoteAuth::PublicKey(_)) => true,
+                    (None, RemoteAuth::Eap(_)) => {
+                        eap_alone || !matches!(connection.local_auth, LocalAuth::Eap(_))
+                    }
+                    _ => false,
+                }
                 && suite.is_some_and(|suite| {
                     let fixed = suite.to_proposal();
                     connection
@@ -186,11 +194,17 @@ impl IkeSa {
         ctx: &mut Ctx<'_>,
         id: u32,
         parts: &[Payload<'_>],
-        own_auth: &[u8],
+        own_auth: Option<&[u8]>,
     ) {
-        match self.connection.remote_auth.clone() {
-            RemoteAuth::Eap(config) => self.begin_eap(ctx, id, parts, config, own_auth),
-            _ => self.finish_auth(ctx, id, parts, own_auth),
+        match (self.connection.remote_auth.clone(), own_auth) {
+            (RemoteAuth::Eap(config), own_auth) => {
+                self.begin_eap(ctx, id, parts, config, own_auth);
+            }
+            (_, Some(own_auth)) => self.finish_auth(ctx, id, parts, own_auth),
+            (_, None) => {
+                let reason = "nothing proves who we are";
+                self.refuse_auth(ctx, id, notify::AUTHENTICATION_FAILED, reason);
+            }
         }
     }
 

@@ -2,7 +2,10 @@
 //! What the end-to-end tests share.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
 
 /// One of the project's programs, built beside the tests.
 ///
@@ -18,4 +21,25 @@ pub fn program(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// The report of `esplanade demo ARGUMENTS` of two seconds, which left its files in `directory`.
+///
+/// # Panics
+/// It did not succeed, or its report does not say so.
+pub fn demo(arguments: &[&str], directory: &Path) -> Value {
+    let output = Command::new(program("esplanade"))
+        .arg("demo")
+        .args(arguments)
+        .args(["--seconds", "2", "--json", "--out"])
+        .arg(directory)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{error}\n{stdout}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["ok"], true);
+    report
 }

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
 
 use netlab::analyse::Wire;
 use serde_json::Value;
@@ -11,17 +10,7 @@ use serde_json::Value;
 #[test]
 fn the_demo_holds_what_it_promises() {
     let directory = tempfile::tempdir().unwrap();
-    let output = Command::new(tests::program("esplanade"))
-        .args(["demo", "--seconds", "2", "--json", "--out"])
-        .arg(directory.path())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{error}\n{stdout}");
-    let report: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!(report["ok"], true);
+    let report = tests::demo(&[], directory.path());
     for zero in [
         "duplicate_sequence_numbers",
         "repeated_key_iv",

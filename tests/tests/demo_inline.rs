@@ -2,25 +2,12 @@
 //! Inline mode, judged from outside: the demo's exit status, its report, and its captures by an
 //! independent reader.
 
-use std::process::{Command, Stdio};
-
 use netlab::analyse::Wire;
-use serde_json::Value;
 
 #[test]
 fn no_esp_touches_a_host_when_cards_move_the_packets() {
     let directory = tempfile::tempdir().unwrap();
-    let output = Command::new(tests::program("esplanade"))
-        .args(["demo", "--inline", "--seconds", "2", "--json", "--out"])
-        .arg(directory.path())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{error}\n{stdout}");
-    let report: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!(report["ok"], true);
+    let report = tests::demo(&["--inline"], directory.path());
     for zero in [
         "esp_packets_at_hosts",
         "duplicate_sequence_numbers",

@@ -3,25 +3,12 @@
 //! card sealed and opened by the verilated data path. Needs `esplanade` built with feature `rtl`
 //! (`cargo xtask rtl tests`).
 
-use std::process::{Command, Stdio};
-
 use netlab::analyse::Wire;
-use serde_json::Value;
 
 #[test]
 fn the_demo_holds_what_it_promises_on_the_rtl() {
     let directory = tempfile::tempdir().unwrap();
-    let output = Command::new(tests::program("esplanade"))
-        .args(["demo", "--rtl", "--seconds", "2", "--json", "--out"])
-        .arg(directory.path())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{error}\n{stdout}");
-    let report: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!(report["ok"], true);
+    let report = tests::demo(&["--rtl"], directory.path());
     assert_eq!(report["cards"], "rtl");
     let cards = &report["esp_packets_by_card"];
     for card in ["a", "b"] {

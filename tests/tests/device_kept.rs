@@ -159,7 +159,7 @@ fn ten_thousand_sas_of_a_killed_process_are_taken_up_within_two_seconds() {
     let card = driver::attach(&address, named).unwrap();
     let attached = start.elapsed();
     let both = join(card.clone(), cache);
-    let adopted = both.adopt().unwrap();
+    let adopted = both.adopt(|_| false).unwrap();
     let took = start.elapsed();
     println!(
         "{} SAs taken up in {took:?}: cache {cached:?}, card {:?}, SAs {:?}",

@@ -17,6 +17,7 @@ use offload_api::failover::{Adopted, Failover, FailoverConfig};
 
 use crate::config::DeviceSetting;
 use crate::kept::{self, Kept};
+use crate::manual;
 use crate::vici::message::Section;
 
 /// Between looks at the device.
@@ -92,7 +93,7 @@ impl Devices {
         };
         let primary = card.as_ref().map(Card::accelerator);
         let failover = Failover::new(primary, Arc::new(software), Arc::new(cache), config);
-        let mut adopted = failover.adopt().unwrap_or_else(|error| {
+        let mut adopted = failover.adopt(manual::has_ledger).unwrap_or_else(|error| {
             tracing::error!(%error, "the accelerator failed while its SAs were taken up");
             Vec::new()
         });

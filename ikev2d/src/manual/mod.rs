@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use offload_api::cache::SaLabel;
+use offload_api::cache::{CacheEntry, SaLabel};
 use offload_api::device::Accelerator;
 use offload_api::failover::{Failover, OffloadLevel};
 use offload_api::replay::ReplaySnapshot;
@@ -31,6 +31,11 @@ pub(crate) const CONNECTION: &str = "manual";
 const FIRST_CHILD: u64 = 1 << 63;
 /// How often it is written down what came in: what a crash can have let in twice.
 const NOTE: Duration = Duration::from_secs(1);
+
+/// Whether an SA's numbers are recorded on disk too.
+pub(crate) fn has_ledger(entry: &CacheEntry) -> bool {
+    entry.owner >= FIRST_CHILD
+}
 
 /// The SAs with manual keys.
 pub(crate) struct Manual {

@@ -57,6 +57,8 @@ struct Flight {
     stay: u32,
     device: bool,
     len: u32,
+    /// The number that an inbound packet carries, or its low half; 0 where it is not looked for.
+    low: u32,
     sample: Option<SampleId>,
 }
 
@@ -302,6 +304,16 @@ impl FailoverQueue {
             self.shared.quarantine(self.life, &reason);
             done.status = Status::Aborted;
         }
+        if done.status.is_ok()
+            && origin == Origin::Device
+            && !sa.is_outbound()
+            && !sa.may_carry(flight.low, done.sequence)
+        {
+            let number = done.sequence;
+            let reason = format!("it opened a packet as number {number}, which it does not carry");
+            self.shared.quarantine(self.life, &reason);
+            done.status = Status::Aborted;
+        }
         if let Some(sample) = flight.sample {
             let check = match origin {
                 Origin::Device => self
@@ -519,6 +531,10 @@ impl FailoverQueue {
                     } else {
                         None
                     };
+                    let low = match origin {
+                        Origin::Device => sa.number_in(&op.frame),
+                        _ => 0,
+                    };
                     let flight = Flight {
                         sample,
                         cookie: op.cookie,
@@ -527,6 +543,7 @@ impl FailoverQueue {
                         stay,
                         device: origin == Origin::Device,
                         len: op.frame.packet_len() as u32,
+                        low,
                     };
                     op.sa = engine_handle;
                     self.book(&mut op, flight);

@@ -72,10 +72,15 @@ fn slot(cookie: u64) -> Option<CacheSlot> {
 impl Failover {
     /// Takes up what an earlier process has left: to be called once, before the first SA is installed,
     /// with a cache that was taken over, and with a device that was attached to or one that is new.
+    /// `has_ledger` tells SAs that were installed with a [`NumberLedger`](super::NumberLedger), which went
+    /// with the earlier process: they use up the numbers that were recorded, and get no more.
     ///
     /// # Errors
     /// The device fails on the way. It is lost then, and its SAs with it.
-    pub fn adopt(&self) -> Result<Vec<Adopted>, DeviceError> {
+    pub fn adopt(
+        &self,
+        has_ledger: impl Fn(&CacheEntry) -> bool,
+    ) -> Result<Vec<Adopted>, DeviceError> {
         let shared = &*self.shared;
         let mut known: HashMap<CacheSlot, CacheEntry> =
             shared.cache.recovery().live.iter().cloned().collect();
@@ -92,7 +97,7 @@ impl Failover {
                 .as_ref()
                 .is_none_or(|was| was.engine != Some(Engine::Software));
             match entry.filter(|_| in_charge).and_then(|(slot, entry)| {
-                let (sa, found) = take_up(shared, life, carried, slot, &entry)?;
+                let (sa, found) = take_up(shared, life, carried, slot, &entry, has_ledger(&entry))?;
                 Some((slot, entry, sa, found))
             }) {
                 Some((slot, entry, sa, found)) => {
@@ -241,6 +246,7 @@ fn take_up(
     carried: &CarriedSa,
     slot: CacheSlot,
     entry: &CacheEntry,
+    frozen: bool,
 ) -> Option<(Sa, GrantFound)> {
     let same = entry.spi == carried.spi
         && entry.direction == carried.direction
@@ -250,7 +256,7 @@ fn take_up(
     if !same || carried.draining {
         return None;
     }
-    match Sa::adopt(shared, life, carried, entry.suite, slot) {
+    match Sa::adopt(shared, life, carried, entry.suite, slot, frozen) {
         Ok(adopted) => Some(adopted),
         Err(error) => {
             tracing::error!(spi = %carried.spi, %error, "an SA can't be adopted");

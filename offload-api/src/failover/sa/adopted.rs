@@ -27,7 +27,8 @@ pub(in crate::failover) enum GrantFound {
 }
 
 impl Sa {
-    /// Takes up an SA of the device under the slot that it has in the cache.
+    /// Takes up an SA of the device under the slot that it has in the cache. A frozen one gets no numbers
+    /// beyond those that it has.
     ///
     /// # Errors
     /// It has used numbers that were never recorded, or the device refuses to be brought into line: it
@@ -38,6 +39,7 @@ impl Sa {
         carried: &CarriedSa,
         suite: Suite,
         slot: CacheSlot,
+        frozen: bool,
     ) -> Result<(Self, GrantFound), SaError> {
         let params = carried.params(suite);
         let outbound = carried.direction == Direction::Outbound;
@@ -83,7 +85,10 @@ impl Sa {
             shadow: Mutex::new(shadow(&carried.params(suite), true)),
             replay_window: carried.replay_window,
             outbound,
+            esn: carried.esn,
+            bare_esp: false,
             granted,
+            frozen,
             grant_first: AtomicU64::new(carried.next),
             grant_end: AtomicU64::new(if found == GrantFound::TakenBack {
                 carried.next.saturating_sub(1)

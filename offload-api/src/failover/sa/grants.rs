@@ -51,7 +51,7 @@ impl Sa {
     /// Sees to it that the grant is topped up long before it runs dry: by the next tick when less
     /// than half a block is left besides what is on its way, at once when less than a quarter.
     pub(in crate::failover) fn watch_grant(&self, shared: &Shared, handle: SaHandle, stay: Stay) {
-        if !self.granted {
+        if !self.granted || self.frozen {
             return;
         }
         let block = shared.config.block;
@@ -87,7 +87,11 @@ impl Sa {
     /// Grants the next block now, or by the next tick while somebody else is at the SA: for askers who
     /// ask only once.
     pub(in crate::failover) fn top_up_soon(&self, shared: &Shared, handle: SaHandle) {
-        if self.top_up(shared) || !self.granted || self.retired.load(Ordering::Acquire) {
+        if self.top_up(shared)
+            || !self.granted
+            || self.frozen
+            || self.retired.load(Ordering::Acquire)
+        {
             return;
         }
         // Elsewhere nobody uses numbers, and whoever starts there brings a block.
@@ -99,7 +103,7 @@ impl Sa {
 
     /// Grants the engine in charge its next block; false when that is not possible now.
     pub(in crate::failover) fn top_up(&self, shared: &Shared) -> bool {
-        if !self.granted || self.topping_up.swap(true, Ordering::AcqRel) {
+        if !self.granted || self.frozen || self.topping_up.swap(true, Ordering::AcqRel) {
             return false;
         }
         let topped_up = self.try_top_up(shared);

@@ -25,8 +25,10 @@ use crate::event::Engine;
 use crate::queue::Status;
 use crate::replay::{ReplaySnapshot, ReplayWindow, Verdict, WINDOW_MAX};
 use crate::sa::{
-    Amend, Direction, Lifetimes, Limits, Numbering, OuterHeaders, SaHandle, SaParams, SaUsage,
+    Amend, Direction, Lifetimes, Limits, Mode, Numbering, OuterHeaders, Protocol, SaHandle,
+    SaParams, SaUsage,
 };
+use crate::wire::esp::Header;
 use entry::Entry;
 
 /// An SA with everything needed to install it anew.
@@ -54,8 +56,13 @@ pub(super) struct Sa {
     shadow: Mutex<ReplayWindow>,
     replay_window: u32,
     outbound: bool,
+    esn: bool,
+    /// Its packets begin with ESP's header when they come to be opened.
+    bare_esp: bool,
     /// Engines draw from grants.
     granted: bool,
+    /// It gets no further grants.
+    frozen: bool,
     /// The grants of the engine in charge: first number of the oldest, last number of the newest.
     grant_first: AtomicU64,
     grant_end: AtomicU64,
@@ -136,7 +143,10 @@ impl Sa {
             shadow: Mutex::new(shadow(params, shared.primary.is_some())),
             replay_window: params.replay_window,
             outbound,
+            esn: params.esn,
+            bare_esp: is_bare_esp(params),
             granted: outbound && params.numbering != Numbering::Explicit,
+            frozen: false,
             grant_first: AtomicU64::new(0),
             grant_end: AtomicU64::new(0),
             topping_up: AtomicBool::new(false),
@@ -332,6 +342,23 @@ impl Sa {
     /// Records where it goes where other processes see it.
     pub(super) fn note_path(&self, shared: &Shared, path: &OuterHeaders) {
         shared.cache.set_path(self.slot, path);
+    }
+
+    /// The number, or its low half, in a packet that is to be opened; 0 where it is not looked for.
+    pub(super) fn number_in(&self, packet: &[u8]) -> u32 {
+        if self.outbound || !self.bare_esp {
+            return 0;
+        }
+        Header::parse(packet).map_or(0, |header| header.sequence.get())
+    }
+
+    /// Whether an inbound packet may be of this number: the one that it carries, and not further ahead
+    /// than its high half could be told (RFC 4303 appendix A2.2).
+    pub(super) fn may_carry(&self, low: u32, sequence: u64) -> bool {
+        let high = sequence >> 32;
+        sequence != 0
+            && (low == 0 || sequence as u32 == low)
+            && (high == 0 || (self.esn && high <= (lock(&self.shadow).top() >> 32) + 1))
     }
 
     /// Passes an inbound packet through the shadow window.
@@ -558,6 +585,13 @@ fn shadow(params: &SaParams, device: bool) -> ReplayWindow {
 fn no_device(shared: &Shared) -> InstallError {
     let reason = shared.device_absence();
     DeviceError::Gone { reason }.into()
+}
+
+/// Whether an SA's packets begin with ESP's header when they come to be opened.
+fn is_bare_esp(params: &SaParams) -> bool {
+    params.suite.protocol() == Protocol::Esp
+        && params.mode == Mode::Tunnel
+        && params.outer.is_none()
 }
 
 /// Whether an error means that software shall do it.

@@ -122,6 +122,10 @@ impl World {
 
     /// A process that takes up what there is, and dies with its n-th step towards the device.
     fn live(&self, steps: i64) -> Life {
+        self.live_where(steps, |_| false)
+    }
+
+    fn live_where(&self, steps: i64, has_ledger: impl Fn(&CacheEntry) -> bool) -> Life {
         let cache = CacheWriter::take_over(self.cache.try_clone().unwrap()).unwrap();
         let cache = Arc::new(cache);
         let device = Arc::new(Fused {
@@ -136,7 +140,7 @@ impl World {
             hold_off: HoldOff::NONE,
         };
         let both = Failover::new(Some(device), software, cache.clone(), config);
-        let adopted = both.adopt().unwrap();
+        let adopted = both.adopt(has_ledger).unwrap();
         both.register_pool(&self.pool).unwrap();
         Life {
             both,
@@ -376,6 +380,30 @@ fn what_was_granted_beyond_the_record_is_taken_back_and_what_was_used_so_ends_th
 }
 
 #[test]
+fn an_sa_whose_numbers_a_ledger_recorded_gets_no_more_of_them_from_a_process_without_it() {
+    let world = World::new(3);
+    let before = world.live(i64::MAX);
+    let sa = before
+        .both
+        .install(&params(0x3001, Direction::Outbound))
+        .unwrap();
+    world.send(&before, sa, 4);
+    drop(before);
+    let recorded = world.carried().remove(0).granted;
+    let life = world.live_where(i64::MAX, |_| true);
+    let done = world.send(&life, life.adopted[0].sa, 4 * BLOCK);
+    let (used, refused): (Vec<_>, Vec<_>) = done.iter().partition(|done| done.status.is_ok());
+    assert_eq!(used.last().unwrap().sequence, recorded);
+    assert!(
+        refused
+            .iter()
+            .all(|done| done.status == Status::SequenceExhausted)
+    );
+    assert_eq!(world.carried().remove(0).granted, recorded);
+    world.assert_lawful();
+}
+
+#[test]
 fn an_sa_that_the_device_has_lost_goes_to_software_and_back() {
     let world = World::new(4);
     let life = world.live(i64::MAX);
@@ -463,7 +491,7 @@ fn a_device_that_tells_an_sa_for_ever_is_given_up() {
         let software = Fake::software(&world.ledger, 1);
         let both = Failover::new(Some(device), software, Arc::new(cache), config);
         assert!(
-            matches!(both.adopt(), Err(DeviceError::Protocol { .. })),
+            matches!(both.adopt(|_| false), Err(DeviceError::Protocol { .. })),
             "{index}"
         );
         assert!(!both.device_up());

@@ -123,6 +123,8 @@ struct State {
     random: Random,
     queues: u16,
     commands: Commands,
+    /// What it says that the number of every packet is that it opens.
+    opens_as: Option<u64>,
 }
 
 /// Commands about SAs, so far.
@@ -174,11 +176,17 @@ impl Fake {
                 random: Random::new(seed),
                 queues: 0,
                 commands: Commands::default(),
+                opens_as: None,
             })),
             ledger: ledger.clone(),
             inline,
             meanwhile: Mutex::default(),
         })
+    }
+
+    /// It opens packets and says that they had that number.
+    pub(super) fn opens_as(&self, number: u64) {
+        self.state.lock().unwrap().opens_as = Some(number);
     }
 
     pub(super) fn set_mood(&self, mood: Mood) {
@@ -466,10 +474,14 @@ impl FakeQueue {
                 let (status, sequence) = perform(sa, &mut op, |spi, sequence| {
                     self.ledger.lock().unwrap().seal(self.name, spi, sequence);
                 });
+                let inbound = sa.direction == Direction::Inbound;
                 if status.is_ok() {
                     sa.usage.packets += 1;
                 }
-                (status, sequence)
+                match state.opens_as {
+                    Some(lie) if inbound && status.is_ok() => (status, lie),
+                    _ => (status, sequence),
+                }
             }
         };
         if !status.is_ok() {
@@ -484,6 +496,15 @@ impl FakeQueue {
             next_header: 4,
         }
     }
+}
+
+/// What ESP begins with, and the high half of the number.
+pub(super) fn wire_header(spi: u32, sequence: u64) -> [u8; 12] {
+    let mut header = [0; 12];
+    header[..4].copy_from_slice(&spi.to_be_bytes());
+    header[4..8].copy_from_slice(&(sequence as u32).to_be_bytes());
+    header[8..].copy_from_slice(&((sequence >> 32) as u32).to_be_bytes());
+    header
 }
 
 /// "Seals" by putting SPI and number in front, "opens" by checking and taking them off.
@@ -507,8 +528,7 @@ fn perform(sa: &mut Sa, op: &mut Op, mut seal: impl FnMut(Spi, u64)) -> (Status,
             };
             seal(sa.spi, sequence);
             let header = op.frame.push_front(12).unwrap();
-            header[..4].copy_from_slice(&sa.spi.value().to_be_bytes());
-            header[4..].copy_from_slice(&sequence.to_be_bytes());
+            header.copy_from_slice(&wire_header(sa.spi.value(), sequence));
             (Status::Ok, sequence)
         }
         Direction::Inbound => {
@@ -518,7 +538,8 @@ fn perform(sa: &mut Sa, op: &mut Op, mut seal: impl FnMut(Spi, u64)) -> (Status,
             if header[..4] != sa.spi.value().to_be_bytes() {
                 return (Status::BadIcv, 0);
             }
-            let sequence = u64::from_be_bytes(header[4..].try_into().unwrap());
+            let half = |at| u64::from(u32::from_be_bytes(header[at..at + 4].try_into().unwrap()));
+            let sequence = half(8) << 32 | half(4);
             let status = match sa.window.accept(sequence) {
                 Verdict::Fresh => Status::Ok,
                 Verdict::Replayed => Status::Replayed,

@@ -235,9 +235,7 @@ fn schedule(seed: u64) -> Seen {
                     *newest += 1;
                     *newest
                 };
-                let mut packet = spi.to_be_bytes().to_vec();
-                packet.extend(sequence.to_be_bytes());
-                bench.op(sa, cookie | 1 << 63, &packet)
+                bench.op(sa, cookie | 1 << 63, &fake::wire_header(spi, sequence))
             };
             ops.extend(op);
         }
@@ -403,6 +401,47 @@ fn software_goes_on_with_the_very_next_burst() {
     assert!(matches!(events[0], Event::DeviceLost { .. }));
     let engine = Engine::Software;
     assert!(events.contains(&Event::Moved { sa, engine }));
+}
+
+#[test]
+fn a_device_that_opens_a_packet_as_a_number_it_does_not_carry_costs_neither_the_sa_nor_its_window()
+{
+    for (esn, lie) in [
+        (false, u64::MAX),
+        (false, 5),
+        (false, 1 << 32 | 1),
+        (true, u64::MAX),
+        (true, 2 << 32 | 1),
+        (true, 0),
+    ] {
+        let bench = bench(5, 1 << 16);
+        let sa = SaParams {
+            esn,
+            ..params(0x100, Direction::Inbound)
+        };
+        let sa = bench.both.install(&sa).unwrap();
+        let mut queue = bench.both.open_queue(&QueueConfig { depth: 64 }).unwrap();
+        let mut pass = |sequence| {
+            let mut ops = vec![
+                bench
+                    .op(sa, 0, &fake::wire_header(0x100, sequence))
+                    .unwrap(),
+            ];
+            queue.enqueue(&mut ops).unwrap();
+            let mut done = Vec::new();
+            while done.is_empty() {
+                queue.kick().unwrap();
+                queue.dequeue(&mut done, 1).unwrap();
+            }
+            done.remove(0).status
+        };
+        bench.device.opens_as(lie);
+        assert_eq!(pass(1), Status::Aborted, "{lie}");
+        assert!(bench.both.quarantine().is_some(), "{lie}");
+        // Software goes on with the very numbers that come.
+        assert_eq!(pass(2), Status::Ok, "{lie}");
+        assert_eq!(bench.both.usage(sa).unwrap().sequence, 2);
+    }
 }
 
 #[test]

@@ -433,7 +433,16 @@ mod tests {
                 "ah_proposals = [\"aes128-sha256\"]",
                 "AH does not encrypt",
             ),
-            ("start_action = \"start\"", "replay_window = 0", ""),
+            (
+                "start_action = \"start\"",
+                "replay_window = 0",
+                "extended sequence numbers need a window",
+            ),
+            (
+                "esp_proposals = [\"aes256gcm16-esn\"]",
+                "replay_window = 0\nesp_proposals = [\"aes256gcm16-esn-noesn\"]",
+                "",
+            ),
             ("start_action = \"start\"", "replay_window = 4096", ""),
             (
                 "start_action = \"start\"",
@@ -744,7 +753,12 @@ mod tests {
                 "replay_window = 31\nspi_in",
                 "0 (off) or 32 to 4096",
             ),
-            ("spi_in", "replay_window = 0\nspi_in", ""),
+            (
+                "spi_in",
+                "replay_window = 0\nspi_in",
+                "extended sequence numbers need a window",
+            ),
+            ("spi_in", "replay_window = 0\nesn = false\nspi_in", ""),
             ("spi_in", "replay_window = 4096\nspi_in", ""),
             ("spi_in", "start_at = 0\nspi_in", "start_at"),
             (

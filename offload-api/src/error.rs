@@ -55,6 +55,12 @@ pub enum InvalidSa {
         /// The window.
         found: u32,
     },
+    /// Extended sequence numbers without a window, which tells their high half (RFC 4303 §3.4.3).
+    #[error(
+        "extended sequence numbers need a replay window, which tells their high half \
+         (RFC 4303 §3.4.3): go without them, or have a window"
+    )]
+    EsnWithoutWindow,
     /// An empty or reversed grant, one with number 0, or one past the end.
     #[error("grant {first}..={last} is not within 1..={end}")]
     Grant {

@@ -90,6 +90,9 @@ impl SaParams {
                 found: self.replay_window,
             });
         }
+        if self.direction == Direction::Inbound && self.esn && self.replay_window == 0 {
+            return Err(InvalidSa::EsnWithoutWindow);
+        }
         if let Numbering::Granted(Some(grant)) = self.numbering {
             grant.check(self.esn)?;
         }

@@ -191,22 +191,44 @@ impl ChildSection {
         (!life.is_zero()).then_some(life)
     }
 
-    pub(super) fn to_child(&self, name: &str) -> ChildConfig {
-        let proposals: Vec<Proposal> = self
+    /// What is proposed. Without a replay window there are no extended sequence numbers: the window
+    /// tells their high half (RFC 4303 §3.4.3).
+    fn proposals(&self) -> Vec<Proposal> {
+        let mut proposals: Vec<Proposal> = self
             .esp_proposals
             .iter()
             .flat_map(|p| p.0.proposals.clone())
             .chain(self.ah_proposals.iter().map(|p| p.0.0.clone()))
             .collect();
+        if proposals.is_empty() {
+            proposals = Proposal::esp_default();
+        }
+        if self.replay_window == 0 {
+            proposals.iter_mut().for_each(|p| p.esn.retain(|esn| !esn));
+            proposals.retain(|p| !p.esn.is_empty());
+        }
+        proposals
+    }
+
+    /// Refuses a window that is none, and none where every proposal needs one.
+    pub(super) fn check_window(&self) -> Result<(), String> {
+        match self.replay_window {
+            0 if self.proposals().is_empty() => Err(
+                "0: extended sequence numbers need a window (RFC 4303 §3.4.3): propose noesn too, \
+                 or have one"
+                    .to_owned(),
+            ),
+            0 | 32..=4096 => Ok(()),
+            window => Err(format!("{window}: expected 0 (off) or 32 to 4096")),
+        }
+    }
+
+    pub(super) fn to_child(&self, name: &str) -> ChildConfig {
         ChildConfig {
             name: name.to_owned(),
             local_ts: self.local_ts.iter().map(|ts| ts.0).collect(),
             remote_ts: self.remote_ts.iter().map(|ts| ts.0).collect(),
-            esp_proposals: if proposals.is_empty() {
-                Proposal::esp_default()
-            } else {
-                proposals
-            },
+            esp_proposals: self.proposals(),
             transport: self.mode == Mode::Transport,
             rekey_time: self.rekey_time.nonzero(),
             rand_time: self.rand_time.map(|time| time.0),

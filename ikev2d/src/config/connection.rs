@@ -278,11 +278,9 @@ impl ConnectionSection {
                     tracing::warn!(child = name, setting, "has no effect");
                 }
             }
-            let window = child.replay_window;
-            if window != 0 && !(32..=4096).contains(&window) {
-                let what = format!("{window}: expected 0 (off) or 32 to 4096");
-                return invalid(format!("children.{name}.replay_window"), what);
-            }
+            child
+                .check_window()
+                .map_err(|what| (format!("children.{name}.replay_window"), what))?;
         }
         Ok(())
     }

@@ -230,6 +230,14 @@ impl ManualSection {
                 format!("{window}: expected 0 (off) or 32 to 4096"),
             );
         }
+        if window == 0 && self.esn {
+            return invalid(
+                "replay_window",
+                "0: extended sequence numbers need a window (RFC 4303 §3.4.3): say esn = false at \
+                 both ends, or have one"
+                    .to_owned(),
+            );
+        }
         let end = if self.esn {
             u64::MAX
         } else {

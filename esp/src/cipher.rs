@@ -54,11 +54,12 @@ impl CipherContext {
         let cipher = match block_cipher(suite.cipher()) {
             Some(algorithm) => {
                 let mut context = CipherCtx::new()?;
-                let mut key = keys.cipher.clone();
-                if suite.cipher() == Cipher::DesCbc {
+                let key = if suite.cipher() == Cipher::DesCbc {
                     // With one key three times EDE3 is DES, which OpenSSL itself keeps in a provider apart.
-                    *key = key.repeat(3);
-                }
+                    Zeroizing::new(keys.cipher.repeat(3))
+                } else {
+                    keys.cipher.clone()
+                };
                 if seals {
                     context.encrypt_init(Some(algorithm), Some(&key), None)?;
                 } else {

@@ -327,15 +327,16 @@ impl Client {
         let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
         let deadline = Deadline::after(self.deadline, Command::RegionWrite.name());
         let parts: [&[u8]; 2] = [request.as_bytes(), data];
-        self.post(
+        let posted = self.post(
             &mut control,
             Command::RegionWrite,
             FLAG_NO_REPLY,
             &parts,
             &[],
             &deadline,
-        )?;
-        Ok(())
+        );
+        // Half a message leaves the stream out of step.
+        self.judge(posted.map(drop))
     }
 
     /// Makes memory reachable for the device at `iova`.

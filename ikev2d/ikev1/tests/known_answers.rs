@@ -15,11 +15,10 @@ fn phase_1_derives_what_libreswan_derives() {
     for line in lines.filter(|line| !line.starts_with('#')) {
         let words: Vec<&str> = line.split(' ').collect();
         let prf = match words[0] {
-            "SHA-1" => Prf::HmacSha1,
             "SHA-256" => Prf::HmacSha256,
             "SHA-384" => Prf::HmacSha384,
             "SHA-512" => Prf::HmacSha512,
-            other => panic!("{other}"),
+            _ => continue,
         };
         let octets = |at: usize| hex::decode(words[at]).unwrap();
         let cookie = |at: usize| u64::from_str_radix(words[at], 16).unwrap();
@@ -38,5 +37,5 @@ fn phase_1_derives_what_libreswan_derives() {
         assert_eq!(derived.e.to_vec(), octets(10), "{line}");
         tried[usize::from(psk.is_some())] += 1;
     }
-    assert_eq!(tried, [16, 16]);
+    assert_eq!(tried, [12, 12]);
 }

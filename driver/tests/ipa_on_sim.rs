@@ -467,6 +467,42 @@ fn a_card_that_seals_nothing_is_refused_unless_it_is_asked_for() {
 }
 
 #[test]
+fn a_card_whose_registers_vanish_takes_its_counters_with_it_as_they_were_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = CardConfig::new(dir.path().join("card"));
+    config.faults = FaultPlan::new(vec!["vanish-registers=@2".parse().unwrap()], 1);
+    let running = RunningCard::start(&config).unwrap();
+    let card = driver::open(&DeviceAddress::User(config.socket.clone())).unwrap();
+    let pool = FramePool::new(FramePoolConfig::default()).unwrap();
+    card.register_pool(&pool).unwrap();
+    let sa = card.install(&params(Direction::Outbound)).unwrap();
+    let mut queue = card.open_queue(&QueueConfig { depth: 8 }).unwrap();
+    let op = || {
+        let mut frame = pool.alloc().unwrap();
+        assert!(frame.fill(&inner(44)));
+        Op {
+            sa,
+            frame,
+            cookie: 0,
+            explicit: None,
+        }
+    };
+    run(&mut *queue, vec![op(), op()]);
+    assert_eq!(card.counters().sealed, 2);
+    queue.enqueue(&mut vec![op()]).unwrap();
+    queue.kick().unwrap();
+    // It is gone long before anybody notices.
+    for _ in 0..100 {
+        assert_eq!(card.counters().sealed, 2);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(queue);
+    card.reset().unwrap();
+    assert_eq!(card.counters().sealed, 2);
+    running.stop().unwrap();
+}
+
+#[test]
 fn many_sas_are_installed_at_once_and_the_bad_ones_told() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = CardConfig::new(dir.path().join("card"));

@@ -480,7 +480,11 @@ impl Life {
         let mut counters = *lock(&self.last_counters);
         if self.check().is_ok() {
             let registers = self.registers();
-            let read = STATISTICS.map(|register| registers.read_wide(register).ok());
+            // A card that has gone reads as all ones, and its watch tells only later.
+            let read = STATISTICS.map(|register| {
+                let value = registers.read_wide(register).ok();
+                value.filter(|value| *value != u64::MAX)
+            });
             if let [
                 Some(sealed),
                 Some(sealed_bytes),

@@ -283,11 +283,15 @@ impl QueuePair for IpaQueue {
                 self.life.bogus.fetch_add(1, Ordering::Relaxed);
             }
         }
+        let alive = self.life.check();
         if self.head != first {
             self.pulse.consumes(self.head, self.owed());
-            self.page().write(doorbell::HEAD, self.head);
+            // The page may be another life's by now.
+            if alive.is_ok() {
+                self.page().write(doorbell::HEAD, self.head);
+            }
         }
-        if let Err(error) = self.life.check() {
+        if let Err(error) = alive {
             if self.outstanding() == 0 && done.len() == before {
                 return Err(error);
             }

@@ -347,6 +347,10 @@ impl Function {
 
     /// Responses up to this offset are taken in.
     pub(super) fn consume(&self, pair: Pair, offset: u32) {
+        // The pair may be another life's by now.
+        if self.is_lost() {
+            return;
+        }
         let ring = self.layout.response_ring(pair.ring);
         let _ = self.write_posted(self.ring_at(pair, ring, csr::HEAD), offset);
     }

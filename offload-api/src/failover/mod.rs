@@ -373,13 +373,15 @@ impl Accelerator for Failover {
             .map(|primary| primary.counters());
         let device = device.unwrap_or_default();
         Counters {
-            sealed: software.sealed + device.sealed,
-            sealed_bytes: software.sealed_bytes + device.sealed_bytes,
-            opened: software.opened + device.opened,
-            opened_bytes: software.opened_bytes + device.opened_bytes,
-            errors: software.errors + device.errors,
-            aborted: software.aborted + device.aborted,
-            bogus_completions: software.bogus_completions + device.bogus_completions,
+            sealed: software.sealed.saturating_add(device.sealed),
+            sealed_bytes: software.sealed_bytes.saturating_add(device.sealed_bytes),
+            opened: software.opened.saturating_add(device.opened),
+            opened_bytes: software.opened_bytes.saturating_add(device.opened_bytes),
+            errors: software.errors.saturating_add(device.errors),
+            aborted: software.aborted.saturating_add(device.aborted),
+            bogus_completions: software
+                .bogus_completions
+                .saturating_add(device.bogus_completions),
             sas: self.shared.read_table().len() as u64,
         }
     }

@@ -161,7 +161,9 @@ fn context(random: &mut Random, pair: usize, flags: u8) -> SaContext {
     }
     sa.salt = [pair as u8; 4];
     if flags & FLAG_OUTBOUND == 0 {
-        let window = [0u32, 32, 64, 96, 1024][random.below(5)];
+        // Extended numbers have a window.
+        let least = usize::from(flags & FLAG_ESN != 0);
+        let window = [0u32, 32, 64, 96, 1024][least + random.below(5 - least)];
         sa.replay_window = window.to_le_bytes();
     }
     sa

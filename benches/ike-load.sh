@@ -14,7 +14,7 @@ rounds=${1:-3} count=${2:-2000} kept=${3:-10000} flood=${4:-60}
 parts=${PARTS:-psk certificates ml-kem kept flood}
 cd "$(dirname "$0")/.."
 [ -n "${NO_BUILD:-}" ] || cargo build --quiet --release -p ikev2d -p cli
-bin=$PWD/${CARGO_TARGET_DIR:-target}/release
+bin=$(realpath "${CARGO_TARGET_DIR:-target}")/release
 root=${ESPLANADE_STRONGSWAN_ROOT:-}
 # A path that a daemon in a folder of its own sees as well.
 work=$(mktemp -d "$root/tmp/ike-load-XXXXXX") a=ikeload-a-$$ b=ikeload-b-$$ pid=
@@ -39,7 +39,7 @@ for end in initiator responder; do
     key private/$end.key
     printf 'subjectAltName=DNS:%s.load\n' $end >ext
     openssl req -new -key private/$end.key -subj /CN=$end -out csr
-    openssl x509 -req -in csr -CA x509ca/root.pem -CAkey root.key -CAcreateserial -days 30 -extfile ext -out x509/$end.pem
+    openssl x509 -req -in csr -CA x509ca/root.pem -CAkey root.key -CAserial serial -CAcreateserial -days 30 -extfile ext -out x509/$end.pem
 done
 } 2>/dev/null)
 

@@ -48,10 +48,15 @@ impl Sa {
         }
     }
 
+    /// Whether further blocks are granted to it.
+    fn gets_grants(&self) -> bool {
+        self.granted && !self.frozen
+    }
+
     /// Sees to it that the grant is topped up long before it runs dry: by the next tick when less
     /// than half a block is left besides what is on its way, at once when less than a quarter.
     pub(in crate::failover) fn watch_grant(&self, shared: &Shared, handle: SaHandle, stay: Stay) {
-        if !self.granted || self.frozen {
+        if !self.gets_grants() {
             return;
         }
         let block = shared.config.block;
@@ -87,11 +92,7 @@ impl Sa {
     /// Grants the next block now, or by the next tick while somebody else is at the SA: for askers who
     /// ask only once.
     pub(in crate::failover) fn top_up_soon(&self, shared: &Shared, handle: SaHandle) {
-        if self.top_up(shared)
-            || !self.granted
-            || self.frozen
-            || self.retired.load(Ordering::Acquire)
-        {
+        if self.top_up(shared) || !self.gets_grants() || self.retired.load(Ordering::Acquire) {
             return;
         }
         // Elsewhere nobody uses numbers, and whoever starts there brings a block.
@@ -103,7 +104,7 @@ impl Sa {
 
     /// Grants the engine in charge its next block; false when that is not possible now.
     pub(in crate::failover) fn top_up(&self, shared: &Shared) -> bool {
-        if !self.granted || self.frozen || self.topping_up.swap(true, Ordering::AcqRel) {
+        if !self.gets_grants() || self.topping_up.swap(true, Ordering::AcqRel) {
             return false;
         }
         let topped_up = self.try_top_up(shared);

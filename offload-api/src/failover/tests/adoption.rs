@@ -101,6 +101,15 @@ struct Life {
     adopted: Vec<Adopted>,
 }
 
+impl Life {
+    /// An SA to send with.
+    fn outbound(&self) -> SaHandle {
+        self.both
+            .install(&params(0x3001, Direction::Outbound))
+            .unwrap()
+    }
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         let ledger = Arc::new(Mutex::new(Ledger::default()));
@@ -322,10 +331,7 @@ fn an_sa_that_the_cache_does_not_know_is_retired_at_the_start_and_later() {
 fn an_sa_of_another_name_or_kind_under_the_same_cookie_is_not_adopted() {
     let world = World::new(2);
     let before = world.live(i64::MAX);
-    before
-        .both
-        .install(&params(0x3001, Direction::Outbound))
-        .unwrap();
+    before.outbound();
     let carried = world.carried();
     drop(before);
     // The device comes back with something else in its place.
@@ -345,10 +351,7 @@ fn what_was_granted_beyond_the_record_is_taken_back_and_what_was_used_so_ends_th
     for used in [false, true] {
         let world = World::new(3);
         let before = world.live(i64::MAX);
-        let sa = before
-            .both
-            .install(&params(0x3001, Direction::Outbound))
-            .unwrap();
+        let sa = before.outbound();
         world.send(&before, sa, 4);
         let carried = world.carried().remove(0);
         drop(before);
@@ -383,10 +386,7 @@ fn what_was_granted_beyond_the_record_is_taken_back_and_what_was_used_so_ends_th
 fn an_sa_whose_numbers_a_ledger_recorded_gets_no_more_of_them_from_a_process_without_it() {
     let world = World::new(3);
     let before = world.live(i64::MAX);
-    let sa = before
-        .both
-        .install(&params(0x3001, Direction::Outbound))
-        .unwrap();
+    let sa = before.outbound();
     world.send(&before, sa, 4);
     drop(before);
     let recorded = world.carried().remove(0).granted;
@@ -407,10 +407,7 @@ fn an_sa_whose_numbers_a_ledger_recorded_gets_no_more_of_them_from_a_process_wit
 fn an_sa_that_the_device_has_lost_goes_to_software_and_back() {
     let world = World::new(4);
     let life = world.live(i64::MAX);
-    let sa = life
-        .both
-        .install(&params(0x3001, Direction::Outbound))
-        .unwrap();
+    let sa = life.outbound();
     world.send(&life, sa, 2);
     let carried = world.carried().remove(0);
     world.device.retire(carried.sa).unwrap();
@@ -452,10 +449,7 @@ fn an_sa_that_was_being_replaced_is_adopted_as_such() {
 fn an_adopted_sa_ends_with_its_device() {
     let world = World::new(5);
     let before = world.live(i64::MAX);
-    before
-        .both
-        .install(&params(0x3001, Direction::Outbound))
-        .unwrap();
+    before.outbound();
     drop(before);
     let life = world.live(i64::MAX);
     let sa = life.adopted[0].sa;

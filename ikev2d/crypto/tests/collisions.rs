@@ -255,6 +255,21 @@ fn children_go_to_a_new_ike_sa_once() {
     play(3_916_511_111_852_237_474, 22, &script);
 }
 
+/// A08: the answer to a rekeying that has lost came when the one that had won was itself replaced.
+#[test]
+fn a_lost_rekeying_goes_even_when_the_one_that_won_has_gone() {
+    let script = [
+        (1, 0, 0),
+        (1, 0, 1219),
+        (0, 0, 0),
+        (0, 0, 674),
+        (0, 0, 879),
+        (0, 0, 1154),
+        (1, 0, 0),
+    ];
+    play(11_977_048_044_797_612_159, 17, &script);
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig {
         cases: 150, failure_persistence: None, ..Default::default()

@@ -183,9 +183,12 @@ impl IkeSa {
             .collision
             .as_ref()
             .is_none_or(|theirs| theirs.is_won((&nonce_i, &nonce_r)));
-        let (winner, loser) = match theirs.filter(|theirs| self.has_child(*theirs)) {
+        // The peer deletes what both rekey once its own one stands, and may since have replaced that.
+        let settled = rekeys.is_some_and(|old| self.child(old).is_none());
+        let (winner, loser) = match theirs {
             Some(theirs) if won => (None, Some(theirs)),
-            theirs => (theirs, None),
+            Some(theirs) if settled || self.has_child(theirs) => (Some(theirs), None),
+            _ => (None, None),
         };
         match self.read_choice(ctx, parts, config, spi_in, offer, rekeys) {
             Ok((mut child, sa)) => {

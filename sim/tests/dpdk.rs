@@ -12,6 +12,8 @@ mod bar;
 mod bridge;
 #[path = "dpdk/perf.rs"]
 mod perf;
+#[path = "dpdk/setups.rs"]
+mod setups;
 
 use std::fs;
 use std::path::PathBuf;
@@ -28,9 +30,9 @@ use qat_regs::csr::Layout;
 /// The function's place on a bus that is not there.
 const ADDRESS: &str = "0000:ff:01.0";
 /// What a program may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// What DPDK's own suite may take.
-const SUITE_PATIENCE: Duration = Duration::from_secs(300);
+const SUITE_PATIENCE: Duration = Duration::from_secs(900);
 
 /// One at a time: they share the machine's huge pages.
 fn alone() -> MutexGuard<'static, ()> {
@@ -317,7 +319,7 @@ fn suite(device: &Device, passing: usize) {
             _ => on_gen4,
         };
         let row = report.iter().find_map(|row| row.strip_prefix(name));
-        let row = row.unwrap_or_else(|| panic!("{name}: not there in {report:#?}"));
+        let row = row.unwrap_or_else(|| panic!("{name}: not there in\n{}", run.text));
         let row = row.trim_start_matches([' ', ':']);
         let passed: usize = row.split('/').next().unwrap().parse().unwrap();
         let failed = row.split(", ").find(|cell| cell.ends_with("failed"));

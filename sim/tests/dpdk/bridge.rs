@@ -28,6 +28,8 @@ const HUGE_PAGE: u64 = 2 << 20;
 const TAKEN: u32 = u32::MAX;
 /// How long the bridge looks on without a pause after there was something to do.
 const KEEN: Duration = Duration::from_millis(2);
+/// The bridge's nice value, where it may have one.
+const URGENT: i32 = -15;
 
 pub(crate) struct Bridge {
     rings: Bar,
@@ -37,9 +39,10 @@ pub(crate) struct Bridge {
     arbiters: Vec<u32>,
     /// By request ring: the responses' head.
     heads: Vec<u32>,
-    memory: Memory,
     /// Messages to the physical function, in order.
-    pub(crate) messages: Vec<u32>,
+    messages: Vec<u32>,
+    /// Called before each look at a ring's register, for a test of what happens between two.
+    pub(crate) before_look: Option<Box<dyn Fn() + Send>>,
 }
 
 /// What the driver did, seen from the function.
@@ -64,8 +67,8 @@ impl Bridge {
             layout,
             arbiters: vec![0; layout.bundles as usize],
             heads: vec![0; (layout.bundles * layout.rings / 2) as usize],
-            memory: Memory::default(),
             messages: Vec::new(),
+            before_look: None,
         };
         for (bundle, ring) in this.all_rings() {
             for register in [layout.config, csr::TAIL] {
@@ -78,11 +81,14 @@ impl Bridge {
 
     /// Serves a process until told to stop.
     pub(crate) fn run(mut self, process: &AtomicI32, stop: &AtomicBool) -> Seen {
+        // Hardware doesn't wait for a processor, and DPDK gives it a fifth of a second for some answers.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), URGENT);
+        let memory = Memory::default();
         let mut busy = Instant::now();
         while !stop.load(Ordering::Acquire) {
             let process = process.load(Ordering::Acquire);
-            self.memory.process.store(process, Ordering::Release);
-            if self.turn() {
+            memory.process.store(process, Ordering::Release);
+            if self.turn(&memory) {
                 busy = Instant::now();
             } else if busy.elapsed() > KEEN {
                 std::thread::sleep(Duration::from_micros(200));
@@ -107,15 +113,17 @@ impl Bridge {
     }
 
     fn register(&self, bundle: u32, register: u64, ring: u32) -> &AtomicU32 {
+        self.before_look.iter().for_each(|run| run());
         self.rings.word(self.at(bundle, register, ring))
     }
 
-    fn turn(&mut self) -> bool {
+    /// Looks at every register once, and does what there is to do; whether there was anything.
+    pub(crate) fn turn(&mut self, memory: &dyn HostMemory) -> bool {
         let mut any = self.hear();
         for bundle in 0..self.layout.bundles {
             any |= self.look(bundle);
         }
-        let served = self.vf.serve(&self.memory, 32);
+        let served = self.vf.serve(memory, 32);
         any | served.more
     }
 
@@ -136,38 +144,39 @@ impl Bridge {
 
     /// Brings what was written to a bundle's registers into the function.
     fn look(&mut self, bundle: u32) -> bool {
-        let requests = self.layout.rings / 2;
-        // In this order: whoever sets a pair up writes the responses' configuration behind all but the
-        // arbiter, and has turned that off before.
-        let fresh = (0..requests).filter(|ring| {
-            let responses = self.layout.response_ring(*ring);
-            let config = self.register(bundle, self.layout.config, responses);
-            config.load(Ordering::Acquire) != TAKEN
-        });
-        let fresh: Vec<_> = fresh.collect();
-        let arbiter = self.register(bundle, csr::ARBITER, 0);
-        let arbiter = arbiter.load(Ordering::Acquire);
-        let is_on = |ring: &u32| arbiter & 1 << ring != 0;
         let mut any = false;
-        for ring in fresh.into_iter().filter(is_on) {
-            self.begin(bundle, ring);
-            any = true;
+        for ring in 0..self.layout.rings / 2 {
+            any |= self.look_at(bundle, ring);
         }
+        let arbiter = self.arbiter(bundle);
         if arbiter != self.arbiters[bundle as usize] {
             let at = self.at(bundle, csr::ARBITER, 0);
             self.vf.write(RING_BAR, at, arbiter);
             self.arbiters[bundle as usize] = arbiter;
             any = true;
         }
-        for ring in (0..requests).filter(is_on) {
-            any |= self.move_on(bundle, ring);
-        }
         any
     }
 
-    /// Takes a pair's head and tail.
-    fn move_on(&mut self, bundle: u32, ring: u32) -> bool {
+    fn arbiter(&self, bundle: u32) -> u32 {
+        self.register(bundle, csr::ARBITER, 0)
+            .load(Ordering::Acquire)
+    }
+
+    /// Takes what was written to a pair's registers, from the last that a driver writes to the first:
+    /// whoever sees a tail sees the set-up that it belongs to. A driver may take a pair down and set
+    /// it up again between any two of these looks.
+    fn look_at(&mut self, bundle: u32, ring: u32) -> bool {
         let responses = self.layout.response_ring(ring);
+        let tail = self.register(bundle, csr::TAIL, ring);
+        let tail = tail.swap(TAKEN, Ordering::AcqRel);
+        let config = self.register(bundle, self.layout.config, responses);
+        let is_fresh = config.load(Ordering::Acquire) != TAKEN;
+        // Off, it is set up just now: there is a next look.
+        let begins = is_fresh && self.arbiter(bundle) & 1 << ring != 0;
+        if begins {
+            self.begin(bundle, ring);
+        }
         let head = self.register(bundle, csr::HEAD, responses);
         let head = head.load(Ordering::Acquire);
         let known = (bundle * self.layout.rings / 2 + ring) as usize;
@@ -176,10 +185,8 @@ impl Bridge {
             let at = self.at(bundle, csr::HEAD, responses);
             self.vf.write(RING_BAR, at, head);
         }
-        let tail = self.register(bundle, csr::TAIL, ring);
-        let tail = tail.swap(TAKEN, Ordering::AcqRel);
         if tail == TAKEN {
-            return false;
+            return begins;
         }
         let at = self.at(bundle, csr::TAIL, ring);
         self.vf.write(RING_BAR, at, tail);
@@ -189,22 +196,33 @@ impl Bridge {
     /// A ring pair that was set up, perhaps for another time.
     fn begin(&mut self, bundle: u32, ring: u32) {
         let responses = self.layout.response_ring(ring);
-        for ring in [ring, responses] {
-            for register in [self.layout.base_low, self.layout.base_high] {
-                let value = self.register(bundle, register, ring);
-                let value = value.load(Ordering::Acquire);
-                let at = self.at(bundle, register, ring);
-                self.vf.write(RING_BAR, at, value);
-            }
-            let config = self.register(bundle, self.layout.config, ring);
+        loop {
+            let config = self.register(bundle, self.layout.config, responses);
             let config = config.swap(TAKEN, Ordering::AcqRel);
+            for ring in [ring, responses] {
+                for register in [self.layout.base_low, self.layout.base_high] {
+                    let value = self.register(bundle, register, ring);
+                    let value = value.load(Ordering::Acquire);
+                    let at = self.at(bundle, register, ring);
+                    self.vf.write(RING_BAR, at, value);
+                }
+            }
+            let requests = self.register(bundle, self.layout.config, ring);
+            let requests = requests.load(Ordering::Acquire);
             let at = self.at(bundle, self.layout.config, ring);
+            self.vf.write(RING_BAR, at, requests);
+            let at = self.at(bundle, self.layout.config, responses);
             self.vf.write(RING_BAR, at, config);
+            // An earlier pair's; there was no response yet for which this one could have written it.
+            self.register(bundle, csr::HEAD, responses)
+                .store(0, Ordering::Release);
+            self.heads[(bundle * self.layout.rings / 2 + ring) as usize] = 0;
+            // Set up once more meanwhile, what was read is of both.
+            let config = self.register(bundle, self.layout.config, responses);
+            if config.load(Ordering::Acquire) == TAKEN {
+                return;
+            }
         }
-        // An earlier pair's; there was no response yet for which this one could have written it.
-        self.register(bundle, csr::HEAD, responses)
-            .store(0, Ordering::Release);
-        self.heads[(bundle * self.layout.rings / 2 + ring) as usize] = 0;
     }
 }
 

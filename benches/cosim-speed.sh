@@ -16,4 +16,5 @@ sealing, opening = (statistics.median(float(run[n]) for run in runs) for n in (0
 print("%d runs each: %.3f M clocks/s sealing, %.3f M opening" % (len(runs), sealing / 1e6, opening / 1e6))
 held = min(sealing, opening) >= 150e3
 print("0.15 M clocks/s:", "held" if held else "NOT HELD")
+sys.exit(not held)
 '

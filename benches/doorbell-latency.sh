@@ -28,4 +28,5 @@ for name, key in [("min", "min_ns"), ("p50", "p50_ns"), ("p90", "p90_ns"), ("p99
     print(f"  {name:6} {median(key):10.0f} ns   ({', '.join(str(run[key]) for run in runs)})")
 held = median("p50_ns") <= 1000 and median("p99_ns") <= 3000
 print("p50 <= 1 us and p99 <= 3 us:", "held" if held else "NOT HELD")
+sys.exit(not held)
 PY

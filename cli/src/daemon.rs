@@ -54,13 +54,10 @@ impl DaemonArguments {
     pub(crate) fn follow(
         &self,
         names: &[&str],
-        mut on_event: impl FnMut(&str, &Section) -> anyhow::Result<bool>,
+        on_event: impl FnMut(&str, &Section) -> anyhow::Result<bool>,
     ) -> Result<(), Failure> {
-        let result = Client::connect(&self.socket, ANSWER).and_then(|mut client| {
-            client.follow(names, |name, section| {
-                on_event(name, section).map_err(std::io::Error::other)
-            })
-        });
+        let result = Client::connect(&self.socket, ANSWER)
+            .and_then(|mut client| client.follow(names, on_event));
         result.map_err(|error| self.failure(error))
     }
 
@@ -75,6 +72,11 @@ impl DaemonArguments {
                 anyhow::Error::from(error)
                     .context(format!("no daemon answers at {}", self.socket.display())),
             ),
+            ViciError::Silent => Failure::no_device(anyhow::Error::from(error).context(format!(
+                "the daemon at {} is there, and does not answer",
+                self.socket.display()
+            ))),
+            ViciError::HandedOn(error) => error.into(),
             ViciError::Refused { .. } => Failure::refused(error),
             error => error.into(),
         }
@@ -101,6 +103,9 @@ const TEXTS: &[&str] = &[
     "product",
     "driver",
     "engine-reason",
+    "child",
+    "reason",
+    "limit",
 ];
 
 /// A section as a JSON object; counts become numbers.
@@ -157,6 +162,16 @@ pub(crate) fn list(section: &Section, key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_stay_texts_whatever_they_look_like() {
+        let mut section = Section::default();
+        for name in ["child", "reason", "limit"] {
+            section.put(name, "007");
+        }
+        let expected = serde_json::json!({ "child": "007", "reason": "007", "limit": "007" });
+        assert_eq!(json(&section), expected);
+    }
 
     #[test]
     fn counts_become_numbers_and_spis_stay_texts() {

@@ -22,6 +22,12 @@ pub(crate) enum ViciError {
     /// The socket failed.
     #[error("vici socket: {0}")]
     Socket(#[from] io::Error),
+    /// The daemon did not answer in time.
+    #[error("the daemon has not answered in time")]
+    Silent,
+    /// What it said could not be handed on.
+    #[error("{0:#}")]
+    HandedOn(anyhow::Error),
     /// A message cannot be written.
     #[error("vici message: {0}")]
     Message(#[from] serde_vici::Error),
@@ -86,10 +92,12 @@ impl Client {
     pub(crate) fn follow(
         &mut self,
         events: &[&str],
-        mut on_event: impl FnMut(&str, &Section) -> io::Result<bool>,
+        mut on_event: impl FnMut(&str, &Section) -> anyhow::Result<bool>,
     ) -> Result<(), ViciError> {
         for event in events {
-            self.register(event, &mut on_event)?;
+            if !self.register(event, &mut on_event)? {
+                return Ok(());
+            }
         }
         // The next one may take for ever.
         self.stream.set_read_timeout(None)?;
@@ -103,7 +111,7 @@ impl Client {
             match packet? {
                 (EVENT, body) => {
                     let (name, message) = split_name(&body).ok_or_else(nameless)?;
-                    if !on_event(name, &decode(message)?)? {
+                    if !on_event(name, &decode(message)?).map_err(ViciError::HandedOn)? {
                         return Ok(());
                     }
                 }
@@ -117,19 +125,21 @@ impl Client {
         }
     }
 
-    /// Asks for an event; earlier ones may come already.
+    /// Asks for an event; earlier ones may come already. Whether to go on.
     fn register(
         &mut self,
         event: &str,
-        on_event: &mut impl FnMut(&str, &Section) -> io::Result<bool>,
-    ) -> Result<(), ViciError> {
+        on_event: &mut impl FnMut(&str, &Section) -> anyhow::Result<bool>,
+    ) -> Result<bool, ViciError> {
         self.send(EVENT_REGISTER, event, &Section::default())?;
         loop {
             match self.receive()? {
-                (EVENT_CONFIRM, _) => return Ok(()),
+                (EVENT_CONFIRM, _) => return Ok(true),
                 (EVENT, body) => {
                     let (name, message) = split_name(&body).ok_or_else(nameless)?;
-                    on_event(name, &decode(message)?)?;
+                    if !on_event(name, &decode(message)?).map_err(ViciError::HandedOn)? {
+                        return Ok(false);
+                    }
                 }
                 (EVENT_UNKNOWN, _) => return Err(ViciError::Unknown(event.to_owned())),
                 (found, _) => {
@@ -185,7 +195,7 @@ impl Client {
 
     fn receive(&mut self) -> Result<(u8, Vec<u8>), ViciError> {
         let mut length = [0; 4];
-        self.stream.read_exact(&mut length)?;
+        self.read(&mut length)?;
         let length = u32::from_be_bytes(length) as usize;
         if length == 0 || length > PACKET_LIMIT {
             let message =
@@ -193,9 +203,18 @@ impl Client {
             return Err(io::Error::new(io::ErrorKind::InvalidData, message).into());
         }
         let mut packet = vec![0; length];
-        self.stream.read_exact(&mut packet)?;
+        self.read(&mut packet)?;
         let kind = packet.remove(0);
         Ok((kind, packet))
+    }
+
+    fn read(&mut self, octets: &mut [u8]) -> Result<(), ViciError> {
+        self.stream
+            .read_exact(octets)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ViciError::Silent,
+                _ => error.into(),
+            })
     }
 }
 
@@ -318,6 +337,39 @@ mod tests {
         let (mut client, _thread) = daemon(vec![vec![vec![EVENT_UNKNOWN]]]);
         let error = client.follow(&["dance"], |_, _| Ok(true)).unwrap_err();
         assert!(matches!(error, ViciError::Unknown(name) if name == "dance"));
+    }
+
+    #[test]
+    fn an_event_that_comes_while_another_is_asked_for_can_be_enough() {
+        let (_, octets) = example();
+        let event = [&[EVENT, 3], &b"log"[..], &octets].concat();
+        let both = vec![event.clone(), vec![EVENT_CONFIRM], event];
+        let (mut client, _thread) = daemon(vec![vec![vec![EVENT_CONFIRM]], both]);
+        let mut seen = 0;
+        client
+            .follow(&["log", "engine"], |_, _| {
+                seen += 1;
+                Ok(false)
+            })
+            .unwrap();
+        assert_eq!(seen, 1);
+    }
+
+    #[test]
+    fn a_daemon_that_says_nothing_and_a_reader_that_fails_are_told_apart() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_millis(10)))
+            .unwrap();
+        let mut client = Client { stream: ours };
+        let error = client.request("stats", &Section::default()).unwrap_err();
+        assert!(matches!(error, ViciError::Silent), "{error}");
+
+        let (_, octets) = example();
+        let event = [&[EVENT, 3], &b"log"[..], &octets].concat();
+        let (mut client, _thread) = daemon(vec![vec![vec![EVENT_CONFIRM], event]]);
+        let full = || anyhow::anyhow!("no space left");
+        let error = client.follow(&["log"], |_, _| Err(full())).unwrap_err();
+        assert!(matches!(error, ViciError::HandedOn(_)), "{error}");
     }
 
     #[test]

@@ -287,6 +287,16 @@ fn a_regression_is_told_from_noise() {
     assert!(refused(&["--compare", &before, &few], 2).contains("is no saved run"));
 }
 
+#[test]
+fn a_report_that_can_t_be_written_is_told_before_anything_is_measured() {
+    for option in ["--save", "--html"] {
+        let endless = ["--total-ops=1000000000", "--repeats=1000"];
+        let place = "/nowhere/report";
+        let told = refused(&[&endless[..], &[option, place]].concat(), 2);
+        assert!(told.contains(place), "{told}");
+    }
+}
+
 /// Whether a process has SIGINT blocked, as this one has once it listens for it.
 fn listens_for_interrupts(process: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();

@@ -167,3 +167,18 @@ fn no_service_outlives_its_keeper() {
     keeper.ended();
     keeper.await_lines("term", 1);
 }
+
+#[test]
+fn what_is_no_program_is_not_started_again() {
+    for program in ["/nowhere/ikev2dd", "/etc/passwd"] {
+        let output = assert_cmd::Command::cargo_bin("esplanade")
+            .unwrap()
+            .args(["keep", "--", program])
+            .timeout(PATIENCE)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        assert!(errors.contains(program), "{errors}");
+    }
+}

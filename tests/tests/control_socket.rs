@@ -51,7 +51,7 @@ fn swanctl_loads_a_connection_and_its_secret_and_a_tunnel_comes_of_it() {
     let conf = format!(
         "connections {{\n{}\n}}\nsecrets {{\n ike-1 {{\n secret = \"{SECRET}\"\n id = b.test\n }}\n }}\n\
          pools {{\n visitors {{\n addrs = 10.9.0.0/29\n }}\n }}\n",
-        theirs(1, IKE, ESP)
+        theirs(1, IKE, ESP).replace("esp_proposals", "rekey_packets = 7000000\nesp_proposals")
     );
     let swanctl = swanctl_conf(directory.path(), &conf);
     let (ok, said) = load_all(&empty, &swanctl);
@@ -62,6 +62,7 @@ fn swanctl_loads_a_connection_and_its_secret_and_a_tunnel_comes_of_it() {
         conns.contains("gw: IKEv2") && conns.contains("10.2.0.0/24"),
         "{conns}"
     );
+    assert!(conns.contains("7000000 packets"), "{conns}");
     // What was loaded outlives the configuration's being read again.
     empty.swanctl(&["--reload-settings"]);
     let pools = empty.swanctl(&["--list-pools"]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The project's own chores: `cargo demo`, `cargo ci`, and `cargo xtask` with deny, fuzz, instructions,
-//! regs, rtl, sanitize, synth, vm.
+//! The project's own chores: `cargo demo`, `cargo ci`, and `cargo xtask` with deny, dpdk, fuzz,
+//! instructions, regs, rtl, sanitize, synth, vm.
 #![forbid(unsafe_code)]
 
 mod ci;

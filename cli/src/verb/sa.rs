@@ -130,6 +130,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
                 "writer": writer.json(&clock),
                 "sas": sas_json,
                 "unreadable": unreadable,
+                "known": cache.len(),
+                "capacity": cache.capacity(),
             });
             output.show(&json, || list(&cache, &writer, &sas, unreadable, &clock))
         }

@@ -185,7 +185,14 @@ impl Daemon {
             "list-sas" => streamed(self.list_sas(&message)),
             "list-conns" => {
                 let conns = self.endpoint.connections().iter();
-                streamed(conns.map(|c| ("list-conn", lists::connection(c))).collect())
+                let listed = conns.map(|c| {
+                    let limits = |child: &str| {
+                        let section = self.loaded.child(&self.config, &c.name, child);
+                        section.map_or((0, 0), |s| (s.rekey_bytes, s.rekey_packets))
+                    };
+                    ("list-conn", lists::connection(c, limits))
+                });
+                streamed(listed.collect())
             }
             "list-policies" => streamed(self.list_traps(&message)),
             "list-certs" => streamed(lists::certificates(

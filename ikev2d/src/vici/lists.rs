@@ -165,8 +165,8 @@ pub(crate) fn child_sa(child: &ChildInfo<'_>, now: Instant, facts: &ChildFacts) 
     section
 }
 
-/// A `list-conn` event.
-pub(crate) fn connection(connection: &Connection) -> Section {
+/// A `list-conn` event; `limits` are the octets and packets after which a child is rekeyed.
+pub(crate) fn connection(connection: &Connection, limits: impl Fn(&str) -> (u64, u64)) -> Section {
     let mut section = Section::default();
     let address = |pattern: &AddressPattern| match (pattern, pattern.single()) {
         (_, Some(single)) => single.to_string(),
@@ -234,8 +234,9 @@ pub(crate) fn connection(connection: &Connection) -> Section {
             },
         );
         section.put("rekey_time", child.rekey_time.unwrap_or_default().as_secs());
-        section.put("rekey_bytes", 0);
-        section.put("rekey_packets", 0);
+        let (bytes, packets) = limits(&child.name);
+        section.put("rekey_bytes", bytes);
+        section.put("rekey_packets", packets);
         let text = |config: &SelectorConfig| match config {
             SelectorConfig::Dynamic => "dynamic".to_owned(),
             SelectorConfig::Fixed(ts) => selector(ts),
@@ -466,13 +467,18 @@ mod tests {
         ] {
             let text = format!(
                 "[connections.gw]\nreauth_time = \"3h\"\nunique = {unique:?}\n\
-                 local = {{ auth = \"psk\" }}\nremote = {{ auth = \"psk\" }}\n"
+                 local = {{ auth = \"psk\" }}\nremote = {{ auth = \"psk\" }}\n\
+                 [connections.gw.children.net]\n"
             );
             let config: Config = text.parse().unwrap();
-            let event = connection(&config.policy()[0]);
+            let event = connection(&config.policy()[0], |_| (7, 8));
             let (_, section) = event.sections().next().unwrap();
             assert_eq!(section.text("reauth_time"), Some("10800"));
             assert_eq!(section.text("unique"), Some(listed));
+            let child = section.section("children").and_then(|c| c.section("net"));
+            let child = child.unwrap();
+            assert_eq!(child.text("rekey_bytes"), Some("7"));
+            assert_eq!(child.text("rekey_packets"), Some("8"));
         }
     }
 }

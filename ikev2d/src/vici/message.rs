@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use thiserror::Error;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// The largest packet that the protocol allows.
 pub const PACKET_LIMIT: usize = 512 << 10;
@@ -46,22 +46,28 @@ pub fn encode(
     kind: u8,
     name: Option<&str>,
     message: Option<&Section>,
-) -> Result<Vec<u8>, serde_vici::Error> {
-    let mut packet = vec![0, 0, 0, 0, kind];
+) -> Result<Zeroizing<Vec<u8>>, serde_vici::Error> {
+    // Secrets are loaded by it.
+    let message = message.map(serde_vici::to_vec).transpose()?;
+    let message = Zeroizing::new(message.unwrap_or_default());
+    // One that grew would leave copies behind.
+    let mut packet = Zeroizing::new(Vec::with_capacity(HEAD + message.len()));
+    packet.extend([0, 0, 0, 0, kind]);
     if let Some(name) = name {
         // Names are the protocol's own, all of them short.
         packet.push(name.len().min(255) as u8);
         packet.extend(name.as_bytes());
     }
-    if let Some(message) = message {
-        packet.extend(serde_vici::to_vec(message)?);
-    }
+    packet.extend_from_slice(&message);
     let total = (packet.len() - 4) as u32;
     if let Some(front) = packet.first_chunk_mut::<4>() {
         *front = total.to_be_bytes();
     }
     Ok(packet)
 }
+
+/// Octets before a message, at most: length, kind, the name's length and the name.
+const HEAD: usize = 4 + 1 + 1 + 255;
 
 /// The deepest nesting of sections that is read: lists of SAs need four.
 const DEPTH: usize = 16;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use crate::daemon::engine::ENGINE;
@@ -122,7 +123,9 @@ async fn converse(
     let (mut reader, mut writer) = stream.into_split();
     // A client that is served slowly must not hold up what it sends.
     let (packets_in, mut packets) = mpsc::channel::<Zeroizing<Vec<u8>>>(4);
-    let reading = tokio::spawn(async move {
+    // Ends with the conversation.
+    let mut reading = JoinSet::new();
+    reading.spawn(async move {
         while let Some(packet) = read_packet(&mut reader).await? {
             if packets_in.send(packet).await.is_err() {
                 break;
@@ -195,7 +198,11 @@ async fn converse(
             _ => return Err(malformed()),
         }
     }
-    reading.await.unwrap_or(Ok(()))
+    reading
+        .join_next()
+        .await
+        .and_then(Result::ok)
+        .unwrap_or(Ok(()))
 }
 
 /// Waits for a command's answer and hands on what is announced meanwhile.
@@ -249,4 +256,27 @@ async fn send(
     let packet =
         encode(kind, name, message).map_err(|error| io::Error::other(error.to_string()))?;
     tokio::time::timeout(CLIENT_DEADLINE, writer.write_all(&packet)).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else those who misbehave and stay would add up beside the bound of clients.
+    #[tokio::test]
+    async fn nothing_of_a_client_that_is_cut_off_is_left() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (requests, _served) = mpsc::channel(1);
+        let (_announced, events) = broadcast::channel(1);
+        let conversation = tokio::spawn(converse(ours, requests, events));
+        theirs.write_all(&[0, 0, 0, 1, 99]).await.unwrap();
+        assert!(conversation.await.unwrap().is_err());
+        let closed = async {
+            let writable = tokio::io::Interest::WRITABLE;
+            while !theirs.ready(writable).await.unwrap().is_write_closed() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(CLIENT_DEADLINE, closed).await.unwrap();
+    }
 }

@@ -8,7 +8,8 @@ mod plan;
 mod run;
 mod show;
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -218,7 +219,18 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         return comparison::run(before, after, arguments);
     }
     let plan = plan::make(arguments)?;
+    // What can't be written is said before hours of measurement, not after them.
+    for path in [&arguments.save, &arguments.html].into_iter().flatten() {
+        writable(path)?;
+    }
     let report = run::measure(&plan, arguments)?;
+    if arguments.json {
+        print(&serde_json::to_string_pretty(&report)?)?;
+    } else if arguments.csv {
+        print(&show::csv(&report))?;
+    } else {
+        print(&show::tables(&report, !arguments.silent))?;
+    }
     if let Some(path) = &arguments.save {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
@@ -227,14 +239,14 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         let page = bench_harness::html::page(&report).context("cannot draw the plots")?;
         std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    if arguments.json {
-        print(&serde_json::to_string_pretty(&report)?)?;
-    } else if arguments.csv {
-        print(&show::csv(&report))?;
-    } else {
-        print(&show::tables(&report, !arguments.silent))?;
-    }
     Ok(verdict(&report))
+}
+
+/// Refuses a file that can't be written; what an earlier run left in it stays until there is more.
+fn writable(path: &Path) -> Result<(), Failure> {
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    let told = opened.with_context(|| format!("cannot write {}", path.display()));
+    told.map(drop).map_err(Failure::usage)
 }
 
 /// As a shell tells of SIGINT.

@@ -237,9 +237,10 @@ impl<'a> Load<'a> {
                 }
                 if self.rekeying.remove(&old) {
                     self.report.rekeyed += 1;
-                    if let Some(Some(child)) = self.there.get(&new).copied() {
+                    if let Some(Some(child)) = self.there.get(&new).copied()
+                        && self.endpoint.rekey_child(now, child).is_ok()
+                    {
                         self.children_rekeying.insert(child);
-                        let _ = self.endpoint.rekey_child(now, child);
                     }
                 }
             }
@@ -254,7 +255,13 @@ impl<'a> Load<'a> {
             }
             Event::IkeDown { ike, reason, .. } => {
                 let wanted = self.leaving.remove(&ike);
-                if self.there.remove(&ike).is_some() && !wanted {
+                // Else the run would wait for their rekeyings until its time is over.
+                self.rekeying.remove(&ike);
+                let there = self.there.remove(&ike);
+                if let Some(Some(child)) = there {
+                    self.children_rekeying.remove(&child);
+                }
+                if there.is_some() && !wanted {
                     tracing::info!(ike = ike.0, reason, "lost");
                     self.report.lost += 1;
                 }
@@ -290,8 +297,9 @@ impl<'a> Load<'a> {
             while self.rekeying.len() + self.children_rekeying.len() < REKEYINGS
                 && let Some(ike) = self.to_rekey.pop_front()
             {
-                self.rekeying.insert(ike);
-                let _ = self.endpoint.rekey_ike(now, ike);
+                if self.endpoint.rekey_ike(now, ike).is_ok() {
+                    self.rekeying.insert(ike);
+                }
             }
             let idle = self.rekeying.is_empty() && self.children_rekeying.is_empty();
             if self.to_rekey.is_empty() && idle {

@@ -5,6 +5,7 @@
 
 mod store;
 
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus};
@@ -17,7 +18,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use store::Store;
 
 /// The first descriptor that a service inherits: SD_LISTEN_FDS_START.
@@ -89,9 +90,17 @@ fn launch(command: &[std::ffi::OsString]) -> Outcome {
         .args(arguments)
         .env("LISTEN_PID", std::process::id().to_string())
         .exec();
-    Err(anyhow::Error::from(error)
-        .context(format!("{}", program.display()))
-        .into())
+    // No wait makes a program of what is none.
+    let hopeless = matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+    );
+    let error = anyhow::Error::from(error).context(format!("{}", program.display()));
+    Err(if hopeless {
+        Failure::usage(error)
+    } else {
+        error.into()
+    })
 }
 
 struct Keeper<'a> {

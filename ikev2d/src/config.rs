@@ -594,6 +594,8 @@ mod tests {
         assert_eq!(either.policy()[0].version, Version::Either);
         for (base, from, to, expected) in [
             (GOOD, "encap = true", "aggressive = true", "no modes"),
+            (GOOD, "encap = true", "commit = true", "no commit bit"),
+            (&v1, "encap = true", "commit = true", ""),
             (&v1, "encap = true", "aggressive = true", ""),
             (
                 &v1,

@@ -137,6 +137,7 @@ impl Installer {
             level => level,
         };
         let lifetimes = section.map_or_else(Lifetimes::default, lifetimes);
+        let lifetimes = within(lifetimes, sa.told.life_bytes);
         let window = section.map_or(1024, |s| s.replay_window);
         let mut params = params(&sa, Direction::Inbound, lifetimes, window)?;
         let path = outer(sa.path.remote, sa.path.local, sa.udp_encap);
@@ -412,6 +413,17 @@ fn lifetimes(section: &ChildSection) -> Lifetimes {
     }
 }
 
+/// A peer that lets an SA go after so many octets has it rekeyed before.
+fn within(mut lifetimes: Lifetimes, peers: Option<u64>) -> Lifetimes {
+    let Some(bytes) = peers else {
+        return lifetimes;
+    };
+    let least = |own: Option<u64>, bytes: u64| Some(own.map_or(bytes, |own| own.min(bytes)));
+    lifetimes.soft.bytes = least(lifetimes.soft.bytes, (bytes - bytes / 10).max(1));
+    lifetimes.hard.bytes = least(lifetimes.hard.bytes, bytes.max(1));
+    lifetimes
+}
+
 /// IKE's algorithms as the engines name them.
 pub(crate) fn suite(suite: &EspSuite) -> Result<Suite, InvalidSa> {
     let integrity = match suite.integrity {
@@ -510,6 +522,28 @@ mod tests {
     use crate::config::Config;
 
     use super::*;
+
+    /// S20: what an IKEv1 peer has said of kilobytes holds where it is less than ours.
+    #[test]
+    fn a_peers_lifetime_in_octets_holds_beside_ours() {
+        let of = |soft, hard| {
+            let mut lifetimes = Lifetimes::default();
+            (lifetimes.soft.bytes, lifetimes.hard.bytes) = (soft, hard);
+            lifetimes
+        };
+        for (own, peers, expected) in [
+            (of(None, None), None, of(None, None)),
+            (of(None, None), Some(1000), of(Some(900), Some(1000))),
+            (
+                of(Some(500), Some(600)),
+                Some(1000),
+                of(Some(500), Some(600)),
+            ),
+            (of(Some(5000), None), Some(1000), of(Some(900), Some(1000))),
+        ] {
+            assert_eq!(within(own, peers), expected);
+        }
+    }
 
     /// A peer that refuses to rekey a child does not keep it for ever.
     #[test]

@@ -147,6 +147,54 @@ fn an_ah_tunnel_lives_from_initiation_to_deletion() {
     wire.assert_blocked();
 }
 
+/// S20, S47, S49: the same negotiated by IKEv1's quick mode, with the commit bit, and rekeyed by octets.
+#[test]
+fn ah_is_negotiated_by_ikev1() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let config = |own: u8| {
+        let config = with_ah(own, "sha256", "commit = true");
+        let config = config.replace("version = 2", "version = 1");
+        let child = match own {
+            1 => "rekey_bytes = 1000\nah_proposals",
+            // Told to the peer, whose own settings have no such end.
+            _ => "life_bytes = 1048576\nah_proposals",
+        };
+        config
+            .replace(IKE, "aes256-sha256-ecp256")
+            .replace("ah_proposals", child)
+    };
+    let files = ["a", "b"].map(|name| directory.path().join(name));
+    let a = Gateway::ikev2d(&wire.a, &files[0], &config(1));
+    let _b = Gateway::ikev2d(&wire.b, &files[1], &config(2));
+    let file = directory.path().join("ah.pcap");
+    let capture = Capture::start(&wire.a, "wire", &file, whole()).unwrap();
+    a.swanctl(&["--initiate", "--child", "net"]);
+    let sas = a.swanctl(&["--list-sas"]);
+    for word in ["IKEv1", "INSTALLED", "AH:HMAC_SHA2_256_128"] {
+        assert!(sas.contains(word), "{word}: {sas}");
+    }
+    for word in [
+        "peer's terms",
+        "life_bytes=Some(1048576)",
+        "replay=Some(true)",
+    ] {
+        assert!(a.tail().contains(word), "{word}: {}", a.tail());
+    }
+    wire.assert_passes("by AH of IKEv1");
+    // That was more than a thousand octets, and the next child SA comes without a loss.
+    wire.assert_still_passes("over a rekeying by octets");
+    a.wait_sas("the child SA after a thousand octets", |sas| {
+        sas.matches("INSTALLED").count() == 1 && keys(&files[0]).len() >= 4
+    });
+    wire.assert_still_passes("by its successor");
+    assert_eq!(capture.finish().unwrap().dropped, 0);
+    let checked = check_icvs(&file, &keys(&files[0]), false);
+    assert!(checked >= 60, "{checked} packets");
+    a.swanctl(&["--terminate", "--ike", "gw"]);
+    a.wait_sas("the end", |sas| !sas.contains("gw"));
+}
+
 /// The same over IPv6, with AES-GMAC and 32-bit numbers; and with SHA-1, where both ends ask for it.
 #[test]
 fn ah_runs_over_ipv6_and_with_every_algorithm() {

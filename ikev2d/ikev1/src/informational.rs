@@ -3,9 +3,12 @@
 //! (RFC 3706). One that is not authenticated by a HASH changes nothing.
 
 use ikev2d_proto::event::{ChildId, Event, Path, reason};
+use ikev2d_proto::proposal::EspSuite;
 
 use crate::isakmp::{Isakmp, Last, State};
+use crate::quick::Stage;
 use crate::step::Ctx;
+use crate::suite::protocol;
 use crate::wire::notify::{self, Delete, Notify};
 use crate::wire::{Chain, FLAG_ENCRYPTED, HEADER_LEN, Header, Payloads, exchange, payload, sa};
 
@@ -22,11 +25,10 @@ impl Isakmp {
             return self.take_hint(header, message);
         }
         let id = header.message_id.get();
-        if !self.is_proved()
-            || id == 0
-            || self.seen.contains(&id)
-            || self.exchanges.contains_key(&id)
-        {
+        let known = self.exchanges.get(&id).map(|exchange| &exchange.stage);
+        // CONNECTED has the message id of its quick mode.
+        let awaited = matches!(known, Some(Stage::Sent { .. }));
+        if !self.is_proved() || id == 0 || self.seen.contains(&id) || known.is_some() && !awaited {
             return;
         }
         let Some(keys) = &self.keys else { return };
@@ -48,6 +50,9 @@ impl Isakmp {
             );
             return;
         };
+        if awaited {
+            return self.take_connected(ctx, path, id, &parts);
+        }
         self.note_seen(ctx, id);
         self.heard(ctx, path);
         for part in &parts.all {
@@ -118,7 +123,6 @@ impl Isakmp {
     /// An error is about the quick mode that is under way, if it is one only: IKEv1's notifications
     /// don't say to which exchange they belong.
     fn refused(&mut self, ctx: &mut Ctx<'_>, name: &str) {
-        use crate::quick::Stage;
         let asked = self.exchanges.iter().filter_map(|(id, exchange)| {
             let asked = matches!(exchange.stage, Stage::Asked(_));
             asked.then_some(*id)
@@ -147,18 +151,19 @@ impl Isakmp {
             }
             return;
         }
-        if delete.protocol != sa::PROTO_ESP {
-            return;
-        }
         for spi in &delete.spis {
             let Ok(octets) = <[u8; 4]>::try_from(*spi) else {
                 continue;
             };
             let spi = u32::from_be_bytes(octets);
-            let found = self.children.iter().find(|child| child.sa.spi_out == spi);
+            let found = self.children.iter().find(|child| {
+                child.sa.spi_out == spi && protocol(&child.sa.suite) == delete.protocol
+            });
             let Some(id) = found.map(|child| child.sa.id) else {
                 continue;
             };
+            // Whoever lets the old one go has the new one.
+            self.use_heirs(ctx, id, true);
             if let Some(child) = self.remove_child(id) {
                 // Ours is gone with it: the peer should know (RFC 2408 §3.15 asks for no answer).
                 self.retired(ctx, child, reason::DELETED_BY_PEER);
@@ -167,9 +172,9 @@ impl Isakmp {
     }
 
     /// Sends a notification about a child SA, or about nothing in particular.
-    pub(crate) fn tell(&mut self, ctx: &mut Ctx<'_>, kind: u16, spi: &[u8]) {
+    pub(crate) fn tell(&mut self, ctx: &mut Ctx<'_>, kind: u16, protocol: u8, spi: &[u8]) {
         let notify = Notify {
-            protocol: sa::PROTO_ESP,
+            protocol,
             spi,
             kind,
             data: &[],
@@ -194,21 +199,48 @@ impl Isakmp {
     }
 
     /// Tells the peer that SAs with these SPIs of ours are gone.
-    pub(crate) fn tell_deleted(&mut self, ctx: &mut Ctx<'_>, spis: &[u32]) {
-        let octets: Vec<[u8; 4]> = spis.iter().map(|spi| spi.to_be_bytes()).collect();
-        let delete = Delete {
-            protocol: sa::PROTO_ESP,
-            spis: octets.iter().map(|spi| &spi[..]).collect(),
+    pub(crate) fn tell_deleted(&mut self, ctx: &mut Ctx<'_>, sas: &[(EspSuite, u32)]) {
+        let mut chain = Chain::default();
+        for kind in [sa::PROTO_AH, sa::PROTO_ESP] {
+            let of = sas.iter().filter(|(suite, _)| protocol(suite) == kind);
+            let octets: Vec<[u8; 4]> = of.map(|(_, spi)| spi.to_be_bytes()).collect();
+            let delete = Delete {
+                protocol: kind,
+                spis: octets.iter().map(|spi| &spi[..]).collect(),
+            };
+            if !octets.is_empty() {
+                chain.push(payload::DELETE, &delete.emit());
+            }
+        }
+        self.inform(ctx, &chain);
+    }
+
+    /// Tells the peer that the child SA of its quick mode is there (RFC 2408 §3.1), now and whenever it
+    /// repeats message 3.
+    pub(crate) fn tell_connected(&mut self, ctx: &mut Ctx<'_>, id: u32, child: ChildId) {
+        let Some(child) = self.child_mut(child) else {
+            return;
+        };
+        let (protocol, spi) = (protocol(&child.sa.suite), child.sa.spi_in.to_be_bytes());
+        let notify = Notify {
+            protocol,
+            spi: &spi,
+            kind: notify::CONNECTED,
+            data: &[],
         };
         let mut chain = Chain::default();
-        chain.push(payload::DELETE, &delete.emit());
-        self.inform(ctx, &chain);
+        chain.push(payload::NOTIFY, &notify.emit());
+        let sent = self.inform_by(ctx, id, &chain);
+        if let Some(exchange) = self.exchanges.get_mut(&id) {
+            exchange.last.sent = sent;
+        }
     }
 
     /// Tells the peer that this SA is gone, and lets it go. Nobody answers to that in IKEv1.
     pub(crate) fn delete(&mut self, ctx: &mut Ctx<'_>, why: &str) {
         if self.is_proved() {
-            let spis: Vec<u32> = self.children.iter().map(|child| child.sa.spi_in).collect();
+            let children = self.children.iter();
+            let spis: Vec<_> = children.map(|c| (c.sa.suite, c.sa.spi_in)).collect();
             if !spis.is_empty() && self.state == State::Established {
                 self.tell_deleted(ctx, &spis);
             }
@@ -227,22 +259,26 @@ impl Isakmp {
     /// Deletes a child SA.
     pub(crate) fn delete_child(&mut self, ctx: &mut Ctx<'_>, id: ChildId, why: &str) {
         if let Some(child) = self.remove_child(id) {
-            self.tell_deleted(ctx, &[child.sa.spi_in]);
+            self.tell_deleted(ctx, &[(child.sa.suite, child.sa.spi_in)]);
             self.retired(ctx, child, why);
         }
     }
 
     fn inform(&mut self, ctx: &mut Ctx<'_>, chain: &Chain) {
         let id = ctx.random_u32().max(1);
+        let _ = self.inform_by(ctx, id, chain);
+    }
+
+    /// The same with a message id that is given; what was sent.
+    fn inform_by(&mut self, ctx: &mut Ctx<'_>, id: u32, chain: &Chain) -> Option<Vec<u8>> {
         let header = self.header(exchange::INFORMATIONAL, id);
-        let Some(keys) = &self.keys else { return };
-        let Ok(mut iv) = keys.first_iv(ctx.crypto, id) else {
-            return;
-        };
-        if let Ok(message) = keys.seal_hashed(ctx.crypto, &mut iv, header, &[], chain) {
-            self.last_sent = ctx.now;
-            ctx.transmit(self.path, message);
-        }
+        let keys = self.keys.as_ref()?;
+        let mut iv = keys.first_iv(ctx.crypto, id).ok()?;
+        let sealed = keys.seal_hashed(ctx.crypto, &mut iv, header, &[], chain);
+        let message = sealed.ok()?;
+        self.last_sent = ctx.now;
+        ctx.transmit(self.path, message.clone());
+        Some(message)
     }
 
     /// Asks whether the peer lives (RFC 3706 §5.3), for the first time or again.

@@ -7,8 +7,7 @@ use ikev2d_proto::event::ChildKeys;
 use ikev2d_proto::proposal::EspSuite;
 use zeroize::Zeroizing;
 
-use crate::suite::Phase1;
-use crate::wire::sa::PROTO_ESP;
+use crate::suite::{Phase1, protocol};
 
 type Secret = Zeroizing<Vec<u8>>;
 
@@ -80,7 +79,7 @@ impl Skeyid {
         Ok(key)
     }
 
-    /// Keys of one ESP SA: of the direction whose receiver has chosen the SPI (§5.5).
+    /// Keys of one SA of ESP or AH: of the direction whose receiver has chosen the SPI (§5.5).
     ///
     /// # Errors
     /// The library refuses.
@@ -98,7 +97,7 @@ impl Skeyid {
         let keymat = self.keymat(
             crypto,
             prf,
-            (PROTO_ESP, spi),
+            (protocol(suite), spi),
             nonces,
             secret,
             encryption_len + integrity_len,

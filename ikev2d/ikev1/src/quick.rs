@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ikev2d_proto::config::{ChildConfig, SelectorConfig};
 use ikev2d_proto::crypto::KeyExchange;
-use ikev2d_proto::event::{ChildId, ChildSa, Event, InstallId, Path};
+use ikev2d_proto::event::{ChildId, ChildSa, Event, InstallId, Path, Told};
 use ikev2d_proto::proposal::EspSuite;
 use ikev2d_proto::ts::TrafficSelector;
 use zeroize::Zeroizing;
@@ -17,8 +17,9 @@ use crate::isakmp::{Child, Isakmp, Last, Phase};
 use crate::keys::Nonces;
 use crate::natt::Form;
 use crate::step::Ctx;
-use crate::suite::Encapsulation;
-use crate::wire::{HEADER_LEN, Header, Payloads, identity, payload};
+use crate::suite::{Chosen2, Encapsulation, Life, phase2, protocol};
+use crate::wire::notify::{self, Notify};
+use crate::wire::{Chain, FLAG_COMMIT, HEADER_LEN, Header, Payloads, attribute, identity, payload};
 
 /// Exchanges under way or just ended on one ISAKMP SA, at most.
 const MOST: usize = 256;
@@ -27,9 +28,18 @@ const KEEP: Duration = Duration::from_secs(120);
 /// How long the old child SA takes packets after a new one has taken over.
 pub(crate) const OVERLAP: Duration = Duration::from_secs(3);
 
+/// How long the old child SA is still sent through when message 3 has gone out: the peer may be about to
+/// install the new one.
+const HEAD_START: Duration = Duration::from_secs(1);
+/// How long a peer is waited for that has set the commit bit. It is in the header, which nothing
+/// authenticates: anybody on the way may have set it, so that nobody is waited for without end.
+const COMMIT_WAIT: Duration = Duration::from_secs(15);
+
 /// A quick mode.
 pub(crate) struct Exchange {
     pub(crate) stage: Stage,
+    /// The peer has set the commit bit.
+    commit: bool,
     iv: Vec<u8>,
     pub(crate) last: Last,
     /// When it is forgotten.
@@ -50,7 +60,7 @@ pub(crate) enum Stage {
     Answering {
         install: InstallId,
         child: ChildId,
-        chain: crate::wire::Chain,
+        chain: Chain,
         nonces: [Vec<u8>; 2],
     },
     /// Message 2 is sent.
@@ -58,6 +68,9 @@ pub(crate) enum Stage {
         child: ChildId,
         nonces: [Vec<u8>; 2],
     },
+    /// Message 3 is sent, and the child is used from `until` on, or when the peer says that it has heard
+    /// of it.
+    Sent { child: ChildId, until: Instant },
     /// It has ended.
     Done,
 }
@@ -94,7 +107,10 @@ struct Ingredients<'a> {
     spi_out: u32,
     nonces: Nonces<'a>,
     secret: Option<Zeroizing<Vec<u8>>>,
-    life: Option<Duration>,
+    /// As the peer has it.
+    life: Life,
+    /// Whether the peer refuses replayed packets.
+    replay: Option<bool>,
 }
 
 impl Isakmp {
@@ -121,6 +137,14 @@ impl Isakmp {
     pub(crate) fn child_config(&self, name: &str) -> Option<ChildConfig> {
         let mut children = self.connection.children.iter();
         children.find(|child| child.name == name).cloned()
+    }
+
+    /// What a child's proposals allow on this SA.
+    fn suites(&self, config: &ChildConfig) -> Vec<EspSuite> {
+        let mut suites = phase2(&config.esp_proposals);
+        // AH covers the addresses that a NAT changes (RFC 3715 §2.1).
+        suites.retain(|suite| !(suite.ah && self.encap));
+        suites
     }
 
     fn encapsulation(&self, config: &ChildConfig) -> Encapsulation {
@@ -158,6 +182,12 @@ impl Isakmp {
             if let Some(sent) = known.and_then(|exchange| exchange.last.sent.clone()) {
                 ctx.out.retransmits += 1;
                 ctx.transmit(self.path, sent);
+            }
+            if let Some(exchange) = self.exchanges.get_mut(&id)
+                && let Stage::Sent { until, .. } = &mut exchange.stage
+            {
+                // Message 3 was lost: the peer hears of the child only now.
+                *until = (*until).max(ctx.now + HEAD_START);
             }
             return;
         }
@@ -198,7 +228,8 @@ impl Isakmp {
             return;
         }
         self.heard(ctx, path);
-        if self.exchanges.contains_key(&id) {
+        if let Some(exchange) = self.exchanges.get_mut(&id) {
+            exchange.commit = header.flags & FLAG_COMMIT != 0;
             self.handle_second(ctx, id, &parts, (digest, iv));
         } else {
             self.note_seen(ctx, id);
@@ -264,7 +295,19 @@ impl Isakmp {
             ts_local: vec![pair.local],
             ts_remote: vec![pair.remote],
             replaces: rekeys,
+            told: Told {
+                life_bytes: from
+                    .life
+                    .kilobytes
+                    .map(|kilobytes| kilobytes.saturating_mul(1024)),
+                replay: from.replay,
+            },
         };
+        if sa.told != Told::default() {
+            let Told { life_bytes, replay } = sa.told;
+            let (connection, child) = (&sa.connection, &sa.child);
+            tracing::info!(connection, child, ?life_bytes, ?replay, "the peer's terms");
+        }
         let mut kept = sa.clone();
         for keys in [&mut kept.keys_in, &mut kept.keys_out] {
             keys.encryption = Zeroizing::default();
@@ -274,7 +317,7 @@ impl Isakmp {
             .rekey_time
             .map(|time| ctx.now + ctx.jittered(time, config.rand_time));
         // The peer lets it go then: it is replaced before.
-        let theirs = from.life.map(|life| ctx.now + life.mul_f64(0.9));
+        let theirs = from.life.time.map(|life| ctx.now + life.mul_f64(0.9));
         self.children.push(Child {
             sa: kept,
             phase: Phase::Installed,
@@ -406,14 +449,12 @@ impl Isakmp {
         };
         if asked {
             // The peer has its SA already.
-            self.tell_deleted(ctx, &[child.sa.spi_in]);
+            self.tell_deleted(ctx, &[(child.sa.suite, child.sa.spi_in)]);
             self.quick_failed(ctx, &child.sa.child, child.sa.replaces, reason);
         } else {
-            self.tell(
-                ctx,
-                crate::wire::notify::NO_PROPOSAL_CHOSEN,
-                &child.sa.spi_out.to_be_bytes(),
-            );
+            let refused = crate::wire::notify::NO_PROPOSAL_CHOSEN;
+            let spi = child.sa.spi_out.to_be_bytes();
+            self.tell(ctx, refused, protocol(&child.sa.suite), &spi);
         }
         self.retired(ctx, child, reason);
     }
@@ -446,13 +487,17 @@ impl Isakmp {
         ctx: &mut Ctx<'_>,
         id: u32,
         before: &[&[u8]],
-        chain: &crate::wire::Chain,
+        chain: &Chain,
         again: bool,
     ) -> bool {
-        let header = self.header(crate::wire::exchange::QUICK, id);
+        let mut header = self.header(crate::wire::exchange::QUICK, id);
         let (Some(keys), Some(exchange)) = (&self.keys, self.exchanges.get_mut(&id)) else {
             return false;
         };
+        if self.connection.ikev1.commit && matches!(exchange.stage, Stage::Done) {
+            // Message 2.
+            header.flags |= FLAG_COMMIT;
+        }
         let sealed = keys.seal_hashed(ctx.crypto, &mut exchange.iv, header, before, chain);
         let Ok(message) = sealed else { return false };
         debug_assert!(message.len() > HEADER_LEN);
@@ -467,29 +512,50 @@ impl Isakmp {
 }
 
 /// How long a child SA is said to live: a little longer than until it is rekeyed.
-fn life(config: &ChildConfig) -> Duration {
+fn life(config: &ChildConfig) -> Life {
     const DEFAULT: Duration = Duration::from_secs(28_800);
-    config.rekey_time.map_or(DEFAULT, |time| time + time / 10)
+    let time = config.rekey_time.map_or(DEFAULT, |time| time + time / 10);
+    Life {
+        time: Some(time),
+        kilobytes: config.ikev1.life_bytes.map(|bytes| (bytes / 1024).max(1)),
+    }
 }
 
-/// A lifetime that the responder has set (RFC 2407 §4.6.3.1).
-fn responder_lifetime(parts: &Payloads<'_>) -> Option<Duration> {
-    use crate::wire::{attribute, notify};
-    const LIFE_TYPE: u16 = 1;
-    const LIFE: u16 = 2;
-    let notifies = parts.of(payload::NOTIFY);
-    let mut notifies = notifies.filter_map(|body| notify::Notify::parse(body).ok());
-    let told = notifies.find(|notify| notify.kind == notify::RESPONDER_LIFETIME)?;
-    let attributes = attribute::parse(told.data).ok()?;
-    let mut seconds = false;
-    for attribute in attributes {
-        if attribute.kind == LIFE_TYPE {
-            seconds = attribute.number() == Some(1);
-        } else if attribute.kind == LIFE && seconds {
-            return attribute.number().map(Duration::from_secs);
-        }
+/// What a responder tells beside its choice (RFC 2407 §4.6.3): its own lifetime where it is shorter, and
+/// whether it refuses replayed packets.
+fn push_terms(chain: &mut Chain, config: &ChildConfig, chosen: &Chosen2<'_>, spi: u32) {
+    let spi = spi.to_be_bytes();
+    let mut told = |kind, data: &[u8]| {
+        let notify = Notify {
+            protocol: protocol(&chosen.suite),
+            spi: &spi,
+            kind,
+            data,
+        };
+        chain.push(payload::NOTIFY, &notify.emit());
+    };
+    let shorter = life(config).shorter_than(chosen.life).emit();
+    if !shorter.is_empty() {
+        told(notify::RESPONDER_LIFETIME, &shorter);
     }
-    None
+    let replay = u32::from(config.ikev1.replay);
+    told(notify::REPLAY_STATUS, &replay.to_be_bytes());
+}
+
+/// The same as the initiator hears it.
+fn terms(parts: &Payloads<'_>) -> (Life, Option<bool>) {
+    let notifies = parts.of(payload::NOTIFY);
+    let notifies: Vec<_> = notifies.filter_map(|b| Notify::parse(b).ok()).collect();
+    let told = |kind| {
+        let mut of_kind = notifies.iter().filter(|notify| notify.kind == kind);
+        of_kind.next().map(|notify| notify.data)
+    };
+    let attributes = told(notify::RESPONDER_LIFETIME).and_then(|data| attribute::parse(data).ok());
+    let replay = told(notify::REPLAY_STATUS).and_then(|data| match data {
+        [0, 0, 0, status @ (0 | 1)] => Some(*status == 1),
+        _ => None,
+    });
+    (Life::read(&attributes.unwrap_or_default()), replay)
 }
 
 /// Both ends order child SAs of one pair of selectors alike by it.

@@ -10,8 +10,8 @@ use ikev2d_proto::credential::{Hash, Scheme};
 use ikev2d_proto::proposal::{EspSuite, Proposal};
 use ikev2d_proto::xauth::Xauth;
 
-use crate::wire::attribute::push;
-use crate::wire::sa::{self, KEY_IKE, PROTO_ESP, PROTO_ISAKMP, Transform};
+use crate::wire::attribute::{Attribute, push};
+use crate::wire::sa::{self, KEY_IKE, PROTO_AH, PROTO_ESP, PROTO_ISAKMP, Transform};
 
 mod attribute1 {
     pub(super) const ENCRYPTION: u16 = 1;
@@ -34,7 +34,9 @@ mod attribute2 {
 }
 
 /// Seconds, in both phases.
-const SECONDS: u32 = 1;
+const SECONDS: u64 = 1;
+/// Kilobytes, in both phases.
+const KILOBYTES: u64 = 2;
 /// Transforms that we offer, at most: their count is an octet, and datagrams are to stay small.
 const MOST: usize = 60;
 
@@ -240,7 +242,7 @@ impl Phase1 {
         if let Some(method) = self.method.number(self.user) {
             push(&mut out, attribute1::AUTH, method.into());
         }
-        push_life(&mut out, (attribute1::LIFE_TYPE, attribute1::LIFE), life);
+        Life::of_time(life).push(&mut out, (attribute1::LIFE_TYPE, attribute1::LIFE));
         out
     }
 
@@ -266,13 +268,73 @@ impl Phase1 {
     }
 }
 
-fn push_life(out: &mut Vec<u8>, (kind, duration): (u16, u16), life: Duration) {
-    push(out, kind, SECONDS);
-    push(
-        out,
-        duration,
-        u32::try_from(life.as_secs()).unwrap_or(u32::MAX),
-    );
+/// How long an SA is said to live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    /// By time.
+    pub time: Option<Duration>,
+    /// By what has passed.
+    pub kilobytes: Option<u64>,
+}
+
+impl Life {
+    /// By time alone.
+    pub fn of_time(time: Duration) -> Self {
+        let time = Some(time);
+        Self {
+            time,
+            ..Self::default()
+        }
+    }
+
+    fn push(self, out: &mut Vec<u8>, (kind, duration): (u16, u16)) {
+        let seconds = self.time.map(|time| (SECONDS, time.as_secs()));
+        let kilobytes = self.kilobytes.map(|kilobytes| (KILOBYTES, kilobytes));
+        for (unit, number) in seconds.into_iter().chain(kilobytes) {
+            push(out, kind, unit as u32);
+            push(out, duration, u32::try_from(number).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// As phase 2 writes it.
+    pub fn emit(self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.push(&mut out, (attribute2::LIFE_TYPE, attribute2::LIFE));
+        out
+    }
+
+    /// Out of phase 2's attributes: each duration is in the unit in front of it.
+    pub fn read(attributes: &[Attribute<'_>]) -> Self {
+        Self::read_by(attributes, (attribute2::LIFE_TYPE, attribute2::LIFE))
+    }
+
+    fn read_by(attributes: &[Attribute<'_>], (kind, duration): (u16, u16)) -> Self {
+        let mut life = Self::default();
+        let mut unit = None;
+        for attribute in attributes {
+            if attribute.kind == kind {
+                unit = attribute.number();
+            } else if attribute.kind == duration {
+                match unit.take() {
+                    Some(SECONDS) => life.time = attribute.number().map(Duration::from_secs),
+                    Some(KILOBYTES) => life.kilobytes = attribute.number(),
+                    _ => {}
+                }
+            }
+        }
+        life
+    }
+
+    /// The parts of this one that end before those of another.
+    pub fn shorter_than(self, other: Self) -> Self {
+        fn less<T: Ord>(own: Option<T>, other: Option<T>) -> Option<T> {
+            own.filter(|own| other.is_none_or(|other| *own < other))
+        }
+        Self {
+            time: less(self.time, other.time),
+            kilobytes: less(self.kilobytes, other.kilobytes),
+        }
+    }
 }
 
 /// Body of an SA payload that offers these.
@@ -321,23 +383,14 @@ pub fn choose1<'o>(ours: &[Phase1], offer: &[sa::Proposal<'o>]) -> Option<Chosen
                 Some(Chosen1 {
                     suite: *suite,
                     echo: (proposal.number, transform.number, transform.raw),
-                    life: life(transform, (attribute1::LIFE_TYPE, attribute1::LIFE)),
+                    life: Life::read_by(
+                        &transform.attributes,
+                        (attribute1::LIFE_TYPE, attribute1::LIFE),
+                    )
+                    .time,
                 })
             })
     })
-}
-
-/// Seconds that a transform says it lives. Kilobytes are the shell's: it has the engines count them.
-fn life(transform: &Transform<'_>, (kind, duration): (u16, u16)) -> Option<Duration> {
-    let mut seconds = false;
-    for attribute in &transform.attributes {
-        if attribute.kind == kind {
-            seconds = attribute.number() == Some(SECONDS.into());
-        } else if attribute.kind == duration && seconds {
-            return attribute.number().map(Duration::from_secs);
-        }
-    }
-    None
 }
 
 /// How packets are encapsulated (RFC 2407 §4.5, RFC 3947 §5.1).
@@ -408,7 +461,12 @@ pub fn phase2(proposals: &[Proposal]) -> Vec<EspSuite> {
             let groups = proposal.groups.iter().copied();
             groups.filter(|g| has_number(*g)).map(Some).collect()
         };
-        for encryption in proposal.encryption.iter().copied() {
+        let ah = proposal.is_ah();
+        let ciphers: &[Encryption] = match ah {
+            true => &[Encryption::Null],
+            false => &proposal.encryption,
+        };
+        for encryption in ciphers.iter().copied() {
             if esp_number(encryption).is_none() {
                 continue;
             }
@@ -423,7 +481,7 @@ pub fn phase2(proposals: &[Proposal]) -> Vec<EspSuite> {
                     .flat_map(|group| proposal.esn.iter().map(move |esn| (*group, *esn)))
                 {
                     let suite = EspSuite {
-                        ah: false,
+                        ah,
                         encryption,
                         integrity,
                         group,
@@ -440,36 +498,64 @@ pub fn phase2(proposals: &[Proposal]) -> Vec<EspSuite> {
     all
 }
 
-/// Body of an SA payload that offers these for ESP.
+/// Protocol of a child SA.
+pub(crate) fn protocol(suite: &EspSuite) -> u8 {
+    if suite.ah { PROTO_AH } else { PROTO_ESP }
+}
+
+/// Transform id and key length of a suite, in its protocol. AH's ids are those of its codes (RFC 2407
+/// §4.4.3), but for MD5 and SHA-1, which had theirs before there was HMAC.
+fn transform_number(suite: &EspSuite) -> Option<(u8, Option<u16>)> {
+    if !suite.ah {
+        return esp_number(suite.encryption);
+    }
+    Some(match suite.integrity? {
+        Integrity::HmacMd5 => (2, None),
+        Integrity::HmacSha1 => (3, None),
+        other => (integrity_number(other) as u8, None),
+    })
+}
+
+/// Body of an SA payload that offers these; what is of one protocol is one proposal.
 pub fn emit_phase2(
     suites: &[EspSuite],
     spi: u32,
     encapsulation: Encapsulation,
-    life: Duration,
+    life: Life,
 ) -> Vec<u8> {
-    let transforms: Vec<sa::Out> = (1..)
-        .zip(suites.iter().take(MOST))
-        .filter_map(|(number, suite)| {
-            let (id, bits) = esp_number(suite.encryption)?;
-            let mut out = Vec::new();
-            if let Some(bits) = bits {
-                push(&mut out, attribute2::KEY_LENGTH, bits.into());
-            }
-            if let Some(integrity) = suite.integrity {
-                push(&mut out, attribute2::INTEGRITY, integrity_number(integrity));
-            }
-            if let Some(group) = suite.group {
-                push(&mut out, attribute2::GROUP, group as u32);
-            }
-            push(&mut out, attribute2::MODE, encapsulation.number());
-            if suite.esn {
-                push(&mut out, attribute2::ESN, 1);
-            }
-            push_life(&mut out, (attribute2::LIFE_TYPE, attribute2::LIFE), life);
-            Some((number, id, out))
+    let spi = spi.to_be_bytes();
+    let offered = suites.get(..MOST).unwrap_or(suites);
+    let runs: Vec<(u8, Vec<sa::Out>)> = offered
+        .chunk_by(|one, other| one.ah == other.ah)
+        .map(|run| {
+            let protocol = run.first().map_or(PROTO_ESP, protocol);
+            let transforms = (1..).zip(run).filter_map(|(number, suite)| {
+                let (id, bits) = transform_number(suite)?;
+                let mut out = Vec::new();
+                if let Some(bits) = bits {
+                    push(&mut out, attribute2::KEY_LENGTH, bits.into());
+                }
+                if let Some(integrity) = suite.integrity {
+                    push(&mut out, attribute2::INTEGRITY, integrity_number(integrity));
+                }
+                if let Some(group) = suite.group {
+                    push(&mut out, attribute2::GROUP, group as u32);
+                }
+                push(&mut out, attribute2::MODE, encapsulation.number());
+                if suite.esn {
+                    push(&mut out, attribute2::ESN, 1);
+                }
+                life.push(&mut out, (attribute2::LIFE_TYPE, attribute2::LIFE));
+                Some((number, id, out))
+            });
+            (protocol, transforms.collect())
         })
         .collect();
-    sa::emit(1, PROTO_ESP, &spi.to_be_bytes(), &transforms)
+    let proposals: Vec<_> = (1..)
+        .zip(&runs)
+        .map(|(number, (protocol, transforms))| (number, *protocol, &spi[..], &transforms[..]))
+        .collect();
+    sa::emit_all(&proposals)
 }
 
 /// A choice in phase 2.
@@ -482,7 +568,7 @@ pub struct Chosen2<'octets> {
     /// Proposal's and transform's numbers, id, and the attributes as they came.
     pub echo: (u8, u8, u8, &'octets [u8]),
     /// How long the peer wants it to live.
-    pub life: Option<Duration>,
+    pub life: Life,
 }
 
 impl Chosen2<'_> {
@@ -490,11 +576,12 @@ impl Chosen2<'_> {
     pub fn emit(&self, spi: u32) -> Vec<u8> {
         let (proposal, number, id, raw) = self.echo;
         let transform = (number, id, raw.to_vec());
-        sa::emit(proposal, PROTO_ESP, &spi.to_be_bytes(), &[transform])
+        let protocol = protocol(&self.suite);
+        sa::emit(proposal, protocol, &spi.to_be_bytes(), &[transform])
     }
 }
 
-/// The best of ours that an offer has. Proposals that want another protocol beside ESP are passed over.
+/// The best of ours that an offer has. Proposals that want two protocols, one around the other, are passed over.
 pub fn choose2<'o>(
     ours: &[EspSuite],
     offer: &[sa::Proposal<'o>],
@@ -504,13 +591,13 @@ pub fn choose2<'o>(
     ours.iter().find_map(|suite| {
         offer
             .iter()
-            .filter(|proposal| proposal.protocol == PROTO_ESP && alone(proposal.number))
+            .filter(|proposal| proposal.protocol == protocol(suite) && alone(proposal.number))
             .find_map(|proposal| {
                 let spi = u32::from_be_bytes(proposal.spi.try_into().ok()?);
                 if spi < 256 {
                     return None;
                 }
-                let fits = |t: &&Transform<'_>| is_esp(t, suite, encapsulation);
+                let fits = |t: &&Transform<'_>| is_suite(t, suite, encapsulation);
                 let transform = proposal.transforms.iter().find(fits)?;
                 Some(Chosen2 {
                     suite: *suite,
@@ -521,14 +608,14 @@ pub fn choose2<'o>(
                         transform.id,
                         transform.raw,
                     ),
-                    life: life(transform, (attribute2::LIFE_TYPE, attribute2::LIFE)),
+                    life: Life::read(&transform.attributes),
                 })
             })
     })
 }
 
-fn is_esp(transform: &Transform<'_>, suite: &EspSuite, encapsulation: Encapsulation) -> bool {
-    let Some((id, bits)) = esp_number(suite.encryption) else {
+fn is_suite(transform: &Transform<'_>, suite: &EspSuite, encapsulation: Encapsulation) -> bool {
+    let Some((id, bits)) = transform_number(suite) else {
         return false;
     };
     let is = |kind, number: Option<u64>| transform.number_of(kind) == number;
@@ -563,12 +650,15 @@ mod tests {
     #[test]
     fn the_responders_best_is_chosen_and_sent_back_as_it_came() {
         let offer = suites(&["aes128-sha256-sha512", "aes256gcm16"]);
-        let life = Duration::from_secs(90_000);
+        let life = Life {
+            time: Some(Duration::from_secs(90_000)),
+            kilobytes: Some(4_608_000),
+        };
         let body = emit_phase2(&offer, 0x1234, TUNNEL, life);
         let parsed = sa::parse(&body).unwrap();
         let chosen = choose2(&suites(&["aes256gcm16", "aes128-sha512"]), &parsed, TUNNEL).unwrap();
         assert_eq!(chosen.suite.encryption, Encryption::AesGcm16(256));
-        assert_eq!((chosen.spi, chosen.life), (0x1234, Some(life)));
+        assert_eq!((chosen.spi, chosen.life), (0x1234, life));
         let answer = chosen.emit(0x5678);
         let answer = sa::parse(&answer).unwrap();
         assert_eq!(answer[0].transforms[0].raw, chosen.echo.3);
@@ -580,6 +670,51 @@ mod tests {
         assert!(choose2(&offer, &parsed, transport).is_none());
     }
 
+    /// S47: AH has a proposal of its own, by RFC 2407's numbers, and is never taken for ESP.
+    #[test]
+    fn ah_is_offered_beside_esp_and_never_taken_for_it() {
+        let mut ours = phase2(&[Proposal::parse_ah("sha256-sha1-aes128gmac").unwrap()]);
+        let esp = suites(&["null-sha256"]);
+        ours.extend(&esp);
+        let body = emit_phase2(&ours, 0x1234, TUNNEL, Life::default());
+        let parsed = sa::parse(&body).unwrap();
+        let protocols: Vec<u8> = parsed.iter().map(|p| p.protocol).collect();
+        assert_eq!(protocols, [PROTO_AH, PROTO_ESP]);
+        let ids = parsed[0].transforms.iter();
+        let ids = ids.map(|t| (t.id, t.number_of(attribute2::INTEGRITY)));
+        let expected = [(5, Some(5)), (3, Some(2)), (11, Some(11))];
+        assert_eq!(ids.collect::<Vec<_>>(), expected);
+        let chosen = choose2(&ours, &parsed, TUNNEL).unwrap();
+        assert!(chosen.suite.ah);
+        assert_eq!(sa::parse(&chosen.emit(1)).unwrap()[0].protocol, PROTO_AH);
+        let chosen = choose2(&esp, &parsed, TUNNEL).unwrap();
+        assert!(!chosen.suite.ah);
+        let alone = emit_phase2(&ours[..3], 0x1234, TUNNEL, Life::default());
+        assert!(choose2(&esp, &sa::parse(&alone).unwrap(), TUNNEL).is_none());
+    }
+
+    /// S20: seconds and kilobytes stand beside each other, each behind its unit, in either order.
+    #[test]
+    fn lifetimes_have_two_units() {
+        let life = Life {
+            time: Some(Duration::from_secs(3600)),
+            kilobytes: Some(100_000),
+        };
+        let octets = life.emit();
+        let mut attributes = crate::wire::attribute::parse(&octets).unwrap();
+        assert_eq!(Life::read(&attributes), life);
+        attributes.rotate_left(2);
+        assert_eq!(Life::read(&attributes), life);
+        // A duration without its unit is none.
+        assert_eq!(Life::read(&attributes[1..2]), Life::default());
+        let longer = Life {
+            time: None,
+            kilobytes: Some(100_001),
+        };
+        assert_eq!(life.shorter_than(longer), life);
+        assert_eq!(longer.shorter_than(life), Life::default());
+    }
+
     /// S53: a group where none is wanted, and none where one is, don't fit.
     #[test]
     fn forward_secrecy_is_agreed_or_nothing() {
@@ -588,7 +723,7 @@ mod tests {
             suites(&["aes128-sha256"]),
         );
         for (ours, theirs) in [(&with, &without), (&without, &with)] {
-            let body = emit_phase2(theirs, 0x1234, TUNNEL, Duration::from_secs(1));
+            let body = emit_phase2(theirs, 0x1234, TUNNEL, Life::default());
             assert!(choose2(ours, &sa::parse(&body).unwrap(), TUNNEL).is_none());
         }
     }

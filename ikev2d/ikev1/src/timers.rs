@@ -76,7 +76,13 @@ impl Isakmp {
             })
             .filter(|_| self.is_in_use());
         let exchanges = self.exchanges.values();
-        let exchanges = exchanges.flat_map(|e| [e.last.at, Some(e.forget_at)]);
+        let exchanges = exchanges.flat_map(|e| {
+            let used = match e.stage {
+                Stage::Sent { until, .. } => Some(until),
+                _ => None,
+            };
+            [e.last.at, Some(e.forget_at), used]
+        });
         [
             self.phase1.at,
             self.transactions.due(),
@@ -169,10 +175,18 @@ impl Isakmp {
                     self.quick_failed(ctx, &asked.name, asked.rekeys, reason::NO_ANSWER);
                 }
                 Stage::Answered { child, .. } => ctx.out.abandoned.push(child),
+                Stage::Sent { child, .. } => ctx.out.up.push(child),
                 _ => {}
             }
         }
         let now = ctx.now;
+        let over = self.exchanges.iter().filter_map(|(id, exchange)| {
+            let over = matches!(exchange.stage, Stage::Sent { until, .. } if now >= until);
+            over.then_some(*id)
+        });
+        for id in over.collect::<Vec<u32>>() {
+            self.use_child(ctx, id);
+        }
         self.exchanges.retain(|_, exchange| {
             let waits = !matches!(exchange.stage, Stage::Done);
             if !waits && now < exchange.forget_at {
@@ -192,6 +206,7 @@ impl Isakmp {
         let rekeyed = self.children.iter().filter(|child| due(child.rekey_at));
         let rekeyed: Vec<ChildId> = rekeyed.map(|c| c.sa.id).collect();
         for (id, phase) in expired {
+            self.use_heirs(ctx, id, false);
             let why = match phase {
                 Phase::Replaced => "it is replaced",
                 _ => "lifetime is over",

@@ -166,6 +166,18 @@ pub struct Ikev1 {
     /// Addresses are given without being asked for (draft-dukes-ike-mode-cfg-02 §3.2: CFG_SET); otherwise
     /// whoever wants one asks.
     pub push: bool,
+    /// Where we answer, the peer is not to use a child SA before we have said that it is there
+    /// (RFC 2408 §3.1: the commit bit).
+    pub commit: bool,
+}
+
+/// What a child has for IKEv1 alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ikev1Child {
+    /// Octets after which it stops: told to the peer in kilobytes.
+    pub life_bytes: Option<u64>,
+    /// Whether replayed packets are refused: told to the peer.
+    pub replay: bool,
 }
 
 /// What becomes of other IKE SAs between the same two identities (RFC 7296 §2.4).
@@ -249,6 +261,8 @@ pub struct ChildConfig {
     pub rekey_time: Option<Duration>,
     /// Up to how much earlier, at random; a tenth if not said.
     pub rand_time: Option<Duration>,
+    /// What concerns IKEv1 alone.
+    pub ikev1: Ikev1Child,
 }
 
 /// A configured traffic selector.

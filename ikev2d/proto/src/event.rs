@@ -121,6 +121,17 @@ pub struct ChildSa {
     pub ts_remote: Vec<TrafficSelector>,
     /// The child that it takes over from.
     pub replaces: Option<ChildId>,
+    /// What the peer has told of it.
+    pub told: Told,
+}
+
+/// What an IKEv1 peer tells of a child SA beyond the choice of algorithms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Octets after which it lets the SA go.
+    pub life_bytes: Option<u64>,
+    /// Whether it refuses replayed packets.
+    pub replay: Option<bool>,
 }
 
 /// Keys of an IKE SA, for a key log.

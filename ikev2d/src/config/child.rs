@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ikev2d_proto::config::{ChildConfig, SelectorConfig};
+use ikev2d_proto::config::{ChildConfig, Ikev1Child, SelectorConfig};
 use ikev2d_proto::proposal::Proposal;
 use offload_api::failover::OffloadLevel;
 use serde::Deserialize;
@@ -232,6 +232,10 @@ impl ChildSection {
             transport: self.mode == Mode::Transport,
             rekey_time: self.rekey_time.nonzero(),
             rand_time: self.rand_time.map(|time| time.0),
+            ikev1: Ikev1Child {
+                life_bytes: (self.life_bytes != 0).then_some(self.life_bytes),
+                replay: self.replay_window != 0,
+            },
         }
     }
 }

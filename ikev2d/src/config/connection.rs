@@ -111,6 +111,9 @@ pub struct ConnectionSection {
     /// IKEv1: whoever wants an address asks for it; otherwise it is given unasked.
     #[serde(default = "yes")]
     pub pull: bool,
+    /// IKEv1: where we answer, the peer is to wait until we say that a child SA is there (the commit bit).
+    #[serde(default)]
+    pub commit: bool,
     /// Child SAs by name.
     #[serde(default)]
     pub children: BTreeMap<String, ChildSection>,

@@ -42,6 +42,7 @@ pub(super) fn settings(
         aggressive_psk: section.aggressive_psk,
         xauth,
         push: !section.pull,
+        commit: section.commit,
     })
 }
 
@@ -94,9 +95,11 @@ pub(super) fn check(section: &ConnectionSection, suites: &[Suite]) -> Result<(),
             ("pull", !section.pull),
             ("aggressive", section.aggressive),
             ("aggressive_psk", section.aggressive_psk),
+            ("commit", section.commit),
         ] {
             if given {
-                let what = "IKEv2 has no modes, nor a push of addresses: this is for version = 1";
+                let what = "IKEv2 has no modes, no push of addresses and no commit bit: this is for \
+                            version = 1";
                 return wrong(key, what);
             }
         }

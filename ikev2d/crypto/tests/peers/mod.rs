@@ -76,6 +76,7 @@ pub(crate) fn connection(a: bool) -> Connection {
         transport: false,
         rekey_time: None,
         rand_time: None,
+        ikev1: Default::default(),
     };
     Connection {
         name: "gw".to_owned(),

@@ -9,7 +9,7 @@ use super::{Exchange, Ingredients, KEEP, Pair, Stage};
 use crate::isakmp::{Isakmp, Last, NONCE_LEN, Phase};
 use crate::keys::Nonces;
 use crate::step::Ctx;
-use crate::suite::{choose2, phase2};
+use crate::suite::choose2;
 use crate::wire::{Chain, Payloads, identity, notify, payload, sa};
 
 /// Why a quick mode is refused: what the peer is told, and our log.
@@ -28,6 +28,7 @@ impl Isakmp {
             id,
             Exchange {
                 stage: Stage::Done,
+                commit: false,
                 iv,
                 last: Last {
                     received: Some(digest),
@@ -42,7 +43,7 @@ impl Isakmp {
                 reason,
                 "quick mode is refused"
             );
-            self.tell(ctx, kind, &[]);
+            self.tell(ctx, kind, sa::PROTO_ESP, &[]);
         }
     }
 
@@ -93,7 +94,7 @@ impl Isakmp {
         let public = parts
             .optional(payload::KE, "KE")
             .map_err(|_| malformed("KE"))?;
-        let ours = phase2(&config.esp_proposals);
+        let ours = self.suites(&config);
         let chosen = choose2(&ours, &offer, self.encapsulation(&config));
         let Some(chosen) = chosen else {
             let reason = format!("no proposal of child {:?} fits", config.name);
@@ -118,6 +119,7 @@ impl Isakmp {
         for body in parts.of(payload::ID) {
             answer.push(payload::ID, body);
         }
+        super::push_terms(&mut answer, &config, &chosen, spi_in);
         let nonces = Nonces {
             initiator: nonce_i,
             responder: &nonce_r,
@@ -129,6 +131,7 @@ impl Isakmp {
             nonces,
             secret,
             life: chosen.life,
+            replay: None,
         };
         let rekeys = self.rekeyed(&config.name, wanted);
         let made = self.make_child(ctx, &config, wanted, ingredients, rekeys);
@@ -203,6 +206,9 @@ impl Isakmp {
         if let Stage::Answered { child, .. } = std::mem::replace(&mut exchange.stage, Stage::Done) {
             self.heard(ctx, path);
             ctx.out.up.push(child);
+            if self.connection.ikev1.commit {
+                self.tell_connected(ctx, id, child);
+            }
         }
     }
 }

@@ -3,13 +3,15 @@
 
 use ikev2d_proto::algorithm::Group;
 use ikev2d_proto::config::ChildConfig;
-use ikev2d_proto::event::ChildId;
+use ikev2d_proto::event::{ChildId, Path};
+use ikev2d_proto::proposal::Proposal;
 
-use super::{Asked, Exchange, Ingredients, KEEP, Pair, Stage};
+use super::{Asked, COMMIT_WAIT, Exchange, HEAD_START, Ingredients, KEEP, Pair, Stage};
 use crate::isakmp::{Isakmp, Last, NONCE_LEN, Phase};
 use crate::keys::Nonces;
 use crate::step::Ctx;
-use crate::suite::{choose2, emit_phase2, phase2};
+use crate::suite::{choose2, emit_phase2};
+use crate::wire::notify::{self, Notify};
 use crate::wire::{Chain, Payloads, identity, payload, sa};
 
 impl Isakmp {
@@ -75,10 +77,12 @@ impl Isakmp {
         pair: Pair,
         rekeys: Option<ChildId>,
     ) -> Result<(), &'static str> {
-        let suites = phase2(&config.esp_proposals);
-        let first = suites
-            .first()
-            .ok_or("no proposal of the child is IKEv1's")?;
+        let suites = self.suites(config);
+        let none = match self.encap && config.esp_proposals.iter().any(Proposal::is_ah) {
+            true => "a NAT is between, which AH does not pass",
+            false => "no proposal of the child is IKEv1's",
+        };
+        let first = suites.first().ok_or(none)?;
         // The public value goes along: one group, then.
         let group: Option<Group> = first.group;
         let suites: Vec<_> = suites
@@ -124,6 +128,7 @@ impl Isakmp {
             id,
             Exchange {
                 stage: Stage::Asked(Box::new(asked)),
+                commit: false,
                 iv,
                 last: Last::default(),
                 forget_at: ctx.now + KEEP,
@@ -202,13 +207,15 @@ impl Isakmp {
             initiator: &asked.nonce,
             responder: nonce_r,
         };
+        let (life, replay) = super::terms(parts);
         let ingredients = Ingredients {
             suite: chosen.suite,
             spi_in: asked.spi,
             spi_out: chosen.spi,
             nonces,
             secret,
-            life: super::responder_lifetime(parts),
+            life,
+            replay,
         };
         let made = self.make_child(ctx, &config, asked.pair, ingredients, asked.rekeys);
         let (child, install) = made.ok_or("cryptographic operation failed")?;
@@ -222,7 +229,8 @@ impl Isakmp {
         Ok(())
     }
 
-    /// Message 3: the peer may send from now on, and so may we.
+    /// Message 3: the peer may send from now on. So may we, unless the peer has told us to wait; what is
+    /// there already is used a moment longer, since the peer may install the new SAs only now.
     pub(super) fn send_third(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -233,6 +241,8 @@ impl Isakmp {
         // HASH(3) is over a zero octet, and the message id comes behind it.
         let header = self.header(crate::wire::exchange::QUICK, id);
         let octets = id.to_be_bytes();
+        let has_old = self.child_mut(child).and_then(|child| child.sa.replaces);
+        let has_old = has_old.and_then(|old| self.child_mut(old)).is_some();
         let (Some(keys), Some(exchange)) = (&self.keys, self.exchanges.get_mut(&id)) else {
             return;
         };
@@ -245,8 +255,70 @@ impl Isakmp {
         let Ok(message) = sealed else { return };
         exchange.last.sent = Some(message.clone());
         exchange.forget_at = ctx.now + KEEP;
+        let wait = match (exchange.commit, has_old) {
+            (true, _) => Some(COMMIT_WAIT),
+            (false, true) => Some(HEAD_START),
+            (false, false) => None,
+        };
+        match wait {
+            Some(wait) => {
+                let until = ctx.now + wait;
+                exchange.stage = Stage::Sent { child, until };
+                let again = ctx.now + ctx.config.retransmit_timeout;
+                exchange.last.at = exchange.commit.then_some(again);
+                exchange.last.tries = 0;
+            }
+            None => ctx.out.up.push(child),
+        }
         self.last_sent = ctx.now;
         ctx.transmit(self.path, message);
-        ctx.out.up.push(child);
+    }
+
+    /// The peer says that it has installed the child SA of one of our quick modes (RFC 2408 §3.1).
+    pub(crate) fn take_connected(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        path: Path,
+        id: u32,
+        parts: &Payloads<'_>,
+    ) {
+        let notifies = parts.of(payload::NOTIFY);
+        let mut notifies = notifies.filter_map(|body| Notify::parse(body).ok());
+        if notifies.any(|told| told.kind == notify::CONNECTED) {
+            self.heard(ctx, path);
+            self.use_child(ctx, id);
+        }
+    }
+
+    /// What is to take over from a child SA that goes does so now: one that the peer lets go is one whose
+    /// heir it has, whatever became of message 3.
+    pub(crate) fn use_heirs(&mut self, ctx: &mut Ctx<'_>, old: ChildId, by_peer: bool) {
+        let waiting = self.exchanges.iter().filter_map(|(id, e)| match &e.stage {
+            Stage::Sent { child, .. } => Some((*id, *child)),
+            Stage::Answered { child, .. } if by_peer => Some((*id, *child)),
+            _ => None,
+        });
+        for (id, heir) in waiting.collect::<Vec<_>>() {
+            let replaces = self.child_mut(heir).and_then(|heir| heir.sa.replaces);
+            if replaces == Some(old)
+                && let Some(exchange) = self.exchanges.get_mut(&id)
+            {
+                exchange.stage = Stage::Done;
+                exchange.last.at = None;
+                self.child_is_up(ctx, heir);
+            }
+        }
+    }
+
+    /// Nothing is waited for any more: the child of a quick mode of ours is used.
+    pub(crate) fn use_child(&mut self, ctx: &mut Ctx<'_>, id: u32) {
+        let Some(exchange) = self.exchanges.get_mut(&id) else {
+            return;
+        };
+        if let Stage::Sent { child, .. } = exchange.stage {
+            exchange.stage = Stage::Done;
+            exchange.last.at = None;
+            ctx.out.up.push(child);
+        }
     }
 }

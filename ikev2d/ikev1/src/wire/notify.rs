@@ -20,6 +20,8 @@ pub const FIRST_STATUS: u16 = 16384;
 pub const CONNECTED: u16 = 16384;
 /// Lifetime that the responder has set (RFC 2407 §4.6.3.1).
 pub const RESPONDER_LIFETIME: u16 = 24576;
+/// Whether replayed packets are refused (RFC 2407 §4.6.3.2).
+pub const REPLAY_STATUS: u16 = 24577;
 /// The peer has no other SAs with us (RFC 2407 §4.6.3.3).
 pub const INITIAL_CONTACT: u16 = 24578;
 /// Are you there? (RFC 3706 §5.2)

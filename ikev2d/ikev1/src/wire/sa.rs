@@ -9,6 +9,8 @@ pub const DOI_IPSEC: u32 = 1;
 const SIT_IDENTITY_ONLY: u32 = 1;
 /// Protocol of phase 1.
 pub const PROTO_ISAKMP: u8 = 1;
+/// Protocol of AH.
+pub const PROTO_AH: u8 = 2;
 /// Protocol of ESP.
 pub const PROTO_ESP: u8 = 3;
 /// The only transform of phase 1: IKE.
@@ -136,22 +138,30 @@ pub type Out = (u8, u8, Vec<u8>);
 
 /// Emits an SA payload's body with one proposal.
 pub fn emit(number: u8, protocol: u8, spi: &[u8], transforms: &[Out]) -> Vec<u8> {
-    let mut inner = Vec::new();
-    for (at, (number, id, attributes)) in transforms.iter().enumerate() {
-        let last = at + 1 == transforms.len();
-        inner.extend([if last { 0 } else { payload::TRANSFORM }, 0]);
-        inner.extend(((8 + attributes.len()) as u16).to_be_bytes());
-        inner.extend([*number, *id, 0, 0]);
-        inner.extend(attributes);
-    }
+    emit_all(&[(number, protocol, spi, transforms)])
+}
+
+/// The same with several: number, protocol, SPI, and transforms of each.
+pub fn emit_all(proposals: &[(u8, u8, &[u8], &[Out])]) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend(DOI_IPSEC.to_be_bytes());
     out.extend(SIT_IDENTITY_ONLY.to_be_bytes());
-    out.extend([0, 0]);
-    out.extend(((8 + spi.len() + inner.len()) as u16).to_be_bytes());
-    out.extend([number, protocol, spi.len() as u8, transforms.len() as u8]);
-    out.extend(spi);
-    out.extend(inner);
+    for (at, (number, protocol, spi, transforms)) in proposals.iter().enumerate() {
+        let mut inner = Vec::new();
+        for (at, (number, id, attributes)) in transforms.iter().enumerate() {
+            let last = at + 1 == transforms.len();
+            inner.extend([if last { 0 } else { payload::TRANSFORM }, 0]);
+            inner.extend(((8 + attributes.len()) as u16).to_be_bytes());
+            inner.extend([*number, *id, 0, 0]);
+            inner.extend(attributes);
+        }
+        let last = at + 1 == proposals.len();
+        out.extend([if last { 0 } else { payload::PROPOSAL }, 0]);
+        out.extend(((8 + spi.len() + inner.len()) as u16).to_be_bytes());
+        out.extend([*number, *protocol, spi.len() as u8, transforms.len() as u8]);
+        out.extend(*spi);
+        out.extend(inner);
+    }
     out
 }
 

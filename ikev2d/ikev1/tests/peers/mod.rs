@@ -71,6 +71,7 @@ pub(crate) fn child(a: bool, name: &str, esp: &str) -> ChildConfig {
         transport: false,
         rekey_time: None,
         rand_time: None,
+        ikev1: Default::default(),
     }
 }
 

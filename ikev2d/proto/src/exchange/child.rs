@@ -344,6 +344,7 @@ impl IkeSa {
             ts_local,
             ts_remote,
             replaces,
+            told: Default::default(),
         };
         let gone = || ChildKeys {
             encryption: Zeroizing::default(),

@@ -98,7 +98,7 @@ pub(super) fn check(section: &ConnectionSection, suites: &[Suite]) -> Result<(),
             ("commit", section.commit),
         ] {
             if given {
-                let what = "IKEv2 has no modes, no push of addresses and no commit bit: this is for \
+                let what = "IKEv2 has no modes, no commit bit, nor a push of addresses: this is for \
                             version = 1";
                 return wrong(key, what);
             }

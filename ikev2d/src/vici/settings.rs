@@ -16,9 +16,10 @@ use crate::config::{
 };
 
 /// Settings that are switches.
-const SWITCHES: [&str; 9] = [
+const SWITCHES: [&str; 10] = [
     "aggressive",
     "aggressive_psk",
+    "commit",
     "encap",
     "esn",
     "fragmentation",

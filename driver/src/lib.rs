@@ -27,7 +27,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use offload_api::capability::Features;
 use offload_api::device::Accelerator;
 use offload_api::error::DeviceError;
 use thiserror::Error;
@@ -110,24 +109,19 @@ impl fmt::Display for DeviceAddress {
 /// [`reset`](offload_api::device::Accelerator::reset).
 ///
 /// # Errors
-/// It is not there, is no ipa card, or speaks another ABI.
+/// It is not there, is no ipa card, speaks another ABI, or seals nothing.
 pub fn open(address: &DeviceAddress) -> Result<Arc<IpaCard>, DeviceError> {
-    let card = open_null_crypto(address)?;
-    if card.capabilities().features.contains(Features::NULL_CRYPTO) {
-        return Err(DeviceError::Protocol {
-            what: "the card seals nothing: it is there for measuring only".to_owned(),
-        });
-    }
-    Ok(card)
+    let at = address.clone();
+    IpaCard::open(address.to_string(), Box::new(move || connect(&at))).map(Arc::new)
 }
 
 /// As [`open`], also for a card that seals and opens nothing: to measure the way to it and back.
 ///
 /// # Errors
-/// As [`open`].
+/// It is not there, is no ipa card, or speaks another ABI.
 pub fn open_null_crypto(address: &DeviceAddress) -> Result<Arc<IpaCard>, DeviceError> {
     let at = address.clone();
-    IpaCard::open(address.to_string(), Box::new(move || connect(&at))).map(Arc::new)
+    IpaCard::open_null_crypto(address.to_string(), Box::new(move || connect(&at))).map(Arc::new)
 }
 
 /// Goes on with a card whose process has died, by the descriptors that [`IpaCard::kept`] had given to
@@ -135,7 +129,7 @@ pub fn open_null_crypto(address: &DeviceAddress) -> Result<Arc<IpaCard>, DeviceE
 /// stops.
 ///
 /// # Errors
-/// Something is missing, or the card can't be gone on with. Its connection is shut then, so that
+/// Something is missing, or the card can't be gone on with, or it seals nothing. Its connection is shut then, so that
 /// [`open`] can open it anew.
 pub fn attach(
     address: &DeviceAddress,
@@ -202,7 +196,7 @@ impl Card {
 /// Opens whatever is there, by its PCI id.
 ///
 /// # Errors
-/// It is not there, or nothing that this drives.
+/// It is not there, nothing that this drives, or seals nothing.
 pub fn open_card(address: &DeviceAddress) -> Result<Card, DeviceError> {
     let all = match address {
         DeviceAddress::Several(all) => all.clone(),

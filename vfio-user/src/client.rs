@@ -63,12 +63,13 @@ pub struct Region {
 }
 
 impl Client {
-    /// Connects to a device's socket and agrees on a version. `deadline` is for every call.
+    /// Connects to a device's socket and agrees on a version. `deadline` is for every call, and for being
+    /// let in.
     ///
     /// # Errors
     /// Nobody listens, or the peer speaks something else.
     pub fn connect(path: &Path, deadline: Duration) -> Result<Self, Error> {
-        Self::from_stream(UnixStream::connect(path)?, deadline)
+        Self::from_stream(socket::connect(path, deadline)?, deadline)
     }
 
     /// As [`connect`](Self::connect), over a connected socket.

@@ -4,13 +4,17 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    recvmsg, sendmsg, socket_with,
 };
 use zerocopy::FromBytes;
 
@@ -54,6 +58,35 @@ impl Deadline {
             });
         }
         Ok(Timespec::try_from(left).ok())
+    }
+}
+
+/// Connects to a listener. One whose queue is full, because its process stands still, is waited for no
+/// longer than this.
+pub(crate) fn connect(path: &Path, deadline: Duration) -> Result<UnixStream, Error> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // What limits a connect to a unix socket, too: unix(7) knows no in-progress. Nought would be for ever.
+    let limit = deadline.max(Duration::from_micros(1));
+    set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
+    let begun = Instant::now();
+    loop {
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => return Ok(UnixStream::from(socket)),
+            Err(Errno::INTR) if begun.elapsed() < deadline => {}
+            Err(Errno::AGAIN | Errno::INTR) => {
+                return Err(Error::Timeout {
+                    command: "a connection",
+                    millis: deadline.as_millis() as u64,
+                });
+            }
+            Err(errno) => return Err(Error::Io(errno.into())),
+        }
     }
 }
 
@@ -222,4 +255,51 @@ fn fill(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::sync::mpsc;
+
+    use rustix::net::{bind, listen};
+
+    use super::*;
+
+    #[test]
+    fn a_listener_that_stands_still_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("card");
+        let address = SocketAddrUnix::new(&path).unwrap();
+        let socket = |flags| {
+            let flags = SocketFlags::CLOEXEC | flags;
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap()
+        };
+        let listener = socket(SocketFlags::empty());
+        bind(&listener, &address).unwrap();
+        listen(&listener, 1).unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let client = socket(SocketFlags::NONBLOCK);
+            match rustix::net::connect(&client, &address) {
+                Ok(()) => waiting.push(client),
+                Err(errno) => break assert_eq!(errno, Errno::AGAIN),
+            }
+        }
+        let (done, result) = mpsc::channel();
+        let name = path.clone();
+        std::thread::spawn(move || {
+            let client = crate::client::Client::connect(&name, Duration::from_millis(20));
+            let _ = done.send(client.map(drop));
+        });
+        let result = result.recv_timeout(Duration::from_secs(30));
+        let result = result.expect("it waits for ever");
+        assert!(matches!(result, Err(Error::Timeout { .. })), "{result:?}");
+        // One that is let in is connected.
+        waiting.clear();
+        let stream = UnixListener::from(listener);
+        stream.set_nonblocking(true).unwrap();
+        while stream.accept().is_ok() {}
+        connect(&path, Duration::from_secs(10)).unwrap();
+    }
 }

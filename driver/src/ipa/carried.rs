@@ -132,6 +132,7 @@ mod tests {
 
     use sim::{CardConfig, RunningCard};
 
+    use super::super::NullCrypto;
     use super::super::life::Start;
     use super::*;
     use crate::transport::user::UserTransport;
@@ -143,7 +144,7 @@ mod tests {
         let config = CardConfig::new(dir.path().join("card.sock"));
         let card = RunningCard::start(&config).unwrap();
         let transport = Box::new(UserTransport::connect(&config.socket).unwrap());
-        let life = Life::begin(transport, 1, Start::Afresh).unwrap();
+        let life = Life::begin(transport, 1, Start::Afresh, NullCrypto::Refused).unwrap();
         let mut told = SaDescription::new_zeroed();
         (told.index, told.generation, told.spi) = (3.into(), 1.into(), 0x1000.into());
         let old = decode(&life, &told).unwrap().sa;

@@ -18,7 +18,7 @@ use fpga_regs::registers::{
     ABI_VERSION, CardFeatures, CardStatus, Control, DOORBELL_BAR, DOORBELL_PAGE, MAGIC_VALUE,
     REGISTER_BAR, control, event_queue, identity,
 };
-use offload_api::capability::Capabilities;
+use offload_api::capability::{Capabilities, Features};
 use offload_api::device::Counters;
 use offload_api::error::DeviceError;
 use offload_api::frame::FramePool;
@@ -27,10 +27,10 @@ use rustix::event::{EventfdFlags, eventfd};
 use vfio_user::message::REGION_CONFIG;
 
 use self::capabilities::{check_identity, read_capabilities};
-use super::STATISTICS;
 use super::admin::{AdminQueue, Answer};
 use super::queue::{GatherList, MAX_LISTS};
 use super::watchdog::{Pulse, Watch};
+use super::{NullCrypto, STATISTICS};
 use crate::bar::Registers;
 use crate::dma::{DmaArena, DmaSlice, IovaAllocator};
 use crate::handshake::Doze;
@@ -145,6 +145,7 @@ impl Life {
         transport: Box<dyn Transport>,
         number: u64,
         start: Start,
+        null_crypto: NullCrypto,
     ) -> Result<Arc<Self>, DeviceError> {
         check_identity(&*transport)?;
         // Memory space and bus mastering.
@@ -186,6 +187,13 @@ impl Life {
 
         let features = CardFeatures::from_bits_retain(registers.read(identity::FEATURES)?);
         let capabilities = read_capabilities(&registers, features)?;
+        if null_crypto == NullCrypto::Refused
+            && capabilities.features.contains(Features::NULL_CRYPTO)
+        {
+            return Err(DeviceError::Protocol {
+                what: "the card seals nothing: it is there for measuring only".to_owned(),
+            });
+        }
         let build = registers.read_wide(identity::BUILD)?.to_le_bytes();
         let firmware = String::from_utf8_lossy(&build)
             .trim_end_matches('\0')

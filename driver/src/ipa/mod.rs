@@ -42,12 +42,23 @@ use life::{Life, Start};
 /// Connects to the card, each time anew.
 type Connector = Box<dyn Fn() -> Result<Box<dyn Transport>, DeviceError> + Send + Sync>;
 
+/// Whether a card may seal and open nothing, which is for measuring only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NullCrypto {
+    Refused,
+    Allowed,
+}
+
 /// An ipa card. It survives the loss of its device: see [`Accelerator::reset`].
 pub struct IpaCard {
     name: String,
     connect: Connector,
+    null_crypto: NullCrypto,
     capabilities: Capabilities,
+    /// Locked for writing only to exchange it: nobody waits for a reset.
     life: RwLock<Arc<Life>>,
+    /// Held by a reset.
+    resetting: Mutex<()>,
     /// Counters of lives that are over.
     past: Mutex<Counters>,
     lives: AtomicU64,
@@ -57,10 +68,30 @@ impl IpaCard {
     /// Opens a card by a connector.
     ///
     /// # Errors
-    /// It is not there, is no ipa card, or speaks another ABI.
+    /// It is not there, is no ipa card, speaks another ABI, or seals nothing.
     pub fn open(name: String, connect: Connector) -> Result<Self, DeviceError> {
-        let life = Life::begin(connect()?, 1, Start::Afresh)?;
-        Ok(Self::with(name, connect, life))
+        Self::with(
+            name,
+            connect()?,
+            connect,
+            Start::Afresh,
+            NullCrypto::Refused,
+        )
+    }
+
+    /// As [`open`](Self::open), also for a card that seals and opens nothing: to measure the way to it
+    /// and back.
+    ///
+    /// # Errors
+    /// It is not there, is no ipa card, or speaks another ABI.
+    pub fn open_null_crypto(name: String, connect: Connector) -> Result<Self, DeviceError> {
+        Self::with(
+            name,
+            connect()?,
+            connect,
+            Start::Afresh,
+            NullCrypto::Allowed,
+        )
     }
 
     /// Goes on with a card that an earlier process has left behind, by a transport that was kept for it:
@@ -68,25 +99,33 @@ impl IpaCard {
     /// connector.
     ///
     /// # Errors
-    /// It is no ipa card, has failed, or is too old; it can be opened anew.
+    /// It is no ipa card, has failed, is too old, or seals nothing. All but the last can be opened anew.
     pub fn attach(
         name: String,
         transport: Box<dyn Transport>,
         connect: Connector,
     ) -> Result<Self, DeviceError> {
-        let life = Life::begin(transport, 1, Start::Again)?;
-        Ok(Self::with(name, connect, life))
+        Self::with(name, transport, connect, Start::Again, NullCrypto::Refused)
     }
 
-    fn with(name: String, connect: Connector, life: Arc<Life>) -> Self {
-        Self {
+    fn with(
+        name: String,
+        transport: Box<dyn Transport>,
+        connect: Connector,
+        start: Start,
+        null_crypto: NullCrypto,
+    ) -> Result<Self, DeviceError> {
+        let life = Life::begin(transport, 1, start, null_crypto)?;
+        Ok(Self {
             name,
             connect,
+            null_crypto,
             capabilities: life.capabilities.clone(),
             life: RwLock::new(life),
+            resetting: Mutex::default(),
             past: Mutex::default(),
             lives: AtomicU64::new(1),
-        }
+        })
     }
 
     /// Copies of what to keep open, by name, so that a later process can [`attach`](Self::attach); other
@@ -326,8 +365,10 @@ impl Accelerator for IpaCard {
     }
 
     fn counters(&self) -> Counters {
-        let past = *lock(&self.past);
-        add(past, self.life().counters())
+        // Both at once, so that a reset between counts a life neither twice nor not at all.
+        let past = lock(&self.past);
+        let (past, life) = (*past, self.life());
+        add(past, life.counters())
     }
 
     fn health(&self) -> Health {
@@ -338,22 +379,23 @@ impl Accelerator for IpaCard {
     }
 
     fn reset(&self) -> Result<(), DeviceError> {
-        let mut current = self.life.write().unwrap_or_else(PoisonError::into_inner);
-        let counters = current.counters();
-        current.end("reset");
+        let _alone = lock(&self.resetting);
+        let old = self.life();
+        let counters = old.counters();
+        old.end("reset");
         // A new life even where the device never left: nothing of the old one can leak into it.
         let number = self.lives.fetch_add(1, Ordering::Relaxed) + 1;
-        let life = Life::begin((self.connect)()?, number, Start::Afresh)?;
+        let transport = (self.connect)()?;
+        let life = Life::begin(transport, number, Start::Afresh, self.null_crypto)?;
         if life.capabilities != self.capabilities {
             life.end("capabilities differ");
             return Err(DeviceError::Protocol {
                 what: "the card came back with other capabilities".to_owned(),
             });
         }
-        *current = life;
-        drop(current);
         let mut past = lock(&self.past);
         *past = add(*past, Counters { sas: 0, ..counters });
+        *self.life.write().unwrap_or_else(PoisonError::into_inner) = life;
         Ok(())
     }
 }

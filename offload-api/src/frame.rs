@@ -318,6 +318,22 @@ impl Frame {
         true
     }
 
+    /// As [`pull_front`](Self::pull_front) and [`truncate`](Self::truncate) at once.
+    #[inline]
+    #[must_use]
+    pub fn keep(&mut self, front: usize, len: usize) -> bool {
+        if self.is_chained() {
+            let fits = self.pull_front(front);
+            self.truncate(len);
+            return fits;
+        }
+        let Some(left) = (self.length() as usize).checked_sub(front) else {
+            return false;
+        };
+        self.set_extent(self.offset() + front as u32, left.min(len) as u32);
+        true
+    }
+
     /// Shortens the packet to `len` octets, if it is longer.
     #[inline]
     pub fn truncate(&mut self, len: usize) {

@@ -165,8 +165,8 @@ impl ReplayWindow {
         if words != 0 {
             let (from, to) = (self.top / 64, sequence / 64);
             for word in (from + 1..=to).take(words as usize) {
-                // With a jump of a whole ring or more, `take` clears each word once.
-                let index = (word % words) as usize;
+                // With a jump of a whole ring or more, `take` clears each word once. Words are a power of two.
+                let index = (word & (words - 1)) as usize;
                 if let Some(word) = self.ring.get_mut(index) {
                     *word = 0;
                 }

@@ -243,13 +243,16 @@ impl Framing {
         let len = packet.packet_len();
         let (start, pad_len) = (self.start()?, self.pad_len(len));
         let front = start + Header::LEN + self.iv_len;
-        // Before it grows: of a packet that has neither a header nor room, the header is told.
-        let whole = packet.whole().ok_or(Status::NoSpace)?;
-        let (next_header, inner) = inner(whole, len)?;
-        let octets = packet.grow(front, pad_len + TRAILER + self.icv_len);
-        let octets = octets.ok_or(Status::NoSpace)?;
+        let back = pad_len + TRAILER + self.icv_len;
+        if !packet.has_room(front, back) {
+            // Of a packet that has neither a header nor room, the header is told.
+            inner(packet.whole().ok_or(Status::NoSpace)?, len)?;
+            return Err(Status::NoSpace);
+        }
+        let octets = packet.grow(front, back).ok_or(Status::NoSpace)?;
         let (head, body) = octets.split_at_mut_checked(front).ok_or(Status::NoSpace)?;
-        let tail = body.get_mut(len..).ok_or(Status::NoSpace)?;
+        let (packet, tail) = body.split_at_mut_checked(len).ok_or(Status::NoSpace)?;
+        let (next_header, inner) = inner(packet, len)?;
         write_trailer(tail, pad_len, next_header);
         let whole = front + len + tail.len();
         self.write_front(head, whole, &inner, sequence, iv)?;
@@ -472,7 +475,16 @@ impl Framing {
         let (stripped, next_header) = match packet.whole() {
             Some(octets) => {
                 let plain = octets.get(from..from + plain_len);
-                strip_padding(plain.ok_or(Status::BadLength)?)?
+                let plain = plain.ok_or(Status::BadLength)?;
+                let (stripped, next_header) = strip_padding(plain)?;
+                if self.mode == Mode::Tunnel {
+                    let payload_len = plain_len - stripped;
+                    let payload = plain.get(..payload_len).ok_or(Status::BadLength)?;
+                    let inner_len = inner_len(payload, payload_len, next_header)?;
+                    let kept = packet.keep(from, inner_len);
+                    return kept.then_some(next_header).ok_or(Status::BadLength);
+                }
+                (stripped, next_header)
             }
             None => strip_pieces(packet, from, plain_len)?,
         };

@@ -18,10 +18,19 @@ pub trait PacketBuffer {
     fn grow(&mut self, front: usize, back: usize) -> Option<&mut [u8]>;
     /// The packet, unless it lies in several pieces.
     fn whole(&mut self) -> Option<&mut [u8]>;
+    /// Whether [`grow`](Self::grow) would find the room.
+    fn has_room(&self, front: usize, back: usize) -> bool;
     /// Takes octets off the front; false where there are fewer.
     fn shrink_front(&mut self, count: usize) -> bool;
     /// Shortens the packet to `len` octets, if it is longer.
     fn truncate(&mut self, len: usize);
+    /// Takes octets off the front, and leaves `len` of the others if there are more; false where there
+    /// are fewer to take off.
+    fn keep(&mut self, front: usize, len: usize) -> bool {
+        let fits = self.shrink_front(front);
+        self.truncate(len);
+        fits
+    }
     /// Octets of the packet: where they lie, or copied into `room`, which has their number.
     fn part<'part>(&'part mut self, at: usize, room: &'part mut [u8]) -> Option<&'part [u8]>;
     /// Overwrites all its octets with zeros.
@@ -55,6 +64,11 @@ impl PacketBuffer for Frame {
     }
 
     #[inline]
+    fn has_room(&self, front: usize, back: usize) -> bool {
+        !self.is_chained() && front <= self.headroom() && back <= self.tailroom()
+    }
+
+    #[inline]
     fn whole(&mut self) -> Option<&mut [u8]> {
         (!self.is_chained()).then_some(self)
     }
@@ -67,6 +81,11 @@ impl PacketBuffer for Frame {
     #[inline]
     fn truncate(&mut self, len: usize) {
         Frame::truncate(self, len);
+    }
+
+    #[inline]
+    fn keep(&mut self, front: usize, len: usize) -> bool {
+        Frame::keep(self, front, len)
     }
 
     #[inline]
@@ -143,18 +162,24 @@ impl PacketBuffer for SlicePacket<'_> {
     }
 
     #[inline]
+    fn has_room(&self, front: usize, back: usize) -> bool {
+        front <= self.offset && back <= self.buffer.len() - self.offset - self.len
+    }
+
+    #[inline]
     fn grow(&mut self, front: usize, back: usize) -> Option<&mut [u8]> {
-        let fits = front <= self.offset && back <= self.buffer.len() - self.offset - self.len;
-        fits.then_some(())?;
+        self.has_room(front, back).then_some(())?;
         self.offset -= front;
         self.len += front + back;
         Some(self.packet())
     }
 
+    #[inline]
     fn whole(&mut self) -> Option<&mut [u8]> {
         Some(self.packet())
     }
 
+    #[inline]
     fn shrink_front(&mut self, count: usize) -> bool {
         let fits = count <= self.len;
         if fits {

@@ -181,6 +181,39 @@ impl SaState {
         Ok(sequence)
     }
 
+    /// The first of as many numbers, for packets that follow each other; nothing where there is
+    /// something to look at, or to tell, on the way: then each takes [its own](Self::next_number).
+    #[inline]
+    pub fn next_numbers(&mut self, count: u64) -> Option<u64> {
+        let remaining = self.cursor.remaining().checked_sub(count)?;
+        let first = self.cursor.next();
+        let told = self.reported.grant_low || remaining > self.low_mark;
+        if self.limited
+            || self.explicit
+            || !told
+            || self.left(first.saturating_add(count)) <= ENDING_32
+        {
+            return None;
+        }
+        self.cursor.take(count).map(|(first, _)| first)
+    }
+
+    /// Counts packets without limits that were numbered [together](Self::next_numbers).
+    #[inline]
+    pub fn count_run(&mut self, last: u64, packets: u64, octets: u64) {
+        self.usage.packets += packets;
+        self.usage.bytes += octets;
+        self.usage.sequence = self.usage.sequence.max(last);
+    }
+
+    /// Takes back that a packet was counted, which could not be sealed.
+    #[cold]
+    pub fn take_back(&mut self, octets: usize, status: Status) {
+        self.usage.packets -= 1;
+        self.usage.bytes -= octets as u64;
+        self.count_error(status);
+    }
+
     /// The full number of an inbound packet, if the window may take it. Changes nothing: the ICV is
     /// still to be checked (RFC 4303 §3.4.3).
     ///
@@ -440,14 +473,19 @@ impl SaState {
             self.reported.sequence_end = true;
             self.notices.push(SaNotice::SequenceEnd);
         }
-        let left = if self.esn {
+        if self.left(sequence) <= ENDING_32 && !self.reported.sequence_ending {
+            self.reported.sequence_ending = true;
+            self.notices.push(SaNotice::SequenceEnding);
+        }
+    }
+
+    /// What the space has left, in the measure of [`ENDING_32`].
+    #[inline]
+    fn left(&self, sequence: u64) -> u64 {
+        if self.esn {
             (u64::MAX - sequence) / (ENDING_64 / ENDING_32)
         } else {
             u64::from(u32::MAX).saturating_sub(sequence)
-        };
-        if left <= ENDING_32 && !self.reported.sequence_ending {
-            self.reported.sequence_ending = true;
-            self.notices.push(SaNotice::SequenceEnding);
         }
     }
 }

@@ -27,6 +27,31 @@ enum Ip {
     V6([u8; Ipv6Header::LEN]),
 }
 
+/// What routers and senders leave alone of an IPv4 header's first 16 octets: all but class, length,
+/// number, don't-fragment (and the bit that RFC 791 reserves), time to live and checksum.
+const V4_FIXED: [u8; 16] = [
+    0xff, 0, 0, 0, 0, 0, 0x3f, 0xff, 0, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff,
+];
+/// The same of an IPv6 header's: all but class, label, length and hop limit.
+const V6_FIXED: [u8; 16] = [
+    0xf0, 0, 0, 0, 0, 0, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+];
+
+/// Whether two headers agree in these of their first octets. In one number: a comparison of slices is a
+/// call.
+#[inline]
+fn is_same<const N: usize>(a: &[u8; N], b: &[u8; N], fixed: [u8; 16]) -> bool {
+    let first = |octets: &[u8; N]| {
+        octets
+            .first_chunk()
+            .map(|first| u128::from_ne_bytes(*first))
+    };
+    match (first(a), first(b)) {
+        (Some(a), Some(b)) => (a ^ b) & u128::from_ne_bytes(fixed) == 0,
+        _ => false,
+    }
+}
+
 /// Nothing comes from inside.
 const NOTHING: Inner = Inner {
     v4: true,
@@ -144,13 +169,10 @@ impl Template {
                     return false;
                 };
                 let told = be16(&found[2..4]).map(usize::from);
-                let whole = be16(&found[6..8]).is_some_and(|field| field & 0x3fff == 0);
-                let fits = found[0] == header[0]
-                    && told == Some(len)
-                    && whole
-                    && found[9] == header[9]
-                    && found[12..] == header[12..];
-                (rest, len.wrapping_sub(Ipv4Header::LEN), fits)
+                let same = is_same(found, header, V4_FIXED)
+                    && found.last_chunk::<4>() == header.last_chunk();
+                let left = len.wrapping_sub(Ipv4Header::LEN);
+                (rest, left, told == Some(len) && same)
             }
             Ip::V6(header) => {
                 let Some((found, rest)) = packet.split_first_chunk::<{ Ipv6Header::LEN }>() else {
@@ -158,11 +180,9 @@ impl Template {
                 };
                 let left = len.wrapping_sub(Ipv6Header::LEN);
                 let told = be16(&found[4..6]).map(usize::from);
-                let fits = found[0] >> 4 == 6
-                    && told == Some(left)
-                    && found[6] == header[6]
-                    && found[8..] == header[8..];
-                (rest, left, fits)
+                let same = is_same(found, header, V6_FIXED)
+                    && found.last_chunk::<24>() == header.last_chunk();
+                (rest, left, told == Some(left) && same)
             }
         };
         let udp = |ports: [u8; 4]| {

@@ -8,6 +8,9 @@ use crate::packet::PacketBuffer;
 /// Pad length and next header.
 pub(crate) const TRAILER: usize = 2;
 
+/// The first six octets of padding.
+const PADDING: u64 = 0x06_05_04_03_02_01;
+
 /// Padding 1, 2, 3, …, pad length and next header (RFC 4303 §2.4 to §2.6); behind them is room for the
 /// ICV.
 #[inline]
@@ -18,7 +21,7 @@ pub(crate) fn write_trailer(tail: &mut [u8], pad_len: usize, next_header: u8) {
         && let Some(tail) = tail.first_chunk_mut::<8>()
     {
         // In one store; what is too much lies where the ICV goes.
-        let padding = 0x06_05_04_03_02_01 & ((1 << (8 * pad_len)) - 1);
+        let padding = PADDING & ((1 << (8 * pad_len)) - 1);
         *tail = (trailer << (8 * pad_len) | padding).to_le_bytes();
         return;
     }
@@ -40,6 +43,16 @@ const TAIL_MOST: usize = u8::MAX as usize + TRAILER;
 /// The octets of padding and trailer at the end of a payload, and the next header.
 #[inline]
 pub(crate) fn strip_padding(plain: &[u8]) -> Result<(usize, u8), Status> {
+    if let Some(last) = plain.last_chunk::<8>()
+        && last[6] <= 6
+    {
+        // In one load; shifted so that the padding comes last.
+        let pad_len = u32::from(last[6]);
+        let padding = u64::from_le_bytes(*last) >> (48 - 8 * pad_len);
+        let fits = (padding ^ PADDING) & ((1 << (8 * pad_len)) - 1) == 0;
+        let stripped = (pad_len as usize + TRAILER, last[7]);
+        return fits.then_some(stripped).ok_or(Status::BadPad);
+    }
     let [rest @ .., pad_len, next_header] = plain else {
         return Err(Status::BadLength);
     };

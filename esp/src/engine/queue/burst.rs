@@ -15,7 +15,7 @@ use esp_framing::table::{Entry, event_of};
 use offload_api::queue::{Explicit, Op, Status};
 use offload_api::sa::Direction;
 
-use super::{Scratch, State, Work};
+use super::{Scratch, State, Work, steady};
 use crate::engine::{MAX_GATHER, MAX_PACKET, Shared, Table, lock};
 use crate::packet::{PacketBuffer, SlicePacket};
 use crate::sa_transform::{Context, SaTransform};
@@ -25,7 +25,7 @@ use crate::sa_transform::{Context, SaTransform};
 const PARALLEL_FROM: usize = 48 << 10;
 /// Packets that one core takes at a time, at least and at most.
 const LEAST: usize = 8;
-const BURST: usize = 32;
+pub(super) const BURST: usize = 32;
 
 /// Packets that are worked on together, [`BURST`] at most.
 struct Chunk<'burst> {
@@ -36,7 +36,7 @@ struct Chunk<'burst> {
 }
 
 /// Packets of an AEAD's burst.
-type List<'data> = ArrayVec<Packet<'data>, BURST>;
+pub(super) type List<'data> = ArrayVec<Packet<'data>, BURST>;
 
 /// Does all there is to do for new packets.
 pub(super) fn run(shared: &Shared, ops: &mut [Op], states: &mut [State], scratch: &mut Scratch) {
@@ -62,7 +62,11 @@ pub(super) fn run(shared: &Shared, ops: &mut [Op], states: &mut [State], scratch
             }
         }
         _ => {
-            for mut chunk in chunks(ops, states, table) {
+            for (ops, states) in ops.chunks_mut(BURST).zip(states.chunks_mut(BURST)) {
+                if steady::run(shared, table, ops, states, now, &mut totals) {
+                    continue;
+                }
+                let mut chunk = Chunk::new(ops, states, table);
                 chunk.prepare(now, scratch);
                 chunk.work();
                 chunk.finish(now, shared, &mut totals);
@@ -370,7 +374,7 @@ fn end(op: &Op, state: &mut State, result: Result<u8, Status>, entry: &Entry<SaT
 
 /// Moves the window for a packet, and counts it.
 #[inline]
-fn admit(
+pub(super) fn admit(
     op: &Op,
     state: &mut State,
     entry: &Entry<SaTransform>,
@@ -399,17 +403,17 @@ fn admit(
 }
 
 #[derive(Default)]
-struct Totals {
+pub(super) struct Totals {
     sealed: u64,
     sealed_bytes: u64,
     opened: u64,
     opened_bytes: u64,
-    errors: u64,
+    pub(super) errors: u64,
 }
 
 impl Totals {
     #[inline]
-    fn add(&mut self, inbound: bool, octets: usize) {
+    pub(super) fn add(&mut self, inbound: bool, octets: usize) {
         if inbound {
             self.opened += 1;
             self.opened_bytes += octets as u64;

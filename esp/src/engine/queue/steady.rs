@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Bursts as most are: packets of AEADs, each in one frame, that bring no numbers of their own. One pass
+//! goes in front of the cipher and one behind it, and what is alike for packets of one SA that follow
+//! each other (its place in the table, its lock, numbers, counters) is done once for them. The answers
+//! are those of the long way in [`super::burst`].
+
+use std::time::Instant;
+
+use arrayvec::ArrayVec;
+use esp_aead::{open_burst, seal_burst};
+
+use esp_framing::sa::SaState;
+use esp_framing::table::{Entry, event_of};
+use offload_api::queue::{Op, Status};
+use offload_api::sa::{Direction, SaHandle};
+
+use super::burst::{BURST, List, Totals, admit};
+use super::{State, Work};
+use crate::engine::{MAX_PACKET, Shared, Table, lock};
+use crate::sa_transform::SaTransform;
+use crate::transform::Transform;
+
+/// Packets of one SA that follow each other.
+struct Run<'table> {
+    sa: SaHandle,
+    count: usize,
+    entry: &'table Entry<SaTransform>,
+    transform: &'table Transform,
+    /// Whether they are counted already: what is sealed without limits is as good as counted.
+    counted: bool,
+}
+
+/// The runs of a burst of [`BURST`] at most, unless a packet has to go the long way.
+#[inline]
+fn runs<'table>(ops: &[Op], table: &'table Table) -> Option<ArrayVec<Run<'table>, BURST>> {
+    let mut runs = ArrayVec::new();
+    for ops in ops.chunk_by(|a, b| a.sa == b.sa) {
+        let sa = ops.first()?.sa;
+        let entry = table.entry(sa).ok()?;
+        let transform = entry.transform.aead()?;
+        let plain = |op: &Op| {
+            op.explicit.is_none() && !op.frame.is_chained() && op.frame.len() <= MAX_PACKET
+        };
+        if !ops.iter().all(plain) {
+            return None;
+        }
+        runs.push(Run {
+            sa,
+            count: ops.len(),
+            entry,
+            transform,
+            counted: false,
+        });
+    }
+    Some(runs)
+}
+
+/// Each run with its packets.
+fn each<'burst, 'runs, 'table>(
+    runs: &'runs mut [Run<'table>],
+    mut ops: &'burst mut [Op],
+    mut states: &'burst mut [State],
+) -> impl Iterator<
+    Item = (
+        &'runs mut Run<'table>,
+        impl Iterator<Item = (&'burst mut Op, &'burst mut State)> + use<'burst>,
+    ),
+> + use<'burst, 'runs, 'table> {
+    runs.iter_mut().map(move |run| {
+        let (these, rest) = std::mem::take(&mut ops).split_at_mut(run.count);
+        let (theirs, others) = std::mem::take(&mut states).split_at_mut(run.count);
+        (ops, states) = (rest, others);
+        (run, these.iter_mut().zip(theirs))
+    })
+}
+
+/// Does all there is to do for a burst of [`BURST`] at most; false where it has to go the long way, and
+/// nothing is done.
+pub(super) fn run(
+    shared: &Shared,
+    table: &Table,
+    ops: &mut [Op],
+    states: &mut [State],
+    now: Instant,
+    totals: &mut Totals,
+) -> bool {
+    let Some(mut runs) = runs(ops, table) else {
+        return false;
+    };
+    let (mut sealed, mut opened) = {
+        let (mut seals, mut opens) = (List::new(), List::new());
+        for (run, packets) in each(&mut runs, ops, states) {
+            let mut sa = run.entry.state();
+            match run.transform.direction() {
+                Direction::Outbound => frame(run, &mut sa, packets, &mut seals, now),
+                Direction::Inbound => locate(run, &mut sa, packets, &mut opens, now),
+            }
+            tell(shared, run, &mut sa);
+        }
+        seal_burst(&mut seals);
+        open_burst(&mut opens);
+        (authentic(&seals), authentic(&opens))
+    };
+    for (run, packets) in each(&mut runs, ops, states) {
+        match run.transform.direction() {
+            Direction::Outbound if run.counted => {
+                for (op, state) in packets {
+                    finish_counted(run, op, state, &mut sealed, totals);
+                }
+            }
+            direction => {
+                let inbound = direction == Direction::Inbound;
+                let results = if inbound { &mut opened } else { &mut sealed };
+                let mut sa = run.entry.state();
+                for (op, state) in packets {
+                    finish(run, &mut sa, op, state, results, now, totals);
+                }
+                tell(shared, run, &mut sa);
+            }
+        }
+    }
+    true
+}
+
+/// A bit for each packet, the first in the lowest.
+#[inline]
+fn authentic(packets: &List<'_>) -> u32 {
+    const { assert!(BURST <= u32::BITS as usize) };
+    let bits = packets.iter().enumerate();
+    bits.fold(0, |all, (n, packet)| {
+        all | u32::from(packet.is_authentic()) << n
+    })
+}
+
+#[inline]
+fn next(results: &mut u32) -> bool {
+    let result = *results & 1 != 0;
+    *results >>= 1;
+    result
+}
+
+#[inline]
+fn tell(shared: &Shared, run: &Run<'_>, sa: &mut SaState) {
+    sa.take_notices(|notice| lock(&shared.events).push(event_of(run.sa, notice)));
+}
+
+/// Numbers packets, and puts ESP around them.
+#[inline]
+fn frame<'burst, 'table: 'burst>(
+    run: &mut Run<'table>,
+    sa: &mut SaState,
+    packets: impl Iterator<Item = (&'burst mut Op, &'burst mut State)>,
+    seals: &mut List<'burst>,
+    now: Instant,
+) {
+    let transform = run.transform;
+    if let Some(first) = sa.next_numbers(run.count as u64) {
+        run.counted = true;
+        let (mut last, mut count, mut octets) = (0, 0, 0);
+        for ((op, state), sequence) in packets.zip(first..) {
+            state.sequence = sequence;
+            state.inner_len = op.frame.len();
+            match transform.frame_aead(sequence, None, &mut op.frame) {
+                Ok(packet) => {
+                    last = sequence;
+                    count += 1;
+                    octets += state.inner_len as u64;
+                    state.work = Work::Seal;
+                    seals.push(packet);
+                }
+                Err(status) => refuse(sa, state, status),
+            }
+        }
+        sa.count_run(last, count, octets);
+        return;
+    }
+    for (op, state) in packets {
+        state.inner_len = op.frame.len();
+        match sa.next_number(now) {
+            Ok(sequence) => {
+                state.sequence = sequence;
+                match transform.frame_aead(sequence, None, &mut op.frame) {
+                    Ok(packet) => {
+                        state.work = Work::Seal;
+                        seals.push(packet);
+                    }
+                    Err(status) => refuse(sa, state, status),
+                }
+            }
+            Err(status) => refuse(sa, state, status),
+        }
+    }
+}
+
+/// Finds ESP in packets, and looks at the window.
+#[inline]
+fn locate<'burst, 'table: 'burst>(
+    run: &Run<'table>,
+    sa: &mut SaState,
+    packets: impl Iterator<Item = (&'burst mut Op, &'burst mut State)>,
+    opens: &mut List<'burst>,
+    now: Instant,
+) {
+    let transform = run.transform;
+    for (op, state) in packets {
+        state.inner_len = op.frame.len();
+        let found = transform.locate(&op.frame).and_then(|located| {
+            let sequence = sa.check_inbound(located.sequence_low, now)?;
+            Ok((located, sequence))
+        });
+        match found {
+            Ok((located, sequence)) => {
+                state.sequence = sequence;
+                match transform.packet_aead(located, sequence, &mut op.frame) {
+                    Ok(packet) => {
+                        state.work = Work::Open(located);
+                        opens.push(packet);
+                    }
+                    Err(status) => refuse(sa, state, status),
+                }
+            }
+            Err(status) => refuse(sa, state, status),
+        }
+    }
+}
+
+#[cold]
+fn refuse(sa: &mut SaState, state: &mut State, status: Status) {
+    sa.count_error(status);
+    state.work = Work::Ended(status);
+}
+
+/// What is sealed, and counted already.
+#[inline]
+fn finish_counted(
+    run: &Run<'_>,
+    op: &mut Op,
+    state: &mut State,
+    results: &mut u32,
+    totals: &mut Totals,
+) {
+    if let Work::Seal = state.work {
+        let status = sealed(op, next(results));
+        state.work = Work::Ended(status);
+        if status.is_ok() {
+            totals.add(false, state.inner_len);
+            return;
+        }
+        run.entry.state().take_back(state.inner_len, status);
+    }
+    totals.errors += 1;
+    op.frame.clear();
+}
+
+/// Whether a sealed packet may leave.
+#[inline]
+fn sealed(op: &Op, authentic: bool) -> Status {
+    if !authentic {
+        return Status::NoSpace;
+    }
+    // What is sealed without an outer header could grow beyond.
+    if op.frame.len() > MAX_PACKET {
+        return Status::BadLength;
+    }
+    Status::Ok
+}
+
+/// Takes ESP off what is authentic, moves the window, and counts.
+#[inline]
+fn finish(
+    run: &Run<'_>,
+    sa: &mut SaState,
+    op: &mut Op,
+    state: &mut State,
+    results: &mut u32,
+    now: Instant,
+    totals: &mut Totals,
+) {
+    let result = match state.work {
+        Work::Seal => match sealed(op, next(results)) {
+            Status::Ok => Ok(0),
+            status => Err(status),
+        },
+        Work::Open(located) => {
+            let opened = next(results).then_some(()).ok_or(Status::BadIcv);
+            run.transform.finish_aead(located, opened, &mut op.frame)
+        }
+        Work::Ended(status) => {
+            totals.errors += 1;
+            op.frame.clear();
+            state.work = Work::Ended(status);
+            return;
+        }
+        // Nobody worked on it: it is neither sealed nor authentic.
+        Work::New | Work::Done => Err(Status::Aborted),
+    };
+    let status = match result {
+        Ok(next_header) => {
+            state.next_header = next_header;
+            admit(op, state, run.entry, sa, now, totals)
+        }
+        Err(status) => {
+            sa.count_error(status);
+            status
+        }
+    };
+    if !status.is_ok() {
+        totals.errors += 1;
+        op.frame.clear();
+    }
+    state.work = Work::Ended(status);
+}

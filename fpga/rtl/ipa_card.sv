@@ -20,17 +20,18 @@ module ipa_card
   parameter  int unsigned QUEUES    = 8,
   parameter  int unsigned BEATS     = 512,       // of packets on their way in, and on their way out
   localparam int unsigned SaBits    = $clog2(SAS),
-  localparam int unsigned QueueBits = $clog2(QUEUES)
+  localparam int unsigned QueueBits = $clog2(QUEUES),
+  localparam int unsigned VectorBits = $clog2(QUEUES + 1)
 ) (
   input  logic         clk_i,
   input  logic         bus_rst_ni,               // power-on: the bus has nothing to say
   input  logic         rst_ni,                   // of the function; at any time
   input  logic         run_i,
 
-  // Registers and doorbell pages (see ipa_front)
+  // Registers, doorbell pages, MSI-X table (see ipa_front)
   input  logic         axil_awvalid_i,
   output logic         axil_awready_o,
-  input  logic [18:0]  axil_awaddr_i,
+  input  logic [19:0]  axil_awaddr_i,
   input  logic         axil_wvalid_i,
   output logic         axil_wready_o,
   input  logic [31:0]  axil_wdata_i,
@@ -40,7 +41,7 @@ module ipa_card
   output logic [1:0]   axil_bresp_o,
   input  logic         axil_arvalid_i,
   output logic         axil_arready_o,
-  input  logic [18:0]  axil_araddr_i,
+  input  logic [19:0]  axil_araddr_i,
   output logic         axil_rvalid_o,
   input  logic         axil_rready_i,
   output logic [31:0]  axil_rdata_o,
@@ -49,6 +50,19 @@ module ipa_card
   output asked_t       asked_o,
   output settings_t    settings_o,
   output logic [QUEUES:0][31:0] moderation_o,
+
+  // Interrupts (see ipa_msix)
+  input  logic         msix_mask_i,              // of the capability
+  input  logic         raise_valid_i,
+  input  logic [VectorBits-1:0] raise_vector_i,
+  input  logic [15:0]  raise_count_i,
+  input  logic         raise_wants_i,
+  output logic         msi_valid_o,
+  input  logic         msi_ready_i,
+  output logic [63:0]  msi_addr_o,
+  output logic [31:0]  msi_data_o,
+  output logic [VectorBits-1:0] msi_vector_o,
+  output logic [QUEUES:0] held_o,
 
   // Reads of the host's memory (see ipa_dma_read)
   output logic         read_valid_o,
@@ -84,8 +98,8 @@ module ipa_card
   input  logic         post_error_i,
 
   // A completion has been written
-  output logic         interrupt_valid_o,
-  output logic [7:0]   interrupt_queue_o,
+  output logic         completed_valid_o,
+  output logic [7:0]   completed_queue_o,
 
   // Management: queues
   input  logic         queue_valid_i,
@@ -160,24 +174,29 @@ module ipa_card
   );
   assign write_strobe_o = write_void ? '0 : write_line_strobe;
 
-  // -- Registers and doorbells --------------------------------------------------------------------
+  // -- Registers, doorbells, interrupts -----------------------------------------------------------
   logic [31:0] tail [QUEUES];
   counters_t   counters;
   assign counters = '{
     sealed: sealed_o, sealed_bytes: sealed_bytes_o, opened: opened_o, opened_bytes: opened_bytes_o,
     errors: errors_o, dma_faults: dma_faults_o, bad_descriptors: bad_descriptors_o
   };
+  logic                 completed;
+  logic [QueueBits-1:0] completed_queue, queue_index;
   ipa_front #(.QUEUES(QUEUES)) u_front (
-    .clk_i, .rst_ni, .axil_awvalid_i, .axil_awready_o, .axil_awaddr_i, .axil_wvalid_i,
+    .clk_i, .bus_rst_ni, .rst_ni, .axil_awvalid_i, .axil_awready_o, .axil_awaddr_i, .axil_wvalid_i,
     .axil_wready_o, .axil_wdata_i, .axil_wstrb_i, .axil_bvalid_o, .axil_bready_i, .axil_bresp_o,
     .axil_arvalid_i, .axil_arready_o, .axil_araddr_i, .axil_rvalid_o, .axil_rready_i, .axil_rdata_o,
-    .axil_rresp_o, .face_i, .asked_o, .settings_o, .moderation_o, .counters_i(counters),
-    .tail_o(tail)
+    .axil_rresp_o, .face_i, .asked_o, .settings_o, .moderation_o, .mask_all_i(msix_mask_i),
+    .raise_valid_i, .raise_vector_i, .raise_count_i, .raise_wants_i, .msi_valid_o, .msi_ready_i,
+    .msi_addr_o, .msi_data_o, .msi_vector_o, .held_o, .counters_i(counters), .tail_o(tail),
+    .queue_set_i(queue_valid_i), .queue_index_i(queue_index), .done_valid_i(completed),
+    .done_queue_i(completed_queue)
   );
 
   // -- Descriptors --------------------------------------------------------------------------------
   logic                 fetch_valid, fetch_ready, fail_valid, fail_ready;
-  logic [QueueBits-1:0] fetch_queue, fail_queue, queue_index;
+  logic [QueueBits-1:0] fetch_queue, fail_queue;
   logic [63:0]          fetch_addr;
   logic [31:0]          fail_tail;
   logic [31:0]          head [QUEUES];
@@ -495,8 +514,8 @@ module ipa_card
   // -- Completions --------------------------------------------------------------------------------
   logic                 finish_event_valid, finish_event_ready;
   card_event_t          finish_event;
-  logic [QueueBits-1:0] interrupt_queue;
-  assign interrupt_queue_o = 8'(interrupt_queue);
+  assign completed_valid_o = completed;
+  assign completed_queue_o = 8'(completed_queue);
   ipa_finish #(.SAS(SAS), .QUEUES(QUEUES)) u_finish (
     .clk_i, .rst_ni, .set_valid_i(queue_valid_i), .set_queue_i(queue_index),
     .set_base_i(queue_completions_i), .set_depth_i(queue_depth_i),
@@ -510,7 +529,8 @@ module ipa_card
     .uncount_inbound_valid_o(uncount_iv), .uncount_inbound_ready_i(uncount_ir),
     .post_valid_o(post_valid), .post_ready_i(post_ready), .post_addr_o, .post_data_o, .post_sa_o,
     .post_generation_o, .ack_valid_i(post_ack),
-    .ack_error_i(post_error_i), .interrupt_valid_o, .interrupt_queue_o(interrupt_queue),
+    .ack_error_i(post_error_i), .completed_valid_o(completed),
+    .completed_queue_o(completed_queue),
     .event_valid_o(finish_event_valid), .event_ready_i(finish_event_ready), .event_o(finish_event),
     .bad_doorbell_i(fail_valid && fail_ready), .sealed_o, .sealed_bytes_o, .opened_o,
     .opened_bytes_o, .errors_o, .dma_faults_o, .bad_descriptors_o, .query_queue_i(queue_index),
@@ -571,7 +591,7 @@ module ipa_card
   logic [9:0] under_way_q;
   always_ff @(posedge clk_i) begin
     if (!rst_ni) under_way_q <= '0;
-    else under_way_q <= under_way_q + 10'(fetch_valid && fetch_ready) - 10'(interrupt_valid_o);
+    else under_way_q <= under_way_q + 10'(fetch_valid && fetch_ready) - 10'(completed);
   end
   assign idle_o = under_way_q == '0;
 

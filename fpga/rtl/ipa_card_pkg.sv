@@ -272,7 +272,6 @@ package ipa_card_pkg;
     logic [31:0] errors_logged;
     logic [31:0] events_dropped;
     logic [31:0] sas;
-    logic [63:0] interrupts;
     logic [63:0] bad_descriptors;
     logic [63:0] dma_faults;
     logic [63:0] errors;

@@ -4,7 +4,7 @@
 // its phase.
 //
 // Promise: completions in order, each after its packet's last write has been acknowledged; three
-// clocks each. An interrupt is asked for when the completion itself has been acknowledged.
+// clocks each. It is told (completed_*) when the completion itself has been acknowledged.
 module ipa_finish
   import ipa_card_pkg::*;
   import ipa_pkg::completion_t;
@@ -53,8 +53,8 @@ module ipa_finish
   input  logic                 ack_valid_i,
   input  logic                 ack_error_i,
 
-  output logic                 interrupt_valid_o,
-  output logic [QueueBits-1:0] interrupt_queue_o,
+  output logic                 completed_valid_o,
+  output logic [QueueBits-1:0] completed_queue_o,
   output logic                 event_valid_o,
   input  logic                 event_ready_i,
   output card_event_t          event_o,
@@ -155,8 +155,8 @@ module ipa_finish
     .in_data_i({queue_index, post_addr_o}), .out_valid_o(ack_there), .out_ready_i(ack_valid_i),
     .out_data_o({ack_queue, ack_addr}), .count_o(unused_acks)
   );
-  assign interrupt_valid_o = ack_valid_i && ack_there;
-  assign interrupt_queue_o = ack_queue;
+  assign completed_valid_o = ack_valid_i && ack_there;
+  assign completed_queue_o = ack_queue;
 
   // A completion that could not be written is one more line of the error log.
   logic        lost_q;

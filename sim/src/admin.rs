@@ -59,7 +59,7 @@ pub(crate) fn run(card: &Card, core: &mut Core, tail: u32) {
             return;
         }
     }
-    core.irqs.raise(0, pending, Instant::now());
+    core.raise(0, pending);
 }
 
 fn run_one(card: &Card, core: &mut Core) -> Result<(), crate::dma::DmaFault> {

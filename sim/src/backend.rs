@@ -50,7 +50,9 @@ impl PciBackend {
         let mut core = self.card.lock();
         core.dma.clear();
         core.dma.set_enabled(false);
-        core.irqs.unwire();
+        for vector in 0..self.vectors {
+            core.wire(vector.into(), None);
+        }
         drop(core);
         self.power_on_config();
     }
@@ -167,7 +169,12 @@ impl Backend for PciBackend {
         match region {
             REGION_CONFIG => self.config.read(offset, data),
             _ if !self.answers(region)? => data.fill(0xff),
-            MSIX_BAR => self.msix.read(&self.card.lock().irqs, offset, data),
+            MSIX_BAR => {
+                let mut core = self.card.lock();
+                if !core.rtl_read_table(offset, data) {
+                    self.msix.read(&core.irqs, offset, data);
+                }
+            }
             REGISTER_BAR | DOORBELL_BAR => {
                 if !offset.is_multiple_of(4) || !data.len().is_multiple_of(4) {
                     return Err(Errno::INVAL);
@@ -196,11 +203,15 @@ impl Backend for PciBackend {
                 }
                 let mut core = self.card.lock();
                 core.dma.set_enabled(self.config.bus_master());
-                core.irqs
-                    .set_all_masked(self.config.all_masked(), Instant::now());
+                core.set_all_masked(self.config.all_masked());
             }
             _ if !self.answers(region)? => {}
-            MSIX_BAR => self.msix.write(&mut self.card.lock().irqs, offset, data),
+            MSIX_BAR => {
+                let mut core = self.card.lock();
+                if !core.rtl_write_table(offset, data) {
+                    self.msix.write(&mut core.irqs, offset, data);
+                }
+            }
             REGISTER_BAR | DOORBELL_BAR => {
                 if !offset.is_multiple_of(4) || !data.len().is_multiple_of(4) {
                     return Err(Errno::INVAL);
@@ -236,12 +247,16 @@ impl Backend for PciBackend {
     }
 
     fn set_irq(&mut self, _: u32, vector: u32, eventfd: Option<OwnedFd>) {
-        self.card.lock().irqs.wire(vector as usize, eventfd);
+        self.card.lock().wire(vector as usize, eventfd);
     }
 
     fn trigger_irq(&mut self, _: u32, vector: u32) {
-        let now = Instant::now();
-        self.card.lock().irqs.fire(vector as usize, now);
+        let mut core = self.card.lock();
+        match core.rtl {
+            // By its eventfd alone, as the kernel's VFIO does.
+            Some(_) => core.irqs.deliver(vector as usize),
+            None => core.irqs.fire(vector as usize, Instant::now()),
+        }
     }
 
     fn reset(&mut self) -> Result<(), Errno> {

@@ -536,6 +536,27 @@ impl Core {
         }
     }
 
+    /// Tells the driver of entries for a vector, by its moderation.
+    pub(crate) fn raise(&mut self, vector: usize, entries: u32) {
+        if self.rtl.is_some() {
+            self.rtl_raise(vector, entries);
+        } else {
+            self.irqs.raise(vector, entries, Instant::now());
+        }
+    }
+
+    /// Where a vector goes from now on.
+    pub(crate) fn wire(&mut self, vector: usize, fd: Option<OwnedFd>) {
+        self.rtl_wire(vector, fd.is_some());
+        self.irqs.wire(vector, fd);
+    }
+
+    /// Masks all vectors, or ends that.
+    pub(crate) fn set_all_masked(&mut self, masked: bool) {
+        self.rtl_set_all_masked(masked);
+        self.irqs.set_all_masked(masked, Instant::now());
+    }
+
     /// Reports what an SA has to say.
     pub(crate) fn sa_event(&mut self, index: u32, generation: u32, notice: SaNotice) {
         let (kind, value) = match notice {
@@ -591,7 +612,7 @@ impl Core {
         self.events.produced = self.events.produced.wrapping_add(1);
         match post(&self.dma, at, event.as_bytes()) {
             Ok(()) => {
-                self.irqs.raise(0, 1, Instant::now());
+                self.raise(0, 1);
             }
             Err(fault) => {
                 self.fault(ErrorRecord::NO_QUEUE, fault);

@@ -89,7 +89,8 @@ fn pending(card: &Card) -> bool {
 /// How long until a function's next held-back interrupt is due.
 fn held_back(card: &Card) -> Option<Duration> {
     let core = card.lock();
-    core.irqs.next_due(Instant::now())
+    core.rtl_next_due()
+        .or_else(|| core.irqs.next_due(Instant::now()))
 }
 
 pub(crate) fn running(core: &Core) -> bool {

@@ -65,6 +65,14 @@ pub fn tail(pages: &impl Pages, queue: u16) -> u32 {
         .map_or(0, |word| word.load(Ordering::Acquire))
 }
 
+/// Completions consumed so far, by the driver's word.
+#[inline]
+pub fn head(pages: &impl Pages, queue: u16) -> u32 {
+    pages
+        .word(queue, doorbell::HEAD)
+        .map_or(0, |word| word.load(Ordering::Acquire))
+}
+
 /// After completions: whether the driver asks for an interrupt; asking ends with this.
 #[inline]
 pub fn take_arm<P: Pages>(pages: &P, queue: u16) -> bool {

@@ -17,7 +17,6 @@ pub(crate) struct Vectors {
     masked: bool,
 }
 
-#[derive(Default)]
 struct Vector {
     fd: Option<OwnedFd>,
     /// Low half: microseconds between interrupts; high half: completions that end the wait.
@@ -30,6 +29,20 @@ struct Vector {
     masked: bool,
     /// An interrupt came while it was masked.
     pending: bool,
+}
+
+impl Default for Vector {
+    fn default() -> Self {
+        Self {
+            fd: None,
+            moderation: 0,
+            last: None,
+            waiting: 0,
+            held: false,
+            masked: true,
+            pending: false,
+        }
+    }
 }
 
 impl Vectors {
@@ -50,7 +63,8 @@ impl Vectors {
     /// does, and starts with nothing pending.
     pub(crate) fn wire(&mut self, number: usize, fd: Option<OwnedFd>) {
         if let Some(vector) = self.vectors.get_mut(number) {
-            (vector.fd, vector.masked, vector.pending) = (fd, false, false);
+            (vector.masked, vector.pending) = (fd.is_none(), false);
+            vector.fd = fd;
         }
     }
 
@@ -62,8 +76,7 @@ impl Vectors {
 
     /// Whether a vector's entry of the MSI-X table reads as masked, as it does before it is wired.
     pub(crate) fn is_masked(&self, number: usize) -> bool {
-        let masked = |vector: &Vector| vector.masked || vector.fd.is_none();
-        self.vectors.get(number).is_none_or(masked)
+        self.vectors.get(number).is_none_or(|vector| vector.masked)
     }
 
     /// Masks a vector or unmasks it, which fires what is pending.
@@ -173,10 +186,6 @@ impl Vectors {
 
     /// Fires at once.
     pub(crate) fn fire(&mut self, number: usize, now: Instant) {
-        const NOW: Timespec = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
         let Some(vector) = self.vectors.get_mut(number) else {
             return;
         };
@@ -191,7 +200,17 @@ impl Vectors {
         vector.pending = false;
         vector.last = Some(now);
         self.fired += 1;
-        if let Some(fd) = &vector.fd {
+        self.deliver(number);
+    }
+
+    /// Tells whoever wired a vector.
+    pub(crate) fn deliver(&self, number: usize) {
+        const NOW: Timespec = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let wired = self.vectors.get(number);
+        if let Some(fd) = wired.and_then(|vector| vector.fd.as_ref()) {
             // The driver chose the descriptor: one that is full and blocks would hold up the card.
             // Full means that the driver has interrupts to read already.
             let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::OUT)];

@@ -152,6 +152,7 @@ fn tests() -> Result<()> {
         "conformance",
     ];
     run::succeed(cargo("test").args(tests))?;
+    run::succeed(cargo("test").args(["--lib", "--", "rtl::"]))?;
     // What the functional model has to pass, driven by hand; the RTL has one function.
     let raw = [
         "--test", "raw_card", "--test", "raw_dma", "--test", "raw_abi",

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use fpga_cosim::card::{
-    Face, HostMemory, HostTiming, Inbound, Outbound, QueueSetup, Refused, RtlCard, SaConfig,
+    HostMemory, HostTiming, Inbound, Message, Outbound, QueueSetup, Refused, RtlCard, SaConfig,
     WINDOW_WORDS,
 };
 
@@ -317,22 +317,63 @@ fn registers_answer_amid_traffic() {
     let mut bench = Bench::new(250);
     bench.lay_packets(1420);
     bench.submit(to_seal(1420, SAS));
-    let face = Face::default();
     let mut reads = 0;
     while bench.card.counters().sealed < RUN as u64 {
         let (card, memory) = (&mut bench.card, &mut bench.memory);
         let before = card.clocks();
-        let magic = card.read_register(MAGIC, &face, memory).unwrap();
+        let magic = card.read_register(MAGIC, memory).unwrap();
         assert_eq!(magic.to_le_bytes(), *b"IPA1");
         assert_eq!(card.clocks() - before, 3);
         let counted = card.counters().sealed as u32;
-        let told = card.read_register(SEALED, &face, memory).unwrap();
+        let told = card.read_register(SEALED, memory).unwrap();
         assert!((counted..=counted + 4).contains(&told), "{counted} {told}");
         reads += 1;
     }
     assert!(reads > RUN, "{reads}");
     let statuses = bench.await_all();
     assert!(statuses.iter().all(|status| *status == 0));
+}
+
+#[test]
+fn a_queue_asks_for_an_interrupt_before_or_after_its_completions() {
+    const ADDRESS: u64 = 0x1_fee0_1000;
+    let mut bench = Bench::new(40);
+    let (card, memory) = (&mut bench.card, &mut bench.memory);
+    // Vector 1 is queue 0's: address, data, unmasked.
+    for (word, value) in [ADDRESS as u32, (ADDRESS >> 32) as u32, 77, 0]
+        .into_iter()
+        .enumerate()
+    {
+        card.write_table(16 + 4 * word as u64, value, 0xf, memory)
+            .unwrap();
+    }
+    assert_eq!(card.read_table(16, memory).unwrap(), ADDRESS as u32);
+    assert_eq!(card.read_table(12, memory).unwrap(), 1, "masked at first");
+    let expected = Message {
+        vector: 1,
+        address: ADDRESS,
+        data: 77,
+    };
+    let sent = |bench: &mut Bench| {
+        bench.card.let_messages_out(&mut bench.memory).unwrap();
+        bench.card.take_message()
+    };
+    bench.lay_packets(64);
+    bench.submit(to_seal(64, SAS));
+    bench.await_all();
+    assert_eq!(sent(&mut bench), None, "nobody has asked");
+    let all = bench.tail;
+    // Completions that the host has not seen yet: told at once, and once.
+    bench.card.arm(0, all - 1, &mut bench.memory);
+    assert_eq!(sent(&mut bench), Some(expected));
+    assert_eq!(sent(&mut bench), None);
+    // All seen: told with the next one.
+    bench.card.arm(0, all, &mut bench.memory);
+    assert_eq!(sent(&mut bench), None);
+    bench.submit(to_open(SAS));
+    bench.await_all();
+    assert_eq!(sent(&mut bench), Some(expected));
+    assert_eq!(sent(&mut bench), None);
 }
 
 /// For `benches/cosim-speed.sh`: a figure of this machine, so nothing is asserted.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Built without feature `rtl`: there is no such engine.
 
+use std::time::Duration;
+
 use offload_api::sa::SaParams;
 
 use super::BusTiming;
@@ -29,6 +31,24 @@ impl Core {
 
     pub(crate) fn rtl_write_register(&mut self, _: u64, _: u32) -> Option<Asked> {
         None
+    }
+
+    pub(crate) fn rtl_raise(&mut self, _: usize, _: u32) {}
+
+    pub(crate) fn rtl_next_due(&self) -> Option<Duration> {
+        None
+    }
+
+    pub(crate) fn rtl_wire(&mut self, _: usize, _: bool) {}
+
+    pub(crate) fn rtl_set_all_masked(&mut self, _: bool) {}
+
+    pub(crate) fn rtl_read_table(&mut self, _: u64, _: &mut [u8]) -> bool {
+        false
+    }
+
+    pub(crate) fn rtl_write_table(&mut self, _: u64, _: &[u8]) -> bool {
+        false
     }
 
     pub(crate) fn rtl_rest(&mut self) {}

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The clock, and what comes of it: queues, completions, events.
 
-use std::time::Instant;
-
 use esp::sa::SaNotice;
 use fpga_cosim::card::{
     CardEvent, Counters, HostMemory, HostTiming, Notices, QueueSetup, RtlCard, Stuck,
@@ -12,9 +10,10 @@ use fpga_regs::registers::FatalCause;
 use offload_api::event::Limit;
 use offload_api::queue::Status;
 
+use super::interrupts::Fired;
 use super::{BusTiming, MAX_QUEUES};
 use crate::card::{Card, Core, Ring};
-use crate::datapath::{running, tell};
+use crate::datapath::running;
 use crate::dma::DmaMap;
 use crate::handshake::{self, Pages};
 
@@ -29,8 +28,10 @@ pub(crate) struct Engine {
     pub(crate) card: RtlCard,
     /// What was counted already.
     pub(super) seen: Counters,
-    /// Completions of each queue that nobody was interrupted for yet.
-    untold: [u32; MAX_QUEUES as usize],
+    /// Bits of the queues with completions since their requests for interrupts were looked at.
+    completed: u32,
+    /// When each vector fired last.
+    pub(super) fired: Fired,
     /// Idle clocks in a row.
     quiet: u32,
 }
@@ -48,7 +49,8 @@ impl Engine {
         Some(Self {
             card: RtlCard::new(timing),
             seen: Counters::default(),
-            untold: [0; MAX_QUEUES as usize],
+            completed: 0,
+            fired: Fired::default(),
             quiet: QUIET,
         })
     }
@@ -57,7 +59,8 @@ impl Engine {
     pub(crate) fn reset(&mut self, dma: &DmaMap) {
         self.card.reset(&mut Memory(dma));
         self.seen = Counters::default();
-        self.untold = [0; MAX_QUEUES as usize];
+        self.completed = 0;
+        self.forget_fired();
         self.quiet = QUIET;
     }
 }
@@ -84,10 +87,11 @@ pub(crate) fn round(card: &Card) -> bool {
     crate::datapath::beat(card);
     let mut core = card.lock();
     let core = &mut *core;
+    core.rtl_fire_due();
     if !running(core) {
         return false;
     }
-    let now = Instant::now();
+    let now = core.time();
     let Core {
         rtl: Some(engine),
         dma,
@@ -98,6 +102,7 @@ pub(crate) fn round(card: &Card) -> bool {
         return false;
     };
     engine.card.set_running(true);
+    engine.card.set_time(now);
     for queue in (0..card.doorbells.queues()).filter(|queue| card.has_rung(*queue)) {
         let tail = handshake::tail(&card.doorbells, queue);
         card.set_taken(queue, tail);
@@ -133,23 +138,11 @@ pub(crate) fn round(card: &Card) -> bool {
         }
     }
     settle(core);
-    for queue in 0..card.doorbells.queues() {
-        let Some(mut told) = core.queues.get(usize::from(queue)).copied().flatten() else {
-            continue;
-        };
-        let untold = core
-            .rtl
-            .as_mut()
-            .and_then(|engine| engine.untold.get_mut(usize::from(queue)));
-        let written = untold.map_or(0, std::mem::take);
-        if written != 0 {
-            tell(card, core, queue, &mut told, written, now);
-            if let Some(place) = core.queues.get_mut(usize::from(queue)) {
-                *place = Some(told);
-            }
-        }
-    }
-    core.irqs.fire_due(now);
+    let completed = core
+        .rtl
+        .as_mut()
+        .map_or(0, |engine| std::mem::take(&mut engine.completed));
+    core.rtl_forward_arms(card, completed);
     worked
 }
 
@@ -193,10 +186,8 @@ fn settle(core: &mut Core) {
             queue.completed += 1;
             queue.errors += u64::from(done.status > Status::OkSoftExpired as u8);
         }
-        if let Some(engine) = &mut core.rtl
-            && let Some(untold) = engine.untold.get_mut(usize::from(done.queue))
-        {
-            *untold += 1;
+        if let Some(engine) = &mut core.rtl {
+            engine.completed |= 1 << done.queue;
         }
         if let Some(status) = Status::from_code(done.status)
             && !status.is_ok()

@@ -2,7 +2,7 @@
 //! Registers, which the RTL has: what they say of the management's work, and what it does when they are
 //! written.
 
-use fpga_cosim::card::{Counters, Face};
+use fpga_cosim::card::{Asked as AskedFor, Counters, Face};
 use fpga_regs::registers::{Control, FatalCause, control, event_queue};
 
 use super::engine::Memory;
@@ -28,7 +28,6 @@ impl Core {
             errors,
             dma_faults,
             bad_descriptors,
-            interrupts: self.irqs.fired,
             sas: self.sas.live(),
             events_dropped: self.events_dropped,
             errors_logged: self.errors.noted,
@@ -44,9 +43,8 @@ impl Core {
     pub(crate) fn rtl_read_register(&mut self, offset: u64, heartbeat: u32) -> Option<u32> {
         let face = self.face(&self.rtl.as_ref()?.seen, heartbeat);
         let engine = self.rtl.as_mut()?;
-        let read = engine
-            .card
-            .read_register(offset, &face, &mut Memory(&self.dma));
+        engine.card.set_face(&face);
+        let read = engine.card.read_register(offset, &mut Memory(&self.dma));
         let Ok(value) = read else {
             self.fail(FatalCause::Configuration, u64::MAX);
             return Some(u32::MAX);
@@ -80,15 +78,17 @@ impl Core {
         let control = (offset == control::CONTROL).then(|| {
             let mut control = Control::empty();
             control.set(Control::ENABLE, set.enable);
-            control.set(Control::RESET, asked.reset);
-            control.set(Control::ZEROISE, asked.zeroise);
-            control.set(Control::DETACH, asked.detach);
+            control.set(Control::RESET, asked.contains(AskedFor::RESET));
+            control.set(Control::ZEROISE, asked.contains(AskedFor::ZEROISE));
+            control.set(Control::DETACH, asked.contains(AskedFor::DETACH));
             control
         });
         Some(Asked {
             control,
-            admin_tail: asked.admin_tail.then_some(set.admin_tail),
-            wake: asked.wake,
+            admin_tail: asked
+                .contains(AskedFor::ADMIN_TAIL)
+                .then_some(set.admin_tail),
+            wake: asked.contains(AskedFor::WAKE),
         })
     }
 }

@@ -10,6 +10,8 @@ mod engine;
 #[cfg(feature = "rtl")]
 mod front;
 #[cfg(feature = "rtl")]
+mod interrupts;
+#[cfg(feature = "rtl")]
 mod sas;
 
 #[cfg(not(feature = "rtl"))]

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The card as the host sees it: registers and doorbell pages behind AXI4-Lite (`ipa_front.sv`), and what
-//! management and registers tell each other.
+//! The card as the host sees it: registers, doorbell pages and MSI-X table behind AXI4-Lite
+//! (`ipa_front.sv`), and what management and registers tell each other.
+
+use bitflags::bitflags;
+use fpga_regs::registers::doorbell;
 
 use super::{HostMemory, RtlCard, Stuck};
 
@@ -17,8 +20,6 @@ pub struct Face {
     pub dma_faults: u64,
     /// Commands that made no sense.
     pub bad_descriptors: u64,
-    /// Interrupts fired.
-    pub interrupts: u64,
     /// SAs active now.
     pub sas: u32,
     /// Events that found no room.
@@ -38,14 +39,13 @@ pub struct Face {
 }
 
 impl Face {
-    fn octets(&self) -> [u8; 80] {
+    pub(super) fn octets(&self) -> [u8; 72] {
         let words = [
             self.now,
             self.error_info,
             self.errors,
             self.dma_faults,
             self.bad_descriptors,
-            self.interrupts,
         ];
         let halves = [
             self.sas,
@@ -57,8 +57,8 @@ impl Face {
             self.max_queues,
             self.sleeps.into(),
         ];
-        let mut octets = [0; 80];
-        let (front, back) = octets.split_at_mut(48);
+        let mut octets = [0; 72];
+        let (front, back) = octets.split_at_mut(40);
         for (place, word) in front.chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
@@ -111,37 +111,46 @@ impl Settings {
     }
 }
 
-/// What the host has asked the management for by writing a register (`asked_t`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
-    /// A reset.
-    pub reset: bool,
-    /// Keys zeroised.
-    pub zeroise: bool,
-    /// The driver's memory forgotten.
-    pub detach: bool,
-    /// To wake up.
-    pub wake: bool,
-    /// To look at the admin queue.
-    pub admin_tail: bool,
-}
-
-impl Asked {
-    fn read(bits: u8) -> Self {
-        Self {
-            reset: bits & 1 != 0,
-            zeroise: bits & 2 != 0,
-            detach: bits & 4 != 0,
-            wake: bits & 8 != 0,
-            admin_tail: bits & 16 != 0,
-        }
+bitflags! {
+    /// What the host has asked the management for by writing a register (`asked_t`).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Asked: u8 {
+        /// A reset.
+        const RESET = 1 << 0;
+        /// Keys zeroised.
+        const ZEROISE = 1 << 1;
+        /// The driver's memory forgotten.
+        const DETACH = 1 << 2;
+        /// To wake up.
+        const WAKE = 1 << 3;
+        /// To look at the admin queue.
+        const ADMIN_TAIL = 1 << 4;
     }
 }
 
-/// The address bit of BAR 2.
-const BELLS: u64 = 1 << 18;
+/// Where the BARs lie behind the port, each of so many octets.
+const BAR: u64 = 1 << 18;
+pub(super) const BELLS: u64 = BAR;
+pub(super) const TABLE: u64 = 2 * BAR;
+
+/// Words of a doorbell page.
+pub(super) const TAIL: u64 = doorbell::TAIL;
+pub(super) const HEAD: u64 = doorbell::HEAD;
+pub(super) const ARM: u64 = doorbell::ARM;
 
 impl RtlCard {
+    /// What registers say from now on.
+    pub fn set_face(&mut self, face: &Face) {
+        self.face = *face;
+        self.model.set(self.ports.face, &face.octets());
+    }
+
+    /// What time it is: nanoseconds since power-on.
+    pub fn set_time(&mut self, now: u64) {
+        let face = Face { now, ..self.face };
+        self.set_face(&face);
+    }
+
     /// Reads a register of BAR 0.
     ///
     /// # Errors
@@ -149,25 +158,13 @@ impl RtlCard {
     pub fn read_register(
         &mut self,
         offset: u64,
-        face: &Face,
         memory: &mut dyn HostMemory,
     ) -> Result<u32, Stuck> {
         // The port is narrower than the BAR.
-        if offset >= BELLS {
+        if offset >= BAR {
             return Ok(0);
         }
-        self.model.set(self.ports.face, &face.octets());
-        self.model.put(self.ports.axil_araddr, offset);
-        self.model.put(self.ports.axil_arvalid, 1);
-        self.model.settle();
-        self.until(memory, |card| card.model.high(card.ports.axil_arready))?;
-        self.clock(memory);
-        self.model.put(self.ports.axil_arvalid, 0);
-        self.until(memory, |card| card.model.high(card.ports.axil_rvalid))?;
-        let value = self.model.value(self.ports.axil_rdata) as u32;
-        // The answer is taken.
-        self.clock(memory);
-        Ok(value)
+        self.read(offset, memory)
     }
 
     /// Writes a register of BAR 0, and tells what is to be done about it.
@@ -180,28 +177,44 @@ impl RtlCard {
         value: u32,
         memory: &mut dyn HostMemory,
     ) -> Result<Asked, Stuck> {
-        if offset >= BELLS {
-            return Ok(Asked::default());
+        if offset >= BAR {
+            return Ok(Asked::empty());
         }
-        self.write(offset, value, memory)?;
-        let asked = std::mem::take(&mut self.asked);
-        Ok(Asked::read(asked))
+        self.write(offset, value, 0xf, memory)?;
+        Ok(std::mem::replace(&mut self.asked, Asked::empty()))
     }
 
-    /// Writes a word of BAR 2: rings a doorbell.
+    /// Writes a word of BAR 2.
     pub(super) fn write_bell(&mut self, offset: u64, value: u32, memory: &mut dyn HostMemory) {
         // A card that doesn't take it is stuck, and whatever waits for its work finds that out.
-        let _ = self.write(offset | BELLS, value, memory);
+        let _ = self.write(offset | BELLS, value, 0xf, memory);
     }
 
-    fn write(
+    pub(super) fn read(&mut self, address: u64, memory: &mut dyn HostMemory) -> Result<u32, Stuck> {
+        self.model.put(self.ports.axil_araddr, address);
+        self.model.put(self.ports.axil_arvalid, 1);
+        self.model.settle();
+        self.until(memory, |card| card.model.high(card.ports.axil_arready))?;
+        self.clock(memory);
+        self.model.put(self.ports.axil_arvalid, 0);
+        self.until(memory, |card| card.model.high(card.ports.axil_rvalid))?;
+        let value = self.model.value(self.ports.axil_rdata) as u32;
+        // The answer is taken.
+        self.clock(memory);
+        Ok(value)
+    }
+
+    /// Writes those octets of a word whose bit is set in `strobe`.
+    pub(super) fn write(
         &mut self,
         address: u64,
         value: u32,
+        strobe: u8,
         memory: &mut dyn HostMemory,
     ) -> Result<(), Stuck> {
         self.model.put(self.ports.axil_awaddr, address);
         self.model.put(self.ports.axil_wdata, value.into());
+        self.model.put(self.ports.axil_wstrb, strobe.into());
         for valid in [self.ports.axil_awvalid, self.ports.axil_wvalid] {
             self.model.put(valid, 1);
         }

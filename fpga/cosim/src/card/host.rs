@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Completed, Ports};
+use super::{Completed, Message, Ports};
 use crate::Model;
 
 /// The host's memory.
@@ -90,6 +90,7 @@ pub(super) struct Host {
     read_ready: bool,
     write_ready: bool,
     post_ready: bool,
+    message_ready: bool,
 }
 
 impl Host {
@@ -107,6 +108,7 @@ impl Host {
             read_ready: false,
             write_ready: false,
             post_ready: false,
+            message_ready: false,
         }
     }
 
@@ -145,13 +147,19 @@ impl Host {
     /// Sets the card's inputs for the coming edge.
     pub(super) fn offer(&mut self, model: &mut Model, ports: &Ports, memory: &mut dyn HostMemory) {
         self.now += 1;
-        let ready = [!self.hesitates(), !self.hesitates(), !self.hesitates()];
+        let ready = [(); 4].map(|()| !self.hesitates());
         let places = [
             &mut self.read_ready,
             &mut self.write_ready,
             &mut self.post_ready,
+            &mut self.message_ready,
         ];
-        let inputs = [ports.read_ready, ports.write_ready, ports.post_ready];
+        let inputs = [
+            ports.read_ready,
+            ports.write_ready,
+            ports.post_ready,
+            ports.msi_ready,
+        ];
         for ((place, port), value) in places.into_iter().zip(inputs).zip(ready) {
             if *place != value {
                 *place = value;
@@ -223,10 +231,10 @@ impl Host {
         if self.write_ready && model.high(ports.write_valid) {
             self.take_line(model, ports, memory);
         }
-        if model.high(ports.interrupt_valid)
+        if model.high(ports.completed_valid)
             && let Some(told) = self.told.pop_front()
         {
-            let queue = model.value(ports.interrupt_queue) as u16;
+            let queue = model.value(ports.completed_queue) as u16;
             completed.push_back(Completed { queue, ..told });
         }
         if self.post_ready && model.high(ports.post_valid) {
@@ -246,6 +254,16 @@ impl Host {
             let due = self.due().max(last);
             self.posts.push_back((due, failed, Some(told)));
         }
+    }
+
+    /// The interrupt that the card sends, if it does.
+    pub(super) fn take_message(&self, model: &Model, ports: &Ports) -> Option<Message> {
+        let sent = self.message_ready && model.high(ports.msi_valid);
+        sent.then(|| Message {
+            vector: model.value(ports.msi_vector) as u16,
+            address: model.value(ports.msi_addr),
+            data: model.value(ports.msi_data) as u32,
+        })
     }
 
     fn take_line(&mut self, model: &Model, ports: &Ports, memory: &mut dyn HostMemory) {

@@ -3,6 +3,7 @@
 
 mod front;
 mod host;
+mod interrupts;
 mod state;
 
 use std::collections::VecDeque;
@@ -12,6 +13,7 @@ use crate::{Input, Model, Output};
 
 pub use front::{Asked, Face, Settings};
 pub use host::{HostMemory, HostTiming};
+pub use interrupts::{Message, VECTORS};
 pub use state::{
     CardEvent, Counters, Inbound, Moved, Notices, Outbound, QueueSetup, QueueView, Refused,
     SaConfig, Told, WINDOW_WORDS,
@@ -72,8 +74,11 @@ pub struct RtlCard {
     host: Host,
     events: VecDeque<CardEvent>,
     completed: VecDeque<Completed>,
-    /// Bits of what the host has asked for by a register, since they were looked at.
-    asked: u8,
+    messages: VecDeque<Message>,
+    /// What registers say of the management's work.
+    face: Face,
+    /// What the host has asked for by a register, since that was looked at.
+    asked: Asked,
     runs: bool,
 }
 
@@ -107,14 +112,16 @@ ports! {
         post_error, queue_valid, queue_index, queue_on, queue_submissions, queue_completions,
         queue_depth, queue_priority, sa_write, sa_index, sa_valid, sa_config, key_valid, key_erase,
         key_256, key, salt, state_valid, state_write, state_what, state_word, event_ready,
+        msix_mask, raise_valid, raise_vector, raise_count, raise_wants, msi_ready,
     }
     Output {
         axil_awready, axil_bvalid, axil_arready, axil_rvalid, axil_rdata, asked, settings,
         moderation, read_valid, read_addr, read_len, read_tag, write_valid, write_addr, write_data,
         write_strobe, write_last, post_valid, post_addr, post_data, post_sa, post_generation,
-        interrupt_valid, interrupt_queue, queue_head, queue_completed, queue_errors, queue_bytes,
+        completed_valid, completed_queue, queue_head, queue_completed, queue_errors, queue_bytes,
         queue_failed, key_ready, key_done, state_ready, event_valid, event, sealed, sealed_bytes,
         opened, opened_bytes, errors, dma_faults, bad_descriptors, idle,
+        msi_valid, msi_addr, msi_data, msi_vector, held,
     }
 }
 
@@ -130,7 +137,9 @@ impl RtlCard {
             host: Host::new(timing),
             events: VecDeque::new(),
             completed: VecDeque::new(),
-            asked: 0,
+            messages: VecDeque::new(),
+            face: Face::default(),
+            asked: Asked::empty(),
             runs: false,
         };
         let patience = u64::from(timing.patience);
@@ -154,6 +163,7 @@ impl RtlCard {
             self.ports.axil_wvalid,
             self.ports.queue_valid,
             self.ports.sa_write,
+            self.ports.raise_valid,
         ] {
             self.model.put(port, 0);
         }
@@ -167,14 +177,13 @@ impl RtlCard {
         ] {
             self.model.put(always, 1);
         }
-        self.model.put(self.ports.axil_wstrb, 0xf);
         for _ in 0..4 {
             self.clock(memory);
         }
         self.model.put(reset, 1);
         self.events.clear();
         self.completed.clear();
-        self.asked = 0;
+        self.asked = Asked::empty();
         self.runs = false;
     }
 
@@ -196,12 +205,14 @@ impl RtlCard {
         self.model.settle();
         self.host
             .take(&self.model, &self.ports, memory, &mut self.completed);
+        self.messages
+            .extend(self.host.take_message(&self.model, &self.ports));
         if self.model.high(self.ports.event_valid) {
             let mut octets = [0; 20];
             self.model.copy(self.ports.event, &mut octets);
             self.events.push_back(CardEvent::read(&octets));
         }
-        self.asked |= self.model.value(self.ports.asked) as u8;
+        self.asked |= Asked::from_bits_truncate(self.model.value(self.ports.asked) as u8);
         self.model.rise();
     }
 
@@ -259,7 +270,7 @@ impl RtlCard {
 
     /// Rings a queue's doorbell.
     pub fn ring(&mut self, queue: u16, tail: u32, memory: &mut dyn HostMemory) {
-        self.write_bell(u64::from(queue) << 12, tail, memory);
+        self.write_bell(u64::from(queue) << 12 | front::TAIL, tail, memory);
     }
 
     fn pulse(&mut self, port: Input, memory: &mut dyn HostMemory) {
@@ -275,7 +286,9 @@ impl RtlCard {
         setup: Option<&QueueSetup>,
         memory: &mut dyn HostMemory,
     ) {
-        self.ring(queue, 0, memory);
+        for word in [front::ARM, front::HEAD, front::TAIL] {
+            self.write_bell(u64::from(queue) << 12 | word, 0, memory);
+        }
         let none = QueueSetup::default();
         let given = setup.unwrap_or(&none);
         let ports = &self.ports;

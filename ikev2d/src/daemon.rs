@@ -565,11 +565,15 @@ impl Daemon {
                 self.endpoint.handle_answer(now, &answer);
             }
             Event::Job { job, work } => self.jobs.submit(job, work),
-            Event::InstallOutbound { child } => {
+            Event::InstallOutbound { install, child } => {
                 if let Err(error) = self.installer.outbound(child) {
                     tracing::error!(%error, "child SA can't be installed");
-                    let _ = self.endpoint.terminate_child(now, child);
+                    let reason = error.to_string();
+                    self.endpoint.unsent(now, child, install, reason);
+                    return;
                 }
+                self.endpoint
+                    .handle_answer(now, &Answer::Installed(install));
                 let ends = self.installer.child(child).map(|sa| {
                     (
                         sa.ts_local.clone(),
@@ -661,6 +665,11 @@ impl Daemon {
             }
             Event::ChildRekeyed { old, new } => {
                 self.announce_child_rekeyed(old, new);
+            }
+            Event::RekeyFailed { ike, child, reason } => {
+                tracing::warn!(child = child.0, reason, "child SA could not be rekeyed");
+                let text = format!("CHILD_SA {{{}}} could not be rekeyed: {reason}", child.0);
+                self.say(ike, &text);
             }
             Event::ChildDown { child, reason } => {
                 self.announce_child_down(child, &reason);

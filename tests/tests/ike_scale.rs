@@ -112,7 +112,9 @@ impl Pair {
                 said.push(transmit);
             }
             match self.responder.poll_event() {
-                Some(Event::InstallInbound { install, .. }) => {
+                Some(
+                    Event::InstallInbound { install, .. } | Event::InstallOutbound { install, .. },
+                ) => {
                     let answer = Answer::Installed(install);
                     self.responder.handle_answer(self.now, &answer);
                 }
@@ -152,7 +154,7 @@ impl Pair {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::InstallInbound { install, .. } => {
+            Event::InstallInbound { install, .. } | Event::InstallOutbound { install, .. } => {
                 let answer = Answer::Installed(install);
                 self.initiators.handle_answer(self.now, &answer);
             }

@@ -366,7 +366,8 @@ impl Isakmp {
         if let Some(new) = self.child_mut(id) {
             new.announced = true;
         }
-        ctx.event(Event::InstallOutbound { child: id });
+        let install = InstallId(ctx.id());
+        ctx.event(Event::InstallOutbound { install, child: id });
         let rekeyed = !others.is_empty();
         for (old, _) in others {
             self.replace(ctx, old, id);

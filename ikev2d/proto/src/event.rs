@@ -170,8 +170,10 @@ pub enum Event {
         /// Both SAs' parameters.
         child: Box<ChildSa>,
     },
-    /// Install the outbound SA and send through it.
+    /// Install the outbound SA and send through it, then answer: what it takes over from goes only then.
     InstallOutbound {
+        /// To be answered.
+        install: InstallId,
         /// The child whose parameters came with `InstallInbound`.
         child: ChildId,
     },
@@ -222,6 +224,15 @@ pub enum Event {
         old: ChildId,
         /// The new one.
         new: ChildId,
+    },
+    /// A child SA could not be rekeyed: it goes on, and it is tried again.
+    RekeyFailed {
+        /// Its IKE SA.
+        ike: IkeId,
+        /// Which.
+        child: ChildId,
+        /// Why.
+        reason: String,
     },
     /// A child SA is gone.
     ChildDown {
@@ -281,7 +292,7 @@ pub enum Event {
 /// What was done about an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The inbound SA is installed.
+    /// The SA is installed.
     Installed(InstallId),
     /// It is not.
     Failed {

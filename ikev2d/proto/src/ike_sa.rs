@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(crate) use children::{After, Child, ChildRole, Pending, Phase};
+pub(crate) use children::{AGAIN, After, Child, ChildRole, Pending, Phase};
 use fragments::SMALL;
 pub(crate) use fragments::{Held, Reassembly};
 pub(crate) use rare::{Nothing, Rare, nothing};

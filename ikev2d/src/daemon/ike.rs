@@ -11,7 +11,9 @@ use ikev2d_proto::config::{Connection, EndpointConfig, Secret};
 use ikev2d_proto::credential::JobResult;
 use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::endpoint::{Endpoint as Endpoint2, IkeSaInfo, InitiateError, Stats, UnknownSa};
-use ikev2d_proto::event::{Answer, ChildId, Event, IkeId, JobId, Numbers, Path, Transmit};
+use ikev2d_proto::event::{
+    Answer, ChildId, Event, IkeId, InstallId, JobId, Numbers, Path, Transmit,
+};
 use ikev2d_proto::notified::Notified;
 use ikev2d_proto::pool::Pools;
 
@@ -99,6 +101,20 @@ impl Ike {
     pub(crate) fn handle_answer(&mut self, now: Instant, answer: &Answer) {
         self.v1(|v1| v1.handle_answer(now, answer));
         self.v2.handle_answer(now, answer);
+    }
+
+    /// Takes in that a child's outbound SA can't be installed.
+    pub(crate) fn unsent(
+        &mut self,
+        now: Instant,
+        child: ChildId,
+        install: InstallId,
+        reason: String,
+    ) {
+        // IKEv1 has no way back from it.
+        let _ = self.v1(|v1| v1.terminate_child(now, child));
+        let answer = Answer::Failed { install, reason };
+        self.v2.handle_answer(now, &answer);
     }
 
     /// Takes in what came of a job.

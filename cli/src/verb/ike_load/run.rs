@@ -216,7 +216,7 @@ impl<'a> Load<'a> {
     fn event(&mut self, event: Event) {
         let now = Instant::now();
         match event {
-            Event::InstallInbound { install, .. } => {
+            Event::InstallInbound { install, .. } | Event::InstallOutbound { install, .. } => {
                 self.endpoint
                     .handle_answer(now, &Answer::Installed(install));
             }

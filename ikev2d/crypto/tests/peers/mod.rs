@@ -31,6 +31,10 @@ pub(crate) struct Side {
     /// SPIs of `outbound`, in the order of their installation: the last is sent through.
     pub(crate) sending: Vec<u32>,
     pub(crate) refuse_installs: bool,
+    /// What goes out can't be installed.
+    pub(crate) refuse_outbound: bool,
+    /// Nobody says what has become of it.
+    pub(crate) late_outbound: bool,
     /// Jobs for which there is no room.
     pub(crate) busy: u32,
 }
@@ -156,6 +160,8 @@ impl Pair {
                 events: Vec::new(),
                 sending: Vec::new(),
                 refuse_installs: false,
+                refuse_outbound: false,
+                late_outbound: false,
                 busy: 0,
             }
         };
@@ -202,12 +208,22 @@ impl Pair {
                         };
                         side.endpoint.handle_answer(self.now, &answer);
                     }
-                    Event::InstallOutbound { child } => {
-                        if let Some(sa) = side.offered.get(child) {
-                            let key = sa.keys_out.encryption.to_vec();
-                            side.outbound.insert(sa.spi_out, (*child, key));
-                            side.sending.push(sa.spi_out);
-                        }
+                    Event::InstallOutbound { .. } if side.late_outbound => {}
+                    Event::InstallOutbound { install, child } => {
+                        let answer = if side.refuse_outbound {
+                            Answer::Failed {
+                                install: *install,
+                                reason: "test".to_owned(),
+                            }
+                        } else {
+                            if let Some(sa) = side.offered.get(child) {
+                                let key = sa.keys_out.encryption.to_vec();
+                                side.outbound.insert(sa.spi_out, (*child, key));
+                                side.sending.push(sa.spi_out);
+                            }
+                            Answer::Installed(*install)
+                        };
+                        side.endpoint.handle_answer(self.now, &answer);
                     }
                     Event::RetireChild { child } => {
                         side.inbound.retain(|_, (id, _)| id != child);

@@ -220,7 +220,7 @@ impl Pair {
                 };
                 side.endpoint.handle_answer(self.now, &answer);
             }
-            Event::InstallOutbound { child } => {
+            Event::InstallOutbound { child, .. } => {
                 if let Some(sa) = side.offered.get(child) {
                     let mut key = sa.keys_out.encryption.to_vec();
                     key.extend(sa.keys_out.integrity.iter());

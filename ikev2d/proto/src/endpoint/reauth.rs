@@ -2,7 +2,7 @@
 //! Reauthentication takes two IKE SAs: the one that is there, and the one that replaces it.
 
 use super::table::Table;
-use crate::event::{Event, IkeId};
+use crate::event::IkeId;
 use crate::ike_sa::{Ctx, Handover, IkeSa, State, Task};
 
 /// Begins what is asked for, and ends what is done.
@@ -103,13 +103,9 @@ pub(super) fn release(sas: &mut Table, ctx: &mut Ctx<'_>, before: usize) {
                 .filter(|c| c.awaits_peer && c.sa.connection == connection && c.sa.child == child);
             // What replaces a child of its own IKE SA waits for that one.
             for released in waiting.filter(|c| c.sa.replaces.is_none()) {
-                released.awaits_peer = false;
-                released.release_at = None;
-                let child = released.sa.id;
+                let event = released.send(&mut *ctx.out);
                 let at_most = ctx.out.events.len();
-                ctx.out
-                    .events
-                    .insert(at.min(at_most), Event::InstallOutbound { child });
+                ctx.out.events.insert(at.min(at_most), event);
                 at += 1;
             }
         }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A child SA's parameters: offered, chosen, made (RFC 7296 §1.2, §1.3, §2.9, §2.17).
 
-use std::time::Duration;
-
 use zeroize::Zeroizing;
 
 use crate::algorithm::Group;
@@ -11,7 +9,8 @@ use crate::crypto::CryptoError;
 use crate::event::{ChildId, ChildKeys, ChildSa, Event, InstallId};
 use crate::exchange::init::emit_ke;
 use crate::ike_sa::{
-    After, Child, Collision, Ctx, IkeSa, OwnSpi, Phase, error_notify, find, jittered, notifies,
+    AGAIN, After, Child, Collision, Ctx, IkeSa, OwnSpi, Phase, error_notify, find, jittered,
+    notifies,
 };
 use crate::keymat::child_keys;
 use crate::proposal::{self, EspSuite, Proposal};
@@ -125,14 +124,15 @@ impl IkeSa {
     ) {
         match rekeys {
             Some(old) => {
-                tracing::warn!(child = name, reason, "child SA could not be rekeyed");
-                let rekey_at = Some(ctx.now + Duration::from_secs(10));
+                let rekey_at = Some(ctx.now + AGAIN);
                 if let Some(child) = self.child_mut(old) {
                     child.phase = Phase::Installed;
                     child.rekey_at = rekey_at;
                     if child.expired {
-                        self.end_expired(ctx, old);
+                        return self.end_expired(ctx, old);
                     }
+                    let (ike, child) = (self.id, old);
+                    ctx.event(Event::RekeyFailed { ike, child, reason });
                 }
             }
             None => {
@@ -367,6 +367,7 @@ impl IkeSa {
             announced: false,
             forget_at: None,
             install: None,
+            outbound: false,
             expired: false,
             more_possible: false,
             _spi: spi_in,

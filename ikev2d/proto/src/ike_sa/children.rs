@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The child SAs of an IKE SA: their phases, their installation, what takes over from what.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Ctx, FORGET, IkeSa, OVERLAP, OwnSpi, Request, SUCCESSION, Task};
+use super::{Ctx, FORGET, IkeSa, OVERLAP, Outputs, OwnSpi, Request, SUCCESSION, Task};
 use crate::config::Identity;
 use crate::event::{ChildId, ChildSa, Event, InstallId};
 use crate::wire::Chain;
@@ -20,6 +20,9 @@ pub(crate) enum Phase {
     /// Our deletion of it is under way.
     Deleting,
 }
+
+/// Before what could not be installed is tried again.
+pub(crate) const AGAIN: Duration = Duration::from_secs(10);
 
 /// Connection, child and peer.
 pub(crate) type ChildRole = (String, String, Identity);
@@ -44,6 +47,8 @@ pub(crate) struct Child {
     pub(crate) forget_at: Option<Instant>,
     /// The installation that is awaited.
     pub(crate) install: Option<InstallId>,
+    /// It is that of the outbound SA.
+    pub(crate) outbound: bool,
     /// What follows its installation, if we asked for it.
     pub(crate) after: Option<After>,
     /// Its SPI is its own as long as it is there.
@@ -70,6 +75,19 @@ pub(crate) struct Pending {
     pub(crate) failed: Chain,
     pub(crate) child: Child,
     pub(crate) rekeys: Option<ChildId>,
+}
+
+impl Child {
+    /// It is to be sent through from now on.
+    pub(crate) fn send(&mut self, out: &mut Outputs) -> Event {
+        let install = InstallId(out.id());
+        self.install = Some(install);
+        self.outbound = true;
+        self.awaits_peer = false;
+        self.release_at = None;
+        let child = self.sa.id;
+        Event::InstallOutbound { install, child }
+    }
 }
 
 impl IkeSa {
@@ -227,12 +245,27 @@ impl IkeSa {
             ctx.event(Event::ChildDown { child: id, reason });
         }
         // What it was to replace goes on.
-        if gone.phase == Phase::Installed
-            && let Some(old) = gone.sa.replaces.and_then(|old| self.child_mut(old))
-            && old.phase == Phase::Replaced
+        let Some(old) = gone.sa.replaces else { return };
+        let phase = self.child(old).map(|child| child.phase);
+        if phase == Some(Phase::Replaced) && gone.phase == Phase::Installed
+            || phase == Some(Phase::Rekeying) && gone.after.is_some()
         {
-            old.phase = Phase::Installed;
-            old.forget_at = None;
+            self.go_on_with(ctx, old);
+        }
+    }
+
+    /// A child stays in use that was to be replaced.
+    fn go_on_with(&mut self, ctx: &Ctx<'_>, id: ChildId) {
+        let by_time = |this: &Self, child: &Child| {
+            let config = this.child_config(&child.sa.child);
+            config.is_some_and(|config| config.rekey_time.is_some())
+        };
+        let rekeyed = self.child(id).is_some_and(|child| by_time(self, child));
+        let rekey_at = rekeyed.then(|| ctx.now + AGAIN + ctx.shortened(AGAIN, 1.0));
+        if let Some(child) = self.child_mut(id) {
+            child.phase = Phase::Installed;
+            child.forget_at = None;
+            child.rekey_at = rekey_at;
         }
     }
 
@@ -243,10 +276,8 @@ impl IkeSa {
             .iter_mut()
             .filter(|c| c.awaits_peer && which(c))
         {
-            child.awaits_peer = false;
-            child.release_at = None;
-            let child = child.sa.id;
-            ctx.event(Event::InstallOutbound { child });
+            let event = child.send(&mut *ctx.out);
+            ctx.event(event);
         }
     }
 
@@ -272,8 +303,16 @@ impl IkeSa {
             .find(|c| c.install == Some(install))
         {
             child.install = None;
-            let (id, after) = (child.sa.id, child.after.take());
-            self.requested(ctx, id, after, failure);
+            let (id, outbound) = (child.sa.id, std::mem::take(&mut child.outbound));
+            let after = match outbound {
+                true => child.after.take(),
+                false => child.after,
+            };
+            match (outbound, failure) {
+                (true, Some(reason)) => self.unsent(ctx, id, after, reason),
+                (true, None) => self.sent(ctx, id, after),
+                (false, _) => self.requested(ctx, id, after, failure),
+            }
         }
         self.pump(ctx);
     }
@@ -300,13 +339,22 @@ impl IkeSa {
             let name = self.child(id).map(|child| child.sa.child.clone());
             if let Some(child) = self.child_mut(id) {
                 child.announced = false;
+                child.after = None;
             }
             self.delete_child(id);
             let name = name.unwrap_or_default();
             return self.child_failed(ctx, &name, rekeys, reason.to_owned());
         }
-        ctx.event(Event::InstallOutbound { child: id });
-        match rekeys {
+        if let Some(child) = self.child_mut(id) {
+            let event = child.send(&mut *ctx.out);
+            ctx.event(event);
+        }
+    }
+
+    /// A child is sent through: if we asked for it, what it replaces goes.
+    fn sent(&mut self, ctx: &mut Ctx<'_>, id: ChildId, after: Option<After>) {
+        let Some(after) = after else { return };
+        match after.rekeys {
             Some(old) => {
                 self.take_over(ctx, old, id);
                 self.delete_child(old);
@@ -314,6 +362,50 @@ impl IkeSa {
             None => {
                 let ike = self.id;
                 ctx.event(Event::ChildUp { ike, child: id });
+            }
+        }
+    }
+
+    /// A child can't be sent through. It goes, since the peer would send through it and hear nothing;
+    /// what it was to replace goes on, or where that has gone already, another one is asked for.
+    fn unsent(&mut self, ctx: &mut Ctx<'_>, id: ChildId, after: Option<After>, reason: &str) {
+        tracing::warn!(reason, "child SA could not be installed");
+        let Some(child) = self.child_mut(id) else {
+            return;
+        };
+        let (name, replaces) = (child.sa.child.clone(), child.sa.replaces);
+        let told = std::mem::take(&mut child.announced);
+        self.delete_child(id);
+        let reason = reason.to_owned();
+        if let Some(after) = after {
+            return self.child_failed(ctx, &name, after.rekeys, reason);
+        }
+        let stays = replaces.filter(|old| {
+            let phase = self.child(*old).map(|child| child.phase);
+            phase == Some(Phase::Replaced)
+        });
+        match stays {
+            Some(old) => {
+                self.go_on_with(ctx, old);
+                let ike = self.id;
+                if told {
+                    ctx.event(Event::ChildRekeyed { old: id, new: old });
+                }
+                let child = old;
+                ctx.event(Event::RekeyFailed { ike, child, reason });
+            }
+            None => {
+                if told {
+                    ctx.event(Event::ChildDown { child: id, reason });
+                }
+                if replaces.is_some() {
+                    self.tasks.push_back(Task::Child {
+                        name,
+                        rekeys: None,
+                        group: None,
+                        not_before: Some(ctx.now + AGAIN),
+                    });
+                }
             }
         }
     }
@@ -366,10 +458,9 @@ impl IkeSa {
                 };
                 child.awaits_peer = wait.is_some();
                 child.release_at = wait.map(|wait| ctx.now + wait);
+                let sends = wait.is_none().then(|| child.send(&mut *ctx.out));
                 self.adopt_child(ctx, child);
-                if wait.is_none() {
-                    ctx.event(Event::InstallOutbound { child: id });
-                }
+                sends.into_iter().for_each(|event| ctx.event(event));
                 ctx.event(Event::ChildUp { ike, child: id });
             }
         }

@@ -117,6 +117,7 @@ pub(crate) fn json(section: &Section) -> Json {
                 _ => Json::from(text.as_str()),
             },
             Value::List(list) => list.clone().into(),
+            Value::OctetsList(list) => list.iter().map(hex::encode).collect(),
             Value::Octets(octets) => hex::encode(octets).into(),
             Value::Section(section) => json(section),
         };

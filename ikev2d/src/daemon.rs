@@ -412,6 +412,7 @@ impl Daemon {
     }
 
     fn upcall(&mut self, upcall: Upcall) {
+        self.refresh_policy();
         let now = Instant::now();
         match upcall {
             Upcall::Ike {
@@ -446,6 +447,7 @@ impl Daemon {
     }
 
     fn tick(&mut self) {
+        self.refresh_policy();
         let mut events = Vec::new();
         self.devices.failover.poll_events(&mut events);
         let now = Instant::now();

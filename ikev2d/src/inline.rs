@@ -23,8 +23,16 @@ pub(crate) struct InlinePlane {
 #[derive(Default)]
 struct Entries {
     inbound: HashMap<u32, Entry>,
+    /// SPIs of what comes in, by child.
+    spis: HashMap<u64, u32>,
     /// By child.
     outbound: HashMap<u64, Entry>,
+}
+
+impl Entries {
+    fn inbound_of(&self, child: u64) -> Option<&Entry> {
+        self.inbound.get(self.spis.get(&child)?)
+    }
 }
 
 struct Entry {
@@ -51,7 +59,9 @@ impl InlinePlane {
     /// The accelerator refused a rule.
     pub(crate) fn add_inbound(&self, sa: &InboundSa) -> Result<(), SaError> {
         let entry = self.set(sa.sa, sa.child, sa.selectors.clone(), true)?;
-        self.entries().inbound.insert(sa.spi.value(), entry);
+        let mut entries = self.entries();
+        entries.spis.insert(sa.child, sa.spi.value());
+        entries.inbound.insert(sa.spi.value(), entry);
         Ok(())
     }
 
@@ -66,7 +76,14 @@ impl InlinePlane {
     }
 
     pub(crate) fn remove_inbound(&self, spi: Spi) {
-        let entry = self.entries().inbound.remove(&spi.value());
+        let entry = {
+            let mut entries = self.entries();
+            let entry = entries.inbound.remove(&spi.value());
+            if let Some(entry) = &entry {
+                entries.spis.remove(&entry.child);
+            }
+            entry
+        };
         self.unset(entry);
     }
 
@@ -79,7 +96,7 @@ impl InlinePlane {
     pub(crate) fn update_path(&self, child: u64, path: (SocketAddr, SocketAddr), udp: bool) {
         let entries = self.entries();
         let outbound = entries.outbound.get(&child);
-        let inbound = entries.inbound.values().find(|entry| entry.child == child);
+        let inbound = entries.inbound_of(child);
         let ends = [(outbound, path), (inbound, (path.1, path.0))];
         for (entry, (source, destination)) in ends {
             let Some(entry) = entry else { continue };
@@ -93,7 +110,9 @@ impl InlinePlane {
     /// Sets every rule anew in an accelerator that has come back.
     pub(crate) fn restore(&self) {
         let mut entries = self.entries();
-        let Entries { inbound, outbound } = &mut *entries;
+        let Entries {
+            inbound, outbound, ..
+        } = &mut *entries;
         for entry in inbound.values_mut().chain(outbound.values_mut()) {
             match self.set(
                 entry.sa,
@@ -117,8 +136,10 @@ impl InlinePlane {
             let usage = usage.and_then(Result::ok).unwrap_or_default();
             (usage.packets, usage.bytes)
         };
-        let inbound = entries.inbound.values().find(|entry| entry.child == child);
-        (count(inbound), count(entries.outbound.get(&child)))
+        (
+            count(entries.inbound_of(child)),
+            count(entries.outbound.get(&child)),
+        )
     }
 
     /// What the ports have done.

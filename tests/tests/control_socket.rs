@@ -80,6 +80,59 @@ fn swanctl_loads_a_connection_and_its_secret_and_a_tunnel_comes_of_it() {
     drop(peer);
 }
 
+/// B54: certificates by `load-cert` and with their connection, in PEM and DER.
+#[test]
+fn swanctl_loads_certificates_in_either_form() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let gateway = Gateway::ikev2d_with(&wire.a, &directory.path().join("a"), "");
+    let pki = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+        ])
+        .args(["-keyout", "key.pem", "-outform", "DER", "-out", "root.der"])
+        .args([
+            "-subj",
+            "/CN=A root in DER",
+            "-addext",
+            "basicConstraints=critical,CA:TRUE",
+        ])
+        .current_dir(&directory)
+        .output()
+        .unwrap();
+    assert!(pki.status.success(), "{pki:?}");
+    let good = theirs(1, IKE, ESP);
+    let remote = good.rfind("auth = psk").unwrap();
+    let mut text = good.clone();
+    text.replace_range(
+        remote..,
+        &good[remote..].replacen("psk", "pubkey\n cacerts = root.der", 1),
+    );
+    let swanctl = swanctl_conf(directory.path(), &format!("connections {{\n{text}\n}}\n"));
+    let authorities = swanctl.join("x509ca");
+    fs::create_dir_all(&authorities).unwrap();
+    fs::copy(
+        directory.path().join("root.der"),
+        authorities.join("root.der"),
+    )
+    .unwrap();
+    let (ok, said) = load_all(&gateway, &swanctl);
+    assert!(ok, "{said}");
+    assert!(said.contains("successfully loaded 1 connections"), "{said}");
+    let certificates = gateway.swanctl(&["--list-certs"]);
+    assert!(certificates.contains("A root in DER"), "{certificates}");
+    // What is malformed is told, and the conversation goes on.
+    fs::write(authorities.join("root.der"), b"\x30\x82\xff\xff").unwrap();
+    let conns = gateway.swanctl(&["--list-conns"]);
+    assert!(conns.contains("gw: IKEv2"), "{conns}");
+}
+
 #[test]
 fn what_swanctl_may_not_load_is_told() {
     let directory = tempfile::tempdir().unwrap();

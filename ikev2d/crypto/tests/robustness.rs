@@ -5,17 +5,33 @@
 mod peers;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ikev2d_proto::config::*;
 use ikev2d_proto::endpoint::Endpoint;
 use ikev2d_proto::event::*;
+use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::wire::{Chain, FLAG_RESPONSE, Header, VERSION, exchange, notify};
 use zeroize::Zeroizing;
 
 use peers::Pair;
 use peers::seeded::SeededCrypto;
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 /// An IKE_SA_INIT response that anybody on the way could have made.
 fn forged(request: &[u8], kind: u16, data: &[u8]) -> Vec<u8> {
@@ -307,6 +323,47 @@ fn more_selectors_are_possible_where_another_child_covers_them() {
         pair.up();
         let sa = pair.sides[0].endpoint.ike_sas().next().unwrap();
         assert_eq!(sa.children[0].more_possible, more, "{second}");
+    }
+}
+
+/// P05: a flood of first messages that fit nothing is a line a second, which says what was not said.
+#[test]
+fn a_flood_of_misfits_fills_no_log() {
+    let mut pair = Pair::new(|a, connection, _| {
+        if a {
+            let other = Proposal::parse_ike("aes128gcm16-prfsha256-ecp256").unwrap();
+            connection.proposals = vec![other];
+        }
+    });
+    let now = pair.now;
+    pair.sides[0]
+        .endpoint
+        .initiate(now, "gw", Some("net"), None)
+        .unwrap();
+    pair.flush();
+    let (_, _, path, message) = pair.wire.pop_front().unwrap();
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer({
+            let lines = lines.clone();
+            move || lines.clone()
+        })
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        for n in 0..2500 {
+            let now = now + Duration::from_millis(n);
+            pair.sides[1].endpoint.handle_datagram(now, path, &message);
+        }
+    });
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let said: Vec<&str> = text
+        .lines()
+        .filter(|l| l.contains("no connection or proposal fits"))
+        .collect();
+    assert_eq!(said.len(), 3, "{text}");
+    for (line, unsaid) in said.iter().zip(["unsaid=0", "unsaid=999", "unsaid=999"]) {
+        assert!(line.contains(unsaid), "{line}");
     }
 }
 

@@ -177,6 +177,13 @@ impl Daemon {
             mut message,
             reply,
         } = request;
+        // What loads credentials comes in a row.
+        if !matches!(
+            command.as_str(),
+            "load-key" | "load-cert" | "load-shared" | "load-authority"
+        ) {
+            self.refresh_policy();
+        }
         let answer = match command.as_str() {
             "version" => plain(version()),
             "stats" => plain(self.statistics()),

@@ -30,6 +30,8 @@ pub(super) struct Loaded {
     keys: Vec<String>,
     /// What the connections are to the core.
     policy: BTreeMap<String, Arc<Connection>>,
+    /// Keys or authorities have changed since.
+    stale: bool,
 }
 
 impl Loaded {
@@ -86,6 +88,15 @@ impl Loaded {
         Ok(())
     }
 
+    /// Makes the connections anew if they are not as they are to be. Whether they were not.
+    fn refresh(&mut self, config: &Config) -> bool {
+        let stale = std::mem::take(&mut self.stale);
+        if stale {
+            self.rebuild(config);
+        }
+        stale
+    }
+
     /// Makes the connections anew with the keys and authorities that there are now. One that lacks
     /// what it needs is out of use until it is loaded again.
     fn rebuild(&mut self, config: &Config) {
@@ -120,10 +131,17 @@ impl Loaded {
 }
 
 impl Daemon {
-    /// Gives the core the policy, made with the keys and authorities that there are now.
+    /// The policy is to be made with the keys and authorities that there are now: before it is needed,
+    /// and once for all of them that come in a row.
     pub(super) fn credentials_changed(&mut self) {
-        self.loaded.rebuild(&self.config);
-        self.apply_policy();
+        self.loaded.stale = true;
+    }
+
+    /// Gives the core the policy as it is to be, if it is not.
+    pub(super) fn refresh_policy(&mut self) {
+        if self.loaded.refresh(&self.config) {
+            self.apply_policy();
+        }
     }
 
     /// Gives the core the policy of the configuration and of clients.
@@ -340,7 +358,12 @@ mod tests {
         added.unwrap();
         assert!(Arc::ptr_eq(&first, &loaded.policy["first"]));
         assert_eq!((loaded.policy.len(), loaded.connections.len()), (2, 2));
-        loaded.rebuild(&config);
+        // Credentials that come in a row make them anew once.
+        for _ in 0..100 {
+            loaded.stale = true;
+        }
+        assert!(Arc::ptr_eq(&first, &loaded.policy["first"]));
+        assert!(loaded.refresh(&config) && !loaded.refresh(&config));
         assert!(!Arc::ptr_eq(&first, &loaded.policy["first"]));
         assert_eq!(loaded.policy.len(), 2);
     }

@@ -109,6 +109,29 @@ fn jump(handle: &Handle, v4: bool) -> [RuleMessage; 2] {
     [behind, over]
 }
 
+/// What leads traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The jump, and where it ends.
+    Jump,
+    Route,
+    Rule,
+}
+
+/// Counts one more child SA of this traffic, and tells what is to be set for it: in this order nothing
+/// of ours is ever led there. A jump that is there stays: while it is set anew our own packets would be
+/// led as others' are.
+fn begin(led: &mut HashMap<Lead, usize>, lead: Lead) -> &'static [Step] {
+    let jumps = has_family(led, lead.peer.is_ipv4());
+    let count = led.entry(lead).or_default();
+    *count += 1;
+    match (*count, jumps) {
+        (1, false) => &[Step::Jump, Step::Route, Step::Rule],
+        (1, true) => &[Step::Route, Step::Rule],
+        _ => &[],
+    }
+}
+
 /// Whether traffic of an IP version is led already.
 fn has_family(led: &HashMap<Lead, usize>, v4: bool) -> bool {
     led.keys().any(|lead| lead.peer.is_ipv4() == v4)
@@ -127,22 +150,23 @@ impl Routes {
     pub(crate) async fn lead(&mut self, local: &[TrafficSelector], remote: &[TrafficSelector]) {
         let source = self.own.within(local);
         for lead in Lead::all(local, remote) {
-            // Others' traffic would come in between when it is set anew.
-            let jumps = has_family(&self.led, lead.peer.is_ipv4());
-            let count = self.led.entry(lead).or_default();
-            *count += 1;
-            if *count > 1 {
+            let steps = begin(&mut self.led, lead);
+            if steps.is_empty() {
                 continue;
             }
             let done = async {
-                // In this order nothing of ours is ever led there.
-                if !jumps {
-                    for rule in jump(&self.handle, lead.peer.is_ipv4()) {
-                        set(&self.handle, &rule).await?;
+                for step in steps {
+                    match step {
+                        Step::Jump => {
+                            for rule in jump(&self.handle, lead.peer.is_ipv4()) {
+                                set(&self.handle, &rule).await?;
+                            }
+                        }
+                        Step::Route => self.set_led_route(lead.peer, source).await?,
+                        Step::Rule => set(&self.handle, &lead.rule(&self.handle)).await?,
                     }
                 }
-                self.set_led_route(lead.peer, source).await?;
-                set(&self.handle, &lead.rule(&self.handle)).await
+                Ok::<(), Error>(())
             };
             match done.await {
                 Ok(()) => tracing::info!(?lead, ?source, "traffic to a peer itself is led"),
@@ -224,5 +248,30 @@ impl Routes {
         if let Err(error) = self.handle.route().del(message).execute().await {
             tracing::debug!(%peer, %error, "route is gone already");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The jump comes before what it jumps over, and is never set anew beneath traffic.
+    #[test]
+    fn the_jump_is_there_before_and_for_good() {
+        use Step::{Jump, Route, Rule};
+        let lead = |peer: &str, protocol| Lead {
+            peer: peer.parse().unwrap(),
+            protocol,
+            ports: [(0, u16::MAX); 2],
+        };
+        let mut led = HashMap::new();
+        let (first, second) = (lead("192.0.2.1", 6), lead("192.0.2.2", 6));
+        assert_eq!(begin(&mut led, first), [Jump, Route, Rule]);
+        assert_eq!(begin(&mut led, second), [Route, Rule]);
+        assert_eq!(begin(&mut led, first), []);
+        assert_eq!(begin(&mut led, lead("192.0.2.1", 17)), [Route, Rule]);
+        let other = lead("2001:db8::1", 6);
+        assert_eq!(begin(&mut led, other), [Jump, Route, Rule]);
+        assert_eq!(led.remove(&first), Some(2));
     }
 }

@@ -145,6 +145,8 @@ pub enum Value {
     Octets(Vec<u8>),
     /// A list of texts.
     List(Vec<String>),
+    /// A list with items that are no texts.
+    OctetsList(Vec<Vec<u8>>),
     /// A section.
     Section(Section),
 }
@@ -207,6 +209,7 @@ impl Section {
                 Value::Text(text) => text.zeroize(),
                 Value::Octets(octets) => octets.zeroize(),
                 Value::List(items) => items.zeroize(),
+                Value::OctetsList(items) => items.zeroize(),
                 Value::Section(section) => section.wipe(),
             }
         }
@@ -257,8 +260,18 @@ impl Serialize for Value {
             Self::Text(text) => serializer.serialize_str(text),
             Self::Octets(octets) => serializer.serialize_bytes(octets),
             Self::List(list) => list.serialize(serializer),
+            Self::OctetsList(list) => serializer.collect_seq(list.iter().map(|item| Octets(item))),
             Self::Section(section) => section.serialize(serializer),
         }
+    }
+}
+
+/// Octets, and no list of numbers.
+struct Octets<'a>(&'a [u8]);
+
+impl Serialize for Octets<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
     }
 }
 
@@ -307,10 +320,19 @@ impl<'de> Deserialize<'de> for Value {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
                 let mut items = Vec::new();
-                while let Some(Value::Text(item)) = list.next_element()? {
-                    items.push(item);
+                while let Some(item) = list.next_element()? {
+                    match item {
+                        Value::Text(text) => items.push(text.into_bytes()),
+                        Value::Octets(octets) => items.push(octets),
+                        _ => return Err(serde::de::Error::custom("a list in a list")),
+                    }
                 }
-                Ok(Value::List(items))
+                let texts = items.iter().map(|item| std::str::from_utf8(item));
+                let texts: Result<Vec<&str>, _> = texts.collect();
+                Ok(match texts {
+                    Ok(texts) => Value::List(texts.into_iter().map(str::to_owned).collect()),
+                    Err(_) => Value::OctetsList(items),
+                })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
@@ -375,5 +397,17 @@ mod tests {
         let mut message = message;
         message.wipe();
         assert!(message.octets("data").is_none_or(<[u8]>::is_empty));
+    }
+
+    /// As `swanctl` sends certificates in DER, and what comes behind them.
+    #[test]
+    fn lists_may_have_octets_among_texts() {
+        let octets =
+            b"\x04\x05certs\x05\x00\x01a\x05\x00\x02\x30\xff\x05\x00\x01b\x06\x03\x02id\x00\x01c";
+        let message = decode(octets).unwrap();
+        let items = [b"a".to_vec(), vec![0x30, 0xff], b"b".to_vec()].to_vec();
+        assert_eq!(message.value("certs"), Some(&Value::OctetsList(items)));
+        assert_eq!(message.text("id"), Some("c"));
+        assert_eq!(serde_vici::to_vec(&message).unwrap(), octets);
     }
 }

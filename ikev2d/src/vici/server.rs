@@ -156,9 +156,16 @@ async fn converse(
         let (name, message) = split_name(body).ok_or_else(malformed)?;
         match *kind {
             packet::COMMAND_REQUEST => {
-                let message = decode(message).map_err(|error| {
-                    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
-                })?;
+                let message = match decode(message) {
+                    Ok(message) => message,
+                    Err(error) => {
+                        let mut refusal = Section::default();
+                        refusal.put("success", "no");
+                        refusal.put("errmsg", error);
+                        send(&mut writer, packet::COMMAND_RESPONSE, None, Some(&refusal)).await?;
+                        continue;
+                    }
+                };
                 let (reply, answer) = oneshot::channel();
                 let request = Request {
                     command: name.to_owned(),

@@ -2,7 +2,7 @@
 //! Settings that come as messages (`load-conn`, `load-shared`) instead of by file: the same keys,
 //! every value a text.
 
-use ikev2d_crypto::credential::certificates;
+use ikev2d_crypto::credential::{certificates, public_key};
 use ikev2d_crypto::name;
 use ikev2d_proto::config::Secret;
 use serde::Deserialize;
@@ -103,14 +103,9 @@ pub(crate) fn authority(message: &Section) -> Result<(String, AuthoritySection),
     // Clients send the file's content, whatever its form.
     let data = section.octets("cacert").filter(|data| !data.is_ascii());
     if let Some(data) = data {
-        let read = certificates(data).map_err(|error| format!("{name}.cacert: {error}"))?;
-        let pem = read.iter().map(|certificate| certificate.to_pem());
-        let pem: Result<Vec<_>, _> = pem.collect();
-        let pem = pem
-            .map_err(|error| format!("{name}.cacert: {error}"))?
-            .concat();
+        let text = content("cacert", data).map_err(|what| format!("{name}.cacert: {what}"))?;
         section.0.retain(|(key, _)| key != "cacert");
-        section.put("cacert", String::from_utf8_lossy(&pem));
+        section.put("cacert", text);
     }
     let table = table(&section, false).map_err(|what| format!("{name}.{what}"))?;
     let authority = AuthoritySection::deserialize(table)
@@ -207,6 +202,17 @@ fn table(section: &Section, top: bool) -> Result<Table, String> {
             }
             Value::List(items) => Toml::Array(items.iter().cloned().map(Toml::String).collect()),
             Value::Text(text) => scalar(key, text).map_err(|what| format!("{key}: {what}"))?,
+            Value::OctetsList(items) => {
+                let texts = items
+                    .iter()
+                    .map(|item| content(key, item).map(Toml::String));
+                let texts: Result<_, _> = texts.collect();
+                Toml::Array(texts.map_err(|what| format!("{key}: {what}"))?)
+            }
+            Value::Octets(item) if LISTS.contains(&key) => {
+                let text = content(key, item).map_err(|what| format!("{key}: {what}"))?;
+                Toml::Array(vec![Toml::String(text)])
+            }
             Value::Octets(_) => return Err(format!("{key}: expected a text")),
         };
         if table.insert(key.to_owned(), converted).is_some() {
@@ -214,6 +220,27 @@ fn table(section: &Section, top: bool) -> Result<Table, String> {
         }
     }
     Ok(table)
+}
+
+/// What clients send of a file whose name would be a text: as it is, or in PEM if it is in DER.
+fn content(key: &str, item: &[u8]) -> Result<String, String> {
+    if let Ok(text) = std::str::from_utf8(item) {
+        return Ok(text.to_owned());
+    }
+    let pem = match key {
+        "certs" | "cacerts" | "cacert" => {
+            let read = certificates(item).map_err(|error| error.to_string())?;
+            let pem: Result<Vec<_>, _> = read.iter().map(|read| read.to_pem()).collect();
+            pem.map(|pem| pem.concat())
+        }
+        "pubkeys" => {
+            let read = public_key(item).map_err(|error| error.to_string())?;
+            read.public_key_to_pem()
+        }
+        _ => return Err("expected a text".to_owned()),
+    };
+    let pem = pem.map_err(|error| error.to_string())?;
+    String::from_utf8(pem).map_err(|error| error.to_string())
 }
 
 fn table_of(section: &Section) -> Result<Table, String> {
@@ -341,6 +368,50 @@ mod tests {
             assert_eq!(found[0].to_der().unwrap(), der);
         }
         assert!(read(Value::Octets(vec![0xff; 9])).is_err());
+    }
+
+    /// As `swanctl --load-conns` sends certificates and raw keys in DER: their files' content.
+    #[test]
+    fn certificates_come_in_either_form() {
+        let pem = include_str!("../../tests/data/authority.pem");
+        let read = &certificates(pem.as_bytes()).unwrap()[0];
+        let der = read.to_der().unwrap();
+        let raw = read.public_key().unwrap().public_key_to_der().unwrap();
+        let lists = [
+            Value::OctetsList(vec![der.clone(), pem.as_bytes().to_vec()]),
+            Value::Octets(der.clone()),
+        ];
+        for (list, count) in lists.into_iter().zip([2, 1]) {
+            let mut message = message();
+            let Some((_, Value::Section(home))) = message.0.first_mut() else {
+                panic!("no section");
+            };
+            let mut remote = section(&[("auth", "pubkey")]);
+            remote.0.push(("cacerts".to_owned(), list));
+            let keys = Value::OctetsList(vec![raw.clone()]);
+            remote.0.push(("pubkeys".to_owned(), keys));
+            home.0.retain(|(key, _)| key != "remote-1");
+            home.put_section("remote-1", remote);
+            let message = serde_vici::to_vec(&message).unwrap();
+            let message = crate::vici::message::decode(&message).unwrap();
+            let (_, connection) = connection(&message).unwrap();
+            assert_eq!(connection.remote.cacerts.len(), count);
+            for text in &connection.remote.cacerts {
+                let found = certificates(text.as_bytes()).unwrap();
+                assert_eq!(found[0].to_der().unwrap(), der);
+            }
+            let [key] = &connection.remote.pubkeys[..] else {
+                panic!("no key");
+            };
+            let key = public_key(key.as_bytes()).unwrap();
+            assert_eq!(key.public_key_to_der().unwrap(), raw);
+        }
+        let no_text = Value::OctetsList(vec![vec![0xff]]);
+        for key in ["certs", "proposals"] {
+            let mut table = Section::default();
+            table.0.push((key.to_owned(), no_text.clone()));
+            assert!(super::table(&table, false).unwrap_err().starts_with(key));
+        }
     }
 
     /// As swanctl sends them: all of it texts.

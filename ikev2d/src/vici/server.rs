@@ -109,7 +109,7 @@ pub(crate) async fn serve(
         tokio::spawn(async move {
             let _place = place;
             if let Err(error) = converse(stream, requests, events).await {
-                tracing::debug!(%error, "control client is cut off");
+                tracing::warn!(%error, "control client is cut off");
             }
         });
     }
@@ -156,16 +156,9 @@ async fn converse(
         let (name, message) = split_name(body).ok_or_else(malformed)?;
         match *kind {
             packet::COMMAND_REQUEST => {
-                let message = match decode(message) {
-                    Ok(message) => message,
-                    Err(error) => {
-                        let mut refusal = Section::default();
-                        refusal.put("success", "no");
-                        refusal.put("errmsg", error);
-                        send(&mut writer, packet::COMMAND_RESPONSE, None, Some(&refusal)).await?;
-                        continue;
-                    }
-                };
+                let message = decode(message).map_err(|error| {
+                    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+                })?;
                 let (reply, answer) = oneshot::channel();
                 let request = Request {
                     command: name.to_owned(),

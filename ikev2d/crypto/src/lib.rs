@@ -9,6 +9,7 @@ mod exchange;
 mod kem;
 pub mod name;
 pub mod ocsp;
+mod paths;
 mod signature;
 pub mod trust;
 

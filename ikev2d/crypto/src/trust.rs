@@ -20,6 +20,7 @@ use x509_cert::der::oid::ObjectIdentifier;
 
 use crate::credential::{CredentialError, SignaturePolicy};
 use crate::ocsp::{Ocsp, Status};
+use crate::paths::Paths;
 use crate::{name, signature};
 
 /// Certificates between a peer's and an authority, at most. Each costs one verification, and one more
@@ -69,18 +70,21 @@ pub struct Trust {
     revoking: X509Store,
     /// The same again, whatever the list's dates say.
     timeless: X509Store,
+    /// Hashes of the authorities' keys, made once: every first message is answered with them.
+    authorities: Vec<[u8; 20]>,
+    paths: Paths,
     revocation: Revocation,
     policy: SignaturePolicy,
     ocsp: Option<Arc<Ocsp>>,
 }
 
 /// Keys that a claim may be signed with, and the certificates that must not be revoked then.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Believed {
-    keys: Vec<PKey<Public>>,
+    pub(crate) keys: Vec<PKey<Public>>,
     /// From the peer's own up to the anchor.
-    chain: Vec<X509>,
-    between: Vec<X509>,
+    pub(crate) chain: Vec<X509>,
+    pub(crate) between: Vec<X509>,
 }
 
 impl fmt::Debug for Trust {
@@ -131,10 +135,15 @@ impl Trust {
         };
         let revoking = with_lists(X509VerifyFlags::empty())?;
         let timeless = with_lists(X509VerifyFlags::NO_CHECK_TIME)?;
+        let keys = anchors.authorities.iter();
+        let keys = keys.filter_map(|ca| ca.public_key().ok());
+        let hashes = keys.filter_map(|key| Some(sha1(&key.public_key_to_der().ok()?)));
         Ok(Self {
             store,
             revoking,
             timeless,
+            authorities: hashes.collect(),
+            paths: Paths::default(),
             anchors,
             revocation,
             policy,
@@ -154,19 +163,30 @@ impl Trust {
             .certificates
             .iter()
             .find(|c| c.encoding == Certificate::RAW_PUBLIC_KEY);
-        let sent = claim
-            .certificates
-            .iter()
+        let sent = claim.certificates.iter();
+        let sent: Vec<&[u8]> = sent
             .filter(|c| c.encoding == Certificate::X509)
-            .map(|c| parse(&c.octets))
-            .collect::<Result<Vec<_>, _>>()?;
-        let Some((own, others)) = sent.split_first() else {
+            .map(|c| &*c.octets)
+            .collect();
+        if let Some(known) = self.paths.find(&sent)
+            && let Some(own) = known.chain.first()
+        {
+            return match name::is_of(own, &claim.identity) {
+                true => Ok(known),
+                false => Err(not_of(own, &claim.identity)),
+            };
+        }
+        let parsed = sent.iter().map(|octets| parse(octets));
+        let parsed = parsed.collect::<Result<Vec<_>, _>>()?;
+        let Some((own, others)) = parsed.split_first() else {
             return self.pinned_keys(claim, raw);
         };
         if claim.identity == Identity::Any {
             return Err(not_of(own, &claim.identity));
         }
-        self.path_of(&claim.identity, own, others)
+        let believed = self.path_of(&claim.identity, own, others)?;
+        self.paths.keep(&sent, &believed);
+        Ok(believed)
     }
 
     /// Whether certificates that TLS was shown are believed, and are of this identity; of anybody's with
@@ -458,13 +478,7 @@ fn check_usage(own: &X509Ref) -> Result<(), Refusal> {
 
 impl Verifier for Trust {
     fn authorities(&self) -> Vec<[u8; 20]> {
-        let keys = self
-            .anchors
-            .authorities
-            .iter()
-            .filter_map(|ca| ca.public_key().ok());
-        keys.filter_map(|key| Some(sha1(&key.public_key_to_der().ok()?)))
-            .collect()
+        self.authorities.clone()
     }
 
     fn may_wait(&self) -> bool {

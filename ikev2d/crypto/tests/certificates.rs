@@ -76,6 +76,42 @@ fn a_signature_by_another_key_or_over_other_octets_is_refused() {
     refused(&root, &bad, "signature is wrong");
 }
 
+/// A path that was valid is not verified again; everything else about a peer is.
+#[test]
+fn a_path_that_is_known_excuses_nothing() {
+    let root = root();
+    let end = Template::end("a.test").issue(p256(), Some(&root));
+    let other = Template::end("a.test").issue(p256(), Some(&root));
+    let trust = root.trust(SignaturePolicy::default());
+    let good = claim("a.test", &end, &[]);
+    for _ in 0..3 {
+        trust.verify(&good).unwrap();
+        let refused = |change: fn(&mut Claim, &Claim), part: &str| {
+            let mut bad = good.clone();
+            change(&mut bad, &claim("a.test", &other, &[]));
+            let refusal = trust.verify(&bad).expect_err(part).to_string();
+            assert!(refusal.contains(part), "{refusal}, expected {part}");
+        };
+        let wrong = "signature is wrong";
+        refused(
+            |bad, other| bad.signature.clone_from(&other.signature),
+            wrong,
+        );
+        refused(|bad, _| bad.octets.push(0), wrong);
+        refused(
+            |bad, _| bad.identity = name::identity("b.test"),
+            "is not of",
+        );
+        refused(|bad, _| bad.identity = Identity::Any, "is not of");
+        refused(|bad, _| bad.schemes.clear(), "does not allow");
+        refused(|bad, _| bad.certificates[0].octets.push(0), "malformed");
+        refused(
+            |bad, other| bad.certificates.insert(0, other.certificates[0].clone()),
+            wrong,
+        );
+    }
+}
+
 /// A chain over intermediate authorities is built from what the peer sends, in any order.
 #[test]
 fn a_chain_is_built_and_its_depth_is_bounded() {
@@ -368,7 +404,11 @@ fn revoked_certificates_are_refused_as_policy_says() {
             ..TrustAnchors::default()
         };
         let trust = Trust::new(anchors, revocation, SignaturePolicy::default()).unwrap();
-        trust.verify(&told).map_err(|refusal| refusal.to_string())
+        // The second time the path is known; what is asked of it is not.
+        let judgements = [(); 2].map(|()| trust.verify(&told));
+        assert_eq!(judgements[0], judgements[1]);
+        let [judged, _] = judgements;
+        judged.map_err(|refusal| refusal.to_string())
     };
     use Revocation::*;
     let clean = |issuer: &Holder| revocation_list(issuer, (-1, 1), &[]);

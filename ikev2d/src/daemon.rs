@@ -8,6 +8,7 @@ mod device;
 pub(crate) mod engine;
 mod ike;
 mod leases;
+mod listen;
 mod loaded;
 mod manual;
 mod mobility;
@@ -29,7 +30,6 @@ use ikev2d_proto::endpoint::ChildInfo;
 use ikev2d_proto::event::{Answer, ChildId, Event, Path};
 use offload_api::device::Accelerator;
 use offload_api::event::Event as DeviceEvent;
-use offload_api::wire::natt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
@@ -133,12 +133,11 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
                 "dataplane = \"inline\" needs an accelerator in inline mode, and the configured one is not \
                  (a simulated card is with --wire, --host and --exception)",
             )?;
-            listen(&sockets.nat, true, &ike_in)?;
+            listen::listen(&sockets.nat, true, &ike_in)?;
             Plane::Inline(Arc::new(plane), section.tun.name.as_str().into())
         }
     };
-    listen(&sockets.ike, false, &ike_in)?;
-    drop(ike_in);
+    listen::listen(&sockets.ike, false, &ike_in)?;
     let key_log = match &section.key_log {
         Some(directory) => Some(KeyLog::open(directory).context("key log")?),
         None => None,
@@ -153,6 +152,16 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         key_log: key_log.is_some(),
         ..EndpointConfig::default()
     };
+    let endpoint = Ike::new(endpoint_config, Arc::new(crypto));
+    let gate = endpoint.gate();
+    listen::open_doors(&sockets.ike, (false, 1), &gate, &ike_in)?;
+    listen::open_doors(
+        &sockets.nat,
+        (true, plane.sockets_of_port()),
+        &gate,
+        &ike_in,
+    )?;
+    drop(ike_in);
     let interface = plane.interface();
     let index = nix::net::if_::if_nametoindex(interface)
         .with_context(|| format!("interface {interface} for packets in the clear"))?;
@@ -177,7 +186,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     );
 
     let mut daemon = Daemon {
-        endpoint: Ike::new(endpoint_config, Arc::new(crypto)),
+        endpoint,
         jobs,
         installer: Installer::new(devices.failover.clone(), plane.clone()),
         plane,
@@ -306,46 +315,6 @@ fn start_tun(
         move |upcall| upcalls.try_send(upcall).is_ok(),
     )?;
     Ok(Plane::Tun(Arc::new(dataplane)))
-}
-
-/// Reads IKE on threads of its own: from port 500, where the TUN data plane reads port 4500, and from
-/// both in inline mode. On the latter IKE is `marked` (RFC 3948 §2.2).
-fn listen(sockets: &[UdpSocket], marked: bool, ike: &mpsc::Sender<Upcall>) -> anyhow::Result<()> {
-    for socket in copies(sockets)? {
-        let port = socket.local_addr()?.port();
-        let mut receiver = crate::dataplane::IkeReceiver::new(&socket)?;
-        let ike = ike.clone();
-        std::thread::Builder::new()
-            .name(format!("ike-{port}"))
-            .spawn(move || {
-                while !ike.is_closed() {
-                    if crate::dataplane::IkeReceiver::wait(&socket).is_err() {
-                        continue;
-                    }
-                    let taken = receiver.take(&socket, |local, remote, datagram| {
-                        let datagram = if marked {
-                            // ESP that the accelerator left to the host has an SPI that nobody knows.
-                            match natt::classify(datagram) {
-                                natt::Kind::Ike(message) => message,
-                                _ => return,
-                            }
-                        } else {
-                            datagram
-                        };
-                        // Full: the peer sends again.
-                        let _ = ike.try_send(Upcall::Ike {
-                            local: SocketAddr::new(local, port),
-                            remote,
-                            datagram: datagram.to_vec(),
-                        });
-                    });
-                    if let Err(error) = taken {
-                        tracing::debug!(%error, port, "nothing received");
-                    }
-                }
-            })?;
-    }
-    Ok(())
 }
 
 impl Daemon {

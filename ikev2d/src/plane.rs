@@ -46,6 +46,14 @@ impl Plane {
         matches!(self, Self::Inline(..))
     }
 
+    /// Sockets that read each port of ESP.
+    pub(crate) fn sockets_of_port(&self) -> u32 {
+        match self {
+            Self::Tun(plane) => plane.sockets_of_port(),
+            Self::Inline(..) => 1,
+        }
+    }
+
     /// Name of the interface for packets in the clear.
     pub(crate) fn interface(&self) -> &str {
         match self {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ikev2d_proto::config::*;
-use ikev2d_proto::endpoint::Endpoint;
+use ikev2d_proto::endpoint::{Endpoint, Verdict};
 use ikev2d_proto::event::*;
 use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::wire::{Chain, FLAG_RESPONSE, Header, VERSION, exchange, notify};
@@ -115,6 +115,81 @@ fn cookies_are_good_for_a_minute_at_most() {
         let half_open = pair.sides[1].endpoint.stats().half_open;
         assert_eq!(half_open == 1, good, "{age} s");
     }
+}
+
+/// S13: what asks for cookies in the endpoint's place gives those that it takes, and keeps from it what
+/// nobody could answer.
+#[test]
+fn the_gate_and_the_endpoint_are_of_one_mind() {
+    let mut pair = Pair::seeded(3, |_, _, config| config.cookie_threshold = 0);
+    let now = pair.now;
+    let endpoint = &mut pair.sides[0].endpoint;
+    endpoint.initiate(now, "gw", Some("net"), None).unwrap();
+    let first = endpoint.poll_transmit().unwrap();
+    let (gate, remote) = (pair.sides[1].endpoint.gate(), first.path.local.ip());
+    let mut reply = Vec::new();
+    let mut meet = |message: &[u8]| (gate.meet(now, remote, message, &mut reply), reply.clone());
+    for len in 28..first.payload.len() {
+        let mut cut = first.payload[..len].to_vec();
+        assert_eq!(
+            meet(&cut).0,
+            Verdict::Passes,
+            "{len}: the header has another length"
+        );
+        cut[24..28].copy_from_slice(&(len as u32).to_be_bytes());
+        let (verdict, reply) = meet(&cut);
+        // Cut between two payloads it may have all that is needed.
+        let whole = verdict == Verdict::Answered;
+        assert_eq!(whole, !reply.is_empty(), "{len}");
+        assert!(whole || verdict == Verdict::Dropped, "{len}: {verdict:?}");
+    }
+    let (verdict, cookie) = meet(&first.payload);
+    assert_eq!(verdict, Verdict::Answered);
+    let path = first.path;
+    let endpoint = &mut pair.sides[0].endpoint;
+    endpoint.handle_datagram(now, path, &cookie);
+    let second = endpoint.poll_transmit().unwrap();
+    assert_eq!(meet(&second.payload), (Verdict::Passes, Vec::new()));
+    let mut foreign = second.payload.clone();
+    foreign[0] ^= 1;
+    assert_eq!(meet(&foreign).0, Verdict::Answered);
+    let path = Path {
+        local: path.remote,
+        remote: path.local,
+    };
+    let responder = &mut pair.sides[1].endpoint;
+    responder.handle_datagram(now, path, &second.payload);
+    assert_eq!(responder.stats().half_open, 1);
+    assert!(responder.stats().malformed > 0);
+}
+
+/// S13: cookies are asked for from the moment on that a peer's answer was lost. With one it begins anew,
+/// instead of waiting until it is forgotten.
+#[test]
+fn who_was_half_open_before_cookies_were_asked_for_gets_in() {
+    let mut pair = Pair::seeded(3, |_, _, config| config.cookie_threshold = 1);
+    let now = pair.now;
+    let endpoint = &mut pair.sides[0].endpoint;
+    endpoint.initiate(now, "gw", Some("net"), None).unwrap();
+    pair.flush();
+    pair.deliver(0);
+    pair.flush();
+    // The answer is lost, and what the peer sends again meets the gate.
+    pair.wire.clear();
+    let first = pair.recorded[0].clone();
+    let gate = pair.sides[1].endpoint.gate();
+    let mut cookie = Vec::new();
+    let (a, b) = (pair.sides[0].address, pair.sides[1].address);
+    let path = Path {
+        local: SocketAddr::new(a.parse().unwrap(), 500),
+        remote: SocketAddr::new(b.parse().unwrap(), 500),
+    };
+    let verdict = gate.meet(now, path.local.ip(), &first, &mut cookie);
+    assert_eq!(verdict, Verdict::Answered);
+    pair.sides[0].endpoint.handle_datagram(now, path, &cookie);
+    pair.run(Duration::from_secs(2));
+    pair.agree(1);
+    assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 1);
 }
 
 /// S13, I01: a host with a whole IPv6 network counts as one.

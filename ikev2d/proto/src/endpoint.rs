@@ -2,6 +2,7 @@
 //! Every IKE SA of a daemon.
 
 mod cookie;
+mod gate;
 mod info;
 mod reauth;
 mod receive;
@@ -15,6 +16,7 @@ use std::time::Instant;
 
 use thiserror::Error;
 
+pub use gate::{Gate, Verdict};
 pub use info::{ChildInfo, IkeSaInfo, Stats};
 pub(crate) use receive::{addresses_match, permits};
 pub(crate) use unique::GRACE;
@@ -38,7 +40,7 @@ pub struct Endpoint {
     pools: Pools,
     sas: Table,
     out: Outputs,
-    cookies: cookie::Cookies,
+    gate: Arc<Gate>,
     stats: Stats,
     /// First messages that fit nothing.
     misfits: Seldom,
@@ -107,8 +109,10 @@ fn hand_over(sas: &mut Table, ctx: &mut Ctx<'_>, handover: &Handover) {
 impl Endpoint {
     /// An endpoint without connections.
     pub fn new(config: EndpointConfig, crypto: Arc<dyn Crypto>) -> Self {
+        let gate = Gate::new(crypto.clone());
+        gate.close(config.cookie_threshold == 0);
         Self {
-            cookies: cookie::Cookies::new(&*crypto),
+            gate: Arc::new(gate),
             config,
             connections: Vec::new(),
             secrets: Vec::new(),
@@ -122,6 +126,11 @@ impl Endpoint {
             deviation: None,
             crypto,
         }
+    }
+
+    /// What asks for cookies, for whoever receives: a message that does not pass need not come here.
+    pub fn gate(&self) -> Arc<Gate> {
+        self.gate.clone()
     }
 
     /// Takes its numbers from where another endpoint takes its own.
@@ -204,6 +213,8 @@ impl Endpoint {
         for child in std::mem::take(&mut ctx.out.retired) {
             self.sas.forget_child(child);
         }
+        let half_open = self.sas.half_open_total();
+        self.gate.close(half_open >= self.config.cookie_threshold);
         result
     }
 

@@ -10,7 +10,9 @@ use ikev1_proto::endpoint::Endpoint as Endpoint1;
 use ikev2d_proto::config::{Connection, EndpointConfig, Secret};
 use ikev2d_proto::credential::JobResult;
 use ikev2d_proto::crypto::Crypto;
-use ikev2d_proto::endpoint::{Endpoint as Endpoint2, IkeSaInfo, InitiateError, Stats, UnknownSa};
+use ikev2d_proto::endpoint::{
+    Endpoint as Endpoint2, Gate, IkeSaInfo, InitiateError, Stats, UnknownSa,
+};
 use ikev2d_proto::event::{
     Answer, ChildId, Event, IkeId, InstallId, JobId, Numbers, Path, Transmit,
 };
@@ -39,6 +41,11 @@ impl Ike {
             v2,
             connections: Vec::new(),
         }
+    }
+
+    /// What asks first messages of IKEv2 for cookies.
+    pub(crate) fn gate(&self) -> Arc<Gate> {
+        self.v2.gate()
     }
 
     /// Replaces the policy; what is established stays.

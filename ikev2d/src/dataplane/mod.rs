@@ -5,6 +5,7 @@
 
 mod acquire;
 mod ah;
+mod door;
 mod from_tun;
 mod mtu;
 mod outbox;
@@ -30,6 +31,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+pub(crate) use door::{Door, Doorkeeper};
 pub use mtu::Overhead;
 use policy::Policy;
 pub use policy::{InboundEntry, OutboundEntry, is_drained};
@@ -74,6 +76,7 @@ pub struct Dataplane {
     shared: Arc<Shared>,
     tun_name: String,
     tun_index: u32,
+    apart_from_esp: bool,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -152,7 +155,7 @@ pub struct OutboundSa {
 /// What the data plane can't do itself.
 #[derive(Clone, Debug)]
 pub enum Upcall {
-    /// An IKE message came in on port 4500.
+    /// An IKE message came in.
     Ike {
         /// Where it came in; the address may be unspecified.
         local: SocketAddr,
@@ -328,11 +331,15 @@ impl Dataplane {
         accelerator.register_pool(&pool)?;
         // Sockets of IKE come last: one of ESP's sends.
         let mut udp = config.udp;
+        let mut apart_from_esp = true;
         for at in 0..udp.len() {
-            let apart = udp.get(at).map(sockets::apart_from_esp);
+            let apart = udp.get(at).map(door::apart_from_esp);
             match apart.transpose() {
                 Ok(apart) => udp.extend(apart),
-                Err(error) => tracing::warn!(%error, "IKE shares its room with ESP on one port"),
+                Err(error) => {
+                    tracing::warn!(%error, "IKE shares its room with ESP on one port");
+                    apart_from_esp = false;
+                }
             }
         }
         for socket in &udp {
@@ -399,6 +406,7 @@ impl Dataplane {
             shared,
             tun_name,
             tun_index,
+            apart_from_esp,
             workers,
         })
     }
@@ -411,6 +419,11 @@ impl Dataplane {
     /// Index of the TUN interface.
     pub fn tun_index(&self) -> u32 {
         self.tun_index
+    }
+
+    /// Sockets of each port that carries ESP.
+    pub(crate) fn sockets_of_port(&self) -> u32 {
+        1 + u32::from(self.apart_from_esp)
     }
 
     /// Receives through an SA from now on.

@@ -12,8 +12,6 @@ use nix::sys::socket::{
     recvmsg, sendmmsg, sendmsg, setsockopt, sockopt,
 };
 use offload_api::frame::Frame;
-use offload_api::wire::natt::NON_ESP_MARKER;
-use socket2::{Domain, Protocol, Socket, Type};
 
 /// Most segments that one send may carry (`UDP_MAX_SEGMENTS` of older kernels).
 pub(super) const MOST_SEGMENTS: usize = 64;
@@ -22,63 +20,26 @@ pub(super) const MOST_PACKETS: usize = 64;
 /// Most octets of one send, below 64 KiB with headers.
 pub(super) const MOST_OCTETS: usize = 65_000;
 const BUFFER: usize = 1 << 16;
-const SENDING: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
+pub(super) const SENDING: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
 /// Asks for what the receiver needs: the local address of each datagram, and coalesced ones.
 pub(super) fn prepare(socket: &UdpSocket) -> io::Result<()> {
     socket.set_nonblocking(true)?;
-    if socket.local_addr()?.is_ipv4() {
-        setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
-    } else {
-        setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-    }
+    tell_local(socket)?;
     // Kernels without it deliver one datagram at a time.
     let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
     deepen(socket);
     Ok(())
 }
 
-/// A second socket on the same port, for IKE alone: the kernel tells it from ESP by the marker
-/// (RFC 3948 §2.2), so that a flood of ESP leaves IKE its own room.
-pub(super) fn apart_from_esp(socket: &UdpSocket) -> io::Result<UdpSocket> {
-    use nix::libc::{
-        BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter, sock_fprog,
-    };
-    let address = socket.local_addr()?;
-    // Only now: as it was bound without, no other daemon's could have been there before.
-    setsockopt(socket, sockopt::ReusePort, &true)?;
-    let domain = Domain::for_address(address);
-    let apart = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-    if address.is_ipv6() {
-        apart.set_only_v6(true)?;
+/// Asks for the local address of each datagram.
+pub(super) fn tell_local(socket: &UdpSocket) -> io::Result<()> {
+    if socket.local_addr()?.is_ipv4() {
+        setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+    } else {
+        setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     }
-    apart.set_reuse_port(true)?;
-    crate::net::mark(&apart);
-    apart.bind(&address.into())?;
-    let step = |code: u32, jt, jf, k| sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
-    // Sockets are numbered in the order of their binding. What is too short for a marker goes to 0.
-    let mut program = [
-        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, 0),
-        step(
-            BPF_JMP | BPF_JEQ | BPF_K,
-            0,
-            1,
-            u32::from_be_bytes(NON_ESP_MARKER),
-        ),
-        step(BPF_RET | BPF_K, 0, 0, 1),
-        step(BPF_RET | BPF_K, 0, 0, 0),
-    ];
-    let program = sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
-    setsockopt(&apart, sockopt::AttachReusePortCbpf, &program)?;
-    Ok(apart.into())
+    Ok(())
 }
 
 /// Room for bursts: beyond the system's limit where this process may.
@@ -234,14 +195,14 @@ impl IkeReceiver {
 }
 
 /// The address to send from, for the kernel.
-enum SendFrom {
+pub(super) enum SendFrom {
     Any,
     V4(nix::libc::in_pktinfo),
     V6(nix::libc::in6_pktinfo),
 }
 
 impl SendFrom {
-    fn new(local: IpAddr) -> Self {
+    pub(super) fn new(local: IpAddr) -> Self {
         match local {
             local if local.is_unspecified() => Self::Any,
             IpAddr::V4(v4) => Self::V4(nix::libc::in_pktinfo {
@@ -260,7 +221,7 @@ impl SendFrom {
         }
     }
 
-    fn control(&self) -> Option<ControlMessage<'_>> {
+    pub(super) fn control(&self) -> Option<ControlMessage<'_>> {
         match self {
             Self::Any => None,
             Self::V4(info) => Some(ControlMessage::Ipv4PacketInfo(info)),

@@ -9,7 +9,6 @@ use zeroize::Zeroizing;
 
 use crate::algorithm::Prf;
 use crate::crypto::Crypto;
-use crate::exchange::init::InitRequest;
 
 /// How long a secret makes cookies; those of the one before are good still.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -22,8 +21,7 @@ pub(super) struct Seen<'m> {
 }
 
 impl<'m> Seen<'m> {
-    pub(super) fn new(request: &InitRequest<'m>, address: IpAddr, spi_i: u64) -> Self {
-        let nonce = request.nonce;
+    pub(super) fn new(nonce: &'m [u8], address: IpAddr, spi_i: u64) -> Self {
         Self {
             nonce,
             address,
@@ -52,6 +50,12 @@ impl Cookies {
             number: 0,
             since: None,
         }
+    }
+
+    /// Whether it is time to change the secret.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let age = self.since.map(|since| now.saturating_duration_since(since));
+        age.is_none_or(|age| age >= PERIOD)
     }
 
     /// Changes the secret when it is time.

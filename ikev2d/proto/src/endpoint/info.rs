@@ -140,6 +140,8 @@ impl Endpoint {
                 .filter(|sa| sa.established.is_some())
                 .count(),
             children: self.sas.values().map(|sa| sa.children.len()).sum(),
+            cookies: self.gate.asked(),
+            malformed: self.stats.malformed + self.gate.malformed(),
             fragment_octets: self.out.held.values().sum(),
             retransmits: self.out.retransmits,
             auth_failures: self.out.auth_failures,

@@ -4,14 +4,14 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::{Endpoint, cookie};
+use super::Endpoint;
+use super::cookie::Seen;
+use super::gate::is_first;
 use crate::config::{AddressPattern, Connection};
-use crate::event::{Path, Transmit};
+use crate::event::{IkeId, Path, Transmit};
 use crate::exchange::init::{InitRequest, choose, has_intermediate};
 use crate::ike_sa::{IkeSa, notifies};
-use crate::wire::{
-    Chain, FLAG_INITIATOR, FLAG_RESPONSE, Header, VERSION, WireError, exchange, notify,
-};
+use crate::wire::{Chain, FLAG_INITIATOR, FLAG_RESPONSE, Header, VERSION, WireError, notify};
 
 impl Endpoint {
     /// Takes in a datagram (without the non-ESP marker of port 4500).
@@ -26,16 +26,14 @@ impl Endpoint {
                 return;
             }
         };
-        let first = header.exchange == exchange::IKE_SA_INIT
-            && header.flags & (FLAG_INITIATOR | FLAG_RESPONSE) == FLAG_INITIATOR
-            && header.spi_r.get() == 0
-            && header.message_id.get() == 0;
         let spi_i = header.spi_i.get();
-        if first && spi_i != 0 {
-            match self.sas.by_first(spi_i, path.remote).map(|sa| sa.id) {
-                Some(id) => {
+        if is_first(&header) {
+            let present = self.sas.by_first(spi_i, path.remote);
+            match present.map(|sa| (sa.id, sa.was_begun_otherwise(datagram))) {
+                Some((id, false)) => {
                     let _ = self.on(now, id, |sa, ctx| sa.handle(ctx, path, &header, datagram));
                 }
+                Some((id, true)) => self.begin_anew(now, (path, id), &header, datagram),
                 None => self.begin_response(now, path, &header, datagram),
             }
             return;
@@ -88,6 +86,31 @@ impl Endpoint {
         });
     }
 
+    fn has_cookie(&self, now: Instant, request: &InitRequest<'_>, seen: &Seen<'_>) -> bool {
+        let given = notifies(&request.parts).find(|notify| notify.kind == notify::COOKIE);
+        given.is_some_and(|given| self.gate.knows(now, seen, given.data))
+    }
+
+    /// A peer that never got our answer was asked for a cookie when it sent again: what it began with
+    /// another first message, it has given up.
+    fn begin_anew(
+        &mut self,
+        now: Instant,
+        (path, old): (Path, IkeId),
+        header: &Header,
+        message: &[u8],
+    ) {
+        let Ok(request) = InitRequest::parse(header, message) else {
+            self.stats.malformed += 1;
+            return;
+        };
+        let seen = Seen::new(request.nonce, path.remote.ip(), header.spi_i.get());
+        if self.has_cookie(now, &request, &seen) {
+            let _ = self.on(now, old, |sa, ctx| sa.die(ctx, "the peer begins anew"));
+            self.begin_response(now, path, header, message);
+        }
+    }
+
     fn begin_response(&mut self, now: Instant, path: Path, header: &Header, message: &[u8]) {
         let Ok(request) = InitRequest::parse(header, message) else {
             self.stats.malformed += 1;
@@ -102,16 +125,18 @@ impl Endpoint {
         if half_open >= self.config.cookie_threshold
             || of_address >= self.config.half_open_per_address
         {
-            let given = notifies(&request.parts).find(|notify| notify.kind == notify::COOKIE);
-            self.cookies.rotate(&*self.crypto, now);
-            let seen = cookie::Seen::new(&request, path.remote.ip(), header.spi_i.get());
-            let valid =
-                given.is_some_and(|given| self.cookies.are_good(&*self.crypto, &seen, given.data));
-            if !valid || of_address >= self.config.half_open_per_address * 2 {
-                self.stats.cookies += 1;
-                let mut chain = Chain::default();
-                chain.notify(notify::COOKIE, &self.cookies.make(&*self.crypto, &seen));
-                return self.reply_statelessly(path, header, chain);
+            let seen = Seen::new(request.nonce, path.remote.ip(), header.spi_i.get());
+            if !self.has_cookie(now, &request, &seen)
+                || of_address >= self.config.half_open_per_address * 2
+            {
+                let mut payload = Vec::new();
+                self.gate.ask(now, header, &seen, &mut payload);
+                self.out.transmits.push_back(Transmit {
+                    path,
+                    payload,
+                    keepalive: false,
+                });
+                return;
             }
         }
         let (local, remote) = (path.local.ip(), path.remote.ip());

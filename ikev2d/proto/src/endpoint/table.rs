@@ -182,6 +182,10 @@ impl Table {
         )
     }
 
+    pub(crate) fn half_open_total(&self) -> usize {
+        self.half_open_total
+    }
+
     pub(crate) fn connecting(&self) -> impl Iterator<Item = &IkeSa> {
         self.connecting.iter().filter_map(|id| self.get(id))
     }

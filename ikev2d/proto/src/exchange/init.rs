@@ -19,7 +19,7 @@ use crate::wire::{
 /// Restarts by COOKIE and INVALID_KE_PAYLOAD that a responder gets out of us.
 const MOST_RESTARTS: u32 = 4;
 /// Nonces must have half the PRF's key length and at most this (§2.10).
-const NONCE_RANGE: std::ops::RangeInclusive<usize> = 16..=256;
+pub(crate) const NONCE_RANGE: std::ops::RangeInclusive<usize> = 16..=256;
 
 /// A request as a responder reads it.
 pub(crate) struct InitRequest<'m> {

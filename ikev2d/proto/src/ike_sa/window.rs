@@ -250,6 +250,13 @@ impl IkeSa {
         self.respond(ctx, exchange_type, id, chain);
     }
 
+    /// Whether it is half open and another first message than this has begun it.
+    pub(crate) fn was_begun_otherwise(&self, first: &[u8]) -> bool {
+        self.state == State::Connecting
+            && self.expected_request == 1
+            && self.init.message_i != first
+    }
+
     /// Takes in a message that names this SA.
     pub(crate) fn handle(
         &mut self,

@@ -166,13 +166,25 @@ pub struct Payload<'message> {
 /// # Errors
 /// Lengths that do not fit, too many payloads, or an unknown critical one.
 pub fn payloads(first: u8, octets: &[u8]) -> Result<Vec<Payload<'_>>, WireError> {
-    let mut reader = Reader::new(octets);
     let mut all = Vec::new();
+    each_payload(first, octets, |payload| all.push(payload))?;
+    Ok(all)
+}
+
+/// The same, one after another: what was seen counts only if the end is well.
+pub(crate) fn each_payload<'m>(
+    first: u8,
+    octets: &'m [u8],
+    mut each: impl FnMut(Payload<'m>),
+) -> Result<(), WireError> {
+    let mut reader = Reader::new(octets);
+    let mut count = 0;
     let mut kind = first;
     while kind != 0 {
-        if all.len() == MOST_PAYLOADS {
+        if count == MOST_PAYLOADS {
             return Err(WireError::TooMany);
         }
+        count += 1;
         let next = reader.u8()?;
         let critical = reader.u8()? & 0x80 != 0;
         let len = usize::from(reader.u16()?)
@@ -182,7 +194,7 @@ pub fn payloads(first: u8, octets: &[u8]) -> Result<Vec<Payload<'_>>, WireError>
         if critical && !(payload::SA..=payload::LAST_KNOWN).contains(&kind) {
             return Err(WireError::Critical { kind });
         }
-        all.push(Payload { kind, body });
+        each(Payload { kind, body });
         if kind == payload::SK {
             // What follows in the chain is inside it.
             break;
@@ -190,7 +202,7 @@ pub fn payloads(first: u8, octets: &[u8]) -> Result<Vec<Payload<'_>>, WireError>
         kind = next;
     }
     if reader.is_empty() {
-        Ok(all)
+        Ok(())
     } else {
         Err(WireError::Length)
     }

@@ -72,8 +72,10 @@ impl Default for DaemonSection {
             port: 500,
             nat_port: 4500,
             raw_esp: true,
-            retransmit_tries: 5,
-            retransmit_timeout: 4.0,
+            // The first soon, since a message that was lost in a flood is no reason to wait; the last
+            // after some minutes, as RFC 7296 §2.4 wants it.
+            retransmit_tries: 9,
+            retransmit_timeout: 0.5,
             fragment_size: 0,
         }
     }

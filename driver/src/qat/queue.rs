@@ -109,6 +109,7 @@ fn refused(op: Op, status: Status) -> Flight {
         sequence: 0,
         esp: 0,
         inner_len: 0,
+        seals: false,
         frame: Held::Host(op.frame),
         ended: Some(status),
     }
@@ -410,6 +411,7 @@ fn start(
         sequence,
         esp,
         inner_len,
+        seals: session.framing.direction() == Direction::Outbound,
         frame: Held::Device(op.frame.into_device()),
         ended: None,
     };

@@ -23,7 +23,7 @@ use crate::dma::IovaAllocator;
 use crate::lock;
 use crate::transport::{MappedRegion, Transport};
 
-struct Fake {
+pub(super) struct Fake {
     vf: Mutex<Vf>,
     socket: File,
     /// Ring registers can't be written.
@@ -38,7 +38,7 @@ struct Fake {
 }
 
 impl Fake {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             vf: Mutex::new(Vf::new(Generation::Gen4, FaultPlan::default())),
             socket: File::open("/dev/null").unwrap(),
@@ -50,7 +50,7 @@ impl Fake {
         })
     }
 
-    fn function(self: &Arc<Self>) -> Function {
+    pub(super) fn function(self: &Arc<Self>) -> Function {
         let transport = Box::new(Handle(self.clone()));
         Function::begin(transport, &IovaAllocator::default()).unwrap()
     }

@@ -30,8 +30,15 @@ pub struct Plan {
     pub overridden: Vec<Refusal>,
     /// Who shall have it afterwards.
     expected: Option<String>,
-    /// For taking it back.
-    before: Option<String>,
+    before: Before,
+}
+
+/// How a function was found, for taking back what was done.
+#[derive(Clone, Debug)]
+struct Before {
+    driver: Option<String>,
+    driver_override: Option<String>,
+    has_rule: bool,
 }
 
 /// One change to the system.
@@ -212,7 +219,7 @@ impl Host {
             steps,
             overridden,
             expected: Some(VFIO_PCI.to_owned()),
-            before: function.driver_override,
+            before: self.before(function),
         })
     }
 
@@ -246,14 +253,22 @@ impl Host {
             steps,
             overridden: Vec::new(),
             expected: None,
-            before: function.driver_override,
+            before: self.before(function),
         })
     }
 
-    /// Does it. What fails half-way is taken back.
+    fn before(&self, function: PciFunction) -> Before {
+        Before {
+            has_rule: self.rule(&function.address).exists(),
+            driver: function.driver,
+            driver_override: function.driver_override,
+        }
+    }
+
+    /// Does it. What fails is taken back: the function has the driver again that it had before.
     ///
     /// # Errors
-    /// The kernel does not take it, or binds another driver than expected.
+    /// The kernel does not take it, or binds another driver than expected; or a rule can't be written.
     pub fn apply(&self, plan: &Plan) -> Result<PciFunction, PciError> {
         self.apply_by(plan, &mut |path, text| fs::write(path, text))
     }
@@ -264,14 +279,20 @@ impl Host {
         plan: &Plan,
         write: &mut dyn FnMut(&Path, &str) -> io::Result<()>,
     ) -> Result<PciFunction, PciError> {
+        let applied = self.perform_all(plan, write);
+        if applied.is_err() {
+            self.take_back(plan, write);
+        }
+        applied
+    }
+
+    fn perform_all(
+        &self,
+        plan: &Plan,
+        write: &mut dyn FnMut(&Path, &str) -> io::Result<()>,
+    ) -> Result<PciFunction, PciError> {
         for step in &plan.steps {
-            if let Err(error) = perform(step, write) {
-                // Best effort: the error that is told is the first one.
-                let (path, before) = (self.override_path(&plan.address), &plan.before);
-                let _ = write(&path, &format!("{}\n", before.as_deref().unwrap_or("")));
-                let _ = write(&self.probe_path(), &plan.address);
-                return Err(error);
-            }
+            perform(step, write)?;
         }
         let function = self.function(&plan.address)?;
         if let Some(expected) = &plan.expected
@@ -285,6 +306,38 @@ impl Host {
             });
         }
         Ok(function)
+    }
+
+    /// Gives a function back to whom it had before. Best effort: the error that is told is the first one.
+    fn take_back(&self, plan: &Plan, write: &mut dyn FnMut(&Path, &str) -> io::Result<()>) {
+        let (address, before) = (&plan.address, &plan.before);
+        for step in &plan.steps {
+            if let Step::Create { path, .. } = step
+                && !before.has_rule
+            {
+                let _ = fs::remove_file(path);
+            }
+        }
+        let driver_override = before.driver_override.as_deref().unwrap_or("");
+        let _ = write(
+            &self.override_path(address),
+            &format!("{driver_override}\n"),
+        );
+        let has_it = || self.function(address).ok().and_then(|now| now.driver);
+        let now = has_it();
+        if now == before.driver {
+            return;
+        }
+        if now.is_some() {
+            let _ = write(&self.device_path(address).join("driver/unbind"), address);
+        }
+        let Some(driver) = &before.driver else { return };
+        let _ = write(&self.probe_path(), address);
+        if has_it().is_none() {
+            // It was bound by hand, and nobody takes it by itself.
+            let drivers = self.sysfs.join("bus/pci/drivers");
+            let _ = write(&drivers.join(driver).join("bind"), address);
+        }
     }
 
     fn against_binding(&self, function: &PciFunction) -> Vec<Refusal> {
@@ -393,209 +446,4 @@ fn perform(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::tree::Tree;
-    use super::*;
-
-    const CARD: &str = "0000:01:00.0";
-
-    fn tree() -> Tree {
-        let tree = Tree::new();
-        tree.function(CARD, "0x1b36", "0x1fa0", "0x100000");
-        tree.group(7, &[CARD]);
-        tree.file("sys/bus/pci/drivers/vfio-pci/unbind", "");
-        tree.file("sys/bus/pci/drivers_probe", "");
-        tree
-    }
-
-    /// The kernel's part: what writing these attributes does. Probing gives a function to its
-    /// override, or to `native`.
-    fn kernel<'t>(
-        tree: &'t Tree,
-        native: Option<&'t str>,
-        written: &'t mut Vec<String>,
-    ) -> impl FnMut(&Path, &str) -> io::Result<()> + 't {
-        move |path, text| {
-            written.push(text.trim_end().to_owned());
-            let link = tree.path(&format!("sys/bus/pci/devices/{CARD}/driver"));
-            if path.ends_with("driver_override") {
-                return fs::write(path, text);
-            }
-            if path.ends_with("driver/unbind") {
-                return fs::remove_file(link);
-            }
-            assert!(path.ends_with("drivers_probe"), "{path:?}");
-            if link.exists() {
-                return Ok(());
-            }
-            let wanted = tree.text(&format!("sys/bus/pci/devices/{CARD}/driver_override"));
-            let wanted = Some(wanted.trim())
-                .filter(|name| !name.is_empty())
-                .or(native);
-            if let Some(driver) = wanted {
-                tree.driver(CARD, driver);
-            }
-            Ok(())
-        }
-    }
-
-    fn refusals(result: Result<Plan, PciError>) -> Vec<Refusal> {
-        match result {
-            Err(PciError::Refused { refusals, .. }) => refusals,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn binding_overrides_unbinds_probes_and_unbinding_gives_it_back() {
-        let tree = tree();
-        tree.driver(CARD, "ipa-kernel");
-        let host = tree.host();
-        let plan = host.plan_bind(CARD, BindOptions::default()).unwrap();
-        assert_eq!(plan.steps.len(), 3);
-        assert!(plan.steps[0].to_string().starts_with("echo vfio-pci > "));
-        let mut written = Vec::new();
-        let function = host
-            .apply_by(&plan, &mut kernel(&tree, Some("ipa-kernel"), &mut written))
-            .unwrap();
-        assert_eq!(written, ["vfio-pci", CARD, CARD]);
-        assert_eq!(function.driver.as_deref(), Some("vfio-pci"));
-
-        let again = host.plan_bind(CARD, BindOptions::default()).unwrap();
-        assert!(again.steps.is_empty());
-
-        let back = host.plan_unbind(CARD).unwrap();
-        let mut written = Vec::new();
-        let function = host
-            .apply_by(&back, &mut kernel(&tree, Some("ipa-kernel"), &mut written))
-            .unwrap();
-        assert_eq!(written, ["", CARD, CARD]);
-        assert_eq!(function.driver.as_deref(), Some("ipa-kernel"));
-        assert_eq!(function.driver_override, None);
-        assert!(matches!(
-            refusals(host.plan_unbind(CARD))[..],
-            [Refusal::NotOurs { .. }]
-        ));
-    }
-
-    #[test]
-    fn a_function_in_use_stays_and_force_helps_only_where_it_is_safe() {
-        let tree = tree();
-        let force = BindOptions {
-            force: true,
-            ..BindOptions::default()
-        };
-        tree.driver(CARD, "ipa-kernel");
-        tree.file(
-            &format!("sys/bus/pci/devices/{CARD}/net/eth7/flags"),
-            "0x1003\n",
-        );
-        tree.function("0000:01:00.1", "0x8086", "0x1572", "0x020000");
-        tree.driver("0000:01:00.1", "i40e");
-        tree.group(7, &["0000:01:00.1"]);
-        let host = tree.host();
-        let why = refusals(host.plan_bind(CARD, BindOptions::default()));
-        assert!(
-            matches!(
-                &why[..],
-                [Refusal::InterfaceUp { names }, Refusal::SharedGroup { group: 7, members }]
-                    if names == &["eth7"] && members[0].1 == "i40e"
-            ),
-            "{why:?}"
-        );
-        assert_eq!(host.plan_bind(CARD, force).unwrap().overridden, why);
-
-        tree.file("dev/vfio/7", "");
-        tree.link("proc/12/fd/3", &tree.path("dev/vfio/7"));
-        tree.file(&format!("sys/bus/pci/devices/{CARD}/sriov_totalvfs"), "4");
-        assert_eq!(
-            refusals(host.plan_bind(CARD, force)),
-            [Refusal::VfioInUse { pids: vec![12] }]
-        );
-        std::fs::remove_file(tree.path("proc/12/fd/3")).unwrap();
-        tree.file(&format!("sys/bus/pci/devices/{CARD}/sriov_numvfs"), "2");
-        assert_eq!(
-            refusals(host.plan_bind(CARD, force)),
-            [Refusal::VirtualFunctions { count: 2 }]
-        );
-    }
-
-    #[test]
-    fn without_iommu_module_or_a_known_id_nothing_is_bound() {
-        let tree = Tree::new();
-        tree.function(CARD, "0x8086", "0x1572", "0x020000");
-        let force = BindOptions {
-            force: true,
-            ..BindOptions::default()
-        };
-        let why = refusals(tree.host().plan_bind(CARD, force));
-        let id = (0x8086, 0x1572);
-        assert_eq!(
-            why,
-            [
-                Refusal::UnknownCard { id },
-                Refusal::NoVfioPci,
-                Refusal::NoIommu
-            ]
-        );
-    }
-
-    #[test]
-    fn what_fails_half_way_is_taken_back() {
-        let tree = tree();
-        tree.driver(CARD, "ipa-kernel");
-        let host = tree.host();
-        let plan = host.plan_bind(CARD, BindOptions::default()).unwrap();
-        let mut unused = Vec::new();
-        let mut probed = 0;
-        let mut works = kernel(&tree, Some("ipa-kernel"), &mut unused);
-        let error = host
-            .apply_by(&plan, &mut |path, text| {
-                if path.ends_with("drivers_probe") {
-                    probed += 1;
-                    if probed == 1 {
-                        return Err(io::Error::from_raw_os_error(22));
-                    }
-                }
-                works(path, text)
-            })
-            .unwrap_err();
-        assert!(matches!(error, PciError::Write { .. }), "{error}");
-        let function = host.function(CARD).unwrap();
-        assert_eq!(function.driver.as_deref(), Some("ipa-kernel"));
-        assert_eq!(function.driver_override, None);
-    }
-
-    #[test]
-    fn a_probe_that_brings_no_driver_is_told() {
-        let tree = tree();
-        let host = tree.host();
-        let plan = host.plan_bind(CARD, BindOptions::default()).unwrap();
-        let error = host.apply_by(&plan, &mut |_, _| Ok(())).unwrap_err();
-        assert!(error.to_string().contains("bound to no driver"), "{error}");
-    }
-
-    #[test]
-    fn only_who_asks_for_it_gets_a_rule_and_unbinding_removes_it() {
-        let tree = tree();
-        tree.driver(CARD, VFIO_PCI);
-        tree.file("etc/udev/rules.d/README", "");
-        let host = tree.host();
-        let options = BindOptions {
-            persist: true,
-            ..BindOptions::default()
-        };
-        let plan = host.plan_bind(CARD, options).unwrap();
-        host.apply_by(&plan, &mut |_, _| Ok(())).unwrap();
-        let rule = format!("etc/udev/rules.d/70-esplanade-{CARD}.rules");
-        assert!(
-            tree.text(&rule)
-                .contains("ATTR{driver_override}=\"vfio-pci\"")
-        );
-        let plan = host.plan_unbind(CARD).unwrap();
-        let mut written = Vec::new();
-        host.apply_by(&plan, &mut kernel(&tree, None, &mut written))
-            .unwrap();
-        assert!(!tree.path(&rule).exists());
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 //! A real device, by the kernel's VFIO (group and type1 container).
 #![expect(unsafe_code, reason = "DMA mapping by address")]
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -225,14 +226,13 @@ impl Opened {
     ) -> Result<Arc<Self>, DeviceError> {
         let descriptors = sort(kept, &format!("/dev/vfio/{group}"))?;
         let opened = Self::taken(&function.address, VfioDevice::resume(descriptors));
-        let mut id = [0; 4];
-        opened.read(VFIO_PCI_CONFIG_REGION_INDEX, 0, &mut id)?;
-        let [a, b, c, d] = id;
-        let found = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
-        if found != (function.vendor, function.device) {
+        let mut header = [0; HEADER];
+        opened.read(VFIO_PCI_CONFIG_REGION_INDEX, 0, &mut header)?;
+        let (found, expected) = (Model::told_by(&header), Model::of(function));
+        if found != expected {
             return Err(not_taken_over(format!(
-                "the device is {:04x}:{:04x}, and {} is {:04x}:{:04x}",
-                found.0, found.1, function.address, function.vendor, function.device
+                "the device is {found}, and {} is {expected}",
+                function.address
             )));
         }
         lock(&OPENED).push(Arc::downgrade(&opened));
@@ -294,6 +294,53 @@ impl Opened {
         }
         let mut mapped = lock(&self.mapped);
         mapped.retain(|(iova, len)| self.device.unmap_dma(*iova, *len).is_err());
+    }
+}
+
+/// Octets of a function's configuration header (PCI Local Bus 3.0 §6.1).
+const HEADER: usize = 64;
+
+/// What a function is: two that differ in this are two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Model {
+    id: (u16, u16),
+    subsystem: (u16, u16),
+    class: u32,
+    revision: u8,
+}
+
+impl Model {
+    fn told_by(header: &[u8; HEADER]) -> Self {
+        let word = |at: usize| {
+            let octets = [at, at + 1].map(|at| header.get(at).copied().unwrap_or_default());
+            u16::from_le_bytes(octets)
+        };
+        Self {
+            id: (word(0), word(2)),
+            subsystem: (word(0x2c), word(0x2e)),
+            class: u32::from(word(0x0a)) << 8 | u32::from(word(8) >> 8),
+            revision: word(8) as u8,
+        }
+    }
+
+    fn of(function: &PciFunction) -> Self {
+        Self {
+            id: (function.vendor, function.device),
+            subsystem: function.subsystem,
+            class: function.class,
+            revision: function.revision,
+        }
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self { id, subsystem, .. }, class, revision) = (self, self.class, self.revision);
+        write!(
+            f,
+            "{:04x}:{:04x} (subsystem {:04x}:{:04x}, class {class:06x}, revision {revision:02x})",
+            id.0, id.1, subsystem.0, subsystem.1
+        )
     }
 }
 
@@ -487,6 +534,28 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+
+    #[test]
+    fn a_function_that_differs_in_its_make_is_another_one_and_its_state_is_no_difference() {
+        let mut header = [0; HEADER];
+        header[..4].copy_from_slice(&[0x36, 0x1b, 0xa0, 0x1f]);
+        header[8..12].copy_from_slice(&[3, 0, 0, 0x10]);
+        header[0x2c..0x30].copy_from_slice(&[0xf4, 0x1a, 0x00, 0x11]);
+        let model = Model::told_by(&header);
+        let expected = Model {
+            id: (0x1b36, 0x1fa0),
+            subsystem: (0x1af4, 0x1100),
+            class: 0x10_0000,
+            revision: 3,
+        };
+        assert_eq!(model, expected);
+        for at in 0..HEADER {
+            let mut other = header;
+            other[at] ^= 1;
+            let make = matches!(at, 0..4 | 8..12 | 0x2c..0x30);
+            assert_eq!(Model::told_by(&other) != model, make, "{at:#x}");
+        }
+    }
 
     #[test]
     fn descriptors_that_are_not_what_they_are_called_are_not_gone_on_with() {

@@ -3,7 +3,6 @@
 //! finds, what the card wrote before a completion is what the host finds, and a completion that comes
 //! again brings nothing home that has taken the slot since.
 
-use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 
 use fpga_regs::descriptor::{Completion, Submission};
@@ -35,14 +34,15 @@ fn packet(number: u32) -> u64 {
     u64::from(number) + 1
 }
 
-/// Memory that no execution leaves changed: loom need not know of it.
-static POOL: LazyLock<FramePool> = LazyLock::new(|| {
-    FramePool::new(FramePoolConfig {
+thread_local! {
+    /// Memory that no execution leaves changed: loom need not know of it. Of each test's own: loom's threads
+    /// are all one thread, and tests that run beside each other are others.
+    static POOL: FramePool = FramePool::new(FramePoolConfig {
         slots: 2 * DEPTH,
         ..Default::default()
     })
-    .unwrap()
-});
+    .unwrap();
+}
 
 /// What a mutant lacks, and what a card does too much.
 #[derive(Clone, Copy, Default)]
@@ -60,6 +60,7 @@ struct Twist {
 /// A host has so many operations done, one or two at a time; a card does them; a watchdog looks at the
 /// completions meanwhile. Each operation has a packet of one word.
 fn model(operations: u32, at_once: u32, twist: Twist) {
+    let pool = POOL.with(FramePool::clone);
     let doorbells = Doorbells::<true>::new(1);
     let submissions = Submissions::new(DEPTH as usize);
     let completions = Arc::new(Completions {
@@ -104,7 +105,7 @@ fn model(operations: u32, at_once: u32, twist: Twist) {
     let mut done: Vec<Done> = Vec::new();
     while home < operations {
         while tail < operations && flights.room() != 0 {
-            let frame = POOL.alloc().unwrap();
+            let frame = pool.alloc().unwrap();
             let place = flights.begin(frame, tail.into(), SA).unwrap();
             packets[place.slot as usize].store(packet(tail), Ordering::Relaxed);
             let mut entry = Submission::new_zeroed();
@@ -136,7 +137,7 @@ fn model(operations: u32, at_once: u32, twist: Twist) {
     if let Some(watching) = watching {
         watching.join().unwrap();
     }
-    assert_eq!((POOL.available(), POOL.quarantined()), (4, 0));
+    assert_eq!((pool.available(), pool.quarantined()), (4, 0));
 }
 
 fn serve(

@@ -15,7 +15,7 @@ use offload_api::event::{Engine, Event};
 use offload_api::failover::{Failover, FailoverConfig, HoldOff};
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, QueuePair, Status};
-use offload_api::sa::{Direction, Numbering, SaHandle, SaParams};
+use offload_api::sa::{Amend, Direction, Numbering, OuterHeaders, SaHandle, SaParams};
 use offload_api::wrap::{
     Captured, Counted, Faulty, FaultyPlan, PacketSink, PcapngSink, Seen, Traced,
 };
@@ -84,29 +84,37 @@ impl Rig {
     fn run(&mut self, sa: SaHandle, packets: &[Vec<u8>]) -> Vec<Done> {
         let mut done = Vec::new();
         for burst in packets.chunks(32) {
-            let mut ops: Vec<Op> = burst
-                .iter()
-                .map(|packet| {
-                    let mut frame = self.pool.alloc().unwrap();
-                    assert!(frame.fill(packet));
-                    Op {
-                        sa,
-                        frame,
-                        cookie: 0,
-                        explicit: None,
-                    }
-                })
-                .collect();
-            self.queue.enqueue(&mut ops).unwrap();
-            self.queue.kick().unwrap();
-            for _ in 0..100 {
-                self.queue.dequeue(&mut done, 64).unwrap();
-                if self.queue.in_flight() == 0 {
-                    break;
-                }
-            }
+            self.submit(sa, burst);
+            self.take_home(&mut done);
         }
         done
+    }
+
+    fn submit(&mut self, sa: SaHandle, burst: &[Vec<u8>]) {
+        let mut ops: Vec<Op> = burst
+            .iter()
+            .map(|packet| {
+                let mut frame = self.pool.alloc().unwrap();
+                assert!(frame.fill(packet));
+                Op {
+                    sa,
+                    frame,
+                    cookie: 0,
+                    explicit: None,
+                }
+            })
+            .collect();
+        self.queue.enqueue(&mut ops).unwrap();
+        self.queue.kick().unwrap();
+    }
+
+    fn take_home(&mut self, done: &mut Vec<Done>) {
+        for _ in 0..100 {
+            self.queue.dequeue(done, 64).unwrap();
+            if self.queue.in_flight() == 0 {
+                break;
+            }
+        }
     }
 
     /// Bursts until the device is found out.
@@ -238,6 +246,32 @@ fn a_number_that_a_device_uses_twice_never_leaves() {
     }
     let reason = rig.both.quarantine().unwrap();
     assert!(reason.contains("twice"), "{reason}");
+}
+
+#[test]
+fn a_packet_that_was_sealed_before_its_sa_moved_accuses_nobody() {
+    let headers = |host| OuterHeaders {
+        source: [192, 0, 2, host].into(),
+        destination: [198, 51, 100, 1].into(),
+        udp: None,
+    };
+    let mut rig = Rig::new(FaultyPlan::default(), 1);
+    let mut sa = tunnel(0x1000, Direction::Outbound);
+    sa.outer = Some(headers(1));
+    let seal = rig.both.install(&sa).unwrap();
+    let mut done = Vec::new();
+    for host in 2..10 {
+        rig.submit(seal, &[inner_packet(100, host)]);
+        let moved = Amend::Outer(headers(host));
+        rig.both.amend(seal, &moved).unwrap();
+        rig.take_home(&mut done);
+        let sealed = &done.pop().unwrap().frame;
+        assert_eq!(sealed[15], host - 1, "it was sealed before");
+        rig.run(seal, &[inner_packet(100, host)]);
+    }
+    // Each was looked at, and what came behind a move, too.
+    assert_eq!(rig.both.statistics().checked, 16);
+    assert_eq!(rig.both.quarantine(), None);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! goes its way meanwhile.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::sa::Sa;
 use super::shared::Shared;
@@ -22,6 +22,8 @@ pub(super) struct Verifier {
     esn: bool,
     /// Highest number that it was shown.
     top: AtomicU64,
+    /// Counts each change of the outer headers twice: odd while one is under way.
+    moves: AtomicU32,
 }
 
 impl Verifier {
@@ -47,6 +49,7 @@ impl Verifier {
             handle,
             esn: sa.esn,
             top: AtomicU64::new(0),
+            moves: AtomicU32::new(0),
         })
     }
 
@@ -56,6 +59,16 @@ impl Verifier {
 
     pub(super) fn amend(&self, shared: &Shared, change: &Amend) {
         let _ = shared.software.amend(self.handle, change);
+    }
+
+    /// A change of the outer headers begins, or has ended in every engine.
+    pub(super) fn moves(&self) {
+        self.moves.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether the outer headers are the same as when this was counted.
+    fn is_where(&self, moves: u32) -> bool {
+        moves.is_multiple_of(2) && self.moves.load(Ordering::Acquire) == moves
     }
 
     /// Gets ready for a number; false where its high half could not be told any more.
@@ -105,6 +118,8 @@ struct Sample {
     /// How the device's part ended.
     status: Option<Status>,
     life: u64,
+    /// The verifier's count when it was submitted.
+    moves: u32,
 }
 
 /// Names a sample.
@@ -131,9 +146,10 @@ impl Sampler {
             return None;
         }
         self.left = self.one_in;
-        sa.verifier()?;
+        let verifier = sa.verifier()?;
         let id = self.idle.pop()?;
         let sample = self.samples.get_mut(usize::from(id))?;
+        sample.moves = verifier.moves.load(Ordering::Acquire);
         sample.submitted.clear();
         packet.gather(&mut sample.submitted);
         Some(SampleId(id))
@@ -245,6 +261,8 @@ impl Sample {
             | Status::SaInvalid
             | Status::NoSpace
             | Status::BadGather => None,
+            // It was right where it came from, and the SA has moved since.
+            Status::OuterMismatch if !verifier.is_where(self.moves) => None,
             status if status.is_ok() && !device.is_ok() => Some(format!(
                 "it refused an authentic packet ({device:?}) that software opens as number {sequence}"
             )),

@@ -288,7 +288,8 @@ impl FailoverQueue {
         }
         let unknown = [Status::SaInvalid, Status::SaStale, Status::OwnerMismatch];
         if origin != Origin::Software && unknown.contains(&done.status) && !sa.is_retired() {
-            if origin == Origin::Device {
+            // One that the SA has left already has lost that SA alone.
+            if origin == Origin::Device && sa.is_in(flight.stay) {
                 self.shared
                     .lost(self.life, "device does not know an SA that it carries");
             }

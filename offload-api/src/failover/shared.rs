@@ -289,7 +289,10 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner);
             primary.reset()?;
         }
-        for pool in lock(&self.pools).iter() {
+        // Held until the device counts as back: a pool that comes meanwhile is registered by whoever
+        // brings it, after that.
+        let pools = lock(&self.pools);
+        for pool in pools.iter() {
             primary.register_pool(pool)?;
         }
         if primary.health() != Health::Ok {
@@ -299,6 +302,7 @@ impl Shared {
         }
         lock(&self.trust).returned(Instant::now());
         self.life.store(life.wrapping_add(1), Ordering::Release);
+        drop(pools);
         let sas = self.read_table().all();
         sa::enter_device(self, &sas)?;
         // SAs that could not move at once do so with their next packet or tick.

@@ -138,9 +138,16 @@ impl Sa {
         if self.retired.load(Ordering::Acquire) || self.device_handle() != Some(device) {
             return false;
         }
+        // Before anything else: nothing more goes there, and what comes from there is of an earlier stay.
+        let was_there = self.route.shift(Place::Device, false, Place::Gate);
         // A life that never was: handles of it lead nowhere.
         self.device_life.store(0, Ordering::Release);
-        self.leave(shared, &mut control, handle);
+        if was_there {
+            self.moving.store(false, Ordering::Release);
+            self.leave_from(shared, &mut control, handle, Place::Gate);
+        } else {
+            self.leave(shared, &mut control, handle);
+        }
         control.reason = Some("the device has lost it".to_owned());
         true
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Sa, unpack};
 use crate::device::Accelerator;
-use crate::error::{DeviceError, InstallError};
+use crate::error::{DeviceError, InstallError, SaError};
 use crate::failover::Shared;
 use crate::failover::route::{Place, Stay};
 use crate::sa::{Amend, Grant, SaHandle};
@@ -142,6 +142,11 @@ impl Sa {
         let change = Amend::Grant(grant);
         match shared.with_device(life, |primary| primary.amend(device, &change)) {
             Some(Ok(())) => true,
+            // It has lost this one: whoever compares finds that out, and leads it away.
+            Some(Err(SaError::Stale)) => {
+                tracing::error!("the device does not know an SA that is to get numbers");
+                false
+            }
             Some(Err(error)) => {
                 if !self.retired.load(Ordering::Acquire) {
                     shared.lost(life, &error.to_string());

@@ -2,6 +2,7 @@
 //! One SA of a failover: in which engine it lives, and what it has done.
 
 mod adopted;
+mod amend;
 mod entry;
 mod grants;
 mod moves;
@@ -391,6 +392,11 @@ impl Sa {
         self.verifier.as_ref()
     }
 
+    /// Whether this stay is the present one.
+    pub(super) fn is_in(&self, stay: u32) -> bool {
+        self.route.load().number == stay
+    }
+
     /// Whether the device may have used a number of an outbound SA in a stay: one of its grants, and
     /// not used before.
     pub(super) fn owns_number(&self, stay: u32, sequence: u64) -> bool {
@@ -444,56 +450,6 @@ impl Sa {
             _ => &self.errors,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn amend(&self, shared: &Shared, change: &Amend) -> Result<(), SaError> {
-        let mut control = self.control();
-        control.entry.is_outdated();
-        let (mut in_software, mut in_device) = (change.clone(), change.clone());
-        match change {
-            Amend::Grant(_) | Amend::Revoke => {
-                return Err(SaError::NotApplicable {
-                    what: "grants are the failover's own",
-                });
-            }
-            Amend::Outer(outer) => {
-                if let Some(kept) = &mut control.kept {
-                    kept.params.outer = Some(*outer);
-                }
-                self.note_path(shared, outer);
-                if let Some(verifier) = &self.verifier {
-                    verifier.amend(shared, change);
-                }
-            }
-            Amend::Replay(seen) => lock(&self.shadow).merge(seen),
-            Amend::Lifetimes(lifetimes) => {
-                self.soft_told.store(false, Ordering::Release);
-                self.hard_told.store(false, Ordering::Release);
-                self.record_engine(shared, self.engine());
-                if let Some(kept) = &mut control.kept {
-                    kept.params.lifetimes = *lifetimes;
-                    let (usage, age) = &kept.before_device;
-                    in_device = Amend::Lifetimes(lifetimes_left(lifetimes, usage, *age));
-                }
-                if let Some(software) = self.software {
-                    let left = self.lifetimes_in_software(shared, software, lifetimes);
-                    in_software = Amend::Lifetimes(left);
-                }
-            }
-        }
-        if let Some(handle) = self.software {
-            shared.software.amend(handle, &in_software)?;
-        }
-        let life = self.device_life.load(Ordering::Acquire);
-        let device = unpack(self.device.load(Ordering::Acquire));
-        if self.route.load().place == Place::Device || self.is_moving() {
-            match shared.with_device(life, |primary| primary.amend(device, &in_device)) {
-                Some(Err(SaError::Device(error))) => shared.lost(life, &error.to_string()),
-                Some(Err(error)) => return Err(error),
-                Some(Ok(())) | None => {}
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn retire(&self, shared: &Shared) -> SaUsage {

@@ -111,17 +111,28 @@ impl Sa {
         if self.route.load().place != Place::Device {
             return;
         }
+        self.leave_from(shared, control, handle, Place::Device);
+    }
+
+    /// Leads an SA, which nothing more is given to the device of, to where it goes without one.
+    pub(super) fn leave_from(
+        &self,
+        shared: &Shared,
+        control: &mut Control,
+        handle: SaHandle,
+        from: Place,
+    ) {
         let old = unpack(self.device.load(Ordering::Acquire));
         lock(&shared.names).remove(&(Engine::Device, old));
         control.reason = Some(shared.device_absence());
         // An SA of an earlier life of a device that is back: have it looked after.
         shared.strays.store(true, Ordering::Release);
         let Some(software) = self.software else {
-            self.route.shift(Place::Device, false, Place::Nowhere);
+            self.route.shift(from, false, Place::Nowhere);
             return;
         };
         self.ready_software(shared, control, software);
-        self.route.shift(Place::Device, false, Place::Software);
+        self.route.shift(from, false, Place::Software);
         self.moved(shared, handle, Engine::Software);
     }
 

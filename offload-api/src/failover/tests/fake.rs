@@ -122,6 +122,7 @@ struct State {
     sas: Vec<(u32, Option<Sa>)>,
     random: Random,
     queues: u16,
+    pools: HashSet<u32>,
     commands: Commands,
     /// What it says that the number of every packet is that it opens.
     opens_as: Option<u64>,
@@ -145,6 +146,7 @@ pub(super) struct Fake {
     /// Works at the kick, as software does.
     inline: bool,
     meanwhile: Mutex<Option<Meanwhile>>,
+    while_asked: Mutex<Option<Meanwhile>>,
 }
 
 impl Fake {
@@ -175,12 +177,14 @@ impl Fake {
                 sas: Vec::new(),
                 random: Random::new(seed),
                 queues: 0,
+                pools: HashSet::new(),
                 commands: Commands::default(),
                 opens_as: None,
             })),
             ledger: ledger.clone(),
             inline,
             meanwhile: Mutex::default(),
+            while_asked: Mutex::default(),
         })
     }
 
@@ -210,6 +214,16 @@ impl Fake {
     /// Does something while the device is at its next command that installs many.
     pub(super) fn meanwhile(&self, what: impl FnOnce() + Send + 'static) {
         *self.meanwhile.lock().unwrap() = Some(Box::new(what));
+    }
+
+    /// Does something while the device is asked the next time how it is.
+    pub(super) fn while_asked(&self, what: impl FnOnce() + Send + 'static) {
+        *self.while_asked.lock().unwrap() = Some(Box::new(what));
+    }
+
+    /// Whether it can reach a pool's memory.
+    pub(super) fn knows(&self, pool: &FramePool) -> bool {
+        self.state().pools.contains(&pool.id())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -255,8 +269,9 @@ impl Accelerator for Fake {
         &self.capabilities
     }
 
-    fn register_pool(&self, _: &FramePool) -> Result<(), DeviceError> {
-        self.command().map(drop)
+    fn register_pool(&self, pool: &FramePool) -> Result<(), DeviceError> {
+        self.command()?.pools.insert(pool.id());
+        Ok(())
     }
 
     fn open_queue(&self, config: &QueueConfig) -> Result<Box<dyn QueuePair>, OpenQueueError> {
@@ -407,6 +422,10 @@ impl Accelerator for Fake {
     }
 
     fn health(&self) -> Health {
+        let asked = self.while_asked.lock().unwrap().take();
+        if let Some(asked) = asked {
+            asked();
+        }
         match self.state().mood {
             Mood::Well | Mood::Amnesiac => Health::Ok,
             mood => Health::Lost {
@@ -423,6 +442,7 @@ impl Accelerator for Fake {
         state.mood = Mood::Well;
         state.life += 1;
         state.queues = 0;
+        state.pools.clear();
         state.sas.clear();
         Ok(())
     }

@@ -175,3 +175,53 @@ fn wrappers_pass_on_the_names_of_sas_and_many_at_once() {
     // Two commands each, and three for the one that may fail for each SA.
     assert_eq!(bench.device.commands().installs, 9);
 }
+
+#[test]
+fn a_pool_that_comes_while_the_device_returns_is_known_to_it() {
+    let bench = bench(15, 1 << 16);
+    bench.device.set_mood(Mood::Gone);
+    bench.both.tick();
+    let pool = FramePool::new(FramePoolConfig::default()).unwrap();
+    let (both, new) = (bench.both.clone(), pool.clone());
+    let (told, tells) = std::sync::mpsc::channel();
+    bench.device.while_asked(move || {
+        let brings = std::thread::spawn(move || both.register_pool(&new).unwrap());
+        // It may have to wait until the device is back; where it need not, it has its time.
+        let begun = std::time::Instant::now();
+        while !brings.is_finished() && begun.elapsed() < Duration::from_millis(300) {
+            std::thread::yield_now();
+        }
+        told.send(brings).unwrap();
+    });
+    bench.come_back();
+    tells.recv().unwrap().join().unwrap();
+    assert!(bench.device.knows(&pool));
+}
+
+#[test]
+fn what_comes_late_of_an_sa_that_the_device_has_lost_costs_the_device_nothing() {
+    let bench = bench(16, 1 << 16);
+    let [lost, stays] = [0x100, 0x101].map(|spi| {
+        let sa = params(spi, Direction::Outbound);
+        bench.both.install(&sa).unwrap()
+    });
+    let mut queue = bench.both.open_queue(&QueueConfig { depth: 64 }).unwrap();
+    let mut ops: Vec<_> = (0..40)
+        .map(|n| bench.op(lost, n, b"packet").unwrap())
+        .collect();
+    queue.enqueue(&mut ops).unwrap();
+    queue.kick().unwrap();
+    // Most of it is still on its way there.
+    let carried = bench.device.carried(0, 64).unwrap();
+    let there = carried.iter().find(|sa| sa.spi.value() == 0x100).unwrap();
+    bench.device.retire(there.sa).unwrap();
+    assert_eq!(bench.both.reconcile().unwrap().gone, 1);
+    let done = dequeue_all(&mut *queue);
+    let late = done.iter().filter(|done| done.status == Status::Aborted);
+    assert!(late.count() > 20, "{done:?}");
+    assert_eq!(bench.both.statistics().losses, 0);
+    assert_eq!(bench.both.placement(stays).unwrap().engine, Engine::Device);
+    bench.both.tick();
+    let done = bench.send(&mut *queue, lost, 20);
+    assert!(done.iter().all(|done| done.status.is_ok()), "{done:?}");
+}

@@ -25,6 +25,8 @@ pub(super) enum Backend {
     Rtl,
     /// A simulated QAT 4xxx.
     Qat,
+    /// A simulated QAT C62x.
+    QatGen2,
     /// The device of --device.
     Card,
 }
@@ -47,6 +49,7 @@ impl Backend {
             Self::Sim => "sim",
             Self::Rtl => "rtl",
             Self::Qat => "qat",
+            Self::QatGen2 => "qat-gen2",
             Self::Card => "card",
         }
     }
@@ -55,7 +58,7 @@ impl Backend {
     pub(super) fn total_ops(self, ptest: Ptest) -> u64 {
         let most = match self {
             Self::Software => 200_000,
-            Self::Sim | Self::Qat | Self::Card => 50_000,
+            Self::Sim | Self::Qat | Self::QatGen2 | Self::Card => 50_000,
             Self::Rtl => 256,
         };
         match ptest {
@@ -89,6 +92,7 @@ impl Backend {
             }
             Self::Rtl => Model::Rtl,
             Self::Qat => Model::QatGen4,
+            Self::QatGen2 => Model::QatGen2,
         };
         let enough = |config: &mut sim::CardConfig| {
             let most = config.queues.max(queues.min(MOST_QUEUES) as u16);

@@ -15,8 +15,9 @@ use crate::vici::Section;
 
 /// Reset a card: its queues and SAs go, its keys are zeroised.
 ///
-/// The daemon resets a card that it uses itself: its SAs go on in software until the card is back. With SAs
-/// installed you are asked first, or have to say --yes.
+/// The daemon resets a card that it uses itself: its SAs go on in software until the card is back, or, where
+/// the card moves the packets itself (dataplane = "inline"), wait for it. With SAs installed you are asked
+/// first, or have to say --yes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The card: pci:DDDD:BB:DD.F or vfio-user:PATH
@@ -61,7 +62,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     });
     arguments.daemon.show(&json, || match carried {
         Some(sas) => {
-            format!("{address} is reset by the daemon; its {sas} SAs move to software and back")
+            format!(
+                "{address} is reset by the daemon; its {sas} SAs are installed anew when it is back"
+            )
         }
         None => format!("{address} is reset, in {millis} ms"),
     })

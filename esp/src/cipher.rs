@@ -115,7 +115,7 @@ impl CipherContext {
             .as_mut()
             .zip(self.suite.cipher().further_aead())
         {
-            return further_seal(context, aead, &self.salt, packet, split, high);
+            return further_run(context, aead, &self.salt, packet, split, (high, true));
         }
         if let Some(cipher) = &mut self.cipher {
             let iv = packet.get(Header::LEN..split.body).ok_or(SealError)?;
@@ -149,7 +149,7 @@ impl CipherContext {
             .as_mut()
             .zip(self.suite.cipher().further_aead())
         {
-            let opened = further_open(context, aead, &self.salt, packet, split, high);
+            let opened = further_run(context, aead, &self.salt, packet, split, (high, false));
             return opened.map_err(|_| BadIcv);
         }
         let (authenticated, icv) = packet.split_at_mut(split.icv);
@@ -243,13 +243,14 @@ fn further_nonce<'n>(
     Some(room)
 }
 
-fn further_seal(
+/// Seals or opens: but for the nonce's direction and the tag's, the same.
+fn further_run(
     context: &mut CipherCtx,
     aead: &FurtherAead,
     salt: &[u8; 4],
     packet: &mut [u8],
     split: Layout,
-    high: Option<u32>,
+    (high, seals): (Option<u32>, bool),
 ) -> Result<(), SealError> {
     let mut room = [0; 12];
     let nonce = further_nonce(aead, salt, packet, &mut room).ok_or(SealError)?;
@@ -257,43 +258,23 @@ fn further_seal(
     let (authenticated, icv) = packet.split_at_mut_checked(split.icv).ok_or(SealError)?;
     let body = authenticated.get_mut(split.body..).ok_or(SealError)?;
     let len = body.len();
-    context.encrypt_init(None, None, Some(nonce))?;
+    if seals {
+        context.encrypt_init(None, None, Some(nonce))?;
+    } else {
+        context.decrypt_init(None, None, Some(nonce))?;
+        context.set_tag(icv)?;
+    }
     if aead.ccm {
         context.set_data_len(len)?;
     }
     context.cipher_update(aad.get(..aad_len).ok_or(SealError)?, None)?;
+    // Opening, CCM tells here whether the ICV fits, GCM at its end.
     context.cipher_update_inplace(body, len)?;
     if !aead.ccm {
         context.cipher_final(&mut [])?;
     }
-    context.tag(icv)?;
-    Ok(())
-}
-
-fn further_open(
-    context: &mut CipherCtx,
-    aead: &FurtherAead,
-    salt: &[u8; 4],
-    packet: &mut [u8],
-    split: Layout,
-    high: Option<u32>,
-) -> Result<(), SealError> {
-    let mut room = [0; 12];
-    let nonce = further_nonce(aead, salt, packet, &mut room).ok_or(SealError)?;
-    let (aad, aad_len) = aad(packet, high);
-    let (authenticated, icv) = packet.split_at_mut_checked(split.icv).ok_or(SealError)?;
-    let body = authenticated.get_mut(split.body..).ok_or(SealError)?;
-    let len = body.len();
-    context.decrypt_init(None, None, Some(nonce))?;
-    context.set_tag(icv)?;
-    if aead.ccm {
-        context.set_data_len(len)?;
-    }
-    context.cipher_update(aad.get(..aad_len).ok_or(SealError)?, None)?;
-    // CCM tells here whether the ICV fits, GCM at its end.
-    context.cipher_update_inplace(body, len)?;
-    if !aead.ccm {
-        context.cipher_final(&mut [])?;
+    if seals {
+        context.tag(icv)?;
     }
     Ok(())
 }

@@ -56,6 +56,7 @@ impl Transform {
     }
 
     /// The SA's direction.
+    #[inline]
     pub fn direction(&self) -> Direction {
         self.framing.direction()
     }
@@ -148,6 +149,7 @@ impl Transform {
     /// # Errors
     /// [`Status::BadIpHeader`], [`Status::Fragment`], [`Status::OuterMismatch`] or
     /// [`Status::BadLength`].
+    #[inline]
     pub fn locate(&self, packet: &[u8]) -> Result<Located, Status> {
         self.framing.locate(packet)
     }
@@ -242,6 +244,7 @@ impl Transform {
     ///
     /// # Errors
     /// As `open`'s.
+    #[inline(always)]
     pub(crate) fn finish_aead(
         &self,
         located: Located,

@@ -233,7 +233,7 @@ impl Framing {
     ///
     /// # Errors
     /// As there; [`Status::NoSpace`] for one in several pieces.
-    #[inline]
+    #[inline(always)]
     pub fn frame_whole<'packet>(
         &self,
         sequence: u64,
@@ -271,7 +271,7 @@ impl Framing {
     }
 
     /// Outer headers, ESP header and IV of a packet of `whole` octets with them.
-    #[inline]
+    #[inline(always)]
     fn write_front(
         &self,
         octets: &mut [u8],
@@ -345,6 +345,7 @@ impl Framing {
         Ok(())
     }
 
+    #[inline(always)]
     fn write_header(
         &self,
         esp: &mut [u8],
@@ -360,6 +361,17 @@ impl Framing {
             *room = both.to_be_bytes();
             return Ok(());
         }
+        self.write_header_with(esp, header, iv)
+    }
+
+    /// Header, and an IV that is given, or none where the suite has none.
+    #[inline(never)]
+    fn write_header_with(
+        &self,
+        esp: &mut [u8],
+        header: u64,
+        iv: Option<&[u8; 16]>,
+    ) -> Result<(), Status> {
         let (room, rest) = esp.split_first_chunk_mut().ok_or(Status::NoSpace)?;
         *room = header.to_be_bytes();
         let field = rest.get_mut(..self.iv_len).ok_or(Status::NoSpace)?;
@@ -411,6 +423,7 @@ impl Framing {
         }
     }
 
+    #[inline(never)]
     fn locate_behind_ip(&self, packet: &[u8], len: usize) -> Result<usize, Status> {
         let facts = Facts::of_part(packet, len).map_err(|_| Status::BadIpHeader)?;
         if facts.total_len != len {
@@ -452,7 +465,7 @@ impl Framing {
     /// # Errors
     /// [`Status::BadPad`], [`Status::BadNextHeader`], [`Status::BadIpHeader`], [`Status::BadLength`]. The
     /// packet is emptied: see [`wipe`].
-    #[inline]
+    #[inline(always)]
     pub fn deframe(&self, located: Located, packet: &mut impl PacketBuffer) -> Result<u8, Status> {
         let result = self.deframe_inner(located, packet);
         if result.is_err() {
@@ -461,7 +474,7 @@ impl Framing {
         result
     }
 
-    #[inline]
+    #[inline(always)]
     fn deframe_inner(
         &self,
         located: Located,

@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! An engine's SAs, by slots with generations.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use offload_api::error::{InstallError, SaError};
 use offload_api::event::Event;
 use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage};
 
+use spin::mutex::{SpinMutex, SpinMutexGuard};
+use spin::relax::Yield;
+
 use crate::sa::{SaNotice, SaState};
+
+/// An SA's moving part, locked. A lock is held for some packets' headers and never while anything
+/// waits, and each packet of another SA takes one: so it spins (and gives way to others), since
+/// unlocking is a mere store then.
+pub type StateGuard<'entry> = SpinMutexGuard<'entry, SaState>;
 
 /// SAs with generations. `T` is what the engine keeps of an SA beside its moving part.
 pub struct Table<T> {
@@ -29,7 +36,7 @@ struct Slot<T> {
 pub struct Entry<T> {
     /// What does not change from packet to packet.
     pub transform: T,
-    state: Mutex<SaState>,
+    state: SpinMutex<SaState, Yield>,
 }
 
 impl<T> Table<T> {
@@ -64,7 +71,7 @@ impl<T> Table<T> {
     ) -> Result<SaHandle, InstallError> {
         let entry = Entry {
             transform,
-            state: Mutex::new(SaState::new(sa, now)),
+            state: SpinMutex::new(SaState::new(sa, now)),
         };
         let index = match self.free.pop() {
             Some(index) => index,
@@ -160,8 +167,8 @@ impl<T> Table<T> {
 impl<T> Entry<T> {
     /// Its moving part. A panic elsewhere left it whole.
     #[inline]
-    pub fn state(&self) -> MutexGuard<'_, SaState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn state(&self) -> StateGuard<'_> {
+        self.state.lock()
     }
 
     /// What it has done.

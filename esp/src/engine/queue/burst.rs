@@ -2,7 +2,6 @@
 //! A burst: numbered, worked on, and counted.
 
 use std::cell::RefCell;
-use std::sync::MutexGuard;
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
@@ -11,7 +10,7 @@ use openssl::rand::rand_bytes;
 use rayon::prelude::*;
 
 use esp_framing::sa::SaState;
-use esp_framing::table::{Entry, event_of};
+use esp_framing::table::{Entry, StateGuard, event_of};
 use offload_api::queue::{Explicit, Op, Status};
 use offload_api::sa::Direction;
 
@@ -87,7 +86,7 @@ fn chunks<'burst>(
 
 /// An SA, its moving part locked for as long as packets of it follow each other.
 #[derive(Default)]
-struct Held<'table>(Option<(&'table Entry<SaTransform>, MutexGuard<'table, SaState>)>);
+struct Held<'table>(Option<(&'table Entry<SaTransform>, StateGuard<'table>)>);
 
 impl<'table> Held<'table> {
     #[inline]

@@ -8,6 +8,7 @@
 mod queue;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::available_parallelism;
 use std::time::Instant;
 
 use esp_aead::{Algorithm, select};
@@ -42,7 +43,7 @@ pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 /// How the engine is set up.
 #[derive(Clone)]
 pub struct SoftwareConfig {
-    /// Threads for large bursts; 0 is one for each core, 1 keeps everything on the caller's.
+    /// Threads for large bursts, the caller's among them; 0 is one for each core.
     pub threads: usize,
     /// SAs that it holds.
     pub max_sas: u32,
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     table: RwLock<Table>,
     events: Mutex<Vec<Event>>,
     counters: Mutex<Counters>,
+    /// Threads that help the caller's with large bursts.
     pool: Option<ThreadPool>,
     clock: Clock,
 }
@@ -84,11 +86,15 @@ impl SoftwareEngine {
     /// # Errors
     /// The system gives no threads.
     pub fn new(config: SoftwareConfig) -> Result<Self, DeviceError> {
-        let pool = match config.threads {
-            1 => None,
-            threads => Some(
+        let threads = match config.threads {
+            0 => available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let pool = match threads - 1 {
+            0 => None,
+            helpers => Some(
                 ThreadPoolBuilder::new()
-                    .num_threads(threads)
+                    .num_threads(helpers)
                     .thread_name(|n| format!("esp-{n}"))
                     .build()
                     .map_err(|error| DeviceError::Host {

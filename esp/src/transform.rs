@@ -149,7 +149,7 @@ impl Transform {
     /// # Errors
     /// [`Status::BadIpHeader`], [`Status::Fragment`], [`Status::OuterMismatch`] or
     /// [`Status::BadLength`].
-    #[inline]
+    #[inline(always)]
     pub fn locate(&self, packet: &[u8]) -> Result<Located, Status> {
         self.framing.locate(packet)
     }

@@ -391,7 +391,7 @@ impl Framing {
     /// # Errors
     /// [`Status::BadIpHeader`], [`Status::Fragment`], [`Status::OuterMismatch`] or
     /// [`Status::BadLength`].
-    #[inline]
+    #[inline(always)]
     pub fn locate(&self, packet: &[u8]) -> Result<Located, Status> {
         self.locate_in(packet, packet.len())
     }
@@ -401,7 +401,7 @@ impl Framing {
     ///
     /// # Errors
     /// As there.
-    #[inline]
+    #[inline(always)]
     pub fn locate_in(&self, packet: &[u8], len: usize) -> Result<Located, Status> {
         let esp = match &self.template {
             Some(template) if template.is_on(packet, len) => template.len(),

@@ -2,12 +2,12 @@
 //! A burst: numbered, worked on, and counted.
 
 use std::cell::RefCell;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use esp_aead::{Packet, open_burst, seal_burst};
 use openssl::rand::rand_bytes;
-use rayon::prelude::*;
 
 use esp_framing::sa::SaState;
 use esp_framing::table::{Entry, StateGuard, event_of};
@@ -48,13 +48,22 @@ pub(super) fn run(shared: &Shared, ops: &mut [Op], states: &mut [State], scratch
             for mut chunk in chunks(ops, states, table) {
                 chunk.prepare(now, scratch);
             }
-            // Two turns a core, so that one that begins late does less.
-            let turns = 2 * pool.current_num_threads();
-            let size = ops.len().div_ceil(turns).clamp(LEAST, BURST);
-            pool.install(|| {
-                ops.par_chunks_mut(size)
-                    .zip(states.par_chunks_mut(size))
-                    .for_each(|(ops, states)| Chunk::new(ops, states, table).work());
+            // This thread works along: it would wake late, and in its place is another that is awake.
+            let helpers = pool.current_num_threads();
+            // Two turns each, so that one that begins late does less, and one that is too late nothing.
+            let size = ops.len().div_ceil(2 * (helpers + 1)).clamp(LEAST, BURST);
+            let rest = Mutex::new(ops.chunks_mut(size).zip(states.chunks_mut(size)));
+            let next = || lock(&rest).next();
+            let turns = || {
+                while let Some((ops, states)) = next() {
+                    Chunk::new(ops, states, table).work();
+                }
+            };
+            pool.in_place_scope(|scope| {
+                for _ in 0..helpers {
+                    scope.spawn(|_| turns());
+                }
+                turns();
             });
             for mut chunk in chunks(ops, states, table) {
                 chunk.finish(now, shared, &mut totals);
@@ -372,7 +381,7 @@ fn end(op: &Op, state: &mut State, result: Result<u8, Status>, entry: &Entry<SaT
 }
 
 /// Moves the window for a packet, and counts it.
-#[inline]
+#[inline(always)]
 pub(super) fn admit(
     op: &Op,
     state: &mut State,

@@ -121,10 +121,11 @@ module ipa_card
   input  logic         sa_valid_i,
   input  sa_config_t   sa_config_i,
 
-  // Management: keys. They can't be read.
+  // Management: keys, out of the host's mailbox or its own. They can't be read.
   input  logic         key_valid_i,
   output logic         key_ready_o,
   input  logic         key_erase_i,
+  input  logic         key_mailbox_i,            // a key that is there, of the length that it has
   input  logic         key_256_i,
   input  logic [255:0] key_i,
   input  logic [31:0]  salt_i,
@@ -181,6 +182,12 @@ module ipa_card
     sealed: sealed_o, sealed_bytes: sealed_bytes_o, opened: opened_o, opened_bytes: opened_bytes_o,
     errors: errors_o, dma_faults: dma_faults_o, bad_descriptors: bad_descriptors_o
   };
+  // A key on its way from the host to its memory, past the management.
+  logic         from_mailbox, mailbox_there, mailbox_256, keys_ready;
+  logic [255:0] mailbox_key;
+  logic [31:0]  mailbox_salt;
+  assign from_mailbox = key_mailbox_i && !key_erase_i;
+  assign key_ready_o  = keys_ready && (!from_mailbox || mailbox_there);
   logic                 completed;
   logic [QueueBits-1:0] completed_queue, queue_index;
   ipa_front #(.QUEUES(QUEUES)) u_front (
@@ -189,7 +196,9 @@ module ipa_card
     .axil_arvalid_i, .axil_arready_o, .axil_araddr_i, .axil_rvalid_o, .axil_rready_i, .axil_rdata_o,
     .axil_rresp_o, .face_i, .asked_o, .settings_o, .moderation_o, .mask_all_i(msix_mask_i),
     .raise_valid_i, .raise_vector_i, .raise_count_i, .raise_wants_i, .msi_valid_o, .msi_ready_i,
-    .msi_addr_o, .msi_data_o, .msi_vector_o, .held_o, .counters_i(counters), .tail_o(tail),
+    .msi_addr_o, .msi_data_o, .msi_vector_o, .held_o, .key_there_o(mailbox_there),
+    .key_256_o(mailbox_256), .key_o(mailbox_key), .salt_o(mailbox_salt),
+    .key_take_i(from_mailbox && key_valid_i && key_ready_o), .counters_i(counters), .tail_o(tail),
     .queue_set_i(queue_valid_i), .queue_index_i(queue_index), .done_valid_i(completed),
     .done_queue_i(completed_queue)
   );
@@ -426,8 +435,11 @@ module ipa_card
   logic [511:0] c_data;
   logic [127:0] c_tag;
   ipa_gcm #(.LANES(LANES), .SAS(SAS)) u_gcm (
-    .clk_i, .rst_ni, .zeroise_i(1'b0), .key_valid_i, .key_ready_o, .key_erase_i,
-    .key_sa_i(SaBits'(sa_index_i)), .key_256_i, .key_i, .salt_i, .key_done_o,
+    .clk_i, .rst_ni, .zeroise_i(1'b0), .key_valid_i(key_valid_i && key_ready_o),
+    .key_ready_o(keys_ready), .key_erase_i, .key_sa_i(SaBits'(sa_index_i)),
+    .key_256_i(from_mailbox ? mailbox_256 : key_256_i),
+    .key_i(from_mailbox ? mailbox_key : key_i), .salt_i(from_mailbox ? mailbox_salt : salt_i),
+    .key_done_o,
     .s_valid_i(g_valid), .s_ready_o(g_ready), .s_first_i(g_first), .s_last_i(g_last),
     .s_seal_i(g_seal), .s_sa_i(g_sa), .s_aad_i(g_aad), .s_aad_bytes_i(g_aad_bytes),
     .s_bytes_i(g_bytes), .s_data_i(g_data), .m_valid_o(c_valid), .m_ready_i(c_ready),

@@ -61,6 +61,13 @@ module ipa_front
   output logic [VectorBits-1:0] msi_vector_o,
   output logic [QUEUES:0] held_o,
 
+  // A key that the host has left (see ipa_mailbox)
+  output logic         key_there_o,
+  output logic         key_256_o,
+  output logic [255:0] key_o,                    // octet 0 in bits 255 to 248
+  output logic [31:0]  salt_o,                   // octet 0 in bits 31 to 24
+  input  logic         key_take_i,
+
   // Data path
   input  counters_t    counters_i,
   output logic [31:0]  tail_o [QUEUES],
@@ -141,7 +148,8 @@ module ipa_front
     .s_axil_rresp(rresp[0]), .hwif_in(told), .hwif_out(set)
   );
 
-  logic        fatal;
+  logic        fatal, mailbox_zeroise;
+  logic [1:0]  mailbox_state;
   logic [63:0] fired;
   assign fatal = face_i.error_cause != '0;
   always_comb begin
@@ -155,6 +163,7 @@ module ipa_front
     told.identity.FEATURES.LIFETIMES.next          = 1'b1;
     told.identity.FEATURES.MODERATION.next         = 1'b1;
     told.identity.FEATURES.PRIORITIES.next         = 1'b1;
+    told.identity.FEATURES.KEY_MAILBOX.next        = 1'b1;
     told.identity.FEATURES.SLEEPS.next             = face_i.sleeps[0];
     told.identity.MAX_SAS.value.next    = face_i.max_sas;
     told.identity.MAX_QUEUES.value.next = face_i.max_queues;
@@ -181,6 +190,9 @@ module ipa_front
     told.statistics.SAS.value.next               = 64'(face_i.sas);
     told.statistics.INTERRUPTS.value.next        = fired;
     told.event_queue.DROPPED.value.next          = face_i.events_dropped;
+    told.key_mailbox.STATUS.state.next               = 32'(mailbox_state);
+    told.key_mailbox.SALT.value.hwclr                = mailbox_zeroise;
+    for (int w = 0; w < 8; w++) told.key_mailbox.KEY[w].value.hwclr = mailbox_zeroise;
   end
 
   assign asked_o = '{
@@ -206,6 +218,23 @@ module ipa_front
     assign moderation_o[v] = {set.interrupt.MODERATION[v].COUNT.value,
                               set.interrupt.MODERATION[v].TIME.value};
   end
+
+  // -- Keys ---------------------------------------------------------------------------------------
+  logic [8:0] key_written;
+  for (genvar w = 0; w < 8; w++) begin : gen_key
+    assign key_written[w]           = set.key_mailbox.KEY[w].value.swmod;
+    assign key_o[32*(7 - w) +: 32] = swap32(set.key_mailbox.KEY[w].value.value);
+  end
+  assign key_written[8] = set.key_mailbox.SALT.value.swmod;
+  assign salt_o         = swap32(set.key_mailbox.SALT.value.value);
+  ipa_mailbox u_mailbox (
+    .clk_i, .rst_ni, .written_i(key_written), .load_128_i(set.key_mailbox.COMMAND.LOAD_128.value),
+    .load_256_i(set.key_mailbox.COMMAND.LOAD_256.value),
+    .clear_i(set.key_mailbox.COMMAND.CLEAR.value || set.control.CONTROL.ZEROISE.value
+             || set.control.CONTROL.DETACH.value),
+    .zeroise_o(mailbox_zeroise), .state_o(mailbox_state), .loaded_o(key_there_o),
+    .is_256_o(key_256_o), .take_i(key_take_i)
+  );
 
   // -- Doorbells ----------------------------------------------------------------------------------
   ipa_doorbells__in_t  bells_told;

@@ -8,7 +8,9 @@ use esp::transform::Transform;
 use fpga_regs::admin::{
     Command, CommandCompletion, CommandStatus, ErrorKind, ErrorRecord, Opcode, SaAdded,
 };
-use fpga_regs::context::{Lifetimes, Outer, ReplayState, SaContext, SaDescription, Usage};
+use fpga_regs::context::{
+    FLAG_MAILBOX, Lifetimes, Outer, ReplayState, SaContext, SaDescription, Usage,
+};
 use fpga_regs::port::{PortRole, RuleAction};
 use fpga_regs::queue::QueueDescription;
 use fpga_regs::registers::{Control, FatalCause};
@@ -193,7 +195,7 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             // Filled where it is and zeroised there: each move would leave keys behind on the stack.
             let mut context = Box::new(Zeroizing::new(SaContext::new_zeroed()));
             fetch(core, command, context.as_mut_bytes())?;
-            let (index, generation) = add(core, &context, now).map_err(|status| (status, 0))?;
+            let (index, generation) = add(core, &mut context, now).map_err(|status| (status, 0))?;
             Ok(Answer {
                 index,
                 generation,
@@ -360,8 +362,27 @@ fn add_rule(core: &mut Core, rule: &fpga_regs::port::Rule) -> Result<Answer, Com
     })
 }
 
-/// Adds an SA out of its context.
-fn add(core: &mut Core, context: &SaContext, now: Instant) -> Result<(u32, u32), CommandStatus> {
+/// Adds an SA out of its context, with the mailbox's key if it is to have that.
+fn add(
+    core: &mut Core,
+    context: &mut SaContext,
+    now: Instant,
+) -> Result<(u32, u32), CommandStatus> {
+    if context.flags & FLAG_MAILBOX == 0 {
+        return add_with_key(core, context, now);
+    }
+    let added = core
+        .key_by_mailbox(context)
+        .and_then(|()| add_with_key(core, context, now));
+    core.clear_mailbox();
+    added
+}
+
+fn add_with_key(
+    core: &mut Core,
+    context: &SaContext,
+    now: Instant,
+) -> Result<(u32, u32), CommandStatus> {
     let params = context::decode(context)?;
     if core.rtl.is_some() {
         let fits = params.replay_window <= rtl::MAX_WINDOW && params.outer.is_none();
@@ -385,7 +406,7 @@ fn add(core: &mut Core, context: &SaContext, now: Instant) -> Result<(u32, u32),
         core.table_full(now);
         return Err(CommandStatus::TableFull);
     };
-    core.rtl_add(place, &params);
+    core.rtl_add(place, &params, context.flags & FLAG_MAILBOX != 0);
     Ok(place)
 }
 
@@ -402,7 +423,7 @@ fn add_bulk(core: &mut Core, command: &Command, now: Instant) -> Outcome {
     for number in 0..count {
         let at = command.payload.get().checked_add(number * CONTEXT);
         read(core, at.ok_or(bad)?, context.as_mut_bytes())?;
-        let (place, status) = match add(core, &context, now) {
+        let (place, status) = match add(core, &mut context, now) {
             Ok(place) => (place, CommandStatus::Ok),
             Err(status) => ((0, 0), status),
         };

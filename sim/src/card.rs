@@ -26,6 +26,7 @@ use crate::fault::{Fault, FaultPlan};
 use crate::handshake::{self, post};
 use crate::inline::InlineState;
 use crate::irq::Vectors;
+use crate::mailbox::Mailbox;
 use crate::paced::Held;
 use crate::rtl::{BusTiming, Engine};
 use crate::sas::SaTable;
@@ -103,6 +104,7 @@ pub(crate) struct Core {
     pub(crate) fatal_info: u64,
     pub(crate) errors: ErrorLog,
     pub(crate) irqs: Vectors,
+    pub(crate) mailbox: Mailbox,
     pub(crate) faults: FaultPlan,
     pub(crate) polls: bool,
     pub(crate) null_crypto: bool,
@@ -306,6 +308,7 @@ impl Card {
                 fatal_info: 0,
                 errors: ErrorLog::default(),
                 irqs: Vectors::new(vectors),
+                mailbox: Mailbox::default(),
                 faults: config.faults,
                 polls: config.polls,
                 null_crypto: config.null_crypto,
@@ -362,6 +365,7 @@ impl Card {
         core.admin = Ring::default();
         core.events = Ring::default();
         core.events_head = 0;
+        core.mailbox.clear();
         core.delete_queues();
         self.doorbells.clear();
         self.taken
@@ -390,6 +394,7 @@ impl Card {
         core.fatal_info = 0;
         core.errors = ErrorLog::default();
         core.irqs.reset();
+        core.mailbox.clear();
         core.stalled = false;
         core.vanished = false;
         core.resets_itself = false;
@@ -441,6 +446,7 @@ impl Core {
             self.events_head = 0;
         }
         if value.contains(Control::ZEROISE) {
+            self.mailbox.clear();
             self.clear_sas();
             self.event(0, 0, EventKind::Zeroised, 0);
         }

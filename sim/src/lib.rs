@@ -36,6 +36,7 @@ mod gather;
 pub mod handshake;
 pub mod inline;
 mod irq;
+mod mailbox;
 mod msix;
 pub mod pace;
 mod paced;

@@ -6,7 +6,7 @@ use fpga_regs::context::suite_bit;
 use fpga_regs::port::PortRole;
 use fpga_regs::registers::{
     ABI_VERSION, CardFeatures, CardStatus, Control, FatalCause, MAGIC_VALUE, admin_queue, control,
-    event_queue, identity, interrupt, statistics,
+    event_queue, identity, interrupt, key_mailbox, statistics,
 };
 use offload_api::replay::WINDOW_MAX;
 use offload_api::sa::{Cipher, Suite};
@@ -59,6 +59,7 @@ impl Core {
             admin_queue::DEPTH => self.admin.depth,
             event_queue::DEPTH => self.events.depth,
             event_queue::DROPPED => self.events_dropped,
+            key_mailbox::STATUS => self.mailbox.state() as u32,
             _ => moderated_vector(offset).map_or(0, |vector| self.irqs.moderation(vector)),
         }
     }
@@ -162,6 +163,7 @@ impl Core {
             admin_queue::DEPTH if idle => self.admin.depth = value,
             event_queue::DEPTH if idle => self.events.depth = value,
             event_queue::HEAD => self.events_head = value & 0xffff,
+            key_mailbox::KEY..=key_mailbox::COMMAND => self.mailbox.write(offset, value),
             _ => {
                 if let Some(vector) = moderated_vector(offset) {
                     self.irqs.set_moderation(vector, value);

@@ -150,6 +150,14 @@ struct Sa {
     pair: usize,
 }
 
+/// Octets of an SA's key.
+fn key_len(context: &SaContext) -> usize {
+    match Cipher::from_code(context.cipher) {
+        Some(Cipher::Aes128Gcm) => 16,
+        _ => 32,
+    }
+}
+
 fn context(random: &mut Random, pair: usize, flags: u8) -> SaContext {
     let mut sa = sa(flags, 1 << 20);
     sa.spi = (0x1000_0000 + pair as u32).to_le_bytes();
@@ -328,7 +336,17 @@ fn compare(packets: usize, seed: u64, timing: BusTiming) -> [usize; 32] {
                 }
                 context.grant_last = 40u64.to_le_bytes();
             }
-            let place = pair.both(|raw| raw.add(&context));
+            // Some keys come by the mailbox.
+            let key = &context.cipher_key[..key_len(&context)];
+            let place = match random.once_in(3) {
+                true => pair.both(|raw| {
+                    raw.leave_key(key, context.salt);
+                    let (status, place) = raw.add_by_mailbox(&context);
+                    assert_eq!(status, CommandStatus::Ok as u8);
+                    place
+                }),
+                false => pair.both(|raw| raw.add(&context)),
+            };
             sas.push(Sa {
                 place,
                 outbound,
@@ -450,6 +468,7 @@ fn registers_read_and_do_the_same_in_both_models() {
         .chain(0x3000..0x3020)
         .chain(0x4000..0x4050)
         .chain(0x5000..0x5020)
+        .chain(0x6000..0x6030)
         // Nothing is there, nor is it the same as something else.
         .chain([
             0x60, 0x7000, 0x8000, 0x9000, 0xb010, 0x4_0000, 0x4_1000, 0xf_fffc,
@@ -512,7 +531,8 @@ fn registers_read_and_do_the_same_in_both_models() {
         | CardFeatures::LIFETIMES
         | CardFeatures::SLEEPS
         | CardFeatures::MODERATION
-        | CardFeatures::PRIORITIES;
+        | CardFeatures::PRIORITIES
+        | CardFeatures::KEY_MAILBOX;
     assert_eq!(rtl.read_register(identity::FEATURES), features.bits());
     for (limit, value) in [
         (identity::MAX_PACKET, 16_384),

@@ -7,12 +7,12 @@ mod raw;
 use std::time::{Duration, Instant};
 
 use fpga_regs::admin::{CommandStatus, ErrorKind, ErrorRecord, Opcode, SaAdded};
-use fpga_regs::context::{FLAG_ESN, FLAG_OUTBOUND, SaContext, SaDescription};
+use fpga_regs::context::{FLAG_ESN, FLAG_MAILBOX, FLAG_OUTBOUND, SaContext, SaDescription};
 use fpga_regs::descriptor::EventKind;
 use fpga_regs::queue::{QueueDescription, QueueState};
 use fpga_regs::registers::{
-    CardStatus, Control, admin_queue, control, doorbell, event_queue, identity, interrupt,
-    statistics,
+    CardFeatures, CardStatus, Control, MailboxCommand, MailboxState, admin_queue, control,
+    doorbell, event_queue, identity, interrupt, key_mailbox, statistics,
 };
 use offload_api::queue::Status;
 use rustix::event::{EventfdFlags, eventfd};
@@ -285,6 +285,74 @@ fn zeroise_takes_the_sas_and_leaves_the_queues() {
     assert_ne!(new, old);
     let done = raw.run(&submission(new, BUFFERS, 128, packet.len()));
     assert_eq!(done.status, Status::Ok as u8);
+    rig.end();
+}
+
+#[test]
+fn a_key_by_mailbox_is_taken_once_and_never_read() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig).with_queue();
+    let features = CardFeatures::from_bits_truncate(raw.read_register(identity::FEATURES));
+    assert!(features.contains(CardFeatures::KEY_MAILBOX));
+    let status = |raw: &Raw| MailboxState::from_code(raw.read_register(key_mailbox::STATUS));
+    let (ok, missing) = (CommandStatus::Ok as u8, CommandStatus::KeyMissing as u8);
+    let (out, inbound) = (sa(FLAG_OUTBOUND, 1000), sa(0, 0));
+    assert_eq!(raw.add_by_mailbox(&out).0, missing);
+    raw.leave_key(&KEY, out.salt);
+    assert_eq!(status(&raw), Some(MailboxState::Key256));
+    let words = (key_mailbox::KEY..key_mailbox::STATUS).step_by(4);
+    assert!(words.clone().all(|at| raw.read_register(at) == 0));
+    let (added, seal) = raw.add_by_mailbox(&out);
+    assert_eq!((added, status(&raw)), (ok, Some(MailboxState::Empty)));
+    assert_eq!(raw.add_by_mailbox(&out).0, missing, "taken once");
+    // It is the key: an SA that got the same one by its context opens what this one seals.
+    let open = raw.add(&inbound);
+    let packet = inner(100);
+    raw.poke(BUFFERS + 128, &packet);
+    let sealed = raw.run(&submission(seal, BUFFERS, 128, packet.len()));
+    assert_eq!(sealed.status, Status::Ok as u8);
+    let len = sealed.len.get() as usize;
+    let opened = raw.run(&submission(open, BUFFERS, sealed.offset.get(), len));
+    assert_eq!(opened.status, Status::Ok as u8);
+    let at = BUFFERS + u64::from(opened.offset.get());
+    assert_eq!(raw.octets(at, opened.len.get() as usize), packet);
+    // Of another length; and refused for another reason. It is gone either way.
+    raw.leave_key(&KEY[..16], out.salt);
+    assert_eq!(status(&raw), Some(MailboxState::Key128));
+    assert_eq!(raw.add_by_mailbox(&out).0, missing);
+    assert_eq!(status(&raw), Some(MailboxState::Empty));
+    raw.leave_key(&KEY, out.salt);
+    let mut both = out.clone();
+    both.flags |= FLAG_MAILBOX;
+    raw.poke(PAYLOAD, both.as_bytes());
+    let mut add = command(Opcode::SaAdd, 0);
+    add.payload = (IOVA + PAYLOAD).into();
+    add.payload_len = (size_of::<SaContext>() as u32).into();
+    assert_eq!(raw.command(add).status, CommandStatus::BadField as u8);
+    assert_eq!(status(&raw), Some(MailboxState::Empty));
+    // With a word missing.
+    raw.register(key_mailbox::KEY, 1);
+    raw.register(key_mailbox::COMMAND, MailboxCommand::LOAD_256.bits());
+    assert_eq!(status(&raw), Some(MailboxState::Incomplete));
+    // Zeroised with everything else, and by itself.
+    let controls = [
+        (key_mailbox::COMMAND, MailboxCommand::CLEAR.bits()),
+        (
+            control::CONTROL,
+            (Control::ENABLE | Control::ZEROISE).bits(),
+        ),
+        (control::CONTROL, Control::DETACH.bits()),
+        (control::CONTROL, Control::RESET.bits()),
+    ];
+    for (register, value) in controls {
+        raw.leave_key(&KEY, out.salt);
+        assert_eq!(status(&raw), Some(MailboxState::Key256));
+        raw.register(register, value);
+        assert_eq!(status(&raw), Some(MailboxState::Empty));
+        raw.register(key_mailbox::COMMAND, MailboxCommand::LOAD_256.bits());
+        assert_eq!(status(&raw), Some(MailboxState::Incomplete));
+    }
+    assert!(words.clone().all(|at| raw.read_register(at) == 0));
     rig.end();
 }
 

@@ -163,6 +163,8 @@ pub enum CommandStatus {
     QueueState = 8,
     /// The suite, mode or a feature is not supported.
     Unsupported = 9,
+    /// The key was to come by the mailbox, which holds none of that length.
+    KeyMissing = 10,
 }
 
 impl CommandStatus {
@@ -180,6 +182,7 @@ impl CommandStatus {
             NotApplicable,
             QueueState,
             Unsupported,
+            KeyMissing,
         ]
         .into_iter()
         .find(|status| *status as u8 == code)

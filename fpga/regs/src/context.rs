@@ -56,6 +56,8 @@ pub const FLAG_ESN: u8 = 1 << 2;
 pub const FLAG_EXPLICIT: u8 = 1 << 3;
 /// [`SaContext::flags`]: [`SaContext::outer`] counts.
 pub const FLAG_OUTER: u8 = 1 << 4;
+/// [`SaContext::flags`]: key and salt come by the mailbox (`registers::key_mailbox`), and are zero here.
+pub const FLAG_MAILBOX: u8 = 1 << 5;
 
 /// Outer headers, 40 octets.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

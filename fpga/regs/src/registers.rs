@@ -32,7 +32,7 @@ pub const MSIX_PENDING: u64 = 0x2000;
 /// "IPA1", little-endian.
 pub const MAGIC_VALUE: u32 = 0x3141_5049;
 /// Major version in the upper half, minor in the lower. Majors must match; minors only add.
-pub const ABI_VERSION: u32 = 0x0001_0002;
+pub const ABI_VERSION: u32 = 0x0001_0003;
 /// What every register of a removed card reads as.
 pub const ALL_ONES: u32 = u32::MAX;
 
@@ -147,6 +147,21 @@ pub mod event_queue {
     pub const DROPPED: u64 = 0x5010;
 }
 
+/// Keys on their way in, which no memory of the host has to hold
+/// ([`crate::context::FLAG_MAILBOX`]).
+pub mod key_mailbox {
+    /// Write-only, reads as zero: octets 4n to 4n + 3 of a key.
+    pub const KEY: u64 = 0x6000;
+    /// Words that have a register.
+    pub const WORDS: u64 = 8;
+    /// Write-only, reads as zero: the salt.
+    pub const SALT: u64 = 0x6020;
+    /// Write-only. The first of those that are set counts: [`super::MailboxCommand`].
+    pub const COMMAND: u64 = 0x6024;
+    /// Read-only: what it holds: [`super::MailboxState`].
+    pub const STATUS: u64 = 0x6028;
+}
+
 /// Offsets in a queue pair's doorbell page (32 bits each, in cache lines of their own).
 pub mod doorbell {
     /// Host writes: submissions so far, modulo 2^32.
@@ -194,6 +209,8 @@ bitflags! {
         const INLINE = 1 << 12;
         /// Seals and opens nothing, for measuring: a driver carries no traffic on it.
         const NULL_CRYPTO = 1 << 13;
+        /// Takes keys by [`key_mailbox::KEY`].
+        const KEY_MAILBOX = 1 << 14;
     }
 
     /// [`control::CONTROL`].
@@ -220,6 +237,18 @@ bitflags! {
         /// A reset is under way.
         const RESETTING = 1 << 2;
     }
+
+    /// [`key_mailbox::COMMAND`].
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct MailboxCommand: u32 {
+        /// Zeroises the mailbox.
+        const CLEAR = 1 << 0;
+        /// A key of 32 octets is there: refused unless all words and the salt were written since it
+        /// was empty.
+        const LOAD_256 = 1 << 1;
+        /// A key of 16 octets, likewise with four words.
+        const LOAD_128 = 1 << 2;
+    }
 }
 
 /// [`control::ERROR_CAUSE`].
@@ -243,6 +272,30 @@ impl FatalCause {
     pub fn from_code(code: u32) -> Option<Self> {
         use FatalCause::*;
         [None, AdminDma, EventDma, Configuration, BusMaster]
+            .into_iter()
+            .find(|member| *member as u32 == code)
+    }
+}
+
+/// [`key_mailbox::STATUS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MailboxState {
+    /// No key, or not all of one.
+    Empty = 0,
+    /// A key of 16 octets.
+    Key128 = 1,
+    /// A key of 32 octets.
+    Key256 = 2,
+    /// A load was refused: words had not been written. It is empty.
+    Incomplete = 3,
+}
+
+impl MailboxState {
+    /// The one with this code.
+    pub fn from_code(code: u32) -> Option<Self> {
+        use MailboxState::*;
+        [Empty, Key128, Key256, Incomplete]
             .into_iter()
             .find(|member| *member as u32 == code)
     }
@@ -285,7 +338,7 @@ const fn named(
 
 /// The registers of [`REGISTER_BAR`].
 #[rustfmt::skip]
-pub const REGISTERS: [Register; 42] = [
+pub const REGISTERS: [Register; 46] = [
     named("identity", "MAGIC", identity::MAGIC, false, true, 1),
     named("identity", "VERSION", identity::VERSION, false, true, 1),
     named("identity", "BUILD", identity::BUILD, true, true, 1),
@@ -328,4 +381,8 @@ pub const REGISTERS: [Register; 42] = [
     named("event_queue", "DEPTH", event_queue::DEPTH, false, true, 1),
     named("event_queue", "HEAD", event_queue::HEAD, false, false, 1),
     named("event_queue", "DROPPED", event_queue::DROPPED, false, true, 1),
+    named("key_mailbox", "KEY", key_mailbox::KEY, false, false, 8),
+    named("key_mailbox", "SALT", key_mailbox::SALT, false, false, 1),
+    named("key_mailbox", "COMMAND", key_mailbox::COMMAND, false, false, 1),
+    named("key_mailbox", "STATUS", key_mailbox::STATUS, false, true, 1),
 ];

@@ -281,6 +281,12 @@ module ipa_registers (
             logic HEAD;
             logic DROPPED;
         } event_queue;
+        struct packed {
+            logic [7:0] KEY;
+            logic SALT;
+            logic COMMAND;
+            logic STATUS;
+        } key_mailbox;
     } decoded_reg_strb_t;
     decoded_reg_strb_t decoded_reg_strb;
     logic decoded_err;
@@ -413,6 +419,16 @@ module ipa_registers (
         is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h500c);
         decoded_reg_strb.event_queue.DROPPED = cpuif_req_masked & (cpuif_addr == 15'h5010) & !cpuif_req_is_wr;
         is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h5010);
+        for(int i0=0; i0<8; i0++) begin
+            decoded_reg_strb.key_mailbox.KEY[i0] = cpuif_req_masked & (cpuif_addr == 15'h6000 + (15)'(i0) * 15'h4) & cpuif_req_is_wr;
+            is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h6000 + (15)'(i0) * 15'h4);
+        end
+        decoded_reg_strb.key_mailbox.SALT = cpuif_req_masked & (cpuif_addr == 15'h6020) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h6020);
+        decoded_reg_strb.key_mailbox.COMMAND = cpuif_req_masked & (cpuif_addr == 15'h6024) & cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h6024);
+        decoded_reg_strb.key_mailbox.STATUS = cpuif_req_masked & (cpuif_addr == 15'h6028) & !cpuif_req_is_wr;
+        is_valid_addr |= cpuif_req_masked & (cpuif_addr == 15'h6028);
         decoded_err = ~is_valid_addr & decoded_req;
     end
 
@@ -523,6 +539,34 @@ module ipa_registers (
                 } value;
             } HEAD;
         } event_queue;
+        struct packed {
+            struct packed {
+                struct packed {
+                    logic [31:0] next;
+                    logic load_next;
+                } value;
+            } [7:0] KEY;
+            struct packed {
+                struct packed {
+                    logic [31:0] next;
+                    logic load_next;
+                } value;
+            } SALT;
+            struct packed {
+                struct packed {
+                    logic next;
+                    logic load_next;
+                } CLEAR;
+                struct packed {
+                    logic next;
+                    logic load_next;
+                } LOAD_256;
+                struct packed {
+                    logic next;
+                    logic load_next;
+                } LOAD_128;
+            } COMMAND;
+        } key_mailbox;
     } field_combo_t;
     field_combo_t field_combo;
 
@@ -606,6 +650,29 @@ module ipa_registers (
                 } value;
             } HEAD;
         } event_queue;
+        struct packed {
+            struct packed {
+                struct packed {
+                    logic [31:0] value;
+                } value;
+            } [7:0] KEY;
+            struct packed {
+                struct packed {
+                    logic [31:0] value;
+                } value;
+            } SALT;
+            struct packed {
+                struct packed {
+                    logic value;
+                } CLEAR;
+                struct packed {
+                    logic value;
+                } LOAD_256;
+                struct packed {
+                    logic value;
+                } LOAD_128;
+            } COMMAND;
+        } key_mailbox;
     } field_storage_t;
     field_storage_t field_storage;
 
@@ -1041,6 +1108,140 @@ module ipa_registers (
     end
     assign hwif_out.event_queue.HEAD.value.value = field_storage.event_queue.HEAD.value.value;
     assign hwif_out.event_queue.HEAD.value.swmod = decoded_reg_strb.event_queue.HEAD && decoded_req_is_wr && |(decoded_wr_biten[15:0]);
+    for(genvar i0=0; i0<8; i0++) begin
+        // Field: ipa_registers.key_mailbox.KEY[].value
+        always_comb begin
+            automatic logic [31:0] next_c;
+            automatic logic load_next_c;
+            next_c = field_storage.key_mailbox.KEY[i0].value.value;
+            load_next_c = '0;
+            if(decoded_reg_strb.key_mailbox.KEY[i0] && decoded_req_is_wr) begin // SW write
+                next_c = (field_storage.key_mailbox.KEY[i0].value.value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+                load_next_c = '1;
+            end else if(hwif_in.key_mailbox.KEY[i0].value.hwclr) begin // HW Clear
+                next_c = '0;
+                load_next_c = '1;
+            end
+            field_combo.key_mailbox.KEY[i0].value.next = next_c;
+            field_combo.key_mailbox.KEY[i0].value.load_next = load_next_c;
+        end
+        always_ff @(posedge clk) begin
+            if(~rst_n) begin
+                field_storage.key_mailbox.KEY[i0].value.value <= 32'h0;
+            end else begin
+                if(field_combo.key_mailbox.KEY[i0].value.load_next) begin
+                    field_storage.key_mailbox.KEY[i0].value.value <= field_combo.key_mailbox.KEY[i0].value.next;
+                end
+            end
+        end
+        assign hwif_out.key_mailbox.KEY[i0].value.value = field_storage.key_mailbox.KEY[i0].value.value;
+        assign hwif_out.key_mailbox.KEY[i0].value.swmod = decoded_reg_strb.key_mailbox.KEY[i0] && decoded_req_is_wr && |(decoded_wr_biten[31:0]);
+    end
+    // Field: ipa_registers.key_mailbox.SALT.value
+    always_comb begin
+        automatic logic [31:0] next_c;
+        automatic logic load_next_c;
+        next_c = field_storage.key_mailbox.SALT.value.value;
+        load_next_c = '0;
+        if(decoded_reg_strb.key_mailbox.SALT && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage.key_mailbox.SALT.value.value & ~decoded_wr_biten[31:0]) | (decoded_wr_data[31:0] & decoded_wr_biten[31:0]);
+            load_next_c = '1;
+        end else if(hwif_in.key_mailbox.SALT.value.hwclr) begin // HW Clear
+            next_c = '0;
+            load_next_c = '1;
+        end
+        field_combo.key_mailbox.SALT.value.next = next_c;
+        field_combo.key_mailbox.SALT.value.load_next = load_next_c;
+    end
+    always_ff @(posedge clk) begin
+        if(~rst_n) begin
+            field_storage.key_mailbox.SALT.value.value <= 32'h0;
+        end else begin
+            if(field_combo.key_mailbox.SALT.value.load_next) begin
+                field_storage.key_mailbox.SALT.value.value <= field_combo.key_mailbox.SALT.value.next;
+            end
+        end
+    end
+    assign hwif_out.key_mailbox.SALT.value.value = field_storage.key_mailbox.SALT.value.value;
+    assign hwif_out.key_mailbox.SALT.value.swmod = decoded_reg_strb.key_mailbox.SALT && decoded_req_is_wr && |(decoded_wr_biten[31:0]);
+    // Field: ipa_registers.key_mailbox.COMMAND.CLEAR
+    always_comb begin
+        automatic logic [0:0] next_c;
+        automatic logic load_next_c;
+        next_c = field_storage.key_mailbox.COMMAND.CLEAR.value;
+        load_next_c = '0;
+        if(decoded_reg_strb.key_mailbox.COMMAND && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage.key_mailbox.COMMAND.CLEAR.value & ~decoded_wr_biten[0:0]) | (decoded_wr_data[0:0] & decoded_wr_biten[0:0]);
+            load_next_c = '1;
+        end else begin // singlepulse clears back to 0
+            next_c = '0;
+            load_next_c = '1;
+        end
+        field_combo.key_mailbox.COMMAND.CLEAR.next = next_c;
+        field_combo.key_mailbox.COMMAND.CLEAR.load_next = load_next_c;
+    end
+    always_ff @(posedge clk) begin
+        if(~rst_n) begin
+            field_storage.key_mailbox.COMMAND.CLEAR.value <= 1'h0;
+        end else begin
+            if(field_combo.key_mailbox.COMMAND.CLEAR.load_next) begin
+                field_storage.key_mailbox.COMMAND.CLEAR.value <= field_combo.key_mailbox.COMMAND.CLEAR.next;
+            end
+        end
+    end
+    assign hwif_out.key_mailbox.COMMAND.CLEAR.value = field_storage.key_mailbox.COMMAND.CLEAR.value;
+    // Field: ipa_registers.key_mailbox.COMMAND.LOAD_256
+    always_comb begin
+        automatic logic [0:0] next_c;
+        automatic logic load_next_c;
+        next_c = field_storage.key_mailbox.COMMAND.LOAD_256.value;
+        load_next_c = '0;
+        if(decoded_reg_strb.key_mailbox.COMMAND && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage.key_mailbox.COMMAND.LOAD_256.value & ~decoded_wr_biten[1:1]) | (decoded_wr_data[1:1] & decoded_wr_biten[1:1]);
+            load_next_c = '1;
+        end else begin // singlepulse clears back to 0
+            next_c = '0;
+            load_next_c = '1;
+        end
+        field_combo.key_mailbox.COMMAND.LOAD_256.next = next_c;
+        field_combo.key_mailbox.COMMAND.LOAD_256.load_next = load_next_c;
+    end
+    always_ff @(posedge clk) begin
+        if(~rst_n) begin
+            field_storage.key_mailbox.COMMAND.LOAD_256.value <= 1'h0;
+        end else begin
+            if(field_combo.key_mailbox.COMMAND.LOAD_256.load_next) begin
+                field_storage.key_mailbox.COMMAND.LOAD_256.value <= field_combo.key_mailbox.COMMAND.LOAD_256.next;
+            end
+        end
+    end
+    assign hwif_out.key_mailbox.COMMAND.LOAD_256.value = field_storage.key_mailbox.COMMAND.LOAD_256.value;
+    // Field: ipa_registers.key_mailbox.COMMAND.LOAD_128
+    always_comb begin
+        automatic logic [0:0] next_c;
+        automatic logic load_next_c;
+        next_c = field_storage.key_mailbox.COMMAND.LOAD_128.value;
+        load_next_c = '0;
+        if(decoded_reg_strb.key_mailbox.COMMAND && decoded_req_is_wr) begin // SW write
+            next_c = (field_storage.key_mailbox.COMMAND.LOAD_128.value & ~decoded_wr_biten[2:2]) | (decoded_wr_data[2:2] & decoded_wr_biten[2:2]);
+            load_next_c = '1;
+        end else begin // singlepulse clears back to 0
+            next_c = '0;
+            load_next_c = '1;
+        end
+        field_combo.key_mailbox.COMMAND.LOAD_128.next = next_c;
+        field_combo.key_mailbox.COMMAND.LOAD_128.load_next = load_next_c;
+    end
+    always_ff @(posedge clk) begin
+        if(~rst_n) begin
+            field_storage.key_mailbox.COMMAND.LOAD_128.value <= 1'h0;
+        end else begin
+            if(field_combo.key_mailbox.COMMAND.LOAD_128.load_next) begin
+                field_storage.key_mailbox.COMMAND.LOAD_128.value <= field_combo.key_mailbox.COMMAND.LOAD_128.next;
+            end
+        end
+    end
+    assign hwif_out.key_mailbox.COMMAND.LOAD_128.value = field_storage.key_mailbox.COMMAND.LOAD_128.value;
 
     //--------------------------------------------------------------------------
     // Read double-buffers
@@ -1184,7 +1385,7 @@ module ipa_registers (
             readback_data_var[31:0] = 32'h31415049;
         end
         if(rd_mux_addr == 15'h4) begin
-            readback_data_var[15:0] = 16'h2;
+            readback_data_var[15:0] = 16'h3;
             readback_data_var[31:16] = 16'h1;
         end
         if(rd_mux_addr == 15'h8) begin
@@ -1214,6 +1415,7 @@ module ipa_registers (
             readback_data_var[11] = hwif_in.identity.FEATURES.PRIORITIES.next;
             readback_data_var[12] = hwif_in.identity.FEATURES.INLINE.next;
             readback_data_var[13] = hwif_in.identity.FEATURES.NULL_CRYPTO.next;
+            readback_data_var[14] = hwif_in.identity.FEATURES.KEY_MAILBOX.next;
         end
         if(rd_mux_addr == 15'h20) begin
             readback_data_var[31:0] = hwif_in.identity.MAX_SAS.value.next;
@@ -1366,6 +1568,9 @@ module ipa_registers (
         end
         if(rd_mux_addr == 15'h5010) begin
             readback_data_var[31:0] = hwif_in.event_queue.DROPPED.value.next;
+        end
+        if(rd_mux_addr == 15'h6028) begin
+            readback_data_var[31:0] = hwif_in.key_mailbox.STATUS.state.next;
         end
         readback_data = readback_data_var;
         readback_done = decoded_req & ~decoded_req_is_wr;

@@ -7,7 +7,7 @@ package ipa_registers_pkg;
 
     localparam IPA_REGISTERS_DATA_WIDTH = 32;
     localparam IPA_REGISTERS_MIN_ADDR_WIDTH = 15;
-    localparam IPA_REGISTERS_SIZE = 'h5014;
+    localparam IPA_REGISTERS_SIZE = 'h602c;
     localparam VECTORS = 'h9;
 
     typedef struct packed {
@@ -83,6 +83,10 @@ package ipa_registers_pkg;
     } ipa_registers_VECTORS_9__identity__FEATURES__NULL_CRYPTO__in_t;
 
     typedef struct packed {
+        logic next;
+    } ipa_registers_VECTORS_9__identity__FEATURES__KEY_MAILBOX__in_t;
+
+    typedef struct packed {
         ipa_registers_VECTORS_9__identity__FEATURES__ESN__in_t ESN;
         ipa_registers_VECTORS_9__identity__FEATURES__TUNNEL__in_t TUNNEL;
         ipa_registers_VECTORS_9__identity__FEATURES__TRANSPORT__in_t TRANSPORT;
@@ -97,6 +101,7 @@ package ipa_registers_pkg;
         ipa_registers_VECTORS_9__identity__FEATURES__PRIORITIES__in_t PRIORITIES;
         ipa_registers_VECTORS_9__identity__FEATURES__INLINE__in_t INLINE;
         ipa_registers_VECTORS_9__identity__FEATURES__NULL_CRYPTO__in_t NULL_CRYPTO;
+        ipa_registers_VECTORS_9__identity__FEATURES__KEY_MAILBOX__in_t KEY_MAILBOX;
     } ipa_registers_VECTORS_9__identity__FEATURES__in_t;
 
     typedef struct packed {
@@ -368,10 +373,41 @@ package ipa_registers_pkg;
     } ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__in_t;
 
     typedef struct packed {
+        logic hwclr;
+    } ipa_registers_VECTORS_9__key_mailbox__KEY__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__key_mailbox__KEY__value__in_t value;
+    } ipa_registers_VECTORS_9__key_mailbox__KEY__in_t;
+
+    typedef struct packed {
+        logic hwclr;
+    } ipa_registers_VECTORS_9__key_mailbox__SALT__value__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__key_mailbox__SALT__value__in_t value;
+    } ipa_registers_VECTORS_9__key_mailbox__SALT__in_t;
+
+    typedef struct packed {
+        logic [31:0] next;
+    } ipa_registers_VECTORS_9__key_mailbox__STATUS__state__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__key_mailbox__STATUS__state__in_t state;
+    } ipa_registers_VECTORS_9__key_mailbox__STATUS__in_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__key_mailbox__KEY__in_t [7:0] KEY;
+        ipa_registers_VECTORS_9__key_mailbox__SALT__in_t SALT;
+        ipa_registers_VECTORS_9__key_mailbox__STATUS__in_t STATUS;
+    } ipa_registers_VECTORS_9__key_mailbox__in_t;
+
+    typedef struct packed {
         ipa_registers_VECTORS_9__identity__in_t identity;
         ipa_registers_VECTORS_9__control_CONTROL_493c54b1__in_t control;
         ipa_registers_VECTORS_9__statistics__in_t statistics;
         ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__in_t event_queue;
+        ipa_registers_VECTORS_9__key_mailbox__in_t key_mailbox;
     } ipa_registers__in_t;
 
     typedef struct packed {
@@ -515,10 +551,53 @@ package ipa_registers_pkg;
     } ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__out_t;
 
     typedef struct packed {
+        logic [31:0] value;
+        logic swmod;
+    } ipa_registers_VECTORS_9__key_mailbox__KEY__value__out_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__key_mailbox__KEY__value__out_t value;
+    } ipa_registers_VECTORS_9__key_mailbox__KEY__out_t;
+
+    typedef struct packed {
+        logic [31:0] value;
+        logic swmod;
+    } ipa_registers_VECTORS_9__key_mailbox__SALT__value__out_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__key_mailbox__SALT__value__out_t value;
+    } ipa_registers_VECTORS_9__key_mailbox__SALT__out_t;
+
+    typedef struct packed {
+        logic value;
+    } ipa_registers_VECTORS_9__key_mailbox__COMMAND__CLEAR__out_t;
+
+    typedef struct packed {
+        logic value;
+    } ipa_registers_VECTORS_9__key_mailbox__COMMAND__LOAD_256__out_t;
+
+    typedef struct packed {
+        logic value;
+    } ipa_registers_VECTORS_9__key_mailbox__COMMAND__LOAD_128__out_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__key_mailbox__COMMAND__CLEAR__out_t CLEAR;
+        ipa_registers_VECTORS_9__key_mailbox__COMMAND__LOAD_256__out_t LOAD_256;
+        ipa_registers_VECTORS_9__key_mailbox__COMMAND__LOAD_128__out_t LOAD_128;
+    } ipa_registers_VECTORS_9__key_mailbox__COMMAND__out_t;
+
+    typedef struct packed {
+        ipa_registers_VECTORS_9__key_mailbox__KEY__out_t [7:0] KEY;
+        ipa_registers_VECTORS_9__key_mailbox__SALT__out_t SALT;
+        ipa_registers_VECTORS_9__key_mailbox__COMMAND__out_t COMMAND;
+    } ipa_registers_VECTORS_9__key_mailbox__out_t;
+
+    typedef struct packed {
         ipa_registers_VECTORS_9__control_CONTROL_493c54b1__out_t control;
         ipa_registers_VECTORS_9__interrupt__out_t interrupt;
         ipa_registers_VECTORS_9__admin_queue_COMPLETION_BASE_90cbba31_DEPTH_d705216b_SUBMISSION_BASE_d44a2da9__out_t admin_queue;
         ipa_registers_VECTORS_9__event_queue_BASE_100864f2_DEPTH_d705216b__out_t event_queue;
+        ipa_registers_VECTORS_9__key_mailbox__out_t key_mailbox;
     } ipa_registers__out_t;
 
     typedef enum logic [2:0] {
@@ -528,4 +607,11 @@ package ipa_registers_pkg;
         FatalCause__Configuration = 'h3,
         FatalCause__BusMaster = 'h4
     } FatalCause_e;
+
+    typedef enum logic [1:0] {
+        MailboxState__Empty = 'h0,
+        MailboxState__Key128 = 'h1,
+        MailboxState__Key256 = 'h2,
+        MailboxState__Incomplete = 'h3
+    } MailboxState_e;
 endpackage

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use fpga_regs::registers::MailboxState;
 use offload_api::sa::SaParams;
 
 use super::BusTiming;
@@ -59,7 +60,13 @@ impl Core {
 
     pub(crate) fn rtl_look_at_queue(&mut self, _: u16) {}
 
-    pub(crate) fn rtl_add(&mut self, _: (u32, u32), _: &SaParams) {}
+    pub(crate) fn rtl_add(&mut self, _: (u32, u32), _: &SaParams, _: bool) {}
+
+    pub(crate) fn rtl_mailbox(&mut self) -> MailboxState {
+        MailboxState::Empty
+    }
+
+    pub(crate) fn rtl_clear_mailbox(&mut self) {}
 
     pub(crate) fn rtl_remove(&mut self, _: u32) {}
 

@@ -3,7 +3,9 @@
 //! written.
 
 use fpga_cosim::card::{Asked as AskedFor, Counters, Face};
-use fpga_regs::registers::{Control, FatalCause, control, event_queue};
+use fpga_regs::registers::{
+    Control, FatalCause, MailboxCommand, MailboxState, control, event_queue, key_mailbox,
+};
 
 use super::engine::Memory;
 use crate::card::{CardCounters, Core};
@@ -50,6 +52,19 @@ impl Core {
             return Some(u32::MAX);
         };
         Some(value)
+    }
+
+    /// What the mailbox of a card in RTL holds.
+    pub(crate) fn rtl_mailbox(&mut self) -> MailboxState {
+        let state = self.rtl_read_register(key_mailbox::STATUS, 0);
+        state
+            .and_then(MailboxState::from_code)
+            .unwrap_or(MailboxState::Empty)
+    }
+
+    /// Zeroises the mailbox of a card in RTL.
+    pub(crate) fn rtl_clear_mailbox(&mut self) {
+        self.rtl_write_register(key_mailbox::COMMAND, MailboxCommand::CLEAR.bits());
     }
 
     /// Writes a register of a card in RTL, and takes over what that has set.

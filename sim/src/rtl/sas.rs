@@ -192,9 +192,13 @@ impl Core {
     }
 
     /// Installs an SA that was put into the table: keys first, so that nothing finds it without.
-    pub(crate) fn rtl_add(&mut self, place: (u32, u32), params: &SaParams) {
+    pub(crate) fn rtl_add(&mut self, place: (u32, u32), params: &SaParams, by_mailbox: bool) {
         self.with_sa(place, |rtl, memory, sa| {
-            rtl.set_key(place.0, &params.keys.cipher, *params.keys.salt, memory)?;
+            if by_mailbox {
+                rtl.set_key_from_mailbox(place.0, memory)?;
+            } else {
+                rtl.set_key(place.0, &params.keys.cipher, *params.keys.salt, memory)?;
+            }
             push(rtl, memory, place, sa, true)
         });
     }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use fpga_regs::admin::{Command, CommandCompletion, CommandStatus, Opcode};
 use fpga_regs::context::{
-    FLAG_EXPLICIT as SA_EXPLICIT, FLAG_OUTBOUND, Lifetimes, SaContext, UNLIMITED,
+    FLAG_EXPLICIT as SA_EXPLICIT, FLAG_MAILBOX, FLAG_OUTBOUND, Lifetimes, SaContext, UNLIMITED,
 };
 use fpga_regs::descriptor::{Completion, Event, OP_PROCESS, PHASE, Submission};
 use fpga_regs::registers::{
-    CardStatus, Control, DOORBELL_BAR, DOORBELL_PAGE, REGISTER_BAR, admin_queue, control, doorbell,
-    event_queue,
+    CardStatus, Control, DOORBELL_BAR, DOORBELL_PAGE, MailboxCommand, REGISTER_BAR, admin_queue,
+    control, doorbell, event_queue, key_mailbox,
 };
 use offload_api::sa::Suite;
 use rustix::fs::MemfdFlags;
@@ -257,6 +257,32 @@ impl Raw {
         let done = self.command(add);
         assert_eq!(done.status, CommandStatus::Ok as u8);
         (done.index.get(), done.generation.get())
+    }
+
+    /// Leaves a key and its salt in the mailbox.
+    pub(crate) fn leave_key(&self, key: &[u8], salt: [u8; 4]) {
+        let words = key.chunks_exact(4).zip((key_mailbox::KEY..).step_by(4));
+        for (word, at) in words.chain([(&salt[..], key_mailbox::SALT)]) {
+            self.register(at, u32::from_le_bytes(word.try_into().unwrap()));
+        }
+        let load = match key.len() {
+            16 => MailboxCommand::LOAD_128,
+            _ => MailboxCommand::LOAD_256,
+        };
+        self.register(key_mailbox::COMMAND, load.bits());
+    }
+
+    /// What the card says of an SA whose key is in the mailbox.
+    pub(crate) fn add_by_mailbox(&mut self, sa: &SaContext) -> (u8, (u32, u32)) {
+        let mut sa = sa.clone();
+        sa.flags |= FLAG_MAILBOX;
+        (sa.salt, sa.cipher_key) = ([0; 4], [0; 32]);
+        self.poke(PAYLOAD, sa.as_bytes());
+        let mut add = command(Opcode::SaAdd, 0);
+        add.payload = (IOVA + PAYLOAD).into();
+        add.payload_len = (size_of::<SaContext>() as u32).into();
+        let done = self.command(add);
+        (done.status, (done.index.get(), done.generation.get()))
     }
 
     /// Submits to queue 0 without waiting.

@@ -138,6 +138,23 @@ const PROOFS: &[Proof] = &[
         ],
     },
     Proof {
+        module: "ipa_mailbox",
+        with: &[],
+        parameters: &[],
+        depth: 2,
+        mutants: &[
+            (
+                "(there_q & 9'h10f) == 9'h10f;",
+                "(there_q & 9'h10f) >= 9'h00f;",
+            ),
+            (
+                "(loaded_o ? '0 : there_q) | written_i;",
+                "there_q | written_i << 1;",
+            ),
+            ("clear_i || take_i || (loads", "clear_i || (loads"),
+        ],
+    },
+    Proof {
         module: "ipa_msix",
         with: &[],
         // How long a microsecond is says nothing of what is proved, and a product is hard to reason about.

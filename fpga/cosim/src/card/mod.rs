@@ -111,7 +111,7 @@ ports! {
         line_last, line_error, write_ready, write_ack, write_error, post_ready, post_ack,
         post_error, queue_valid, queue_index, queue_on, queue_submissions, queue_completions,
         queue_depth, queue_priority, sa_write, sa_index, sa_valid, sa_config, key_valid, key_erase,
-        key_256, key, salt, state_valid, state_write, state_what, state_word, event_ready,
+        key_256, key_mailbox, key, salt, state_valid, state_write, state_what, state_word, event_ready,
         msix_mask, raise_valid, raise_vector, raise_count, raise_wants, msi_ready,
     }
     Output {
@@ -349,6 +349,24 @@ impl RtlCard {
         let done = self.key_command(index, memory);
         self.model.set(self.ports.key, &[]);
         self.model.set(self.ports.salt, &[]);
+        done
+    }
+
+    /// Installs the key and salt that the host has left in its mailbox, which gives them away by this: who
+    /// manages the card does not see them. The mailbox must hold a key, and no packet of the SA may be
+    /// under way.
+    ///
+    /// # Errors
+    /// [`Stuck`].
+    pub fn set_key_from_mailbox(
+        &mut self,
+        index: u32,
+        memory: &mut dyn HostMemory,
+    ) -> Result<(), Stuck> {
+        self.model.put(self.ports.key_erase, 0);
+        self.model.put(self.ports.key_mailbox, 1);
+        let done = self.key_command(index, memory);
+        self.model.put(self.ports.key_mailbox, 0);
         done
     }
 

@@ -3,14 +3,16 @@
 // Completes operations: waits until their octets are written, counts, and writes the completion with
 // its phase.
 //
-// Promise: completions in order, each after its packet's last write has been acknowledged; three
-// clocks each. It is told (completed_*) when the completion itself has been acknowledged.
+// Promise: completions in order, each after its packet's last write has been acknowledged; four
+// clocks each. It is told (completed_*) when the completion itself has been acknowledged; none is posted
+// while ACKS of them are not. What is offered to the host stays until it is taken.
 module ipa_finish
   import ipa_card_pkg::*;
   import ipa_pkg::completion_t;
 #(
   parameter  int unsigned SAS       = 512,
   parameter  int unsigned QUEUES    = 8,
+  parameter  int unsigned ACKS      = 128,       // open completions, a power of two
   localparam int unsigned SaBits    = $clog2(SAS),
   localparam int unsigned QueueBits = $clog2(QUEUES)
 ) (
@@ -129,11 +131,11 @@ module ipa_finish
   assign slot  = made & ((32'd1 << depth_q[queue_index]) - 32'd1);
   assign phase = !made[{1'b0, depth_q[queue_index]}];
 
-  assign post_valid_o = state_q == Post;
-  assign post_addr_o  = base_q[queue_index] + {27'b0, slot, 5'b0};
+  assign post_valid_o      = state_q == Post && acks_room;
+  assign post_addr_o       = base_q[queue_index] + {27'b0, slot, 5'b0};
   assign post_sa_o         = job.sa_index;
   assign post_generation_o = job.sa_generation;
-  assign post         = post_valid_o && post_ready_i && acks_room;
+  assign post              = post_valid_o && post_ready_i;
   always_comb begin
     post_data_o                 = '0;
     post_data_o.slot            = job.slot;
@@ -149,11 +151,11 @@ module ipa_finish
 
   logic [QueueBits-1:0] ack_queue;
   logic [63:0]          ack_addr;
-  logic [7:0]           unused_acks;
-  ipa_fifo #(.WIDTH(QueueBits + 64), .DEPTH(128)) u_acks (
-    .clk_i, .rst_ni, .in_valid_i(post_valid_o && post_ready_i), .in_ready_o(acks_room),
+  logic [$clog2(ACKS):0] acks;
+  ipa_fifo #(.WIDTH(QueueBits + 64), .DEPTH(ACKS)) u_acks (
+    .clk_i, .rst_ni, .in_valid_i(post), .in_ready_o(acks_room),
     .in_data_i({queue_index, post_addr_o}), .out_valid_o(ack_there), .out_ready_i(ack_valid_i),
-    .out_data_o({ack_queue, ack_addr}), .count_o(unused_acks)
+    .out_data_o({ack_queue, ack_addr}), .count_o(acks)
   );
   assign completed_valid_o = ack_valid_i && ack_there;
   assign completed_queue_o = ack_queue;
@@ -278,6 +280,35 @@ module ipa_finish
   assign query_bytes_o     = bytes_q[query_queue_i];
 
   logic unused;
-  assign unused = ^{job, done_q.writes};
+  assign unused = ^{job, done_q.writes, acks};
+
+`ifdef FORMAL
+  // Each completion that the host has taken is remembered until its acknowledgement, and what is offered
+  // stays.
+  logic                  started_q = 1'b0, offered_q;
+  logic [$clog2(ACKS):0] open_q;
+  logic [63:0]           addr_q;
+  completion_t           entry_q;
+  always_ff @(posedge clk_i) begin
+    started_q <= 1'b1;
+    offered_q <= rst_ni && post_valid_o && !post_ready_i;
+    addr_q    <= post_addr_o;
+    entry_q   <= post_data_o;
+    if (!rst_ni) open_q <= '0;
+    else open_q <= open_q + ($clog2(ACKS) + 1)'(post_valid_o && post_ready_i)
+                   - ($clog2(ACKS) + 1)'(ack_valid_i && open_q != 0);
+  end
+  always_ff @(posedge clk_i) begin
+    if (!started_q) begin
+      assume (!rst_ni);
+    end else if (rst_ni) begin
+      // A queue is set up while it rests.
+      if (set_valid_i) assume (state_q == Idle);
+      assert (open_q == acks);
+      assert (completed_valid_o == (ack_valid_i && open_q != 0));
+      if (offered_q) assert (post_valid_o && post_addr_o == addr_q && post_data_o == entry_q);
+    end
+  end
+`endif
 
 endmodule

@@ -21,6 +21,8 @@ struct Proof {
     parameters: &'static [&'static str],
     /// Clocks of the induction.
     depth: u32,
+    /// Its memories are registers to the solver: quicker where they are small.
+    flat: bool,
     /// Text in the module that is there once, and what a mutant has instead.
     mutants: &'static [(&'static str, &'static str)],
 }
@@ -36,6 +38,7 @@ const PROOFS: &[Proof] = &[
         with: &[],
         parameters: &["WIDTH=8", "DEPTH=8"],
         depth: 3,
+        flat: false,
         mutants: &[
             (
                 "assign in_ready_o  = count_o != (PtrBits + 1)'(DEPTH);",
@@ -52,6 +55,7 @@ const PROOFS: &[Proof] = &[
         with: &[],
         parameters: &["SEQ_BITS=10", "WINDOW=16", "WORD=4"],
         depth: 4,
+        flat: false,
         mutants: &[
             // Without the spare word.
             ("$clog2(WINDOW / WORD + 1)", "$clog2(WINDOW / WORD)"),
@@ -67,6 +71,7 @@ const PROOFS: &[Proof] = &[
         with: &[],
         parameters: &["ADDR_BITS=64", "LEN_BITS=16", "BURST=512", "PAGE=4096"],
         depth: 2,
+        flat: false,
         mutants: &[
             // Bursts of full length from an address that is not aligned.
             (
@@ -86,6 +91,7 @@ const PROOFS: &[Proof] = &[
         with: &[],
         parameters: &["QUEUES=2"],
         depth: 2,
+        flat: false,
         mutants: &[
             (
                 "serves && pending > depth;",
@@ -101,6 +107,7 @@ const PROOFS: &[Proof] = &[
         with: &["ipa_card_pkg.sv", "ipa_fifo.sv"],
         parameters: &["BURSTS=4"],
         depth: 2,
+        flat: false,
         mutants: &[
             ("line_q == 0 ? 64'h", "line_q == 1 ? 64'h"),
             ("stop[5:0] != 0 ? ~(", "stop[5:0] > 1 ? ~("),
@@ -112,10 +119,35 @@ const PROOFS: &[Proof] = &[
         ],
     },
     Proof {
+        module: "ipa_finish",
+        with: &[
+            "ipa_card_pkg.sv",
+            "ipa_pkg.sv",
+            "ram_1w1r.sv",
+            "ipa_fifo.sv",
+        ],
+        parameters: &["SAS=2", "QUEUES=2", "ACKS=2"],
+        depth: 3,
+        flat: true,
+        mutants: &[
+            // A completion that is posted although no more acknowledgements can be waited for.
+            ("state_q == Post && acks_room;", "state_q == Post;"),
+            (
+                "Post:    if (post) state_q",
+                "Post:    if (acks_room) state_q",
+            ),
+            (
+                "ack_valid_i && ack_there;\n  assign completed_queue_o",
+                "ack_valid_i;\n  assign completed_queue_o",
+            ),
+        ],
+    },
+    Proof {
         module: "ipa_bus_guard",
         with: &[],
         parameters: &["TAG_BITS=2", "COUNT_BITS=4"],
         depth: 3,
+        flat: false,
         mutants: &[
             // Answers of before a reset are taken.
             (
@@ -142,6 +174,7 @@ const PROOFS: &[Proof] = &[
         with: &[],
         parameters: &[],
         depth: 2,
+        flat: false,
         mutants: &[
             (
                 "(there_q & 9'h10f) == 9'h10f;",
@@ -160,6 +193,7 @@ const PROOFS: &[Proof] = &[
         // How long a microsecond is says nothing of what is proved, and a product is hard to reason about.
         parameters: &["QUEUES=2", "TIME_BITS=8", "TICK=1"],
         depth: 2,
+        flat: false,
         mutants: &[
             // What is wanted along with a message is lost, or is while it is masked.
             (
@@ -192,6 +226,7 @@ const PROOFS: &[Proof] = &[
         with: &[],
         parameters: &["SEQ_BITS=64", "WINDOW=256", "WORD=32"],
         depth: 2,
+        flat: false,
         mutants: &[],
     },
     Proof {
@@ -199,6 +234,7 @@ const PROOFS: &[Proof] = &[
         with: &[],
         parameters: &["SEQ_BITS=32", "WINDOW=1024", "WORD=64"],
         depth: 2,
+        flat: false,
         mutants: &[],
     },
 ];
@@ -303,6 +339,10 @@ fn prove(job: &Job, programs: &std::path::Path, yosys: &std::path::Path) -> Resu
         .iter()
         .map(|file| format!("{}\n", folder().join(file).display()))
         .collect();
+    let flat = match job.proof.flat {
+        true => "memory_map\nopt -full\nopt_clean -purge\n",
+        false => "",
+    };
     let source = place.join(format!("{name}.sv"));
     fs::write(&source, &job.text)?;
     let task = place.join(format!("{name}.sby"));
@@ -311,7 +351,7 @@ fn prove(job: &Job, programs: &std::path::Path, yosys: &std::path::Path) -> Resu
         format!(
             "[options]\nmode {mode}\ndepth {depth}\ntimeout {TIMEOUT}\n[engines]\nsmtbmc yices\n[script]\n\
              read_slang -DFORMAL=1 {parameters}--top {module} {with}{name}.sv\n\
-             prep -top {module}\n[files]\n{files}{}\n",
+             prep -top {module}\n{flat}[files]\n{files}{}\n",
             source.display(),
         ),
     )?;

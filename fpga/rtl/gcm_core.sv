@@ -15,7 +15,9 @@ module gcm_core
 #(
   parameter  int unsigned LANES    = 4,
   parameter  int unsigned SAS      = 512,
+  parameter  int unsigned ROM_ROUNDS = 4,        // see aes_lanes
   localparam int unsigned SaBits   = $clog2(SAS),
+  localparam int unsigned Powers   = 2 * LANES,
   localparam int unsigned DataBits = 128 * LANES,
   localparam int unsigned ByteBits = $clog2(16 * LANES + 1)
 ) (
@@ -24,12 +26,12 @@ module gcm_core
 
   // Key memories
   input  logic [SaBits-1:0]   key_sa_i,
-  input  logic [14:0]         rkey_write_i,
+  input  logic [14:0]         rkey_write_i,      // by the round that uses it
   input  block_t              rkey_i,
   input  logic                salt_write_i,
   input  logic                key_256_i,
   input  logic [31:0]         salt_i,
-  input  logic [LANES:0]      power_write_i,     // H^1 to H^LANES, H^(2 LANES)
+  input  logic [Powers-1:0]   power_write_i,     // H^1 to H^(2 LANES)
   input  poly_t               power_i,
   // Asks for H of key_sa_i; the answer comes later
   input  logic                hash_key_request_i,
@@ -108,7 +110,10 @@ module gcm_core
     entry.aad        = s_aad_i;
     entry.data       = s_data_i;
     if (length_pending_q) begin
-      entry = length_q;
+      entry      = length_q;
+      // Not looked at, and no reason for a multiplexer.
+      entry.aad  = s_aad_i;
+      entry.data = s_data_i;
     end else if (hash_key_request_i) begin
       entry.kind = HashKey;
       entry.sa   = key_sa_i;
@@ -164,13 +169,17 @@ module gcm_core
     end
   end
 
-  block_t counter [LANES], stream [LANES];
+  // Of the hash key's beat they are zero.
+  block_t      stream [LANES];
+  logic [95:0] nonce;
+  logic [31:0] counter [LANES];
+  assign nonce = ride[1].kind == HashKey ? '0 : {salt, iv_q};
   for (genvar l = 0; l < LANES; l++) begin : gen_counter
-    assign counter[l] = ride[1].kind == HashKey ? '0 : {salt, iv_q, counter_q + l};
+    assign counter[l] = ride[1].kind == HashKey ? '0 : counter_q + l;
   end
-  aes_lanes #(.LANES(LANES), .SAS(SAS)) u_aes (
+  aes_lanes #(.LANES(LANES), .SAS(SAS), .ROM_ROUNDS(ROM_ROUNDS)) u_aes (
     .clk_i, .rkey_write_i, .rkey_sa_i(key_sa_i), .rkey_i,
-    .sa_i(entry.sa), .is_256_i(is_256), .block_i(counter), .block_o(stream)
+    .sa_i(entry.sa), .is_256_i(is_256), .head_i(nonce), .count_i(counter), .block_o(stream)
   );
 
   // -- Text ---------------------------------------------------------------------------------------
@@ -197,48 +206,43 @@ module gcm_core
 
   // -- Tag ----------------------------------------------------------------------------------------
   block_t       lengths;
-  logic [127:0] mask_q, mask1_q, mask2_q, mask3_q, mask4_q, mask5_q;
-  poly_t        x_q [LANES], power [LANES + 1], powers [LANES];
-  logic         x_valid_q, x_first_q, x_last_q;
-  logic [CountBits-1:0] x_count_q;
+  logic [127:0] mask_q, mask1_q, mask2_q, mask3_q, mask4_q;
+  poly_t        x [LANES];
   assign lengths = {56'b0, done.aad_bytes, 3'b0, 44'b0, done.text_bytes, 3'b0};
 
-  always_ff @(posedge clk_i) begin
-    x_valid_q <= rst_ni && done.kind inside {Packet, Length};
-    x_first_q <= done.first;
-    x_last_q  <= done.hash_last;
-    x_count_q <= done.blocks + CountBits'(done.hash_last);
+  always_comb begin
     for (int l = 0; l < LANES; l++) begin
-      if (done.hash_last && done.blocks == CountBits'(l)) x_q[l] <= reflect(lengths);
-      else if (l == 0 && done.first)                      x_q[l] <= flip(done.aad);
-      else if (done.seal)                                 x_q[l] <= flip(text[128*l+:128]);
-      else                                                x_q[l] <= flip(kept[128*l+:128]);
+      if (l == 0 && done.first) x[l] = flip(done.aad);
+      else if (done.seal)       x[l] = flip(text[128*l+:128]);
+      else                      x[l] = flip(kept[128*l+:128]);
+      // Where there is no text.
+      if (done.hash_last && done.blocks == CountBits'(l)) x[l] |= reflect(lengths);
     end
+  end
+  always_ff @(posedge clk_i) begin
     if (done.kind == Packet && done.first) mask_q <= stream[0];
     mask1_q <= mask_q;
     mask2_q <= mask1_q;
     mask3_q <= mask2_q;
     mask4_q <= mask3_q;
-    mask5_q <= mask4_q;
   end
 
-  for (genvar p = 0; p <= LANES; p++) begin : gen_power
+  logic [SaBits-1:0] power_sa;
+  poly_t             power [Powers];
+  for (genvar p = 0; p < Powers; p++) begin : gen_power
     ram_1w1r #(.WIDTH(128), .DEPTH(SAS)) u_power (
       .clk_i, .write_i(power_write_i[p]), .waddr_i(key_sa_i), .wdata_i(power_i),
-      .raddr_i(done.sa), .rdata_o(power[p])
+      .raddr_i(power_sa), .rdata_o(power[p])
     );
-    if (p < LANES) begin : gen_lane_power
-      assign powers[p] = power[p];
-    end
   end
 
   poly_t hash;
-  ghash_lanes #(.LANES(LANES)) u_ghash (
-    .clk_i, .rst_ni, .valid_i(x_valid_q), .first_i(x_first_q), .last_i(x_last_q),
-    .count_i(x_count_q), .x_i(x_q), .h_i(powers), .h_double_i(power[LANES]),
-    .done_o(tag_valid_o), .hash_o(hash)
+  ghash_lanes #(.LANES(LANES), .SAS(SAS)) u_ghash (
+    .clk_i, .rst_ni, .valid_i(done.kind inside {Packet, Length}), .first_i(done.first),
+    .last_i(done.hash_last), .count_i(done.blocks + CountBits'(done.hash_last)), .sa_i(done.sa),
+    .x_i(x), .h_sa_o(power_sa), .h_i(power), .done_o(tag_valid_o), .hash_o(hash)
   );
-  assign tag_o = swap(reflect(hash) ^ mask5_q);
+  assign tag_o = swap(reflect(hash) ^ mask4_q);
 
   // -- Hash key -----------------------------------------------------------------------------------
   assign hash_key_valid_o = done.kind == HashKey;

@@ -12,7 +12,8 @@ module gcm_keys
 #(
   parameter  int unsigned LANES  = 4,
   parameter  int unsigned SAS    = 512,
-  localparam int unsigned SaBits = $clog2(SAS)
+  localparam int unsigned SaBits = $clog2(SAS),
+  localparam int unsigned Powers = 2 * LANES
 ) (
   input  logic              clk_i,
   input  logic              rst_ni,
@@ -28,12 +29,12 @@ module gcm_keys
   output logic              done_o,
 
   output logic [SaBits-1:0] key_sa_o,
-  output logic [14:0]       rkey_write_o,
+  output logic [14:0]       rkey_write_o,        // by the round that uses it
   output block_t            rkey_o,
   output logic              salt_write_o,
   output logic              key_256_o,
   output logic [31:0]       salt_o,
-  output logic [LANES:0]    power_write_o,
+  output logic [Powers-1:0] power_write_o,       // H^1 to H^(2 LANES)
   output poly_t             power_o,
   output logic              hash_key_request_o,
   input  logic              hash_key_taken_i,
@@ -41,7 +42,6 @@ module gcm_keys
   input  poly_t             hash_key_i
 );
 
-  localparam int unsigned Powers    = 2 * LANES;
   localparam int unsigned PowerBits = $clog2(Powers + 1);
 
   typedef enum logic [2:0] {Sweep, Idle, Expand, Request, Await, Multiply} state_e;
@@ -51,6 +51,7 @@ module gcm_keys
   poly_t                h_q;
 
   logic       sweep_q;                           // zeroising is wanted
+  logic       is_256_q;
   logic       accept, expand_busy, rkey_valid, product_valid;
   logic [3:0] rkey_index;
   block_t     rkey;
@@ -75,12 +76,13 @@ module gcm_keys
 
   always_ff @(posedge clk_i) begin
     if (!rst_ni) begin
-      state_q <= Sweep;
-      sa_q    <= '0;
-      power_q <= '0;
-      h_q     <= '0;
-      sweep_q <= 1'b0;
-      done_o  <= 1'b0;
+      state_q  <= Sweep;
+      sa_q     <= '0;
+      is_256_q <= 1'b0;
+      power_q  <= '0;
+      h_q      <= '0;
+      sweep_q  <= 1'b0;
+      done_o   <= 1'b0;
     end else begin
       done_o <= 1'b0;
       if (zeroise_i) sweep_q <= 1'b1;
@@ -100,7 +102,8 @@ module gcm_keys
           end else if (accept && erase_i) begin
             done_o <= 1'b1;
           end else if (accept) begin
-            state_q <= Expand;
+            state_q  <= Expand;
+            is_256_q <= is_256_i;
           end
         end
         Expand: if (!expand_busy) state_q <= Request;
@@ -128,9 +131,12 @@ module gcm_keys
   end
 
   logic erase;
+  // AES-128 has the last ten rounds of aes_lanes.
+  logic [3:0] round;
+  assign round              = is_256_q || rkey_index == 0 ? rkey_index : rkey_index + 4'd4;
   assign erase              = state_q == Sweep || (accept && erase_i);
   assign key_sa_o           = state_q == Idle ? sa_i : sa_q;
-  assign rkey_write_o       = erase ? '1 : (rkey_valid ? 15'(1) << rkey_index : '0);
+  assign rkey_write_o       = erase ? '1 : (rkey_valid ? 15'(1) << round : '0);
   assign rkey_o             = rkey_valid ? rkey : '0;
   assign salt_write_o       = erase || (accept && !erase_i);
   assign key_256_o          = !erase && is_256_i;
@@ -146,8 +152,7 @@ module gcm_keys
       power_write_o = '1;
     end else if ((state_q == Await && hash_key_valid_i)
                  || (state_q == Multiply && product_valid)) begin
-      for (int unsigned p = 1; p <= LANES; p++) power_write_o[p-1] = now == PowerBits'(p);
-      power_write_o[LANES] = now == PowerBits'(Powers);
+      for (int unsigned p = 1; p <= Powers; p++) power_write_o[p-1] = now == PowerBits'(p);
     end
   end
 

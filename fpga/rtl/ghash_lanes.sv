@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// GHASH (SP 800-38D, 6.4) over LANES blocks a clock.
+// GHASH (SP 800-38D, 6.4) over LANES blocks a clock, with one multiplier for each.
 //
 // A packet is a run of beats with LANES blocks each; its last beat has count_i of them, from lane 0
-// on. Blocks are summed in two interleaved accumulators, by H^(2 LANES), so that the multiplier in
-// the loop may take two clocks; behind the last beat the same multiplier, idle then, folds the two.
-// With S_i the sum of beat i's products, and n full beats before a last one with k blocks:
+// on. Even and odd beats have a sum each, so that a beat's products may take two clocks. A sum goes
+// through lane 0's multiplier together with the block there, and meets the power of H that its beat
+// has: H^(2 LANES) carries it over two beats, the packet's last two have the powers that are left.
+// With k blocks X in the last beat n, and powers falling by one from lane to lane:
 //
-//   A_i  = S_i + A_(i-2) H^(2 LANES)
-//   hash = S_last + (A_n + A_(n-1) H^LANES) H^k
+//   A_i  = (A_(i-2) + X_i0) H^p + X_i1 H^(p-1) + ...      p = 2 LANES;  LANES + k in beat n-1;  k in n
+//   hash = A_n + A_(n-1)
+//
+// So a beat waits until it is known what comes behind it.
 //
 // Promise: a beat a clock without bubbles, also from packet to packet and from key to key; done_o
 // and hash_o five clocks after the last beat.
@@ -16,7 +19,11 @@ module ghash_lanes
   import ghash_pkg::*;
 #(
   parameter  int unsigned LANES     = 4,
-  localparam int unsigned CountBits = $clog2(LANES + 1)
+  parameter  int unsigned SAS       = 512,
+  localparam int unsigned SaBits    = $clog2(SAS),
+  localparam int unsigned Powers    = 2 * LANES,
+  localparam int unsigned CountBits = $clog2(LANES + 1),
+  localparam int unsigned PowerBits = $clog2(Powers + 1)
 ) (
   input  logic                 clk_i,
   input  logic                 rst_ni,
@@ -24,119 +31,103 @@ module ghash_lanes
   input  logic                 first_i,
   input  logic                 last_i,
   input  logic [CountBits-1:0] count_i,          // blocks of the last beat, 1 to LANES
+  input  logic [SaBits-1:0]    sa_i,
   input  poly_t                x_i [LANES],      // blocks behind count_i are zero
-  input  poly_t                h_i [LANES],      // H^1 to H^LANES
-  input  poly_t                h_double_i,       // H^(2 LANES)
+  // H^1 to H^(2 LANES) of an SA, a clock after it is named
+  output logic [SaBits-1:0]    h_sa_o,
+  input  poly_t                h_i [Powers],
   output logic                 done_o,
   output poly_t                hash_o
 );
 
-  typedef enum logic [1:0] {Begin, Second, Later} place_e;
   typedef struct packed {
-    logic   valid;
-    logic   last;
-    place_e place;
+    logic valid;
+    logic last;
+    logic odd;
+    logic alone;                                 // a packet's first
   } beat_t;
 
-  // Stage 0: each block times its power.
-  logic [CountBits-1:0] count;
-  assign count = last_i ? count_i : CountBits'(LANES);
+  // Stage 0: wait for the next beat, which has the packet's end or has not.
+  beat_t                beat, held_q;
+  logic [CountBits-1:0] count_q;
+  logic [SaBits-1:0]    sa_q;
+  poly_t                x0_q [LANES];
+  logic                 moves, later_q;          // a packet's third beat, or behind that
+  logic [PowerBits-1:0] power;                   // of lane 0's block
+  always_comb begin
+    beat.valid = 1'b1;
+    beat.last  = last_i;
+    beat.odd   = !first_i && !held_q.odd;
+    beat.alone = first_i;
+  end
+  assign moves = held_q.valid && (held_q.last || valid_i);
+  always_comb begin
+    power = PowerBits'(Powers);
+    if (held_q.last) power = PowerBits'(count_q);
+    else if (last_i) power = PowerBits'(LANES) + PowerBits'(count_i);
+  end
+  always_ff @(posedge clk_i) begin
+    if (!rst_ni)      held_q       <= '0;
+    else if (valid_i) held_q       <= beat;
+    else if (moves)   held_q.valid <= 1'b0;
+    if (valid_i) begin
+      later_q <= !first_i && !held_q.alone;
+      count_q <= count_i;
+      sa_q    <= sa_i;
+      x0_q    <= x_i;
+    end
+  end
+  assign h_sa_o = sa_q;
 
-  product_t product [LANES];
-  for (genvar l = 0; l < LANES; l++) begin : gen_lane
-    poly_t power;
+  // Stage 1: the powers come. Stage 2: each block times its power.
+  beat_t                beat1_q, beat2_q, beat3_q;
+  logic                 later1_q, later2_q;
+  logic [PowerBits-1:0] power1_q;
+  poly_t                x1_q [LANES], x2_q [LANES], h2_q [LANES];
+  always_ff @(posedge clk_i) begin
+    later1_q <= later_q;
+    later2_q <= later1_q;
+    power1_q <= power;
+    x1_q     <= x0_q;
+    x2_q     <= x1_q;
+    if (!rst_ni) begin
+      beat1_q <= '0;
+      beat2_q <= '0;
+      beat3_q <= '0;
+    end else begin
+      beat1_q       <= held_q;
+      beat1_q.valid <= moves;
+      beat2_q       <= beat1_q;
+      beat3_q       <= beat2_q;
+    end
+  end
+  for (genvar l = 0; l < LANES; l++) begin : gen_power
+    poly_t h;
     always_comb begin
-      power = '0;
-      for (int unsigned p = 0; p < LANES - l; p++) begin
-        if (count == CountBits'(l + p + 1)) power = h_i[p];
+      h = h_i[0];
+      for (int p = l + 2; p <= Powers; p++) begin
+        if (power1_q == PowerBits'(p)) h = h_i[p-1-l];
       end
     end
-    clmul #(.WIDTH(128)) u_clmul (.clk_i, .a_i(x_i[l]), .b_i(power), .p_o(product[l]));
+    always_ff @(posedge clk_i) h2_q[l] <= h;
   end
 
-  beat_t  beat0, beat1_q, beat2_q;
-  place_e place_q;
+  poly_t    sum_q [2];
+  poly_t    x2 [LANES];
+  product_t product;
   always_comb begin
-    beat0.valid = valid_i;
-    beat0.last  = last_i;
-    if (first_i)               beat0.place = Begin;
-    else if (place_q == Begin) beat0.place = Second;
-    else                       beat0.place = Later;
+    x2 = x2_q;
+    if (later2_q) x2[0] = x2_q[0] ^ sum_q[beat2_q.odd];
   end
+  clmul #(.WIDTH(128), .TERMS(LANES)) u_clmul (.clk_i, .a_i(x2), .b_i(h2_q), .p_o(product));
+
+  // Stage 3: the beat's sum, or the hash.
+  poly_t sum;
+  assign sum = reduce(product);
   always_ff @(posedge clk_i) begin
-    if (!rst_ni)      place_q <= Begin;
-    else if (valid_i) place_q <= beat0.place;
+    done_o <= rst_ni && beat3_q.valid && beat3_q.last;
+    hash_o <= sum ^ (sum_q[!beat3_q.odd] & {128{!beat3_q.alone}});
+    if (beat3_q.valid) sum_q[beat3_q.odd] <= sum;
   end
-
-  poly_t h_loop1_q, h_count1_q, h_count2_q, h_count3_q;
-  always_ff @(posedge clk_i) begin
-    h_loop1_q  <= last_i ? h_i[LANES-1] : h_double_i;
-    h_count1_q <= h_i[count-1];
-    h_count2_q <= h_count1_q;
-    h_count3_q <= h_count2_q;
-  end
-
-  // Stage 1: the beat's sum; the loop's multiplier starts on the accumulator of two beats ago.
-  product_t sum_product;
-  poly_t    sum2_q;
-  always_comb begin
-    sum_product = '0;
-    for (int l = 0; l < LANES; l++) sum_product ^= product[l];
-  end
-  always_ff @(posedge clk_i) sum2_q <= reduce(sum_product);
-
-  poly_t newer_q, older_q, fold_q, loop_a, loop_b, looped;
-  logic  fold_valid_q;
-  always_comb begin
-    loop_a = (beat2_q.valid) ? newer_q : older_q;
-    loop_b = h_loop1_q;
-    if (fold_valid_q) begin
-      loop_a = fold_q;
-      loop_b = h_count3_q;
-    end
-  end
-  product_t loop_product;
-  clmul #(.WIDTH(128)) u_loop (.clk_i, .a_i(loop_a), .b_i(loop_b), .p_o(loop_product));
-  assign looped = reduce(loop_product);
-
-  // Stage 2: accumulate, or fold behind the last beat.
-  poly_t from_loop, last_sum3_q, last_sum4_q;
-  logic  fold4_q;
-  assign from_loop = looped & {128{beat2_q.place == Later}};
-  always_ff @(posedge clk_i) begin
-    if (beat2_q.valid && !beat2_q.last) begin
-      newer_q <= sum2_q ^ from_loop;
-      older_q <= newer_q;
-    end
-    fold_q      <= from_loop ^ (newer_q & {128{beat2_q.place != Begin}});
-    last_sum3_q <= sum2_q;
-    last_sum4_q <= last_sum3_q;
-    hash_o      <= last_sum4_q ^ looped;
-  end
-
-  always_ff @(posedge clk_i) begin
-    if (!rst_ni) begin
-      beat1_q      <= '{valid: 1'b0, last: 1'b0, place: Begin};
-      beat2_q      <= '{valid: 1'b0, last: 1'b0, place: Begin};
-      fold_valid_q <= 1'b0;
-      fold4_q      <= 1'b0;
-      done_o       <= 1'b0;
-    end else begin
-      beat1_q      <= beat0;
-      beat2_q      <= beat1_q;
-      fold_valid_q <= beat2_q.valid && beat2_q.last;
-      fold4_q      <= fold_valid_q;
-      done_o       <= fold4_q;
-    end
-  end
-
-`ifndef SYNTHESIS
-  // The loop's multiplier is never wanted twice.
-  always_ff @(posedge clk_i) begin
-    if (rst_ni && fold_valid_q) begin
-      assert (!(beat1_q.valid && beat1_q.place == Later));
-    end
-  end
-`endif
 
 endmodule

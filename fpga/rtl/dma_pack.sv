@@ -2,7 +2,8 @@
 //
 // Packs a transfer's lines, as they lie in memory, into beats that begin with its first octet.
 //
-// Promise: a line a clock in, as long as the exit is ready; beats of 64 octets but for the last one.
+// Promise: a line a clock in, as long as the exit is ready; beats of 64 octets but for the last one, each
+// in the clock of the line that fills it, or in the next where that was its transfer's last.
 // An error of any line is told with the last beat.
 module dma_pack (
   input  logic         clk_i,

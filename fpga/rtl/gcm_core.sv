@@ -6,7 +6,7 @@
 // block of lengths takes the lane behind the last text, or a beat of its own if that was the last.
 //
 // Promise: LANES blocks a clock, no bubble between packets of different SAs or key sizes, one behind a
-// packet that fills its last beat. Text leaves 17 clocks after it entered, at most six clocks
+// packet that fills its last beat. Text leaves 17 clocks after it entered, at most five clocks
 // before its packet's tag, and can't be held back. No packet may use an SA whose keys are being
 // written.
 module gcm_core

@@ -3,8 +3,8 @@
 // Takes what comes out of AES-GCM: appends the tag of a sealed packet; compares an opened one's, looks
 // at its padding, and keeps the head of its plaintext.
 //
-// Promise: a beat a clock, and one more for a tag that does not fit the last beat. An answer comes
-// with each packet's last beat, and no earlier.
+// Promise: a beat a clock, in the clock in which it came, and one more for a tag that does not fit the
+// last beat. An answer comes with each packet's last beat, and no earlier.
 module ipa_esp_collect
   import ipa_card_pkg::*;
 (

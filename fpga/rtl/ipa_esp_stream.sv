@@ -4,7 +4,8 @@
 // inbound packet it cuts off what is in front and takes the ICV out.
 //
 // Promise: a beat a clock, no bubble between packets whose stream begins at a multiple of 64 octets,
-// one where it does not. A packet that is dropped leaves by a beat a clock.
+// one where it does not; it leaves in the clock of the octets that fill it. A packet that is dropped
+// leaves by a beat a clock.
 module ipa_esp_stream
   import ipa_card_pkg::*;
 #(

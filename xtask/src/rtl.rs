@@ -77,6 +77,13 @@ fn lint() -> Result<()> {
         {
             bail!("{}: a file has one module, of its own name", path.display());
         }
+        if !text
+            .split("\nmodule ")
+            .next()
+            .is_some_and(|head| head.contains("\n// Promise: "))
+        {
+            bail!("{}: a module's header has its promise", path.display());
+        }
         // Instances are indented.
         let inside = [format!("  {name} #("), format!("  {name} u_")];
         let instantiated = modules.iter().any(|(text, other)| {

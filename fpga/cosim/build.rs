@@ -63,6 +63,26 @@ mod rtl {
 struct Alone : VerilatedContext { Alone() { threads(1); } };
 ";
 
+    /// Writes what of the model's RTL was reached, a file for each model, into the folder `RTL_COVERAGE`.
+    const COVERAGE: &str = "
+#include \"verilated_cov.h\"
+#include <atomic>
+#include <cstdlib>
+#include <string>
+#include <unistd.h>
+static void tell_coverage(VerilatedContext& context, const char* design) {
+  static std::atomic<unsigned> count{0};
+  auto folder = getenv(\"RTL_COVERAGE\");
+  if (!folder) return;
+  auto name = std::string(folder) + \"/\" + design + \"-\" + std::to_string(getpid()) + \"-\"
+              + std::to_string(count++) + \".dat\";
+  context.coveragep()->write(name.c_str());
+}
+";
+    const NO_COVERAGE: &str = "
+static void tell_coverage(VerilatedContext&, const char*) {}
+";
+
     /// A port as verilator's header declares it: `VL_IN8(&clk_i,0,0);`
     struct Port {
         name: String,
@@ -78,6 +98,7 @@ struct Alone : VerilatedContext { Alone() { threads(1); } };
         println!("cargo:rerun-if-changed=build.rs");
         let blocks = env::var_os("CARGO_FEATURE_BLOCKS").map_or(&[][..], |_| BLOCKS);
         let designs: Vec<&Design> = std::iter::once(&CARD).chain(blocks).collect();
+        let coverage = env::var_os("CARGO_FEATURE_COVERAGE").is_some();
         let include = verilator_root().join("include");
         let mut build = cc::Build::new();
         build
@@ -86,14 +107,16 @@ struct Alone : VerilatedContext { Alone() { threads(1); } };
             .cpp(true)
             .std("c++20")
             .warnings(false)
-            .define("VM_COVERAGE", "0")
+            .define("VM_COVERAGE", if coverage { "1" } else { "0" })
             .define("VM_SC", "0")
             .define("VM_TRACE", "0")
-            .opt_level(2)
+            // With its counters in between the code gains little, and takes long to compile.
+            .opt_level(if coverage { 1 } else { 2 })
             .debug(false)
             .flag_if_supported("-faligned-new");
         let mut sources = Vec::new();
         let mut glue = CONTEXT.to_owned();
+        glue += if coverage { COVERAGE } else { NO_COVERAGE };
         let mut rust = String::from("/// All designs.\npub static DESIGNS: &[&Design] = &[");
         for design in &designs {
             write!(rust, "&{}, ", design.name.to_uppercase()).unwrap();
@@ -101,7 +124,7 @@ struct Alone : VerilatedContext { Alone() { threads(1); } };
         rust += "];\n";
         for design in &designs {
             let folder = out.join(design.name);
-            verilate(design, &rtl, &folder);
+            verilate(design, &rtl, &folder, coverage);
             for entry in fs::read_dir(&folder).unwrap() {
                 let path = entry.unwrap().path();
                 if path.extension().is_some_and(|extension| extension == "cpp") {
@@ -125,6 +148,9 @@ struct Alone : VerilatedContext { Alone() { threads(1); } };
         }
         sources.push(include.join("verilated.cpp"));
         sources.push(include.join("verilated_threads.cpp"));
+        if coverage {
+            sources.push(include.join("verilated_cov.cpp"));
+        }
         let mut all = cc::Build::new();
         for object in compile(&build, &sources) {
             all.object(object);
@@ -166,7 +192,7 @@ struct Alone : VerilatedContext { Alone() { threads(1); } };
         PathBuf::from(String::from_utf8(answer.stdout).unwrap().trim())
     }
 
-    fn verilate(design: &Design, rtl: &Path, folder: &Path) {
+    fn verilate(design: &Design, rtl: &Path, folder: &Path, coverage: bool) {
         let _ = fs::remove_dir_all(folder);
         let mut command = Command::new("verilator");
         command
@@ -181,6 +207,11 @@ struct Alone : VerilatedContext { Alone() { threads(1); } };
             .arg(rtl)
             .arg("-y")
             .arg(rtl.join("generated"));
+        if coverage {
+            // Wide signals are data: that each of their bits moves tells little, and costs most of the time.
+            command.args(["--coverage", "--coverage-max-width", "64"]);
+            command.arg(rtl.join("coverage.vlt"));
+        }
         // Packages first; modules are found by name.
         for package in PACKAGES {
             command.arg(rtl.join(package));
@@ -241,6 +272,7 @@ void* {name}_new() {{ return new M{name}; }}
 void {name}_free(void* p) {{
   auto m = {name}_here(p);
   m->top.final();
+  tell_coverage(m->context, "{name}");
   delete m;
   Verilated::threadContextp(nullptr);
 }}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo xtask rtl`: the accelerator's RTL is linted, simulated and proved.
 
+mod coverage;
 mod proof;
 
 use std::fs;
@@ -24,6 +25,8 @@ pub(crate) enum Part {
     Tests,
     /// Formal proofs, and mutants that must fail.
     Proofs,
+    /// What of the RTL the tests reach: only if named, for it takes long.
+    Coverage,
 }
 
 type Work = fn() -> Result<()>;
@@ -31,14 +34,15 @@ type Work = fn() -> Result<()>;
 /// Runs the parts named, or all.
 pub(crate) fn run(parts: &[Part]) -> Result<ExitCode> {
     ensure(&[RTL], &[])?;
-    let works: [(Part, Work); 4] = [
+    let works: [(Part, Work); 5] = [
         (Part::Lint, lint),
         (Part::Regs, || regs::run(true, None).map(drop)),
         (Part::Tests, tests),
         (Part::Proofs, proof::all),
+        (Part::Coverage, coverage::measure),
     ];
     for (part, work) in works {
-        if parts.is_empty() || parts.contains(&part) {
+        if parts.contains(&part) || parts.is_empty() && part != Part::Coverage {
             let begun = Instant::now();
             work()?;
             eprintln!("{part:?}: passed in {:.1} s", begun.elapsed().as_secs_f64());

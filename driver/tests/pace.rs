@@ -128,7 +128,7 @@ fn goodput_is_the_rate_for_every_size() {
 }
 
 /// How long a busy machine gets to show what the card can do.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(200);
 
 #[test]
 fn latency_by_the_clock_on_the_wall_is_never_less_and_comes_near() {

@@ -377,7 +377,6 @@ mod tests {
         );
         for (more, child, what) in [
             ("mobike = true", "", "mobike moves tunnels"),
-            ("version = 0", "", "version = 2"),
             ("", "ah_proposals = [\"sha256\"]", "needs ESP"),
         ] {
             let error = read(more, child).unwrap_err().to_string();

@@ -581,6 +581,11 @@ impl Daemon {
                     log.ike(&keys);
                 }
             }
+            Event::Ikev1Keys(keys) => {
+                if let Some(log) = &mut self.key_log {
+                    log.ikev1(&keys);
+                }
+            }
             Event::PathChanged {
                 ike,
                 path,

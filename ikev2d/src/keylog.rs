@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Key tables that Wireshark reads (`ikev2_decryption_table`, `esp_sa`): off unless asked for.
+//! Key tables that Wireshark reads (`ikev1_decryption_table`, `ikev2_decryption_table`, `esp_sa`): off unless asked for.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -7,12 +7,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use ikev2d_proto::algorithm::{Encryption, Integrity};
-use ikev2d_proto::event::{ChildKeys, ChildSa, IkeKeyLog};
+use ikev2d_proto::event::{ChildKeys, ChildSa, IkeKeyLog, Ikev1KeyLog};
 use ikev2d_proto::proposal::EspSuite;
 
 /// Appends keys to both tables.
 pub(crate) struct KeyLog {
     ike: File,
+    ikev1: File,
     esp: File,
     /// In the form of `esp_sa`, which Wireshark has nothing like for AH.
     ah: File,
@@ -40,6 +41,7 @@ impl KeyLog {
         };
         Ok(Self {
             ike: open("ikev2_decryption_table")?,
+            ikev1: open("ikev1_decryption_table")?,
             esp: open("esp_sa")?,
             ah: open("ah_sa")?,
         })
@@ -87,6 +89,14 @@ impl KeyLog {
             hex(&keys.sk_ar),
         );
         if let Err(error) = self.ike.write_all(line.as_bytes()) {
+            tracing::warn!(%error, "key log");
+        }
+    }
+
+    pub(crate) fn ikev1(&mut self, keys: &Ikev1KeyLog) {
+        let key = hex::encode::<&[u8]>(&keys.key);
+        let line = format!("{:016x},{key}\n", keys.cky_i);
+        if let Err(error) = self.ikev1.write_all(line.as_bytes()) {
             tracing::warn!(%error, "key log");
         }
     }
@@ -161,7 +171,12 @@ mod tests {
         };
         KeyLog::open(&directory).unwrap();
         assert_eq!(mode(""), 0o700);
-        let tables = ["ikev2_decryption_table", "esp_sa", "ah_sa"];
+        let tables = [
+            "ikev1_decryption_table",
+            "ikev2_decryption_table",
+            "esp_sa",
+            "ah_sa",
+        ];
         for table in tables {
             assert_eq!(mode(table), 0o600);
             let path = directory.join(table);

@@ -57,6 +57,17 @@ impl Lab {
         theirs_more: &str,
         charon: &str,
     ) -> Option<Self> {
+        Self::with_size((ike, esp), ours_more, theirs_more, charon, 0)
+    }
+
+    /// The same with the length of our longest datagrams.
+    fn with_size(
+        (ike, esp): (&str, &str),
+        ours_more: &str,
+        theirs_more: &str,
+        charon: &str,
+        fragment_size: usize,
+    ) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let wire = Wire::new();
         let b = directory.path().join("b");
@@ -66,8 +77,10 @@ impl Lab {
         // What gives up soon: two tries.
         let secret = format!("[secrets.ike-1]\nsecret = \"{}\"\n", gateway::SECRET);
         let connection = v1(ours(1, ike, esp, ours_more, ""));
-        let text =
-            format!("retransmit_timeout = 1.0\nretransmit_tries = 2\n{connection}\n{secret}");
+        let text = format!(
+            "fragment_size = {fragment_size}\nretransmit_timeout = 1.0\nretransmit_tries = 2\n\
+             {connection}\n{secret}"
+        );
         let a = Gateway::ikev2d_with(&wire.a, &directory.path().join("a"), &text);
         Some(Self {
             wire,
@@ -203,6 +216,47 @@ fn aggressive_mode_works_whoever_begins() {
         lab.wire.assert_passes("aggressive");
         lab.rekey_child(&lab.a, &lab.b);
         lab.rekey_child(&lab.b, &lab.a);
+    }
+}
+
+/// B46: strongSwan takes our fragments and we take its, in aggressive mode and in main mode, in the clear and
+/// encrypted.
+#[test]
+fn long_messages_pass_in_fragments_both_ways() {
+    for (mode, ours_more) in [
+        ("", ""),
+        (
+            "aggressive = yes",
+            "aggressive = true\naggressive_psk = true",
+        ),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let enc = directory.path().join("enc");
+        let charon = format!(
+            "i_dont_care_about_security_and_use_aggressive_mode_psk = yes\nfragment_size = 300\n\
+             filelog {{\n enc {{\n path = {}\n enc = 1\n flush_line = yes\n }}\n }}\n",
+            enc.display()
+        );
+        let theirs_more = format!("fragmentation = yes\n{mode}");
+        let suite = ("aes256-sha256-modp4096", "aes256-sha256-modp4096");
+        let Some(lab) = Lab::with_size(suite, ours_more, &theirs_more, &charon, 300) else {
+            return;
+        };
+        for begins in [&lab.a, &lab.b] {
+            begins.swanctl(&["--initiate", "--child", "net"]);
+            for gateway in [&lab.a, &lab.b] {
+                gateway.wait_sas("the tunnel", established);
+            }
+            lab.wire.assert_passes("in fragments");
+            let log = std::fs::read_to_string(&enc).unwrap();
+            for said in ["received fragment #", "splitting IKE message"] {
+                assert!(log.contains(said), "{said}: {log}");
+            }
+            begins.swanctl(&["--terminate", "--ike", "gw"]);
+            for gateway in [&lab.a, &lab.b] {
+                gateway.wait_sas("the deletion", gone);
+            }
+        }
     }
 }
 

@@ -123,6 +123,34 @@ fn what_two_hosts_say_goes_in_transport_mode() {
     }
 }
 
+/// B40, S20: quick mode agrees on it, too.
+#[test]
+fn ikev1_agrees_on_transport_mode() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let config = |own| {
+        let text = between_hosts(own, "dynamic", "dynamic", "");
+        let text = text.replace("version = 2", "version = 1");
+        text.replace(IKE, "aes256-sha256-ecp256")
+    };
+    let files = ["a", "b"].map(|name| directory.path().join(name));
+    let a = Gateway::ikev2d(&wire.a, &files[0], &config(1));
+    let b = Gateway::ikev2d(&wire.b, &files[1], &config(2));
+    a.swanctl(&["--initiate", "--child", "net"]);
+    for gateway in [&a, &b] {
+        gateway.wait_sas("the child", |sas| {
+            sas.contains("IKEv1") && sas.contains("INSTALLED, TRANSPORT")
+        });
+    }
+    let hosts = ["10.77.0.1", "10.77.0.2"].map(|host| host.parse::<IpAddr>().unwrap());
+    let file = directory.path().join("wire.pcap");
+    let capture = Capture::start(&wire.a, "wire", &file, CaptureConfig::default()).unwrap();
+    assert_pings(&wire, hosts, "in IKEv1's transport mode");
+    capture.finish().unwrap();
+    let (esp, plain) = seen(&file);
+    assert!(esp >= 20 && plain.is_empty(), "{esp} of ESP, {plain:?}");
+}
+
 /// B40, S92: only the protocol and port that are agreed on are led through the SA; the rest passes beside it.
 #[test]
 fn what_the_selectors_do_not_name_passes_beside_transport_mode() {

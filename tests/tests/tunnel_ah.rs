@@ -193,6 +193,33 @@ fn ah_is_negotiated_by_ikev1() {
     assert!(checked >= 60, "{checked} packets");
     a.swanctl(&["--terminate", "--ike", "gw"]);
     a.wait_sas("the end", |sas| !sas.contains("gw"));
+    // B57: an initiator's cookie and the key of AES-256, which Wireshark decrypts IKEv1 by.
+    let table = fs::read_to_string(files[0].join("keys/ikev1_decryption_table")).unwrap();
+    let lines: Vec<(usize, usize)> = table
+        .lines()
+        .filter_map(|line| line.split_once(','))
+        .map(|(cookie, key)| (cookie.len(), key.len()))
+        .collect();
+    assert_eq!(lines, [(16, 64)]);
+    check_by_tshark(&file, &files[0].join("keys"));
+}
+
+/// tshark decrypts quick modes by the key log's table; nothing where it is not installed.
+fn check_by_tshark(file: &Path, keys: &Path) {
+    let tables = tempfile::tempdir().unwrap();
+    let table = "ikev1_decryption_table";
+    fs::copy(keys.join(table), tables.path().join(table)).unwrap();
+    let mut tshark = Command::new("tshark");
+    tshark.env("WIRESHARK_CONFIG_DIR", tables.path());
+    tshark.args(["-T", "fields", "-e", "isakmp.id.data.ipv4_subnet"]);
+    tshark.args(["-Y", "isakmp.exchangetype == 32", "-r"]);
+    let Ok(output) = tshark.arg(file).output() else {
+        eprintln!("tshark is not installed: not checked by it");
+        return;
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("10.1.0.0"), "{text}{errors}");
 }
 
 /// The same over IPv6, with AES-GMAC and 32-bit numbers; and with SHA-1, where both ends ask for it.

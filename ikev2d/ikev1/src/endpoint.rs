@@ -20,10 +20,13 @@ use ikev2d_proto::pool::Pools;
 
 use crate::isakmp::{Isakmp, State};
 use crate::step::{Ctx, Outputs};
+use crate::wire::parse_header;
 use table::Table;
 
 /// How long an SA that another one has taken over from is kept: what is under way on it ends.
 const SUCCESSION: Duration = Duration::from_secs(10);
+/// Octets that a message always goes in one datagram with.
+const ALWAYS_WHOLE: usize = 128;
 
 /// IKEv1 without I/O: see the crate's documentation. It is driven like `ikev2d-proto`'s endpoint.
 pub struct Endpoint {
@@ -119,6 +122,8 @@ impl Endpoint {
         for id in std::mem::take(&mut ctx.out.renew) {
             renew(sas, &mut ctx, id);
         }
+        sas.settle(ctx.config, ctx.crypto);
+        divide(sas, &mut ctx);
         sas.settle(ctx.config, ctx.crypto);
         for id in sas.take_dead() {
             bury(sas, &mut ctx, id);
@@ -325,6 +330,26 @@ impl Endpoint {
     }
 }
 
+/// Sends long messages in fragments to those who can put them together.
+fn divide(sas: &mut Table, ctx: &mut Ctx<'_>) {
+    let is_short = |transmit: &Transmit| transmit.payload.len() <= ALWAYS_WHOLE;
+    if ctx.out.transmits.iter().all(is_short) {
+        return;
+    }
+    for transmit in std::mem::take(&mut ctx.out.transmits) {
+        let header = parse_header(&transmit.payload).ok();
+        let header = header.filter(|_| !is_short(&transmit));
+        let id = header.and_then(|h| sas.by_cookies(h.spi_i.get(), h.spi_r.get()));
+        match id.and_then(|id| sas.get_mut(id)) {
+            Some(sa) => {
+                let size = ctx.config.fragment_size;
+                ctx.out.transmits.extend(sa.divide(size, transmit));
+            }
+            None => ctx.out.transmits.push_back(transmit),
+        }
+    }
+}
+
 /// A new SA takes the children of those before it between the same ends; then what waited for it goes on.
 fn take_over(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
     let Some(mut sa) = sas.remove(id) else {
@@ -337,10 +362,21 @@ fn take_over(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
         let Some(other) = sas.get_mut(other) else {
             continue;
         };
-        if other.state == State::Established
-            && other.path.remote.ip() == sa.path.remote.ip()
-            && other.same_ends(ctx.crypto, &sa)
-        {
+        let same = other.state == State::Established && other.same_ends(ctx.crypto, &sa);
+        if same && other.path.remote.ip() != sa.path.remote.ip() {
+            // The peer is elsewhere as well: no renewal, since that would come from where it was.
+            match sa.connection.unique {
+                Unique::Replace => other.delete(ctx, "the peer has come anew from elsewhere"),
+                Unique::Keep if !sa.initiator => {
+                    let connection = &sa.connection.name;
+                    tracing::warn!(connection, "the peer has an SA already, which is kept");
+                    sa.delete(ctx, "the peer has another SA, which is kept");
+                    sas.insert(sa);
+                    return;
+                }
+                _ => {}
+            }
+        } else if same {
             other.state = State::Replaced;
             other.rekey_at = None;
             other.delete_at = Some(ctx.now + SUCCESSION);

@@ -11,6 +11,7 @@ use ikev2d_proto::crypto::{Crypto, KeyExchange};
 use ikev2d_proto::event::{ChildId, ChildSa, Event, IkeId, InstallId, JobId, Path, reason};
 
 use crate::cipher::Keys;
+use crate::fragments::Fragments;
 use crate::quick::Exchange;
 use crate::step::Ctx;
 use crate::suite::Phase1;
@@ -104,6 +105,10 @@ pub(crate) struct Isakmp {
     pub(crate) keys: Option<Keys>,
     pub(crate) phase1: Last,
     pub(crate) peer: Abilities,
+    /// A message that is not whole yet.
+    pub(crate) fragments: Fragments,
+    /// Number of the message that was sent in fragments last.
+    pub(crate) fragment_id: u16,
     pub(crate) local_id: Identity,
     pub(crate) remote_id: Identity,
     pub(crate) nat_local: bool,
@@ -182,6 +187,8 @@ impl Isakmp {
             keys: None,
             phase1: Last::default(),
             peer: Abilities::default(),
+            fragments: Fragments::default(),
+            fragment_id: 0,
             local_id: connection.local_id.clone(),
             remote_id: Identity::Any,
             nat_local: false,

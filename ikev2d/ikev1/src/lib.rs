@@ -11,6 +11,7 @@
 
 mod cipher;
 pub mod endpoint;
+mod fragments;
 mod informational;
 mod isakmp;
 pub mod keys;

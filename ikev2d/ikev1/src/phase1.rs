@@ -5,7 +5,7 @@
 mod begin;
 mod proof;
 
-use ikev2d_proto::event::Path;
+use ikev2d_proto::event::{Event, Ikev1KeyLog, Path};
 use ikev2d_proto::wire::WireError;
 use thiserror::Error;
 
@@ -179,7 +179,7 @@ impl Isakmp {
     }
 
     /// Keys out of both public values.
-    fn derive(&mut self, ctx: &Ctx<'_>, psk: Option<&[u8]>) -> Result<(), Failure> {
+    fn derive(&mut self, ctx: &mut Ctx<'_>, psk: Option<&[u8]>) -> Result<(), Failure> {
         let material = &self.material;
         let (Some(suite), Some(exchange)) = (material.suite, &material.exchange) else {
             return Err(Failure::Unfitting("no keys were exchanged"));
@@ -204,6 +204,10 @@ impl Isakmp {
             self.cookies(),
             (&material.public_i, &material.public_r),
         )?);
+        if let (true, Some(keys)) = (ctx.config.key_log, &self.keys) {
+            let (cky_i, key) = (self.cky_i, keys.cipher.clone());
+            ctx.event(Event::Ikev1Keys(Box::new(Ikev1KeyLog { cky_i, key })));
+        }
         Ok(())
     }
 

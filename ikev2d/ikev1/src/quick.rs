@@ -4,6 +4,7 @@
 mod answer;
 mod ask;
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ikev2d_proto::config::{ChildConfig, SelectorConfig};
@@ -147,9 +148,18 @@ impl Isakmp {
         suites
     }
 
-    fn encapsulation(&self, config: &ChildConfig) -> Encapsulation {
+    /// Transport mode is for what the two hosts say to each other, and gives way to a tunnel where UDP must
+    /// carry ESP: the data plane has none of both.
+    fn transport(&self, config: &ChildConfig, pair: Pair) -> bool {
+        let is = |ts: &TrafficSelector, end: IpAddr| (ts.start, ts.end) == (end, end);
+        let hosts =
+            is(&pair.local, self.path.local.ip()) && is(&pair.remote, self.path.remote.ip());
+        config.transport && hosts && !self.encap
+    }
+
+    fn encapsulation(&self, config: &ChildConfig, pair: Pair) -> Encapsulation {
         Encapsulation {
-            transport: config.transport,
+            transport: self.transport(config, pair),
             udp: self.encap,
             draft: self.peer.natt == Some(Form::Draft),
         }
@@ -288,7 +298,7 @@ impl Isakmp {
             spi_out: from.spi_out,
             path: self.path,
             udp_encap: self.encap,
-            transport: config.transport,
+            transport: self.transport(config, pair),
             suite: from.suite,
             keys_in,
             keys_out,

@@ -142,9 +142,10 @@ pub struct Phase1 {
     pub user: Option<End>,
 }
 
-/// Whether a group is IKEv1's as well: what came after RFC 5903 is IKEv2's alone.
-fn has_number(group: Group) -> bool {
-    (group as u16) < 25
+/// Whether a group is IKEv1's as well: what came after RFC 5903 is IKEv2's alone, but for the brainpool
+/// curves (RFC 6932).
+pub fn has_number(group: Group) -> bool {
+    (group as u16) < 25 || (27..=30).contains(&(group as u16))
 }
 
 /// Number of a hash.

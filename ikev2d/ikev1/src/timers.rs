@@ -93,6 +93,7 @@ impl Isakmp {
             self.rekey_at.filter(|_| self.is_in_use()),
             self.expire_at.filter(|_| self.is_up()),
             self.delete_at,
+            self.fragments.until(),
         ]
         .into_iter()
         .chain(children)
@@ -105,6 +106,9 @@ impl Isakmp {
     pub(crate) fn handle_timeout(&mut self, ctx: &mut Ctx<'_>) {
         let now = ctx.now;
         let due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        if due(self.fragments.until()) {
+            self.fragments.clear();
+        }
         if due(self.half_open_until(ctx.config)) {
             let why = match self.state {
                 State::Transacting => "XAUTH or mode config has not ended in time",

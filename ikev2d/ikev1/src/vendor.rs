@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Vendor ids: how peers tell what they can beyond RFC 2409.
 
-use ikev2d_proto::config::Ikev1;
+use ikev2d_proto::config::Connection;
 
 use crate::natt::Form;
 use crate::wire::{Chain, Payloads, payload};
@@ -16,6 +16,9 @@ const DRAFT_02: &[u8] = b"\xcd\x60\x46\x43\x35\xdf\x21\xf8\x7c\xfd\xb2\xfc\x68\x
 const DPD: &[u8] = b"\xaf\xca\xd7\x13\x68\xa1\xf1\xc9\x6b\x86\x96\xfc\x77\x57";
 const DPD_VERSION: &[u8] = &[1, 0];
 
+/// Fragments of messages, as Cisco and Microsoft have them (MS-IKEE §2.2.4); a version may be behind it.
+const FRAGMENTATION: &[u8] = b"\x40\x48\xb7\xd5\x6e\xbc\xe8\x85\x25\xe7\xde\x7f\x00\xd6\xc2\xd3";
+
 /// XAUTH (draft-beaulieu-ike-xauth-02 §2).
 const XAUTH: &[u8] = b"\x09\x00\x26\x89\xdf\xd6\xb7\x12";
 
@@ -26,14 +29,19 @@ pub(crate) struct Abilities {
     pub(crate) natt: Option<Form>,
     /// Dead peer detection.
     pub(crate) dpd: bool,
+    /// Fragments.
+    pub(crate) fragmentation: bool,
 }
 
 /// Tells what we can. A responder answers with the best form of NAT traversal only.
-pub(crate) fn push(chain: &mut Chain, natt: Option<Form>, ikev1: &Ikev1) {
-    if ikev1.xauth.is_some() {
+pub(crate) fn push(chain: &mut Chain, natt: Option<Form>, connection: &Connection) {
+    if connection.ikev1.xauth.is_some() {
         chain.push(payload::VENDOR, XAUTH);
     }
     chain.push(payload::VENDOR, &[DPD, DPD_VERSION].concat());
+    if connection.fragmentation {
+        chain.push(payload::VENDOR, FRAGMENTATION);
+    }
     match natt {
         None => {
             for id in [RFC_3947, DRAFT_03, DRAFT_02_LF] {
@@ -55,6 +63,8 @@ impl Abilities {
                 self.natt = self.natt.or(Some(Form::Draft));
             } else if id.starts_with(DPD) {
                 self.dpd = true;
+            } else if id.starts_with(FRAGMENTATION) {
+                self.fragmentation = true;
             }
         }
     }

@@ -182,6 +182,52 @@ fn a_forged_commit_bit_only_delays() {
     pair.agree(1);
 }
 
+/// B40: what two hosts say to each other; behind a NAT, and for what is behind a host, it is a tunnel.
+#[test]
+fn transport_mode_is_for_the_two_hosts_themselves() {
+    for (dynamic, nat, transport) in [
+        (true, false, true),
+        (true, true, false),
+        (false, false, false),
+    ] {
+        let mut pair = Pair::new(|a, connection, _| {
+            let child = &mut connection.children[0];
+            child.transport = true;
+            if dynamic {
+                child.local_ts = vec![SelectorConfig::Dynamic];
+                child.remote_ts = vec![SelectorConfig::Dynamic];
+            }
+            if nat {
+                // Behind a NAT each end must be told of the address that the other one has.
+                let inner = net(&format!("{}/32", peers::A));
+                match a {
+                    true => child.local_ts = vec![inner],
+                    false => {
+                        child.remote_ts = vec![inner];
+                        connection.remote_addrs = vec![AddressPattern::Any];
+                    }
+                }
+            }
+        });
+        pair.nat = nat;
+        pair.up();
+        for side in [0, 1] {
+            let sa = &pair.sides[side].offered[&pair.child(side)];
+            assert_eq!(sa.transport, transport, "{dynamic} {nat}");
+        }
+    }
+    // Who wants a tunnel gets no transport mode.
+    let mut pair = Pair::new(|a, connection, _| {
+        let child = &mut connection.children[0];
+        child.transport = a;
+        child.local_ts = vec![SelectorConfig::Dynamic];
+        child.remote_ts = vec![SelectorConfig::Dynamic];
+    });
+    pair.initiate(0, Some("net"));
+    pair.run(Duration::from_secs(60));
+    pair.agree(0);
+}
+
 fn ah(connection: &mut Connection, text: &str) {
     connection.children[0].esp_proposals = vec![Proposal::parse_ah(text).unwrap()];
 }

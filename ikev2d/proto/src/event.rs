@@ -159,6 +159,21 @@ impl fmt::Debug for IkeKeyLog {
     }
 }
 
+/// Key of an ISAKMP SA of IKEv1, for a key log.
+#[derive(Clone)]
+pub struct Ikev1KeyLog {
+    /// The initiator's cookie.
+    pub cky_i: u64,
+    /// The cipher's key.
+    pub key: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for Ikev1KeyLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ikev1KeyLog(..)")
+    }
+}
+
 /// What an endpoint wants done or tells.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -262,6 +277,8 @@ pub enum Event {
     },
     /// Keys of an IKE SA, when the key log is on.
     IkeKeys(Box<IkeKeyLog>),
+    /// The same of IKEv1.
+    Ikev1Keys(Box<Ikev1KeyLog>),
     /// The peer has given us addresses (RFC 7296 §3.15): they are ours until `Unconfigured`.
     Configured {
         /// The IKE SA.

@@ -172,9 +172,6 @@ impl ChildSection {
         if self.mode == Mode::Tunnel {
             return Ok(());
         }
-        if connection.version != 2 {
-            return wrong("transport mode is there in IKEv2 alone: it needs version = 2");
-        }
         if connection.mobike {
             return wrong("mobike moves tunnels (RFC 4555 §1), and transport mode has none");
         }

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use ikev1_proto::suite::has_number;
 use ikev2d_crypto::credential::KeyKind;
-use ikev2d_proto::algorithm::{Encryption, Group};
+use ikev2d_proto::algorithm::Encryption;
 use ikev2d_proto::config::{Ikev1, Version};
 use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::suite::Suite;
@@ -128,10 +129,10 @@ fn check_v1(section: &ConnectionSection) -> Result<(), Wrong> {
     let usable = |p: &&&Proposal| {
         let ciphers = p.encryption.iter();
         let mut cbc = ciphers.filter(|e| !e.is_aead() && **e != Encryption::Null);
-        cbc.next().is_some() && p.groups.iter().any(|g| is_group(*g))
+        cbc.next().is_some() && p.groups.iter().any(|g| has_number(*g))
     };
     if !proposals.is_empty() && proposals.iter().filter(usable).count() == 0 {
-        let what = "IKEv1 has neither AEADs for IKE itself nor groups after RFC 5903: use something like \
+        let what = "IKEv1 has neither AEADs for IKE itself nor x25519, x448 and ML-KEM: use something like \
                     aes256-sha256-modp2048";
         return wrong("proposals", what);
     }
@@ -141,10 +142,6 @@ fn check_v1(section: &ConnectionSection) -> Result<(), Wrong> {
         return wrong("remote.auth", what);
     }
     Ok(())
-}
-
-fn is_group(group: Group) -> bool {
-    (group as u16) < 25
 }
 
 /// RFC 2409 §5.4: the group can't be negotiated, since the public value goes along with message 1.

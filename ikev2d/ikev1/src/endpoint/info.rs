@@ -80,7 +80,7 @@ impl Endpoint {
             retransmits: self.out.retransmits,
             malformed: self.stats.malformed + self.out.malformed,
             unknown_spi: self.stats.unknown,
-            fragment_octets: 0,
+            fragment_octets: self.sas.values().map(|sa| sa.fragments.octets()).sum(),
             auth_failures: self.out.auth_failures,
             ..Stats::default()
         }

@@ -7,6 +7,7 @@ use ikev2d_proto::config::Identity;
 use ikev2d_proto::event::Path;
 
 use super::{Endpoint, addresses_match};
+use crate::fragments::is_fragment;
 use crate::isakmp::Isakmp;
 use crate::phase1::{Failure, unproved};
 use crate::step::Ctx;
@@ -171,6 +172,13 @@ impl Isakmp {
         let Ok(header) = parse_header(message) else {
             return;
         };
+        if is_fragment(&header) {
+            return match self.collect(ctx.now, message) {
+                Ok(Some(whole)) => self.handle(ctx, path, &whole),
+                Ok(None) => {}
+                Err(()) => ctx.out.malformed += 1,
+            };
+        }
         match header.exchange {
             exchange::MAIN | exchange::AGGRESSIVE => {
                 self.handle_phase1(ctx, path, &header, message);

@@ -38,7 +38,7 @@ impl Isakmp {
             chain.push(payload::ID, &self.material.id_i);
             self.push_certificate_requests(&mut chain);
         }
-        vendor::push(&mut chain, None, &self.connection.ikev1);
+        vendor::push(&mut chain, None, &self.connection);
         let message = self.in_the_clear(chain);
         self.send_phase1(ctx, message, true);
         Ok(())
@@ -72,7 +72,7 @@ impl Isakmp {
         self.material.expects = 3;
         let mut chain = Chain::default();
         chain.push(payload::SA, &chosen.emit());
-        vendor::push(&mut chain, self.peer.natt, &self.connection.ikev1);
+        vendor::push(&mut chain, self.peer.natt, &self.connection);
         let message = self.in_the_clear(chain);
         self.send_phase1(ctx, message, false);
         Ok(())
@@ -217,7 +217,7 @@ impl Isakmp {
     /// What the shell adds to message 2 of aggressive mode behind the proof.
     pub(super) fn push_aggressive_end(&self, ctx: &Ctx<'_>, chain: &mut Chain) {
         self.push_detection(ctx, chain);
-        vendor::push(chain, self.peer.natt, &self.connection.ikev1);
+        vendor::push(chain, self.peer.natt, &self.connection);
     }
 
     /// The preshared key for this peer, if it is to be one.

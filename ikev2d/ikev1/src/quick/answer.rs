@@ -95,7 +95,7 @@ impl Isakmp {
             .optional(payload::KE, "KE")
             .map_err(|_| malformed("KE"))?;
         let ours = self.suites(&config);
-        let chosen = choose2(&ours, &offer, self.encapsulation(&config));
+        let chosen = choose2(&ours, &offer, self.encapsulation(&config, wanted));
         let Some(chosen) = chosen else {
             let reason = format!("no proposal of child {:?} fits", config.name);
             return Err((notify::NO_PROPOSAL_CHOSEN, reason));

@@ -107,7 +107,7 @@ impl Isakmp {
         let nonce = ctx.random(NONCE_LEN);
         let life = super::life(config);
         let mut chain = Chain::default();
-        let offer = emit_phase2(&suites, spi, self.encapsulation(config), life);
+        let offer = emit_phase2(&suites, spi, self.encapsulation(config, pair), life);
         chain.push(payload::SA, &offer);
         chain.push(payload::NONCE, &nonce);
         if let Some(exchange) = &exchange {
@@ -181,7 +181,11 @@ impl Isakmp {
             .map_err(|_| "the answer has no SA")?;
         let offer = sa::parse(body).map_err(|_| "malformed SA")?;
         let single = matches!(&offer[..], [one] if one.transforms.len() == 1);
-        let chosen = choose2(&asked.suites, &offer, self.encapsulation(&config));
+        let chosen = choose2(
+            &asked.suites,
+            &offer,
+            self.encapsulation(&config, asked.pair),
+        );
         let chosen = chosen.filter(|_| single);
         let chosen = chosen.ok_or("the peer has chosen what was not offered")?;
         let nonce_r = crate::phase1::nonce(parts).map_err(|_| "malformed nonce")?;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use ikev1_proto::endpoint::Endpoint;
 use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::config::*;
+use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::event::*;
 use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::ts::TrafficSelector;
@@ -118,11 +119,20 @@ pub(crate) fn secret(text: &str) -> Secret {
 
 impl Pair {
     pub(crate) fn new(change: impl Fn(bool, &mut Connection, &mut EndpointConfig)) -> Self {
-        let crypto = Arc::new(OpensslCrypto::new().unwrap());
+        Self::with_crypto(Arc::new(OpensslCrypto::new().unwrap()), change)
+    }
+
+    /// The same where the first side has this cryptography.
+    pub(crate) fn with_crypto(
+        firsts: Arc<dyn Crypto>,
+        change: impl Fn(bool, &mut Connection, &mut EndpointConfig),
+    ) -> Self {
+        let usual: Arc<dyn Crypto> = Arc::new(OpensslCrypto::new().unwrap());
         let side = |a: bool| {
             let (mut config, mut connection) = (EndpointConfig::default(), connection(a));
             change(a, &mut connection, &mut config);
-            let mut endpoint = Endpoint::new(config, crypto.clone(), &Numbers::default());
+            let crypto = if a { firsts.clone() } else { usual.clone() };
+            let mut endpoint = Endpoint::new(config, crypto, &Numbers::default());
             endpoint.set_connections(&[Arc::new(connection)]);
             endpoint.set_secrets(vec![secret("correct horse")]);
             Side {
@@ -167,7 +177,7 @@ impl Pair {
         if self.nat && from == 0 {
             let port = MAPPED + seen.remote.port();
             seen.remote = SocketAddr::new(OUTSIDE.parse().unwrap(), port);
-        } else if self.nat {
+        } else if self.nat && path.remote.port() >= MAPPED {
             let port = path.remote.port() - MAPPED;
             seen.local = SocketAddr::new(A.parse().unwrap(), port);
         }

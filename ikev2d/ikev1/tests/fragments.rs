@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use ikev1_proto::wire::payload;
 use ikev2d_proto::config::*;
-use ikev2d_proto::event::*;
 use ikev2d_proto::proposal::Proposal;
 
 use peers::Pair;

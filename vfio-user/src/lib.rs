@@ -13,6 +13,7 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod message;
+pub mod place;
 pub mod server;
 mod socket;
 

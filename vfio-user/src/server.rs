@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::Error;
 use crate::channel::Channel;
 use crate::client::{capabilities_json, capability};
 use crate::message::*;
+use crate::place;
 use crate::socket::{self, Deadline, Message};
 
 pub use crate::channel::ClientMemory;
@@ -135,21 +136,9 @@ impl Server {
     /// Listens on a socket. One that a dead server left is replaced.
     ///
     /// # Errors
-    /// Another server listens there, or the path can't be used.
+    /// Another server listens there, something else is there, or the path can't be used.
     pub fn bind(path: &Path) -> Result<Self, Error> {
-        if path.exists() {
-            match UnixStream::connect(path) {
-                Ok(_) => {
-                    let in_use = std::io::Error::from(std::io::ErrorKind::AddrInUse);
-                    return Err(in_use.into());
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(path)?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Self::from_listener(UnixListener::bind(path)?)
+        Self::from_listener(place::listen(path, || UnixListener::bind(path))?)
     }
 
     /// Serves a socket that listens already.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
+use vfio_user::place;
 use zeroize::Zeroizing;
 
 use crate::daemon::engine::ENGINE;
@@ -66,16 +67,7 @@ pub(crate) type Broadcast = (&'static str, Section);
 
 /// Listens on the control socket, which is its owner's alone.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
-    if path.exists() {
-        match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => {
-                let text = format!("{}: another daemon listens there", path.display());
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
-            }
-            Err(_) => std::fs::remove_file(path)?,
-        }
-    }
-    let listener = UnixListener::bind(path)
+    let listener = place::listen(path, || UnixListener::bind(path))
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)

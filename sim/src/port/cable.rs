@@ -12,6 +12,8 @@ use rustix::net::{
     bind, connect, listen, recv, send, socket_with,
 };
 
+use vfio_user::place;
+
 use super::FramePort;
 
 pub(super) struct Cable {
@@ -30,6 +32,28 @@ fn fresh() -> io::Result<OwnedFd> {
     )?)
 }
 
+/// The other end, if it listens.
+fn reach(address: &SocketAddrUnix) -> io::Result<Option<OwnedFd>> {
+    let socket = fresh()?;
+    match connect(&socket, address) {
+        Ok(()) => Ok(Some(socket)),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn listen_at(path: &Path, address: &SocketAddrUnix) -> io::Result<OwnedFd> {
+    // Left by a card that ended.
+    match place::remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = fresh()?;
+    bind(&listener, address)?;
+    listen(&listener, 1)?;
+    Ok(listener)
+}
+
 impl Cable {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let mut this = Self {
@@ -43,22 +67,19 @@ impl Cable {
 
     fn plug_in(&mut self) -> io::Result<()> {
         let address = SocketAddrUnix::new(&self.path)?;
-        let socket = fresh()?;
-        match connect(&socket, &address) {
-            Ok(()) => self.peer = Some(socket),
-            Err(error @ (Errno::NOENT | Errno::CONNREFUSED)) => {
-                if error == Errno::CONNREFUSED {
-                    // Left by a card that ended.
-                    std::fs::remove_file(&self.path)?;
-                }
-                let listener = fresh()?;
-                bind(&listener, &address)?;
-                listen(&listener, 1)?;
-                self.listener = Some(listener);
-            }
-            Err(error) => return Err(error.into()),
+        if let Some(peer) = reach(&address)? {
+            self.peer = Some(peer);
+            return Ok(());
         }
-        Ok(())
+        let path = self.path.clone();
+        place::alone(&path, || {
+            // The other card may have come meanwhile.
+            match reach(&address)? {
+                Some(peer) => self.peer = Some(peer),
+                None => self.listener = Some(listen_at(&path, &address)?),
+            }
+            Ok(())
+        })
     }
 
     /// The other end, if it is there.
@@ -120,6 +141,8 @@ impl Drop for Cable {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     #[test]
@@ -142,5 +165,43 @@ mod tests {
         let mut b = Cable::open(&path).unwrap();
         assert!(b.send(b"again"));
         assert_eq!(a.receive(&mut buffer), Some(5));
+    }
+    #[test]
+    fn of_two_that_find_a_dead_end_one_listens_and_the_other_reaches_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..20 {
+            let path = dir.path().join(number.to_string());
+            // A card that was killed.
+            let dead = fresh().unwrap();
+            bind(&dead, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+            drop(dead);
+            let start = Barrier::new(2);
+            let open = || {
+                start.wait();
+                Cable::open(&path).unwrap()
+            };
+            let (mut a, mut b) = std::thread::scope(|scope| {
+                let other = scope.spawn(open);
+                (open(), other.join().unwrap())
+            });
+            assert!(a.listener.is_some() != b.listener.is_some());
+            // Whoever listens takes the other in with its first look.
+            let mut buffer = [0; 8];
+            assert_eq!(
+                (a.receive(&mut buffer), b.receive(&mut buffer)),
+                (None, None)
+            );
+            assert!(a.send(b"one"));
+            assert_eq!(b.receive(&mut buffer), Some(3));
+        }
+    }
+
+    #[test]
+    fn a_file_is_not_taken_away_for_a_cable() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(Cable::open(&path).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 }

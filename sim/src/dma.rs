@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -18,10 +18,41 @@ use vfio_user::server::{ClientMemory, DmaMapping};
 
 use crate::handshake;
 
-/// Mappings at once, as many as the kernel's VFIO allows by default.
+/// Mappings of a function at once, as many as the kernel's VFIO allows by default.
 const MOST_MAPPINGS: usize = 65_535;
+/// Those of all functions together that this process maps, too: half of what the kernel lets a process map by
+/// default (vm.max_map_count). Whoever went beyond that would take memory and threads from everybody.
+const MOST_MAPPED: usize = 32_768;
 /// Files at once that are reached by system calls, each with a descriptor of this process.
 const MOST_FILES: usize = 16;
+
+/// How many mappings this process has for its functions.
+static MAPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// A place among [`MOST_MAPPED`], given back when it is dropped.
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// For a function that counts its own. It gets no more than it leaves to the others, so that one alone
+    /// can't keep them out.
+    fn take(own: &Arc<AtomicUsize>) -> Option<Self> {
+        let had = own.load(Ordering::Relaxed);
+        let room = |all: usize| (had < MOST_MAPPED.saturating_sub(all)).then_some(all + 1);
+        MAPPED
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
+            .ok()?;
+        own.fetch_add(1, Ordering::Relaxed);
+        Some(Self(own.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+        MAPPED.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Mapped memory by IOVA.
 #[derive(Debug, Default)]
@@ -34,6 +65,8 @@ pub(crate) struct DmaMap {
     /// Files that are reached by system calls, by device and inode: a client that maps page by page sends
     /// the same one each time.
     files: HashMap<(u64, u64), Weak<File>>,
+    /// How many of the mappings this process maps, too.
+    mapped: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -48,7 +81,7 @@ struct Mapping {
 #[derive(Debug)]
 enum Memory {
     /// Sealed against shrinking: mapped.
-    Mapped(MmapRaw),
+    Mapped(MmapRaw, #[expect(dead_code, reason = "held")] Place),
     /// The client could cut it off under a mapping, which would end this process at the next access:
     /// by system calls, which only fail then. The mapping starts at the offset.
     Called(Arc<File>, u64),
@@ -60,7 +93,7 @@ impl Memory {
     /// Copies octets in; the range lies within the mapping.
     fn read(&self, offset: u64, into: &mut [u8]) -> bool {
         match self {
-            Self::Mapped(map) => {
+            Self::Mapped(map, _) => {
                 let from = map.as_ptr().wrapping_add(offset as usize);
                 // SAFETY: (1) the caller keeps to the size of the mapping, which the file had when it
                 // was mapped and, being sealed, has still; (2) the target is our own slice; (3) the
@@ -77,7 +110,7 @@ impl Memory {
     /// Copies octets out; the range lies within the mapping.
     fn write(&self, offset: u64, from: &[u8]) -> bool {
         match self {
-            Self::Mapped(map) => {
+            Self::Mapped(map, _) => {
                 let to = map.as_mut_ptr().wrapping_add(offset as usize);
                 // SAFETY: as in `read`, with the roles exchanged; the mapping is writable.
                 unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
@@ -91,7 +124,7 @@ impl Memory {
     /// Stores eight aligned octets so that whoever sees the last one sees the others.
     fn store(&self, offset: u64, value: u64, order: Ordering) -> bool {
         match self {
-            Self::Mapped(map) => {
+            Self::Mapped(map, _) => {
                 let to = map.as_mut_ptr().wrapping_add(offset as usize);
                 if to.align_offset(align_of::<AtomicU64>()) != 0 {
                     return false;
@@ -176,9 +209,10 @@ impl DmaMap {
         }
         if seals.contains(SealFlags::SHRINK) {
             let len = usize::try_from(size).map_err(|_| Errno::INVAL)?;
+            let place = Place::take(&self.mapped).ok_or(Errno::NOSPC)?;
             let map = MmapOptions::new().offset(offset).len(len).map_raw(&file);
             return map
-                .map(Memory::Mapped)
+                .map(|map| Memory::Mapped(map, place))
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOMEM));
         }
         tracing::debug!("the client's memory is not sealed: reached by system calls");
@@ -196,18 +230,24 @@ impl DmaMap {
 
     pub(crate) fn unmap(&mut self, address: u64, size: u64) -> Result<(), Errno> {
         let end = address.checked_add(size).ok_or(Errno::INVAL)?;
-        let overlaps = |start: u64, m: &Mapping| start < end && start + m.size > address;
-        let within = |start: u64, m: &Mapping| start >= address && start + m.size <= end;
-        // A client that is told "done" may reuse all of the range, so a mapping can't stay behind in
-        // part. A range with holes is no error: clients unmap in larger pieces.
-        if self
-            .mappings
-            .range(..end)
-            .any(|(start, m)| overlaps(*start, m) && !within(*start, m))
+        // Mappings don't overlap, so only the last one before the range can reach into it. A client that is
+        // told "done" may reuse all of the range, so a mapping can't stay behind in part. A range with holes
+        // is no error: clients unmap in larger pieces.
+        let before = self.mappings.range(..address).next_back();
+        let last = self.mappings.range(address..end).next_back();
+        if before.is_some_and(|(start, m)| start + m.size > address)
+            || last.is_some_and(|(start, m)| start + m.size > end)
         {
             return Err(Errno::INVAL);
         }
-        self.mappings.retain(|start, m| !within(*start, m));
+        let within: Vec<u64> = self
+            .mappings
+            .range(address..end)
+            .map(|(start, _)| *start)
+            .collect();
+        for start in within {
+            self.mappings.remove(&start);
+        }
         Ok(())
     }
 
@@ -286,6 +326,11 @@ impl handshake::Memory for DmaMap {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+    use std::time::{Duration, Instant};
+
+    use rustix::fs::MemfdFlags;
+
     use super::*;
 
     fn mapping(address: u64, size: u64) -> DmaMapping {
@@ -357,5 +402,47 @@ mod tests {
         assert_eq!(dma.read(0x9ff8, &mut back), Err(DmaFault { iova: 0xa000 }));
         rustix::fs::ftruncate(&fd, 0x1000).unwrap();
         assert_eq!(dma.read(0x8010, &mut back), Err(DmaFault { iova: 0x8010 }));
+    }
+    /// Pages of one file, one by one.
+    fn pages(dma: &mut DmaMap, fd: &OwnedFd, from: u64, count: u64) -> Result<(), Errno> {
+        (0..count).try_for_each(|page| {
+            dma.map(DmaMapping {
+                address: from + page * 0x1000,
+                size: 0x1000,
+                readable: true,
+                writable: true,
+                memory: Some((fd.try_clone().unwrap(), 0)),
+            })
+        })
+    }
+
+    #[test]
+    fn many_mappings_are_unmapped_one_by_one_in_little_time() {
+        let fd = rustix::fs::memfd_create("t", MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&fd, 0x1000).unwrap();
+        let (mut dma, count) = (DmaMap::default(), MOST_MAPPINGS as u64);
+        pages(&mut dma, &fd, 0x10_0000, count).unwrap();
+        let started = Instant::now();
+        for page in (0..count).rev() {
+            dma.unmap(0x10_0000 + page * 0x1000, 0x1000).unwrap();
+            // A look at all of them each time takes minutes.
+            assert!(started.elapsed() < Duration::from_secs(30), "{page} left");
+        }
+        assert!(dma.mappings.is_empty());
+    }
+
+    #[test]
+    fn one_function_can_not_map_away_what_the_others_and_the_process_need() {
+        let (fd, mut greedy, mut modest) = (
+            mapping(0, 0x1000).memory.unwrap().0,
+            DmaMap::default(),
+            DmaMap::default(),
+        );
+        let full = pages(&mut greedy, &fd, 0, MOST_MAPPINGS as u64);
+        assert_eq!(full, Err(Errno::NOSPC));
+        assert!(MAPPED.load(Ordering::Relaxed) <= MOST_MAPPED);
+        pages(&mut modest, &fd, 0, 1000).unwrap();
+        greedy.clear();
+        pages(&mut modest, &fd, 0x1000_0000, 10_000).unwrap();
     }
 }

@@ -159,10 +159,7 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             if queue.is_some() {
                 return Err((CommandStatus::QueueState, 0));
             }
-            let page = u64::from(index) * fpga_regs::registers::DOORBELL_PAGE;
-            for offset in (0..fpga_regs::registers::DOORBELL_PAGE).step_by(4) {
-                card.doorbells.write(page + offset, 0);
-            }
+            card.doorbells.clear_page(index as u16);
             card.set_taken(index as u16, 0);
             *queue = Some(DataQueue::new(ring, priority));
             core.rtl_set_queue(index as u16, Some((&ring, priority)));

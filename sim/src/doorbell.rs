@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use fpga_regs::registers::DOORBELL_PAGE;
+use fpga_regs::registers::{DOORBELL_PAGE, doorbell};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
 
@@ -43,8 +43,16 @@ impl Doorbells {
 
     /// Everything back to zero.
     pub(crate) fn clear(&self) {
-        for offset in (0..self.len()).step_by(size_of::<u32>()) {
-            self.write(offset, 0);
+        (0..self.queues).for_each(|queue| self.clear_page(queue));
+    }
+
+    /// A page back to zero, but for what the card says of itself: it may be asleep, and a driver that is
+    /// not told wakes nobody.
+    pub(crate) fn clear_page(&self, queue: u16) {
+        let page = u64::from(queue) * DOORBELL_PAGE;
+        let words = (0..DOORBELL_PAGE).step_by(size_of::<u32>());
+        for register in words.filter(|register| *register != doorbell::SLEEPING) {
+            self.write(page + register, 0);
         }
     }
 
@@ -81,5 +89,27 @@ impl Pages for Doorbells {
     #[inline]
     fn word(&self, queue: u16, register: u64) -> Option<&AtomicU32> {
         self.at(u64::from(queue) * DOORBELL_PAGE + register)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cleared_page_still_tells_that_the_card_sleeps() {
+        let doorbells = Doorbells::new(2).unwrap();
+        let at = |queue: u64, register| queue * DOORBELL_PAGE + register;
+        for queue in 0..2 {
+            doorbells.write(at(queue, doorbell::SLEEPING), 1);
+            doorbells.write(at(queue, doorbell::TAIL), 7);
+        }
+        doorbells.clear_page(1);
+        assert_eq!(doorbells.read(at(0, doorbell::TAIL)), 7);
+        doorbells.clear();
+        for queue in 0..2 {
+            assert_eq!(doorbells.read(at(queue, doorbell::TAIL)), 0);
+            assert_eq!(doorbells.read(at(queue, doorbell::SLEEPING)), 1);
+        }
     }
 }

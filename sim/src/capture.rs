@@ -4,10 +4,10 @@
 //! The data path copies packets into buffers that are there already and waits for nobody: where
 //! there is no buffer, or the file has its full size, packets are left out and counted.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -186,6 +186,21 @@ impl Core {
     }
 }
 
+/// Makes a file for packets that may be in the clear: its owner's alone.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    // One that was there already may have been anybody's to read.
+    if file.metadata()?.is_file() {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}
+
 /// The thread that writes.
 pub(crate) struct Writer {
     shared: Arc<Shared>,
@@ -203,14 +218,7 @@ impl Writer {
             let path = path.display().to_string();
             move |error: io::Error| io::Error::new(error.kind(), format!("capture {path}: {error}"))
         };
-        // Packets may be in the clear.
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(&about)?;
+        let file = create(&path).map_err(&about)?;
         let room = BATCH + MAX_PACKET as usize + 4096;
         let sink = PcapngSink::new(BufWriter::with_capacity(room, file)).map_err(&about)?;
         let shared = Arc::new(Shared {

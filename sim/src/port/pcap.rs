@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Captures as a port: frames of one file come in, frames that go out are written to another.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter};
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -12,6 +11,7 @@ use pcap_file::DataLink;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 
 use super::FramePort;
+use crate::capture::create;
 
 pub(super) struct Captures {
     read: Option<PcapReader<BufReader<File>>>,
@@ -39,14 +39,7 @@ impl Captures {
         let write = match write {
             None => None,
             Some(path) => {
-                // Frames may be in the clear.
-                let file = OpenOptions::new()
-                    .create(true)
-                    .truncate(true)
-                    .write(true)
-                    .mode(0o600)
-                    .open(path)
-                    .map_err(|error| about(path)(&error))?;
+                let file = create(path).map_err(|error| about(path)(&error))?;
                 let header = PcapHeader {
                     datalink: DataLink::ETHERNET,
                     ..PcapHeader::default()
@@ -89,5 +82,23 @@ impl FramePort for Captures {
 
     fn mtu(&self) -> u32 {
         1500
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_goes_out_is_its_owners_alone_in_an_old_file_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.pcap");
+        std::fs::write(&path, "older").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        drop(Captures::open(None, Some(&path)).unwrap());
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

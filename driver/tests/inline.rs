@@ -241,7 +241,11 @@ fn two_cards_by_a_cable_carry_what_their_rules_say() {
     let file = |name: &str| dir.path().join(name);
     let vector = &vectors()[0];
     let plain = octets(&vector["plain"]);
-    let frames: Vec<_> = std::iter::repeat_n(frame(&plain), 50).collect();
+    let mut frames: Vec<_> = std::iter::repeat_n(frame(&plain), 50).collect();
+    // One in the midst that no buffer holds.
+    let mut large = frame(&plain);
+    large.resize(8000, 0);
+    frames.insert(20, large);
     write_frames(&file("a-in.pcap"), &frames);
     let cable = format!("cable:{}", file("cable").display());
     let receiver = Rig::new(
@@ -274,7 +278,11 @@ fn two_cards_by_a_cable_carry_what_their_rules_say() {
     sender.inline().add_rule(&rule(seal, false, all)).unwrap();
     // Nobody has shown the way on this wire: each is counted, none leaves.
     sender.await_count(PortRole::Wire, 50, |port| port.no_neighbour);
+    sender.await_count(PortRole::Host, 1, |port| port.too_big);
     assert_eq!(sender.card.usage(seal).unwrap().packets, 50);
+    // Octets of inner packets, as of a queue pair.
+    let octets = 50 * plain.len() as u64;
+    assert_eq!(sender.card.counters().sealed_bytes, octets);
 
     // A rule goes when it is removed, and with its SA.
     receiver.inline().remove_rule(led).unwrap();

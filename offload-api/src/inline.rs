@@ -91,7 +91,7 @@ pub struct Port {
     pub unknown_spi: u64,
     /// Received, and refused by the SA.
     pub refused: u64,
-    /// Too large to be sent.
+    /// Too large to be sent, or, at the host port, to be taken.
     pub too_big: u64,
     /// Nobody is known who would take it on.
     pub no_neighbour: u64,

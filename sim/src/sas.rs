@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A function's SA table. Functions share none: an SA of another one has no name here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use esp::sa::{SaNotice, SaState};
@@ -110,6 +111,14 @@ impl SaTable {
     /// The inbound SA of an SPI.
     pub(crate) fn by_spi(&self, spi: u32) -> Option<(u32, u32)> {
         self.by_spi.get(&spi).copied()
+    }
+
+    /// Where packets of outbound SAs go, on the wire.
+    pub(crate) fn outer_destinations(&self) -> HashSet<IpAddr> {
+        let sas = self.slots.iter().filter_map(|(_, sa)| sa.as_ref());
+        let sas = sas.filter(|sa| sa.transform.direction() == Direction::Outbound);
+        sas.filter_map(|sa| Some(sa.transform.outer()?.destination))
+            .collect()
     }
 
     /// The first SA at or after an index, with index and generation.

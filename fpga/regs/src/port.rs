@@ -114,7 +114,7 @@ pub struct PortDescription {
     pub unknown_spi: U64,
     /// Received: refused by the SA (replay, ICV, format, limits, no number).
     pub refused: U64,
-    /// To be sent: too large for the port.
+    /// To be sent: too large for the port. Received by the host port: too large for the card.
     pub too_big: U64,
     /// To be sent on the wire: nobody is known who would take it on.
     pub no_neighbour: U64,

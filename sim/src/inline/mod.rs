@@ -28,7 +28,7 @@ use crate::card::{Bell, Card, Core};
 use crate::pace::Pace;
 use crate::paced::SPIN;
 use crate::port::paced::Paced;
-use crate::port::tun::{self, BUFFER, BURST, OFFSET, PacketPort};
+use crate::port::tun::{self, BURST, OFFSET, PacketPort, Received, buffer_len};
 use crate::port::{self, FramePort, MAX_FRAME, PortSpec};
 use crate::submission::{open, seal};
 use neighbours::Neighbours;
@@ -181,6 +181,7 @@ impl Inline {
         let host = tun::open(&config.host, wire.mtu()).map_err(about(&config.host))?;
         // The host's interface gives the card its address, so that neighbours find both.
         let mac = exception.mac().or(wire.mac()).unwrap_or([2, 0, 0, 0, 0, 1]);
+        let room = buffer_len(host.mtu());
         let replays = [&config.wire, &config.host]
             .into_iter()
             .any(|spec| matches!(spec, PortSpec::Pcap { read: Some(_), .. }));
@@ -204,10 +205,12 @@ impl Inline {
             replays: replays.then_some(has_rules as fn(&Card) -> bool),
             neighbours: Neighbours::default(),
             unknown: (Instant::now(), 0),
-            from_host: (0..BURST).map(|_| vec![0; BUFFER]).collect(),
+            from_host: (0..BURST).map(|_| vec![0; room]).collect(),
             sizes: vec![0; BURST],
             from_wire: (0..FRAMES).map(|_| vec![0; MAX_FRAME]).collect(),
-            to_host: (0..FRAMES).map(|_| Vec::with_capacity(BUFFER)).collect(),
+            to_host: (0..FRAMES)
+                .map(|_| Vec::with_capacity(VIRTIO_NET_HDR_LEN + MAX_FRAME))
+                .collect(),
             to_host_len: 0,
             to_wire: Vec::with_capacity(BURST),
         })
@@ -272,12 +275,14 @@ impl Inline {
         if !self.wire.is_ready() {
             return false;
         }
-        let count = self.host.receive(&mut self.from_host, &mut self.sizes);
-        if count == 0 {
+        let received = self.host.receive(&mut self.from_host, &mut self.sizes);
+        if received == Received::default() {
             return false;
         }
+        let count = received.packets;
         let now = Instant::now();
         let mut core = card.lock();
+        core.port(PortRole::Host).too_big += received.lost;
         let wire_mtu = self.wire.mtu() as usize;
         self.to_wire.clear();
         for number in 0..count.min(self.from_host.len()) {
@@ -421,7 +426,8 @@ impl Inline {
             };
             let frame = buffer.get(..len).unwrap_or_default();
             if let Some((mac, destination)) = steer::destination(frame) {
-                self.neighbours.learn(destination, mac);
+                let peers = || card.lock().sas.outer_destinations();
+                self.neighbours.learn(destination, mac, peers);
             }
             received.receive(len);
             sent.send(len, self.wire.send(frame));
@@ -492,12 +498,13 @@ fn protect(core: &mut Core, buffer: &mut [u8], len: usize, now: Instant) -> Opti
         _ => Err(Status::SaStale),
     };
     let place = match result {
-        Ok(((start, len), sequence)) => {
+        Ok(((start, sealed_len), sequence)) => {
             core.counters.sealed += 1;
             core.counters.sealed_bytes += len as u64;
-            let sealed = buffer.get(start..start + len).unwrap_or_default();
+            let end = start + sealed_len;
+            let sealed = buffer.get(start..end).unwrap_or_default();
             core.capture(rule.sa, Some(sequence), sealed);
-            Some((start, start + len))
+            Some((start, end))
         }
         Err(status) => {
             core.refuse(PortRole::Host, index, generation, status);

@@ -7,19 +7,33 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use tun_rs::{DeviceBuilder, GROTable, IDEAL_BATCH_SIZE, SyncDevice, VIRTIO_NET_HDR_LEN};
 
-use super::{FramePort, PortSpec};
+use super::{FramePort, MAX_FRAME, PortSpec};
 
 /// Where a packet starts in its buffer: room for what ESP puts in front.
 pub(crate) const OFFSET: usize = 160;
-/// Octets of a buffer: a packet with room at both ends.
-pub(crate) const BUFFER: usize = 2048 + 512;
+/// Room for what ESP puts behind a packet, and more: captures may bring longer ones than the port's.
+const BEHIND: usize = 1024;
 /// Octets of an Ethernet header.
 const ETHERNET: usize = 14;
 
+/// Octets of a buffer for packets of a port of this MTU, with room at both ends.
+pub(crate) fn buffer_len(mtu: u32) -> usize {
+    OFFSET + mtu as usize + BEHIND
+}
+
+/// What was taken from a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// Packets, in the first buffers.
+    pub(crate) packets: usize,
+    /// Packets that were there and fit no buffer.
+    pub(crate) lost: u64,
+}
+
 /// Carries IP packets between card and host.
 pub(crate) trait PacketPort: Send {
-    /// Takes packets that are there: their lengths; each starts at [`OFFSET`] of its buffer.
-    fn receive(&mut self, buffers: &mut [Vec<u8>], sizes: &mut [usize]) -> usize;
+    /// Takes packets that are there, with their lengths; each starts at [`OFFSET`] of its buffer.
+    fn receive(&mut self, buffers: &mut [Vec<u8>], sizes: &mut [usize]) -> Received;
 
     /// Sends packets, each behind [`VIRTIO_NET_HDR_LEN`] octets of its buffer; how many were taken.
     fn send(&mut self, packets: &mut [Vec<u8>]) -> usize;
@@ -36,13 +50,16 @@ pub(crate) const BURST: usize = IDEAL_BATCH_SIZE;
 
 /// Opens the host port. Its MTU leaves room for what ESP adds on the wire.
 pub(crate) fn open(spec: &PortSpec, wire_mtu: u32) -> io::Result<Box<dyn PacketPort>> {
+    // The card takes no larger frames from the wire, whatever its MTU.
+    let wire_mtu = wire_mtu.min((MAX_FRAME - ETHERNET) as u32);
     let mtu = wire_mtu.saturating_sub(ESP_ROOM).max(1280);
     match spec {
         PortSpec::Tun(name) => Ok(Box::new(Tun::open(name, mtu)?)),
         PortSpec::Pcap { .. } | PortSpec::None => Ok(Box::new(Framed {
             port: super::open(spec)?,
             mtu,
-            frame: vec![0; BUFFER],
+            frame: vec![0; MAX_FRAME],
+            sent: Vec::with_capacity(MAX_FRAME),
         })),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -79,10 +96,18 @@ impl Tun {
 }
 
 impl PacketPort for Tun {
-    fn receive(&mut self, buffers: &mut [Vec<u8>], sizes: &mut [usize]) -> usize {
-        self.device
+    fn receive(&mut self, buffers: &mut [Vec<u8>], sizes: &mut [usize]) -> Received {
+        match self
+            .device
             .recv_multiple(&mut self.raw, buffers, sizes, OFFSET)
-            .unwrap_or(0)
+        {
+            Ok(packets) => Received { packets, lost: 0 },
+            // The kernel's own errors bring no packet: there is none, or the interface is down.
+            Err(error) => Received {
+                packets: 0,
+                lost: u64::from(error.raw_os_error().is_none()),
+            },
+        }
     }
 
     fn send(&mut self, packets: &mut [Vec<u8>]) -> usize {
@@ -107,24 +132,33 @@ struct Framed {
     port: Box<dyn FramePort>,
     mtu: u32,
     frame: Vec<u8>,
+    sent: Vec<u8>,
 }
 
 impl PacketPort for Framed {
-    fn receive(&mut self, buffers: &mut [Vec<u8>], sizes: &mut [usize]) -> usize {
-        let mut count = 0;
-        for (buffer, size) in buffers.iter_mut().zip(sizes) {
+    fn receive(&mut self, buffers: &mut [Vec<u8>], sizes: &mut [usize]) -> Received {
+        let mut received = Received::default();
+        for _ in 0..buffers.len() {
             let Some(len) = self.port.receive(&mut self.frame) else {
                 break;
             };
             let packet = self.frame.get(ETHERNET..len).unwrap_or_default();
+            let place = (
+                buffers.get_mut(received.packets),
+                sizes.get_mut(received.packets),
+            );
+            let (Some(buffer), Some(size)) = place else {
+                break;
+            };
             let Some(into) = buffer.get_mut(OFFSET..OFFSET + packet.len()) else {
+                received.lost += 1;
                 continue;
             };
             into.copy_from_slice(packet);
             *size = packet.len();
-            count += 1;
+            received.packets += 1;
         }
-        count
+        received
     }
 
     fn send(&mut self, packets: &mut [Vec<u8>]) -> usize {
@@ -136,13 +170,12 @@ impl PacketPort for Framed {
             } else {
                 [0x08, 0x00]
             };
-            self.frame.clear();
-            self.frame.extend_from_slice(&[0; 12]);
-            self.frame.extend_from_slice(&kind);
-            self.frame.extend_from_slice(packet);
-            sent += usize::from(self.port.send(&self.frame));
+            self.sent.clear();
+            self.sent.extend_from_slice(&[0; 12]);
+            self.sent.extend_from_slice(&kind);
+            self.sent.extend_from_slice(packet);
+            sent += usize::from(self.port.send(&self.sent));
         }
-        self.frame.resize(BUFFER, 0);
         sent
     }
 
@@ -152,5 +185,63 @@ impl PacketPort for Framed {
 
     fn mtu(&self) -> u32 {
         self.mtu
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frames of these lengths, each full of its number.
+    struct Frames(Vec<usize>);
+
+    impl FramePort for Frames {
+        fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
+            let len = self.0.pop()?;
+            buffer.get_mut(..len)?.fill(self.0.len() as u8);
+            Some(len)
+        }
+
+        fn send(&mut self, _: &[u8]) -> bool {
+            false
+        }
+
+        fn fd(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn mtu(&self) -> u32 {
+            1500
+        }
+    }
+
+    #[test]
+    fn a_packet_too_large_is_counted_and_leaves_no_gap() {
+        let mut port = Framed {
+            port: Box::new(Frames(vec![214, 9000, 114])),
+            mtu: 1379,
+            frame: vec![0; MAX_FRAME],
+            sent: Vec::new(),
+        };
+        let mut buffers = vec![vec![0xff; buffer_len(1379)]; 4];
+        let mut sizes = [0; 4];
+        let (packets, lost) = (2, 1);
+        let received = port.receive(&mut buffers, &mut sizes);
+        assert_eq!(received, Received { packets, lost });
+        assert_eq!(sizes, [100, 200, 0, 0]);
+        assert_eq!(buffers[0][OFFSET..OFFSET + 100], [2; 100]);
+        assert_eq!(buffers[1][OFFSET..OFFSET + 200], [0; 200]);
+        assert_eq!(buffers[2][OFFSET], 0xff);
+    }
+
+    #[test]
+    fn buffers_hold_what_a_wire_of_any_size_lets_in() {
+        for (wire, mtu) in [(1500, 1379), (9000, 8879), (65_536, 8883), (68, 1280)] {
+            let port = open(&PortSpec::None, wire).unwrap();
+            assert_eq!(port.mtu(), mtu);
+            // A sealed packet, with its frame's header.
+            let sealed = ESP_ROOM as usize + ETHERNET;
+            assert!(buffer_len(mtu) >= mtu as usize + 2 * sealed);
+        }
     }
 }

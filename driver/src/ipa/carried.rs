@@ -17,36 +17,62 @@ use zerocopy::FromBytes;
 use super::context::usage;
 use super::life::Life;
 
-/// SAs that are asked for at once, as many as the payload buffer has room for.
-const AT_ONCE: usize = 15;
-
 /// SAs from an index on, at most so many, each known to `life` from then on.
 pub(super) fn carried(life: &Life, from: u32, most: usize) -> Result<Vec<CarriedSa>, DeviceError> {
     let mut sas = Vec::new();
+    if most == 0 {
+        return Ok(sas);
+    }
+    let sound = walk(life, from, |told| {
+        sas.extend(decode(life, told));
+        sas.len() < most
+    })?;
+    if !sound {
+        return Err(DeviceError::Protocol {
+            what: "description of an SA".to_owned(),
+        });
+    }
+    Ok(sas)
+}
+
+/// Has each SA from an index on told, as long as more are wanted. False where the card said what can't be,
+/// which ends the walk.
+pub(super) fn walk(
+    life: &Life,
+    from: u32,
+    mut tell: impl FnMut(&SaDescription) -> bool,
+) -> Result<bool, DeviceError> {
+    const AT_ONCE: usize = SaDescription::AT_ONCE;
     let mut next = from;
-    while sas.len() < most {
+    loop {
         let room = [0; AT_ONCE * size_of::<SaDescription>()];
         let answer = life.command(Opcode::SaNext, next, 0, [0; 5], &room)?;
         // Stale: there is none any more.
         if answer.status != CommandStatus::Ok {
-            break;
+            return Ok(true);
         }
         let count = usize::try_from(answer.value).unwrap_or(AT_ONCE);
         let told = answer
             .payload
             .as_chunks::<{ size_of::<SaDescription>() }>()
             .0;
-        for octets in told.iter().take(count.max(1).min(most - sas.len())) {
+        for octets in told.iter().take(count.max(1)) {
             let Some(told) = describe(octets, next..life.capabilities.max_sas) else {
-                return Err(DeviceError::Protocol {
-                    what: "description of an SA".to_owned(),
-                });
+                return Ok(false);
             };
             next = told.index.get().saturating_add(1);
-            sas.extend(decode(life, &told));
+            if !tell(&told) {
+                return Ok(true);
+            }
         }
     }
-    Ok(sas)
+}
+
+/// The suite of an SA, if it is one that we know.
+pub(super) fn suite(told: &SaDescription) -> Option<Suite> {
+    Suite::all().find(|suite| {
+        (suite.cipher() as u8, suite.integrity() as u8) == (told.cipher, told.integrity)
+    })
 }
 
 /// What a card says of an SA, if its index is one of those that may follow: a card that goes back, or
@@ -59,9 +85,6 @@ fn describe(octets: &[u8], indexes: Range<u32>) -> Option<SaDescription> {
 /// Nothing where the card says what no SA can be.
 fn decode(life: &Life, told: &SaDescription) -> Option<CarriedSa> {
     let is = |flag| told.flags & flag != 0;
-    let suite = Suite::all().find(|suite| {
-        (suite.cipher() as u8, suite.integrity() as u8) == (told.cipher, told.integrity)
-    });
     Some(CarriedSa {
         spi: Spi::new(told.spi.get())?,
         sa: life.meet(told.index.get(), told.generation.get()),
@@ -76,7 +99,7 @@ fn decode(life: &Life, told: &SaDescription) -> Option<CarriedSa> {
         } else {
             Mode::Tunnel
         },
-        suite,
+        suite: suite(told),
         esn: is(context::FLAG_ESN),
         explicit: is(context::FLAG_EXPLICIT),
         replay_window: told.replay_window.get(),

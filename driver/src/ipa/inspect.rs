@@ -2,11 +2,11 @@
 //! A card laid open for people: identity, limits, registers by name, queues, SAs without keys, errors.
 
 use fpga_regs::admin::{CommandStatus, ErrorKind, ErrorRecord, Opcode};
-use fpga_regs::context::{FLAG_ESN, FLAG_OUTBOUND, FLAG_TRANSPORT, SaDescription};
+use fpga_regs::context::{FLAG_ESN, FLAG_OUTBOUND, FLAG_TRANSPORT};
 use fpga_regs::queue::{QueueDescription, QueueState};
 use fpga_regs::registers::{
     CardFeatures, CardStatus, Control, FatalCause, MAGIC_VALUE, REGISTERS, Register, control,
-    identity, statistics,
+    identity,
 };
 use offload_api::device::{Accelerator, Health};
 use offload_api::error::{DeviceError, SaError};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use zerocopy::FromBytes;
 
 use super::IpaCard;
+use super::carried::{suite, walk};
 use super::life::Life;
 use crate::bar::Registers;
 
@@ -185,7 +186,6 @@ impl IpaCard {
             ("pieces of a packet", identity::MAX_GATHER),
             ("replay window", identity::MAX_WINDOW),
             ("interrupt vectors", identity::VECTORS),
-            ("gather entries", identity::MAX_GATHER),
             ("ports", identity::PORTS),
             ("rules", identity::MAX_RULES),
         ];
@@ -407,31 +407,13 @@ fn ports(card: &IpaCard) -> Result<Vec<PortReport>, DeviceError> {
     Ok(ports.iter().map(report).collect())
 }
 
+/// A card that tells nonsense is looked at all the same: what came before it is shown.
 fn sas(life: &Life) -> Result<Vec<SaReport>, DeviceError> {
     let mut sas = Vec::new();
-    let mut next = 0;
-    // Asking for one more would be noted as an error.
-    let live = life.registers().read_wide(statistics::SAS)?;
-    let live = usize::try_from(live).unwrap_or(usize::MAX);
-    while sas.len() < live.min(SAS_SHOWN) {
-        let room = [0; size_of::<SaDescription>()];
-        let answer = life.command(Opcode::SaNext, next, 0, [0; 5], &room)?;
-        let found = SaDescription::read_from_prefix(&answer.payload);
-        let (CommandStatus::Ok, Ok((sa, _))) = (answer.status, found) else {
-            break;
-        };
-        // A card that goes back would keep us for ever.
-        let index = sa.index.get();
-        if index < next {
-            break;
-        }
-        next = index.saturating_add(1);
+    walk(life, 0, |sa| {
         let is = |flag| sa.flags & flag != 0;
-        let suite = Suite::all().find(|suite| {
-            (suite.cipher() as u8, suite.integrity() as u8) == (sa.cipher, sa.integrity)
-        });
         sas.push(SaReport {
-            index,
+            index: sa.index.get(),
             spi: format!("{:08x}", sa.spi.get()),
             direction: if is(FLAG_OUTBOUND) { "out" } else { "in" }.to_owned(),
             mode: if is(FLAG_TRANSPORT) {
@@ -440,7 +422,7 @@ fn sas(life: &Life) -> Result<Vec<SaReport>, DeviceError> {
                 "tunnel"
             }
             .to_owned(),
-            suite: suite.map_or_else(|| "unknown".to_owned(), |suite| suite.to_string()),
+            suite: suite(sa).map_or_else(|| "unknown".to_owned(), |suite| suite.to_string()),
             esn: is(FLAG_ESN),
             draining: sa.draining != 0,
             packets: sa.usage.packets.get(),
@@ -449,7 +431,8 @@ fn sas(life: &Life) -> Result<Vec<SaReport>, DeviceError> {
             bad_icv: sa.usage.bad_icv.get(),
             replayed: sa.usage.replayed.get(),
         });
-    }
+        sas.len() < SAS_SHOWN
+    })?;
     Ok(sas)
 }
 

@@ -15,10 +15,11 @@ use offload_api::sa::{Cipher, Direction, Integrity, KeyMaterial, SaHandle, SaPar
 static ALLOCATOR: Counting = Counting;
 
 const COUNT: u32 = 1000;
-/// Octets that the software engine may keep of both SAs of a child.
+/// Octets that the software engine may keep of both SAs of a child, where its own kernel has the keys:
+/// those of other libraries take what they take.
 const MOST_OF_ENGINE: i64 = 2000;
-/// The same with the failover around it.
-const MOST_WITH_FAILOVER: i64 = 2900;
+/// What the failover around it may add.
+const MOST_OF_FAILOVER: i64 = 900;
 
 fn params(number: u32, direction: Direction) -> SaParams {
     let suite = Suite::new(Cipher::Aes128Gcm, Integrity::None).unwrap();
@@ -62,10 +63,10 @@ fn the_engines_keep_little_of_a_child() {
         ..SaLabel::default()
     };
     let with_failover = each(|sa| both.install_at(OffloadLevel::Auto, sa, label).unwrap());
-    println!("{of_engine} octets in the engine, {with_failover} with the failover");
-    assert!(of_engine <= MOST_OF_ENGINE, "{of_engine} octets");
-    assert!(
-        with_failover <= MOST_WITH_FAILOVER,
-        "{with_failover} octets"
-    );
+    let of_failover = with_failover - of_engine;
+    println!("{of_engine} octets in the engine, {of_failover} in the failover");
+    if alone.info().firmware.contains("AES-128-GCM by vaes") {
+        assert!(of_engine <= MOST_OF_ENGINE, "{of_engine} octets");
+    }
+    assert!(of_failover <= MOST_OF_FAILOVER, "{of_failover} octets");
 }

@@ -59,6 +59,7 @@ fuzz_target!(|data: &[u8]| {
         ppk_id: None,
         ppk_required: false,
         children: Vec::new(),
+        ..Connection::default()
     })]);
     endpoint.set_secrets(vec![Secret { ids: vec![], secret: zeroize::Zeroizing::new(b"secret".to_vec()) }]);
     let path = Path { local: "192.0.2.1:500".parse().unwrap(), remote: "192.0.2.2:500".parse().unwrap() };

@@ -56,6 +56,7 @@ fn endpoint(aggressive: bool) -> Endpoint {
         ppk_id: None,
         ppk_required: false,
         children: vec![],
+        ..Connection::default()
     })]);
     endpoint.set_secrets(vec![Secret {
         ids: vec![],

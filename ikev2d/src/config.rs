@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 pub use auth::{AuthSection, AuthSetting, RevocationSetting};
 pub use cache::CacheSection;
 pub use child::{ChildSection, CloseAction, DpdAction, HwOffload, Mode, StartAction};
-pub use connection::{ConnectionSection, SendCertSetting};
+pub use connection::{ConnectionSection, RedirectWhen, SendCertSetting};
 pub(crate) use credentials::Authority;
 pub use credentials::{AuthoritySection, Credentials};
 pub(crate) use daemon::cores;
@@ -313,6 +313,47 @@ mod tests {
         [secrets.ike-1]
         secret = "0123456789abcdef"
     "#;
+
+    /// B22.
+    #[test]
+    fn redirection_is_checked() {
+        let read = |more: &str| {
+            let text = GOOD.replacen("encap = true", more, 1);
+            text.parse::<Config>().map_err(|error| error.to_string())
+        };
+        let connection = |more: &str| read(more).unwrap().policy()[0].clone();
+        let off = connection("");
+        assert!(!off.follow_redirects && off.redirect.is_none());
+        assert!(connection("follow_redirects = true").follow_redirects);
+        for (when, authenticated) in [("", false), ("init", false), ("auth", true)] {
+            let when = match when {
+                "" => String::new(),
+                when => format!("redirect_when = {when:?}"),
+            };
+            let redirect = connection(&format!("redirect_to = \"192.0.2.9\"\n{when}")).redirect;
+            let redirect = redirect.unwrap();
+            assert_eq!(redirect.authenticated, authenticated);
+            assert_eq!(redirect.gateway.to_string(), "192.0.2.9");
+        }
+        for (more, key) in [
+            (
+                "redirect_when = \"auth\"",
+                "gw.redirect_when: is set without",
+            ),
+            ("redirect_to = \"gw.example\"", "configuration:11:"),
+            ("redirect_when = \"never\"", "configuration:11:"),
+        ] {
+            let error = read(more).unwrap_err();
+            assert!(error.contains(key), "{more}: {error}");
+        }
+        let text = "[connections.gw]\nversion = 1\nfollow_redirects = true\n\
+                    local = { auth = \"psk\" }\nremote = { auth = \"psk\" }\n";
+        let error = text.parse::<Config>().unwrap_err().to_string();
+        assert!(
+            error.contains("gw.follow_redirects") && error.contains("RFC 5685"),
+            "{error}"
+        );
+    }
 
     /// RFC 7296 §2.16: behind EAP the responder proves itself by a public key.
     #[test]

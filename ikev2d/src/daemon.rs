@@ -12,6 +12,7 @@ mod listen;
 mod loaded;
 mod manual;
 mod mobility;
+mod redirect;
 mod restart;
 mod scrape;
 mod trap;
@@ -616,6 +617,9 @@ impl Daemon {
             }
             Event::IkeRekeyed { old, new } => {
                 self.announce_ike_rekeyed(old, new);
+            }
+            Event::Redirected { ike, from, to } => {
+                self.say(ike, &format!("redirected by {from} to {to}"));
             }
             Event::IkeDown {
                 ike,

@@ -116,6 +116,10 @@ pub struct Connection {
     pub childless: Childless,
     /// Move to other addresses with the SAs (RFC 4555).
     pub mobike: bool,
+    /// Go to another gateway when the peer says so (RFC 5685).
+    pub follow_redirects: bool,
+    /// Where peers are sent that can be.
+    pub redirect: Option<Redirect>,
     /// Addresses that the peer is asked for; unspecified ones are any of their family.
     pub vips: Vec<IpAddr>,
     /// Pools that peers get addresses from.
@@ -128,6 +132,53 @@ pub struct Connection {
     pub over_time: Duration,
     /// Child SAs.
     pub children: Vec<ChildConfig>,
+}
+
+impl Default for Connection {
+    /// Anybody, by preshared keys, with today's proposals and no children.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            version: Version::default(),
+            ikev1: Ikev1::default(),
+            local_addrs: Vec::new(),
+            remote_addrs: Vec::new(),
+            remote_port: 500,
+            local_id: Identity::Any,
+            remote_id: Identity::Any,
+            local_auth: LocalAuth::default(),
+            remote_auth: RemoteAuth::default(),
+            send_cert: SendCert::default(),
+            proposals: Proposal::ike_default(),
+            encap: false,
+            fragmentation: true,
+            dpd_delay: None,
+            rekey_time: None,
+            rand_time: None,
+            reauth_time: None,
+            reauth_frequency: 0,
+            unique: Unique::default(),
+            childless: Childless::default(),
+            mobike: false,
+            follow_redirects: false,
+            redirect: None,
+            vips: Vec::new(),
+            pools: Vec::new(),
+            ppk_id: None,
+            ppk_required: false,
+            over_time: Duration::ZERO,
+            children: Vec::new(),
+        }
+    }
+}
+
+/// Where peers are sent (RFC 5685).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// The other gateway.
+    pub gateway: IpAddr,
+    /// Only when we know who they are: in IKE_AUTH, not in IKE_SA_INIT.
+    pub authenticated: bool,
 }
 
 /// Which versions of IKE a connection speaks.

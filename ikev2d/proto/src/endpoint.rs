@@ -401,6 +401,26 @@ impl Endpoint {
         self.on(now, ike, |sa, ctx| sa.reauthenticate(ctx))
     }
 
+    /// Tells a peer to go to another gateway (RFC 5685). Whether it can.
+    ///
+    /// # Errors
+    /// [`UnknownSa`].
+    pub fn redirect(
+        &mut self,
+        now: Instant,
+        ike: IkeId,
+        gateway: IpAddr,
+    ) -> Result<bool, UnknownSa> {
+        let mut can = false;
+        self.on(now, ike, |sa, _| {
+            can = sa.redirectable && sa.state == State::Established;
+            if can {
+                sa.tasks.push_back(Task::Redirect(gateway));
+            }
+        })?;
+        Ok(can)
+    }
+
     /// Goes on from another address of ours, and tells the peer (RFC 4555). Whether both can.
     ///
     /// # Errors

@@ -217,6 +217,15 @@ pub enum Event {
         /// The new one.
         new: IkeId,
     },
+    /// The peer sends us to another gateway (RFC 5685), and we go.
+    Redirected {
+        /// The IKE SA.
+        ike: IkeId,
+        /// Where the peer is.
+        from: IpAddr,
+        /// Where we go.
+        to: IpAddr,
+    },
     /// An IKE SA is gone.
     IkeDown {
         /// Which.

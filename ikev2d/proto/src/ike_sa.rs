@@ -115,6 +115,8 @@ pub(crate) struct IkeSa {
     pub(crate) reauth: Reauth,
     /// Both sides can move (RFC 4555).
     pub(crate) mobike: bool,
+    /// The peer can be sent to another gateway (RFC 5685).
+    pub(crate) redirectable: bool,
     /// We know of no other IKE SA with this peer.
     pub(crate) initial_contact: bool,
     /// The peer takes an IKE_AUTH without a child (RFC 6023).
@@ -160,6 +162,8 @@ pub(crate) struct InitMaterial {
     pub(crate) exchange: Option<Box<dyn KeyExchange>>,
     pub(crate) group: Option<crate::algorithm::Group>,
     pub(crate) cookie: Vec<u8>,
+    /// The gateway that has sent the client to the other one (RFC 5685).
+    pub(crate) redirected_from: Option<IpAddr>,
     /// What somebody has said against it, who may be the peer.
     pub(crate) refusal: Option<String>,
     /// Restarts by COOKIE or INVALID_KE_PAYLOAD.
@@ -215,6 +219,7 @@ impl IkeSa {
             reassembly: Rare::default(),
             reauth: Reauth::default(),
             mobike: false,
+            redirectable: false,
             initial_contact: false,
             childless: false,
             counted: None,

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ikev2d_crypto::name;
-use ikev2d_proto::config::{AddressPattern, Childless, Connection, Identity, SendCert, Unique};
+use ikev2d_proto::config::{
+    AddressPattern, Childless, Connection, Identity, Redirect, SendCert, Unique,
+};
 use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::suite::Suite;
 use serde::Deserialize;
@@ -78,6 +80,14 @@ pub struct ConnectionSection {
     /// Move established SAs to other addresses (RFC 4555).
     #[serde(default)]
     pub mobike: bool,
+    /// Go to another gateway when the peer says so (RFC 5685), whatever its address; it must prove the
+    /// same identity.
+    #[serde(default)]
+    pub follow_redirects: bool,
+    /// Another gateway that peers are sent to, if they can be.
+    pub redirect_to: Option<IpAddr>,
+    /// When: `init`, before we know who they are and at no cost, or `auth`.
+    pub redirect_when: Option<RedirectWhen>,
     /// Addresses that the peer is asked for: `0.0.0.0` and `::` are any.
     #[serde(default)]
     pub vips: Vec<IpAddr>,
@@ -148,6 +158,17 @@ fn two() -> u8 {
 
 fn yes() -> bool {
     true
+}
+
+/// When peers are sent elsewhere (RFC 5685).
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum RedirectWhen {
+    /// In IKE_SA_INIT.
+    #[default]
+    Init,
+    /// In IKE_AUTH.
+    Auth,
 }
 
 /// What becomes of the peer's other IKE SAs, in strongSwan's words.
@@ -224,6 +245,19 @@ impl ConnectionSection {
         if self.ppk_required && self.ppk_id.is_none() {
             let what = "is set without ppk_id, which says what is required";
             return invalid("ppk_required".to_owned(), what.to_owned());
+        }
+        let redirects = [
+            ("follow_redirects", self.follow_redirects),
+            ("redirect_to", self.redirect_to.is_some()),
+            ("redirect_when", self.redirect_when.is_some()),
+        ];
+        if let Some((key, _)) = redirects.iter().find(|(_, set)| *set && self.version == 1) {
+            let what = "redirection (RFC 5685) is IKEv2's: expected version = 2".to_owned();
+            return invalid((*key).to_owned(), what);
+        }
+        if self.redirect_when.is_some() && self.redirect_to.is_none() {
+            let what = "is set without redirect_to, which says where".to_owned();
+            return invalid("redirect_when".to_owned(), what);
         }
         if self.local.is_eap() || self.remote.is_eap() {
             let both = self.local.is_eap() && self.remote.is_eap();
@@ -351,6 +385,11 @@ impl ConnectionSection {
             unique: self.unique.into(),
             childless: self.childless.into(),
             mobike: self.mobike,
+            follow_redirects: self.follow_redirects,
+            redirect: self.redirect_to.map(|gateway| Redirect {
+                gateway,
+                authenticated: self.redirect_when == Some(RedirectWhen::Auth),
+            }),
             vips: self.vips.clone(),
             pools: self.pools.clone(),
             ppk_id: self.ppk_id.as_deref().map(name::identity),

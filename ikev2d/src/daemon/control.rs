@@ -251,6 +251,7 @@ impl Daemon {
             "initiate" => return self.control_initiate(&message, reply),
             "terminate" => return self.control_terminate(&message, reply),
             "rekey" => respond(self.control_rekey(&message)),
+            "redirect" => self.control_redirect(&message),
             "load-cert" => respond(self.load_certificate(&message)),
             "load-key" => match self.load_key(&message) {
                 Ok(id) => {
@@ -261,8 +262,9 @@ impl Daemon {
                 }
                 Err(error) => respond(Err(error)),
             },
-            "unload-key" | "load-token" | "install" | "uninstall" | "reset-counters"
-            | "redirect" => respond(Err(format!("{command} is not supported by ikev2d"))),
+            "unload-key" | "load-token" | "install" | "uninstall" | "reset-counters" => {
+                respond(Err(format!("{command} is not supported by ikev2d")))
+            }
             _ => Reply::Unknown,
         };
         message.wipe();

@@ -193,6 +193,16 @@ impl Ike {
         self.v2.move_to(now, ike, local)
     }
 
+    /// Tells a peer to go to another gateway (RFC 5685): whether it can, which those of IKEv1 can't.
+    pub(crate) fn redirect(
+        &mut self,
+        now: Instant,
+        ike: IkeId,
+        gateway: IpAddr,
+    ) -> Result<bool, UnknownSa> {
+        self.v2.redirect(now, ike, gateway)
+    }
+
     /// Rekeys a child SA.
     pub(crate) fn rekey_child(&mut self, now: Instant, child: ChildId) -> Result<(), UnknownSa> {
         let first = self.v1(|v1| v1.rekey_child(now, child));

@@ -16,12 +16,13 @@ use crate::config::{
 };
 
 /// Settings that are switches.
-const SWITCHES: [&str; 10] = [
+const SWITCHES: [&str; 11] = [
     "aggressive",
     "aggressive_psk",
     "commit",
     "encap",
     "esn",
+    "follow_redirects",
     "fragmentation",
     "legacy",
     "mobike",

@@ -84,36 +84,17 @@ pub(crate) fn connection(a: bool) -> Connection {
     };
     Connection {
         name: "gw".to_owned(),
-        version: Version::V2,
-        ikev1: Ikev1::default(),
         local_addrs: vec![AddressPattern::Prefix(me.parse().unwrap(), 32)],
         remote_addrs: vec![AddressPattern::Prefix(peer.parse().unwrap(), 32)],
-        remote_port: 500,
         local_id: Identity::parse(if a { "a.test" } else { "b.test" }),
         remote_id: Identity::parse(if a { "b.test" } else { "a.test" }),
-        local_auth: LocalAuth::SharedKey,
-        remote_auth: RemoteAuth::SharedKey,
-        send_cert: SendCert::IfAsked,
         proposals: vec![Proposal::parse_ike("aes256gcm16-prfsha384-x25519").unwrap()],
-        encap: false,
-        fragmentation: true,
-        rand_time: None,
-        reauth_time: None,
-        reauth_frequency: 0,
-        unique: Unique::No,
-        childless: Childless::Allow,
-        mobike: false,
-        vips: Vec::new(),
-        pools: Vec::new(),
-        ppk_id: None,
-        ppk_required: false,
-        dpd_delay: None,
-        rekey_time: None,
         over_time: Duration::from_secs(60),
         children: vec![
             child("net", "aes128gcm16-esn-noesn-x25519"),
             child("pfs", "aes128gcm16-ecp256"),
         ],
+        ..Connection::default()
     }
 }
 

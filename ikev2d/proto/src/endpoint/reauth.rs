@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Reauthentication takes two IKE SAs: the one that is there, and the one that replaces it.
 
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
 use super::table::Table;
 use crate::event::IkeId;
 use crate::ike_sa::{Ctx, Handover, IkeSa, State, Task};
@@ -8,7 +11,10 @@ use crate::ike_sa::{Ctx, Handover, IkeSa, State, Task};
 /// Begins what is asked for, and ends what is done.
 pub(super) fn go_on(sas: &mut Table, ctx: &mut Ctx<'_>) {
     for id in std::mem::take(&mut ctx.out.reauths) {
-        begin(sas, ctx, id);
+        begin(sas, ctx, id, None);
+    }
+    for (id, gateway, asked) in std::mem::take(&mut ctx.out.redirected) {
+        begin(sas, ctx, id, Some((gateway, asked)));
     }
     for id in std::mem::take(&mut ctx.out.reauthenticated) {
         ctx.out.reauthentications += 1;
@@ -45,14 +51,23 @@ pub(super) fn follow(sas: &mut Table, ctx: &mut Ctx<'_>, handover: &Handover) {
     }
 }
 
-fn begin(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
+/// Sets up what is to replace an IKE SA, at another gateway if the peer has named one (RFC 5685).
+fn begin(
+    sas: &mut Table,
+    ctx: &mut Ctx<'_>,
+    id: IkeId,
+    elsewhere: Option<(IpAddr, VecDeque<Task>)>,
+) {
     let Some(old) = sas.get(&id) else {
         return;
     };
+    let (gateway, asked) = elsewhere.unzip();
     let mut path = old.path;
     let behind_nat = path.remote.port() != ctx.config.nat_port;
     path.local.set_port(ctx.config.ike_port);
-    if !(old.nat_remote && behind_nat) {
+    if let Some(gateway) = gateway {
+        path.remote = (gateway, old.connection.remote_port).into();
+    } else if !(old.nat_remote && behind_nat) {
         path.remote.set_port(old.connection.remote_port);
     }
     // The policy as it is today, if the connection is still there.
@@ -70,11 +85,15 @@ fn begin(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
             group: None,
             not_before: None,
         })
+        .chain(asked.unwrap_or_default())
         .collect();
     let had = old.assigned.own.clone();
     let spi_i = ctx.random_u64();
     let mut new = IkeSa::new(ctx, connection, true, (spi_i, 0), path);
-    new.reauth.of = Some(id);
+    // Nothing is lost with one that carries nothing.
+    let goes = gateway.is_some() && old.children.is_empty();
+    new.reauth.of = (!goes).then_some(id);
+    new.init.redirected_from = gateway.map(|_| old.path.remote.ip());
     if !had.is_empty() {
         new.assigned.wanted = had;
     }
@@ -84,6 +103,11 @@ fn begin(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
         return;
     }
     sas.insert(new);
+    if let Some(old) = sas.get_mut(&id).filter(|_| goes) {
+        let reason = "redirected".to_owned();
+        old.tasks.push_back(Task::DeleteIke { reason });
+        old.pump(ctx);
+    }
 }
 
 /// What waited for a child of another IKE SA to go sends from now on: told before that one's end.

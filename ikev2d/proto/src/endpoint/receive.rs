@@ -10,6 +10,7 @@ use super::gate::is_first;
 use crate::config::{AddressPattern, Connection};
 use crate::event::{IkeId, Path, Transmit};
 use crate::exchange::init::{InitRequest, choose, has_intermediate};
+use crate::exchange::redirect;
 use crate::ike_sa::{IkeSa, notifies};
 use crate::wire::{Chain, FLAG_INITIATOR, FLAG_RESPONSE, Header, VERSION, WireError, notify};
 
@@ -163,6 +164,16 @@ impl Endpoint {
             chain.notify(notify::NO_PROPOSAL_CHOSEN, &[]);
             return self.reply_statelessly(path, header, chain);
         };
+        let (can, from) = redirect::ability(&request.parts);
+        if let Some(to) = connection.redirect.filter(|to| !to.authenticated)
+            && can
+            && from != Some(to.gateway)
+            && local != to.gateway
+        {
+            let mut chain = Chain::default();
+            chain.notify(notify::REDIRECT, &redirect::emit(to.gateway, request.nonce));
+            return self.reply_statelessly(path, header, chain);
+        }
         if request.group != choice.0.group as u16 {
             let mut chain = Chain::default();
             chain.notify(

@@ -12,8 +12,8 @@ use crate::config::{
 use crate::credential::{Claim, Job, JobError, JobResult, Scheme, Signer, Verifier};
 use crate::crypto::CryptoError;
 use crate::exchange::child::ChildOffer;
-use crate::exchange::ppk;
 use crate::exchange::signature::{Kept, Waiting, certificates, push_certificate_request};
+use crate::exchange::{ppk, redirect};
 use crate::ike_sa::{Ctx, IkeSa, Request, Task, error_notify, find, notifies};
 use crate::keymat::psk_auth;
 use crate::wire::{Chain, Payload, exchange, notify, payload};
@@ -391,6 +391,10 @@ impl IkeSa {
         self.mobike = self.connection.mobike && offers_mobike(parts);
         self.establish(ctx);
         let spi = self.init.child_spi.take();
+        if redirect::target(parts).is_some() && self.connection.follow_redirects {
+            // §6: without a child, and this IKE SA goes.
+            return self.redirect_established(ctx, parts);
+        }
         if let Err(reason) = self.take_configuration(ctx, parts) {
             return self.go_unconfigured(ctx, reason);
         }

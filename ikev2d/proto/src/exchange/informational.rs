@@ -76,6 +76,7 @@ impl IkeSa {
             chain.push(payload::DELETE, &emit_delete(*protocol, spis));
         }
         self.respond(ctx, exchange::INFORMATIONAL, id, chain);
+        self.redirect_established(ctx, parts);
         let refused =
             error_notify(parts).is_some_and(|notify| notify.kind == notify::AUTHENTICATION_FAILED);
         if refused {

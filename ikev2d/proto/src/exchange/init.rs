@@ -8,7 +8,7 @@ use crate::config::Childless;
 use crate::crypto::{Crypto, CryptoError};
 use crate::endpoint::addresses_match;
 use crate::event::Event;
-use crate::exchange::signature;
+use crate::exchange::{redirect, signature};
 use crate::ike_sa::{Ctx, IkeSa, NONCE_LEN, Request, Sent, State, find, notifies};
 use crate::keymat::IkeKeys;
 use crate::proposal::{self, IkeSuite, Proposal, methods};
@@ -150,6 +150,7 @@ impl IkeSa {
         if self.connection.proposals.iter().any(additional) {
             chain.notify(notify::INTERMEDIATE_EXCHANGE_SUPPORTED, &[]);
         }
+        self.push_redirect_ability(&mut chain);
         signature::push_hash_algorithms(&mut chain);
         let message = chain.into_message(self.init_header(false));
         self.init.message_i = message.clone();
@@ -252,6 +253,9 @@ impl IkeSa {
                         self.init.exchange = None;
                         return self.restart(ctx);
                     }
+                }
+                notify::REDIRECT if self.connection.follow_redirects && header.spi_r.get() == 0 => {
+                    return self.redirect_init(ctx, notify.data);
                 }
                 kind if kind < notify::FIRST_STATUS => {
                     // §2.21.1: anybody may have said so; who is asked goes on answering.
@@ -366,6 +370,7 @@ impl IkeSa {
             self.init.both_use_ppk = true;
             chain.notify(notify::USE_PPK, &[]);
         }
+        (self.redirectable, self.init.redirected_from) = redirect::ability(&request.parts);
         self.init.peer.note(&request.parts);
         if self.init.peer.speaks_rfc_7427() {
             signature::push_hash_algorithms(&mut chain);

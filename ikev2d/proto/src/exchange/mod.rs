@@ -12,5 +12,6 @@ pub(crate) mod informational;
 pub(crate) mod init;
 pub(crate) mod intermediate;
 mod ppk;
+pub(crate) mod redirect;
 pub(crate) mod rekey_ike;
 pub(crate) mod signature;

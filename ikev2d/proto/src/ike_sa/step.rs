@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{ChildRole, Handover, Held, IkeSa, OwnSpi, Spis};
+use super::{ChildRole, Handover, Held, IkeSa, OwnSpi, Spis, Task};
 use crate::config::{Connection, EndpointConfig, Identity, Secret, Unique};
 use crate::crypto::Crypto;
 use crate::event::{ChildId, Event, IkeId, Numbers, Transmit};
+use crate::exchange::redirect::Followed;
 use crate::notified::Notified;
 use crate::pool::Pools;
 
@@ -60,6 +61,9 @@ pub(crate) struct Outputs {
     /// Octets of fragments that wait, by address.
     pub(crate) held: Held,
     pub(crate) handovers: Vec<Handover>,
+    /// IKE SAs that are to go to other gateways, where, and with what to do there.
+    pub(crate) redirected: Vec<(IkeId, IpAddr, VecDeque<Task>)>,
+    pub(crate) followed: Followed,
     /// IKE SAs that a collision has made one too many, and the peer deletes.
     pub(crate) redundant: Vec<IkeId>,
     /// The message is to be handled again, after the handovers.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What an IKE SA still has to do, and the requests that this makes.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::{Ctx, IkeSa, OwnSpi, Standing, State};
@@ -98,6 +99,8 @@ pub(crate) enum Task {
     Liveness,
     /// Tell the peer that we are elsewhere (RFC 4555 §3.5).
     Move,
+    /// Tell the peer to go elsewhere (RFC 5685 §5).
+    Redirect(IpAddr),
 }
 
 impl IkeSa {
@@ -136,6 +139,7 @@ impl IkeSa {
                 Task::DeleteIke { reason } => self.start_delete(ctx, reason),
                 Task::DeleteChild(child) => self.start_delete_child(ctx, child),
                 Task::Move => self.start_move(ctx),
+                Task::Redirect(gateway) => self.start_redirect(ctx, gateway),
                 Task::Liveness => {
                     let chain = Chain::default();
                     self.request(ctx, exchange::INFORMATIONAL, chain, Request::Liveness)

@@ -54,6 +54,12 @@ pub const NO_NATS_ALLOWED: u16 = 16402;
 pub const UNACCEPTABLE_ADDRESSES: u16 = 40;
 /// There is one (RFC 4555 §3.9).
 pub const UNEXPECTED_NAT_DETECTED: u16 = 41;
+/// The sender can be redirected (RFC 5685).
+pub const REDIRECT_SUPPORTED: u16 = 16406;
+/// To which gateway (RFC 5685).
+pub const REDIRECT: u16 = 16407;
+/// By which one (RFC 5685).
+pub const REDIRECTED_FROM: u16 = 16408;
 /// IKE_AUTH may go without a child (RFC 6023).
 pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
 /// EAP may authenticate the responder, too (RFC 5998).

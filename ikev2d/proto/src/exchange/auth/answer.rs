@@ -9,9 +9,9 @@ use crate::config::{Childless, Connection, Identity, LocalAuth, RemoteAuth, Uniq
 use crate::credential::{Job, JobError, JobResult};
 use crate::event::{Event, InstallId};
 use crate::exchange::child::ChildOffer;
-use crate::exchange::ppk;
 use crate::exchange::signature::{Kept, OwnAuth, Waiting};
-use crate::ike_sa::{Ctx, IkeSa, Pending, find, notifies};
+use crate::exchange::{ppk, redirect};
+use crate::ike_sa::{Ctx, FORGET, IkeSa, Pending, find, notifies};
 use crate::wire::{Chain, Payload, exchange, notify, payload};
 
 impl IkeSa {
@@ -256,6 +256,22 @@ impl IkeSa {
         ctx.out.authenticated = Some(self.id);
         self.mobike = self.connection.mobike && offers_mobike(parts);
         self.establish(ctx);
+        if let Some(gateway) = self.redirects_peer_to() {
+            // RFC 5685 §6: it deletes this IKE SA, which never has a child.
+            let mut chain = match proved {
+                true => Chain::default(),
+                false => self.own_proof(own_auth),
+            };
+            if proved {
+                chain.push(payload::AUTH, own_auth);
+            }
+            if self.ppk {
+                chain.notify(notify::PPK_IDENTITY, &[]);
+            }
+            chain.notify(notify::REDIRECT, &redirect::emit(gateway, &[]));
+            self.forget_at = Some(ctx.now + FORGET);
+            return self.respond(ctx, exchange::IKE_AUTH, id, chain);
+        }
         // Without an address the IKE SA stands without its child (§3.15.4).
         let (configured, unconfigured) = match self.answer_configuration(ctx, parts) {
             Ok(configured) => (configured, None),

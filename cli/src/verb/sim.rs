@@ -12,8 +12,8 @@ use sim::fault::{Fault, FaultPlan, FaultRule};
 use sim::inline::InlineConfig;
 use sim::pace::{Pace, Rate};
 use sim::port::PortSpec;
-use sim::qat::{Generation, QatConfig};
-use sim::{BusTiming, CardConfig, RunningCard, SimError, SimulatedCard};
+use sim::qat::{Generation, QatConfig, SimulatedQat};
+use sim::{BusTiming, CardConfig, CardStop, RunningCard, SimError, SimulatedCard};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::{OutputArguments, table};
@@ -37,14 +37,14 @@ pub(crate) struct Arguments {
     model: Model,
     /// Functions of the card, 1 to 16: the first listens at PATH, the others at PATH.1, PATH.2, …,
     /// each with an equal share of SAs and queue pairs.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     functions: u16,
-    /// SAs that the card holds.
-    #[arg(long, default_value_t = 4096)]
-    max_sas: u32,
-    /// Queue pairs.
-    #[arg(long, default_value_t = 8)]
-    queues: u16,
+    /// SAs that the card holds [default: 4096].
+    #[arg(long)]
+    max_sas: Option<u32>,
+    /// Queue pairs [default: 8].
+    #[arg(long)]
+    queues: Option<u16>,
     /// Poll for work and never sleep: answers soonest, and keeps a processor busy.
     #[arg(long)]
     poll: bool,
@@ -131,13 +131,19 @@ impl Model {
     pub(crate) fn start(self, mut config: CardConfig) -> Result<RunningCard, SimError> {
         self.adjust(&mut config);
         match self.generation() {
-            Some(generation) => start_qat(&config, generation, &config.socket),
+            Some(generation) => RunningCard::start_qat(&qat(&config, generation, &config.socket)),
             None => RunningCard::start(&config),
         }
     }
 }
 
 pub(crate) fn run(arguments: Arguments) -> Outcome {
+    if arguments.model.generation().is_some()
+        && let Some(name) = beyond_qat(&arguments)
+    {
+        let text = format!("--{name}: a QAT takes a socket, functions and faults only");
+        return Err(Failure::usage(anyhow::anyhow!(text)));
+    }
     let Some(socket) = arguments.socket.filter(|_| !arguments.list_faults) else {
         return list_faults(&arguments.output);
     };
@@ -162,8 +168,8 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
         limit: u64::from(arguments.capture_limit) << 20,
     });
     config.functions = arguments.functions;
-    config.max_sas = arguments.max_sas;
-    config.queues = arguments.queues;
+    config.max_sas = arguments.max_sas.unwrap_or(config.max_sas);
+    config.queues = arguments.queues.unwrap_or(config.queues);
     config.polls = arguments.poll;
     config.null_crypto = arguments.null_crypto;
     let seed = arguments.seed.or(planned_seed).unwrap_or(0);
@@ -181,15 +187,9 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     if let Some(generation) = arguments.model.generation() {
         return serve_qat(&config, generation, ending);
     }
-    let card = SimulatedCard::bind(&config)?;
+    let card = SimulatedCard::bind(&config).map_err(failed)?;
     let stop = card.stop_handle();
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            if ending.wait().is_ok() {
-                stop.stop();
-            }
-        })?;
+    on_signal(ending, move || stop.stop())?;
     tracing::info!(socket = %socket.display(), "a card listens");
     card.run()?;
     // A socket without a listener only misleads.
@@ -199,37 +199,101 @@ pub(crate) fn run(arguments: Arguments) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn start_qat(
-    config: &CardConfig,
-    generation: Generation,
-    socket: &Path,
-) -> Result<RunningCard, SimError> {
-    RunningCard::start_qat(&QatConfig {
+fn qat(config: &CardConfig, generation: Generation, socket: &Path) -> QatConfig {
+    QatConfig {
         generation,
         faults: config.faults.clone(),
         ..QatConfig::new(socket)
-    })
+    }
 }
 
-/// Serves QAT functions until a signal comes.
+/// Serves QAT functions until a signal comes, or one of them fails.
 fn serve_qat(config: &CardConfig, generation: Generation, ending: SigSet) -> Outcome {
     let sockets: Vec<_> = (0..config.functions)
         .map(|function| config.function_socket(function))
         .collect();
     let functions = sockets
         .iter()
-        .map(|socket| start_qat(config, generation, socket));
-    let functions = functions.collect::<Result<Vec<_>, _>>()?;
+        .map(|socket| SimulatedQat::bind(&qat(config, generation, socket)));
+    let functions = functions.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let stops: Vec<_> = functions.iter().map(SimulatedQat::stop_handle).collect();
+    let stop = move || stops.iter().for_each(CardStop::stop);
+    on_signal(ending, stop.clone())?;
     tracing::info!(?generation, functions = sockets.len(), "a QAT listens");
-    let signalled = ending.wait();
-    for function in functions {
-        function.stop()?;
-    }
-    signalled.context("cannot wait for signals")?;
+    let runs = functions.into_iter().map(|function| || function.run());
+    serve_together(runs.collect(), &stop)?;
     for socket in sockets {
         let _ = std::fs::remove_file(socket);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs all at once, each on a thread. The first that ends, however it does, ends the others by `stop`.
+fn serve_together<R>(runs: Vec<R>, stop: &(impl Fn() + Sync)) -> anyhow::Result<()>
+where
+    R: FnOnce() -> Result<(), SimError> + Send,
+{
+    /// Also where a thread panics.
+    struct StopOthers<'stop, S: Fn()>(&'stop S);
+    impl<S: Fn()> Drop for StopOthers<'_, S> {
+        fn drop(&mut self) {
+            self.0();
+        }
+    }
+
+    std::thread::scope(|scope| {
+        let run = |run: R| {
+            let thread = std::thread::Builder::new().name("qat-bus".to_owned());
+            thread.spawn_scoped(scope, move || {
+                let _others = StopOthers(stop);
+                run()
+            })
+        };
+        let threads = runs.into_iter().map(run).collect::<Result<Vec<_>, _>>();
+        let threads = threads.inspect_err(|_| stop())?;
+        for thread in threads {
+            match thread.join() {
+                Ok(result) => result?,
+                Err(_) => anyhow::bail!("a function's thread has panicked"),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Calls `stop` when a signal comes.
+fn on_signal(ending: SigSet, stop: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let thread = std::thread::Builder::new().name("signals".to_owned());
+    let wait = move || {
+        if ending.wait().is_ok() {
+            stop();
+        }
+    };
+    thread.spawn(wait).map(drop)
+}
+
+/// An option that was given and is an ipa card's only.
+fn beyond_qat(arguments: &Arguments) -> Option<&'static str> {
+    let given = [
+        ("wire", arguments.wire.is_some()),
+        ("rate", arguments.rate.is_some()),
+        ("latency", arguments.latency.is_some()),
+        ("capture", arguments.capture.is_some()),
+        ("poll", arguments.poll),
+        ("null-crypto", arguments.null_crypto),
+        ("max-sas", arguments.max_sas.is_some()),
+        ("queues", arguments.queues.is_some()),
+    ];
+    let given = given.into_iter().find(|(_, given)| *given);
+    given.map(|(name, _)| name)
+}
+
+/// What was asked of a card that can't be is wrong usage.
+fn failed(error: SimError) -> Failure {
+    match error {
+        SimError::Config { .. } | SimError::Rtl(_) => Failure::usage(error),
+        error => error.into(),
+    }
 }
 
 fn latency(text: &str) -> Result<Duration, String> {
@@ -271,4 +335,28 @@ fn list_faults(output: &OutputArguments) -> Outcome {
             .map(|(_, name, what)| vec![(*name).to_owned(), what.trim().to_owned()]);
         table(&["FAULT", "WHAT"], rows.collect(), "none")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn one_that_ends_ends_the_others_and_is_told() {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let (stop, stopped) = (Mutex::new(Some(stop)), Mutex::new(stopped));
+        let runs: Vec<Box<dyn FnOnce() -> Result<(), SimError> + Send>> = vec![
+            Box::new(|| {
+                // Until nobody could stop it any more.
+                let _ = stopped.lock().unwrap().recv();
+                Ok(())
+            }),
+            Box::new(|| Err(std::io::Error::other("its socket has failed").into())),
+        ];
+        let error = serve_together(runs, &|| drop(stop.lock().unwrap().take()));
+        assert_eq!(error.unwrap_err().to_string(), "its socket has failed");
+    }
 }

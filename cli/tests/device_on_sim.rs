@@ -223,6 +223,9 @@ fn a_good_card_passes_every_test_and_a_bad_one_is_named() {
         results.iter().all(|result| result["result"] == "pass"),
         "{json}"
     );
+    let tests = results.iter().map(|result| result["test"].as_str());
+    let tests: Vec<_> = tests.flatten().collect();
+    assert!(tests.contains(&"counters"), "{tests:?}");
 
     let bad = Card::new(&["corrupt-output=1/1"]);
     let text = stdout(&mut bad.esplanade("selftest", &[]), 1);

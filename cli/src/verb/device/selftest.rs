@@ -10,7 +10,7 @@ use driver::{Card, DeviceAddress};
 use esp::self_test::{Case, cases};
 use offload_api::capability::Features;
 use offload_api::queue::{Explicit, Status};
-use offload_api::sa::{Direction, Grant, Numbering, SaHandle};
+use offload_api::sa::{Direction, Grant, Numbering, SaHandle, Suite};
 use serde::Serialize;
 use serde_json::json;
 
@@ -19,8 +19,8 @@ use crate::engine::Engine;
 use crate::failure::Outcome;
 use crate::output::{OutputArguments, table};
 
-/// Test a card that nobody uses: its own known answers, its clock, admin queue, DMA, interrupts, anti-replay,
-/// and each suite against packets of an independent implementation.
+/// Test a card that nobody uses: its own known answers, its clock and counters, admin queue, DMA,
+/// interrupts, anti-replay, and each suite against packets of an independent implementation.
 ///
 /// The card is reset. Exit status 1 when a test fails.
 #[derive(Debug, clap::Args)]
@@ -59,8 +59,9 @@ struct TestResult {
 
 fn run_all(card: &Card) -> Vec<TestResult> {
     let mut results = Vec::new();
-    if let Some(card) = card.ipa() {
-        results.push(judge("registers", || registers(card)));
+    let ipa = card.ipa();
+    if let Some(card) = ipa {
+        results.push(judge("clock", || clock(card)));
         results.push(judge("heartbeat", || heartbeat(card)));
         results.push(judge("the card's own known answers", || own_test(card)));
     }
@@ -72,25 +73,44 @@ fn run_all(card: &Card) -> Vec<TestResult> {
             return results;
         }
     };
-    let suites = &card.capabilities().suites;
-    let mut cases = cases().filter(|case| {
+    let cases = match known(&card.capabilities().suites) {
+        Ok(cases) => cases,
+        Err(error) => {
+            results.push(judge("known answers", || Err(error)));
+            return results;
+        }
+    };
+    if let Some(case) = cases.first() {
+        // Without them completions are polled for, which every other test does.
+        if card.capabilities().features.contains(Features::INTERRUPTS) {
+            results.push(judge("interrupt", || interrupt(&mut engine, case)));
+        }
+        if let Some(card) = ipa {
+            results.push(judge("counters", || counters(card, &mut engine, case)));
+        }
+        results.push(judge("anti-replay", || replay(&mut engine, case)));
+        results.push(judge("sequence numbers", || numbers(&mut engine, case)));
+        results.push(judge("retirement", || retirement(&mut engine, case)));
+    }
+    for case in &cases {
+        results.push(suite(&mut engine, case));
+    }
+    results
+}
+
+/// The known answers of a card's suites. One without any could pass without a packet.
+fn known(suites: &[Suite]) -> Result<Vec<Case>> {
+    let cases = cases().filter(|case| {
         let suite = case.params(Direction::Outbound).map(|sa| sa.suite);
         suite.is_some_and(|suite| suites.contains(&suite))
     });
-    if let Some(case) = cases.by_ref().next() {
-        // Without them completions are polled for, which every other test does.
-        if card.capabilities().features.contains(Features::INTERRUPTS) {
-            results.push(judge("interrupt", || interrupt(&mut engine, &case)));
-        }
-        results.push(judge("anti-replay", || replay(&mut engine, &case)));
-        results.push(judge("sequence numbers", || numbers(&mut engine, &case)));
-        results.push(judge("retirement", || retirement(&mut engine, &case)));
-        results.push(suite(&mut engine, &case));
-    }
-    for case in cases {
-        results.push(suite(&mut engine, &case));
-    }
-    results
+    let cases: Vec<_> = cases.collect();
+    ensure!(
+        !cases.is_empty(),
+        "there is a known answer for none of the {} suites that it tells",
+        suites.len()
+    );
+    Ok(cases)
 }
 
 fn judge(test: &str, run: impl FnOnce() -> Result<()>) -> TestResult {
@@ -128,8 +148,8 @@ fn show(results: &[TestResult]) -> String {
     )
 }
 
-/// The clock goes on, and what the registers say is what the queues say.
-fn registers(card: &IpaCard) -> Result<()> {
+/// The clock goes on.
+fn clock(card: &IpaCard) -> Result<()> {
     let time = |card: &IpaCard| -> Result<u64> {
         let registers = card.inspect()?.registers;
         let found = registers
@@ -143,6 +163,76 @@ fn registers(card: &IpaCard) -> Result<()> {
     ensure!(
         passed >= 10_000_000,
         "the card's clock went on by {passed} ns in 10 ms"
+    );
+    Ok(())
+}
+
+/// What the card counts of packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counted {
+    sealed: u64,
+    sealed_octets: u64,
+    /// By all queue pairs.
+    submitted: u64,
+    completed: u64,
+    errors: u64,
+}
+
+impl Counted {
+    fn by(card: &IpaCard) -> Result<Self> {
+        let told = card.inspect()?;
+        let counter = |name: &str| {
+            let found = told.counters.iter().find(|(counter, _)| counter == name);
+            found.map_or(0, |(_, value)| *value)
+        };
+        let mut counted = Self {
+            sealed: counter("sealed"),
+            sealed_octets: counter("sealed_bytes"),
+            ..Self::default()
+        };
+        for queue in &told.queues {
+            counted.submitted = counted.submitted.saturating_add(queue.submitted);
+            counted.completed = counted.completed.saturating_add(queue.completed);
+            counted.errors = counted.errors.saturating_add(queue.errors);
+        }
+        Ok(counted)
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            sealed: self.sealed.wrapping_sub(before.sealed),
+            sealed_octets: self.sealed_octets.wrapping_sub(before.sealed_octets),
+            submitted: self.submitted.wrapping_sub(before.submitted),
+            completed: self.completed.wrapping_sub(before.completed),
+            errors: self.errors.wrapping_sub(before.errors),
+        }
+    }
+}
+
+/// Registers and queues say what was sent: three packets, and one beyond the grant.
+fn counters(card: &IpaCard, engine: &mut Engine, case: &Case) -> Result<()> {
+    let granted = |sa: &mut offload_api::sa::SaParams| {
+        sa.numbering = Numbering::Granted(Some(Grant { first: 1, last: 3 }));
+    };
+    let packet = case.plain();
+    let expected = Counted {
+        sealed: 3,
+        sealed_octets: 3 * packet.len() as u64,
+        submitted: 4,
+        completed: 4,
+        errors: 1,
+    };
+    let before = Counted::by(card)?;
+    with_sa(engine, case, Direction::Outbound, granted, |engine, sa| {
+        for _ in 0..4 {
+            engine.process(sa, &packet, None)?;
+        }
+        Ok(())
+    })?;
+    let found = Counted::by(card)?.since(before);
+    ensure!(
+        found == expected,
+        "it counted {found:?}, expected {expected:?}"
     );
     Ok(())
 }
@@ -301,4 +391,16 @@ fn suite(engine: &mut Engine, case: &Case) -> TestResult {
             },
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_that_tells_no_suite_fails() {
+        let failed = judge("known answers", || known(&[]).map(drop));
+        assert_eq!(failed.result, "fail");
+        assert_eq!(known(&[Suite::AES_256_GCM]).unwrap().len(), 1);
+    }
 }

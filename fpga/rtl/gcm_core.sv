@@ -15,6 +15,7 @@ module gcm_core
 #(
   parameter  int unsigned LANES    = 4,
   parameter  int unsigned SAS      = 512,
+  parameter  int unsigned KARATSUBA  = Karatsuba,
   parameter  int unsigned ROM_ROUNDS = 4,        // see aes_lanes
   localparam int unsigned SaBits   = $clog2(SAS),
   localparam int unsigned Powers   = 2 * LANES,
@@ -237,7 +238,7 @@ module gcm_core
   end
 
   poly_t hash;
-  ghash_lanes #(.LANES(LANES), .SAS(SAS)) u_ghash (
+  ghash_lanes #(.LANES(LANES), .SAS(SAS), .KARATSUBA(KARATSUBA)) u_ghash (
     .clk_i, .rst_ni, .valid_i(done.kind inside {Packet, Length}), .first_i(done.first),
     .last_i(done.hash_last), .count_i(done.blocks + CountBits'(done.hash_last)), .sa_i(done.sa),
     .x_i(x), .h_sa_o(power_sa), .h_i(power), .done_o(tag_valid_o), .hash_o(hash)

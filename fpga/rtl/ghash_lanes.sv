@@ -20,6 +20,7 @@ module ghash_lanes
 #(
   parameter  int unsigned LANES     = 4,
   parameter  int unsigned SAS       = 512,
+  parameter  int unsigned KARATSUBA = Karatsuba,
   localparam int unsigned SaBits    = $clog2(SAS),
   localparam int unsigned Powers    = 2 * LANES,
   localparam int unsigned CountBits = $clog2(LANES + 1),
@@ -119,7 +120,9 @@ module ghash_lanes
     x2 = x2_q;
     if (later2_q) x2[0] = x2_q[0] ^ sum_q[beat2_q.odd];
   end
-  clmul #(.WIDTH(128), .TERMS(LANES)) u_clmul (.clk_i, .a_i(x2), .b_i(h2_q), .p_o(product));
+  clmul #(.WIDTH(128), .KARATSUBA(KARATSUBA), .TERMS(LANES)) u_clmul (
+    .clk_i, .a_i(x2), .b_i(h2_q), .p_o(product)
+  );
 
   // Stage 3: the beat's sum, or the hash.
   poly_t sum;

@@ -7,6 +7,13 @@ package ghash_pkg;
   typedef logic [127:0] poly_t;
   typedef logic [254:0] product_t;
 
+  // Steps of Karatsuba in a multiplier: three are the smallest in LUTs, two the quickest to simulate.
+`ifdef SYNTHESIS
+  localparam int unsigned Karatsuba = 3;
+`else
+  localparam int unsigned Karatsuba = 2;
+`endif
+
   // Each octet's bits the other way round: the polynomial of 16 octets that lie in memory, octet 0
   // lowest. Wires in hardware, three steps in a simulator.
   function automatic logic [127:0] flip(input logic [127:0] octets);

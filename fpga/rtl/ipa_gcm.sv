@@ -12,6 +12,7 @@ module ipa_gcm
   parameter  int unsigned LANES    = 4,
   parameter  int unsigned SAS      = 512,
   parameter  int unsigned QUEUE    = 64,
+  parameter  int unsigned KARATSUBA  = Karatsuba,
   parameter  int unsigned ROM_ROUNDS = 4,        // see aes_lanes
   localparam int unsigned SaBits   = $clog2(SAS),
   localparam int unsigned DataBits = 128 * LANES,
@@ -86,7 +87,7 @@ module ipa_gcm
   logic [ByteBits-1:0] c_bytes;
   logic [DataBits-1:0] c_data;
   logic [127:0]        tag;
-  gcm_core #(.LANES(LANES), .SAS(SAS), .ROM_ROUNDS(ROM_ROUNDS)) u_core (
+  gcm_core #(.LANES(LANES), .SAS(SAS), .ROM_ROUNDS(ROM_ROUNDS), .KARATSUBA(KARATSUBA)) u_core (
     .clk_i, .rst_ni,
     .key_sa_i(key_sa), .rkey_write_i(rkey_write), .rkey_i(rkey),
     .salt_write_i(salt_write), .key_256_i(key_256), .salt_i(salt),

@@ -183,6 +183,8 @@ impl Core {
         if self.rtl.is_none() {
             return;
         }
+        // What is under way ends while the SA is there to note it.
+        self.rtl_rest();
         // Out of the table for as long as it takes, since both are wanted.
         let Some(mut sa) = self.sas.take(index, generation) else {
             return;

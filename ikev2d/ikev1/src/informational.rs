@@ -164,7 +164,8 @@ impl Isakmp {
             };
             // Whoever lets the old one go has the new one.
             self.use_heirs(ctx, id, true);
-            if let Some(child) = self.remove_child(id) {
+            if let Some(mut child) = self.remove_child(id) {
+                self.restore_loser(ctx, &mut child);
                 // Ours is gone with it: the peer should know (RFC 2408 §3.15 asks for no answer).
                 self.retired(ctx, child, reason::DELETED_BY_PEER);
             }

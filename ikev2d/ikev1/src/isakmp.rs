@@ -151,8 +151,26 @@ pub(crate) struct Child {
     pub(crate) installed: Instant,
     pub(crate) rekey_at: Option<Instant>,
     pub(crate) expire_at: Option<Instant>,
+    /// When it goes, as one that is replaced.
+    pub(crate) until: Option<Instant>,
+    /// Another one that both ends began at the same time has won over it, as far as we know.
+    pub(crate) lost: bool,
     /// The shell knows of it.
     pub(crate) announced: bool,
+}
+
+impl Child {
+    /// When it goes by itself.
+    pub(crate) fn end(&self) -> Option<Instant> {
+        self.until.or(self.expire_at)
+    }
+
+    /// Whether it is for the traffic of another one.
+    pub(crate) fn is_like(&self, other: &ChildSa) -> bool {
+        let sa = &self.sa;
+        (&sa.child, &sa.ts_local, &sa.ts_remote)
+            == (&other.child, &other.ts_local, &other.ts_remote)
+    }
 }
 
 /// Where a child SA stands.

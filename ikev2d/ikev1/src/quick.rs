@@ -85,6 +85,8 @@ pub(crate) struct Asked {
     nonce: Vec<u8>,
     exchange: Option<Box<dyn KeyExchange>>,
     pub(crate) rekeys: Option<ChildId>,
+    /// What it takes the place of, if only by chance.
+    replaces: Option<ChildId>,
 }
 
 /// Proxy ids: our side's traffic and the peer's.
@@ -335,6 +337,8 @@ impl Isakmp {
             installed: ctx.now,
             rekey_at: [rekey_at, theirs].into_iter().flatten().min(),
             expire_at: config.rekey_time.map(|time| ctx.now + time + time / 10),
+            until: None,
+            lost: false,
             announced: false,
         });
         let child = Box::new(sa);
@@ -353,9 +357,7 @@ impl Isakmp {
             other.sa.id != id
                 && other.announced
                 && other.phase != Phase::Replaced
-                && other.sa.child == new.sa.child
-                && other.sa.ts_local == new.sa.ts_local
-                && other.sa.ts_remote == new.sa.ts_remote
+                && other.is_like(&new.sa)
         });
         let others: Vec<(ChildId, bool)> = others
             .map(|other| {
@@ -367,11 +369,16 @@ impl Isakmp {
                 )
             })
             .collect();
-        // Both ends have begun at once: both keep the same one of the two.
+        // Both ends have begun at once: both keep the same one of the two. Should the peer have had that one
+        // when it answered, it lets it go: so the other one stays a little longer.
         if let Some((winner, _)) = others.iter().find(|(_, wins)| *wins) {
             let winner = *winner;
             tracing::debug!(child = id.0, winner = winner.0, "one child SA too many");
-            return self.replace(ctx, id, winner);
+            self.replace(ctx, id, winner, 2 * OVERLAP);
+            if let Some(loser) = self.child_mut(id) {
+                loser.lost = true;
+            }
+            return;
         }
         if let Some(new) = self.child_mut(id) {
             new.announced = true;
@@ -380,7 +387,7 @@ impl Isakmp {
         ctx.event(Event::InstallOutbound { install, child: id });
         let rekeyed = !others.is_empty();
         for (old, _) in others {
-            self.replace(ctx, old, id);
+            self.replace(ctx, old, id, OVERLAP);
         }
         if !rekeyed {
             ctx.event(Event::ChildUp { ike, child: id });
@@ -388,17 +395,42 @@ impl Isakmp {
     }
 
     /// One child SA takes over from another, which goes a moment later.
-    fn replace(&mut self, ctx: &mut Ctx<'_>, old: ChildId, new: ChildId) {
-        let end = ctx.now + OVERLAP;
+    fn replace(&mut self, ctx: &mut Ctx<'_>, old: ChildId, new: ChildId, moment: Duration) {
+        let end = ctx.now + moment;
         let Some(child) = self.child_mut(old) else {
             return;
         };
         child.phase = Phase::Replaced;
         child.rekey_at = None;
-        child.expire_at = Some(end);
+        child.until = Some(end);
         if std::mem::replace(&mut child.announced, false) {
             ctx.event(Event::ChildRekeyed { old, new });
         }
+    }
+
+    /// The peer has let go of a child SA: one that has lost to it is the one that the peer keeps.
+    pub(crate) fn restore_loser(&mut self, ctx: &mut Ctx<'_>, gone: &mut Child) {
+        let again = ctx.now + Duration::from_secs(10);
+        let mut losers = self.children.iter_mut().rev();
+        let Some(loser) = losers.find(|child| child.lost && child.is_like(&gone.sa)) else {
+            return;
+        };
+        (loser.phase, loser.lost, loser.until) = (Phase::Installed, false, None);
+        loser.rekey_at = loser.expire_at.map(|end| end.min(again));
+        loser.announced = true;
+        let (ike, new) = (self.id, loser.sa.id);
+        let install = InstallId(ctx.id());
+        ctx.event(Event::InstallOutbound {
+            install,
+            child: new,
+        });
+        ctx.event(match std::mem::take(&mut gone.announced) {
+            true => Event::ChildRekeyed {
+                old: gone.sa.id,
+                new,
+            },
+            false => Event::ChildUp { ike, child: new },
+        });
     }
 
     /// What was done about the installation of an inbound SA.
@@ -479,7 +511,8 @@ impl Isakmp {
         reason: &str,
     ) {
         let now = ctx.now;
-        if let Some(old) = rekeys.and_then(|old| self.child_mut(old)) {
+        let old = rekeys.and_then(|old| self.child_mut(old));
+        if let Some(old) = old.filter(|old| old.phase == Phase::Rekeying) {
             tracing::warn!(child = name, reason, "child SA could not be rekeyed");
             old.phase = Phase::Installed;
             old.rekey_at = Some(now + Duration::from_secs(10));

@@ -72,7 +72,7 @@ impl Isakmp {
             .iter()
             .flat_map(|child| {
                 let due = child.rekey_at.filter(|_| child.phase == Phase::Installed);
-                [due, child.expire_at]
+                [due, child.end()]
             })
             .filter(|_| self.is_in_use());
         let exchanges = self.exchanges.values();
@@ -205,7 +205,7 @@ impl Isakmp {
 
     fn renew_children(&mut self, ctx: &mut Ctx<'_>) {
         let due = |at: Option<Instant>| at.is_some_and(|at| ctx.now >= at);
-        let expired = self.children.iter().filter(|child| due(child.expire_at));
+        let expired = self.children.iter().filter(|child| due(child.end()));
         let expired: Vec<(ChildId, Phase)> = expired.map(|c| (c.sa.id, c.phase)).collect();
         let rekeyed = self.children.iter().filter(|child| due(child.rekey_at));
         let rekeyed: Vec<ChildId> = rekeyed.map(|c| c.sa.id).collect();

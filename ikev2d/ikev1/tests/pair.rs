@@ -519,3 +519,35 @@ fn encapsulation_can_be_forced() {
             .all(|s| s.offered.values().all(|sa| sa.udp_encap))
     );
 }
+
+/// A08: a child that is there is asked for once more: the responder takes that for a rekeying, and the
+/// initiator sees it the same way.
+#[test]
+fn a_child_that_is_asked_for_again_is_replaced_on_both_sides() {
+    for _ in 0..8 {
+        let mut pair = Pair::plain();
+        pair.up();
+        for side in [0, 1, 0] {
+            pair.initiate(side, Some("net"));
+            pair.run(Duration::from_secs(30));
+            pair.agree(1);
+        }
+    }
+}
+
+/// A08: a quick mode that was begun at the same time as the peer's, and heard of by the peer only when
+/// that one had ended: to the peer it takes over, to us one of the two has lost.
+#[test]
+fn a_quick_mode_that_comes_late_leaves_one_child() {
+    for _ in 0..16 {
+        let mut pair = Pair::plain();
+        pair.initiate(0, None);
+        pair.run(Duration::from_secs(5));
+        pair.initiate(0, Some("net"));
+        pair.flush();
+        pair.wire.clear();
+        pair.initiate(1, Some("net"));
+        pair.run(Duration::from_secs(60));
+        pair.agree(1);
+    }
+}

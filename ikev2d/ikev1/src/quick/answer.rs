@@ -148,7 +148,7 @@ impl Isakmp {
     }
 
     /// The child SA that a new one of the same selectors takes over from.
-    fn rekeyed(&self, name: &str, pair: Pair) -> Option<ChildId> {
+    pub(super) fn rekeyed(&self, name: &str, pair: Pair) -> Option<ChildId> {
         let children = self.children.iter().rev();
         let mut same = children.filter(|child| {
             child.sa.child == name

@@ -115,6 +115,8 @@ impl Isakmp {
         }
         chain.push(payload::ID, &local);
         chain.push(payload::ID, &remote);
+        // As the peer sees it, who can't know that it is not asked to rekey.
+        let replaces = rekeys.or_else(|| self.rekeyed(&config.name, pair));
         let asked = Asked {
             name: config.name.clone(),
             pair,
@@ -123,6 +125,7 @@ impl Isakmp {
             nonce,
             exchange,
             rekeys,
+            replaces,
         };
         self.exchanges.insert(
             id,
@@ -221,7 +224,7 @@ impl Isakmp {
             life,
             replay,
         };
-        let made = self.make_child(ctx, &config, asked.pair, ingredients, asked.rekeys);
+        let made = self.make_child(ctx, &config, asked.pair, ingredients, asked.replaces);
         let (child, install) = made.ok_or("cryptographic operation failed")?;
         if let Some(exchange) = self.exchanges.get_mut(&id) {
             exchange.stage = Stage::Completing {

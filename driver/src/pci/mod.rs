@@ -163,7 +163,7 @@ fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => " (needs root)",
         io::ErrorKind::ReadOnlyFilesystem => {
-            " (sysfs is mounted read-only: a container without the right to change it?)"
+            " (mounted read-only there: a container without the right to change it?)"
         }
         _ => "",
     }

@@ -285,8 +285,10 @@ fn a_flood_of_forged_esp_keeps_neither_ike_nor_traffic_out() {
     let dropped = socket_drops(&wire.b, 4500) + interface_drops(&wire.b, "wire", "rx");
     println!("{sent} forged, {counted} looked at, {dropped} dropped by the kernel");
     assert!(counted > 1000, "{sent} {counted} {dropped}");
-    // ESP has one socket, IKE another, and that one had room for all.
+    // ESP has one socket, IKE three (first messages, those with a cookie, all others), and those had room
+    // for all.
     let each = each_sockets_drops(&wire.b, 4500);
-    assert!(each.len() == 2 && each.contains(&0), "{each:?}");
+    let dropping = each.iter().filter(|drops| **drops != 0).count();
+    assert!(each.len() == 4 && dropping <= 1, "{each:?}");
     wire.assert_passes("after the flood");
 }

@@ -20,7 +20,7 @@ module ghash_lanes
 #(
   parameter  int unsigned LANES     = 4,
   parameter  int unsigned SAS       = 512,
-  parameter  int unsigned KARATSUBA = Karatsuba,
+  parameter  int unsigned KARATSUBA = karatsuba(),
   localparam int unsigned SaBits    = $clog2(SAS),
   localparam int unsigned Powers    = 2 * LANES,
   localparam int unsigned CountBits = $clog2(LANES + 1),

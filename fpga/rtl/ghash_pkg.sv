@@ -8,11 +8,13 @@ package ghash_pkg;
   typedef logic [254:0] product_t;
 
   // Steps of Karatsuba in a multiplier: three are the smallest in LUTs, two the quickest to simulate.
+  function automatic int unsigned karatsuba();
 `ifdef SYNTHESIS
-  localparam int unsigned Karatsuba = 3;
+    return 3;
 `else
-  localparam int unsigned Karatsuba = 2;
+    return 2;
 `endif
+  endfunction
 
   // Each octet's bits the other way round: the polynomial of 16 octets that lie in memory, octet 0
   // lowest. Wires in hardware, three steps in a simulator.

@@ -12,7 +12,7 @@ module ipa_gcm
   parameter  int unsigned LANES    = 4,
   parameter  int unsigned SAS      = 512,
   parameter  int unsigned QUEUE    = 64,
-  parameter  int unsigned KARATSUBA  = Karatsuba,
+  parameter  int unsigned KARATSUBA  = karatsuba(),
   parameter  int unsigned ROM_ROUNDS = 4,        // see aes_lanes
   localparam int unsigned SaBits   = $clog2(SAS),
   localparam int unsigned DataBits = 128 * LANES,

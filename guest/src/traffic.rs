@@ -33,8 +33,11 @@ pub(crate) fn woken_by(card: &dyn Accelerator, kind: &str) -> Result<()> {
     let sa = card.install(&outbound(1))?;
     let mut queue = card.open_queue(&QueueConfig { depth: 64 })?;
     let before = counted_interrupts(kind)?;
+    // A card that is quicker than the sleeper, who sees its completions before, interrupts nobody.
     const BURSTS: u64 = 20;
-    for burst in 0..BURSTS {
+    let end = Instant::now() + Duration::from_secs(60);
+    let mut burst = 0;
+    let interrupts = loop {
         submit(&mut *queue, &pool, sa, 8)?;
         let mut done = Vec::new();
         while done.len() < 8 {
@@ -48,9 +51,13 @@ pub(crate) fn woken_by(card: &dyn Accelerator, kind: &str) -> Result<()> {
             ensure!(woken, "burst {burst}: nothing woke the sleeper");
         }
         all(&done, Status::Ok)?;
-    }
-    let interrupts = counted_interrupts(kind)? - before;
-    println!("GUEST interrupts {interrupts} of {kind} for {BURSTS} bursts");
+        burst += 1;
+        let interrupts = counted_interrupts(kind)? - before;
+        if burst >= BURSTS && interrupts > 0 || Instant::now() >= end {
+            break interrupts;
+        }
+    };
+    println!("GUEST interrupts {interrupts} of {kind} for {burst} bursts");
     ensure!(interrupts > 0, "completions came without interrupts");
     Ok(())
 }

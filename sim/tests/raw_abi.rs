@@ -432,6 +432,38 @@ fn interrupts_are_moderated() {
     rig.end();
 }
 
+/// The card may look at what was asked for only after the host has had all that there was.
+#[test]
+fn who_asks_with_nothing_left_is_told_of_the_next_completion() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig).with_queue();
+    let bell: OwnedFd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let own: OwnedFd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let fds = [own.as_fd(), bell.as_fd()];
+    raw.client.set_irqs(IRQ_MSIX, 0, &fds).unwrap();
+    let seal = raw.add(&sa(FLAG_OUTBOUND, 1000));
+    let packet = inner(40);
+    let one = |raw: &mut Raw| {
+        raw.poke(BUFFERS + 128, &packet);
+        let done = raw.run(&submission(seal, BUFFERS, 128, packet.len()));
+        assert_eq!(done.status, Status::Ok as u8);
+    };
+    for consumed in (1..40).step_by(2) {
+        one(&mut raw);
+        raw.ring(0, doorbell::HEAD, consumed);
+        raw.ring(0, doorbell::ARM, 1);
+        std::thread::sleep(Duration::from_millis(3));
+        one(&mut raw);
+        let end = Instant::now() + Duration::from_secs(20);
+        let mut count = [0; 8];
+        while rustix::io::read(&bell, &mut count).is_err() {
+            assert!(Instant::now() < end, "not told of completion {consumed}");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+    rig.end();
+}
+
 #[test]
 fn functions_are_cards_of_their_own() {
     let rig = Rig::with(|config| {

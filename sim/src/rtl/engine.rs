@@ -196,6 +196,9 @@ fn settle(core: &mut Core) {
             sa.state.note_refused(status);
         }
     }
+    // One that the host had asked for before may have come of it.
+    let now = core.time();
+    core.deliver(now);
     let Some(engine) = &mut core.rtl else {
         return;
     };

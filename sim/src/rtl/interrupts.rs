@@ -40,7 +40,8 @@ impl Core {
         }
     }
 
-    fn deliver(&mut self, now: u64) {
+    /// Hands messages on that were sent, whichever clock sent them.
+    pub(super) fn deliver(&mut self, now: u64) {
         let Self {
             rtl: Some(engine),
             irqs,
@@ -89,9 +90,10 @@ impl Core {
         self.rtl_fire_due();
     }
 
-    /// Lets the clock run where an interrupt is held back.
+    /// Lets the clock run where an interrupt is held back, or is not taken yet.
     pub(super) fn rtl_fire_due(&mut self) {
-        if self.rtl.as_ref().is_some_and(|rtl| rtl.card.held() != 0) {
+        let card = self.rtl.as_ref().map(|engine| &engine.card);
+        if card.is_some_and(|card| card.held() != 0 || card.offers_message()) {
             self.with_interrupts(|_, _| Ok(()));
         }
     }

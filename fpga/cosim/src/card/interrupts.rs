@@ -84,6 +84,11 @@ impl RtlCard {
         self.messages.pop_front()
     }
 
+    /// Whether one is offered that the host has not taken.
+    pub fn offers_message(&self) -> bool {
+        self.model.high(self.ports.msi_valid)
+    }
+
     /// Bits of the vectors that wait for their moderation.
     pub fn held(&self) -> u32 {
         self.model.value(self.ports.held) as u32

@@ -1,0 +1,641 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Configurations that are read, and those that are refused with the reason.
+
+use std::time::Duration;
+
+use ikev2d_proto::config::{Identity, LocalAuth, Version};
+use ikev2d_proto::xauth::Xauth;
+
+use super::*;
+
+const GOOD: &str = r#"
+        [daemon]
+        vici_socket = "/tmp/a.vici"
+        device = "vfio-user:/tmp/card.sock"
+        tun = { name = "esp0", mtu = 1400, queues = 1 }
+        [connections.gw]
+        version = 2
+        local_addrs = ["10.77.0.1"]
+        remote_addrs = ["10.77.0.2"]
+        proposals = ["aes256gcm16-prfsha384-x25519"]
+        encap = true
+        local = { auth = "psk", id = "a.demo" }
+        remote = { auth = "psk", id = "b.demo" }
+        rekey_time = "4h"
+        [connections.gw.children.net]
+        local_ts = ["10.1.0.0/24", "192.0.2.0/24[udp/53]"]
+        remote_ts = ["10.2.0.0/24"]
+        esp_proposals = ["aes256gcm16-esn"]
+        start_action = "start"
+        hw_offload = "auto"
+        [secrets.ike-1]
+        secret = "0123456789abcdef"
+    "#;
+
+/// B22.
+#[test]
+fn redirection_is_checked() {
+    let read = |more: &str| {
+        let text = GOOD.replacen("encap = true", more, 1);
+        text.parse::<Config>().map_err(|error| error.to_string())
+    };
+    let connection = |more: &str| read(more).unwrap().policy()[0].clone();
+    let off = connection("");
+    assert!(!off.follow_redirects && off.redirect.is_none());
+    assert!(connection("follow_redirects = true").follow_redirects);
+    for (when, authenticated) in [("", false), ("init", false), ("auth", true)] {
+        let when = match when {
+            "" => String::new(),
+            when => format!("redirect_when = {when:?}"),
+        };
+        let redirect = connection(&format!("redirect_to = \"192.0.2.9\"\n{when}")).redirect;
+        let redirect = redirect.unwrap();
+        assert_eq!(redirect.authenticated, authenticated);
+        assert_eq!(redirect.gateway.to_string(), "192.0.2.9");
+    }
+    for (more, key) in [
+        (
+            "redirect_when = \"auth\"",
+            "gw.redirect_when: is set without",
+        ),
+        ("redirect_to = \"gw.example\"", "configuration:11:"),
+        ("redirect_when = \"never\"", "configuration:11:"),
+    ] {
+        let error = read(more).unwrap_err();
+        assert!(error.contains(key), "{more}: {error}");
+    }
+    let text = "[connections.gw]\nversion = 1\nfollow_redirects = true\n\
+                    local = { auth = \"psk\" }\nremote = { auth = \"psk\" }\n";
+    let error = text.parse::<Config>().unwrap_err().to_string();
+    assert!(
+        error.contains("gw.follow_redirects") && error.contains("RFC 5685"),
+        "{error}"
+    );
+}
+
+/// RFC 7296 §2.16: behind EAP the responder proves itself by a public key.
+#[test]
+fn a_preshared_key_behind_eap_is_warned_of() {
+    for (local, remote, warned) in [
+        ("psk", "eap-mschapv2", "connections.gw.local.auth: "),
+        ("eap-mschapv2", "psk", "connections.gw.remote.auth: "),
+    ] {
+        let text = format!(
+            "[connections.gw]\nlocal = {{ auth = {local:?}, id = \"a.test\" }}\n\
+                 remote = {{ auth = {remote:?} }}\n\
+                 [secrets.eap-a]\nids = [\"a.test\"]\nsecret = \"a password\"\n"
+        );
+        let config: Config = text.parse().unwrap();
+        assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+        assert!(config.warnings[0].starts_with(warned));
+    }
+    let others = GOOD.parse::<Config>().unwrap().warnings;
+    assert!(!others.iter().any(|warning| warning.contains("EAP")));
+}
+
+#[test]
+fn a_good_configuration_is_read() {
+    let config: Config = GOOD.parse().unwrap();
+    let policy = config.policy();
+    assert_eq!(policy[0].rekey_time, Some(Duration::from_secs(4 * 3600)));
+    assert_eq!(policy[0].children[0].local_ts.len(), 2);
+    assert_eq!(policy[0].local_id, Identity::Fqdn("a.demo".to_owned()));
+    assert_eq!(config.psks().len(), 1);
+    assert!(!format!("{config:?}").contains("0123456789abcdef"));
+}
+
+/// An IKE SA that is only authenticated anew has time for that too.
+#[test]
+fn over_time_is_a_tenth_of_the_longer_lifetime() {
+    for (times, expected) in [
+        ("rekey_time = \"0s\"\nreauth_time = \"10h\"", 3600),
+        ("rekey_time = \"4h\"\nreauth_time = \"10h\"", 3600),
+        ("rekey_time = \"4h\"\nreauth_time = \"1h\"", 1440),
+    ] {
+        let config: Config = GOOD.replace("rekey_time = \"4h\"", times).parse().unwrap();
+        let over = config.policy()[0].over_time;
+        assert_eq!(over, Duration::from_secs(expected), "{times}");
+    }
+}
+
+/// B40.
+#[test]
+fn transport_mode_is_refused_with_what_it_does_not_go_with() {
+    let read = |more: &str, child: &str| {
+        let text = format!(
+            "[connections.gw]\n{more}\nremote_addrs = [\"192.0.2.1\"]\n\
+                 local = {{ auth = \"psk\" }}\nremote = {{ auth = \"psk\" }}\n\
+                 [connections.gw.children.net]\nmode = \"transport\"\n{child}\n"
+        );
+        text.parse::<Config>()
+    };
+    let config = read("", "").unwrap();
+    assert_eq!(
+        config.connections["gw"].children["net"].mode,
+        Mode::Transport
+    );
+    for (more, child, what) in [
+        ("mobike = true", "", "mobike moves tunnels"),
+        ("", "ah_proposals = [\"sha256\"]", "needs ESP"),
+    ] {
+        let error = read(more, child).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_with_its_place() {
+    for (from, to, expected) in [
+        ("encap = true", "encapp = true", "encapp"),
+        ("version = 2", "version = 3", "connections.gw.version"),
+        ("x25519", "x25518", "x25518"),
+        ("10.77.0.1", "10.77.0.300", "10.77.0.300"),
+        ("\"4h\"", "\"4 parsecs\"", "parsecs"),
+        ("0123456789abcdef", "short", "at least 8"),
+        ("vfio-user:/tmp/card.sock", "usb:3", "vfio-user:PATH"),
+        ("\"auto\"", "\"maybe\"", "maybe"),
+        ("udp/53", "udp/x", "192.0.2.0/24[udp/x]"),
+        (
+            "auth = \"psk\", id = \"a.demo\"",
+            "auth = \"rsa\"",
+            "local.auth",
+        ),
+        ("id = \"b.demo\"", "revocation = \"ifuri\"", ""),
+        ("id = \"b.demo\"", "revocation = \"some\"", "some"),
+        ("id = \"b.demo\"", "revocation = \"relaxed\"", ""),
+        ("[secrets", "[secrets", ""),
+        (
+            "start_action = \"start\"",
+            "replay_window = 7",
+            "replay_window",
+        ),
+        ("encap = true", "reauth_time = \"1h\"", ""),
+        ("encap = true", "reauth_frequency = 100", ""),
+        ("encap = true", "reauth_frequency = 101", "reauth_frequency"),
+        ("encap = true", "unique = \"perhaps\"", "perhaps"),
+        ("encap = true", "childless = \"force\"\nmobike = true", ""),
+        ("encap = true", "keyingtries = 0\nunique = \"no\"", ""),
+        (
+            "start_action = \"start\"",
+            "dpd_action = \"restart\"\nclose_action = \"start\"\nrand_time = 0",
+            "",
+        ),
+        ("start_action", "close_action", ""),
+        (
+            "esp_proposals = [\"aes256gcm16-esn\"]",
+            "ah_proposals = [\"sha256-esn\", \"aes128gmac\"]",
+            "",
+        ),
+        (
+            "esp_proposals = [\"aes256gcm16-esn\"]",
+            "ah_proposals = [\"aes128-sha256\"]",
+            "AH does not encrypt",
+        ),
+        (
+            "start_action = \"start\"",
+            "replay_window = 0",
+            "extended sequence numbers need a window",
+        ),
+        (
+            "esp_proposals = [\"aes256gcm16-esn\"]",
+            "replay_window = 0\nesp_proposals = [\"aes256gcm16-esn-noesn\"]",
+            "",
+        ),
+        ("start_action = \"start\"", "replay_window = 4096", ""),
+        (
+            "start_action = \"start\"",
+            "replay_window = 4097",
+            "expected 0 (off) or 32 to 4096",
+        ),
+        (
+            "start_action = \"start\"",
+            "close_action = \"later\"",
+            "later",
+        ),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        match GOOD.replace(from, to).parse::<Config>() {
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains(expected), "{from} -> {to}: {error}");
+            }
+            Ok(_) => assert!(expected.is_empty(), "{from} -> {to} is accepted"),
+        }
+    }
+}
+
+/// B24, B25: EAP needs a password of its own, the other end by something else, and IKEv2.
+#[test]
+fn eap_is_checked() {
+    let client = "auth = \"eap-mschapv2\", id = \"a.demo\"";
+    let text = GOOD.replace("auth = \"psk\", id = \"a.demo\"", client);
+    let password = "\n[secrets.eap-a]\nids = [\"a.demo\", \"carol\"]\nsecret = \"short\"\n";
+    let good = text.clone() + password;
+    let config: Config = good.parse().unwrap();
+    assert!(matches!(config.policy()[0].local_auth, LocalAuth::Eap(_)));
+    assert_eq!(config.psks().len(), 1, "no preshared key");
+    for (bad, expected) in [
+        (text, "secrets.eap-NAME"),
+        (
+            good.replace("ids = [\"a.demo\", \"carol\"]", ""),
+            "whose it is",
+        ),
+        (good.replace("version = 2", "version = 0"), "version = 2"),
+        (good.replace("encap = true", "ppk_id = \"p\""), "ppk_id"),
+        (
+            good.replace("\"psk\", id = \"b.demo\"", "\"eap-mschapv2\""),
+            "both ends",
+        ),
+        (
+            good.replace("\"eap-mschapv2\"", "\"eap-tls\"")
+                .replace("\"psk\", id = \"b.demo\"", "\"eap-tls\""),
+            "without remote.id",
+        ),
+        (
+            good.replace("\"eap-mschapv2\"", "\"eap-tls\""),
+            "certificates of our own",
+        ),
+        (
+            good.replace("id = \"b.demo\"", "id = \"b.demo\", eap_id = \"x\""),
+            "eap_id",
+        ),
+    ] {
+        let error = bad.parse::<Config>().unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+/// Users behind phase 1 are IKEv1's, behind psk or rsa, at one end, with a password; strongSwan's words.
+#[test]
+fn xauth_is_checked() {
+    let user = "local-xauth = { auth = \"xauth\", xauth_id = \"carol\" }\nencap = true";
+    let text = GOOD
+        .replace("version = 2", "version = 1")
+        .replace("aes256gcm16-prfsha384-x25519", "aes256-sha256-modp2048")
+        .replace("encap = true", user);
+    let password = "\n[secrets.xauth-a]\nids = [\"carol\"]\nsecret = \"short\"\n";
+    let good = text.clone() + password;
+    let config: Config = good.parse().unwrap();
+    let ikev1 = &config.policy()[0].ikev1;
+    assert!(matches!(&ikev1.xauth, Some(Xauth::Client((name, _))) if name == b"carol"));
+    assert_eq!(config.psks().len(), 1, "no preshared key");
+    let server = good.replace("local-xauth", "remote-xauth");
+    let server: Config = server.parse().unwrap();
+    let ikev1 = &server.policy()[0].ikev1;
+    assert!(matches!(&ikev1.xauth, Some(Xauth::Server(users)) if users.len() == 1));
+    for (bad, expected) in [
+        (text, "secrets.xauth-NAME"),
+        (good.replace("version = 1", "version = 0"), "version = 1"),
+        (good.replace("version = 1", "version = 2"), "version = 1"),
+        (
+            good.replace("\"xauth\"", "\"xauth-pam\""),
+            "expected \"xauth\"",
+        ),
+        (
+            good.replace("encap = true", "remote-xauth = { auth = \"xauth\" }"),
+            "not both",
+        ),
+        (
+            GOOD.replace("encap = true", "pull = false"),
+            "nor a push of addresses",
+        ),
+    ] {
+        let error = bad.parse::<Config>().unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+/// S113 to S118: suites by name, for ECDSA alone; PRIME for IKEv2 alone.
+#[test]
+fn suites_are_named_and_kept_to() {
+    let with = |suite: &str, version: u8, auth: &str| {
+        let config = GOOD
+            .replace("aes256gcm16-prfsha384-x25519", suite)
+            .replace("aes256gcm16-esn", suite)
+            .replace("version = 2", &format!("version = {version}"))
+            .replace("\"psk\"", &format!("{auth:?}"));
+        config.parse::<Config>().unwrap_err().to_string()
+    };
+    for suite in [
+        "Suite-B-GCM-128",
+        "Suite-B-GCM-256",
+        "PRIME-128",
+        "PRIME-256",
+    ] {
+        let auth = if suite.ends_with("128") {
+            "ecdsa-256-sha256"
+        } else {
+            "ecdsa-384-sha384"
+        };
+        for other in ["psk", "rsa", "ed25519", "ecdsa-521-sha512"] {
+            let error = with(suite, 2, other);
+            assert!(error.contains(auth), "{suite}, {other}: {error}");
+        }
+        // With the right kind only a certificate is missing.
+        let error = with(suite, 2, auth);
+        assert!(error.contains("certs"), "{suite}: {error}");
+        let told = with(suite, 1, auth).contains("IKEv2 alone");
+        assert_eq!(told, suite.starts_with("PRIME"), "{suite}");
+    }
+}
+
+/// S10, S42, S45: one version or the other; aggressive mode is IKEv1's, and has one group.
+#[test]
+fn what_is_of_one_version_is_refused_in_the_other() {
+    let psk = "local = { auth = \"psk\", id = \"a.demo\" }";
+    let v1 = GOOD
+        .replace("version = 2", "version = 1")
+        .replace("aes256gcm16-prfsha384-x25519", "aes256-sha256-modp2048");
+    let config: Config = v1.parse().unwrap();
+    assert_eq!(config.policy()[0].version, Version::V1);
+    let either: Config = GOOD.replace("version = 2", "version = 0").parse().unwrap();
+    assert_eq!(either.policy()[0].version, Version::Either);
+    for (base, from, to, expected) in [
+        (GOOD, "encap = true", "aggressive = true", "no modes"),
+        (GOOD, "encap = true", "commit = true", "no commit bit"),
+        (&v1, "encap = true", "commit = true", ""),
+        (&v1, "encap = true", "aggressive = true", ""),
+        (
+            &v1,
+            "encap = true",
+            "aggressive = true\naggressive_psk = true",
+            "",
+        ),
+        (
+            &v1,
+            "modp2048\"]",
+            "modp2048\", \"aes128-sha256-modp2048\"]\naggressive = true",
+            "",
+        ),
+        (
+            &v1,
+            "modp2048\"]",
+            "modp2048\", \"aes256-sha256-ecp256\"]\naggressive = true",
+            "same one",
+        ),
+        (
+            &v1,
+            "aes256-sha256-modp2048",
+            "aes256gcm16-prfsha384-ecp256",
+            "AEADs",
+        ),
+        (
+            &v1,
+            psk,
+            "local = { auth = \"rsa\", id = \"a.demo\" }",
+            "same way",
+        ),
+        (&v1, "aes256-sha256-modp2048", "PRIME-128", "IKEv2 alone"),
+    ] {
+        assert!(base.contains(from), "{from}");
+        match base.replace(from, to).parse::<Config>() {
+            Err(error) => {
+                let error = error.to_string();
+                let told = !expected.is_empty() && error.contains(expected);
+                assert!(told, "{from} -> {to}: {error}");
+            }
+            Ok(_) => assert!(expected.is_empty(), "{from} -> {to} is accepted"),
+        }
+    }
+}
+
+/// S21 to S26, S31 to S34, S118, B51: what is of another time is there only where `legacy` says so, what
+/// RFC 8247 forbids only in IKEv1 as well; Junos' sets have at most four proposals.
+#[test]
+fn algorithms_of_another_time_want_legacy() {
+    let with = |version: u8, more: &str, ike: &str, esp: &str| {
+        let config = GOOD
+            .replace("aes256gcm16-prfsha384-x25519", ike)
+            .replace("aes256gcm16-esn", esp)
+            .replace("version = 2", &format!("version = {version}\n{more}"));
+        config.parse::<Config>().map_err(|error| error.to_string())
+    };
+    let today = ("aes128-sha256-modp2048", "aes128-sha256");
+    for (version, ike, esp, word) in [
+        (1, "des-sha256-modp2048", today.1, "des"),
+        (2, "3des-sha256-modp2048", today.1, "3des"),
+        (1, "aes128-md5-modp2048", today.1, "md5"),
+        (2, "aes128-sha1-modp2048", today.1, "sha1"),
+        (2, "aes128gcm16-prfsha1-modp2048", today.1, "prfsha1"),
+        (1, "aes128-sha256-modp768", today.1, "modp768"),
+        (2, "aes128-sha256-modp1024", today.1, "modp1024"),
+        (2, "aes128-sha256-modp1536", today.1, "modp1536"),
+        (1, "aes128-sha256-modp1024s160", today.1, "modp1024s160"),
+        (2, "aes128-sha256-modp2048s224", today.1, "modp2048s224"),
+        (2, "aes128-sha256-modp2048s256", today.1, "modp2048s256"),
+        (1, today.0, "des-sha256", "des"),
+        (2, today.0, "3des-sha256", "3des"),
+        (1, today.0, "aes128-md5", "md5"),
+        (2, today.0, "aes128-sha1", "sha1"),
+        (2, today.0, "aes128-sha256-modp1024", "modp1024"),
+        (2, "standard", today.1, "3des"),
+        (1, "compatible", today.1, "3des"),
+        (1, today.0, "basic", "des"),
+    ] {
+        let error = with(version, "", ike, esp).unwrap_err();
+        let key = if ike == today.0 {
+            "esp_proposals"
+        } else {
+            "proposals"
+        };
+        for part in [key, &format!("{word} is of another time"), "legacy = true"] {
+            assert!(error.contains(part), "{ike}, {esp}: {error}");
+        }
+        with(version, "legacy = true", ike, esp).unwrap();
+        if version == 1 {
+            let error = with(2, "legacy = true", ike, esp).unwrap_err();
+            assert!(
+                error.contains("with IKEv2, legacy or not"),
+                "{ike}: {error}"
+            );
+        }
+    }
+    for set in ["standard", "compatible", "basic"] {
+        with(1, "legacy = true", set, set).unwrap();
+    }
+    let error = with(1, "", "prime-128", "prime-128").unwrap_err();
+    assert!(error.contains("IKEv2 alone"), "{error}");
+    let more = "compatible\", \"aes128-sha256-modp1024";
+    let error = with(1, "legacy = true", more, today.1).unwrap_err();
+    assert!(error.contains("at most four"), "{error}");
+    let many = vec![today.0; 33].join("\", \"");
+    let error = with(1, "", &many, today.1).unwrap_err();
+    assert!(error.contains("at most 32"), "{error}");
+}
+
+const MANUAL: &str = r#"
+        [manual.site]
+        local = "192.0.2.1"
+        remote = "192.0.2.2"
+        local_ts = ["10.1.0.0/24"]
+        remote_ts = ["10.2.0.0/24"]
+        suite = "aes256-sha256"
+        spi_in = "1001"
+        spi_out = "0x1002"
+        [manual.site.keys]
+        encryption_in = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+        integrity_in = "202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f"
+        encryption_out = "40:41:42:43:44:45:46:47:48:49:4a:4b:4c:4d:4e:4f:50:51:52:53:54:55:56:57:58:59:5a:5b:5c:5d:5e:5f"
+        integrity_out = "606162636465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f"
+    "#;
+
+/// S7, S18: key lengths, SPIs, weak algorithms, windows are held to what negotiated SAs are held to.
+#[test]
+fn manual_keys_are_checked_as_negotiated_ones() {
+    let config: Config = MANUAL.parse().unwrap();
+    assert_eq!(config.manual_keys["site"].0.cipher.len(), 32);
+    assert!(!format!("{config:?}").contains("0001020304"));
+    for (from, to, expected) in [
+        ("\"1001\"", "\"ff\"", "SPIs 0 to ff are reserved"),
+        ("\"1001\"", "\"0\"", "SPIs 0 to ff are reserved"),
+        (
+            "aes256-sha256",
+            "aes128-sha256",
+            "expected 16 octets, found 32",
+        ),
+        (
+            "aes256-sha256",
+            "aes256-sha512",
+            "expected 64 octets, found 32",
+        ),
+        ("aes256-sha256", "rot13", "expected one of aes128gcm16"),
+        ("aes256-sha256", "aes256gcm16", "RFC 8221"),
+        ("aes256-sha256", "ah-sha1", "SHA-1"),
+        ("aes256-sha256", "ah-aes256gmac", "RFC 8221"),
+        ("aes256-sha256\"", "ah-sha256\"\nencap = true", "encap"),
+        (
+            "spi_in",
+            "replay_window = 4097\nspi_in",
+            "0 (off) or 32 to 4096",
+        ),
+        (
+            "spi_in",
+            "replay_window = 31\nspi_in",
+            "0 (off) or 32 to 4096",
+        ),
+        (
+            "spi_in",
+            "replay_window = 0\nspi_in",
+            "extended sequence numbers need a window",
+        ),
+        ("spi_in", "replay_window = 0\nesn = false\nspi_in", ""),
+        ("spi_in", "replay_window = 4096\nspi_in", ""),
+        ("spi_in", "start_at = 0\nspi_in", "start_at"),
+        (
+            "spi_in",
+            "esn = false\nstart_at = 4294967295\nspi_in",
+            "start_at",
+        ),
+        (
+            "remote = \"192.0.2.2\"",
+            "remote = \"2001:db8::2\"",
+            "families",
+        ),
+        ("remote = \"192.0.2.2\"", "remote = \"0.0.0.0\"", "one host"),
+        ("[\"10.1.0.0/24\"]", "[]", "no traffic"),
+        ("606162", "zz6162", "hexadecimal"),
+        (
+            "606162636465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f",
+            "202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f",
+            "the same key both ways",
+        ),
+        (
+            "202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f",
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "openssl rand",
+        ),
+        (
+            "[manual.site.keys]",
+            "keys_file = \"x\"\n[manual.site.keys]",
+            "either keys_file or keys",
+        ),
+    ] {
+        assert!(MANUAL.contains(from), "{from}");
+        match MANUAL.replace(from, to).parse::<Config>() {
+            Err(error) => {
+                let error = error.to_string();
+                assert!(
+                    !expected.is_empty() && error.contains(expected),
+                    "{to}: {error}"
+                );
+                assert!(!error.contains("0001020304"), "a key is told: {error}");
+            }
+            Ok(_) => assert!(expected.is_empty(), "{from} -> {to} is accepted"),
+        }
+    }
+}
+
+/// Counter modes and SHA-1 go with manual keys only where that is asked for.
+#[test]
+fn weak_manual_suites_want_legacy() {
+    let gcm = MANUAL
+        .replace("aes256-sha256\"", "aes256gcm16\"\nlegacy = true")
+        .replace("1c1d1e1f\"", "1c1d1e1f01020304\"")
+        .replace(":5e:5f\"", ":5e:5f:01:02:03:04\"");
+    let keys = |text: &str| {
+        let lines = text.lines().filter(|line| !line.contains("integrity_"));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let config: Config = keys(&gcm).parse().unwrap();
+    assert_eq!(*config.manual_keys["site"].1.salt, [1, 2, 3, 4]);
+}
+
+#[test]
+fn keys_that_everybody_may_read_are_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let (config, keys) = (
+        directory.path().join("c.toml"),
+        directory.path().join("site.keys"),
+    );
+    let (settings, table) = MANUAL.split_once("[manual.site.keys]").unwrap();
+    let chmod = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    std::fs::write(&config, format!("{settings}keys_file = \"site.keys\"\n")).unwrap();
+    std::fs::write(&keys, table).unwrap();
+    chmod(&config, 0o644);
+    for (mode, good) in [
+        (0o644, false),
+        (0o604, false),
+        (0o602, false),
+        (0o600, true),
+        (0o640, true),
+    ] {
+        chmod(&keys, mode);
+        match Config::read(&config) {
+            Ok(_) => assert!(good, "{mode:o}"),
+            Err(error) => assert!(
+                !good && error.to_string().contains("chmod 600"),
+                "{mode:o}: {error}"
+            ),
+        }
+    }
+    std::fs::write(&keys, "encryption_in = \"0001020304xx\"").unwrap();
+    let error = Config::read(&config).unwrap_err().to_string();
+    assert!(!error.contains("0001020304"), "a key is told: {error}");
+    // In the configuration itself.
+    std::fs::write(&config, MANUAL).unwrap();
+    assert!(
+        Config::read(&config)
+            .unwrap_err()
+            .to_string()
+            .contains("chmod 600")
+    );
+    chmod(&config, 0o600);
+    Config::read(&config).unwrap();
+}
+
+#[test]
+fn garbage_is_refused() {
+    for garbage in [
+        "\0",
+        "[",
+        "connections = 3",
+        "[daemon]\ndaemon=1",
+        "= =",
+        "[connections.x]",
+    ] {
+        assert!(garbage.parse::<Config>().is_err(), "{garbage:?}");
+    }
+}

@@ -11,7 +11,7 @@ use ikev2d_proto::config::*;
 use ikev2d_proto::event::*;
 use ikev2d_proto::proposal::Proposal;
 
-use peers::{Pair, child, connection, net, secret};
+use peers::{Pair, connection, net, other_child, secret};
 
 fn exchange_of(message: &[u8]) -> u8 {
     message[18]
@@ -186,14 +186,7 @@ fn several_selectors_become_several_sas() {
 #[test]
 fn several_children_are_made_on_one_isakmp_sa() {
     let mut pair = Pair::new(|a, connection, _| {
-        let mut other = child(a, "other", "aes256gcm16");
-        let side = if a {
-            &mut other.local_ts
-        } else {
-            &mut other.remote_ts
-        };
-        *side = vec![net("10.9.0.0/16")];
-        connection.children.push(other);
+        connection.children.push(other_child(a));
     });
     pair.up();
     pair.initiate(1, Some("other"));

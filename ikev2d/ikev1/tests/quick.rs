@@ -11,7 +11,7 @@ use ikev2d_proto::config::*;
 use ikev2d_proto::event::*;
 use ikev2d_proto::proposal::Proposal;
 
-use peers::{Pair, child, net};
+use peers::{Pair, net, other_child};
 
 const QUICK: u8 = exchange::QUICK;
 
@@ -290,14 +290,7 @@ fn ah_and_esp_are_never_taken_for_each_other() {
 fn children_of_both_protocols_are_deleted_with_their_isakmp_sa() {
     let mut pair = Pair::new(|a, connection, _| {
         ah(connection, "sha256");
-        let mut other = child(a, "other", "aes256gcm16");
-        let side = if a {
-            &mut other.local_ts
-        } else {
-            &mut other.remote_ts
-        };
-        *side = vec![net("10.9.0.0/16")];
-        connection.children.push(other);
+        connection.children.push(other_child(a));
     });
     pair.up();
     pair.initiate(0, Some("other"));

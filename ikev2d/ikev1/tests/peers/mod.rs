@@ -76,6 +76,18 @@ pub(crate) fn child(a: bool, name: &str, esp: &str) -> ChildConfig {
     }
 }
 
+/// Another child, for a network beside the first side's.
+pub(crate) fn other_child(a: bool) -> ChildConfig {
+    let mut other = child(a, "other", "aes256gcm16");
+    let side = if a {
+        &mut other.local_ts
+    } else {
+        &mut other.remote_ts
+    };
+    *side = vec![net("10.9.0.0/16")];
+    other
+}
+
 pub(crate) fn connection(a: bool) -> Connection {
     let (me, peer) = if a { (A, B) } else { (B, A) };
     Connection {

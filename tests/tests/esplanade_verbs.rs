@@ -84,3 +84,40 @@ fn a_tunnel_is_brought_up_looked_at_and_taken_down() {
     assert!(a.stop(), "{}", a.tail());
     assert_eq!(esplanade(&a, &["sas"]).status.code(), Some(3));
 }
+
+#[test]
+fn a_benchmark_measures_whole_tunnels_beside_a_bare_wire() {
+    let output = Command::new(tests::program("esplanade"))
+        .args([
+            "bench",
+            "--ptest=tunnel",
+            "--peers=wire",
+            "--buffer-sz=64,9000",
+        ])
+        .args(["--repeats=1", "--warm-up=0", "--tunnel-seconds=1", "--json"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let cells = report["cells"].as_array().unwrap();
+    let find = |backend: &str, operation: &str| {
+        let mut cells = cells.iter();
+        cells.find(|cell| cell["backend"] == backend && cell["operation"] == operation)
+    };
+    for tunnel in ["ikev2d", "ikev2d-esp"] {
+        let udp = find(tunnel, "udp").unwrap_or_else(|| panic!("{tunnel}: {report}"));
+        assert_eq!(udp["suite"], "aes128gcm16-esn");
+        assert!(udp["mpps"].as_f64().unwrap() > 0.0, "{udp}");
+        assert!(udp["tunnel"]["cpu"].as_f64().unwrap() > 0.0, "{udp}");
+        let delay = find(tunnel, "delay").unwrap();
+        assert!(delay["latency"]["count"].as_u64().unwrap() > 0, "{delay}");
+    }
+    // No gateway, no processor time of one; and nothing that a tunnel adds.
+    let wire = find("wire", "udp").unwrap();
+    assert_eq!(wire["tunnel"]["cpu"], 0.0);
+    assert!(find("wire", "delay").is_none());
+    // What was left out is told.
+    let absent = report["absent"].to_string();
+    assert!(absent.contains("9000"), "{absent}");
+}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use netlab::analyse::Wire;
 use netlab::capture::{Capture, CaptureConfig};
 use netlab::link::veth;
-use netlab::traffic::{Bulk, Datagrams, DatagramsConfig, iperf3, ping};
+use netlab::traffic::{Bulk, Datagrams, DatagramsConfig, Flood, FloodConfig, iperf3, ping};
 use netlab::{Namespace, NamespaceError};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::UdpGsoSegment;
@@ -216,7 +216,24 @@ fn a_capture_that_missed_packets_says_so() {
 #[test]
 fn iperf3_gives_a_second_opinion_where_installed() {
     let (a, b) = pair();
-    if let Some(rate) = iperf3((&a, A.into()), (&b, at(B, 5201)), 1).unwrap() {
-        assert!(rate > 10.0, "{rate} Mbit/s");
+    if let Some(report) = iperf3((&a, A.into()), (&b, at(B, 5201)), 1).unwrap() {
+        assert!(report.mbps > 10.0, "{report:?}");
+        assert!(report.octets > 1e6, "{report:?}");
     }
+}
+
+#[test]
+fn a_paced_flood_arrives_and_its_delays_are_taken() {
+    let (a, b) = pair();
+    let config = FloodConfig {
+        payload: 64,
+        rate: Some(1000.0),
+        length: Duration::from_millis(300),
+    };
+    let flood = Flood::start((&a, at(A, 7000)), (&b, at(B, 7000)), config).unwrap();
+    let report = flood.finish().unwrap();
+    assert!((1..=300).contains(&report.sent), "{report:?}");
+    assert_eq!((report.refused, report.received), (0, report.sent));
+    assert_eq!(report.delays.len(), report.received);
+    assert!(report.delays.value_at_quantile(0.5) > 1);
 }

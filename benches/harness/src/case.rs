@@ -6,7 +6,7 @@ use std::fmt;
 use offload_api::sa::{Direction, Suite};
 use serde::{Deserialize, Serialize};
 
-/// A kind of measurement, by the names of `dpdk-test-crypto-perf`.
+/// A kind of measurement, by the names of `dpdk-test-crypto-perf` where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ptest {
@@ -18,6 +18,8 @@ pub enum Ptest {
     Verify,
     /// Cycles of building, enqueueing and dequeueing, apart.
     PmdCyclecount,
+    /// Whole tunnels between two hosts.
+    Tunnel,
 }
 
 impl fmt::Display for Ptest {
@@ -27,6 +29,7 @@ impl fmt::Display for Ptest {
             Self::Latency => "latency",
             Self::Verify => "verify",
             Self::PmdCyclecount => "pmd-cyclecount",
+            Self::Tunnel => "tunnel",
         })
     }
 }

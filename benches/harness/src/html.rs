@@ -68,6 +68,9 @@ pub fn page(report: &Report) -> Result<String, DrawError> {
     for (title, cells) in groups(report, Ptest::Latency) {
         body += &curves(&title, &cells)?;
     }
+    for (title, cells) in tunnels(report) {
+        body += &bars(&title, &cells)?;
+    }
     Ok(wrap(report, &body))
 }
 
@@ -76,6 +79,20 @@ fn groups(report: &Report, ptest: Ptest) -> Vec<(String, Vec<&Cell>)> {
     let mut groups: Vec<(String, Vec<&Cell>)> = Vec::new();
     for cell in report.cells.iter().filter(|cell| cell.ptest == ptest) {
         let title = format!("{ptest}, {} {}", cell.suite, cell.operation);
+        match groups.iter_mut().find(|(found, _)| *found == title) {
+            Some((_, cells)) => cells.push(cell),
+            None => groups.push((title, vec![cell])),
+        }
+    }
+    groups
+}
+
+/// What each tunnel moved, by traffic and size.
+fn tunnels(report: &Report) -> Vec<(String, Vec<&Cell>)> {
+    let mut groups: Vec<(String, Vec<&Cell>)> = Vec::new();
+    let moved = |cell: &&Cell| cell.ptest == Ptest::Tunnel && cell.gbps.is_some();
+    for cell in report.cells.iter().filter(moved) {
+        let title = format!("tunnel, {} {} B: Gbit/s", cell.operation, cell.size);
         match groups.iter_mut().find(|(found, _)| *found == title) {
             Some((_, cells)) => cells.push(cell),
             None => groups.push((title, vec![cell])),
@@ -163,6 +180,49 @@ fn figure(title: &str, unit: &str, all: &[Series]) -> Result<String, DrawError> 
             }))?;
         }
         legend(&mut chart)
+    })
+}
+
+/// A bar for each tunnel.
+fn bars(title: &str, cells: &[&Cell]) -> Result<String, DrawError> {
+    let values: Vec<(&str, f64)> = cells
+        .iter()
+        .map(|cell| (cell.backend.as_str(), cell.gbps.unwrap_or(0.0)))
+        .collect();
+    let most = values.iter().map(|(_, value)| *value).fold(0.0, f64::max);
+    svg(|area| {
+        let mut chart = ChartBuilder::on(area)
+            .caption(title, ("sans-serif", 18))
+            .margin(14)
+            .x_label_area_size(40)
+            .y_label_area_size(110)
+            .build_cartesian_2d(
+                0.0..(most * 1.1).max(f64::MIN_POSITIVE),
+                (0..values.len()).into_segmented(),
+            )?;
+        chart
+            .configure_mesh()
+            .disable_y_mesh()
+            .x_desc("Gbit/s")
+            .y_label_formatter(&|at| match at {
+                SegmentValue::CenterOf(at) => {
+                    values.get(*at).map_or("", |(name, _)| name).to_owned()
+                }
+                _ => String::new(),
+            })
+            .light_line_style(TRANSPARENT)
+            .draw()?;
+        let each = values.iter().zip(COLOURS.into_iter().cycle()).enumerate();
+        chart.draw_series(each.map(|(at, ((_, value), colour))| {
+            let ends = [
+                (0.0, SegmentValue::Exact(at)),
+                (*value, SegmentValue::Exact(at + 1)),
+            ];
+            let mut bar = Rectangle::new(ends, colour.filled());
+            bar.set_margin(6, 6, 0, 0);
+            bar
+        }))?;
+        Ok(())
     })
 }
 

@@ -284,6 +284,8 @@ fn thread_round(
                 Ptest::Latency => latency(case, rig, packets, &mut round)?,
                 Ptest::PmdCyclecount => stages(case, rig, packets, options, &mut round)?,
                 Ptest::Verify => verify(case, rig, lane, packets, options, &mut round)?,
+                // Of daemons, not of an engine's queue pairs.
+                Ptest::Tunnel => {}
             }
         }
     }

@@ -158,7 +158,8 @@ impl Peer {
 }
 
 /// A program's place.
-fn in_path(program: &str) -> Option<PathBuf> {
+/// Where a program is.
+pub fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let mut places = std::env::split_paths(&path).map(|folder| folder.join(program));
     places.find(|place| fs::metadata(place).is_ok_and(|found| found.is_file()))

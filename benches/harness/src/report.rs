@@ -98,6 +98,43 @@ pub struct Cell {
     /// What checking found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify: Option<Verdict>,
+    /// What else a tunnel did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<TunnelFigures>,
+}
+
+/// Figures of a tunnel beside its samples, each the median of the rounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TunnelFigures {
+    /// Both gateways' processor time: of TCP in seconds a gigabit, of UDP in nanoseconds a packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<f64>,
+    /// Part of what was sent that did not arrive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<f64>,
+    /// Packets a second beside which delays were taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    /// What the tunnel adds to the delay that one packet in a hundred exceeds, in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub added_p99_ns: Option<f64>,
+}
+
+/// Which figure of which tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelPoint<'a> {
+    /// The tunnel.
+    pub name: &'a str,
+    /// Whether it is this project's.
+    pub ours: bool,
+    /// Its algorithms.
+    pub suite: &'a str,
+    /// `tcp`, `udp` or `delay`.
+    pub operation: &'a str,
+    /// Octets of a packet.
+    pub size: usize,
+    /// What the samples are; less is better.
+    pub metric: &'a str,
 }
 
 /// One of our figures beside a peer's, of the same run.
@@ -109,19 +146,22 @@ pub struct PeerRatio {
     pub peer: String,
     /// Octets of a packet.
     pub octets: f64,
-    /// Our cycles a packet to the peer's.
+    /// Our cycles a packet, or a tunnel's time, to the peer's.
     pub ratio: Estimate,
 }
 
 impl Report {
     /// Our throughput on one core beside each peer's that has the same algorithms, sizes and bursts (a
-    /// peer without bursts is laid beside all of ours).
+    /// peer without bursts is laid beside all of ours), and our tunnels beside theirs, whatever their
+    /// algorithms.
     pub fn against_peers(&self) -> Vec<PeerRatio> {
         let ours = |cell: &&Cell| {
-            cell.source == OURS && cell.ptest == Ptest::Throughput && cell.cores == 1
+            let compared = matches!(cell.ptest, Ptest::Throughput | Ptest::Tunnel);
+            cell.source == OURS && compared && cell.cores == 1
         };
         let same = |our: &Cell, peer: &Cell| {
-            (&our.suite, &our.operation, &our.size) == (&peer.suite, &peer.operation, &peer.size)
+            (our.ptest, &our.operation, &our.size) == (peer.ptest, &peer.operation, &peer.size)
+                && (our.ptest == Ptest::Tunnel || our.suite == peer.suite)
                 && (our.burst == peer.burst || peer.source == Peer::OpensslSpeed.name())
         };
         let mut ratios = Vec::new();
@@ -241,7 +281,7 @@ impl Cell {
         let mut cell = Self::new(
             backend,
             case.ptest,
-            case.suite,
+            case.suite.name(),
             operation(case.direction),
             (case.sizes.to_string(), case.sizes.mean()),
             samples,
@@ -268,7 +308,7 @@ impl Cell {
         let mut cell = Self::new(
             peer,
             Ptest::Throughput,
-            suite,
+            suite.name(),
             operation,
             size,
             samples,
@@ -279,10 +319,35 @@ impl Cell {
         cell
     }
 
+    /// A tunnel's cell: `samples` are of what the point's metric says, one of each round.
+    pub fn of_tunnel(
+        point: &TunnelPoint<'_>,
+        samples: Vec<f64>,
+        figures: TunnelFigures,
+        delays: Option<&Histogram<u64>>,
+        seed: u64,
+    ) -> Self {
+        let samples = Samples {
+            values: samples,
+            ..Samples::default()
+        };
+        let size = (point.size.to_string(), point.size as f64);
+        let (suite, operation) = (point.suite, point.operation);
+        let ptest = Ptest::Tunnel;
+        let mut cell = Self::new(point.name, ptest, suite, operation, size, samples, seed);
+        if !point.ours {
+            cell.source = point.name.to_owned();
+        }
+        cell.metric = point.metric.to_owned();
+        cell.latency = delays.map(Latency::of);
+        cell.tunnel = Some(figures);
+        cell
+    }
+
     fn new(
         backend: &str,
         ptest: Ptest,
-        suite: Suite,
+        suite: &str,
         operation: &str,
         (size, octets): (String, f64),
         samples: Samples,
@@ -297,7 +362,7 @@ impl Cell {
             source: OURS.to_owned(),
             backend: backend.to_owned(),
             ptest,
-            suite: suite.name().to_owned(),
+            suite: suite.to_owned(),
             operation: operation.to_owned(),
             size,
             octets,
@@ -307,7 +372,7 @@ impl Cell {
             sas: 1,
             metric: match ptest {
                 Ptest::Latency => "ns at p50",
-                Ptest::Verify => "none",
+                Ptest::Verify | Ptest::Tunnel => "none",
                 Ptest::Throughput | Ptest::PmdCyclecount => "cycles per packet",
             }
             .to_owned(),
@@ -332,11 +397,16 @@ impl Cell {
                 spoiled_found: sum.control.0,
                 first_wrong: sum.first_wrong.clone(),
             }),
+            tunnel: None,
         }
     }
 
     /// What tells it from the other cells, so that two runs can be laid beside each other.
     pub fn key(&self) -> String {
+        if self.ptest == Ptest::Tunnel {
+            let (name, operation, size) = (&self.backend, &self.operation, &self.size);
+            return format!("{name} {} {operation} {size} B", self.ptest);
+        }
         format!(
             "{} {} {} {} {} B, burst {}, queues {}, cores {}, SAs {}",
             self.backend,

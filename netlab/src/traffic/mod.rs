@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Traffic whose receiver checks every octet: a bulk TCP stream, a paced UDP stream, ping, and iperf3 as a
-//! second opinion.
+//! Traffic whose receiver checks every octet: a bulk TCP stream, a paced UDP stream, ping, iperf3 as a
+//! second opinion, and floods for benchmarks.
 
 mod bulk;
 mod datagrams;
+mod flood;
 mod pattern;
 mod probe;
 mod series;
@@ -17,7 +18,8 @@ use crate::NamespaceError;
 
 pub use bulk::{Bulk, BulkReport};
 pub use datagrams::{DatagramReport, Datagrams, DatagramsConfig, Latency};
-pub use probe::{PingReport, await_answer, iperf3, ping};
+pub use flood::{Flood, FloodConfig, FloodReport};
+pub use probe::{Iperf3Report, PingReport, await_answer, iperf3, ping};
 pub use series::Series;
 
 /// Why traffic could not be sent or judged.

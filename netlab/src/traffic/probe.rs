@@ -85,12 +85,21 @@ fn parse_ping(text: &str) -> Option<PingReport> {
     })
 }
 
-/// Runs iperf3 for `seconds` over one TCP stream and returns Mbit/s received; `None` where it is not installed.
+/// What iperf3 said of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Iperf3Report {
+    /// Mbit/s that arrived.
+    pub mbps: f64,
+    /// Octets that arrived.
+    pub octets: f64,
+}
+
+/// Runs iperf3 for `seconds` over one TCP stream; `None` where it is not installed.
 pub fn iperf3(
     from: (&Namespace, IpAddr),
     to: (&Namespace, SocketAddr),
     seconds: u32,
-) -> Result<Option<f64>, TrafficError> {
+) -> Result<Option<Iperf3Report>, TrafficError> {
     let found = Command::new("iperf3")
         .arg("--version")
         .stdout(Stdio::null())
@@ -120,19 +129,21 @@ pub fn iperf3(
     for _ in 0..20 {
         let output = client.output().map_err(start)?;
         let json: Option<serde_json::Value> = serde_json::from_slice(&output.stdout).ok();
-        let rate = json
-            .as_ref()
-            .and_then(|json| json.pointer("/end/sum_received/bits_per_second")?.as_f64());
-        if let Some(rate) = rate {
+        let figure = |name: &str| {
+            let sum = json.as_ref()?.pointer("/end/sum_received")?;
+            sum.get(name)?.as_f64()
+        };
+        if let (Some(rate), Some(octets)) = (figure("bits_per_second"), figure("bytes")) {
             drop(server);
-            return Ok(Some(rate / 1e6));
+            let mbps = rate / 1e6;
+            return Ok(Some(Iperf3Report { mbps, octets }));
         }
         last = String::from_utf8_lossy(&output.stdout).into_owned();
         std::thread::sleep(Duration::from_millis(100));
     }
     Err(TrafficError::Output {
         program: "iperf3",
-        expected: "end.sum_received.bits_per_second",
+        expected: "end.sum_received.bits_per_second and bytes",
         found: last,
     })
 }

@@ -7,6 +7,7 @@ mod lists;
 mod plan;
 mod run;
 mod show;
+mod tunnel;
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,9 @@ use crate::verb::device::parse_address;
 /// Each packet is whole ESP in tunnel mode through the offload API's queue pair; sizes are those of the
 /// packet in the clear. Every round runs every case in turn, so that a disturbance hits all alike; the
 /// first rounds warm up. Flags with the names of dpdk-test-crypto-perf mean what they mean there.
+///
+/// `--ptest tunnel` measures whole tunnels instead: two daemons in network namespaces, one TCP stream
+/// (iperf3), UDP packets as fast as they go, and what the tunnel adds to the delay at half of that.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   esplanade bench
@@ -35,6 +39,7 @@ use crate::verb::device::parse_address;
   esplanade bench --ptest verify --suite all --aead-op encrypt,decrypt
   esplanade bench --peers --aead-key-sz 16,32 --html bench.html --save bench.json
   esplanade bench --imix 7,4,1 --buffer-sz 64,594,1420 --cores 1,2 --queues 2
+  esplanade bench --ptest tunnel --peers --repeats 5
   esplanade bench --backend card --device pci:0000:01:00.0 --ptest pmd-cyclecount
   esplanade bench --compare before.json after.json --threshold 0.05
 
@@ -95,10 +100,14 @@ pub(crate) struct Arguments {
     /// Seed of the confidence intervals.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Run others' engines in the same rounds: dpdk-aesni-gcm, dpdk-null, openssl-speed, ipsec-mb, or
-    /// all that are installed.
+    /// Run others' engines in the same rounds: dpdk-aesni-gcm, dpdk-null, openssl-speed, ipsec-mb;
+    /// others' tunnels: strongswan, wireguard-go, boringtun, gotatun, and wire, which is none; or all that
+    /// are installed.
     #[arg(long, value_name = "NAMES", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "all")]
     peers: Vec<String>,
+    /// Seconds of each TCP stream through a tunnel; each size of UDP packets takes half of it.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    tunnel_seconds: u32,
     /// Spoil every Nth result before `verify` checks it, to see that it is found.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     corrupt: Option<u64>,
@@ -201,11 +210,13 @@ enum PtestName {
     Latency,
     Verify,
     PmdCyclecount,
+    Tunnel,
 }
 
 impl PtestName {
     fn ptest(self) -> Ptest {
         match self {
+            Self::Tunnel => Ptest::Tunnel,
             Self::Throughput => Ptest::Throughput,
             Self::Latency => Ptest::Latency,
             Self::Verify => Ptest::Verify,
@@ -219,6 +230,10 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         return comparison::run(before, after, arguments);
     }
     let plan = plan::make(arguments)?;
+    if !plan.tunnels.is_empty() {
+        // Needs a process of one thread.
+        netlab::ensure_privileges()?;
+    }
     // What can't be written is said before hours of measurement, not after them.
     for path in [&arguments.save, &arguments.html].into_iter().flatten() {
         writable(path)?;

@@ -7,7 +7,8 @@ use bench_harness::packet::LEAST;
 use bench_harness::peers::{Peer, Question};
 use offload_api::sa::{Cipher, Direction, Integrity, Suite};
 
-use super::{Algorithms, Arguments, OpType, Operation, unknown};
+use super::tunnel::{self, Tunnel};
+use super::{Algorithms, Arguments, OpType, Operation, PtestName, unknown};
 use crate::failure::Failure;
 use crate::verb::bench::backend::Backend;
 
@@ -19,6 +20,9 @@ pub(super) struct Plan {
     pub(super) backends: Vec<Backend>,
     pub(super) cases: Vec<Case>,
     pub(super) peers: Vec<(Peer, Question)>,
+    pub(super) tunnels: Vec<Tunnel>,
+    /// What is measured of each tunnel.
+    pub(super) shape: tunnel::Shape,
     /// Why peers that were asked for are not among them.
     pub(super) absent: Vec<String>,
 }
@@ -30,7 +34,12 @@ pub(super) fn make(arguments: &Arguments) -> Result<Plan, Failure> {
     let directions = directions(&arguments.algorithms);
     let sizes = sizes(arguments)?;
     let mut cases = Vec::new();
-    for ptest in &arguments.ptest {
+    let tunnels = arguments.ptest.contains(&PtestName::Tunnel);
+    let engines = arguments
+        .ptest
+        .iter()
+        .filter(|ptest| **ptest != PtestName::Tunnel);
+    for ptest in engines {
         for (engine, _) in backends.iter().enumerate() {
             for &suite in &suites {
                 for &direction in &directions {
@@ -82,13 +91,54 @@ pub(super) fn make(arguments: &Arguments) -> Result<Plan, Failure> {
             arguments.desc_nb
         )));
     }
-    let (peers, absent) = peers(arguments, &suites, &directions)?;
-    Ok(Plan {
+    let (chosen, others) = named_peers(arguments)?;
+    let (mut peers, mut absent) = (Vec::new(), Vec::new());
+    if !cases.is_empty() {
+        (peers, absent) = questions(chosen, arguments, &suites, &directions)?;
+    } else {
+        backends.clear();
+    }
+    let mut plan = Plan {
         backends,
         cases,
         peers,
-        absent,
-    })
+        tunnels: Vec::new(),
+        shape: tunnel::Shape {
+            seconds: arguments.tunnel_seconds,
+            sizes: Vec::new(),
+        },
+        absent: Vec::new(),
+    };
+    if tunnels {
+        if arguments.imix.is_some() {
+            return Err(Failure::usage(anyhow!(
+                "--ptest tunnel sends packets of one size at a time: leave out --imix"
+            )));
+        }
+        let fits = |size: &usize| (tunnel::LEAST..=tunnel::MOST).contains(size);
+        let (fitting, others_sizes): (Vec<usize>, Vec<usize>) =
+            arguments.buffer_sz.0.iter().copied().partition(fits);
+        if fitting.is_empty() {
+            return Err(Failure::usage(anyhow!(
+                "a tunnel's packets have {} to {} octets: none of --buffer-sz does",
+                tunnel::LEAST,
+                tunnel::MOST
+            )));
+        }
+        absent.extend(others_sizes.iter().map(|size| {
+            let (least, most) = (tunnel::LEAST, tunnel::MOST);
+            format!("tunnels with packets of {size} octets: they have {least} to {most}")
+        }));
+        plan.shape.sizes = fitting;
+        for tunnel in Tunnel::OURS.into_iter().chain(others) {
+            match tunnel.find() {
+                Ok(_) => plan.tunnels.push(tunnel),
+                Err(why) => absent.push(why),
+            }
+        }
+    }
+    plan.absent = absent;
+    Ok(plan)
 }
 
 fn sizes(arguments: &Arguments) -> Result<Vec<Sizes>, Failure> {
@@ -240,20 +290,33 @@ const PEER_OPS: u64 = 500_000;
 /// What is asked of whom, and why others are not asked.
 type PeerPlan = (Vec<(Peer, Question)>, Vec<String>);
 
-fn peers(
+/// The engines and tunnels that --peers names.
+fn named_peers(arguments: &Arguments) -> Result<(Vec<Peer>, Vec<Tunnel>), Failure> {
+    let (mut engines, mut tunnels) = (Vec::new(), Vec::new());
+    for name in &arguments.peers {
+        if name == "all" {
+            engines.extend(Peer::ALL);
+            tunnels.extend(Tunnel::PEERS);
+        } else if let Some(peer) = Peer::ALL.into_iter().find(|peer| peer.name() == name) {
+            engines.push(peer);
+        } else if let Some(peer) = Tunnel::PEERS.into_iter().find(|peer| peer.name() == name) {
+            tunnels.push(peer);
+        } else {
+            let engines = Peer::ALL.iter().map(|peer| peer.name());
+            let tunnels = Tunnel::PEERS.iter().map(|peer| peer.name());
+            let known: Vec<&str> = engines.chain(tunnels).collect();
+            return Err(unknown("peer", name, &known));
+        }
+    }
+    Ok((engines, tunnels))
+}
+
+fn questions(
+    chosen: Vec<Peer>,
     arguments: &Arguments,
     suites: &[Suite],
     directions: &[Direction],
 ) -> Result<PeerPlan, Failure> {
-    let known: Vec<&str> = Peer::ALL.iter().map(|peer| peer.name()).collect();
-    let mut chosen = Vec::new();
-    for name in &arguments.peers {
-        match Peer::ALL.iter().find(|peer| peer.name() == name) {
-            Some(peer) => chosen.push(*peer),
-            None if name == "all" => chosen.extend(Peer::ALL),
-            None => return Err(unknown("peer", name, &known)),
-        }
-    }
     if !chosen.is_empty() && arguments.imix.is_some() {
         return Err(Failure::usage(anyhow!(
             "--peers measure one size at a time: leave out --imix"

@@ -17,6 +17,7 @@ use offload_api::frame::{FramePool, FramePoolConfig};
 use super::Arguments;
 use super::backend::Engine;
 use super::plan::Plan;
+use super::tunnel::Measured;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 
@@ -56,11 +57,18 @@ pub(super) fn measure(plan: &Plan, arguments: &Arguments) -> Result<Report, Fail
             samples: question.sizes.iter().map(|_| Samples::default()).collect(),
         })
         .collect();
+    let mut tunnels: Vec<Measured> = plan.tunnels.iter().copied().map(Measured::new).collect();
+    if running.is_empty() && tunnels.is_empty() {
+        return Err(Failure::refused(anyhow!(
+            "no backend can do it:\n  {}",
+            absent.join("\n  ")
+        )));
+    }
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let rounds = arguments.warm_up + arguments.repeats;
     let progress = progress(
         arguments,
-        u64::from(rounds) * (running.len() + peers.len()) as u64,
+        u64::from(rounds) * (running.len() + peers.len() + tunnels.len()) as u64,
     );
     let mut interrupted = false;
     'rounds: for round in 0..rounds {
@@ -97,6 +105,19 @@ pub(super) fn measure(plan: &Plan, arguments: &Arguments) -> Result<Report, Fail
                 for (samples, (cycles, rate)) in peer.samples.iter_mut().zip(answers) {
                     samples.add_peer(cycles, rate);
                 }
+            }
+            progress.inc(1);
+        }
+        for tunnel in &mut tunnels {
+            if interrupt.asked() {
+                interrupted = true;
+                break 'rounds;
+            }
+            progress.set_message(tunnel.tunnel.name());
+            if let Err(error) = tunnel.round(&plan.shape, counts) {
+                // One that does not come up must not cost the others.
+                anstream::eprintln!("esplanade: {error:#}");
+                absent.push(format!("round {}: {error:#}", round + 1));
             }
             progress.inc(1);
         }
@@ -140,6 +161,10 @@ pub(super) fn measure(plan: &Plan, arguments: &Arguments) -> Result<Report, Fail
                 cells.push(cell);
             }
         }
+    }
+    for tunnel in tunnels.iter().filter(|tunnel| !tunnel.is_empty()) {
+        infos.push(tunnel.info());
+        cells.extend(tunnel.cells(&plan.shape, arguments.seed));
     }
     Ok(Report {
         format: FORMAT,
@@ -196,12 +221,6 @@ fn prepare(
             options: options(case, engine, arguments),
             samples: Samples::default(),
         });
-    }
-    if running.is_empty() {
-        return Err(Failure::refused(anyhow!(
-            "no backend can do it:\n  {}",
-            absent.join("\n  ")
-        )));
     }
     Ok(running)
 }

@@ -19,13 +19,13 @@ pub(super) fn tables(report: &Report, with_header: bool) -> String {
         Ptest::Latency,
         Ptest::PmdCyclecount,
         Ptest::Verify,
+        Ptest::Tunnel,
     ];
     for kind in kinds {
         let cells = report.cells.iter().filter(|cell| cell.ptest == kind);
         let rows: Vec<_> = cells.map(|cell| row(cell, kind)).collect();
         if !rows.is_empty() {
-            let headers: Vec<&str> = COMMON.iter().chain(columns(kind)).copied().collect();
-            parts.push(format!("{kind}\n{}", table(&headers, rows, "")));
+            parts.push(format!("{kind}\n{}", table(&headers(kind), rows, "")));
         }
     }
     let ratios = report.against_peers();
@@ -39,7 +39,7 @@ pub(super) fn tables(report: &Report, with_header: bool) -> String {
                 format!("{low:.2} to {high:.2}"),
             ]
         });
-        let headers = ["OURS", "OF", "RATIO OF CYCLES", "95 %"];
+        let headers = ["OURS", "OF", "RATIO", "95 %"];
         parts.push(format!(
             "beside the peers\n{}",
             table(&headers, rows.collect(), "")
@@ -88,6 +88,50 @@ fn header(report: &Report) -> String {
     lines.join("\n")
 }
 
+const TUNNEL: &[&str] = &[
+    "TUNNEL",
+    "SUITE",
+    "TRAFFIC",
+    "SIZE",
+    "MBIT/S",
+    "PACKETS/S",
+    "CPU",
+    "LOST",
+    "P50 ADDED",
+    "P99 ADDED",
+];
+
+/// A tunnel's figures, whose units differ with the traffic.
+fn tunnel(cell: &Cell) -> Vec<String> {
+    let figures = cell.tunnel.unwrap_or_default();
+    let percent = |part: f64| format!("{:.1} %", part * 100.0);
+    let micros = |nanos: f64| format!("{:.0} us", nanos / 1000.0);
+    let dash = || "-".to_owned();
+    let cpu = figures.cpu.map(|cpu| match cell.operation.as_str() {
+        "tcp" => format!("{cpu:.3} s/Gbit"),
+        _ => format!("{:.2} us/packet", cpu / 1000.0),
+    });
+    let packets = cell.mpps.map(|mpps| mpps * 1e6).or(figures.rate);
+    let delay = cell.operation == "delay";
+    vec![
+        cell.backend.clone(),
+        cell.suite.clone(),
+        cell.operation.clone(),
+        cell.size.clone(),
+        cell.gbps
+            .map_or_else(dash, |gbps| format!("{:.0}", gbps * 1000.0)),
+        packets.map_or_else(dash, |packets| format!("{packets:.0}")),
+        cpu.unwrap_or_else(dash),
+        figures.lost.map_or_else(dash, percent),
+        if delay {
+            micros(cell.value.median)
+        } else {
+            dash()
+        },
+        figures.added_p99_ns.map_or_else(dash, micros),
+    ]
+}
+
 const COMMON: &[&str] = &[
     "ENGINE",
     "SUITE",
@@ -99,8 +143,8 @@ const COMMON: &[&str] = &[
     "SAS",
 ];
 
-fn columns(kind: Ptest) -> &'static [&'static str] {
-    match kind {
+fn headers(kind: Ptest) -> Vec<&'static str> {
+    let own: &[&str] = match kind {
         Ptest::Throughput => &["CYCLES/PACKET", "95 %", "CYCLES/B", "MPPS", "GBIT/S"],
         Ptest::Latency => &[
             "MIN NS", "P50", "95 %", "P90", "P99", "P99.9", "P99.99", "MAX",
@@ -114,7 +158,9 @@ fn columns(kind: Ptest) -> &'static [&'static str] {
             "DEQUEUE",
         ],
         Ptest::Verify => &["CHECKED", "WRONG", "SPOILED", "FOUND", "VERDICT"],
-    }
+        Ptest::Tunnel => return TUNNEL.to_vec(),
+    };
+    [COMMON, own].concat()
 }
 
 fn row(cell: &Cell, kind: Ptest) -> Vec<String> {
@@ -179,13 +225,14 @@ fn row(cell: &Cell, kind: Ptest) -> Vec<String> {
                 ]);
             }
         }
+        Ptest::Tunnel => return tunnel(cell),
     }
     row
 }
 
 const CSV: &str = "source,backend,ptest,suite,operation,size,mean size,burst,queues,cores,sas,metric,rounds,\
                    median,low,high,cycles per byte,mpps,gbps,p50 ns,p90 ns,p99 ns,p99.9 ns,max ns,build,\
-                   enqueue,dequeue,checked,wrong,spoiled,spoiled found";
+                   enqueue,dequeue,checked,wrong,spoiled,spoiled found,cpu,lost,rate,p99 ns added";
 
 /// A line for each cell.
 pub(super) fn csv(report: &Report) -> String {
@@ -227,6 +274,10 @@ pub(super) fn csv(report: &Report) -> String {
             whole(verify.map(|verify| verify.wrong)),
             whole(verify.map(|verify| verify.spoiled)),
             whole(verify.map(|verify| verify.spoiled_found)),
+            number(cell.tunnel.and_then(|tunnel| tunnel.cpu)),
+            number(cell.tunnel.and_then(|tunnel| tunnel.lost)),
+            number(cell.tunnel.and_then(|tunnel| tunnel.rate)),
+            number(cell.tunnel.and_then(|tunnel| tunnel.added_p99_ns)),
         ]
         .join(",")
     }));

@@ -26,7 +26,7 @@ const CONNECTION: &str = "gw";
 const CHILD: &str = "net";
 
 /// Where `ikev2d` is: beside this program.
-pub(super) fn daemon_program() -> Result<PathBuf> {
+pub(crate) fn daemon_program() -> Result<PathBuf> {
     let this = std::env::current_exe().context("cannot tell where this program is")?;
     let daemon = this.with_file_name("ikev2d");
     if !daemon.is_file() {

@@ -152,7 +152,7 @@ pub(super) fn play(
     let bulk = bulk.finish()?;
     let datagrams = datagrams.finish()?;
     progress.step("iperf3 for a second opinion, where it is installed");
-    let iperf3_mbps = iperf3(from, (to, sink(5003)), 2)?;
+    let iperf3_mbps = iperf3(from, (to, sink(5003)), 2)?.map(|report| report.mbps);
     let ports = [
         stage.gateways[0].dataplane()?,
         stage.gateways[1].dataplane()?,

@@ -20,7 +20,9 @@ use anyhow::Context;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
 use gateway::Model;
+pub(crate) use gateway::daemon_program;
 use progress::Progress;
+pub(crate) use scene::random_secret;
 
 /// Show the whole system at work: cards, tunnels, the loss of a card and its return.
 ///
@@ -61,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     // Both need a process of one thread.
     netlab::ensure_privileges()?;
     let interrupt = Interrupt::install()?;
-    let daemon = gateway::daemon_program().map_err(Failure::no_device)?;
+    let daemon = daemon_program().map_err(Failure::no_device)?;
     fs::create_dir_all(&arguments.out)
         .with_context(|| format!("cannot make {}", arguments.out.display()))?;
     let out = arguments

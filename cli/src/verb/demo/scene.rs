@@ -191,7 +191,7 @@ pub(super) fn play(
     let bulk = bulk.finish()?;
     let datagrams = datagrams.finish()?;
     progress.step("iperf3 for a second opinion, where it is installed");
-    let iperf3_mbps = iperf3(from, (to, sink(5003)), 2)?;
+    let iperf3_mbps = iperf3(from, (to, sink(5003)), 2)?.map(|report| report.mbps);
     let device_last = stage.devices()?;
 
     progress.step("taking everything down");
@@ -261,7 +261,7 @@ fn wire_up(plan: &[Site; 2]) -> Result<[Namespace; 2]> {
 }
 
 /// A pre-shared key of 256 bits for this run.
-pub(super) fn random_secret() -> Result<Zeroizing<String>> {
+pub(crate) fn random_secret() -> Result<Zeroizing<String>> {
     let mut octets = Zeroizing::new([0u8; 32]);
     File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut *octets))

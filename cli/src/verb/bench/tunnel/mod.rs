@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Whole tunnels between two network namespaces, from TUN device to wire and back: ours, and those of
+//! others that are installed.
+
+mod ground;
+mod ours;
+mod strongswan;
+mod wireguard;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bench_harness::report::{Cell, EngineInfo, TunnelFigures, TunnelPoint};
+use bench_harness::stats::median;
+use hdrhistogram::Histogram;
+use netlab::traffic::{Flood, FloodConfig, FloodReport, iperf3};
+
+use self::ground::{Ground, MTU, Running};
+
+/// IPv4 and UDP headers.
+const HEADERS: usize = 28;
+/// Least octets of a packet: what a flood stamps its payload with needs room.
+pub(super) const LEAST: usize = HEADERS + 8;
+/// Most octets of a packet.
+pub(super) const MOST: usize = MTU;
+/// The probe beside half of the load.
+const PROBE: usize = 64 - HEADERS;
+const PROBES: f64 = 2000.0;
+/// Load goes on while the probe begins and ends.
+const MARGIN: Duration = Duration::from_millis(250);
+
+/// A way from one host to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tunnel {
+    /// Two `ikev2d`, ESP in UDP.
+    Ours,
+    /// Two `ikev2d`, ESP by itself.
+    OursNative,
+    /// strongSwan, its user-space ESP.
+    StrongSwan,
+    /// A WireGuard in user space.
+    WireGuard(&'static wireguard::Program),
+    /// No tunnel: the wire alone.
+    Wire,
+}
+
+impl Tunnel {
+    /// Ours, which are measured always.
+    pub(super) const OURS: [Self; 2] = [Self::Ours, Self::OursNative];
+    /// Those that --peers names.
+    pub(super) const PEERS: [Self; 5] = [
+        Self::StrongSwan,
+        Self::WireGuard(&wireguard::WIREGUARD_GO),
+        Self::WireGuard(&wireguard::BORINGTUN),
+        Self::WireGuard(&wireguard::GOTATUN),
+        Self::Wire,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ikev2d",
+            Self::OursNative => "ikev2d-esp",
+            Self::StrongSwan => "strongswan",
+            Self::WireGuard(program) => program.name,
+            Self::Wire => "wire",
+        }
+    }
+
+    fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::OursNative)
+    }
+
+    fn suite(self) -> &'static str {
+        match self {
+            Self::Ours | Self::OursNative => ours::SUITE,
+            Self::StrongSwan => strongswan::SUITE,
+            Self::WireGuard(_) => wireguard::SUITE,
+            Self::Wire => "none",
+        }
+    }
+
+    /// What it is, or why it can't run here.
+    pub(super) fn find(self) -> Result<String, String> {
+        match self {
+            Self::Ours | Self::OursNative => ours::find(),
+            Self::StrongSwan => strongswan::find(),
+            Self::WireGuard(program) => program.find(),
+            Self::Wire => Ok("a veth pair".to_owned()),
+        }
+    }
+
+    fn start(self, ground: &Ground) -> Result<Running> {
+        match self {
+            Self::Ours => ours::start(ground, true),
+            Self::OursNative => ours::start(ground, false),
+            Self::StrongSwan => strongswan::start(ground),
+            Self::WireGuard(program) => program.start(ground),
+            Self::Wire => ground.route_directly(),
+        }
+    }
+}
+
+/// What is measured of each tunnel.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    /// Seconds of a TCP stream; floods take half of it.
+    pub(super) seconds: u32,
+    /// Octets of UDP packets, IP header and all.
+    pub(super) sizes: Vec<usize>,
+}
+
+/// One flood's figures.
+struct Flooded {
+    /// Nanoseconds a packet, at the far end.
+    nanos: f64,
+    /// Nanoseconds of both gateways' processor time a packet that arrived.
+    cpu: f64,
+    lost: f64,
+}
+
+/// Delays beside half of the load, with the tunnel and without one.
+struct Delayed {
+    /// Packets a second beside the probe.
+    rate: f64,
+    lost: f64,
+    tunnel: Histogram<u64>,
+    wire: Histogram<u64>,
+}
+
+/// A tunnel on its way through the rounds.
+pub(super) struct Measured {
+    pub(super) tunnel: Tunnel,
+    /// Seconds a gigabit, and both gateways' processor seconds a gigabit.
+    tcp: Vec<(f64, f64)>,
+    floods: Vec<Vec<Flooded>>,
+    delays: Vec<Delayed>,
+}
+
+impl Measured {
+    pub(super) fn new(tunnel: Tunnel) -> Self {
+        Self {
+            tunnel,
+            tcp: Vec::new(),
+            floods: Vec::new(),
+            delays: Vec::new(),
+        }
+    }
+
+    /// A round: everything is set up anew, measured, and taken down again. What it finds is kept where it
+    /// `counts`.
+    pub(super) fn round(&mut self, shape: &Shape, counts: bool) -> Result<()> {
+        let name = self.tunnel.name();
+        let ground = Ground::lay()?;
+        let mut running = self
+            .tunnel
+            .start(&ground)
+            .and_then(|running| ground.await_other_end().map(|()| running))
+            .map_err(|error| match ground.logs() {
+                logs if logs.is_empty() => error,
+                logs => error.context(logs),
+            })
+            .with_context(|| format!("{name} does not come up"))?;
+        let tcp = stream(&ground, &mut running, shape.seconds)?;
+        let mut floods = Vec::new();
+        let length = Duration::from_secs_f64(f64::from(shape.seconds) / 2.0);
+        for &size in &shape.sizes {
+            let before = running.cpu()?;
+            let report = flood(&ground, size, None, length)?;
+            let spent = running.cpu()? - before;
+            if report.rate() == 0.0 {
+                bail!("{name}: none of {} packets arrived", report.sent);
+            }
+            floods.push(Flooded {
+                nanos: 1e9 / report.rate(),
+                cpu: spent.as_nanos() as f64 / report.received.max(1) as f64,
+                lost: lost(&report),
+            });
+        }
+        let largest = shape
+            .sizes
+            .iter()
+            .zip(&floods)
+            .max_by_key(|(size, _)| **size);
+        let delay = match largest {
+            Some((&size, flooded)) if self.tunnel != Tunnel::Wire => {
+                let rate = 0.5e9 / flooded.nanos;
+                let (tunnel, report) = probe(&ground, size, rate, length)?;
+                running.stop();
+                drop(ground);
+                // Whatever the hosts and the wire add is there without a tunnel as well.
+                let ground = Ground::lay()?;
+                let _bare = ground.route_directly()?;
+                let (wire, _) = probe(&ground, size, rate, length)?;
+                Some(Delayed {
+                    rate,
+                    lost: lost(&report),
+                    tunnel,
+                    wire,
+                })
+            }
+            _ => None,
+        };
+        if counts {
+            self.tcp.extend(tcp);
+            self.floods.push(floods);
+            self.delays.extend(delay);
+        }
+        Ok(())
+    }
+
+    /// What was found, a cell for each figure.
+    pub(super) fn cells(&self, shape: &Shape, seed: u64) -> Vec<Cell> {
+        let mut cells = Vec::new();
+        let point = |operation: &'static str, size: usize, metric: &'static str| TunnelPoint {
+            name: self.tunnel.name(),
+            ours: self.tunnel.is_ours(),
+            suite: self.tunnel.suite(),
+            operation,
+            size,
+            metric,
+        };
+        if !self.tcp.is_empty() {
+            let (wall, cpu): (Vec<f64>, Vec<f64>) = self.tcp.iter().copied().unzip();
+            let figures = TunnelFigures {
+                cpu: Some(median(&cpu)),
+                ..TunnelFigures::default()
+            };
+            let mut cell =
+                Cell::of_tunnel(&point("tcp", MTU, "s per Gbit"), wall, figures, None, seed);
+            cell.gbps = Some(1.0 / cell.value.median);
+            cells.push(cell);
+        }
+        for (at, &size) in shape.sizes.iter().enumerate() {
+            let found: Vec<&Flooded> = self.floods.iter().filter_map(|all| all.get(at)).collect();
+            if found.is_empty() {
+                continue;
+            }
+            let of = |pick: fn(&Flooded) -> f64| found.iter().map(|f| pick(f)).collect::<Vec<_>>();
+            let figures = TunnelFigures {
+                cpu: Some(median(&of(|f| f.cpu))),
+                lost: Some(median(&of(|f| f.lost))),
+                ..TunnelFigures::default()
+            };
+            let samples = of(|f| f.nanos);
+            let point = point("udp", size, "ns per packet");
+            let mut cell = Cell::of_tunnel(&point, samples, figures, None, seed);
+            cell.mpps = Some(1e3 / cell.value.median);
+            cell.gbps = Some(size as f64 * 8.0 / cell.value.median);
+            cells.push(cell);
+        }
+        if let (Some(first), Some(&size)) = (self.delays.first(), shape.sizes.iter().max()) {
+            let added = |quantile: f64| {
+                let at = |delays: &Histogram<u64>| delays.value_at_quantile(quantile) as f64;
+                let all = self.delays.iter().map(|d| at(&d.tunnel) - at(&d.wire));
+                all.collect::<Vec<_>>()
+            };
+            let of = |pick: fn(&Delayed) -> f64| self.delays.iter().map(pick).collect::<Vec<_>>();
+            let figures = TunnelFigures {
+                rate: Some(median(&of(|d| d.rate))),
+                lost: Some(median(&of(|d| d.lost))),
+                added_p99_ns: Some(median(&added(0.99))),
+                ..TunnelFigures::default()
+            };
+            let mut all = first.tunnel.clone();
+            for delayed in self.delays.iter().skip(1) {
+                // Both have the same bounds.
+                let _ = all.add(&delayed.tunnel);
+            }
+            let point = point("delay", size, "ns added at p50");
+            let cell = Cell::of_tunnel(&point, added(0.5), figures, Some(&all), seed);
+            cells.push(cell);
+        }
+        cells
+    }
+
+    pub(super) fn info(&self) -> EngineInfo {
+        EngineInfo {
+            name: self.tunnel.name().to_owned(),
+            product: self.tunnel.find().unwrap_or_default(),
+            firmware: String::new(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.floods.is_empty()
+    }
+}
+
+fn lost(report: &FloodReport) -> f64 {
+    1.0 - report.received as f64 / report.sent.max(1) as f64
+}
+
+/// A TCP stream by iperf3: seconds a gigabit, and the gateways' processor seconds a gigabit. Nothing where
+/// there is no iperf3.
+fn stream(ground: &Ground, running: &mut Running, seconds: u32) -> Result<Option<(f64, f64)>> {
+    let [a, b] = &ground.ends;
+    let before = running.cpu()?;
+    let to = SocketAddr::new(b.inner, 5201);
+    let report = iperf3((&a.namespace, a.inner), (&b.namespace, to), seconds)?;
+    let spent = running.cpu()? - before;
+    Ok(report.map(|report| {
+        let gigabits = report.octets * 8.0 / 1e9;
+        (1e3 / report.mbps, spent.as_secs_f64() / gigabits)
+    }))
+}
+
+fn begin(
+    ground: &Ground,
+    size: usize,
+    rate: Option<f64>,
+    length: Duration,
+    port: u16,
+) -> Result<Flood> {
+    let [a, b] = &ground.ends;
+    let config = FloodConfig {
+        payload: size - HEADERS,
+        rate,
+        length,
+    };
+    let from = (&a.namespace, SocketAddr::new(a.inner, port));
+    let to = (&b.namespace, SocketAddr::new(b.inner, port));
+    Ok(Flood::start(from, to, config)?)
+}
+
+fn flood(ground: &Ground, size: usize, rate: Option<f64>, length: Duration) -> Result<FloodReport> {
+    Ok(begin(ground, size, rate, length, 7000)?.finish()?)
+}
+
+/// Delays of a probe beside a load, and what became of the load.
+fn probe(
+    ground: &Ground,
+    size: usize,
+    rate: f64,
+    length: Duration,
+) -> Result<(Histogram<u64>, FloodReport)> {
+    let load = begin(ground, size, Some(rate), length + 2 * MARGIN, 7001)?;
+    std::thread::sleep(MARGIN);
+    let probe = begin(ground, PROBE + HEADERS, Some(PROBES), length, 7002)?.finish()?;
+    let load = load.finish()?;
+    if probe.received == 0 {
+        bail!("none of {} probes arrived", probe.sent);
+    }
+    Ok((probe.delays, load))
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Datagrams for benchmarks: as many as a host can send, or at a pace, in bursts of one system call; the
+//! far end counts them and takes their one-way delay. Nothing of their content is looked at:
+//! [`Datagrams`](super::Datagrams) does that.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg, setsockopt, sockopt,
+};
+
+use super::TrafficError;
+use super::bulk::join;
+use crate::{Namespace, NamespaceError};
+
+/// Datagrams of one call.
+const BURST: usize = 32;
+/// Time of sending in front of each payload.
+const STAMP: usize = 8;
+/// Longest sleep of a paced sender: what it is behind by then leaves in one burst.
+const PACE: Duration = Duration::from_micros(100);
+/// How long after the last datagram the receiver still listens.
+const LINGER: Duration = Duration::from_millis(300);
+/// What the receiver's socket holds, so that its turn may come late.
+const BUFFER: usize = 4 << 20;
+/// Longest delay that is told apart, in nanoseconds.
+const LONGEST: u64 = 10_000_000_000;
+
+/// The shape of a flood.
+#[derive(Clone, Copy, Debug)]
+pub struct FloodConfig {
+    /// Octets of each UDP payload (at least 8).
+    pub payload: usize,
+    /// Datagrams a second; without it as fast as the host goes.
+    pub rate: Option<f64>,
+    /// How long.
+    pub length: Duration,
+}
+
+/// What became of a flood.
+#[derive(Clone, Debug)]
+pub struct FloodReport {
+    /// Datagrams that the sender's kernel took.
+    pub sent: u64,
+    /// Those that it had no room for.
+    pub refused: u64,
+    /// Those that arrived.
+    pub received: u64,
+    /// Seconds from the first arrival to the last.
+    pub seconds: f64,
+    /// One-way delays in nanoseconds.
+    pub delays: Histogram<u64>,
+}
+
+impl FloodReport {
+    /// Datagrams that arrived in a second.
+    pub fn rate(&self) -> f64 {
+        if self.seconds > 0.0 {
+            self.received as f64 / self.seconds
+        } else {
+            0.0
+        }
+    }
+}
+
+/// What arrived.
+struct Received {
+    count: u64,
+    seconds: f64,
+    delays: Histogram<u64>,
+}
+
+type Running<T> = JoinHandle<Result<Result<T, TrafficError>, NamespaceError>>;
+
+/// A flood under way.
+pub struct Flood {
+    done: Arc<AtomicBool>,
+    sender: Running<(u64, u64)>,
+    receiver: Running<Received>,
+}
+
+impl Flood {
+    /// Starts to send from an address in one namespace to one in another.
+    ///
+    /// # Errors
+    /// A socket or a thread can't be had.
+    pub fn start(
+        from: (&Namespace, SocketAddr),
+        to: (&Namespace, SocketAddr),
+        config: FloodConfig,
+    ) -> Result<Self, TrafficError> {
+        let failed = |action, address| {
+            move |source| TrafficError::Socket {
+                action,
+                address,
+                source,
+            }
+        };
+        let receiver =
+            to.0.enter(|| UdpSocket::bind(to.1))?
+                .map_err(failed("bind", to.1))?;
+        let sender = from
+            .0
+            .enter(|| UdpSocket::bind(from.1).and_then(|s| s.connect(to.1).map(|()| s)))?
+            .map_err(failed("connect to", to.1))?;
+        let done = Arc::new(AtomicBool::new(false));
+        let epoch = Instant::now();
+        let receiver = {
+            let done = Arc::clone(&done);
+            to.0.spawn("flood-receiver", move || {
+                receive(&receiver, &done, epoch).map_err(failed("receive on", to.1))
+            })?
+        };
+        let sender = from.0.spawn("flood-sender", move || {
+            send(&sender, config, epoch).map_err(failed("send to", to.1))
+        })?;
+        Ok(Self {
+            done,
+            sender,
+            receiver,
+        })
+    }
+
+    /// Waits for its end and for stragglers.
+    ///
+    /// # Errors
+    /// A socket failed.
+    pub fn finish(self) -> Result<FloodReport, TrafficError> {
+        let sent = join(self.sender);
+        self.done.store(true, Ordering::Release);
+        let received = join(self.receiver)?;
+        let (sent, refused) = sent?;
+        Ok(FloodReport {
+            sent,
+            refused,
+            received: received.count,
+            seconds: received.seconds,
+            delays: received.delays,
+        })
+    }
+}
+
+fn nanos(epoch: Instant) -> u64 {
+    epoch.elapsed().as_nanos() as u64
+}
+
+fn send(
+    socket: &UdpSocket,
+    config: FloodConfig,
+    epoch: Instant,
+) -> Result<(u64, u64), std::io::Error> {
+    let (mut sent, mut refused) = (0u64, 0u64);
+    let mut datagrams = vec![vec![0u8; config.payload.max(STAMP)]; BURST];
+    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BURST, None);
+    let none = vec![None; BURST];
+    let begun = Instant::now();
+    loop {
+        let gone = begun.elapsed();
+        if gone >= config.length {
+            return Ok((sent, refused));
+        }
+        let due = match config.rate {
+            None => BURST,
+            Some(rate) => {
+                let wanted = (gone.as_secs_f64() * rate) as u64;
+                let due = wanted.saturating_sub(sent + refused).min(BURST as u64) as usize;
+                if due == 0 {
+                    std::thread::sleep(PACE.min(Duration::from_secs_f64(1.0 / rate.max(1.0))));
+                    continue;
+                }
+                due
+            }
+        };
+        let stamp = nanos(epoch).to_be_bytes();
+        for datagram in &mut datagrams {
+            datagram[..STAMP].copy_from_slice(&stamp);
+        }
+        let parts: Vec<[IoSlice<'_>; 1]> = datagrams[..due]
+            .iter()
+            .map(|datagram| [IoSlice::new(datagram)])
+            .collect();
+        match sendmmsg(
+            socket.as_raw_fd(),
+            &mut headers,
+            &parts,
+            &none[..due],
+            [],
+            MsgFlags::empty(),
+        ) {
+            Ok(taken) => sent += taken.count() as u64,
+            Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::ECONNREFUSED) => refused += due as u64,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn receive(
+    socket: &UdpSocket,
+    done: &AtomicBool,
+    epoch: Instant,
+) -> Result<Received, std::io::Error> {
+    // The kernel's limit may be lower, and lowers it then.
+    setsockopt(socket, sockopt::RcvBuf, &BUFFER)?;
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let mut delays = Histogram::<u64>::new_with_bounds(1, LONGEST, 3)
+        .map_err(|error| std::io::Error::other(error.to_string()))?;
+    let (mut count, mut first, mut last) = (0u64, None, 0);
+    let mut buffers = vec![vec![0u8; 2048]; BURST];
+    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BURST, None);
+    let mut ended: Option<Instant> = None;
+    loop {
+        if done.load(Ordering::Acquire) {
+            let ended = ended.get_or_insert_with(Instant::now);
+            if ended.elapsed() >= LINGER {
+                break;
+            }
+        }
+        let stamps: Vec<u64> = {
+            let mut parts: Vec<[IoSliceMut<'_>; 1]> = buffers
+                .iter_mut()
+                .map(|buffer| [IoSliceMut::new(buffer)])
+                .collect();
+            let flags = MsgFlags::MSG_WAITFORONE;
+            match recvmmsg(
+                socket.as_raw_fd(),
+                &mut headers,
+                parts.iter_mut(),
+                flags,
+                None,
+            ) {
+                Ok(messages) => messages
+                    .filter_map(|message| {
+                        let stamp = message.iovs().next()?.get(..STAMP)?.try_into().ok()?;
+                        Some(u64::from_be_bytes(stamp))
+                    })
+                    .collect(),
+                Err(Errno::EAGAIN | Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let time = nanos(epoch);
+        first.get_or_insert(time);
+        last = time;
+        for stamp in stamps {
+            count += 1;
+            delays.saturating_record(time.saturating_sub(stamp).max(1));
+        }
+    }
+    Ok(Received {
+        count,
+        seconds: last.saturating_sub(first.unwrap_or(last)) as f64 / 1e9,
+        delays,
+    })
+}

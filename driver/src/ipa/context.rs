@@ -10,8 +10,17 @@ use offload_api::sa::{self, Direction, Mode, Numbering, OuterHeaders, SaParams, 
 use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroizing;
 
+/// How an SA's key comes to the card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyWay {
+    /// In the context, with which it lies in memory that the card reads.
+    Context,
+    /// By the key mailbox.
+    Mailbox,
+}
+
 /// The context of an SA, zeroised when dropped.
-pub(super) fn encode(sa: &SaParams, cookie: u64) -> Zeroizing<Vec<u8>> {
+pub(super) fn encode(sa: &SaParams, cookie: u64, key: KeyWay) -> Zeroizing<Vec<u8>> {
     let mut context = SaContext::new_zeroed();
     context.cookie = cookie.to_le_bytes();
     context.spi = sa.spi.value().to_le_bytes();
@@ -23,15 +32,18 @@ pub(super) fn encode(sa: &SaParams, cookie: u64) -> Zeroizing<Vec<u8>> {
         (sa.esn, context::FLAG_ESN),
         (sa.numbering == Numbering::Explicit, context::FLAG_EXPLICIT),
         (sa.outer.is_some(), context::FLAG_OUTER),
+        (key == KeyWay::Mailbox, context::FLAG_MAILBOX),
     ];
     context.flags = flags
         .into_iter()
         .filter(|(set, _)| *set)
         .fold(0, |all, (_, flag)| all | flag);
     context.replay_window = sa.replay_window.to_le_bytes();
-    context.salt = *sa.keys.salt;
-    copy(&mut context.cipher_key, &sa.keys.cipher);
-    copy(&mut context.integrity_key, &sa.keys.integrity);
+    if key == KeyWay::Context {
+        context.salt = *sa.keys.salt;
+        copy(&mut context.cipher_key, &sa.keys.cipher);
+        copy(&mut context.integrity_key, &sa.keys.integrity);
+    }
     if let Numbering::Granted(Some(grant)) = sa.numbering {
         context.grant_first = grant.first.to_le_bytes();
         context.grant_last = grant.last.to_le_bytes();

@@ -69,8 +69,10 @@ pub(super) struct Life {
     pub(super) doorbells: MappedRegion,
     /// The card may sleep: see the ABI's `SLEEPING`.
     pub(super) sleeps: bool,
+    /// It takes keys by registers.
+    pub(super) key_mailbox: bool,
     iovas: IovaAllocator,
-    admin: Mutex<AdminQueue>,
+    pub(super) admin: Mutex<AdminQueue>,
     events: Mutex<EventRing>,
     /// Pools that are mapped, with their IOVAs: held, so that their memory lives.
     pools: RwLock<HashMap<u32, (FramePool, u64)>>,
@@ -231,6 +233,7 @@ impl Life {
         let life = Arc::new(Self {
             number,
             sleeps: features.contains(CardFeatures::SLEEPS),
+            key_mailbox: features.contains(CardFeatures::KEY_MAILBOX),
             firmware,
             arena,
             doorbells,
@@ -309,7 +312,7 @@ impl Life {
     }
 
     /// Notes what an error means for the device.
-    fn judge<T>(&self, result: Result<T, DeviceError>) -> Result<T, DeviceError> {
+    pub(super) fn judge<T>(&self, result: Result<T, DeviceError>) -> Result<T, DeviceError> {
         if let Err(error) = &result
             && !matches!(error, DeviceError::Host { .. })
         {

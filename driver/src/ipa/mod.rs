@@ -9,6 +9,7 @@ pub mod flights;
 mod inline;
 pub mod inspect;
 mod life;
+mod mailbox;
 mod queue;
 mod watchdog;
 
@@ -37,6 +38,7 @@ use crate::counters::add;
 use crate::lock;
 use crate::transport::Transport;
 use admin::Answer;
+use context::KeyWay;
 use life::{Life, Start};
 
 /// Connects to the card, each time anew.
@@ -228,7 +230,7 @@ impl IpaCard {
         let checked: Vec<_> = sas.iter().map(|(sa, _)| check(sa)).collect();
         let mut contexts = Zeroizing::new(Vec::with_capacity(sas.len() * size_of::<SaContext>()));
         for ((sa, cookie), _) in sas.iter().zip(&checked).filter(|(_, good)| good.is_ok()) {
-            contexts.extend_from_slice(&context::encode(sa, *cookie));
+            contexts.extend_from_slice(&context::encode(sa, *cookie, KeyWay::Context));
         }
         let added = if contexts.is_empty() {
             Ok(Vec::new())
@@ -293,8 +295,7 @@ impl Accelerator for IpaCard {
         sa.validate()?;
         self.capabilities.check(sa)?;
         let life = self.life();
-        let context = context::encode(sa, cookie);
-        let answer = life.command(Opcode::SaAdd, 0, 0, [0; 5], &context)?;
+        let answer = life.add(sa, cookie)?;
         self.added(&life, sa, answer.status, (answer.index, answer.generation))
     }
 

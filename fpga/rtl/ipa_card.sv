@@ -28,6 +28,7 @@ module ipa_card
   input  logic         clk_i,
   input  logic         bus_rst_ni,               // power-on: the bus has nothing to say
   input  logic         rst_ni,                   // of the function; at any time
+  input  logic         table_rst_ni,             // with rst_ni: of the MSI-X table, too
   input  logic         run_i,
 
   // Registers, doorbell pages, MSI-X table (see ipa_front)
@@ -193,7 +194,7 @@ module ipa_card
   logic                 completed;
   logic [QueueBits-1:0] completed_queue, queue_index;
   ipa_front #(.QUEUES(QUEUES)) u_front (
-    .clk_i, .bus_rst_ni, .rst_ni, .axil_awvalid_i, .axil_awready_o, .axil_awaddr_i, .axil_wvalid_i,
+    .clk_i, .bus_rst_ni, .rst_ni, .table_rst_ni, .axil_awvalid_i, .axil_awready_o, .axil_awaddr_i, .axil_wvalid_i,
     .axil_wready_o, .axil_wdata_i, .axil_wstrb_i, .axil_bvalid_o, .axil_bready_i, .axil_bresp_o,
     .axil_arvalid_i, .axil_arready_o, .axil_araddr_i, .axil_rvalid_o, .axil_rready_i, .axil_rdata_o,
     .axil_rresp_o, .face_i, .asked_o, .settings_o, .moderation_o, .mask_all_i(msix_mask_i),

@@ -9,8 +9,8 @@
 // vector fires when as much time has gone by since its last message as its moderation says, or when so
 // many completions wait. If it is masked then, it is pending, and fires once when the mask ends.
 //
-// The table is the bus's and outlives a reset of the function, as does a message that is offered: it is
-// not withdrawn. What is read of the table is read behind the messages that were sent before.
+// The table is the bus's and outlives a reset by the driver, but not one by the bus (table_rst_ni with
+// rst_ni). A message that is offered outlives both: it is not withdrawn. What is read of the table is read behind the messages that were sent before.
 //
 // Promise: no vector that was wanted is lost, none fires that was not, none fires twice for it, nor
 // while it is masked, nor sooner than its moderation allows (proved). A message is offered within as
@@ -27,6 +27,7 @@ module ipa_msix #(
   input  logic                  clk_i,
   input  logic                  bus_rst_ni,
   input  logic                  rst_ni,
+  input  logic                  table_rst_ni,    // function-level reset
   input  logic [TIME_BITS-1:0]  now_i,           // nanoseconds
   input  logic                  mask_all_i,      // by the capability: masked, or not enabled
   input  logic [QUEUES:0][31:0] moderation_i,    // interrupt.MODERATION
@@ -124,7 +125,7 @@ module ipa_msix #(
   end
 
   always_ff @(posedge clk_i) begin
-    if (!bus_rst_ni) begin
+    if (!bus_rst_ni || !table_rst_ni) begin
       addr_q <= '0;
       data_q <= '0;
       mask_q <= '1;
@@ -296,7 +297,7 @@ module ipa_msix #(
   end
   always_comb begin
     if (!begun_q) assume (!bus_rst_ni && !rst_ni && raise_vector_i < VectorBits'(Vectors));
-    if (!bus_rst_ni) assume (!rst_ni);
+    if (!bus_rst_ni || !table_rst_ni) assume (!rst_ni);
     if (begun_q) begin
       // Time goes on, and nobody changes the moderation.
       assume (now_i >= now_q && moderation_i == set_q);

@@ -15,7 +15,7 @@ use vfio_user::message::{IRQ_MSIX, REGION_CONFIG, REGION_READ, REGION_WRITE, Spa
 use vfio_user::server::{Backend, ClientMemory, DmaMapping, ServerRegion};
 
 use crate::admin;
-use crate::card::{Card, Core};
+use crate::card::{Card, Core, Reset};
 use crate::fault::Fault;
 use crate::handshake::Pages;
 use crate::msix::MsixTable;
@@ -46,7 +46,7 @@ impl PciBackend {
     }
 
     fn power_on(&mut self) {
-        self.card.reset();
+        self.card.reset(Reset::Bus);
         let mut core = self.card.lock();
         core.dma.clear();
         core.dma.set_enabled(false);
@@ -93,7 +93,7 @@ impl PciBackend {
             }
             drop(core);
             if control.contains(Control::RESET) {
-                self.card.reset();
+                self.card.reset(Reset::Driver);
             } else if control.contains(Control::DETACH) {
                 self.card.detach();
             }
@@ -198,7 +198,7 @@ impl Backend for PciBackend {
             REGION_CONFIG => {
                 if self.config.write(offset, data) {
                     // Unlike a reset by message, around which the bus keeps the configuration.
-                    self.card.reset();
+                    self.card.reset(Reset::Bus);
                     self.power_on_config();
                 }
                 let mut core = self.card.lock();
@@ -260,7 +260,7 @@ impl Backend for PciBackend {
     }
 
     fn reset(&mut self) -> Result<(), Errno> {
-        self.card.reset();
+        self.card.reset(Reset::Driver);
         Ok(())
     }
 }

@@ -79,6 +79,15 @@ pub(crate) struct Card {
     taken: Box<[AtomicU32]>,
 }
 
+/// Whose reset it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reset {
+    /// By a register, or by a message around which the bus keeps its own state.
+    Driver,
+    /// A function-level reset, or a driver that is gone: the MSI-X table goes back to power-on, too.
+    Bus,
+}
+
 /// Wakes and ends the card's data side.
 #[derive(Debug)]
 pub(crate) struct Bell {
@@ -373,8 +382,8 @@ impl Card {
             .for_each(|taken| taken.store(0, Ordering::Relaxed));
     }
 
-    /// Back to power-on: keys zeroised, queues gone; mappings and interrupts are the bus's.
-    pub(crate) fn reset(&self) {
+    /// Back to power-on: keys zeroised, queues gone; mappings and where interrupts lead are the bus's.
+    pub(crate) fn reset(&self, reset: Reset) {
         let mut core = self.lock();
         core.control = Control::empty();
         core.admin = Ring::default();
@@ -382,7 +391,7 @@ impl Card {
         (core.events_head, core.events_dropped) = (0, 0);
         let Core { rtl, dma, .. } = &mut *core;
         if let Some(rtl) = rtl {
-            rtl.reset(dma);
+            rtl.reset(dma, reset);
         }
         core.delete_queues();
         core.sas.clear();
@@ -394,6 +403,9 @@ impl Card {
         core.fatal_info = 0;
         core.errors = ErrorLog::default();
         core.irqs.reset();
+        if reset == Reset::Bus {
+            core.irqs.mask();
+        }
         core.mailbox.clear();
         core.stalled = false;
         core.vanished = false;

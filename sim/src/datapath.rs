@@ -11,7 +11,7 @@ use fpga_regs::registers::{Control, FatalCause};
 use offload_api::queue::Status;
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::card::{Bell, Card, Core, DataQueue};
+use crate::card::{Bell, Card, Core, DataQueue, Reset};
 use crate::fault::{Fault, FaultPlan};
 use crate::handshake::{self, Pages, post};
 use crate::paced::Pacer;
@@ -129,7 +129,7 @@ pub(crate) fn turn(card: &Card, queue: u16, buffer: &mut [u8], pacer: Option<&mu
     let worked = running(&core) && serve(card, &mut core, queue, buffer, pacer);
     if std::mem::take(&mut core.resets_itself) {
         drop(core);
-        card.reset();
+        card.reset(Reset::Driver);
     }
     worked
 }

@@ -133,6 +133,13 @@ impl Vectors {
         self.fired = 0;
     }
 
+    /// Masks each vector, as its entry of the MSI-X table is at power-on; where they lead stays.
+    pub(crate) fn mask(&mut self) {
+        for vector in &mut self.vectors {
+            vector.masked = true;
+        }
+    }
+
     /// Completions for a driver that asked to be told: fires, or holds back by the vector's
     /// moderation. Whether it fired.
     pub(crate) fn raise(&mut self, number: usize, completions: u32, now: Instant) -> bool {

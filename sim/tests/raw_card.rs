@@ -13,8 +13,8 @@ use fpga_regs::descriptor::{
     Completion, Event, EventKind, FLAG_EXPLICIT, OP_PROCESS, PHASE, Submission,
 };
 use fpga_regs::registers::{
-    CardStatus, Control, FatalCause, admin_queue, control, doorbell, event_queue, identity,
-    statistics,
+    CardStatus, Control, FatalCause, MSIX_BAR, admin_queue, control, doorbell, event_queue,
+    identity, statistics,
 };
 use offload_api::queue::Status;
 use proptest::prelude::*;
@@ -303,12 +303,8 @@ fn an_eventfd_that_would_block_holds_up_nobody() {
     rig.end();
 }
 
-#[test]
-fn a_function_level_reset_ends_bus_mastering_and_everything_behind_it() {
-    let rig = Rig::new();
-    let mut raw = Raw::enabled(&rig).with_queue();
-    raw.add(&sa(FLAG_OUTBOUND, 10));
-    assert_eq!(raw.read_register(statistics::SAS), 1);
+/// By the PCI Express capability, as the host's bus driver does.
+fn function_level_reset(raw: &Raw) {
     let mut at = [0x34];
     raw.client
         .region_read(REGION_CONFIG, 0x34, &mut at)
@@ -324,10 +320,44 @@ fn a_function_level_reset_ends_bus_mastering_and_everything_behind_it() {
         assert_ne!(head[1], 0, "no PCI Express capability");
         at[0] = head[1];
     }
-    assert!(raw.bus_master());
     raw.client
         .region_write(REGION_CONFIG, u64::from(at[0]) + 9, &[0x80])
         .unwrap();
+}
+
+#[test]
+fn a_function_level_reset_clears_the_msix_table_and_a_reset_by_register_does_not() {
+    let rig = Rig::new();
+    let raw = Raw::enabled(&rig);
+    let read = |raw: &Raw| {
+        let mut entry = [0; 16];
+        raw.client.region_read(MSIX_BAR, 16, &mut entry).unwrap();
+        entry
+    };
+    let mut masked = [0; 16];
+    masked[12] = 1;
+    assert_eq!(read(&raw), masked, "at power-on");
+    // An address and data, and not masked.
+    let mut entry = [0x5c; 16];
+    entry[12..].fill(0);
+    raw.client.region_write(MSIX_BAR, 16, &entry).unwrap();
+    assert_eq!(read(&raw), entry);
+    raw.register(control::CONTROL, Control::RESET.bits());
+    assert_eq!(read(&raw), entry, "the bus's");
+    function_level_reset(&raw);
+    raw.set_bus_master(true);
+    assert_eq!(read(&raw), masked);
+    rig.end();
+}
+
+#[test]
+fn a_function_level_reset_ends_bus_mastering_and_everything_behind_it() {
+    let rig = Rig::new();
+    let mut raw = Raw::enabled(&rig).with_queue();
+    raw.add(&sa(FLAG_OUTBOUND, 10));
+    assert_eq!(raw.read_register(statistics::SAS), 1);
+    assert!(raw.bus_master());
+    function_level_reset(&raw);
     assert!(!raw.bus_master());
     raw.set_bus_master(true);
     assert_eq!(raw.read_register(statistics::SAS), 0);

@@ -7,7 +7,7 @@ use fpga_regs::registers::MailboxState;
 use offload_api::sa::SaParams;
 
 use super::BusTiming;
-use crate::card::{Card, Core, Ring};
+use crate::card::{Card, Core, Reset, Ring};
 use crate::dma::DmaMap;
 use crate::registers::Asked;
 
@@ -20,7 +20,7 @@ impl Engine {
         None
     }
 
-    pub(crate) fn reset(&mut self, _: &DmaMap) {
+    pub(crate) fn reset(&mut self, _: &DmaMap, _: Reset) {
         match *self {}
     }
 }

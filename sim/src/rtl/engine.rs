@@ -12,7 +12,7 @@ use offload_api::queue::Status;
 
 use super::interrupts::Fired;
 use super::{BusTiming, MAX_QUEUES};
-use crate::card::{Card, Core, Ring};
+use crate::card::{Card, Core, Reset, Ring};
 use crate::datapath::running;
 use crate::dma::DmaMap;
 use crate::handshake::{self, Pages};
@@ -56,8 +56,11 @@ impl Engine {
     }
 
     /// In the middle of whatever is under way.
-    pub(crate) fn reset(&mut self, dma: &DmaMap) {
-        self.card.reset(&mut Memory(dma));
+    pub(crate) fn reset(&mut self, dma: &DmaMap, reset: Reset) {
+        match reset {
+            Reset::Driver => self.card.reset(&mut Memory(dma)),
+            Reset::Bus => self.card.reset_with_table(&mut Memory(dma)),
+        }
         self.seen = Counters::default();
         self.completed = 0;
         self.forget_fired();

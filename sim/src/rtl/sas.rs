@@ -34,22 +34,25 @@ fn config(sa: &CardSa, generation: u32, now: Instant) -> SaConfig {
 }
 
 fn told(told: Told) -> card::Told {
-    card::Told {
-        soft: told.soft,
-        hard: told.hard,
-        grant_low: told.grant_low,
-        sequence_ending: told.sequence_ending,
-        sequence_end: told.sequence_end,
-    }
+    [
+        (told.soft, card::Told::SOFT),
+        (told.hard, card::Told::HARD),
+        (told.grant_low, card::Told::GRANT_LOW),
+        (told.sequence_ending, card::Told::SEQUENCE_ENDING),
+        (told.sequence_end, card::Told::SEQUENCE_END),
+    ]
+    .into_iter()
+    .filter_map(|(was, flag)| was.then_some(flag))
+    .collect()
 }
 
 fn untold(told: card::Told) -> Told {
     Told {
-        soft: told.soft,
-        hard: told.hard,
-        grant_low: told.grant_low,
-        sequence_ending: told.sequence_ending,
-        sequence_end: told.sequence_end,
+        soft: told.contains(card::Told::SOFT),
+        hard: told.contains(card::Told::HARD),
+        grant_low: told.contains(card::Told::GRANT_LOW),
+        sequence_ending: told.contains(card::Told::SEQUENCE_ENDING),
+        sequence_end: told.contains(card::Told::SEQUENCE_END),
     }
 }
 

@@ -146,9 +146,17 @@ impl RtlCard {
         card.model.put(card.ports.read_patience, patience);
         for level in [0, 1] {
             card.model.put(bus_reset, level);
-            card.reset(&mut NoMemory);
+            card.reset_with_table(&mut NoMemory);
         }
         card
+    }
+
+    /// As [`reset`](Self::reset), and the MSI-X table is as at power-on: a function-level reset.
+    pub fn reset_with_table(&mut self, memory: &mut dyn HostMemory) {
+        let reset = self.model.input("table_rst_ni");
+        self.model.put(reset, 0);
+        self.reset(memory);
+        self.model.put(reset, 1);
     }
 
     /// Back to power-on: keys zeroised, queues gone, whatever was under way forgotten. The bus goes on:

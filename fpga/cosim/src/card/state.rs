@@ -2,6 +2,8 @@
 //! What the management writes into the card and reads back: the packed structures of
 //! `ipa_card_pkg.sv`, least significant octet first.
 
+use bitflags::bitflags;
+
 /// Octets of the state port.
 pub(super) const LEN: usize = 52;
 /// Words of a window.
@@ -113,38 +115,20 @@ impl SaConfig {
     }
 }
 
-/// What has been told of an SA (`told_t`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told {
-    /// A soft limit.
-    pub soft: bool,
-    /// A hard limit.
-    pub hard: bool,
-    /// That the grant is low.
-    pub grant_low: bool,
-    /// That the sequence space nearly ends.
-    pub sequence_ending: bool,
-    /// That it has ended.
-    pub sequence_end: bool,
-}
-
-impl Told {
-    fn read(bits: u8) -> Self {
-        Self {
-            soft: bits & 1 != 0,
-            hard: bits & 2 != 0,
-            grant_low: bits & 4 != 0,
-            sequence_ending: bits & 8 != 0,
-            sequence_end: bits & 16 != 0,
-        }
-    }
-
-    fn bits(self) -> u8 {
-        u8::from(self.soft)
-            | u8::from(self.hard) << 1
-            | u8::from(self.grant_low) << 2
-            | u8::from(self.sequence_ending) << 3
-            | u8::from(self.sequence_end) << 4
+bitflags! {
+    /// What has been told of an SA (`told_t`).
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Told: u8 {
+        /// A soft limit.
+        const SOFT = 1 << 0;
+        /// A hard limit.
+        const HARD = 1 << 1;
+        /// That the grant is low.
+        const GRANT_LOW = 1 << 2;
+        /// That the sequence space nearly ends.
+        const SEQUENCE_ENDING = 1 << 3;
+        /// That it has ended.
+        const SEQUENCE_END = 1 << 4;
     }
 }
 
@@ -231,7 +215,7 @@ impl Moved for Outbound {
             last: word(octets, 32),
             low_mark: word(octets, 40),
             ended: octets[48] != 0,
-            told: Told::read(octets[50]),
+            told: Told::from_bits_truncate(octets[50]),
         }
     }
 
@@ -259,7 +243,7 @@ impl Moved for Inbound {
             bytes: word(octets, 8),
             number: word(octets, 16),
             top: word(octets, 24),
-            told: Told::read(octets[32]),
+            told: Told::from_bits_truncate(octets[32]),
         }
     }
 

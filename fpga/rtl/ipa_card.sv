@@ -194,16 +194,16 @@ module ipa_card
   logic                 completed;
   logic [QueueBits-1:0] completed_queue, queue_index;
   ipa_front #(.QUEUES(QUEUES)) u_front (
-    .clk_i, .bus_rst_ni, .rst_ni, .table_rst_ni, .axil_awvalid_i, .axil_awready_o, .axil_awaddr_i, .axil_wvalid_i,
-    .axil_wready_o, .axil_wdata_i, .axil_wstrb_i, .axil_bvalid_o, .axil_bready_i, .axil_bresp_o,
-    .axil_arvalid_i, .axil_arready_o, .axil_araddr_i, .axil_rvalid_o, .axil_rready_i, .axil_rdata_o,
-    .axil_rresp_o, .face_i, .asked_o, .settings_o, .moderation_o, .mask_all_i(msix_mask_i),
-    .raise_valid_i, .raise_vector_i, .raise_count_i, .raise_wants_i, .msi_valid_o, .msi_ready_i,
-    .msi_addr_o, .msi_data_o, .msi_vector_o, .held_o, .key_there_o(mailbox_there),
-    .key_256_o(mailbox_256), .key_o(mailbox_key), .salt_o(mailbox_salt),
-    .key_take_i(from_mailbox && key_valid_i && key_ready_o), .counters_i(counters), .tail_o(tail),
-    .queue_set_i(queue_valid_i), .queue_index_i(queue_index), .done_valid_i(completed),
-    .done_queue_i(completed_queue)
+    .clk_i, .bus_rst_ni, .rst_ni, .table_rst_ni, .axil_awvalid_i, .axil_awready_o,
+    .axil_awaddr_i, .axil_wvalid_i, .axil_wready_o, .axil_wdata_i, .axil_wstrb_i,
+    .axil_bvalid_o, .axil_bready_i, .axil_bresp_o, .axil_arvalid_i, .axil_arready_o,
+    .axil_araddr_i, .axil_rvalid_o, .axil_rready_i, .axil_rdata_o, .axil_rresp_o, .face_i,
+    .asked_o, .settings_o, .moderation_o, .mask_all_i(msix_mask_i), .raise_valid_i,
+    .raise_vector_i, .raise_count_i, .raise_wants_i, .msi_valid_o, .msi_ready_i, .msi_addr_o,
+    .msi_data_o, .msi_vector_o, .held_o, .key_there_o(mailbox_there), .key_256_o(mailbox_256),
+    .key_o(mailbox_key), .salt_o(mailbox_salt), .key_take_i(from_mailbox && key_valid_i &&
+    key_ready_o), .counters_i(counters), .tail_o(tail), .queue_set_i(queue_valid_i),
+    .queue_index_i(queue_index), .done_valid_i(completed), .done_queue_i(completed_queue)
   );
 
   // -- Descriptors --------------------------------------------------------------------------------

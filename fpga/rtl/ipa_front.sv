@@ -266,7 +266,8 @@ module ipa_front
   assign table_raddr = raddr[14] ? 14'h3ffc : raddr[13:0];
   assign wready[2] = awready[2];
   ipa_msix #(.QUEUES(QUEUES)) u_msix (
-    .clk_i, .bus_rst_ni, .rst_ni, .table_rst_ni, .now_i(face_i.now), .mask_all_i, .moderation_i(moderation_o),
+    .clk_i, .bus_rst_ni, .rst_ni, .table_rst_ni, .now_i(face_i.now), .mask_all_i,
+    .moderation_i(moderation_o),
     .axil_awvalid_i(writes && write_to[2]), .axil_awready_o(awready[2]),
     .axil_awaddr_i(table_waddr), .axil_wdata_i, .axil_wstrb_i, .axil_bvalid_o(bvalid[2]),
     .axil_bready_i(bready[2]), .axil_bresp_o(bresp[2]),

@@ -123,6 +123,7 @@ module ipa_card
   input  logic [31:0]  sa_index_i,               // for keys and state, too
   input  logic         sa_valid_i,
   input  sa_config_t   sa_config_i,
+  input  ends_t        sa_ends_i,
 
   // Management: keys, out of the host's mailbox or its own. They can't be read.
   input  logic         key_valid_i,
@@ -375,8 +376,9 @@ module ipa_card
     .state_ready_o(outbound_ready), .state_write_i, .state_index_i(SaBits'(sa_index_i)),
     .state_i(outbound_t'(state_i[$bits(outbound_t)-1:0])), .state_o(outbound),
     .uncount_valid_i(uncount_ov), .uncount_ready_o(uncount_or), .uncount_index_i(uncount_index),
-    .uncount_octets_i(uncount_octets), .top_write_i(top_write), .top_index_i(top_index),
-    .top_i(top),
+    .uncount_octets_i(uncount_octets), .ends_write_i(sa_write_i),
+    .ends_index_i(SaBits'(sa_index_i)), .ends_i(sa_ends_i), .top_write_i(top_write),
+    .top_index_i(top_index), .top_i(top),
     .word_write_i(word_write), .word_index_i(word_index), .word_i(word_data),
     .job_valid_i(job_valid), .job_ready_o(job_ready), .job_i(job), .head_valid_i(head_valid),
     .head_ready_o(head_ready), .head_error_i(head_error), .head_i(packet_head),

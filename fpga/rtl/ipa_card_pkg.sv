@@ -37,6 +37,7 @@ package ipa_card_pkg;
 
   typedef enum logic [7:0] {
     ProtocolIpv4 = 8'd4,
+    ProtocolUdp  = 8'd17,
     ProtocolIpv6 = 8'd41,
     ProtocolEsp  = 8'd50,
     ProtocolNone = 8'd59
@@ -51,7 +52,10 @@ package ipa_card_pkg;
     logic [31:0] spi;
     logic [31:0] generation;
     logic [15:0] window;                         // packets, a multiple of 32; 0 is off
-    logic [8:0]  reserved;
+    logic [5:0]  reserved;
+    logic        udp;                            // ESP is in UDP (RFC 3948)
+    logic        outer_v6;
+    logic        outer;                          // outer headers are made, or looked for
     logic        hard_time;                      // that limit is reached
     logic        soft_time;
     logic        draining;
@@ -60,6 +64,14 @@ package ipa_card_pkg;
     logic        transport;
     logic        outbound;
   } sa_config_t;
+
+  // An SA's outer headers, as they lie on the wire: octet 0 in bits 7 to 0. Of IPv4's addresses the first
+  // four octets count.
+  typedef struct packed {
+    logic [31:0]  ports;                         // source, destination
+    logic [127:0] destination;
+    logic [127:0] source;
+  } ends_t;
 
   // What has been told of an SA, once for each arming.
   typedef struct packed {
@@ -184,7 +196,8 @@ package ipa_card_pkg;
     logic [16:0] total;
   } facts_t;
 
-  // An operation on its way out. In transport mode `head` is the IP header that stays.
+  // An operation on its way out. `head` is the IP header that stays, or in tunnel mode the one that is put
+  // in front, and `facts` are its.
   typedef struct packed {
     job_t        job;
     work_e       work;
@@ -192,6 +205,7 @@ package ipa_card_pkg;
     logic [63:0] number;
     logic [14:0] octets;                         // of the stream: ESP header to trailer, or to ICV
     facts_t      facts;
+    logic [31:0] ports;                          // of a UDP header behind it, where the SA has one
     logic [8*HeadOctets-1:0] head;
   } order_t;
 

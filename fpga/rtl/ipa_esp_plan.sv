@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // Decides what is done with a packet (RFC 4303, 3.3 and 3.4.2): headers, room, sequence number, and
-// for an inbound one a first look at the window. Keeps what of outbound SAs moves.
+// for an inbound one a first look at the window. Makes the outer IP header of a tunnel, DSCP, ECN and DF
+// copied from inside (RFC 4301, 5.1.2.1; RFC 6040, 4.1). Keeps what of outbound SAs moves.
 //
 // Promise: a packet in five clocks, and one more for each IPv6 extension header that is followed. A
 // number of a grant is given to one packet at most, and none outside of it. Packets of one SA see
@@ -29,6 +30,11 @@ module ipa_esp_plan
   output logic                    uncount_ready_o,
   input  logic [SaBits-1:0]       uncount_index_i,
   input  logic [14:0]             uncount_octets_i,
+
+  // Management: an SA's outer headers
+  input  logic                    ends_write_i,
+  input  logic [SaBits-1:0]       ends_index_i,
+  input  ends_t                   ends_i,
 
   // Copies of what ipa_esp_verdict keeps
   input  logic                    top_write_i,
@@ -85,6 +91,11 @@ module ipa_esp_plan
     .clk_i, .write_i(top_write_i), .waddr_i(top_index_i), .wdata_i(top_i), .raddr_i(sa),
     .rdata_o(top)
   );
+  ends_t       ends;
+  ram_1w1r #(.WIDTH($bits(ends_t)), .DEPTH(SAS)) u_ends (
+    .clk_i, .write_i(ends_write_i), .waddr_i(ends_index_i), .wdata_i(ends_i), .raddr_i(sa),
+    .rdata_o(ends)
+  );
   logic [63:0] number_q, word;
   ram_1w1r #(.WIDTH(64), .DEPTH(SAS * 2 ** WordBits)) u_words (
     .clk_i, .write_i(word_write_i), .waddr_i(word_index_i), .wdata_i(word_i),
@@ -98,36 +109,57 @@ module ipa_esp_plan
   assign state_o = stored;
 
   // -- Headers ------------------------------------------------------------------------------------
-  logic   parses, parsed;
+  logic   behind_ip, parses, parsed;
   facts_t facts;
-  assign parses = job_i.has_data && (job_i.sa.outbound || job_i.sa.transport);
+  assign behind_ip = job_i.sa.transport || job_i.sa.outer;
+  assign parses    = job_i.has_data && (job_i.sa.outbound || behind_ip);
   ipa_ip_parse u_parse (
     .clk_i, .rst_ni, .start_i(go && parses), .head_i, .len_i(17'(job_i.len)), .done_o(parsed),
     .facts_o(facts)
   );
 
-  // Where ESP starts in an inbound packet, and what it says.
-  logic [7:0]  esp_at;
-  logic [63:0] esp_header;
-  assign esp_at     = job_i.sa.transport ? facts.upper_at : 8'd0;
-  assign esp_header = esp_at <= 8'(HeadOctets - 8) ? 64'(head_i >> {esp_at[6:0], 3'b0}) : 64'd0;
-  logic [14:0] esp_octets, body;
+  // Where ESP starts in an inbound packet, and what it and a UDP header in front of it say.
+  logic [7:0]   upper_at, udp_octets, esp_at;
+  logic [127:0] upper;
+  logic [63:0]  esp_header;
+  assign udp_octets = job_i.sa.udp ? 8'd8 : 8'd0;
+  assign upper_at   = behind_ip ? facts.upper_at : 8'd0;
+  assign esp_at     = upper_at + udp_octets;
+  assign upper      = 128'(head_i >> {upper_at[6:0], 3'b0});
+  assign esp_header = job_i.sa.udp ? upper[127:64] : upper[63:0];
+  logic [14:0] esp_octets, body, udp_len;
   assign esp_octets = job_i.len - 15'(esp_at);
   assign body       = esp_octets - 15'd32;
+  assign udp_len    = job_i.len - 15'(upper_at);
+
+  // Whether it came from the SA's peer.
+  logic same_ends;
+  always_comb begin
+    if (facts.is_v6) same_ends = head_i[64+:256] == {ends.destination, ends.source};
+    else             same_ends = head_i[96+:64] == {ends.destination[31:0], ends.source[31:0]};
+    if (facts.is_v6 != job_i.sa.outer_v6) same_ends = 1'b0;
+  end
 
   status_t located;
   always_comb begin
     located = Ok;
     if (job_i.numbered) begin
       located = WrongNumbering;
-    end else if (job_i.sa.transport
-                 && (!job_i.has_data || facts.bad || facts.total != 17'(job_i.len)
-                 || facts.upper_at > 8'(HeadOctets - 8))) begin
+    end else if (behind_ip && (!job_i.has_data || facts.bad || facts.total != 17'(job_i.len)
+                 || facts.upper_at > 8'(HeadOctets - 8) - udp_octets)) begin
       located = BadIpHeader;
-    end else if (job_i.sa.transport && facts.fragment) begin
+    end else if (behind_ip && facts.fragment) begin
       located = Fragment;
-    end else if (job_i.sa.transport && facts.upper != ProtocolEsp) begin
+    end else if (job_i.sa.outer && !same_ends) begin
       located = OuterMismatch;
+    end else if (behind_ip && facts.upper != (job_i.sa.udp ? ProtocolUdp : ProtocolEsp)) begin
+      located = OuterMismatch;
+    end else if (job_i.sa.udp && udp_len < 15'd8) begin
+      located = BadLength;
+    end else if (job_i.sa.udp && upper[31:0] != ends.ports) begin
+      located = OuterMismatch;
+    end else if (job_i.sa.udp && swap16(upper[47:32]) != 16'(udp_len)) begin
+      located = BadLength;
     end else if (job_i.len < 15'(esp_at) + 15'd8) begin
       located = BadLength;
     end else if (swap32(esp_header[31:0]) != job_i.sa.spi) begin
@@ -162,15 +194,29 @@ module ipa_esp_plan
   end
 
   // -- Room ---------------------------------------------------------------------------------------
-  logic [7:0]  kept, next_header;
+  // What is put in front of header and IV, and where the packet ends in memory.
+  facts_t      front_facts;
+  logic [7:0]  kept, added, next_header;
   logic [14:0] payload, sealed, behind;
   logic [1:0]  pad;
   logic [18:0] tailroom;
+  logic [64:0] memory_end;
+  always_comb begin
+    front_facts = facts;
+    if (job_i.sa.outbound && !job_i.sa.transport) begin
+      front_facts.is_v6 = job_i.sa.outer_v6;
+      front_facts.field = job_i.sa.outer_v6 ? 8'd6 : 8'd9;
+      front_facts.kept  = job_i.sa.outer_v6 ? 8'd40 : 8'd20;
+    end
+  end
+  assign added       = udp_octets
+                       + (job_i.sa.outer && !job_i.sa.transport ? front_facts.kept : 8'd0);
   assign kept        = job_i.sa.transport ? facts.kept : 8'd0;
   assign payload     = job_i.len - 15'(kept);
   assign pad         = 2'd2 - payload[1:0];      // payload, padding and two octets are whole words
   assign behind      = 15'd18 + 15'(pad);        // with the ICV
-  assign sealed      = job_i.len + 15'd16 + behind;
+  assign sealed      = job_i.len + 15'd16 + 15'(added) + behind;
+  assign memory_end  = {1'b0, job_i.buffer} + 65'(job_i.offset) + 65'(job_i.len) + 65'(behind);
   assign tailroom    = 19'(job_i.room) - 19'(job_i.offset[17:0]) - 19'(job_i.len);
   assign next_header = job_i.sa.transport ? facts.protocol
                                           : (facts.is_v6 ? ProtocolIpv6 : ProtocolIpv4);
@@ -180,9 +226,31 @@ module ipa_esp_plan
     framed = Ok;
     if (!job_i.has_data || facts.bad || facts.total != 17'(job_i.len)) framed = BadIpHeader;
     else if (job_i.sa.transport && facts.fragment)                     framed = Fragment;
-    else if (kept > 8'(HeadOctets))                                    framed = BadIpHeader;
-    else if (tailroom < 19'(behind) || job_i.offset < 32'(LeadOctets)) framed = NoSpace;
+    else if (kept > 8'(HeadOctets) - udp_octets)                       framed = BadIpHeader;
+    else if (tailroom < 19'(behind) || job_i.offset < 32'(LeadOctets) + 32'(added))
+                                                                       framed = NoSpace;
     else if (sealed > 15'(MaxPacket))                                  framed = BadLength;
+    // What is put behind the packet must not wrap around to other memory.
+    else if (memory_end > {1'b1, 64'b0})                               framed = DmaFault;
+  end
+
+  // -- The outer header of a tunnel; ipa_ip_patch adds protocol, length and checksum ---------------
+  localparam logic [7:0] OuterTtl = 8'd64;
+  logic [7:0]   class_in;
+  logic         dont_fragment;
+  logic [319:0] outer_v4, outer_v6;
+  logic [8*HeadOctets-1:0] front;
+  assign class_in      = facts.is_v6 ? {head_i[3:0], head_i[15:12]} : head_i[15:8];
+  assign dont_fragment = facts.is_v6 || head_i[54];
+  assign outer_v4      = {160'b0, ends.destination[31:0], ends.source[31:0], 24'b0, OuterTtl, 9'b0,
+                          dont_fragment, 38'b0, class_in, 8'h45};
+  assign outer_v6      = {ends.destination, ends.source, OuterTtl, 40'b0, class_in[3:0], 8'h06,
+                          class_in[7:4]};
+  always_comb begin
+    front = head_i;
+    if (job_i.sa.outbound && !job_i.sa.transport) begin
+      front[319:0] = job_i.sa.outer_v6 ? outer_v6 : outer_v4;
+    end
   end
 
   // -- Judgement ----------------------------------------------------------------------------------
@@ -334,8 +402,9 @@ module ipa_esp_plan
     order_o.status = status_q == Ok && is_soft ? OkSoftExpired : status_q;
     order_o.number = number_out;
     order_o.octets = octets;
-    order_o.facts  = facts;
-    order_o.head   = head_i;
+    order_o.facts  = front_facts;
+    order_o.ports  = ends.ports;
+    order_o.head   = front;
 
     cut_o.work   = work_q;
     cut_o.beats  = 9'((16'(job_i.len) + 16'(LeadOctets) + 16'd63) >> 6);

@@ -214,32 +214,40 @@ module ipa_esp_verdict
 
   // -- What is written ----------------------------------------------------------------------------
   status_t     final_status;
-  logic        good, keeps, patched;
+  logic        good, seals, keeps, patched;
   logic [31:0] offset;
   logic [14:0] out_len, stream_len;
-  logic [7:0]  kept, protocol;
+  logic [7:0]  front, added, udp_octets, protocol;
   assign final_status = inbound ? status_q : order_i.status;
   assign good         = final_status inside {Ok, OkSoftExpired};
-  assign keeps        = job.sa.transport;
-  assign kept         = keeps ? order_i.facts.kept : 8'd0;
-  assign protocol     = order_i.work == Seal ? ProtocolEsp : answer_i.next_header;
-  assign stream_len   = order_i.work == Seal ? order_i.octets + 15'd16 : inner_len_q - 15'(kept);
-  assign out_len      = order_i.work == Seal ? order_i.octets + 15'd16 + 15'(kept) : inner_len_q;
+  assign seals        = order_i.work == Seal;
+  assign keeps        = job.sa.transport || (seals && job.sa.outer);
+  assign udp_octets   = job.sa.udp ? 8'd8 : 8'd0;
+  assign front        = keeps ? order_i.facts.kept + (seals ? udp_octets : 8'd0) : 8'd0;
+  assign added        = job.sa.transport ? udp_octets : front;
+  always_comb begin
+    protocol = answer_i.next_header;
+    if (seals) protocol = job.sa.udp ? ProtocolUdp : ProtocolEsp;
+  end
+  assign stream_len   = seals ? order_i.octets + 15'd16 : inner_len_q - 15'(front);
+  assign out_len      = seals ? order_i.octets + 15'd16 + 15'(front) : inner_len_q;
   // Headers move up to make room for ESP's, or down over them.
   logic [31:0] esp_at;
-  assign esp_at = keeps ? 32'(order_i.facts.upper_at) : 32'd0;
-  assign offset = order_i.work == Seal ? job.offset - 32'd16
-                  : job.offset + esp_at + 32'd16 - 32'(kept);
+  assign esp_at = job.sa.transport || job.sa.outer
+                  ? 32'(order_i.facts.upper_at) + 32'(udp_octets) : 32'd0;
+  assign offset = seals ? job.offset - 32'd16 - 32'(added)
+                  : job.offset + esp_at + 32'd16 - 32'(front);
 
   ipa_ip_patch u_patch (
     .clk_i, .start_i(state_q == Front && !patched), .head_i(order_i.head), .facts_i(order_i.facts),
-    .protocol_i(protocol), .len_i(16'(out_len)), .head_o(front_o)
+    .protocol_i(protocol), .len_i(16'(out_len)), .udp_i(seals && job.sa.udp),
+    .ports_i(order_i.ports), .head_o(front_o)
   );
   logic patched_q;
   assign patched = patched_q;
 
   logic push, front_push, has_event, has_write, writes;
-  assign writes     = good && (stream_len != '0 || kept != '0);
+  assign writes     = good && (stream_len != '0 || front != '0);
   assign has_event  = notices_q != '0;
   assign has_write  = order_i.work != Drop;
   assign front_push = state_q == Front && patched && write_ready_i && front_ready_i;
@@ -258,14 +266,14 @@ module ipa_esp_verdict
     write_o.addr   = job.buffer + 64'(offset);
     if (state_q == Front) begin
       write_o.front  = 1'b1;
-      write_o.beats  = 9'((10'(kept) + 10'd63) >> 6);
-      write_o.octets = 15'(kept);
+      write_o.beats  = 9'((10'(front) + 10'd63) >> 6);
+      write_o.octets = 15'(front);
       write_o.last   = stream_len == '0;
     end else begin
-      write_o.addr   = job.buffer + 64'(offset) + 64'(kept);
-      write_o.beats  = order_i.work == Seal ? 9'((16'(order_i.octets) + 16'd79) >> 6)
-                                            : 9'((16'(order_i.octets) + 16'd47) >> 6);
-      write_o.skip   = order_i.work == Seal ? 6'd0 : 6'd16;
+      write_o.addr   = job.buffer + 64'(offset) + 64'(front);
+      write_o.beats  = seals ? 9'((16'(order_i.octets) + 16'd79) >> 6)
+                             : 9'((16'(order_i.octets) + 16'd47) >> 6);
+      write_o.skip   = seals ? 6'd0 : 6'd16;
       write_o.octets = good ? stream_len : '0;
       write_o.last   = 1'b1;
     end
@@ -277,7 +285,7 @@ module ipa_esp_verdict
     done_o.offset      = good ? offset : job.offset;
     done_o.len         = good ? out_len : '0;
     done_o.next_header = good && order_i.work == Open ? answer_i.next_header : '0;
-    done_o.counted     = order_i.work == Seal ? job.len : inner_len_q;
+    done_o.counted     = seals ? job.len : inner_len_q;
 
     event_o            = '0;
     event_o.kind       = Notice;

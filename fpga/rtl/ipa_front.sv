@@ -160,6 +160,9 @@ module ipa_front
     told.identity.FEATURES.ESN.next                = 1'b1;
     told.identity.FEATURES.TUNNEL.next             = 1'b1;
     told.identity.FEATURES.TRANSPORT.next          = 1'b1;
+    told.identity.FEATURES.OUTER_HEADERS.next      = 1'b1;
+    told.identity.FEATURES.OUTER_IPV6.next         = 1'b1;
+    told.identity.FEATURES.UDP_ENCAPSULATION.next  = 1'b1;
     told.identity.FEATURES.EXPLICIT_NUMBERING.next = 1'b1;
     told.identity.FEATURES.LIFETIMES.next          = 1'b1;
     told.identity.FEATURES.MODERATION.next         = 1'b1;

@@ -231,12 +231,12 @@ fn execute(card: &Card, core: &mut Core, command: &Command) -> Outcome {
             )
         }
         Opcode::SaOuter => {
-            if core.rtl.is_some() {
-                return Err((CommandStatus::Unsupported, 0));
-            }
             let outer: Outer = payload(core, command)?;
             let outer = context::outer(&outer).map_err(|status| (status, 0))?;
+            // What goes with them is written along with them.
+            core.rtl_pull((index, generation), false);
             sa(core, command)?.transform.set_outer(outer);
+            core.rtl_push((index, generation), false);
             Ok(Answer::default())
         }
         Opcode::SaUsage => {
@@ -382,7 +382,7 @@ fn add_with_key(
 ) -> Result<(u32, u32), CommandStatus> {
     let params = context::decode(context)?;
     if core.rtl.is_some() {
-        let fits = params.replay_window <= rtl::MAX_WINDOW && params.outer.is_none();
+        let fits = params.replay_window <= rtl::MAX_WINDOW;
         if !core.carries(params.suite) || !fits {
             return Err(CommandStatus::Unsupported);
         }

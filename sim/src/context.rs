@@ -173,7 +173,7 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(UNLIMITED - 1)
 }
 
-fn write_outer(outer: &OuterHeaders) -> Outer {
+pub(crate) fn write_outer(outer: &OuterHeaders) -> Outer {
     let octets = |address: IpAddr| match address {
         IpAddr::V4(v4) => {
             let [a, b, c, d] = v4.octets();

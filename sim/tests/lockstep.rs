@@ -7,54 +7,26 @@
 #![allow(clippy::unwrap_used)]
 
 mod raw;
+#[path = "lockstep/traffic.rs"]
+mod traffic;
 
 use fpga_regs::admin::{CommandStatus, Opcode};
-use fpga_regs::context::{
-    FLAG_ESN, FLAG_EXPLICIT, FLAG_OUTBOUND, FLAG_TRANSPORT, SaContext, Usage,
-};
-use fpga_regs::descriptor::{
-    Completion, Event, EventKind, FLAG_EXPLICIT as NUMBERED, FLAG_GATHER, PHASE, Submission,
-};
+use fpga_regs::context::{FLAG_ESN, FLAG_EXPLICIT, FLAG_OUTBOUND, FLAG_TRANSPORT, Outer, Usage};
+use fpga_regs::descriptor::{Completion, Event, EventKind, PHASE, Submission};
 use fpga_regs::registers::{
     CardFeatures, Control, admin_queue, control, doorbell, event_queue, identity, interrupt,
     statistics,
 };
 use offload_api::queue::Status;
-use offload_api::sa::{Cipher, Suite};
+use offload_api::sa::Cipher;
 use sim::BusTiming;
 use zerocopy::IntoBytes;
 
 use raw::*;
+use traffic::*;
 
-/// Octets of each buffer.
-const BUFFER: usize = 2560;
 /// Buffers of a batch.
 const BATCH: usize = 48;
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        // Splitmix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    fn once_in(&mut self, chances: usize) -> bool {
-        self.below(chances) == 0
-    }
-
-    fn octets(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.next() as u8).collect()
-    }
-}
 
 /// Both cards.
 struct Pair {
@@ -84,6 +56,19 @@ impl Pair {
         let mut usage = [0; size_of::<Usage>()];
         usage.copy_from_slice(&asked);
         zerocopy::transmute!(usage)
+    }
+
+    /// Gives an SA other outer headers.
+    fn move_ends(&mut self, sa: (u32, u32), outer: &Outer) {
+        let status = self.both(|raw| {
+            raw.poke(PAYLOAD, outer.as_bytes());
+            let mut ask = command(Opcode::SaOuter, sa.0);
+            ask.generation = sa.1.into();
+            ask.payload = (IOVA + PAYLOAD).into();
+            ask.payload_len = (size_of::<Outer>() as u32).into();
+            raw.command(ask).status
+        });
+        assert_eq!(status, CommandStatus::Ok as u8);
     }
 
     /// All events so far must be the same, but for their times. How many refused packets are told
@@ -139,172 +124,6 @@ impl Pair {
     }
 }
 
-/// What the test knows of an SA.
-#[derive(Clone, Copy)]
-struct Sa {
-    place: (u32, u32),
-    outbound: bool,
-    transport: bool,
-    numbered: bool,
-    /// Number of the pair with the same key.
-    pair: usize,
-}
-
-/// Octets of an SA's key.
-fn key_len(context: &SaContext) -> usize {
-    match Cipher::from_code(context.cipher) {
-        Some(Cipher::Aes128Gcm) => 16,
-        _ => 32,
-    }
-}
-
-fn context(random: &mut Random, pair: usize, flags: u8) -> SaContext {
-    let mut sa = sa(flags, 1 << 20);
-    sa.spi = (0x1000_0000 + pair as u32).to_le_bytes();
-    let suite = [Suite::AES_128_GCM, Suite::AES_256_GCM][pair % 2];
-    sa.cipher = suite.cipher() as u8;
-    sa.cipher_key = [pair as u8 + 1; 32];
-    if suite.cipher() == Cipher::Aes128Gcm {
-        sa.cipher_key[16..].fill(0);
-    }
-    sa.salt = [pair as u8; 4];
-    if flags & FLAG_OUTBOUND == 0 {
-        // Extended numbers have a window.
-        let least = usize::from(flags & FLAG_ESN != 0);
-        let window = [0u32, 32, 64, 96, 1024][least + random.below(5 - least)];
-        sa.replay_window = window.to_le_bytes();
-    }
-    sa
-}
-
-/// An IP packet of some length; IPv6 with extension headers, sometimes.
-fn packet(random: &mut Random) -> Vec<u8> {
-    let len = match random.below(4) {
-        0 => random.below(64),
-        1 => 1380 + random.below(60),
-        _ => random.below(1500),
-    };
-    let mut packet = random.octets(len.max(8));
-    if random.once_in(3) {
-        let mut header = vec![0; 40];
-        let mut protocol = 17;
-        let mut chain = Vec::new();
-        while random.once_in(2) && chain.len() < 48 {
-            let kind = [0, 43, 60, 44][random.below(4)];
-            let words = if kind == 44 { 0 } else { random.below(2) as u8 };
-            let mut extension = vec![0; 8 + 8 * usize::from(words)];
-            extension[0] = protocol;
-            extension[1] = words;
-            chain.splice(0..0, extension);
-            protocol = kind;
-        }
-        let total = (chain.len() + packet.len()) as u16;
-        header[0] = 0x60 | random.below(16) as u8;
-        header[4..6].copy_from_slice(&total.to_be_bytes());
-        header[6] = protocol;
-        header[7] = 64;
-        header[8..].copy_from_slice(&random.octets(32));
-        header.extend(chain);
-        header.extend(packet);
-        header
-    } else {
-        let options = random.below(3) * 4;
-        let mut header = vec![0; 20 + options];
-        header[0] = 0x45 + (options / 4) as u8;
-        header[1] = random.next() as u8;
-        header[6] = if random.once_in(8) { 0x20 } else { 0x40 };
-        header[8] = 64;
-        header[9] = 17;
-        header[12..20].copy_from_slice(&random.octets(8));
-        let total = (header.len() + packet.len()) as u16;
-        header[2..4].copy_from_slice(&total.to_be_bytes());
-        header.append(&mut packet);
-        header
-    }
-}
-
-/// One operation: its descriptor and what its buffer holds.
-fn operation(
-    random: &mut Random,
-    slot: usize,
-    sas: &[Sa],
-    pool: &[(usize, Vec<u8>)],
-) -> (Submission, Vec<u8>, Option<usize>) {
-    let mut buffer = random.octets(BUFFER);
-    let at = BUFFERS + (slot * BUFFER) as u64;
-    let (mut sa, octets) = match pool.len() {
-        0 => (None, None),
-        len if random.once_in(2) => {
-            let (pair, sealed) = &pool[random.below(len)];
-            let wanted = sas.iter().find(|sa| sa.pair == *pair && !sa.outbound);
-            (wanted, Some(sealed.clone()))
-        }
-        _ => (None, None),
-    };
-    if sa.is_none() || random.once_in(40) {
-        sa = Some(&sas[random.below(sas.len())]);
-    }
-    let sa = *sa.unwrap();
-    let mut octets = octets.unwrap_or_else(|| packet(random));
-    if random.once_in(8) && !octets.is_empty() {
-        let place = match random.once_in(3) {
-            true => random.below(octets.len().min(40)),
-            false => random.below(octets.len()),
-        };
-        octets[place] ^= 1 << random.below(8);
-    }
-    if random.once_in(30) {
-        octets.truncate(random.below(octets.len() + 1));
-    }
-    let offset = match random.below(12) {
-        0 => random.below(20),
-        1..4 => 64,
-        _ => 16 + random.below(80),
-    };
-    let mut room = BUFFER;
-    if random.once_in(20) {
-        room = (offset + octets.len() + random.below(40)).min(BUFFER);
-    }
-    let end = offset + octets.len();
-    if end <= BUFFER {
-        buffer[offset..end].copy_from_slice(&octets);
-    }
-    let mut submission = submission(sa.place, at, offset as u32, octets.len());
-    submission.buffer_len = (room as u32).into();
-    submission.slot = (random.next() as u32).into();
-    submission.slot_generation = (random.next() as u32).into();
-    if sa.numbered != random.once_in(50) {
-        submission.flags |= NUMBERED;
-        submission.sequence = (1 + random.next() % 1000).into();
-        submission.iv.copy_from_slice(&random.octets(16));
-    }
-    match random.below(150) {
-        0 => submission.opcode = random.next() as u8,
-        1 => submission.flags |= 4,
-        2 => submission.entries = 1.into(),
-        3 => submission.sa_index = (random.next() as u32).into(),
-        4 => submission.sa_index = 1023.into(),
-        5 => submission.sa_generation = (random.next() as u32).into(),
-        6 => submission.buffer = (0x7_0000_0000u64 + random.next() % 4096).into(),
-        7 => submission.buffer = (u64::MAX - 100).into(),
-        8 => submission.offset = (u32::MAX - 3).into(),
-        9 => submission.len = (BUFFER as u32 + 1).into(),
-        10 => submission.buffer_len = (1 << 18).into(),
-        11 => submission.len = 0.into(),
-        12 => {
-            // Reads begin in reach and end beyond.
-            submission.buffer = (IOVA + SIZE - 700).into();
-        }
-        13 => {
-            submission.buffer_len = 100_000.into();
-            submission.len = 70_000.into();
-        }
-        14 => submission.flags |= FLAG_GATHER,
-        _ => {}
-    }
-    (submission, buffer, sa.outbound.then_some(sa.pair))
-}
-
 /// Runs so many packets through both cards.
 fn compare(packets: usize, seed: u64, timing: BusTiming) -> [usize; 32] {
     let mut random = Random(seed);
@@ -321,13 +140,14 @@ fn compare(packets: usize, seed: u64, timing: BusTiming) -> [usize; 32] {
             flags |= flag * u8::from(random.once_in(2));
         }
         let numbered = random.once_in(4);
+        let outer = outer(&mut random);
         for outbound in [true, false] {
             let own = match (outbound, numbered) {
                 (true, true) => FLAG_OUTBOUND | FLAG_EXPLICIT,
                 (true, false) => FLAG_OUTBOUND,
                 (false, _) => 0,
             };
-            let mut context = context(&mut random, number, flags | own);
+            let mut context = context(&mut random, number, flags | own, outer.as_ref());
             if number == 11 {
                 // Limits that are reached.
                 let limits: [u64; 6] = [6000, 12, u64::MAX, 15_000, 30, u64::MAX];
@@ -352,6 +172,7 @@ fn compare(packets: usize, seed: u64, timing: BusTiming) -> [usize; 32] {
                 outbound,
                 transport: flags & FLAG_TRANSPORT != 0,
                 numbered: outbound && numbered,
+                outer,
                 pair: number,
             });
         }
@@ -405,6 +226,17 @@ fn compare(packets: usize, seed: u64, timing: BusTiming) -> [usize; 32] {
         if random.once_in(8) {
             let sa = sas[random.below(sas.len())];
             pair.usage(sa.place);
+        }
+        if random.once_in(30) {
+            let number = random.below(12);
+            if let Some(outer) = outer(&mut random) {
+                // Some packets come late.
+                pool.retain(|(pair, _)| *pair != number || random.once_in(3));
+                for sa in sas.iter_mut().filter(|sa| sa.pair == number) {
+                    pair.move_ends(sa.place, &outer);
+                    sa.outer = Some(outer);
+                }
+            }
         }
     }
     for sa in &sas {
@@ -527,6 +359,9 @@ fn registers_read_and_do_the_same_in_both_models() {
     let features = CardFeatures::ESN
         | CardFeatures::TUNNEL
         | CardFeatures::TRANSPORT
+        | CardFeatures::OUTER_HEADERS
+        | CardFeatures::OUTER_IPV6
+        | CardFeatures::UDP_ENCAPSULATION
         | CardFeatures::EXPLICIT_NUMBERING
         | CardFeatures::LIFETIMES
         | CardFeatures::SLEEPS

@@ -5,12 +5,15 @@
 use std::time::Instant;
 
 use esp::sa::{Moving, Told};
-use fpga_cosim::card::{self, Inbound, Outbound, Refused, RtlCard, SaConfig, WINDOW_WORDS};
+use fpga_cosim::card::{self, Ends, Inbound, Outbound, Refused, RtlCard, SaConfig, WINDOW_WORDS};
 use offload_api::replay::{ReplaySnapshot, ReplayWindow};
-use offload_api::sa::{Direction, GrantCursor, Mode, SaParams, SaUsage};
+use offload_api::sa::{
+    Direction, GrantCursor, Mode, OuterHeaders, SaParams, SaUsage, UdpEncapsulation,
+};
 
 use super::engine::Memory;
 use crate::card::Core;
+use crate::context;
 use crate::sas::CardSa;
 
 fn config(sa: &CardSa, generation: u32, now: Instant) -> SaConfig {
@@ -30,6 +33,18 @@ fn config(sa: &CardSa, generation: u32, now: Instant) -> SaConfig {
         spi: sa.transform.spi().value(),
         soft: [limit(limits.soft.bytes), limit(limits.soft.packets)],
         hard: [limit(limits.hard.bytes), limit(limits.hard.packets)],
+        outer: sa.transform.outer().map(ends),
+    }
+}
+
+fn ends(outer: &OuterHeaders) -> Ends {
+    let octets = context::write_outer(outer);
+    let port = |udp: &UdpEncapsulation| [udp.source_port, udp.destination_port];
+    Ends {
+        v6: outer.source.is_ipv6(),
+        source: octets.source,
+        destination: octets.destination,
+        udp: outer.udp.as_ref().map(port),
     }
 }
 

@@ -15,7 +15,7 @@ pub use front::{Asked, Face, Settings};
 pub use host::{HostMemory, HostTiming};
 pub use interrupts::{Message, VECTORS};
 pub use state::{
-    CardEvent, Counters, Inbound, Moved, Notices, Outbound, QueueSetup, QueueView, Refused,
+    CardEvent, Counters, Ends, Inbound, Moved, Notices, Outbound, QueueSetup, QueueView, Refused,
     SaConfig, Told, WINDOW_WORDS,
 };
 
@@ -110,7 +110,7 @@ ports! {
         axil_bready, axil_arvalid, axil_araddr, axil_rready, face, read_ready, line_valid, line_tag, line_data,
         line_last, line_error, write_ready, write_ack, write_error, post_ready, post_ack,
         post_error, queue_valid, queue_index, queue_on, queue_submissions, queue_completions,
-        queue_depth, queue_priority, sa_write, sa_index, sa_valid, sa_config, key_valid, key_erase,
+        queue_depth, queue_priority, sa_write, sa_index, sa_valid, sa_config, sa_ends, key_valid, key_erase,
         key_256, key_mailbox, key, salt, state_valid, state_write, state_what, state_word, event_ready,
         msix_mask, raise_valid, raise_vector, raise_count, raise_wants, msi_ready,
     }
@@ -330,6 +330,9 @@ impl RtlCard {
         let octets = config.map(SaConfig::octets);
         let octets = octets.as_ref().map_or(&[][..], |octets| &octets[..]);
         self.model.set(self.ports.sa_config, octets);
+        let ends = config.and_then(|config| config.outer.as_ref().map(Ends::octets));
+        let ends = ends.as_ref().map_or(&[][..], |octets| &octets[..]);
+        self.model.set(self.ports.sa_ends, ends);
         self.pulse(self.ports.sa_write, memory);
     }
 

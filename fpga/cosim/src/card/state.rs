@@ -58,6 +58,34 @@ pub struct Counters {
     pub bad_descriptors: u64,
 }
 
+/// An SA's outer headers (`ends_t`), as they lie on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// Version 6, else 4, of whose addresses the first four octets count.
+    pub v6: bool,
+    /// Source address.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub destination: [u8; 16],
+    /// Source and destination port, where ESP lies in UDP.
+    pub udp: Option<[u16; 2]>,
+}
+
+impl Ends {
+    pub(super) fn octets(&self) -> [u8; 36] {
+        let mut octets = [0; 36];
+        octets[..16].copy_from_slice(&self.source);
+        octets[16..32].copy_from_slice(&self.destination);
+        for (place, port) in octets[32..]
+            .chunks_exact_mut(2)
+            .zip(self.udp.iter().flatten())
+        {
+            place.copy_from_slice(&port.to_be_bytes());
+        }
+        octets
+    }
+}
+
 /// What of an SA does not move (`sa_config_t`).
 #[derive(Clone, Copy, Debug)]
 pub struct SaConfig {
@@ -85,6 +113,8 @@ pub struct SaConfig {
     pub soft: [u64; 2],
     /// Hard limits likewise.
     pub hard: [u64; 2],
+    /// Outer headers that it puts in front, or looks for.
+    pub outer: Option<Ends>,
 }
 
 impl SaConfig {
@@ -97,6 +127,9 @@ impl SaConfig {
             self.draining,
             self.soft_time,
             self.hard_time,
+            self.outer.is_some(),
+            self.outer.is_some_and(|outer| outer.v6),
+            self.outer.is_some_and(|outer| outer.udp.is_some()),
         ];
         let flags = flags
             .iter()

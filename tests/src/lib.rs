@@ -43,3 +43,13 @@ pub fn demo(arguments: &[&str], directory: &Path) -> Value {
     assert_eq!(report["ok"], true);
     report
 }
+
+/// The folder of a peer that `cargo ci` unpacks, whether it is there or not.
+///
+/// # Panics
+/// The test is not where cargo builds them.
+pub fn peer(name: &str) -> PathBuf {
+    // target/PROFILE/deps/test-HASH
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(3).unwrap().join("peers").join(name)
+}

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::demo::path_with_sbin;
 use crate::prerequisites::{BUILD, END_TO_END, NETWORK, PEER_PLUGINS, ensure};
-use crate::{deny, dpdk, instructions, regs, rtl, run, vm};
+use crate::{deny, dpdk, instructions, peers, regs, rtl, run, vm};
 
 /// The package whose tests make networks.
 const NETWORK_TESTS: &str = "tests";
@@ -21,7 +21,8 @@ type Step = (&'static str, fn() -> Result<()>);
 
 const STEPS: &[Step] = &[
     ("prerequisites", || {
-        ensure(&[BUILD, NETWORK, END_TO_END], PEER_PLUGINS)
+        ensure(&[BUILD, NETWORK, END_TO_END], PEER_PLUGINS)?;
+        peers::libreswan().map(drop)
     }),
     ("format", || {
         run::succeed(run::cargo().args(["fmt", "--all", "--check"]))

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The project's own chores: `cargo demo`, `cargo ci`, and `cargo xtask` with deny, dpdk, fuzz,
-//! instructions, regs, rtl, sanitize, synth, vm.
+//! instructions, peers, regs, rtl, sanitize, synth, vm.
 #![forbid(unsafe_code)]
 
 mod ci;
+mod debian;
 mod demo;
 mod deny;
 mod dpdk;
 mod fuzz;
 mod instructions;
+mod peers;
 mod prerequisites;
 mod python;
 mod regs;
@@ -80,6 +82,12 @@ enum Chore {
         /// Only these blocks (see fpga/syn/synth.py); else all but those that take many minutes.
         blocks: Vec<String>,
     },
+    /// Run the tests with IKE peers, strongSwan's against a newer one: Debian testing's, which has ML-KEM.
+    Peers {
+        /// Only test files whose name contains this.
+        #[arg(default_value = "")]
+        name: String,
+    },
     /// Run DPDK's own QAT driver on the simulated QAT function. Needs root.
     Dpdk,
     /// Boot a virtual machine with the simulated card, and drive it through the kernel's VFIO.
@@ -105,6 +113,7 @@ fn main() -> ExitCode {
         Chore::Instructions { update } => instructions::run(update),
         Chore::Deny => deny::run(),
         Chore::Sanitize { which, test } => sanitize::run(which, test.as_deref()),
+        Chore::Peers { name } => peers::run(&name),
         Chore::Dpdk => dpdk::run(),
         Chore::Vm(arguments) => vm::run(&arguments),
         Chore::Regs { check, html } => regs::run(check, html.as_deref()),

@@ -180,7 +180,7 @@ impl Gateway {
         assert_eq!(self.statistics()["acquires"], 0);
     }
 
-    /// Starts strongSwan, whose ESP runs in user space too, with connections as in swanctl.conf;
+    /// Starts strongSwan (see [`other_root`]), whose ESP runs in user space too, with connections as in swanctl.conf;
     /// nothing where it is not installed.
     pub(crate) fn strongswan(
         namespace: &Namespace,
@@ -199,37 +199,32 @@ impl Gateway {
         charon: &str,
         files: &[(&str, Vec<u8>)],
     ) -> Option<Self> {
-        if !Path::new(DAEMON).exists() || !Path::new(ESP).exists() {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "strongSwan is not installed"
-            );
-            eprintln!("skipped: charon-systemd with kernel-libipsec is not installed");
-            return None;
-        }
-        let command = namespace.command(DAEMON);
+        let Some(root) = other_root() else {
+            if !Path::new(DAEMON).exists() || !Path::new(ESP).exists() {
+                let wanted = std::env::var_os("CI").is_some();
+                assert!(!wanted, "strongSwan is not installed");
+                eprintln!("skipped: charon-systemd with kernel-libipsec is not installed");
+                return None;
+            }
+            let command = namespace.command(DAEMON);
+            return Some(Self::charon(command, directory, connections, charon, files));
+        };
+        let mut command = inside(namespace, &root, directory);
+        command.arg(DAEMON);
         Some(Self::charon(command, directory, connections, charon, files))
     }
 
-    /// Starts another strongSwan, out of the system in the folder that `ESPLANADE_STRONGSWAN_ROOT`
-    /// names: such as one with ML-KEM (`mmdebstrap forky`). Nothing where that is not set.
+    /// As [`strongswan`](Self::strongswan), where it is one with ML-KEM: that of another system. Nothing elsewhere.
     pub(crate) fn newer_strongswan(
         namespace: &Namespace,
         directory: &Path,
         connections: &str,
     ) -> Option<Self> {
-        /// Our folder, the devices and a process table come in; all of it ends with the process.
-        const ENTER: &str = "mount --rbind /dev \"$1/dev\"; mount -t proc proc \"$1/proc\"; \
-             mkdir -p \"$1/$2\" \"$1/run\"; mount --bind \"$2\" \"$1/$2\"; exec chroot \"$1\" \"$3\"";
-        let Some(root) = std::env::var_os("ESPLANADE_STRONGSWAN_ROOT") else {
+        if other_root().is_none() {
             eprintln!("skipped: ESPLANADE_STRONGSWAN_ROOT names no system with a strongSwan");
             return None;
-        };
-        fs::create_dir_all(directory).unwrap();
-        let mut command = namespace.command("unshare");
-        command.args(["--mount", "sh", "-ec", ENTER, "sh"]);
-        command.arg(root).arg(directory).arg(DAEMON);
-        Some(Self::charon(command, directory, connections, "", &[]))
+        }
+        Self::strongswan(namespace, directory, connections)
     }
 
     fn charon(
@@ -320,7 +315,7 @@ impl Gateway {
 
     /// Waits until `--list-sas` looks as it should.
     pub(crate) fn wait_sas(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(20);
         loop {
             let text = self.swanctl(&["--list-sas"]);
             if fits(&text) {
@@ -357,7 +352,28 @@ impl Gateway {
     }
 }
 
-fn run(mut command: Command) -> Result<String, String> {
+/// The folder of a system whose strongSwan is to be taken instead of the installed one: such as one with ML-KEM
+/// (`cargo xtask peers` unpacks Debian testing's).
+fn other_root() -> Option<PathBuf> {
+    std::env::var_os("ESPLANADE_STRONGSWAN_ROOT").map(PathBuf::from)
+}
+
+/// A command, its words to come, in another system's tree below `root`, which sees `directory` by the same path.
+/// What is mounted for it, nobody else sees, and it ends with the process.
+pub(crate) fn inside(namespace: &Namespace, root: &Path, directory: &Path) -> Command {
+    const ENTER: &str = "root=$1 ours=$2; shift 2; mount --rbind /dev \"$root/dev\"; \
+         mount --rbind /proc \"$root/proc\"; \
+         for own in run tmp; do mount -t tmpfs none \"$root/$own\"; done; \
+         mkdir -p \"$root/$ours\"; mount --bind \"$ours\" \"$root/$ours\"; exec chroot \"$root\" \"$@\"";
+    fs::create_dir_all(directory).unwrap();
+    let mut command = namespace.command("unshare");
+    command.args(["--mount", "sh", "-ec", ENTER, "sh"]);
+    command.arg(root).arg(directory);
+    command
+}
+
+/// Runs a command to its end: what it printed, as an error if it failed.
+pub(crate) fn run(mut command: Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output().unwrap();
     let text = format!(
         "{}{}",

@@ -4,13 +4,10 @@
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::run;
-
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+use crate::debian::{Tree, unpacked};
 
 /// The first QEMU with a vfio-user client is in backports; its firmware comes along.
 const QEMU_PIN: &str =
@@ -57,18 +54,29 @@ impl fmt::Display for Kernel {
 
 /// The tree with QEMU in it.
 pub(super) fn qemu(folder: &Path) -> Result<PathBuf> {
-    let packages = "qemu-system-x86,seabios,ipxe-qemu";
-    unpacked(folder, "qemu", packages, &["trixie", "trixie-backports"])
+    unpacked(
+        folder,
+        &Tree {
+            name: "qemu",
+            packages: "qemu-system-x86,seabios,ipxe-qemu",
+            suites: &["trixie", "trixie-backports"],
+            pin: QEMU_PIN,
+            stale: false,
+        },
+    )
 }
 
 /// The tree with a kernel and its modules in it.
 pub(super) fn kernel(folder: &Path, kernel: Kernel) -> Result<PathBuf> {
-    let suites = [kernel.suite()];
     unpacked(
         folder,
-        &kernel.to_string(),
-        "linux-image-cloud-amd64",
-        &suites,
+        &Tree {
+            name: &kernel.to_string(),
+            packages: "linux-image-cloud-amd64",
+            suites: &[kernel.suite()],
+            pin: "",
+            stale: false,
+        },
     )
 }
 
@@ -83,65 +91,4 @@ pub(super) fn image(tree: &Path) -> Result<PathBuf> {
             name.is_some_and(|name| name.starts_with("vmlinuz-"))
         })
         .with_context(|| format!("no kernel in {}", boot.display()))
-}
-
-/// Packages and what they depend on, unpacked and not installed.
-fn unpacked(folder: &Path, name: &str, packages: &str, suites: &[&str]) -> Result<PathBuf> {
-    let tree = folder.join(name);
-    if tree.exists() {
-        return Ok(tree);
-    }
-    eprintln!("fetching {packages} into {}", tree.display());
-    let mirror = mirror()?;
-    // Renamed when it is whole, so that what was cut off is not taken for it.
-    let part = folder.join(format!("{name}.part"));
-    if part.exists() {
-        fs::remove_dir_all(&part)?;
-    }
-    let pin = folder.join("qemu.pin");
-    fs::write(&pin, QEMU_PIN)?;
-    let mut command = Command::new("mmdebstrap");
-    command
-        .args(["--quiet", "--variant=extract"])
-        .arg(format!("--include={packages}"))
-        .arg("--aptopt=APT::Install-Recommends \"false\"")
-        .arg("--setup-hook=mkdir -p \"$1/etc/apt/preferences.d\"")
-        .arg(format!(
-            "--setup-hook=cp '{}' \"$1/etc/apt/preferences.d/qemu.pref\"",
-            pin.display()
-        ))
-        .arg(suites.first().context("no suite")?)
-        .arg(&part);
-    for suite in suites {
-        command.arg(format!("deb [signed-by={KEYRING}] {mirror} {suite} main"));
-    }
-    run::succeed(&mut command)?;
-    fs::rename(&part, &tree)?;
-    Ok(tree)
-}
-
-/// Where this machine has its Debian packages from.
-fn mirror() -> Result<String> {
-    let known = || -> Result<Option<String>> {
-        let output = Command::new("apt-get")
-            .args(["indextargets", "--format", "$(LABEL) $(REPO_URI)"])
-            .arg("Identifier: Packages")
-            .stdin(Stdio::null())
-            .output()
-            .context("cannot run apt-get")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let uri = text.lines().find_map(|line| line.strip_prefix("Debian "));
-        Ok(uri.map(str::to_owned))
-    };
-    if let Some(mirror) = known()? {
-        return Ok(mirror);
-    }
-    if run::is_root() {
-        // apt knows its sources' labels only after it has read their indices.
-        run::succeed(Command::new("apt-get").args(["-qq", "update"]))?;
-        if let Some(mirror) = known()? {
-            return Ok(mirror);
-        }
-    }
-    bail!("apt knows no Debian mirror: `apt-get update` on a Debian host, and come back")
 }

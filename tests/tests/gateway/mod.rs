@@ -327,6 +327,11 @@ impl Gateway {
         }
     }
 
+    /// All that strongSwan has logged.
+    pub(crate) fn charon_log(&self) -> String {
+        fs::read_to_string(self.log.with_file_name("charon.log")).unwrap()
+    }
+
     /// The end of the log.
     pub(crate) fn tail(&self) -> String {
         let text = [&self.log, &self.log.with_file_name("charon.log")]

@@ -307,6 +307,7 @@ impl Isakmp {
             ts_local: vec![pair.local],
             ts_remote: vec![pair.remote],
             replaces: rekeys,
+            resource: None,
             told: Told {
                 life_bytes: from
                     .life

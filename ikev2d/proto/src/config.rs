@@ -312,8 +312,25 @@ pub struct ChildConfig {
     pub rekey_time: Option<Duration>,
     /// Up to how much earlier, at random; a tenth if not said.
     pub rand_time: Option<Duration>,
+    /// How many child SAs carry its traffic.
+    pub resources: Resources,
     /// What concerns IKEv1 alone.
     pub ikev1: Ikev1Child,
+}
+
+/// Child SAs for the same traffic, each with a resource of its own, such as a core (RFC 9611).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// How many we set up.
+    pub own: u16,
+    /// How many we take, whoever asks for them; with one the peer is not told that there may be more.
+    pub most: u16,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { own: 1, most: 1 }
+    }
 }
 
 /// A configured traffic selector.

@@ -121,6 +121,9 @@ pub struct ChildSa {
     pub ts_remote: Vec<TrafficSelector>,
     /// The child that it takes over from.
     pub replaces: Option<ChildId>,
+    /// Which of our resources it is for, where several carry the same traffic (RFC 9611): 0 is the
+    /// first one, which the others' packets take as long as they have none of their own.
+    pub resource: Option<u16>,
     /// What the peer has told of it.
     pub told: Told,
 }

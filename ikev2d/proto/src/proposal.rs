@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Proposals: strongSwan's syntax, the SA payload (RFC 7296 §3.3), and the choice among them.
 
+mod alike;
 mod standing;
 mod wire;
 

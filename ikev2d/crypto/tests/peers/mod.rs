@@ -80,6 +80,7 @@ pub(crate) fn connection(a: bool) -> Connection {
         transport: false,
         rekey_time: None,
         rand_time: None,
+        resources: Default::default(),
         ikev1: Default::default(),
     };
     Connection {

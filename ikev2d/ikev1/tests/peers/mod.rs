@@ -72,6 +72,7 @@ pub(crate) fn child(a: bool, name: &str, esp: &str) -> ChildConfig {
         transport: false,
         rekey_time: None,
         rand_time: None,
+        resources: Default::default(),
         ikev1: Default::default(),
     }
 }

@@ -79,6 +79,8 @@ fn begin(
         .iter()
         .filter(|child| child.sa.replaces.is_none_or(|id| old.child(id).is_none()))
         .filter(|child| connection.children.iter().any(|c| c.name == child.sa.child))
+        // Those beside the first for the same traffic follow it.
+        .filter(|child| !old.has_elder(child))
         .map(|child| Task::Child {
             name: child.sa.child.clone(),
             rekeys: None,

@@ -11,9 +11,9 @@ use crate::config::{
 };
 use crate::credential::{Claim, Job, JobError, JobResult, Scheme, Signer, Verifier};
 use crate::crypto::CryptoError;
-use crate::exchange::child::ChildOffer;
+use crate::exchange::child::{Asked, ChildOffer};
 use crate::exchange::signature::{Kept, Waiting, certificates, push_certificate_request};
-use crate::exchange::{ppk, redirect};
+use crate::exchange::{ppk, redirect, resource};
 use crate::ike_sa::{Ctx, IkeSa, Request, Task, error_notify, find, notifies};
 use crate::keymat::psk_auth;
 use crate::wire::{Chain, Payload, exchange, notify, payload};
@@ -138,7 +138,8 @@ impl IkeSa {
         let first = first.filter(|_| !self.goes_childless());
         if let Some(config) = first.and_then(|name| self.child_config(&name)) {
             let spi = ctx.new_spi();
-            self.push_child_offer(&mut chain, &config, spi.value(), true, None);
+            let resource = resource::first(&config);
+            self.push_child_offer(&mut chain, &config, (spi.value(), resource), true, None);
             self.init.child_spi = Some(spi);
         }
         let sent = self.request(ctx, exchange::IKE_AUTH, chain, Request::Auth);
@@ -416,6 +417,7 @@ impl IkeSa {
         let offer = ChildOffer {
             nonces,
             first: true,
+            resource: resource::first(&config),
             ..ChildOffer::default()
         };
         self.complete_child(ctx, parts, config, spi, offer, None);
@@ -426,7 +428,12 @@ impl IkeSa {
     fn go_unconfigured(&mut self, ctx: &mut Ctx<'_>, reason: &str) {
         for task in std::mem::take(&mut self.tasks) {
             if let Task::Child { name, .. } = task {
-                self.child_not_made(ctx, &name, None, None, reason.to_owned());
+                let asked = Asked {
+                    name,
+                    rekeys: None,
+                    sibling: false,
+                };
+                self.child_not_made(ctx, &asked, None, reason.to_owned());
             }
         }
         let reason = reason.to_owned();

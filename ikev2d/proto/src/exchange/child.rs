@@ -8,6 +8,7 @@ use crate::config::{ChildConfig, SelectorConfig};
 use crate::crypto::CryptoError;
 use crate::event::{ChildId, ChildKeys, ChildSa, Event, InstallId};
 use crate::exchange::init::emit_ke;
+use crate::exchange::resource;
 use crate::ike_sa::{
     AGAIN, After, Child, Collision, Ctx, IkeSa, OwnSpi, Phase, error_notify, find, jittered,
     notifies,
@@ -30,6 +31,18 @@ pub(crate) struct ChildOffer {
     pub(crate) first: bool,
     /// The peer's rekeying of the child that ours rekeys.
     pub(crate) collision: Option<Collision<ChildId>>,
+    /// Which of our resources we ask for it for (RFC 9611).
+    pub(crate) resource: Option<u16>,
+    /// It is one more for the same traffic, which nobody has asked for.
+    pub(crate) sibling: bool,
+}
+
+/// What was asked for.
+pub(crate) struct Asked {
+    pub(crate) name: String,
+    pub(crate) rekeys: Option<ChildId>,
+    /// Nobody waits for it.
+    pub(crate) sibling: bool,
 }
 
 /// A child's parameters, once they are chosen.
@@ -41,6 +54,14 @@ pub(crate) struct Chosen {
     ts_local: Vec<ts::TrafficSelector>,
     ts_remote: Vec<ts::TrafficSelector>,
     transport: bool,
+    resource: Option<u16>,
+}
+
+impl Chosen {
+    /// The resource that it is for, if it is of a configuration.
+    pub(crate) fn resource_of(&self, name: &str) -> Option<u16> {
+        self.resource.filter(|_| self.config.name == name)
+    }
 }
 
 /// Why an offered child is refused.
@@ -74,7 +95,7 @@ impl IkeSa {
         &self,
         chain: &mut Chain,
         config: &ChildConfig,
-        spi: u32,
+        (spi, resource): (u32, Option<u16>),
         first: bool,
         exchange: Option<(&[u8], Group, &[u8])>,
     ) {
@@ -84,6 +105,7 @@ impl IkeSa {
             chain.notify(notify::USE_TRANSPORT_MODE, &[]);
         }
         chain.notify(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[]);
+        resource::push_info(chain, resource);
         // AH authenticates what a NAT changes; where nothing else is configured the peer says so, too.
         let nat = self.udp_encap() && config.esp_proposals.iter().any(|ours| !ours.is_ah());
         let offered = config
@@ -118,11 +140,10 @@ impl IkeSa {
     pub(crate) fn child_failed(
         &mut self,
         ctx: &mut Ctx<'_>,
-        name: &str,
-        rekeys: Option<ChildId>,
+        asked: &Asked,
         reason: String,
     ) {
-        match rekeys {
+        match asked.rekeys {
             Some(old) => {
                 let rekey_at = Some(ctx.now + AGAIN);
                 if let Some(child) = self.child_mut(old) {
@@ -135,8 +156,12 @@ impl IkeSa {
                     ctx.event(Event::RekeyFailed { ike, child, reason });
                 }
             }
+            None if asked.sibling => {
+                let (ike, child) = (self.id.0, &asked.name);
+                tracing::info!(ike, child, reason, "no further child SA for this traffic");
+            }
             None => {
-                let (connection, child) = (self.connection.name.clone(), Some(name.to_owned()));
+                let (connection, child) = (self.connection.name.clone(), Some(asked.name.clone()));
                 ctx.event(Event::InitiateFailed {
                     connection,
                     child,
@@ -150,14 +175,13 @@ impl IkeSa {
     pub(crate) fn child_not_made(
         &mut self,
         ctx: &mut Ctx<'_>,
-        name: &str,
-        rekeys: Option<ChildId>,
+        asked: &Asked,
         theirs: Option<ChildId>,
         reason: String,
     ) {
-        match rekeys.zip(theirs.filter(|theirs| self.has_child(*theirs))) {
+        match asked.rekeys.zip(theirs.filter(|theirs| self.has_child(*theirs))) {
             Some((old, new)) => self.take_over(ctx, old, new),
-            None => self.child_failed(ctx, name, rekeys, reason),
+            None => self.child_failed(ctx, asked, reason),
         }
     }
 
@@ -172,11 +196,15 @@ impl IkeSa {
         rekeys: Option<ChildId>,
     ) {
         let theirs = offer.collision.as_ref().map(|theirs| theirs.new);
+        let asked = Asked {
+            name: config.name.clone(),
+            rekeys,
+            sibling: offer.sibling,
+        };
         if let Some(error) = error_notify(parts) {
             let reason = format!("the peer refused: {}", notify::name(error.kind));
-            return self.child_not_made(ctx, &config.name, rekeys, theirs, reason);
+            return self.child_not_made(ctx, &asked, theirs, reason);
         }
-        let name = config.name.clone();
         let (nonce_i, nonce_r) = offer.nonces.clone();
         // Of two rekeyings at once, the one with the lowest nonce goes (§2.8.1).
         let won = offer
@@ -199,6 +227,7 @@ impl IkeSa {
                     rekeys,
                     winner,
                     loser,
+                    sibling: asked.sibling,
                 });
                 self.adopt_child(ctx, child);
                 ctx.event(Event::InstallInbound {
@@ -206,7 +235,7 @@ impl IkeSa {
                     child: Box::new(sa),
                 });
             }
-            Err(reason) => self.child_not_made(ctx, &name, rekeys, theirs, reason.to_owned()),
+            Err(reason) => self.child_not_made(ctx, &asked, theirs, reason.to_owned()),
         }
     }
 
@@ -265,6 +294,9 @@ impl IkeSa {
             let (ike, child) = (self.id.0, &config.name);
             tracing::info!(ike, child, "the peer allows the rest in further child SAs");
         }
+        // Who does not answer in kind knows of no further ones.
+        let first = rekeys.is_none() && offer.resource == Some(0);
+        let resource = offer.resource.filter(|_| !first || resource::has_info(parts));
         let chosen = Chosen {
             config,
             suite,
@@ -272,6 +304,7 @@ impl IkeSa {
             ts_local,
             ts_remote,
             transport,
+            resource,
         };
         let (mut child, sa) = self.make_child(ctx, chosen, keys, rekeys);
         child.more_possible = more;
@@ -327,6 +360,7 @@ impl IkeSa {
             ts_local,
             ts_remote,
             transport,
+            resource,
         } = chosen;
         let sa = ChildSa {
             id: ChildId(ctx.out.id()),
@@ -344,6 +378,7 @@ impl IkeSa {
             ts_local,
             ts_remote,
             replaces,
+            resource,
             told: Default::default(),
         };
         let gone = || ChildKeys {
@@ -401,7 +436,7 @@ impl IkeSa {
         &mut self,
         ctx: &mut Ctx<'_>,
         parts: &[Payload<'_>],
-        group: Option<Group>,
+        (group, rekeys): (Option<Group>, Option<ChildId>),
         first: bool,
         chain: &mut Chain,
     ) -> Result<Chosen, Refused> {
@@ -431,10 +466,20 @@ impl IkeSa {
             ts_local.truncate(ts::MOST);
             ts_remote.truncate(ts::MOST);
             refusal = notify::NO_PROPOSAL_CHOSEN;
+            let of = (&config.name[..], &ts_local[..], &ts_remote[..]);
+            let resource = match rekeys {
+                Some(old) => self.child(old).and_then(|old| old.sa.resource),
+                None => self.answer_resource(parts, config, of)?,
+            };
+            let sibling = resource.and(self.first_of(of)).map(|first| first.sa.suite);
             let chosen = config.esp_proposals.iter().find_map(|mine| {
                 proposals.iter().find_map(|theirs| {
                     let suite = mine.choose_esp(&theirs.proposal, first)?;
                     if suite.ah && self.udp_encap() {
+                        return None;
+                    }
+                    // They differ in nothing but their keys (RFC 9611 §4).
+                    if rekeys.is_none() && sibling.is_some_and(|other| !suite.is_like(&other)) {
                         return None;
                     }
                     Some((suite, theirs.number, esp_spi(&theirs.spi)?))
@@ -458,6 +503,7 @@ impl IkeSa {
             if more {
                 chain.notify(notify::ADDITIONAL_TS_POSSIBLE, &[]);
             }
+            resource::push_info(chain, resource);
             let answer = [(number, suite.to_proposal())];
             chain.push(
                 payload::SA,
@@ -472,6 +518,7 @@ impl IkeSa {
                 ts_local,
                 ts_remote,
                 transport,
+                resource,
             });
         }
         Err(Refused::By(refusal))

@@ -44,6 +44,7 @@ impl IkeSa {
         name: &str,
         rekeys: Option<ChildId>,
         group: Option<Group>,
+        sibling: bool,
     ) -> Result<(), CryptoError> {
         let Some(config) = self.child_config(name) else {
             let (connection, child) = (self.connection.name.clone(), Some(name.to_owned()));
@@ -63,6 +64,7 @@ impl IkeSa {
             },
             None => None,
         };
+        let (config, resource) = self.for_resource(config, rekeys);
         let wanted = config
             .esp_proposals
             .iter()
@@ -88,7 +90,7 @@ impl IkeSa {
         self.push_child_offer(
             &mut chain,
             &config,
-            spi.value(),
+            (spi.value(), resource),
             false,
             Some((&nonce, group, public)),
         );
@@ -98,6 +100,8 @@ impl IkeSa {
             nonce,
             exchange,
             rekeys,
+            resource,
+            sibling,
             further: None,
             collision: None,
         };
@@ -116,30 +120,40 @@ impl IkeSa {
             Ok(None) => return,
             Err((request, reason)) => {
                 let theirs = request.collision.as_ref().map(|theirs| theirs.new);
-                let (name, reason) = (request.config.name, reason.to_owned());
-                return self.child_not_made(ctx, &name, request.rekeys, theirs, reason);
+                let reason = reason.to_owned();
+                return self.child_not_made(ctx, &request.asked(), theirs, reason);
             }
         };
         let (request, kept, further) = request;
         let kept = kept.as_ref().map(Kept::parts);
         let parts = kept.as_deref().unwrap_or(parts);
+        let asked = request.asked();
         let ChildRequest {
             config,
             spi_in,
             nonce,
             exchange,
             rekeys,
+            resource,
+            sibling,
             collision,
             ..
         } = *request;
         let theirs = collision.as_ref().map(|theirs| theirs.new);
         let retry = |this: &mut Self, group, not_before| {
             let name = config.name.clone();
-            this.tasks.push_back(Task::Child {
-                name,
-                rekeys,
-                group,
-                not_before,
+            this.tasks.push_back(match sibling {
+                true => Task::Sibling {
+                    name,
+                    group,
+                    not_before,
+                },
+                false => Task::Child {
+                    name,
+                    rekeys,
+                    group,
+                    not_before,
+                },
             });
         };
         if let Some(error) = error_notify(parts) {
@@ -171,7 +185,13 @@ impl IkeSa {
                         self.drop_child(ctx, old, "the peer does not know it");
                         let name = config.name;
                         let other = self.children.iter().any(|c| c.sa.child == name);
-                        if !other {
+                        if other && resource.is_some() {
+                            self.tasks.push_back(Task::Sibling {
+                                name,
+                                group: None,
+                                not_before: None,
+                            });
+                        } else if !other {
                             self.tasks.push_back(Task::Child {
                                 name,
                                 rekeys: None,
@@ -185,16 +205,18 @@ impl IkeSa {
                 _ => {}
             }
             let reason = format!("the peer refused: {}", notify::name(error.kind));
-            return self.child_not_made(ctx, &config.name, rekeys, theirs, reason);
+            return self.child_not_made(ctx, &asked, theirs, reason);
         }
         let Some(nonce_r) = find(parts, payload::NONCE).map(<[u8]>::to_vec) else {
             let reason = "the response has no nonce".to_owned();
-            return self.child_not_made(ctx, &config.name, rekeys, theirs, reason);
+            return self.child_not_made(ctx, &asked, theirs, reason);
         };
         let mut offer = ChildOffer {
             nonces: (nonce, nonce_r),
             further,
             collision,
+            resource,
+            sibling,
             ..ChildOffer::default()
         };
         if let (Some(body), Some((group, exchange))) = (find(parts, payload::KE), &exchange) {
@@ -204,7 +226,7 @@ impl IkeSa {
                 .and_then(|(_, public)| exchange.agree(public).ok());
             let Some(secret) = agreed else {
                 let reason = "the peer's key exchange value is invalid".to_owned();
-                return self.child_not_made(ctx, &config.name, rekeys, theirs, reason);
+                return self.child_not_made(ctx, &asked, theirs, reason);
             };
             offer.secret = Some(secret);
             offer.chosen_group = Some(*group);
@@ -326,7 +348,7 @@ impl IkeSa {
             }
         }
         let mut chain = Chain::default();
-        match self.answer_child(ctx, parts, offer.chosen_group, false, &mut chain) {
+        match self.answer_child(ctx, parts, (offer.chosen_group, rekeys), false, &mut chain) {
             Ok(chosen) => {
                 if chosen.suite.group.is_none() {
                     (offer.secret, offer.chosen_group, answer_ke) = (None, None, None);

@@ -14,4 +14,5 @@ pub(crate) mod intermediate;
 mod ppk;
 pub(crate) mod redirect;
 pub(crate) mod rekey_ike;
+pub(crate) mod resource;
 pub(crate) mod signature;

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use super::{Ctx, FORGET, IkeSa, OVERLAP, Outputs, OwnSpi, Request, SUCCESSION, Task};
 use crate::config::Identity;
 use crate::event::{ChildId, ChildSa, Event, InstallId};
+use crate::exchange::child::Asked;
+use crate::exchange::resource::PEERS_TURN;
 use crate::wire::Chain;
 
 /// Where a child SA stands.
@@ -64,6 +66,8 @@ pub(crate) struct After {
     pub(crate) winner: Option<ChildId>,
     /// The peer's child that goes.
     pub(crate) loser: Option<ChildId>,
+    /// It is one more for the same traffic, which nobody has asked for.
+    pub(crate) sibling: bool,
 }
 
 /// A response that waits for an installation.
@@ -342,8 +346,12 @@ impl IkeSa {
                 child.after = None;
             }
             self.delete_child(id);
-            let name = name.unwrap_or_default();
-            return self.child_failed(ctx, &name, rekeys, reason.to_owned());
+            let asked = Asked {
+                name: name.unwrap_or_default(),
+                rekeys,
+                sibling: after.is_some_and(|after| after.sibling),
+            };
+            return self.child_failed(ctx, &asked, reason.to_owned());
         }
         if let Some(child) = self.child_mut(id) {
             let event = child.send(&mut *ctx.out);
@@ -362,6 +370,7 @@ impl IkeSa {
             None => {
                 let ike = self.id;
                 ctx.event(Event::ChildUp { ike, child: id });
+                self.ask_for_siblings(id, None);
             }
         }
     }
@@ -378,7 +387,12 @@ impl IkeSa {
         self.delete_child(id);
         let reason = reason.to_owned();
         if let Some(after) = after {
-            return self.child_failed(ctx, &name, after.rekeys, reason);
+            let asked = Asked {
+                name,
+                rekeys: after.rekeys,
+                sibling: after.sibling,
+            };
+            return self.child_failed(ctx, &asked, reason);
         }
         let stays = replaces.filter(|old| {
             let phase = self.child(*old).map(|child| child.phase);
@@ -462,6 +476,8 @@ impl IkeSa {
                 self.adopt_child(ctx, child);
                 sends.into_iter().for_each(|event| ctx.event(event));
                 ctx.event(Event::ChildUp { ike, child: id });
+                // The peer may need fewer than we do: it asks for its own first.
+                self.ask_for_siblings(id, Some(ctx.now + PEERS_TURN));
             }
         }
     }

@@ -34,6 +34,10 @@ pub(crate) struct ChildRequest {
     pub(crate) nonce: Vec<u8>,
     pub(crate) exchange: Option<(Group, Box<dyn KeyExchange>)>,
     pub(crate) rekeys: Option<ChildId>,
+    /// Which of our resources it is for (RFC 9611).
+    pub(crate) resource: Option<u16>,
+    /// It is one more for the same traffic, which nobody has asked for.
+    pub(crate) sibling: bool,
     /// The additional key exchanges that go on.
     pub(crate) further: Option<Box<Further>>,
     /// The peer's rekeying of the same child, answered meanwhile.
@@ -88,6 +92,12 @@ pub(crate) enum Task {
         group: Option<Group>,
         not_before: Option<Instant>,
     },
+    /// One more for the traffic of a child that is there (RFC 9611).
+    Sibling {
+        name: String,
+        group: Option<Group>,
+        not_before: Option<Instant>,
+    },
     RekeyIke {
         group: Option<Group>,
         not_before: Option<Instant>,
@@ -116,7 +126,9 @@ impl IkeSa {
                 Task::DeleteIke { .. } => true,
                 // What another IKE SA takes over is not begun on this one.
                 _ if !current => false,
-                Task::Child { not_before, .. } | Task::RekeyIke { not_before, .. } => {
+                Task::Child { not_before, .. }
+                | Task::Sibling { not_before, .. }
+                | Task::RekeyIke { not_before, .. } => {
                     let free = !pending && awaited.is_none();
                     free && not_before.is_none_or(|at| at <= now)
                 }
@@ -134,7 +146,8 @@ impl IkeSa {
                     rekeys,
                     group,
                     ..
-                } => self.start_child(ctx, &name, rekeys, group),
+                } => self.start_child(ctx, &name, rekeys, group, false),
+                Task::Sibling { name, group, .. } => self.start_sibling(ctx, &name, group),
                 Task::RekeyIke { group, .. } => self.start_rekey(ctx, group),
                 Task::DeleteIke { reason } => self.start_delete(ctx, reason),
                 Task::DeleteChild(child) => self.start_delete_child(ctx, child),

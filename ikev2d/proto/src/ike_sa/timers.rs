@@ -51,7 +51,9 @@ impl IkeSa {
         let keepalive =
             (established && self.nat_local).then(|| self.last_sent + config.nat_keepalive);
         let tasks = self.tasks.iter().filter_map(|task| match task {
-            Task::Child { not_before, .. } | Task::RekeyIke { not_before, .. } => *not_before,
+            Task::Child { not_before, .. }
+            | Task::Sibling { not_before, .. }
+            | Task::RekeyIke { not_before, .. } => *not_before,
             _ => None,
         });
         // As `pump` has it.

@@ -23,6 +23,8 @@ pub const TEMPORARY_FAILURE: u16 = 43;
 pub const CHILD_SA_NOT_FOUND: u16 = 44;
 /// No IKE_FOLLOWUP_KE is awaited (RFC 9370 §2.2.4).
 pub const STATE_NOT_FOUND: u16 = 47;
+/// No more child SAs for this traffic (RFC 9611 §6.2).
+pub const TS_MAX_QUEUE: u16 = 48;
 /// First of the status notifications; below are errors.
 pub const FIRST_STATUS: u16 = 16384;
 /// The peer has no other SAs with us.
@@ -78,6 +80,8 @@ pub const NO_PPK_AUTH: u16 = 16437;
 pub const INTERMEDIATE_EXCHANGE_SUPPORTED: u16 = 16438;
 /// What joins an IKE_FOLLOWUP_KE to its CREATE_CHILD_SA (RFC 9370 §2.2.4).
 pub const ADDITIONAL_KEY_EXCHANGE: u16 = 16441;
+/// One of several child SAs for the same traffic, each with a resource of its own (RFC 9611 §6.1).
+pub const SA_RESOURCE_INFO: u16 = 16444;
 
 /// A notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +144,7 @@ pub fn name(kind: u16) -> &'static str {
         TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
         CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
         STATE_NOT_FOUND => "STATE_NOT_FOUND",
+        TS_MAX_QUEUE => "TS_MAX_QUEUE",
         _ => "an unknown error",
     }
 }

@@ -311,7 +311,7 @@ impl IkeSa {
             first: true,
             ..ChildOffer::default()
         };
-        let chosen = self.answer_child(ctx, parts, None, true, &mut installed);
+        let chosen = self.answer_child(ctx, parts, (None, None), true, &mut installed);
         let chosen = chosen.map_err(|refused| refused.kind());
         match chosen.and_then(|chosen| self.make_answered(ctx, chosen, &offer, None)) {
             Ok(child) => {

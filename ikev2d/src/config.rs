@@ -31,7 +31,7 @@ use zeroize::Zeroizing;
 
 pub use auth::{AuthSection, AuthSetting, RevocationSetting};
 pub use cache::CacheSection;
-pub use child::{ChildSection, CloseAction, DpdAction, HwOffload, Mode, StartAction};
+pub use child::{ChildSection, CloseAction, DpdAction, HwOffload, Mode, PerResource, StartAction};
 pub use connection::{ConnectionSection, RedirectWhen, SendCertSetting};
 pub(crate) use credentials::Authority;
 pub use credentials::{AuthoritySection, Credentials};
@@ -223,7 +223,7 @@ impl Config {
         }
         let mut policy = Vec::new();
         for (name, section) in &self.connections {
-            let connection = section.to_connection(name, &credentials);
+            let connection = section.to_connection(name, &credentials, self.daemon.workers());
             let connection =
                 connection.map_err(|(key, what)| (format!("connections.{name}.{key}"), what))?;
             policy.push(Arc::new(connection));

@@ -2,7 +2,7 @@
 //! The one translator from IKE's child SAs to security associations of the engines.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use offload_api::sa::{
 };
 
 use crate::config::ChildSection;
-use crate::dataplane::{Encapsulation, InboundSa, OutboundSa, Overhead};
+use crate::dataplane::{Encapsulation, InboundSa, OutboundSa, Overhead, Share};
 use crate::inline::outer;
 use crate::plane::{Plane, Removed};
 
@@ -193,6 +193,7 @@ impl Installer {
                 false => Overhead::of(params.suite, sa.udp_encap),
             },
             child: child.0,
+            share: share(sa),
         });
         if let Err(error) = added {
             let _ = self.failover.retire(handle);
@@ -368,6 +369,14 @@ fn label(sa: &ChildSa, path: OuterHeaders) -> SaLabel {
         name: name(&sa.connection, &sa.child),
         path: Some(path),
     }
+}
+
+/// Which of several SAs for the same traffic it is.
+fn share(sa: &ChildSa) -> Option<Share> {
+    let mut hasher = DefaultHasher::new();
+    (&sa.connection, &sa.child, &sa.ts_local, &sa.ts_remote).hash(&mut hasher);
+    let group = hasher.finish();
+    sa.resource.map(|worker| Share { group, worker })
 }
 
 fn not_led(error: &SaError) -> InstallError {

@@ -100,6 +100,7 @@ fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Data
         child: 1,
     });
     plane.add_outbound(&OutboundSa {
+        share: None,
         spi: Spi::new(SPIS[usize::from(own) - 1]).unwrap(),
         sa: outbound,
         selectors: vec![(selector(own), selector(peer))],

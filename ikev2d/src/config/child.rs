@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use ikev2d_proto::config::{ChildConfig, Ikev1Child, SelectorConfig};
+use ikev2d_proto::config::{ChildConfig, Ikev1Child, Resources, SelectorConfig};
 use ikev2d_proto::proposal::Proposal;
 use offload_api::failover::OffloadLevel;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
 
 use super::ConnectionSection;
 use super::text::{AhProposal, EspProposal, Seconds, Text};
@@ -74,6 +75,68 @@ pub struct ChildSection {
     /// `no`, `crypto`, `packet` or `auto`.
     #[serde(default)]
     pub hw_offload: HwOffload,
+    /// How many SAs carry its traffic, each a worker's own (RFC 9611): a number, `auto` for as many as
+    /// there are workers, or `no`.
+    #[serde(default, alias = "per_cpu_sas")]
+    pub per_resource_sas: PerResource,
+    /// How many of them are taken, whoever asks; by default 16, or as many as are set up.
+    pub per_resource_limit: Option<PerResource>,
+}
+
+/// How many SAs carry a child's traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PerResource {
+    /// One, and no word of more.
+    #[default]
+    No,
+    /// As many as there are workers.
+    Auto,
+    /// So many.
+    Count(u16),
+}
+
+/// As many of a child's SAs as anybody gets.
+const MOST_RESOURCES: u16 = 256;
+/// As many as a peer gets that asks for more than we do.
+const TAKEN: u16 = 16;
+
+impl<'de> Deserialize<'de> for PerResource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Switch(bool),
+            Number(i64),
+            Word(String),
+        }
+        let number = |number: i64| u16::try_from(number).ok().filter(|n| *n <= MOST_RESOURCES);
+        let (read, shown) = match Written::deserialize(deserializer)? {
+            Written::Switch(true) => return Ok(Self::Auto),
+            Written::Switch(false) => return Ok(Self::No),
+            Written::Number(written) => (number(written), written.to_string()),
+            Written::Word(word) => match word.as_str() {
+                "auto" | "yes" => return Ok(Self::Auto),
+                "no" => return Ok(Self::No),
+                word => (word.parse().ok().and_then(number), format!("{word:?}")),
+            },
+        };
+        match read {
+            Some(0) | None => Err(D::Error::custom(format!(
+                "{shown}: expected 1 to {MOST_RESOURCES}, auto or no"
+            ))),
+            Some(count) => Ok(Self::Count(count)),
+        }
+    }
+}
+
+impl PerResource {
+    fn count(self, workers: u16) -> u16 {
+        match self {
+            Self::No => 1,
+            Self::Auto => workers,
+            Self::Count(count) => count,
+        }
+    }
 }
 
 fn one_hour() -> Seconds {
@@ -220,7 +283,39 @@ impl ChildSection {
         }
     }
 
-    pub(super) fn to_child(&self, name: &str) -> ChildConfig {
+    /// How many SAs carry its traffic, where so many workers send.
+    fn resources(&self, workers: u16) -> Resources {
+        if self.per_resource_sas == PerResource::No || workers == 0 {
+            return Resources::default();
+        }
+        let own = self.per_resource_sas.count(workers);
+        let most = self.per_resource_limit.map(|limit| limit.count(workers));
+        Resources {
+            own,
+            most: most.unwrap_or(TAKEN).max(own),
+        }
+    }
+
+    /// What SAs of single workers can't go with.
+    pub(super) fn check_resources(&self, connection: &ConnectionSection) -> Result<(), String> {
+        if self.per_resource_sas != PerResource::No && connection.version == 1 {
+            return Err("IKEv1 has one SA for a traffic: RFC 9611 is IKEv2's".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The same of the data plane.
+    pub(super) fn check_workers(&self, workers: u16) -> Result<(), String> {
+        match self.per_resource_sas {
+            PerResource::Count(2..) if workers == 0 => Err(
+                "with dataplane = \"inline\" the card sends, not workers: expected no or auto"
+                    .to_owned(),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn to_child(&self, name: &str, workers: u16) -> ChildConfig {
         ChildConfig {
             name: name.to_owned(),
             local_ts: self.local_ts.iter().map(|ts| ts.0).collect(),
@@ -229,10 +324,52 @@ impl ChildSection {
             transport: self.mode == Mode::Transport,
             rekey_time: self.rekey_time.nonzero(),
             rand_time: self.rand_time.map(|time| time.0),
+            resources: self.resources(workers),
             ikev1: Ikev1Child {
                 life_bytes: (self.life_bytes != 0).then_some(self.life_bytes),
                 replay: self.replay_window != 0,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resources(text: &str, workers: u16) -> Result<(u16, u16), String> {
+        let section: ChildSection = toml::from_str(text).map_err(|error| error.to_string())?;
+        section.check_workers(workers)?;
+        let resources = section.to_child("net", workers).resources;
+        Ok((resources.own, resources.most))
+    }
+
+    /// B21: as many as there are workers, or as said; a peer with more gets more, up to the limit.
+    #[test]
+    fn sas_for_the_same_traffic_are_counted_by_workers() {
+        for (text, workers, expected) in [
+            ("", 4, (1, 1)),
+            ("per_resource_sas = \"no\"", 4, (1, 1)),
+            ("per_resource_sas = \"auto\"", 4, (4, 16)),
+            ("per_cpu_sas = \"yes\"", 2, (2, 16)),
+            ("per_cpu_sas = true", 2, (2, 16)),
+            ("per_resource_sas = 32", 2, (32, 32)),
+            ("per_resource_sas = \"3\"", 2, (3, 16)),
+            ("per_resource_sas = 2\nper_resource_limit = 2", 4, (2, 2)),
+            ("per_resource_sas = 4\nper_resource_limit = 2", 4, (4, 4)),
+            // An inline card has no workers.
+            ("per_resource_sas = \"auto\"", 0, (1, 1)),
+        ] {
+            assert_eq!(resources(text, workers), Ok(expected), "{text}");
+        }
+        for text in ["0", "257", "-1", "\"many\"", "1.5"] {
+            let told = resources(&format!("per_resource_sas = {text}"), 4);
+            assert!(told.is_err(), "{text}: {told:?}");
+        }
+        assert!(
+            resources("per_resource_sas = 2", 0)
+                .unwrap_err()
+                .contains("inline")
+        );
     }
 }

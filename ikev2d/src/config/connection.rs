@@ -316,6 +316,9 @@ impl ConnectionSection {
                 }
             }
             child
+                .check_resources(self)
+                .map_err(|what| (format!("children.{name}.per_resource_sas"), what))?;
+            child
                 .check_window()
                 .map_err(|what| (format!("children.{name}.replay_window"), what))?;
         }
@@ -338,12 +341,18 @@ impl ConnectionSection {
         warnings
     }
 
-    /// For the core.
+    /// For the core, where so many workers send.
     pub(crate) fn to_connection(
         &self,
         name: &str,
         credentials: &Credentials,
+        workers: u16,
     ) -> Result<Connection, (String, String)> {
+        for (name, child) in &self.children {
+            child
+                .check_workers(workers)
+                .map_err(|what| (format!("children.{name}.per_resource_sas"), what))?;
+        }
         let in_side = |side| move |(key, what)| (format!("{side}.{key}"), what);
         let (local_auth, subject) = self
             .local
@@ -400,7 +409,7 @@ impl ConnectionSection {
             children: self
                 .children
                 .iter()
-                .map(|(name, child)| child.to_child(name))
+                .map(|(name, child)| child.to_child(name, workers))
                 .collect(),
         })
     }

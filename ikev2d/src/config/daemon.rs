@@ -82,6 +82,14 @@ impl Default for DaemonSection {
 }
 
 impl DaemonSection {
+    /// Workers that send, each through SAs of its own where a child has several; an inline card has none.
+    pub(crate) fn workers(&self) -> u16 {
+        match self.dataplane {
+            DataplaneSetting::Tun => u16::try_from(self.tun.workers()).unwrap_or(u16::MAX),
+            DataplaneSetting::Inline => 0,
+        }
+    }
+
     /// Where the leases of pools are kept.
     pub(crate) fn lease_file(&self) -> PathBuf {
         let beside = || self.vici_socket.with_extension("leases");

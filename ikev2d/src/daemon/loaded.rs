@@ -81,7 +81,7 @@ impl Loaded {
         name: String,
         section: ConnectionSection,
     ) -> Result<(), String> {
-        let made = section.to_connection(&name, &self.credentials(config));
+        let made = section.to_connection(&name, &self.credentials(config), config.daemon.workers());
         let made = made.map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
         self.policy.insert(name.clone(), Arc::new(made));
         self.connections.insert(name, section);
@@ -103,7 +103,7 @@ impl Loaded {
         let credentials = self.credentials(config);
         self.policy.clear();
         for (name, section) in &self.connections {
-            match section.to_connection(name, &credentials) {
+            match section.to_connection(name, &credentials, config.daemon.workers()) {
                 Ok(connection) => {
                     self.policy.insert(name.clone(), Arc::new(connection));
                 }

@@ -150,6 +150,18 @@ pub struct OutboundSa {
     pub overhead: Overhead,
     /// Its child SA's number.
     pub child: u64,
+    /// Whose packets it takes, where several carry the same traffic.
+    pub share: Option<Share>,
+}
+
+/// One of several SAs for the same traffic (RFC 9611): each worker sends through its own, so that no
+/// two of them share sequence numbers, and through the first as long as it has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The same for all of them.
+    pub group: u64,
+    /// The worker's number; 0 is the first SA's, which is everybody's.
+    pub worker: u16,
 }
 
 /// What the data plane can't do itself.

@@ -13,7 +13,7 @@ use offload_api::sa::{SaHandle, Spi, TrafficSelector};
 use offload_api::wire::ip::Facts;
 
 use super::mtu::{Overhead, PathMtu};
-use super::{Encapsulation, InboundSa, OutboundSa};
+use super::{Encapsulation, InboundSa, OutboundSa, Share};
 pub(super) use table::Policy;
 
 /// An SA that is received through.
@@ -50,6 +50,7 @@ pub struct OutboundEntry {
     selectors: Vec<(TrafficSelector, TrafficSelector)>,
     path: Mutex<(SocketAddr, SocketAddr)>,
     pub(super) encapsulation: Encapsulation,
+    share: Option<Share>,
     overhead: Overhead,
     path_mtu: Mutex<PathMtu>,
     /// Octets that an inner packet may have.
@@ -172,6 +173,7 @@ impl OutboundEntry {
             selectors: sa.selectors.clone(),
             path: Mutex::new(sa.path),
             encapsulation: sa.encapsulation,
+            share: sa.share,
             overhead: sa.overhead,
             path_mtu: Mutex::default(),
             limit: AtomicUsize::new(usize::MAX),

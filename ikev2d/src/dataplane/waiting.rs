@@ -104,7 +104,7 @@ impl Worker {
             let Ok(facts) = Facts::of(&frame) else {
                 continue;
             };
-            match self.shared.policy.outbound(&facts) {
+            match self.shared.policy.outbound(&facts, self.number) {
                 Some(entry) => {
                     self.shared.counters.awaited.fetch_add(1, Relaxed);
                     self.seal_through(&entry, frame, &facts, now);

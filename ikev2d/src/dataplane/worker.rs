@@ -67,7 +67,7 @@ pub(super) struct Parts {
 }
 
 pub(super) struct Worker {
-    number: usize,
+    pub(super) number: usize,
     pub(super) shared: Arc<Shared>,
     tun: SyncDevice,
     udp: Vec<(UdpSocket, u16)>,
@@ -198,7 +198,7 @@ impl Worker {
             self.shared.counters.malformed.fetch_add(1, Relaxed);
             return;
         };
-        match self.shared.policy.outbound(&facts) {
+        match self.shared.policy.outbound(&facts, self.number) {
             Some(entry) => self.seal_through(&entry, frame, &facts, now),
             None if self.shared.policy.traps(&facts) => self.ask_for_sa(frame, &facts, now),
             None => {

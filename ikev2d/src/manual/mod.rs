@@ -217,6 +217,7 @@ impl Manual {
                     Protocol::Esp => Encapsulation::Native,
                 },
                 child,
+                share: None,
             });
             if let Err(error) = added {
                 let _ = self.failover.retire(outbound);

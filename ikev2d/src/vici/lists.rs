@@ -123,6 +123,11 @@ pub(crate) fn child_sa(child: &ChildInfo<'_>, now: Instant, facts: &ChildFacts) 
     if sa.udp_encap {
         section.put("encap", "yes");
     }
+    match sa.resource {
+        None => {}
+        Some(0) => section.put("per-cpu-sas", "yes"),
+        Some(worker) => section.put("cpu", worker),
+    }
     section.put("spi-in", format_args!("{:08x}", sa.spi_in));
     section.put("spi-out", format_args!("{:08x}", sa.spi_out));
     if !sa.suite.ah {

@@ -324,7 +324,7 @@ mod tests {
         assert_eq!(child.rekey_packets, 1000);
         assert_eq!(child.remote_ts.len(), 2);
         let core = connection
-            .to_connection(&name, &Credentials::default())
+            .to_connection(&name, &Credentials::default(), 1)
             .unwrap();
         assert_eq!(core.local_id, Identity::Fqdn("a.test".to_owned()));
     }

@@ -137,12 +137,7 @@ impl IkeSa {
         chain.push(payload::TSR, &ts::emit(&remote));
     }
 
-    pub(crate) fn child_failed(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        asked: &Asked,
-        reason: String,
-    ) {
+    pub(crate) fn child_failed(&mut self, ctx: &mut Ctx<'_>, asked: &Asked, reason: String) {
         match asked.rekeys {
             Some(old) => {
                 let rekey_at = Some(ctx.now + AGAIN);
@@ -179,7 +174,10 @@ impl IkeSa {
         theirs: Option<ChildId>,
         reason: String,
     ) {
-        match asked.rekeys.zip(theirs.filter(|theirs| self.has_child(*theirs))) {
+        match asked
+            .rekeys
+            .zip(theirs.filter(|theirs| self.has_child(*theirs)))
+        {
             Some((old, new)) => self.take_over(ctx, old, new),
             None => self.child_failed(ctx, asked, reason),
         }
@@ -296,7 +294,9 @@ impl IkeSa {
         }
         // Who does not answer in kind knows of no further ones.
         let first = rekeys.is_none() && offer.resource == Some(0);
-        let resource = offer.resource.filter(|_| !first || resource::has_info(parts));
+        let resource = offer
+            .resource
+            .filter(|_| !first || resource::has_info(parts));
         let chosen = Chosen {
             config,
             suite,

@@ -11,7 +11,7 @@ use crate::crypto::CryptoError;
 use crate::event::{ChildId, ChildSa};
 use crate::exchange::child::{Asked, Refused};
 use crate::exchange::followup::AwaitedSa;
-use crate::ike_sa::{Child, Ctx, ChildRequest, IkeSa, Phase, Request, Task, notifies};
+use crate::ike_sa::{Child, ChildRequest, Ctx, IkeSa, Phase, Request, Task, notifies};
 use crate::ts::TrafficSelector;
 use crate::wire::{Chain, Payload, notify};
 
@@ -157,7 +157,10 @@ impl IkeSa {
         let Some(sa) = self.child(child).map(|child| &child.sa) else {
             return;
         };
-        let Some(config) = self.child_config(&sa.child).filter(|_| sa.resource == Some(0)) else {
+        let Some(config) = self
+            .child_config(&sa.child)
+            .filter(|_| sa.resource == Some(0))
+        else {
             return;
         };
         let missing = usize::from(config.resources.own).saturating_sub(self.taken(of(sa)).len());

@@ -17,6 +17,8 @@ impl Proposal {
         self.encryption.retain(|own| *own == suite.encryption);
         self.integrity.retain(|own| Some(*own) == suite.integrity);
         self.esn.retain(|own| *own == suite.esn);
-        self.is_ah() == suite.ah && self.integrity.is_empty() == suite.integrity.is_none() && !self.esn.is_empty()
+        self.is_ah() == suite.ah
+            && self.integrity.is_empty() == suite.integrity.is_none()
+            && !self.esn.is_empty()
     }
 }

@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use offload_api::sa::{Spi, TrafficSelector};
 use offload_api::wire::ip::Facts;
 
-use super::super::Selectors;
+use super::super::{Selectors, Share};
 use super::shards::Shards;
 use super::{InboundEntry, OutboundEntry, fits};
 
@@ -56,8 +56,13 @@ struct Ranked {
 }
 
 impl Policy {
-    pub(in super::super) fn outbound(&self, facts: &Facts) -> Option<Arc<OutboundEntry>> {
-        self.outbound.find(facts)
+    /// What a worker sends a packet through.
+    pub(in super::super) fn outbound(
+        &self,
+        facts: &Facts,
+        worker: usize,
+    ) -> Option<Arc<OutboundEntry>> {
+        self.outbound.find(facts, worker)
     }
 
     /// SAs to send through that have come so far.
@@ -137,10 +142,10 @@ impl Policy {
 impl Outbound {
     /// An SA may be replaced while the one place is looked at and then the other: who finds none looks
     /// again if one has come meanwhile.
-    fn find(&self, facts: &Facts) -> Option<Arc<OutboundEntry>> {
+    fn find(&self, facts: &Facts, worker: usize) -> Option<Arc<OutboundEntry>> {
         let mut come = self.come.load(Ordering::Acquire);
         loop {
-            let found = self.find_once(facts);
+            let found = self.find_once(facts, worker);
             let before = std::mem::replace(&mut come, self.come.load(Ordering::Acquire));
             if found.is_some() || come == before {
                 return found;
@@ -148,17 +153,37 @@ impl Outbound {
         }
     }
 
-    fn find_once(&self, facts: &Facts) -> Option<Arc<OutboundEntry>> {
+    fn find_once(&self, facts: &Facts, worker: usize) -> Option<Arc<OutboundEntry>> {
+        let for_all = |share: Option<Share>| share.is_none_or(|share| share.worker == 0);
+        let Some(first) = self.newest(facts, for_all) else {
+            // Only those of single workers are left: better another's than none.
+            return self.newest(facts, |_| true);
+        };
+        let Some(Share { group, .. }) = first.share.filter(|_| worker != 0) else {
+            return Some(first);
+        };
+        let own = |share: Option<Share>| {
+            share.is_some_and(|share| (share.group, usize::from(share.worker)) == (group, worker))
+        };
+        Some(self.newest(facts, own).unwrap_or(first))
+    }
+
+    /// The newest that takes a packet, among those with such a share of the traffic.
+    fn newest(
+        &self,
+        facts: &Facts,
+        among: impl Fn(Option<Share>) -> bool,
+    ) -> Option<Arc<OutboundEntry>> {
+        let takes = |ranked: &Ranked| among(ranked.entry.share) && ranked.entry.takes(facts);
         let listed = self.listed.load();
-        let mut best = listed.iter().find(|ranked| ranked.entry.takes(facts));
+        let mut best = listed.iter().find(|ranked| takes(ranked));
         let mut found;
         for (v6, bits) in self.lengths.load().iter() {
             let network = network(facts.destination, *bits);
             let Some(network) = network.filter(|_| *v6 == facts.destination.is_ipv6()) else {
                 continue;
             };
-            let fits = |ranked: &Ranked| ranked.entry.takes(facts);
-            if let Some(candidate) = self.by_network.find(&network, fits)
+            if let Some(candidate) = self.by_network.find(&network, takes)
                 && best.is_none_or(|best| best.rank < candidate.rank)
             {
                 found = candidate;
@@ -315,6 +340,14 @@ mod tests {
         child: u64,
         selectors: Vec<(TrafficSelector, TrafficSelector)>,
     ) -> Arc<OutboundEntry> {
+        shared(child, selectors, None)
+    }
+
+    fn shared(
+        child: u64,
+        selectors: Vec<(TrafficSelector, TrafficSelector)>,
+        share: Option<Share>,
+    ) -> Arc<OutboundEntry> {
         let suite = offload_api::sa::Suite::new(
             offload_api::sa::Cipher::Aes128Gcm,
             offload_api::sa::Integrity::None,
@@ -327,10 +360,15 @@ mod tests {
             encapsulation: Encapsulation::Udp,
             overhead: Overhead::of(suite.unwrap(), true),
             child,
+            share,
         }))
     }
 
     fn chosen(policy: &Policy, destination: [u8; 4]) -> Option<u64> {
+        chosen_by(policy, destination, 0)
+    }
+
+    fn chosen_by(policy: &Policy, destination: [u8; 4], worker: usize) -> Option<u64> {
         let facts = Facts {
             source: [10, 0, 0, 1].into(),
             destination: destination.into(),
@@ -341,7 +379,7 @@ mod tests {
             ])
             .unwrap()
         };
-        policy.outbound(&facts).map(|entry| entry.child)
+        policy.outbound(&facts, worker).map(|entry| entry.child)
     }
 
     /// The newest that fits, however it is found: the same as looking at all of them.
@@ -399,6 +437,58 @@ mod tests {
         assert!(policy.outbound.lengths.load().is_empty());
         // Nothing keeps one that was taken out.
         assert!(all.iter().all(is_drained));
+    }
+
+    /// B21: each worker has its own of those for the same traffic, and the first as long as it has none;
+    /// other SAs do not come in between, however many there are.
+    #[test]
+    fn each_worker_sends_through_its_own_sa() {
+        for others in [0, 50] {
+            let policy = Policy::default();
+            for n in 0..others {
+                policy.add_outbound(&outbound(
+                    1000 + n,
+                    range([11, 0, n as u8, 0], [11, 0, n as u8, 255]),
+                ));
+            }
+            let to = || {
+                vec![(
+                    range([0; 4], [255; 4]),
+                    range([10, 2, 0, 0], [10, 2, 255, 255]),
+                )]
+            };
+            let share = |group, worker| Some(Share { group, worker });
+            let by_workers = |policy: &Policy| -> Vec<_> {
+                let workers = 0..4;
+                workers
+                    .map(|worker| chosen_by(policy, [10, 2, 0, 1], worker).unwrap_or(0))
+                    .collect()
+            };
+            policy.add_outbound(&shared(1, to(), share(7, 0)));
+            assert_eq!(by_workers(&policy), [1, 1, 1, 1]);
+            policy.add_outbound(&shared(2, to(), share(7, 1)));
+            policy.add_outbound(&shared(3, to(), share(7, 3)));
+            // Of a peer with more workers than we have: nobody sends through it.
+            policy.add_outbound(&shared(4, to(), share(7, 9)));
+            assert_eq!(by_workers(&policy), [1, 2, 1, 3]);
+            // Rekeyed, and its predecessor gone.
+            policy.add_outbound(&shared(5, to(), share(7, 1)));
+            assert_eq!(by_workers(&policy), [1, 5, 1, 3]);
+            policy.remove_outbound(2).unwrap();
+            assert_eq!(by_workers(&policy), [1, 5, 1, 3]);
+            // One of another configuration for the same traffic is newer: it takes over as a whole.
+            policy.add_outbound(&shared(6, to(), None));
+            assert_eq!(by_workers(&policy), [6, 6, 6, 6]);
+            policy.add_outbound(&shared(8, to(), share(8, 0)));
+            policy.add_outbound(&shared(9, to(), share(8, 2)));
+            assert_eq!(by_workers(&policy), [8, 8, 9, 8]);
+            for gone in [6, 8, 9] {
+                policy.remove_outbound(gone).unwrap();
+            }
+            // Without the first one, better another worker's than none.
+            policy.remove_outbound(1).unwrap();
+            assert_eq!(by_workers(&policy), [5, 5, 5, 5]);
+        }
     }
 
     fn address(v6: bool, host: u16) -> IpAddr {
@@ -489,7 +579,7 @@ mod tests {
             let compare = |linear: &[Arc<OutboundEntry>]| {
                 for facts in &packets {
                     let by_hand = linear.iter().rev().find(|entry| entry.takes(facts));
-                    let found = policy.outbound(facts);
+                    let found = policy.outbound(facts, 0);
                     prop_assert_eq!(
                         found.map(|entry| entry.child),
                         by_hand.map(|entry| entry.child),

@@ -14,13 +14,14 @@ use crate::prerequisites::{BUILD, END_TO_END, NETWORK, PEER_PLUGINS, VIRTUAL_MAC
 use crate::run;
 
 /// Test files with strongSwan.
-const WITH_STRONGSWAN: [&str; 12] = [
+const WITH_STRONGSWAN: [&str; 13] = [
     "ike_load",
     "interop_certificates",
     "interop_eap",
     "interop_fragments",
     "interop_ikev1",
     "interop_ml_kem",
+    "interop_mobike",
     "interop_nat",
     "interop_pools",
     "interop_ppk",

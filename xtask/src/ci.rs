@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `cargo ci`: everything that must hold before a change goes in. Each step is timed; all are tried.
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use anyhow::Result;
 
 use crate::demo::path_with_sbin;
 use crate::prerequisites::{BUILD, END_TO_END, NETWORK, PEER_PLUGINS, ensure};
-use crate::{deny, dpdk, instructions, peers, regs, rtl, run, vm};
+use crate::{deny, dpdk, instructions, peers, python, regs, rtl, run, vm};
 
 /// The package whose tests make networks.
 const NETWORK_TESTS: &str = "tests";
@@ -22,7 +23,8 @@ type Step = (&'static str, fn() -> Result<()>);
 const STEPS: &[Step] = &[
     ("prerequisites", || {
         ensure(&[BUILD, NETWORK, END_TO_END], PEER_PLUGINS)?;
-        peers::libreswan().map(drop)
+        peers::libreswan()?;
+        scapy().map(drop)
     }),
     ("format", || {
         run::succeed(run::cargo().args(["fmt", "--all", "--check"]))
@@ -114,8 +116,15 @@ fn dpdk_step() -> Result<()> {
     dpdk::run().map(drop)
 }
 
+/// A Python with scapy, for tests that ask it for its opinion.
+fn scapy() -> Result<PathBuf> {
+    let requirements = run::workspace().join("tests/scapy/requirements.txt");
+    Ok(python::environment("scapy", &requirements)?.join("bin/python"))
+}
+
 fn tests() -> Result<()> {
     let mut command = test_command(run::cargo());
+    command.env("ESPLANADE_PYTHON", scapy()?);
     run::succeed(command.args(["--workspace", "--exclude", NETWORK_TESTS, "--locked"]))
 }
 
@@ -134,6 +143,7 @@ fn cache_models() -> Result<()> {
 
 fn network_tests() -> Result<()> {
     let mut command = test_command(cargo_with_networks());
+    command.env("ESPLANADE_PYTHON", scapy()?);
     // They wait for peers and timers far more than they compute; `.config/nextest.toml` has who runs alone.
     let at_a_time = NETWORK_TESTS_AT_A_TIME.to_string();
     if command.get_args().any(|argument| argument == "nextest") {

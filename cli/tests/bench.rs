@@ -95,6 +95,41 @@ fn every_backend_measures_every_ptest() {
 }
 
 #[test]
+fn the_cryptography_alone_is_measured_where_an_engine_has_it() {
+    let found = report(
+        &[
+            "--backend=software,sim,qat",
+            "--level=crypto,packet",
+            "--aead-op=encrypt,decrypt",
+            "--buffer-sz=64,1420",
+            "--burst-sz=8",
+            "--total-ops=64",
+            "--repeats=1",
+        ],
+        0,
+    );
+    let cells = found["cells"].as_array().unwrap();
+    let of = |name| cells.iter().filter(|cell| cell["backend"] == name).count();
+    let names = [
+        "software",
+        "software-crypto",
+        "qat",
+        "qat-crypto",
+        "sim",
+        "sim-crypto",
+    ];
+    assert_eq!(names.map(of), [4, 4, 4, 4, 4, 0]);
+    // The card has whole ESP only, and says so.
+    let absent = found["absent"].as_array().unwrap();
+    let said = |why: &Value| why.as_str().is_some_and(|why| why.contains("CRYPTO"));
+    assert_eq!(
+        absent.iter().filter(|why| said(why)).count(),
+        4,
+        "{absent:?}"
+    );
+}
+
+#[test]
 fn every_packet_of_every_suite_is_right_both_ways() {
     let found = report(
         &[

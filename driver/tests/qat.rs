@@ -50,6 +50,7 @@ fn check_rest(report: &conformance::Report) {
     assert!(report.round_trips > 3000);
     assert!(report.refusals > 5000);
     assert!(report.gathered > 1000);
+    assert!(report.crypto > 600, "{report:?}");
 }
 
 #[test]

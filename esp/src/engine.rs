@@ -116,6 +116,7 @@ impl SoftwareEngine {
                 | Features::UDP_ENCAPSULATION
                 | Features::EXPLICIT_NUMBERING
                 | Features::LIFETIMES
+                | Features::CRYPTO
                 | Features::SOFTWARE,
             replay_window_max: WINDOW_MAX,
             max_sas: config.max_sas,

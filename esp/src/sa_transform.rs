@@ -5,7 +5,7 @@ use esp_aead::KeyError;
 use esp_framing::framing::Located;
 
 use offload_api::queue::Status;
-use offload_api::sa::{Direction, OuterHeaders, Protocol, SaParams};
+use offload_api::sa::{Direction, Mode, OuterHeaders, Protocol, SaParams};
 
 use crate::ah::{AhTransform, IcvContext};
 use crate::cipher::CipherContext;
@@ -68,6 +68,15 @@ impl SaTransform {
     pub(crate) fn aead(&self) -> Option<&Transform> {
         match self {
             Self::Esp(esp) => Some(esp).filter(|esp| esp.is_aead()),
+            Self::Ah(_) => None,
+        }
+    }
+
+    /// The transform of an SA that has its cryptography done and nothing else.
+    #[inline]
+    pub(crate) fn crypto(&self) -> Option<&Transform> {
+        match self {
+            Self::Esp(esp) => Some(esp).filter(|esp| esp.mode() == Mode::Crypto),
             Self::Ah(_) => None,
         }
     }

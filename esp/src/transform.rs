@@ -8,10 +8,10 @@
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use esp_aead::{Key, KeyError, Packet};
+use esp_aead::{Key, KeyError, Packet, TAG};
 use esp_framing::framing::{Framing, wipe};
 
-use offload_api::queue::Status;
+use offload_api::queue::{Explicit, Status};
 use offload_api::sa::{Direction, KeyMaterial, Mode, OuterHeaders, SaParams, Spi, Suite};
 use offload_api::wire::esp::Header;
 
@@ -67,6 +67,7 @@ impl Transform {
     }
 
     /// The SA's mode.
+    #[inline]
     pub fn mode(&self) -> Mode {
         self.framing.mode()
     }
@@ -207,6 +208,7 @@ impl Transform {
                 let start = self.framing.frame(sequence, iv, packet)?;
                 packet.packet().get_mut(start..)
             }
+            Mode::Crypto => return self.frame_crypto(sequence, packet),
         };
         let esp = esp.ok_or(Status::NoSpace)?;
         // What was just written is not read again: a load waits for the stores that it spans.
@@ -219,6 +221,36 @@ impl Transform {
             None => head[Header::LEN..].copy_from_slice(&sequence.to_be_bytes()),
         }
         self.to_aead(esp, head, sequence).ok_or(Status::NoSpace)
+    }
+
+    /// As [`frame_aead`](Self::frame_aead), of a packet that is framed already.
+    ///
+    /// # Errors
+    /// [`Status::NoSpace`] or [`Status::BadLength`].
+    #[inline(always)]
+    pub(crate) fn frame_crypto<'data>(
+        &'data self,
+        sequence: u64,
+        packet: &'data mut impl PacketBuffer,
+    ) -> Result<Packet<'data>, Status> {
+        let esp = packet.grow(0, TAG).ok_or(Status::NoSpace)?;
+        let head = *esp.first_chunk().ok_or(Status::BadLength)?;
+        self.to_aead(esp, head, sequence).ok_or(Status::BadLength)
+    }
+
+    /// The full number of a packet in [`Mode::Crypto`], sealed or not; `given` came with it.
+    ///
+    /// # Errors
+    /// As [`Framing::locate_crypto`]'s.
+    #[inline(always)]
+    pub(crate) fn locate_crypto(
+        &self,
+        packet: &[u8],
+        len: usize,
+        given: Option<Explicit>,
+    ) -> Result<u64, Status> {
+        let given = given.map(|explicit| explicit.sequence);
+        self.framing.locate_crypto(packet, len, given)
     }
 
     /// What the AEAD's burst opens of an inbound packet.

@@ -35,6 +35,7 @@ fn conforms(threads: usize) {
     assert_eq!(report.further, 2 * 34 * 8 + (11 * (5 + 5 + 4) + 5) * 2 * 12);
     assert!(report.refusals > 6000);
     assert!(report.gathered > 1000);
+    assert!(report.crypto > 600, "{report:?}");
 }
 
 #[test]

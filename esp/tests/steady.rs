@@ -19,7 +19,9 @@ use proptest::prelude::*;
 
 /// Packets that the engine takes together.
 const TOGETHER: usize = 32;
-const SAS: usize = 6;
+const SAS: usize = 8;
+/// These have their cryptography alone done; the second with limits.
+const CRYPTO: std::ops::RangeInclusive<usize> = 6..=7;
 
 /// SAs that differ in all that a burst looks at.
 fn params(direction: Direction, sa: usize) -> SaParams {
@@ -50,22 +52,30 @@ fn params(direction: Direction, sa: usize) -> SaParams {
         destination_port: 4501,
     };
     SaParams {
-        mode: if sa == 5 {
-            Mode::Transport
-        } else {
-            Mode::Tunnel
+        mode: match sa {
+            5 => Mode::Transport,
+            _ if CRYPTO.contains(&sa) => Mode::Crypto,
+            _ => Mode::Tunnel,
         },
-        esn: sa != 4,
-        numbering: Numbering::Granted(outbound.then_some(Grant {
-            first,
-            // One has less than a burst may want, one ends with its space.
-            last: match sa {
-                1 => 9,
-                4 => u64::from(u32::MAX),
-                _ => 1 << 20,
-            },
-        })),
-        replay_window: if outbound { 0 } else { 64 },
+        esn: sa != 4 && !CRYPTO.contains(&sa),
+        numbering: if outbound && CRYPTO.contains(&sa) {
+            Numbering::Explicit
+        } else {
+            Numbering::Granted(outbound.then_some(Grant {
+                first,
+                // One has less than a burst may want, one ends with its space.
+                last: match sa {
+                    1 => 9,
+                    4 => u64::from(u32::MAX),
+                    _ => 1 << 20,
+                },
+            }))
+        },
+        replay_window: if outbound || CRYPTO.contains(&sa) {
+            0
+        } else {
+            64
+        },
         outer: match sa {
             0 | 4 => Some(four),
             2 => Some(outer([0x20; 16], [0x21; 16], Some(udp))),
@@ -76,7 +86,7 @@ fn params(direction: Direction, sa: usize) -> SaParams {
             _ => None,
         },
         lifetimes: match sa {
-            3 => Lifetimes {
+            3 | 7 => Lifetimes {
                 soft: packets_of(5),
                 hard: packets_of(11),
             },
@@ -208,6 +218,19 @@ fn inner(v4: bool, len: usize, flaw: u8) -> Vec<u8> {
     packet
 }
 
+/// ESP header, IV and what is to be enciphered, mostly of a length that can be.
+fn framed(sa: usize, packet: Vec<u8>) -> Vec<u8> {
+    let mut framed = (0x1000 + sa as u32).to_be_bytes().to_vec();
+    framed.extend((packet.len() as u32).to_be_bytes());
+    framed.extend([9; 8]);
+    framed.extend(packet);
+    if !framed.len().is_multiple_of(5) {
+        framed.truncate(framed.len() & !3);
+    }
+    framed.truncate(384);
+    framed
+}
+
 fn packets() -> impl Strategy<Value = Vec<(usize, Vec<u8>)>> {
     // Runs of an SA, and packets that are mostly in order.
     let packet = (any::<bool>(), 0..200usize, 0..40u8);
@@ -215,7 +238,11 @@ fn packets() -> impl Strategy<Value = Vec<(usize, Vec<u8>)>> {
     proptest::collection::vec(run, 1..8).prop_map(|runs| {
         let each = |(sa, packets): (usize, Vec<_>)| {
             let packets = packets.into_iter();
-            packets.map(move |(v4, len, flaw)| (sa, inner(v4, len, flaw)))
+            let packets = packets.map(move |(v4, len, flaw)| (sa, inner(v4, len, flaw)));
+            packets.map(|(sa, packet)| match CRYPTO.contains(&sa) {
+                true => (sa, framed(sa, packet)),
+                false => (sa, packet),
+            })
         };
         runs.into_iter().flat_map(each).collect()
     })

@@ -59,6 +59,7 @@ impl Capabilities {
             (sa.esn, Features::ESN),
             (sa.mode == Mode::Tunnel, Features::TUNNEL),
             (sa.mode == Mode::Transport, Features::TRANSPORT),
+            (sa.mode == Mode::Crypto, Features::CRYPTO),
             (sa.outer.is_some(), Features::OUTER_HEADERS),
             (ipv6, Features::OUTER_IPV6),
             (udp, Features::UDP_ENCAPSULATION),
@@ -109,5 +110,7 @@ bitflags! {
         /// It ciphers and hashes, and knows no SA: what else ESP wants is done by this host, by the
         /// driver (`hw_offload = crypto`).
         const LOOKASIDE = 1 << 16;
+        /// The cryptography alone ([`Mode::Crypto`]).
+        const CRYPTO = 1 << 17;
     }
 }

@@ -12,6 +12,7 @@
 )]
 
 mod ah;
+mod crypto;
 mod gather;
 mod known_answers;
 mod lifetimes;
@@ -56,6 +57,8 @@ pub struct Report {
     /// Packets of [`Suite::further`](crate::sa::Suite::further) that were sealed to the octets of an
     /// independent implementation, opened, or sealed and opened again. An engine without has none.
     pub further: u64,
+    /// Packets that had their cryptography alone done, sealed or opened. An engine without has none.
+    pub crypto: u64,
 }
 
 /// Runs the whole suite. `make` gives a fresh engine each time, with no SA and no queue; the engine
@@ -65,7 +68,7 @@ pub struct Report {
 /// With the promise that is broken.
 pub fn run(make: &dyn Fn() -> Arc<dyn Accelerator>) -> Report {
     let mut report = Report::default();
-    let sections: [fn(&mut rig::Rig, &mut Report); 11] = [
+    let sections: [fn(&mut rig::Rig, &mut Report); 12] = [
         sas::run,
         known_answers::run,
         round_trips::run,
@@ -76,6 +79,7 @@ pub fn run(make: &dyn Fn() -> Arc<dyn Accelerator>) -> Report {
         queues::run,
         gather::run,
         ah::run,
+        crypto::run,
         sas::reset,
     ];
     for section in sections {

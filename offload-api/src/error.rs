@@ -79,6 +79,14 @@ pub enum InvalidSa {
         /// Outer destination.
         to: IpAddr,
     },
+    /// Something beside the cryptography, of an SA in [`Mode::Crypto`](crate::sa::Mode::Crypto).
+    #[error(
+        "with the cryptography alone {what} would be nobody's to see to: leave it out, and do it"
+    )]
+    BeyondCrypto {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// AH authenticates the addresses that a NAT changes (RFC 3948 §1, RFC 4302 §3.3.3.1).
     #[error("AH does not go in UDP: it authenticates what a NAT changes; use ESP")]
     AhInUdp,

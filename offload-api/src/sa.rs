@@ -24,7 +24,7 @@ pub struct SaParams {
     pub spi: Spi,
     /// Which way the packets go.
     pub direction: Direction,
-    /// Tunnel or transport (RFC 4303 §3.1).
+    /// Tunnel or transport (RFC 4303 §3.1), or the cryptography alone.
     pub mode: Mode,
     /// Protocol, encryption and integrity algorithms.
     pub suite: Suite,
@@ -90,6 +90,9 @@ impl SaParams {
                 found: self.replay_window,
             });
         }
+        if self.mode == Mode::Crypto {
+            return self.validate_crypto();
+        }
         if self.direction == Direction::Inbound && self.esn && self.replay_window == 0 {
             return Err(InvalidSa::EsnWithoutWindow);
         }
@@ -116,6 +119,26 @@ impl SaParams {
             }
         }
         Ok(())
+    }
+}
+
+impl SaParams {
+    /// What would be somebody's to do whom there is not.
+    fn validate_crypto(&self) -> Result<(), InvalidSa> {
+        let granted =
+            self.direction == Direction::Outbound && self.numbering != Numbering::Explicit;
+        let what = if self.suite.protocol() != Protocol::Esp {
+            "AH"
+        } else if granted {
+            "sequence numbers"
+        } else if self.replay_window != 0 || self.replay_state.is_some() {
+            "an anti-replay window"
+        } else if self.outer.is_some() {
+            "outer headers"
+        } else {
+            return Ok(());
+        };
+        Err(InvalidSa::BeyondCrypto { what })
     }
 }
 
@@ -156,13 +179,18 @@ pub enum Direction {
     Outbound,
 }
 
-/// RFC 4303 §3.1.
+/// RFC 4303 §3.1, and below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// A whole IP packet is carried.
     Tunnel,
     /// The payload of an IP packet is carried, its header stays.
     Transport,
+    /// The cryptography alone, for who does ESP's protocol itself. Going out, the frame holds ESP header,
+    /// IV, and what is to be enciphered, padding and trailer in it; the ICV is added. Coming in, it holds
+    /// an ESP packet, and is left with header, IV and what was deciphered. The engine numbers nothing and
+    /// knows no window: that no IV comes twice under a key, and no packet, is its caller's to see to.
+    Crypto,
 }
 
 /// The keys of one SA. Zeroed when dropped; never shown.

@@ -34,6 +34,16 @@ impl fmt::Display for Ptest {
     }
 }
 
+/// How much of ESP is the engine's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Level {
+    /// All of it, in tunnel mode.
+    #[default]
+    Packet,
+    /// The cryptography alone: packets come with header, IV and trailer.
+    Crypto,
+}
+
 /// Sizes of packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sizes {
@@ -121,7 +131,9 @@ pub struct Case {
     pub suite: Suite,
     /// Whether packets are sealed or opened.
     pub direction: Direction,
-    /// Octets of packets in the clear.
+    /// How much of ESP is the engine's.
+    pub level: Level,
+    /// Octets of packets in the clear; with the cryptography alone, of what is enciphered.
     pub sizes: Sizes,
     /// Packets of a burst.
     pub burst: usize,

@@ -12,7 +12,7 @@ use offload_api::queue::{Done, Status};
 use offload_api::sa::{Direction, SaHandle};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::case::{Case, Ptest};
+use crate::case::{Case, Level, Ptest};
 use crate::cycles;
 use crate::packet;
 use crate::reference::Reference;
@@ -102,11 +102,22 @@ impl Prepared {
             let (mut sas, mut references) = (Vec::new(), Vec::new());
             for sa in 0..case.sas {
                 let number = first + (lane * case.sas + sa) as u32;
-                let params = packet::sa(case.direction, case.suite, number);
+                let params = packet::sa_at(case.level, case.direction, case.suite, number);
                 sas.push(engine.install(&params)?);
                 references.push(Reference::new(&params)?);
             }
-            let plain = sizes.iter().map(|size| packet::inner(*size));
+            // With the cryptography alone a lane has one SA, whose header all its packets have.
+            let header = packet::sa_at(
+                case.level,
+                case.direction,
+                case.suite,
+                first + (lane * case.sas) as u32,
+            );
+            let plain = sizes.iter().map(|size| match (case.level, case.direction) {
+                (Level::Packet, _) => packet::inner(*size),
+                (Level::Crypto, Direction::Outbound) => packet::framed(&header, *size),
+                (Level::Crypto, Direction::Inbound) => packet::inner(size.saturating_sub(2)),
+            });
             let packets = match case.direction {
                 Direction::Outbound => plain.collect(),
                 Direction::Inbound => {

@@ -3,7 +3,13 @@
 
 use offload_api::frame::Frame;
 use offload_api::queue::Op;
-use offload_api::sa::{Direction, Grant, KeyMaterial, Numbering, SaHandle, SaParams, Spi, Suite};
+use offload_api::sa::{
+    Direction, Grant, KeyMaterial, Mode, Numbering, SaHandle, SaParams, Spi, Suite,
+};
+use offload_api::wire::esp::Header;
+use offload_api::wire::ip::PROTOCOL_IPV4;
+
+use crate::case::Level;
 
 /// Octets of an IPv4 header: the least that a packet has.
 pub const LEAST: usize = 20;
@@ -40,6 +46,34 @@ pub fn sa(direction: Direction, suite: Suite, number: u32) -> SaParams {
             KeyMaterial::from_keymat(suite, &key, &integrity_key).expect("lengths are the suite's"),
         )
     }
+}
+
+/// As [`sa`], of which so much is the engine's.
+pub fn sa_at(level: Level, direction: Direction, suite: Suite, number: u32) -> SaParams {
+    let sa = sa(direction, suite, number);
+    match (level, direction) {
+        (Level::Packet, _) => sa,
+        (Level::Crypto, Direction::Inbound) => SaParams {
+            mode: Mode::Crypto,
+            ..sa
+        },
+        (Level::Crypto, Direction::Outbound) => SaParams {
+            mode: Mode::Crypto,
+            esn: false,
+            numbering: Numbering::Explicit,
+            ..sa
+        },
+    }
+}
+
+/// ESP header, IV, and so many octets to be enciphered: an IPv4 packet that takes no padding, and its
+/// trailer (RFC 4303 §2.4).
+pub fn framed(sa: &SaParams, len: usize) -> Vec<u8> {
+    let mut octets = sa.spi.value().to_be_bytes().to_vec();
+    octets.resize(Header::LEN + sa.suite.iv_len(), 1);
+    octets.extend(inner(len.saturating_sub(2)));
+    octets.extend([0, PROTOCOL_IPV4]);
+    octets
 }
 
 /// An IPv4 packet of `len` octets, [`LEAST`] at least.

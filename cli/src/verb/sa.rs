@@ -311,7 +311,7 @@ fn sa_json(sa: &CacheRecord, clock: &Clock) -> Json {
         "direction": direction(entry.direction),
         "name": entry.name.as_str(),
         "owner": entry.owner,
-        "mode": match entry.mode { Mode::Tunnel => "tunnel", Mode::Transport => "transport" },
+        "mode": match entry.mode { Mode::Tunnel => "tunnel", Mode::Transport => "transport", Mode::Crypto => "crypto" },
         "source": address(entry.source),
         "destination": address(entry.destination),
         "udp": entry.udp.map(|udp| json!({

@@ -105,6 +105,7 @@ fn capabilities(life: &Life) -> Capabilities {
         | Features::UDP_ENCAPSULATION
         | Features::EXPLICIT_NUMBERING
         | Features::LIFETIMES
+        | Features::CRYPTO
         | Features::LOOKASIDE;
     features.set(Features::INTERRUPTS, life.interrupts());
     Capabilities {

@@ -14,7 +14,7 @@ use offload_api::device::Counters;
 use offload_api::error::{DeviceError, OpenQueueError};
 use offload_api::frame::Frame;
 use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
-use offload_api::sa::{Direction, SaHandle};
+use offload_api::sa::{Direction, Mode, SaHandle};
 
 use super::extra::{OWN, Work};
 use super::life::Life;
@@ -366,7 +366,19 @@ fn start(
     if op.frame.is_chained() && !op.frame.pull_up(HEADERS) {
         return Err((op, Status::BadGather));
     }
+    let crypto = session.framing.mode() == Mode::Crypto;
     let placed = match session.framing.direction() {
+        _ if crypto => {
+            let given = op.explicit.map(|explicit| explicit.sequence);
+            let found = session.framing.locate_crypto(&op.frame, inner_len, given);
+            found.and_then(|sequence| {
+                entry.state().check_hard(now)?;
+                if session.framing.direction() == Direction::Outbound {
+                    session.framing.frame(sequence, None, &mut op.frame)?;
+                }
+                Ok((sequence, 0))
+            })
+        }
         Direction::Outbound => {
             let numbered = entry.state().next_outbound(op.explicit, now);
             numbered.and_then(|(sequence, given)| {
@@ -511,7 +523,7 @@ fn conclude(
     let mut state = entry.state();
     // Those before it in the burst may have reached a limit.
     state.check_hard(now)?;
-    if inbound {
+    if inbound && session.framing.mode() != Mode::Crypto {
         state.accept_inbound(place.sequence)?;
     }
     let status = state.count(place.sequence, octets, now);

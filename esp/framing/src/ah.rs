@@ -92,6 +92,8 @@ impl AhFraming {
             Mode::Tunnel => self.frame_tunnel(sequence, &facts, packet),
             // RFC 4302 §3.3.4: AH in transport mode applies to whole datagrams only.
             Mode::Transport if facts.fragment => Err(Status::Fragment),
+            // Refused at installation.
+            Mode::Crypto => Err(Status::SaInvalid),
             Mode::Transport => {
                 let len = self.header_len(facts.source.is_ipv4());
                 let at = facts.esp_offset;
@@ -233,6 +235,8 @@ impl AhFraming {
         let (len, next_header) = (header.whole_len(), header.next_header);
         let payload = octets.get(at + len..).ok_or(Status::BadLength)?;
         match self.mode {
+            // Refused at installation.
+            Mode::Crypto => Err(Status::SaInvalid),
             Mode::Tunnel => {
                 if !matches!(next_header, PROTOCOL_IPV4 | PROTOCOL_IPV6) {
                     return Err(Status::BadNextHeader);

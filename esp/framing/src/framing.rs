@@ -178,6 +178,7 @@ impl Framing {
     /// (RFC 3602 §2.1). DES takes the first eight of them.
     pub fn random_iv_len(&self) -> usize {
         match self.suite.cipher() {
+            _ if self.mode == Mode::Crypto => 0,
             Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
             Cipher::TripleDesCbc | Cipher::DesCbc => 16,
             _ => 0,
@@ -204,6 +205,46 @@ impl Framing {
         match self.mode {
             Mode::Tunnel => self.frame_tunnel(sequence, iv, packet),
             Mode::Transport => self.frame_transport(sequence, iv, packet),
+            Mode::Crypto => self.frame_crypto(packet),
+        }
+    }
+
+    /// Of what is framed already: room for the ICV.
+    fn frame_crypto(&self, packet: &mut impl PacketBuffer) -> Result<usize, Status> {
+        let grown = packet.grow_back(self.icv_len);
+        grown.map(|_| 0).ok_or(Status::NoSpace)
+    }
+
+    /// The full number of a packet in [`Mode::Crypto`], sealed or not: an extended one comes with the
+    /// operation, and any other must not.
+    ///
+    /// # Errors
+    /// [`Status::BadLength`], [`Status::OuterMismatch`] for another SPI, or [`Status::WrongNumbering`].
+    #[inline(always)]
+    pub fn locate_crypto(
+        &self,
+        packet: &[u8],
+        len: usize,
+        given: Option<u64>,
+    ) -> Result<u64, Status> {
+        let seals = self.direction == Direction::Outbound;
+        let header = packet.first_chunk().ok_or(Status::BadLength)?;
+        let [spi, low] = [
+            (u64::from_be_bytes(*header) >> 32) as u32,
+            u64::from_be_bytes(*header) as u32,
+        ];
+        if spi != self.spi.value() {
+            return Err(Status::OuterMismatch);
+        }
+        let around = Header::LEN + self.iv_len + if seals { 0 } else { self.icv_len };
+        match len.checked_sub(around) {
+            Some(body) if body & (self.alignment - 1) == 0 => {}
+            _ => return Err(Status::BadLength),
+        }
+        match given {
+            None if !self.esn => Ok(low.into()),
+            Some(sequence) if self.esn && sequence as u32 == low => Ok(sequence),
+            _ => Err(Status::WrongNumbering),
         }
     }
 
@@ -482,6 +523,10 @@ impl Framing {
     ) -> Result<u8, Status> {
         let from = located.esp + Header::LEN + self.iv_len;
         let len = packet.packet_len();
+        if self.mode == Mode::Crypto {
+            packet.truncate(len.checked_sub(self.icv_len).ok_or(Status::BadLength)?);
+            return Ok(0);
+        }
         let plain_len = len
             .checked_sub(from + self.icv_len)
             .ok_or(Status::BadLength)?;
@@ -530,6 +575,8 @@ impl Framing {
                 patch_ip_header(packet.packet(), len, facts.protocol_field, next_header)?;
                 Ok(next_header)
             }
+            // Its trailer is its caller's.
+            Mode::Crypto => Ok(0),
         }
     }
 }

@@ -198,6 +198,12 @@ impl SaState {
         self.cursor.take(count).map(|(first, _)| first)
     }
 
+    /// Whether its lifetimes have any limit.
+    #[inline]
+    pub fn is_limited(&self) -> bool {
+        self.limited
+    }
+
     /// Counts packets without limits that were numbered [together](Self::next_numbers).
     #[inline]
     pub fn count_run(&mut self, last: u64, packets: u64, octets: u64) {

@@ -15,13 +15,25 @@ use crate::sa::{
 };
 
 pub(super) fn run(rig: &mut Rig, report: &mut Report) {
-    let read = |text| -> Vec<Value> { serde_json::from_str(text).expect("vectors") };
-    let vectors = read(include_str!("vectors/scapy.json"));
-    let further = read(include_str!("vectors/scapy-further.json"));
+    let [vectors, further] = FILES.map(read);
     known(rig, &vectors, report);
     let mut of_further = Report::default();
     known(rig, &further, &mut of_further);
     report.further += of_further.known_seals + of_further.known_opens;
+}
+
+const FILES: [&str; 2] = [
+    include_str!("vectors/scapy.json"),
+    include_str!("vectors/scapy-further.json"),
+];
+
+fn read(text: &str) -> Vec<Value> {
+    serde_json::from_str(text).expect("vectors")
+}
+
+/// All of them.
+pub(super) fn vectors() -> Vec<Value> {
+    FILES.map(read).concat()
 }
 
 fn known(rig: &mut Rig, vectors: &[Value], report: &mut Report) {
@@ -92,11 +104,11 @@ fn opens(rig: &mut Rig, vector: &Value, label: &str, report: &mut Report) {
     report.known_opens += 1;
 }
 
-fn octets(value: &Value) -> Vec<u8> {
+pub(super) fn octets(value: &Value) -> Vec<u8> {
     hex::decode(value.as_str().unwrap()).unwrap()
 }
 
-fn sa(vector: &Value, direction: Direction) -> SaParams {
+pub(super) fn sa(vector: &Value, direction: Direction) -> SaParams {
     let suite = Suite::from_name(vector["suite"].as_str().unwrap()).unwrap();
     let headers = |source: &str, destination: &str, udp| OuterHeaders {
         source: source.parse::<IpAddr>().unwrap(),

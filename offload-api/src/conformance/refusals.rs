@@ -232,7 +232,7 @@ fn unfit_for_sealing(rig: &mut Rig, report: &mut Report) {
         let status = match mode {
             // RFC 4303 §3.3.4: a tunnel carries fragments, transport mode does not.
             Mode::Tunnel => Status::Ok,
-            Mode::Transport => Status::Fragment,
+            Mode::Transport | Mode::Crypto => Status::Fragment,
         };
         assert_eq!(rig.status(seal, &fragment), status, "{mode:?}");
         report.refusals += u64::from(!status.is_ok());

@@ -146,7 +146,7 @@ fn round_trip(rig: &mut Rig, suite: Suite, shape: &Shape, esn: bool, report: &mu
     let next_header = match (shape.mode, shape.inner_ipv6) {
         (Mode::Tunnel, false) => PROTOCOL_IPV4,
         (Mode::Tunnel, true) => PROTOCOL_IPV6,
-        (Mode::Transport, _) => protocol,
+        (Mode::Transport | Mode::Crypto, _) => protocol,
     };
     let opened = rig.each(open, &wire);
     for ((opened, plain), sequence) in opened.iter().zip(&plain).zip(first..) {
@@ -169,7 +169,7 @@ fn check_sealed(sealed: &[u8], plain: &[u8], sequence: u64, sa: &SaParams, label
     let inner_header = if plain[0] >> 4 == 6 { 40 } else { 20 };
     let (kept, payload) = match sa.mode {
         Mode::Tunnel => (0, plain),
-        Mode::Transport => (inner_header, &plain[inner_header..]),
+        Mode::Transport | Mode::Crypto => (inner_header, &plain[inner_header..]),
     };
     let mut at = kept;
     let udp = sa.outer.and_then(|outer| outer.udp);

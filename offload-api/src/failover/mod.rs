@@ -31,14 +31,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::cache::{CacheEntry, CacheWriter, InsertError, SaLabel};
-use crate::capability::Capabilities;
+use crate::capability::{Capabilities, Features};
 use crate::device::{Accelerator, AcceleratorInfo, Counters, Health};
-use crate::error::{DeviceError, InstallError, OpenQueueError, SaError};
+use crate::error::{DeviceError, InstallError, OpenQueueError, SaError, Unsupported};
 use crate::event::{Engine, Event};
 use crate::frame::FramePool;
 use crate::inline::Inline;
 use crate::queue::{QueueConfig, QueuePair};
-use crate::sa::{Amend, Numbering, OuterHeaders, SaHandle, SaParams, SaUsage};
+use crate::sa::{Amend, Mode, Numbering, OuterHeaders, SaHandle, SaParams, SaUsage};
 
 pub use ledger::NumberLedger;
 pub use reconcile::{Adopted, Reconciled};
@@ -194,6 +194,11 @@ impl Failover {
     ) -> Result<SaHandle, InstallError> {
         sa.validate()?;
         let shared = &*self.shared;
+        if sa.mode == Mode::Crypto {
+            // There would be nothing that a taker-over could go on with.
+            let feature = Features::CRYPTO;
+            return Err(Unsupported::Feature { feature }.into());
+        }
         let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let entry = CacheEntry::new(sa, &label.into(), since_1970.as_secs());
         // A caller that counted before (a restart) says so by its first grant.

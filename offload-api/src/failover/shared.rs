@@ -75,9 +75,11 @@ impl Shared {
             .as_ref()
             .is_some_and(|primary| primary.health() == Health::Ok);
         let mut capabilities = software.capabilities().clone();
+        // Whoever numbers packets itself keeps what a taker-over would need.
+        capabilities.features -= Features::CRYPTO;
         if let Some(primary) = &primary {
             let device = primary.capabilities();
-            capabilities.features |= device.features;
+            capabilities.features |= device.features - Features::CRYPTO;
             capabilities.features -= Features::SOFTWARE;
             capabilities.max_queues = capabilities.max_queues.min(device.max_queues);
             capabilities.max_depth = capabilities.max_depth.min(device.max_depth);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use bench_harness::case::Ptest;
+use bench_harness::case::{Level, Ptest};
 use bench_harness::report::Report;
 use driver::DeviceAddress;
 
@@ -56,6 +56,11 @@ pub(crate) struct Arguments {
     /// What to measure, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "throughput")]
     ptest: Vec<PtestName>,
+    /// How much of ESP is the engine's, separated by commas: `crypto` is the AEAD or cipher and hash alone,
+    /// through the same queue pair, and is told as a backend of its own. Sizes are those of what is
+    /// enciphered then.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "packet")]
+    level: Vec<LevelName>,
     #[command(flatten)]
     algorithms: Algorithms,
     /// Octets of packets in the clear: a list, or MIN:INC:MAX.
@@ -202,6 +207,21 @@ enum Operation {
     Encrypt,
     #[value(alias = "verify")]
     Decrypt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum LevelName {
+    Packet,
+    Crypto,
+}
+
+impl LevelName {
+    fn level(self) -> Level {
+        match self {
+            Self::Packet => Level::Packet,
+            Self::Crypto => Level::Crypto,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

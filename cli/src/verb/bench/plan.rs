@@ -2,7 +2,7 @@
 //! The grid: what the flags ask for, without what makes no sense.
 
 use anyhow::anyhow;
-use bench_harness::case::{Case, Sizes, operation};
+use bench_harness::case::{Case, Level, Sizes, operation};
 use bench_harness::packet::LEAST;
 use bench_harness::peers::{Peer, Question};
 use offload_api::sa::{Cipher, Direction, Integrity, Suite};
@@ -32,6 +32,8 @@ pub(super) fn make(arguments: &Arguments) -> Result<Plan, Failure> {
     backends.dedup();
     let suites = suites(&arguments.algorithms)?;
     let directions = directions(&arguments.algorithms);
+    let mut levels: Vec<Level> = arguments.level.iter().map(|level| level.level()).collect();
+    levels.dedup();
     let sizes = sizes(arguments)?;
     let mut cases = Vec::new();
     let tunnels = arguments.ptest.contains(&PtestName::Tunnel);
@@ -41,7 +43,10 @@ pub(super) fn make(arguments: &Arguments) -> Result<Plan, Failure> {
         .filter(|ptest| **ptest != PtestName::Tunnel);
     for ptest in engines {
         for (engine, _) in backends.iter().enumerate() {
-            for &suite in &suites {
+            for (&level, &suite) in levels
+                .iter()
+                .flat_map(|level| suites.iter().map(move |suite| (level, suite)))
+            {
                 for &direction in &directions {
                     for &cores in &arguments.cores.0 {
                         let queues = arguments
@@ -56,6 +61,7 @@ pub(super) fn make(arguments: &Arguments) -> Result<Plan, Failure> {
                                         ptest: ptest.ptest(),
                                         suite,
                                         direction,
+                                        level,
                                         sizes: sizes.clone(),
                                         burst,
                                         queues,

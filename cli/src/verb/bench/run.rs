@@ -6,9 +6,10 @@ use std::io::IsTerminal;
 use std::time::{Duration, SystemTime};
 
 use anyhow::anyhow;
-use bench_harness::case::{Case, operation};
+use bench_harness::case::{Case, Level, Ptest, operation};
 use bench_harness::machine::Machine;
 use bench_harness::measure::{Options, Prepared, processors, slot_size};
+use bench_harness::packet::LEAST;
 use bench_harness::peers::{Peer, Question};
 use bench_harness::report::{Cell, EngineInfo, FORMAT, Report, Samples};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -133,11 +134,18 @@ pub(super) fn measure(plan: &Plan, arguments: &Arguments) -> Result<Report, Fail
     } in running
     {
         let case = prepared.case();
-        let name = engines
-            .get(case.engine)
-            .map_or("", |engine| engine.backend.name());
+        let name = name(case, &engines);
+        if let Some(engine) = engines.get(case.engine)
+            && !infos.iter().any(|info| info.name == name)
+        {
+            let info = engine.info();
+            infos.push(EngineInfo {
+                name: name.clone(),
+                ..info
+            });
+        }
         if !samples.is_empty() {
-            cells.push(Cell::of_case(case, name, samples, arguments.seed));
+            cells.push(Cell::of_case(case, &name, samples, arguments.seed));
         }
     }
     for RunningPeer {
@@ -246,9 +254,24 @@ fn options(case: &Case, engine: &Engine, arguments: &Arguments) -> Options {
 /// Why an engine can't run a case.
 fn refusal(case: &Case, engine: &Engine, arguments: &Arguments) -> Option<String> {
     let capabilities = engine.accelerator.capabilities();
-    let sa = bench_harness::packet::sa(case.direction, case.suite, 0);
+    let sa = bench_harness::packet::sa_at(case.level, case.direction, case.suite, 0);
     if let Err(unsupported) = capabilities.check(&sa) {
         return Some(unsupported.to_string());
+    }
+    if case.level == Level::Crypto {
+        let unit = case.suite.alignment();
+        let fits = |size: &usize| size.is_multiple_of(unit) && *size > LEAST;
+        if !case.sizes.sequence().iter().all(fits) {
+            return Some(format!(
+                "what is enciphered has a multiple of {unit} octets, more than {LEAST}"
+            ));
+        }
+        if case.sas != 1 || case.ptest == Ptest::Verify {
+            return Some(
+                "with --level crypto there is one SA a queue pair, and no --ptest verify"
+                    .to_owned(),
+            );
+        }
     }
     if case.queues > usize::from(capabilities.max_queues) {
         return Some(format!("it has {} queue pairs", capabilities.max_queues));
@@ -268,10 +291,18 @@ fn refusal(case: &Case, engine: &Engine, arguments: &Arguments) -> Option<String
     (case.burst > depth).then(|| format!("a queue pair of it holds {depth} operations"))
 }
 
+/// The engine's name in the report.
+fn name(case: &Case, engines: &[Engine]) -> String {
+    let engine = engines.get(case.engine);
+    let name = engine.map_or("", |engine| engine.backend.name());
+    match case.level {
+        Level::Packet => name.to_owned(),
+        Level::Crypto => format!("{name}-crypto"),
+    }
+}
+
 fn describe(case: &Case, engines: &[Engine]) -> String {
-    let name = engines
-        .get(case.engine)
-        .map_or("", |engine| engine.backend.name());
+    let name = name(case, engines);
     let operation = operation(case.direction);
     let (ptest, suite, sizes, burst) = (case.ptest, case.suite, &case.sizes, case.burst);
     format!("{name} {ptest} {suite} {operation} {sizes} B, burst {burst}")

@@ -9,6 +9,7 @@ use arrayvec::ArrayVec;
 use esp_aead::{Packet, open_burst, seal_burst};
 use openssl::rand::rand_bytes;
 
+use esp_framing::framing::Located;
 use esp_framing::sa::SaState;
 use esp_framing::table::{Entry, StateGuard, event_of};
 use offload_api::queue::{Explicit, Op, Status};
@@ -335,6 +336,24 @@ fn prepare_one(
     if state.inner_len > MAX_PACKET {
         return Err(Status::BadLength);
     }
+    if let Some(transform) = entry.transform.crypto() {
+        sa.check_hard(now)?;
+        let head: &[u8] = if chained {
+            gathered.clear();
+            frame.gather(gathered);
+            gathered
+        } else {
+            frame
+        };
+        state.sequence = transform.locate_crypto(head, state.inner_len, op.explicit)?;
+        return Ok(match transform.direction() {
+            Direction::Outbound => Work::Seal,
+            Direction::Inbound => Work::Open(Located {
+                esp: 0,
+                sequence_low: state.sequence as u32,
+            }),
+        });
+    }
     match entry.transform.direction() {
         Direction::Outbound => {
             state.sequence = match op.explicit {
@@ -395,7 +414,7 @@ pub(super) fn admit(
         state.inner_len = op.frame.packet_len();
     }
     let mut admitted = sa.check_hard(now);
-    if inbound && admitted.is_ok() {
+    if inbound && admitted.is_ok() && entry.transform.crypto().is_none() {
         admitted = sa.accept_inbound(state.sequence);
     }
     match admitted {

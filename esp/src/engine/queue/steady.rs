@@ -9,10 +9,11 @@ use std::time::Instant;
 use arrayvec::ArrayVec;
 use esp_aead::{open_burst, seal_burst};
 
+use esp_framing::framing::Located;
 use esp_framing::sa::SaState;
 use esp_framing::table::{Entry, event_of};
 use offload_api::queue::{Op, Status};
-use offload_api::sa::{Direction, SaHandle};
+use offload_api::sa::{Direction, Mode, SaHandle};
 
 use super::burst::{BURST, List, Totals, admit};
 use super::{State, Work};
@@ -38,8 +39,11 @@ fn runs<'table>(ops: &[Op], table: &'table Table) -> Option<ArrayVec<Run<'table>
         let sa = ops.first()?.sa;
         let entry = table.entry(sa).ok()?;
         let transform = entry.transform.aead()?;
+        let crypto = transform.mode() == Mode::Crypto;
         let plain = |op: &Op| {
-            op.explicit.is_none() && !op.frame.is_chained() && op.frame.len() <= MAX_PACKET
+            (op.explicit.is_none() || crypto)
+                && !op.frame.is_chained()
+                && op.frame.len() <= MAX_PACKET
         };
         if !ops.iter().all(plain) {
             return None;
@@ -91,7 +95,10 @@ pub(super) fn run(
         let (mut seals, mut opens) = (List::new(), List::new());
         for (run, packets) in each(&mut runs, ops, states) {
             let mut sa = run.entry.state();
+            let crypto = run.transform.mode() == Mode::Crypto;
             match run.transform.direction() {
+                Direction::Outbound if crypto => take(run, &mut sa, packets, &mut seals, now),
+                Direction::Inbound if crypto => take(run, &mut sa, packets, &mut opens, now),
                 Direction::Outbound => frame(run, &mut sa, packets, &mut seals, now),
                 Direction::Inbound => locate(run, &mut sa, packets, &mut opens, now),
             }
@@ -189,6 +196,54 @@ fn frame<'burst, 'table: 'burst>(
             }
             Err(status) => refuse(sa, state, status),
         }
+    }
+}
+
+/// Takes packets that need nothing but the cipher.
+#[inline]
+fn take<'burst, 'table: 'burst>(
+    run: &mut Run<'table>,
+    sa: &mut SaState,
+    packets: impl Iterator<Item = (&'burst mut Op, &'burst mut State)>,
+    list: &mut List<'burst>,
+    now: Instant,
+) {
+    let transform = run.transform;
+    let seals = transform.direction() == Direction::Outbound;
+    run.counted = seals && !sa.is_limited();
+    let (mut last, mut count, mut octets) = (0, 0, 0);
+    for (op, state) in packets {
+        let len = op.frame.len();
+        state.inner_len = len;
+        let found = sa
+            .check_hard(now)
+            .and_then(|()| transform.locate_crypto(&op.frame, len, op.explicit));
+        let packet = found.and_then(|sequence| {
+            state.sequence = sequence;
+            let located = Located {
+                esp: 0,
+                sequence_low: sequence as u32,
+            };
+            if seals {
+                state.work = Work::Seal;
+                transform.frame_crypto(sequence, &mut op.frame)
+            } else {
+                state.work = Work::Open(located);
+                transform.packet_aead(located, sequence, &mut op.frame)
+            }
+        });
+        match packet {
+            Ok(packet) => {
+                last = last.max(state.sequence);
+                count += 1;
+                octets += len as u64;
+                list.push(packet);
+            }
+            Err(status) => refuse(sa, state, status),
+        }
+    }
+    if run.counted {
+        sa.count_run(last, count, octets);
     }
 }
 

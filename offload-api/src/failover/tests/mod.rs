@@ -291,6 +291,26 @@ fn schedule(seed: u64) -> Seen {
 }
 
 #[test]
+fn cryptography_alone_is_refused_where_numbers_must_be_kept() {
+    let bench = bench(1, 64);
+    assert!(
+        !bench
+            .both
+            .capabilities()
+            .features
+            .contains(Features::CRYPTO)
+    );
+    let sa = SaParams {
+        mode: Mode::Crypto,
+        replay_window: 0,
+        ..params(0x1000, Direction::Inbound)
+    };
+    let feature = Features::CRYPTO;
+    let refused = Err(InstallError::Unsupported(Unsupported::Feature { feature }));
+    assert_eq!(bench.both.install(&sa), refused);
+}
+
+#[test]
 fn the_laws_hold_over_a_thousand_random_schedules_of_deaths_and_returns() {
     let mut total = Seen::default();
     for seed in 1..=1500 {

@@ -38,7 +38,7 @@ for cell in run["one_core"]:
 for cell in run["cores"]:
     least = 1.7 if cell["sas"] == 1 else 1.9
     ratios = [one / two for one, two in (cell["seal_ns"], cell["open_ns"])]
-    print(f"{cell['sas']:4} SAs, {cell['size']} octets, bursts of {cell['burst']}: two cores"
+    print(f"{cell['sas']:4} SAs, {cell['size']} octets, bursts of {cell['burst']}, packets {cell['packets']}: two cores"
           f" {ratios[0]:.2f} (seal) and {ratios[1]:.2f} (open) times one: >= {least}: {bar(min(ratios) >= least)}")
 sys.exit(missed != 0)
 PY

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
+use std::collections::VecDeque;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,9 @@ struct Options {
     one_core: bool,
 }
 
+/// Bursts after which some megabytes have been written since: more than a core's own cache holds.
+const AHEAD: usize = 3;
+
 const SUITE: Suite = Suite::AES_128_GCM;
 
 fn params(direction: Direction, number: usize) -> SaParams {
@@ -81,7 +85,12 @@ struct Rig {
     sas: Vec<SaHandle>,
     ops: Vec<Op>,
     done: Vec<Done>,
+    /// The last burst's are behind.
     frames: Vec<Frame>,
+    /// Filled before, the earliest in front.
+    filled: VecDeque<Vec<Frame>>,
+    /// Bursts between filling and handing over.
+    ahead: usize,
     packets: Vec<Vec<u8>>,
 }
 
@@ -92,9 +101,11 @@ impl Rig {
         direction: Direction,
         sas: std::ops::Range<usize>,
         packets: Vec<Vec<u8>>,
+        ahead: usize,
     ) -> Self {
+        let frames = packets.len() * (ahead + 1);
         let pool = FramePool::new(FramePoolConfig {
-            slots: packets.len() as u32,
+            slots: frames as u32,
             ..FramePoolConfig::default()
         })
         .unwrap();
@@ -107,19 +118,32 @@ impl Rig {
             queue: engine.open_queue(&QueueConfig { depth }).unwrap(),
             ops: Vec::with_capacity(burst),
             done: Vec::with_capacity(burst),
-            frames: (0..burst).map(|_| pool.alloc().unwrap()).collect(),
+            frames: (0..frames).map(|_| pool.alloc().unwrap()).collect(),
+            filled: (0..=ahead).map(|_| Vec::with_capacity(burst)).collect(),
+            ahead: ahead + 1,
             packets,
         }
     }
 
-    /// A burst from hand-over to the last completion; filling the frames is not in it.
-    fn burst(&mut self) -> Duration {
-        let sas = self.sas.iter().cycle();
-        for ((mut frame, packet), &sa) in self.frames.drain(..).zip(&self.packets).zip(sas) {
+    /// A burst from hand-over to the last completion; filling the frames is not in it. Nothing as long as
+    /// none was filled long enough ago.
+    fn burst(&mut self) -> Option<Duration> {
+        let count = self.packets.len();
+        // Emptied by the burst before.
+        let mut set = self.filled.pop_front().unwrap();
+        for (mut frame, packet) in self.frames.drain(..count).zip(&self.packets) {
             assert!(frame.fill(packet));
-            self.ops.push(op(sa, frame));
+            set.push(frame);
         }
-        let count = self.ops.len();
+        self.filled.push_back(set);
+        if self.ahead > 1 {
+            self.ahead -= 1;
+            return None;
+        }
+        let sas = self.sas.iter().cycle();
+        let set = self.filled.front_mut().unwrap();
+        self.ops
+            .extend(set.drain(..).zip(sas).map(|(frame, &sa)| op(sa, frame)));
         let start = Instant::now();
         self.queue.enqueue(&mut self.ops).unwrap();
         self.queue.kick().unwrap();
@@ -128,7 +152,7 @@ impl Rig {
         assert!(self.done.len() == count && self.done.iter().all(|done| done.status == Status::Ok));
         self.frames
             .extend(self.done.drain(..).map(|done| done.frame));
-        taken
+        Some(taken)
     }
 }
 
@@ -164,6 +188,7 @@ impl Pair {
         sas: std::ops::Range<usize>,
         (size, burst): (usize, usize),
         bursts: usize,
+        ahead: usize,
     ) -> Self {
         // Room for sealed packets.
         let roomy = vec![Vec::with_capacity(size + 128); burst];
@@ -173,8 +198,9 @@ impl Pair {
                 Direction::Outbound,
                 sas.clone(),
                 vec![inner(size); burst],
+                ahead,
             ),
-            open: Rig::new(engine, Direction::Inbound, sas, roomy),
+            open: Rig::new(engine, Direction::Inbound, sas, roomy, ahead),
             times: [(); 2].map(|()| Times::with_room(bursts)),
             bursts,
         }
@@ -183,13 +209,17 @@ impl Pair {
     /// Each number once: nanoseconds a packet of sealing and of opening.
     fn round(&mut self) -> [f64; 2] {
         let count = self.seal.packets.len();
-        for _ in 0..self.bursts {
-            self.times[0].0.push(self.seal.burst());
-            for (packet, frame) in self.open.packets.iter_mut().zip(&self.seal.frames) {
+        while self.times[1].0.len() < self.bursts {
+            let Some(taken) = self.seal.burst() else {
+                continue;
+            };
+            self.times[0].0.push(taken);
+            let sealed = self.seal.frames.iter().rev().take(count);
+            for (packet, frame) in self.open.packets.iter_mut().rev().zip(sealed) {
                 packet.clear();
                 packet.extend_from_slice(frame);
             }
-            self.times[1].0.push(self.open.burst());
+            self.times[1].0.extend(self.open.burst());
         }
         self.times.each_mut().map(|times| times.take(count))
     }
@@ -218,7 +248,7 @@ fn bare(keys: &[esp_aead::Key], bodies: &mut [Vec<u8>], times: &mut Times, burst
 
 fn one_core(size: usize, sas: usize, options: &Options) -> serde_json::Value {
     let bursts = (options.kilobytes * 1000 / (size * options.burst)).max(1);
-    let mut pair = Pair::new(&engine(1), 0..sas, (size, options.burst), bursts);
+    let mut pair = Pair::new(&engine(1), 0..sas, (size, options.burst), bursts, 0);
     let keys: Vec<_> = (0..sas)
         .map(|sa| {
             let key: Vec<u8> = (0..16).map(|n| (n + sa) as u8).collect();
@@ -255,11 +285,12 @@ fn one_core(size: usize, sas: usize, options: &Options) -> serde_json::Value {
     })
 }
 
-/// Large bursts of one SA, which the engine takes to its cores.
-fn one_sa(size: usize, options: &Options) -> serde_json::Value {
+/// Large bursts of one SA, which the engine takes to its cores: of packets that this core has just
+/// written, or, `ahead` bursts later, of such as neither core has in a cache of its own, as a device's are.
+fn one_sa(size: usize, ahead: usize, options: &Options) -> serde_json::Value {
     let bursts = (options.kilobytes * 1000 / (size * options.large_burst)).max(2);
     let shape = (size, options.large_burst);
-    let mut pairs = [1, 2].map(|threads| Pair::new(&engine(threads), 0..1, shape, bursts));
+    let mut pairs = [1, 2].map(|threads| Pair::new(&engine(threads), 0..1, shape, bursts, ahead));
     let mut times = [const { (Vec::new(), Vec::new()) }; 2];
     for _ in 0..options.rounds {
         for (pair, times) in pairs.iter_mut().zip(&mut times) {
@@ -273,6 +304,7 @@ fn one_sa(size: usize, options: &Options) -> serde_json::Value {
         "sas": 1,
         "size": size,
         "burst": options.large_burst,
+        "packets": if ahead == 0 { "just written by the caller's core" } else { "in no core's own cache" },
         "seal_ns": [one.0, two.0],
         "open_ns": [one.1, two.1],
     })
@@ -286,7 +318,7 @@ fn many_sas(size: usize, sas: usize, options: &Options) -> serde_json::Value {
     let shape = (size, options.burst);
     let start = Barrier::new(2);
     let worker = |core: usize| {
-        let mut pair = Pair::new(&engine, sas * core..sas * (core + 1), shape, bursts);
+        let mut pair = Pair::new(&engine, sas * core..sas * (core + 1), shape, bursts, 0);
         let mut set = nix::sched::CpuSet::new();
         set.set(core).unwrap();
         nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).unwrap();
@@ -317,6 +349,7 @@ fn many_sas(size: usize, sas: usize, options: &Options) -> serde_json::Value {
         "sas": sas,
         "size": size,
         "burst": options.burst,
+        "packets": "of each core's own",
         "seal_ns": [seal, together(ours_seal, theirs_seal)],
         "open_ns": [open, together(ours_open, theirs_open)],
     })
@@ -332,7 +365,11 @@ fn main() {
     }
     let cores = match options.one_core {
         true => Vec::new(),
-        false => vec![one_sa(1420, &options), many_sas(1420, 32, &options)],
+        false => vec![
+            one_sa(1420, 0, &options),
+            one_sa(1420, AHEAD, &options),
+            many_sas(1420, 32, &options),
+        ],
     };
     println!("{:#}", json!({ "one_core": cells, "cores": cores }));
 }

@@ -28,6 +28,13 @@ mod rtl {
         parameters: &["LANES=4", "SAS=1024", "QUEUES=8"],
     };
 
+    /// In every build, for the comparison with the functional model is `sim`'s.
+    const PORT_STEER: Design = Design {
+        name: "port_steer",
+        top: "ipa_port_steer",
+        parameters: &["SAS=1024"],
+    };
+
     const BLOCKS: &[Design] = &[
         Design {
             name: "gcm4",
@@ -98,7 +105,7 @@ static void tell_coverage(VerilatedContext&, const char*) {}
         println!("cargo:rerun-if-changed={}", rtl.display());
         println!("cargo:rerun-if-changed=build.rs");
         let blocks = env::var_os("CARGO_FEATURE_BLOCKS").map_or(&[][..], |_| BLOCKS);
-        let designs: Vec<&Design> = std::iter::once(&CARD).chain(blocks).collect();
+        let designs: Vec<&Design> = [&CARD, &PORT_STEER].into_iter().chain(blocks).collect();
         let coverage = env::var_os("CARGO_FEATURE_COVERAGE").is_some();
         let include = verilator_root().join("include");
         let mut build = cc::Build::new();

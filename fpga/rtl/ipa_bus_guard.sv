@@ -10,7 +10,7 @@
 // epoch are dropped. A read that is not answered within two to three times 2^patience_i clocks fails.
 //
 // Promise: the data path hears of each read's end once, of none that it did not ask for, and of as many
-// acknowledgements as it wrote (proved). Nothing is delayed.
+// acknowledgements as it wrote (proved). What passes does so in the same clock, in both directions.
 module ipa_bus_guard #(
   parameter  int unsigned TAG_BITS   = 7,
   parameter  int unsigned EPOCH_BITS = 2,

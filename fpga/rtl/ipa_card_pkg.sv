@@ -240,6 +240,19 @@ package ipa_card_pkg;
     logic [14:0] counted;                        // octets in the clear
   } done_t;
 
+  // Where a frame of the wire goes.
+  typedef enum logic [1:0] {ToNobody, ToCard, ToHost} way_e;
+
+  // What came from the wire since reset.
+  typedef struct packed {
+    logic [63:0] damaged;                        // or too long
+    logic [63:0] keepalives;
+    logic [63:0] unknown_spi;                    // of the exceptions
+    logic [63:0] exceptions;
+    logic [63:0] received_bytes;
+    logic [63:0] received;
+  } port_counts_t;
+
   // RFC 4303, appendix A2.2: the number nearest to the window that has these low 32 bits.
   function automatic logic [63:0] full_number(input logic [63:0] top, input logic [15:0] window,
                                               input logic esn, input logic [31:0] low);

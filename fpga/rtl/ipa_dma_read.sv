@@ -7,7 +7,9 @@
 // octets, within a page) is answered by its lines in order, mixed with those of other bursts. Each
 // burst must be answered, by an error if need be.
 //
-// Promise: TAGS bursts in flight, 32 KiB with 64 of them; a line a clock. A transfer's octets leave packed
+// Promise: TAGS bursts in flight, 32 KiB with 64 of them; a line a clock. A burst is asked for a clock
+// after its transfer at the earliest, and its octets leave three clocks after its last line, if none in
+// front of it is missing, each in the clock of the line that fills its beat. A transfer's octets leave packed
 // from octet 0 of its first beat on, in order of the requests. Whatever goes wrong is told with
 // the transfer's last beat; its octets are worthless then. A transfer of no octets, or one that
 // wraps around, must not be asked for. With LEAD, so many octets of no meaning come in front of each

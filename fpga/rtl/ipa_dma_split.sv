@@ -4,7 +4,7 @@
 // is longer than BURST, and all but the first start at a multiple of BURST.
 //
 // Promise: the bursts cover the transfer, in order and without gap or overlap (proved); one burst a
-// clock. A transfer of no octets gives no burst and is refused with bad_o, as is one that wraps around.
+// clock, the first one a clock after its transfer. A transfer of no octets gives no burst and is refused with bad_o, as is one that wraps around.
 module ipa_dma_split #(
   parameter  int unsigned ADDR_BITS = 64,
   parameter  int unsigned LEN_BITS  = 16,

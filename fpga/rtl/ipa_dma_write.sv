@@ -6,8 +6,9 @@
 // bursts that lie within 512 octets at a multiple of 512, and so within a page; bursts are
 // acknowledged in order.
 //
-// Promise: a line a clock, no bubble between transfers; an operation's result when its last burst has
-// been acknowledged. Only octets of the transfer are ever strobed (proved).
+// Promise: a line a clock, in the clock of the octets that fill it, and one before the first line of a
+// transfer that needs two beats for it; no bubble between transfers. An operation's result comes a clock after
+// its last burst was acknowledged. Only octets of the transfer are ever strobed (proved).
 module ipa_dma_write
   import ipa_card_pkg::*;
 #(

@@ -5,7 +5,8 @@
 // Promise: each entry that was rung for is asked for once, in order, and none beyond the tail
 // (proved); queues that are all busy share the card 1 : 2 : 4 : 8 by priority. A doorbell beyond the
 // ring stops its queue until it is configured anew. A descriptor a clock, but for one when
-// the turn passes on.
+// the turn passes on; the first one as many clocks after its tail moved as there are queues, at the latest,
+// while the others rest.
 module ipa_fetch #(
   parameter  int unsigned QUEUES = 8,            // a power of two
   localparam int unsigned QueueBits = $clog2(QUEUES)

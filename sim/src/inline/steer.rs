@@ -67,6 +67,9 @@ pub(super) fn destination(frame: &[u8]) -> Option<([u8; 6], IpAddr)> {
     Some((mac, facts.destination))
 }
 
+#[cfg(all(test, feature = "rtl"))]
+mod rtl;
+
 #[cfg(test)]
 mod tests {
     use super::*;

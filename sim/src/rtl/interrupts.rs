@@ -193,15 +193,7 @@ mod tests {
     use super::*;
     use crate::dma::DmaMap;
     use crate::irq::Vectors;
-
-    /// Splitmix64.
-    fn random(state: &mut u64) -> u64 {
-        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = *state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
+    use crate::rtl::random;
 
     #[test]
     fn interrupts_are_those_of_the_functional_model() {

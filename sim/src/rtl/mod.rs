@@ -58,3 +58,13 @@ pub(crate) const MAX_WINDOW: u32 = 1024;
 pub(crate) const MAX_SAS: u32 = 1024;
 /// Queue pairs that it has.
 pub(crate) const MAX_QUEUES: u16 = 8;
+
+/// Splitmix64.
+#[cfg(all(test, feature = "rtl"))]
+pub(crate) fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -188,6 +188,53 @@ const PROOFS: &[Proof] = &[
         ],
     },
     Proof {
+        module: "ipa_spi_table",
+        with: &[],
+        parameters: &["SPI_BITS=5", "INDEX_BITS=2", "PLACES=4", "SPILL=2"],
+        depth: 3,
+        flat: true,
+        mutants: &[
+            ("if (!placed && !read[b].there) begin", "if (!placed) begin"),
+            (
+                "if (add_q || index == index_q) begin",
+                "if (add_q || index != index_q) begin",
+            ),
+            ("state_q == Idle && !set_valid_i;", "state_q == Idle;"),
+            ("if (clear_q == '1) state_q", "if (clear_q == '0) state_q"),
+        ],
+    },
+    Proof {
+        module: "ipa_port_route",
+        with: &["ipa_card_pkg.sv"],
+        parameters: &["WIDTH=4"],
+        depth: 2,
+        flat: false,
+        mutants: &[
+            ("verdict_valid_i && card_ready_i;", "verdict_valid_i;"),
+            ("s_ready_o && s_last_i;", "s_ready_o;"),
+            (
+                "default: s_ready_o = verdict_valid_i;",
+                "default: s_ready_o = 1'b1;",
+            ),
+        ],
+    },
+    Proof {
+        module: "ipa_port_merge",
+        with: &[],
+        parameters: &["WIDTH=4"],
+        depth: 2,
+        flat: false,
+        mutants: &[
+            // Frames of both mix where one hesitates.
+            ("begun_q || s_valid_i[source_q] ?", "s_valid_i[source_q] ?"),
+            (
+                "m_last_o ? !source : source;",
+                "m_last_o ? source : source;",
+            ),
+            ("<= !(m_ready_i && m_last_o);", "<= !m_last_o;"),
+        ],
+    },
+    Proof {
         module: "ipa_msix",
         with: &[],
         // How long a microsecond is says nothing of what is proved, and a product is hard to reason about.

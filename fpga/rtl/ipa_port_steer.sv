@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// What comes from the wire: Ethernet frames, of which ESP with a known SPI is the card's, in UDP port
+// 4500 (RFC 3948, 2.1) or not, over IPv4 or IPv6. NAT keepalives are dropped (2.3), and frames that came
+// damaged or are longer than the card takes. Everything else is the host's: IKE, fragments, other
+// protocols, unknown SPIs.
+//
+// A frame is stored until all of it is there, so that what it says of its length can be compared with
+// what it has. Headers are followed up to LastHeader octets behind the Ethernet header; beyond that a
+// frame is the host's.
+//
+// Promise: a beat a clock in and out; a verdict in four clocks, and one more for each IPv6 extension
+// header. Frames leave unchanged, each once, and those of an exit in the order in which they came, at
+// the earliest eight clocks after their last beat. An exit that is not ready holds up the frames
+// behind, and at last the wire; nothing is lost.
+module ipa_port_steer
+  import ipa_card_pkg::*;
+#(
+  parameter  int unsigned SAS    = 1024,
+  parameter  int unsigned BEATS  = 512,          // that are stored: two of the longest frames
+  localparam int unsigned SaBits = $clog2(SAS)
+) (
+  input  logic              clk_i,
+  input  logic              rst_ni,
+
+  // From the wire
+  input  logic              s_valid_i,
+  output logic              s_ready_o,
+  input  logic              s_last_i,
+  input  logic              s_error_i,           // with the last beat
+  input  logic [6:0]        s_bytes_i,           // of the beat, 1 to 64
+  input  logic [511:0]      s_data_i,
+
+  // ESP: the frame, whose it is, and where in it
+  output logic              card_valid_o,
+  input  logic              card_ready_i,
+  output logic [SaBits-1:0] card_sa_o,
+  output logic [7:0]        card_esp_at_o,       // octets in front of the ESP header
+  output logic [14:0]       card_end_o,          // octets of the frame without Ethernet's padding
+
+  // To the host
+  output logic              host_valid_o,
+  input  logic              host_ready_i,
+  output logic              host_unknown_o,      // ESP, but with an unknown SPI
+
+  output logic              m_last_o,            // of both
+  output logic [6:0]        m_bytes_o,
+  output logic [511:0]      m_data_o,
+
+  // Management (see ipa_spi_table)
+  input  logic              set_valid_i,
+  output logic              set_ready_o,
+  input  logic              set_add_i,
+  input  logic [31:0]       set_spi_i,
+  input  logic [SaBits-1:0] set_index_i,
+  output logic              set_done_o,
+  output logic              set_full_o,
+
+  output port_counts_t      counts_o
+);
+
+  localparam int unsigned Ethernet   = 14;
+  localparam int unsigned LastHeader = HeadOctets - 16;
+  localparam int unsigned MaxBeats   = MaxPacket / 64;
+  localparam logic [15:0] NatPort    = 16'd4500;
+
+  if (BEATS < 2 * MaxBeats) begin : gen_too_few
+    $fatal(1, "a frame of MaxPacket octets must fit twice");
+  end
+
+  typedef struct packed {
+    logic                    damaged;
+    logic [15:0]             kind;               // EtherType
+    logic [14:0]             octets;
+    logic [8*HeadOctets-1:0] head;               // behind the Ethernet header
+  } frame_t;
+  typedef struct packed {
+    way_e              way;
+    logic              unknown;
+    logic [SaBits-1:0] sa;
+    logic [7:0]        esp_at;
+    logic [14:0]       stop;
+  } verdict_t;
+
+  // -- In -----------------------------------------------------------------------------------------
+  logic         beats_ready, frames_ready, take, cut, ends, swallow_q;
+  logic [8:0]   beat_q;                          // number of the beat in its frame
+  logic [399:0] head0_q;
+  logic [15:0]  kind_q;
+  logic [8*HeadOctets-1:0] head_q;
+  frame_t       frame_in;
+  // Its rest is not stored.
+  assign cut       = beat_q == 9'(MaxBeats - 1) && !s_last_i;
+  assign ends      = s_last_i || cut;
+  assign s_ready_o = swallow_q || (beats_ready && (!ends || frames_ready));
+  assign take      = s_valid_i && s_ready_o && !swallow_q;
+  always_comb begin
+    frame_in.damaged = s_error_i || cut;
+    frame_in.octets  = 15'({beat_q, 6'b0}) + 15'(s_bytes_i);
+    frame_in.kind    = beat_q == 0 ? swap16(s_data_i[111:96]) : kind_q;
+    frame_in.head    = head_q;
+    if (beat_q == 0)      frame_in.head = {496'b0, s_data_i[511:112]};
+    else if (beat_q == 1) frame_in.head = {s_data_i[495:0], head0_q};
+  end
+  assign head0_q = head_q[399:0];
+  always_ff @(posedge clk_i) begin
+    if (!rst_ni) begin
+      beat_q    <= '0;
+      swallow_q <= 1'b0;
+    end else begin
+      if (take) beat_q <= ends ? '0 : beat_q + 9'd1;
+      if (take && cut) swallow_q <= 1'b1;
+      else if (s_valid_i && s_last_i) swallow_q <= 1'b0;
+    end
+    if (take && beat_q < 9'd2) head_q <= frame_in.head;
+    if (take && beat_q == '0) kind_q <= frame_in.kind;
+  end
+
+  logic         beat_valid, beat_ready, beat_last;
+  logic [6:0]   beat_bytes;
+  logic [511:0] beat_data;
+  ipa_fifo_ram #(.WIDTH(520), .DEPTH(BEATS)) u_beats (
+    .clk_i, .rst_ni, .in_valid_i(s_valid_i && !swallow_q && (!ends || frames_ready)),
+    .in_ready_o(beats_ready), .in_data_i({ends, s_bytes_i, s_data_i}), .out_valid_o(beat_valid),
+    .out_ready_i(beat_ready), .out_data_o({beat_last, beat_bytes, beat_data})
+  );
+  logic       frame_valid, frame_ready;
+  frame_t     frame;
+  logic [3:0] unused_frames;
+  ipa_fifo #(.WIDTH($bits(frame_t)), .DEPTH(8)) u_frames (
+    .clk_i, .rst_ni, .in_valid_i(take && ends), .in_ready_o(frames_ready), .in_data_i(frame_in),
+    .out_valid_o(frame_valid), .out_ready_i(frame_ready), .out_data_o(frame),
+    .count_o(unused_frames)
+  );
+
+  // -- What it is ---------------------------------------------------------------------------------
+  typedef enum logic [1:0] {Idle, Parse, Judge, Find} state_e;
+  state_e      state_q;
+  logic        start, parsed, verdict_in_ready;
+  logic [16:0] len;
+  facts_t      facts;
+  assign len   = frame.octets < 15'(Ethernet) ? 17'd0 : 17'(frame.octets) - 17'(Ethernet);
+  assign start = state_q == Idle && frame_valid;
+  ipa_ip_parse u_parse (
+    .clk_i, .rst_ni, .start_i(start), .head_i(frame.head), .len_i(len), .done_o(parsed),
+    .facts_o(facts)
+  );
+
+  // Octets behind all headers, and the first of them.
+  logic [127:0] behind;
+  logic [31:0]  in_datagram;                     // first word of UDP's payload
+  logic [16:0]  left, datagram;
+  logic         is_ip, plain, esp, udp, keepalive;
+  assign behind      = 128'(frame.head >> {facts.upper_at[6:0], 3'b0});
+  assign in_datagram = behind[95:64];
+  assign left        = facts.total - 17'(facts.upper_at);
+  assign datagram    = left - 17'd8;
+  assign is_ip       = frame.kind == 16'h0800 || frame.kind == 16'h86dd;
+  assign plain       = is_ip && !facts.bad && !facts.fragment
+                       && facts.upper_at <= 8'(LastHeader) && left >= 17'd8;
+  assign esp         = plain && facts.upper == ProtocolEsp;
+  assign udp         = plain && facts.upper == ProtocolUdp && swap16(behind[31:16]) == NatPort;
+  assign keepalive   = udp && datagram == 17'd1 && in_datagram[7:0] == 8'hff;
+
+  logic in_udp, looks, look_ready, found_valid, found;
+  logic [SaBits-1:0] found_sa;
+  logic [31:0] spi;
+  assign in_udp = udp && datagram >= 17'd9 && in_datagram != '0;
+  assign spi    = swap32(in_udp ? in_datagram : behind[31:0]);
+  assign looks  = !frame.damaged && (esp || in_udp);
+  ipa_spi_table #(.INDEX_BITS(SaBits)) u_spis (
+    .clk_i, .rst_ni, .set_valid_i, .set_ready_o, .set_add_i, .set_spi_i, .set_index_i, .set_done_o,
+    .set_full_o, .look_valid_i(state_q == Judge && looks && verdict_in_ready),
+    .look_ready_o(look_ready), .look_spi_i(spi), .found_valid_o(found_valid), .found_o(found),
+    .found_index_o(found_sa)
+  );
+
+  // -- What becomes of it -------------------------------------------------------------------------
+  logic     verdict_in_valid;
+  verdict_t verdict_in;
+  assign verdict_in_valid = state_q == Find || (state_q == Judge && !looks);
+  assign frame_ready      = verdict_in_valid && verdict_in_ready;
+  always_comb begin
+    verdict_in.way     = ToHost;
+    verdict_in.unknown = 1'b0;
+    if (frame.damaged || keepalive) begin
+      verdict_in.way = ToNobody;
+    end else if (state_q == Find) begin
+      verdict_in.way     = found ? ToCard : ToHost;
+      verdict_in.unknown = !found;
+    end
+    verdict_in.sa     = found_sa;
+    verdict_in.esp_at = 8'(Ethernet) + facts.upper_at + (in_udp ? 8'd8 : 8'd0);
+    verdict_in.stop   = 15'(facts.total) + 15'(Ethernet);
+  end
+  always_ff @(posedge clk_i) begin
+    if (!rst_ni) begin
+      state_q <= Idle;
+    end else begin
+      unique case (state_q)
+        Idle:    if (start) state_q <= Parse;
+        Parse:   if (parsed) state_q <= Judge;
+        Judge: begin
+          if (looks && verdict_in_ready && look_ready) state_q <= Find;
+          else if (!looks && verdict_in_ready)         state_q <= Idle;
+        end
+        default: state_q <= Idle;                // there was room when it was looked up
+      endcase
+    end
+  end
+
+  port_counts_t counts_q;
+  assign counts_o = counts_q;
+  always_ff @(posedge clk_i) begin
+    if (!rst_ni) begin
+      counts_q <= '0;
+    end else if (frame_ready) begin
+      counts_q.received       <= counts_q.received + 64'd1;
+      counts_q.received_bytes <= counts_q.received_bytes + 64'(frame.octets);
+      if (frame.damaged)             counts_q.damaged    <= counts_q.damaged + 64'd1;
+      else if (keepalive)            counts_q.keepalives <= counts_q.keepalives + 64'd1;
+      else if (verdict_in.way == ToHost) counts_q.exceptions <= counts_q.exceptions + 64'd1;
+      if (verdict_in.unknown)        counts_q.unknown_spi <= counts_q.unknown_spi + 64'd1;
+    end
+  end
+
+  // -- Out ----------------------------------------------------------------------------------------
+  logic       verdict_valid, verdict_ready;
+  verdict_t   verdict;
+  logic [3:0] unused_verdicts;
+  ipa_fifo #(.WIDTH($bits(verdict_t)), .DEPTH(8)) u_verdicts (
+    .clk_i, .rst_ni, .in_valid_i(verdict_in_valid), .in_ready_o(verdict_in_ready),
+    .in_data_i(verdict_in), .out_valid_o(verdict_valid), .out_ready_i(verdict_ready),
+    .out_data_o(verdict), .count_o(unused_verdicts)
+  );
+  ipa_port_route #(.WIDTH(519)) u_route (
+    .s_valid_i(beat_valid), .s_ready_o(beat_ready), .s_last_i(beat_last),
+    .s_data_i({beat_bytes, beat_data}), .verdict_valid_i(verdict_valid),
+    .verdict_ready_o(verdict_ready), .verdict_way_i(verdict.way), .card_valid_o, .card_ready_i,
+    .host_valid_o, .host_ready_i, .m_last_o, .m_data_o({m_bytes_o, m_data_o})
+  );
+  assign card_sa_o      = verdict.sa;
+  assign card_esp_at_o  = verdict.esp_at;
+  assign card_end_o     = verdict.stop;
+  assign host_unknown_o = verdict.unknown;
+
+  logic unused;
+  assign unused = ^{found_valid, behind[127:96], behind[63:32], facts.protocol, facts.field,
+                    facts.kept, facts.is_v6, facts.total[16:15], unused_frames, unused_verdicts};
+
+endmodule

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// Which SA an SPI is (RFC 4303, 2.1): four banks of memory, each with a hash function of its own, and
+// registers for what finds no room in any of them.
+//
+// A bank's hash is the remainder of the SPI by a polynomial of degree nine, irreducible and another one
+// for each bank. So two SPIs can share their place in three banks at most: in all four their difference
+// would be a multiple of the product, whose degree is 36.
+//
+// Promise: a look-up a clock, answered a clock later by what was set before it was taken (proved). A
+// change takes two clocks, in which there is no look-up, and is done in the second one; full_o if there is
+// no room, which 1024 SPIs at random do not come to in a table of four times 512. Nothing is taken
+// for as many clocks after a reset as a bank has places.
+module ipa_spi_table #(
+  parameter  int unsigned SPI_BITS   = 32,
+  parameter  int unsigned INDEX_BITS = 10,
+  parameter  int unsigned PLACES     = 512,      // of a bank, a power of two
+  parameter  int unsigned SPILL      = 16,       // those that find no room
+  localparam int unsigned PlaceBits  = $clog2(PLACES)
+) (
+  input  logic                  clk_i,
+  input  logic                  rst_ni,
+
+  // Management: an SPI leads to an SA, or no more does if it led there
+  input  logic                  set_valid_i,
+  output logic                  set_ready_o,
+  input  logic                  set_add_i,
+  input  logic [SPI_BITS-1:0]   set_spi_i,
+  input  logic [INDEX_BITS-1:0] set_index_i,
+  output logic                  set_done_o,
+  output logic                  set_full_o,
+
+  input  logic                  look_valid_i,
+  output logic                  look_ready_o,
+  input  logic [SPI_BITS-1:0]   look_spi_i,
+  output logic                  found_valid_o,
+  output logic                  found_o,
+  output logic [INDEX_BITS-1:0] found_index_o
+);
+
+  localparam int unsigned Banks = 4;
+
+  typedef struct packed {
+    logic                  there;
+    logic [SPI_BITS-1:0]   spi;
+    logic [INDEX_BITS-1:0] index;
+  } entry_t;
+  typedef logic [PlaceBits-1:0] place_t;
+
+  function automatic place_t hash(input logic [SPI_BITS-1:0] spi, input int unsigned bank);
+    // Without the highest power.
+    logic [Banks-1:0][8:0] polynomials;
+    logic                  carry;
+    polynomials = {9'h06f, 9'h059, 9'h02d, 9'h011};
+    hash        = '0;
+    for (int i = SPI_BITS - 1; i >= 0; i--) begin
+      carry = hash[PlaceBits-1];
+      hash  = {hash[PlaceBits-2:0], spi[i]};
+      if (carry) hash ^= PlaceBits'(polynomials[bank]);
+    end
+  endfunction
+
+  typedef enum logic [1:0] {Clear, Idle, Change} state_e;
+  state_e      state_q;
+  place_t      clear_q;
+  logic        set, look, look_q, add_q;
+  logic [SPI_BITS-1:0]   spi, spi_q;
+  logic [INDEX_BITS-1:0] index_q;
+  assign set_ready_o  = state_q == Idle;
+  assign set          = set_valid_i && set_ready_o;
+  assign look_ready_o = state_q == Idle && !set_valid_i;
+  assign look         = look_valid_i && look_ready_o;
+  assign spi          = set ? set_spi_i : look_spi_i;
+
+  // -- The banks, read for either -----------------------------------------------------------------
+  entry_t           read [Banks];
+  logic [Banks-1:0] holds, writes;
+  entry_t           written;
+  for (genvar b = 0; b < Banks; b++) begin : gen_bank
+    entry_t memory [PLACES];
+    place_t read_at, write_at;
+    assign read_at  = hash(spi, b);
+    assign write_at = state_q == Clear ? clear_q : hash(spi_q, b);
+    always_ff @(posedge clk_i) begin
+      if (writes[b]) memory[write_at] <= written;
+      read[b] <= memory[read_at];
+    end
+    assign holds[b] = read[b].there && read[b].spi == spi_q;
+  end
+  entry_t           spill_q [SPILL];
+  logic [SPILL-1:0] spill_holds, spill_writes;
+  always_comb begin
+    for (int s = 0; s < SPILL; s++) begin
+      spill_holds[s] = spill_q[s].there && spill_q[s].spi == spi_q;
+    end
+  end
+
+  // -- What was found -----------------------------------------------------------------------------
+  logic [INDEX_BITS-1:0] index;
+  always_comb begin
+    index = '0;
+    for (int b = 0; b < Banks; b++) if (holds[b]) index |= read[b].index;
+    for (int s = 0; s < SPILL; s++) if (spill_holds[s]) index |= spill_q[s].index;
+  end
+  assign found_valid_o = look_q;
+  assign found_o       = holds != '0 || spill_holds != '0;
+  assign found_index_o = index;
+
+  // -- What changes -------------------------------------------------------------------------------
+  logic known, placed;
+  assign known      = found_o;
+  assign set_done_o = state_q == Change;
+  assign set_full_o = set_done_o && add_q && !placed;
+  always_comb begin
+    written       = '{there: add_q, spi: spi_q, index: index_q};
+    writes        = '0;
+    spill_writes  = '0;
+    placed        = 1'b0;
+    if (state_q == Clear) begin
+      written = '0;
+      writes  = '1;
+    end else if (state_q == Change && known) begin
+      // Where it is; it is taken away only by the SA to which it leads.
+      placed = 1'b1;
+      if (add_q || index == index_q) begin
+        writes       = holds;
+        spill_writes = spill_holds;
+      end
+    end else if (state_q == Change && add_q) begin
+      for (int b = 0; b < Banks; b++) begin
+        if (!placed && !read[b].there) begin
+          placed    = 1'b1;
+          writes[b] = 1'b1;
+        end
+      end
+      for (int s = 0; s < SPILL; s++) begin
+        if (!placed && !spill_q[s].there) begin
+          placed          = 1'b1;
+          spill_writes[s] = 1'b1;
+        end
+      end
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (!rst_ni) begin
+      state_q <= Clear;
+      clear_q <= '0;
+      look_q  <= 1'b0;
+      for (int s = 0; s < SPILL; s++) spill_q[s] <= '0;
+    end else begin
+      look_q <= look;
+      unique case (state_q)
+        Clear: begin
+          clear_q <= clear_q + 1'b1;
+          if (clear_q == '1) state_q <= Idle;
+        end
+        Idle:    if (set) state_q <= Change;
+        default: state_q <= Idle;
+      endcase
+      for (int s = 0; s < SPILL; s++) if (spill_writes[s]) spill_q[s] <= written;
+    end
+    spi_q   <= spi;
+    add_q   <= set_add_i;
+    index_q <= set_index_i;
+  end
+
+`ifdef FORMAL
+  // One SPI, any, is followed: where it leads.
+  logic                  begun_q = 1'b0, leads_q, expects_q;
+  logic [SPI_BITS-1:0]   some_q, looked_q;
+  logic [INDEX_BITS-1:0] index_some_q, expected_q;
+  logic                  of_some;
+  logic [2:0]            copies;
+  logic [Banks-1:0]      there, right, room;
+  assign of_some = spi_q == some_q;
+  for (genvar b = 0; b < Banks; b++) begin : gen_some
+    entry_t entry;
+    assign entry    = gen_bank[b].memory[hash(some_q, b)];
+    // What is not cleared yet is nothing.
+    assign there[b] = entry.there && entry.spi == some_q
+                      && (state_q != Clear || hash(some_q, b) < clear_q);
+    assign right[b] = entry.index == index_some_q;
+    assign room[b]  = read[b] == entry;
+  end
+  always_comb begin
+    copies = '0;
+    for (int b = 0; b < Banks; b++) copies += 3'(there[b]);
+    for (int s = 0; s < SPILL; s++) copies += 3'(spill_q[s].there && spill_q[s].spi == some_q);
+  end
+  always_ff @(posedge clk_i) begin
+    begun_q <= 1'b1;
+    if (!begun_q) some_q <= set_spi_i;
+    looked_q   <= look_spi_i;
+    expects_q  <= leads_q;
+    expected_q <= index_some_q;
+    if (!rst_ni) begin
+      leads_q <= 1'b0;
+    end else if (state_q == Change && of_some) begin
+      if (add_q && !set_full_o) begin
+        leads_q      <= 1'b1;
+        index_some_q <= index_q;
+      end else if (!add_q && index_some_q == index_q) begin
+        leads_q <= 1'b0;
+      end
+    end
+  end
+  always_comb begin
+    if (!begun_q) assume (!rst_ni);
+    if (begun_q && rst_ni) begin
+      assert (copies == 3'(leads_q));
+      for (int b = 0; b < Banks; b++) if (there[b]) assert (right[b]);
+      for (int s = 0; s < SPILL; s++) begin
+        if (spill_q[s].there && spill_q[s].spi == some_q) begin
+          assert (spill_q[s].index == index_some_q);
+        end
+      end
+      assert (state_q != Clear || (!leads_q && copies == 0));
+      // What was read is still so when it counts.
+      if (state_q == Change && of_some) assert (room == '1);
+      if (look_q) assert (state_q != Clear && spi_q == looked_q);
+      if (look_q && of_some) begin
+        assert (room == '1 && expects_q == leads_q && (!leads_q || expected_q == index_some_q));
+        assert (found_o == expects_q);
+        if (found_o) assert (found_index_o == expected_q);
+      end
+    end
+  end
+`endif
+
+endmodule

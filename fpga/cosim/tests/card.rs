@@ -27,7 +27,8 @@ const SAS: u32 = 16;
 /// `offload_api::queue::Status::DmaFault`.
 const DMA_FAULT: u8 = 3;
 
-struct Memory(Vec<u8>);
+/// The host's memory. Each so manyth buffer can't be written, if the second one is there.
+struct Memory(Vec<u8>, Option<usize>);
 
 impl HostMemory for Memory {
     fn read(&mut self, iova: u64, into: &mut [u8]) -> bool {
@@ -36,6 +37,13 @@ impl HostMemory for Memory {
     }
 
     fn write(&mut self, iova: u64, octets: &[u8]) -> bool {
+        let slot = (iova as usize).checked_sub(BUFFERS).map(|at| at / BUFFER);
+        if slot
+            .zip(self.1)
+            .is_some_and(|(slot, each)| slot.is_multiple_of(each))
+        {
+            return false;
+        }
         let to = self.0.get_mut(iova as usize..iova as usize + octets.len());
         to.map(|to| to.copy_from_slice(octets)).is_some()
     }
@@ -70,7 +78,7 @@ impl Bench {
                 latency,
                 ..HostTiming::default()
             }),
-            memory: Memory(vec![0; BUFFERS + RUN * BUFFER]),
+            memory: Memory(vec![0; BUFFERS + RUN * BUFFER], None),
             tail: 0,
             outer,
         };
@@ -359,6 +367,54 @@ fn nothing_is_written_around_the_end_of_all_addresses() {
         let written = memory.1 != page;
         assert_eq!(written, expected == 0, "{beyond}");
     }
+}
+
+#[test]
+fn a_packet_that_cannot_be_written_fails_and_does_not_count() {
+    const LEN: usize = 600;
+    const EACH: usize = 7;
+    let mut bench = Bench::new(20);
+    let expected: Vec<u8> = (0..RUN)
+        .map(|slot| {
+            if slot.is_multiple_of(EACH) {
+                DMA_FAULT
+            } else {
+                0
+            }
+        })
+        .collect();
+    let good = expected.iter().filter(|status| **status == 0).count() as u64;
+    // Of an SA, which has each sixteenth slot.
+    let of = |sa: u32| {
+        let slots = expected.iter().skip(sa as usize).step_by(SAS as usize);
+        slots.filter(|status| **status == 0).count() as u64
+    };
+    bench.lay_packets(LEN);
+    bench.memory.1 = Some(EACH);
+    bench.submit(to_seal(LEN, SAS));
+    assert_eq!(bench.await_all(), expected);
+    for sa in 0..SAS {
+        let state: Outbound = bench.card.load(sa, &mut bench.memory).unwrap();
+        assert_eq!(state.packets, of(sa), "SA {sa}");
+        assert_eq!(state.bytes, of(sa) * LEN as u64, "SA {sa}");
+        // A number is used once, whatever becomes of its packet.
+        assert_eq!(state.next, 1 + (RUN as u64 / u64::from(SAS)), "SA {sa}");
+    }
+    let counters = bench.card.counters();
+    assert_eq!(counters.sealed, good);
+    assert_eq!(counters.errors, RUN as u64 - good);
+
+    bench.memory.1 = None;
+    bench.seal(LEN, SAS);
+    bench.memory.1 = Some(EACH);
+    bench.submit(to_open(SAS));
+    assert_eq!(bench.await_all(), expected);
+    for sa in 0..SAS {
+        let state: Inbound = bench.card.load(SAS + sa, &mut bench.memory).unwrap();
+        assert_eq!(state.packets, of(sa), "SA {sa}");
+        assert_eq!(state.bytes, of(sa) * LEN as u64, "SA {sa}");
+    }
+    assert_eq!(bench.card.counters().opened, good);
 }
 
 #[test]

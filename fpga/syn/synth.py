@@ -28,6 +28,8 @@ SAS = "SAS=1024"
 # Block: module and parameters.
 XCUP = {
     "ipa_front": ("ipa_front", "QUEUES=8"),
+    "ipa_msix": ("ipa_msix", "QUEUES=8"),
+    "ipa_mailbox": ("ipa_mailbox", ""),
     "ipa_fetch": ("ipa_fetch", "QUEUES=8"),
     "ipa_bus_guard": ("ipa_bus_guard", ""),
     "ipa_dma_read": ("ipa_dma_read", "TAGS=64 LEAD=16"),
@@ -38,6 +40,9 @@ XCUP = {
     "ipa_esp_verdict": ("ipa_esp_verdict", SAS),
     "ipa_dma_write": ("ipa_dma_write", ""),
     "ipa_finish": ("ipa_finish", SAS),
+    "ipa_spi_table": ("ipa_spi_table", ""),
+    "ipa_port_steer": ("ipa_port_steer", SAS),
+    "ipa_port_merge": ("ipa_port_merge", "WIDTH=519"),
 }
 LARGE = {
     "gcm1": ("ipa_gcm", f"LANES=1 {SAS}"),
@@ -48,6 +53,7 @@ LARGE = {
 ECP5 = {
     "ecp5:ipa_fifo": ("ipa_fifo", "WIDTH=64 DEPTH=16"),
     "ecp5:ipa_dma_split": ("ipa_dma_split", ""),
+    "ecp5:ipa_mailbox": ("ipa_mailbox", ""),
     "ecp5:ipa_fetch": ("ipa_fetch", "QUEUES=8"),
     "ecp5:ipa_bus_guard": ("ipa_bus_guard", ""),
     "ecp5:replay_window": ("replay_window", "SEQ_BITS=64 WINDOW=256 WORD=32"),

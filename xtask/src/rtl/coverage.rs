@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{DESIGNS, folder};
+use super::{DESIGNS, by_hand, folder};
 use crate::run;
 
 /// Points of a kind: those that were reached, and all.
@@ -25,7 +25,7 @@ type Blocks = BTreeMap<String, BTreeMap<String, Points>>;
 
 const KINDS: [&str; 3] = ["line", "branch", "toggle"];
 
-/// Runs the tests of the blocks, of the card, and in lock-step; writes fpga/coverage.md, and the sources with
+/// Runs the tests of the blocks, of the card, in lock-step, and by hand; writes fpga/coverage.md, and the sources with
 /// their counts below the target directory.
 pub(super) fn measure() -> Result<()> {
     let place = run::target_directory().join("rtl-coverage");
@@ -33,27 +33,24 @@ pub(super) fn measure() -> Result<()> {
         fs::remove_dir_all(&place)?;
     }
     fs::create_dir_all(&place)?;
-    let tests = [
+    let build = [
         "--features",
         "fpga-cosim/coverage",
         "--package",
         "sim",
         "--features",
         "sim/rtl",
-        "--test",
-        "rtl",
-        "--test",
-        "card",
-        "--test",
-        "lockstep",
     ];
-    run::succeed(
-        run::cargo()
-            .arg("test")
-            .args(DESIGNS)
-            .args(tests)
-            .env("RTL_COVERAGE", &place),
-    )?;
+    let tests = |tests: &[&str]| {
+        let mut command = run::cargo();
+        command.arg("test").args(DESIGNS).args(build).args(tests);
+        command.env("RTL_COVERAGE", &place);
+        command
+    };
+    let quick = ["--test", "rtl", "--test", "card", "--test", "lockstep"];
+    run::succeed(&mut tests(&quick))?;
+    run::succeed(&mut tests(&["--lib", "--", "rtl::"]))?;
+    run::succeed(&mut by_hand(tests(&[])))?;
     let merged = place.join("all.dat");
     let mut models = Vec::new();
     for entry in fs::read_dir(&place)? {
@@ -120,8 +117,8 @@ fn blocks(merged: &str) -> Blocks {
 fn table(blocks: &Blocks) -> String {
     let mut text = String::from(
         "# Coverage of the RTL\n\n\
-         By verilator, of the tests `rtl` and `card` of `fpga/cosim` and `lockstep` of `sim`; made by \
-         `cargo xtask rtl coverage`. Points reached, of those there are, in any instance of a module: lines, \
+         By verilator, of the tests `rtl` and `card` of `fpga/cosim`, and `lockstep`, `raw_*` and `rtl::` of \
+         `sim`; made by `cargo xtask rtl coverage`. Points reached, of those there are, in any instance of a module: lines, \
          branches, and toggles (bits of signals up to 64 bits wide, each edge). What is left out stands in \
          `fpga/rtl/coverage.vlt`; what is not reached, and why, in [docs/rtl.md](../docs/rtl.md).\n\n\
          | module | lines | branches | toggles |\n|---|---|---|---|\n",

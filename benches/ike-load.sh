@@ -3,7 +3,8 @@
 # What a responder spends on an IKE SA with a child: ikev2d and strongSwan's charon (with kernel-libipsec,
 # so that both do ESP in user space), one after the other in rounds, loaded by `esplanade ike-load` from
 # another network namespace: with a preshared key, with ECDSA certificates, and with ML-KEM-768 added
-# (strongSwan's only where ESPLANADE_STRONGSWAN_ROOT names the folder of a system with one that has it).
+# (strongSwan's only where ESPLANADE_STRONGSWAN_ROOT names the folder of a system with one that has it, such as
+# target/peers/strongswan-forky, which `cargo xtask peers` makes).
 # Then, for ikev2d: memory of IKE SAs that stay, all of them rekeyed, and a flood of first messages from
 # addresses where nobody is, with peers that set up meanwhile.
 #

@@ -62,7 +62,7 @@ fuzz_target!(|data: &[u8]| {
         ..Connection::default()
     })]);
     endpoint.set_secrets(vec![Secret { ids: vec![], secret: zeroize::Zeroizing::new(b"secret".to_vec()) }]);
-    let path = Path { local: "192.0.2.1:500".parse().unwrap(), remote: "192.0.2.2:500".parse().unwrap() };
+    let path = Path::new("192.0.2.1:500".parse().unwrap(), "192.0.2.2:500".parse().unwrap());
     let now = Instant::now();
     endpoint.handle_datagram(now, path, data);
     // With a header that fits, so that the parsers behind it are reached.

@@ -71,10 +71,7 @@ fuzz_target!(|data: &[u8]| {
     };
     ikev1_proto::parse_any(data);
     let now = Instant::now();
-    let path = Path {
-        local: ([192, 0, 2, 2], 500).into(),
-        remote: ([192, 0, 2, 1], 500).into(),
-    };
+    let path = Path::new(([192, 0, 2, 2], 500).into(), ([192, 0, 2, 1], 500).into());
     let mut endpoint = endpoint(mode & 1 != 0);
     let mut cookie = None;
     if mode & 2 != 0

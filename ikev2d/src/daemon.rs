@@ -391,7 +391,7 @@ impl Daemon {
                 datagram,
             } => {
                 self.endpoint
-                    .handle_datagram(now, Path { local, remote }, &datagram);
+                    .handle_datagram(now, Path::new(local, remote), &datagram);
             }
             Upcall::PeerMoved { child, remote } => {
                 let moved = self.endpoint.peer_moved(now, ChildId(child), remote);

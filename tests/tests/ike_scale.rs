@@ -189,10 +189,7 @@ impl Pair {
 }
 
 fn turned(path: Path) -> Path {
-    Path {
-        local: path.remote,
-        remote: path.local,
-    }
+    path.turned()
 }
 
 /// S13: five hundred peers, each with a child; all of them rekeyed; then a flood of first messages from
@@ -238,10 +235,7 @@ fn many_ike_sas_are_small_and_none_is_lost_and_a_flood_takes_no_room() {
     let before = pair.kept;
     for number in 0..FLOOD {
         let from = Ipv4Addr::from(0x0a50_0000 + number);
-        let path = Path {
-            local: first.path.remote,
-            remote: SocketAddr::new(from.into(), 500),
-        };
+        let path = Path::new(first.path.remote, SocketAddr::new(from.into(), 500));
         let spi = first.payload.first_chunk_mut::<8>().unwrap();
         *spi = (u64::from(number) << 32 | 0x5a5a_5a5a).to_be_bytes();
         let answers = pair.respond(path, &first.payload.clone());

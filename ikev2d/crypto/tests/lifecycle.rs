@@ -344,10 +344,7 @@ fn only_a_new_authenticated_message_moves_an_ike_sa() {
         }
         pair.run(Duration::from_secs(5));
         let before = pair.sides[1].endpoint.ike_sas().next().unwrap().path;
-        let attacker = Path {
-            local: before.local,
-            remote: "203.0.113.66:4500".parse().unwrap(),
-        };
+        let attacker = Path::new(before.local, "203.0.113.66:4500".parse().unwrap());
         for message in pair.recorded.clone() {
             for bit in [None, Some(18 * 8), Some(200), Some(message.len() * 8 - 1)] {
                 let mut message = message.clone();

@@ -336,10 +336,7 @@ fn an_authenticated_message_from_another_port_moves_the_path_and_a_forged_one_do
     let mut pair = Pair::new(|a, connection, _| connection.encap = a);
     pair.up();
     let moved: SocketAddr = "192.0.2.1:61000".parse().unwrap();
-    let path = Path {
-        local: "192.0.2.2:4500".parse().unwrap(),
-        remote: moved,
-    };
+    let path = Path::new("192.0.2.2:4500".parse().unwrap(), moved);
     let ike = pair.ike(0);
     pair.sides[0]
         .endpoint
@@ -427,10 +424,10 @@ fn garbage_makes_no_sa_and_breaks_nothing() {
     let child = pair.child(0);
     pair.sides[0].endpoint.rekey_child(pair.now, child).unwrap();
     pair.run(Duration::from_secs(10));
-    let path = Path {
-        local: "192.0.2.2:500".parse().unwrap(),
-        remote: "192.0.2.1:500".parse().unwrap(),
-    };
+    let path = Path::new(
+        "192.0.2.2:500".parse().unwrap(),
+        "192.0.2.1:500".parse().unwrap(),
+    );
     for message in pair.recorded.clone() {
         let mut fresh = Pair::plain();
         for len in 0..message.len() {

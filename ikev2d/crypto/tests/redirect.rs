@@ -174,10 +174,7 @@ fn a_forged_redirection_is_nothing() {
 }
 
 fn turned(path: Path) -> Path {
-    Path {
-        local: path.remote,
-        remote: path.local,
-    }
+    path.turned()
 }
 
 /// The nonce of a first message.

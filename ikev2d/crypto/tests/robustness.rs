@@ -61,10 +61,10 @@ fn a_forged_refusal_of_the_first_message_stops_nothing() {
         endpoint.initiate(now, "gw", Some("net"), None).unwrap();
         pair.flush();
         let request = pair.recorded[0].clone();
-        let path = Path {
-            local: "192.0.2.1:500".parse().unwrap(),
-            remote: "192.0.2.2:500".parse().unwrap(),
-        };
+        let path = Path::new(
+            "192.0.2.1:500".parse().unwrap(),
+            "192.0.2.2:500".parse().unwrap(),
+        );
         for _ in 0..3 {
             let message = forged(&request, kind, &[]);
             let endpoint = &mut pair.sides[0].endpoint;
@@ -153,10 +153,7 @@ fn the_gate_and_the_endpoint_are_of_one_mind() {
     let mut foreign = second.payload.clone();
     foreign[0] ^= 1;
     assert_eq!(meet(&foreign).0, Verdict::Answered);
-    let path = Path {
-        local: path.remote,
-        remote: path.local,
-    };
+    let path = path.turned();
     let responder = &mut pair.sides[1].endpoint;
     responder.handle_datagram(now, path, &second.payload);
     assert_eq!(responder.stats().half_open, 1);
@@ -180,10 +177,10 @@ fn who_was_half_open_before_cookies_were_asked_for_gets_in() {
     let gate = pair.sides[1].endpoint.gate();
     let mut cookie = Vec::new();
     let (a, b) = (pair.sides[0].address, pair.sides[1].address);
-    let path = Path {
-        local: SocketAddr::new(a.parse().unwrap(), 500),
-        remote: SocketAddr::new(b.parse().unwrap(), 500),
-    };
+    let path = Path::new(
+        SocketAddr::new(a.parse().unwrap(), 500),
+        SocketAddr::new(b.parse().unwrap(), 500),
+    );
     let verdict = gate.meet(now, path.local.ip(), &first, &mut cookie);
     assert_eq!(verdict, Verdict::Answered);
     pair.sides[0].endpoint.handle_datagram(now, path, &cookie);

@@ -228,10 +228,10 @@ impl Endpoint {
         let local = single(&connection.local_addrs)
             .or(local)
             .ok_or_else(|| no_address("local_addrs"))?;
-        let path = Path {
-            local: SocketAddr::new(local, self.config.ike_port),
-            remote: SocketAddr::new(remote, connection.remote_port),
-        };
+        let path = Path::new(
+            SocketAddr::new(local, self.config.ike_port),
+            SocketAddr::new(remote, connection.remote_port),
+        );
         self.with(now, |sas, ctx| {
             let cookie = ctx.cookie();
             let is_up = |id| sas.get(id).is_some_and(Isakmp::is_up);

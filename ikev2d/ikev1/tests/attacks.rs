@@ -13,10 +13,10 @@ use ikev2d_proto::event::*;
 use peers::{Pair, secret};
 
 fn to_b() -> Path {
-    Path {
-        local: "192.0.2.2:500".parse().unwrap(),
-        remote: "192.0.2.1:500".parse().unwrap(),
-    }
+    Path::new(
+        "192.0.2.2:500".parse().unwrap(),
+        "192.0.2.1:500".parse().unwrap(),
+    )
 }
 
 fn header(spis: (u64, u64), exchange: u8, message_id: u32) -> Header {

@@ -100,6 +100,10 @@ pub struct Connection {
     pub encap: bool,
     /// Offer and accept fragments (RFC 7383).
     pub fragmentation: bool,
+    /// TCP in place of UDP (RFC 9329).
+    pub tcp: Tcp,
+    /// The peer's port of TCP.
+    pub tcp_port: u16,
     /// Silence after which the peer is asked whether it lives.
     pub dpd_delay: Option<Duration>,
     /// Age at which the IKE SA is rekeyed.
@@ -152,6 +156,8 @@ impl Default for Connection {
             proposals: Proposal::ike_default(),
             encap: false,
             fragmentation: true,
+            tcp: Tcp::Off,
+            tcp_port: 4500,
             dpd_delay: None,
             rekey_time: None,
             rand_time: None,
@@ -170,6 +176,18 @@ impl Default for Connection {
             children: Vec::new(),
         }
     }
+}
+
+/// Whether IKE and ESP may go by TCP (RFC 9329); by whatever way a peer comes that may, we answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tcp {
+    /// By UDP alone.
+    #[default]
+    Off,
+    /// Where UDP gets no answer.
+    Fallback,
+    /// By TCP alone.
+    Always,
 }
 
 /// Where peers are sent (RFC 5685).

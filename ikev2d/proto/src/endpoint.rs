@@ -7,6 +7,7 @@ mod info;
 mod reauth;
 mod receive;
 mod seldom;
+mod stream;
 mod table;
 mod unique;
 
@@ -19,6 +20,8 @@ use thiserror::Error;
 pub use gate::{Gate, Verdict};
 pub use info::{ChildInfo, IkeSaInfo, Stats};
 pub(crate) use receive::{addresses_match, permits};
+pub use stream::StreamUse;
+pub use table::network;
 pub(crate) use unique::GRACE;
 
 use crate::config::{Connection, EndpointConfig, Identity, Secret};
@@ -324,10 +327,10 @@ impl Endpoint {
         let local = single(&connection.local_addrs)
             .or(local)
             .ok_or_else(|| no_address("local_addrs"))?;
-        let path = Path {
-            local: SocketAddr::new(local, self.config.ike_port),
-            remote: SocketAddr::new(remote, connection.remote_port),
-        };
+        let path = Path::new(
+            SocketAddr::new(local, self.config.ike_port),
+            SocketAddr::new(remote, connection.remote_port),
+        );
         self.with(now, |sas, ctx| {
             let spi_i = ctx.random_u64();
             let known = |sa: &IkeSa| sa.keys.is_some() && sa.may_be_of(ctx.crypto, &connection);
@@ -341,7 +344,7 @@ impl Endpoint {
             let mut sa = IkeSa::new(ctx, connection, true, (spi_i, 0), path);
             sa.initial_contact = initial_contact;
             sa.tasks.extend(task);
-            sa.start_init(ctx).map_err(|_| InitiateError::Crypto)?;
+            sa.begin_init(ctx).map_err(|_| InitiateError::Crypto)?;
             let id = sa.id;
             sas.insert(sa);
             Ok(id)

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,6 +36,13 @@ impl Numbers {
     pub fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
+
+    /// The number of a new stream.
+    pub fn next_stream(&self) -> StreamId {
+        // After 2^32 of all kinds the first one's is long free again.
+        let number = NonZeroU32::new(self.next() as u32);
+        StreamId(number.unwrap_or(NonZeroU32::MIN))
+    }
 }
 
 /// An IKE SA, for the life of the endpoint.
@@ -53,6 +61,10 @@ pub struct InstallId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct JobId(pub u64);
 
+/// A TCP connection that carries IKE and ESP (RFC 9329).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub NonZeroU32);
+
 /// Both ends' addresses and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Path {
@@ -60,6 +72,29 @@ pub struct Path {
     pub local: SocketAddr,
     /// The peer's.
     pub remote: SocketAddr,
+    /// The connection, where it is TCP's and not UDP's.
+    pub stream: Option<StreamId>,
+}
+
+impl Path {
+    /// By UDP.
+    pub fn new(local: SocketAddr, remote: SocketAddr) -> Self {
+        Self {
+            local,
+            remote,
+            stream: None,
+        }
+    }
+
+    /// As the peer has it.
+    #[must_use]
+    pub fn turned(self) -> Self {
+        Self {
+            local: self.remote,
+            remote: self.local,
+            stream: self.stream,
+        }
+    }
 }
 
 /// A datagram to send.
@@ -207,6 +242,17 @@ pub enum Event {
         job: JobId,
         /// What to do.
         work: Box<Job>,
+    },
+    /// Open a TCP connection to the peer (RFC 9329), then tell
+    /// [`stream_opened`](crate::endpoint::Endpoint::stream_opened) or
+    /// [`stream_closed`](crate::endpoint::Endpoint::stream_closed).
+    Connect {
+        /// Its number.
+        stream: StreamId,
+        /// From where.
+        local: IpAddr,
+        /// Where to.
+        remote: SocketAddr,
     },
     /// An IKE SA is established.
     IkeUp {

@@ -8,6 +8,7 @@ mod rare;
 mod reauth;
 mod spi;
 mod step;
+mod stream;
 mod task;
 mod timers;
 mod window;
@@ -23,6 +24,7 @@ pub(crate) use fragments::{Held, Reassembly};
 pub(crate) use rare::{Nothing, Rare, nothing};
 pub(crate) use spi::{OwnSpi, Spis};
 pub(crate) use step::{Ctx, Outputs};
+use stream::Carriage;
 pub(crate) use task::{ChildRequest, Collision, Handover, RekeyRequest, Request, Task};
 pub(crate) use timers::jittered;
 
@@ -92,6 +94,8 @@ pub(crate) struct IkeSa {
     pub(crate) spi_i: u64,
     pub(crate) spi_r: u64,
     pub(crate) path: Path,
+    /// How its stream stands, if it has one.
+    carriage: Rare<Carriage>,
     pub(crate) state: State,
     pub(crate) suite: Option<IkeSuite>,
     pub(crate) keys: Option<IkeKeys>,
@@ -202,6 +206,7 @@ impl IkeSa {
             spi_i,
             spi_r,
             path,
+            carriage: Rare::default(),
             state: State::Connecting,
             suite: None,
             keys: None,

@@ -85,7 +85,7 @@ impl Sockets {
                         false => Some(datagram),
                     };
                     if let Some(message) = message {
-                        take(Path { local, remote }, message);
+                        take(Path::new(local, remote), message);
                     }
                 })?;
                 if !more {

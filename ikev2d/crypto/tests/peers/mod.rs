@@ -51,6 +51,14 @@ pub(crate) struct Pair {
     pub(crate) recorded: Vec<Vec<u8>>,
     /// SAs are deleted: what is sent meanwhile may be in vain.
     pub(crate) lenient: bool,
+    /// Nothing passes by UDP.
+    pub(crate) no_udp: bool,
+    /// TCP connections can't be made.
+    pub(crate) no_tcp: bool,
+    /// Those that are there (RFC 9329).
+    pub(crate) streams: Vec<StreamId>,
+    /// What was sent by them.
+    pub(crate) streamed: usize,
 }
 
 pub(crate) fn net(text: &str) -> SelectorConfig {
@@ -156,6 +164,10 @@ impl Pair {
             mtu: usize::MAX,
             recorded: Vec::new(),
             lenient: false,
+            no_udp: false,
+            no_tcp: false,
+            streams: Vec::new(),
+            streamed: 0,
         }
     }
 
@@ -213,6 +225,21 @@ impl Pair {
                         let outbound = &side.outbound;
                         side.sending.retain(|spi| outbound.contains_key(spi));
                     }
+                    Event::Connect {
+                        stream,
+                        local,
+                        remote,
+                    } => {
+                        assert_eq!(remote.port(), 4500);
+                        if self.no_tcp {
+                            let why = "refused";
+                            side.endpoint.stream_closed(self.now, *stream, why);
+                        } else {
+                            self.streams.push(*stream);
+                            let local = (*local, 40000 + self.streams.len() as u16).into();
+                            side.endpoint.stream_opened(self.now, *stream, local);
+                        }
+                    }
                     Event::Job { job, work } => {
                         let busy = side.busy != 0 && work.is_for_peer();
                         side.busy -= u32::from(busy);
@@ -231,18 +258,25 @@ impl Pair {
                 self.recorded.push(transmit.payload.clone());
                 let too_long = transmit.payload.len() + 32 > self.mtu;
                 let lost = self.loss != 0 && self.chance(self.loss);
-                let copies = if too_long || lost {
+                // TCP loses nothing as long as it is there.
+                let stream = transmit.path.stream;
+                let carried = stream.is_some_and(|stream| self.streams.contains(&stream));
+                self.streamed += usize::from(carried);
+                let stopped = match stream {
+                    Some(_) => !carried,
+                    None => self.no_udp || too_long || lost,
+                };
+                let copies = if stopped {
                     0
+                } else if carried {
+                    1
                 } else if self.loss != 0 && self.chance(self.loss) {
                     2
                 } else {
                     1
                 };
                 for _ in 0..copies {
-                    let path = Path {
-                        local: transmit.path.remote,
-                        remote: transmit.path.local,
-                    };
+                    let path = transmit.path.turned();
                     let latency = Duration::from_millis(
                         10 + if self.loss != 0 { self.random % 30 } else { 0 },
                     );
@@ -290,6 +324,18 @@ impl Pair {
             }
         }
         panic!("no end in sight");
+    }
+
+    /// A TCP connection ends, for both.
+    pub(crate) fn cut(&mut self) {
+        let Some(stream) = self.streams.pop() else {
+            return;
+        };
+        self.wire
+            .retain(|(_, _, path, _)| path.stream != Some(stream));
+        for side in &mut self.sides {
+            side.endpoint.stream_closed(self.now, stream, "cut");
+        }
     }
 
     pub(crate) fn up(&mut self) {

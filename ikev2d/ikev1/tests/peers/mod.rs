@@ -165,10 +165,7 @@ impl Pair {
     }
 
     fn translated(&self, from: usize, path: Path) -> Path {
-        let mut seen = Path {
-            local: path.remote,
-            remote: path.local,
-        };
+        let mut seen = path.turned();
         if self.nat && from == 0 {
             let port = MAPPED + seen.remote.port();
             seen.remote = SocketAddr::new(OUTSIDE.parse().unwrap(), port);

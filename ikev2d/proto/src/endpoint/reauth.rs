@@ -64,11 +64,16 @@ fn begin(
     let (gateway, asked) = elsewhere.unzip();
     let mut path = old.path;
     let behind_nat = path.remote.port() != ctx.config.nat_port;
-    path.local.set_port(ctx.config.ike_port);
-    if let Some(gateway) = gateway {
-        path.remote = (gateway, old.connection.remote_port).into();
-    } else if !(old.nat_remote && behind_nat) {
-        path.remote.set_port(old.connection.remote_port);
+    // A peer that has come by TCP can be reached on its own stream alone.
+    let on_its_stream = path.stream.is_some() && !old.moves;
+    if !on_its_stream {
+        path.local.set_port(ctx.config.ike_port);
+    }
+    match gateway {
+        _ if on_its_stream => {}
+        Some(gateway) => path.remote = (gateway, old.connection.remote_port).into(),
+        None if old.nat_remote && behind_nat => {}
+        None => path.remote.set_port(old.connection.remote_port),
     }
     // The policy as it is today, if the connection is still there.
     let name = &old.connection.name;
@@ -100,7 +105,11 @@ fn begin(
         new.assigned.wanted = had;
     }
     new.tasks.extend(tasks);
-    if new.start_init(ctx).is_err() {
+    let begun = match on_its_stream {
+        true => new.start_init(ctx),
+        false => new.begin_init(ctx),
+    };
+    if begun.is_err() {
         ctx.out.reauth_failed.push(id);
         return;
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Endpoint;
 use super::cookie::Seen;
 use super::gate::is_first;
-use crate::config::{AddressPattern, Connection};
+use crate::config::{AddressPattern, Connection, Tcp};
 use crate::event::{IkeId, Path, Transmit};
 use crate::exchange::init::{InitRequest, choose, has_intermediate};
 use crate::exchange::redirect;
@@ -141,10 +141,11 @@ impl Endpoint {
             }
         }
         let (local, remote) = (path.local.ip(), path.remote.ip());
+        let may_come = |c: &Connection| path.stream.is_none() || c.tcp != Tcp::Off;
         let candidates = self
             .connections
             .iter()
-            .filter(|c| addresses_match(c, local, remote));
+            .filter(|c| may_come(c) && addresses_match(c, local, remote));
         let additional = has_intermediate(&request.parts);
         let mut chosen = None;
         let mut any = false;

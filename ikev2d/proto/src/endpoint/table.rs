@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::config::{EndpointConfig, Identity};
 use crate::crypto::Crypto;
-use crate::event::{ChildId, IkeId, InstallId, JobId};
+use crate::event::{ChildId, IkeId, InstallId, JobId, StreamId};
 use crate::ike_sa::{IkeSa, State};
 
 /// Every IKE SA, by its number and by all that it is asked for by.
@@ -23,6 +23,8 @@ pub(crate) struct Table {
     /// Those that a peer began, by the key of its SPI and address.
     firsts: HashMap<u64, IkeId>,
     due: BTreeSet<(Instant, IkeId)>,
+    /// By the stream that carries them.
+    streams: BTreeSet<(StreamId, IkeId)>,
     connecting: BTreeSet<IkeId>,
     /// Those of them that peers began, by network.
     half_open: HashMap<IpAddr, usize>,
@@ -52,6 +54,7 @@ struct Marks {
     spi: u64,
     first: Option<u64>,
     due: Option<Instant>,
+    stream: Option<StreamId>,
     connecting: bool,
     half_open: Option<IpAddr>,
     ends: Option<u64>,
@@ -60,8 +63,9 @@ struct Marks {
     replacing: bool,
 }
 
-/// Whose half-open IKE SAs are counted together: one host has a whole IPv6 network of 64 bits.
-fn network(address: IpAddr) -> IpAddr {
+/// Who is counted together before anything is known of them: one host has a whole IPv6 network of 64
+/// bits.
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
@@ -171,6 +175,12 @@ impl Table {
 
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Those that a stream carries.
+    pub(crate) fn of_stream(&self, stream: StreamId) -> impl Iterator<Item = &IkeSa> {
+        let range = (stream, IkeId(0))..=(stream, IkeId(u64::MAX));
+        self.streams.range(range).filter_map(|(_, id)| self.get(id))
     }
 
     /// Peers' half-open ones: of an address's network, and all.
@@ -286,6 +296,7 @@ impl Table {
             spi: sa.own_spi(),
             first: (!sa.initiator).then(|| self.first_key(sa.spi_i, sa.path.remote)),
             due: sa.timeout(config),
+            stream: sa.path.stream,
             connecting,
             half_open: (connecting && !sa.initiator).then(|| network(sa.path.remote.ip())),
             ends: established.then(|| self.ends_key(crypto, &sa.local_id, &sa.remote_id)),
@@ -305,6 +316,8 @@ impl Table {
         mark(&mut self.connections, connections.0, connections.1);
         let due = |marks: &Marks| marks.due.map(|at| (at, id));
         mark(&mut self.due, due(before), due(after));
+        let stream = |marks: &Marks| marks.stream.map(|stream| (stream, id));
+        mark(&mut self.streams, stream(before), stream(after));
         let is = |flag: bool| flag.then_some(id);
         let connecting = (is(before.connecting), is(after.connecting));
         mark(&mut self.connecting, connecting.0, connecting.1);

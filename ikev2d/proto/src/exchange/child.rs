@@ -107,7 +107,7 @@ impl IkeSa {
         chain.notify(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[]);
         resource::push_info(chain, resource);
         // AH authenticates what a NAT changes; where nothing else is configured the peer says so, too.
-        let nat = self.udp_encap() && config.esp_proposals.iter().any(|ours| !ours.is_ah());
+        let nat = self.encapsulates() && config.esp_proposals.iter().any(|ours| !ours.is_ah());
         let offered = config
             .esp_proposals
             .iter()
@@ -256,8 +256,8 @@ impl IkeSa {
             .iter()
             .find_map(|ours| ours.choose_esp(&chosen.proposal, offer.first))
             .ok_or("the peer chose what we did not offer")?;
-        if suite.ah && self.udp_encap() {
-            return Err("AH does not pass a NAT (or encap = true): use ESP");
+        if suite.ah && self.encapsulates() {
+            return Err("AH does not pass a NAT (or encap = true, or TCP): use ESP");
         }
         if suite.group != offer.chosen_group {
             return Err("the peer's key exchange does not fit its choice");
@@ -323,7 +323,7 @@ impl IkeSa {
                 .iter()
                 .all(|ts| (ts.start, ts.end) == (host, host))
         };
-        !self.udp_encap()
+        !self.encapsulates()
             && only(local, self.path.local.ip())
             && only(remote, self.path.remote.ip())
     }
@@ -475,7 +475,7 @@ impl IkeSa {
             let chosen = config.esp_proposals.iter().find_map(|mine| {
                 proposals.iter().find_map(|theirs| {
                     let suite = mine.choose_esp(&theirs.proposal, first)?;
-                    if suite.ah && self.udp_encap() {
+                    if suite.ah && self.encapsulates() {
                         return None;
                     }
                     // They differ in nothing but their keys (RFC 9611 §4).

@@ -204,7 +204,12 @@ impl IkeSa {
 
     /// Whether ESP goes in UDP.
     pub(crate) fn udp_encap(&self) -> bool {
-        self.nat_local || self.nat_remote || self.encap
+        self.path.stream.is_none() && (self.nat_local || self.nat_remote || self.encap)
+    }
+
+    /// Whether ESP goes in UDP or TCP, and not right behind the IP header.
+    pub(crate) fn encapsulates(&self) -> bool {
+        self.path.stream.is_some() || self.udp_encap()
     }
 
     pub(crate) fn handle_init_response(
@@ -313,7 +318,7 @@ impl IkeSa {
         let childless = |n: notify::Notify<'_>| n.kind == notify::CHILDLESS_IKEV2_SUPPORTED;
         self.childless = notifies(&answer.parts).any(childless);
         // With MOBIKE a NAT may come in between later (RFC 4555 §3.3).
-        if self.udp_encap() || self.connection.mobike {
+        if self.path.stream.is_none() && (self.udp_encap() || self.connection.mobike) {
             self.path.local.set_port(ctx.config.nat_port);
             if self.path.remote.port() == ctx.config.ike_port {
                 self.path.remote.set_port(ctx.config.nat_port);

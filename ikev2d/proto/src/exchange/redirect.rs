@@ -126,7 +126,7 @@ impl IkeSa {
         self.spi_i = ctx.random_u64();
         self.init.clear();
         self.init.redirected_from = Some(from);
-        if self.start_init(ctx).is_err() {
+        if self.begin_init(ctx).is_err() {
             self.die(ctx, "IKE_SA_INIT could not be made");
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Ctx, IkeSa, nothing};
 use crate::event::Path;
 use crate::sk::{Fragment, Opened};
-use crate::wire::MAX_MESSAGE;
+use crate::wire::{MAX_MESSAGE, stream};
 
 /// Fragments of one message, at most.
 const MOST_FRAGMENTS: u16 = 64;
@@ -138,6 +138,10 @@ fn ladder(path: Path, largest: Option<usize>) -> impl Iterator<Item = usize> {
 impl IkeSa {
     /// Octets of the largest message that is sent in one piece.
     pub(crate) fn message_size(&self, ctx: &Ctx<'_>) -> usize {
+        if self.path.stream.is_some() {
+            // TCP divides as it likes (RFC 9329 §6.6).
+            return stream::MOST_IKE;
+        }
         if !self.fragmentation {
             return MAX_MESSAGE;
         }
@@ -287,10 +291,8 @@ mod tests {
 
     #[test]
     fn sizes_go_down_to_what_everybody_takes() {
-        let path = |address: &str| Path {
-            local: "192.0.2.1:500".parse().unwrap(),
-            remote: address.parse().unwrap(),
-        };
+        let path =
+            |address: &str| Path::new("192.0.2.1:500".parse().unwrap(), address.parse().unwrap());
         let v4: Vec<usize> = ladder(path("192.0.2.2:500"), Some(1400)).collect();
         assert_eq!(v4, [1400 - 32, 1280 - 32, 576 - 32]);
         let v6: Vec<usize> = ladder(path("[2001:db8::1]:500"), None).collect();

@@ -19,6 +19,7 @@ impl IkeSa {
             && self.standing == Standing::Current;
         if can && self.path.local.ip() != local {
             self.path.local.set_ip(local);
+            self.choose_carrier(ctx);
             self.tasks.retain(|task| *task != Task::Move);
             self.tasks.push_front(Task::Move);
             // What is on its way is sent again from there (RFC 4555 §3.5).
@@ -67,7 +68,7 @@ impl IkeSa {
             return Err(notify::UNACCEPTABLE_ADDRESSES);
         }
         let before = (self.path, self.nat_local, self.nat_remote);
-        self.path = path;
+        self.take_path(ctx, path);
         self.detect_nat(ctx, parts, self.spi_r);
         if has(notify::NO_NATS_ALLOWED) && (self.nat_local || self.nat_remote) {
             (self.path, self.nat_local, self.nat_remote) = before;

@@ -3,13 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Ctx, IkeSa, Phase, Standing, State, Task};
-use crate::config::EndpointConfig;
+use super::window::Outstanding;
+use super::{Ctx, IkeSa, Phase, Request, Standing, State, Task};
+use crate::config::{EndpointConfig, Tcp};
 use crate::event::Transmit;
 
 /// Retransmissions of a first message that somebody has refused: it may have been a forger (RFC 7296
 /// §2.21.1), and then the peer answers one of them.
 const REFUSED_TRIES: u32 = 1;
+/// Retransmissions by UDP before TCP is tried (RFC 9329 §6.1).
+const FALLBACK_TRIES: u32 = 2;
 
 impl IkeSa {
     pub(crate) fn arm_rekey(&mut self, ctx: &Ctx<'_>) {
@@ -31,6 +34,11 @@ impl IkeSa {
         }
     }
 
+    /// Whether a NAT may forget us; it keeps TCP connections by itself (RFC 9329 §6.8).
+    fn wants_keepalives(&self) -> bool {
+        self.nat_local && self.path.stream.is_none()
+    }
+
     /// Whether it does what is due to an IKE SA in use.
     fn is_in_use(&self) -> bool {
         self.state == State::Established && self.standing == Standing::Current
@@ -49,7 +57,7 @@ impl IkeSa {
             .then(|| self.created + config.half_open_timeout);
         let established = self.is_in_use();
         let keepalive =
-            (established && self.nat_local).then(|| self.last_sent + config.nat_keepalive);
+            (established && self.wants_keepalives()).then(|| self.last_sent + config.nat_keepalive);
         let tasks = self.tasks.iter().filter_map(|task| match task {
             Task::Child { not_before, .. }
             | Task::Sibling { not_before, .. }
@@ -108,9 +116,11 @@ impl IkeSa {
                 reason: "lifetime is over".to_owned(),
             });
         }
-        if let Some(outstanding) = &self.outstanding
-            && now >= outstanding.at
-        {
+        let due = |outstanding: &Outstanding| now >= outstanding.at;
+        if self.outstanding.as_deref().is_some_and(due) && self.fall_back(ctx) {
+            return self.pump(ctx);
+        }
+        if let Some(outstanding) = self.outstanding.as_deref().filter(|o| due(o)) {
             let refusal = self.init.refusal.as_deref();
             let refusal = refusal.filter(|_| self.keys.is_none());
             let tries = ctx.config.retransmit_tries;
@@ -153,7 +163,7 @@ impl IkeSa {
             if self.liveness_at().is_some_and(|at| now >= at) {
                 self.tasks.push_back(Task::Liveness);
             }
-            if self.nat_local && now >= self.last_sent + ctx.config.nat_keepalive {
+            if self.wants_keepalives() && now >= self.last_sent + ctx.config.nat_keepalive {
                 self.last_sent = now;
                 let path = self.path;
                 let payload = vec![0xff];
@@ -166,6 +176,22 @@ impl IkeSa {
         }
         self.pump(ctx);
     }
+}
+
+/// Whether a request by UDP has waited long enough for TCP to be tried: the first one of all, or one
+/// that follows a change of the network (RFC 9329 §6.1, §8.4).
+pub(super) fn falls_back(sa: &IkeSa, config: &EndpointConfig) -> bool {
+    let tries = FALLBACK_TRIES.min(config.retransmit_tries);
+    let waited = |outstanding: &Outstanding| {
+        let moving = sa.mobike
+            && (matches!(outstanding.request, Request::Move) || sa.tasks.contains(&Task::Move));
+        let first = matches!(outstanding.request, Request::Init) && sa.keys.is_none();
+        outstanding.tries >= tries && (first || moving)
+    };
+    sa.moves
+        && sa.connection.tcp == Tcp::Fallback
+        && sa.path.stream.is_none()
+        && sa.outstanding.as_deref().is_some_and(waited)
 }
 
 /// A time shortened at random, so that both ends do not act at once (§2.8): by up to a tenth if

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Ctx, Handover, IkeSa, Request, SMALL, Standing, State, Task};
 use crate::crypto::CryptoError;
-use crate::event::{Path, Transmit};
+use crate::event::{Path, StreamId, Transmit};
 use crate::exchange::informational::ends_ike;
 use crate::keymat::IkeKeys;
 use crate::sk::{Opened, Sealer};
@@ -22,6 +22,8 @@ pub(super) struct Outstanding {
     pub(super) tries: u32,
     pub(super) at: Instant,
     pub(super) wait: Duration,
+    /// The stream that it has left on.
+    pub(super) stream: Option<StreamId>,
 }
 
 /// A message as it was sent.
@@ -73,6 +75,9 @@ impl IkeSa {
     }
 
     fn send_on(&mut self, ctx: &mut Ctx<'_>, path: Path, message: Vec<u8>) {
+        if path.stream == self.path.stream && self.is_silent() {
+            return self.dial_again(ctx);
+        }
         self.last_sent = ctx.now;
         ctx.out.transmits.push_back(Transmit {
             path,
@@ -160,6 +165,7 @@ impl IkeSa {
             self.send(ctx, message.clone());
         }
         self.outstanding = Some(Box::new(Outstanding {
+            stream: self.path.stream.filter(|_| !self.is_silent()),
             id,
             sent,
             request,
@@ -177,10 +183,13 @@ impl IkeSa {
         outstanding.tries += 1;
         outstanding.wait = outstanding.wait.mul_f64(ctx.config.retransmit_base);
         outstanding.at = ctx.now + ctx.shortened(outstanding.wait, ctx.config.retransmit_jitter);
-        self.divide_further(ctx, &mut outstanding.sent);
-        ctx.out.retransmits += 1;
-        for message in &outstanding.sent.messages {
-            self.send(ctx, message.clone());
+        if !self.is_said(outstanding.stream) {
+            self.divide_further(ctx, &mut outstanding.sent);
+            ctx.out.retransmits += 1;
+            for message in &outstanding.sent.messages {
+                self.send(ctx, message.clone());
+            }
+            outstanding.stream = self.path.stream.filter(|_| !self.is_silent());
         }
         self.outstanding = Some(outstanding);
     }
@@ -393,11 +402,15 @@ impl IkeSa {
         if path == self.path {
             return;
         }
+        // Only the original initiator opens streams, and only with MOBIKE it leaves them (RFC 9329 §8.4).
+        if path.stream != self.path.stream && (self.moves || path.stream.is_none()) {
+            return;
+        }
         let port_only = path.remote.ip() == self.path.remote.ip();
         if port_only || self.may_wander() {
             // Where we are ourselves is then ours to say, whatever the peer knows yet.
             let local = self.path.local.ip();
-            self.path = path;
+            self.take_path(ctx, path);
             if self.mobike && self.moves {
                 self.path.local.set_ip(local);
             }

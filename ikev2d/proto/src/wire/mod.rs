@@ -3,6 +3,7 @@
 
 pub mod configuration;
 pub mod notify;
+pub mod stream;
 
 use thiserror::Error;
 use zerocopy::big_endian::{U32, U64};

@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 pub use auth::{AuthSection, AuthSetting, RevocationSetting};
 pub use cache::CacheSection;
 pub use child::{ChildSection, CloseAction, DpdAction, HwOffload, Mode, PerResource, StartAction};
-pub use connection::{ConnectionSection, RedirectWhen, SendCertSetting};
+pub use connection::{ConnectionSection, RedirectWhen, SendCertSetting, TcpSetting};
 pub(crate) use credentials::Authority;
 pub use credentials::{AuthoritySection, Credentials};
 pub(crate) use daemon::cores;
@@ -151,7 +151,15 @@ impl Config {
 
     /// What the types do not say: the setting that is wrong, and why.
     fn check(&mut self) -> Result<(), (String, String)> {
+        let inline = self.daemon.dataplane == DataplaneSetting::Inline;
+        let no_tcp = "an inline card has no TCP: expected dataplane = \"tun\"";
+        if inline && self.daemon.tcp_port != 0 {
+            return Err(("daemon.tcp_port".to_owned(), no_tcp.to_owned()));
+        }
         for (name, connection) in &self.connections {
+            if inline && connection.tcp != TcpSetting::Off {
+                return Err((format!("connections.{name}.tcp"), no_tcp.to_owned()));
+            }
             connection
                 .check()
                 .map_err(|(key, what)| (format!("connections.{name}.{key}"), what))?;

@@ -47,6 +47,7 @@ use crate::net::{self, Sockets};
 use crate::plane::Plane;
 use crate::publication::{Place, Publication};
 use crate::routes::Routes;
+use crate::streams::Streams;
 use crate::vici::lists::ChildFacts;
 use crate::vici::server::{self, Broadcast, Request};
 use control::Waiters;
@@ -57,6 +58,8 @@ use ike::Ike;
 const BACKLOG: usize = 1024;
 /// Between looks at the devices' events.
 const TICK: Duration = Duration::from_millis(20);
+/// Between looks at what TCP connections are used for.
+const LOOK_AT_STREAMS: Duration = Duration::from_secs(1);
 /// How long peers get to answer deletions at the end.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Frames of the pool.
@@ -75,6 +78,8 @@ pub(crate) struct Daemon {
     publication: Publication,
     routes: Routes,
     sockets: Sockets,
+    pub(crate) streams: Streams,
+    streams_due: Instant,
     key_log: Option<KeyLog>,
     pub(crate) waiters: Waiters,
     broadcast: broadcast::Sender<Broadcast>,
@@ -162,7 +167,11 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         &gate,
         &ike_in,
     )?;
-    drop(ike_in);
+    let streams = Streams::start(endpoint.numbers(), gate, ike_in, plane.clone())
+        .context("thread for TCP")?;
+    if section.tcp_port != 0 {
+        streams.listen(section.tcp_port).context("IKE in TCP")?;
+    }
     let interface = plane.interface();
     let index = nix::net::if_::if_nametoindex(interface)
         .with_context(|| format!("interface {interface} for packets in the clear"))?;
@@ -189,12 +198,14 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let mut daemon = Daemon {
         endpoint,
         jobs,
-        installer: Installer::new(devices.failover.clone(), plane.clone()),
+        installer: Installer::new(devices.failover.clone(), plane.clone(), streams.clone()),
         plane,
         devices,
         publication,
         routes,
         sockets,
+        streams,
+        streams_due: Instant::now(),
         key_log,
         waiters: Waiters::default(),
         broadcast,
@@ -388,10 +399,21 @@ impl Daemon {
             Upcall::Ike {
                 local,
                 remote,
+                stream,
                 datagram,
             } => {
-                self.endpoint
-                    .handle_datagram(now, Path::new(local, remote), &datagram);
+                let path = Path {
+                    local,
+                    remote,
+                    stream,
+                };
+                self.endpoint.handle_datagram(now, path, &datagram);
+            }
+            Upcall::StreamOpened { stream, local } => {
+                self.endpoint.stream_opened(now, stream, local);
+            }
+            Upcall::StreamClosed { stream, reason } => {
+                self.endpoint.stream_closed(now, stream, &reason);
             }
             Upcall::PeerMoved { child, remote } => {
                 let moved = self.endpoint.peer_moved(now, ChildId(child), remote);
@@ -402,9 +424,9 @@ impl Daemon {
                     && sa.nat_remote
                 {
                     // IKEv1 has no word for it.
-                    let local = sa.path.local;
+                    let path = Path::new(sa.path.local, remote);
                     let child = ChildId(child);
-                    self.installer.move_child(child, (local, remote), None);
+                    self.installer.move_child(child, path, None);
                 } else {
                     tracing::debug!(child, %remote, "a peer that is behind no NAT is not followed");
                 }
@@ -479,6 +501,12 @@ impl Daemon {
             }
         }
         self.look_for_moves(now);
+        if now >= self.streams_due {
+            self.streams_due = now + LOOK_AT_STREAMS;
+            let endpoint = &self.endpoint;
+            self.streams
+                .look_after(now, |stream| endpoint.stream_use(stream));
+        }
         self.publication.look_after(self.devices.failover.cache());
         self.installer.tick(now);
         self.manual.tick(now);
@@ -500,7 +528,9 @@ impl Daemon {
         self.route_manual().await;
         loop {
             while let Some(transmit) = self.endpoint.poll_transmit() {
-                if let Err(error) = self.sockets.send(&transmit) {
+                if let Some(stream) = transmit.path.stream {
+                    self.streams.send(stream, &transmit.payload);
+                } else if let Err(error) = self.sockets.send(&transmit) {
                     tracing::debug!(%error, to = %transmit.path.remote, "IKE message not sent");
                 }
             }
@@ -537,6 +567,11 @@ impl Daemon {
                 self.endpoint.handle_answer(now, &answer);
             }
             Event::Job { job, work } => self.jobs.submit(job, work),
+            Event::Connect {
+                stream,
+                local,
+                remote,
+            } => self.streams.connect(stream, local, remote),
             Event::InstallOutbound { install, child } => {
                 if let Err(error) = self.installer.outbound(child) {
                     tracing::error!(%error, "child SA can't be installed");
@@ -598,8 +633,7 @@ impl Daemon {
                 let children = of_ike.into_iter().flat_map(|sa| sa.children);
                 let children: Vec<ChildId> = children.map(|child| child.sa.id).collect();
                 for child in children {
-                    let ends = (path.local, path.remote);
-                    self.installer.move_child(child, ends, Some(udp_encap));
+                    self.installer.move_child(child, path, Some(udp_encap));
                 }
             }
             Event::Configured {
@@ -675,6 +709,13 @@ impl Daemon {
             }
             event => tracing::debug!(?event, "event"),
         }
+    }
+
+    /// What the data plane and the TCP connections have counted, by name.
+    pub(crate) fn plane_statistics(&self) -> Vec<(String, u64)> {
+        let mut all = self.plane.statistics();
+        all.extend(self.streams.statistics());
+        all
     }
 
     /// Traffic and placement of a child SA.

@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ikev2d_proto::algorithm::{Encryption, Integrity};
@@ -20,9 +19,10 @@ use offload_api::sa::{
 };
 
 use crate::config::ChildSection;
-use crate::dataplane::{Encapsulation, InboundSa, OutboundSa, Overhead, Share};
+use crate::dataplane::{Encapsulation, InboundSa, OutboundSa, Overhead, Share, Way};
 use crate::inline::outer;
 use crate::plane::{Plane, Removed};
+use crate::streams::Streams;
 
 /// How long a removed SA still takes packets that are on their way.
 const LINGER: Duration = Duration::from_secs(1);
@@ -35,6 +35,7 @@ const DRAIN_TICK: Duration = Duration::from_millis(2);
 pub(crate) struct Installer {
     failover: Failover,
     plane: Plane,
+    streams: Streams,
     /// By themselves, so that the map's free places take little room.
     children: HashMap<ChildId, Box<Installed>>,
     handles: HashMap<SaHandle, ChildId>,
@@ -87,10 +88,11 @@ struct Installed {
 }
 
 impl Installer {
-    pub(crate) fn new(failover: Failover, plane: Plane) -> Self {
+    pub(crate) fn new(failover: Failover, plane: Plane, streams: Streams) -> Self {
         Self {
             failover,
             plane,
+            streams,
             children: HashMap::new(),
             handles: HashMap::new(),
             reserved: HashSet::new(),
@@ -123,6 +125,11 @@ impl Installer {
             let what = "transport mode";
             let error =
                 "an inline card's host port is not where this host's own packets pass".to_owned();
+            return Err(DeviceError::Host { what, error }.into());
+        }
+        if sa.path.stream.is_some() && self.plane.is_inline() {
+            let what = "ESP in TCP";
+            let error = "an inline card has no TCP: it takes the data plane in software".to_owned();
             return Err(DeviceError::Host { what, error }.into());
         }
         if self.reserved.contains(&sa.spi_in) {
@@ -181,17 +188,7 @@ impl Installer {
             spi: params.spi,
             sa: handle,
             selectors: pairs(&sa.ts_local, &sa.ts_remote),
-            path: (sa.path.local, sa.path.remote),
-            encapsulation: match sa.suite.ah {
-                true => Encapsulation::Ah,
-                false if sa.transport => Encapsulation::Transport,
-                false if sa.udp_encap => Encapsulation::Udp,
-                false => Encapsulation::Native,
-            },
-            overhead: match sa.transport {
-                true => Overhead::of_transport(params.suite),
-                false => Overhead::of(params.suite, sa.udp_encap),
-            },
+            way: way(&self.streams, sa, params.suite),
             child: child.0,
             share: share(sa),
         });
@@ -212,15 +209,11 @@ impl Installer {
 
     /// The peer of a child or we have moved: packets go there from now on, and the SA cache says so.
     /// A NAT may have come in between, or gone: `udp` says it where that is known.
-    pub(crate) fn move_child(
-        &mut self,
-        child: ChildId,
-        (local, remote): (SocketAddr, SocketAddr),
-        udp: Option<bool>,
-    ) {
+    pub(crate) fn move_child(&mut self, child: ChildId, path: Path, udp: Option<bool>) {
         let Some(installed) = self.children.get_mut(&child) else {
             return;
         };
+        let (local, remote) = (path.local, path.remote);
         let udp = udp.unwrap_or(installed.sa.udp_encap);
         if udp && installed.sa.suite.ah {
             tracing::warn!(
@@ -230,8 +223,11 @@ impl Installer {
         }
         let udp = udp && !installed.sa.suite.ah;
         installed.sa.udp_encap = udp;
-        installed.sa.path = Path { local, remote };
-        self.plane.update_path(child.0, (local, remote), udp);
+        installed.sa.path = path;
+        if let Ok(suite) = suite(&installed.sa.suite) {
+            let way = way(&self.streams, &installed.sa, suite);
+            self.plane.update_path(child.0, &way);
+        }
         if self.plane.is_inline() {
             // The SA itself has its outer headers and was told.
             return;
@@ -360,6 +356,26 @@ impl Installer {
 /// What the SA cache calls a child's SAs: a later process knows by it what to set up again.
 pub(crate) fn name(connection: &str, child: &str) -> SaName {
     SaName::new(&format!("{connection}/{child}"))
+}
+
+/// How a child's packets get to its peer.
+fn way(streams: &Streams, sa: &ChildSa, suite: Suite) -> Way {
+    let stream = sa.path.stream;
+    Way {
+        path: (sa.path.local, sa.path.remote),
+        encapsulation: match sa.suite.ah {
+            true => Encapsulation::Ah,
+            false if sa.transport => Encapsulation::Transport,
+            false if stream.is_some() => Encapsulation::Tcp,
+            false if sa.udp_encap => Encapsulation::Udp,
+            false => Encapsulation::Native,
+        },
+        overhead: match sa.transport {
+            true => Overhead::of_transport(suite),
+            false => Overhead::of(suite, sa.udp_encap),
+        },
+        stream: stream.and_then(|stream| streams.get(stream)),
+    }
 }
 
 /// What the SA cache says of an SA besides its parameters.

@@ -18,4 +18,5 @@ mod net;
 mod plane;
 pub mod publication;
 mod routes;
+pub mod streams;
 pub mod vici;

@@ -3,14 +3,15 @@
 //! itself.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ikev2d_proto::event::StreamId;
 use offload_api::error::SaError;
 use offload_api::sa::Spi;
 
 use crate::dataplane::{
-    Dataplane, InboundEntry, InboundSa, OutboundEntry, OutboundSa, Selectors, is_drained,
+    Dataplane, Encapsulation, InboundEntry, InboundSa, OutboundEntry, OutboundSa, Selectors, Way,
+    is_drained,
 };
 use crate::inline::{self, InlinePlane};
 
@@ -107,10 +108,26 @@ impl Plane {
     }
 
     /// The peer of a child SA is elsewhere.
-    pub(crate) fn update_path(&self, child: u64, path: (SocketAddr, SocketAddr), udp: bool) {
+    pub(crate) fn update_path(&self, child: u64, way: &Way) {
         match self {
-            Self::Tun(plane) => plane.update_path(child, path),
-            Self::Inline(plane, _) => plane.update_path(child, path, udp),
+            Self::Tun(plane) => plane.update_path(child, way),
+            Self::Inline(plane, _) => {
+                plane.update_path(child, way.path, way.encapsulation == Encapsulation::Udp);
+            }
+        }
+    }
+
+    /// Takes ESP that a TCP connection has brought.
+    pub(crate) fn take_streamed(&self, stream: StreamId, packet: &[u8]) {
+        if let Self::Tun(plane) = self {
+            plane.take_streamed(stream, packet);
+        }
+    }
+
+    /// Has it looked at.
+    pub(crate) fn wake_for(&self, stream: StreamId) {
+        if let Self::Tun(plane) = self {
+            plane.wake_for(stream);
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use benches::counting::{Counting, allocations};
 use esp::engine::{SoftwareConfig, SoftwareEngine};
 use ikev2d::dataplane::{
-    Dataplane, DataplaneConfig, Encapsulation, InboundSa, MssClamp, OutboundSa, Overhead,
+    Dataplane, DataplaneConfig, Encapsulation, InboundSa, MssClamp, OutboundSa, Overhead, Way,
 };
 use netlab::Namespace;
 use netlab::link::veth;
@@ -104,9 +104,12 @@ fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Data
         spi: Spi::new(SPIS[usize::from(own) - 1]).unwrap(),
         sa: outbound,
         selectors: vec![(selector(own), selector(peer))],
-        path: (outer(own), outer(peer)),
-        encapsulation,
-        overhead: Overhead::of(suite, encapsulation == Encapsulation::Udp),
+        way: Way {
+            path: (outer(own), outer(peer)),
+            encapsulation,
+            overhead: Overhead::of(suite, encapsulation == Encapsulation::Udp),
+            stream: None,
+        },
         child: 1,
     });
     plane

@@ -200,6 +200,7 @@ fn an_ipv6_network_is_one_peer_to_the_half_open_limit() {
         let path = Path {
             local: "[2001:db8::1]:500".parse().unwrap(),
             remote: format!("[2001:db8:7:7:{host:x}::9]:500").parse().unwrap(),
+            stream: None,
         };
         let mut other = Pair::seeded(host + 50, |_, _, _| {});
         let endpoint = &mut other.sides[0].endpoint;

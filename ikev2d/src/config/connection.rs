@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ikev2d_crypto::name;
 use ikev2d_proto::config::{
-    AddressPattern, Childless, Connection, Identity, Redirect, SendCert, Unique,
+    AddressPattern, Childless, Connection, Identity, Redirect, SendCert, Tcp, Unique,
 };
 use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::suite::Suite;
@@ -20,6 +20,8 @@ use super::text::{IkeProposal, Seconds, Text};
 use super::xauth::XauthSection;
 use super::{ikev1, legacy};
 
+/// Port of IKE in TCP, if nothing else is said (RFC 9329 §5).
+const TCP_PORT: u16 = 4500;
 /// Rekeyings between two reauthentications, at most.
 const MOST_REAUTH_FREQUENCY: u32 = 100;
 
@@ -80,6 +82,12 @@ pub struct ConnectionSection {
     /// Move established SAs to other addresses (RFC 4555).
     #[serde(default)]
     pub mobike: bool,
+    /// IKE and ESP by TCP (RFC 9329): `off`, `fallback` where UDP gets no answer, or `always`. A peer may
+    /// begin by TCP where it is not off.
+    #[serde(default)]
+    pub tcp: TcpSetting,
+    /// The peer's port of TCP; 4500 if not said.
+    pub tcp_remote_port: Option<u16>,
     /// Go to another gateway when the peer says so (RFC 5685), whatever its address; it must prove the
     /// same identity.
     #[serde(default)]
@@ -158,6 +166,29 @@ fn two() -> u8 {
 
 fn yes() -> bool {
     true
+}
+
+/// IKE and ESP by TCP (RFC 9329).
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum TcpSetting {
+    /// Never.
+    #[default]
+    Off,
+    /// Where UDP gets no answer.
+    Fallback,
+    /// Always.
+    Always,
+}
+
+impl From<TcpSetting> for Tcp {
+    fn from(setting: TcpSetting) -> Self {
+        match setting {
+            TcpSetting::Off => Self::Off,
+            TcpSetting::Fallback => Self::Fallback,
+            TcpSetting::Always => Self::Always,
+        }
+    }
 }
 
 /// When peers are sent elsewhere (RFC 5685).
@@ -245,6 +276,21 @@ impl ConnectionSection {
         if self.ppk_required && self.ppk_id.is_none() {
             let what = "is set without ppk_id, which says what is required";
             return invalid("ppk_required".to_owned(), what.to_owned());
+        }
+        if self.tcp != TcpSetting::Off && self.version == 1 {
+            let what = "TCP (RFC 9329) is IKEv2's: expected version = 2".to_owned();
+            return invalid("tcp".to_owned(), what);
+        }
+        match self.tcp_remote_port {
+            Some(_) if self.tcp == TcpSetting::Off => {
+                let what = "is set without tcp = \"fallback\" or \"always\"".to_owned();
+                return invalid("tcp_remote_port".to_owned(), what);
+            }
+            Some(0) => {
+                let what = "0 is no port".to_owned();
+                return invalid("tcp_remote_port".to_owned(), what);
+            }
+            _ => {}
         }
         let redirects = [
             ("follow_redirects", self.follow_redirects),
@@ -394,6 +440,8 @@ impl ConnectionSection {
             unique: self.unique.into(),
             childless: self.childless.into(),
             mobike: self.mobike,
+            tcp: self.tcp.into(),
+            tcp_port: self.tcp_remote_port.unwrap_or(TCP_PORT),
             follow_redirects: self.follow_redirects,
             redirect: self.redirect_to.map(|gateway| Redirect {
                 gateway,

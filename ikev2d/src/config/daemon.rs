@@ -43,6 +43,8 @@ pub struct DaemonSection {
     pub port: u16,
     /// UDP port of IKE and ESP behind a NAT.
     pub nat_port: u16,
+    /// TCP port of IKE and ESP (RFC 9329), usually 4500: peers may come by it. 0 is none.
+    pub tcp_port: u16,
     /// Also carry ESP without UDP (IP protocol 50).
     pub raw_esp: bool,
     /// Retransmissions before a peer is given up.
@@ -71,6 +73,7 @@ impl Default for DaemonSection {
             log_level: None,
             port: 500,
             nat_port: 4500,
+            tcp_port: 0,
             raw_esp: true,
             // The first soon, since a message that was lost in a flood is no reason to wait; the last
             // after some minutes, as RFC 7296 §2.4 wants it.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ikev2d_proto::config::{Identity, LocalAuth, Version};
+use ikev2d_proto::config::{Identity, LocalAuth, Tcp, Version};
 use ikev2d_proto::xauth::Xauth;
 
 use super::*;
@@ -141,6 +141,48 @@ fn transport_mode_is_refused_with_what_it_does_not_go_with() {
         let error = read(more, child).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     }
+}
+
+/// B19.
+#[test]
+fn tcp_is_checked() {
+    for (more, expected) in [
+        ("tcp = \"fallback\"", ""),
+        ("tcp = \"always\"\ntcp_remote_port = 4501", ""),
+        ("tcp = \"sometimes\"", "sometimes"),
+        ("tcp_remote_port = 4501", "tcp_remote_port"),
+        ("tcp = \"always\"\ntcp_remote_port = 0", "no port"),
+    ] {
+        let text = GOOD.replacen("encap = true", more, 1);
+        told(&text, expected);
+    }
+    let v1 = "[connections.v1]\nversion = 1\ntcp = \"always\"\nlocal = { auth = \"psk\" }\n\
+              remote = { auth = \"psk\" }\n";
+    told(v1, "version = 2");
+    let inline = "[daemon]\ndataplane = \"inline\"\n";
+    told(
+        &format!("{inline}tcp_port = 4500\n"),
+        "an inline card has no TCP",
+    );
+    let connection = v1.replace("version = 1\n", "");
+    told(
+        &format!("{inline}{connection}"),
+        "an inline card has no TCP",
+    );
+    let config: Config = connection.parse().unwrap();
+    let policy = config.policy();
+    assert_eq!((policy[0].tcp, policy[0].tcp_port), (Tcp::Always, 4500));
+    assert_eq!(config.daemon.tcp_port, 0, "nobody listens unasked");
+}
+
+/// What a text is refused with; nothing if it is good.
+fn told(text: &str, expected: &str) {
+    let told = text.parse::<Config>().err();
+    let told = told.map(|error| error.to_string()).unwrap_or_default();
+    assert!(
+        told.contains(expected) && told.is_empty() == expected.is_empty(),
+        "{told}: {text}"
+    );
 }
 
 #[test]

@@ -471,7 +471,7 @@ impl Daemon {
         section.put_section("ikesas", ikesas);
         section.put_list("plugins", ["esplanade".to_owned()]);
         let mut dataplane = Section::default();
-        for (key, value) in self.plane.statistics() {
+        for (key, value) in self.plane_statistics() {
             dataplane.put(&key, value);
         }
         section.put_section("dataplane", dataplane);

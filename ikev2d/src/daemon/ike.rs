@@ -11,10 +11,10 @@ use ikev2d_proto::config::{Connection, EndpointConfig, Secret};
 use ikev2d_proto::credential::JobResult;
 use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::endpoint::{
-    Endpoint as Endpoint2, Gate, IkeSaInfo, InitiateError, Stats, UnknownSa,
+    Endpoint as Endpoint2, Gate, IkeSaInfo, InitiateError, Stats, StreamUse, UnknownSa,
 };
 use ikev2d_proto::event::{
-    Answer, ChildId, Event, IkeId, InstallId, JobId, Numbers, Path, Transmit,
+    Answer, ChildId, Event, IkeId, InstallId, JobId, Numbers, Path, StreamId, Transmit,
 };
 use ikev2d_proto::notified::Notified;
 use ikev2d_proto::pool::Pools;
@@ -26,6 +26,7 @@ const VERSION_AT: usize = 17;
 pub(crate) struct Ike {
     v1: Endpoint1,
     v2: Endpoint2,
+    numbers: Numbers,
     connections: Vec<Arc<Connection>>,
 }
 
@@ -39,6 +40,7 @@ impl Ike {
         Self {
             v1,
             v2,
+            numbers,
             connections: Vec::new(),
         }
     }
@@ -46,6 +48,26 @@ impl Ike {
     /// What asks first messages of IKEv2 for cookies.
     pub(crate) fn gate(&self) -> Arc<Gate> {
         self.v2.gate()
+    }
+
+    /// Where numbers come from.
+    pub(crate) fn numbers(&self) -> &Numbers {
+        &self.numbers
+    }
+
+    /// A TCP connection that was asked for is there.
+    pub(crate) fn stream_opened(&mut self, now: Instant, stream: StreamId, local: SocketAddr) {
+        self.v2.stream_opened(now, stream, local);
+    }
+
+    /// A TCP connection has ended, or could not be made.
+    pub(crate) fn stream_closed(&mut self, now: Instant, stream: StreamId, reason: &str) {
+        self.v2.stream_closed(now, stream, reason);
+    }
+
+    /// What a TCP connection is used for.
+    pub(crate) fn stream_use(&self, stream: StreamId) -> StreamUse {
+        self.v2.stream_use(stream)
     }
 
     /// Replaces the policy; what is established stays.
@@ -93,6 +115,8 @@ impl Ike {
     /// Takes in a datagram (without the non-ESP marker of port 4500).
     pub(crate) fn handle_datagram(&mut self, now: Instant, path: Path, datagram: &[u8]) {
         match datagram.get(VERSION_AT).map(|version| version >> 4) {
+            // RFC 9329 is IKEv2's.
+            Some(1) if path.stream.is_some() => {}
             Some(1) => self.v1(|v1| v1.handle_datagram(now, path, datagram)),
             _ => self.v2.handle_datagram(now, path, datagram),
         }

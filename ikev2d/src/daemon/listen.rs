@@ -42,6 +42,7 @@ pub(super) fn listen(
                         let _ = ike.try_send(Upcall::Ike {
                             local: SocketAddr::new(local, port),
                             remote,
+                            stream: None,
                             datagram: datagram.to_vec(),
                         });
                     });

@@ -89,7 +89,7 @@ impl Daemon {
             stats: self.endpoint.stats(),
             notified: self.endpoint.notified().clone(),
             counts,
-            plane: self.plane.statistics(),
+            plane: self.plane_statistics(),
             connections: connections.collect(),
             configured: self.endpoint.connections().len(),
             children,

@@ -259,6 +259,7 @@ impl Doorkeeper {
                 Verdict::Passes => pass(Upcall::Ike {
                     local: SocketAddr::new(local, self.door.port),
                     remote,
+                    stream: None,
                     datagram: octets.to_vec(),
                 }),
                 Verdict::Answered => {
@@ -451,6 +452,7 @@ mod tests {
                     local,
                     remote,
                     datagram,
+                    ..
                 },
             ] = &came[..]
             else {

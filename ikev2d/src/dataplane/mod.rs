@@ -7,6 +7,7 @@ mod acquire;
 mod ah;
 mod door;
 mod from_tun;
+mod mail;
 mod mtu;
 mod outbox;
 mod policy;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::JoinHandle;
 
+use ikev2d_proto::event::StreamId;
 use offload_api::device::Accelerator;
 use offload_api::error::{DeviceError, OpenQueueError, PoolError};
 use offload_api::frame::{FramePool, FramePoolConfig};
@@ -36,6 +38,9 @@ pub use mtu::Overhead;
 use policy::Policy;
 pub use policy::{InboundEntry, OutboundEntry, is_drained};
 pub use sockets::{IkeReceiver, send_datagram};
+
+use crate::streams::Stream;
+use mail::Mailbox;
 
 /// How the data plane is set up.
 pub struct DataplaneConfig {
@@ -77,6 +82,7 @@ pub struct Dataplane {
     tun_name: String,
     tun_index: u32,
     apart_from_esp: bool,
+    pool: FramePool,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -85,6 +91,8 @@ pub(crate) struct Shared {
     counters: Counters,
     stop: AtomicBool,
     wakes: Vec<OwnedFd>,
+    /// What TCP has brought each worker.
+    mail: Vec<Mailbox>,
     /// Workers that have packets waiting for an SA.
     waiters: AtomicUsize,
     upcall: Box<dyn Fn(Upcall) -> bool + Send + Sync>,
@@ -93,10 +101,12 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn wake(&self) {
-        for wake in &self.wakes {
-            let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
-        }
+        self.wakes.iter().for_each(wake);
     }
+}
+
+fn wake(wake: &OwnedFd) {
+    let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
 }
 
 /// Where an outbound SA's packets go.
@@ -104,6 +114,8 @@ impl Shared {
 pub enum Encapsulation {
     /// ESP in UDP (RFC 3948).
     Udp,
+    /// ESP in TCP (RFC 9329).
+    Tcp,
     /// IP protocol 50.
     Native,
     /// AH, IP protocol 51: packets come with their outer headers.
@@ -142,12 +154,8 @@ pub struct OutboundSa {
     pub sa: SaHandle,
     /// Inner traffic it may carry: (our side, peer's side).
     pub selectors: Selectors,
-    /// Ours and the peer's end.
-    pub path: (SocketAddr, SocketAddr),
-    /// How it is carried.
-    pub encapsulation: Encapsulation,
-    /// What that adds to each packet.
-    pub overhead: Overhead,
+    /// How its packets get to the peer.
+    pub way: Way,
     /// Its child SA's number.
     pub child: u64,
     /// Whose packets it takes, where several carry the same traffic.
@@ -164,6 +172,19 @@ pub struct Share {
     pub worker: u16,
 }
 
+/// How an SA's packets get to the peer.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// Ours and the peer's end.
+    pub path: (SocketAddr, SocketAddr),
+    /// How they are carried.
+    pub encapsulation: Encapsulation,
+    /// What that adds to each.
+    pub overhead: Overhead,
+    /// The connection, in TCP; without one nothing leaves.
+    pub stream: Option<Arc<Stream>>,
+}
+
 /// What the data plane can't do itself.
 #[derive(Clone, Debug)]
 pub enum Upcall {
@@ -173,8 +194,24 @@ pub enum Upcall {
         local: SocketAddr,
         /// Who sent it.
         remote: SocketAddr,
+        /// The TCP connection, if it came by one.
+        stream: Option<StreamId>,
         /// The message, without the marker.
         datagram: Vec<u8>,
+    },
+    /// A TCP connection that was asked for is there.
+    StreamOpened {
+        /// Which.
+        stream: StreamId,
+        /// Our end of it.
+        local: SocketAddr,
+    },
+    /// A TCP connection has ended, or could not be made.
+    StreamClosed {
+        /// Which.
+        stream: StreamId,
+        /// Why.
+        reason: String,
     },
     /// An authenticated packet came from elsewhere than the SA's peer.
     PeerMoved {
@@ -364,6 +401,7 @@ impl Dataplane {
             wakes.push(wake.map_err(|error| host("eventfd")(error.into()))?);
         }
         let shared = Arc::new(Shared {
+            mail: queues.iter().map(|_| Mailbox::default()).collect(),
             policy: Policy::default(),
             counters: Counters::default(),
             stop: AtomicBool::new(false),
@@ -419,6 +457,7 @@ impl Dataplane {
             tun_name,
             tun_index,
             apart_from_esp,
+            pool,
             workers,
         })
     }
@@ -472,8 +511,41 @@ impl Dataplane {
     }
 
     /// The peer of a child SA is elsewhere.
-    pub fn update_path(&self, child: u64, path: (SocketAddr, SocketAddr)) {
-        self.shared.policy.move_child(child, path);
+    pub fn update_path(&self, child: u64, way: &Way) {
+        self.shared.policy.move_child(child, way);
+    }
+
+    /// Gives a worker an ESP packet that a TCP connection has brought; the same one each time, so that
+    /// they stay in order. It sees it when it is [woken](Self::wake_for).
+    pub(crate) fn take_streamed(&self, stream: StreamId, packet: &[u8]) {
+        let counters = &self.shared.counters;
+        counters.esp_received.fetch_add(1, Ordering::Relaxed);
+        let Some(at) = self.worker_of(stream) else {
+            return;
+        };
+        let posted = self.shared.mail.get(at).zip(self.pool.alloc());
+        let posted = posted.is_some_and(|(mailbox, mut frame)| {
+            if !frame.fill(packet) {
+                counters.refused.fetch_add(1, Ordering::Relaxed);
+                return true;
+            }
+            mailbox.post(frame)
+        });
+        if !posted {
+            counters.overload.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Wakes the worker of a connection.
+    pub(crate) fn wake_for(&self, stream: StreamId) {
+        let at = self.worker_of(stream);
+        at.and_then(|at| self.shared.wakes.get(at))
+            .into_iter()
+            .for_each(wake);
+    }
+
+    fn worker_of(&self, stream: StreamId) -> Option<usize> {
+        (stream.0.get() as usize).checked_rem(self.shared.wakes.len())
     }
 
     /// Traffic of a child SA: the entries count it.

@@ -13,7 +13,7 @@ use offload_api::wire::natt::UdpHeader;
 use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
 use tun_rs::{checksum, checksum_no_fold};
 
-use super::MssClamp;
+use super::{Encapsulation, MssClamp, Way};
 
 /// The least that every IPv6 link carries (RFC 8200 §5): no smaller MTU is told.
 const LEAST_V6: usize = 1280;
@@ -90,19 +90,19 @@ pub(super) struct PathMtu {
 
 impl PathMtu {
     /// Octets that an inner packet may have, if it is time to ask.
-    pub(super) fn ask(
-        &mut self,
-        path: (SocketAddr, SocketAddr),
-        overhead: Overhead,
-        now: Instant,
-    ) -> Option<usize> {
+    pub(super) fn ask(&mut self, way: impl FnOnce() -> Way, now: Instant) -> Option<usize> {
         let lately = |at: Instant| now.saturating_duration_since(at) < ASK_AGAIN;
         if self.asked.is_some_and(lately) {
             return None;
         }
         self.asked = Some(now);
-        let outer = outer_mtu(path).ok()?;
-        Some(overhead.inner(outer as usize, path.1.is_ipv4()))
+        let way = way();
+        if way.encapsulation == Encapsulation::Tcp {
+            // It divides as it likes.
+            return Some(usize::MAX);
+        }
+        let outer = outer_mtu(way.path).ok()?;
+        Some(way.overhead.inner(outer as usize, way.path.1.is_ipv4()))
     }
 }
 

@@ -11,9 +11,9 @@ use offload_api::wire::ip::{Facts, Ipv6Header};
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::socket_domain;
 
-use super::Encapsulation;
 use super::policy::OutboundEntry;
 use super::sockets::{Burst, MOST_OCTETS, MOST_PACKETS, MOST_SEGMENTS};
+use super::{Encapsulation, Stream};
 
 /// Packets that wait for one send at most.
 const PACKETS: usize = 128;
@@ -70,9 +70,13 @@ impl Outbox {
         let Some(entry) = self.entry.take() else {
             return Sent::default();
         };
-        let (local, remote) = entry.path();
+        let way = entry.way();
+        let (local, remote) = way.path;
+        if way.encapsulation == Encapsulation::Tcp {
+            return self.flush_into(way.stream.as_deref());
+        }
         let place = usize::from(!remote.is_ipv4());
-        let fd = match entry.encapsulation {
+        let fd = match way.encapsulation {
             Encapsulation::Udp => self
                 .udp
                 .get(place)
@@ -83,9 +87,10 @@ impl Outbox {
                 .get(place)
                 .and_then(Option::as_ref)
                 .map(AsFd::as_fd),
+            Encapsulation::Tcp => None,
             Encapsulation::Ah => self.ah.get(place).and_then(Option::as_ref).map(AsFd::as_fd),
         };
-        if entry.encapsulation == Encapsulation::Ah && remote.is_ipv6() {
+        if way.encapsulation == Encapsulation::Ah && remote.is_ipv6() {
             // An IPv6 socket puts the same header on, save for what AH does not cover.
             for frame in &mut self.frames {
                 if !frame.pull_front(Ipv6Header::LEN) {
@@ -93,7 +98,7 @@ impl Outbox {
                 }
             }
         }
-        if entry.encapsulation == Encapsulation::Transport {
+        if way.encapsulation == Encapsulation::Transport {
             for frame in &mut self.frames {
                 let header = Facts::of(frame).map_or(usize::MAX, |facts| facts.header_len);
                 if !frame.pull_front(header) {
@@ -103,7 +108,7 @@ impl Outbox {
         }
         let mut sent = Sent::default();
         if let Some(fd) = fd {
-            let remote = match entry.encapsulation {
+            let remote = match way.encapsulation {
                 Encapsulation::Udp => remote,
                 _ => SocketAddr::new(remote.ip(), 0),
             };
@@ -113,7 +118,7 @@ impl Outbox {
                 path: (local.ip(), remote),
                 sent: &mut sent,
             };
-            match entry.encapsulation {
+            match way.encapsulation {
                 Encapsulation::Udp => sender.send_cut(&self.frames),
                 _ => sender.send_each(&self.frames),
             }
@@ -122,6 +127,14 @@ impl Outbox {
         }
         self.frames.clear();
         sent
+    }
+
+    /// Sends what waits by TCP: what it has no room for is lost.
+    fn flush_into(&mut self, stream: Option<&Stream>) -> Sent {
+        let sent = stream.map_or(0, |stream| stream.send_esp(&self.frames));
+        let refused = self.frames.len() as u64 - sent;
+        self.frames.clear();
+        Sent { sent, refused }
     }
 }
 

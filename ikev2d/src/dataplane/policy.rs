@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use offload_api::sa::{SaHandle, Spi, TrafficSelector};
 use offload_api::wire::ip::Facts;
 
-use super::mtu::{Overhead, PathMtu};
-use super::{Encapsulation, InboundSa, OutboundSa, Share};
+use super::mtu::PathMtu;
+use super::{InboundSa, OutboundSa, Share, Way};
 pub(super) use table::Policy;
 
 /// An SA that is received through.
@@ -48,10 +48,8 @@ pub struct OutboundEntry {
     pub(super) sa: SaHandle,
     pub(super) child: u64,
     selectors: Vec<(TrafficSelector, TrafficSelector)>,
-    path: Mutex<(SocketAddr, SocketAddr)>,
-    pub(super) encapsulation: Encapsulation,
+    way: Mutex<Way>,
     share: Option<Share>,
-    overhead: Overhead,
     path_mtu: Mutex<PathMtu>,
     /// Octets that an inner packet may have.
     limit: AtomicUsize,
@@ -171,10 +169,8 @@ impl OutboundEntry {
             sa: sa.sa,
             child: sa.child,
             selectors: sa.selectors.clone(),
-            path: Mutex::new(sa.path),
-            encapsulation: sa.encapsulation,
+            way: Mutex::new(sa.way.clone()),
             share: sa.share,
-            overhead: sa.overhead,
             path_mtu: Mutex::default(),
             limit: AtomicUsize::new(usize::MAX),
             traffic: Traffic::default(),
@@ -191,13 +187,18 @@ impl OutboundEntry {
         self.selectors.iter().map(|(_, to)| to)
     }
 
-    /// Its ends are there from now on.
-    pub(super) fn follow(&self, path: (SocketAddr, SocketAddr)) {
-        *self.path.lock().unwrap_or_else(PoisonError::into_inner) = path;
+    /// Its packets go this way from now on.
+    pub(super) fn follow(&self, way: &Way) {
+        *self.way.lock().unwrap_or_else(PoisonError::into_inner) = way.clone();
+        // What is known of the way before is no use for this one.
+        *self.path_mtu.lock().unwrap_or_else(PoisonError::into_inner) = PathMtu::default();
     }
 
-    pub(super) fn path(&self) -> (SocketAddr, SocketAddr) {
-        *self.path.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn way(&self) -> Way {
+        self.way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Octets that an inner packet may have to fit the path whole, as far as is known.
@@ -211,7 +212,7 @@ impl OutboundEntry {
         let Ok(mut path_mtu) = self.path_mtu.try_lock() else {
             return;
         };
-        if let Some(limit) = path_mtu.ask(self.path(), self.overhead, now) {
+        if let Some(limit) = path_mtu.ask(|| self.way(), now) {
             self.limit.store(limit, Ordering::Relaxed);
         }
     }

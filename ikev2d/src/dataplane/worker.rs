@@ -2,6 +2,7 @@
 //! One worker: reads what is there, has it sealed and opened, writes what is done, sleeps when there
 //! is nothing.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tun_rs::SyncDevice;
 use super::acquire::AcquireGate;
 use super::ah::restore_header;
 use super::from_tun::{FromTun, MOST_PACKETS};
+use super::mail;
 use super::mtu::{self, AnswerGate};
 use super::outbox::{Outbox, Sent};
 use super::policy::{InboundEntry, OutboundEntry};
@@ -76,6 +78,8 @@ pub(super) struct Worker {
     pub(super) ah_control: Vec<u8>,
     raw_burst: Burst,
     raw_frames: Vec<Frame>,
+    /// Packets that TCP has brought.
+    mail: VecDeque<Frame>,
     queue: Box<dyn QueuePair>,
     pub(super) pool: FramePool,
     receiver: Receiver,
@@ -113,6 +117,7 @@ impl Worker {
             ah_control: super::ah::control(),
             raw_burst: Burst::new(),
             raw_frames: Vec::with_capacity(RAW_READ),
+            mail: mail::room(),
             number: parts.number,
             shared: parts.shared,
             to_tun: ToTun::new(parts.tun.udp_gso()),
@@ -143,6 +148,7 @@ impl Worker {
                 }
                 worked |= self.read_tun();
                 worked |= self.read_udp();
+                worked |= self.read_mail();
                 worked |= self.read_raw();
                 worked |= self.read_ah();
             }
@@ -302,6 +308,7 @@ impl Worker {
                             (self.shared.upcall)(Upcall::Ike {
                                 local: SocketAddr::new(local, port),
                                 remote: received.remote,
+                                stream: None,
                                 datagram: message.to_vec(),
                             });
                         }
@@ -319,21 +326,49 @@ impl Worker {
         worked
     }
 
+    /// Opens what TCP has brought.
+    fn read_mail(&mut self) -> bool {
+        if let Some(mailbox) = self.shared.mail.get(self.number) {
+            mailbox.empty_into(&mut self.mail);
+        }
+        let worked = !self.mail.is_empty();
+        while self.ops.len() < BURST
+            && let Some(frame) = self.mail.pop_front()
+        {
+            if let Some(entry) = self.entry_of(&frame) {
+                let sa = entry.sa;
+                // Where the peer is, IKE says.
+                let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+                self.submit(sa, frame, Flight::In(entry, nowhere));
+            }
+        }
+        worked
+    }
+
+    /// Whose an encapsulated packet is.
+    fn entry_of(&self, packet: &[u8]) -> Option<Arc<InboundEntry>> {
+        let counters = &self.shared.counters;
+        let entry =
+            Header::parse(packet).and_then(|header| self.shared.policy.inbound(header.spi.get()));
+        let Some(entry) = entry else {
+            counters.unknown_spi.fetch_add(1, Relaxed);
+            return None;
+        };
+        if entry.transport.is_some() {
+            // It was agreed upon without a NAT, and so without UDP or TCP.
+            counters.refused.fetch_add(1, Relaxed);
+            return None;
+        }
+        Some(entry)
+    }
+
     /// Leads a datagram to its SA.
     fn open(&mut self, datagram: &[u8], remote: SocketAddr) {
         let counters = &self.shared.counters;
         counters.esp_received.fetch_add(1, Relaxed);
-        let entry =
-            Header::parse(datagram).and_then(|header| self.shared.policy.inbound(header.spi.get()));
-        let Some(entry) = entry else {
-            counters.unknown_spi.fetch_add(1, Relaxed);
+        let Some(entry) = self.entry_of(datagram) else {
             return;
         };
-        if entry.transport.is_some() {
-            // It was agreed upon without a NAT, and so without UDP.
-            counters.refused.fetch_add(1, Relaxed);
-            return;
-        }
         let Some(mut frame) = self.pool.alloc().filter(|_| self.ops.len() < ROOM) else {
             counters.overload.fetch_add(1, Relaxed);
             return;

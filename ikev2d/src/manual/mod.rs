@@ -19,7 +19,7 @@ use offload_api::sa::{
 };
 
 use crate::config::{Keys, ManualSection};
-use crate::dataplane::{Encapsulation, InboundSa, OutboundSa, Overhead};
+use crate::dataplane::{Encapsulation, InboundSa, OutboundSa, Overhead, Way};
 use crate::inline::outer;
 use crate::install::{drained, name as cache_name, pairs};
 use crate::plane::Plane;
@@ -209,12 +209,15 @@ impl Manual {
                 spi: params.spi,
                 sa: outbound,
                 selectors: pairs(&ts_local, &ts_remote),
-                path: (local, remote),
-                overhead: Overhead::of(params.suite, section.encap),
-                encapsulation: match section.suite.0.protocol() {
-                    Protocol::Ah => Encapsulation::Ah,
-                    Protocol::Esp if section.encap => Encapsulation::Udp,
-                    Protocol::Esp => Encapsulation::Native,
+                way: Way {
+                    path: (local, remote),
+                    overhead: Overhead::of(params.suite, section.encap),
+                    encapsulation: match section.suite.0.protocol() {
+                        Protocol::Ah => Encapsulation::Ah,
+                        Protocol::Esp if section.encap => Encapsulation::Udp,
+                        Protocol::Esp => Encapsulation::Native,
+                    },
+                    stream: None,
                 },
                 child,
                 share: None,

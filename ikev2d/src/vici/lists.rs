@@ -76,6 +76,9 @@ pub(crate) fn ike(sa: &IkeSaInfo<'_>, now: Instant) -> Section {
             section.put(key, "yes");
         }
     }
+    if sa.path.stream.is_some() {
+        section.put("tcp", "yes");
+    }
     if let Some(suite) = &sa.suite {
         put_encryption(&mut section, suite.encryption);
         put_integrity(&mut section, suite.integrity);
@@ -127,6 +130,9 @@ pub(crate) fn child_sa(child: &ChildInfo<'_>, now: Instant, facts: &ChildFacts) 
         None => {}
         Some(0) => section.put("per-cpu-sas", "yes"),
         Some(worker) => section.put("cpu", worker),
+    }
+    if sa.path.stream.is_some() {
+        section.put("tcp", "yes");
     }
     section.put("spi-in", format_args!("{:08x}", sa.spi_in));
     section.put("spi-out", format_args!("{:08x}", sa.spi_out));

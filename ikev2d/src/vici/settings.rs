@@ -30,11 +30,12 @@ const SWITCHES: [&str; 11] = [
     "pull",
 ];
 /// Settings that are plain numbers.
-const NUMBERS: [&str; 12] = [
+const NUMBERS: [&str; 13] = [
     "start_at",
     "keyingtries",
     "version",
     "remote_port",
+    "tcp_remote_port",
     "rekey_bytes",
     "life_bytes",
     "rekey_packets",

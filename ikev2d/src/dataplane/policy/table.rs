@@ -2,7 +2,7 @@
 //! Which SA a packet goes through, among some or among tens of thousands.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use offload_api::sa::{Spi, TrafficSelector};
 use offload_api::wire::ip::Facts;
 
-use super::super::{Selectors, Share};
+use super::super::{Selectors, Share, Way};
 use super::shards::Shards;
 use super::{InboundEntry, OutboundEntry, fits};
 
@@ -107,12 +107,12 @@ impl Policy {
         Some(entry)
     }
 
-    pub(in super::super) fn move_child(&self, child: u64, path: (SocketAddr, SocketAddr)) {
+    pub(in super::super) fn move_child(&self, child: u64, way: &Way) {
         if let Some(entry) = self.inbound_of(child) {
-            entry.follow(path.1);
+            entry.follow(way.path.1);
         }
         if let Some(entry) = self.outbound_of(child) {
-            entry.follow(path);
+            entry.follow(way);
         }
     }
 
@@ -301,7 +301,7 @@ fn one_network(selector: &TrafficSelector) -> Option<IpNet> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, SocketAddr};
     use std::sync::atomic::AtomicBool;
 
     use offload_api::sa::SaHandle;
@@ -309,7 +309,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::Index;
 
-    use super::super::super::{Encapsulation, InboundSa, OutboundSa, Overhead};
+    use super::super::super::{Encapsulation, InboundSa, OutboundSa, Overhead, Way};
     use super::super::is_drained;
     use super::*;
 
@@ -356,9 +356,12 @@ mod tests {
             spi: Spi::new(0x1000).unwrap(),
             sa: SA,
             selectors,
-            path: ENDS,
-            encapsulation: Encapsulation::Udp,
-            overhead: Overhead::of(suite.unwrap(), true),
+            way: Way {
+                path: ENDS,
+                encapsulation: Encapsulation::Udp,
+                overhead: Overhead::of(suite.unwrap(), true),
+                stream: None,
+            },
             child,
             share,
         }))

@@ -142,7 +142,9 @@ fn strangers_on_tcp_are_shown_out() {
     assert!(misbehaved >= 3, "{misbehaved}");
     // ESP of no SA, and IKE of none, are nothing.
     let esp = [&b"IKETCP\0\x40"[..], &[0x5a; 62]].concat();
-    let ike = [&b"\0\x40\0\0\0\0"[..], &[0x5a; 58]].concat();
+    let mut ike = [&b"\0\x40\0\0\0\0"[..], &[0x5a; 58]].concat();
+    // Another version would be told of ours.
+    ike[6 + 17] = 0x20;
     let mut harmless = stranger(&wire.a, &[esp, ike].concat());
     b.wait_statistics("ESP of no SA", |counts| counts["unknown-spi"] > 0);
     // A crowd from one address: some are shown out at once, the others soon.

@@ -115,10 +115,8 @@ impl Stream {
             }
             let both = lengths.iter().zip(packets);
             for (places, (length, packet)) in parts.chunks_exact_mut(2).zip(both) {
-                if *length != [0; 2] {
-                    if let [first, second] = places {
-                        (*first, *second) = (IoSlice::new(length), IoSlice::new(packet));
-                    }
+                if let ([first, second], true) = (places, *length != [0; 2]) {
+                    (*first, *second) = (IoSlice::new(length), IoSlice::new(packet));
                 }
             }
             let parts = parts.get(..2 * packets.len()).unwrap_or_default();

@@ -160,7 +160,9 @@ mod tests {
     /// B19, §3.1: what is no stream of IKE is noticed with its first wrong octet.
     #[test]
     fn other_streams_and_lengths_that_lie_are_refused() {
-        let other = |octets: &[u8]| Splitter::new(false).next(octets);
+        fn other(octets: &[u8]) -> Result<Option<(Message<'_>, usize)>, StreamError> {
+            Splitter::new(false).next(octets)
+        }
         assert_eq!(other(b"I"), Ok(None));
         for octets in [&b"GET / HTTP/1.1"[..], b"G", b"IKETCQ", &[0, 9]] {
             assert_eq!(other(octets), Err(StreamError::Prefix));

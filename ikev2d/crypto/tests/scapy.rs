@@ -20,10 +20,7 @@ fn answer(pair: &mut Pair, datagram: &[u8]) -> Option<Vec<u8>> {
         let address = pair.sides[side].address.parse().unwrap();
         SocketAddr::new(address, 500)
     });
-    let path = Path {
-        local: responder,
-        remote: initiator,
-    };
+    let path = Path::new(responder, initiator);
     let before = pair.recorded.len();
     let endpoint = &mut pair.sides[1].endpoint;
     endpoint.handle_datagram(pair.now, path, datagram);

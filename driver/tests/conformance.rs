@@ -44,9 +44,9 @@ fn the_card_in_rtl_keeps_the_contract() {
         driver::open(&DeviceAddress::User(config.socket)).unwrap()
     });
     println!("{report:?}");
-    // AES-GCM only, one piece a packet: those that count as gathered are large ones.
+    // AES-GCM only.
     assert!(report.unsupported > 0);
     assert_eq!((report.known_seals, report.known_opens), (32, 32));
     assert!(report.refusals > 100);
-    assert_eq!(report.gathered, 4);
+    assert!(report.gathered > 100);
 }

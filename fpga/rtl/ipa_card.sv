@@ -3,7 +3,7 @@
 // The card's data path: from a doorbell to a completion, with no processor in between
 // (docs/device-abi.md, docs/rtl.md).
 //
-//   doorbells > fetch > decode > plan > stream > AES-GCM > collect > verdict > write > finish
+//   doorbells > fetch > list > decode > plan > stream > AES-GCM > collect > verdict > write > finish
 //
 // The management (a processor of the card, which runs the admin and event queues) sets queues up,
 // installs keys and SAs, reads and writes what of them moves, and is told of events.
@@ -72,10 +72,10 @@ module ipa_card
   input  logic         read_ready_i,
   output logic [63:0]  read_addr_o,
   output logic [9:0]   read_len_o,
-  output logic [8:0]   read_tag_o,
+  output logic [9:0]   read_tag_o,
   input  logic [4:0]   read_patience_i,          // see ipa_bus_guard
   input  logic         line_valid_i,
-  input  logic [8:0]   line_tag_i,
+  input  logic [9:0]   line_tag_i,
   input  logic [511:0] line_data_i,
   input  logic         line_last_i,
   input  logic         line_error_i,
@@ -160,14 +160,17 @@ module ipa_card
 
   localparam int unsigned DescriptorTags = 64;
   localparam int unsigned PacketTags     = 64;
+  localparam int unsigned ListTags       = 16;
+  // What a read is of, above its own tag.
+  localparam logic [1:0]  Packets = 2'd0, Lists = 2'd1, Descriptors = 2'd2;
 
   // -- The bus, made reliable ---------------------------------------------------------------------
   logic        read_valid, read_ready, line_valid, line_last, line_error;
-  logic [6:0]  read_tag, line_tag;
+  logic [7:0]  read_tag, line_tag;
   logic        write_line_valid, write_line_ready, write_line_last, write_void, write_ack;
   logic [63:0] write_line_strobe;
   logic        post_valid, post_ready, post_ack;
-  ipa_bus_guard #(.TAG_BITS(7)) u_guard (
+  ipa_bus_guard #(.TAG_BITS(8)) u_guard (
     .clk_i, .bus_rst_ni, .rst_ni, .patience_i(read_patience_i), .read_valid_i(read_valid),
     .read_ready_o(read_ready), .read_tag_i(read_tag), .read_valid_o, .read_ready_i, .read_tag_o,
     .line_valid_i, .line_tag_i, .line_last_i, .line_error_i, .line_valid_o(line_valid),
@@ -238,7 +241,7 @@ module ipa_card
     .out_data_o({place_queue, place_addr}), .count_o(unused_places)
   );
 
-  logic         d_valid, d_ready, d_last, d_error, d_burst_valid, d_burst_ready, decode_ready;
+  logic         d_valid, d_ready, d_last, d_error, d_burst_valid, d_burst_ready, list_ready;
   logic [511:0] d_data;
   logic [6:0]   unused_d_bytes;
   logic [63:0]  d_burst_addr;
@@ -246,26 +249,63 @@ module ipa_card
   logic [$clog2(DescriptorTags)-1:0] d_burst_tag;
   ipa_dma_read #(.TAGS(DescriptorTags)) u_read_descriptors (
     .clk_i, .rst_ni, .req_valid_i(fetch_valid && place_in_ready), .req_ready_o(d_req_ready),
-    .req_addr_i(fetch_addr), .req_len_i(16'd64), .m_valid_o(d_valid), .m_ready_i(d_ready),
+    .req_addr_i(fetch_addr), .req_len_i(16'd64), .req_lead_i(1'b0), .m_valid_o(d_valid),
+    .m_ready_i(d_ready),
     .m_data_o(d_data), .m_bytes_o(unused_d_bytes), .m_last_o(d_last), .m_error_o(d_error),
     .burst_valid_o(d_burst_valid), .burst_ready_i(d_burst_ready), .burst_addr_o(d_burst_addr),
     .burst_len_o(d_burst_len), .burst_tag_o(d_burst_tag),
-    .line_valid_i(line_valid && line_tag[6]), .line_tag_i($clog2(DescriptorTags)'(line_tag)),
+    .line_valid_i(line_valid && line_tag[7:6] == Descriptors),
+    .line_tag_i($clog2(DescriptorTags)'(line_tag)),
     .line_data_i, .line_last_i(line_last), .line_error_i(line_error)
   );
-  assign d_ready     = decode_ready && place_valid;
-  assign place_ready = decode_ready && d_valid;
+  assign d_ready     = list_ready && place_valid;
+  assign place_ready = list_ready && d_valid;
 
-  logic        job_in_valid, job_in_ready, p_req_valid, p_req_ready;
+  // -- Gather lists -------------------------------------------------------------------------------
+  logic                 l_req_valid, l_req_ready, l_valid, l_ready, unused_l_last, l_error;
+  logic                 l_burst_valid, l_burst_ready, s_valid, s_ready, s_error, s_listed;
+  logic [63:0]          l_req_addr, l_burst_addr, s_addr;
+  logic [15:0]          l_req_len;
+  logic [9:0]           l_burst_len;
+  logic [511:0]         l_data, s_descriptor;
+  logic [6:0]           unused_l_bytes;
+  logic [QueueBits-1:0] s_queue;
+  logic [$clog2(ListTags)-1:0] l_burst_tag;
+  ipa_list #(.QUEUES(QUEUES)) u_list (
+    .clk_i, .rst_ni, .s_valid_i(d_valid && place_valid), .s_ready_o(list_ready),
+    .s_descriptor_i(d_data), .s_error_i(d_error), .s_queue_i(place_queue), .s_addr_i(place_addr),
+    .read_valid_o(l_req_valid), .read_ready_i(l_req_ready), .read_addr_o(l_req_addr),
+    .read_len_o(l_req_len), .m_valid_o(s_valid), .m_ready_i(s_ready), .m_descriptor_o(s_descriptor),
+    .m_error_o(s_error), .m_queue_o(s_queue), .m_addr_o(s_addr), .m_listed_o(s_listed)
+  );
+  ipa_dma_read #(.TAGS(ListTags)) u_read_lists (
+    .clk_i, .rst_ni, .req_valid_i(l_req_valid), .req_ready_o(l_req_ready), .req_addr_i(l_req_addr),
+    .req_len_i(l_req_len), .req_lead_i(1'b0), .m_valid_o(l_valid), .m_ready_i(l_ready),
+    .m_data_o(l_data), .m_bytes_o(unused_l_bytes), .m_last_o(unused_l_last), .m_error_o(l_error),
+    .burst_valid_o(l_burst_valid), .burst_ready_i(l_burst_ready), .burst_addr_o(l_burst_addr),
+    .burst_len_o(l_burst_len), .burst_tag_o(l_burst_tag),
+    .line_valid_i(line_valid && line_tag[7:6] == Lists),
+    .line_tag_i($clog2(ListTags)'(line_tag)), .line_data_i, .line_last_i(line_last),
+    .line_error_i(line_error)
+  );
+
+  logic        job_in_valid, job_in_ready, p_req_valid, p_req_ready, p_req_lead, p_req_more;
+  logic        piece_write, slot_free;
+  piece_t      piece;
+  logic [$clog2(GatherSlots*MaxGather)-1:0] piece_index;
   logic [63:0] p_req_addr;
   logic [15:0] p_req_len;
   job_t        job_in;
   ipa_decode #(.SAS(SAS)) u_decode (
     .clk_i, .rst_ni, .sa_write_i, .sa_index_i(SaBits'(sa_index_i)), .sa_valid_i, .sa_config_i,
-    .s_valid_i(d_valid && place_valid), .s_ready_o(decode_ready), .s_descriptor_i(d_data),
-    .s_error_i(d_error), .s_queue_i(8'(place_queue)), .s_addr_i(place_addr),
-    .read_valid_o(p_req_valid), .read_ready_i(p_req_ready), .read_addr_o(p_req_addr),
-    .read_len_o(p_req_len), .job_valid_o(job_in_valid), .job_ready_i(job_in_ready), .job_o(job_in)
+    .s_valid_i(s_valid), .s_ready_o(s_ready), .s_descriptor_i(s_descriptor),
+    .s_error_i(s_error), .s_queue_i(8'(s_queue)), .s_addr_i(s_addr), .s_listed_i(s_listed),
+    .list_valid_i(l_valid), .list_ready_o(l_ready), .list_i(l_data), .list_error_i(l_error),
+    .piece_write_o(piece_write), .piece_index_o(piece_index), .piece_o(piece),
+    .slot_free_i(slot_free), .read_valid_o(p_req_valid),
+    .read_ready_i(p_req_ready && more_ready), .read_addr_o(p_req_addr),
+    .read_len_o(p_req_len), .read_lead_o(p_req_lead), .read_more_o(p_req_more),
+    .job_valid_o(job_in_valid), .job_ready_i(job_in_ready), .job_o(job_in)
   );
   job_t job;
   logic job_valid, job_ready;
@@ -277,28 +317,57 @@ module ipa_card
   );
 
   // -- Packets in ---------------------------------------------------------------------------------
+  logic         r_valid, r_ready, r_last, r_error, r_more, more_ready, more_valid;
   logic         p_valid, p_ready, p_last, p_error, p_burst_valid, p_burst_ready;
-  logic [511:0] p_data;
-  logic [6:0]   unused_p_bytes;
+  logic [511:0] r_data, p_data;
+  logic [6:0]   r_bytes;
+  logic [7:0]   unused_more;
   logic [63:0]  p_burst_addr;
   logic [9:0]   p_burst_len;
   logic [$clog2(PacketTags)-1:0] p_burst_tag;
   ipa_dma_read #(.TAGS(PacketTags), .LEAD(LeadOctets)) u_read_packets (
-    .clk_i, .rst_ni, .req_valid_i(p_req_valid), .req_ready_o(p_req_ready), .req_addr_i(p_req_addr),
-    .req_len_i(p_req_len), .m_valid_o(p_valid), .m_ready_i(p_ready), .m_data_o(p_data),
-    .m_bytes_o(unused_p_bytes), .m_last_o(p_last), .m_error_o(p_error),
+    .clk_i, .rst_ni, .req_valid_i(p_req_valid && more_ready), .req_ready_o(p_req_ready),
+    .req_addr_i(p_req_addr), .req_len_i(p_req_len), .req_lead_i(p_req_lead), .m_valid_o(r_valid),
+    .m_ready_i(r_ready), .m_data_o(r_data), .m_bytes_o(r_bytes), .m_last_o(r_last),
+    .m_error_o(r_error),
     .burst_valid_o(p_burst_valid), .burst_ready_i(p_burst_ready), .burst_addr_o(p_burst_addr),
     .burst_len_o(p_burst_len), .burst_tag_o(p_burst_tag),
-    .line_valid_i(line_valid && !line_tag[6]), .line_tag_i($clog2(PacketTags)'(line_tag)),
+    .line_valid_i(line_valid && line_tag[7:6] == Packets),
+    .line_tag_i($clog2(PacketTags)'(line_tag)),
     .line_data_i, .line_last_i(line_last), .line_error_i(line_error)
   );
-  // Descriptors first: they are few, and without them there are no packets.
-  assign read_valid    = d_burst_valid || p_burst_valid;
+  // Runs of one packet, in a buffer that is in pieces.
+  ipa_fifo #(.WIDTH(1), .DEPTH(128)) u_more (
+    .clk_i, .rst_ni, .in_valid_i(p_req_valid && p_req_ready), .in_ready_o(more_ready),
+    .in_data_i(p_req_more), .out_valid_o(more_valid), .out_ready_i(r_valid && r_ready && r_last),
+    .out_data_o(r_more), .count_o(unused_more)
+  );
+  dma_join u_join (
+    .clk_i, .rst_ni, .s_valid_i(r_valid), .s_ready_o(r_ready), .s_data_i(r_data),
+    .s_bytes_i(r_bytes), .s_last_i(r_last), .s_error_i(r_error), .s_more_i(r_more),
+    .m_valid_o(p_valid), .m_ready_i(p_ready), .m_data_o(p_data), .m_last_o(p_last),
+    .m_error_o(p_error)
+  );
+
+  // Descriptors first: they are few, and without them there are no packets. Then lists, likewise.
+  assign read_valid    = d_burst_valid || l_burst_valid || p_burst_valid;
   assign d_burst_ready = read_ready;
-  assign p_burst_ready = read_ready && !d_burst_valid;
-  assign read_addr_o   = d_burst_valid ? d_burst_addr : p_burst_addr;
-  assign read_len_o    = d_burst_valid ? d_burst_len : p_burst_len;
-  assign read_tag      = d_burst_valid ? {1'b1, 6'(d_burst_tag)} : {1'b0, 6'(p_burst_tag)};
+  assign l_burst_ready = read_ready && !d_burst_valid;
+  assign p_burst_ready = read_ready && !d_burst_valid && !l_burst_valid;
+  always_comb begin
+    read_addr_o = p_burst_addr;
+    read_len_o  = p_burst_len;
+    read_tag    = {Packets, 6'(p_burst_tag)};
+    if (d_burst_valid) begin
+      read_addr_o = d_burst_addr;
+      read_len_o  = d_burst_len;
+      read_tag    = {Descriptors, 6'(d_burst_tag)};
+    end else if (l_burst_valid) begin
+      read_addr_o = l_burst_addr;
+      read_len_o  = l_burst_len;
+      read_tag    = {Lists, 6'(l_burst_tag)};
+    end
+  end
 
   logic         data_in_ready, data_valid, data_ready;
   logic         head_in_ready, head_valid, head_ready, head_error;
@@ -476,8 +545,8 @@ module ipa_card
 
   logic   done_in_valid, done_in_ready, done_valid, done_ready;
   done_t  done_in, done;
-  logic   write_in_valid, write_in_ready, write_valid, write_ready;
-  write_t write_in, write;
+  logic   write_in_valid, write_in_ready, plain_valid, plain_ready, write_valid, write_ready;
+  write_t write_in, plain, write;
   logic   front_in_valid, front_in_ready, front_valid, front_ready;
   logic [8*HeadOctets-1:0] front_in, front;
   logic [6:0] unused_dones;
@@ -508,8 +577,13 @@ module ipa_card
   );
   ipa_fifo #(.WIDTH($bits(write_t)), .DEPTH(16)) u_writes (
     .clk_i, .rst_ni, .in_valid_i(write_in_valid), .in_ready_o(write_in_ready),
-    .in_data_i(write_in), .out_valid_o(write_valid), .out_ready_i(write_ready), .out_data_o(write),
+    .in_data_i(write_in), .out_valid_o(plain_valid), .out_ready_i(plain_ready), .out_data_o(plain),
     .count_o(unused_writes)
+  );
+  ipa_scatter u_scatter (
+    .clk_i, .rst_ni, .piece_write_i(piece_write), .piece_index_i(piece_index), .piece_i(piece),
+    .s_valid_i(plain_valid), .s_ready_o(plain_ready), .s_write_i(plain), .m_valid_o(write_valid),
+    .m_ready_i(write_ready), .m_write_o(write), .free_o(slot_free)
   );
   ipa_fifo #(.WIDTH(8 * HeadOctets), .DEPTH(4)) u_fronts (
     .clk_i, .rst_ni, .in_valid_i(front_in_valid), .in_ready_o(front_in_ready),
@@ -602,7 +676,7 @@ module ipa_card
   );
 
   logic unused;
-  assign unused = ^{queue_index_i, sa_index_i, d_last};
+  assign unused = ^{queue_index_i, sa_index_i, d_last, more_valid};
 
   // -- Whether anything is under way --------------------------------------------------------------
   logic [9:0] under_way_q;

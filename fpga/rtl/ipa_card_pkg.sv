@@ -12,6 +12,14 @@ package ipa_card_pkg;
     MaxBuffer  = 131072
   } limit_e;
 
+  // Of buffers in pieces: how many are under way, and pieces of each.
+  typedef enum int unsigned {GatherSlots = 8, MaxGather = 16} gather_e;
+
+  typedef struct packed {
+    logic [17:0] len;
+    logic [63:0] addr;
+  } piece_t;
+
   // offload_api::queue::Status
   typedef enum logic [7:0] {
     Ok                = 8'd0,
@@ -141,6 +149,7 @@ package ipa_card_pkg;
     logic        sa_found;
     logic        unfetched;                      // its descriptor could not be read
     logic        has_data;                       // its packet was asked for
+    logic        gather;                         // its buffer is in pieces, which are kept
     logic        numbered;                       // it brings number and IV
     status_t     status;
     logic [7:0]  queue_index;
@@ -149,7 +158,7 @@ package ipa_card_pkg;
     logic [31:0] slot_generation;
     logic [31:0] sa_index;
     logic [31:0] sa_generation;
-    logic [63:0] buffer;
+    logic [63:0] buffer;                         // or its list
     logic [17:0] room;                           // octets of the buffer
     logic [31:0] offset;
     logic [31:0] octets;                         // by the descriptor's word
@@ -220,7 +229,10 @@ package ipa_card_pkg;
 
   // Beats to write, or to drop.
   typedef struct packed {
+    logic        gather;                         // addr is an offset in pieces that are kept
     logic        front;                          // of the headers that stay, else of the stream
+    logic        second;                         // from their second beat on
+    logic        keep;                           // the last beat is the next write's first, too
     logic [8:0]  beats;                          // that there are
     logic [5:0]  skip;                           // octets of the first one
     logic [14:0] octets;                         // to be written; 0: all are dropped

@@ -13,7 +13,8 @@
 // from octet 0 of its first beat on, in order of the requests. Whatever goes wrong is told with
 // the transfer's last beat; its octets are worthless then. A transfer of no octets, or one that
 // wraps around, must not be asked for. With LEAD, so many octets of no meaning come in front of each
-// transfer: room for a header, at the price of a clock where the transfer has none in its first line.
+// transfer that asks for it: room for a header, at the price of a clock where the transfer has none in its
+// first line.
 module ipa_dma_read #(
   parameter  int unsigned TAGS    = 64,          // a power of two
   parameter  int unsigned LEAD    = 0,           // 0 to 63
@@ -27,6 +28,7 @@ module ipa_dma_read #(
   output logic               req_ready_o,
   input  logic [63:0]        req_addr_i,
   input  logic [15:0]        req_len_i,
+  input  logic               req_lead_i,
 
   // What came
   output logic               m_valid_o,
@@ -77,12 +79,14 @@ module ipa_dma_read #(
   logic        first_q, lead_q;
   logic [5:0]  shift_q;
   logic [15:0] len_q;
+  logic [5:0]  lead;
+  assign lead = req_lead_i ? 6'(LEAD) : 6'd0;
   always_ff @(posedge clk_i) begin
     if (req_valid_i && req_ready_o) begin
       first_q <= 1'b1;
-      lead_q  <= 6'(req_addr_i[5:0] - 6'(LEAD)) > req_addr_i[5:0];
-      shift_q <= req_addr_i[5:0] - 6'(LEAD);
-      len_q   <= req_len_i + 16'(LEAD);
+      lead_q  <= 6'(req_addr_i[5:0] - lead) > req_addr_i[5:0];
+      shift_q <= req_addr_i[5:0] - lead;
+      len_q   <= req_len_i + 16'(lead);
     end else if (split_valid && split_ready) begin
       first_q <= 1'b0;
     end

@@ -49,7 +49,7 @@ module ipa_dma_write
   logic [5:0]   first, up;
   logic [15:0]  stop;                            // octets from the first line's start to the end
   logic         there, beat_valid, primes, priming, dropping;
-  logic         lines_go, last_line, line, take, finish;
+  logic         lines_go, last_line, line, take, stays, finish;
   logic         room;
   logic [8:0]   taken;
 
@@ -60,7 +60,9 @@ module ipa_dma_write
   assign beat_valid = write_i.front ? front_valid_i : data_valid_i;
   always_comb begin
     beat = data_i;
-    if (write_i.front) beat = taken_q == 0 ? front_i[511:0] : 512'(front_i[8*HeadOctets-1:512]);
+    if (write_i.front) begin
+      beat = taken_q == 0 && !write_i.second ? front_i[511:0] : 512'(front_i[8*HeadOctets-1:512]);
+    end
   end
   assign there      = taken_q != write_i.beats;
   assign primes     = first < write_i.skip;
@@ -86,8 +88,9 @@ module ipa_dma_write
   assign taken         = taken_q + 9'(take);
   assign finish        = ((line && last_line) || dropping) && taken == write_i.beats;
   assign write_ready_o = finish;
-  assign data_ready_o  = take && !write_i.front;
-  assign front_ready_o = finish && write_i.front;
+  assign stays         = write_i.keep && taken_q == write_i.beats - 9'd1;
+  assign data_ready_o  = take && !write_i.front && !stays;
+  assign front_ready_o = finish && write_i.front && !write_i.keep;
 
   always_ff @(posedge clk_i) begin
     if (!rst_ni || finish) begin
@@ -123,6 +126,9 @@ module ipa_dma_write
     if (!rst_ni)          error_q <= 1'b0;
     else if (ack_valid_i) error_q <= !burst_ends && (error_q || ack_error_i);
   end
+
+  logic unused;
+  assign unused = write_i.gather;
 
 `ifdef FORMAL
   // `watched` is any octet of memory: what front_i is in reset. It is strobed once at most for each

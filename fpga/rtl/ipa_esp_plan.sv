@@ -231,7 +231,7 @@ module ipa_esp_plan
                                                                        framed = NoSpace;
     else if (sealed > 15'(MaxPacket))                                  framed = BadLength;
     // What is put behind the packet must not wrap around to other memory.
-    else if (memory_end > {1'b1, 64'b0})                               framed = DmaFault;
+    else if (memory_end > {1'b1, 64'b0} && !job_i.gather)              framed = DmaFault;
   end
 
   // -- The outer header of a tunnel; ipa_ip_patch adds protocol, length and checksum ---------------

@@ -246,16 +246,21 @@ module ipa_esp_verdict
   logic patched_q;
   assign patched = patched_q;
 
-  logic push, front_push, has_event, has_write, writes;
+  // Of a buffer in pieces, offsets are what the pieces are found by.
+  logic [63:0] base;
+  assign base = job.gather ? 64'd0 : job.buffer;
+  logic push, front_push, has_event, has_work, has_write, writes;
   assign writes     = good && (stream_len != '0 || front != '0);
   assign has_event  = notices_q != '0;
-  assign has_write  = order_i.work != Drop;
+  assign has_work   = order_i.work != Drop;
+  // Its pieces are kept until then.
+  assign has_write  = has_work || job.gather;
   assign front_push = state_q == Front && patched && write_ready_i && front_ready_i;
   assign push       = state_q == Push && done_ready_i && (write_ready_i || !has_write)
                       && (event_ready_i || !has_event);
 
   assign order_ready_o  = push;
-  assign answer_ready_o = push && has_write;
+  assign answer_ready_o = push && has_work;
   assign done_valid_o   = push;
   assign write_valid_o  = front_push || (push && has_write);
   assign front_valid_o  = front_push;
@@ -263,16 +268,18 @@ module ipa_esp_verdict
 
   always_comb begin
     write_o        = '0;
-    write_o.addr   = job.buffer + 64'(offset);
+    write_o.gather = job.gather;
+    write_o.addr   = base + 64'(offset);
     if (state_q == Front) begin
       write_o.front  = 1'b1;
       write_o.beats  = 9'((10'(front) + 10'd63) >> 6);
       write_o.octets = 15'(front);
       write_o.last   = stream_len == '0;
     end else begin
-      write_o.addr   = job.buffer + 64'(offset) + 64'(front);
+      write_o.addr   = base + 64'(offset) + 64'(front);
       write_o.beats  = seals ? 9'((16'(order_i.octets) + 16'd79) >> 6)
                              : 9'((16'(order_i.octets) + 16'd47) >> 6);
+      if (!has_work) write_o.beats = '0;
       write_o.skip   = seals ? 6'd0 : 6'd16;
       write_o.octets = good ? stream_len : '0;
       write_o.last   = 1'b1;

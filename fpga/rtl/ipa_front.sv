@@ -174,6 +174,7 @@ module ipa_front
     told.identity.MAX_DEPTH.value.next  = MaxDepth;
     told.identity.MAX_PACKET.value.next = MaxPacket;
     told.identity.MAX_WINDOW.value.next = MaxWindow;
+    told.identity.MAX_GATHER.value.next = MaxGather;
     told.identity.VECTORS.value.next    = face_i.max_queues + 32'd1;
     told.identity.TIME.value.next       = face_i.now;
     told.identity.FUNCTIONS.value.next  = 32'd1;

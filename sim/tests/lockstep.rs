@@ -124,8 +124,17 @@ impl Pair {
     }
 }
 
+/// What a run has met.
+#[derive(Default)]
+struct Met {
+    /// How often each status.
+    statuses: [usize; 32],
+    /// Good packets in several pieces.
+    in_pieces: usize,
+}
+
 /// Runs so many packets through both cards.
-fn compare(packets: usize, seed: u64, timing: BusTiming) -> [usize; 32] {
+fn compare(packets: usize, seed: u64, timing: BusTiming) -> Met {
     let mut random = Random(seed);
     let rigs = rigs(timing);
     let cards = rigs.each_ref().map(|rig| Raw::enabled(rig).with_queue());
@@ -178,35 +187,47 @@ fn compare(packets: usize, seed: u64, timing: BusTiming) -> [usize; 32] {
         }
     }
     let mut pool: Vec<(usize, Vec<u8>)> = Vec::new();
-    let mut statuses = [0usize; 32];
+    let Met {
+        mut statuses,
+        mut in_pieces,
+    } = Met::default();
     let mut done = 0;
     while done < packets {
         let count = 1 + random.below(BATCH);
         let mut sealing = Vec::new();
         for slot in 0..count {
-            let (submission, buffer, seals) = operation(&mut random, slot, &sas, &pool);
-            sealing.push(seals);
+            let (submission, buffer, list, seals) = operation(&mut random, slot, &sas, &pool);
             let at = BUFFERS + (slot * BUFFER) as u64;
             for raw in &mut pair.cards {
                 raw.poke(at, &buffer);
+                if let Some(list) = &list {
+                    raw.poke(list.at, &list.octets);
+                }
                 let entry = u64::from(raw.tail) % DEPTH * size_of::<Submission>() as u64;
                 raw.poke(SUBMISSIONS + entry, submission.as_bytes());
                 raw.tail += 1;
             }
+            let pieces = list.map_or_else(|| vec![(at, BUFFER)], |list| list.pieces);
+            sealing.push((pieces, seals));
         }
         for raw in &mut pair.cards {
             raw.ring(0, doorbell::TAIL, raw.tail);
         }
-        for (slot, seals) in sealing.iter().enumerate() {
+        for (pieces, seals) in sealing {
             let octets = pair.both(|raw| raw.await_completion().as_bytes().to_vec());
             let mut completion = [0; size_of::<Completion>()];
             completion.copy_from_slice(&octets);
             let completion: Completion = zerocopy::transmute!(completion);
             statuses[usize::from(completion.status)] += 1;
             let good = completion.status <= Status::OkSoftExpired as u8;
+            in_pieces += usize::from(good && pieces.len() > 1);
             if let Some(number) = seals.filter(|_| good) {
-                let at = BUFFERS + (slot * BUFFER) as u64 + u64::from(completion.offset.get());
-                let sealed = pair.cards[0].octets(at, completion.len.get() as usize);
+                let whole = pieces
+                    .iter()
+                    .map(|(at, len)| pair.cards[0].octets(*at, *len));
+                let from = completion.offset.get() as usize;
+                let sealed = whole.flatten().skip(from);
+                let sealed = sealed.take(completion.len.get() as usize).collect();
                 if pool.len() < 400 {
                     pool.push((number, sealed));
                 } else {
@@ -258,12 +279,15 @@ fn compare(packets: usize, seed: u64, timing: BusTiming) -> [usize; 32] {
         .map(|status| (*status, statuses[*status as usize]))
         .filter(|(_, count)| *count != 0)
         .collect();
-    println!("{done} packets, seed {seed}, {timing:?}: {told:?}");
+    println!("{done} packets, {in_pieces} good ones in pieces, seed {seed}, {timing:?}: {told:?}");
     assert!(sas.iter().any(|sa| sa.transport) && sas.iter().any(|sa| !sa.transport));
     for rig in rigs {
         rig.end();
     }
-    statuses
+    Met {
+        statuses,
+        in_pieces,
+    }
 }
 
 /// Two cards, the second of which is the RTL.
@@ -372,7 +396,7 @@ fn registers_read_and_do_the_same_in_both_models() {
     for (limit, value) in [
         (identity::MAX_PACKET, 16_384),
         (identity::MAX_WINDOW, 1024),
-        (identity::MAX_GATHER, 0),
+        (identity::MAX_GATHER, 16),
     ] {
         assert_eq!(rtl.read_register(limit), value);
     }
@@ -394,7 +418,7 @@ fn both_models_do_the_same() {
     let packets = knob("RTL_PACKETS", 12_000) as usize;
     let seed = knob("RTL_SEED", 1);
     let timings = [(4, 0, 0), (250, 0, 0), (40, 100, 64), (10, 30, 200)];
-    let mut met = [0; 32];
+    let mut met = Met::default();
     std::thread::scope(|scope| {
         let pairs: Vec<_> = (seed..)
             .zip(timings)
@@ -410,9 +434,11 @@ fn both_models_do_the_same() {
             })
             .collect();
         for pair in pairs {
-            let statuses = pair.join().unwrap();
-            met.iter_mut()
-                .zip(statuses)
+            let own = pair.join().unwrap();
+            met.in_pieces += own.in_pieces;
+            met.statuses
+                .iter_mut()
+                .zip(own.statuses)
                 .for_each(|(met, count)| *met += count);
         }
     });
@@ -434,7 +460,8 @@ fn both_models_do_the_same() {
             Status::OuterMismatch,
             Status::NoSpace,
         ] {
-            assert_ne!(met[status as usize], 0, "{status:?} never came");
+            assert_ne!(met.statuses[status as usize], 0, "{status:?} never came");
         }
+        assert!(met.in_pieces > 100);
     }
 }

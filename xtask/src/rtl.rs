@@ -170,7 +170,7 @@ fn tests() -> Result<()> {
 
 /// What the functional model has to pass, driven by hand; the RTL has one function.
 fn by_hand(mut test: Command) -> Command {
-    for name in ["card", "dma", "abi", "events", "refusals"] {
+    for name in ["card", "dma", "abi", "gather", "events", "refusals"] {
         test.args(["--test", &format!("raw_{name}")]);
     }
     test.args(["--", "--skip", "functions_are_cards_of_their_own"])

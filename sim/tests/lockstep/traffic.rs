@@ -2,7 +2,7 @@
 //! What is fed to both models: SAs, packets and descriptors at random, most of them in order.
 
 use fpga_regs::context::{FLAG_ESN, FLAG_OUTBOUND, FLAG_OUTER, Outer, SaContext};
-use fpga_regs::descriptor::{FLAG_EXPLICIT as NUMBERED, FLAG_GATHER, Submission};
+use fpga_regs::descriptor::{FLAG_EXPLICIT as NUMBERED, FLAG_GATHER, GatherEntry, Submission};
 use offload_api::sa::{Cipher, Suite};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -178,13 +178,116 @@ fn packet(random: &mut Random) -> Vec<u8> {
     }
 }
 
-/// One operation: its descriptor and what its buffer holds.
+/// Where the lists of a batch lie: one for each buffer.
+pub(crate) const LISTS: u64 = BUFFERS + 0x4_0000;
+
+/// A buffer's list.
+pub(crate) struct List {
+    pub(crate) at: u64,
+    pub(crate) octets: Vec<u8>,
+    /// Place and octets of each piece.
+    pub(crate) pieces: Vec<(u64, usize)>,
+}
+
+/// Cuts a buffer into pieces, which lie in it in some other order, with holes between. Some lists make no
+/// sense.
+fn cut(random: &mut Random, slot: usize, submission: &mut Submission, buffer: &mut [u8]) -> List {
+    let mut room = submission.buffer_len.get() as usize;
+    let most = if random.once_in(4) { 16 } else { 4 };
+    let count = 1 + random.below(most);
+    let holes = random.below(3) * 8;
+    let spare = holes * count;
+    if random.once_in(3) || room + spare > buffer.len() {
+        room = buffer.len().saturating_sub(spare);
+        submission.buffer_len = (room as u32).into();
+    }
+    let packet = submission.offset.get() as usize;
+    let end = packet.saturating_add(submission.len.get() as usize);
+    // Ends of pieces: many of them within the packet, and where ESP's own parts are.
+    let mut ends: Vec<usize> = (1..count)
+        .map(|_| match random.below(4) {
+            0 => packet.saturating_sub(random.below(80)),
+            1 => end.saturating_sub(20) + random.below(60),
+            _ => random.below(room.max(1)),
+        })
+        .map(|at| at.clamp(1, room.max(1)))
+        .collect();
+    ends.push(room);
+    ends.sort_unstable();
+    ends.dedup();
+    let mut pieces = Vec::new();
+    let mut from = 0;
+    for to in ends {
+        pieces.push((from, to - from));
+        from = to;
+    }
+    // Laid out in an order of their own.
+    let mut order: Vec<usize> = (0..pieces.len()).collect();
+    for n in (1..order.len()).rev() {
+        order.swap(n, random.below(n + 1));
+    }
+    let whole = buffer.to_vec();
+    let mut places = vec![0; pieces.len()];
+    let mut at = random.below(holes + 1);
+    for n in order {
+        let (from, len) = pieces[n];
+        buffer[at..at + len].copy_from_slice(&whole[from..from + len]);
+        places[n] = at;
+        at += len + random.below(holes.max(1));
+    }
+    let start = submission.buffer.get();
+    let mut entries: Vec<GatherEntry> = pieces
+        .iter()
+        .zip(&places)
+        .map(|((_, len), place)| GatherEntry {
+            iova: start.wrapping_add(*place as u64).into(),
+            len: (*len as u32).into(),
+            reserved: 0.into(),
+        })
+        .collect();
+    submission.flags |= FLAG_GATHER;
+    submission.entries = (entries.len() as u16).into();
+    let list = LISTS + (slot * 512 + 16 * random.below(16)) as u64;
+    submission.buffer = (IOVA + list).into();
+    let any = random.below(entries.len());
+    // What can't be reached is read, not only written: how much of a packet is written then, nobody says.
+    let (from, len) = pieces[any];
+    let is_read = from < end && packet < from + len;
+    match random.below(60) {
+        0 => submission.entries = ([0, 17, 0xffff][random.below(3)]).into(),
+        1 => submission.buffer = (IOVA + list + 8).into(),
+        2 => entries[any].reserved = 1.into(),
+        3 => entries[any].len = 0.into(),
+        4 => entries[any] = entries[0],
+        5 if is_read => entries[any].iova = (u64::MAX - random.next() % 64).into(),
+        6 => submission.buffer_len = (room as u32 + 1).into(),
+        7 if is_read => entries[any].iova = 0x7_0000_0000u64.into(),
+        8 => submission.buffer = 0x7_0000_0000u64.into(),
+        9 => submission.buffer = (u64::MAX - 15).into(),
+        10 => entries[any].len = (entries[any].len.get() | 1 << 31).into(),
+        11 if any != 0 => {
+            // One octet of the piece in front.
+            let before = entries[any - 1];
+            entries[any].iova = (before.iova.get() + u64::from(before.len.get()) - 1).into();
+        }
+        _ => {}
+    }
+    List {
+        at: list,
+        octets: entries.as_bytes().to_vec(),
+        pieces: std::iter::zip(&places, &pieces)
+            .map(|(place, (_, len))| (start - IOVA + *place as u64, *len))
+            .collect(),
+    }
+}
+
+/// One operation: its descriptor, what its buffer holds, its list, and whose packet it seals.
 pub(crate) fn operation(
     random: &mut Random,
     slot: usize,
     sas: &[Sa],
     pool: &[(usize, Vec<u8>)],
-) -> (Submission, Vec<u8>, Option<usize>) {
+) -> (Submission, Vec<u8>, Option<List>, Option<usize>) {
     let mut buffer = random.octets(BUFFER);
     let at = BUFFERS + (slot * BUFFER) as u64;
     let (mut sa, octets) = match pool.len() {
@@ -242,6 +345,9 @@ pub(crate) fn operation(
         submission.sequence = (1 + random.next() % 1000).into();
         submission.iv.copy_from_slice(&random.octets(16));
     }
+    let list = random
+        .once_in(4)
+        .then(|| cut(random, slot, &mut submission, &mut buffer));
     match random.below(150) {
         0 => submission.opcode = random.next() as u8,
         1 => submission.flags |= 4,
@@ -266,5 +372,5 @@ pub(crate) fn operation(
         14 => submission.flags |= FLAG_GATHER,
         _ => {}
     }
-    (submission, buffer, sa.outbound.then_some(sa.pair))
+    (submission, buffer, list, sa.outbound.then_some(sa.pair))
 }

@@ -119,6 +119,37 @@ const PROOFS: &[Proof] = &[
         ],
     },
     Proof {
+        module: "dma_join",
+        with: &[],
+        parameters: &["OCTETS=8"],
+        depth: 2,
+        flat: false,
+        mutants: &[
+            (
+                "full ? both[16*OCTETS-1:8*OCTETS] :",
+                "full && !ends ? both[16*OCTETS-1:8*OCTETS] :",
+            ),
+            ("(ends && fill <= (ByteBits + 1)'(OCTETS));", "ends;"),
+            ("flush_q <= ends;", "flush_q <= 1'b0;"),
+            ("assign full  = fill >=", "assign full  = fill >"),
+        ],
+    },
+    Proof {
+        module: "ipa_pieces",
+        with: &[],
+        parameters: &["PIECES=16", "ADDR_BITS=64", "LEN_BITS=18", "RUN_BITS=15"],
+        depth: 2,
+        flat: false,
+        mutants: &[
+            // A piece of no octets behind a run that fills the one in front.
+            ("LEN_BITS'(left_q) <= here;", "LEN_BITS'(left_q) < here;"),
+            ("skips ? skip_q - piece_len_i : '0;", "'0;"),
+            ("skip_q >= piece_len_i;", "skip_q > piece_len_i;"),
+            // Beyond its piece, where it doesn't begin with it.
+            ("RUN_BITS'(here);", "RUN_BITS'(piece_len_i);"),
+        ],
+    },
+    Proof {
         module: "ipa_finish",
         with: &[
             "ipa_card_pkg.sv",

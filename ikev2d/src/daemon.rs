@@ -576,8 +576,8 @@ impl Daemon {
                 if let Err(error) = self.installer.outbound(child) {
                     tracing::error!(%error, "child SA can't be installed");
                     let reason = error.to_string();
-                    self.endpoint.unsent(now, child, install, reason);
-                    return;
+                    let answer = Answer::Failed { install, reason };
+                    return self.endpoint.handle_answer(now, &answer);
                 }
                 self.endpoint
                     .handle_answer(now, &Answer::Installed(install));

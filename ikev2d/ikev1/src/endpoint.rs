@@ -279,9 +279,7 @@ impl Endpoint {
     /// [`UnknownSa`].
     pub fn terminate_child(&mut self, now: Instant, child: ChildId) -> Result<(), UnknownSa> {
         let ike = self.ike_of(child)?;
-        self.on(now, ike, |sa, ctx| {
-            sa.delete_child(ctx, child, "terminated")
-        })
+        self.on(now, ike, |sa, ctx| sa.terminate_child(ctx, child))
     }
 
     /// Replaces an ISAKMP SA by a new one, to which its children go over. IKEv1 has no other rekeying:

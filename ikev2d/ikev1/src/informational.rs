@@ -22,7 +22,7 @@ impl Isakmp {
         message: &[u8],
     ) {
         if header.flags & FLAG_ENCRYPTED == 0 {
-            return self.take_hint(header, message);
+            return self.take_hint(ctx, header, message);
         }
         let id = header.message_id.get();
         let known = self.exchanges.get(&id).map(|exchange| &exchange.stage);
@@ -74,7 +74,7 @@ impl Isakmp {
     }
 
     /// What anybody could have said is only told to people, when nothing better is known.
-    fn take_hint(&mut self, header: &Header, message: &[u8]) {
+    fn take_hint(&mut self, ctx: &mut Ctx<'_>, header: &Header, message: &[u8]) {
         if self.state != State::Connecting || !self.initiator {
             tracing::debug!("informational message in the clear is passed over");
             return;
@@ -86,7 +86,8 @@ impl Isakmp {
         let notifies = parts.of(payload::NOTIFY);
         let told = notifies.filter_map(|body| Notify::parse(body).ok()).next();
         if let Some(told) = told.filter(|told| told.kind < notify::FIRST_STATUS) {
-            let name = notify::name(told.kind);
+            ctx.out.notified.received(notify::name(told.kind));
+            let name = notify::told_name(told.kind);
             tracing::warn!(
                 connection = self.connection.name,
                 name,
@@ -108,6 +109,7 @@ impl Isakmp {
             }
             notify::INITIAL_CONTACT => ctx.out.initial_contact.push(self.id),
             kind if kind < notify::FIRST_STATUS => {
+                ctx.out.notified.received(notify::name(kind));
                 let name = notify::name(kind);
                 tracing::warn!(
                     connection = self.connection.name,
@@ -164,8 +166,11 @@ impl Isakmp {
             };
             // Whoever lets the old one go has the new one.
             self.use_heirs(ctx, id, true);
+            if self.waits_for_heir(id, reason::DELETED_BY_PEER) {
+                continue;
+            }
             if let Some(mut child) = self.remove_child(id) {
-                self.restore_loser(ctx, &mut child);
+                self.go_back(ctx, &mut child);
                 // Ours is gone with it: the peer should know (RFC 2408 §3.15 asks for no answer).
                 self.retired(ctx, child, reason::DELETED_BY_PEER);
             }
@@ -180,6 +185,7 @@ impl Isakmp {
             kind,
             data: &[],
         };
+        ctx.count_told(kind);
         let mut chain = Chain::default();
         chain.push(payload::NOTIFY, &notify.emit());
         self.inform(ctx, &chain);
@@ -258,9 +264,15 @@ impl Isakmp {
     }
 
     /// Deletes a child SA.
-    pub(crate) fn delete_child(&mut self, ctx: &mut Ctx<'_>, id: ChildId, why: &str) {
-        if let Some(child) = self.remove_child(id) {
-            self.tell_deleted(ctx, &[(child.sa.suite, child.sa.spi_in)]);
+    pub(crate) fn delete_child(&mut self, ctx: &mut Ctx<'_>, id: ChildId, why: &'static str) {
+        let Some(child) = self.child_mut(id) else {
+            return;
+        };
+        let told = (child.sa.suite, child.sa.spi_in);
+        self.tell_deleted(ctx, &[told]);
+        if !self.waits_for_heir(id, why)
+            && let Some(child) = self.remove_child(id)
+        {
             self.retired(ctx, child, why);
         }
     }

@@ -147,7 +147,14 @@ pub(crate) struct Child {
     /// Without keys.
     pub(crate) sa: ChildSa,
     pub(crate) phase: Phase,
+    /// The installation of the inbound SA that is waited for.
     pub(crate) install: Option<InstallId>,
+    /// The same of the outbound one.
+    pub(crate) outbound: Option<InstallId>,
+    /// Why it goes as soon as the outbound SA of its heir is answered for.
+    pub(crate) leaves: Option<&'static str>,
+    /// We have asked for it, and not the peer.
+    pub(crate) asked: bool,
     pub(crate) installed: Instant,
     pub(crate) rekey_at: Option<Instant>,
     pub(crate) expire_at: Option<Instant>,
@@ -163,6 +170,11 @@ impl Child {
     /// When it goes by itself.
     pub(crate) fn end(&self) -> Option<Instant> {
         self.until.or(self.expire_at)
+    }
+
+    /// Whether it is sent through, or about to be.
+    pub(crate) fn is_used(&self) -> bool {
+        self.announced || self.outbound.is_some()
     }
 
     /// Whether it is for the traffic of another one.

@@ -236,6 +236,7 @@ pub(crate) fn nonce<'m>(parts: &Payloads<'m>) -> Result<&'m [u8], WireError> {
 
 /// Sends a notification in the clear.
 pub(crate) fn unproved(ctx: &mut Ctx<'_>, path: Path, (cky_i, cky_r): (u64, u64), kind: u16) {
+    ctx.count_told(kind);
     let mut chain = Chain::default();
     let notify = notify::Notify {
         protocol: crate::wire::sa::PROTO_ISAKMP,

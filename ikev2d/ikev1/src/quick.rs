@@ -3,6 +3,7 @@
 
 mod answer;
 mod ask;
+mod sending;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ const KEEP: Duration = Duration::from_secs(120);
 /// How long the old child SA takes packets after a new one has taken over.
 pub(crate) const OVERLAP: Duration = Duration::from_secs(3);
 
+/// When a rekeying that has failed is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
 /// How long the old child SA is still sent through when message 3 has gone out: the peer may be about to
 /// install the new one.
 const HEAD_START: Duration = Duration::from_secs(1);
@@ -114,6 +117,8 @@ struct Ingredients<'a> {
     life: Life,
     /// Whether the peer refuses replayed packets.
     replay: Option<bool>,
+    /// We have asked for it.
+    asked: bool,
 }
 
 impl Isakmp {
@@ -335,6 +340,9 @@ impl Isakmp {
             sa: kept,
             phase: Phase::Installed,
             install: Some(install),
+            outbound: None,
+            leaves: None,
+            asked: from.asked,
             installed: ctx.now,
             rekey_at: [rekey_at, theirs].into_iter().flatten().min(),
             expire_at: config.rekey_time.map(|time| ctx.now + time + time / 10),
@@ -347,100 +355,17 @@ impl Isakmp {
         Some((id, install))
     }
 
-    /// Both SAs of a child are there: traffic goes through it from now on.
-    pub(crate) fn child_is_up(&mut self, ctx: &mut Ctx<'_>, id: ChildId) {
-        let ike = self.id;
-        let Some(new) = self.children.iter().find(|child| child.sa.id == id) else {
-            return;
-        };
-        let (old, rank) = (new.sa.replaces, rank(&new.sa));
-        let others = self.children.iter().filter(|other| {
-            other.sa.id != id
-                && other.announced
-                && other.phase != Phase::Replaced
-                && other.is_like(&new.sa)
-        });
-        let others: Vec<(ChildId, bool)> = others
-            .map(|other| {
-                (
-                    other.sa.id,
-                    Some(other.sa.id) != old
-                        && other.sa.replaces == old
-                        && rank > self::rank(&other.sa),
-                )
-            })
-            .collect();
-        // Both ends have begun at once: both keep the same one of the two. Should the peer have had that one
-        // when it answered, it lets it go: so the other one stays a little longer.
-        if let Some((winner, _)) = others.iter().find(|(_, wins)| *wins) {
-            let winner = *winner;
-            tracing::debug!(child = id.0, winner = winner.0, "one child SA too many");
-            self.replace(ctx, id, winner, 2 * OVERLAP);
-            if let Some(loser) = self.child_mut(id) {
-                loser.lost = true;
-            }
-            return;
-        }
-        if let Some(new) = self.child_mut(id) {
-            new.announced = true;
-        }
-        let install = InstallId(ctx.id());
-        ctx.event(Event::InstallOutbound { install, child: id });
-        let rekeyed = !others.is_empty();
-        for (old, _) in others {
-            self.replace(ctx, old, id, OVERLAP);
-        }
-        if !rekeyed {
-            ctx.event(Event::ChildUp { ike, child: id });
-        }
-    }
-
-    /// One child SA takes over from another, which goes a moment later.
-    fn replace(&mut self, ctx: &mut Ctx<'_>, old: ChildId, new: ChildId, moment: Duration) {
-        let end = ctx.now + moment;
-        let Some(child) = self.child_mut(old) else {
-            return;
-        };
-        child.phase = Phase::Replaced;
-        child.rekey_at = None;
-        child.until = Some(end);
-        if std::mem::replace(&mut child.announced, false) {
-            ctx.event(Event::ChildRekeyed { old, new });
-        }
-    }
-
-    /// The peer has let go of a child SA: one that has lost to it is the one that the peer keeps.
-    pub(crate) fn restore_loser(&mut self, ctx: &mut Ctx<'_>, gone: &mut Child) {
-        let again = ctx.now + Duration::from_secs(10);
-        let mut losers = self.children.iter_mut().rev();
-        let Some(loser) = losers.find(|child| child.lost && child.is_like(&gone.sa)) else {
-            return;
-        };
-        (loser.phase, loser.lost, loser.until) = (Phase::Installed, false, None);
-        loser.rekey_at = loser.expire_at.map(|end| end.min(again));
-        loser.announced = true;
-        let (ike, new) = (self.id, loser.sa.id);
-        let install = InstallId(ctx.id());
-        ctx.event(Event::InstallOutbound {
-            install,
-            child: new,
-        });
-        ctx.event(match std::mem::take(&mut gone.announced) {
-            true => Event::ChildRekeyed {
-                old: gone.sa.id,
-                new,
-            },
-            false => Event::ChildUp { ike, child: new },
-        });
-    }
-
-    /// What was done about the installation of an inbound SA.
+    /// What was done about the installation of an SA.
     pub(crate) fn answered(
         &mut self,
         ctx: &mut Ctx<'_>,
         install: InstallId,
         failure: Option<&str>,
     ) {
+        let mut children = self.children.iter();
+        if let Some(child) = children.find(|c| c.outbound == Some(install)) {
+            return self.answered_outbound(ctx, child.sa.id, failure);
+        }
         let Some(child) = self
             .children
             .iter_mut()
@@ -511,13 +436,13 @@ impl Isakmp {
         rekeys: Option<ChildId>,
         reason: &str,
     ) {
-        let now = ctx.now;
+        let (ike, now) = (self.id, ctx.now);
         let old = rekeys.and_then(|old| self.child_mut(old));
         if let Some(old) = old.filter(|old| old.phase == Phase::Rekeying) {
-            tracing::warn!(child = name, reason, "child SA could not be rekeyed");
             old.phase = Phase::Installed;
-            old.rekey_at = Some(now + Duration::from_secs(10));
-            return;
+            old.rekey_at = Some(now + AGAIN);
+            let (child, reason) = (old.sa.id, reason.to_owned());
+            return ctx.event(Event::RekeyFailed { ike, child, reason });
         }
         ctx.event(Event::InitiateFailed {
             connection: self.connection.name.clone(),
@@ -601,9 +526,4 @@ fn terms(parts: &Payloads<'_>) -> (Life, Option<bool>) {
         _ => None,
     });
     (Life::read(&attributes.unwrap_or_default()), replay)
-}
-
-/// Both ends order child SAs of one pair of selectors alike by it.
-fn rank(sa: &ChildSa) -> (u32, u32) {
-    (sa.spi_in.min(sa.spi_out), sa.spi_in.max(sa.spi_out))
 }

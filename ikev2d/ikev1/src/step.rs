@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use ikev2d_proto::config::{EndpointConfig, Secret};
 use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::event::{ChildId, Event, IkeId, Numbers, Path, Transmit};
+use ikev2d_proto::notified::Notified;
 use ikev2d_proto::pool::Pools;
+
+use crate::wire::notify;
 
 /// What a step may use and leave behind.
 pub(crate) struct Ctx<'a> {
@@ -41,11 +44,19 @@ pub(crate) struct Outputs {
     pub(crate) retransmits: u64,
     pub(crate) auth_failures: u64,
     pub(crate) malformed: u64,
+    pub(crate) notified: Notified,
 }
 
 impl Ctx<'_> {
     pub(crate) fn event(&mut self, event: Event) {
         self.out.events.push_back(event);
+    }
+
+    /// Counts a notification that is sent, if it is an error.
+    pub(crate) fn count_told(&mut self, kind: u16) {
+        if kind < notify::FIRST_STATUS {
+            self.out.notified.sent(notify::name(kind));
+        }
     }
 
     pub(crate) fn id(&mut self) -> u64 {

@@ -421,6 +421,35 @@ fn an_installation_that_fails_makes_no_child_on_either_side() {
     }
 }
 
+/// B56: errors are counted where they are told and where they are heard, with proof or without.
+#[test]
+fn errors_are_counted_by_name() {
+    let mut pair = Pair::new(|a, connection, _| {
+        if a {
+            connection.children[0].local_ts = vec![peers::net("10.7.0.0/16")];
+        }
+    });
+    pair.initiate(0, Some("net"));
+    pair.run(Duration::from_secs(10));
+    let counted = |pair: &Pair, side: usize| pair.sides[side].endpoint.notified().clone();
+    let one = std::collections::BTreeMap::from([("INVALID-ID-INFORMATION", 1)]);
+    assert_eq!(counted(&pair, 1).sent, one);
+    assert_eq!(counted(&pair, 0).received, one);
+    assert!(counted(&pair, 0).sent.is_empty() && counted(&pair, 1).received.is_empty());
+
+    let mut pair = Pair::new(|a, connection, config| {
+        config.retransmit_tries = 0;
+        if a {
+            connection.proposals = vec![Proposal::parse_ike("aes128-sha512-ecp384").unwrap()];
+        }
+    });
+    pair.initiate(0, None);
+    pair.run(Duration::from_secs(60));
+    let one = std::collections::BTreeMap::from([("NO-PROPOSAL-CHOSEN", 1)]);
+    assert_eq!(counted(&pair, 1).sent, one);
+    assert_eq!(counted(&pair, 0).received, one);
+}
+
 /// RFC 3706: asked after silence, answered; without an answer the peer is given up.
 #[test]
 fn a_dead_peer_is_noticed_and_given_up() {

@@ -17,6 +17,30 @@ pub struct Notified {
 }
 
 impl Notified {
+    /// Counts one that a peer has told us.
+    pub fn received(&mut self, name: &'static str) {
+        *self.received.entry(name).or_default() += 1;
+    }
+
+    /// Counts one that we have told.
+    pub fn sent(&mut self, name: &'static str) {
+        *self.sent.entry(name).or_default() += 1;
+    }
+
+    /// These and those of another endpoint.
+    pub fn and(&self, other: &Self) -> Self {
+        let mut both = self.clone();
+        for (of_both, of_other) in [
+            (&mut both.received, &other.received),
+            (&mut both.sent, &other.sent),
+        ] {
+            for (name, count) in of_other {
+                *of_both.entry(name).or_default() += count;
+            }
+        }
+        both
+    }
+
     pub(crate) fn took(&mut self, parts: &[Payload<'_>]) {
         count(&mut self.received, parts);
     }
@@ -51,5 +75,17 @@ mod tests {
         let expected = [("TS_UNACCEPTABLE", 2), (notify::name(9000), 4)];
         assert_eq!(notified.sent, BTreeMap::from(expected));
         assert!(notified.received.is_empty());
+    }
+
+    #[test]
+    fn those_of_two_endpoints_are_added_up() {
+        let (mut one, mut other) = (Notified::default(), Notified::default());
+        one.sent("NO-PROPOSAL-CHOSEN");
+        other.sent("NO-PROPOSAL-CHOSEN");
+        other.received("INVALID-SPI");
+        let both = one.and(&other);
+        assert_eq!(both, other.and(&one));
+        assert_eq!(both.sent, BTreeMap::from([("NO-PROPOSAL-CHOSEN", 2)]));
+        assert_eq!(both.received, BTreeMap::from([("INVALID-SPI", 1)]));
     }
 }

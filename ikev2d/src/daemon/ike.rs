@@ -14,7 +14,7 @@ use ikev2d_proto::endpoint::{
     Endpoint as Endpoint2, Gate, IkeSaInfo, InitiateError, Stats, StreamUse, UnknownSa,
 };
 use ikev2d_proto::event::{
-    Answer, ChildId, Event, IkeId, InstallId, JobId, Numbers, Path, StreamId, Transmit,
+    Answer, ChildId, Event, IkeId, JobId, Numbers, Path, StreamId, Transmit,
 };
 use ikev2d_proto::notified::Notified;
 use ikev2d_proto::pool::Pools;
@@ -132,20 +132,6 @@ impl Ike {
     pub(crate) fn handle_answer(&mut self, now: Instant, answer: &Answer) {
         self.v1(|v1| v1.handle_answer(now, answer));
         self.v2.handle_answer(now, answer);
-    }
-
-    /// Takes in that a child's outbound SA can't be installed.
-    pub(crate) fn unsent(
-        &mut self,
-        now: Instant,
-        child: ChildId,
-        install: InstallId,
-        reason: String,
-    ) {
-        // IKEv1 has no way back from it.
-        let _ = self.v1(|v1| v1.terminate_child(now, child));
-        let answer = Answer::Failed { install, reason };
-        self.v2.handle_answer(now, &answer);
     }
 
     /// Takes in what came of a job.
@@ -317,8 +303,8 @@ impl Ike {
         }
     }
 
-    /// Errors told and heard so far, in IKEv2: those of IKEv1 have other numbers.
-    pub(crate) fn notified(&self) -> &Notified {
-        self.v2.notified()
+    /// Errors told and heard so far, in both versions: each has its own names.
+    pub(crate) fn notified(&self) -> Notified {
+        self.v2.notified().and(self.v1.notified())
     }
 }

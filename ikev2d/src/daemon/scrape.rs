@@ -87,7 +87,7 @@ impl Daemon {
         Snapshot {
             started: now.checked_sub(self.started.elapsed()).unwrap_or(now),
             stats: self.endpoint.stats(),
-            notified: self.endpoint.notified().clone(),
+            notified: self.endpoint.notified(),
             counts,
             plane: self.plane_statistics(),
             connections: connections.collect(),

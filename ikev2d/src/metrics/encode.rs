@@ -256,7 +256,7 @@ fn ike(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
         errors.iter().map(move |(kind, n)| (labels(*kind), *n))
     });
     out.counter(
-        ("ike_error_notifications", "Errors of IKEv2, told and heard"),
+        ("ike_error_notifications", "Errors of IKE, told and heard"),
         errors,
     )
 }

@@ -2,6 +2,7 @@
 //! What an endpoint tells of itself, in the same words as `ikev2d-proto`'s.
 
 use ikev2d_proto::endpoint::{ChildInfo, IkeSaInfo, Stats};
+use ikev2d_proto::notified::Notified;
 use ikev2d_proto::proposal::IkeSuite;
 
 use super::Endpoint;
@@ -64,6 +65,11 @@ impl Endpoint {
                 })
                 .collect(),
         })
+    }
+
+    /// Errors told and heard so far.
+    pub fn notified(&self) -> &Notified {
+        &self.out.notified
     }
 
     /// What was seen so far.

@@ -77,7 +77,12 @@ impl Marks {
             ends: sa.is_proved().then(|| key_of_ends(sa, keys, crypto)),
             replaces: sa.replaces.filter(|_| connecting),
             children: sa.children.iter().map(|child| child.sa.id).collect(),
-            installs: sa.children.iter().filter_map(|c| c.install).collect(),
+            installs: sa
+                .children
+                .iter()
+                .flat_map(|child| [child.install, child.outbound])
+                .flatten()
+                .collect(),
             job: sa.material.waiting.as_ref().map(|waiting| waiting.job),
         }
     }

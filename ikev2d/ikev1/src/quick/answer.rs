@@ -132,6 +132,7 @@ impl Isakmp {
             secret,
             life: chosen.life,
             replay: None,
+            asked: false,
         };
         let rekeys = self.rekeyed(&config.name, wanted);
         let made = self.make_child(ctx, &config, wanted, ingredients, rekeys);

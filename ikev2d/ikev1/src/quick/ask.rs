@@ -223,6 +223,7 @@ impl Isakmp {
             secret,
             life,
             replay,
+            asked: true,
         };
         let made = self.make_child(ctx, &config, asked.pair, ingredients, asked.replaces);
         let (child, install) = made.ok_or("cryptographic operation failed")?;

@@ -110,26 +110,52 @@ impl<'payload> Delete<'payload> {
     }
 }
 
-/// An error's name in RFC 2408 §3.14.1.
-pub fn name(kind: u16) -> String {
-    let name = match kind {
+/// What notifications without a name are counted as.
+const UNKNOWN: &str = "an unknown error";
+
+/// An error's name in RFC 2408 §3.14.1; all that have none there have one in common.
+pub fn name(kind: u16) -> &'static str {
+    match kind {
         1 => "INVALID-PAYLOAD-TYPE",
+        2 => "DOI-NOT-SUPPORTED",
+        3 => "SITUATION-NOT-SUPPORTED",
         4 => "INVALID-COOKIE",
+        5 => "INVALID-MAJOR-VERSION",
+        6 => "INVALID-MINOR-VERSION",
         7 => "INVALID-EXCHANGE-TYPE",
+        8 => "INVALID-FLAGS",
         9 => "INVALID-MESSAGE-ID",
+        10 => "INVALID-PROTOCOL-ID",
         11 => "INVALID-SPI",
+        12 => "INVALID-TRANSFORM-ID",
+        13 => "ATTRIBUTES-NOT-SUPPORTED",
         NO_PROPOSAL_CHOSEN => "NO-PROPOSAL-CHOSEN",
         15 => "BAD-PROPOSAL-SYNTAX",
         PAYLOAD_MALFORMED => "PAYLOAD-MALFORMED",
         17 => "INVALID-KEY-INFORMATION",
         INVALID_ID_INFORMATION => "INVALID-ID-INFORMATION",
+        19 => "INVALID-CERT-ENCODING",
         20 => "INVALID-CERTIFICATE",
+        21 => "CERT-TYPE-UNSUPPORTED",
+        22 => "INVALID-CERT-AUTHORITY",
         INVALID_HASH_INFORMATION => "INVALID-HASH-INFORMATION",
         AUTHENTICATION_FAILED => "AUTHENTICATION-FAILED",
         25 => "INVALID-SIGNATURE",
-        kind => return format!("notification {kind}"),
-    };
-    name.to_owned()
+        26 => "ADDRESS-NOTIFICATION",
+        27 => "NOTIFY-SA-LIFETIME",
+        28 => "CERTIFICATE-UNAVAILABLE",
+        29 => "UNSUPPORTED-EXCHANGE-TYPE",
+        30 => "UNEQUAL-PAYLOAD-LENGTHS",
+        _ => UNKNOWN,
+    }
+}
+
+/// The same for people, with the number of one that has no name.
+pub fn told_name(kind: u16) -> String {
+    match name(kind) {
+        UNKNOWN => format!("notification {kind}"),
+        name => name.to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub(crate) struct Side {
     pub(crate) sending: Vec<u32>,
     pub(crate) events: Vec<Event>,
     pub(crate) refuse_installs: bool,
+    pub(crate) refuse_outbound: bool,
 }
 
 /// A datagram under way: when it arrives, at whom, from where.
@@ -139,6 +140,7 @@ impl Pair {
                 sending: Vec::new(),
                 events: Vec::new(),
                 refuse_installs: false,
+                refuse_outbound: false,
             }
         };
         Self {
@@ -222,13 +224,22 @@ impl Pair {
                 };
                 side.endpoint.handle_answer(self.now, &answer);
             }
-            Event::InstallOutbound { child, .. } => {
+            Event::InstallOutbound { install, .. } if side.refuse_outbound => {
+                let answer = Answer::Failed {
+                    install: *install,
+                    reason: "test".to_owned(),
+                };
+                side.endpoint.handle_answer(self.now, &answer);
+            }
+            Event::InstallOutbound { install, child } => {
                 if let Some(sa) = side.offered.get(child) {
                     let mut key = sa.keys_out.encryption.to_vec();
                     key.extend(sa.keys_out.integrity.iter());
                     side.outbound.insert(sa.spi_out, (*child, key));
                     side.sending.push(sa.spi_out);
                 }
+                let answer = Answer::Installed(*install);
+                side.endpoint.handle_answer(self.now, &answer);
             }
             Event::RetireChild { child } => {
                 side.inbound.retain(|_, (id, _)| id != child);

@@ -312,8 +312,10 @@ impl Isakmp {
         self.last_heard = ctx.now;
         self.material.exchange = None;
         self.material.waiting = None;
-        // A responder of main mode repeats its last message when asked to; nobody sends by itself.
-        self.phase1.at = None;
+        // A responder of main mode repeats its last message when asked to. Nobody asks for the last one of
+        // aggressive mode, so it is repeated until the peer says something that it could not without it.
+        let unasked = self.aggressive && self.initiator;
+        self.phase1.at = unasked.then(|| ctx.now + ctx.config.retransmit_timeout);
         ctx.out.proved.push(self.id);
         self.transact(ctx);
     }
@@ -417,6 +419,7 @@ impl Isakmp {
     /// Notes an authenticated message. A peer behind a NAT may come from elsewhere from now on.
     pub(crate) fn heard(&mut self, ctx: &mut Ctx<'_>, path: Path) {
         self.last_heard = ctx.now;
+        self.phase1.at = None;
         if path != self.path && (self.nat_remote || path.remote.ip() == self.path.remote.ip()) {
             self.path = path;
             for child in &mut self.children {

@@ -116,7 +116,8 @@ impl Isakmp {
             };
             return self.die(ctx, why);
         }
-        if repeat(ctx, self.path, &mut self.phase1) {
+        let unanswered = repeat(ctx, self.path, &mut self.phase1);
+        if unanswered && !self.is_proved() {
             return self.die(ctx, reason::NO_ANSWER);
         }
         let mut transactions = std::mem::take(&mut self.transactions);

@@ -124,8 +124,8 @@ impl Isakmp {
             self.push_aggressive_end(ctx, &mut chain);
             self.material.expects = 3;
             let message = chain.into_message(self.header(mode, 0));
-            // Nobody else sends again when message 3 is lost.
-            self.send_phase1(ctx, message, true);
+            // Who has asked asks again: a spoofed address hears of it once (CVE-2016-5361).
+            self.send_phase1(ctx, message, false);
             return Ok(());
         }
         if self.aggressive {
@@ -292,7 +292,6 @@ impl Isakmp {
         match (self.aggressive, self.initiator) {
             (false, true) | (true, false) => {
                 // Nothing of ours is owed any more.
-                self.phase1.at = None;
                 self.phase1.sent = None;
                 self.establish(ctx);
                 Ok(())

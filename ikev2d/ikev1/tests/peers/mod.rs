@@ -16,6 +16,8 @@ use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::ts::TrafficSelector;
 use zeroize::Zeroizing;
 
+pub(crate) mod open;
+
 /// A side with what it has installed.
 pub(crate) struct Side {
     pub(crate) endpoint: Endpoint,
@@ -123,11 +125,17 @@ impl Pair {
         firsts: Arc<dyn Crypto>,
         change: impl Fn(bool, &mut Connection, &mut EndpointConfig),
     ) -> Self {
-        let usual: Arc<dyn Crypto> = Arc::new(OpensslCrypto::new().unwrap());
+        Self::with_both([firsts, Arc::new(OpensslCrypto::new().unwrap())], change)
+    }
+
+    fn with_both(
+        crypto: [Arc<dyn Crypto>; 2],
+        change: impl Fn(bool, &mut Connection, &mut EndpointConfig),
+    ) -> Self {
         let side = |a: bool| {
             let (mut config, mut connection) = (EndpointConfig::default(), connection(a));
             change(a, &mut connection, &mut config);
-            let crypto = if a { firsts.clone() } else { usual.clone() };
+            let crypto = crypto[usize::from(!a)].clone();
             let mut endpoint = Endpoint::new(config, crypto, &Numbers::default());
             endpoint.set_connections(&[Arc::new(connection)]);
             endpoint.set_secrets(vec![secret("correct horse")]);

@@ -47,7 +47,7 @@ pub(crate) fn fits<T: HasPublic>(key: &PKeyRef<T>, scheme: Scheme) -> bool {
     match (key.id(), scheme) {
         (Id::RSA, Scheme::RsaPkcs1(_) | Scheme::RsaUntold(_) | Scheme::RsaBare)
         | (Id::RSA | Id::RSA_PSS, Scheme::RsaPss(_)) => {
-            (RSA_LEAST..=RSA_MOST).contains(&key.bits())
+            (RSA_LEAST..=RSA_MOST).contains(&key.bits()) && is_sound(key)
         }
         (Id::EC, Scheme::Ecdsa(_)) => curve(key).and_then(of_curve).is_some(),
         (Id::EC, Scheme::EcdsaFixed(hash) | Scheme::EcdsaBare(hash)) => curve(key)
@@ -56,6 +56,14 @@ pub(crate) fn fits<T: HasPublic>(key: &PKeyRef<T>, scheme: Scheme) -> bool {
         (Id::ED25519, Scheme::Ed25519) | (Id::ED448, Scheme::Ed448) => true,
         _ => false,
     }
+}
+
+/// RFC 8017 §3.1: an odd modulus, and an odd exponent from 3 on. With an exponent of 1 everybody signs.
+fn is_sound<T: HasPublic>(key: &PKeyRef<T>) -> bool {
+    key.rsa().is_ok_and(|rsa| {
+        let (n, e) = (rsa.n(), rsa.e());
+        n.is_bit_set(0) && e.is_bit_set(0) && e.num_bits() > 1
+    })
 }
 
 pub(crate) fn sign<T: HasPrivate + HasPublic>(

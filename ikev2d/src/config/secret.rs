@@ -97,7 +97,8 @@ fn is_word(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// S98: at least 8 characters, 12 recommended.
+    /// S98, CVE-2018-5389: at least 8 characters, 12 recommended: who plays the responder of main mode gets a hash
+    /// to guess at offline, against which the key's strength alone helps.
     #[test]
     fn a_short_key_is_refused_and_a_middling_one_warned_of() {
         for short in ["", "a", "aB3$xyz", "\u{e9}\u{e8}\u{e0}\u{fc}\u{f6}\u{e4}1"] {

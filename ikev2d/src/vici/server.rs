@@ -271,4 +271,17 @@ mod tests {
         };
         tokio::time::timeout(CLIENT_DEADLINE, closed).await.unwrap();
     }
+
+    /// P04, CVE-2018-5388: a length of nothing, or of more than a packet may have, is refused before anything is
+    /// allocated or read for it.
+    #[tokio::test]
+    async fn a_packets_length_is_not_believed() {
+        for length in [0u32, PACKET_LIMIT as u32 + 1, 64 << 20, u32::MAX] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let (mut reader, _writer) = ours.into_split();
+            theirs.write_all(&length.to_be_bytes()).await.unwrap();
+            let refused = read_packet(&mut reader).await.unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidData, "{length}");
+        }
+    }
 }

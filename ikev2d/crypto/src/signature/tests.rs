@@ -251,7 +251,8 @@ fn a_pss_salt_of_another_length_is_refused() {
     }
 }
 
-/// A03: r and s of 0, n, n + 1, and more (CVE-2022-21449 and its kin), in DER and as fixed fields.
+/// A03: r and s of 0, n, n + 1, and more (CVE-2022-21449 and its kin), in DER and as fixed fields; and what makes
+/// a library fail rather than say no (CVE-2013-2944): nothing, one octet, DER that ends early.
 #[test]
 fn ecdsa_values_out_of_range_are_refused() {
     for (curve, hash) in [
@@ -287,6 +288,22 @@ fn ecdsa_values_out_of_range_are_refused() {
                 assert!(!verify(&key, Scheme::Ecdsa(hash), OCTETS, &der));
             }
         }
+        let whole = good.to_der().unwrap();
+        for bad in [
+            &[][..],
+            &[0],
+            &[0x30],
+            &[0x30, 0],
+            &whole[..whole.len() - 1],
+        ] {
+            for scheme in [
+                Scheme::Ecdsa(hash),
+                Scheme::EcdsaFixed(hash),
+                Scheme::EcdsaBare(hash),
+            ] {
+                assert!(!verify(&key, scheme, OCTETS, bad), "{scheme}: {bad:?}");
+            }
+        }
         // r + n is r to the mathematics, and no signature.
         let mut moved = BigNum::new().unwrap();
         moved.checked_add(good.r(), &order).unwrap();
@@ -297,6 +314,43 @@ fn ecdsa_values_out_of_range_are_refused() {
             OCTETS,
             &moved.to_der().unwrap()
         ));
+    }
+}
+
+/// A03, CVE-2017-9022: a modulus that is zero, one or even, an exponent that is zero, one or even: no signature of
+/// any form is a good one, and nothing divides by zero.
+#[test]
+fn rsa_keys_without_a_sound_modulus_verify_nothing() {
+    let (_, sound) = rsa(65_537);
+    let mut even = BigNum::from_slice(&sound.n().to_vec()).unwrap();
+    even.clear_bit(0).unwrap();
+    let number = |value| BigNum::from_u32(value).unwrap();
+    let (n, e) = (sound.n().to_owned().unwrap(), number(65_537));
+    let keys = [
+        (number(0), e.to_owned().unwrap()),
+        (number(1), e.to_owned().unwrap()),
+        (even, e),
+        (n.to_owned().unwrap(), number(0)),
+        (n.to_owned().unwrap(), number(1)),
+        (n, number(2)),
+    ];
+    let block = encoded(202, &digest_info(), 0);
+    for (n, e) in keys {
+        // What the library refuses outright is no key.
+        let Ok(key) = Rsa::from_public_components(n, e).and_then(PKey::from_rsa) else {
+            continue;
+        };
+        for scheme in [
+            Scheme::RsaPkcs1(Hash::Sha256),
+            Scheme::RsaPss(Hash::Sha256),
+            Scheme::RsaBare,
+        ] {
+            assert!(!fits(&key, scheme));
+            for signature in [vec![], vec![0; 256], vec![1; 256], block.clone()] {
+                // With e = 1 a signature is its own block.
+                assert!(!verify(&key, scheme, OCTETS, &signature), "{scheme}");
+            }
+        }
     }
 }
 

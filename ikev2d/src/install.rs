@@ -132,6 +132,13 @@ impl Installer {
             let error = "an inline card has no TCP: it takes the data plane in software".to_owned();
             return Err(DeviceError::Host { what, error }.into());
         }
+        let mut others = self.children.values();
+        if others.any(|installed| is_neighbour(&installed.sa, &sa)) {
+            let what = "transport mode";
+            let error = "another host behind the same NAT has it already, and packets to the two could not be \
+                         told apart (RFC 3948 §5.2): use tunnels".to_owned();
+            return Err(DeviceError::Host { what, error }.into());
+        }
         if self.reserved.contains(&sa.spi_in) {
             let error = format!("SPI {:08x} is that of an SA with manual keys", sa.spi_in);
             let what = "choosing an SPI";
@@ -156,6 +163,7 @@ impl Installer {
             selectors: pairs(&sa.ts_remote, &sa.ts_local),
             remote: sa.path.remote,
             transport: sa.transport.then(|| sa.path.local.ip()),
+            original: sa.told.original,
             child: sa.id.0,
         });
         self.led(handle, added)?;
@@ -365,13 +373,14 @@ fn way(streams: &Streams, sa: &ChildSa, suite: Suite) -> Way {
         path: (sa.path.local, sa.path.remote),
         encapsulation: match sa.suite.ah {
             true => Encapsulation::Ah,
+            false if sa.transport && sa.udp_encap => Encapsulation::UdpTransport,
             false if sa.transport => Encapsulation::Transport,
             false if stream.is_some() => Encapsulation::Tcp,
             false if sa.udp_encap => Encapsulation::Udp,
             false => Encapsulation::Native,
         },
         overhead: match sa.transport {
-            true => Overhead::of_transport(suite),
+            true => Overhead::of_transport(suite, sa.udp_encap),
             false => Overhead::of(suite, sa.udp_encap),
         },
         stream: stream.and_then(|stream| streams.get(stream)),
@@ -413,6 +422,21 @@ pub(crate) async fn drained(removed: Removed) {
         }
         tokio::time::sleep(DRAIN_TICK).await;
     }
+}
+
+/// Whether another peer behind the same NAT has transport mode for traffic that a new one's might be.
+fn is_neighbour(sa: &ChildSa, new: &ChildSa) -> bool {
+    let meets = |a: &[ts::TrafficSelector], b: &[ts::TrafficSelector]| {
+        a.iter().any(|a| b.iter().any(|b| a.intersect(b).is_some()))
+    };
+    let (one, other) = (sa.path.remote, new.path.remote);
+    sa.transport
+        && new.transport
+        && new.told.original.is_some()
+        && one.ip() == other.ip()
+        && one.port() != other.port()
+        && meets(&sa.ts_local, &new.ts_local)
+        && meets(&sa.ts_remote, &new.ts_remote)
 }
 
 fn lifetimes(section: &ChildSection) -> Lifetimes {
@@ -547,6 +571,64 @@ mod tests {
     use crate::config::Config;
 
     use super::*;
+
+    /// RFC 3948 §5.2: the second of two hosts behind a NAT gets no transport mode for the same traffic; a new
+    /// child SA of the first one does, and so does other traffic.
+    #[test]
+    fn hosts_behind_a_nat_that_could_not_be_told_apart_are_neighbours() {
+        let child = |port: u16, service: u16| {
+            let selector = |host: &str| ts::TrafficSelector {
+                protocol: 6,
+                start_port: service,
+                end_port: service,
+                ..ts::TrafficSelector::host(host.parse().unwrap())
+            };
+            let keys = || ChildKeys {
+                encryption: Default::default(),
+                integrity: Default::default(),
+            };
+            ChildSa {
+                id: ChildId(1),
+                ike: ikev2d_proto::event::IkeId(1),
+                connection: "gw".to_owned(),
+                child: "net".to_owned(),
+                spi_in: 0x1000,
+                spi_out: 0x1001,
+                path: Path {
+                    local: "192.0.2.1:4500".parse().unwrap(),
+                    remote: SocketAddr::new("198.51.100.7".parse().unwrap(), port),
+                },
+                udp_encap: true,
+                transport: true,
+                suite: EspSuite {
+                    ah: false,
+                    encryption: Encryption::AesGcm16(128),
+                    integrity: None,
+                    group: None,
+                    esn: false,
+                    additional: Default::default(),
+                },
+                keys_in: keys(),
+                keys_out: keys(),
+                ts_local: vec![selector("192.0.2.1")],
+                ts_remote: vec![selector("198.51.100.7")],
+                replaces: None,
+                told: ikev2d_proto::event::Told {
+                    original: Some(("10.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap())),
+                    ..Default::default()
+                },
+            }
+        };
+        let first = child(20_000, 22);
+        assert!(is_neighbour(&first, &child(20_001, 22)));
+        assert!(!is_neighbour(&first, &child(20_000, 22)));
+        assert!(!is_neighbour(&first, &child(20_001, 80)));
+        let tunnel = ChildSa {
+            transport: false,
+            ..child(20_001, 22)
+        };
+        assert!(!is_neighbour(&first, &tunnel) && !is_neighbour(&tunnel, &first));
+    }
 
     /// S20: what an IKEv1 peer has said of kilobytes holds where it is less than ours.
     #[test]

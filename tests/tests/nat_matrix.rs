@@ -11,34 +11,9 @@ use netlab::traffic::{await_answer, ping};
 
 mod gateway;
 
-use gateway::Gateway;
+use gateway::{Gateway, router};
 
 const IKE: &str = "aes128gcm16-prfsha256-x25519";
-
-/// A router between two networks that hides the first from the second.
-fn router(name: &str, inside: (&Namespace, &str), outside: (&Namespace, &str)) -> Namespace {
-    let router = Namespace::new(name).unwrap();
-    veth((inside.0, "wire"), (&router, "in")).unwrap();
-    router.address("in", &format!("{}.1/24", inside.1)).unwrap();
-    inside
-        .0
-        .address("wire", &format!("{}.2/24", inside.1))
-        .unwrap();
-    inside
-        .0
-        .route(&format!("default via {}.1", inside.1))
-        .unwrap();
-    veth((&router, "out"), (outside.0, name)).unwrap();
-    router
-        .address("out", &format!("{}.1/24", outside.1))
-        .unwrap();
-    outside
-        .0
-        .address(name, &format!("{}.2/24", outside.1))
-        .unwrap();
-    router.masquerade("out").unwrap();
-    router
-}
 
 /// What comes to the router for IKE goes to the host behind it, as with a forwarded port.
 fn forward(router: &Namespace, to: &str) {

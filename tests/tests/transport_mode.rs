@@ -9,7 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gateway::{Gateway, Wire, ours, theirs};
+use gateway::{Gateway, Wire, ours, router, theirs};
+use netlab::Namespace;
 use netlab::capture::{Capture, CaptureConfig};
 use netlab::packet::{Kind, classify};
 use netlab::traffic::{Bulk, ping};
@@ -52,8 +53,11 @@ fn assert_pings(wire: &Wire, hosts: [IpAddr; 2], when: &str) {
 
 /// Some TCP from one host to the other, on a port.
 fn stream(wire: &Wire, [a, b]: [IpAddr; 2], port: u16) {
-    let to = SocketAddr::new(b, port);
-    let bulk = Bulk::start((&wire.a, a), (&wire.b, to), 7, Instant::now()).unwrap();
+    stream_between((&wire.a, a), (&wire.b, SocketAddr::new(b, port)));
+}
+
+fn stream_between(from: (&Namespace, IpAddr), to: (&Namespace, SocketAddr)) {
+    let bulk = Bulk::start(from, to, 7, Instant::now()).unwrap();
     let end = Instant::now() + Duration::from_secs(30);
     while bulk.received() < 1 << 20 {
         assert!(Instant::now() < end, "TCP stands still");
@@ -149,6 +153,56 @@ fn ikev1_agrees_on_transport_mode() {
     capture.finish().unwrap();
     let (esp, plain) = seen(&file);
     assert!(esp >= 20 && plain.is_empty(), "{esp} of ESP, {plain:?}");
+}
+
+/// B40, S105, S108, RFC 3947 §5.2, RFC 3948 §3.1.2: a host behind a NAT, in IKEv1: UDP carries transport mode, TCP's
+/// checksums are brought to the addresses of either side, and it survives rekeyings from both.
+#[test]
+fn ikev1_takes_transport_mode_through_a_nat() {
+    netlab::ensure_privileges().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| Namespace::new(name).unwrap());
+    let _nat = router("nat", (&a, "10.88.0"), (&b, "10.98.0"));
+    let config = |own, local: &str, remote: &str| {
+        let text = between_hosts(own, "dynamic", "dynamic", "");
+        let text = text
+            .replace("version = 2", "version = 1")
+            .replace(IKE, "aes256-sha256-ecp256");
+        let peer = 3 - own;
+        text.replace(&format!("\"10.77.0.{own}\""), &format!("\"{local}\""))
+            .replace(&format!("[\"10.77.0.{peer}\"]"), &format!("[\"{remote}\"]"))
+    };
+    let files = ["a", "b"].map(|name| directory.path().join(name));
+    let ours = Gateway::ikev2d(&a, &files[0], &config(1, "10.88.0.2", "10.98.0.2"));
+    let theirs = Gateway::ikev2d(&b, &files[1], &config(2, "10.98.0.2", "%any"));
+    ours.swanctl(&["--initiate", "--child", "net"]);
+    for gateway in [&ours, &theirs] {
+        gateway.wait_sas("the child", |sas| sas.contains("INSTALLED, TRANSPORT"));
+    }
+    // The host behind it has this address in front of it.
+    let [inside, mapped, outside] =
+        ["10.88.0.2", "10.98.0.1", "10.98.0.2"].map(|host| host.parse::<IpAddr>().unwrap());
+    let file = directory.path().join("wire.pcap");
+    let capture = Capture::start(&b, "nat", &file, CaptureConfig::default()).unwrap();
+    let passes = |when: &str| {
+        for (namespace, from, to) in [(&a, inside, outside), (&b, outside, mapped)] {
+            let report = ping(namespace, from, to, 5).unwrap();
+            assert_eq!(report.received, 5, "{when}: {from} to {to}");
+        }
+        stream_between((&a, inside), (&b, SocketAddr::new(outside, 5001)));
+    };
+    passes("through the NAT");
+    for gateway in [&ours, &theirs] {
+        gateway.swanctl(&["--rekey", "--child", "net"]);
+        for gateway in [&ours, &theirs] {
+            gateway.wait_sas("one child", |sas| sas.matches("INSTALLED").count() == 1);
+        }
+        passes("after a rekeying");
+    }
+    capture.finish().unwrap();
+    // A NAT passes UDP alone, and nothing was in the clear beside it.
+    let (esp, plain) = seen(&file);
+    assert!(esp > 40 && plain.is_empty(), "{esp} of ESP, {plain:?}");
 }
 
 /// B40, S92: only the protocol and port that are agreed on are led through the SA; the rest passes beside it.

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ikev2d_proto::algorithm::Prf;
+use ikev2d_proto::config::Identity;
 
 use crate::isakmp::Isakmp;
 use crate::step::Ctx;
@@ -24,6 +25,25 @@ impl Form {
             Self::Rfc => payload::NAT_D,
             Self::Draft => payload::NAT_D_DRAFT,
         }
+    }
+
+    fn original(self) -> u8 {
+        match self {
+            Self::Rfc => payload::NAT_OA,
+            Self::Draft => payload::NAT_OA_DRAFT,
+        }
+    }
+}
+
+/// Body of a NAT-OA payload (§5.2): an address in the form of an identity without protocol and port.
+fn emit_original(address: IpAddr) -> Vec<u8> {
+    Identity::Address(address).emit()
+}
+
+fn read_original(body: &[u8]) -> Option<IpAddr> {
+    match Identity::read(body).ok()? {
+        Identity::Address(address) => Some(address),
+        _ => None,
     }
 }
 
@@ -72,6 +92,30 @@ impl Isakmp {
                 "a NAT is between: ESP goes in UDP"
             );
         }
+    }
+
+    /// Tells the peer which addresses our packets have when they are sealed (§5.2): the initiator's of the
+    /// quick mode, then the responder's.
+    pub(crate) fn push_originals(&self, chain: &mut Chain, begins: bool) {
+        let Some(form) = self.peer.natt else { return };
+        let (own, peer) = (self.path.local.ip(), self.path.remote.ip());
+        let both = if begins { [own, peer] } else { [peer, own] };
+        for address in both {
+            chain.push(form.original(), &emit_original(address));
+        }
+    }
+
+    /// The same of the peer's: its own address and ours, where it has told both. `begins` says that it has
+    /// begun the quick mode.
+    pub(crate) fn originals(&self, parts: &Payloads<'_>, begins: bool) -> Option<(IpAddr, IpAddr)> {
+        let mut told = parts.of(self.peer.natt?.original());
+        let first = read_original(told.next()?)?;
+        let second = read_original(told.next()?)?;
+        Some(if begins {
+            (first, second)
+        } else {
+            (second, first)
+        })
     }
 
     /// §4: who has begun goes on from port 4500 when there is a NAT.

@@ -117,6 +117,8 @@ struct Ingredients<'a> {
     life: Life,
     /// Whether the peer refuses replayed packets.
     replay: Option<bool>,
+    /// The addresses of the peer's packets, in transport mode behind a NAT.
+    original: Option<(IpAddr, IpAddr)>,
     /// We have asked for it.
     asked: bool,
 }
@@ -155,13 +157,12 @@ impl Isakmp {
         suites
     }
 
-    /// Transport mode is for what the two hosts say to each other, and gives way to a tunnel where UDP must
-    /// carry ESP: the data plane has none of both.
+    /// Transport mode is for what the two hosts say to each other. Behind a NAT UDP carries it (RFC 3948 §2.1).
     fn transport(&self, config: &ChildConfig, pair: Pair) -> bool {
         let is = |ts: &TrafficSelector, end: IpAddr| (ts.start, ts.end) == (end, end);
         let hosts =
             is(&pair.local, self.path.local.ip()) && is(&pair.remote, self.path.remote.ip());
-        config.transport && hosts && !self.encap
+        config.transport && hosts
     }
 
     fn encapsulation(&self, config: &ChildConfig, pair: Pair) -> Encapsulation {
@@ -319,12 +320,24 @@ impl Isakmp {
                     .kilobytes
                     .map(|kilobytes| kilobytes.saturating_mul(1024)),
                 replay: from.replay,
+                original: from.original,
             },
         };
         if sa.told != Told::default() {
-            let Told { life_bytes, replay } = sa.told;
+            let Told {
+                life_bytes,
+                replay,
+                original,
+            } = sa.told;
             let (connection, child) = (&sa.connection, &sa.child);
-            tracing::info!(connection, child, ?life_bytes, ?replay, "the peer's terms");
+            tracing::info!(
+                connection,
+                child,
+                ?life_bytes,
+                ?replay,
+                ?original,
+                "the peer's terms"
+            );
         }
         let mut kept = sa.clone();
         for keys in [&mut kept.keys_in, &mut kept.keys_out] {

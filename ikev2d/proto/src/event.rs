@@ -170,6 +170,9 @@ pub struct Told {
     pub life_bytes: Option<u64>,
     /// Whether it refuses replayed packets.
     pub replay: Option<bool>,
+    /// In transport mode behind a NAT: the addresses that its packets have when it seals them, its own and
+    /// ours (RFC 3947 §5.2). Checksums of what is inside are over them.
+    pub original: Option<(IpAddr, IpAddr)>,
 }
 
 /// Keys of an IKE SA, for a key log.

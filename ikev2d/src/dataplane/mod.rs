@@ -9,6 +9,7 @@ mod door;
 mod from_tun;
 mod mail;
 mod mtu;
+mod original;
 mod outbox;
 mod policy;
 mod sockets;
@@ -123,6 +124,8 @@ pub enum Encapsulation {
     /// ESP in transport mode, IP protocol 50: packets come with their own header, and the kernel writes
     /// it again, since a socket of that protocol sends what is behind it.
     Transport,
+    /// The same in UDP, behind a NAT (RFC 3948 §2.1).
+    UdpTransport,
 }
 
 /// Pairs of where traffic comes from and where it goes.
@@ -141,6 +144,8 @@ pub struct InboundSa {
     pub remote: SocketAddr,
     /// In transport mode, our own address: packets keep their header.
     pub transport: Option<IpAddr>,
+    /// In transport mode behind a NAT: the addresses that the peer's packets had, its own and ours.
+    pub original: Option<(IpAddr, IpAddr)>,
     /// Its child SA's number.
     pub child: u64,
 }

@@ -65,10 +65,10 @@ impl Overhead {
     }
 
     /// Of a suite in transport mode: packets keep their header, and get none in front.
-    pub fn of_transport(suite: Suite) -> Self {
+    pub fn of_transport(suite: Suite, udp: bool) -> Self {
         Self {
             transport: true,
-            ..Self::of(suite, false)
+            ..Self::of(suite, udp)
         }
     }
 

@@ -77,7 +77,7 @@ impl Outbox {
         }
         let place = usize::from(!remote.is_ipv4());
         let fd = match way.encapsulation {
-            Encapsulation::Udp => self
+            Encapsulation::Udp | Encapsulation::UdpTransport => self
                 .udp
                 .get(place)
                 .and_then(Option::as_ref)
@@ -98,7 +98,10 @@ impl Outbox {
                 }
             }
         }
-        if way.encapsulation == Encapsulation::Transport {
+        if matches!(
+            way.encapsulation,
+            Encapsulation::Transport | Encapsulation::UdpTransport
+        ) {
             for frame in &mut self.frames {
                 let header = Facts::of(frame).map_or(usize::MAX, |facts| facts.header_len);
                 if !frame.pull_front(header) {
@@ -108,9 +111,13 @@ impl Outbox {
         }
         let mut sent = Sent::default();
         if let Some(fd) = fd {
-            let remote = match way.encapsulation {
-                Encapsulation::Udp => remote,
-                _ => SocketAddr::new(remote.ip(), 0),
+            let udp = matches!(
+                way.encapsulation,
+                Encapsulation::Udp | Encapsulation::UdpTransport
+            );
+            let remote = match udp {
+                true => remote,
+                false => SocketAddr::new(remote.ip(), 0),
             };
             let mut sender = Sender {
                 burst: &mut self.burst,
@@ -118,9 +125,9 @@ impl Outbox {
                 path: (local.ip(), remote),
                 sent: &mut sent,
             };
-            match way.encapsulation {
-                Encapsulation::Udp => sender.send_cut(&self.frames),
-                _ => sender.send_each(&self.frames),
+            match udp {
+                true => sender.send_cut(&self.frames),
+                false => sender.send_each(&self.frames),
             }
         } else {
             sent.refused = self.frames.len() as u64;

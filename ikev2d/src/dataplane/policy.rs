@@ -23,6 +23,7 @@ pub struct InboundEntry {
     pub(super) spi: Spi,
     pub(super) child: u64,
     pub(super) transport: Option<IpAddr>,
+    pub(super) original: Option<(IpAddr, IpAddr)>,
     selectors: Vec<(TrafficSelector, TrafficSelector)>,
     whereabouts: Mutex<Whereabouts>,
     traffic: Traffic,
@@ -101,6 +102,7 @@ impl InboundEntry {
             spi: sa.spi,
             child: sa.child,
             transport: sa.transport,
+            original: sa.original,
             selectors: sa.selectors.clone(),
             whereabouts: Mutex::new(Whereabouts {
                 known: sa.remote,
@@ -249,6 +251,7 @@ mod tests {
             selectors,
             remote: HERE,
             transport: None,
+            original: None,
             child: 9,
         })
     }
@@ -277,12 +280,14 @@ mod tests {
         }
     }
 
+    /// S89.
     #[test]
     fn an_sa_without_selectors_carries_nothing() {
         let packet = facts([10, 0, 0, 1], [10, 0, 1, 1], None);
         assert!(!inbound(Vec::new()).permits(&packet));
     }
 
+    /// S89, S92: what came through an SA passes by its selectors alone, and nothing else is sent through it.
     #[test]
     fn selectors_hold_for_both_sides_protocol_and_ports() {
         let pair = (

@@ -23,6 +23,7 @@ use super::ah::restore_header;
 use super::from_tun::{FromTun, MOST_PACKETS};
 use super::mail;
 use super::mtu::{self, AnswerGate};
+use super::original;
 use super::outbox::{Outbox, Sent};
 use super::policy::{InboundEntry, OutboundEntry};
 use super::sockets::{Burst, Receiver};
@@ -335,7 +336,7 @@ impl Worker {
         while self.ops.len() < BURST
             && let Some(frame) = self.mail.pop_front()
         {
-            if let Some(entry) = self.entry_of(&frame) {
+            if let Some(entry) = self.entry_of(&frame, false) {
                 let sa = entry.sa;
                 // Where the peer is, IKE says.
                 let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
@@ -346,7 +347,7 @@ impl Worker {
     }
 
     /// Whose an encapsulated packet is.
-    fn entry_of(&self, packet: &[u8]) -> Option<Arc<InboundEntry>> {
+    fn entry_of(&self, packet: &[u8], in_udp: bool) -> Option<Arc<InboundEntry>> {
         let counters = &self.shared.counters;
         let entry =
             Header::parse(packet).and_then(|header| self.shared.policy.inbound(header.spi.get()));
@@ -354,8 +355,8 @@ impl Worker {
             counters.unknown_spi.fetch_add(1, Relaxed);
             return None;
         };
-        if entry.transport.is_some() {
-            // It was agreed upon without a NAT, and so without UDP or TCP.
+        if entry.transport.is_some() && !(in_udp && entry.original.is_some()) {
+            // It was agreed upon without a NAT, and so without UDP, or never with TCP.
             counters.refused.fetch_add(1, Relaxed);
             return None;
         }
@@ -366,14 +367,19 @@ impl Worker {
     fn open(&mut self, datagram: &[u8], remote: SocketAddr) {
         let counters = &self.shared.counters;
         counters.esp_received.fetch_add(1, Relaxed);
-        let Some(entry) = self.entry_of(datagram) else {
+        let Some(entry) = self.entry_of(datagram, true) else {
             return;
         };
         let Some(mut frame) = self.pool.alloc().filter(|_| self.ops.len() < ROOM) else {
             counters.overload.fetch_add(1, Relaxed);
             return;
         };
-        if !frame.fill(datagram) {
+        let whole = frame.fill(datagram)
+            && match (entry.transport, remote.ip()) {
+                (None, _) => true,
+                (Some(own), peer) => original::restore_header(&mut frame, peer, own),
+            };
+        if !whole {
             counters.refused.fetch_add(1, Relaxed);
             return;
         }
@@ -525,6 +531,12 @@ impl Worker {
         };
         if done.next_header != announced || !entry.permits(&facts) {
             counters.selector_mismatch.fetch_add(1, Relaxed);
+            return;
+        }
+        if let Some(addresses) = entry.original
+            && !original::mend_checksum(&mut done.frame, &facts, addresses)
+        {
+            counters.malformed.fetch_add(1, Relaxed);
             return;
         }
         entry.count(done.frame.len());

@@ -195,6 +195,7 @@ impl Manual {
             selectors: pairs(&ts_remote, &ts_local),
             remote,
             transport: None,
+            original: None,
             child,
         });
         let installed = added.map_err(|error| error.to_string()).and_then(|()| {

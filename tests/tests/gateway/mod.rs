@@ -407,6 +407,35 @@ pub(crate) fn ours(own: u8, ike: &str, esp: &str, more: &str, child: &str) -> St
     )
 }
 
+/// A router between two networks that hides the first from the second.
+pub(crate) fn router(
+    name: &str,
+    inside: (&Namespace, &str),
+    outside: (&Namespace, &str),
+) -> Namespace {
+    let router = Namespace::new(name).unwrap();
+    veth((inside.0, "wire"), (&router, "in")).unwrap();
+    router.address("in", &format!("{}.1/24", inside.1)).unwrap();
+    inside
+        .0
+        .address("wire", &format!("{}.2/24", inside.1))
+        .unwrap();
+    inside
+        .0
+        .route(&format!("default via {}.1", inside.1))
+        .unwrap();
+    veth((&router, "out"), (outside.0, name)).unwrap();
+    router
+        .address("out", &format!("{}.1/24", outside.1))
+        .unwrap();
+    outside
+        .0
+        .address(name, &format!("{}.2/24", outside.1))
+        .unwrap();
+    router.masquerade("out").unwrap();
+    router
+}
+
 /// The same for strongSwan.
 pub(crate) fn theirs(own: u8, ike: &str, esp: &str) -> String {
     let peer = 3 - own;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Quick modes that the peer begins.
 
+use std::net::IpAddr;
+
 use ikev2d_proto::config::ChildConfig;
 use ikev2d_proto::event::{ChildId, Path};
 use ikev2d_proto::ts::TrafficSelector;
@@ -63,10 +65,17 @@ impl Isakmp {
             let reason = "proxy ids: there must be two or none".to_owned();
             return Err((notify::INVALID_ID_INFORMATION, reason));
         }
-        Ok(Pair {
+        let mut pair = Pair {
             remote: selector(first, self.path.remote.ip())?,
             local: selector(second, self.path.local.ip())?,
-        })
+        };
+        // Behind a NAT a host names itself, and us, by addresses that are others here: what it tells of them
+        // is exactly what it means (RFC 3947 §5.2).
+        if let Some((its, ours)) = self.originals(parts, true).filter(|_| self.encap) {
+            pair.remote = readdressed(pair.remote, its, self.path.remote.ip());
+            pair.local = readdressed(pair.local, ours, self.path.local.ip());
+        }
+        Ok(pair)
     }
 
     /// The child whose selectors are exactly these (S51, S93).
@@ -94,6 +103,13 @@ impl Isakmp {
         let public = parts
             .optional(payload::KE, "KE")
             .map_err(|_| malformed("KE"))?;
+        let original = match self.encap && self.transport(&config, wanted) {
+            true => Some(self.originals(parts, true).ok_or_else(|| {
+                let reason = "the peer has not told the addresses of its packets (NAT-OA)";
+                (notify::INVALID_ID_INFORMATION, reason.to_owned())
+            })?),
+            false => None,
+        };
         let ours = self.suites(&config);
         let chosen = choose2(&ours, &offer, self.encapsulation(&config, wanted));
         let Some(chosen) = chosen else {
@@ -119,6 +135,9 @@ impl Isakmp {
         for body in parts.of(payload::ID) {
             answer.push(payload::ID, body);
         }
+        if original.is_some() {
+            self.push_originals(&mut answer, false);
+        }
         super::push_terms(&mut answer, &config, &chosen, spi_in);
         let nonces = Nonces {
             initiator: nonce_i,
@@ -132,6 +151,7 @@ impl Isakmp {
             secret,
             life: chosen.life,
             replay: None,
+            original,
             asked: false,
         };
         let rekeys = self.rekeyed(&config.name, wanted);
@@ -211,5 +231,17 @@ impl Isakmp {
                 self.tell_connected(ctx, id, child);
             }
         }
+    }
+}
+
+/// A selector of one host under another address.
+fn readdressed(selector: TrafficSelector, from: IpAddr, to: IpAddr) -> TrafficSelector {
+    match (selector.start, selector.end) == (from, from) {
+        true => TrafficSelector {
+            start: to,
+            end: to,
+            ..selector
+        },
+        false => selector,
     }
 }

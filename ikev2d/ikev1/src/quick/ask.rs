@@ -115,6 +115,9 @@ impl Isakmp {
         }
         chain.push(payload::ID, &local);
         chain.push(payload::ID, &remote);
+        if self.encap && self.transport(config, pair) {
+            self.push_originals(&mut chain, true);
+        }
         // As the peer sees it, who can't know that it is not asked to rekey.
         let replaces = rekeys.or_else(|| self.rekeyed(&config.name, pair));
         let asked = Asked {
@@ -210,6 +213,13 @@ impl Isakmp {
                 return Err("the peer has answered with other proxy ids");
             }
         }
+        let original = match self.encap && self.transport(&config, asked.pair) {
+            true => Some(
+                self.originals(parts, false)
+                    .ok_or("the peer has not told the addresses of its packets (NAT-OA)")?,
+            ),
+            false => None,
+        };
         let nonces = Nonces {
             initiator: &asked.nonce,
             responder: nonce_r,
@@ -223,6 +233,7 @@ impl Isakmp {
             secret,
             life,
             replay,
+            original,
             asked: true,
         };
         let made = self.make_child(ctx, &config, asked.pair, ingredients, asked.replaces);

@@ -72,6 +72,8 @@ pub mod payload {
     pub const NAT_OA: u8 = 21;
     /// Hash of an address, as the drafts before RFC 3947 number it.
     pub const NAT_D_DRAFT: u8 = 130;
+    /// Original address, as the drafts number it.
+    pub const NAT_OA_DRAFT: u8 = 131;
     /// A fragment of a message.
     pub const FRAGMENT: u8 = 132;
 }

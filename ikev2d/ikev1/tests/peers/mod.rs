@@ -53,7 +53,7 @@ pub(crate) struct Pair {
 pub(crate) const A: &str = "192.0.2.1";
 pub(crate) const B: &str = "192.0.2.2";
 /// What the first side's NAT has for it.
-const OUTSIDE: &str = "198.51.100.7";
+pub(crate) const OUTSIDE: &str = "198.51.100.7";
 const MAPPED: u16 = 20_000;
 
 pub(crate) fn net(text: &str) -> SelectorConfig {

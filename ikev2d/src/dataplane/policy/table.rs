@@ -646,6 +646,7 @@ mod tests {
             selectors: Vec::new(),
             remote: ENDS.1,
             transport: None,
+            original: None,
             child: 9,
         }));
         let policy = Policy::default();

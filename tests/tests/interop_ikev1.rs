@@ -202,7 +202,7 @@ fn phase_1_is_renewed_under_its_children() {
     }
 }
 
-/// S36, S41, S42: three messages; strongSwan answers and begins.
+/// S36, S41, S42, S44: three messages; strongSwan answers and begins; our log warns of what others can read.
 #[test]
 fn aggressive_mode_works_whoever_begins() {
     let charon = "i_dont_care_about_security_and_use_aggressive_mode_psk = yes";
@@ -211,6 +211,8 @@ fn aggressive_mode_works_whoever_begins() {
         let Some(lab) = Lab::new(SUITES[0], more, "aggressive = yes", charon) else {
             return;
         };
+        let log = lab.a.tail();
+        assert!(log.contains("can read both identities"), "{log}");
         let begins = if ours_begin { &lab.a } else { &lab.b };
         begins.swanctl(&["--initiate", "--child", "net"]);
         lab.wire.assert_passes("aggressive");

@@ -165,3 +165,49 @@ fn a_tunnels_life_shows_in_what_prometheus_scrapes() {
     let too_big = down.value("dataplane_drops_total", &[("reason", "too-big")]);
     assert_eq!(too_big, a.statistics().get("too-big").copied());
 }
+
+/// S21 to S26, B51, B56: algorithms of another time are told of in the log, in the list of SAs and as a metric; without
+/// `legacy` nothing of the kind shows. IKEv1's errors are counted by their names.
+#[test]
+fn weak_algorithms_show_wherever_people_look() {
+    for (ike, esp, legacy, weak) in [
+        ("3des-sha1-modp1024", "3des-sha1", "legacy = true", 2),
+        ("aes128-sha256-ecp256", "aes128-sha256", "", 0),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let wire = Wire::new();
+        let socket = directory.path().join("metrics");
+        let v1 = |text: String| text.replace("version = 2", "version = 1");
+        let config = format!(
+            "metrics = {{ listen = \"unix:{}\" }}\n{}\n[secrets.ike-1]\nsecret = \"{SECRET}\"\n",
+            socket.display(),
+            v1(ours(1, ike, esp, legacy, ""))
+        );
+        let a = Gateway::ikev2d_with(&wire.a, &directory.path().join("a"), &config);
+        let b = directory.path().join("b");
+        let b = Gateway::ikev2d(&wire.b, &b, &v1(ours(2, ike, esp, legacy, "")));
+        a.swanctl(&["--initiate", "--child", "net"]);
+        let up = wait(&socket, "the child", |scraped| {
+            scraped.value("child_up_total", &[]) == Some(1)
+        });
+        assert_eq!(up.value("legacy_sas_total", &[]), Some(weak));
+        let raw = a.swanctl(&["--list-sas", "--raw"]);
+        assert_eq!(raw.matches("legacy=").count() as u64, weak, "{raw}");
+        let log = std::fs::read_to_string(directory.path().join("a/log")).unwrap();
+        let told = log
+            .matches("is set up with algorithms of another time")
+            .count();
+        assert_eq!(told as u64, weak, "{log}");
+        assert_eq!(log.contains("would have nobody use"), weak != 0, "{log}");
+
+        b.swanctl(&["--terminate", "--ike", "gw"]);
+        drop(b);
+        let other = v1(ours(2, "aes256-sha512-ecp384", "aes256-sha512", "", ""));
+        let _b = Gateway::ikev2d(&wire.b, &directory.path().join("other"), &other);
+        let error = [("type", "NO-PROPOSAL-CHOSEN"), ("direction", "received")];
+        let _ = a.try_swanctl(&["--initiate", "--child", "net", "--timeout", "1"]);
+        wait(&socket, "the refusal", |scraped| {
+            scraped.value("ike_error_notifications_total", &error) >= Some(1)
+        });
+    }
+}

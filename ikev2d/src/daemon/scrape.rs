@@ -89,6 +89,7 @@ impl Daemon {
             stats: self.endpoint.stats(),
             notified: self.endpoint.notified(),
             counts,
+            legacy: self.listed.legacy(),
             plane: self.plane_statistics(),
             connections: connections.collect(),
             configured: self.endpoint.connections().len(),

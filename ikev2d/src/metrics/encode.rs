@@ -198,6 +198,11 @@ fn ike(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
             counts.children_rekeyed,
         ),
         (
+            "legacy_sas",
+            "IKE and child SAs set up with algorithms that RFC 8247 and RFC 8221 advise against",
+            snapshot.legacy,
+        ),
+        (
             "initiations_failed",
             "Initiations of ours that came to nothing",
             counts.initiations_failed,

@@ -36,6 +36,8 @@ pub(crate) struct Snapshot {
     pub(crate) stats: Stats,
     pub(crate) notified: Notified,
     pub(crate) counts: Counts,
+    /// SAs set up with algorithms of another time.
+    pub(crate) legacy: u64,
     /// The data plane's counters by name.
     pub(crate) plane: Vec<(String, u64)>,
     /// All that are configured, as far as they may have series.

@@ -14,7 +14,8 @@ use std::process::Command;
 use gateway::{Gateway, Wire};
 use netlab::Namespace;
 use netlab::capture::{Capture, CaptureConfig};
-use netlab::traffic::ping;
+use netlab::process::Guarded;
+use netlab::traffic::{await_answer, ping};
 use pcap_file::pcap::PcapReader;
 
 /// Keys of what goes from A to B, and back.
@@ -316,4 +317,53 @@ fn manual_sas_are_added_and_deleted_by_the_command_line() {
     assert_eq!(capture.finish().unwrap().dropped, 0);
     let seen = read(&file);
     assert_eq!((seen.twice, seen.clear), (Vec::new(), 0));
+}
+
+/// S7, S18, S47: an implementation that is not ours, live at the other end: scapy opens what we seal and says so by
+/// an answer that it seals and we open; in IPv4 and IPv6, with extended numbers and without.
+#[test]
+fn scapy_and_we_speak_ah() {
+    let python = std::env::var_os("ESPLANADE_PYTHON").unwrap_or_else(|| "python3".into());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scapy/ah_peer.py");
+    let here = Command::new(&python).arg(&script).output();
+    if !here.is_ok_and(|output| output.status.success()) {
+        eprintln!(
+            "scapy is not installed: not checked by it (ESPLANADE_PYTHON names one that has it)"
+        );
+        return;
+    }
+    for (v6, esn) in [(false, false), (false, true), (true, false)] {
+        let directory = tempfile::tempdir().unwrap();
+        let wire = Wire::new();
+        let mut text = config(directory.path(), 1, "ah-sha256", &format!("esn = {esn}"));
+        let mut hosts = ["10.77.0.1", "10.77.0.2"];
+        if v6 {
+            hosts = ["fd77::1", "fd77::2"];
+            for (namespace, host) in [(&wire.a, hosts[0]), (&wire.b, hosts[1])] {
+                namespace.address("wire", &format!("{host}/64")).unwrap();
+            }
+            text = text.replace("10.77.0.", "fd77::");
+        }
+        // Its kernel has no AH, and is not to say so.
+        wire.b
+            .nft(
+                "table inet quiet { chain input { type filter hook input priority 0; ip protocol 51 drop; \
+                 ip6 nexthdr 51 drop; } }\n",
+            )
+            .unwrap();
+        let mut peer = wire.b.command(&python);
+        peer.arg(&script).args(["wire", hosts[1], hosts[0]]);
+        peer.args(["1002", "1001", INTEGRITY[0], INTEGRITY[1]]);
+        peer.arg(if esn { "1" } else { "0" });
+        let _peer = Guarded::spawn(peer).unwrap();
+        let a = start(&wire.a, directory.path(), "a", &text);
+        // scapy takes its time to begin.
+        let answers = |_| {
+            await_answer(&wire.a, inner(1), inner(2));
+            ping(&wire.a, inner(1), inner(2), 1).is_ok_and(|report| report.received == 1)
+        };
+        assert!((0..6).any(answers), "{v6} {esn}: {}", a.tail());
+        let report = ping(&wire.a, inner(1), inner(2), 5).unwrap();
+        assert_eq!(report.received, 5, "{v6} {esn}: {}", a.tail());
+    }
 }

@@ -314,6 +314,7 @@ fn child(setup: Setup, target: bool) -> ChildConfig {
         transport: false,
         rekey_time: Some(Duration::from_secs(600)),
         rand_time: None,
+        resources: Default::default(),
         ikev1: Default::default(),
     }
 }

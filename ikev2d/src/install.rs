@@ -613,6 +613,7 @@ mod tests {
                 ts_local: vec![selector("192.0.2.1")],
                 ts_remote: vec![selector("198.51.100.7")],
                 replaces: None,
+                resource: None,
                 told: ikev2d_proto::event::Told {
                     original: Some(("10.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap())),
                     ..Default::default()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Signatures and certificates between our daemon and strongSwan's, whoever begins.
+//! S97, S103: signatures and certificates between our daemon and strongSwan's, whoever begins.
 
 mod gateway;
 #[path = "../../ikev2d/crypto/tests/pki/mod.rs"]

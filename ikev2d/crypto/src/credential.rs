@@ -217,6 +217,7 @@ pub fn describe<T: HasPublic>(key: &PKeyRef<T>) -> String {
         Id::EC => "ECDSA",
         Id::ED25519 => "ED25519",
         Id::ED448 => "ED448",
+        Id::DSA => "DSA",
         _ => "another kind",
     };
     format!("{kind} {} bits", key.bits())

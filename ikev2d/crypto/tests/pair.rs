@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use peers::Pair;
 
+/// S1 to S4, S6, S9, S11, S12, S17, S27, S57, S58: parameters, authentication, keys and SAs of both, in four messages.
 #[test]
 fn a_tunnel_is_negotiated_in_four_messages() {
     let mut pair = Pair::plain();
@@ -378,6 +379,7 @@ fn a_dead_peer_is_noticed_and_given_up() {
     );
 }
 
+/// S14 to S16: numbers, answers, and the initiator's retransmissions.
 #[test]
 fn loss_and_duplication_delay_but_never_break() {
     for seed in 1..30u64 {

@@ -69,3 +69,28 @@ impl Abilities {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ikev2d_crypto::OpensslCrypto;
+    use ikev2d_proto::algorithm::Prf;
+    use ikev2d_proto::crypto::Crypto;
+
+    use super::*;
+
+    /// Most are MD5 of a text that names them (RFC 3947 §3.1, MS-IKEE §2.2.4).
+    #[test]
+    fn vendor_ids_are_hashes_of_their_names() {
+        let crypto = OpensslCrypto::new().unwrap();
+        for (id, name) in [
+            (RFC_3947, "RFC 3947"),
+            (DRAFT_03, "draft-ietf-ipsec-nat-t-ike-03"),
+            (DRAFT_02, "draft-ietf-ipsec-nat-t-ike-02"),
+            (DRAFT_02_LF, "draft-ietf-ipsec-nat-t-ike-02\n"),
+            (FRAGMENTATION, "FRAGMENTATION"),
+        ] {
+            let hash = crypto.hash(Prf::HmacMd5, &[name.as_bytes()]).unwrap();
+            assert_eq!(hash, id, "{name}");
+        }
+    }
+}

@@ -10,6 +10,7 @@ use ikev1_proto::wire::{Chain, Header, exchange, notify, payload, sa};
 use ikev2d_proto::config::*;
 use ikev2d_proto::event::*;
 
+use peers::open::Open;
 use peers::{Pair, secret};
 
 fn to_b() -> Path {
@@ -222,23 +223,123 @@ fn no_stranger_gets_a_hash_to_guess_at() {
     }
 }
 
+/// A first message that offers one way to authenticate.
+fn offering(method: u16, exchange: u8, parts: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut transform = Vec::new();
+    for (kind, value) in [(1u16, 7u16), (14, 256), (2, 4), (4, 19), (3, method)] {
+        transform.extend((0x8000 | kind).to_be_bytes());
+        transform.extend(value.to_be_bytes());
+    }
+    let mut chain = Chain::default();
+    let body = sa::emit(1, sa::PROTO_ISAKMP, &[], &[(1, sa::KEY_IKE, transform)]);
+    chain.push(payload::SA, &body);
+    for (kind, body) in parts {
+        chain.push(*kind, body);
+    }
+    chain.into_message(header((7, 0), exchange, 0))
+}
+
 /// A06: the modes with RSA-encrypted nonces (CVE-2018-0131) are not there: proposals of them are refused.
 #[test]
 fn methods_with_encrypted_nonces_are_never_chosen() {
     for method in [4u16, 5, 2, 64221, 65001] {
-        let mut transform = Vec::new();
-        for (kind, value) in [(1u16, 7u16), (14, 256), (2, 4), (4, 19), (3, method)] {
-            transform.extend((0x8000 | kind).to_be_bytes());
-            transform.extend(value.to_be_bytes());
-        }
-        let mut chain = Chain::default();
-        let body = sa::emit(1, sa::PROTO_ISAKMP, &[], &[(1, sa::KEY_IKE, transform)]);
-        chain.push(payload::SA, &body);
-        let message = chain.into_message(header((7, 0), exchange::MAIN, 0));
+        let message = offering(method, exchange::MAIN, &[]);
         let mut pair = Pair::plain();
         assert_eq!(send(&mut pair, &message), 1, "{method}");
         assert_eq!(pair.sas(1), 0);
     }
+}
+
+/// A06, Bleichenbacher's oracle: whatever an encrypted nonce or identity has in it, the same operations are
+/// done, none of them with a private key, and the same answer comes, as to a method that nobody has. What
+/// does not depend on the padding by a single call can't tell of it by time.
+#[test]
+fn a06_no_padding_of_an_encrypted_nonce_is_ever_looked_at() {
+    let padded = |second: u8, zero_at: usize| {
+        let mut block = vec![0x5a; 256];
+        (block[0], block[1], block[zero_at]) = (0, second, 0);
+        block
+    };
+    // Conforming, of another type, without an end, too short, garbage, of another length, none.
+    let blocks = [
+        padded(2, 200),
+        padded(1, 200),
+        padded(2, 1),
+        padded(2, 5),
+        vec![0xff; 256],
+        vec![2; 255],
+        vec![],
+    ];
+    let mut seen = Vec::new();
+    for method in [4, 5, 77] {
+        for mode in [exchange::MAIN, exchange::AGGRESSIVE] {
+            for block in &blocks {
+                let crypto = Open::new();
+                let mut pair = Pair::with_open(crypto.clone(), |_, connection, _| {
+                    connection.ikev1.aggressive = mode == exchange::AGGRESSIVE;
+                    connection.ikev1.aggressive_psk = true;
+                    connection.remote_id = Identity::Any;
+                });
+                crypto.calls();
+                let parts = [
+                    (payload::KE, &[4; 64][..]),
+                    (payload::ID, b"\x02\0\0\0a.test"),
+                    (payload::NONCE, block),
+                    (payload::HASH, &[1; 32]),
+                ];
+                let message = offering(method, mode, &parts);
+                let endpoint = &mut pair.sides[1].endpoint;
+                endpoint.handle_datagram(pair.now, to_b(), &message);
+                let calls = crypto.calls();
+                assert!(endpoint.poll_event().is_none(), "no job is done for it");
+                let answer = endpoint.poll_transmit().unwrap().payload;
+                assert!(endpoint.poll_transmit().is_none());
+                assert_eq!(endpoint.stats().half_open, 0);
+                // All but the message id, which is random.
+                let told = [&answer[..20], &answer[24..]].concat();
+                seen.push((calls, told));
+            }
+        }
+    }
+    assert!(!seen[0].0.is_empty());
+    assert!(seen.iter().all(|one| *one == seen[0]), "{seen:?}");
+}
+
+/// A05: a key is all of its octets. One that is cut at a NUL, or anywhere, or longer, or none, is another one; in
+/// either mode both ends notice, and there is no SA. (HMAC fills a key up with zeros, RFC 2104 §2, so that
+/// those alone at its end say nothing.)
+#[test]
+fn a05_a_preshared_key_is_all_of_its_octets() {
+    for aggressive in [false, true] {
+        for (ours, theirs) in [
+            ("correct\0horse", "correct"),
+            ("correct\0horse", "correct\0house"),
+            ("correct horse", "correct hors"),
+            ("correct horse", "correct horse "),
+            ("correct horse", "\0correct horse"),
+            ("correct horse", ""),
+            ("correct horse", "\0"),
+        ] {
+            for side in [0, 1] {
+                let mut pair = Pair::new(|_, connection, _| {
+                    connection.ikev1.aggressive = aggressive;
+                    connection.ikev1.aggressive_psk = true;
+                });
+                for (of, text) in [(side, ours), (1 - side, theirs)] {
+                    pair.sides[of].endpoint.set_secrets(vec![secret(text)]);
+                }
+                pair.initiate(0, Some("net"));
+                pair.run(Duration::from_secs(600));
+                pair.agree(0);
+                assert_eq!((pair.sas(0), pair.sas(1)), (0, 0), "{ours:?} {theirs:?}");
+            }
+        }
+    }
+    let mut pair = Pair::plain();
+    for side in &mut pair.sides {
+        side.endpoint.set_secrets(vec![secret("correct\0horse")]);
+    }
+    pair.up();
 }
 
 /// I04, CVE-2015-3240: public values that are none, at the responder and at the initiator.

@@ -39,13 +39,13 @@ fn agree(vectors: &str) -> [usize; 2] {
     tried
 }
 
-/// With preshared keys and with signatures, for nonces and secrets of many lengths.
+/// S52: with preshared keys and with signatures, for nonces and secrets of many lengths.
 #[test]
 fn phase_1_derives_what_libreswan_derives() {
     assert_eq!(agree(include_str!("data/ikev1_kdf.txt")), [16, 16]);
 }
 
-/// NIST's own, with nonces and secrets as long as they may be.
+/// S52: NIST's own, with nonces and secrets as long as they may be.
 #[test]
 fn phase_1_derives_what_nist_says() {
     assert_eq!(agree(include_str!("data/ikev1_kdf_nist.txt")), [1, 1]);

@@ -21,7 +21,7 @@ fn is_encrypted(message: &[u8]) -> bool {
     message[19] & 1 != 0
 }
 
-/// S5, S8, S19, S20, S37 to S40, S49: six messages, the last two encrypted; then three for the child.
+/// S1, S3, S5, S6, S8, S17, S19, S20, S27, S37 to S40, S49, S52: six messages, the last two encrypted; then three for the child.
 #[test]
 fn main_mode_takes_six_messages_and_quick_mode_three() {
     let mut pair = Pair::plain();

@@ -72,3 +72,32 @@ fn uniqueness_keeps_replaces_or_refuses() {
         assert_eq!(seen, [at_first, new], "{unique:?}");
     }
 }
+
+/// B3, RFC 2407 §4.6.3.3: a peer that has lost its state says so, and what it had before is gone, in either mode; one
+/// that renews keeps it.
+#[test]
+fn initial_contact_clears_what_was_before() {
+    for aggressive in [false, true] {
+        let change = |_: bool, connection: &mut Connection, _: &mut EndpointConfig| {
+            connection.ikev1.aggressive = aggressive;
+            connection.ikev1.aggressive_psk = aggressive;
+        };
+        let mut pair = Pair::new(change);
+        pair.up();
+        let before = pair.child(1);
+        let ike = pair.ike(0);
+        pair.sides[0].endpoint.rekey_ike(pair.now, ike).unwrap();
+        pair.run(Duration::from_secs(60));
+        assert_eq!(pair.child(1), before, "a renewal keeps it");
+        // The first side is started anew.
+        let mut fresh = Pair::new(change);
+        std::mem::swap(&mut pair.sides[0], &mut fresh.sides[0]);
+        pair.initiate(0, Some("net"));
+        pair.run(Duration::from_secs(30));
+        let down =
+            |event: &Event| matches!(event, Event::ChildDown { child, .. } if *child == before);
+        assert_eq!(pair.count(1, down), 1);
+        pair.agree(1);
+        assert_eq!(pair.sas(1), 1);
+    }
+}

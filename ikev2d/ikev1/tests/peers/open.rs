@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Cryptography that encrypts nothing and believes every HASH: what a test says as a peer is authentic.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ikev1_proto::wire::{Chain, Header, payload};
 use ikev2d_crypto::OpensslCrypto;
@@ -13,15 +13,39 @@ use zeroize::Zeroizing;
 
 use super::Pair;
 
-pub(crate) struct Open(OpensslCrypto);
+pub(crate) struct Open {
+    beneath: OpensslCrypto,
+    /// What was asked of it, in its order.
+    calls: Mutex<Vec<&'static str>>,
+}
+
+impl Open {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            beneath: OpensslCrypto::new().unwrap(),
+            calls: Mutex::default(),
+        })
+    }
+
+    fn note(&self, what: &'static str) {
+        self.calls.lock().unwrap().push(what);
+    }
+
+    /// What was asked of it since this was last asked.
+    pub(crate) fn calls(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+}
 
 impl Crypto for Open {
     fn random(&self, out: &mut [u8]) {
-        self.0.random(out);
+        self.note("random");
+        self.beneath.random(out);
     }
 
     fn generate(&self, group: Group) -> Result<Box<dyn KeyExchange>, CryptoError> {
-        self.0.generate(group)
+        self.note("generate");
+        self.beneath.generate(group)
     }
 
     fn prf(
@@ -30,7 +54,8 @@ impl Crypto for Open {
         key: &[u8],
         parts: &[&[u8]],
     ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
-        self.0.prf(prf, key, parts)
+        self.note("prf");
+        self.beneath.prf(prf, key, parts)
     }
 
     fn integrity(&self, _: Integrity, _: &[u8], _: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
@@ -67,6 +92,7 @@ impl Crypto for Open {
         _: &[u8],
         data: &mut Vec<u8>,
     ) -> Result<(), CryptoError> {
+        self.note("cbc");
         match data.len() % encryption.iv_len() {
             0 => Ok(()),
             _ => Err(CryptoError),
@@ -74,14 +100,17 @@ impl Crypto for Open {
     }
 
     fn hash(&self, beneath: Prf, parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
-        self.0.hash(beneath, parts)
+        self.note("hash");
+        self.beneath.hash(beneath, parts)
     }
 
     fn sha1(&self, parts: &[&[u8]]) -> [u8; 20] {
-        self.0.sha1(parts)
+        self.note("sha1");
+        self.beneath.sha1(parts)
     }
 
     fn equal(&self, a: &[u8], b: &[u8]) -> bool {
+        self.note("equal");
         a.len() == b.len()
     }
 }
@@ -89,7 +118,13 @@ impl Crypto for Open {
 impl Pair {
     /// Both sides have it.
     pub(crate) fn open(change: impl Fn(bool, &mut Connection, &mut EndpointConfig)) -> Self {
-        let crypto = Arc::new(Open(OpensslCrypto::new().unwrap()));
+        Self::with_open(Open::new(), change)
+    }
+
+    pub(crate) fn with_open(
+        crypto: Arc<Open>,
+        change: impl Fn(bool, &mut Connection, &mut EndpointConfig),
+    ) -> Self {
         Self::with_both([crypto.clone(), crypto], change)
     }
 

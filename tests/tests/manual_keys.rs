@@ -347,8 +347,10 @@ fn scapy_and_we_speak_ah() {
         // Its kernel has no AH, and is not to say so.
         wire.b
             .nft(
-                "table inet quiet { chain input { type filter hook input priority 0; ip protocol 51 drop; \
-                 ip6 nexthdr 51 drop; } }\n",
+                "add table inet quiet\n\
+                 add chain inet quiet input { type filter hook input priority 0; }\n\
+                 add rule inet quiet input ip protocol 51 drop\n\
+                 add rule inet quiet input ip6 nexthdr 51 drop\n",
             )
             .unwrap();
         let mut peer = wire.b.command(&python);

@@ -342,12 +342,6 @@ impl ConnectionSection {
                 auth.check_suite(*suite)
                     .map_err(|what| (format!("{side}.auth"), what))?;
             }
-            if auth.legacy() {
-                tracing::warn!(
-                    side,
-                    "SHA-1 signatures are allowed: RFC 8247 says that nobody should"
-                );
-            }
         }
         for (name, child) in &self.children {
             child
@@ -384,6 +378,15 @@ impl ConnectionSection {
                 warnings.push(format!("{key}: {WHY}"));
             }
         }
+        for (side, auth) in [("local", &self.local), ("remote", &self.remote)] {
+            if auth.legacy() {
+                warnings.push(format!(
+                    "{side}.auth: SHA-1 signatures are allowed: RFC 8247 says that nobody should"
+                ));
+            }
+        }
+        warnings.extend(legacy::warning(self));
+        warnings.extend(ikev1::warnings(self));
         warnings
     }
 

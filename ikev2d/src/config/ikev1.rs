@@ -156,11 +156,21 @@ fn check_aggressive(section: &ConnectionSection) -> Result<(), Wrong> {
         );
         return wrong("proposals", what);
     }
-    tracing::warn!("aggressive mode: anybody on the way can read both identities");
-    if section.aggressive_psk {
-        tracing::warn!(
-            "aggressive_psk: whoever asks gets a hash to guess at the preshared key with, offline"
-        );
-    }
     Ok(())
+}
+
+/// What is less than good in aggressive mode.
+pub(super) fn warnings(section: &ConnectionSection) -> Vec<String> {
+    let told = [
+        (
+            section.aggressive,
+            "aggressive: anybody on the way can read both identities",
+        ),
+        (
+            section.aggressive && section.aggressive_psk,
+            "aggressive_psk: whoever asks gets a hash to guess at the preshared key with, offline",
+        ),
+    ];
+    let told = told.into_iter().filter(|(set, _)| *set);
+    told.map(|(_, what)| what.to_owned()).collect()
 }

@@ -33,7 +33,6 @@ fn lists(section: &ConnectionSection) -> Vec<(String, Vec<&Proposal>, bool)> {
 
 /// Whether every algorithm may be used.
 pub(super) fn check(section: &ConnectionSection, version: Version) -> Result<(), Wrong> {
-    let mut used = Vec::new();
     for (key, proposals, junos) in lists(section) {
         let most = if junos { MOST_PROPOSALS } else { MOST };
         if proposals.len() > most {
@@ -59,16 +58,25 @@ pub(super) fn check(section: &ConnectionSection, version: Version) -> Result<(),
                 );
                 return Err((key, what));
             }
+        }
+    }
+    Ok(())
+}
+
+/// What a connection offers and accepts of it.
+pub(super) fn warning(section: &ConnectionSection) -> Option<String> {
+    let mut used = Vec::new();
+    for (_, proposals, _) in lists(section) {
+        for (word, _) in proposals.iter().flat_map(|p| p.weak()) {
             if !used.contains(&word) {
                 used.push(word);
             }
         }
     }
-    if !used.is_empty() {
-        tracing::warn!(
-            algorithms = used.join(" "),
-            "legacy: algorithms that RFC 8247 and RFC 8221 would have nobody use are offered and accepted"
-        );
-    }
-    Ok(())
+    (!used.is_empty()).then(|| {
+        let used = used.join(" ");
+        format!(
+            "legacy: algorithms that RFC 8247 and RFC 8221 would have nobody use are offered and accepted: {used}"
+        )
+    })
 }

@@ -44,9 +44,10 @@ while True:
     if AH not in packet or packet.dst != own:
         continue
     try:
-        inner = inbound.decrypt(packet)
+        octets = bytes(inbound.decrypt(packet))
     except IPSecIntegrityError as error:
         sys.exit(f"{error}: {packet.summary()}")
+    inner = (IP if octets[0] >> 4 == 4 else IPv6)(octets)
     if IP in inner and ICMP in inner and inner[ICMP].type == 8:
         asked = inner[ICMP]
         answer = ICMP(type=0, id=asked.id, seq=asked.seq) / bytes(asked.payload)

@@ -110,7 +110,7 @@ impl Isakmp {
             notify::INITIAL_CONTACT => ctx.out.initial_contact.push(self.id),
             kind if kind < notify::FIRST_STATUS => {
                 ctx.out.notified.received(notify::name(kind));
-                let name = notify::name(kind);
+                let name = notify::told_name(kind);
                 tracing::warn!(
                     connection = self.connection.name,
                     name,

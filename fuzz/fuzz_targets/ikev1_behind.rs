@@ -426,10 +426,7 @@ impl Lab {
                         self.ids.push(id);
                     }
                 }
-                let path = Path {
-                    local: transmit.path.remote,
-                    remote: transmit.path.local,
-                };
+                let path = transmit.path.turned();
                 if self.wire.len() < 64 {
                     self.wire.push_back((1 - at, path, message));
                 }
@@ -539,10 +536,7 @@ impl Lab {
         message.extend(octets);
         let mut sas = self.sides[TARGET].ike_sas();
         let path = sas.next().map_or_else(
-            || Path {
-                local: ([192, 0, 2, 2], 500).into(),
-                remote: ([192, 0, 2, 1], 500).into(),
-            },
+            || Path::new(([192, 0, 2, 2], 500).into(), ([192, 0, 2, 1], 500).into()),
             |sa| sa.path,
         );
         drop(sas);

@@ -594,10 +594,10 @@ mod tests {
                 child: "net".to_owned(),
                 spi_in: 0x1000,
                 spi_out: 0x1001,
-                path: Path {
-                    local: "192.0.2.1:4500".parse().unwrap(),
-                    remote: SocketAddr::new("198.51.100.7".parse().unwrap(), port),
-                },
+                path: Path::new(
+                    "192.0.2.1:4500".parse().unwrap(),
+                    std::net::SocketAddr::new("198.51.100.7".parse().unwrap(), port),
+                ),
                 udp_encap: true,
                 transport: true,
                 suite: EspSuite {

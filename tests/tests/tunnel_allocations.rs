@@ -97,6 +97,7 @@ fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Data
         selectors: vec![(selector(peer), selector(own))],
         remote: outer(peer),
         transport: None,
+        original: None,
         child: 1,
     });
     plane.add_outbound(&OutboundSa {

@@ -15,10 +15,10 @@ use peers::Pair;
 use peers::open::{encrypted, header};
 
 fn path() -> Path {
-    Path {
-        local: "192.0.2.2:500".parse().unwrap(),
-        remote: "192.0.2.1:500".parse().unwrap(),
-    }
+    Path::new(
+        "192.0.2.2:500".parse().unwrap(),
+        "192.0.2.1:500".parse().unwrap(),
+    )
 }
 
 fn aggressive(_: bool, connection: &mut Connection, _: &mut EndpointConfig) {

@@ -11,7 +11,7 @@ use ikev2d_proto::config::*;
 use ikev2d_proto::event::*;
 use ikev2d_proto::proposal::Proposal;
 
-use peers::{Pair, net, other_child};
+use peers::{Pair, other_child};
 
 const QUICK: u8 = exchange::QUICK;
 

@@ -9,7 +9,6 @@ use ikev2d_crypto::name;
 use ikev2d_crypto::trust::{Revocation, Trust, TrustAnchors};
 use ikev2d_proto::config::Identity;
 use ikev2d_proto::credential::{Certificate, Claim, Hash, Refusal, Scheme, Signer, Verifier};
-use openssl::dsa::Dsa;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::PKey;
@@ -54,51 +53,6 @@ fn a_certificate_of_a_trusted_authority_is_believed_and_anothers_is_not() {
     refused(&other, &good, "certificate");
     let own = Template::end("a.test").issue(p256(), None);
     refused(&root, &claim("a.test", &own, &[]), "self-signed");
-}
-
-/// S29: what there is of DSA. An authority whose key is one is believed, as far as OpenSSL's security level 2 goes
-/// (2,048 bits, SHA-2): less is refused. An end's own key is none that IKE is signed with, in neither version
-/// and neither direction, and it is told so.
-#[test]
-fn dsa_authorities_are_believed_and_dsa_ends_are_not() {
-    let dsa = |bits| PKey::from_dsa(Dsa::generate(bits).unwrap()).unwrap();
-    let old = Template::authority("Root").issue(dsa(2048), None);
-    let end = Template::end("a.test").issue(p256(), Some(&old));
-    judge(&old, &claim("a.test", &end, &[])).unwrap();
-    let mut weak = Template::end("a.test");
-    weak.digest = MessageDigest::sha1();
-    let weak = weak.issue(p256(), Some(&old));
-    assert!(judge(&old, &claim("a.test", &weak, &[])).is_err());
-    let short = Template::authority("Root").issue(dsa(1024), None);
-    let end = Template::end("a.test").issue(p256(), Some(&short));
-    assert!(judge(&short, &claim("a.test", &end, &[])).is_err());
-
-    let root = root();
-    let end = Template::end("a.test").issue(dsa(2048), Some(&root));
-    let policy = SignaturePolicy::default();
-    let own = KeySigner::with_certificates(end.key.clone(), &[end.certificate.clone()], &policy);
-    let told = own.unwrap_err().to_string();
-    assert!(told.contains("DSA 2048 bits"), "{told}");
-    let sign = || {
-        let mut signer = openssl::sign::Signer::new(MessageDigest::sha256(), &end.key).unwrap();
-        signer.sign_oneshot_to_vec(OCTETS).unwrap()
-    };
-    for scheme in [
-        Scheme::RsaBare,
-        Scheme::RsaPkcs1(Hash::Sha256),
-        Scheme::EcdsaBare(Hash::Sha256),
-        Scheme::Ecdsa(Hash::Sha256),
-    ] {
-        let mut bad = claim(
-            "a.test",
-            &Template::end("a.test").issue(p256(), Some(&root)),
-            &[],
-        );
-        bad.certificates[0].octets = end.certificate.to_der().unwrap();
-        bad.schemes = vec![scheme];
-        bad.signature = sign();
-        assert!(judge(&root, &bad).is_err(), "{scheme}");
-    }
 }
 
 fn root_named(name: &str) -> Holder {

@@ -326,9 +326,9 @@ fn cve_2005_3671_odd_attributes_of_phase_1_are_refused() {
             }
         }
         // Each attribute twice, or not at all.
-        for at in 0..GOOD.len() {
+        for (at, (kind, _)) in GOOD.into_iter().enumerate() {
             let (mut twice, mut without) = (GOOD.to_vec(), GOOD.to_vec());
-            twice.push((GOOD[at].0, 0xfffe));
+            twice.push((kind, 0xfffe));
             without.remove(at);
             for all in [twice, without] {
                 cookie += 1;

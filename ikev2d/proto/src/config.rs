@@ -136,6 +136,8 @@ pub struct Connection {
     pub over_time: Duration,
     /// Child SAs.
     pub children: Vec<ChildConfig>,
+    /// For how long an IKE SA may be resumed without a key exchange (RFC 5723); nothing is never.
+    pub resumption: Option<Duration>,
 }
 
 impl Default for Connection {
@@ -174,6 +176,7 @@ impl Default for Connection {
             ppk_required: false,
             over_time: Duration::ZERO,
             children: Vec::new(),
+            resumption: None,
         }
     }
 }

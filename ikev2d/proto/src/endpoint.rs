@@ -344,6 +344,7 @@ impl Endpoint {
             let mut sa = IkeSa::new(ctx, connection, true, (spi_i, 0), path);
             sa.initial_contact = initial_contact;
             sa.tasks.extend(task);
+            sa.present_ticket(ctx);
             sa.begin_init(ctx).map_err(|_| InitiateError::Crypto)?;
             let id = sa.id;
             sas.insert(sa);

@@ -34,6 +34,7 @@ use crate::crypto::{Crypto, KeyExchange};
 use crate::event::{Event, IkeId, Path};
 use crate::exchange::eap::EapState;
 use crate::exchange::followup::Awaited;
+use crate::exchange::resume::Resumed;
 use crate::exchange::signature::{PeerAbility, Waiting};
 use crate::keymat::{IkeKeys, Mixable};
 use crate::proposal::IkeSuite;
@@ -186,6 +187,8 @@ pub(crate) struct InitMaterial {
     pub(crate) auth_id: u32,
     /// What the peer can do with signatures, and whether it asks for certificates.
     pub(crate) peer: PeerAbility,
+    /// The session that it goes on with (RFC 5723).
+    pub(crate) resumes: Option<Box<Resumed>>,
 }
 
 nothing!(InitMaterial);
@@ -311,6 +314,7 @@ impl IkeSa {
         }
         let connecting = self.state == State::Connecting;
         self.state = State::Dead;
+        self.leave_tickets(ctx, reason);
         if let Some(pending) = self.pending.take() {
             let child = pending.child.sa.id;
             ctx.event(Event::RetireChild { child });

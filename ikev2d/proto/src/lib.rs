@@ -27,6 +27,7 @@ pub mod pool;
 pub mod proposal;
 mod sk;
 pub mod suite;
+mod ticket;
 pub mod ts;
 pub mod wire;
 pub mod xauth;

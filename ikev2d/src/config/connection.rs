@@ -132,6 +132,9 @@ pub struct ConnectionSection {
     /// IKEv1: where we answer, the peer is to wait until we say that a child SA is there (the commit bit).
     #[serde(default)]
     pub commit: bool,
+    /// For how long an IKE SA that was lost may be resumed without a key exchange (RFC 5723); 0 is never.
+    #[serde(default)]
+    pub resumption: Seconds,
     /// Child SAs by name.
     #[serde(default)]
     pub children: BTreeMap<String, ChildSection>,
@@ -291,6 +294,10 @@ impl ConnectionSection {
                 return invalid("tcp_remote_port".to_owned(), what);
             }
             _ => {}
+        }
+        if self.version == 1 && self.resumption.nonzero().is_some() {
+            let what = "session resumption (RFC 5723) is IKEv2's: expected version = 2".to_owned();
+            return invalid("resumption".to_owned(), what);
         }
         let redirects = [
             ("follow_redirects", self.follow_redirects),
@@ -456,6 +463,7 @@ impl ConnectionSection {
             ppk_required: self.ppk_required,
             dpd_delay: self.dpd_delay.nonzero(),
             rekey_time: rekey,
+            resumption: self.resumption.nonzero(),
             over_time: self.over_time.map_or(longest / 10, |over| over.0),
             children: self
                 .children

@@ -486,6 +486,7 @@ impl Daemon {
         counters.put("invalid", stats.malformed);
         counters.put("invalid-ike-spi", stats.unknown_spi);
         counters.put("auth-failures", stats.auth_failures);
+        counters.put("resumptions", stats.resumptions);
         counters.put("legacy-sas", self.listed.legacy());
         let mut all = Section::default();
         all.put_section("", counters);

@@ -300,6 +300,7 @@ impl Ike {
             fragment_octets: one.fragment_octets + two.fragment_octets,
             auth_failures: one.auth_failures + two.auth_failures,
             reauthentications: one.reauthentications + two.reauthentications,
+            resumptions: one.resumptions + two.resumptions,
         }
     }
 

@@ -188,6 +188,11 @@ fn ike(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
             stats.reauthentications,
         ),
         (
+            "ike_resumed",
+            "IKE SAs resumed by tickets",
+            stats.resumptions,
+        ),
+        (
             "child_up",
             "Child SAs established so far",
             counts.children_up,

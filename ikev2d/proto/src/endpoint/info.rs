@@ -37,6 +37,8 @@ pub struct Stats {
     pub auth_failures: u64,
     /// IKE SAs of ours that were replaced by ones that are authenticated anew.
     pub reauthentications: u64,
+    /// IKE SAs that were resumed by a ticket, on either side (RFC 5723).
+    pub resumptions: u64,
 }
 
 /// An IKE SA for people.
@@ -146,6 +148,7 @@ impl Endpoint {
             retransmits: self.out.retransmits,
             auth_failures: self.out.auth_failures,
             reauthentications: self.out.reauthentications,
+            resumptions: self.out.resumptions,
             ..self.stats
         }
     }

@@ -9,10 +9,13 @@ use super::cookie::Seen;
 use super::gate::is_first;
 use crate::config::{AddressPattern, Connection, Tcp};
 use crate::event::{IkeId, Path, Transmit};
-use crate::exchange::init::{InitRequest, choose, has_intermediate};
+use crate::exchange::init::{InitRequest, NONCE_RANGE, choose, has_intermediate};
 use crate::exchange::redirect;
-use crate::ike_sa::{IkeSa, notifies};
-use crate::wire::{Chain, FLAG_INITIATOR, FLAG_RESPONSE, Header, VERSION, WireError, notify};
+use crate::ike_sa::{IkeSa, find, notifies};
+use crate::wire::{
+    Chain, FLAG_INITIATOR, FLAG_RESPONSE, HEADER_LEN, Header, Payload, VERSION, WireError,
+    exchange, notify, payload, payloads,
+};
 
 impl Endpoint {
     /// Takes in a datagram (without the non-ESP marker of port 4500).
@@ -28,13 +31,16 @@ impl Endpoint {
             }
         };
         let spi_i = header.spi_i.get();
-        if is_first(&header) {
+        if is_first(&header) || resumes_first(&header) {
             let present = self.sas.by_first(spi_i, path.remote);
             match present.map(|sa| (sa.id, sa.was_begun_otherwise(datagram))) {
                 Some((id, false)) => {
                     let _ = self.on(now, id, |sa, ctx| sa.handle(ctx, path, &header, datagram));
                 }
                 Some((id, true)) => self.begin_anew(now, (path, id), &header, datagram),
+                None if resumes_first(&header) => {
+                    self.begin_resumption(now, path, &header, datagram)
+                }
                 None => self.begin_response(now, path, &header, datagram),
             }
             return;
@@ -87,8 +93,8 @@ impl Endpoint {
         });
     }
 
-    fn has_cookie(&self, now: Instant, request: &InitRequest<'_>, seen: &Seen<'_>) -> bool {
-        let given = notifies(&request.parts).find(|notify| notify.kind == notify::COOKIE);
+    fn has_cookie(&self, now: Instant, parts: &[Payload<'_>], seen: &Seen<'_>) -> bool {
+        let given = notifies(parts).find(|notify| notify.kind == notify::COOKIE);
         given.is_some_and(|given| self.gate.knows(now, seen, given.data))
     }
 
@@ -101,15 +107,107 @@ impl Endpoint {
         header: &Header,
         message: &[u8],
     ) {
-        let Ok(request) = InitRequest::parse(header, message) else {
+        let octets = message.get(HEADER_LEN..).unwrap_or_default();
+        let Ok(parts) = payloads(header.next_payload, octets) else {
             self.stats.malformed += 1;
             return;
         };
-        let seen = Seen::new(request.nonce, path.remote.ip(), header.spi_i.get());
-        if self.has_cookie(now, &request, &seen) {
+        let nonce = find(&parts, payload::NONCE).unwrap_or_default();
+        let seen = Seen::new(nonce, path.remote.ip(), header.spi_i.get());
+        if self.has_cookie(now, &parts, &seen) {
             let _ = self.on(now, old, |sa, ctx| sa.die(ctx, "the peer begins anew"));
-            self.begin_response(now, path, header, message);
+            match resumes_first(header) {
+                true => self.begin_resumption(now, path, header, message),
+                false => self.begin_response(now, path, header, message),
+            }
         }
+    }
+
+    /// Whether one more may begin: not too many at once, and with a cookie where many do.
+    fn admits(
+        &mut self,
+        now: Instant,
+        path: Path,
+        header: &Header,
+        (nonce, parts): (&[u8], &[Payload<'_>]),
+    ) -> bool {
+        let (of_address, half_open) = self.sas.half_open(path.remote.ip());
+        if half_open >= self.config.half_open_limit {
+            // Even who can be reached: memory is bounded.
+            self.stats.half_open_refused += 1;
+            return false;
+        }
+        let many = half_open >= self.config.cookie_threshold
+            || of_address >= self.config.half_open_per_address;
+        if !many {
+            return true;
+        }
+        let seen = Seen::new(nonce, path.remote.ip(), header.spi_i.get());
+        if self.has_cookie(now, parts, &seen) && of_address < self.config.half_open_per_address * 2
+        {
+            return true;
+        }
+        let mut payload = Vec::new();
+        self.gate.ask(now, header, &seen, &mut payload);
+        self.out.transmits.push_back(Transmit {
+            path,
+            payload,
+            keepalive: false,
+        });
+        false
+    }
+
+    /// A peer comes back with a ticket (RFC 5723 §4.3.2).
+    fn begin_resumption(&mut self, now: Instant, path: Path, header: &Header, message: &[u8]) {
+        let octets = message.get(HEADER_LEN..).unwrap_or_default();
+        let parts = payloads(header.next_payload, octets);
+        let request = parts.as_ref().ok().and_then(|parts| {
+            let nonce = find(parts, payload::NONCE).filter(|n| NONCE_RANGE.contains(&n.len()))?;
+            let mut notifies = notifies(parts);
+            let ticket = notifies.find(|notify| notify.kind == notify::TICKET_OPAQUE)?;
+            Some((&parts[..], nonce, ticket.data))
+        });
+        let Some((parts, nonce, ticket)) = request else {
+            self.stats.malformed += 1;
+            return;
+        };
+        if !self.admits(now, path, header, (nonce, parts)) {
+            return;
+        }
+        let found = self
+            .out
+            .tickets
+            .open(&*self.crypto, now, ticket)
+            .and_then(|ticket| {
+                let (local, remote) = (path.local.ip(), path.remote.ip());
+                let connection = self.connections.iter().find(|c| {
+                    c.name == ticket.session.connection
+                        && c.resumption.is_some()
+                        && addresses_match(c, local, remote)
+                        && c.remote_id
+                            .matches_by(&*self.crypto, &ticket.session.client)
+                })?;
+                let fixed = ticket.session.suite.to_proposal();
+                let mut ours = connection.proposals.iter();
+                let fits = ours.any(|ours| ours.choose_ike(&fixed).is_some());
+                fits.then(|| (connection.clone(), ticket))
+            });
+        let Some((connection, ticket)) = found else {
+            let mut chain = Chain::default();
+            chain.notify(notify::TICKET_NACK, &[]);
+            return self.reply_statelessly(path, header, chain);
+        };
+        let spi_i = header.spi_i.get();
+        self.with(now, |sas, ctx| {
+            let spi_r = ctx.random_u64();
+            let mut sa = IkeSa::new(ctx, connection, false, (spi_i, spi_r), path);
+            if sa
+                .answer_resume(ctx, (parts, nonce), ticket, message)
+                .is_ok()
+            {
+                sas.insert(sa);
+            }
+        });
     }
 
     fn begin_response(&mut self, now: Instant, path: Path, header: &Header, message: &[u8]) {
@@ -117,28 +215,8 @@ impl Endpoint {
             self.stats.malformed += 1;
             return;
         };
-        let (of_address, half_open) = self.sas.half_open(path.remote.ip());
-        if half_open >= self.config.half_open_limit {
-            // Even who can be reached: memory is bounded.
-            self.stats.half_open_refused += 1;
+        if !self.admits(now, path, header, (request.nonce, &request.parts)) {
             return;
-        }
-        if half_open >= self.config.cookie_threshold
-            || of_address >= self.config.half_open_per_address
-        {
-            let seen = Seen::new(request.nonce, path.remote.ip(), header.spi_i.get());
-            if !self.has_cookie(now, &request, &seen)
-                || of_address >= self.config.half_open_per_address * 2
-            {
-                let mut payload = Vec::new();
-                self.gate.ask(now, header, &seen, &mut payload);
-                self.out.transmits.push_back(Transmit {
-                    path,
-                    payload,
-                    keepalive: false,
-                });
-                return;
-            }
         }
         let (local, remote) = (path.local.ip(), path.remote.ip());
         let may_come = |c: &Connection| path.stream.is_none() || c.tcp != Tcp::Off;
@@ -192,6 +270,15 @@ impl Endpoint {
             }
         });
     }
+}
+
+/// Whether a message asks to go on with a session that nobody goes on with yet (RFC 5723).
+fn resumes_first(header: &Header) -> bool {
+    let as_first = Header {
+        exchange: exchange::IKE_SA_INIT,
+        ..*header
+    };
+    header.exchange == exchange::IKE_SESSION_RESUME && is_first(&as_first)
 }
 
 /// Whether a connection may be used between two addresses.

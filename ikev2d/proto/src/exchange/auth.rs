@@ -99,7 +99,12 @@ impl IkeSa {
         }
     }
 
-    fn send_auth(&mut self, ctx: &mut Ctx<'_>, auth: Option<&[u8]>, without_ppk: Option<&[u8]>) {
+    pub(crate) fn send_auth(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        auth: Option<&[u8]>,
+        without_ppk: Option<&[u8]>,
+    ) {
         let mut chain = Chain::default();
         chain.push(payload::IDI, &self.local_id.emit());
         self.push_certificates(&mut chain);
@@ -109,10 +114,15 @@ impl IkeSa {
         if self.connection.mobike {
             chain.notify(notify::MOBIKE_SUPPORTED, &[]);
         }
-        if self.by_eap_alone() {
+        if self.by_eap_alone() && self.init.resumes.is_none() {
             chain.notify(notify::EAP_ONLY_AUTHENTICATION, &[]);
         }
-        if let RemoteAuth::PublicKey(verifier) = &self.connection.remote_auth {
+        if self.connection.resumption.is_some() {
+            chain.notify(notify::TICKET_REQUEST, &[]);
+        }
+        if let RemoteAuth::PublicKey(verifier) = &self.connection.remote_auth
+            && self.init.resumes.is_none()
+        {
             push_certificate_request(&mut chain, [verifier].into_iter());
         }
         if self.connection.remote_id != Identity::Any {
@@ -165,6 +175,9 @@ impl IkeSa {
         let LocalAuth::PublicKey(signer) = &self.connection.local_auth else {
             return;
         };
+        if self.init.resumes.is_some() {
+            return;
+        }
         let send = match self.connection.send_cert {
             SendCert::Always => true,
             SendCert::IfAsked => self.init.peer.asks_certificates(),
@@ -313,6 +326,9 @@ impl IkeSa {
     }
 
     pub(crate) fn handle_auth_response(&mut self, ctx: &mut Ctx<'_>, parts: &[Payload<'_>]) {
+        if self.init.resumes.is_some() {
+            return self.handle_resumed_response(ctx, parts);
+        }
         if self.eap.is_some() {
             return self.handle_eap_response(ctx, parts);
         }
@@ -391,6 +407,7 @@ impl IkeSa {
         self.eap = None;
         self.mobike = self.connection.mobike && offers_mobike(parts);
         self.establish(ctx);
+        self.keep_ticket(ctx, parts);
         let spi = self.init.child_spi.take();
         if redirect::target(parts).is_some() && self.connection.follow_redirects {
             // §6: without a child, and this IKE SA goes.

@@ -17,7 +17,7 @@ use crate::wire::{
 };
 
 /// Restarts by COOKIE and INVALID_KE_PAYLOAD that a responder gets out of us.
-const MOST_RESTARTS: u32 = 4;
+pub(crate) const MOST_RESTARTS: u32 = 4;
 /// Nonces must have half the PRF's key length and at most this (§2.10).
 pub(crate) const NONCE_RANGE: std::ops::RangeInclusive<usize> = 16..=256;
 
@@ -173,7 +173,7 @@ impl IkeSa {
     }
 
     /// Whether both sides take fragments (RFC 7383 §2.3).
-    fn detect_fragmentation(&mut self, parts: &[Payload<'_>]) {
+    pub(crate) fn detect_fragmentation(&mut self, parts: &[Payload<'_>]) {
         let offered = |n: notify::Notify<'_>| n.kind == notify::IKEV2_FRAGMENTATION_SUPPORTED;
         self.fragmentation = self.connection.fragmentation && notifies(parts).any(offered);
     }
@@ -222,6 +222,7 @@ impl IkeSa {
             && self.state == State::Connecting
             && header.message_id.get() == 0
             && self.keys.is_none()
+            && self.init.resumes.is_none()
             && header.spi_i.get() == self.spi_i;
         if !fits {
             return;
@@ -317,6 +318,14 @@ impl IkeSa {
         self.log_keys(ctx);
         let childless = |n: notify::Notify<'_>| n.kind == notify::CHILDLESS_IKEV2_SUPPORTED;
         self.childless = notifies(&answer.parts).any(childless);
+        self.float(ctx);
+        self.init.peer.note(&answer.parts);
+        self.init.both_use_ppk = self.connection.ppk_id.is_some() && has_ppk(&answer.parts);
+        self.start_additional(ctx);
+    }
+
+    /// Goes on at the port of NAT traversal, where that is called for.
+    pub(crate) fn float(&mut self, ctx: &Ctx<'_>) {
         // With MOBIKE a NAT may come in between later (RFC 4555 §3.3).
         if self.path.stream.is_none() && (self.udp_encap() || self.connection.mobike) {
             self.path.local.set_port(ctx.config.nat_port);
@@ -324,15 +333,12 @@ impl IkeSa {
                 self.path.remote.set_port(ctx.config.nat_port);
             }
         }
-        self.init.peer.note(&answer.parts);
-        self.init.both_use_ppk = self.connection.ppk_id.is_some() && has_ppk(&answer.parts);
-        self.start_additional(ctx);
     }
 
-    fn restart(&mut self, ctx: &mut Ctx<'_>) {
+    pub(crate) fn restart(&mut self, ctx: &mut Ctx<'_>) {
         self.init.restarts += 1;
         self.take_init_request();
-        if self.start_init(ctx).is_err() {
+        if self.start(ctx).is_err() {
             self.die(ctx, "IKE_SA_INIT could not be made");
         }
     }

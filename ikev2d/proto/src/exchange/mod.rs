@@ -15,4 +15,5 @@ mod ppk;
 pub(crate) mod redirect;
 pub(crate) mod rekey_ike;
 pub(crate) mod resource;
+pub(crate) mod resume;
 pub(crate) mod signature;

@@ -382,6 +382,7 @@ impl IkeSa {
             self.forget_at = Some(ctx.now + FORGET);
         }
         let (old, new) = (self.id, heir.id);
+        ctx.out.tickets.hand_over(old, new);
         ctx.event(Event::IkeRekeyed { old, new });
     }
 }

@@ -13,6 +13,7 @@ use crate::event::{ChildId, Event, IkeId, Numbers, Transmit};
 use crate::exchange::redirect::Followed;
 use crate::notified::Notified;
 use crate::pool::Pools;
+use crate::ticket::Tickets;
 
 /// What a step may use and leave behind.
 pub(crate) struct Ctx<'a> {
@@ -73,6 +74,9 @@ pub(crate) struct Outputs {
     pub(crate) reauthentications: u64,
     /// Errors told and heard.
     pub(crate) notified: Notified,
+    pub(crate) tickets: Tickets,
+    /// IKE SAs that were resumed by tickets (RFC 5723).
+    pub(crate) resumptions: u64,
 }
 
 impl Outputs {

@@ -41,7 +41,7 @@ impl IkeSa {
             self.dial(ctx);
             return Ok(());
         }
-        self.start_init(ctx)
+        self.start(ctx)
     }
 
     /// Whether a message can't leave now.
@@ -134,7 +134,7 @@ impl IkeSa {
         self.carriage.opening = false;
         self.path.local = local;
         if self.keys.is_none() {
-            if self.start_init(ctx).is_err() {
+            if self.start(ctx).is_err() {
                 self.die(ctx, "IKE_SA_INIT could not be made");
             }
             return;

@@ -208,6 +208,11 @@ impl IkeSa {
         self.header(exchange::IKE_SA_INIT, 0, response)
     }
 
+    /// The same where a session is resumed.
+    pub(crate) fn resume_header(&self, response: bool) -> Header {
+        self.header(exchange::IKE_SESSION_RESUME, 0, response)
+    }
+
     /// Sends the response to the request that is expected, and keeps it for repetitions.
     pub(crate) fn respond(&mut self, ctx: &mut Ctx<'_>, exchange_type: u8, id: u32, chain: Chain) {
         let header = self.header(exchange_type, id, true);
@@ -274,8 +279,13 @@ impl IkeSa {
         header: &Header,
         message: &[u8],
     ) {
-        if header.exchange == exchange::IKE_SA_INIT {
-            if header.is_response() {
+        if matches!(
+            header.exchange,
+            exchange::IKE_SA_INIT | exchange::IKE_SESSION_RESUME
+        ) {
+            if header.is_response() && header.exchange == exchange::IKE_SESSION_RESUME {
+                self.handle_resume_response(ctx, header, message);
+            } else if header.is_response() {
                 self.handle_init_response(ctx, header, message);
             } else if self.expected_request == 1 && self.init.message_i == message {
                 self.respond_again(ctx, path);

@@ -85,6 +85,8 @@ pub mod exchange {
     pub const CREATE_CHILD_SA: u8 = 36;
     /// INFORMATIONAL.
     pub const INFORMATIONAL: u8 = 37;
+    /// IKE_SESSION_RESUME (RFC 5723).
+    pub const IKE_SESSION_RESUME: u8 = 38;
     /// IKE_INTERMEDIATE (RFC 9242).
     pub const IKE_INTERMEDIATE: u8 = 43;
     /// IKE_FOLLOWUP_KE (RFC 9370).

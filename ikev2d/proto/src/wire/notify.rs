@@ -62,6 +62,14 @@ pub const REDIRECT_SUPPORTED: u16 = 16406;
 pub const REDIRECT: u16 = 16407;
 /// By which one (RFC 5685).
 pub const REDIRECTED_FROM: u16 = 16408;
+/// A ticket to resume by, and for how many seconds it is good (RFC 5723 §7.1).
+pub const TICKET_LT_OPAQUE: u16 = 16409;
+/// One is wanted.
+pub const TICKET_REQUEST: u16 = 16410;
+/// It is not given, or does not do.
+pub const TICKET_NACK: u16 = 16412;
+/// It is presented.
+pub const TICKET_OPAQUE: u16 = 16413;
 /// IKE_AUTH may go without a child (RFC 6023).
 pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
 /// EAP may authenticate the responder, too (RFC 5998).

@@ -30,6 +30,9 @@ impl IkeSa {
             return self.handle_eap_request(ctx, id, parts);
         }
         self.init.auth_id = id;
+        if self.init.resumes.is_some() {
+            return self.handle_resumed_request(ctx, id, parts);
+        }
         let Some(id_body) = find(parts, payload::IDI) else {
             return self.refuse_auth(ctx, id, failed, "IKE_AUTH lacks an identity");
         };
@@ -277,6 +280,7 @@ impl IkeSa {
             Ok(configured) => (configured, None),
             Err(kind) => (None, Some(kind)),
         };
+        let ticket = self.give_ticket(ctx, parts);
         let chain = |this: &Self| {
             let mut chain = if proved {
                 let mut chain = Chain::default();
@@ -290,6 +294,9 @@ impl IkeSa {
             }
             if this.mobike {
                 chain.notify(notify::MOBIKE_SUPPORTED, &[]);
+            }
+            if let Some((kind, data)) = &ticket {
+                chain.notify(*kind, data);
             }
             if let Some(body) = &configured {
                 chain.push(payload::CP, body);
@@ -339,7 +346,7 @@ impl IkeSa {
         }
     }
 
-    fn adopt_connection(&mut self, connection: Arc<Connection>, remote: Identity) {
+    pub(crate) fn adopt_connection(&mut self, connection: Arc<Connection>, remote: Identity) {
         self.local_id = connection.local_id.clone();
         self.encap |= connection.encap;
         self.connection = connection;

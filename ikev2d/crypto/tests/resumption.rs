@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! B15: sessions that are resumed by a ticket (RFC 5723).
+#![allow(clippy::unwrap_used)]
+
+mod peers;
+
+use std::time::Duration;
+
+use ikev2d_proto::config::*;
+use ikev2d_proto::event::*;
+use zeroize::Zeroizing;
+
+use peers::Pair;
+
+const INIT: u8 = 34;
+const AUTH: u8 = 35;
+const RESUME: u8 = 38;
+/// Octet of a header that has the exchange.
+const EXCHANGE_AT: usize = 18;
+const LIFE: Duration = Duration::from_secs(3600);
+
+fn pair(seed: u64, resumption: [Option<Duration>; 2], cookies: bool) -> Pair {
+    Pair::seeded(seed, |a, connection, config| {
+        connection.resumption = resumption[usize::from(!a)];
+        connection.dpd_delay = Some(Duration::from_secs(10));
+        if cookies && !a {
+            config.cookie_threshold = 0;
+        }
+        config.retransmit_tries = 8;
+        config.retransmit_timeout = Duration::from_secs(1);
+        config.retransmit_base = 1.2;
+    })
+}
+
+/// Both lose each other.
+fn lose(pair: &mut Pair) {
+    pair.loss = 100;
+    pair.run(Duration::from_secs(300));
+    pair.agree(0);
+    pair.loss = 0;
+}
+
+/// Sets the connection up, and tells the exchanges that it took.
+fn connect(pair: &mut Pair) -> Vec<u8> {
+    let before = pair.recorded.len();
+    let now = pair.now;
+    let asked = pair.sides[0]
+        .endpoint
+        .initiate(now, "gw", Some("net"), None);
+    asked.unwrap();
+    pair.run(Duration::from_secs(5));
+    let said = pair.recorded[before..].iter();
+    said.map(|message| message[EXCHANGE_AT]).collect()
+}
+
+fn resumptions(pair: &Pair) -> [u64; 2] {
+    [0, 1].map(|side| pair.sides[side].endpoint.stats().resumptions)
+}
+
+fn failures(pair: &Pair) -> usize {
+    pair.count(0, |e| matches!(e, Event::InitiateFailed { .. }))
+}
+
+/// A lost session goes on with a ticket, again and again: no key exchange, no preshared key, new keys.
+#[test]
+fn a_lost_session_is_resumed() {
+    for cookies in [false, true] {
+        let mut pair = pair(1, [Some(LIFE); 2], cookies);
+        pair.up();
+        // Who has a ticket needs no other proof.
+        for side in &mut pair.sides {
+            side.endpoint.set_secrets(Vec::new());
+        }
+        let mut keys = Vec::new();
+        for round in 1..=3 {
+            lose(&mut pair);
+            let took = connect(&mut pair);
+            match cookies {
+                false => assert_eq!(took, [RESUME, RESUME, AUTH, AUTH]),
+                true => assert_eq!(took, [RESUME, RESUME, RESUME, RESUME, AUTH, AUTH]),
+            }
+            pair.agree(1);
+            assert_eq!(resumptions(&pair), [round, round]);
+            assert_eq!(failures(&pair), 0);
+        }
+        for side in &pair.sides {
+            assert_eq!(side.endpoint.ike_sas().count(), 1);
+            let of_side = side.offered.values();
+            keys.extend(of_side.map(|sa| sa.keys_in.encryption.to_vec()));
+        }
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), 8, "each child has keys of its own");
+    }
+}
+
+/// Over a bad network it takes longer.
+#[test]
+fn loss_and_repetition_delay_a_resumption() {
+    for seed in 0..8 {
+        let mut pair = pair(seed, [Some(LIFE); 2], seed % 2 == 0);
+        pair.up();
+        lose(&mut pair);
+        pair.random = 88172645463325252 + seed;
+        pair.loss = 25;
+        connect(&mut pair);
+        pair.run(Duration::from_secs(60));
+        pair.loss = 0;
+        pair.run(Duration::from_secs(60));
+        pair.agree(1);
+        assert_eq!(resumptions(&pair), [1, 1], "{seed}");
+    }
+}
+
+/// A gateway that still has the old session drops it for the new one.
+#[test]
+fn a_gateway_that_has_lost_nothing_lets_the_old_one_go() {
+    let mut pair = Pair::seeded(3, |a, connection, config| {
+        connection.resumption = Some(LIFE);
+        // The gateway does not look.
+        connection.dpd_delay = a.then_some(Duration::from_secs(10));
+        config.retransmit_tries = 3;
+    });
+    pair.up();
+    pair.loss = 100;
+    pair.run(Duration::from_secs(300));
+    pair.loss = 0;
+    assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 1);
+    connect(&mut pair);
+    pair.run(Duration::from_secs(20));
+    pair.agree(1);
+    assert_eq!(resumptions(&pair), [1, 1]);
+    assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 1);
+}
+
+/// What was deleted, by either side, is not resumed; nor what is too old, nor without the settings.
+#[test]
+fn a_full_exchange_follows_where_nothing_can_be_resumed() {
+    let full = [INIT, INIT, AUTH, AUTH];
+    for side in [0, 1] {
+        let mut pair = pair(4, [Some(LIFE); 2], false);
+        pair.up();
+        let (now, ike) = (pair.now, pair.ike(side));
+        pair.sides[side].endpoint.terminate_ike(now, ike).unwrap();
+        pair.run(Duration::from_secs(10));
+        pair.agree(0);
+        assert_eq!(connect(&mut pair), full, "deleted by {side}");
+    }
+    for settings in [
+        [None, None],
+        [Some(LIFE), None],
+        [None, Some(LIFE)],
+        // Over by the time.
+        [Some(LIFE), Some(Duration::from_secs(100))],
+        [Some(Duration::from_secs(100)), Some(LIFE)],
+    ] {
+        let mut pair = pair(5, settings, false);
+        pair.up();
+        lose(&mut pair);
+        assert_eq!(connect(&mut pair), full, "{settings:?}");
+        pair.agree(1);
+        assert_eq!(resumptions(&pair), [0, 0]);
+    }
+}
+
+/// A gateway that knows nothing of the ticket, or has another policy, says so, and the initiator goes on
+/// with a full exchange at once.
+#[test]
+fn a_refused_ticket_leads_to_a_full_exchange() {
+    let refused = [RESUME, RESUME, INIT, INIT, AUTH, AUTH];
+    let mut pair = pair(6, [Some(LIFE); 2], false);
+    pair.up();
+    lose(&mut pair);
+    // It has died, and its keys with it.
+    let mut other = self::pair(7, [Some(LIFE); 2], false);
+    std::mem::swap(&mut pair.sides[1], &mut other.sides[1]);
+    assert_eq!(connect(&mut pair), refused);
+    pair.agree(1);
+    assert_eq!((resumptions(&pair), failures(&pair)), ([0, 0], 0));
+
+    let mut pair = self::pair(8, [Some(LIFE); 2], false);
+    pair.up();
+    lose(&mut pair);
+    let mut stricter = peers::connection(false);
+    stricter.proposals =
+        vec![ikev2d_proto::proposal::Proposal::parse_ike("aes256gcm16-prfsha384-ecp256").unwrap()];
+    stricter.resumption = Some(LIFE);
+    let endpoint = &mut pair.sides[1].endpoint;
+    endpoint.set_connections(vec![std::sync::Arc::new(stricter)]);
+    assert_eq!(connect(&mut pair)[..3], refused[..3]);
+}
+
+/// A rekeyed IKE SA's ticket is good still.
+#[test]
+fn a_ticket_outlives_rekeyings() {
+    for side in [0, 1] {
+        let mut pair = pair(9, [Some(LIFE); 2], false);
+        pair.up();
+        let (now, ike) = (pair.now, pair.ike(side));
+        pair.sides[side].endpoint.rekey_ike(now, ike).unwrap();
+        pair.run(Duration::from_secs(10));
+        lose(&mut pair);
+        assert_eq!(connect(&mut pair), [RESUME, RESUME, AUTH, AUTH]);
+        pair.agree(1);
+    }
+}
+
+/// I and A: what was recorded is no ticket, nor is what was changed; a peer with the keys of another
+/// session proves nothing.
+#[test]
+fn recorded_and_forged_tickets_lead_nowhere() {
+    let mut pair = pair(10, [Some(LIFE); 2], false);
+    pair.up();
+    lose(&mut pair);
+    let from = pair.recorded.len();
+    connect(&mut pair);
+    pair.agree(1);
+    let said: Vec<Vec<u8>> = pair.recorded[from..].to_vec();
+    lose(&mut pair);
+    let path = |remote: &str| Path {
+        local: "192.0.2.2:500".parse().unwrap(),
+        remote: remote.parse().unwrap(),
+    };
+    let established = |pair: &Pair| pair.sides[1].endpoint.stats().established;
+    assert_eq!(established(&pair), 0);
+    // Again, the whole of it.
+    let now = pair.now;
+    for message in [&said[0], &said[2]] {
+        let endpoint = &mut pair.sides[1].endpoint;
+        endpoint.handle_datagram(now, path("192.0.2.1:500"), message);
+        pair.flush();
+    }
+    assert_eq!(established(&pair), 0);
+    assert_eq!(resumptions(&pair), [1, 1]);
+    // A ticket that is good, cut short, and with each octet changed.
+    pair.loss = 100;
+    let from = pair.recorded.len();
+    connect(&mut pair);
+    let resume = pair.recorded[from].clone();
+    assert_eq!(resume[EXCHANGE_AT], RESUME);
+    let mut answers = 0;
+    for at in 0..resume.len() {
+        for message in [resume[..at].to_vec(), {
+            let mut changed = resume.clone();
+            changed[at] ^= 0x40;
+            changed
+        }] {
+            let endpoint = &mut pair.sides[1].endpoint;
+            endpoint.handle_datagram(now, path("192.0.2.1:501"), &message);
+            while let Some(reply) = endpoint.poll_transmit() {
+                answers += 1;
+                assert!(reply.payload.len() <= message.len() + 128);
+            }
+        }
+    }
+    assert!(answers > 0);
+    assert_eq!(established(&pair), 0);
+    pair.run(Duration::from_secs(120));
+    assert_eq!(pair.sides[1].endpoint.stats().half_open, 0);
+}
+
+/// The password of a session that goes on may change; that of a new one counts.
+#[test]
+fn a_changed_secret_counts_from_the_next_full_exchange() {
+    let mut pair = pair(11, [Some(LIFE); 2], false);
+    pair.up();
+    let other = Secret {
+        ids: vec![],
+        secret: Zeroizing::new(b"another one".to_vec()),
+    };
+    pair.sides[1].endpoint.set_secrets(vec![other]);
+    lose(&mut pair);
+    connect(&mut pair);
+    pair.agree(1);
+    let (now, ike) = (pair.now, pair.ike(0));
+    pair.sides[0].endpoint.terminate_ike(now, ike).unwrap();
+    pair.run(Duration::from_secs(10));
+    connect(&mut pair);
+    pair.agree(0);
+}

@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Tickets by value (RFC 5723 §6.1): what a gateway must know to go on with a peer, sealed for itself
+//! alone, so that it keeps nothing for all the peers that may come back.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use crate::algorithm::Encryption;
+use crate::config::Identity;
+use crate::crypto::Crypto;
+use crate::event::IkeId;
+use crate::proposal::{self, IkeSuite};
+use crate::wire::Reader;
+
+/// What tickets are sealed with.
+const SEAL: Encryption = Encryption::AesGcm16(256);
+/// Octets of its key with the salt.
+const KEY_LEN: usize = 36;
+const IV_LEN: usize = 8;
+/// Octets of a key's number.
+const NUMBER_LEN: usize = 4;
+/// Tickets that are good no more although their time is not over. With more of them than this, all
+/// tickets are good no more: that takes no memory.
+const MOST_SPENT: usize = 100_000;
+/// Tickets of a client that are kept.
+const MOST_HELD: usize = 4096;
+
+/// What a session goes on with.
+#[derive(Clone)]
+pub(crate) struct Session {
+    pub(crate) connection: String,
+    /// Who the holder of the ticket is.
+    pub(crate) client: Identity,
+    /// Who has given it.
+    pub(crate) gateway: Identity,
+    pub(crate) suite: IkeSuite,
+    pub(crate) d: Zeroizing<Vec<u8>>,
+    /// A postquantum preshared key is in it.
+    pub(crate) ppk: bool,
+}
+
+/// A ticket that we hold.
+pub(crate) struct Held {
+    pub(crate) ticket: Vec<u8>,
+    pub(crate) session: Session,
+    until: Instant,
+    ike: IkeId,
+}
+
+/// A ticket that somebody presents.
+pub(crate) struct Presented {
+    pub(crate) number: u64,
+    pub(crate) session: Session,
+    until: Instant,
+}
+
+struct Key {
+    number: u32,
+    key: Zeroizing<Vec<u8>>,
+    /// How many it has sealed, which is their IV.
+    sealed: u64,
+}
+
+/// The tickets of an endpoint: those that it has given, and those that it holds.
+#[derive(Default)]
+pub(crate) struct Tickets {
+    /// When the time began that is in tickets.
+    since: Option<Instant>,
+    present: Option<Key>,
+    before: Option<Key>,
+    /// When the present key goes.
+    turn: Option<Instant>,
+    next: u64,
+    /// Numbers of tickets that are good no more, and until when they would have been.
+    spent: HashMap<u64, Instant>,
+    /// The ticket that the peer of each IKE SA has.
+    given: HashMap<IkeId, (u64, Instant)>,
+    /// By connection.
+    held: HashMap<String, Held>,
+}
+
+fn put(out: &mut Vec<u8>, octets: &[u8]) {
+    out.extend((octets.len() as u16).to_be_bytes());
+    out.extend_from_slice(octets);
+}
+
+fn take<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
+    let len = reader.u16().ok()?;
+    reader.take(len.into()).ok()
+}
+
+fn number(octets: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(octets.try_into().ok()?))
+}
+
+impl Tickets {
+    /// Seals a ticket that is good for so long, for the peer of an IKE SA.
+    pub(crate) fn give(
+        &mut self,
+        crypto: &dyn Crypto,
+        now: Instant,
+        (ike, life): (IkeId, Duration),
+        session: &Session,
+    ) -> Option<Vec<u8>> {
+        let since = *self.since.get_or_insert(now);
+        let until = now + life;
+        self.turn_keys(crypto, now, life);
+        self.next += 1;
+        let given = self.next;
+        let mut plain = Zeroizing::new(Vec::new());
+        plain.extend(given.to_be_bytes());
+        let millis = until.saturating_duration_since(since).as_millis();
+        plain.extend(u64::try_from(millis).ok()?.to_be_bytes());
+        plain.push(u8::from(session.ppk));
+        put(&mut plain, session.connection.as_bytes());
+        put(&mut plain, &session.client.emit());
+        put(&mut plain, &session.gateway.emit());
+        let suite = proposal::emit(&[(1, session.suite.to_proposal())], true, &[]);
+        put(&mut plain, &suite);
+        put(&mut plain, &session.d);
+        let key = self.present.as_mut()?;
+        let head = key.number.to_be_bytes();
+        let iv = key.sealed.to_be_bytes();
+        key.sealed += 1;
+        crypto
+            .aead_seal(SEAL, &key.key, &iv, &head, &mut plain)
+            .ok()?;
+        // The one before is not to be used any more: its holder has this one.
+        self.revoke(now, ike);
+        self.given.insert(ike, (given, until));
+        Some([&head[..], &iv, &plain[..]].concat())
+    }
+
+    /// A key seals for as long as a ticket lives, and opens for as long again.
+    fn turn_keys(&mut self, crypto: &dyn Crypto, now: Instant, life: Duration) {
+        let over = self.turn.is_none_or(|turn| turn <= now);
+        if self.present.is_some() && !over {
+            return;
+        }
+        let mut key = Zeroizing::new(vec![0; KEY_LEN]);
+        crypto.random(&mut key);
+        let number = self
+            .present
+            .as_ref()
+            .map_or(1, |key| key.number.wrapping_add(1));
+        let fresh = Key {
+            number,
+            key,
+            sealed: 0,
+        };
+        self.before = self.present.replace(fresh);
+        self.turn = Some(now + life);
+    }
+
+    /// Opens a ticket, if it is one of ours and good still.
+    pub(crate) fn open(
+        &self,
+        crypto: &dyn Crypto,
+        now: Instant,
+        ticket: &[u8],
+    ) -> Option<Presented> {
+        let (head, rest) = ticket.split_at_checked(NUMBER_LEN)?;
+        let (iv, sealed) = rest.split_at_checked(IV_LEN)?;
+        let key_number = u32::from_be_bytes(head.try_into().ok()?);
+        let mut keys = self.present.iter().chain(&self.before);
+        let key = keys.find(|key| key.number == key_number)?;
+        let mut plain = Zeroizing::new(sealed.to_vec());
+        crypto
+            .aead_open(SEAL, &key.key, iv, head, &mut plain)
+            .ok()?;
+        let mut reader = Reader::new(&plain);
+        let given = number(reader.take(8).ok()?)?;
+        let millis = number(reader.take(8).ok()?)?;
+        let ppk = reader.u8().ok()? != 0;
+        let connection = std::str::from_utf8(take(&mut reader)?).ok()?.to_owned();
+        let client = Identity::read(take(&mut reader)?).ok()?;
+        let gateway = Identity::read(take(&mut reader)?).ok()?;
+        let suite = proposal::parse(take(&mut reader)?, true).ok()?;
+        let suite = &suite.first()?.proposal;
+        let session = Session {
+            connection,
+            client,
+            gateway,
+            suite: suite.choose_ike(suite)?,
+            d: Zeroizing::new(take(&mut reader)?.to_vec()),
+            ppk,
+        };
+        let until = self.since? + Duration::from_millis(millis);
+        let good = now < until && !self.spent.contains_key(&given);
+        good.then_some(Presented {
+            number: given,
+            session,
+            until,
+        })
+    }
+
+    /// A ticket was used: it is good no more. Whether it was good until now.
+    pub(crate) fn spend(&mut self, now: Instant, ticket: &Presented) -> bool {
+        self.spend_number(now, ticket.number, ticket.until)
+    }
+
+    fn spend_number(&mut self, now: Instant, number: u64, until: Instant) -> bool {
+        if self.spent.len() >= MOST_SPENT {
+            self.tidy(now);
+        }
+        if self.spent.len() >= MOST_SPENT {
+            (self.present, self.before) = (None, None);
+            self.spent.clear();
+        }
+        self.spent.insert(number, until).is_none()
+    }
+
+    /// The ticket of an IKE SA's peer is good no more.
+    pub(crate) fn revoke(&mut self, now: Instant, ike: IkeId) {
+        if let Some((number, until)) = self.given.remove(&ike) {
+            self.spend_number(now, number, until);
+        }
+    }
+
+    /// An IKE SA goes, and the ticket stays good.
+    pub(crate) fn leave(&mut self, ike: IkeId) {
+        self.given.remove(&ike);
+    }
+
+    /// Forgets what is over.
+    pub(crate) fn tidy(&mut self, now: Instant) {
+        self.spent.retain(|_, until| now < *until);
+        self.held.retain(|_, held| now < held.until);
+    }
+
+    /// Another IKE SA has taken over from one.
+    pub(crate) fn hand_over(&mut self, old: IkeId, new: IkeId) {
+        if let Some(given) = self.given.remove(&old) {
+            self.given.insert(new, given);
+        }
+        for held in self.held.values_mut().filter(|held| held.ike == old) {
+            held.ike = new;
+        }
+    }
+
+    /// Keeps a ticket that is good for so long, for the next IKE SA of a connection.
+    pub(crate) fn hold(
+        &mut self,
+        now: Instant,
+        (ike, life): (IkeId, Duration),
+        ticket: &[u8],
+        session: Session,
+    ) {
+        let until = now + life;
+        self.tidy(now);
+        if self.held.len() < MOST_HELD || self.held.contains_key(&session.connection) {
+            let held = Held {
+                ticket: ticket.to_vec(),
+                until,
+                ike,
+                session,
+            };
+            self.held.insert(held.session.connection.clone(), held);
+        }
+    }
+
+    /// The ticket for a connection, once.
+    pub(crate) fn take(&mut self, now: Instant, connection: &str) -> Option<Held> {
+        let held = self.held.remove(connection);
+        held.filter(|held| now < held.until)
+    }
+
+    /// Forgets the ticket that an IKE SA has given us: one that is deleted is not resumed (§4.3.4).
+    pub(crate) fn drop_of(&mut self, ike: IkeId) {
+        self.held.retain(|_, held| held.ike != ike);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::algorithm::{Group, Integrity, Prf};
+    use crate::crypto::{CryptoError, KeyExchange};
+
+    /// Seals so that a test can see it: the key's sum in front, as the tag behind.
+    struct Plain(std::sync::atomic::AtomicU8);
+
+    impl Plain {
+        fn tag(key: &[u8], iv: &[u8], aad: &[u8], data: &[u8]) -> Vec<u8> {
+            let all = [key, iv, aad, data].concat();
+            let sum = |start: u8| {
+                all.iter().fold(start, |sum, octet| {
+                    sum.wrapping_mul(31).wrapping_add(*octet)
+                })
+            };
+            (0..16).map(sum).collect()
+        }
+    }
+
+    impl Crypto for Plain {
+        fn random(&self, out: &mut [u8]) {
+            out.fill(self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        }
+        fn generate(&self, _: Group) -> Result<Box<dyn KeyExchange>, CryptoError> {
+            Err(CryptoError)
+        }
+        fn prf(&self, _: Prf, _: &[u8], _: &[&[u8]]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+            Err(CryptoError)
+        }
+        fn integrity(&self, _: Integrity, _: &[u8], _: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
+            Err(CryptoError)
+        }
+        fn aead_seal(
+            &self,
+            _: Encryption,
+            key: &[u8],
+            iv: &[u8],
+            aad: &[u8],
+            data: &mut Vec<u8>,
+        ) -> Result<(), CryptoError> {
+            let tag = Self::tag(key, iv, aad, data);
+            data.extend(tag);
+            Ok(())
+        }
+        fn aead_open(
+            &self,
+            _: Encryption,
+            key: &[u8],
+            iv: &[u8],
+            aad: &[u8],
+            data: &mut Vec<u8>,
+        ) -> Result<(), CryptoError> {
+            let at = data.len().checked_sub(16).ok_or(CryptoError)?;
+            let tag = data.split_off(at);
+            (tag == Self::tag(key, iv, aad, data))
+                .then_some(())
+                .ok_or(CryptoError)
+        }
+        fn cbc(
+            &self,
+            _: Encryption,
+            _: bool,
+            _: &[u8],
+            _: &[u8],
+            _: &mut Vec<u8>,
+        ) -> Result<(), CryptoError> {
+            Err(CryptoError)
+        }
+        fn hash(&self, _: Prf, _: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
+            Err(CryptoError)
+        }
+        fn sha1(&self, _: &[&[u8]]) -> [u8; 20] {
+            [0; 20]
+        }
+    }
+
+    const LIFE: Duration = Duration::from_secs(100);
+
+    fn session() -> Session {
+        let proposal =
+            crate::proposal::Proposal::parse_ike("aes256gcm16-prfsha384-x25519-ke1_mlkem768");
+        let proposal = proposal.unwrap();
+        Session {
+            connection: "gw".to_owned(),
+            client: Identity::parse("carol@example.org"),
+            gateway: Identity::parse("192.0.2.1"),
+            suite: proposal.choose_ike(&proposal).unwrap(),
+            d: Zeroizing::new(vec![7; 48]),
+            ppk: true,
+        }
+    }
+
+    /// B15: a ticket brings back all that it was made of, once, until its time is over.
+    #[test]
+    fn a_ticket_is_good_once_and_for_its_time() {
+        let (crypto, start) = (Plain(Default::default()), Instant::now());
+        let mut tickets = Tickets::default();
+        let ticket = tickets.give(&crypto, start, (IkeId(1), LIFE), &session());
+        let ticket = ticket.unwrap();
+        let opened = tickets.open(&crypto, start, &ticket).unwrap();
+        let (got, put) = (&opened.session, session());
+        assert_eq!((&got.connection, &got.suite), (&put.connection, &put.suite));
+        assert_eq!((&got.client, &got.gateway), (&put.client, &put.gateway));
+        assert_eq!((&got.d, got.ppk), (&put.d, put.ppk));
+        let end = start + LIFE;
+        let nearly = end - Duration::from_millis(2);
+        assert!(tickets.open(&crypto, nearly, &ticket).is_some());
+        assert!(tickets.open(&crypto, end, &ticket).is_none());
+        assert!(tickets.spend(start, &opened) && !tickets.spend(start, &opened));
+        assert!(tickets.open(&crypto, start, &ticket).is_none());
+        for at in 0..ticket.len() {
+            let mut changed = ticket.clone();
+            changed[at] ^= 1;
+            assert!(tickets.open(&crypto, start, &changed).is_none(), "{at}");
+            assert!(tickets.open(&crypto, start, &ticket[..at]).is_none());
+        }
+    }
+
+    /// Each ticket opens for all of its life, although keys change; old keys are forgotten.
+    #[test]
+    fn keys_change_and_tickets_stay_good() {
+        let (crypto, start) = (Plain(Default::default()), Instant::now());
+        let mut tickets = Tickets::default();
+        let mut given = Vec::new();
+        for step in 0..50 {
+            let now = start + LIFE / 10 * step;
+            let ticket = tickets.give(&crypto, now, (IkeId(step.into()), LIFE), &session());
+            given.push((now, ticket.unwrap()));
+            for (at, ticket) in &given {
+                let good = tickets.open(&crypto, now, ticket).is_some();
+                assert_eq!(good, now < *at + LIFE, "{step}");
+            }
+        }
+        assert_eq!(tickets.present.as_ref().unwrap().number, 5);
+    }
+
+    /// An IKE SA that is deleted takes its ticket along; of more than can be noted, all go.
+    #[test]
+    fn deleted_sessions_are_not_resumed_however_many() {
+        let (crypto, now) = (Plain(Default::default()), Instant::now());
+        let mut tickets = Tickets::default();
+        let give = |tickets: &mut Tickets, ike: u64| {
+            let ticket = tickets.give(&crypto, now, (IkeId(ike), LIFE), &session());
+            ticket.unwrap()
+        };
+        let (kept, gone) = (give(&mut tickets, 1), give(&mut tickets, 2));
+        tickets.hand_over(IkeId(2), IkeId(3));
+        tickets.revoke(now, IkeId(3));
+        let opens = |tickets: &Tickets, ticket: &[u8]| {
+            tickets
+                .open(&Plain(Default::default()), now, ticket)
+                .is_some()
+        };
+        assert!(opens(&tickets, &kept) && !opens(&tickets, &gone));
+        for number in 0..=MOST_SPENT as u64 {
+            tickets.spend_number(now, 1_000_000 + number, now + LIFE);
+        }
+        assert!(tickets.spent.len() <= MOST_SPENT);
+        assert!(!opens(&tickets, &kept) && !opens(&tickets, &gone));
+        let fresh = give(&mut tickets, 4);
+        assert!(opens(&tickets, &fresh));
+    }
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ikev2d_proto::config::*;
 use ikev2d_proto::event::*;
+use ikev2d_proto::wire::payload;
 use zeroize::Zeroizing;
 
 use peers::Pair;
@@ -277,4 +278,42 @@ fn a_changed_secret_counts_from_the_next_full_exchange() {
     pair.run(Duration::from_secs(10));
     connect(&mut pair);
     pair.agree(0);
+}
+
+/// A: who has the ticket and the keys, and says anything else than it should in IKE_AUTH, gets nothing;
+/// nor does a gateway that does.
+#[test]
+fn a_broken_proof_is_refused() {
+    for side in [0, 1] {
+        let id = [payload::IDI, payload::IDR][side];
+        for kind in [payload::AUTH, id] {
+            for change in 0..3 {
+                let mut pair = pair(12, [Some(LIFE); 2], false);
+                pair.up();
+                lose(&mut pair);
+                let endpoint = &mut pair.sides[side].endpoint;
+                endpoint.deviate(Box::new(move |message| {
+                    let of_auth = message.header.exchange == AUTH;
+                    match change {
+                        0 if of_auth => message.payloads.retain(|(of, _)| *of != kind),
+                        1 | 2 if of_auth => {
+                            let mut found = message.payloads.iter_mut();
+                            if let Some((_, body)) = found.find(|(of, _)| *of == kind) {
+                                let last = body.pop().unwrap();
+                                body.extend((change == 1).then_some(last ^ 1));
+                            }
+                        }
+                        _ => {}
+                    }
+                }));
+                assert_eq!(connect(&mut pair)[..3], [RESUME, RESUME, AUTH]);
+                pair.run(Duration::from_secs(60));
+                pair.agree(0);
+                assert_eq!(resumptions(&pair)[1 - side], 0, "{side} {kind} {change}");
+                assert_eq!(pair.sides[0].endpoint.ike_sas().count(), 0);
+                let up = pair.count(1 - side, |e| matches!(e, Event::IkeUp { .. }));
+                assert_eq!(up, 1, "only the first one");
+            }
+        }
+    }
 }

@@ -17,6 +17,9 @@ use crate::wire::{Chain, HEADER_LEN, Header, Payload, notify, payload, payloads}
 /// Octets of a lifetime in front of a ticket.
 const LIFE_LEN: usize = 4;
 
+/// Octets of a ticket that we would send: it goes in one datagram, in the clear.
+const MOST_TICKET: usize = 1024;
+
 /// What an IKE SA goes on with.
 pub(crate) enum Resumed {
     /// By a ticket of ours.
@@ -235,9 +238,10 @@ impl IkeSa {
         let connection = self.connection.clone();
         self.adopt_connection(connection, session.client);
         self.local_id = session.gateway;
-        self.ppk = session.ppk;
         ctx.out.resumptions += 1;
         self.finish_auth(ctx, id, parts, &Auth::emit_shared_key(&own));
+        // It is in the keys already, and not spoken of again.
+        self.ppk = session.ppk;
     }
 
     pub(crate) fn handle_resumed_response(&mut self, ctx: &mut Ctx<'_>, parts: &[Payload<'_>]) {
@@ -310,7 +314,7 @@ impl IkeSa {
         let life = Duration::from_secs(seconds.into()).min(most);
         // What we are asked for would be another name than what we are: it could not be shown again.
         if let Some(session) = self.session((&self.local_id, &self.remote_id))
-            && !ticket.is_empty()
+            && (1..=MOST_TICKET).contains(&ticket.len())
         {
             let ike = (self.id, life);
             ctx.out.tickets.hold(ctx.now, ike, ticket, session);

@@ -221,6 +221,7 @@ fn recorded_and_forged_tickets_lead_nowhere() {
     let path = |remote: &str| Path {
         local: "192.0.2.2:500".parse().unwrap(),
         remote: remote.parse().unwrap(),
+        stream: None,
     };
     let established = |pair: &Pair| pair.sides[1].endpoint.stats().established;
     assert_eq!(established(&pair), 0);

@@ -17,8 +17,9 @@ use crate::datapath::running;
 use crate::dma::DmaMap;
 use crate::handshake::{self, Pages};
 
-/// Clocks in one go, between looks at doorbells; commands and registers wait that long.
-const CLOCKS: u32 = 512;
+/// Clocks in one go, between looks at doorbells; commands and registers wait that long. And the heart beats in
+/// between: where the processor is shared they take a hundred times as long, and a card is given up soon.
+const CLOCKS: u32 = 64;
 /// As many idle clocks, and nothing that was rung for is left.
 const QUIET: u32 = 4 * MAX_QUEUES as u32;
 

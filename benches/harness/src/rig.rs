@@ -155,7 +155,15 @@ impl Rig {
     /// count.
     #[inline]
     pub(crate) fn build(&mut self, count: usize) -> Result<u64, RigError> {
-        let mut apart = 0;
+        let refills = self.direction == Direction::Inbound && self.pauses;
+        // Once a burst: reading the clock takes as long as a small packet.
+        let apart = if refills {
+            let before = cycles::now();
+            self.refill(count.saturating_sub(self.ops.len()))?;
+            cycles::now() - before
+        } else {
+            0
+        };
         while self.ops.len() < count {
             let Some(mut frame) = self.frames.pop() else {
                 break;
@@ -175,13 +183,8 @@ impl Rig {
                     to.copy_from_slice(from);
                 }
                 fits
-            } else if self.pauses {
-                let before = cycles::now();
-                let fits = frame.fill(packet);
-                apart += cycles::now() - before;
-                fits
             } else {
-                frame.fill(packet)
+                refills || frame.fill(packet)
             };
             if !fits {
                 return Err(RigError::Frames {
@@ -192,6 +195,20 @@ impl Rig {
             self.ops.push(packet::op(sa, frame));
         }
         Ok(apart)
+    }
+
+    /// Puts back what opening has overwritten, into the frames that go out next.
+    fn refill(&mut self, count: usize) -> Result<(), RigError> {
+        let packets = self.packets.iter().cycle().skip(self.turn.0);
+        for (frame, packet) in self.frames.iter_mut().rev().take(count).zip(packets) {
+            if !frame.fill(packet) {
+                return Err(RigError::Frames {
+                    wanted: 1,
+                    octets: packet.len(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Takes completions home and tells how many; a refused packet is an error.

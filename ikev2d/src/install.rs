@@ -3,10 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ikev2d_proto::algorithm::{Encryption, Integrity};
-use ikev2d_proto::event::{ChildId, ChildKeys, ChildSa, Path};
+use ikev2d_proto::event::{ChildId, ChildKeys, ChildSa, KeyedChild, Path};
 use ikev2d_proto::proposal::EspSuite;
 use ikev2d_proto::ts;
 use offload_api::cache::{SaLabel, SaName};
@@ -78,13 +79,21 @@ impl Drain {
 }
 
 struct Installed {
-    sa: ChildSa,
+    /// The core's own record of it, until one of us changes it.
+    sa: Arc<ChildSa>,
     /// Until the outbound SA is installed, too: how.
-    how: Option<Box<(OffloadLevel, Lifetimes)>>,
+    how: Option<Box<How>>,
     /// Hard, of both.
     life_time: Option<Duration>,
     inbound: SaHandle,
     outbound: Option<SaHandle>,
+}
+
+/// What the outbound SA is installed by.
+struct How {
+    level: OffloadLevel,
+    lifetimes: Lifetimes,
+    keys: ChildKeys,
 }
 
 impl Installer {
@@ -118,7 +127,11 @@ impl Installer {
     /// Installs the inbound SA; when this returns packets of it are taken.
     pub(crate) fn inbound(
         &mut self,
-        sa: ChildSa,
+        KeyedChild {
+            sa,
+            keys_in,
+            keys_out,
+        }: KeyedChild,
         section: Option<&ChildSection>,
     ) -> Result<(), InstallError> {
         if sa.transport && self.plane.is_inline() {
@@ -153,7 +166,8 @@ impl Installer {
         let lifetimes = section.map_or_else(Lifetimes::default, lifetimes);
         let lifetimes = within(lifetimes, sa.told.life_bytes);
         let window = section.map_or(1024, |s| s.replay_window);
-        let mut params = params(&sa, Direction::Inbound, lifetimes, window)?;
+        let ends = (Direction::Inbound, &keys_in);
+        let mut params = params(&sa, ends, lifetimes, window)?;
         let path = outer(sa.path.remote, sa.path.local, sa.udp_encap);
         params.outer = self.outer_of(&sa, path);
         let handle = self.failover.install_at(level, &params, label(&sa, path))?;
@@ -168,7 +182,11 @@ impl Installer {
         });
         self.led(handle, added)?;
         let installed = Installed {
-            how: Some(Box::new((level, lifetimes))),
+            how: Some(Box::new(How {
+                level,
+                lifetimes,
+                keys: keys_out,
+            })),
             life_time: lifetimes.hard.time,
             inbound: handle,
             outbound: None,
@@ -184,14 +202,17 @@ impl Installer {
         let Some(installed) = self.children.get_mut(&child) else {
             return Ok(());
         };
-        let Some((level, lifetimes)) = installed.how.as_deref().copied() else {
+        let Some(how) = installed.how.as_deref() else {
             return Ok(());
         };
-        let sa = &mut installed.sa;
-        let mut params = params(sa, Direction::Outbound, lifetimes, 0)?;
+        let sa = &installed.sa;
+        let ends = (Direction::Outbound, &how.keys);
+        let mut params = params(sa, ends, how.lifetimes, 0)?;
         let path = outer(sa.path.local, sa.path.remote, sa.udp_encap);
         params.outer = (self.plane.is_inline() || sa.suite.ah).then_some(path);
-        let handle = self.failover.install_at(level, &params, label(sa, path))?;
+        let handle = self
+            .failover
+            .install_at(how.level, &params, label(sa, path))?;
         let added = self.plane.add_outbound(&OutboundSa {
             spi: params.spi,
             sa: handle,
@@ -206,12 +227,6 @@ impl Installer {
         }
         (installed.outbound, installed.how) = (Some(handle), None);
         self.handles.insert(handle, child);
-        // The engines have them.
-        let gone = || ChildKeys {
-            encryption: Default::default(),
-            integrity: Default::default(),
-        };
-        (sa.keys_in, sa.keys_out) = (gone(), gone());
         Ok(())
     }
 
@@ -230,8 +245,8 @@ impl Installer {
             );
         }
         let udp = udp && !installed.sa.suite.ah;
-        installed.sa.udp_encap = udp;
-        installed.sa.path = path;
+        let sa = Arc::make_mut(&mut installed.sa);
+        (sa.udp_encap, sa.path) = (udp, path);
         if let Ok(suite) = suite(&installed.sa.suite) {
             let way = way(&self.streams, &installed.sa, suite);
             self.plane.update_path(child.0, &way);
@@ -266,7 +281,7 @@ impl Installer {
     }
 
     /// Stops sending at once and receiving a moment later; what it was.
-    pub(crate) fn retire(&mut self, child: ChildId) -> Option<ChildSa> {
+    pub(crate) fn retire(&mut self, child: ChildId) -> Option<Arc<ChildSa>> {
         let installed = self.children.remove(&child)?;
         for handle in [Some(installed.inbound), installed.outbound] {
             handle.and_then(|handle| self.handles.remove(&handle));
@@ -357,7 +372,7 @@ impl Installer {
 
     /// A child as it is installed.
     pub(crate) fn child(&self, child: ChildId) -> Option<&ChildSa> {
-        self.children.get(&child).map(|installed| &installed.sa)
+        self.children.get(&child).map(|installed| &*installed.sa)
     }
 }
 
@@ -521,13 +536,13 @@ pub(crate) fn suite(suite: &EspSuite) -> Result<Suite, InvalidSa> {
 
 fn params(
     child: &ChildSa,
-    direction: Direction,
+    (direction, keys): (Direction, &ChildKeys),
     lifetimes: Lifetimes,
     replay_window: u32,
 ) -> Result<SaParams, InvalidSa> {
-    let (spi, keys) = match direction {
-        Direction::Inbound => (child.spi_in, &child.keys_in),
-        Direction::Outbound => (child.spi_out, &child.keys_out),
+    let spi = match direction {
+        Direction::Inbound => child.spi_in,
+        Direction::Outbound => child.spi_out,
     };
     let suite = suite(&child.suite)?;
     Ok(SaParams {
@@ -583,13 +598,8 @@ mod tests {
                 end_port: service,
                 ..ts::TrafficSelector::host(host.parse().unwrap())
             };
-            let keys = || ChildKeys {
-                encryption: Default::default(),
-                integrity: Default::default(),
-            };
             ChildSa {
                 id: ChildId(1),
-                ike: ikev2d_proto::event::IkeId(1),
                 connection: "gw".to_owned(),
                 child: "net".to_owned(),
                 spi_in: 0x1000,
@@ -608,8 +618,6 @@ mod tests {
                     esn: false,
                     additional: Default::default(),
                 },
-                keys_in: keys(),
-                keys_out: keys(),
                 ts_local: vec![selector("192.0.2.1")],
                 ts_remote: vec![selector("198.51.100.7")],
                 replaces: None,

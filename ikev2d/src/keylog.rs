@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use ikev2d_proto::algorithm::{Encryption, Integrity};
-use ikev2d_proto::event::{ChildKeys, ChildSa, IkeKeyLog, Ikev1KeyLog};
+use ikev2d_proto::event::{ChildKeys, IkeKeyLog, Ikev1KeyLog, KeyedChild};
 use ikev2d_proto::proposal::EspSuite;
 
 /// Appends keys to both tables.
@@ -101,7 +101,7 @@ impl KeyLog {
         }
     }
 
-    pub(crate) fn child(&mut self, sa: &ChildSa) {
+    pub(crate) fn child(&mut self, sa: &KeyedChild) {
         let (local, remote) = (sa.path.local.ip(), sa.path.remote.ip());
         let lines = [
             (remote, local, sa.spi_in, &sa.keys_in),

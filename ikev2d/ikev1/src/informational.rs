@@ -2,6 +2,8 @@
 //! Informational exchanges (RFC 2409 §5.7): notifications, deletions, and whether the peer lives
 //! (RFC 3706). One that is not authenticated by a HASH changes nothing.
 
+use std::sync::Arc;
+
 use ikev2d_proto::event::{ChildId, Event, Path, reason};
 use ikev2d_proto::proposal::EspSuite;
 
@@ -320,8 +322,7 @@ impl Isakmp {
     /// What a replaced SA still had goes to the one that took over.
     pub(crate) fn hand_over(&mut self, ctx: &mut Ctx<'_>, heir: &mut Self) {
         for mut child in self.children.drain(..) {
-            child.sa.ike = heir.id;
-            child.sa.path = heir.path;
+            Arc::make_mut(&mut child.sa).path = heir.path;
             heir.children.push(child);
         }
         if self.path != heir.path && !heir.children.is_empty() {

@@ -145,7 +145,7 @@ pub(crate) struct Isakmp {
 /// A child SA.
 pub(crate) struct Child {
     /// Without keys.
-    pub(crate) sa: ChildSa,
+    pub(crate) sa: Arc<ChildSa>,
     pub(crate) phase: Phase,
     /// The installation of the inbound SA that is waited for.
     pub(crate) install: Option<InstallId>,
@@ -423,7 +423,7 @@ impl Isakmp {
         if path != self.path && (self.nat_remote || path.remote.ip() == self.path.remote.ip()) {
             self.path = path;
             for child in &mut self.children {
-                child.sa.path = path;
+                Arc::make_mut(&mut child.sa).path = path;
             }
             let (ike, udp_encap) = (self.id, self.encap);
             ctx.event(Event::PathChanged {

@@ -6,11 +6,12 @@ mod ask;
 mod sending;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ikev2d_proto::config::{ChildConfig, SelectorConfig};
 use ikev2d_proto::crypto::KeyExchange;
-use ikev2d_proto::event::{ChildId, ChildSa, Event, InstallId, Path, Told};
+use ikev2d_proto::event::{ChildId, ChildSa, Event, InstallId, KeyedChild, Path, Told};
 use ikev2d_proto::proposal::EspSuite;
 use ikev2d_proto::ts::TrafficSelector;
 use zeroize::Zeroizing;
@@ -297,9 +298,8 @@ impl Isakmp {
         let (keys_in, keys_out) = (derive(from.spi_in).ok()?, derive(from.spi_out).ok()?);
         let id = ChildId(ctx.id());
         let install = InstallId(ctx.id());
-        let sa = ChildSa {
+        let sa = Arc::new(ChildSa {
             id,
-            ike: self.id,
             connection: self.connection.name.clone(),
             child: config.name.clone(),
             spi_in: from.spi_in,
@@ -308,8 +308,6 @@ impl Isakmp {
             udp_encap: self.encap,
             transport: self.transport(config, pair),
             suite: from.suite,
-            keys_in,
-            keys_out,
             ts_local: vec![pair.local],
             ts_remote: vec![pair.remote],
             replaces: rekeys,
@@ -322,7 +320,7 @@ impl Isakmp {
                 replay: from.replay,
                 original: from.original,
             },
-        };
+        });
         if sa.told != Told::default() {
             let Told {
                 life_bytes,
@@ -339,18 +337,13 @@ impl Isakmp {
                 "the peer's terms"
             );
         }
-        let mut kept = sa.clone();
-        for keys in [&mut kept.keys_in, &mut kept.keys_out] {
-            keys.encryption = Zeroizing::default();
-            keys.integrity = Zeroizing::default();
-        }
         let rekey_at = config
             .rekey_time
             .map(|time| ctx.now + ctx.jittered(time, config.rand_time));
         // The peer lets it go then: it is replaced before.
         let theirs = from.life.time.map(|life| ctx.now + life.mul_f64(0.9));
         self.children.push(Child {
-            sa: kept,
+            sa: sa.clone(),
             phase: Phase::Installed,
             install: Some(install),
             outbound: None,
@@ -363,7 +356,11 @@ impl Isakmp {
             lost: false,
             announced: false,
         });
-        let child = Box::new(sa);
+        let child = Box::new(KeyedChild {
+            sa,
+            keys_in,
+            keys_out,
+        });
         ctx.event(Event::InstallInbound { install, child });
         Some((id, install))
     }

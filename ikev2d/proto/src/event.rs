@@ -4,6 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -123,13 +124,11 @@ impl fmt::Debug for ChildKeys {
     }
 }
 
-/// A pair of SAs to install.
+/// A pair of SAs. The core and whoever installs them share it until one of them changes it.
 #[derive(Clone, Debug)]
 pub struct ChildSa {
     /// Its number.
     pub id: ChildId,
-    /// Its IKE SA.
-    pub ike: IkeId,
     /// Its connection.
     pub connection: String,
     /// Its child configuration.
@@ -146,10 +145,6 @@ pub struct ChildSa {
     pub transport: bool,
     /// Algorithms.
     pub suite: EspSuite,
-    /// Keys of what comes in.
-    pub keys_in: ChildKeys,
-    /// Keys of what goes out.
-    pub keys_out: ChildKeys,
     /// Our side's traffic.
     pub ts_local: Vec<TrafficSelector>,
     /// The peer's side's traffic.
@@ -161,6 +156,25 @@ pub struct ChildSa {
     pub resource: Option<u16>,
     /// What the peer has told of it.
     pub told: Told,
+}
+
+/// A pair of SAs to install, with the keys, which the core keeps no longer.
+#[derive(Clone, Debug)]
+pub struct KeyedChild {
+    /// The SAs.
+    pub sa: Arc<ChildSa>,
+    /// Keys of what comes in.
+    pub keys_in: ChildKeys,
+    /// Keys of what goes out.
+    pub keys_out: ChildKeys,
+}
+
+impl Deref for KeyedChild {
+    type Target = ChildSa;
+
+    fn deref(&self) -> &ChildSa {
+        &self.sa
+    }
 }
 
 /// What an IKEv1 peer tells of a child SA beyond the choice of algorithms.
@@ -224,7 +238,7 @@ pub enum Event {
         /// To be answered.
         install: InstallId,
         /// Both SAs' parameters.
-        child: Box<ChildSa>,
+        child: Box<KeyedChild>,
     },
     /// Install the outbound SA and send through it, then answer: what it takes over from goes only then.
     InstallOutbound {

@@ -18,6 +18,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use zeroize::Zeroizing;
+
 pub(crate) use children::{AGAIN, After, Child, ChildRole, Pending, Phase};
 use fragments::SMALL;
 pub(crate) use fragments::{Held, Reassembly};
@@ -117,7 +119,7 @@ pub(crate) struct IkeSa {
     /// How far down the ladder of sizes.
     rung: usize,
     pub(crate) reassembly: Rare<Reassembly>,
-    pub(crate) reauth: Reauth,
+    pub(crate) reauth: Rare<Reauth>,
     /// Both sides can move (RFC 4555).
     pub(crate) mobike: bool,
     /// The peer can be sent to another gateway (RFC 5685).
@@ -193,6 +195,7 @@ pub(crate) struct InitMaterial {
 
 nothing!(InitMaterial);
 nothing!(Assigned);
+nothing!(Reauth);
 
 impl IkeSa {
     pub(crate) fn new(
@@ -225,7 +228,7 @@ impl IkeSa {
             ppk: false,
             rung: 0,
             reassembly: Rare::default(),
-            reauth: Reauth::default(),
+            reauth: Rare::default(),
             mobike: false,
             redirectable: false,
             initial_contact: false,
@@ -279,14 +282,15 @@ impl IkeSa {
 
     pub(crate) fn log_keys(&self, ctx: &mut Ctx<'_>) {
         if let (true, Some(keys), Some(suite)) = (ctx.config.key_log, &self.keys, self.suite) {
+            let copy = |key: &[u8]| Zeroizing::new(key.to_vec());
             ctx.event(Event::IkeKeys(Box::new(crate::event::IkeKeyLog {
                 spi_i: self.spi_i,
                 spi_r: self.spi_r,
                 suite,
-                sk_ei: keys.ei.clone(),
-                sk_er: keys.er.clone(),
-                sk_ai: keys.ai.clone(),
-                sk_ar: keys.ar.clone(),
+                sk_ei: copy(keys.encryption().0),
+                sk_er: copy(keys.encryption().1),
+                sk_ai: copy(keys.integrity().0),
+                sk_ar: copy(keys.integrity().1),
             })));
         }
     }

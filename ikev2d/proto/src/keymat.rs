@@ -11,13 +11,12 @@ use crate::wire::{HEADER_LEN, Header, payload};
 
 /// Keys of an IKE SA.
 pub(crate) struct IkeKeys {
-    pub(crate) d: Zeroizing<Vec<u8>>,
-    pub(crate) ai: Zeroizing<Vec<u8>>,
-    pub(crate) ar: Zeroizing<Vec<u8>>,
-    pub(crate) ei: Zeroizing<Vec<u8>>,
-    pub(crate) er: Zeroizing<Vec<u8>>,
-    pub(crate) pi: Zeroizing<Vec<u8>>,
-    pub(crate) pr: Zeroizing<Vec<u8>>,
+    /// In a row, as they are derived (§2.14): thousands of IKE SAs keep them. The last two, SK_pi and
+    /// SK_pr, are there as long as AUTH needs them.
+    material: Zeroizing<Box<[u8]>>,
+    prf_len: usize,
+    integrity_len: usize,
+    encryption_len: usize,
 }
 
 /// prf+ (§2.13).
@@ -93,24 +92,54 @@ impl IkeKeys {
         let (spi_i, spi_r) = (spi_i.to_be_bytes(), spi_r.to_be_bytes());
         let parts: [&[u8]; 4] = [nonce_i, nonce_r, &spi_i, &spi_r];
         let material = prf_plus(crypto, suite.prf, &seed, &parts, total)?;
-        let mut cutter = Cutter(&material);
         Ok(Self {
-            d: cutter.cut(prf_len)?,
-            ai: cutter.cut(integrity_len)?,
-            ar: cutter.cut(integrity_len)?,
-            ei: cutter.cut(encryption_len)?,
-            er: cutter.cut(encryption_len)?,
-            pi: cutter.cut(prf_len)?,
-            pr: cutter.cut(prf_len)?,
+            // Exactly as long, so that nothing is left behind where it lay.
+            material: Zeroizing::new(material.as_slice().into()),
+            prf_len,
+            integrity_len,
+            encryption_len,
         })
     }
-}
 
-impl IkeKeys {
+    /// Where SK_pi starts.
+    fn authentication(&self) -> usize {
+        self.prf_len + 2 * (self.integrity_len + self.encryption_len)
+    }
+
+    fn key(&self, start: usize, len: usize) -> &[u8] {
+        self.material.get(start..start + len).unwrap_or_default()
+    }
+
+    /// SK_d.
+    pub(crate) fn d(&self) -> &[u8] {
+        self.key(0, self.prf_len)
+    }
+
+    /// SK_ai and SK_ar.
+    pub(crate) fn integrity(&self) -> (&[u8], &[u8]) {
+        let (start, len) = (self.prf_len, self.integrity_len);
+        (self.key(start, len), self.key(start + len, len))
+    }
+
+    /// SK_ei and SK_er.
+    pub(crate) fn encryption(&self) -> (&[u8], &[u8]) {
+        let start = self.prf_len + 2 * self.integrity_len;
+        let len = self.encryption_len;
+        (self.key(start, len), self.key(start + len, len))
+    }
+
+    /// SK_pi and SK_pr.
+    pub(crate) fn auth(&self) -> (&[u8], &[u8]) {
+        let (start, len) = (self.authentication(), self.prf_len);
+        (self.key(start, len), self.key(start + len, len))
+    }
+
     /// Forgets what only AUTH needed.
     pub(crate) fn forget_authentication(&mut self) {
-        self.pi = Zeroizing::default();
-        self.pr = Zeroizing::default();
+        let rest = self.authentication();
+        if self.material.len() > rest {
+            self.material = Zeroizing::new(self.key(0, rest).into());
+        }
     }
 
     /// Mixes in a postquantum preshared key (RFC 8784 §3); what was there before.
@@ -121,17 +150,24 @@ impl IkeKeys {
         ppk: &[u8],
     ) -> Result<Mixable, CryptoError> {
         let mix = |key: &[u8]| prf_plus(crypto, prf, ppk, &[key], prf.output_len());
-        let (d, pi, pr) = (mix(&self.d)?, mix(&self.pi)?, mix(&self.pr)?);
+        let (pi, pr) = self.auth();
+        let (d, pi, pr) = (mix(self.d())?, mix(pi)?, mix(pr)?);
         Ok(self.replace_mixable(Mixable { d, pi, pr }))
     }
 
     /// Puts keys in the place of what a postquantum preshared key is mixed into.
-    pub(crate) fn replace_mixable(&mut self, new: Mixable) -> Mixable {
-        Mixable {
-            d: std::mem::replace(&mut self.d, new.d),
-            pi: std::mem::replace(&mut self.pi, new.pi),
-            pr: std::mem::replace(&mut self.pr, new.pr),
+    pub(crate) fn replace_mixable(&mut self, mut new: Mixable) -> Mixable {
+        let start = self.authentication();
+        let places = [0, start, start + self.prf_len];
+        for (at, key) in places
+            .into_iter()
+            .zip([&mut new.d, &mut new.pi, &mut new.pr])
+        {
+            if let Some(place) = self.material.get_mut(at..at + key.len()) {
+                place.swap_with_slice(key);
+            }
         }
+        new
     }
 }
 

@@ -48,10 +48,11 @@ pub(crate) struct Opened {
 
 impl Sealer<'_> {
     fn keys(&self) -> (&[u8], &[u8]) {
+        let (encryption, integrity) = (self.keys.encryption(), self.keys.integrity());
         if self.by_initiator {
-            (&self.keys.ei, &self.keys.ai)
+            (encryption.0, integrity.0)
         } else {
-            (&self.keys.er, &self.keys.ar)
+            (encryption.1, integrity.1)
         }
     }
 

@@ -98,6 +98,8 @@ pub fn narrow(policy: &[TrafficSelector], offer: &[TrafficSelector]) -> Vec<Traf
             }
         }
     }
+    // Kept as long as the child is.
+    narrowed.shrink_to_fit();
     narrowed
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Side {
     /// SPI, key: what comes in.
     pub(crate) inbound: BTreeMap<u32, (ChildId, Vec<u8>)>,
     pub(crate) outbound: BTreeMap<u32, (ChildId, Vec<u8>)>,
-    pub(crate) offered: BTreeMap<ChildId, ChildSa>,
+    pub(crate) offered: BTreeMap<ChildId, KeyedChild>,
     pub(crate) events: Vec<Event>,
     /// SPIs of `outbound`, in the order of their installation: the last is sent through.
     pub(crate) sending: Vec<u32>,

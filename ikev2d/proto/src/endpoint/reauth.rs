@@ -44,7 +44,8 @@ pub(super) fn follow(sas: &mut Table, ctx: &mut Ctx<'_>, handover: &Handover) {
         }
     }
     for id in sas.replacing() {
-        let replaced = sas.get_mut(&id).and_then(|sa| sa.reauth.of.as_mut());
+        let reauth = sas.get_mut(&id).and_then(|sa| sa.reauth.as_deref_mut());
+        let replaced = reauth.and_then(|reauth| reauth.of.as_mut());
         if let Some(old) = replaced.filter(|old| **old == handover.old) {
             *old = handover.new;
         }

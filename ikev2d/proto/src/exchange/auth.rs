@@ -203,8 +203,8 @@ impl IkeSa {
             .zip(self.keys.as_ref())
             .ok_or(CryptoError)?;
         let (sk_pi, sk_pr) = match self.init.without_ppk.as_ref().filter(|_| !mixed) {
-            Some(plain) => (&plain.pi, &plain.pr),
-            None => (&keys.pi, &keys.pr),
+            Some(plain) => (&plain.pi[..], &plain.pr[..]),
+            None => keys.auth(),
         };
         let (message, nonce, sk_p) = if by_initiator {
             (&self.init.message_i, &self.init.nonce_r, sk_pi)

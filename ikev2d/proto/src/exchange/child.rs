@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A child SA's parameters: offered, chosen, made (RFC 7296 §1.2, §1.3, §2.9, §2.17).
 
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
 
 use crate::algorithm::Group;
 use crate::config::{ChildConfig, SelectorConfig};
 use crate::crypto::CryptoError;
-use crate::event::{ChildId, ChildKeys, ChildSa, Event, InstallId};
+use crate::event::{ChildId, ChildKeys, ChildSa, Event, InstallId, KeyedChild};
 use crate::exchange::init::emit_ke;
 use crate::exchange::resource;
 use crate::ike_sa::{
@@ -217,20 +219,20 @@ impl IkeSa {
             _ => (None, None),
         };
         match self.read_choice(ctx, parts, config, spi_in, offer, rekeys) {
-            Ok((mut child, sa)) => {
+            Ok((mut child, keyed)) => {
                 let install = InstallId(ctx.out.id());
                 child.install = Some(install);
                 child.announced = rekeys.is_none();
-                child.after = Some(After {
+                child.after = Some(Box::new(After {
                     rekeys,
                     winner,
                     loser,
                     sibling: asked.sibling,
-                });
+                }));
                 self.adopt_child(ctx, child);
                 ctx.event(Event::InstallInbound {
                     install,
-                    child: Box::new(sa),
+                    child: Box::new(keyed),
                 });
             }
             Err(reason) => self.child_not_made(ctx, &asked, theirs, reason.to_owned()),
@@ -245,7 +247,7 @@ impl IkeSa {
         spi_in: OwnSpi,
         offer: ChildOffer,
         rekeys: Option<ChildId>,
-    ) -> Result<(Child, ChildSa), &'static str> {
+    ) -> Result<(Child, KeyedChild), &'static str> {
         let sa = find(parts, payload::SA).ok_or("the response has no SA")?;
         let chosen = proposal::parse(sa, false).map_err(|_| "malformed SA")?;
         let [chosen] = &chosen[..] else {
@@ -343,7 +345,7 @@ impl IkeSa {
         let secret = offer.secret.as_ref().map(|secret| &secret[..]);
         let nonces = (&offer.nonces.0[..], &offer.nonces.1[..]);
         let secrets = (secret, &offer.further[..]);
-        child_keys(ctx.crypto, ike.prf, &keys.d, suite, secrets, nonces)
+        child_keys(ctx.crypto, ike.prf, keys.d(), suite, secrets, nonces)
     }
 
     fn make_child(
@@ -352,7 +354,7 @@ impl IkeSa {
         chosen: Chosen,
         (keys_out, keys_in): (ChildKeys, ChildKeys),
         replaces: Option<ChildId>,
-    ) -> (Child, ChildSa) {
+    ) -> (Child, KeyedChild) {
         let Chosen {
             config,
             suite,
@@ -362,9 +364,8 @@ impl IkeSa {
             transport,
             resource,
         } = chosen;
-        let sa = ChildSa {
+        let sa = Arc::new(ChildSa {
             id: ChildId(ctx.out.id()),
-            ike: self.id,
             connection: self.connection.name.clone(),
             child: config.name.clone(),
             spi_in: spi_in.value(),
@@ -373,27 +374,16 @@ impl IkeSa {
             udp_encap: self.udp_encap(),
             transport,
             suite,
-            keys_in,
-            keys_out,
             ts_local,
             ts_remote,
             replaces,
             resource,
             told: Default::default(),
-        };
-        let gone = || ChildKeys {
-            encryption: Zeroizing::default(),
-            integrity: Zeroizing::default(),
-        };
-        let record = ChildSa {
-            keys_in: gone(),
-            keys_out: gone(),
-            ..sa.clone()
-        };
+        });
         let rekey_at = config.rekey_time;
         let rekey_at = rekey_at.map(|time| ctx.now + jittered(ctx, time, config.rand_time));
         let child = Child {
-            sa: record,
+            sa: sa.clone(),
             installed: ctx.now,
             rekey_at,
             phase: Phase::Installed,
@@ -408,7 +398,12 @@ impl IkeSa {
             _spi: spi_in,
             after: None,
         };
-        (child, sa)
+        let keyed = KeyedChild {
+            sa,
+            keys_in,
+            keys_out,
+        };
+        (child, keyed)
     }
 
     /// Whether another child's policy allows a part of an offer that this one's does not.
@@ -531,7 +526,7 @@ impl IkeSa {
         chosen: Chosen,
         offer: &ChildOffer,
         rekeys: Option<ChildId>,
-    ) -> Result<(Child, ChildSa), u16> {
+    ) -> Result<(Child, KeyedChild), u16> {
         let (from_peer, to_peer) = self
             .derive(ctx, &chosen.suite, offer)
             .map_err(|_| notify::NO_PROPOSAL_CHOSEN)?;

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::algorithm::Group;
 use crate::config::ChildConfig;
 use crate::crypto::CryptoError;
-use crate::event::{ChildId, ChildSa, Event, InstallId};
+use crate::event::{ChildId, Event, InstallId, KeyedChild};
 use crate::exchange::child::{ChildOffer, Refused};
 use crate::exchange::followup::{AwaitedSa, Further, Step};
 use crate::exchange::init::{emit_ke, read_ke};
@@ -405,17 +405,16 @@ impl IkeSa {
         &mut self,
         ctx: &mut Ctx<'_>,
         (exchange, message_id): (u8, u32),
-        (child, sa): (Child, ChildSa),
+        (child, keyed): (Child, KeyedChild),
         installed: Chain,
         rekeys: Option<ChildId>,
     ) {
         let mut failed = Chain::default();
         failed.notify(notify::NO_PROPOSAL_CHOSEN, &[]);
         let install = InstallId(ctx.out.id());
-        let child_sa = Box::new(sa);
         ctx.event(Event::InstallInbound {
             install,
-            child: child_sa,
+            child: Box::new(keyed),
         });
         self.pending = Some(Box::new(Pending {
             install,

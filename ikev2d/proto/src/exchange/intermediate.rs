@@ -89,7 +89,7 @@ impl IkeSa {
         let (suite, keys) = self.suite.zip(self.keys.as_ref()).ok_or(CryptoError)?;
         let nonces = (&self.init.nonce_i[..], &self.init.nonce_r[..]);
         let spis = (self.spi_i, self.spi_r);
-        let before = Some((suite.prf, &keys.d[..]));
+        let before = Some((suite.prf, keys.d()));
         let keys = IkeKeys::derive(ctx.crypto, &suite, (secret, &[]), nonces, spis, before)?;
         self.previous_keys = self.keys.replace(keys).map(Box::new);
         self.init.additional_done += 1;
@@ -137,9 +137,9 @@ impl IkeSa {
     ) -> Result<(), CryptoError> {
         let (suite, keys) = self.suite.zip(self.keys.as_ref()).ok_or(CryptoError)?;
         let (sk_p, place) = if by_initiator {
-            (&keys.pi, &mut self.init.int_auth_i)
+            (keys.auth().0, &mut self.init.int_auth_i)
         } else {
-            (&keys.pr, &mut self.init.int_auth_r)
+            (keys.auth().1, &mut self.init.int_auth_r)
         };
         *place = int_auth(ctx.crypto, (suite.prf, sk_p), place, header, head, inner)?;
         Ok(())

@@ -199,7 +199,7 @@ impl IkeSa {
             (&secret, further),
             nonces,
             spis,
-            Some((old.prf, &keys.d)),
+            Some((old.prf, keys.d())),
         )
         .ok()?;
         Some((self.bear(ctx, true, spis, suite, keys), nonce_r.to_vec()))
@@ -303,7 +303,7 @@ impl IkeSa {
         let nonces = (&nonces.0[..], &nonces.1[..]);
         let before = self.suite.zip(self.keys.as_ref());
         let keys = before.ok_or(CryptoError).and_then(|(old, keys)| {
-            let (crypto, before) = (ctx.crypto, Some((old.prf, &keys.d[..])));
+            let (crypto, before) = (ctx.crypto, Some((old.prf, keys.d())));
             IkeKeys::derive(crypto, &suite, (&secret, further), nonces, spis, before)
         });
         let Ok(keys) = keys else {
@@ -360,9 +360,6 @@ impl IkeSa {
         heir.forget_at = None;
         heir.children.reserve_exact(self.children.len());
         heir.children.append(&mut self.children);
-        for child in &mut heir.children {
-            child.sa.ike = heir.id;
-        }
         let moves = |task: &Task| !matches!(task, Task::RekeyIke { .. } | Task::Liveness);
         heir.tasks.extend(self.tasks.drain(..).filter(moves));
         heir.arm_rekey(ctx);

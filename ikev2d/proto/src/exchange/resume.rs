@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use crate::auth::Auth;
 use crate::config::Identity;
 use crate::crypto::CryptoError;
@@ -189,8 +191,8 @@ impl IkeSa {
         let (suite, keys) = self.suite.zip(self.keys.as_ref()).ok_or(CryptoError)?;
         let resumed = self.init.resumes.as_deref().ok_or(CryptoError)?;
         let (id, sk_p) = match by_initiator {
-            true => (&resumed.session().client, &keys.pi),
-            false => (&resumed.session().gateway, &keys.pr),
+            true => (&resumed.session().client, keys.auth().0),
+            false => (&resumed.session().gateway, keys.auth().1),
         };
         let octets = self.signed_octets(ctx, (by_initiator, true), &id.emit())?;
         let code = ctx.crypto.prf(suite.prf, sk_p, &[&octets])?;
@@ -268,7 +270,7 @@ impl IkeSa {
             client: client.clone(),
             gateway: gateway.clone(),
             suite,
-            d: keys.d.clone(),
+            d: Zeroizing::new(keys.d().to_vec()),
             ppk: self.ppk,
         })
     }

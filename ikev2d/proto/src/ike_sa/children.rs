@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The child SAs of an IKE SA: their phases, their installation, what takes over from what.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Ctx, FORGET, IkeSa, OVERLAP, Outputs, OwnSpi, Request, SUCCESSION, Task};
@@ -31,7 +32,7 @@ pub(crate) type ChildRole = (String, String, Identity);
 
 /// A child SA.
 pub(crate) struct Child {
-    pub(crate) sa: ChildSa,
+    pub(crate) sa: Arc<ChildSa>,
     pub(crate) installed: Instant,
     pub(crate) rekey_at: Option<Instant>,
     pub(crate) phase: Phase,
@@ -52,7 +53,7 @@ pub(crate) struct Child {
     /// It is that of the outbound SA.
     pub(crate) outbound: bool,
     /// What follows its installation, if we asked for it.
-    pub(crate) after: Option<After>,
+    pub(crate) after: Option<Box<After>>,
     /// Its SPI is its own as long as it is there.
     pub(crate) _spi: OwnSpi,
 }
@@ -161,7 +162,7 @@ impl IkeSa {
 
     /// A child is there from now on.
     pub(crate) fn adopt_child(&mut self, ctx: &mut Ctx<'_>, child: Child) {
-        *ctx.out.live.entry(self.role_of(&child.sa)).or_default() += 1;
+        ctx.out.add_child(&self.role_of(&child.sa));
         // Mostly there is one for good.
         self.children.reserve_exact(1);
         self.children.push(child);
@@ -174,9 +175,7 @@ impl IkeSa {
             .children
             .iter()
             .filter(|c| (&c.sa.connection, &c.sa.child) == (&child.sa.connection, &child.sa.child));
-        let all = ctx.out.live.get(&self.role_of(&child.sa)).copied();
-        let all = all.unwrap_or_default();
-        all > here.count()
+        ctx.out.live_like(&self.role_of(&child.sa)) > here.count()
     }
 
     /// Asks for a child's deletion.
@@ -309,8 +308,8 @@ impl IkeSa {
             child.install = None;
             let (id, outbound) = (child.sa.id, std::mem::take(&mut child.outbound));
             let after = match outbound {
-                true => child.after.take(),
-                false => child.after,
+                true => child.after.take().map(|after| *after),
+                false => child.after.as_deref().copied(),
             };
             match (outbound, failure) {
                 (true, Some(reason)) => self.unsent(ctx, id, after, reason),

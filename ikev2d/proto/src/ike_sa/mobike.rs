@@ -3,6 +3,7 @@
 //! initiator moves them, and only an authenticated, new message does.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::{Ctx, IkeSa, Request, Standing, State, Task, error_notify, notifies};
 use crate::crypto::CryptoError;
@@ -90,7 +91,8 @@ impl IkeSa {
         }
         let (ike, path, udp_encap) = (self.id, self.path, self.udp_encap());
         for child in &mut self.children {
-            (child.sa.path, child.sa.udp_encap) = (path, udp_encap);
+            let sa = Arc::make_mut(&mut child.sa);
+            (sa.path, sa.udp_encap) = (path, udp_encap);
         }
         ctx.event(Event::PathChanged {
             ike,

@@ -67,7 +67,8 @@ impl IkeSa {
             || self.children.iter().any(|child| child.install.is_some());
         if self.state == State::Established
             && !busy
-            && let Some(old) = self.reauth.of.take()
+            && let Some(reauth) = self.reauth.as_deref_mut()
+            && let Some(old) = reauth.of.take()
         {
             ctx.out.reauthenticated.push(old);
         }
@@ -75,20 +76,19 @@ impl IkeSa {
 
     /// What rekeyings do not renew.
     pub(crate) fn inherit_auth(&mut self, ctx: &mut Ctx<'_>, old: &mut Self) {
-        self.reauth.at = old.reauth.at.take();
-        self.reauth.of = old.reauth.of.take();
-        self.reauth.under_way = std::mem::take(&mut old.reauth.under_way);
-        self.reauth.expire_at = old.reauth.expire_at;
+        self.reauth = std::mem::take(&mut old.reauth);
         self.expire_at = self
             .expire_at
             .into_iter()
             .chain(self.reauth.expire_at)
             .min();
-        self.reauth.rekeyings = old.reauth.rekeyings.saturating_add(1);
         let frequency = self.connection.reauth_frequency;
-        if frequency != 0 && self.reauth.rekeyings >= frequency {
-            // The peer has rekeyed when it was due.
-            self.reauthenticate(ctx);
+        if frequency != 0 {
+            self.reauth.rekeyings = self.reauth.rekeyings.saturating_add(1);
+            if self.reauth.rekeyings >= frequency {
+                // The peer has rekeyed when it was due.
+                self.reauthenticate(ctx);
+            }
         }
     }
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a step of an IKE SA may use, and what it leaves behind.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,8 +57,9 @@ pub(crate) struct Outputs {
     pub(crate) reauthenticated: Vec<IkeId>,
     /// IKE SAs that could not be.
     pub(crate) reauth_failed: Vec<IkeId>,
-    /// Children that are there.
-    pub(crate) live: HashMap<ChildRole, usize>,
+    /// Children that are there, by their role's hash, which takes less room than their role.
+    live: HashMap<u64, u32>,
+    hasher: RandomState,
     /// Children that are gone: what waits for that elsewhere may send.
     pub(crate) gone: Vec<ChildRole>,
     /// Octets of fragments that wait, by address.
@@ -80,14 +83,25 @@ pub(crate) struct Outputs {
 }
 
 impl Outputs {
+    /// A child is there.
+    pub(crate) fn add_child(&mut self, role: &ChildRole) {
+        *self.live.entry(self.hasher.hash_one(role)).or_default() += 1;
+    }
+
     /// A child is gone.
-    pub(crate) fn lost_child(&mut self, config: &ChildRole) {
-        if let Some(count) = self.live.get_mut(config) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.live.remove(config);
+    pub(crate) fn lost_child(&mut self, role: &ChildRole) {
+        if let Entry::Occupied(mut count) = self.live.entry(self.hasher.hash_one(role)) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
             }
         }
+    }
+
+    /// Children of the same role that are there.
+    pub(crate) fn live_like(&self, role: &ChildRole) -> usize {
+        let count = self.live.get(&self.hasher.hash_one(role));
+        count.map_or(0, |count| *count as usize)
     }
 
     /// An established IKE SA is there.

@@ -142,8 +142,8 @@ impl IkeSa {
         self.tell_path(ctx);
         match self.outstanding.take() {
             Some(mut outstanding) => {
-                for message in &outstanding.sent.messages {
-                    self.send(ctx, message.clone());
+                for message in outstanding.sent.messages.iter() {
+                    self.send(ctx, message.to_vec());
                 }
                 outstanding.stream = self.path.stream;
                 self.outstanding = Some(outstanding);
@@ -201,8 +201,8 @@ impl IkeSa {
         if path.stream.is_some()
             && let Some(mut outstanding) = self.outstanding.take()
         {
-            for message in &outstanding.sent.messages {
-                self.send(ctx, message.clone());
+            for message in outstanding.sent.messages.iter() {
+                self.send(ctx, message.to_vec());
             }
             outstanding.stream = path.stream;
             self.outstanding = Some(outstanding);

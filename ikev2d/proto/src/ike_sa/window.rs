@@ -28,23 +28,53 @@ pub(super) struct Outstanding {
 
 /// A message as it was sent.
 pub(crate) struct Sent {
-    pub(super) messages: Vec<Vec<u8>>,
+    pub(super) messages: Messages,
     /// What is inside, if it was too long for one datagram: to divide it further.
-    plain: Option<(Header, Chain)>,
+    plain: Option<Box<(Header, Chain)>>,
+}
+
+/// One datagram, mostly, or fragments: as long as they are, since the last response of each IKE SA
+/// stays.
+pub(super) enum Messages {
+    Whole(Box<[u8]>),
+    Fragments(Box<[Box<[u8]>]>),
+}
+
+impl Messages {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let all = match self {
+            Self::Whole(message) => std::slice::from_ref(message),
+            Self::Fragments(fragments) => fragments,
+        };
+        all.iter().map(|message| &**message)
+    }
+}
+
+impl From<Vec<Vec<u8>>> for Messages {
+    fn from(messages: Vec<Vec<u8>>) -> Self {
+        let mut messages = messages.into_iter().map(Vec::into_boxed_slice);
+        match (messages.next(), messages.len()) {
+            (Some(whole), 0) => Self::Whole(whole),
+            (first, _) => Self::Fragments(first.into_iter().chain(messages).collect()),
+        }
+    }
 }
 
 impl Sent {
     fn new(messages: Vec<Vec<u8>>, header: Header, chain: Chain) -> Self {
         // A message that fits the smallest datagram needs no second try.
         let small = messages.iter().map(Vec::len).sum::<usize>() <= SMALL;
-        let plain = (!small).then_some((header, chain));
-        Self { messages, plain }
+        let plain = (!small).then(|| Box::new((header, chain)));
+        Self {
+            messages: messages.into(),
+            plain,
+        }
     }
 
     /// A message in the clear.
     pub(crate) fn clear(message: Vec<u8>) -> Self {
         Self {
-            messages: vec![message],
+            messages: Messages::Whole(message.into()),
             plain: None,
         }
     }
@@ -161,8 +191,8 @@ impl IkeSa {
             });
         }
         let wait = ctx.config.retransmit_timeout;
-        for message in &sent.messages {
-            self.send(ctx, message.clone());
+        for message in sent.messages.iter() {
+            self.send(ctx, message.to_vec());
         }
         self.outstanding = Some(Box::new(Outstanding {
             stream: self.path.stream.filter(|_| !self.is_silent()),
@@ -186,8 +216,8 @@ impl IkeSa {
         if !self.is_said(outstanding.stream) {
             self.divide_further(ctx, &mut outstanding.sent);
             ctx.out.retransmits += 1;
-            for message in &outstanding.sent.messages {
-                self.send(ctx, message.clone());
+            for message in outstanding.sent.messages.iter() {
+                self.send(ctx, message.to_vec());
             }
             outstanding.stream = self.path.stream.filter(|_| !self.is_silent());
         }
@@ -195,11 +225,11 @@ impl IkeSa {
     }
 
     fn divide_further(&mut self, ctx: &Ctx<'_>, sent: &mut Sent) {
-        if let Some((header, chain)) = &sent.plain
+        if let Some((header, chain)) = sent.plain.as_deref()
             && self.step_down(ctx)
             && let Ok(messages) = self.seal(ctx, *header, chain)
         {
-            sent.messages = messages;
+            sent.messages = messages.into();
         }
     }
 
@@ -229,13 +259,11 @@ impl IkeSa {
         }
     }
 
-    pub(crate) fn respond_with(&mut self, ctx: &mut Ctx<'_>, id: u32, mut sent: Sent) {
+    pub(crate) fn respond_with(&mut self, ctx: &mut Ctx<'_>, id: u32, sent: Sent) {
         self.expected_request = id.wrapping_add(1);
-        for message in &sent.messages {
-            self.send(ctx, message.clone());
+        for message in sent.messages.iter() {
+            self.send(ctx, message.to_vec());
         }
-        // Kept as long as the peer asks for nothing else: without what it has grown by.
-        sent.messages.iter_mut().for_each(Vec::shrink_to_fit);
         self.last_response = Some(LastResponse(sent));
     }
 
@@ -245,8 +273,8 @@ impl IkeSa {
             return;
         };
         self.divide_further(ctx, &mut sent);
-        for message in &sent.messages {
-            self.send_on(ctx, path, message.clone());
+        for message in sent.messages.iter() {
+            self.send_on(ctx, path, message.to_vec());
         }
         self.last_response = Some(LastResponse(sent));
     }

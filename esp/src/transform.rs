@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crossbeam_queue::ArrayQueue;
 use esp_aead::{Key, KeyError, Packet, TAG};
 use esp_framing::framing::{Framing, wipe};
+use zeroize::Zeroizing;
 
 use offload_api::queue::{Explicit, Status};
 use offload_api::sa::{Direction, KeyMaterial, Mode, OuterHeaders, SaParams, Spi, Suite};
@@ -23,7 +24,9 @@ pub use esp_framing::framing::Located;
 /// The fixed part of an SA: what does not change from packet to packet.
 pub struct Transform {
     framing: Framing,
-    keys: KeyMaterial,
+    salt: Zeroizing<[u8; 4]>,
+    /// Those that contexts are made with; an AEAD's is in `aead`.
+    keys: Option<Box<KeyMaterial>>,
     /// An AEAD's key, which threads share.
     aead: Option<Arc<Key>>,
     /// Keyed contexts at rest; as many as threads ever worked on the SA at once. An AEAD's are nothing
@@ -43,7 +46,8 @@ impl Transform {
         let aead = aead_key(sa.suite, &sa.keys, sa.direction == Direction::Outbound)?;
         let this = Self {
             framing: Framing::new(sa),
-            keys: sa.keys.clone(),
+            salt: sa.keys.salt.clone(),
+            keys: aead.is_none().then(|| Box::new(sa.keys.clone())),
             contexts: aead
                 .is_none()
                 .then(|| Box::new(ArrayQueue::new(CONTEXTS_KEPT))),
@@ -113,7 +117,19 @@ impl Transform {
 
     fn make_context(&self) -> Result<CipherContext, KeyError> {
         let seals = self.direction() == Direction::Outbound;
-        CipherContext::with_aead(self.suite(), &self.keys, seals, self.aead.clone())
+        let of_aead;
+        let keys = match self.keys.as_deref() {
+            Some(keys) => keys,
+            None => {
+                of_aead = KeyMaterial {
+                    cipher: Zeroizing::default(),
+                    integrity: Zeroizing::default(),
+                    salt: self.salt.clone(),
+                };
+                &of_aead
+            }
+        };
+        CipherContext::with_aead(self.suite(), keys, seals, self.aead.clone())
     }
 
     /// Octets of IV that [`seal`](Self::seal) must be given, because they may not be predictable
@@ -301,6 +317,6 @@ impl Transform {
         let key = self.aead.as_deref()?;
         let split = self.framing.layout(esp.len())?;
         let high = self.framing.high(sequence);
-        aead_packet(key, &self.keys.salt, esp, &head, split, high)
+        aead_packet(key, &self.salt, esp, &head, split, high)
     }
 }

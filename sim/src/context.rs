@@ -151,7 +151,7 @@ pub(crate) fn describe(index: u32, generation: u32, sa: &CardSa, now: Instant) -
             .transform
             .outer()
             .map_or_else(Outer::new_zeroed, write_outer),
-        lifetimes: write_lifetimes(sa.state.lifetimes()),
+        lifetimes: write_lifetimes(&sa.state.lifetimes()),
         usage: usage(&sa.state.usage()),
         age: nanos(sa.state.age(now)).into(),
         reserved1: [0; 64],

@@ -88,7 +88,7 @@ pub enum KeyError {
 struct Table {
     vaes: vaes::Available,
     // Apart from what is moved, for a move leaves a copy behind.
-    key: zeroize::Zeroizing<Vec<u8>>,
+    key: zeroize::Zeroizing<Box<[u8]>>,
     schedule: std::sync::OnceLock<Box<vaes::Schedule>>,
 }
 
@@ -97,7 +97,7 @@ impl Table {
     fn new(vaes: vaes::Available, key: &[u8]) -> Self {
         Self {
             vaes,
-            key: zeroize::Zeroizing::new(key.to_vec()),
+            key: zeroize::Zeroizing::new(key.into()),
             schedule: std::sync::OnceLock::new(),
         }
     }
@@ -116,7 +116,7 @@ pub struct Key {
 
 enum Expanded {
     #[cfg(target_arch = "x86_64")]
-    Vaes(vaes::Available, Box<Table>),
+    Vaes(vaes::Available, Table),
     #[cfg(target_arch = "x86_64")]
     IpsecMb(ipsec_mb::Key),
     Openssl(Box<Contexts>),
@@ -157,7 +157,7 @@ impl Key {
             Engine::Vaes if algorithm != Algorithm::ChaCha20Poly1305 => {
                 let unavailable = KeyError::Unavailable { engine, algorithm };
                 let vaes = vaes::Available::detect().ok_or(unavailable)?;
-                Expanded::Vaes(vaes, Box::new(Table::new(vaes, key)))
+                Expanded::Vaes(vaes, Table::new(vaes, key))
             }
             #[cfg(target_arch = "x86_64")]
             Engine::IpsecMb => {

@@ -33,17 +33,15 @@ impl Engine {
         }
     }
 
-    /// Whether it runs an algorithm here, and agrees with OpenSSL; else why not.
+    /// Whether it runs an algorithm here, and agrees with OpenSSL; else why not. Each is examined when
+    /// it is asked for: the multi-buffer library takes 4 MB, and is not loaded where our kernel runs.
     pub fn state(self, algorithm: Algorithm) -> &'static State {
-        static STATES: OnceLock<Vec<(Engine, Algorithm, State)>> = OnceLock::new();
-        let states = STATES.get_or_init(|| {
-            let each = |engine: Self| Algorithm::ALL.map(|alg| (engine, alg, examine(engine, alg)));
-            Self::ALL.into_iter().flat_map(each).collect()
-        });
-        states
-            .iter()
-            .find(|(engine, alg, _)| (*engine, *alg) == (self, algorithm))
-            .map_or(&UNKNOWN, |(_, _, state)| state)
+        static STATES: [[OnceLock<State>; 3]; 3] = [const { [const { OnceLock::new() }; 3] }; 3];
+        let of_engine = STATES.get(self as usize);
+        let state = of_engine.and_then(|states| states.get(algorithm as usize));
+        state.map_or(&UNKNOWN, |state| {
+            state.get_or_init(|| examine(self, algorithm))
+        })
     }
 }
 

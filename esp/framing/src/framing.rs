@@ -28,13 +28,27 @@ pub struct Framing {
     mode: Mode,
     suite: Suite,
     esn: bool,
-    outer: Option<OuterHeaders>,
-    /// The outer headers, where they make sense.
-    template: Option<Template>,
+    /// By themselves: in most tunnels the socket writes them.
+    outer: Option<Box<Outer>>,
     /// The suite's, at hand.
-    iv_len: usize,
-    icv_len: usize,
-    alignment: usize,
+    iv_len: u8,
+    icv_len: u8,
+    alignment: u8,
+}
+
+/// The outer headers of an SA.
+#[derive(Clone, Debug)]
+struct Outer {
+    headers: OuterHeaders,
+    /// As they are written, where they make sense.
+    template: Option<Template>,
+}
+
+impl Outer {
+    fn new(headers: OuterHeaders) -> Box<Self> {
+        let template = Template::new(&headers);
+        Box::new(Self { headers, template })
+    }
 }
 
 /// An inbound packet whose headers are in order.
@@ -112,11 +126,10 @@ impl Framing {
             mode: sa.mode,
             suite: sa.suite,
             esn: sa.esn,
-            outer: sa.outer,
-            template: sa.outer.as_ref().and_then(Template::new),
-            iv_len: sa.suite.iv_len(),
-            icv_len: sa.suite.icv_len(),
-            alignment: sa.suite.alignment(),
+            outer: sa.outer.map(Outer::new),
+            iv_len: sa.suite.iv_len() as u8,
+            icv_len: sa.suite.icv_len() as u8,
+            alignment: sa.suite.alignment() as u8,
         }
     }
 
@@ -147,7 +160,30 @@ impl Framing {
     /// The SA's outer headers.
     #[inline]
     pub fn outer(&self) -> Option<&OuterHeaders> {
-        self.outer.as_ref()
+        self.outer.as_ref().map(|outer| &outer.headers)
+    }
+
+    #[inline]
+    fn template(&self) -> Option<&Template> {
+        self.outer.as_ref()?.template.as_ref()
+    }
+
+    /// Octets of IV in a packet.
+    #[inline]
+    fn iv_len(&self) -> usize {
+        self.iv_len.into()
+    }
+
+    /// Octets of ICV.
+    #[inline]
+    fn icv_len(&self) -> usize {
+        self.icv_len.into()
+    }
+
+    /// What payload and trailer together are a multiple of.
+    #[inline]
+    fn alignment(&self) -> usize {
+        self.alignment.into()
     }
 
     /// Whether sequence numbers are extended.
@@ -158,14 +194,13 @@ impl Framing {
 
     /// Replaces the outer headers (RFC 4555, NAT rebinding).
     pub fn set_outer(&mut self, outer: OuterHeaders) {
-        self.template = Template::new(&outer);
-        self.outer = Some(outer);
+        self.outer = Some(Outer::new(outer));
     }
 
     /// The parts of an ESP packet of this length, if it can be one of the SA's.
     #[inline]
     pub fn layout(&self, len: usize) -> Option<Layout> {
-        Layout::with(self.iv_len, self.icv_len, self.alignment, len)
+        Layout::with(self.iv_len(), self.icv_len(), self.alignment(), len)
     }
 
     /// The high half of a number, where it is authenticated though not sent (RFC 4303 §2.2.1).
@@ -211,7 +246,7 @@ impl Framing {
 
     /// Of what is framed already: room for the ICV.
     fn frame_crypto(&self, packet: &mut impl PacketBuffer) -> Result<usize, Status> {
-        let grown = packet.grow_back(self.icv_len);
+        let grown = packet.grow_back(self.icv_len());
         grown.map(|_| 0).ok_or(Status::NoSpace)
     }
 
@@ -236,9 +271,9 @@ impl Framing {
         if spi != self.spi.value() {
             return Err(Status::OuterMismatch);
         }
-        let around = Header::LEN + self.iv_len + if seals { 0 } else { self.icv_len };
+        let around = Header::LEN + self.iv_len() + if seals { 0 } else { self.icv_len() };
         match len.checked_sub(around) {
-            Some(body) if body & (self.alignment - 1) == 0 => {}
+            Some(body) if body & (self.alignment() - 1) == 0 => {}
             _ => return Err(Status::BadLength),
         }
         match given {
@@ -261,7 +296,7 @@ impl Framing {
         let inner = inner(packet.packet(), len)?;
         self.pad(packet, len, inner.0)?;
         let start = self.start()?;
-        if !packet.grow_front(start + Header::LEN + self.iv_len) {
+        if !packet.grow_front(start + Header::LEN + self.iv_len()) {
             return Err(Status::NoSpace);
         }
         let whole = packet.packet_len();
@@ -283,8 +318,8 @@ impl Framing {
     ) -> Result<(&'packet mut [u8], usize), Status> {
         let len = packet.packet_len();
         let (start, pad_len) = (self.start()?, self.pad_len(len));
-        let front = start + Header::LEN + self.iv_len;
-        let back = pad_len + TRAILER + self.icv_len;
+        let front = start + Header::LEN + self.iv_len();
+        let back = pad_len + TRAILER + self.icv_len();
         if !packet.has_room(front, back) {
             // Of a packet that has neither a header nor room, the header is told.
             inner(packet.whole().ok_or(Status::NoSpace)?, len)?;
@@ -303,7 +338,7 @@ impl Framing {
     /// Where ESP starts in tunnel mode.
     #[inline]
     fn start(&self) -> Result<usize, Status> {
-        match (&self.template, &self.outer) {
+        match (self.template(), &self.outer) {
             (Some(template), _) => Ok(template.len()),
             (None, None) => Ok(0),
             // Refused at installation.
@@ -322,7 +357,7 @@ impl Framing {
         iv: Option<&[u8; 16]>,
     ) -> Result<(), Status> {
         let mut start = 0;
-        if let Some(template) = &self.template {
+        if let Some(template) = self.template() {
             template.write(octets, whole, inner)?;
             start = template.len();
         }
@@ -347,9 +382,9 @@ impl Framing {
         }
         let kept = facts.esp_offset;
         self.pad(packet, facts.total_len - kept, facts.protected_protocol)?;
-        let udp = self.outer.and_then(|outer| outer.udp);
+        let udp = self.outer().and_then(|outer| outer.udp);
         let start = kept + if udp.is_some() { UdpHeader::LEN } else { 0 };
-        let inserted = start - kept + Header::LEN + self.iv_len;
+        let inserted = start - kept + Header::LEN + self.iv_len();
         if !packet.grow_front(inserted) {
             return Err(Status::NoSpace);
         }
@@ -370,7 +405,7 @@ impl Framing {
     #[inline]
     fn pad_len(&self, payload_len: usize) -> usize {
         // Alignments are powers of two.
-        (payload_len + TRAILER).wrapping_neg() & (self.alignment - 1)
+        (payload_len + TRAILER).wrapping_neg() & (self.alignment() - 1)
     }
 
     /// Trailer, and room for the ICV.
@@ -381,7 +416,7 @@ impl Framing {
         next_header: u8,
     ) -> Result<(), Status> {
         let pad_len = self.pad_len(payload_len);
-        let tail = packet.grow_back(pad_len + TRAILER + self.icv_len);
+        let tail = packet.grow_back(pad_len + TRAILER + self.icv_len());
         write_trailer(tail.ok_or(Status::NoSpace)?, pad_len, next_header);
         Ok(())
     }
@@ -395,7 +430,7 @@ impl Framing {
     ) -> Result<(), Status> {
         let header = u64::from(self.spi.value()) << 32 | u64::from(sequence as u32);
         // DES has eight octets of IV as well, which may not be predictable; its blocks tell it.
-        if let (None, 8, 4) = (iv, self.iv_len, self.alignment) {
+        if let (None, 8, 4) = (iv, self.iv_len(), self.alignment()) {
             // In one store.
             let both = u128::from(header) << 64 | u128::from(sequence);
             let room = esp.first_chunk_mut().ok_or(Status::NoSpace)?;
@@ -415,12 +450,12 @@ impl Framing {
     ) -> Result<(), Status> {
         let (room, rest) = esp.split_first_chunk_mut().ok_or(Status::NoSpace)?;
         *room = header.to_be_bytes();
-        let field = rest.get_mut(..self.iv_len).ok_or(Status::NoSpace)?;
+        let field = rest.get_mut(..self.iv_len()).ok_or(Status::NoSpace)?;
         match iv {
             Some(iv) => {
-                field.copy_from_slice(iv.get(..self.iv_len).ok_or(Status::WrongNumbering)?);
+                field.copy_from_slice(iv.get(..self.iv_len()).ok_or(Status::WrongNumbering)?);
             }
-            None if self.iv_len == 0 => {}
+            None if self.iv_len() == 0 => {}
             None => return Err(Status::WrongNumbering),
         }
         Ok(())
@@ -444,7 +479,7 @@ impl Framing {
     /// As there.
     #[inline(always)]
     pub fn locate_in(&self, packet: &[u8], len: usize) -> Result<Located, Status> {
-        let esp = match &self.template {
+        let esp = match self.template() {
             Some(template) if template.is_on(packet, len) => template.len(),
             None if self.outer.is_none() && self.mode == Mode::Tunnel => 0,
             _ => self.locate_behind_ip(packet, len)?,
@@ -454,9 +489,9 @@ impl Framing {
         if header.spi.get() != self.spi.value() {
             return Err(Status::OuterMismatch);
         }
-        let overhead = Header::LEN + self.iv_len + self.icv_len;
+        let overhead = Header::LEN + self.iv_len() + self.icv_len();
         match len.checked_sub(esp + overhead) {
-            Some(body) if body >= 2 && body & (self.alignment - 1) == 0 => Ok(Located {
+            Some(body) if body >= 2 && body & (self.alignment() - 1) == 0 => Ok(Located {
                 esp,
                 sequence_low: header.sequence.get(),
             }),
@@ -475,12 +510,12 @@ impl Framing {
         }
         let ends = (facts.source, facts.destination);
         if self
-            .outer
+            .outer()
             .is_some_and(|outer| ends != (outer.source, outer.destination))
         {
             return Err(Status::OuterMismatch);
         }
-        match (self.outer.and_then(|outer| outer.udp), facts.protocol) {
+        match (self.outer().and_then(|outer| outer.udp), facts.protocol) {
             (None, PROTOCOL) => Ok(facts.header_len),
             (Some(udp), PROTOCOL_UDP) => {
                 let header = packet
@@ -521,14 +556,14 @@ impl Framing {
         located: Located,
         packet: &mut impl PacketBuffer,
     ) -> Result<u8, Status> {
-        let from = located.esp + Header::LEN + self.iv_len;
+        let from = located.esp + Header::LEN + self.iv_len();
         let len = packet.packet_len();
         if self.mode == Mode::Crypto {
-            packet.truncate(len.checked_sub(self.icv_len).ok_or(Status::BadLength)?);
+            packet.truncate(len.checked_sub(self.icv_len()).ok_or(Status::BadLength)?);
             return Ok(0);
         }
         let plain_len = len
-            .checked_sub(from + self.icv_len)
+            .checked_sub(from + self.icv_len())
             .ok_or(Status::BadLength)?;
         let (stripped, next_header) = match packet.whole() {
             Some(octets) => {

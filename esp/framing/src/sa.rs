@@ -2,7 +2,10 @@
 //! The moving part of an SA: grant, replay window, lifetimes and counters. The software engine and
 //! the simulated card each keep one for every SA.
 
+use std::mem::discriminant;
 use std::time::{Duration, Instant};
+
+use arrayvec::ArrayVec;
 
 use offload_api::error::SaError;
 use offload_api::event::Limit;
@@ -22,7 +25,8 @@ pub struct SaState {
     /// At or under how many remaining numbers the grant counts as low.
     low_mark: u64,
     window: ReplayWindow,
-    lifetimes: Lifetimes,
+    soft: Ends,
+    hard: Ends,
     /// Whether they have any limit.
     limited: bool,
     installed: Instant,
@@ -30,8 +34,60 @@ pub struct SaState {
     reported: Told,
     bad_icvs: Burst,
     replays: Burst,
-    notices: Vec<SaNotice>,
+    /// In place, so that a packet's notice needs no memory, and an SA that has none takes little.
+    waiting: ArrayVec<Kind, KINDS>,
+    /// What was left of the grant when it was noticed to be low.
+    low: u64,
 }
+
+/// Limits as packets are held against them; what has none has the largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ends {
+    bytes: u64,
+    packets: u64,
+    /// From installation, in nanoseconds: up to some 584 years.
+    time: u64,
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl From<&Limits> for Ends {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            bytes: limits.bytes.unwrap_or(u64::MAX),
+            packets: limits.packets.unwrap_or(u64::MAX),
+            time: limits.time.map_or(u64::MAX, nanos),
+        }
+    }
+}
+
+impl From<&Ends> for Limits {
+    fn from(ends: &Ends) -> Self {
+        let limit = |end: u64| (end != u64::MAX).then_some(end);
+        Self {
+            bytes: limit(ends.bytes),
+            packets: limit(ends.packets),
+            time: limit(ends.time).map(Duration::from_nanos),
+        }
+    }
+}
+
+/// A notice that waits to be handed over, without its number, which lies elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Soft(Limit),
+    Hard(Limit),
+    GrantLow,
+    SequenceEnding,
+    SequenceEnd,
+    BadIcv,
+    Replayed,
+}
+
+/// As many as there can be: each kind waits once.
+const KINDS: usize = 7;
 
 /// What is said once for each arming.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,14 +145,14 @@ struct Burst {
 }
 
 impl Burst {
-    /// What is to be told now: no more than once in [`BURST_INTERVAL`].
-    fn take(&mut self, now: Instant) -> Option<u64> {
+    /// Whether it is to be told now: no more than once in [`BURST_INTERVAL`].
+    fn is_due(&mut self, now: Instant) -> bool {
         let quiet = |told| now.saturating_duration_since(told) >= BURST_INTERVAL;
-        if self.count == 0 || !self.told.is_none_or(quiet) {
-            return None;
+        let due = self.count != 0 && self.told.is_none_or(quiet);
+        if due {
+            self.told = Some(now);
         }
-        self.told = Some(now);
-        Some(std::mem::take(&mut self.count))
+        due
     }
 }
 
@@ -126,15 +182,16 @@ impl SaState {
             cursor,
             low_mark: cursor.remaining() / 4,
             window,
-            lifetimes: sa.lifetimes,
+            soft: (&sa.lifetimes.soft).into(),
+            hard: (&sa.lifetimes.hard).into(),
             limited: sa.lifetimes != Lifetimes::default(),
             installed: now,
             usage: SaUsage::default(),
             reported: Told::default(),
             bad_icvs: Burst::default(),
             replays: Burst::default(),
-            // So that a packet's notice needs no memory.
-            notices: Vec::with_capacity(8),
+            waiting: ArrayVec::new(),
+            low: 0,
         }
     }
 
@@ -265,14 +322,12 @@ impl SaState {
     /// [`Status::HardExpired`].
     #[inline]
     pub fn check_hard(&mut self, now: Instant) -> Result<(), Status> {
-        let reached = self
-            .limited
-            .then(|| self.reached(&self.lifetimes.hard, now));
+        let reached = self.limited.then(|| self.reached(&self.hard, now));
         match reached.flatten() {
             Some(limit) => {
                 if !self.reported.hard {
                     self.reported.hard = true;
-                    self.notices.push(SaNotice::Hard(limit));
+                    self.wait(Kind::Hard(limit));
                 }
                 Err(Status::HardExpired)
             }
@@ -286,14 +341,12 @@ impl SaState {
         self.usage.packets += 1;
         self.usage.bytes += inner_len as u64;
         self.usage.sequence = self.usage.sequence.max(sequence);
-        let reached = self
-            .limited
-            .then(|| self.reached(&self.lifetimes.soft, now));
+        let reached = self.limited.then(|| self.reached(&self.soft, now));
         match reached.flatten() {
             Some(limit) => {
                 if !self.reported.soft {
                     self.reported.soft = true;
-                    self.notices.push(SaNotice::Soft(limit));
+                    self.wait(Kind::Soft(limit));
                 }
                 Status::OkSoftExpired
             }
@@ -316,27 +369,50 @@ impl SaState {
 
     /// Reports limits by time without a packet, and refused packets.
     pub fn check_time(&mut self, now: Instant) {
-        if let Some(count) = self.bad_icvs.take(now) {
-            self.notices.push(SaNotice::BadIcv(count));
+        if self.bad_icvs.is_due(now) {
+            self.wait(Kind::BadIcv);
         }
-        if let Some(count) = self.replays.take(now) {
-            self.notices.push(SaNotice::Replayed(count));
+        if self.replays.is_due(now) {
+            self.wait(Kind::Replayed);
         }
         let _ = self.check_hard(now);
-        if let Some(limit) = self.reached(&self.lifetimes.soft, now)
+        if let Some(limit) = self.reached(&self.soft, now)
             && !self.reported.soft
         {
             self.reported.soft = true;
-            self.notices.push(SaNotice::Soft(limit));
+            self.wait(Kind::Soft(limit));
         }
+    }
+
+    #[cold]
+    fn wait(&mut self, kind: Kind) {
+        // One that was armed anew before it was handed over.
+        let same = |other: &mut Kind| discriminant(other) == discriminant(&kind);
+        self.waiting.retain(|other| !same(other));
+        let _ = self.waiting.try_push(kind);
     }
 
     /// Hands over what is to be told.
     #[inline]
-    pub fn take_notices(&mut self, mut tell: impl FnMut(SaNotice)) {
-        if !self.notices.is_empty() {
-            self.notices.drain(..).for_each(&mut tell);
+    pub fn take_notices(&mut self, tell: impl FnMut(SaNotice)) {
+        if !self.waiting.is_empty() {
+            self.hand_over().into_iter().for_each(tell);
         }
+    }
+
+    #[cold]
+    fn hand_over(&mut self) -> ArrayVec<SaNotice, KINDS> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let notices = waiting.into_iter().map(|kind| match kind {
+            Kind::Soft(limit) => SaNotice::Soft(limit),
+            Kind::Hard(limit) => SaNotice::Hard(limit),
+            Kind::GrantLow => SaNotice::GrantLow(self.low),
+            Kind::SequenceEnding => SaNotice::SequenceEnding,
+            Kind::SequenceEnd => SaNotice::SequenceEnd,
+            Kind::BadIcv => SaNotice::BadIcv(std::mem::take(&mut self.bad_icvs.count)),
+            Kind::Replayed => SaNotice::Replayed(std::mem::take(&mut self.replays.count)),
+        });
+        notices.collect()
     }
 
     /// Changes the SA; [`Amend::Outer`] is the transform's and refused here.
@@ -367,8 +443,9 @@ impl SaState {
                 Ok(())
             }
             Amend::Lifetimes(lifetimes) => {
-                self.lifetimes = *lifetimes;
-                self.limited = self.lifetimes != Lifetimes::default();
+                self.soft = (&lifetimes.soft).into();
+                self.hard = (&lifetimes.hard).into();
+                self.limited = *lifetimes != Lifetimes::default();
                 self.reported.soft = false;
                 self.reported.hard = false;
                 self.check_time(now);
@@ -420,8 +497,8 @@ impl SaState {
 
     /// Which limits by time are reached: a soft one, a hard one.
     pub fn expired(&self, now: Instant) -> (bool, bool) {
-        let expired = |limits: &Limits| limits.time.is_some_and(|limit| self.age(now) >= limit);
-        (expired(&self.lifetimes.soft), expired(&self.lifetimes.hard))
+        let expired = |ends: &Ends| ends.time != u64::MAX && nanos(self.age(now)) >= ends.time;
+        (expired(&self.soft), expired(&self.hard))
     }
 
     /// The next number that would be used.
@@ -435,8 +512,11 @@ impl SaState {
     }
 
     /// Its limits.
-    pub fn lifetimes(&self) -> &Lifetimes {
-        &self.lifetimes
+    pub fn lifetimes(&self) -> Lifetimes {
+        Lifetimes {
+            soft: (&self.soft).into(),
+            hard: (&self.hard).into(),
+        }
     }
 
     /// How long it has been installed.
@@ -449,14 +529,12 @@ impl SaState {
         self.usage
     }
 
-    fn reached(&self, limits: &Limits, now: Instant) -> Option<Limit> {
-        let at = |limit: Option<u64>, value: u64| limit.is_some_and(|limit| value >= limit);
-        let age = || now.saturating_duration_since(self.installed);
-        if at(limits.bytes, self.usage.bytes) {
+    fn reached(&self, ends: &Ends, now: Instant) -> Option<Limit> {
+        if self.usage.bytes >= ends.bytes {
             Some(Limit::Bytes)
-        } else if at(limits.packets, self.usage.packets) {
+        } else if self.usage.packets >= ends.packets {
             Some(Limit::Packets)
-        } else if limits.time.is_some_and(|limit: Duration| age() >= limit) {
+        } else if ends.time != u64::MAX && nanos(self.age(now)) >= ends.time {
             Some(Limit::Time)
         } else {
             None
@@ -468,7 +546,8 @@ impl SaState {
         let remaining = self.cursor.remaining();
         if remaining <= self.low_mark && !self.reported.grant_low {
             self.reported.grant_low = true;
-            self.notices.push(SaNotice::GrantLow(remaining));
+            self.low = remaining;
+            self.wait(Kind::GrantLow);
         }
         let end = if self.esn {
             u64::MAX
@@ -477,11 +556,11 @@ impl SaState {
         };
         if sequence == end && !self.reported.sequence_end {
             self.reported.sequence_end = true;
-            self.notices.push(SaNotice::SequenceEnd);
+            self.wait(Kind::SequenceEnd);
         }
         if self.left(sequence) <= ENDING_32 && !self.reported.sequence_ending {
             self.reported.sequence_ending = true;
-            self.notices.push(SaNotice::SequenceEnding);
+            self.wait(Kind::SequenceEnding);
         }
     }
 

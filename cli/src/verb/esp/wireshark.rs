@@ -83,7 +83,24 @@ fn cipher(name: &str, key_len: usize) -> Result<Cipher> {
         ("AES-GCM with 16 octet ICV" | "AES-GCM", 20) => Cipher::Aes128Gcm,
         ("AES-GCM with 16 octet ICV" | "AES-GCM", 36) => Cipher::Aes256Gcm,
         ("ChaCha20 with Poly1305", _) => Cipher::ChaCha20Poly1305,
-        _ => bail!("no suite has encryption {name:?} with a key of {key_len} octets"),
+        ("TripleDES-CBC", _) => Cipher::TripleDesCbc,
+        ("DES-CBC", _) => Cipher::DesCbc,
+        _ => further_aead(name_only, key_len).with_context(|| {
+            format!("no suite has encryption {name:?} with a key of {key_len} octets")
+        })?,
+    })
+}
+
+/// GCM and CCM with other lengths of keys and ICVs, by the names that newer versions of Wireshark have.
+fn further_aead(name: &str, key_len: usize) -> Option<Cipher> {
+    let mut all = (0..=u8::MAX).filter_map(Cipher::from_code);
+    all.find(|cipher| {
+        cipher.further_aead().is_some_and(|aead| {
+            let (mode, salt) = if aead.ccm { ("CCM", 3) } else { ("GCM", 4) };
+            let full = format!("AES-{mode} with {} octet ICV", aead.icv_len);
+            let older = name == "AES-GCM" && !aead.ccm && aead.icv_len == 16;
+            key_len == aead.key_len + salt && (older || name == full)
+        })
     })
 }
 
@@ -94,6 +111,8 @@ fn integrity(name: &str) -> Result<Integrity> {
         "HMAC-SHA-256-128" => Integrity::HmacSha256,
         "HMAC-SHA-384-192" => Integrity::HmacSha384,
         "HMAC-SHA-512-256" => Integrity::HmacSha512,
+        "HMAC-SHA-1-96" => Integrity::HmacSha1,
+        "HMAC-MD5-96" => Integrity::HmacMd5,
         _ => bail!("no suite has authentication {name:?}"),
     })
 }
@@ -120,11 +139,106 @@ mod tests {
         assert!(sas[1].outer.is_none() && sas[1].esn);
         let extended = Untold { mode, esn: true };
         assert!(parse(&text, extended).unwrap()[0].esn);
-        let error = parse(&text.replace("16 octet", "8 octet"), untold).unwrap_err();
+        let error = parse(&text.replace("16 octet", "7 octet"), untold).unwrap_err();
         let error = format!("{error:#}");
         assert!(
-            error.contains("line 2") && error.contains("8 octet"),
+            error.contains("line 2") && error.contains("7 octet"),
             "{error}"
         );
+    }
+
+    /// B47, B57: what Wireshark 4.0's menu of algorithms has and ESP here too.
+    #[test]
+    fn every_suite_is_read_by_wiresharks_name() {
+        for (encryption, key, integrity, integrity_key, suite) in [
+            (
+                "AES-GCM with 16 octet ICV [RFC4106]",
+                28,
+                "NULL",
+                0,
+                "aes192gcm16",
+            ),
+            (
+                "AES-GCM [RFC4106]",
+                28,
+                "ANY 128 bit authentication [No Checking]",
+                0,
+                "aes192gcm16",
+            ),
+            (
+                "AES-GCM with 8 octet ICV [RFC4106]",
+                20,
+                "NULL",
+                0,
+                "aes128gcm8",
+            ),
+            (
+                "AES-GCM with 12 octet ICV [RFC4106]",
+                36,
+                "NULL",
+                0,
+                "aes256gcm12",
+            ),
+            (
+                "AES-CCM with 8 octet ICV [RFC4309]",
+                19,
+                "NULL",
+                0,
+                "aes128ccm8",
+            ),
+            (
+                "AES-CCM with 12 octet ICV [RFC4309]",
+                27,
+                "NULL",
+                0,
+                "aes192ccm12",
+            ),
+            (
+                "AES-CCM with 16 octet ICV [RFC4309]",
+                35,
+                "NULL",
+                0,
+                "aes256ccm16",
+            ),
+            (
+                "ChaCha20 with Poly1305 [RFC7634]",
+                36,
+                "NULL",
+                0,
+                "chacha20poly1305",
+            ),
+            (
+                "TripleDES-CBC [RFC2451]",
+                24,
+                "HMAC-SHA-1-96 [RFC2404]",
+                20,
+                "3des-sha1",
+            ),
+            (
+                "DES-CBC [RFC2405]",
+                8,
+                "HMAC-MD5-96 [RFC2403]",
+                16,
+                "des-md5",
+            ),
+            ("NULL", 0, "HMAC-SHA-512-256 [RFC4868]", 64, "null-sha512"),
+        ] {
+            let (key, integrity_key) = ("5a".repeat(key), "a5".repeat(integrity_key));
+            let prefixed = |key: &str| match key {
+                "" => String::new(),
+                key => format!("0x{key}"),
+            };
+            let line = format!(
+                "\"IPv4\",\"192.0.2.1\",\"192.0.2.2\",\"0x00001001\",\"{encryption}\",\"{}\",\
+                 \"{integrity}\",\"{}\"\n",
+                prefixed(&key),
+                prefixed(&integrity_key),
+            );
+            let (mode, esn) = (Mode::Tunnel, false);
+            let sas = parse(&line, Untold { mode, esn });
+            let sas = sas.unwrap_or_else(|error| panic!("{encryption}: {error:#}"));
+            assert_eq!(sas[0].suite.name(), suite);
+        }
+        assert_eq!(further_aead("AES-CCM with 16 octet ICV", 20), None);
     }
 }

@@ -12,7 +12,10 @@ use peers::Pair;
 
 /// Another process at the first side, whose accelerator still has what the one before had installed.
 fn restart(pair: &mut Pair) {
-    let mut fresh = Pair::plain();
+    restart_as(pair, Pair::plain());
+}
+
+fn restart_as(pair: &mut Pair, mut fresh: Pair) {
     std::mem::swap(&mut pair.sides[0].endpoint, &mut fresh.sides[0].endpoint);
     let now = pair.now;
     let endpoint = &mut pair.sides[0].endpoint;
@@ -126,4 +129,45 @@ fn a_first_contact_sends_at_once() {
     endpoint.initiate(then, "gw", Some("net"), None).unwrap();
     pair.run(Duration::from_millis(60));
     pair.agree(1);
+}
+
+/// The new IKE SA is rekeyed before its child has been heard of: by the peer at once, as one with
+/// postquantum preshared keys does (RFC 8784 §4), by us, or by both.
+#[test]
+fn an_ike_sa_that_is_rekeyed_at_once_is_not_taken_for_the_lost_one() {
+    for (by, seed) in [([true, false], 0), ([false, true], 0)]
+        .into_iter()
+        .chain((0..16).map(|seed| ([true, true], seed)))
+    {
+        let told = format!("rekeyed by {by:?}, seed {seed}");
+        let mut pair = Pair::seeded(1000 + seed, |_, _, _| {});
+        pair.up();
+        let old = sending(&pair);
+        restart_as(&mut pair, Pair::seeded(seed, |_, _, _| {}));
+        step_while(&mut pair, &told, |pair| {
+            pair.count(0, |e| matches!(e, Event::ChildUp { .. })) != 2
+        });
+        assert_eq!(sending(&pair), old, "{told}");
+        let (now, newest) = (pair.now, |pair: &Pair, side: usize| {
+            pair.sides[side].endpoint.ike_sas().map(|sa| sa.id).max()
+        });
+        for side in (0..2).filter(|side| by[*side]) {
+            let ike = newest(&pair, side).unwrap();
+            pair.sides[side].endpoint.rekey_ike(now, ike).unwrap();
+        }
+        let sent = pair.recorded.len();
+        step_while(&mut pair, &told, |_| true);
+        // Whoever deletes an IKE SA gets an answer: nothing is sent again.
+        assert!(pair.recorded.len() - sent <= 8, "{told}");
+        assert_eq!(sending(&pair).len(), 1, "{told}");
+        assert_ne!(sending(&pair), old, "{told}");
+        pair.run(Duration::from_secs(300));
+        pair.assert_no_black_hole(&told);
+        let spis = |side: usize| {
+            let sas = pair.sides[side].endpoint.ike_sas();
+            sas.map(|sa| (sa.spi_i, sa.spi_r)).collect::<Vec<_>>()
+        };
+        assert_eq!(spis(0), spis(1), "{told}");
+        assert_eq!(spis(0).len(), 1, "{told}");
+    }
 }

@@ -106,6 +106,7 @@ fn hand_over(sas: &mut Table, ctx: &mut Ctx<'_>, handover: &Handover) {
     }
     heir.pump(ctx);
     reauth::follow(sas, ctx, handover);
+    unique::follow(ctx, handover);
     sas.insert(heir);
 }
 

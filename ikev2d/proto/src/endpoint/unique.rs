@@ -7,7 +7,7 @@ use super::table::Table;
 use crate::config::Unique;
 use crate::crypto::Crypto;
 use crate::event::IkeId;
-use crate::ike_sa::{Ctx, IkeSa, Standing, State, Task};
+use crate::ike_sa::{Ctx, Handover, IkeSa, Standing, State, Task};
 
 /// How long an IKE SA stays whose peer has set up another one from the same address: it may be
 /// reauthenticating, and deletes this one itself when its children are there.
@@ -97,7 +97,10 @@ fn initial_contact(sas: &mut Table, ctx: &mut Ctx<'_>, winner: IkeId) {
     }
     let others = sas.between(ctx.crypto, &sa.local_id, &sa.remote_id);
     let others = others.filter(|other| {
-        other.id != winner && other.established.is_some() && same_ends(ctx.crypto, sa, other)
+        // What rekeyings have left or made is the winner's own, maybe; it has no children, and an end.
+        let current = other.standing == Standing::Current;
+        let live = other.id != winner && current && other.established.is_some();
+        live && same_ends(ctx.crypto, sa, other)
     });
     let others: Vec<IkeId> = others.map(|other| other.id).collect();
     let mut succeeds = false;
@@ -118,8 +121,20 @@ fn initial_contact(sas: &mut Table, ctx: &mut Ctx<'_>, winner: IkeId) {
             other.die(ctx, "the peer made initial contact");
         }
     }
-    if waits && let Some(sa) = sas.get_mut(&winner) {
+    if let Some(sa) = sas.get_mut(&winner) {
         sa.succeeds = succeeds;
+    }
+    if waits {
         ctx.out.initial_contact.push_back(winner);
+    }
+}
+
+/// An IKE SA that has made initial contact was rekeyed before it has replaced the others: they are its
+/// heir's to replace.
+pub(super) fn follow(ctx: &mut Ctx<'_>, handover: &Handover) {
+    for winner in &mut ctx.out.initial_contact {
+        if *winner == handover.old {
+            *winner = handover.new;
+        }
     }
 }

@@ -365,6 +365,7 @@ impl IkeSa {
         heir.arm_rekey(ctx);
         (heir.counted, heir.mobike) = (self.counted.take(), self.mobike);
         heir.redirectable = self.redirectable;
+        heir.succeeds = self.succeeds;
         heir.on_probation = self.on_probation.take();
         heir.assigned = std::mem::take(&mut self.assigned);
         heir.inherit_auth(ctx, self);

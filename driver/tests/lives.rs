@@ -5,7 +5,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, OnceLock, Weak, mpsc};
 use std::time::Duration;
 
 use driver::DeviceAddress;
@@ -80,12 +80,13 @@ fn nobody_waits_for_a_reset() {
     let dir = tempfile::tempdir().unwrap();
     let running = start(dir.path().join("card"), false);
     let path = running.socket().to_owned();
-    // The card, for a look at it from within its reset, and whether that came to an end.
-    let this: Arc<OnceLock<Arc<IpaCard>>> = Arc::default();
+    // The card, for a look at it from within its reset, and whether that came to an end. It keeps what
+    // reconnects it, which must not keep it in turn.
+    let this: Arc<OnceLock<Weak<IpaCard>>> = Arc::default();
     let answered = Arc::new(AtomicBool::new(false));
     let (seen, told) = (this.clone(), answered.clone());
     let reconnect = move || {
-        if let Some(card) = seen.get().cloned() {
+        if let Some(card) = seen.get().and_then(Weak::upgrade) {
             let (done, all) = mpsc::channel();
             std::thread::spawn(move || {
                 card.poll_events(&mut Vec::new());
@@ -97,8 +98,8 @@ fn nobody_waits_for_a_reset() {
         }
         connect(&path)
     };
-    let card = IpaCard::open("card".to_owned(), Box::new(reconnect)).unwrap();
-    let card = this.get_or_init(|| Arc::new(card));
+    let card = Arc::new(IpaCard::open("card".to_owned(), Box::new(reconnect)).unwrap());
+    this.set(Arc::downgrade(&card)).unwrap();
     card.reset().unwrap();
     assert!(answered.load(Ordering::Relaxed), "somebody waits");
     assert_eq!((card.health(), card.lives()), (Health::Ok, 2));

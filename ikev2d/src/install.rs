@@ -145,8 +145,10 @@ impl Installer {
             let error = "an inline card has no TCP: it takes the data plane in software".to_owned();
             return Err(DeviceError::Host { what, error }.into());
         }
+        // Asked once, and not of each of the very many that there may be.
+        let could = could_have_neighbours(&sa);
         let mut others = self.children.values();
-        if others.any(|installed| is_neighbour(&installed.sa, &sa)) {
+        if could && others.any(|installed| is_neighbour(&installed.sa, &sa)) {
             let what = "transport mode";
             let error = "another host behind the same NAT has it already, and packets to the two could not be \
                          told apart (RFC 3948 §5.2): use tunnels".to_owned();
@@ -439,6 +441,11 @@ pub(crate) async fn drained(removed: Removed) {
     }
 }
 
+/// Whether an SA's peer has said that it is behind a NAT, where transport mode may be ambiguous.
+fn could_have_neighbours(sa: &ChildSa) -> bool {
+    sa.transport && sa.told.original.is_some()
+}
+
 /// Whether another peer behind the same NAT has transport mode for traffic that a new one's might be.
 fn is_neighbour(sa: &ChildSa, new: &ChildSa) -> bool {
     let meets = |a: &[ts::TrafficSelector], b: &[ts::TrafficSelector]| {
@@ -446,8 +453,7 @@ fn is_neighbour(sa: &ChildSa, new: &ChildSa) -> bool {
     };
     let (one, other) = (sa.path.remote, new.path.remote);
     sa.transport
-        && new.transport
-        && new.told.original.is_some()
+        && could_have_neighbours(new)
         && one.ip() == other.ip()
         && one.port() != other.port()
         && meets(&sa.ts_local, &new.ts_local)
@@ -637,6 +643,11 @@ mod tests {
             ..child(20_001, 22)
         };
         assert!(!is_neighbour(&first, &tunnel) && !is_neighbour(&tunnel, &first));
+        // Nobody looks for neighbours of a tunnel, nor of a peer that is behind no NAT.
+        let mut direct = first.clone();
+        direct.told.original = None;
+        assert!(could_have_neighbours(&first));
+        assert!(!could_have_neighbours(&tunnel) && !could_have_neighbours(&direct));
     }
 
     /// S20: what an IKEv1 peer has said of kilobytes holds where it is less than ours.

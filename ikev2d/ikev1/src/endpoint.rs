@@ -87,6 +87,7 @@ impl Endpoint {
             now,
         };
         let sas = &mut self.sas;
+        ctx.out.kept = sas.kept();
         let result = step(sas, &mut ctx);
         for id in std::mem::take(&mut ctx.out.proved) {
             let waiting = sas.get_mut(id);

@@ -11,6 +11,7 @@ use ikev2d_proto::event::Transmit;
 use zerocopy::IntoBytes;
 
 use crate::isakmp::Isakmp;
+use crate::step::Ctx;
 use crate::wire::{FLAG_ENCRYPTED, HEADER_LEN, Header, Payloads, Reader, parse_header, payload};
 
 /// Fragments of one message, at most.
@@ -129,12 +130,12 @@ pub(crate) fn is_fragment(header: &Header) -> bool {
 
 impl Isakmp {
     /// Takes a fragment in: the message that it completes.
-    pub(crate) fn collect(&mut self, now: Instant, message: &[u8]) -> Result<Option<Vec<u8>>, ()> {
-        if !self.connection.fragmentation {
+    pub(crate) fn collect(&mut self, ctx: &Ctx<'_>, message: &[u8]) -> Result<Option<Vec<u8>>, ()> {
+        if !self.connection.fragmentation || !self.has_room(ctx, message.len()) {
             return Err(());
         }
         let fragment = Fragment::parse(message).ok_or(())?;
-        let whole = self.fragments.take(now, &fragment)?;
+        let whole = self.fragments.take(ctx.now, &fragment)?;
         let Some(whole) = whole else {
             return Ok(None);
         };

@@ -23,6 +23,10 @@ use crate::wire::{Chain, Header, VERSION};
 pub(crate) const NONCE_LEN: usize = 32;
 /// Messages that came before phase 1 had ended, at most.
 const MOST_EARLY: usize = 8;
+/// Octets of each; none that a peer means is nearly so long.
+const MOST_OF_EARLY: usize = 4 << 10;
+/// Octets of messages that are kept unproved, of all SAs that are not established.
+const MOST_KEPT: usize = 64 << 20;
 /// Message ids of the peer that are remembered, at most: an SA that has seen more is replaced.
 const MOST_SEEN: usize = 65_536;
 
@@ -284,11 +288,28 @@ impl Isakmp {
         matches!(self.state, State::Established | State::Replaced)
     }
 
-    /// Keeps a message for when phase 1 has ended.
-    pub(crate) fn keep_early(&mut self, path: Path, message: &[u8]) {
-        if self.early.len() < MOST_EARLY && !self.early.iter().any(|(_, kept)| kept == message) {
+    /// Keeps a message for when phase 1 has ended. Nothing has vouched for it: who means it sends it again.
+    pub(crate) fn keep_early(&mut self, ctx: &Ctx<'_>, path: Path, message: &[u8]) {
+        let fits = self.early.len() < MOST_EARLY
+            && message.len() <= MOST_OF_EARLY
+            && self.has_room(ctx, message.len());
+        if fits && !self.early.iter().any(|(_, kept)| kept == message) {
             self.early.push_back((path, message.to_vec()));
         }
+    }
+
+    /// Octets that it keeps of messages of a peer that may be anybody.
+    pub(crate) fn kept(&self) -> usize {
+        if self.is_up() {
+            return 0;
+        }
+        let early = self.early.iter().map(|(_, message)| message.len());
+        early.sum::<usize>() + self.fragments.octets()
+    }
+
+    /// Whether so many octets more may be kept.
+    pub(crate) fn has_room(&self, ctx: &Ctx<'_>, octets: usize) -> bool {
+        self.is_up() || ctx.out.kept + octets <= MOST_KEPT
     }
 
     /// Takes in what came early.

@@ -41,6 +41,8 @@ pub(crate) struct Outputs {
     pub(crate) up: Vec<ChildId>,
     /// Child SAs whose quick modes never will.
     pub(crate) abandoned: Vec<ChildId>,
+    /// Octets that the SAs kept of unproved messages when this step began.
+    pub(crate) kept: usize,
     pub(crate) retransmits: u64,
     pub(crate) auth_failures: u64,
     pub(crate) malformed: u64,

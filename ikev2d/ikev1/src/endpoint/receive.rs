@@ -68,9 +68,9 @@ impl Endpoint {
             let _ = self.on(now, id, |sa, ctx| sa.handle(ctx, path, message));
             return;
         }
-        let (half_open, of_address) = self.sas.half_open(address);
+        let (half_open, of_network) = self.sas.half_open(address);
         if half_open >= self.config.half_open_limit
-            || of_address >= self.config.half_open_per_address
+            || of_network >= self.config.half_open_per_address
         {
             self.stats.half_open_refused += 1;
             return;
@@ -173,7 +173,7 @@ impl Isakmp {
             return;
         };
         if is_fragment(&header) {
-            return match self.collect(ctx.now, message) {
+            return match self.collect(ctx, message) {
                 Ok(Some(whole)) => self.handle(ctx, path, &whole),
                 Ok(None) => {}
                 Err(()) => ctx.out.malformed += 1,
@@ -185,16 +185,145 @@ impl Isakmp {
             }
             exchange::QUICK if header.flags & FLAG_ENCRYPTED == 0 => ctx.out.malformed += 1,
             exchange::QUICK if self.is_up() => self.handle_quick(ctx, path, &header, message),
-            exchange::QUICK => self.keep_early(path, message),
+            exchange::QUICK => self.keep_early(ctx, path, message),
             exchange::TRANSACTION if header.flags & FLAG_ENCRYPTED == 0 => ctx.out.malformed += 1,
             exchange::TRANSACTION if self.is_proved() => {
                 self.handle_transaction(ctx, path, &header, message);
             }
-            exchange::TRANSACTION => self.keep_early(path, message),
+            exchange::TRANSACTION => self.keep_early(ctx, path, message),
             exchange::INFORMATIONAL => {
                 self.handle_informational(ctx, path, &header, message);
             }
             _ => ctx.out.malformed += 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use ikev2d_crypto::OpensslCrypto;
+    use ikev2d_proto::config::{AddressPattern, Connection, EndpointConfig, Secret};
+    use ikev2d_proto::event::Numbers;
+    use ikev2d_proto::proposal::Proposal;
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn endpoint(remote: AddressPattern) -> Endpoint {
+        let crypto = Arc::new(OpensslCrypto::new().unwrap());
+        let mut endpoint = Endpoint::new(EndpointConfig::default(), crypto, &Numbers::default());
+        let connection = Connection {
+            name: "gw".to_owned(),
+            remote_addrs: vec![remote],
+            proposals: vec![Proposal::parse_ike("aes256-sha256-ecp256").unwrap()],
+            ..Connection::default()
+        };
+        endpoint.connections = vec![Arc::new(connection)];
+        endpoint.secrets = vec![Secret {
+            ids: vec![],
+            secret: Zeroizing::new(b"correct horse".to_vec()),
+        }];
+        endpoint
+    }
+
+    /// Message 1 of anybody, whose cookie is its front.
+    fn message_1(now: Instant) -> Vec<u8> {
+        let mut endpoint = endpoint(AddressPattern::Prefix([192, 0, 2, 2].into(), 32));
+        let local = "192.0.2.1".parse().unwrap();
+        endpoint.initiate(now, "gw", None, Some(local)).unwrap();
+        endpoint.poll_transmit().unwrap().payload
+    }
+
+    /// Begins an SA from an address; its cookies, where there is an answer.
+    fn begin(
+        responder: &mut Endpoint,
+        now: Instant,
+        (from, cookie): (SocketAddr, u64),
+        message: &mut [u8],
+    ) -> Option<(Path, [u8; 16])> {
+        message[..8].copy_from_slice(&cookie.to_be_bytes());
+        let local = if from.is_ipv4() {
+            "192.0.2.2:500"
+        } else {
+            "[2001:db8::2]:500"
+        };
+        let path = Path::new(local.parse().unwrap(), from);
+        responder.handle_datagram(now, path, message);
+        let answer = responder.poll_transmit()?;
+        Some((path, answer.payload[..16].try_into().unwrap()))
+    }
+
+    /// A message of an SA with so many octets that are all alike.
+    fn filled(cookies: [u8; 16], next: u8, flags: u8, octet: u8, len: usize) -> Vec<u8> {
+        let mut message = cookies.to_vec();
+        message.extend([next, 0x10, exchange::QUICK, flags, 0, 0, 0, octet]);
+        message.extend((len as u32).to_be_bytes());
+        message.resize(len, octet);
+        message
+    }
+
+    /// Whoever can read message 2 has us keep little, however many SAs and networks it has.
+    #[test]
+    fn what_nobody_has_vouched_for_is_kept_in_bounded_memory() {
+        const MOST: usize = 64 << 20;
+        let now = Instant::now();
+        let mut message = message_1(now);
+        let mut responder = endpoint(AddressPattern::Any);
+        let mut refused = false;
+        for cookie in 1..1200u64 {
+            let host = [10, 0, (cookie >> 12) as u8, (cookie >> 4) as u8];
+            let from = SocketAddr::from((host, 500));
+            let begun = begin(&mut responder, now, (from, cookie), &mut message);
+            let (path, cookies) = begun.unwrap();
+            let before = responder.sas.kept();
+            for octet in 0..16 {
+                // Longer than any quick mode is: not kept at all.
+                let long = filled(cookies, payload::HASH, FLAG_ENCRYPTED, octet, 60_000);
+                responder.handle_datagram(now, path, &long);
+            }
+            assert_eq!(responder.sas.kept(), before);
+            for octet in 0..16 {
+                let early = filled(cookies, payload::HASH, FLAG_ENCRYPTED, octet, 4096);
+                responder.handle_datagram(now, path, &early);
+            }
+            for number in 1..=32 {
+                let mut fragment = filled(cookies, payload::FRAGMENT, 0, 0, 28 + 8 + 1024);
+                fragment[28..36].copy_from_slice(&[0, 0, 4, 8, 0, 1, number, 0]);
+                responder.handle_datagram(now, path, &fragment);
+            }
+            let own = responder.sas.kept() - before;
+            assert!(own <= 64 << 10, "{own} octets of one");
+            refused |= own < 64 << 10;
+            assert!(responder.sas.kept() <= MOST, "{}", responder.sas.kept());
+        }
+        assert!(refused && responder.sas.kept() > MOST / 2);
+        // When they are given up, nothing is counted any more.
+        for _ in 0..10 {
+            if let Some(at) = responder.poll_timeout() {
+                responder.handle_timeout(at);
+            }
+        }
+        assert_eq!((responder.sas.kept(), responder.stats().half_open), (0, 0));
+    }
+
+    /// Who has one host's IPv6 network has all of its addresses.
+    #[test]
+    fn an_ipv6_network_is_one_peer_to_the_half_open_limit() {
+        let now = Instant::now();
+        let mut message = message_1(now);
+        let mut responder = endpoint(AddressPattern::Any);
+        let most = EndpointConfig::default().half_open_per_address;
+        for host in 1..100u16 {
+            let from = format!("[2001:db8:1::{host:x}]:500").parse().unwrap();
+            let begun = begin(&mut responder, now, (from, host.into()), &mut message);
+            assert_eq!(begun.is_some(), usize::from(host) <= most, "{host}");
+        }
+        assert_eq!(responder.stats().half_open, most);
+        // Another network is another peer.
+        let from = "[2001:db8:2::1]:500".parse().unwrap();
+        assert!(begin(&mut responder, now, (from, 1), &mut message).is_some());
     }
 }

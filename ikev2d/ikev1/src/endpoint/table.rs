@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use ikev2d_proto::config::EndpointConfig;
 use ikev2d_proto::crypto::Crypto;
+use ikev2d_proto::endpoint::network;
 use ikev2d_proto::event::{ChildId, IkeId, InstallId, JobId};
 
 use crate::isakmp::{Isakmp, State};
@@ -26,9 +27,11 @@ pub(super) struct Table {
     /// Those that a peer began, by its cookie and address.
     firsts: HashMap<(u64, IpAddr), IkeId>,
     due: BTreeSet<(Instant, IkeId)>,
-    /// Those that peers began and have not brought to an end, by address.
+    /// Those that peers began and have not brought to an end, by network.
     half_open: HashMap<IpAddr, usize>,
     half_open_total: usize,
+    /// Octets that those keep which are not established.
+    kept: usize,
     peers: BTreeSet<(IpAddr, IkeId)>,
     /// By the key of the connection's name.
     connections: BTreeSet<(u64, IkeId)>,
@@ -54,6 +57,7 @@ struct Marks {
     first: Option<(u64, IpAddr)>,
     due: Option<Instant>,
     half_open: Option<IpAddr>,
+    kept: usize,
     peer: Option<IpAddr>,
     connection: Option<u64>,
     ends: Option<u64>,
@@ -71,7 +75,8 @@ impl Marks {
             cookies: Some(sa.cookies()),
             first: (!sa.initiator).then_some((sa.cky_i, remote)),
             due: sa.timeout(config),
-            half_open: sa.is_half_open().then_some(remote),
+            half_open: sa.is_half_open().then(|| network(remote)),
+            kept: sa.kept(),
             peer: Some(remote),
             connection: Some(keys.hash_one(&sa.connection.name)),
             ends: sa.is_proved().then(|| key_of_ends(sa, keys, crypto)),
@@ -206,6 +211,7 @@ impl Table {
             replaces(before.replaces),
             replaces(after.replaces),
         );
+        self.kept = (self.kept + after.kept).saturating_sub(before.kept);
         if before.half_open != after.half_open {
             if let Some(address) = before.half_open
                 && let Some(count) = self.half_open.get_mut(&address)
@@ -244,10 +250,15 @@ impl Table {
         self.firsts.get(&(cky_i, address)).copied()
     }
 
-    /// Half-open SAs: all, and an address's.
+    /// Half-open SAs: all, and those of an address's network.
     pub(super) fn half_open(&self, address: IpAddr) -> (usize, usize) {
-        let of_address = self.half_open.get(&address).copied();
-        (self.half_open_total, of_address.unwrap_or_default())
+        let of_network = self.half_open.get(&network(address)).copied();
+        (self.half_open_total, of_network.unwrap_or_default())
+    }
+
+    /// Octets that those keep which are not established, of messages that nothing vouches for yet.
+    pub(super) fn kept(&self) -> usize {
+        self.kept
     }
 
     pub(super) fn of_child(&self, child: ChildId) -> Option<IkeId> {

@@ -206,6 +206,37 @@ fn a_ticket_outlives_rekeyings() {
     }
 }
 
+/// However often a session is resumed, its peers authenticate each other again when they would have.
+#[test]
+fn resumptions_do_not_put_off_reauthentication() {
+    const TIME: Duration = Duration::from_secs(2000);
+    for side in [0, 1] {
+        let mut pair = Pair::seeded(13, |a, connection, config| {
+            connection.resumption = Some(LIFE);
+            connection.dpd_delay = Some(Duration::from_secs(10));
+            connection.reauth_time = (a == (side == 0)).then_some(TIME);
+            config.retransmit_tries = 3;
+            config.retransmit_timeout = Duration::from_secs(1);
+        });
+        let end = |pair: &Pair| pair.sides[side].endpoint.ike_sas().next().unwrap().expire_at;
+        pair.up();
+        let last = end(&pair).unwrap();
+        for round in 1..=4 {
+            lose(&mut pair);
+            assert_eq!(connect(&mut pair), [RESUME, RESUME, AUTH, AUTH]);
+            assert_eq!(resumptions(&pair), [round, round]);
+            // Tickets have times in milliseconds.
+            let left = last.saturating_duration_since(end(&pair).unwrap());
+            assert!(end(&pair).unwrap() <= last && left < Duration::from_secs(1));
+        }
+        pair.run(last - pair.now);
+        let again = pair.sides[side].endpoint.stats().reauthentications;
+        assert_eq!(again, 1, "by {side}");
+        pair.agree(1);
+        assert!(end(&pair).unwrap() > last);
+    }
+}
+
 /// I and A: what was recorded is no ticket, nor is what was changed; a peer with the keys of another
 /// session proves nothing.
 #[test]

@@ -19,6 +19,8 @@ const SEAL: Encryption = Encryption::AesGcm16(256);
 /// Octets of its key with the salt.
 const KEY_LEN: usize = 36;
 const IV_LEN: usize = 8;
+/// In a ticket: an authentication that does not end.
+const NEVER: u64 = u64::MAX;
 /// Octets of a key's number.
 const NUMBER_LEN: usize = 4;
 /// Tickets that are good no more although their time is not over. With more of them than this, all
@@ -39,6 +41,8 @@ pub(crate) struct Session {
     pub(crate) d: Zeroizing<Vec<u8>>,
     /// A postquantum preshared key is in it.
     pub(crate) ppk: bool,
+    /// When the peers' authentication is over, if it ever is: no resumption renews it.
+    pub(crate) authenticated_until: Option<Instant>,
 }
 
 /// A ticket that we hold.
@@ -111,8 +115,16 @@ impl Tickets {
         let given = self.next;
         let mut plain = Zeroizing::new(Vec::new());
         plain.extend(given.to_be_bytes());
-        let millis = until.saturating_duration_since(since).as_millis();
-        plain.extend(u64::try_from(millis).ok()?.to_be_bytes());
+        let millis = |end: Instant| {
+            let millis = end.saturating_duration_since(since).as_millis();
+            u64::try_from(millis).ok()
+        };
+        plain.extend(millis(until)?.to_be_bytes());
+        let authenticated = match session.authenticated_until {
+            Some(end) => millis(end)?,
+            None => NEVER,
+        };
+        plain.extend(authenticated.to_be_bytes());
         plain.push(u8::from(session.ppk));
         put(&mut plain, session.connection.as_bytes());
         put(&mut plain, &session.client.emit());
@@ -172,7 +184,13 @@ impl Tickets {
             .ok()?;
         let mut reader = Reader::new(&plain);
         let given = number(reader.take(8).ok()?)?;
-        let millis = number(reader.take(8).ok()?)?;
+        let since = self.since?;
+        let end = |millis| since.checked_add(Duration::from_millis(millis));
+        let until = end(number(reader.take(8).ok()?)?)?;
+        let authenticated_until = match number(reader.take(8).ok()?)? {
+            NEVER => None,
+            millis => Some(end(millis)?),
+        };
         let ppk = reader.u8().ok()? != 0;
         let connection = std::str::from_utf8(take(&mut reader)?).ok()?.to_owned();
         let client = Identity::read(take(&mut reader)?).ok()?;
@@ -186,8 +204,8 @@ impl Tickets {
             suite: suite.choose_ike(suite)?,
             d: Zeroizing::new(take(&mut reader)?.to_vec()),
             ppk,
+            authenticated_until,
         };
-        let until = self.since? + Duration::from_millis(millis);
         let good = now < until && !self.spent.contains_key(&given);
         good.then_some(Presented {
             number: given,
@@ -364,6 +382,7 @@ mod tests {
             suite: proposal.choose_ike(&proposal).unwrap(),
             d: Zeroizing::new(vec![7; 48]),
             ppk: true,
+            authenticated_until: None,
         }
     }
 
@@ -379,6 +398,14 @@ mod tests {
         assert_eq!((&got.connection, &got.suite), (&put.connection, &put.suite));
         assert_eq!((&got.client, &got.gateway), (&put.client, &put.gateway));
         assert_eq!((&got.d, got.ppk), (&put.d, put.ppk));
+        assert_eq!(got.authenticated_until, None);
+        let ends = Session {
+            authenticated_until: Some(start + LIFE * 2),
+            ..session()
+        };
+        let ending = tickets.give(&crypto, start, (IkeId(2), LIFE), &ends);
+        let ending = tickets.open(&crypto, start, &ending.unwrap()).unwrap();
+        assert_eq!(ending.session.authenticated_until, ends.authenticated_until);
         let end = start + LIFE;
         let nearly = end - Duration::from_millis(2);
         assert!(tickets.open(&crypto, nearly, &ticket).is_some());

@@ -2,7 +2,7 @@
 //! Session resumption (RFC 5723): whoever comes back shows a ticket in IKE_SESSION_RESUME, and both go
 //! on from the old IKE SA's keys, without a key exchange and with no other proof.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
@@ -272,10 +272,25 @@ impl IkeSa {
             suite,
             d: Zeroizing::new(keys.d().to_vec()),
             ppk: self.ppk,
+            authenticated_until: self.reauth.expire_at,
         })
     }
 
-    /// The answer to a request for a ticket (§4.1): no longer good than the peer's authentication.
+    /// When the authentication is over that a resumed session goes on with.
+    pub(crate) fn resumed_until(&self) -> Option<Instant> {
+        let resumed = self.init.resumes.as_deref()?;
+        resumed.session().authenticated_until
+    }
+
+    /// For how long a ticket may be good: no longer than the peers' authentication.
+    fn ticket_life(&self, ctx: &Ctx<'_>) -> Option<Duration> {
+        let life = self.connection.resumption?;
+        let end = self.reauth.expire_at;
+        let left = end.map(|end| end.saturating_duration_since(ctx.now));
+        Some(left.map_or(life, |left| left.min(life)))
+    }
+
+    /// The answer to a request for a ticket (§4.1).
     pub(crate) fn give_ticket(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -285,10 +300,7 @@ impl IkeSa {
         if !asked {
             return None;
         }
-        let left = self.reauth.expire_at;
-        let left = left.map(|at| at.saturating_duration_since(ctx.now));
-        let life = self.connection.resumption.into_iter().chain(left).min();
-        let life = life.filter(|_| self.connection.resumption.is_some());
+        let life = self.ticket_life(ctx);
         let seconds = life.and_then(|life| u32::try_from(life.as_secs()).ok());
         let seconds = seconds.filter(|seconds| *seconds != 0);
         let session = self.session((&self.remote_id, &self.local_id));
@@ -309,7 +321,7 @@ impl IkeSa {
         let mut notifies = notifies(parts);
         let given = notifies.find(|notify| notify.kind == notify::TICKET_LT_OPAQUE);
         let given = given.and_then(|given| given.data.split_at_checked(LIFE_LEN));
-        let (Some((seconds, ticket)), Some(most)) = (given, self.connection.resumption) else {
+        let (Some((seconds, ticket)), Some(most)) = (given, self.ticket_life(ctx)) else {
             return;
         };
         let seconds = <[u8; LIFE_LEN]>::try_from(seconds).map_or(0, u32::from_be_bytes);

@@ -25,10 +25,15 @@ impl IkeSa {
     }
 
     pub(crate) fn arm_reauth(&mut self, ctx: &Ctx<'_>) {
-        if let Some(time) = self.connection.reauth_time {
+        let over_time = self.connection.over_time;
+        let fresh = self.connection.reauth_time;
+        let fresh = fresh.map(|time| ctx.now + time + over_time);
+        // Who comes back with a ticket is as authenticated as before, and no longer.
+        let last = fresh.into_iter().chain(self.resumed_until()).min();
+        if let Some(last) = last {
             let spread = self.connection.rand_time;
-            self.reauth.at = Some(ctx.now + jittered(ctx, time, spread));
-            let last = ctx.now + time + self.connection.over_time;
+            let left = last.saturating_duration_since(ctx.now + over_time);
+            self.reauth.at = Some(ctx.now + jittered(ctx, left, spread));
             self.reauth.expire_at = Some(last);
             self.expire_at = Some(self.expire_at.map_or(last, |at| at.min(last)));
         }

@@ -7,6 +7,7 @@ mod peers;
 use std::time::Duration;
 
 use ikev2d_proto::config::*;
+use ikev2d_proto::endpoint::Verdict;
 use ikev2d_proto::event::*;
 use ikev2d_proto::wire::payload;
 use zeroize::Zeroizing;
@@ -218,7 +219,14 @@ fn resumptions_do_not_put_off_reauthentication() {
             config.retransmit_tries = 3;
             config.retransmit_timeout = Duration::from_secs(1);
         });
-        let end = |pair: &Pair| pair.sides[side].endpoint.ike_sas().next().unwrap().expire_at;
+        let end = |pair: &Pair| {
+            pair.sides[side]
+                .endpoint
+                .ike_sas()
+                .next()
+                .unwrap()
+                .expire_at
+        };
         pair.up();
         let last = end(&pair).unwrap();
         for round in 1..=4 {
@@ -290,6 +298,55 @@ fn recorded_and_forged_tickets_lead_nowhere() {
     assert_eq!(established(&pair), 0);
     pair.run(Duration::from_secs(120));
     assert_eq!(pair.sides[1].endpoint.stats().half_open, 0);
+}
+
+/// S13: floods of tickets end where those of first messages do. Whoever has a cookie passes, and where
+/// nobody takes tickets the gate says so.
+#[test]
+fn the_gate_asks_for_cookies_and_refuses_tickets() {
+    const NACK: u16 = 16412;
+    let mut pair = pair(14, [Some(LIFE); 2], true);
+    pair.up();
+    lose(&mut pair);
+    let now = pair.now;
+    let asked = pair.sides[0].endpoint.initiate(now, "gw", None, None);
+    asked.unwrap();
+    let first = pair.sides[0].endpoint.poll_transmit().unwrap();
+    assert_eq!(first.payload[EXCHANGE_AT], RESUME);
+    let (gate, remote) = (pair.sides[1].endpoint.gate(), first.path.local.ip());
+    let meet = |message: &[u8]| {
+        let mut reply = vec![1];
+        (gate.meet(now, remote, message, &mut reply), reply)
+    };
+    let mut dropped = 0;
+    for len in 28..first.payload.len() {
+        let mut cut = first.payload[..len].to_vec();
+        cut[24..28].copy_from_slice(&(len as u32).to_be_bytes());
+        let (verdict, reply) = meet(&cut);
+        assert_eq!(verdict == Verdict::Answered, !reply.is_empty(), "{len}");
+        assert_ne!(verdict, Verdict::Passes, "{len}");
+        dropped += usize::from(verdict == Verdict::Dropped);
+    }
+    assert!(dropped > 100, "without a nonce or a ticket");
+    let (verdict, cookie) = meet(&first.payload);
+    assert_eq!(verdict, Verdict::Answered);
+    let (path, client) = (first.path, &mut pair.sides[0].endpoint);
+    client.handle_datagram(now, path, &cookie);
+    let second = client.poll_transmit().unwrap().payload;
+    assert_eq!(meet(&second), (Verdict::Passes, vec![]));
+    let gateway = &mut pair.sides[1].endpoint;
+    gateway.handle_datagram(now, path.turned(), &second);
+    assert_eq!(gateway.stats().half_open, 1);
+
+    // Tickets are taken no more: no cookie is asked for what is refused anyway.
+    let connection = peers::connection(false);
+    gateway.set_connections(vec![std::sync::Arc::new(connection)]);
+    for message in [&first.payload, &second] {
+        let (verdict, reply) = meet(message);
+        assert_eq!(verdict, Verdict::Answered);
+        assert!(reply.len() < message.len());
+        assert_eq!(reply[34..36], NACK.to_be_bytes());
+    }
 }
 
 /// The password of a session that goes on may change; that of a new one counts.

@@ -150,6 +150,8 @@ impl Endpoint {
 
     /// Replaces the policy; what is established stays.
     pub fn set_connections(&mut self, connections: Vec<Arc<Connection>>) {
+        let resumes = connections.iter().any(|c| c.resumption.is_some());
+        self.gate.resume(resumes);
         self.connections = connections;
     }
 

@@ -325,6 +325,7 @@ mod tests {
     use ikev2d_crypto::OpensslCrypto;
     use ikev2d_proto::config::EndpointConfig;
     use ikev2d_proto::endpoint::Endpoint;
+    use ikev2d_proto::wire::exchange;
 
     use super::*;
     use crate::config::Config;
@@ -332,10 +333,10 @@ mod tests {
     /// Longest wait for a datagram of the loopback interface.
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    fn header(spi_r: u64, next: u8, flags: u8) -> Vec<u8> {
+    fn header(exchange: u8, spi_r: u64, next: u8, flags: u8) -> Vec<u8> {
         let mut octets = vec![7; 8];
         octets.extend(spi_r.to_be_bytes());
-        octets.extend([next, 0x20, 34, flags, 0, 0, 0, 0, 0, 0, 0, 28]);
+        octets.extend([next, 0x20, exchange, flags, 0, 0, 0, 0, 0, 0, 0, 28]);
         octets
     }
 
@@ -351,13 +352,17 @@ mod tests {
     /// S13: a flood of first messages takes neither an IKE SA's room nor that of who has a cookie.
     #[test]
     fn the_kernel_tells_first_messages_from_all_others() {
-        let first = header(0, payload::SA, 0x08);
-        let cookie = header(0, payload::NOTIFY, 0x08);
+        let begin = [exchange::IKE_SA_INIT, exchange::IKE_SESSION_RESUME];
+        let first = [
+            header(begin[0], 0, payload::SA, 0x08),
+            header(begin[1], 0, payload::NONCE, 0x08),
+        ];
+        let cookie = begin.map(|exchange| header(exchange, 0, payload::NOTIFY, 0x08));
         let others = [
-            header(9, payload::SK, 0x08),
-            header(1 << 40, payload::SA, 0x20),
+            header(exchange::IKE_AUTH, 9, payload::SK, 0x08),
+            header(exchange::IKE_SA_INIT, 1 << 40, payload::SA, 0x20),
             // What a responder says that keeps nothing of us.
-            header(0, payload::NOTIFY, 0x20),
+            header(exchange::IKE_SA_INIT, 0, payload::NOTIFY, 0x20),
             vec![1; 5],
         ];
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -375,9 +380,11 @@ mod tests {
                 client.send_to(&datagram, to).unwrap();
                 datagram
             };
-            for (message, socket) in [(&first, &doors[0].socket), (&cookie, &doors[1].socket)] {
-                let sent = send(message);
-                assert_eq!(next(socket), sent);
+            for (messages, door) in [(&first, &doors[0]), (&cookie, &doors[1])] {
+                for message in messages {
+                    let sent = send(message);
+                    assert_eq!(next(&door.socket), sent);
+                }
             }
             for message in &others {
                 let sent = send(message);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where floods of first messages end (RFC 7296 §2.6): whoever receives may ask for cookies before an
-//! endpoint sees anything, on any thread and without keeping anything.
+//! Where floods of first messages end (RFC 7296 §2.6): whoever receives may ask for cookies, or refuse
+//! tickets that nobody takes (RFC 5723), before an endpoint sees anything, on any thread and without
+//! keeping anything.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -23,7 +24,7 @@ use crate::wire::{
 pub enum Verdict {
     /// It is for the endpoint.
     Passes,
-    /// The reply asks for a cookie, and that was all.
+    /// The reply asks for a cookie, or refuses a ticket, and that was all.
     Answered,
     /// It is no first message that anybody could answer.
     Dropped,
@@ -34,6 +35,8 @@ pub struct Gate {
     crypto: Arc<dyn Crypto>,
     /// Everybody is asked for a cookie.
     closed: AtomicBool,
+    /// Some connection takes tickets.
+    resumes: AtomicBool,
     cookies: RwLock<Cookies>,
     asked: AtomicU64,
     malformed: AtomicU64,
@@ -47,7 +50,16 @@ impl fmt::Debug for Gate {
 
 /// Whether a message begins an exchange with nobody yet.
 pub(super) fn is_first(header: &Header) -> bool {
-    header.exchange == exchange::IKE_SA_INIT
+    begins(header, exchange::IKE_SA_INIT)
+}
+
+/// Whether a message asks to go on with a session that nobody goes on with yet (RFC 5723).
+pub(super) fn resumes_first(header: &Header) -> bool {
+    begins(header, exchange::IKE_SESSION_RESUME)
+}
+
+fn begins(header: &Header, exchange: u8) -> bool {
+    header.exchange == exchange
         && header.flags & (FLAG_INITIATOR | FLAG_RESPONSE) == FLAG_INITIATOR
         && header.spi_r.get() == 0
         && header.message_id.get() == 0
@@ -59,6 +71,7 @@ impl Gate {
         Self {
             cookies: RwLock::new(Cookies::new(&*crypto)),
             closed: AtomicBool::new(false),
+            resumes: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
             crypto,
@@ -74,20 +87,30 @@ impl Gate {
         reply: &mut Vec<u8>,
     ) -> Verdict {
         reply.clear();
-        if !self.closed.load(Ordering::Relaxed) {
+        let closed = self.closed.load(Ordering::Relaxed);
+        let resumes = self.resumes.load(Ordering::Relaxed);
+        if !closed && resumes {
             return Verdict::Passes;
         }
         let Ok(header) = Header::parse(message) else {
             // The endpoint knows whom to tell of other versions.
             return Verdict::Passes;
         };
-        if !is_first(&header) {
+        let nacked = !resumes && resumes_first(&header);
+        if !nacked && !(closed && (is_first(&header) || resumes_first(&header))) {
             return Verdict::Passes;
         }
         let Some((nonce, cookie)) = nonce_and_cookie(&header, message) else {
             self.malformed.fetch_add(1, Ordering::Relaxed);
             return Verdict::Dropped;
         };
+        if nacked {
+            // What is refused at once needs no cookie: the reply is shorter than the message.
+            let mut chain = Chain::default();
+            chain.notify(notify::TICKET_NACK, &[]);
+            answer(&header, &chain, reply);
+            return Verdict::Answered;
+        }
         let seen = Seen::new(nonce, remote, header.spi_i.get());
         if cookie.is_some_and(|cookie| self.knows(now, &seen, cookie)) {
             return Verdict::Passes;
@@ -110,15 +133,7 @@ impl Gate {
         let cookies = self.cookies.read().unwrap_or_else(PoisonError::into_inner);
         let mut chain = Chain::default();
         chain.notify(notify::COOKIE, &cookies.make(&*self.crypto, seen));
-        let header = Header {
-            version: VERSION,
-            flags: FLAG_RESPONSE,
-            next_payload: chain.first(),
-            len: ((HEADER_LEN + chain.octets().len()) as u32).into(),
-            ..*header
-        };
-        reply.extend_from_slice(header.as_bytes());
-        reply.extend_from_slice(chain.octets());
+        answer(header, &chain, reply);
     }
 
     fn rotate(&self, now: Instant) {
@@ -134,6 +149,11 @@ impl Gate {
         self.closed.store(closed, Ordering::Relaxed);
     }
 
+    /// Whether some connection takes tickets from now on.
+    pub(super) fn resume(&self, resumes: bool) {
+        self.resumes.store(resumes, Ordering::Relaxed);
+    }
+
     pub(super) fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
@@ -143,27 +163,43 @@ impl Gate {
     }
 }
 
+/// Answers a message with these payloads.
+fn answer(header: &Header, chain: &Chain, reply: &mut Vec<u8>) {
+    let header = Header {
+        version: VERSION,
+        flags: FLAG_RESPONSE,
+        next_payload: chain.first(),
+        len: ((HEADER_LEN + chain.octets().len()) as u32).into(),
+        ..*header
+    };
+    reply.extend_from_slice(header.as_bytes());
+    reply.extend_from_slice(chain.octets());
+}
+
 /// What a first message must repeat, and what it was told to; nothing if it could not be answered anyway.
 fn nonce_and_cookie<'m>(
     header: &Header,
     message: &'m [u8],
 ) -> Option<(&'m [u8], Option<&'m [u8]>)> {
     let (mut nonce, mut cookie) = (None, None);
-    let (mut proposes, mut exchanges) = (false, false);
+    let (mut proposes, mut exchanges, mut ticket) = (false, false, false);
     let octets = message.get(HEADER_LEN..)?;
     each_payload(header.next_payload, octets, |part| match part.kind {
         payload::NONCE => nonce = nonce.or(Some(part.body)),
         payload::SA => proposes = true,
         payload::KE => exchanges = true,
-        payload::NOTIFY if cookie.is_none() => {
-            let notify = notify::Notify::parse(part.body).ok();
-            let notify = notify.filter(|notify| notify.kind == notify::COOKIE);
-            cookie = notify.map(|notify| notify.data);
-        }
+        payload::NOTIFY => match notify::Notify::parse(part.body) {
+            Ok(notify) if notify.kind == notify::COOKIE => cookie = cookie.or(Some(notify.data)),
+            Ok(notify) if notify.kind == notify::TICKET_OPAQUE => ticket = true,
+            _ => {}
+        },
         _ => {}
     })
     .ok()?;
-    let nonce =
-        nonce.filter(|nonce| NONCE_RANGE.contains(&nonce.len()) && proposes && exchanges)?;
+    let whole = match resumes_first(header) {
+        true => ticket,
+        false => proposes && exchanges,
+    };
+    let nonce = nonce.filter(|nonce| NONCE_RANGE.contains(&nonce.len()) && whole)?;
     Some((nonce, cookie))
 }

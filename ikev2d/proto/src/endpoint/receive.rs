@@ -6,15 +6,15 @@ use std::time::Instant;
 
 use super::Endpoint;
 use super::cookie::Seen;
-use super::gate::is_first;
+use super::gate::{is_first, resumes_first};
 use crate::config::{AddressPattern, Connection, Tcp};
 use crate::event::{IkeId, Path, Transmit};
 use crate::exchange::init::{InitRequest, NONCE_RANGE, choose, has_intermediate};
 use crate::exchange::redirect;
 use crate::ike_sa::{IkeSa, find, notifies};
 use crate::wire::{
-    Chain, FLAG_INITIATOR, FLAG_RESPONSE, HEADER_LEN, Header, Payload, VERSION, WireError,
-    exchange, notify, payload, payloads,
+    Chain, FLAG_INITIATOR, FLAG_RESPONSE, HEADER_LEN, Header, Payload, VERSION, WireError, notify,
+    payload, payloads,
 };
 
 impl Endpoint {
@@ -270,15 +270,6 @@ impl Endpoint {
             }
         });
     }
-}
-
-/// Whether a message asks to go on with a session that nobody goes on with yet (RFC 5723).
-fn resumes_first(header: &Header) -> bool {
-    let as_first = Header {
-        exchange: exchange::IKE_SA_INIT,
-        ..*header
-    };
-    header.exchange == exchange::IKE_SESSION_RESUME && is_first(&as_first)
 }
 
 /// Whether a connection may be used between two addresses.

@@ -103,6 +103,12 @@ pub fn narrow(policy: &[TrafficSelector], offer: &[TrafficSelector]) -> Vec<Traf
     narrowed
 }
 
+/// Whether each selector of a part lies within one of the whole.
+pub(crate) fn covers(whole: &[TrafficSelector], part: &[TrafficSelector]) -> bool {
+    let within = |ts: &TrafficSelector| whole.iter().any(|w| w.intersect(ts) == Some(*ts));
+    part.iter().all(within)
+}
+
 /// Emits a TS payload's body.
 pub(crate) fn emit(selectors: &[TrafficSelector]) -> Vec<u8> {
     let selectors = selectors.get(..MOST).unwrap_or(selectors);

@@ -273,13 +273,8 @@ impl IkeSa {
         let (ts_local, ts_remote) = (selectors(payload::TSI)?, selectors(payload::TSR)?);
         let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
         let theirs = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
-        let within = |narrowed: &[ts::TrafficSelector], policy: &[ts::TrafficSelector]| {
-            !narrowed.is_empty()
-                && narrowed
-                    .iter()
-                    .all(|ts| policy.iter().any(|p| p.intersect(ts) == Some(*ts)))
-        };
-        if !within(&ts_local, &mine) || !within(&ts_remote, &theirs) {
+        let none = ts_local.is_empty() || ts_remote.is_empty();
+        if none || !ts::covers(&mine, &ts_local) || !ts::covers(&theirs, &ts_remote) {
             return Err("the peer widened the traffic selectors");
         }
         let transport = notifies(parts).any(|notify| notify.kind == notify::USE_TRANSPORT_MODE);
@@ -406,6 +401,24 @@ impl IkeSa {
         (child, keyed)
     }
 
+    /// What is in use of a child's traffic, ours and the peer's: its rekeying may not have less (RFC
+    /// 7296 §2.9.2). What stood for the address of an end that has moved is not.
+    pub(crate) fn in_use(
+        &self,
+        sa: &ChildSa,
+    ) -> (Vec<ts::TrafficSelector>, Vec<ts::TrafficSelector>) {
+        let all = &self.connection.children;
+        let Some(config) = all.iter().find(|config| config.name == sa.child) else {
+            return Default::default();
+        };
+        let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
+        let peers = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
+        (
+            ts::narrow(&mine, &sa.ts_local),
+            ts::narrow(&peers, &sa.ts_remote),
+        )
+    }
+
     /// Whether another child's policy allows a part of an offer that this one's does not.
     fn covers_more(
         &self,
@@ -413,15 +426,11 @@ impl IkeSa {
         (ours, theirs): (&[ts::TrafficSelector], &[ts::TrafficSelector]),
         (local, remote): (&[ts::TrafficSelector], &[ts::TrafficSelector]),
     ) -> bool {
-        let within = |part: &[ts::TrafficSelector], whole: &[ts::TrafficSelector]| {
-            part.iter()
-                .all(|ts| whole.iter().any(|w| w.intersect(ts) == Some(*ts)))
-        };
         self.connection.children.iter().any(|config| {
             let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
             let peers = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
             let (mine, peers) = (ts::narrow(&mine, ours), ts::narrow(&peers, theirs));
-            let covered = within(&mine, local) && within(&peers, remote);
+            let covered = ts::covers(local, &mine) && ts::covers(remote, &peers);
             config.name != chosen.name && !mine.is_empty() && !peers.is_empty() && !covered
         })
     }
@@ -447,12 +456,27 @@ impl IkeSa {
         let wants_transport =
             notifies(parts).any(|notify| notify.kind == notify::USE_TRANSPORT_MODE);
         let mut refusal = notify::TS_UNACCEPTABLE;
-        for config in &self.connection.children {
+        let old = rekeys.and_then(|old| self.child(old)).map(|old| &*old.sa);
+        let in_use = old.map(|old| self.in_use(old)).unwrap_or_default();
+        let mut configs: Vec<&ChildConfig> = self.connection.children.iter().collect();
+        configs.sort_by_key(|config| old.is_some_and(|old| old.child != config.name));
+        for config in configs {
             let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
             let peers = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
             let (mut ts_local, mut ts_remote) =
                 (ts::narrow(&mine, &ours), ts::narrow(&peers, &theirs));
             if ts_local.is_empty() || ts_remote.is_empty() {
+                continue;
+            }
+            // What the peer leaves out altogether may have moved: its own child may still do.
+            let other = old.is_some_and(|old| old.child != config.name);
+            let lost = |used: &[ts::TrafficSelector], offer: &[_], new: &[_]| {
+                let wanted =
+                    |ts: &&_| other || !ts::narrow(std::slice::from_ref(*ts), offer).is_empty();
+                let mut wanted = used.iter().filter(wanted);
+                wanted.any(|ts| !ts::covers(new, std::slice::from_ref(ts)))
+            };
+            if lost(&in_use.0, &ours, &ts_local) || lost(&in_use.1, &theirs, &ts_remote) {
                 continue;
             }
             // More than a payload can name, or what another child of ours covers (§2.9).
@@ -462,8 +486,8 @@ impl IkeSa {
             ts_remote.truncate(ts::MOST);
             refusal = notify::NO_PROPOSAL_CHOSEN;
             let of = (&config.name[..], &ts_local[..], &ts_remote[..]);
-            let resource = match rekeys {
-                Some(old) => self.child(old).and_then(|old| old.sa.resource),
+            let resource = match old {
+                Some(old) => old.resource,
                 None => self.answer_resource(parts, config, of)?,
             };
             let sibling = resource.and(self.first_of(of)).map(|first| first.sa.suite);

@@ -44,6 +44,18 @@ pub(crate) fn first(config: &ChildConfig) -> Option<u16> {
     (config.resources.most > 1).then_some(0)
 }
 
+/// Selectors with some of them, or parts of them, before the others.
+fn prefer(
+    first: &[TrafficSelector],
+    all: &[SelectorConfig],
+    dynamic: &[TrafficSelector],
+) -> Vec<SelectorConfig> {
+    let mut all = SelectorConfig::resolve_by(all, dynamic);
+    all.retain(|selector| !first.contains(selector));
+    let all = first.iter().chain(&all).copied();
+    all.map(SelectorConfig::Fixed).collect()
+}
+
 impl ChildRequest {
     /// What it asks for.
     pub(crate) fn asked(&self) -> Asked {
@@ -116,8 +128,14 @@ impl IkeSa {
         rekeys: Option<ChildId>,
     ) -> (ChildConfig, Option<u16>) {
         if let Some(old) = rekeys {
-            let old = self.child(old);
-            return (config, old.and_then(|old| old.sa.resource));
+            let Some(sa) = self.child(old).map(|old| &*old.sa) else {
+                return (config, None);
+            };
+            // What is in use comes first: another child of the peer's might fit the rest (§2.9.2).
+            let (local, remote) = self.in_use(sa);
+            config.local_ts = prefer(&local, &config.local_ts, &self.own_dynamic());
+            config.remote_ts = prefer(&remote, &config.remote_ts, &self.peers_dynamic());
+            return (config, sa.resource);
         }
         let Some(sa) = self.first_named(&config.name).map(|first| &first.sa) else {
             let resource = first(&config);

@@ -393,7 +393,14 @@ fn more_selectors_are_possible_where_another_child_covers_them() {
                 connection.children.push(other);
             }
         });
-        pair.up();
+        let now = pair.now;
+        pair.sides[0]
+            .endpoint
+            .initiate(now, "gw", Some("net"), None)
+            .unwrap();
+        pair.run(Duration::from_secs(5));
+        // Which is then asked for.
+        pair.agree(1 + usize::from(more));
         let sa = pair.sides[0].endpoint.ike_sas().next().unwrap();
         assert_eq!(sa.children[0].more_possible, more, "{second}");
     }

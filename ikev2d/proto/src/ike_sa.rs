@@ -27,7 +27,7 @@ pub(crate) use rare::{Nothing, Rare, nothing};
 pub(crate) use spi::{OwnSpi, Spis};
 pub(crate) use step::{Ctx, Outputs};
 use stream::Carriage;
-pub(crate) use task::{ChildRequest, Collision, Handover, RekeyRequest, Request, Task};
+pub(crate) use task::{ChildRequest, Collision, Handover, Part, RekeyRequest, Request, Task};
 pub(crate) use timers::jittered;
 
 use crate::assigned::Assigned;
@@ -137,6 +137,8 @@ pub(crate) struct IkeSa {
     last_response: Option<LastResponse>,
     outstanding: Option<Box<Outstanding>>,
     pub(crate) tasks: VecDeque<Task>,
+    /// Children that were asked for because the peer had narrowed others.
+    pub(crate) parts_asked: u8,
     pub(crate) pending: Option<Box<Pending>>,
     /// Its first child replaces one of an IKE SA before, which its peer may have lost.
     pub(crate) succeeds: bool,
@@ -240,6 +242,7 @@ impl IkeSa {
             last_response: None,
             outstanding: None,
             tasks: VecDeque::new(),
+            parts_asked: 0,
             pending: None,
             succeeds: false,
             waiting: None,

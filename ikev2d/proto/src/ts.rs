@@ -84,6 +84,79 @@ impl TrafficSelector {
         };
         (both.start <= both.end && both.start_port <= both.end_port).then_some(both)
     }
+
+    /// What this allows and the other one doesn't.
+    fn without(&self, part: &Self) -> Vec<Self> {
+        let Some(both) = self.intersect(part) else {
+            return vec![*self];
+        };
+        let mut rest = Vec::new();
+        if self.start < both.start {
+            let end = beside(both.start, false);
+            rest.extend(end.map(|end| Self { end, ..*self }));
+        }
+        if both.end < self.end {
+            let start = beside(both.end, true);
+            rest.extend(start.map(|start| Self { start, ..*self }));
+        }
+        if self.protocol == both.protocol {
+            let (start, end) = (both.start, both.end);
+            let within = Self {
+                start,
+                end,
+                ..*self
+            };
+            if self.start_port < both.start_port {
+                let end_port = both.start_port - 1;
+                rest.push(Self { end_port, ..within });
+            }
+            if both.end_port < self.end_port {
+                let start_port = both.end_port + 1;
+                rest.push(Self {
+                    start_port,
+                    ..within
+                });
+            }
+        }
+        rest
+    }
+}
+
+/// What of a whole no part covers, as far as selectors can say it: of all protocols, all but one can't be.
+pub(crate) fn without(
+    whole: &[TrafficSelector],
+    parts: &[TrafficSelector],
+) -> Vec<TrafficSelector> {
+    let mut rest = whole.to_vec();
+    for part in parts {
+        rest = rest.iter().flat_map(|ts| ts.without(part)).collect();
+        rest.truncate(MOST);
+    }
+    rest
+}
+
+/// The address before another one, or after it.
+fn beside(address: IpAddr, after: bool) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => {
+            let number = u32::from(v4);
+            let other = if after {
+                number.checked_add(1)
+            } else {
+                number.checked_sub(1)
+            };
+            other.map(|number| Ipv4Addr::from(number).into())
+        }
+        IpAddr::V6(v6) => {
+            let number = u128::from(v6);
+            let other = if after {
+                number.checked_add(1)
+            } else {
+                number.checked_sub(1)
+            };
+            other.map(|number| Ipv6Addr::from(number).into())
+        }
+    }
 }
 
 /// What of an offer the policy allows (§2.9), without duplicates.
@@ -207,6 +280,56 @@ mod tests {
             [net("10.1.0.0/16")]
         );
         assert!(narrow(&[net("10.1.0.0/16")], &[net("10.2.0.0/16")]).is_empty());
+    }
+
+    #[test]
+    fn what_no_part_covers_is_left() {
+        let range = |start: &str, end: &str| {
+            let (start, end) = (start.parse().unwrap(), end.parse().unwrap());
+            TrafficSelector {
+                start,
+                end,
+                ..net("0.0.0.0/0")
+            }
+        };
+        let whole = [net("10.2.0.0/16")];
+        assert_eq!(without(&whole, &whole), []);
+        assert_eq!(without(&whole, &[net("0.0.0.0/0")]), []);
+        assert_eq!(
+            without(&whole, &[net("10.3.0.0/16"), net("fd00::/8")]),
+            whole
+        );
+        assert_eq!(
+            without(&whole, &[net("10.2.0.0/24")]),
+            [range("10.2.1.0", "10.2.255.255")]
+        );
+        assert_eq!(
+            without(&whole, &[net("10.2.8.0/24"), net("10.2.2.0/24")]),
+            [
+                range("10.2.0.0", "10.2.1.255"),
+                range("10.2.3.0", "10.2.7.255"),
+                range("10.2.9.0", "10.2.255.255"),
+            ]
+        );
+        // Neither end of all addresses has one beyond.
+        let ends = [net("0.0.0.0/1"), net("255.255.255.255/32")];
+        let rest = without(&[net("0.0.0.0/0")], &ends);
+        assert_eq!(rest, [range("128.0.0.0", "255.255.255.254")]);
+        let v6 = without(&[net("::/0")], &[net("::/1")]);
+        assert_eq!(v6, [net("8000::/1")]);
+        // A protocol's ports are left, the other protocols of all are not.
+        let udp = TrafficSelector {
+            protocol: 17,
+            ..net("192.0.2.1/32")
+        };
+        let ports = |start_port, end_port| TrafficSelector {
+            start_port,
+            end_port,
+            ..udp
+        };
+        let left = without(&[udp], &[ports(53, 53), ports(65535, 65535)]);
+        assert_eq!(left, [ports(0, 52), ports(54, 65534)]);
+        assert_eq!(without(&[net("192.0.2.1/32")], &[udp]), []);
     }
 
     #[test]

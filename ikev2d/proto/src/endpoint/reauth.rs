@@ -83,6 +83,11 @@ fn begin(
     let tasks: Vec<Task> = old
         .children
         .iter()
+        // Parts are asked for again when the peer narrows again: one stands for all.
+        .filter(|child| {
+            let mut others = old.children.iter().filter(|c| c.sa.child == child.sa.child);
+            !child.part || !others.any(|other| !other.part || other.sa.id.0 < child.sa.id.0)
+        })
         .filter(|child| child.sa.replaces.is_none_or(|id| old.child(id).is_none()))
         .filter(|child| connection.children.iter().any(|c| c.name == child.sa.child))
         // Those beside the first for the same traffic follow it.

@@ -37,6 +37,8 @@ pub(crate) struct ChildOffer {
     pub(crate) resource: Option<u16>,
     /// It is one more for the same traffic, which nobody has asked for.
     pub(crate) sibling: bool,
+    /// It is for what the peer has narrowed another one by.
+    pub(crate) part: bool,
 }
 
 /// What was asked for.
@@ -205,6 +207,7 @@ impl IkeSa {
             let reason = format!("the peer refused: {}", notify::name(error.kind));
             return self.child_not_made(ctx, &asked, theirs, reason);
         }
+        let (part, wanted) = (offer.part, self.resolved(&config));
         let (nonce_i, nonce_r) = offer.nonces.clone();
         // Of two rekeyings at once, the one with the lowest nonce goes (§2.8.1).
         let won = offer
@@ -223,6 +226,8 @@ impl IkeSa {
                 let install = InstallId(ctx.out.id());
                 child.install = Some(install);
                 child.announced = rekeys.is_none();
+                child.part |= part;
+                let more = child.more_possible && rekeys.is_none();
                 child.after = Some(Box::new(After {
                     rekeys,
                     winner,
@@ -230,6 +235,9 @@ impl IkeSa {
                     sibling: asked.sibling,
                 }));
                 self.adopt_child(ctx, child);
+                if more {
+                    self.ask_for_rest(&asked.name, wanted);
+                }
                 ctx.event(Event::InstallInbound {
                     install,
                     child: Box::new(keyed),
@@ -390,6 +398,7 @@ impl IkeSa {
             outbound: false,
             expired: false,
             more_possible: false,
+            part: replaces.is_some_and(|old| self.is_part(old)),
             _spi: spi_in,
             after: None,
         };

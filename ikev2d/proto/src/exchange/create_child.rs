@@ -14,11 +14,24 @@ use crate::exchange::followup::{AwaitedSa, Further, Step};
 use crate::exchange::init::{emit_ke, read_ke};
 use crate::exchange::signature::Kept;
 use crate::ike_sa::{
-    Child, ChildRequest, Collision, Ctx, IkeSa, NONCE_LEN, Pending, Phase, Request, Standing, Task,
-    error_notify, find, notifies,
+    Child, ChildRequest, Collision, Ctx, IkeSa, NONCE_LEN, Part, Pending, Phase, Request, Standing,
+    Task, error_notify, find, notifies,
 };
 use crate::proposal::{self, methods};
 use crate::wire::{Chain, Payload, exchange, notify, payload};
+
+/// What a child is asked for as.
+#[derive(Default)]
+pub(crate) struct Wants {
+    /// What it replaces, with its protocol and SPI.
+    pub(crate) rekeys: Option<(ChildId, (u8, u32))>,
+    /// Which of our resources it is for (RFC 9611).
+    pub(crate) resource: Option<u16>,
+    /// Nobody has asked for it.
+    pub(crate) sibling: bool,
+    /// It is for what the peer has narrowed another one by.
+    pub(crate) part: bool,
+}
 
 /// Wait before a request that met TEMPORARY_FAILURE is tried again, at least (§2.25).
 pub(crate) const RETRY: Duration = Duration::from_millis(500);
@@ -64,7 +77,36 @@ impl IkeSa {
             },
             None => None,
         };
-        let (config, resource) = self.for_resource(config, rekeys);
+        let (mut config, resource) = self.for_resource(config, rekeys);
+        if let Some(old) = rekeys.and_then(|old| self.child(old))
+            && self.is_one_of_parts(old)
+        {
+            self.narrow_to(&mut config, (&old.sa.ts_local, &old.sa.ts_remote));
+        }
+        let wants = Wants {
+            rekeys: rekeys.zip(old_spi),
+            resource,
+            sibling,
+            part: false,
+        };
+        self.ask_for_child(ctx, config, group, wants)
+    }
+
+    /// Asks for a child of this policy.
+    pub(crate) fn ask_for_child(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        config: ChildConfig,
+        group: Option<Group>,
+        wants: Wants,
+    ) -> Result<(), CryptoError> {
+        let (rekeys, old_spi) = wants.rekeys.unzip();
+        let Wants {
+            resource,
+            sibling,
+            part,
+            ..
+        } = wants;
         let wanted = config
             .esp_proposals
             .iter()
@@ -102,6 +144,7 @@ impl IkeSa {
             rekeys,
             resource,
             sibling,
+            part,
             further: None,
             collision: None,
         };
@@ -136,19 +179,30 @@ impl IkeSa {
             rekeys,
             resource,
             sibling,
+            part,
             collision,
             ..
         } = *request;
         let theirs = collision.as_ref().map(|theirs| theirs.new);
         let retry = |this: &mut Self, group, not_before| {
             let name = config.name.clone();
-            this.tasks.push_back(match sibling {
-                true => Task::Sibling {
+            this.tasks.push_back(match (part, sibling) {
+                (true, _) => {
+                    let (local, remote) = this.resolved(&config);
+                    Task::Part(Box::new(Part {
+                        child: name,
+                        local,
+                        remote,
+                        group,
+                        not_before,
+                    }))
+                }
+                (false, true) => Task::Sibling {
                     name,
                     group,
                     not_before,
                 },
-                false => Task::Child {
+                (false, false) => Task::Child {
                     name,
                     rekeys,
                     group,
@@ -182,10 +236,13 @@ impl IkeSa {
                 notify::CHILD_SA_NOT_FOUND => {
                     // The peer has lost it: a new one is made from scratch (§2.25).
                     if let Some(old) = rekeys.filter(|old| self.child(*old).is_some()) {
+                        let part = self.task_for_part(old, None);
                         self.drop_child(ctx, old, "the peer does not know it");
                         let name = config.name;
                         let other = self.children.iter().any(|c| c.sa.child == name);
-                        if other && resource.is_some() {
+                        if let Some(part) = part {
+                            self.tasks.push_back(part);
+                        } else if other && resource.is_some() {
                             self.tasks.push_back(Task::Sibling {
                                 name,
                                 group: None,
@@ -217,6 +274,7 @@ impl IkeSa {
             collision,
             resource,
             sibling,
+            part,
             ..ChildOffer::default()
         };
         if let (Some(body), Some((group, exchange))) = (find(parts, payload::KE), &exchange) {

@@ -11,6 +11,7 @@ pub(crate) mod followup;
 pub(crate) mod informational;
 pub(crate) mod init;
 pub(crate) mod intermediate;
+pub(crate) mod part;
 mod ppk;
 pub(crate) mod redirect;
 pub(crate) mod rekey_ike;

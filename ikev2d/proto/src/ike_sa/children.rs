@@ -42,6 +42,8 @@ pub(crate) struct Child {
     pub(crate) expired: bool,
     /// The peer would allow the rest of what we asked for in further ones (§2.9).
     pub(crate) more_possible: bool,
+    /// It is for what the peer has narrowed another one by.
+    pub(crate) part: bool,
     /// When it is no longer waited for.
     pub(crate) release_at: Option<Instant>,
     /// Whether it was told of.
@@ -383,6 +385,8 @@ impl IkeSa {
         };
         let (name, replaces) = (child.sa.child.clone(), child.sa.replaces);
         let told = std::mem::take(&mut child.announced);
+        let again = ctx.now + AGAIN;
+        let part = self.task_for_part(id, Some(again));
         self.delete_child(id);
         let reason = reason.to_owned();
         if let Some(after) = after {
@@ -412,12 +416,12 @@ impl IkeSa {
                     ctx.event(Event::ChildDown { child: id, reason });
                 }
                 if replaces.is_some() {
-                    self.tasks.push_back(Task::Child {
+                    self.tasks.push_back(part.unwrap_or(Task::Child {
                         name,
                         rekeys: None,
                         group: None,
-                        not_before: Some(ctx.now + AGAIN),
-                    });
+                        not_before: Some(again),
+                    }));
                 }
             }
         }

@@ -63,7 +63,7 @@ impl IkeSa {
             || self
                 .tasks
                 .iter()
-                .any(|task| matches!(task, Task::Child { .. }))
+                .any(|task| matches!(task, Task::Child { .. } | Task::Part(_)))
             || self.children.iter().any(|child| child.install.is_some());
         if self.state == State::Established
             && !busy

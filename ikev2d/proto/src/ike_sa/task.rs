@@ -10,6 +10,7 @@ use crate::config::ChildConfig;
 use crate::crypto::KeyExchange;
 use crate::event::{ChildId, IkeId};
 use crate::exchange::followup::{AwaitedSa, Further};
+use crate::ts::TrafficSelector;
 use crate::wire::{Chain, exchange};
 
 /// What a request of ours asked for.
@@ -38,6 +39,8 @@ pub(crate) struct ChildRequest {
     pub(crate) resource: Option<u16>,
     /// It is one more for the same traffic, which nobody has asked for.
     pub(crate) sibling: bool,
+    /// It is for what the peer has narrowed another one by.
+    pub(crate) part: bool,
     /// The additional key exchanges that go on.
     pub(crate) further: Option<Box<Further>>,
     /// The peer's rekeying of the same child, answered meanwhile.
@@ -98,6 +101,8 @@ pub(crate) enum Task {
         group: Option<Group>,
         not_before: Option<Instant>,
     },
+    /// Ask for what the peer has narrowed a child by (§2.9).
+    Part(Box<Part>),
     RekeyIke {
         group: Option<Group>,
         not_before: Option<Instant>,
@@ -111,6 +116,16 @@ pub(crate) enum Task {
     Move,
     /// Tell the peer to go elsewhere (RFC 5685 §5).
     Redirect(IpAddr),
+}
+
+/// A part of a child's traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) child: String,
+    pub(crate) local: Vec<TrafficSelector>,
+    pub(crate) remote: Vec<TrafficSelector>,
+    pub(crate) group: Option<Group>,
+    pub(crate) not_before: Option<Instant>,
 }
 
 impl IkeSa {
@@ -132,6 +147,10 @@ impl IkeSa {
                     let free = !pending && awaited.is_none();
                     free && not_before.is_none_or(|at| at <= now)
                 }
+                Task::Part(part) => {
+                    let free = !pending && awaited.is_none();
+                    free && part.not_before.is_none_or(|at| at <= now)
+                }
                 // The heir would have to take them over in the middle.
                 Task::DeleteChild(_) | Task::Move => !matches!(awaited, Some(AwaitedSa::Ike(_))),
                 _ => true,
@@ -148,6 +167,7 @@ impl IkeSa {
                     ..
                 } => self.start_child(ctx, &name, rekeys, group, false),
                 Task::Sibling { name, group, .. } => self.start_sibling(ctx, &name, group),
+                Task::Part(part) => self.start_part(ctx, *part),
                 Task::RekeyIke { group, .. } => self.start_rekey(ctx, group),
                 Task::DeleteIke { reason } => self.start_delete(ctx, reason),
                 Task::DeleteChild(child) => self.start_delete_child(ctx, child),

@@ -64,6 +64,7 @@ impl IkeSa {
         let keepalive =
             (established && self.wants_keepalives()).then(|| self.last_sent + config.nat_keepalive);
         let tasks = self.tasks.iter().filter_map(|task| match task {
+            Task::Part(part) => part.not_before,
             Task::Child { not_before, .. }
             | Task::Sibling { not_before, .. }
             | Task::RekeyIke { not_before, .. } => *not_before,

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a responder narrows and allows in further child SAs (RFC 7296 §2.9).
+#![allow(clippy::unwrap_used)]
+
+mod peers;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ikev2d_proto::deviation::Deviation;
+use ikev2d_proto::event::*;
+
+use peers::{Pair, net};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A responder with so many child configurations, each for a network of its own: 10.2.N.0/24.
+fn pair(networks: u8) -> Pair {
+    Pair::seeded(8, |a, connection, _| {
+        connection.children.truncate(1);
+        if !a {
+            let child = connection.children[0].clone();
+            connection.children = (0..networks)
+                .map(|number| {
+                    let mut child = child.clone();
+                    child.name = format!("net{number}");
+                    child.local_ts = vec![net(&format!("10.2.{number}.0/24"))];
+                    child
+                })
+                .collect();
+        }
+    })
+}
+
+/// Where the initiator's child SAs lead, in order.
+fn networks(pair: &Pair) -> Vec<IpAddr> {
+    let sa = pair.current_ike(0).unwrap();
+    let sa = pair.sides[0].endpoint.ike_sa(sa).unwrap();
+    let starts = sa.children.iter().flat_map(|child| &child.sa.ts_remote);
+    let mut starts: Vec<IpAddr> = starts.map(|ts| ts.start).collect();
+    starts.sort();
+    starts
+}
+
+/// The initiator's child SA whose traffic starts there.
+fn leading_to(pair: &Pair, start: [u8; 4]) -> ChildId {
+    let sa = pair.current_ike(0).unwrap();
+    let sa = pair.sides[0].endpoint.ike_sa(sa).unwrap();
+    let mut children = sa.children.iter().map(|child| &child.sa);
+    let there = children.find(|child| child.ts_remote[0].start == IpAddr::from(start));
+    there.unwrap().id
+}
+
+fn expected(count: u8) -> Vec<IpAddr> {
+    (0..count).map(|n| IpAddr::from([10, 2, n, 0])).collect()
+}
+
+fn failures(pair: &Pair) -> usize {
+    pair.count(0, |event| matches!(event, Event::InitiateFailed { .. }))
+}
+
+/// S90, S94: the initiator asks for what was narrowed away, until it has all that the responder allows.
+#[test]
+fn the_rest_is_asked_for() {
+    for count in 1..=4 {
+        let mut pair = pair(count);
+        pair.sides[0]
+            .endpoint
+            .initiate(pair.now, "gw", Some("net"), None)
+            .unwrap();
+        pair.run(30 * SECOND);
+        assert_eq!(networks(&pair), expected(count));
+        pair.agree(usize::from(count));
+        assert_eq!(failures(&pair), 0);
+    }
+}
+
+/// S94: a part stays a part when either side rekeys it, and all of them come again with a new IKE SA.
+#[test]
+fn parts_are_rekeyed_as_parts() {
+    let mut pair = pair(3);
+    pair.sides[0]
+        .endpoint
+        .initiate(pair.now, "gw", Some("net"), None)
+        .unwrap();
+    pair.run(30 * SECOND);
+    for side in [0, 1, 0] {
+        let sa = pair.sides[side].endpoint.ike_sas().next().unwrap();
+        let children: Vec<ChildId> = sa.children.iter().map(|child| child.sa.id).collect();
+        for child in children {
+            let now = pair.now;
+            pair.sides[side].endpoint.rekey_child(now, child).unwrap();
+            pair.run(30 * SECOND);
+        }
+        assert_eq!(networks(&pair), expected(3), "{side}");
+        pair.agree(3);
+    }
+    let (now, ike) = (pair.now, pair.ike(0));
+    pair.sides[0].endpoint.reauthenticate(now, ike).unwrap();
+    pair.run(60 * SECOND);
+    assert_eq!(networks(&pair), expected(3));
+    pair.agree(3);
+    assert_eq!(failures(&pair), 0);
+}
+
+/// The parts are asked for again where the first one is gone, once and no more, and one that the
+/// responder has lost comes back alone.
+#[test]
+fn parts_come_back_without_the_first() {
+    let mut pair = pair(3);
+    pair.sides[0]
+        .endpoint
+        .initiate(pair.now, "gw", Some("net"), None)
+        .unwrap();
+    pair.run(30 * SECOND);
+    for network in [1, 0] {
+        let lost = Arc::new(AtomicBool::new(true));
+        let once: Deviation = Box::new(move |message| {
+            const NOTIFY: u8 = 41;
+            const CREATE_CHILD_SA: u8 = 36;
+            let response = message.header.exchange == CREATE_CHILD_SA;
+            if response && lost.swap(false, Ordering::Relaxed) {
+                message.payloads = vec![(NOTIFY, vec![3, 4, 0, 44, 0, 0, 0, 1])];
+            }
+        });
+        pair.sides[1].endpoint.deviate(once);
+        let (now, part) = (pair.now, leading_to(&pair, [10, 2, network, 0]));
+        pair.sides[0].endpoint.rekey_child(now, part).unwrap();
+        pair.run(30 * SECOND);
+        assert_eq!(networks(&pair), expected(3));
+        assert_ne!(leading_to(&pair, [10, 2, network, 0]), part);
+    }
+
+    let (now, first) = (pair.now, leading_to(&pair, [10, 2, 0, 0]));
+    pair.sides[0].endpoint.terminate_child(now, first).unwrap();
+    pair.run(30 * SECOND);
+    assert_eq!(networks(&pair), expected(3)[1..]);
+    let (now, ike) = (pair.now, pair.ike(0));
+    pair.sides[0].endpoint.reauthenticate(now, ike).unwrap();
+    pair.run(60 * SECOND);
+    assert_eq!(networks(&pair), expected(3));
+    pair.agree(3);
+    assert_eq!(failures(&pair), 0);
+}
+
+/// RFC 9611: several child SAs for the same traffic are told apart by their configuration's name, so the
+/// rest is left there.
+#[test]
+fn the_rest_is_left_where_there_is_a_child_for_each_resource() {
+    let mut pair = Pair::seeded(8, |a, connection, _| {
+        connection.children.truncate(1);
+        let child = &mut connection.children[0];
+        child.resources.most = 4;
+        child.resources.own = 2;
+        if !a {
+            let mut other = child.clone();
+            child.local_ts = vec![net("10.2.0.0/24")];
+            other.name = "other".to_owned();
+            other.local_ts = vec![net("10.2.1.0/24")];
+            connection.children.push(other);
+        }
+    });
+    pair.sides[0]
+        .endpoint
+        .initiate(pair.now, "gw", Some("net"), None)
+        .unwrap();
+    pair.run(30 * SECOND);
+    assert_eq!(networks(&pair), [IpAddr::from([10, 2, 0, 0]); 2]);
+    pair.agree(2);
+}
+
+/// S90, A: a responder that allows more and more is asked for eight child SAs at most, and one that says
+/// so whatever there is, for what was narrowed away and nothing else.
+#[test]
+fn a_responder_that_always_allows_more_is_asked_within_bounds() {
+    let mut many = pair(40);
+    many.sides[0]
+        .endpoint
+        .initiate(many.now, "gw", Some("net"), None)
+        .unwrap();
+    many.run(300 * SECOND);
+    let (count, asked) = (networks(&many).len(), many.recorded.len());
+    assert_eq!(count, 8);
+    assert!(asked < 40, "{asked} messages");
+
+    for networks in [0, 2] {
+        let mut liar = match networks {
+            0 => Pair::seeded(8, |_, connection, _| connection.children.truncate(1)),
+            networks => pair(networks),
+        };
+        let always: Deviation = Box::new(|message| {
+            const NOTIFY: u8 = 41;
+            message.payloads.push((NOTIFY, vec![0, 0, 0x40, 0x02]));
+        });
+        liar.sides[1].endpoint.deviate(always);
+        liar.sides[0]
+            .endpoint
+            .initiate(liar.now, "gw", Some("net"), None)
+            .unwrap();
+        liar.run(300 * SECOND);
+        let children = liar.sides[0].outbound.len();
+        assert_eq!(children, usize::from(networks.max(1)));
+        assert!(liar.recorded.len() <= 12, "{}", liar.recorded.len());
+        assert_eq!(failures(&liar), 0);
+    }
+}

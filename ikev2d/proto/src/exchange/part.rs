@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a peer has narrowed a child by, and allows in further ones (RFC 7296 §2.9: ADDITIONAL_TS_POSSIBLE).
+
+use std::time::Instant;
+
+use crate::config::{ChildConfig, SelectorConfig};
+use crate::crypto::CryptoError;
+use crate::event::{ChildId, ChildSa};
+use crate::exchange::create_child::Wants;
+use crate::ike_sa::{Child, Ctx, IkeSa, Part, Phase, Task};
+use crate::ts::{self, TrafficSelector};
+
+/// Child SAs of one configuration on an IKE SA, from which no further ones are asked for.
+const MOST: usize = 8;
+/// Parts that an IKE SA asks for in all: a peer may delete what it allows, and allow more.
+const MOST_ASKED: u8 = 32;
+/// Selectors of one side that a rest is reckoned with, at most: it takes the product's time.
+const WIDEST: usize = 32;
+
+/// Our side's selectors, and the peer's: traffic from any of the one to any of the other.
+type Traffic = (Vec<TrafficSelector>, Vec<TrafficSelector>);
+
+/// What of this traffic a child does not carry.
+fn beside((local, remote): Traffic, sa: &ChildSa) -> [Traffic; 2] {
+    let within = ts::narrow(&sa.ts_local, &local);
+    if within.is_empty() || ts::narrow(&sa.ts_remote, &remote).is_empty() {
+        return [(local, remote), Traffic::default()];
+    }
+    let behind = (within, ts::without(&remote, &sa.ts_remote));
+    [(ts::without(&local, &sa.ts_local), remote), behind]
+}
+
+impl IkeSa {
+    /// What a child's policy is here.
+    pub(crate) fn resolved(&self, config: &ChildConfig) -> Traffic {
+        (
+            SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic()),
+            SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic()),
+        )
+    }
+
+    /// Leaves a child's policy what is of this traffic; whether there is any.
+    pub(crate) fn narrow_to(
+        &self,
+        config: &mut ChildConfig,
+        (local, remote): (&[TrafficSelector], &[TrafficSelector]),
+    ) -> bool {
+        let policy = self.resolved(config);
+        let (local, remote) = (ts::narrow(&policy.0, local), ts::narrow(&policy.1, remote));
+        let any = !local.is_empty() && !remote.is_empty();
+        if any {
+            let fixed = |all: Vec<_>| all.into_iter().map(SelectorConfig::Fixed).collect();
+            (config.local_ts, config.remote_ts) = (fixed(local), fixed(remote));
+        }
+        any
+    }
+
+    /// Whether a child is for what the peer has narrowed another one by.
+    pub(crate) fn is_part(&self, child: ChildId) -> bool {
+        self.child(child).is_some_and(|child| child.part)
+    }
+
+    /// Whether the traffic of a child's configuration is that of several child SAs: what replaces it is
+    /// for its own.
+    pub(crate) fn is_one_of_parts(&self, child: &Child) -> bool {
+        let others = self.children.iter().map(|other| &other.sa);
+        let mut others = others.filter(|other| other.child == child.sa.child);
+        child.part
+            || others.any(|other| {
+                (&other.ts_local, &other.ts_remote) != (&child.sa.ts_local, &child.sa.ts_remote)
+            })
+    }
+
+    /// What brings a part back that is lost.
+    pub(crate) fn task_for_part(
+        &self,
+        child: ChildId,
+        not_before: Option<Instant>,
+    ) -> Option<Task> {
+        let child = self.child(child)?;
+        if child.sa.resource.is_some() || !self.is_one_of_parts(child) {
+            return None;
+        }
+        Some(Task::Part(Box::new(Part {
+            child: child.sa.child.clone(),
+            local: child.sa.ts_local.clone(),
+            remote: child.sa.ts_remote.clone(),
+            group: None,
+            not_before,
+        })))
+    }
+
+    /// The peer has narrowed a child, and says that it allows more: it is asked for what no child
+    /// carries of this traffic, within bounds whatever it says.
+    pub(crate) fn ask_for_rest(&mut self, name: &str, wanted: Traffic) {
+        // Several for the same traffic are told apart by their configuration's name.
+        let alone = |config: ChildConfig| config.resources.most <= 1;
+        if !self.child_config(name).is_some_and(alone) {
+            return;
+        }
+        let named = self.children.iter().filter(|child| child.sa.child == name);
+        let there: Vec<&Child> = named
+            .filter(|child| matches!(child.phase, Phase::Installed | Phase::Rekeying))
+            .collect();
+        let widest = |traffic: Traffic| {
+            let (local, remote) = (&traffic.0, &traffic.1);
+            (local.len().max(remote.len()) <= WIDEST).then_some(traffic)
+        };
+        let mut rest: Vec<Traffic> = widest(wanted).into_iter().collect();
+        for child in &there {
+            if child.sa.ts_local.len().max(child.sa.ts_remote.len()) > WIDEST {
+                return;
+            }
+            let parts = rest.into_iter().flat_map(|part| beside(part, &child.sa));
+            let parts = parts.filter(|(local, remote)| !local.is_empty() && !remote.is_empty());
+            rest = parts.filter_map(widest).take(MOST).collect();
+        }
+        let asked = |task: &&Task| matches!(task, Task::Part(part) if part.child == name);
+        let asked = self.tasks.iter().filter(asked).count();
+        let free = MOST.saturating_sub(there.len() + asked);
+        for (local, remote) in rest.into_iter().take(free) {
+            if self.parts_asked >= MOST_ASKED {
+                return;
+            }
+            self.parts_asked += 1;
+            self.tasks.push_back(Task::Part(Box::new(Part {
+                child: name.to_owned(),
+                local,
+                remote,
+                group: None,
+                not_before: None,
+            })));
+        }
+    }
+
+    pub(crate) fn start_part(&mut self, ctx: &mut Ctx<'_>, part: Part) -> Result<(), CryptoError> {
+        // The policy may have changed.
+        let Some(mut config) = self.child_config(&part.child) else {
+            return Ok(());
+        };
+        if !self.narrow_to(&mut config, (&part.local, &part.remote)) {
+            return Ok(());
+        }
+        let wants = Wants {
+            sibling: true,
+            part: true,
+            ..Wants::default()
+        };
+        self.ask_for_child(ctx, config, part.group, wants)
+    }
+}

@@ -245,6 +245,37 @@ fn resumptions_do_not_put_off_reauthentication() {
     }
 }
 
+/// A ticket is not spent by attempts that nobody answers, as long as it lives; one that was called off
+/// is not tried again.
+#[test]
+fn a_ticket_outlives_unanswered_attempts() {
+    let full = [INIT, INIT, AUTH, AUTH];
+    for (attempts, called_off, took) in [
+        (1, false, [RESUME, RESUME, AUTH, AUTH]),
+        (3, false, [RESUME, RESUME, AUTH, AUTH]),
+        (1, true, full),
+        // Over by the time.
+        (20, false, full),
+    ] {
+        let mut pair = pair(15, [Some(LIFE); 2], false);
+        pair.up();
+        lose(&mut pair);
+        pair.loss = 100;
+        for attempt in 1..=attempts {
+            connect(&mut pair);
+            if called_off {
+                let (now, ike) = (pair.now, pair.ike(0));
+                pair.sides[0].endpoint.terminate_ike(now, ike).unwrap();
+            }
+            pair.run(Duration::from_secs(300));
+            assert_eq!(failures(&pair), attempt);
+        }
+        pair.loss = 0;
+        assert_eq!(connect(&mut pair), took, "{attempts} {called_off}");
+        pair.agree(1);
+    }
+}
+
 /// I and A: what was recorded is no ticket, nor is what was changed; a peer with the keys of another
 /// session proves nothing.
 #[test]

@@ -285,6 +285,14 @@ impl Tickets {
         held.filter(|held| now < held.until)
     }
 
+    /// One that nobody has answered to is good still, unless there is a newer one by now.
+    pub(crate) fn put_back(&mut self, now: Instant, held: Held) {
+        if now < held.until && self.held.len() < MOST_HELD {
+            let name = held.session.connection.clone();
+            self.held.entry(name).or_insert(held);
+        }
+    }
+
     /// Forgets the ticket that an IKE SA has given us: one that is deleted is not resumed (§4.3.4).
     pub(crate) fn drop_of(&mut self, ike: IkeId) {
         self.held.retain(|_, held| held.ike != ike);

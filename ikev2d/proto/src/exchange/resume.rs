@@ -337,8 +337,15 @@ impl IkeSa {
 
     /// With an IKE SA that is deleted goes its ticket; that of one whose peer is only out of reach stays
     /// (§4.3.4).
-    pub(crate) fn leave_tickets(&self, ctx: &mut Ctx<'_>, why: &str) {
+    pub(crate) fn leave_tickets(&mut self, ctx: &mut Ctx<'_>, why: &str) {
         if why == reason::NO_ANSWER {
+            // Of a ticket that was shown to nobody, the next attempt is the first.
+            if self.keys.is_none()
+                && let Some(resumed) = self.init.resumes.take()
+                && let Resumed::Ours(held) = *resumed
+            {
+                ctx.out.tickets.put_back(ctx.now, held);
+            }
             return ctx.out.tickets.leave(self.id);
         }
         ctx.out.tickets.revoke(ctx.now, self.id);

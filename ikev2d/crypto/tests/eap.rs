@@ -137,6 +137,50 @@ fn the_identity_is_that_of_eap() {
     assert_eq!(sa.remote_id.to_string(), "carol");
 }
 
+/// A session goes on by a ticket (RFC 5723), again and again, as that of whom EAP has authenticated, and
+/// with the IDi that the initiator has said.
+#[test]
+fn a_ticket_is_of_whom_eap_has_authenticated() {
+    let root = Template::authority("Root").issue(p256(), None);
+    let b = Template::end("b.test").issue(p256(), Some(&root));
+    for (expected, ask, name) in [
+        (Identity::Any, true, "carol"),
+        (Identity::parse("a.test"), true, "carol"),
+        (Identity::Any, false, "a.test"),
+    ] {
+        let any = SignaturePolicy::default;
+        let mut pair = Pair::new(|is_a, connection, config| {
+            connection.resumption = Some(Duration::from_secs(3600));
+            connection.dpd_delay = Some(Duration::from_secs(10));
+            config.retransmit_tries = 3;
+            if is_a {
+                connection.local_auth = LocalAuth::Eap(client(name, "open sesame"));
+                connection.remote_auth = RemoteAuth::PublicKey(root.trust(any()));
+            } else {
+                connection.local_auth = LocalAuth::PublicKey(b.signer(&[], &any()));
+                connection.remote_auth = RemoteAuth::Eap(server(ask));
+                connection.remote_id = expected.clone();
+            }
+        });
+        initiate(&mut pair);
+        for round in 1..=2 {
+            pair.loss = 100;
+            pair.run(Duration::from_secs(300));
+            pair.agree(0);
+            pair.loss = 0;
+            initiate(&mut pair);
+            pair.agree(1);
+            let resumptions = pair
+                .sides
+                .each_ref()
+                .map(|s| s.endpoint.stats().resumptions);
+            assert_eq!(resumptions, [round, round], "{expected} {ask}");
+            let sa = pair.sides[1].endpoint.ike_sas().next().unwrap();
+            assert_eq!(sa.remote_id.to_string(), name);
+        }
+    }
+}
+
 /// A02: wrong passwords, unknown users, another's name; and the preshared key of old is no way around.
 #[test]
 fn who_has_no_password_gets_nothing() {

@@ -35,6 +35,8 @@ pub(crate) struct Session {
     pub(crate) connection: String,
     /// Who the holder of the ticket is.
     pub(crate) client: Identity,
+    /// Who it says that it is: the body of IDi. EAP may have found somebody else.
+    pub(crate) id_body: Vec<u8>,
     /// Who has given it.
     pub(crate) gateway: Identity,
     pub(crate) suite: IkeSuite,
@@ -127,7 +129,11 @@ impl Tickets {
         plain.extend(authenticated.to_be_bytes());
         plain.push(u8::from(session.ppk));
         put(&mut plain, session.connection.as_bytes());
-        put(&mut plain, &session.client.emit());
+        let client = session.client.emit();
+        put(&mut plain, &client);
+        // Mostly it is the same, and the ticket the shorter.
+        let id_body = Some(&session.id_body[..]).filter(|id_body| *id_body != client);
+        put(&mut plain, id_body.unwrap_or_default());
         put(&mut plain, &session.gateway.emit());
         let suite = proposal::emit(&[(1, session.suite.to_proposal())], true, &[]);
         put(&mut plain, &suite);
@@ -193,13 +199,16 @@ impl Tickets {
         };
         let ppk = reader.u8().ok()? != 0;
         let connection = std::str::from_utf8(take(&mut reader)?).ok()?.to_owned();
-        let client = Identity::read(take(&mut reader)?).ok()?;
+        let client_body = take(&mut reader)?;
+        let client = Identity::read(client_body).ok()?;
+        let id_body = Some(take(&mut reader)?).filter(|id_body| !id_body.is_empty());
         let gateway = Identity::read(take(&mut reader)?).ok()?;
         let suite = proposal::parse(take(&mut reader)?, true).ok()?;
         let suite = &suite.first()?.proposal;
         let session = Session {
             connection,
             client,
+            id_body: id_body.unwrap_or(client_body).to_vec(),
             gateway,
             suite: suite.choose_ike(suite)?,
             d: Zeroizing::new(take(&mut reader)?.to_vec()),
@@ -386,6 +395,7 @@ mod tests {
         Session {
             connection: "gw".to_owned(),
             client: Identity::parse("carol@example.org"),
+            id_body: Identity::parse("carol@example.org").emit(),
             gateway: Identity::parse("192.0.2.1"),
             suite: proposal.choose_ike(&proposal).unwrap(),
             d: Zeroizing::new(vec![7; 48]),
@@ -405,15 +415,18 @@ mod tests {
         let (got, put) = (&opened.session, session());
         assert_eq!((&got.connection, &got.suite), (&put.connection, &put.suite));
         assert_eq!((&got.client, &got.gateway), (&put.client, &put.gateway));
+        assert_eq!(got.id_body, put.id_body);
         assert_eq!((&got.d, got.ppk), (&put.d, put.ppk));
         assert_eq!(got.authenticated_until, None);
         let ends = Session {
             authenticated_until: Some(start + LIFE * 2),
+            id_body: Identity::parse("laptop.example.org").emit(),
             ..session()
         };
         let ending = tickets.give(&crypto, start, (IkeId(2), LIFE), &ends);
         let ending = tickets.open(&crypto, start, &ending.unwrap()).unwrap();
         assert_eq!(ending.session.authenticated_until, ends.authenticated_until);
+        assert_eq!(ending.session.id_body, ends.id_body);
         let end = start + LIFE;
         let nearly = end - Duration::from_millis(2);
         assert!(tickets.open(&crypto, nearly, &ticket).is_some());

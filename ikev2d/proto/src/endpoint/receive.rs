@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Endpoint;
 use super::cookie::Seen;
 use super::gate::{is_first, resumes_first};
-use crate::config::{AddressPattern, Connection, Tcp};
+use crate::config::{AddressPattern, Connection, Identity, Tcp};
 use crate::event::{IkeId, Path, Transmit};
 use crate::exchange::init::{InitRequest, NONCE_RANGE, choose, has_intermediate};
 use crate::exchange::redirect;
@@ -180,12 +180,13 @@ impl Endpoint {
             .open(&*self.crypto, now, ticket)
             .and_then(|ticket| {
                 let (local, remote) = (path.local.ip(), path.remote.ip());
+                // As in IKE_AUTH: what the peer says chooses, and what it has proved counts.
+                let id = Identity::read(&ticket.session.id_body).ok()?;
                 let connection = self.connections.iter().find(|c| {
                     c.name == ticket.session.connection
                         && c.resumption.is_some()
                         && addresses_match(c, local, remote)
-                        && c.remote_id
-                            .matches_by(&*self.crypto, &ticket.session.client)
+                        && c.remote_id.matches_by(&*self.crypto, &id)
                 })?;
                 let fixed = ticket.session.suite.to_proposal();
                 let mut ours = connection.proposals.iter();

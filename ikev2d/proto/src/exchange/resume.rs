@@ -190,11 +190,12 @@ impl IkeSa {
     fn resumed_auth(&self, ctx: &Ctx<'_>, by_initiator: bool) -> Result<Vec<u8>, CryptoError> {
         let (suite, keys) = self.suite.zip(self.keys.as_ref()).ok_or(CryptoError)?;
         let resumed = self.init.resumes.as_deref().ok_or(CryptoError)?;
-        let (id, sk_p) = match by_initiator {
-            true => (&resumed.session().client, keys.auth().0),
-            false => (&resumed.session().gateway, keys.auth().1),
+        let session = resumed.session();
+        let (id_body, sk_p) = match by_initiator {
+            true => (session.id_body.clone(), keys.auth().0),
+            false => (session.gateway.emit(), keys.auth().1),
         };
-        let octets = self.signed_octets(ctx, (by_initiator, true), &id.emit())?;
+        let octets = self.signed_octets(ctx, (by_initiator, true), &id_body)?;
         let code = ctx.crypto.prf(suite.prf, sk_p, &[&octets])?;
         Ok(code.to_vec())
     }
@@ -204,11 +205,11 @@ impl IkeSa {
         let Some(session) = self.init.resumes.as_deref().map(Resumed::session) else {
             return false;
         };
-        let (kind, id) = match by_initiator {
-            true => (payload::IDI, &session.client),
-            false => (payload::IDR, &session.gateway),
+        let (kind, id_body) = match by_initiator {
+            true => (payload::IDI, session.id_body.clone()),
+            false => (payload::IDR, session.gateway.emit()),
         };
-        let same = find(parts, kind).is_some_and(|body| body == id.emit());
+        let same = find(parts, kind).is_some_and(|body| body == id_body);
         let auth = find(parts, payload::AUTH).and_then(|body| Auth::read(body).ok());
         match (auth, self.resumed_auth(ctx, by_initiator)) {
             (Some(Auth::SharedKey(code)), Ok(expected)) => {
@@ -263,11 +264,16 @@ impl IkeSa {
         self.finish_response(ctx, parts);
     }
 
-    fn session(&self, (client, gateway): (&Identity, &Identity)) -> Option<Session> {
+    fn session(
+        &self,
+        (client, id_body): (&Identity, &[u8]),
+        gateway: &Identity,
+    ) -> Option<Session> {
         let (suite, keys) = self.suite.zip(self.keys.as_ref())?;
         Some(Session {
             connection: self.connection.name.clone(),
             client: client.clone(),
+            id_body: id_body.to_vec(),
             gateway: gateway.clone(),
             suite,
             d: Zeroizing::new(keys.d().to_vec()),
@@ -303,7 +309,8 @@ impl IkeSa {
         let life = self.ticket_life(ctx);
         let seconds = life.and_then(|life| u32::try_from(life.as_secs()).ok());
         let seconds = seconds.filter(|seconds| *seconds != 0);
-        let session = self.session((&self.remote_id, &self.local_id));
+        let id_body = find(parts, payload::IDI)?;
+        let session = self.session((&self.remote_id, id_body), &self.local_id);
         let sealed = seconds.zip(session).and_then(|(seconds, session)| {
             let life = Duration::from_secs(seconds.into());
             let (ike, tickets) = ((self.id, life), &mut ctx.out.tickets);
@@ -327,7 +334,8 @@ impl IkeSa {
         let seconds = <[u8; LIFE_LEN]>::try_from(seconds).map_or(0, u32::from_be_bytes);
         let life = Duration::from_secs(seconds.into()).min(most);
         // What we are asked for would be another name than what we are: it could not be shown again.
-        if let Some(session) = self.session((&self.local_id, &self.remote_id))
+        let client = (&self.local_id, &self.local_id.emit()[..]);
+        if let Some(session) = self.session(client, &self.remote_id)
             && (1..=MOST_TICKET).contains(&ticket.len())
         {
             let ike = (self.id, life);

@@ -4,6 +4,7 @@
 
 mod peers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ikev2d_proto::config::*;
@@ -104,6 +105,94 @@ fn who_wants_tcp_alone_says_nothing_by_udp() {
     off.run(300 * SECOND);
     assert_eq!(off.sides[1].endpoint.ike_sas().count(), 0);
     assert_eq!(downs(&off, 0).len(), 1);
+}
+
+/// B19: a connection that is off is so to whoever came in by another one of the same addresses, comes back
+/// with a ticket, or moves.
+#[test]
+fn who_is_off_is_not_reached_by_tcp_in_any_way() {
+    let guarded = |tcp| {
+        let change = |a: bool, connection: &mut Connection, _: &mut EndpointConfig| {
+            connection.resumption = Some(3600 * SECOND);
+            connection.dpd_delay = Some(10 * SECOND);
+            connection.mobike = true;
+            let nets = [AddressPattern::Prefix([192, 0, 2, 0].into(), 24)];
+            if a {
+                connection.local_addrs.extend(nets);
+            } else {
+                connection.remote_addrs = nets.to_vec();
+                connection.tcp = Tcp::Off;
+            }
+        };
+        let mut pair = changed(tcp, change);
+        let mut off = peers::connection(false);
+        change(false, &mut off, &mut EndpointConfig::default());
+        let open = Connection {
+            name: "others".to_owned(),
+            remote_id: Identity::parse("others.test"),
+            tcp: Tcp::Fallback,
+            ..off.clone()
+        };
+        let endpoint = &mut pair.sides[1].endpoint;
+        endpoint.set_connections([open, off].map(Arc::new).to_vec());
+        pair
+    };
+    let streamed = |pair: &Pair| {
+        let mut sas = pair.sides[1].endpoint.ike_sas();
+        sas.any(|sa| sa.path.stream.is_some())
+    };
+
+    // Another connection lets IKE_SA_INIT in; who it is then says IKE_AUTH.
+    let mut pair = guarded(Tcp::Always);
+    initiate(&mut pair);
+    pair.run(SECOND);
+    assert!(pair.streamed >= 3, "{} messages by TCP", pair.streamed);
+    assert_eq!(
+        pair.count(1, |event| matches!(event, Event::IkeUp { .. })),
+        0
+    );
+    assert!(!streamed(&pair));
+
+    // A ticket that UDP has brought.
+    let mut pair = guarded(Tcp::Fallback);
+    pair.up();
+    pair.loss = 100;
+    pair.run(300 * SECOND);
+    pair.agree(0);
+    (pair.loss, pair.no_udp) = (0, true);
+    let ups = pair.count(1, |event| matches!(event, Event::IkeUp { .. }));
+    initiate(&mut pair);
+    pair.run(60 * SECOND);
+    assert!(pair.streamed > 0);
+    assert_eq!(pair.sides[1].endpoint.stats().resumptions, 0);
+    assert_eq!(
+        pair.count(1, |event| matches!(event, Event::IkeUp { .. })),
+        ups
+    );
+
+    // A new message of an SA that UDP carries.
+    let mut pair = guarded(Tcp::Fallback);
+    pair.up();
+    let (now, ike) = (pair.now, pair.ike(0));
+    pair.sides[0].endpoint.check_liveness(now, ike).unwrap();
+    pair.flush();
+    pair.wire[0].2.stream = Some(Numbers::default().next_stream());
+    pair.deliver(0);
+    assert!(!streamed(&pair));
+
+    // A peer that moves, and finds no UDP there.
+    let mut pair = guarded(Tcp::Fallback);
+    pair.up();
+    pair.no_udp = true;
+    let (now, ike) = (pair.now, pair.ike(0));
+    let address = "192.0.2.77".parse().unwrap();
+    let moved = pair.sides[0].endpoint.move_to(now, ike, address);
+    assert_eq!(moved, Ok(true));
+    for _ in 0..30 {
+        pair.run(SECOND);
+        assert!(!streamed(&pair));
+    }
+    assert!(pair.streamed > 0);
 }
 
 /// B19, §6.2: what TCP carries is not sent again, and a peer that says nothing is given up all the same.

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 pub use gate::{Gate, Verdict};
 pub use info::{ChildInfo, IkeSaInfo, Stats};
-pub(crate) use receive::{addresses_match, permits};
+pub(crate) use receive::{addresses_match, may_come, permits};
 pub use stream::StreamUse;
 pub use table::network;
 pub(crate) use unique::GRACE;

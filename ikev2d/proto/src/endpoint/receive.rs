@@ -179,13 +179,12 @@ impl Endpoint {
             .tickets
             .open(&*self.crypto, now, ticket)
             .and_then(|ticket| {
-                let (local, remote) = (path.local.ip(), path.remote.ip());
                 // As in IKE_AUTH: what the peer says chooses, and what it has proved counts.
                 let id = Identity::read(&ticket.session.id_body).ok()?;
                 let connection = self.connections.iter().find(|c| {
                     c.name == ticket.session.connection
                         && c.resumption.is_some()
-                        && addresses_match(c, local, remote)
+                        && may_come(c, path)
                         && c.remote_id.matches_by(&*self.crypto, &id)
                 })?;
                 let fixed = ticket.session.suite.to_proposal();
@@ -220,11 +219,7 @@ impl Endpoint {
             return;
         }
         let (local, remote) = (path.local.ip(), path.remote.ip());
-        let may_come = |c: &Connection| path.stream.is_none() || c.tcp != Tcp::Off;
-        let candidates = self
-            .connections
-            .iter()
-            .filter(|c| may_come(c) && addresses_match(c, local, remote));
+        let candidates = self.connections.iter().filter(|c| may_come(c, path));
         let additional = has_intermediate(&request.parts);
         let mut chosen = None;
         let mut any = false;
@@ -271,6 +266,12 @@ impl Endpoint {
             }
         });
     }
+}
+
+/// Whether a peer may come to a connection this way: from there, and by TCP where it does.
+pub(crate) fn may_come(connection: &Connection, path: Path) -> bool {
+    (path.stream.is_none() || connection.tcp != Tcp::Off)
+        && addresses_match(connection, path.local.ip(), path.remote.ip())
 }
 
 /// Whether a connection may be used between two addresses.

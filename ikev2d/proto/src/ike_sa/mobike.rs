@@ -65,7 +65,7 @@ impl IkeSa {
         if !self.mobike || self.moves || !has(notify::UPDATE_SA_ADDRESSES) {
             return Ok(());
         }
-        if !crate::endpoint::addresses_match(&self.connection, path.local.ip(), path.remote.ip()) {
+        if !crate::endpoint::may_come(&self.connection, path) {
             return Err(notify::UNACCEPTABLE_ADDRESSES);
         }
         let before = (self.path, self.nat_local, self.nat_remote);

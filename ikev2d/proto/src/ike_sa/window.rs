@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::{Ctx, Handover, IkeSa, Request, SMALL, Standing, State, Task};
+use crate::config::Tcp;
 use crate::crypto::CryptoError;
 use crate::event::{Path, StreamId, Transmit};
 use crate::exchange::informational::ends_ike;
@@ -442,6 +443,10 @@ impl IkeSa {
         }
         // Only the original initiator opens streams, and only with MOBIKE it leaves them (RFC 9329 §8.4).
         if path.stream != self.path.stream && (self.moves || path.stream.is_none()) {
+            return;
+        }
+        // Who has said that it may not come by TCP does not come so later on, either.
+        if path.stream.is_some() && self.connection.tcp == Tcp::Off {
             return;
         }
         let port_only = path.remote.ip() == self.path.remote.ip();

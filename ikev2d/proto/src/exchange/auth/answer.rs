@@ -164,10 +164,9 @@ impl IkeSa {
         wanted: Option<&Identity>,
         (auth, eap_alone): (Option<&Auth<'_>>, bool),
     ) -> Option<Arc<Connection>> {
-        let ends = (self.path.local.ip(), self.path.remote.ip());
         let suite = self.suite;
         let found = ctx.connections.iter().find(|connection| {
-            crate::endpoint::addresses_match(connection, ends.0, ends.1)
+            crate::endpoint::may_come(connection, self.path)
                 && connection.remote_id.matches_by(ctx.crypto, remote)
                 && wanted.is_none_or(|id| {
                     connection.local_id.matches_by(ctx.crypto, id) || *id == Identity::Any

@@ -145,8 +145,13 @@ fn strangers_on_tcp_are_shown_out() {
     let mut ike = [&b"\0\x40\0\0\0\0"[..], &[0x5a; 58]].concat();
     // Another version would be told of ours.
     ike[6 + 17] = 0x20;
-    let mut harmless = stranger(&wire.a, &[esp, ike].concat());
+    let mut harmless = stranger(&wire.a, &[esp, ike.clone()].concat());
     b.wait_statistics("ESP of no SA", |counts| counts["unknown-spi"] > 0);
+    // Who says very much and is nobody would be before all those who come by UDP.
+    let mut loud = stranger(&wire.a, &[&b"IKETCP"[..], &ike.repeat(1000)].concat());
+    assert!(is_closed(&mut loud), "{}", b.tail());
+    let after = b.statistics()["tcp-misbehaved"];
+    assert!(after > misbehaved, "{after}");
     // A crowd from one address: some are shown out at once, the others soon.
     let mut crowd: Vec<TcpStream> = (0..40).map(|_| stranger(&wire.a, b"IKETCP")).collect();
     b.wait_statistics("a crowd", |counts| counts["tcp-crowded"] >= 24);

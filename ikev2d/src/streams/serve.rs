@@ -27,6 +27,12 @@ const MESSAGE_TIME: Duration = Duration::from_secs(20);
 pub(super) const SILENCE: Duration = Duration::from_secs(15);
 /// Before another connection is accepted, where the system has no room for one.
 const BREATH: Duration = Duration::from_millis(100);
+/// IKE messages of whoever is not authenticated: those that are taken as they come, and at all. The longest
+/// EAP needs about as many as the first; the others wait each, so that a peer that has just been
+/// authenticated is known to be.
+const UNPROVEN_AT_ONCE: u32 = 64;
+const MOST_UNPROVEN: u32 = 128;
+const UNPROVEN_PAUSE: Duration = Duration::from_millis(50);
 /// Octets that are read at once; twice the largest message.
 const ROOM: usize = 1 << 17;
 
@@ -132,6 +138,7 @@ async fn read(streams: &Streams, stream: &Arc<Stream>) -> Ended {
     let mut room = vec![0; ROOM];
     let (mut at, mut end) = (0, 0);
     let mut since = Instant::now();
+    let mut unproven = 0;
     loop {
         let mut carried = false;
         loop {
@@ -141,7 +148,19 @@ async fn read(streams: &Streams, stream: &Arc<Stream>) -> Ended {
                     at += taken;
                     since = Instant::now();
                     match message {
-                        Message::Ike(message) => hear(streams, stream, message).await,
+                        Message::Ike(message) => {
+                            if !stream.proven.load(Ordering::Relaxed) {
+                                unproven += 1;
+                                if unproven > MOST_UNPROVEN {
+                                    let reason = "too many messages, and no IKE SA";
+                                    return Ended::Misbehaved(reason.to_owned());
+                                }
+                                if unproven > UNPROVEN_AT_ONCE {
+                                    sleep(UNPROVEN_PAUSE).await;
+                                }
+                            }
+                            hear(streams, stream, message).await;
+                        }
                         Message::Esp(packet) => {
                             carried = true;
                             streams.0.plane.take_streamed(stream.id, packet);
@@ -190,7 +209,8 @@ async fn read(streams: &Streams, stream: &Arc<Stream>) -> Ended {
     }
 }
 
-/// Takes an IKE message to the core. Nobody would send it again: it waits until there is room.
+/// Takes an IKE message to the core. Nobody would send it again: it waits until
+/// there is room, and goes before UDP's then, for which reason strangers' messages are counted.
 async fn hear(streams: &Streams, stream: &Arc<Stream>, message: &[u8]) {
     let mut reply = Vec::new();
     let now = std::time::Instant::now();

@@ -187,3 +187,36 @@ fn no_single_deviation_in_create_child_sa_harms_what_there_is() {
     println!("{tried} deviations");
     assert!(tried >= 90, "{tried}");
 }
+
+/// An answer to the rekeying of an IKE SA that can't be read is not the end of rekeying: it is tried
+/// again, as long as the IKE SA is there.
+#[test]
+fn the_rekeying_of_an_ike_sa_is_tried_again_after_an_answer_that_can_not_be_read() {
+    for (kind, len) in [
+        (payload::SA, 0),
+        (payload::KE, 8),
+        // RFC 7296 §2.10, §3.9.
+        (payload::NONCE, 15),
+        (payload::NONCE, 257),
+    ] {
+        let told = format!("payload {kind} of {len} octets");
+        let mut pair = Pair::seeded(11, |_, _, _| {});
+        pair.up();
+        pair.sides[1].endpoint.deviate(Box::new(move |message| {
+            let rekeys = message.header.exchange == exchange::CREATE_CHILD_SA;
+            let mut changed = message.payloads.iter_mut().filter(|_| rekeys);
+            if let Some((_, body)) = changed.find(|part| part.0 == kind) {
+                body.resize(len, 1);
+            }
+        }));
+        let (now, ike) = (pair.now, pair.ike(0));
+        pair.sides[0].endpoint.rekey_ike(now, ike).unwrap();
+        pair.recorded.clear();
+        pair.run(Duration::from_secs(15));
+        let request = |m: &&Vec<u8>| m[18] == exchange::CREATE_CHILD_SA && m[19] & 0x20 == 0;
+        assert!(pair.recorded.iter().filter(request).count() > 1, "{told}");
+        let rekeyed = |e: &Event| matches!(e, Event::IkeRekeyed { .. });
+        assert_eq!(pair.count(0, rekeyed), 0, "{told}");
+        assert_eq!(pair.ike(0), ike, "{told}");
+    }
+}

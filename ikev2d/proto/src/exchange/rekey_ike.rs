@@ -10,10 +10,10 @@ use crate::crypto::CryptoError;
 use crate::event::Event;
 use crate::exchange::create_child::RETRY;
 use crate::exchange::followup::{AwaitedSa, Further, Step};
-use crate::exchange::init::{choose, emit_ke, read_ke};
+use crate::exchange::init::{NONCE_RANGE, choose, emit_ke, read_ke};
 use crate::ike_sa::{
-    Collision, Ctx, FORGET, Handover, IkeSa, NONCE_LEN, RekeyRequest, Request, Standing, State,
-    Task, error_notify, find,
+    AGAIN, Collision, Ctx, FORGET, Handover, IkeSa, NONCE_LEN, RekeyRequest, Request, Standing,
+    State, Task, error_notify, find,
 };
 use crate::keymat::IkeKeys;
 use crate::proposal::{self, IkeSuite, Proposal, methods};
@@ -103,7 +103,7 @@ impl IkeSa {
                         error = notify::name(error.kind),
                         "IKE SA could not be rekeyed"
                     );
-                    (None, Duration::from_secs(10))
+                    (None, AGAIN)
                 }
             };
             let not_before = Some(ctx.now + wait);
@@ -139,6 +139,9 @@ impl IkeSa {
             tracing::warn!("malformed answer to the rekeying of an IKE SA");
             if let Some(theirs) = theirs {
                 theirs_stands(self, ctx, theirs);
+            } else if self.standing == Standing::Current {
+                let (group, not_before) = (None, Some(ctx.now + AGAIN));
+                self.tasks.push_back(Task::RekeyIke { group, not_before });
             }
             return;
         };
@@ -189,7 +192,7 @@ impl IkeSa {
             return None;
         }
         let secret = request.exchange.agree(public).ok()?;
-        let nonce_r = find(parts, payload::NONCE)?;
+        let nonce_r = find(parts, payload::NONCE).filter(|n| NONCE_RANGE.contains(&n.len()))?;
         let (old, keys) = self.suite.as_ref().zip(self.keys.as_ref())?;
         let nonces = (&request.nonce[..], nonce_r);
         let spis = (request.spi, spi_r);

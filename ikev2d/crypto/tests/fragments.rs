@@ -7,6 +7,8 @@ mod peers;
 use std::time::Duration;
 
 use ikev2d_proto::config::{Connection, EndpointConfig, SelectorConfig};
+use ikev2d_proto::endpoint::IkeSaInfo;
+use ikev2d_proto::event::Event;
 use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::wire::{Header, payload};
 
@@ -232,4 +234,54 @@ fn a_repeated_request_in_fragments_is_answered_once() {
         "{answers:?}"
     );
     assert_eq!(pair.sides[1].inbound.len(), 1);
+}
+
+/// After both have rekeyed the IKE SA at once, the peer's first request on what has come of it comes in
+/// fragments: it decides which one stays, and is answered at once.
+#[test]
+fn a_request_in_fragments_decides_a_collision_and_is_answered() {
+    let mut decided = 0;
+    for seed in 0..8 {
+        let mut pair = Pair::seeded(seed, long);
+        up(&mut pair);
+        let now = pair.now;
+        for side in 0..2 {
+            let ike = pair.ike(side);
+            pair.sides[side].endpoint.rekey_ike(now, ike).unwrap();
+        }
+        pair.flush();
+        assert_eq!(pair.wire.len(), 2);
+        pair.deliver(0);
+        pair.deliver(0);
+        pair.flush();
+        // The answer to the second side's own rekeying is lost.
+        pair.wire.retain(|(_, to, ..)| *to == 0);
+        pair.deliver(0);
+        let Some(Event::IkeRekeyed { new, .. }) = pair.sides[0].endpoint.poll_event() else {
+            panic!("seed {seed}");
+        };
+        let own = |sa: IkeSaInfo<'_>| sa.id == new && sa.initiator;
+        if !pair.sides[0].endpoint.ike_sas().any(own) {
+            // The second side's own one stays, which it knows nothing of yet.
+            continue;
+        }
+        decided += 1;
+        let (now, child) = (pair.now, pair.current_child(0).unwrap());
+        pair.sides[0].endpoint.rekey_child(now, child).unwrap();
+        pair.flush();
+        // The old one's deletion, which decides it too, comes later.
+        pair.wire.retain(|(.., message)| is_fragment(message));
+        assert!(pair.wire.len() > 1);
+        while !pair.wire.is_empty() {
+            pair.deliver(0);
+        }
+        pair.flush();
+        let rekeyed = pair.count(1, |e| matches!(e, Event::IkeRekeyed { .. }));
+        assert_eq!(rekeyed, 1, "seed {seed}");
+        let answers = pair.wire.iter().filter(|m| is_fragment(&m.3)).count();
+        assert!(answers > 1, "no answer yet: seed {seed}");
+        pair.run(Duration::from_secs(120));
+        pair.agree(1);
+    }
+    assert!(decided > 0);
 }

@@ -55,8 +55,10 @@ impl Endpoint {
         match found.map(|sa| sa.id) {
             Some(id) => {
                 let _ = self.on(now, id, |sa, ctx| sa.handle(ctx, path, &header, datagram));
-                if std::mem::take(&mut self.out.again) {
-                    let _ = self.on(now, id, |sa, ctx| sa.handle(ctx, path, &header, datagram));
+                if let Some(opened) = self.out.again.take() {
+                    let _ = self.on(now, id, |sa, ctx| {
+                        sa.handle_opened(ctx, path, &header, opened);
+                    });
                 }
             }
             None => self.stats.unknown_spi += 1,

@@ -15,6 +15,7 @@ use crate::event::{ChildId, Event, IkeId, Numbers, Transmit};
 use crate::exchange::redirect::Followed;
 use crate::notified::Notified;
 use crate::pool::Pools;
+use crate::sk::Opened;
 use crate::ticket::Tickets;
 
 /// What a step may use and leave behind.
@@ -70,8 +71,8 @@ pub(crate) struct Outputs {
     pub(crate) followed: Followed,
     /// IKE SAs that a collision has made one too many, and the peer deletes.
     pub(crate) redundant: Vec<IkeId>,
-    /// The message is to be handled again, after the handovers.
-    pub(crate) again: bool,
+    /// What was inside of the message is to be handled again, after the handovers.
+    pub(crate) again: Option<Opened>,
     pub(crate) retransmits: u64,
     pub(crate) auth_failures: u64,
     pub(crate) reauthentications: u64,

@@ -325,10 +325,20 @@ impl IkeSa {
         if by_initiator == self.initiator {
             return;
         }
+        if let Some(opened) = self.open(ctx, path, header, message) {
+            self.handle_opened(ctx, path, header, opened);
+        }
+    }
+
+    /// Takes in what was inside of a message, or of its fragments.
+    pub(crate) fn handle_opened(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        path: Path,
+        header: &Header,
+        opened: Opened,
+    ) {
         let id = header.message_id.get();
-        let Some(opened) = self.open(ctx, path, header, message) else {
-            return;
-        };
         let parsed = payloads(opened.first, &opened.body);
         if header.is_response() {
             if self
@@ -361,7 +371,8 @@ impl IkeSa {
                         // The peer uses this one: it knows of no collision, or has decided it.
                         let (new, delete) = (self.id, false);
                         ctx.out.handovers.push(Handover { old, new, delete });
-                        ctx.out.again = true;
+                        drop(parts);
+                        ctx.out.again = Some(opened);
                         return;
                     }
                     // With a window of one, the next request is the sign that our last answer came.

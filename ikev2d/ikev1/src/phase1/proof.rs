@@ -65,6 +65,12 @@ impl Isakmp {
         self.phase1.at = None;
         self.phase1.sent = None;
         self.material.waiting = Some(Waiting { job, path, iv });
+        // A peer's share in what is done at once is bounded, ours not.
+        let work = if self.initiator {
+            work
+        } else {
+            work.for_peer()
+        };
         let work = Box::new(work);
         ctx.event(Event::Job { job, work });
     }
@@ -251,6 +257,8 @@ impl Isakmp {
                     self.believed(ctx, waiting.path, waiting.iv, signature.clone())
                 }
             }
+            // As if the message had been lost: the peer sends it again.
+            Err(JobError::Busy) => return self.unhear(ctx),
             Err(error) => {
                 if let JobError::Refused(_) = error {
                     ctx.out.auth_failures += 1;
@@ -262,6 +270,15 @@ impl Isakmp {
         if let Err(failure) = outcome {
             let digest = self.phase1.received.unwrap_or_default();
             self.failed(ctx, &failure, digest);
+        }
+    }
+
+    /// Passes over what came last, for which nobody has time.
+    fn unhear(&mut self, ctx: &mut Ctx<'_>) {
+        self.phase1.received = None;
+        if self.begun.take().is_some() {
+            // Message 1 of aggressive mode, which begins an SA: another one, when it comes again.
+            self.die(ctx, "too many signatures at once");
         }
     }
 

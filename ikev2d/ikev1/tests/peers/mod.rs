@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use ikev1_proto::endpoint::Endpoint;
 use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::config::*;
+use ikev2d_proto::credential::JobError;
 use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::event::*;
 use ikev2d_proto::proposal::Proposal;
@@ -31,6 +32,8 @@ pub(crate) struct Side {
     pub(crate) events: Vec<Event>,
     pub(crate) refuse_installs: bool,
     pub(crate) refuse_outbound: bool,
+    /// So many jobs for peers find no room.
+    pub(crate) busy: u32,
 }
 
 /// A datagram under way: when it arrives, at whom, from where.
@@ -149,6 +152,7 @@ impl Pair {
                 events: Vec::new(),
                 refuse_installs: false,
                 refuse_outbound: false,
+                busy: 0,
             }
         };
         Self {
@@ -256,7 +260,14 @@ impl Pair {
                 side.sending.retain(|spi| outbound.contains_key(spi));
             }
             Event::Job { job, work } => {
-                side.endpoint.handle_job(self.now, *job, &work.run());
+                let busy = side.busy != 0 && work.is_for_peer();
+                side.busy -= u32::from(busy);
+                let result = if busy {
+                    Err(JobError::Busy)
+                } else {
+                    work.run()
+                };
+                side.endpoint.handle_job(self.now, *job, &result);
             }
             _ => {}
         }

@@ -240,6 +240,7 @@ impl Endpoint {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.out.tickets.handle_timeout(now);
         for ike in self.sas.due(now) {
             let _ = self.with(now, |sas, ctx| {
                 let sa = sas.get_mut(&ike)?;
@@ -494,6 +495,7 @@ impl Endpoint {
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.sas.next_due()
+        let tickets = self.out.tickets.due();
+        self.sas.next_due().into_iter().chain(tickets).min()
     }
 }

@@ -2,7 +2,7 @@
 //! Tickets by value (RFC 5723 §6.1): what a gateway must know to go on with a peer, sealed for itself
 //! alone, so that it keeps nothing for all the peers that may come back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
@@ -28,6 +28,11 @@ const NUMBER_LEN: usize = 4;
 const MOST_SPENT: usize = 100_000;
 /// Tickets of a client that are kept.
 const MOST_HELD: usize = 4096;
+
+/// For how long a key seals: as long as the ticket lives that it was made for, within these.
+const SEALING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+/// How often what is over is looked for.
+const TIDYING: Duration = Duration::from_secs(60);
 
 /// What a session goes on with.
 #[derive(Clone)]
@@ -63,8 +68,11 @@ pub(crate) struct Presented {
 }
 
 struct Key {
-    number: u32,
     key: Zeroizing<Vec<u8>>,
+    /// Until when it seals.
+    turn: Instant,
+    /// When the last of its tickets is over.
+    until: Instant,
     /// How many it has sealed, which is their IV.
     sealed: u64,
 }
@@ -74,10 +82,12 @@ struct Key {
 pub(crate) struct Tickets {
     /// When the time began that is in tickets.
     since: Option<Instant>,
-    present: Option<Key>,
-    before: Option<Key>,
-    /// When the present key goes.
-    turn: Option<Instant>,
+    /// By number; the last one seals.
+    keys: BTreeMap<u32, Key>,
+    /// How many there have been.
+    made: u32,
+    /// When to look for what is over.
+    due: Option<Instant>,
     next: u64,
     /// Numbers of tickets that are good no more, and until when they would have been.
     spent: HashMap<u64, Instant>,
@@ -138,8 +148,9 @@ impl Tickets {
         let suite = proposal::emit(&[(1, session.suite.to_proposal())], true, &[]);
         put(&mut plain, &suite);
         put(&mut plain, &session.d);
-        let key = self.present.as_mut()?;
-        let head = key.number.to_be_bytes();
+        let (number, key) = self.keys.iter_mut().next_back()?;
+        key.until = key.until.max(until);
+        let head = number.to_be_bytes();
         let iv = key.sealed.to_be_bytes();
         key.sealed += 1;
         crypto
@@ -151,25 +162,24 @@ impl Tickets {
         Some([&head[..], &iv, &plain[..]].concat())
     }
 
-    /// A key seals for as long as a ticket lives, and opens for as long again.
+    /// A key seals for a while, and opens until the last of its tickets is over.
     fn turn_keys(&mut self, crypto: &dyn Crypto, now: Instant, life: Duration) {
-        let over = self.turn.is_none_or(|turn| turn <= now);
-        if self.present.is_some() && !over {
+        let last = self.keys.values().next_back();
+        if last.is_some_and(|key| now < key.turn) {
             return;
         }
+        self.tidy(now);
         let mut key = Zeroizing::new(vec![0; KEY_LEN]);
         crypto.random(&mut key);
-        let number = self
-            .present
-            .as_ref()
-            .map_or(1, |key| key.number.wrapping_add(1));
         let fresh = Key {
-            number,
             key,
+            turn: now + life.clamp(SEALING.0, SEALING.1),
+            until: now,
             sealed: 0,
         };
-        self.before = self.present.replace(fresh);
-        self.turn = Some(now + life);
+        self.made = self.made.wrapping_add(1);
+        self.keys.insert(self.made, fresh);
+        self.arm(now);
     }
 
     /// Opens a ticket, if it is one of ours and good still.
@@ -182,8 +192,7 @@ impl Tickets {
         let (head, rest) = ticket.split_at_checked(NUMBER_LEN)?;
         let (iv, sealed) = rest.split_at_checked(IV_LEN)?;
         let key_number = u32::from_be_bytes(head.try_into().ok()?);
-        let mut keys = self.present.iter().chain(&self.before);
-        let key = keys.find(|key| key.number == key_number)?;
+        let key = self.keys.get(&key_number)?;
         let mut plain = Zeroizing::new(sealed.to_vec());
         crypto
             .aead_open(SEAL, &key.key, iv, head, &mut plain)
@@ -233,9 +242,10 @@ impl Tickets {
             self.tidy(now);
         }
         if self.spent.len() >= MOST_SPENT {
-            (self.present, self.before) = (None, None);
+            self.keys.clear();
             self.spent.clear();
         }
+        self.arm(now);
         self.spent.insert(number, until).is_none()
     }
 
@@ -251,8 +261,29 @@ impl Tickets {
         self.given.remove(&ike);
     }
 
+    /// When to look for what is over.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// There is something that will be over.
+    fn arm(&mut self, now: Instant) {
+        self.due.get_or_insert(now + TIDYING);
+    }
+
+    /// Forgets what is over, if it is time.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if self.due.take_if(|due| *due <= now).is_some() {
+            self.tidy(now);
+            if !(self.keys.is_empty() && self.spent.is_empty() && self.held.is_empty()) {
+                self.arm(now);
+            }
+        }
+    }
+
     /// Forgets what is over.
     pub(crate) fn tidy(&mut self, now: Instant) {
+        self.keys.retain(|_, key| now < key.until.max(key.turn));
         self.spent.retain(|_, until| now < *until);
         self.held.retain(|_, held| now < held.until);
     }
@@ -285,6 +316,7 @@ impl Tickets {
                 session,
             };
             self.held.insert(held.session.connection.clone(), held);
+            self.arm(now);
         }
     }
 
@@ -299,6 +331,7 @@ impl Tickets {
         if now < held.until && self.held.len() < MOST_HELD {
             let name = held.session.connection.clone();
             self.held.entry(name).or_insert(held);
+            self.arm(now);
         }
     }
 
@@ -456,7 +489,52 @@ mod tests {
                 assert_eq!(good, now < *at + LIFE, "{step}");
             }
         }
-        assert_eq!(tickets.present.as_ref().unwrap().number, 5);
+        assert_eq!(tickets.made, 5);
+        assert!(tickets.keys.len() <= 2);
+    }
+
+    /// Lives are each connection's own: no ticket is good for less since another's key was to turn.
+    #[test]
+    fn long_tickets_outlive_the_keys_of_short_ones() {
+        let (crypto, start) = (Plain(Default::default()), Instant::now());
+        let mut tickets = Tickets::default();
+        let mut long = Vec::new();
+        for step in 0..100 {
+            let now = start + LIFE / 2 * step;
+            tickets.handle_timeout(now);
+            let mut give = |life| {
+                let ticket = tickets.give(&crypto, now, (IkeId(step.into()), life), &session());
+                ticket.unwrap()
+            };
+            give(LIFE);
+            let ticket = give(LIFE * 20);
+            tickets.leave(IkeId(step.into()));
+            long.push((now, ticket));
+            for (at, ticket) in &long {
+                let good = tickets.open(&crypto, now, ticket).is_some();
+                assert_eq!(good, now < *at + LIFE * 20, "{step}");
+            }
+            assert!(tickets.keys.len() <= 22, "{}", tickets.keys.len());
+        }
+    }
+
+    /// What is over goes, although nothing is given or asked for any more.
+    #[test]
+    fn keys_and_tickets_that_are_over_are_forgotten() {
+        let (crypto, start) = (Plain(Default::default()), Instant::now());
+        let mut tickets = Tickets::default();
+        let ticket = tickets.give(&crypto, start, (IkeId(1), LIFE), &session());
+        tickets.hold(start, (IkeId(2), LIFE), &ticket.unwrap(), session());
+        tickets.revoke(start, IkeId(1));
+        let mut now = start;
+        while let Some(due) = tickets.due() {
+            assert!(now < due && due <= start + LIFE + TIDYING);
+            now = due;
+            assert_eq!(tickets.held.len(), 1);
+            tickets.handle_timeout(now);
+        }
+        assert!(now >= start + LIFE);
+        assert!(tickets.keys.is_empty() && tickets.spent.is_empty() && tickets.held.is_empty());
     }
 
     /// An IKE SA that is deleted takes its ticket along; of more than can be noted, all go.

@@ -16,6 +16,8 @@ pub(crate) fn environment(name: &str, requirements: &Path) -> Result<PathBuf> {
     let stamp = folder.join("installed.txt");
     let wanted = fs::read_to_string(requirements)
         .with_context(|| format!("cannot read {}", requirements.display()))?;
+    // Its programs begin with its path: one that has been moved is of no use.
+    let wanted = format!("{}\n{wanted}", folder.display());
     if fs::read_to_string(&stamp).is_ok_and(|had| had == wanted) {
         return Ok(folder);
     }

@@ -21,6 +21,8 @@ use tempfile::TempDir;
 pub(super) const MTU: usize = 1400;
 /// How long a program may take until it listens, or a tunnel until it carries a packet.
 const READY: Duration = Duration::from_secs(20);
+/// Milliseconds there and back through empty queues, on a busy machine.
+const AT_ONCE_MS: f64 = 20.0;
 const TICK: Duration = Duration::from_millis(50);
 /// Of each log in an error.
 const TAIL: usize = 1000;
@@ -103,6 +105,20 @@ impl Ground {
         while !ping(&a.namespace, a.inner, b.inner, 1).is_ok_and(|report| report.received == 1) {
             if start.elapsed() > READY {
                 bail!("no packet has come through in {READY:?}");
+            }
+            std::thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing of a flood is left in anybody's queue: until a packet is there and back at once.
+    pub(super) fn settle(&self) -> Result<()> {
+        let [a, b] = &self.ends;
+        let start = Instant::now();
+        let at_once = |mean: Option<f64>| mean.is_some_and(|mean| mean < AT_ONCE_MS);
+        while !at_once(ping(&a.namespace, a.inner, b.inner, 1)?.mean_ms) {
+            if start.elapsed() > READY {
+                bail!("its queues are still full {READY:?} after the last packet");
             }
             std::thread::sleep(TICK);
         }

@@ -165,6 +165,7 @@ impl Measured {
         let mut floods = Vec::new();
         let length = Duration::from_secs_f64(f64::from(shape.seconds) / 2.0);
         for &size in &shape.sizes {
+            ground.settle()?;
             let before = running.cpu()?;
             let report = flood(&ground, size, None, length)?;
             let spent = running.cpu()? - before;
@@ -185,6 +186,7 @@ impl Measured {
         let delay = match largest {
             Some((&size, flooded)) if self.tunnel != Tunnel::Wire => {
                 let rate = 0.5e9 / flooded.nanos;
+                ground.settle()?;
                 let (tunnel, report) = probe(&ground, size, rate, length)?;
                 running.stop();
                 drop(ground);

@@ -66,10 +66,7 @@ fn failures(pair: &Pair) -> usize {
 fn the_rest_is_asked_for() {
     for count in 1..=4 {
         let mut pair = pair(count);
-        pair.sides[0]
-            .endpoint
-            .initiate(pair.now, "gw", Some("net"), None)
-            .unwrap();
+        pair.initiate();
         pair.run(30 * SECOND);
         assert_eq!(networks(&pair), expected(count));
         pair.agree(usize::from(count));
@@ -81,10 +78,7 @@ fn the_rest_is_asked_for() {
 #[test]
 fn parts_are_rekeyed_as_parts() {
     let mut pair = pair(3);
-    pair.sides[0]
-        .endpoint
-        .initiate(pair.now, "gw", Some("net"), None)
-        .unwrap();
+    pair.initiate();
     pair.run(30 * SECOND);
     for side in [0, 1, 0] {
         let sa = pair.sides[side].endpoint.ike_sas().next().unwrap();
@@ -110,10 +104,7 @@ fn parts_are_rekeyed_as_parts() {
 #[test]
 fn parts_come_back_without_the_first() {
     let mut pair = pair(3);
-    pair.sides[0]
-        .endpoint
-        .initiate(pair.now, "gw", Some("net"), None)
-        .unwrap();
+    pair.initiate();
     pair.run(30 * SECOND);
     for network in [1, 0] {
         let lost = Arc::new(AtomicBool::new(true));
@@ -162,10 +153,7 @@ fn the_rest_is_left_where_there_is_a_child_for_each_resource() {
             connection.children.push(other);
         }
     });
-    pair.sides[0]
-        .endpoint
-        .initiate(pair.now, "gw", Some("net"), None)
-        .unwrap();
+    pair.initiate();
     pair.run(30 * SECOND);
     assert_eq!(networks(&pair), [IpAddr::from([10, 2, 0, 0]); 2]);
     pair.agree(2);
@@ -176,10 +164,7 @@ fn the_rest_is_left_where_there_is_a_child_for_each_resource() {
 #[test]
 fn a_responder_that_always_allows_more_is_asked_within_bounds() {
     let mut many = pair(40);
-    many.sides[0]
-        .endpoint
-        .initiate(many.now, "gw", Some("net"), None)
-        .unwrap();
+    many.initiate();
     many.run(300 * SECOND);
     let (count, asked) = (networks(&many).len(), many.recorded.len());
     assert_eq!(count, 8);
@@ -195,10 +180,7 @@ fn a_responder_that_always_allows_more_is_asked_within_bounds() {
             message.payloads.push((NOTIFY, vec![0, 0, 0x40, 0x02]));
         });
         liar.sides[1].endpoint.deviate(always);
-        liar.sides[0]
-            .endpoint
-            .initiate(liar.now, "gw", Some("net"), None)
-            .unwrap();
+        liar.initiate();
         liar.run(300 * SECOND);
         let children = liar.sides[0].outbound.len();
         assert_eq!(children, usize::from(networks.max(1)));

@@ -233,7 +233,7 @@ fn transport_mode_behind_a_nat_tells_the_original_addresses() {
     let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
     let (inside, there) = (address(peers::A), address(peers::B));
     let outside = address(peers::OUTSIDE);
-    let mut pair = Pair::new(|a, connection, _| {
+    let hosts = |a: bool, connection: &mut Connection, _: &mut EndpointConfig| {
         let child = &mut connection.children[0];
         child.transport = true;
         child.local_ts = vec![SelectorConfig::Dynamic];
@@ -241,7 +241,8 @@ fn transport_mode_behind_a_nat_tells_the_original_addresses() {
         if !a {
             connection.remote_addrs = vec![AddressPattern::Any];
         }
-    });
+    };
+    let mut pair = Pair::new(hosts);
     pair.nat = true;
     pair.up();
     for _ in 0..2 {
@@ -255,15 +256,7 @@ fn transport_mode_behind_a_nat_tells_the_original_addresses() {
         pair.agree(1);
     }
     // A peer that tells nothing of them has no transport mode.
-    let mut pair = Pair::open(|a, connection, _| {
-        let child = &mut connection.children[0];
-        child.transport = true;
-        child.local_ts = vec![SelectorConfig::Dynamic];
-        child.remote_ts = vec![SelectorConfig::Dynamic];
-        if !a {
-            connection.remote_addrs = vec![AddressPattern::Any];
-        }
-    });
+    let mut pair = Pair::open(hosts);
     pair.nat = true;
     pair.up();
     let (_, quick) = pair.recorded.iter().find(|(_, m)| m[18] == QUICK).unwrap();

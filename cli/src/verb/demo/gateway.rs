@@ -478,7 +478,8 @@ secret = "{secret}"
     ))
 }
 
-fn write_private(path: &Path, text: &str) -> Result<()> {
+/// Writes a new file that nobody else reads.
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
     let mut file: File = OpenOptions::new()
         .create_new(true)
         .write(true)

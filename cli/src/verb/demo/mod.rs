@@ -20,7 +20,7 @@ use anyhow::Context;
 use crate::failure::{Failure, Outcome};
 use crate::interrupt::Interrupt;
 use gateway::Model;
-pub(crate) use gateway::daemon_program;
+pub(crate) use gateway::{daemon_program, write_private};
 use progress::Progress;
 pub(crate) use scene::random_secret;
 

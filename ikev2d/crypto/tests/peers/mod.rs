@@ -338,11 +338,16 @@ impl Pair {
         }
     }
 
-    pub(crate) fn up(&mut self) {
+    /// The first side asks for its child.
+    pub(crate) fn initiate(&mut self) {
         self.sides[0]
             .endpoint
             .initiate(self.now, "gw", Some("net"), None)
             .unwrap();
+    }
+
+    pub(crate) fn up(&mut self) {
+        self.initiate();
         self.run(Duration::from_secs(30));
         self.agree(1);
     }

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What every tunnel is laid over: two hosts with a wire between them.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use netlab::Namespace;
-use netlab::process::Guarded;
+use netlab::process::{Guarded, wait_for_listener};
 use netlab::traffic::ping;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+
+use crate::verb::demo::write_private;
 
 /// Of every tunnel device: the one that kernel-libipsec has.
 pub(super) const MTU: usize = 1400;
@@ -99,30 +100,30 @@ impl Ground {
 
     /// Waits until a packet comes back from the other end.
     pub(super) fn await_other_end(&self) -> Result<()> {
-        let [a, b] = &self.ends;
-        let start = Instant::now();
-        // An error is a route that is not there yet.
-        while !ping(&a.namespace, a.inner, b.inner, 1).is_ok_and(|report| report.received == 1) {
-            if start.elapsed() > READY {
-                bail!("no packet has come through in {READY:?}");
-            }
-            std::thread::sleep(TICK);
-        }
-        Ok(())
+        self.await_answer(f64::INFINITY, "no packet has come through")
     }
 
     /// Waits until nothing of a flood is left in anybody's queue: until a packet is there and back at once.
     pub(super) fn settle(&self) -> Result<()> {
+        self.await_answer(AT_ONCE_MS, "the queues of the last flood are still full")
+    }
+
+    /// Pings until an answer comes within so many milliseconds.
+    fn await_answer(&self, within: f64, complaint: &str) -> Result<()> {
         let [a, b] = &self.ends;
         let start = Instant::now();
-        let at_once = |mean: Option<f64>| mean.is_some_and(|mean| mean < AT_ONCE_MS);
-        while !at_once(ping(&a.namespace, a.inner, b.inner, 1)?.mean_ms) {
+        loop {
+            // An error is a route that is not there yet.
+            let answer = ping(&a.namespace, a.inner, b.inner, 1);
+            let mean = answer.ok().and_then(|report| report.mean_ms);
+            if mean.is_some_and(|mean| mean < within) {
+                return Ok(());
+            }
             if start.elapsed() > READY {
-                bail!("its queues are still full {READY:?} after the last packet");
+                bail!("{complaint} in {READY:?}");
             }
             std::thread::sleep(TICK);
         }
-        Ok(())
     }
 
     /// The last lines that the gateways have said.
@@ -171,29 +172,17 @@ impl End {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        let mut file: File = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        file.write_all(text.as_bytes())?;
+        write_private(&path, text)?;
         Ok(path)
     }
 }
 
-/// Waits until `path` is there, while `process` runs.
-pub(super) fn await_path(path: &Path, process: &mut Guarded) -> Result<()> {
-    let start = Instant::now();
-    while !path.exists() {
-        if let Some(status) = process.ended()? {
-            bail!("it has ended with {status}");
-        }
-        if start.elapsed() > READY {
-            bail!("{} is not there after {READY:?}", path.display());
-        }
-        std::thread::sleep(TICK);
-    }
+/// Waits until `process` listens on a socket.
+pub(super) fn await_listener(socket: &Path, process: &mut Guarded) -> Result<()> {
+    wait_for_listener(socket, READY, || match process.ended()? {
+        None => Ok(()),
+        Some(status) => Err(io::Error::other(format!("it has ended with {status}"))),
+    })?;
     Ok(())
 }
 

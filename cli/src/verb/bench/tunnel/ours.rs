@@ -4,7 +4,7 @@
 use anyhow::Result;
 use zeroize::Zeroizing;
 
-use super::ground::{End, Ground, MTU, Running, await_path};
+use super::ground::{End, Ground, MTU, Running, await_listener};
 use crate::verb::demo::{daemon_program, random_secret};
 
 pub(super) const SUITE: &str = "aes128gcm16-esn";
@@ -24,7 +24,7 @@ pub(super) fn start(ground: &Ground, udp: bool) -> Result<Running> {
         let mut process = end.spawn(&program, |command| {
             command.arg("--config").arg(config);
         })?;
-        await_path(&end.directory.join("vici"), &mut process)?;
+        await_listener(&end.directory.join("vici"), &mut process)?;
         running.add(process);
     }
     Ok(running)

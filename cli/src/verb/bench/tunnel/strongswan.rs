@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 use zeroize::Zeroizing;
 
-use super::ground::{End, Ground, Running, await_path};
+use super::ground::{End, Ground, Running, await_listener};
 use crate::verb::demo::random_secret;
 
 pub(super) const SUITE: &str = "aes128gcm16";
@@ -47,7 +47,7 @@ pub(super) fn start(ground: &Ground) -> Result<Running> {
         let mut process = end.spawn(DAEMON, |command| {
             command.env("STRONGSWAN_CONF", daemon);
         })?;
-        await_path(&end.directory.join("vici"), &mut process)?;
+        await_listener(&end.directory.join("vici"), &mut process)?;
         running.add(process);
         swanctl(end, &["--load-all"])?;
     }

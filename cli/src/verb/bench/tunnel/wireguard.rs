@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use bench_harness::peers::in_path;
 
-use super::ground::{Ground, MTU, Running, await_path};
+use super::ground::{Ground, MTU, Running, await_listener};
 
 pub(super) const SUITE: &str = "chacha20poly1305";
 /// Where each leaves its socket, by what `wg` looks for.
@@ -66,7 +66,7 @@ impl Program {
                     .envs([("LOG_LEVEL", "error"), ("WG_LOG_LEVEL", "error")]);
             })?;
             let socket = PathBuf::from(SOCKETS).join(format!("{device}.sock"));
-            await_path(&socket, &mut process).context(self.name)?;
+            await_listener(&socket, &mut process).context(self.name)?;
             running.add(process);
             let text = format!(
                 "[Interface]\nPrivateKey = {private}\nListenPort = {PORT}\n[Peer]\nPublicKey = {public}\n\

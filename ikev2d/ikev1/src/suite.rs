@@ -19,6 +19,11 @@ use phase2::attribute as attribute2;
 const SECONDS: u64 = 1;
 /// Kilobytes, in both phases.
 const KILOBYTES: u64 = 2;
+/// Lifetimes in seconds are taken for these at least: a peer that tells less would have us do nothing but
+/// replace its SAs.
+const SHORTEST: u64 = 30;
+/// And for these at most, ten years: a number can be past all that a clock is set to.
+const LONGEST: u64 = 10 * 365 * 24 * 3600;
 /// Transforms that we offer, at most: their count is an octet, and datagrams are to stay small.
 const MOST: usize = 60;
 
@@ -69,9 +74,14 @@ impl Life {
             if attribute.kind == kind {
                 unit = attribute.number();
             } else if attribute.kind == duration {
+                // Some say 0 for "no limit".
+                let number = attribute.number().filter(|number| *number != 0);
                 match unit.take() {
-                    Some(SECONDS) => life.time = attribute.number().map(Duration::from_secs),
-                    Some(KILOBYTES) => life.kilobytes = attribute.number(),
+                    Some(SECONDS) => {
+                        let seconds = number.map(|seconds| seconds.clamp(SHORTEST, LONGEST));
+                        life.time = seconds.map(Duration::from_secs);
+                    }
+                    Some(KILOBYTES) => life.kilobytes = number,
                     _ => {}
                 }
             }
@@ -87,6 +97,31 @@ impl Life {
         Self {
             time: less(self.time, other.time),
             kilobytes: less(self.kilobytes, other.kilobytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::attribute::{parse, push_octets};
+
+    #[test]
+    fn lifetimes_are_ones_that_a_clock_can_be_set_to() {
+        for (octets, seconds) in [
+            (&[0xff; 8][..], Some(LONGEST)),
+            (&[0xff; 6], Some(LONGEST)),
+            (&[0, 0, 0x0e, 0x10], Some(3600)),
+            (&[0, 0, 0, 1], Some(SHORTEST)),
+            (&[0; 4], None),
+            (&[0; 8], None),
+        ] {
+            let mut out = Vec::new();
+            push(&mut out, attribute2::LIFE_TYPE, SECONDS as u32);
+            push_octets(&mut out, attribute2::LIFE, octets);
+            let life = Life::read(&parse(&out).unwrap());
+            assert_eq!(life.time, seconds.map(Duration::from_secs), "{octets:x?}");
+            assert_eq!(life.kilobytes, None);
         }
     }
 }

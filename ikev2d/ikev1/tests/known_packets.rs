@@ -340,6 +340,31 @@ fn cve_2005_3671_odd_attributes_of_phase_1_are_refused() {
     }
 }
 
+/// Lifetimes past all that a clock can be set to, which end the process of who adds them to its time.
+#[test]
+fn endless_lifetimes_of_phase_1_are_cut() {
+    for mode in [exchange::MAIN, exchange::AGGRESSIVE] {
+        let mut pair = Pair::new(|_, connection, _| {
+            connection.ikev1.aggressive = mode == exchange::AGGRESSIVE;
+            connection.ikev1.aggressive_psk = true;
+        });
+        for (cookie, len) in (1..).zip([8, 7, 6, 5, 4]) {
+            let mut attributes = Vec::new();
+            for (kind, value) in GOOD {
+                attribute::push(&mut attributes, kind, u32::from(value));
+            }
+            attribute::push(&mut attributes, 11, 1);
+            attribute::push_octets(&mut attributes, 12, &[0xff; 8][..len]);
+            let offer = sa::emit(1, sa::PROTO_ISAKMP, &[], &[(1, sa::KEY_IKE, attributes)]);
+            assert!(pair.receive(path(), &first(mode, &offer, cookie)) <= 1);
+            assert!(pair.sas(1) <= 1);
+            pair.wire.clear();
+            pair.run(Duration::from_secs(60));
+        }
+        pair.up();
+    }
+}
+
 /// CVE-2015-4047: attributes of GSS-API and other private numbers in a proposal.
 #[test]
 fn cve_2015_4047_private_attributes_are_nothing() {

@@ -161,7 +161,8 @@ fn tests(sanitizer: Sanitizer, filter: Option<&str>) -> Result<()> {
     command
         .env("CARGO_TARGET_DIR", folder(sanitizer))
         .env("RUSTFLAGS", sanitizer.flags().join(" "))
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("NEXTEST_PROFILE", "sanitized");
     sanitizer.prepare(&mut command);
     command.args(filter);
     let skipped = match sanitizer {

@@ -6,17 +6,14 @@
 use crossbeam_queue::ArrayQueue;
 use esp_framing::ah::{AhFraming, ICV_MAX, Side, immutable};
 use esp_framing::framing::{Located, wipe};
-use openssl::cipher::{Cipher, CipherRef};
-use openssl::cipher_ctx::CipherCtx;
 use openssl::error::ErrorStack;
 use openssl::memcmp;
-use zeroize::Zeroizing;
 
 use offload_api::queue::Status;
-use offload_api::sa::{Direction, Integrity, KeyMaterial, OuterHeaders, SaParams, Suite};
+use offload_api::sa::{Direction, KeyMaterial, OuterHeaders, SaParams};
 use offload_api::wire::ah::Header;
 
-use crate::ffi::Hmac;
+use crate::mac::Mac;
 use crate::packet::PacketBuffer;
 
 /// The fixed part of an SA: what does not change from packet to packet.
@@ -37,12 +34,6 @@ pub struct IcvContext {
     mac: Mac,
     /// The headers in front of AH as the ICV covers them.
     headers: Vec<u8>,
-}
-
-enum Mac {
-    Hmac(Hmac),
-    /// AES-GCM over nothing, with its salt (RFC 4543).
-    Gmac(CipherCtx, Zeroizing<[u8; 4]>),
 }
 
 impl AhTransform {
@@ -90,7 +81,8 @@ impl AhTransform {
 
     fn make_context(&self) -> Result<IcvContext, ErrorStack> {
         Ok(IcvContext {
-            mac: Mac::new(self.framing.suite(), &self.keys)?,
+            // AH without an algorithm is no suite.
+            mac: Mac::new(self.framing.suite(), &self.keys)?.ok_or_else(ErrorStack::get)?,
             headers: Vec::with_capacity(HEADERS),
         })
     }
@@ -207,49 +199,6 @@ impl IcvContext {
         let high = high.map(u32::to_be_bytes);
         let high = high.as_ref().map_or(&[][..], |high| high);
         let parts = [&self.headers[..], protected, high];
-        match &mut self.mac {
-            Mac::Hmac(hmac) => Ok(hmac.compute(&parts)?.0),
-            Mac::Gmac(cipher, salt) => {
-                let mut nonce = [0; 12];
-                nonce[..4].copy_from_slice(&salt[..]);
-                nonce[4..].copy_from_slice(iv);
-                cipher.encrypt_init(None, None, Some(&nonce))?;
-                for part in parts {
-                    cipher.cipher_update(part, None)?;
-                }
-                cipher.cipher_final(&mut [])?;
-                let mut code = [0; 64];
-                cipher.tag(&mut code[..16])?;
-                Ok(code)
-            }
-        }
-    }
-}
-
-impl Mac {
-    fn new(suite: Suite, keys: &KeyMaterial) -> Result<Self, ErrorStack> {
-        let key = &keys.integrity;
-        let hmac = |digest| Hmac::new(digest, key).map(Self::Hmac);
-        match suite.integrity() {
-            Integrity::HmacSha1 => hmac(c"SHA1"),
-            Integrity::HmacSha384 => hmac(c"SHA2-384"),
-            Integrity::HmacSha512 => hmac(c"SHA2-512"),
-            Integrity::Aes128Gmac => Self::gmac(Cipher::aes_128_gcm(), key),
-            Integrity::Aes192Gmac => Self::gmac(Cipher::aes_192_gcm(), key),
-            Integrity::Aes256Gmac => Self::gmac(Cipher::aes_256_gcm(), key),
-            // AH without an algorithm, or with MD5, is no suite.
-            Integrity::HmacSha256 | Integrity::HmacMd5 | Integrity::None => hmac(c"SHA2-256"),
-        }
-    }
-
-    fn gmac(cipher: &CipherRef, key: &[u8]) -> Result<Self, ErrorStack> {
-        let mut octets = Zeroizing::new([0; 4]);
-        let (key, salt) = key.split_at(key.len().saturating_sub(octets.len()));
-        for (octet, value) in octets.iter_mut().zip(salt) {
-            *octet = *value;
-        }
-        let mut context = CipherCtx::new()?;
-        context.encrypt_init(Some(cipher), Some(key), None)?;
-        Ok(Self::Gmac(context, octets))
+        self.mac.compute(iv, &parts)
     }
 }

@@ -11,10 +11,10 @@ use zeroize::Zeroizing;
 
 use esp_aead::{Aad, Algorithm, Direction, Key, KeyError, Packet, TAG, open_burst, seal_burst};
 use esp_framing::framing::{Layout, aad, nonce};
-use offload_api::sa::{Cipher, FurtherAead, Integrity, KeyMaterial, Suite};
+use offload_api::sa::{AeadMode, Cipher, FurtherAead, KeyMaterial, Suite};
 use offload_api::wire::esp::Header;
 
-use crate::ffi::Hmac;
+use crate::mac::Mac;
 
 /// A suite with its key, for one thread at a time and one direction.
 pub struct CipherContext {
@@ -24,7 +24,7 @@ pub struct CipherContext {
     cipher: Option<CipherCtx>,
     /// An AEAD of software alone.
     further: Option<CipherCtx>,
-    hmac: Option<Hmac>,
+    mac: Option<Mac>,
     salt: Zeroizing<[u8; 4]>,
     seals: bool,
 }
@@ -71,24 +71,13 @@ impl CipherContext {
             None => None,
         };
         let further = further_context(suite, keys, seals)?;
-        let hmac = match suite.integrity() {
-            // The others are AH's.
-            Integrity::None
-            | Integrity::Aes128Gmac
-            | Integrity::Aes192Gmac
-            | Integrity::Aes256Gmac => None,
-            Integrity::HmacMd5 => Some(Hmac::new(c"MD5", &keys.integrity)?),
-            Integrity::HmacSha1 => Some(Hmac::new(c"SHA1", &keys.integrity)?),
-            Integrity::HmacSha256 => Some(Hmac::new(c"SHA2-256", &keys.integrity)?),
-            Integrity::HmacSha384 => Some(Hmac::new(c"SHA2-384", &keys.integrity)?),
-            Integrity::HmacSha512 => Some(Hmac::new(c"SHA2-512", &keys.integrity)?),
-        };
+        let mac = Mac::new(suite, keys)?;
         Ok(Self {
             suite,
             aead,
             cipher,
             further,
-            hmac,
+            mac,
             salt: keys.salt.clone(),
             seals,
         })
@@ -171,11 +160,19 @@ impl CipherContext {
     }
 
     fn code(&mut self, authenticated: &[u8], high: Option<u32>) -> Result<[u8; 64], SealError> {
-        let hmac = self.hmac.as_mut().ok_or(SealError)?;
+        let mac = self.mac.as_mut().ok_or(SealError)?;
+        if let Mac::Gmac(_) = mac {
+            // RFC 4543 §3.3: an extended number in its place, then the IV and all that follows.
+            let (head, len) = aad(authenticated, high);
+            let head = head.get(..len).ok_or(SealError)?;
+            let rest = authenticated.get(Header::LEN..).ok_or(SealError)?;
+            let iv = rest.first_chunk().ok_or(SealError)?;
+            return Ok(mac.compute(iv, &[head, rest])?);
+        }
         // RFC 4303 §2.2.1: the high half is authenticated but not sent.
         let high = high.map(u32::to_be_bytes);
         let parts: [&[u8]; 2] = [authenticated, high.as_ref().map_or(&[], |h| h)];
-        Ok(hmac.compute(&parts)?.0)
+        Ok(mac.compute(&[0; 8], &parts)?)
     }
 }
 
@@ -198,13 +195,16 @@ fn further_context(
     let Some(aead) = suite.cipher().further_aead() else {
         return Ok(None);
     };
-    let cipher = match (aead.ccm, aead.key_len) {
-        (true, 16) => OpensslCipher::aes_128_ccm(),
-        (true, 24) => OpensslCipher::aes_192_ccm(),
-        (true, _) => OpensslCipher::aes_256_ccm(),
-        (false, 16) => OpensslCipher::aes_128_gcm(),
-        (false, 24) => OpensslCipher::aes_192_gcm(),
-        (false, _) => OpensslCipher::aes_256_gcm(),
+    let ccm = aead.mode == AeadMode::Ccm;
+    let cipher = match (aead.mode, aead.key_len) {
+        (AeadMode::Ccm, 16) => OpensslCipher::aes_128_ccm(),
+        (AeadMode::Ccm, 24) => OpensslCipher::aes_192_ccm(),
+        (AeadMode::Ccm, _) => OpensslCipher::aes_256_ccm(),
+        (AeadMode::Gcm, 16) => OpensslCipher::aes_128_gcm(),
+        (AeadMode::Gcm, 24) => OpensslCipher::aes_192_gcm(),
+        (AeadMode::Gcm, _) => OpensslCipher::aes_256_gcm(),
+        // A code like any other.
+        (AeadMode::Gmac, _) => return Ok(None),
     };
     let mut context = CipherCtx::new()?;
     if seals {
@@ -212,7 +212,7 @@ fn further_context(
     } else {
         context.decrypt_init(Some(cipher), None, None)?;
     }
-    if aead.ccm {
+    if ccm {
         // These two go before the key.
         context.set_iv_length(CCM_NONCE)?;
         context.set_tag_length(aead.icv_len)?;
@@ -236,7 +236,7 @@ fn further_nonce<'n>(
     room: &'n mut [u8; 12],
 ) -> Option<&'n [u8]> {
     *room = nonce(salt, packet)?;
-    if aead.ccm {
+    if aead.mode == AeadMode::Ccm {
         room.copy_within(4.., 3);
         return room.get(..CCM_NONCE);
     }
@@ -264,13 +264,14 @@ fn further_run(
         context.decrypt_init(None, None, Some(nonce))?;
         context.set_tag(icv)?;
     }
-    if aead.ccm {
+    let ccm = aead.mode == AeadMode::Ccm;
+    if ccm {
         context.set_data_len(len)?;
     }
     context.cipher_update(aad.get(..aad_len).ok_or(SealError)?, None)?;
     // Opening, CCM tells here whether the ICV fits, GCM at its end.
     context.cipher_update_inplace(body, len)?;
-    if !aead.ccm {
+    if !ccm {
         context.cipher_final(&mut [])?;
     }
     if seals {

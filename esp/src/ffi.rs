@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! HMAC by OpenSSL's `EVP_MAC`, keyed once: what the `openssl` crate has no safe wrapper for.
+//! HMAC and CMAC by OpenSSL's `EVP_MAC`, keyed once: what the `openssl` crate has no safe wrapper for.
 #![expect(unsafe_code, reason = "calls into OpenSSL")]
 
+use std::ffi::CStr;
 use std::ptr::{self, NonNull};
 
 use openssl::error::ErrorStack;
@@ -10,23 +11,36 @@ use openssl_sys as ffi;
 /// `OSSL_PARAM_UTF8_STRING` of OpenSSL's core.h.
 const UTF8_STRING: std::ffi::c_uint = 4;
 
-/// A keyed HMAC context. Starting a message anew keeps the key's two precomputed states.
-pub(crate) struct Hmac {
+/// A keyed context. Starting a message anew keeps what was made of the key.
+pub(crate) struct EvpMac {
     context: NonNull<ffi::EVP_MAC_CTX>,
 }
 
 // SAFETY: an EVP_MAC_CTX has no thread affinity; every use takes `&mut self`.
-unsafe impl Send for Hmac {}
+unsafe impl Send for EvpMac {}
 
-impl Hmac {
+impl EvpMac {
     /// An HMAC with this digest (`SHA2-256`, …) and key.
-    pub(crate) fn new(digest: &std::ffi::CStr, key: &[u8]) -> Result<Self, ErrorStack> {
+    pub(crate) fn hmac(digest: &CStr, key: &[u8]) -> Result<Self, ErrorStack> {
+        Self::new(c"HMAC", (c"digest", digest), key)
+    }
+
+    /// A CMAC with this block cipher in CBC mode and key.
+    pub(crate) fn cmac(cipher: &CStr, key: &[u8]) -> Result<Self, ErrorStack> {
+        Self::new(c"CMAC", (c"cipher", cipher), key)
+    }
+
+    fn new(
+        algorithm: &CStr,
+        (parameter, value): (&CStr, &CStr),
+        key: &[u8],
+    ) -> Result<Self, ErrorStack> {
         openssl::init();
         // SAFETY: (1) the strings are NUL-terminated and outlive the calls; (2) each pointer is
         // checked before use and freed exactly once: `mac` below (the context holds its own
         // reference), the context by `Drop`; (3) the parameter array ends with the end marker.
         unsafe {
-            let mac = ffi::EVP_MAC_fetch(ptr::null_mut(), c"HMAC".as_ptr(), ptr::null());
+            let mac = ffi::EVP_MAC_fetch(ptr::null_mut(), algorithm.as_ptr(), ptr::null());
             if mac.is_null() {
                 return Err(ErrorStack::get());
             }
@@ -37,10 +51,10 @@ impl Hmac {
             };
             let parameters = [
                 ffi::OSSL_PARAM {
-                    key: c"digest".as_ptr(),
+                    key: parameter.as_ptr(),
                     data_type: UTF8_STRING,
-                    data: digest.as_ptr().cast_mut().cast(),
-                    data_size: digest.count_bytes(),
+                    data: value.as_ptr().cast_mut().cast(),
+                    data_size: value.count_bytes(),
                     return_size: 0,
                 },
                 ffi::OSSL_PARAM_construct_end(),
@@ -53,31 +67,38 @@ impl Hmac {
         }
     }
 
-    /// The full-length code of the concatenated parts.
-    pub(crate) fn compute(&mut self, parts: &[&[u8]]) -> Result<([u8; 64], usize), ErrorStack> {
+    /// Begins a message.
+    pub(crate) fn start(&mut self) -> Result<(), ErrorStack> {
+        // SAFETY: the context is valid and exclusively ours; without a key it keeps the one it has.
+        let done = unsafe { ffi::EVP_MAC_init(self.context.as_ptr(), ptr::null(), 0, ptr::null()) };
+        done_or_error(done)
+    }
+
+    /// Goes on with a message.
+    pub(crate) fn update(&mut self, part: &[u8]) -> Result<(), ErrorStack> {
+        // SAFETY: the context is valid and exclusively ours; the length is the slice's own.
+        let done = unsafe { ffi::EVP_MAC_update(self.context.as_ptr(), part.as_ptr(), part.len()) };
+        done_or_error(done)
+    }
+
+    /// The message's code, at full length.
+    pub(crate) fn finish(&mut self) -> Result<[u8; 64], ErrorStack> {
         let context = self.context.as_ptr();
         let mut code = [0; 64];
         let mut len = 0;
-        // SAFETY: the context is valid and exclusively ours; lengths are the slices' own; the
-        // output size is passed and 64 octets hold every SHA-2 code.
-        unsafe {
-            if ffi::EVP_MAC_init(context, ptr::null(), 0, ptr::null()) != 1 {
-                return Err(ErrorStack::get());
-            }
-            for part in parts {
-                if ffi::EVP_MAC_update(context, part.as_ptr(), part.len()) != 1 {
-                    return Err(ErrorStack::get());
-                }
-            }
-            if ffi::EVP_MAC_final(context, code.as_mut_ptr(), &raw mut len, code.len()) != 1 {
-                return Err(ErrorStack::get());
-            }
-        }
-        Ok((code, len))
+        // SAFETY: the context is valid and exclusively ours; the output's size is passed, and 64 octets
+        // hold every code.
+        let done =
+            unsafe { ffi::EVP_MAC_final(context, code.as_mut_ptr(), &raw mut len, code.len()) };
+        done_or_error(done).map(|()| code)
     }
 }
 
-impl Drop for Hmac {
+fn done_or_error(done: std::ffi::c_int) -> Result<(), ErrorStack> {
+    (done == 1).then_some(()).ok_or_else(ErrorStack::get)
+}
+
+impl Drop for EvpMac {
     fn drop(&mut self) {
         // SAFETY: made by EVP_MAC_CTX_new, freed once; OpenSSL cleanses the key.
         unsafe { ffi::EVP_MAC_CTX_free(self.context.as_ptr()) }

@@ -8,6 +8,7 @@ pub mod ah;
 pub mod cipher;
 pub mod engine;
 mod ffi;
+mod mac;
 mod sa_transform;
 pub mod self_test;
 pub mod transform;

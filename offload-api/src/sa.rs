@@ -15,7 +15,7 @@ use crate::error::InvalidSa;
 use crate::replay::ReplaySnapshot;
 
 pub use self::numbering::{Grant, GrantCursor, Numbering};
-pub use self::suite::{Cipher, FurtherAead, Integrity, Protocol, Suite};
+pub use self::suite::{AeadMode, Cipher, FurtherAead, Integrity, Protocol, Suite};
 
 /// Everything an engine needs to seal or open the packets of one security association.
 #[derive(Clone, Debug)]

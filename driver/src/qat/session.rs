@@ -276,7 +276,9 @@ fn chain(sa: &SaParams, seals: bool) -> Option<(Zeroizing<Vec<u8>>, Request)> {
         | Integrity::HmacSha1
         | Integrity::Aes128Gmac
         | Integrity::Aes192Gmac
-        | Integrity::Aes256Gmac => return None,
+        | Integrity::Aes256Gmac
+        | Integrity::AesXcbc
+        | Integrity::AesCmac => return None,
     };
     let icv_len = sa.suite.icv_len();
     let config = CipherConfig {

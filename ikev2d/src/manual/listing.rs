@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use offload_api::event::Engine;
-use offload_api::sa::{Cipher, Integrity, Protocol, Suite};
+use offload_api::sa::{AeadMode, Cipher, Integrity, Protocol, Suite};
 
 use super::{Manual, Pair};
 use crate::vici::lists::selector;
@@ -105,13 +105,14 @@ fn put_suite(child: &mut Section, suite: Suite) {
         Cipher::TripleDesCbc => Some(("3DES_CBC", None)),
         Cipher::DesCbc => Some(("DES_CBC", None)),
         further => further.further_aead().map(|aead| {
-            let name = match (aead.ccm, aead.icv_len) {
-                (true, 8) => "AES_CCM_8",
-                (true, 12) => "AES_CCM_12",
-                (true, _) => "AES_CCM_16",
-                (false, 8) => "AES_GCM_8",
-                (false, 12) => "AES_GCM_12",
-                (false, _) => "AES_GCM_16",
+            let name = match (aead.mode, aead.icv_len) {
+                (AeadMode::Ccm, 8) => "AES_CCM_8",
+                (AeadMode::Ccm, 12) => "AES_CCM_12",
+                (AeadMode::Ccm, _) => "AES_CCM_16",
+                (AeadMode::Gcm, 8) => "AES_GCM_8",
+                (AeadMode::Gcm, 12) => "AES_GCM_12",
+                (AeadMode::Gcm, _) => "AES_GCM_16",
+                (AeadMode::Gmac, _) => "NULL_AES_GMAC",
             };
             (name, Some(aead.key_len * 8))
         }),
@@ -132,6 +133,8 @@ fn put_suite(child: &mut Section, suite: Suite) {
         Integrity::Aes128Gmac => "AES_128_GMAC",
         Integrity::Aes192Gmac => "AES_192_GMAC",
         Integrity::Aes256Gmac => "AES_256_GMAC",
+        Integrity::AesXcbc => "AES_XCBC_96",
+        Integrity::AesCmac => "AES_CMAC_96",
     };
     child.put("integ-alg", integrity);
 }

@@ -59,6 +59,12 @@ pub enum Cipher {
     Aes192Ccm16 = 23,
     /// AES-256-CCM with 16 octets of ICV (RFC 4309).
     Aes256Ccm16 = 24,
+    /// AES-128-GMAC: integrity alone, in an AEAD's form (RFC 4543 §3).
+    Aes128Gmac = 25,
+    /// AES-192-GMAC, as above.
+    Aes192Gmac = 26,
+    /// AES-256-GMAC, as above.
+    Aes256Gmac = 27,
 }
 
 impl Cipher {
@@ -81,6 +87,12 @@ impl Cipher {
         .find(|cipher| *cipher as u8 == code)
     }
 
+    /// Whether it hides what it is given.
+    pub fn encrypts(self) -> bool {
+        let gmac = |aead: &FurtherAead| aead.mode == AeadMode::Gmac;
+        self != Self::Null && !self.further_aead().is_some_and(gmac)
+    }
+
     /// What it is, if it is an AEAD that only software has.
     pub fn further_aead(self) -> Option<&'static FurtherAead> {
         FURTHER_AEADS.iter().find(|aead| aead.cipher == self)
@@ -97,29 +109,53 @@ pub struct FurtherAead {
     pub key_len: usize,
     /// Octets of ICV.
     pub icv_len: usize,
-    /// CCM, whose salt has three octets (RFC 4309 §4); GCM, whose salt has four (RFC 4106 §4), else.
-    pub ccm: bool,
+    /// How it works.
+    pub mode: AeadMode,
     name: &'static str,
+}
+
+/// A mode of AES that makes an AEAD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AeadMode {
+    /// Galois/Counter Mode (RFC 4106).
+    Gcm,
+    /// Counter with CBC-MAC (RFC 4309).
+    Ccm,
+    /// GCM whose text is all additional data, the IV among it (RFC 4543 §3.3).
+    Gmac,
+}
+
+impl AeadMode {
+    /// Octets of salt behind the key (RFC 4106 §4, RFC 4309 §4, RFC 4543 §3.2).
+    pub fn salt_len(self) -> usize {
+        match self {
+            Self::Ccm => 3,
+            Self::Gcm | Self::Gmac => 4,
+        }
+    }
 }
 
 #[rustfmt::skip]
 const FURTHER_AEADS: &[FurtherAead] = &[
-    FurtherAead { cipher: Cipher::Aes192Gcm, key_len: 24, icv_len: 16, ccm: false, name: "aes192gcm16" },
-    FurtherAead { cipher: Cipher::Aes128Gcm8, key_len: 16, icv_len: 8, ccm: false, name: "aes128gcm8" },
-    FurtherAead { cipher: Cipher::Aes192Gcm8, key_len: 24, icv_len: 8, ccm: false, name: "aes192gcm8" },
-    FurtherAead { cipher: Cipher::Aes256Gcm8, key_len: 32, icv_len: 8, ccm: false, name: "aes256gcm8" },
-    FurtherAead { cipher: Cipher::Aes128Gcm12, key_len: 16, icv_len: 12, ccm: false, name: "aes128gcm12" },
-    FurtherAead { cipher: Cipher::Aes192Gcm12, key_len: 24, icv_len: 12, ccm: false, name: "aes192gcm12" },
-    FurtherAead { cipher: Cipher::Aes256Gcm12, key_len: 32, icv_len: 12, ccm: false, name: "aes256gcm12" },
-    FurtherAead { cipher: Cipher::Aes128Ccm8, key_len: 16, icv_len: 8, ccm: true, name: "aes128ccm8" },
-    FurtherAead { cipher: Cipher::Aes192Ccm8, key_len: 24, icv_len: 8, ccm: true, name: "aes192ccm8" },
-    FurtherAead { cipher: Cipher::Aes256Ccm8, key_len: 32, icv_len: 8, ccm: true, name: "aes256ccm8" },
-    FurtherAead { cipher: Cipher::Aes128Ccm12, key_len: 16, icv_len: 12, ccm: true, name: "aes128ccm12" },
-    FurtherAead { cipher: Cipher::Aes192Ccm12, key_len: 24, icv_len: 12, ccm: true, name: "aes192ccm12" },
-    FurtherAead { cipher: Cipher::Aes256Ccm12, key_len: 32, icv_len: 12, ccm: true, name: "aes256ccm12" },
-    FurtherAead { cipher: Cipher::Aes128Ccm16, key_len: 16, icv_len: 16, ccm: true, name: "aes128ccm16" },
-    FurtherAead { cipher: Cipher::Aes192Ccm16, key_len: 24, icv_len: 16, ccm: true, name: "aes192ccm16" },
-    FurtherAead { cipher: Cipher::Aes256Ccm16, key_len: 32, icv_len: 16, ccm: true, name: "aes256ccm16" },
+    FurtherAead { cipher: Cipher::Aes192Gcm, key_len: 24, icv_len: 16, mode: AeadMode::Gcm, name: "aes192gcm16" },
+    FurtherAead { cipher: Cipher::Aes128Gcm8, key_len: 16, icv_len: 8, mode: AeadMode::Gcm, name: "aes128gcm8" },
+    FurtherAead { cipher: Cipher::Aes192Gcm8, key_len: 24, icv_len: 8, mode: AeadMode::Gcm, name: "aes192gcm8" },
+    FurtherAead { cipher: Cipher::Aes256Gcm8, key_len: 32, icv_len: 8, mode: AeadMode::Gcm, name: "aes256gcm8" },
+    FurtherAead { cipher: Cipher::Aes128Gcm12, key_len: 16, icv_len: 12, mode: AeadMode::Gcm, name: "aes128gcm12" },
+    FurtherAead { cipher: Cipher::Aes192Gcm12, key_len: 24, icv_len: 12, mode: AeadMode::Gcm, name: "aes192gcm12" },
+    FurtherAead { cipher: Cipher::Aes256Gcm12, key_len: 32, icv_len: 12, mode: AeadMode::Gcm, name: "aes256gcm12" },
+    FurtherAead { cipher: Cipher::Aes128Ccm8, key_len: 16, icv_len: 8, mode: AeadMode::Ccm, name: "aes128ccm8" },
+    FurtherAead { cipher: Cipher::Aes192Ccm8, key_len: 24, icv_len: 8, mode: AeadMode::Ccm, name: "aes192ccm8" },
+    FurtherAead { cipher: Cipher::Aes256Ccm8, key_len: 32, icv_len: 8, mode: AeadMode::Ccm, name: "aes256ccm8" },
+    FurtherAead { cipher: Cipher::Aes128Ccm12, key_len: 16, icv_len: 12, mode: AeadMode::Ccm, name: "aes128ccm12" },
+    FurtherAead { cipher: Cipher::Aes192Ccm12, key_len: 24, icv_len: 12, mode: AeadMode::Ccm, name: "aes192ccm12" },
+    FurtherAead { cipher: Cipher::Aes256Ccm12, key_len: 32, icv_len: 12, mode: AeadMode::Ccm, name: "aes256ccm12" },
+    FurtherAead { cipher: Cipher::Aes128Ccm16, key_len: 16, icv_len: 16, mode: AeadMode::Ccm, name: "aes128ccm16" },
+    FurtherAead { cipher: Cipher::Aes192Ccm16, key_len: 24, icv_len: 16, mode: AeadMode::Ccm, name: "aes192ccm16" },
+    FurtherAead { cipher: Cipher::Aes256Ccm16, key_len: 32, icv_len: 16, mode: AeadMode::Ccm, name: "aes256ccm16" },
+    FurtherAead { cipher: Cipher::Aes128Gmac, key_len: 16, icv_len: 16, mode: AeadMode::Gmac, name: "aes128gmac" },
+    FurtherAead { cipher: Cipher::Aes192Gmac, key_len: 24, icv_len: 16, mode: AeadMode::Gmac, name: "aes192gmac" },
+    FurtherAead { cipher: Cipher::Aes256Gmac, key_len: 32, icv_len: 16, mode: AeadMode::Gmac, name: "aes256gmac" },
 ];
 
 /// A security protocol (RFC 4301 §3.1).
@@ -163,6 +199,10 @@ pub enum Integrity {
     Aes256Gmac = 7,
     /// HMAC-MD5-96 (RFC 2403); ESP only, of another time (RFC 8221 §6).
     HmacMd5 = 8,
+    /// AES-XCBC-MAC-96 (RFC 3566).
+    AesXcbc = 9,
+    /// AES-CMAC-96 (RFC 4494).
+    AesCmac = 10,
 }
 
 impl Integrity {
@@ -178,6 +218,8 @@ impl Integrity {
             Self::Aes192Gmac,
             Self::Aes256Gmac,
             Self::HmacMd5,
+            Self::AesXcbc,
+            Self::AesCmac,
         ]
         .into_iter()
         .find(|integrity| *integrity as u8 == code)
@@ -234,6 +276,7 @@ impl Suite {
         use Integrity::*;
         [
             HmacSha256, HmacSha384, HmacSha512, Aes128Gmac, Aes192Gmac, Aes256Gmac, HmacSha1,
+            AesXcbc, AesCmac,
         ]
         .into_iter()
         .map(|integrity| Self {
@@ -243,19 +286,26 @@ impl Suite {
         })
     }
 
-    /// ESP's further suites: no device has them, so that software carries their SAs. AEADs first; then what
-    /// is of another time, and only a peer's need is a reason to use it (RFC 8221).
+    /// ESP's further suites: no device has them, so that software carries their SAs. AEADs first, then those
+    /// with a MAC of AES; then what is of another time, and only a peer's need is a reason to use it
+    /// (RFC 8221).
     pub fn further() -> impl Iterator<Item = Self> {
         use {Cipher::*, Integrity::*};
         let old = [TripleDesCbc, DesCbc].map(|c| (c, [HmacSha256, HmacSha384, HmacSha512]));
         let ciphers = [Aes128Cbc, Aes192Cbc, Aes256Cbc, TripleDesCbc, DesCbc, Null];
         let with = |(cipher, integrity)| Self::esp(cipher, integrity);
-        let hashes = ciphers
-            .into_iter()
-            .flat_map(|c| [(c, HmacSha1), (c, HmacMd5)]);
+        let each = |integrity: [Integrity; 2]| {
+            let all = ciphers.into_iter();
+            all.flat_map(move |c| integrity.map(|i| (c, i)))
+        };
         let old = old.into_iter().flat_map(|(c, all)| all.map(|i| (c, i)));
         let aeads = FURTHER_AEADS.iter().map(|aead| (aead.cipher, None));
-        aeads.chain(hashes).chain(old).map(with)
+        let macs = each([AesXcbc, AesCmac]);
+        aeads
+            .chain(macs)
+            .chain(each([HmacSha1, HmacMd5]))
+            .chain(old)
+            .map(with)
     }
 
     /// Whether it is of another time (RFC 8221): DES, 3DES, MD5, or SHA-1.
@@ -336,12 +386,13 @@ impl Suite {
         }
     }
 
-    /// Octets of salt that follow the encryption key in KEYMAT (RFC 4106 §8.1, RFC 4309 §7.1, RFC 7634 §2).
+    /// Octets of salt that follow the encryption key in KEYMAT (RFC 4106 §8.1, RFC 4309 §7.1,
+    /// RFC 4543 §3.2, RFC 7634 §2).
     pub fn salt_len(self) -> usize {
         match self.cipher.further_aead() {
-            Some(aead) if aead.ccm => 3,
-            _ if self.is_aead() => 4,
-            _ => 0,
+            Some(aead) => aead.mode.salt_len(),
+            None if self.is_aead() => 4,
+            None => 0,
         }
     }
 
@@ -349,7 +400,7 @@ impl Suite {
     pub fn integrity_key_len(self) -> usize {
         match self.integrity {
             Integrity::None => 0,
-            Integrity::HmacMd5 => 16,
+            Integrity::HmacMd5 | Integrity::AesXcbc | Integrity::AesCmac => 16,
             Integrity::HmacSha1 | Integrity::Aes128Gmac => 20,
             Integrity::Aes192Gmac => 28,
             Integrity::Aes256Gmac => 36,
@@ -377,7 +428,9 @@ impl Suite {
     #[inline]
     pub fn icv_len(self) -> usize {
         match self.integrity {
-            Integrity::HmacSha1 | Integrity::HmacMd5 => 12,
+            Integrity::HmacSha1 | Integrity::HmacMd5 | Integrity::AesXcbc | Integrity::AesCmac => {
+                12
+            }
             Integrity::None => self.cipher.further_aead().map_or(16, |aead| aead.icv_len),
             Integrity::HmacSha256
             | Integrity::Aes128Gmac
@@ -407,9 +460,11 @@ impl Suite {
                 HmacSha1 => "ah-sha1",
                 HmacSha384 => "ah-sha384",
                 HmacSha512 => "ah-sha512",
-                Aes128Gmac => "ah-aes128gmac",
-                Aes192Gmac => "ah-aes192gmac",
-                Aes256Gmac => "ah-aes256gmac",
+                Integrity::Aes128Gmac => "ah-aes128gmac",
+                Integrity::Aes192Gmac => "ah-aes192gmac",
+                Integrity::Aes256Gmac => "ah-aes256gmac",
+                AesXcbc => "ah-aesxcbc",
+                AesCmac => "ah-aescmac",
                 HmacSha256 | HmacMd5 | None => "ah-sha256",
             };
         }
@@ -417,6 +472,18 @@ impl Suite {
             (Aes128Gcm, _) => "aes128gcm16",
             (Aes256Gcm, _) => "aes256gcm16",
             (ChaCha20Poly1305, _) => "chacha20poly1305",
+            (TripleDesCbc, AesXcbc) => "3des-aesxcbc",
+            (TripleDesCbc, AesCmac) => "3des-aescmac",
+            (DesCbc, AesXcbc) => "des-aesxcbc",
+            (DesCbc, AesCmac) => "des-aescmac",
+            (Aes128Cbc, AesXcbc) => "aes128-aesxcbc",
+            (Aes128Cbc, AesCmac) => "aes128-aescmac",
+            (Aes192Cbc, AesXcbc) => "aes192-aesxcbc",
+            (Aes192Cbc, AesCmac) => "aes192-aescmac",
+            (Aes256Cbc, AesXcbc) => "aes256-aesxcbc",
+            (Aes256Cbc, AesCmac) => "aes256-aescmac",
+            (Null, AesXcbc) => "null-aesxcbc",
+            (Null, AesCmac) => "null-aescmac",
             (TripleDesCbc, HmacMd5) => "3des-md5",
             (TripleDesCbc, HmacSha256) => "3des-sha256",
             (TripleDesCbc, HmacSha384) => "3des-sha384",

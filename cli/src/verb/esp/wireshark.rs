@@ -3,7 +3,9 @@
 //! key, and in newer versions the length of sequence numbers; all in quotes.
 
 use anyhow::{Context, Result, bail};
-use offload_api::sa::{Cipher, Direction, Integrity, KeyMaterial, Mode, OuterHeaders, Suite};
+use offload_api::sa::{
+    AeadMode, Cipher, Direction, Integrity, KeyMaterial, Mode, OuterHeaders, Suite,
+};
 
 use super::sa_file::{Key, Sa, SpiValue, Untold, WINDOW};
 
@@ -96,10 +98,15 @@ fn further_aead(name: &str, key_len: usize) -> Option<Cipher> {
     let mut all = (0..=u8::MAX).filter_map(Cipher::from_code);
     all.find(|cipher| {
         cipher.further_aead().is_some_and(|aead| {
-            let (mode, salt) = if aead.ccm { ("CCM", 3) } else { ("GCM", 4) };
+            let mode = match aead.mode {
+                AeadMode::Gcm => "GCM",
+                AeadMode::Ccm => "CCM",
+                // Wireshark's table has none.
+                AeadMode::Gmac => return false,
+            };
             let full = format!("AES-{mode} with {} octet ICV", aead.icv_len);
-            let older = name == "AES-GCM" && !aead.ccm && aead.icv_len == 16;
-            key_len == aead.key_len + salt && (older || name == full)
+            let older = name == "AES-GCM" && mode == "GCM" && aead.icv_len == 16;
+            key_len == aead.key_len + aead.mode.salt_len() && (older || name == full)
         })
     })
 }

@@ -37,6 +37,7 @@ SUITES = [
     ("ah-aes128gmac", None, 20),
     ("ah-aes192gmac", None, 28),
     ("ah-aes256gmac", None, 36),
+    ("ah-aescmac", "AES-CMAC-96", 16),
 ]
 ROUTE = ["2001:db8:7::1", "2001:db8:7::2", "fd02::9"]
 

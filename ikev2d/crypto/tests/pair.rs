@@ -379,6 +379,37 @@ fn a_dead_peer_is_noticed_and_given_up() {
     );
 }
 
+/// RFC 7296 §2.4: only what is new shows that a peer lives. Anybody can say again what it said once.
+#[test]
+fn recorded_messages_keep_no_dead_peer_alive() {
+    let mut pair =
+        Pair::new(|_, connection, _| connection.dpd_delay = Some(Duration::from_secs(10)));
+    pair.up();
+    let mut recorded = Vec::new();
+    let end = pair.now + Duration::from_secs(60);
+    loop {
+        pair.flush();
+        let to_a = pair.wire.iter().filter(|(_, side, ..)| *side == 0);
+        recorded.extend(to_a.map(|(_, _, path, octets)| (*path, octets.clone())));
+        if !pair.wire.is_empty() {
+            pair.deliver(0);
+        } else if !pair.advance(end) {
+            break;
+        }
+    }
+    assert!(recorded.len() >= 2, "{}", recorded.len());
+    pair.loss = 100;
+    for _ in 0..100 {
+        for (path, octets) in &recorded {
+            pair.sides[0]
+                .endpoint
+                .handle_datagram(pair.now, *path, octets);
+        }
+        pair.run(Duration::from_secs(4));
+    }
+    assert_eq!(pair.sides[0].endpoint.ike_sas().count(), 0);
+}
+
 /// S14 to S16: numbers, answers, and the initiator's retransmissions.
 #[test]
 fn loss_and_duplication_delay_but_never_break() {

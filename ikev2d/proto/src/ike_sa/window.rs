@@ -351,6 +351,7 @@ impl IkeSa {
             let Some(outstanding) = self.outstanding.take() else {
                 return;
             };
+            self.last_heard = ctx.now;
             self.follow(ctx, path);
             match parsed {
                 Ok(parts) => {
@@ -362,6 +363,7 @@ impl IkeSa {
         } else if id.wrapping_add(1) == self.expected_request {
             self.respond_again(ctx, path);
         } else if id == self.expected_request && self.pending.is_none() && self.waiting.is_none() {
+            self.last_heard = ctx.now;
             self.follow(ctx, path);
             match parsed {
                 Ok(parts) => {
@@ -417,9 +419,7 @@ impl IkeSa {
             if opened.is_err() {
                 tracing::debug!(ike = self.id.0, "message fails its integrity check");
             }
-            let opened = opened.ok()?;
-            self.last_heard = ctx.now;
-            return Some(opened);
+            return opened.ok();
         }
         if !self.fragmentation {
             return None;
@@ -435,7 +435,6 @@ impl IkeSa {
             return None;
         }
         let fragment = sealer.open_fragment(message).ok()?;
-        self.last_heard = ctx.now;
         if repeated {
             // One answer for all of a request's fragments (RFC 7383 §2.6.1).
             if fragment.number == 1 {

@@ -30,6 +30,7 @@ use offload_api::error::{DeviceError, OpenQueueError, PoolError};
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{QueueConfig, Status};
 use offload_api::sa::{SaHandle, Spi, TrafficSelector};
+use offload_api::wire::esp;
 use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 use tun_rs::{DeviceBuilder, SyncDevice};
@@ -528,6 +529,15 @@ impl Dataplane {
         let Some(at) = self.worker_of(stream) else {
             return;
         };
+        // Strangers' packets take no room from those of peers.
+        let spi = esp::Header::parse(packet).map(|header| header.spi.get());
+        if spi
+            .and_then(|spi| self.shared.policy.inbound(spi))
+            .is_none()
+        {
+            counters.unknown_spi.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let posted = self.shared.mail.get(at).zip(self.pool.alloc());
         let posted = posted.is_some_and(|(mailbox, mut frame)| {
             if !frame.fill(packet) {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use ikev2d_proto::event::StreamId;
 use ikev2d_proto::wire::stream::{PREFIX, esp_header, ike_header};
 use offload_api::frame::Frame;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown, sendmsg, shutdown};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -228,10 +228,12 @@ impl Stream {
         }
     }
 
-    /// Ends it.
+    /// Ends it. SAs may hold it for a while yet, but its peer is to hear of it now: that one is who makes
+    /// another.
     pub(super) fn close(&self) {
         self.ended.store(true, Ordering::Release);
         self.end.notify_one();
+        let _ = shutdown(&self.socket, Shutdown::Both);
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -272,6 +274,18 @@ mod tests {
         let id = ikev2d_proto::event::Numbers::default().next_stream();
         let stream = Stream::new(id, socket, true, Arc::default()).unwrap();
         (Arc::new(stream), other)
+    }
+
+    /// B19: whoever still holds a connection that has ended, its peer hears of the end.
+    #[tokio::test]
+    async fn the_peer_hears_of_an_end_at_once() {
+        let (stream, mut other) = both().await;
+        assert!(stream.send_ike(&[7; 100]));
+        stream.close();
+        let mut heard = Vec::new();
+        other.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard.len(), PREFIX.len() + 2 + 4 + 100);
+        assert!(!stream.send_ike(&[7; 100]));
     }
 
     /// B19: a connection that takes nothing costs bounded memory, loses whole packets alone, and goes on

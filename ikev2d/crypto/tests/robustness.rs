@@ -267,6 +267,28 @@ fn a_failed_installation_while_we_rekey_keeps_the_child() {
     pair.agree(1);
 }
 
+/// RFC 7296 §1.3: a peer that asks for child SAs without end is told that there are no more; those that it
+/// has are rekeyed as ever.
+#[test]
+fn one_peer_holds_a_bounded_number_of_children() {
+    let mut pair = Pair::seeded(4, |_, _, _| {});
+    pair.up();
+    let held = |pair: &Pair, side: usize| {
+        let sa = pair.sides[side].endpoint.ike_sas().next().unwrap();
+        sa.children.len()
+    };
+    for _ in 0..80 {
+        pair.initiate();
+        pair.run(Duration::from_secs(2));
+    }
+    assert_eq!((held(&pair, 0), held(&pair, 1)), (64, 64));
+    let child = pair.child(0);
+    pair.sides[0].endpoint.rekey_child(pair.now, child).unwrap();
+    pair.run(Duration::from_secs(5));
+    assert_eq!((held(&pair, 0), held(&pair, 1)), (64, 64));
+    assert_ne!(pair.child(0), child, "it was rekeyed");
+}
+
 /// B14: the one that began the first IKE SA moves, whoever has rekeyed it since (RFC 4555 §2).
 #[test]
 fn the_original_initiator_moves_after_the_responder_has_rekeyed() {

@@ -332,6 +332,19 @@ impl IkeSa {
         }
     }
 
+    /// Whether the peer has had all child SAs made that it may ask for (§1.3): what one peer holds, in a
+    /// device with few places too, is bounded, and yet room for every child several times over.
+    fn is_full(&self) -> bool {
+        const LEAST: usize = 64;
+        let configured = self.connection.children.iter();
+        let wanted: usize = configured
+            .map(|child| usize::from(child.resources.most))
+            .sum();
+        let going = |child: &&Child| child.phase == Phase::Deleting;
+        let held = self.children.len() - self.children.iter().filter(going).count();
+        held >= LEAST.max(4 * wanted)
+    }
+
     pub(crate) fn handle_create_child(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -386,6 +399,9 @@ impl IkeSa {
             }
             None => None,
         };
+        if rekeys.is_none() && self.is_full() {
+            return refuse(self, ctx, notify::NO_ADDITIONAL_SAS, &[]);
+        }
         let mut offer = ChildOffer {
             nonces: (nonce_i.to_vec(), ctx.random(NONCE_LEN)),
             ..ChildOffer::default()

@@ -68,13 +68,13 @@ impl IkeSa {
         if !crate::endpoint::may_come(&self.connection, path) {
             return Err(notify::UNACCEPTABLE_ADDRESSES);
         }
-        let before = (self.path, self.nat_local, self.nat_remote);
-        self.take_path(ctx, path);
-        self.detect_nat(ctx, parts, self.spi_r);
-        if has(notify::NO_NATS_ALLOWED) && (self.nat_local || self.nat_remote) {
-            (self.path, self.nat_local, self.nat_remote) = before;
+        // Before anything moves: whoever has changed an address on the way must gain nothing.
+        let mut forbidding = notifies(parts).filter(|n| n.kind == notify::NO_NATS_ALLOWED);
+        if forbidding.any(|notify| !came_as_sent(notify.data, path)) {
             return Err(notify::UNEXPECTED_NAT_DETECTED);
         }
+        self.take_path(ctx, path);
+        self.detect_nat(ctx, parts, self.spi_r);
         self.push_nat_detection(ctx, chain);
         self.tell_path(ctx);
         Ok(())
@@ -99,5 +99,53 @@ impl IkeSa {
             path,
             udp_encap,
         });
+    }
+}
+
+/// Whether a message that must meet no NAT came from and to where it was sent from and to: source and
+/// destination, then both ports (RFC 4555 §3.9, §4.2.5).
+fn came_as_sent(data: &[u8], path: Path) -> bool {
+    fn octets(address: IpAddr) -> Vec<u8> {
+        match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        }
+    }
+    let (from, to) = (path.remote, path.local);
+    let mut seen = octets(from.ip());
+    seen.extend(octets(to.ip()));
+    seen.extend(from.port().to_be_bytes());
+    seen.extend(to.port().to_be_bytes());
+    data == seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_nat_has_changed_is_noticed() {
+        let path = Path::new(
+            "192.0.2.2:4500".parse().unwrap(),
+            "198.51.100.1:4501".parse().unwrap(),
+        );
+        let sent = [198, 51, 100, 1, 192, 0, 2, 2, 0x11, 0x95, 0x11, 0x94];
+        assert!(came_as_sent(&sent, path));
+        for at in 0..sent.len() {
+            let mut other = sent;
+            other[at] ^= 1;
+            assert!(!came_as_sent(&other, path));
+            assert!(!came_as_sent(&sent[..at], path));
+        }
+        let path = Path::new(
+            "[2001:db8::2]:500".parse().unwrap(),
+            "[2001:db8::1]:500".parse().unwrap(),
+        );
+        let mut sent = [0; 36];
+        sent[..4].copy_from_slice(&[0x20, 1, 0xd, 0xb8]);
+        sent[16..20].copy_from_slice(&[0x20, 1, 0xd, 0xb8]);
+        (sent[15], sent[31]) = (1, 2);
+        sent[32..].copy_from_slice(&[1, 0xf4, 1, 0xf4]);
+        assert!(came_as_sent(&sent, path));
     }
 }

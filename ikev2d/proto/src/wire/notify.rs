@@ -17,6 +17,8 @@ pub const AUTHENTICATION_FAILED: u16 = 24;
 pub const INTERNAL_ADDRESS_FAILURE: u16 = 36;
 /// No traffic selectors fit.
 pub const TS_UNACCEPTABLE: u16 = 38;
+/// This IKE SA takes no more child SAs.
+pub const NO_ADDITIONAL_SAS: u16 = 35;
 /// Not now.
 pub const TEMPORARY_FAILURE: u16 = 43;
 /// No such child SA.
@@ -143,7 +145,7 @@ pub fn name(kind: u16) -> &'static str {
         INVALID_KE_PAYLOAD => "INVALID_KE_PAYLOAD",
         AUTHENTICATION_FAILED => "AUTHENTICATION_FAILED",
         34 => "SINGLE_PAIR_REQUIRED",
-        35 => "NO_ADDITIONAL_SAS",
+        NO_ADDITIONAL_SAS => "NO_ADDITIONAL_SAS",
         INTERNAL_ADDRESS_FAILURE => "INTERNAL_ADDRESS_FAILURE",
         37 => "FAILED_CP_REQUIRED",
         TS_UNACCEPTABLE => "TS_UNACCEPTABLE",

@@ -80,7 +80,7 @@ fn every_nth_rekeying_by_time_is_a_reauthentication() {
         });
         pair.up();
         pair.run(Duration::from_secs(100 * 15 + 50));
-        pair.agree(1);
+        pair.settle(1);
         let ups = pair.count(0, |e| matches!(e, Event::IkeUp { .. })) as u32;
         let rekeyings = pair.count(0, |e| matches!(e, Event::IkeRekeyed { .. })) as u32;
         assert_eq!(ups - 1, 15 / frequency, "{frequency}");
@@ -112,7 +112,7 @@ fn reauthentication_by_time_comes_whatever_is_rekeyed() {
     });
     pair.up();
     pair.run(Duration::from_secs(1500));
-    pair.agree(1);
+    pair.settle(1);
     let ups = pair.count(0, |e| matches!(e, Event::IkeUp { .. }));
     assert!((5..=7).contains(&ups), "{ups}");
 }

@@ -437,17 +437,21 @@ fn loss_and_duplication_delay_but_never_break() {
     }
 }
 
+/// The first of these seeds has a rekeying under way when time is up.
 #[test]
 fn rekeying_by_time_goes_on_by_itself() {
-    let mut pair = Pair::new(|a, connection, _| {
-        connection.rekey_time = Some(Duration::from_secs(if a { 300 } else { 900 }));
-        connection.children[0].rekey_time = Some(Duration::from_secs(if a { 1000 } else { 100 }));
-    });
-    pair.up();
-    pair.run(Duration::from_secs(1500));
-    pair.agree(1);
-    assert!(pair.count(0, |e| matches!(e, Event::ChildRekeyed { .. })) >= 10);
-    assert!(pair.count(0, |e| matches!(e, Event::IkeRekeyed { .. })) >= 4);
+    for seed in [1011, 1] {
+        let mut pair = Pair::seeded(seed, |a, connection, _| {
+            connection.rekey_time = Some(Duration::from_secs(if a { 300 } else { 900 }));
+            let of_child = Duration::from_secs(if a { 1000 } else { 100 });
+            connection.children[0].rekey_time = Some(of_child);
+        });
+        pair.up();
+        pair.run(Duration::from_secs(1500));
+        pair.settle(1);
+        assert!(pair.count(0, |e| matches!(e, Event::ChildRekeyed { .. })) >= 10);
+        assert!(pair.count(0, |e| matches!(e, Event::IkeRekeyed { .. })) >= 4);
+    }
 }
 
 #[test]

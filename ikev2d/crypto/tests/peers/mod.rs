@@ -5,11 +5,11 @@
 pub(crate) mod explore;
 pub(crate) mod seeded;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::config::*;
 use ikev2d_proto::credential::JobError;
 use ikev2d_proto::crypto::Crypto;
@@ -51,6 +51,8 @@ pub(crate) struct Pair {
     pub(crate) recorded: Vec<Vec<u8>>,
     /// SAs are deleted: what is sent meanwhile may be in vain.
     pub(crate) lenient: bool,
+    /// Messages of this exchange don't arrive.
+    pub(crate) blocked: Option<u8>,
     /// Nothing passes by UDP.
     pub(crate) no_udp: bool,
     /// TCP connections can't be made.
@@ -107,9 +109,15 @@ pub(crate) fn connection(a: bool) -> Connection {
     }
 }
 
+thread_local! {
+    /// Pairs that a test has made so far without a seed of its own.
+    static MADE: Cell<u64> = const { Cell::new(0) };
+}
+
 impl Pair {
+    /// The first of a test, and the second, are the same each time, so that a failure comes again.
     pub(crate) fn new(change: impl Fn(bool, &mut Connection, &mut EndpointConfig)) -> Self {
-        Self::with(Arc::new(OpensslCrypto::new().unwrap()), change)
+        Self::seeded(MADE.replace(MADE.get() + 1), change)
     }
 
     /// Two endpoints whose nonces and SPIs follow from a seed.
@@ -128,7 +136,7 @@ impl Pair {
         Self::with(Arc::new(seeded::SeededCrypto::watched(seen)), change)
     }
 
-    fn with(
+    pub(crate) fn with(
         crypto: Arc<dyn Crypto>,
         change: impl Fn(bool, &mut Connection, &mut EndpointConfig),
     ) -> Self {
@@ -164,6 +172,7 @@ impl Pair {
             mtu: usize::MAX,
             recorded: Vec::new(),
             lenient: false,
+            blocked: None,
             no_udp: false,
             no_tcp: false,
             streams: Vec::new(),
@@ -262,9 +271,12 @@ impl Pair {
                 let stream = transmit.path.stream;
                 let carried = stream.is_some_and(|stream| self.streams.contains(&stream));
                 self.streamed += usize::from(carried);
+                // Behind the SPIs, the type of the first payload and the version.
+                let blocked =
+                    self.blocked.is_some() && transmit.payload.get(18).copied() == self.blocked;
                 let stopped = match stream {
                     Some(_) => !carried,
-                    None => self.no_udp || too_long || lost,
+                    None => self.no_udp || too_long || lost || blocked,
                 };
                 let copies = if stopped {
                     0
@@ -403,6 +415,21 @@ impl Pair {
                 assert_eq!(&to.inbound[spi].1, key, "keys differ");
             }
         }
+    }
+
+    /// Runs on until both sides have the same SAs, so many pairs: at any moment a rekeying may be under
+    /// way, and none takes as long as this, unless something is lost.
+    pub(crate) fn settle(&mut self, children: usize) {
+        let settled = |pair: &Self| {
+            let sides = pair.sides.iter();
+            let mut counts = sides.flat_map(|side| [side.inbound.len(), side.outbound.len()]);
+            counts.all(|count| count == children)
+        };
+        let end = self.now + Duration::from_secs(5);
+        while !settled(self) && self.now < end {
+            self.run(Duration::from_millis(50));
+        }
+        self.agree(children);
     }
 
     pub(crate) fn count(&self, side: usize, test: impl Fn(&Event) -> bool) -> usize {

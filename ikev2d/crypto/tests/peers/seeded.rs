@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! OpenSSL with predictable nonces, so that a schedule can be played again.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use ikev2d_crypto::OpensslCrypto;
@@ -11,11 +14,19 @@ use zeroize::Zeroizing;
 /// Inputs of the PRF, as they come.
 pub(crate) type Seen = Arc<Mutex<Vec<Vec<u8>>>>;
 
+/// How many messages can't be sealed from now on.
+pub(crate) type Fails = Arc<AtomicUsize>;
+
 pub(crate) struct SeededCrypto {
     inner: OpensslCrypto,
     state: Mutex<u64>,
     seen: Option<Seen>,
     few_spis: bool,
+    few_ivs: bool,
+    /// The IVs that each key of an AEAD has had.
+    ivs: Mutex<HashMap<Vec<u8>, HashSet<Vec<u8>>>>,
+    /// What is to be sealed next fails.
+    fails: Fails,
 }
 
 impl SeededCrypto {
@@ -25,6 +36,9 @@ impl SeededCrypto {
             state: Mutex::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             seen: None,
             few_spis: false,
+            few_ivs: false,
+            ivs: Mutex::default(),
+            fails: Fails::default(),
         }
     }
 
@@ -34,6 +48,27 @@ impl SeededCrypto {
             seen: Some(seen),
             ..Self::new(1)
         }
+    }
+
+    /// One that sometimes seals nothing.
+    pub(crate) fn failing(seed: u64, fails: Fails) -> Self {
+        Self {
+            fails,
+            ..Self::new(seed)
+        }
+    }
+
+    /// One whose numbers of eight octets, as random IVs would be, repeat themselves soon.
+    pub(crate) fn with_few_ivs(seed: u64) -> Self {
+        Self {
+            few_ivs: true,
+            ..Self::new(seed)
+        }
+    }
+
+    /// Messages that were sealed with AEADs.
+    pub(crate) fn sealed(&self) -> usize {
+        self.ivs.lock().unwrap().values().map(HashSet::len).sum()
     }
 
     /// One whose numbers of four octets, as SPIs of children are, repeat themselves soon.
@@ -54,8 +89,10 @@ impl Crypto for SeededCrypto {
             *state ^= *state << 17;
             *octet = (*state >> 32) as u8;
         }
-        if let ([a, b, c, d], true) = (out, self.few_spis) {
-            (*a, *b, *c, *d) = (7, 7, 7, *d & 3);
+        match out {
+            [a, b, c, d] if self.few_spis => (*a, *b, *c, *d) = (7, 7, 7, *d & 3),
+            [head @ .., _, _] if self.few_ivs && head.len() == 6 => head.fill(7),
+            _ => {}
         }
     }
 
@@ -100,6 +137,15 @@ impl Crypto for SeededCrypto {
         aad: &[u8],
         data: &mut Vec<u8>,
     ) -> Result<(), CryptoError> {
+        let less = |left: usize| left.checked_sub(1);
+        if self.fails.fetch_update(Relaxed, Relaxed, less).is_ok() {
+            return Err(CryptoError);
+        }
+        // RFC 5282 §3.1, in every test there is.
+        let mut ivs = self.ivs.lock().unwrap();
+        let of_key = ivs.entry(key.to_vec()).or_default();
+        assert!(of_key.insert(iv.to_vec()), "an IV comes again");
+        drop(ivs);
         self.inner.aead_seal(encryption, key, iv, aad, data)
     }
 
@@ -127,6 +173,18 @@ impl Crypto for SeededCrypto {
 
     fn hash(&self, beneath: Prf, parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
         self.inner.hash(beneath, parts)
+    }
+
+    fn same_name(&self, a: &[u8], b: &[u8]) -> bool {
+        self.inner.same_name(a, b)
+    }
+
+    fn name_key(&self, name: &[u8]) -> u64 {
+        self.inner.name_key(name)
+    }
+
+    fn equal(&self, a: &[u8], b: &[u8]) -> bool {
+        self.inner.equal(a, b)
     }
 
     fn sha1(&self, parts: &[&[u8]]) -> [u8; 20] {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Key derivation (RFC 7296 §2.13, §2.14, §2.17, §2.18), with additional key exchanges (RFC 9370 §2.2).
 
+use std::cell::Cell;
+
 use zeroize::Zeroizing;
 
 use crate::algorithm::Prf;
@@ -17,6 +19,8 @@ pub(crate) struct IkeKeys {
     prf_len: usize,
     integrity_len: usize,
     encryption_len: usize,
+    /// The IV that the next message of ours is sealed with, if that need only be another one each time.
+    iv: Cell<u64>,
 }
 
 /// prf+ (§2.13).
@@ -92,13 +96,26 @@ impl IkeKeys {
         let (spi_i, spi_r) = (spi_i.to_be_bytes(), spi_r.to_be_bytes());
         let parts: [&[u8]; 4] = [nonce_i, nonce_r, &spi_i, &spi_r];
         let material = prf_plus(crypto, suite.prf, &seed, &parts, total)?;
+        // Where it starts is nobody's business: it would tell how much was said.
+        let mut iv = [0; 8];
+        crypto.random(&mut iv);
         Ok(Self {
             // Exactly as long, so that nothing is left behind where it lay.
             material: Zeroizing::new(material.as_slice().into()),
             prf_len,
             integrity_len,
             encryption_len,
+            iv: Cell::new(u64::from_be_bytes(iv)),
         })
+    }
+
+    /// An IV that no message of ours has had with these keys, and none will (RFC 5282 §3.1): it counts on
+    /// whatever becomes of the other keys, and whichever messages are sealed anew. Each side seals with a
+    /// key of its own, so the peer's are none of these.
+    pub(crate) fn next_iv(&self) -> [u8; 8] {
+        let iv = self.iv.get();
+        self.iv.set(iv.wrapping_add(1));
+        iv.to_be_bytes()
     }
 
     /// Where SK_pi starts.

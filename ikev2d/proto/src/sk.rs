@@ -121,8 +121,12 @@ impl Sealer<'_> {
         body: &[u8],
     ) -> Result<Vec<u8>, CryptoError> {
         let (encryption_key, integrity_key) = self.keys();
-        let mut iv = vec![0; self.suite.encryption.iv_len()];
-        self.crypto.random(&mut iv);
+        let mut iv = self.keys.next_iv().to_vec();
+        // With an AEAD it must not come again, and may be foretold; else it must not.
+        if !self.suite.encryption.is_aead() {
+            iv.resize(self.suite.encryption.iv_len(), 0);
+            self.crypto.random(&mut iv);
+        }
         let mut body = body.to_vec();
         let padding = (body.len() + 1).next_multiple_of(self.block()) - body.len() - 1;
         body.extend(std::iter::repeat_n(0, padding));

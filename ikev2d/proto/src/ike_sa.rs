@@ -27,7 +27,9 @@ pub(crate) use rare::{Nothing, Rare, nothing};
 pub(crate) use spi::{OwnSpi, Spis};
 pub(crate) use step::{Ctx, Outputs};
 use stream::Carriage;
-pub(crate) use task::{ChildRequest, Collision, Handover, Part, RekeyRequest, Request, Task};
+pub(crate) use task::{
+    ChildRequest, Collision, Handover, Part, RekeyRequest, Request, Task, Unmade,
+};
 pub(crate) use timers::jittered;
 
 use crate::assigned::Assigned;

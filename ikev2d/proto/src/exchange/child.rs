@@ -221,7 +221,8 @@ impl IkeSa {
             Some(theirs) if settled || self.has_child(theirs) => (Some(theirs), None),
             _ => (None, None),
         };
-        match self.read_choice(ctx, parts, config, spi_in, offer, rekeys) {
+        let (offered, mut spi_in) = (config.clone(), Some(spi_in));
+        match self.read_choice(ctx, parts, config, &mut spi_in, offer, rekeys) {
             Ok((mut child, keyed)) => {
                 let install = InstallId(ctx.out.id());
                 child.install = Some(install);
@@ -243,7 +244,13 @@ impl IkeSa {
                     child: Box::new(keyed),
                 });
             }
-            Err(reason) => self.child_not_made(ctx, &asked, theirs, reason.to_owned()),
+            Err(reason) => {
+                let made = find(parts, payload::SA).is_some();
+                if let Some(spi) = spi_in.filter(|_| made) {
+                    self.disown_child(&offered, spi);
+                }
+                self.child_not_made(ctx, &asked, theirs, reason.to_owned());
+            }
         }
     }
 
@@ -252,7 +259,7 @@ impl IkeSa {
         ctx: &mut Ctx<'_>,
         parts: &[Payload<'_>],
         config: ChildConfig,
-        spi_in: OwnSpi,
+        spi_in: &mut Option<OwnSpi>,
         offer: ChildOffer,
         rekeys: Option<ChildId>,
     ) -> Result<(Child, KeyedChild), &'static str> {
@@ -305,7 +312,7 @@ impl IkeSa {
         let chosen = Chosen {
             config,
             suite,
-            spis: (spi_in, spi_out),
+            spis: (spi_in.take().ok_or("its SPI is taken")?, spi_out),
             ts_local,
             ts_remote,
             transport,

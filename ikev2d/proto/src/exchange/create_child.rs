@@ -9,9 +9,9 @@ use crate::algorithm::Group;
 use crate::config::ChildConfig;
 use crate::crypto::CryptoError;
 use crate::event::{ChildId, Event, InstallId, KeyedChild};
-use crate::exchange::child::{ChildOffer, Refused};
+use crate::exchange::child::{Asked, ChildOffer, Refused};
 use crate::exchange::followup::{AwaitedSa, Further, Step};
-use crate::exchange::init::{emit_ke, read_ke};
+use crate::exchange::init::{NONCE_RANGE, emit_ke, read_ke};
 use crate::exchange::signature::Kept;
 use crate::ike_sa::{
     Child, ChildRequest, Collision, Ctx, IkeSa, NONCE_LEN, Part, Pending, Phase, Request, Standing,
@@ -39,6 +39,9 @@ pub(crate) const RETRY: Duration = Duration::from_millis(500);
 /// A request that is done, the answer to its CREATE_CHILD_SA if that was not the last one, and the
 /// secrets of its additional key exchanges.
 type Done = (Box<ChildRequest>, Option<Kept>, Zeroizing<Vec<u8>>);
+
+/// A request that came to nothing, the peer's child of a collision, and why.
+type Failed = (Asked, Option<ChildId>, &'static str);
 
 /// The additional key exchanges that an answer has chosen, if there are any.
 fn additional_of(config: &ChildConfig, parts: &[Payload<'_>]) -> Option<Vec<Group>> {
@@ -161,10 +164,8 @@ impl IkeSa {
         let request = match self.go_further(ctx, request, parts) {
             Ok(Some(done)) => done,
             Ok(None) => return,
-            Err((request, reason)) => {
-                let theirs = request.collision.as_ref().map(|theirs| theirs.new);
-                let reason = reason.to_owned();
-                return self.child_not_made(ctx, &request.asked(), theirs, reason);
+            Err((asked, theirs, reason)) => {
+                return self.child_not_made(ctx, &asked, theirs, reason.to_owned());
             }
         };
         let (request, kept, further) = request;
@@ -264,8 +265,10 @@ impl IkeSa {
             let reason = format!("the peer refused: {}", notify::name(error.kind));
             return self.child_not_made(ctx, &asked, theirs, reason);
         }
-        let Some(nonce_r) = find(parts, payload::NONCE).map(<[u8]>::to_vec) else {
-            let reason = "the response has no nonce".to_owned();
+        let nonce_r = find(parts, payload::NONCE).filter(|n| NONCE_RANGE.contains(&n.len()));
+        let Some(nonce_r) = nonce_r.map(<[u8]>::to_vec) else {
+            let reason = "the response has no nonce of 16 to 256 octets".to_owned();
+            self.disown_child(&config, spi_in);
             return self.child_not_made(ctx, &asked, theirs, reason);
         };
         let mut offer = ChildOffer {
@@ -284,6 +287,7 @@ impl IkeSa {
                 .and_then(|(_, public)| exchange.agree(public).ok());
             let Some(secret) = agreed else {
                 let reason = "the peer's key exchange value is invalid".to_owned();
+                self.disown_child(&config, spi_in);
                 return self.child_not_made(ctx, &asked, theirs, reason);
             };
             offer.secret = Some(secret);
@@ -300,11 +304,14 @@ impl IkeSa {
         ctx: &mut Ctx<'_>,
         mut request: Box<ChildRequest>,
         parts: &[Payload<'_>],
-    ) -> Result<Option<Done>, (Box<ChildRequest>, &'static str)> {
+    ) -> Result<Option<Done>, Failed> {
         const INVALID: &str = "the peer's additional key exchange is invalid";
+        const UNSEALED: &str = "a request could not be made";
         if error_notify(parts).is_some() {
             return Ok(Some((request, None, Zeroizing::default())));
         }
+        let theirs = request.collision.as_ref().map(|theirs| theirs.new);
+        let failed = |asked, reason| Err((asked, theirs, reason));
         let step = match request.further.take() {
             Some(further) => further.advance(ctx.crypto, parts),
             None => match additional_of(&request.config, parts) {
@@ -317,18 +324,20 @@ impl IkeSa {
         match step {
             Ok(Step::Done(response, secrets)) => Ok(Some((request, Some(response), secrets))),
             Ok(Step::More(further)) => {
-                let chain = further.payloads();
+                let (asked, chain) = (request.asked(), further.payloads());
                 request.further = Some(further);
                 let request = Request::CreateChild(request);
-                if self
-                    .request(ctx, exchange::IKE_FOLLOWUP_KE, chain, request)
-                    .is_err()
-                {
-                    tracing::error!(ike = self.id.0, "a request could not be made");
+                match self.request(ctx, exchange::IKE_FOLLOWUP_KE, chain, request) {
+                    Ok(()) => Ok(None),
+                    Err(_) => failed(asked, UNSEALED),
                 }
-                Ok(None)
             }
-            Err(_) => Err((request, INVALID)),
+            Err(_) => {
+                let asked = request.asked();
+                // It may have been the last one.
+                self.disown_child(&request.config, request.spi_in);
+                failed(asked, INVALID)
+            }
         }
     }
 
@@ -360,7 +369,7 @@ impl IkeSa {
         }
         // A peer that asks for something else has given up what it was at.
         self.awaited = None;
-        let Some(nonce_i) = find(parts, payload::NONCE).filter(|n| (16..=256).contains(&n.len()))
+        let Some(nonce_i) = find(parts, payload::NONCE).filter(|n| NONCE_RANGE.contains(&n.len()))
         else {
             return refuse(self, ctx, notify::INVALID_SYNTAX, &[]);
         };

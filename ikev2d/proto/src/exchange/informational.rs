@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! INFORMATIONAL (RFC 7296 §1.4): deletions and liveness.
 
+use std::sync::Arc;
+
+use crate::config::ChildConfig;
 use crate::crypto::CryptoError;
 use crate::event::{ChildId, Path, reason};
-use crate::ike_sa::{Child, Ctx, Handover, IkeSa, Phase, Request, Standing, State, error_notify};
+use crate::ike_sa::{
+    Child, Ctx, Handover, IkeSa, OwnSpi, Phase, Request, Standing, State, Task, Unmade,
+    error_notify,
+};
 use crate::wire::{Chain, Payload, Reader, exchange, notify, payload};
 
 const IKE: u8 = 1;
@@ -45,6 +51,35 @@ impl IkeSa {
             chain,
             Request::DeleteChild(child),
         )
+    }
+
+    /// The peer may have made a child of an answer that we can make none of, and would keep it, or even
+    /// send through it: it is told that there is none (§1.4.1).
+    pub(crate) fn disown_child(&mut self, config: &ChildConfig, spi: OwnSpi) {
+        let ours = config.esp_proposals.iter();
+        let mut protocols: Vec<u8> = ours
+            .map(|ours| if ours.is_ah() { AH } else { ESP })
+            .collect();
+        protocols.sort_unstable();
+        protocols.dedup();
+        let unmade = Arc::new(Unmade { spi, protocols });
+        self.tasks.push_front(Task::DeleteUnmade(unmade));
+    }
+
+    pub(crate) fn start_delete_unmade(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        unmade: Arc<Unmade>,
+    ) -> Result<(), CryptoError> {
+        let mut chain = Chain::default();
+        for protocol in &unmade.protocols {
+            chain.push(
+                payload::DELETE,
+                &emit_delete(*protocol, &[unmade.spi.value()]),
+            );
+        }
+        let request = Request::DeleteUnmade { _unmade: unmade };
+        self.request(ctx, exchange::INFORMATIONAL, chain, request)
     }
 
     pub(crate) fn handle_informational(

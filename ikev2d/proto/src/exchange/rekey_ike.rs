@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::algorithm::Group;
 use crate::crypto::CryptoError;
-use crate::event::Event;
+use crate::event::{Event, IkeId};
 use crate::exchange::create_child::RETRY;
 use crate::exchange::followup::{AwaitedSa, Further, Step};
 use crate::exchange::init::{NONCE_RANGE, choose, emit_ke, read_ke};
@@ -70,17 +70,9 @@ impl IkeSa {
         parts: &[Payload<'_>],
     ) {
         let theirs = request.collision.as_ref().map(|theirs| theirs.new);
-        // Whatever becomes of ours, the peer's own rekeying stands.
-        let theirs_stands = |this: &mut Self, ctx: &mut Ctx<'_>, new| {
-            if this.standing == Standing::Current {
-                this.standing = Standing::Replaced;
-                let (old, delete) = (this.id, false);
-                ctx.out.handovers.push(Handover { old, new, delete });
-            }
-        };
         if let Some(error) = error_notify(parts) {
             if let Some(theirs) = theirs {
-                return theirs_stands(self, ctx, theirs);
+                return self.replaced_by_peer(ctx, theirs);
             }
             if self.standing != Standing::Current {
                 return;
@@ -122,12 +114,11 @@ impl IkeSa {
                 let chain = further.payloads();
                 request.further = Some(further);
                 let request = Request::RekeyIke(Box::new(request));
-                match self.request(ctx, exchange::IKE_FOLLOWUP_KE, chain, request) {
-                    Ok(()) => return,
-                    Err(_) => {
-                        return tracing::error!(ike = self.id.0, "a request could not be made");
-                    }
-                }
+                let kind = exchange::IKE_FOLLOWUP_KE;
+                return match self.request(ctx, kind, chain, request) {
+                    Ok(()) => {}
+                    Err(_) => self.not_rekeyed(ctx, theirs, "a request could not be made"),
+                };
             }
             Ok(Some(Step::Done(response, further))) => {
                 self.read_rekey(ctx, &request, &response.parts(), &further)
@@ -136,14 +127,7 @@ impl IkeSa {
             Err(_) => None,
         };
         let Some((mut born, nonce_r)) = born else {
-            tracing::warn!("malformed answer to the rekeying of an IKE SA");
-            if let Some(theirs) = theirs {
-                theirs_stands(self, ctx, theirs);
-            } else if self.standing == Standing::Current {
-                let (group, not_before) = (None, Some(ctx.now + AGAIN));
-                self.tasks.push_back(Task::RekeyIke { group, not_before });
-            }
-            return;
+            return self.not_rekeyed(ctx, theirs, "malformed answer");
         };
         let nonces = (&request.nonce[..], &nonce_r[..]);
         let collision = request.collision.as_ref();
@@ -160,12 +144,32 @@ impl IkeSa {
                 reason: "redundant".to_owned(),
             });
             if let Some(theirs) = theirs {
-                theirs_stands(self, ctx, theirs);
+                self.replaced_by_peer(ctx, theirs);
             }
         }
         born.log_keys(ctx);
         born.pump(ctx);
         ctx.out.born.push(born);
+    }
+
+    /// Whatever becomes of our rekeying, the peer's own stands.
+    fn replaced_by_peer(&mut self, ctx: &mut Ctx<'_>, new: IkeId) {
+        if self.standing == Standing::Current {
+            self.standing = Standing::Replaced;
+            let (old, delete) = (self.id, false);
+            ctx.out.handovers.push(Handover { old, new, delete });
+        }
+    }
+
+    /// Our rekeying came to nothing for a reason of its own: it is tried again, unless the peer's stands.
+    fn not_rekeyed(&mut self, ctx: &mut Ctx<'_>, theirs: Option<IkeId>, reason: &str) {
+        tracing::warn!(ike = self.id.0, reason, "IKE SA could not be rekeyed");
+        if let Some(theirs) = theirs {
+            self.replaced_by_peer(ctx, theirs);
+        } else if self.standing == Standing::Current {
+            let (group, not_before) = (None, Some(ctx.now + AGAIN));
+            self.tasks.push_back(Task::RekeyIke { group, not_before });
+        }
     }
 
     /// The additional key exchanges that an answer has chosen, if there are any.
@@ -276,9 +280,12 @@ impl IkeSa {
     /// closed by us; §2.25.2: nor while the IKE SA is being closed.
     pub(crate) fn refuses_renewal(&self) -> bool {
         let asking = match self.asking() {
-            Some(Request::CreateChild(_) | Request::DeleteChild(_) | Request::DeleteIke { .. }) => {
-                true
-            }
+            Some(
+                Request::CreateChild(_)
+                | Request::DeleteChild(_)
+                | Request::DeleteUnmade { .. }
+                | Request::DeleteIke { .. },
+            ) => true,
             Some(Request::RekeyIke(mine)) => mine.collision.is_some(),
             // The heir would know nothing of the new address.
             Some(Request::Move) => true,

@@ -3,6 +3,7 @@
 //! nothing else (RFC 4301 §4.1).
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::crypto::Crypto;
@@ -16,6 +17,21 @@ pub(crate) struct OwnSpi {
     spi: u32,
     all: Spis,
 }
+
+impl fmt::Debug for OwnSpi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OwnSpi({:x})", self.spi)
+    }
+}
+
+/// There are no two of the same.
+impl PartialEq for OwnSpi {
+    fn eq(&self, other: &Self) -> bool {
+        self.spi == other.spi
+    }
+}
+
+impl Eq for OwnSpi {}
 
 impl Spis {
     /// Takes one that is free.

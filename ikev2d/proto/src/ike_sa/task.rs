@@ -2,9 +2,10 @@
 //! What an IKE SA still has to do, and the requests that this makes.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Ctx, IkeSa, OwnSpi, Standing, State};
+use super::{AGAIN, Ctx, IkeSa, OwnSpi, Standing, State};
 use crate::algorithm::Group;
 use crate::config::ChildConfig;
 use crate::crypto::KeyExchange;
@@ -25,6 +26,10 @@ pub(crate) enum Request {
         reason: String,
     },
     DeleteChild(ChildId),
+    DeleteUnmade {
+        /// Its SPI is taken until the answer comes.
+        _unmade: Arc<Unmade>,
+    },
     Liveness,
     Move,
 }
@@ -111,11 +116,21 @@ pub(crate) enum Task {
         reason: String,
     },
     DeleteChild(ChildId),
+    DeleteUnmade(Arc<Unmade>),
     Liveness,
     /// Tell the peer that we are elsewhere (RFC 4555 §3.5).
     Move,
     /// Tell the peer to go elsewhere (RFC 5685 §5).
     Redirect(IpAddr),
+}
+
+/// A child SA that the peer has made of an answer that we can make none of.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unmade {
+    /// What it is named by: nobody else has that until the peer knows it is gone.
+    pub(crate) spi: OwnSpi,
+    /// Those of our offer: which one the peer has chosen may be what can't be read.
+    pub(crate) protocols: Vec<u8>,
 }
 
 /// A part of a child's traffic.
@@ -126,6 +141,22 @@ pub(crate) struct Part {
     pub(crate) remote: Vec<TrafficSelector>,
     pub(crate) group: Option<Group>,
     pub(crate) not_before: Option<Instant>,
+}
+
+impl Task {
+    /// The same at another time, if it may wait.
+    fn later(&self, at: Instant) -> Option<Self> {
+        let mut later = self.clone();
+        let not_before = match &mut later {
+            Self::Child { not_before, .. }
+            | Self::Sibling { not_before, .. }
+            | Self::RekeyIke { not_before, .. } => not_before,
+            Self::Part(part) => &mut part.not_before,
+            _ => return None,
+        };
+        *not_before = Some(at);
+        Some(later)
+    }
 }
 
 impl IkeSa {
@@ -152,13 +183,16 @@ impl IkeSa {
                     free && part.not_before.is_none_or(|at| at <= now)
                 }
                 // The heir would have to take them over in the middle.
-                Task::DeleteChild(_) | Task::Move => !matches!(awaited, Some(AwaitedSa::Ike(_))),
+                Task::DeleteChild(_) | Task::DeleteUnmade(_) | Task::Move => {
+                    !matches!(awaited, Some(AwaitedSa::Ike(_)))
+                }
                 _ => true,
             };
             let ready = self.tasks.iter().position(ready);
             let Some(task) = ready.and_then(|at| self.tasks.remove(at)) else {
                 break;
             };
+            let later = task.later(now + AGAIN);
             let started = match task {
                 Task::Child {
                     name,
@@ -171,6 +205,7 @@ impl IkeSa {
                 Task::RekeyIke { group, .. } => self.start_rekey(ctx, group),
                 Task::DeleteIke { reason } => self.start_delete(ctx, reason),
                 Task::DeleteChild(child) => self.start_delete_child(ctx, child),
+                Task::DeleteUnmade(unmade) => self.start_delete_unmade(ctx, unmade),
                 Task::Move => self.start_move(ctx),
                 Task::Redirect(gateway) => self.start_redirect(ctx, gateway),
                 Task::Liveness => {
@@ -180,6 +215,7 @@ impl IkeSa {
             };
             if started.is_err() {
                 tracing::error!(ike = self.id.0, "a request could not be made");
+                self.tasks.extend(later);
             }
         }
         self.finish_reauth(ctx);

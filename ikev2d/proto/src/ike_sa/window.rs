@@ -540,7 +540,7 @@ impl IkeSa {
             Request::RekeyIke(request) => self.handle_rekey_response(ctx, *request, parts),
             Request::DeleteIke { reason } => self.die(ctx, &reason),
             Request::DeleteChild(child) => self.drop_child(ctx, child, "deleted"),
-            Request::Liveness => {}
+            Request::DeleteUnmade { .. } | Request::Liveness => {}
             Request::Move => self.handle_move_response(ctx, parts),
         }
     }

@@ -178,6 +178,7 @@ fn a_refused_ticket_leads_to_a_full_exchange() {
     std::mem::swap(&mut pair.sides[1], &mut other.sides[1]);
     assert_eq!(connect(&mut pair), refused);
     pair.agree(1);
+    assert_eq!(pair.sides[1].endpoint.stats().refused_tickets, 1);
     assert_eq!((resumptions(&pair), failures(&pair)), ([0, 0], 0));
 
     let mut pair = self::pair(8, [Some(LIFE); 2], false);
@@ -245,14 +246,16 @@ fn resumptions_do_not_put_off_reauthentication() {
     }
 }
 
-/// A ticket is not spent by attempts that nobody answers, as long as it lives; one that was called off
-/// is not tried again.
+/// A ticket is not spent by attempts that nobody answers, as long as it lives, and is shown in each other
+/// one; one that was called off is not tried again.
 #[test]
 fn a_ticket_outlives_unanswered_attempts() {
     let full = [INIT, INIT, AUTH, AUTH];
     for (attempts, called_off, took) in [
-        (1, false, [RESUME, RESUME, AUTH, AUTH]),
-        (3, false, [RESUME, RESUME, AUTH, AUTH]),
+        (1, false, full),
+        (2, false, [RESUME, RESUME, AUTH, AUTH]),
+        (3, false, full),
+        (4, false, [RESUME, RESUME, AUTH, AUTH]),
         (1, true, full),
         // Over by the time.
         (20, false, full),
@@ -274,6 +277,26 @@ fn a_ticket_outlives_unanswered_attempts() {
         assert_eq!(connect(&mut pair), took, "{attempts} {called_off}");
         pair.agree(1);
     }
+}
+
+/// A gateway that does not so much as refuse what it doesn't know: the attempt after is a full one.
+#[test]
+fn a_gateway_that_ignores_tickets_is_reached_without() {
+    let mut pair = pair(16, [Some(LIFE); 2], false);
+    pair.up();
+    lose(&mut pair);
+    pair.blocked = Some(RESUME);
+    let took = connect(&mut pair);
+    assert!(took.iter().all(|exchange| *exchange == RESUME));
+    pair.run(Duration::from_secs(120));
+    assert_eq!(failures(&pair), 1);
+    assert_eq!(connect(&mut pair), [INIT, INIT, AUTH, AUTH]);
+    pair.agree(1);
+    assert_eq!((resumptions(&pair), failures(&pair)), ([0, 0], 1));
+    // It has given another one.
+    lose(&mut pair);
+    pair.blocked = None;
+    assert_eq!(connect(&mut pair), [RESUME, RESUME, AUTH, AUTH]);
 }
 
 /// I and A: what was recorded is no ticket, nor is what was changed; a peer with the keys of another
@@ -372,12 +395,14 @@ fn the_gate_asks_for_cookies_and_refuses_tickets() {
     // Tickets are taken no more: no cookie is asked for what is refused anyway.
     let connection = peers::connection(false);
     gateway.set_connections(vec![std::sync::Arc::new(connection)]);
+    assert_eq!(gateway.stats().refused_tickets, 0);
     for message in [&first.payload, &second] {
         let (verdict, reply) = meet(message);
         assert_eq!(verdict, Verdict::Answered);
         assert!(reply.len() < message.len());
         assert_eq!(reply[34..36], NACK.to_be_bytes());
     }
+    assert_eq!(pair.sides[1].endpoint.stats().refused_tickets, 2);
 }
 
 /// The password of a session that goes on may change; that of a new one counts.

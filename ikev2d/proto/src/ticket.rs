@@ -26,7 +26,7 @@ const NUMBER_LEN: usize = 4;
 /// Tickets that are good no more although their time is not over. With more of them than this, all
 /// tickets are good no more: that takes no memory.
 const MOST_SPENT: usize = 100_000;
-/// Tickets of a client that are kept.
+/// Tickets of gateways that an endpoint keeps, one for each connection, at most.
 const MOST_HELD: usize = 4096;
 
 /// For how long a key seals: as long as the ticket lives that it was made for, within these.
@@ -58,6 +58,9 @@ pub(crate) struct Held {
     pub(crate) session: Session,
     until: Instant,
     ike: IkeId,
+    /// Nobody has answered to it: the next attempt goes without, in case that only a full exchange is
+    /// answered, and the one after tries it again.
+    rests: bool,
 }
 
 /// A ticket that somebody presents.
@@ -314,14 +317,19 @@ impl Tickets {
                 until,
                 ike,
                 session,
+                rests: false,
             };
             self.held.insert(held.session.connection.clone(), held);
             self.arm(now);
         }
     }
 
-    /// The ticket for a connection, once.
+    /// The ticket for a connection, once; not in the attempt after one that nobody has answered.
     pub(crate) fn take(&mut self, now: Instant, connection: &str) -> Option<Held> {
+        let held = self.held.get_mut(connection)?;
+        if std::mem::take(&mut held.rests) && now < held.until {
+            return None;
+        }
         let held = self.held.remove(connection);
         held.filter(|held| now < held.until)
     }
@@ -330,9 +338,18 @@ impl Tickets {
     pub(crate) fn put_back(&mut self, now: Instant, held: Held) {
         if now < held.until && self.held.len() < MOST_HELD {
             let name = held.session.connection.clone();
+            let held = Held {
+                rests: true,
+                ..held
+            };
             self.held.entry(name).or_insert(held);
             self.arm(now);
         }
+    }
+
+    /// Forgets the ticket for a connection that was set up without it.
+    pub(crate) fn outdate(&mut self, connection: &str) {
+        self.held.remove(connection);
     }
 
     /// Forgets the ticket that an IKE SA has given us: one that is deleted is not resumed (§4.3.4).

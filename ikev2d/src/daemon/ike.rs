@@ -301,6 +301,7 @@ impl Ike {
             auth_failures: one.auth_failures + two.auth_failures,
             reauthentications: one.reauthentications + two.reauthentications,
             resumptions: one.resumptions + two.resumptions,
+            refused_tickets: one.refused_tickets + two.refused_tickets,
         }
     }
 

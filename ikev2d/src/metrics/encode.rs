@@ -193,6 +193,11 @@ fn ike(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
             stats.resumptions,
         ),
         (
+            "ike_tickets_refused",
+            "Tickets of peers that were refused",
+            stats.refused_tickets,
+        ),
+        (
             "child_up",
             "Child SAs established so far",
             counts.children_up,

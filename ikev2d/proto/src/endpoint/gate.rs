@@ -39,6 +39,7 @@ pub struct Gate {
     resumes: AtomicBool,
     cookies: RwLock<Cookies>,
     asked: AtomicU64,
+    refused_tickets: AtomicU64,
     malformed: AtomicU64,
 }
 
@@ -73,6 +74,7 @@ impl Gate {
             closed: AtomicBool::new(false),
             resumes: AtomicBool::new(false),
             asked: AtomicU64::new(0),
+            refused_tickets: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
             crypto,
         }
@@ -106,6 +108,7 @@ impl Gate {
         };
         if nacked {
             // What is refused at once needs no cookie: the reply is shorter than the message.
+            self.refused_tickets.fetch_add(1, Ordering::Relaxed);
             let mut chain = Chain::default();
             chain.notify(notify::TICKET_NACK, &[]);
             answer(&header, &chain, reply);
@@ -156,6 +159,10 @@ impl Gate {
 
     pub(super) fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn refused_tickets(&self) -> u64 {
+        self.refused_tickets.load(Ordering::Relaxed)
     }
 
     pub(super) fn malformed(&self) -> u64 {

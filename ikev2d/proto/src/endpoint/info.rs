@@ -39,6 +39,8 @@ pub struct Stats {
     pub reauthentications: u64,
     /// IKE SAs that were resumed by a ticket, on either side (RFC 5723).
     pub resumptions: u64,
+    /// Tickets that peers have shown and that were refused (TICKET_NACK).
+    pub refused_tickets: u64,
 }
 
 /// An IKE SA for people.
@@ -144,6 +146,7 @@ impl Endpoint {
             children: self.sas.values().map(|sa| sa.children.len()).sum(),
             cookies: self.gate.asked(),
             malformed: self.stats.malformed + self.gate.malformed(),
+            refused_tickets: self.stats.refused_tickets + self.gate.refused_tickets(),
             fragment_octets: self.out.held.values().sum(),
             retransmits: self.out.retransmits,
             auth_failures: self.out.auth_failures,

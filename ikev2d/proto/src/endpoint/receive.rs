@@ -195,6 +195,7 @@ impl Endpoint {
                 fits.then(|| (connection.clone(), ticket))
             });
         let Some((connection, ticket)) = found else {
+            self.stats.refused_tickets += 1;
             let mut chain = Chain::default();
             chain.notify(notify::TICKET_NACK, &[]);
             return self.reply_statelessly(path, header, chain);

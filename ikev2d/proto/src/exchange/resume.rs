@@ -325,6 +325,8 @@ impl IkeSa {
 
     /// Keeps the ticket that a peer gives, for no longer than we would.
     pub(crate) fn keep_ticket(&self, ctx: &mut Ctx<'_>, parts: &[Payload<'_>]) {
+        // The session that an older one is for has been replaced.
+        ctx.out.tickets.outdate(&self.connection.name);
         let mut notifies = notifies(parts);
         let given = notifies.find(|notify| notify.kind == notify::TICKET_LT_OPAQUE);
         let given = given.and_then(|given| given.data.split_at_checked(LIFE_LEN));

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use ikev2d_proto::config::EndpointConfig;
-use ikev2d_proto::event::Event;
+use ikev2d_proto::event::{ChildId, Event};
 
 use peers::Pair;
 use peers::explore::Search;
@@ -221,6 +221,54 @@ fn simultaneous_rekeyings_need_no_second_try() {
             assert_eq!(pair.count(side, down), 0);
         }
     }
+}
+
+/// A rekeys the child, and B's answer is lost: B has a child that A is yet to hear of.
+fn half_made() -> (Pair, ChildId) {
+    let mut pair = Pair::seeded(5, |_, _, config| patient(config));
+    pair.up();
+    Act::RekeyChild.by(&mut pair, 0);
+    pair.flush();
+    pair.deliver(0);
+    pair.flush();
+    pair.wire.clear();
+    let new = *pair.sides[1].offered.keys().nth(1).unwrap();
+    (pair, new)
+}
+
+/// B1: the peer rekeys the child that our rekeying has made before we hear that it has. It was told that
+/// there is no such child, dropped it, and we sent through it into the void until the next rekeying.
+#[test]
+fn a_child_that_is_rekeyed_before_its_maker_hears_of_it_stays() {
+    let (mut pair, new) = half_made();
+    let now = pair.now;
+    pair.sides[1].endpoint.rekey_child(now, new).unwrap();
+    for _ in 0..200 {
+        pair.run(Duration::from_millis(100));
+        pair.assert_no_black_hole("");
+    }
+    let rekeyed = |e: &Event| matches!(e, Event::ChildRekeyed { old, .. } if *old == new);
+    assert_eq!(pair.count(1, rekeyed), 1);
+    assert_one(&mut pair, "");
+}
+
+/// B1, §1.4.1: the peer deletes the child that our rekeying has made before we hear that it has. The
+/// answer that came then brought it to life again, on one side.
+#[test]
+fn a_child_that_is_deleted_before_its_maker_hears_of_it_is_not_made() {
+    let (mut pair, new) = half_made();
+    let now = pair.now;
+    pair.sides[1].endpoint.terminate_child(now, new).unwrap();
+    pair.lenient = true;
+    for _ in 0..100 {
+        pair.run(Duration::from_millis(100));
+        let [a, b] = &pair.sides;
+        if pair.now - now > Duration::from_secs(5) {
+            assert!(a.outbound.keys().all(|spi| b.inbound.contains_key(spi)));
+        }
+    }
+    // What was to be replaced has been rekeyed again.
+    assert_one(&mut pair, "");
 }
 
 /// Who acts, how ([`Act::ALL`]), and milliseconds to the next act.

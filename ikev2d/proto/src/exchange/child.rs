@@ -39,6 +39,8 @@ pub(crate) struct ChildOffer {
     pub(crate) sibling: bool,
     /// It is for what the peer has narrowed another one by.
     pub(crate) part: bool,
+    /// SPIs of nothing we know that the peer has deleted since it was asked for.
+    pub(crate) deleted: Vec<u32>,
 }
 
 /// What was asked for.
@@ -280,6 +282,9 @@ impl IkeSa {
             return Err("the peer's key exchange does not fit its choice");
         }
         let spi_out = esp_spi(&chosen.spi).ok_or("malformed SPI")?;
+        if offer.deleted.contains(&spi_out) {
+            return Err("the peer has deleted it again");
+        }
         let selectors = |kind| {
             find(parts, kind)
                 .and_then(|body| ts::parse(body).ok())

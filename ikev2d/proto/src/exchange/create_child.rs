@@ -150,6 +150,7 @@ impl IkeSa {
             part,
             further: None,
             collision: None,
+            deleted: Vec::new(),
         };
         let request = Request::CreateChild(Box::new(request));
         self.request(ctx, exchange::CREATE_CHILD_SA, chain, request)
@@ -182,6 +183,7 @@ impl IkeSa {
             sibling,
             part,
             collision,
+            deleted,
             ..
         } = *request;
         let theirs = collision.as_ref().map(|theirs| theirs.new);
@@ -240,7 +242,10 @@ impl IkeSa {
                         let part = self.task_for_part(old, None);
                         self.drop_child(ctx, old, "the peer does not know it");
                         let name = config.name;
-                        let other = self.children.iter().any(|c| c.sa.child == name);
+                        let lives =
+                            |c: &Child| matches!(c.phase, Phase::Installed | Phase::Rekeying);
+                        let mut others = self.children.iter().filter(|c| lives(c));
+                        let other = others.any(|c| c.sa.child == name);
                         if let Some(part) = part {
                             self.tasks.push_back(part);
                         } else if other && resource.is_some() {
@@ -278,6 +283,7 @@ impl IkeSa {
             resource,
             sibling,
             part,
+            deleted,
             ..ChildOffer::default()
         };
         if let (Some(body), Some((group, exchange))) = (find(parts, payload::KE), &exchange) {
@@ -396,6 +402,10 @@ impl IkeSa {
                         return refuse(self, ctx, notify::TEMPORARY_FAILURE, &[]);
                     }
                     Some(child) => Some(child.sa.id),
+                    // It may be the one that our own request has made, and the answer got lost.
+                    None if matches!(self.asking(), Some(Request::CreateChild(_))) => {
+                        return refuse(self, ctx, notify::TEMPORARY_FAILURE, &[]);
+                    }
                     None => {
                         let spi = notify.spi;
                         let body =

@@ -16,6 +16,9 @@ const IKE: u8 = 1;
 const AH: u8 = 2;
 const ESP: u8 = 3;
 
+/// SPIs of nothing we know that are kept for as long as a request of ours is not answered.
+const MOST_DELETED: usize = 16;
+
 impl IkeSa {
     pub(crate) fn start_delete(
         &mut self,
@@ -147,6 +150,12 @@ impl IkeSa {
         let named =
             |child: &&Child| child.sa.spi_out == spi && child.sa.suite.protocol() == protocol;
         let Some(child) = self.children.iter().find(named) else {
+            // It may be of an answer that got lost.
+            if let Some(Request::CreateChild(mine)) = self.asking_mut()
+                && mine.deleted.len() < MOST_DELETED
+            {
+                mine.deleted.push(spi);
+            }
             return;
         };
         let (id, spi_in) = (child.sa.id, child.sa.spi_in);

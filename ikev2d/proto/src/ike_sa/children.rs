@@ -252,7 +252,8 @@ impl IkeSa {
         // What it was to replace goes on.
         let Some(old) = gone.sa.replaces else { return };
         let phase = self.child(old).map(|child| child.phase);
-        if phase == Some(Phase::Replaced) && gone.phase == Phase::Installed
+        let lived = matches!(gone.phase, Phase::Installed | Phase::Rekeying);
+        if phase == Some(Phase::Replaced) && lived
             || phase == Some(Phase::Rekeying) && gone.after.is_some()
         {
             self.go_on_with(ctx, old);

@@ -50,6 +50,8 @@ pub(crate) struct ChildRequest {
     pub(crate) further: Option<Box<Further>>,
     /// The peer's rekeying of the same child, answered meanwhile.
     pub(crate) collision: Option<Collision<ChildId>>,
+    /// SPIs of nothing we know that the peer has deleted meanwhile: one may be what it has made of this.
+    pub(crate) deleted: Vec<u32>,
 }
 
 pub(crate) struct RekeyRequest {

@@ -18,7 +18,7 @@ mod scrape;
 mod trap;
 mod virtual_ips;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use offload_api::event::Event as DeviceEvent;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::config::{Config, DaemonSection, DataplaneSetting, ManualSection, StartAction, cores};
+use crate::config::{Config, DaemonSection, DataplaneSetting, StartAction, cores};
 use crate::dataplane::{Dataplane, DataplaneConfig, Upcall};
 use crate::inline::InlinePlane;
 use crate::install::Installer;
@@ -46,7 +46,7 @@ use crate::metrics::{self, Counts};
 use crate::net::{self, Sockets};
 use crate::plane::Plane;
 use crate::publication::{Place, Publication};
-use crate::routes::Routes;
+use crate::routes::{Held, Routes, Traffic};
 use crate::streams::Streams;
 use crate::vici::lists::ChildFacts;
 use crate::vici::server::{self, Broadcast, Request};
@@ -89,8 +89,8 @@ pub(crate) struct Daemon {
     loaded: loaded::Loaded,
     restarts: restart::Restarts,
     adoption: adoption::Adoption,
-    /// Child SAs that have routes.
-    routed: HashSet<ChildId>,
+    /// Routes of child SAs.
+    routed: HashMap<ChildId, Held>,
     traps: trap::Traps,
     leases: leases::Keeper,
     mobility: mobility::Mobility,
@@ -100,11 +100,7 @@ pub(crate) struct Daemon {
     pub(crate) manual: Manual,
     /// The configuration's manual SAs are to be looked at.
     manual_due: bool,
-    /// Those of the configuration that could not be installed; they have routes.
-    refused_manual: HashSet<String>,
-    /// What clients have loaded, and unloaded, and has its routes yet.
-    manual_routes: Vec<String>,
-    manual_unroutes: Vec<ManualSection>,
+    manual_held: manual::ManualRoutes,
 }
 
 /// Runs until told to end.
@@ -215,7 +211,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         loaded: loaded::Loaded::default(),
         restarts: restart::Restarts::default(),
         adoption: adoption::Adoption::new(adopted, section.failover.orphan_grace.0),
-        routed: HashSet::new(),
+        routed: HashMap::new(),
         traps: trap::Traps::default(),
         leases: leases::Keeper::default(),
         mobility: mobility::Mobility::default(),
@@ -223,9 +219,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         traps_due: false,
         manual,
         manual_due: true,
-        refused_manual: HashSet::new(),
-        manual_routes: Vec::new(),
-        manual_unroutes: Vec::new(),
+        manual_held: manual::ManualRoutes::default(),
         config_path,
         config,
     };
@@ -235,6 +229,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     daemon.start_connections();
     daemon.start_adopted();
     daemon.settle().await;
+    daemon.routes.remove_leftovers();
     let (interface, inline) = (daemon.plane.interface(), daemon.plane.is_inline());
     tracing::info!(interface, inline, "ikev2d is ready");
     kept::ready();
@@ -279,6 +274,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     daemon.manual.save();
     daemon.save_leases().await;
     daemon.undo_configuration().await;
+    daemon.routes.clear();
     daemon.devices.forget();
     let socket = &daemon.config.daemon.vici_socket;
     let _ = std::fs::remove_file(socket);
@@ -513,6 +509,7 @@ impl Daemon {
         self.keep_leases(now);
         self.waiters.expire(now);
         self.restart_due(now);
+        self.traps_due |= self.traps.due(now);
         self.retire_orphans(now);
         self.devices.keep();
     }
@@ -520,12 +517,12 @@ impl Daemon {
     /// Does what the core wants done, until it wants nothing more.
     pub(crate) async fn settle(&mut self) {
         if std::mem::take(&mut self.traps_due) {
-            self.update_traps().await;
+            self.update_traps();
         }
         if std::mem::take(&mut self.manual_due) {
             self.update_manual().await;
         }
-        self.route_manual().await;
+        self.route_manual();
         loop {
             while let Some(transmit) = self.endpoint.poll_transmit() {
                 if let Some(stream) = transmit.path.stream {
@@ -581,22 +578,7 @@ impl Daemon {
                 }
                 self.endpoint
                     .handle_answer(now, &Answer::Installed(install));
-                let ends = self.installer.child(child).map(|sa| {
-                    (
-                        sa.ts_local.clone(),
-                        sa.ts_remote.clone(),
-                        sa.path.remote.ip(),
-                        sa.transport,
-                    )
-                });
-                if let Some((local, remote, peer, transport)) = ends
-                    && self.routed.insert(child)
-                {
-                    match transport {
-                        true => self.routes.lead(&local, &remote).await,
-                        false => self.routes.add(&local, &remote, peer),
-                    }
-                }
+                self.route(child);
             }
             Event::RetireChild { child } => {
                 let traffic = self.plane.traffic(child.0);
@@ -604,11 +586,8 @@ impl Daemon {
                 if let Some(sa) = self.installer.retire(child) {
                     self.count_carried(&sa, traffic);
                     // One that never got to send has no route, and must not take another's.
-                    if self.routed.remove(&child) {
-                        match sa.transport {
-                            true => self.routes.lead_no_more(&sa.ts_local, &sa.ts_remote).await,
-                            false => self.routes.remove(&sa.ts_remote),
-                        }
+                    if let Some(held) = self.routed.remove(&child) {
+                        self.routes.release(held);
                     }
                 }
             }
@@ -634,6 +613,10 @@ impl Daemon {
                 let children: Vec<ChildId> = children.map(|child| child.sa.id).collect();
                 for child in children {
                     self.installer.move_child(child, path, Some(udp_encap));
+                    // The peer may have come into a net that it lies behind.
+                    if self.routed.contains_key(&child) {
+                        self.route(child);
+                    }
                 }
             }
             Event::Configured {
@@ -708,6 +691,23 @@ impl Daemon {
                 self.waiters.doubt(&connection, &reason);
             }
             event => tracing::debug!(?event, "event"),
+        }
+    }
+
+    /// Routes a child SA's traffic.
+    fn route(&mut self, child: ChildId) {
+        let Some(sa) = self.installer.child(child) else {
+            return;
+        };
+        let held = self.routes.hold(&Traffic {
+            local: &sa.ts_local,
+            remote: &sa.ts_remote,
+            peers: &[sa.path.remote.ip()],
+            transport: sa.transport,
+            standing: false,
+        });
+        if let Some(before) = self.routed.insert(child, held) {
+            self.routes.release(before);
         }
     }
 

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Routes of the peers' traffic to the TUN interface, with a source address out of our side's.
+//!
+//! What has its SA away is not let out another way (RFC 4301 §4.4.1): the routes of a configured tunnel
+//! stand while it is configured, and behind each is one that refuses, for when the interface goes.
 
 mod kernel;
 mod lead;
+mod leftover;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,21 +15,67 @@ use std::time::{Duration, Instant};
 use ikev2d_proto::ts::TrafficSelector;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::route::{RouteHeader, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::net::own_addresses;
 use kernel::Kernel;
+use lead::Lead;
 
-/// The routes that are set, and how many child SAs want each.
+/// The table that every packet's route is looked for in.
+const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+/// Metric of the routes that refuse: any other of their net is better.
+const REFUSING: u32 = 4301;
+/// Whose the routes that refuse are.
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(143);
+
+/// The routes that are set.
 pub(crate) struct Routes {
     handle: Handle,
     interface: u32,
-    set: HashMap<IpNet, usize>,
-    /// What is led to peers themselves, and how many child SAs want each.
-    led: HashMap<lead::Lead, usize>,
+    set: HashMap<Place, Route>,
+    /// Rules that lead to the table of our own, and how many want each.
+    led: HashMap<Lead, usize>,
     kernel: Kernel,
     own: OwnAddresses,
+}
+
+/// Where a route is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    table: u32,
+    net: IpNet,
+}
+
+/// A route: how many want it, and how many of them want it to outlive the interface.
+#[derive(Default)]
+struct Route {
+    users: usize,
+    standing: usize,
+    source: Option<IpAddr>,
+}
+
+/// Traffic that is to be routed.
+pub(crate) struct Traffic<'a> {
+    /// Our side's; empty while it is not known.
+    pub(crate) local: &'a [TrafficSelector],
+    /// The peer's side's.
+    pub(crate) remote: &'a [TrafficSelector],
+    /// The peer, or where it may be.
+    pub(crate) peers: &'a [IpAddr],
+    /// What the two hosts say to each other.
+    pub(crate) transport: bool,
+    /// Whether it is dropped, not let out, should the interface go.
+    pub(crate) standing: bool,
+}
+
+/// What is set for some traffic, until it is [released](Routes::release).
+#[derive(Debug, Default)]
+#[must_use]
+pub(crate) struct Held {
+    places: Vec<Place>,
+    leads: Vec<Lead>,
+    standing: bool,
 }
 
 /// How long this host's addresses are taken to stay as they were.
@@ -39,12 +89,13 @@ struct OwnAddresses {
 }
 
 impl OwnAddresses {
-    /// One that lies in our side's traffic.
-    fn within(&mut self, local: &[TrafficSelector]) -> Option<IpAddr> {
+    /// One of an IP version that lies in our side's traffic.
+    fn within(&mut self, local: &[TrafficSelector], v4: bool) -> Option<IpAddr> {
         let fits = |address: &&IpAddr| {
-            local.iter().any(|ts| {
-                ts.start.is_ipv4() == address.is_ipv4() && (ts.start..=ts.end).contains(*address)
-            })
+            address.is_ipv4() == v4
+                && local
+                    .iter()
+                    .any(|ts| ts.start.is_ipv4() == v4 && (ts.start..=ts.end).contains(*address))
         };
         let fresh = self.asked.is_some_and(|asked| asked.elapsed() < FRESH);
         if let Some(found) = self.known.iter().find(fits).filter(|_| fresh) {
@@ -76,70 +127,153 @@ impl Routes {
         })
     }
 
-    /// Routes a child SA's traffic. The peer's own address is left alone: ESP to it would loop.
-    pub(crate) fn add(
-        &mut self,
-        local: &[TrafficSelector],
-        remote: &[TrafficSelector],
-        peer: IpAddr,
-    ) {
-        for net in remote.iter().flat_map(networks) {
-            let count = self.set.entry(net).or_default();
-            *count += 1;
-            if *count > 1 {
-                continue;
+    /// Routes traffic. A net that the peer's own address lies in, or that is everything, is led by rules
+    /// that our own packets jump over: ESP to it would loop, and the default route is not ours.
+    pub(crate) fn hold(&mut self, traffic: &Traffic<'_>) -> Held {
+        let mut held = Held {
+            standing: traffic.standing,
+            ..Held::default()
+        };
+        if traffic.transport {
+            held.leads = Lead::between_hosts(traffic.local, traffic.remote).collect();
+        } else {
+            for net in traffic.remote.iter().flat_map(networks) {
+                let loops = traffic.peers.iter().any(|peer| net.contains(peer));
+                if loops || net.prefix_len() == 0 {
+                    let ours = self.own.within(traffic.local, is_v4(net)).is_some();
+                    held.leads.extend(Lead::towards(net, traffic.local, ours));
+                } else {
+                    held.places.push(Place { table: MAIN, net });
+                }
             }
-            self.place(net, local, peer);
+        }
+        for place in &held.places {
+            self.take(*place, traffic);
+        }
+        for lead in &held.leads {
+            self.lead(*lead, traffic);
+        }
+        held
+    }
+
+    /// Undoes [`hold`](Self::hold).
+    pub(crate) fn release(&mut self, held: Held) {
+        for place in &held.places {
+            self.leave(*place, held.standing);
+        }
+        for lead in &held.leads {
+            self.lead_no_more(*lead, held.standing);
         }
     }
 
-    /// Sets those anew that [`add`](Self::add) has found: they have the source of another's traffic.
-    pub(crate) fn renew(
-        &mut self,
-        local: &[TrafficSelector],
-        remote: &[TrafficSelector],
-        peer: IpAddr,
-    ) {
-        for net in remote.iter().flat_map(networks) {
-            if net.contains(&peer) {
-                let message = RouteNetlinkMessage::DelRoute(self.message(net, None));
-                let _ = self.kernel.ask(message, 0);
-            }
-            self.place(net, local, peer);
+    /// Removes all: at the end.
+    pub(crate) fn clear(&mut self) {
+        let leads: Vec<Lead> = self.led.drain().map(|(lead, _)| lead).collect();
+        for lead in leads {
+            self.unset_rules(&lead);
+        }
+        let all = std::mem::take(&mut self.set);
+        for (place, route) in all {
+            self.unset(place, &route);
         }
     }
 
-    fn place(&mut self, net: IpNet, local: &[TrafficSelector], peer: IpAddr) {
-        if net.contains(&peer) {
-            tracing::warn!(%net, %peer, "the peer's own address lies in its traffic: no route is set");
+    /// Sets those anew that [`hold`](Self::hold) has found: they have the source of another's traffic.
+    pub(crate) fn renew(&mut self, held: &Held, local: &[TrafficSelector]) {
+        let led = held.leads.iter().map(Lead::place);
+        for place in held.places.iter().copied().chain(led) {
+            self.place(place, local);
+        }
+    }
+
+    /// Counts one more that wants a route, and sets what is not there.
+    fn take(&mut self, place: Place, traffic: &Traffic<'_>) {
+        let route = self.set.entry(place).or_default();
+        route.users += 1;
+        route.standing += usize::from(traffic.standing);
+        let refuses = traffic.standing && route.standing == 1;
+        // One that stands may have been set before its traffic had an address here.
+        let late = !traffic.standing && route.standing > 0 && route.source.is_none();
+        let first = route.users == 1;
+        if refuses {
+            let message = RouteNetlinkMessage::NewRoute(refusal(place));
+            if let Err(error) = self.kernel.ask(message, kernel::REPLACE) {
+                tracing::error!(net = %place.net, %error, "a route that refuses could not be set");
+            }
+        }
+        if first || (late && self.own.within(traffic.local, is_v4(place.net)).is_some()) {
+            self.place(place, traffic.local);
+        }
+    }
+
+    fn leave(&mut self, place: Place, standing: bool) {
+        let Some(route) = self.set.get_mut(&place) else {
             return;
+        };
+        route.users -= 1;
+        route.standing -= usize::from(standing);
+        let refused = standing && route.standing == 0;
+        if route.users == 0 {
+            if let Some(mut route) = self.set.remove(&place) {
+                route.standing += usize::from(standing);
+                self.unset(place, &route);
+            }
+        } else if refused {
+            self.unset_refusal(place);
         }
-        let mut source = self.own.within(local);
-        let mut set = self.set(net, source);
+    }
+
+    /// Takes a route out of the kernel.
+    fn unset(&mut self, place: Place, route: &Route) {
+        let message = RouteNetlinkMessage::DelRoute(self.message(place, None));
+        if let Err(error) = self.kernel.ask(message, 0) {
+            tracing::debug!(net = %place.net, %error, "route is gone already");
+        }
+        if route.standing > 0 {
+            self.unset_refusal(place);
+        }
+    }
+
+    fn unset_refusal(&mut self, place: Place) {
+        let message = RouteNetlinkMessage::DelRoute(refusal(place));
+        if let Err(error) = self.kernel.ask(message, 0) {
+            tracing::debug!(net = %place.net, %error, "a route that refuses is gone already");
+        }
+    }
+
+    fn place(&mut self, place: Place, local: &[TrafficSelector]) {
+        let v4 = is_v4(place.net);
+        let mut source = self.own.within(local, v4);
+        let mut set = self.set_route(place, source);
         if set.is_err() {
             // An address that has just gone can be no source.
             self.own.asked = None;
-            source = self.own.within(local);
-            set = self.set(net, source);
+            source = self.own.within(local, v4);
+            set = self.set_route(place, source);
         }
         match set {
-            Ok(()) => tracing::info!(%net, ?source, "route set"),
-            Err(error) => tracing::error!(%net, %error, "route could not be set"),
+            Ok(()) => tracing::info!(net = %place.net, ?source, "route set"),
+            Err(error) => tracing::error!(net = %place.net, %error, "route could not be set"),
         }
     }
 
-    fn set(&mut self, net: IpNet, source: Option<IpAddr>) -> std::io::Result<()> {
-        let message = self.message(net, source);
-        self.kernel
-            .ask(RouteNetlinkMessage::NewRoute(message), kernel::REPLACE)
+    fn set_route(&mut self, place: Place, source: Option<IpAddr>) -> std::io::Result<()> {
+        let message = RouteNetlinkMessage::NewRoute(self.message(place, source));
+        self.kernel.ask(message, kernel::REPLACE)?;
+        if let Some(route) = self.set.get_mut(&place) {
+            route.source = source;
+        }
+        Ok(())
     }
 
-    fn message(&self, net: IpNet, source: Option<IpAddr>) -> RouteMessage {
-        match net {
+    fn message(&self, place: Place, source: Option<IpAddr>) -> RouteMessage {
+        let (interface, table) = (self.interface, place.table);
+        match place.net {
             IpNet::V4(net) => {
                 let builder = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
                     .destination_prefix(net.addr(), net.prefix_len())
-                    .output_interface(self.interface);
+                    .output_interface(interface)
+                    .table_id(table);
                 match source {
                     Some(IpAddr::V4(source)) => builder.pref_source(source).build(),
                     _ => builder.build(),
@@ -148,7 +282,8 @@ impl Routes {
             IpNet::V6(net) => {
                 let builder = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
                     .destination_prefix(net.addr(), net.prefix_len())
-                    .output_interface(self.interface);
+                    .output_interface(interface)
+                    .table_id(table);
                 match source {
                     Some(IpAddr::V6(source)) => builder.pref_source(source).build(),
                     _ => builder.build(),
@@ -158,17 +293,18 @@ impl Routes {
     }
 
     /// Puts an address that a peer has given on the interface.
-    pub(crate) async fn add_address(&self, address: IpAddr) {
+    pub(crate) async fn add_address(&mut self, address: IpAddr) {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         let request = self.handle.address().add(self.interface, address, bits);
         match request.replace().execute().await {
             Ok(()) => tracing::info!(%address, "address added"),
             Err(error) => tracing::error!(%address, %error, "address could not be added"),
         }
+        self.own.asked = None;
     }
 
     /// Takes it off again.
-    pub(crate) async fn remove_address(&self, address: IpAddr) {
+    pub(crate) async fn remove_address(&mut self, address: IpAddr) {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         let mut request = self.handle.address().add(self.interface, address, bits);
         let message = request.message_mut().clone();
@@ -176,25 +312,40 @@ impl Routes {
             Ok(()) => tracing::info!(%address, "address removed"),
             Err(error) => tracing::debug!(%address, %error, "address is gone already"),
         }
-    }
-
-    /// Undoes [`add`](Self::add).
-    pub(crate) fn remove(&mut self, remote: &[TrafficSelector]) {
-        for net in remote.iter().flat_map(networks) {
-            let Some(count) = self.set.get_mut(&net) else {
-                continue;
-            };
-            *count -= 1;
-            if *count > 0 {
-                continue;
-            }
-            self.set.remove(&net);
-            let message = RouteNetlinkMessage::DelRoute(self.message(net, None));
-            if let Err(error) = self.kernel.ask(message, 0) {
-                tracing::debug!(%net, %error, "route is gone already");
+        self.own.asked = None;
+        // The kernel has taken IPv4's routes with that source along.
+        let with_it = |(_, route): &(&Place, &Route)| route.source == Some(address);
+        let places: Vec<Place> = self.set.iter().filter(with_it).map(|(p, _)| *p).collect();
+        for place in places {
+            if let Err(error) = self.set_route(place, None) {
+                tracing::error!(net = %place.net, %error, "route could not be set again");
             }
         }
     }
+}
+
+/// What refuses a net's packets where the interface does not take them.
+fn refusal(place: Place) -> RouteMessage {
+    match place.net {
+        IpNet::V4(net) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+            .destination_prefix(net.addr(), net.prefix_len())
+            .table_id(place.table)
+            .kind(RouteType::Unreachable)
+            .protocol(PROTOCOL)
+            .priority(REFUSING)
+            .build(),
+        IpNet::V6(net) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+            .destination_prefix(net.addr(), net.prefix_len())
+            .table_id(place.table)
+            .kind(RouteType::Unreachable)
+            .protocol(PROTOCOL)
+            .priority(REFUSING)
+            .build(),
+    }
+}
+
+fn is_v4(net: IpNet) -> bool {
+    matches!(net, IpNet::V4(_))
 }
 
 /// An address range as prefixes.

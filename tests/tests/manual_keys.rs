@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use gateway::{Gateway, Wire};
 use netlab::Namespace;
@@ -216,6 +217,104 @@ fn a_removed_record_is_refused_until_a_start_is_given() {
             .last()
             .is_some_and(|number| *number > 3_000_000)
     );
+}
+
+/// RFC 4301 §4.4.1: the route of what is protected stands while its keys change and while its SA is refused; it
+/// goes to where the configuration says, and goes when that is silent.
+#[test]
+fn routes_are_as_configured_whatever_becomes_of_the_sas() {
+    let directory = tempfile::tempdir().unwrap();
+    let (directory, wire) = (directory.path(), Wire::new());
+    let mut pairs: BTreeMap<&str, String> = BTreeMap::new();
+    // Each with keys of its own, by their first digit.
+    let mut write = |name: &'static str, digit: char, spi: u32, net: u8| {
+        let table = key_table(1, false);
+        let table = table.replace("_in = \"", &format!("_in = \"{digit}1"));
+        let table = table.replace("_out = \"", &format!("_out = \"{digit}2"));
+        let lines = table.lines().map(|line| {
+            let (name, key) = line.split_once('"').unwrap();
+            format!("{name}\"{}\"\n", &key[..64])
+        });
+        let keys = directory.join(format!("{name}.keys"));
+        fs::write(&keys, lines.collect::<String>()).unwrap();
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).unwrap();
+        pairs.insert(
+            name,
+            format!(
+                "[manual.{name}]\nlocal = \"10.77.0.1\"\nremote = \"10.77.0.2\"\n\
+                 local_ts = [\"10.1.0.0/24\"]\nremote_ts = [\"10.{net}.0.0/24\"]\n\
+                 suite = \"aes256-sha256\"\nspi_in = \"{spi}\"\nspi_out = \"{}\"\nkeys_file = {keys:?}\n",
+                spi + 1000,
+            ),
+        );
+        pairs.values().cloned().collect::<String>()
+    };
+    let state = state(directory, 1);
+    write("site", '1', 1001, 2);
+    // It has site's SPI, and is refused.
+    let text = write("twin", '2', 1001, 3);
+    let a = start(&wire.a, directory, "a", &format!("{state}\n{text}"));
+    let installed = || a.swanctl(&["--list-sas"]).matches("INSTALLED").count();
+    assert_eq!(installed(), 1, "{}", a.tail());
+    let route = |net: u8| {
+        let routes = wire.a.ip("route").unwrap();
+        routes.contains(&format!("10.{net}.0.0/24 dev esp0"))
+    };
+    assert!(route(2) && route(3), "{}", wire.a.ip("route").unwrap());
+
+    let file = directory.join("a/ikev2d.toml");
+    let head = fs::read_to_string(&file).unwrap();
+    let head = head.split("[manual").next().unwrap().to_owned();
+    let reload = |text: &str| {
+        fs::write(&file, format!("{head}\n{text}")).unwrap();
+        a.swanctl(&["--reload-settings"]);
+    };
+    let wait = |what: &str, fits: &dyn Fn() -> bool| {
+        let end = Instant::now() + Duration::from_secs(30);
+        while !fits() {
+            let late = Instant::now() > end;
+            assert!(
+                !late,
+                "{what}: {}\n{}",
+                wire.a.ip("route").unwrap(),
+                a.tail()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let seen = directory.join("monitor");
+    let mut monitor = wire.a.command("stdbuf");
+    monitor.args(["-oL", "ip", "monitor", "route"]);
+    monitor.stdout(fs::File::create(&seen).unwrap());
+    let _monitor = Guarded::spawn(monitor).unwrap();
+    let monitored = |part: &str| fs::read_to_string(&seen).unwrap().contains(part);
+    let mark = |net: u8| {
+        wait("the monitor", &|| {
+            let net = format!("10.{net}.0.0/24");
+            let _ = wire.a.ip(&format!("route replace {net} dev lo"));
+            monitored(&net)
+        });
+    };
+    mark(201);
+    // Both get new keys; the refused one is for another net by now.
+    write("site", '3', 1001, 2);
+    reload(&write("twin", '4', 1003, 4));
+    wait("new keys", &|| installed() == 2 && route(4) && !route(3));
+    assert!(route(2));
+    mark(202);
+    assert!(monitored("Deleted 10.3.0.0/24"));
+    assert!(
+        !monitored("Deleted 10.2.0.0/24"),
+        "{}",
+        fs::read_to_string(&seen).unwrap()
+    );
+    // Refused again, and then not wanted any more.
+    reload(&write("twin", '5', 1001, 5));
+    wait("the refusal", &|| installed() == 1 && route(5) && !route(4));
+    let only = write("twin", '5', 1001, 5);
+    reload(only.split("[manual.twin]").next().unwrap());
+    wait("the end", &|| !route(5));
+    assert!(route(2));
 }
 
 fn esplanade(gateway: &Gateway, arguments: &[&str]) -> Result<String, String> {

@@ -4,7 +4,17 @@
 
 mod gateway;
 
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use gateway::{Gateway, SECRET, Wire, ours};
+use netlab::Namespace;
+use netlab::capture::{Capture, CaptureConfig};
+use netlab::packet::{Kind, classify};
+use netlab::traffic::ping;
+use pcap_file::pcap::PcapReader;
 
 const IKE: &str = "aes256gcm16-prfsha384-x25519";
 const ESP: &str = "aes256gcm16-esn";
@@ -19,6 +29,13 @@ fn pair(directory: &std::path::Path, more: &str) -> (Wire, Gateway, Gateway) {
 /// SPIs of the children that are listed as installed.
 fn installed(sas: &str) -> usize {
     sas.matches("INSTALLED").count()
+}
+
+/// The daemon's settings and a connection, of one that gives a peer up soon.
+fn impatient(own: u8, more: &str, child: &str) -> String {
+    let secret = format!("[secrets.ike-1]\nsecret = \"{SECRET}\"\n");
+    let connection = ours(own, IKE, ESP, more, child);
+    format!("retransmit_timeout = 0.3\nretransmit_tries = 2\n{connection}\n{secret}")
 }
 
 #[test]
@@ -160,11 +177,6 @@ fn ike_and_esp_leave_from_the_configured_address() {
 fn a_tunnel_comes_back_after_its_peer_crashed_or_deleted_it() {
     let directory = tempfile::tempdir().unwrap();
     let wire = Wire::new();
-    let impatient = |own: u8, more: &str, child: &str| {
-        let secret = format!("[secrets.ike-1]\nsecret = \"{SECRET}\"\n");
-        let connection = ours(own, IKE, ESP, more, child);
-        format!("retransmit_timeout = 0.3\nretransmit_tries = 2\n{connection}\n{secret}")
-    };
     let more = "dpd_delay = 1\nkeyingtries = 0";
     let child = "start_action = \"start\"\ndpd_action = \"restart\"\nclose_action = \"start\"";
     // Nobody is there yet: it tries again.
@@ -191,6 +203,179 @@ fn a_tunnel_comes_back_after_its_peer_crashed_or_deleted_it() {
     a.swanctl(&["--terminate", "--ike", "gw"]);
     std::thread::sleep(std::time::Duration::from_secs(2));
     assert!(a.swanctl(&["--list-sas"]).trim().is_empty());
+}
+
+/// ESP packets, and those in the clear that are about an address.
+fn on_the_wire(file: &Path, about: IpAddr) -> (usize, Vec<Vec<u8>>) {
+    let octets = match about {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let mut capture = PcapReader::new(File::open(file).unwrap()).unwrap();
+    let (mut esp, mut clear) = (0, Vec::new());
+    while let Some(frame) = capture.next_packet() {
+        let frame = frame.unwrap();
+        match classify(&frame.data).kind {
+            Kind::Esp { .. } => esp += 1,
+            Kind::Plain { .. } if frame.data.windows(octets.len()).any(|part| part == octets) => {
+                clear.push(frame.data.to_vec());
+            }
+            _ => {}
+        }
+    }
+    (esp, clear)
+}
+
+/// A host's rules, and its routes but for those to the wire's own net.
+fn routing(namespace: &Namespace, family: &str) -> String {
+    let rules = namespace.run("ip", &[family, "rule"]).unwrap();
+    let routes = namespace.run("ip", &[family, "route", "show", "table", "all"]);
+    let routes = routes.unwrap();
+    let ours = routes
+        .lines()
+        .filter(|line| line.contains("esp0") || line.contains("4301"));
+    rules + &ours.collect::<Vec<_>>().join("\n")
+}
+
+/// RFC 4301 §4.4.1: a tunnel of everything takes everything of our side's, though its peer lies there too; what is
+/// to be protected never leaves in the clear: not before the tunnel is there, not when the peer is gone, not when
+/// the daemon is. When it ends in good order all is as before.
+fn a_tunnel_of_everything(v6: bool) {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let (family, all, beyond) = match v6 {
+        false => ("-4", "0.0.0.0/0", "198.51.100.1"),
+        true => ("-6", "::/0", "2001:db8::1"),
+    };
+    let ends = |text: &str| match v6 {
+        false => text.to_owned(),
+        true => text
+            .replace("10.77.0.", "fd77::")
+            .replace("10.1.0.0/24", "fd01::/16"),
+    };
+    if v6 {
+        wire.a.address("wire", "fd77::1/64").unwrap();
+        wire.b.address("wire", "fd77::2/64").unwrap();
+        wire.a.address("lo", "fd01::1/128").unwrap();
+    }
+    let bits = if v6 { 128 } else { 32 };
+    wire.b.address("lo", &format!("{beyond}/{bits}")).unwrap();
+    let default = ["route", "add", "default", "via", &ends("10.77.0.2")];
+    wire.a
+        .run("ip", &[&[family][..], &default].concat())
+        .unwrap();
+    let beyond: IpAddr = beyond.parse().unwrap();
+    let from: IpAddr = if v6 { "fd01::1" } else { "10.1.0.1" }.parse().unwrap();
+    let before = routing(&wire.a, family);
+
+    let file = directory.path().join("wire.pcap");
+    let capture = Capture::start(&wire.a, "wire", &file, CaptureConfig::default()).unwrap();
+    let start = |own: u8, name: &str| {
+        let child = "start_action = \"start\"\ndpd_action = \"restart\"";
+        let (more, child) = match own {
+            1 => ("dpd_delay = 1\nkeyingtries = 0", child),
+            _ => ("", ""),
+        };
+        let text = ends(&impatient(own, more, child).replace("10.2.0.0/24", all));
+        let namespace = if own == 1 { &wire.a } else { &wire.b };
+        Gateway::ikev2d_with(namespace, &directory.path().join(name), &text)
+    };
+    // From our side's address, and without one: the route has it.
+    let tries = || {
+        let here = ping(&wire.a, from, beyond, 3);
+        let to = beyond.to_string();
+        let _ = wire.a.run("ping", &["-n", "-c", "1", "-W", "1", &to]);
+        here.map_or(0, |report| report.received)
+    };
+    let mut a = start(1, "a");
+    // It answers when its routes are there.
+    a.swanctl(&["--list-sas"]);
+    assert_eq!(tries(), 0, "before the tunnel");
+    let mut b = start(2, "b");
+    a.wait_sas("the tunnel", |sas| installed(sas) == 1);
+    netlab::traffic::await_answer(&wire.a, from, beyond);
+    assert_eq!(tries(), 3, "{}", a.tail());
+    // The peer's own address, which is of everything, too.
+    let peer = ends("10.77.0.2").parse().unwrap();
+    assert_eq!(ping(&wire.a, from, peer, 2).unwrap().received, 2);
+    let report = wire
+        .a
+        .run("ping", &["-n", "-c", "1", "-W", "5", &beyond.to_string()]);
+    report.unwrap_or_else(|error| panic!("{error}\n{}", routing(&wire.a, family)));
+
+    b.kill();
+    a.wait_sas("the loss", |sas| installed(sas) == 0);
+    assert_eq!(tries(), 0, "without the peer");
+    a.kill();
+    assert_eq!(tries(), 0, "without the daemon");
+    let mut a = start(1, "a2");
+    let _b = start(2, "b2");
+    a.wait_sas("the tunnel again", |sas| installed(sas) == 1);
+    netlab::traffic::await_answer(&wire.a, from, beyond);
+    assert_eq!(tries(), 3, "{}", a.tail());
+    capture.finish().unwrap();
+    let (esp, clear) = on_the_wire(&file, from);
+    assert!(
+        esp > 10 && clear.is_empty(),
+        "{esp} of ESP, in the clear: {clear:x?}"
+    );
+    let (_, clear) = on_the_wire(&file, beyond);
+    assert!(clear.is_empty(), "{clear:x?}");
+    assert!(a.stop(), "{}", a.tail());
+    assert_eq!(routing(&wire.a, family), before);
+}
+
+#[test]
+fn a_tunnel_of_all_ipv4_lets_nothing_out_in_the_clear() {
+    a_tunnel_of_everything(false);
+}
+
+#[test]
+fn a_tunnel_of_all_ipv6_lets_nothing_out_in_the_clear() {
+    a_tunnel_of_everything(true);
+}
+
+/// RFC 4301 §4.4.1: the same of a net that the peer lies beside; and routes of a daemon that was killed, which the
+/// next one does not want, go.
+#[test]
+fn a_started_tunnels_traffic_waits_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    wire.a.route("default via 10.77.0.2").unwrap();
+    let before = routing(&wire.a, "-4");
+    let file = directory.path().join("wire.pcap");
+    let capture = Capture::start(&wire.a, "wire", &file, CaptureConfig::default()).unwrap();
+    let child = "start_action = \"start\"";
+    let mut a = Gateway::ikev2d_with(
+        &wire.a,
+        &directory.path().join("a"),
+        &impatient(1, "keyingtries = 0", child),
+    );
+    let (from, to) = ([10, 1, 0, 1].into(), [10, 2, 0, 1].into());
+    let blocked = || assert!(!ping(&wire.a, from, to, 2).is_ok_and(|report| report.received != 0));
+    a.swanctl(&["--list-sas"]);
+    blocked();
+    let mut b = Gateway::ikev2d_with(&wire.b, &directory.path().join("b"), &impatient(2, "", ""));
+    a.wait_sas("the tunnel", |sas| installed(sas) == 1);
+    wire.assert_passes("in the tunnel");
+    assert!(b.stop(), "{}", b.tail());
+    a.wait_sas("the end", |sas| sas.trim().is_empty());
+    blocked();
+    a.kill();
+    blocked();
+    capture.finish().unwrap();
+    let (esp, clear) = on_the_wire(&file, from);
+    assert!(
+        esp > 10 && clear.is_empty(),
+        "{esp} of ESP, in the clear: {clear:x?}"
+    );
+    assert!(routing(&wire.a, "-4").contains("unreachable 10.2.0.0/24"));
+    let _a = Gateway::ikev2d_with(&wire.a, &directory.path().join("a2"), &impatient(1, "", ""));
+    let end = Instant::now() + Duration::from_secs(20);
+    while routing(&wire.a, "-4") != before {
+        assert!(Instant::now() < end, "{}", routing(&wire.a, "-4"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// B43: a trap policy's first packet starts the child, and waits for it.

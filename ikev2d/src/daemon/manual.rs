@@ -1,18 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! SAs with manual keys, by the configuration and by clients (`load-manual`, `unload-manual`).
 
+use std::collections::HashMap;
+
 use tokio::sync::oneshot;
 
 use super::Daemon;
 use super::control::respond;
+use crate::config::ManualSection;
 use crate::manual::CONNECTION;
+use crate::routes::{Held, Routes, Traffic};
 use crate::vici::message::Section;
 use crate::vici::server::Reply;
 use crate::vici::settings;
 
+/// The routes of SAs with manual keys, by name.
+#[derive(Default)]
+pub(super) struct ManualRoutes {
+    /// Of all that is configured, whether it could be installed or not.
+    configured: HashMap<String, Held>,
+    /// Of what clients have loaded.
+    loaded: HashMap<String, Held>,
+    /// What clients have loaded, and unloaded, and has its routes yet.
+    due: Vec<String>,
+    done: Vec<Held>,
+}
+
+fn hold(routes: &mut Routes, section: &ManualSection) -> Held {
+    let (local, remote) = section.traffic();
+    routes.hold(&Traffic {
+        local: &local,
+        remote: &remote,
+        peers: &[section.remote],
+        transport: false,
+        standing: true,
+    })
+}
+
 impl Daemon {
     /// Makes the SAs those of the configuration. One that can't be is told of, and its traffic is not let
-    /// out in the clear.
+    /// out in the clear: there are routes for all that is configured, and the new ones before the old ones
+    /// go.
     pub(super) async fn update_manual(&mut self) {
         let wanted = &self.config.manual;
         let keys = &self.config.manual_keys;
@@ -26,14 +54,27 @@ impl Daemon {
             })
             .map(|(name, _)| name.clone())
             .collect();
+        let mut held = HashMap::new();
+        for (name, section) in wanted {
+            held.insert(name.clone(), hold(&mut self.routes, section));
+        }
         for name in gone {
             if let Some(retiring) = self.manual.remove(&name) {
                 let spi = retiring.section().spi_in.0;
                 self.installer.reserve_spi(spi.value(), false);
-                let (_, remote) = retiring.section().traffic();
-                self.routes.remove(&remote);
                 retiring.done().await;
                 tracing::info!(name, "manual SAs removed");
+            }
+        }
+        let before = std::mem::replace(&mut self.manual_held.configured, held);
+        for (_, held) in before {
+            self.routes.release(held);
+        }
+        for (name, held) in &self.manual_held.configured {
+            if let Some(section) = wanted.get(name)
+                && self.manual.pair(name).is_none()
+            {
+                self.routes.renew(held, &section.traffic().0);
             }
         }
         let new: Vec<_> = self
@@ -47,21 +88,12 @@ impl Daemon {
             })
             .collect();
         for (name, section, keys) in new {
-            let (local, remote) = section.traffic();
-            // Also of one that is refused: without a policy its packets are dropped.
-            let refused = self.refused_manual.remove(&name);
-            if !refused {
-                self.routes.add(&local, &remote, section.remote);
-            }
             match self.install_manual(&name, section, keys, false) {
                 Ok(first) => tracing::info!(name, first, "manual SAs installed"),
-                Err(error) => {
-                    self.refused_manual.insert(name.clone());
-                    tracing::error!(
-                        name,
-                        "manual SAs are not installed, and their traffic is dropped: {error}"
-                    );
-                }
+                Err(error) => tracing::error!(
+                    name,
+                    "manual SAs are not installed, and their traffic is dropped: {error}"
+                ),
             }
         }
     }
@@ -69,7 +101,7 @@ impl Daemon {
     fn install_manual(
         &mut self,
         name: &str,
-        section: crate::config::ManualSection,
+        section: ManualSection,
         keys: crate::config::Keys,
         loaded: bool,
     ) -> Result<u64, String> {
@@ -92,22 +124,20 @@ impl Daemon {
             ));
         }
         let first = self.install_manual(&name, section, keys, true)?;
-        self.manual_routes.push(name);
+        self.manual_held.due.push(name);
         Ok(first)
     }
 
     /// Routes of what clients have loaded.
-    pub(super) async fn route_manual(&mut self) {
-        for name in std::mem::take(&mut self.manual_routes) {
+    pub(super) fn route_manual(&mut self) {
+        for name in std::mem::take(&mut self.manual_held.due) {
             if let Some(pair) = self.manual.pair(&name) {
-                let (local, remote) = pair.section.traffic();
-                let peer = pair.section.remote;
-                self.routes.add(&local, &remote, peer);
+                let held = hold(&mut self.routes, &pair.section);
+                self.manual_held.loaded.insert(name, held);
             }
         }
-        for section in std::mem::take(&mut self.manual_unroutes) {
-            let (_, remote) = section.traffic();
-            self.routes.remove(&remote);
+        for held in std::mem::take(&mut self.manual_held.done) {
+            self.routes.release(held);
         }
     }
 
@@ -128,9 +158,10 @@ impl Daemon {
         let Some(retiring) = self.manual.remove(name) else {
             return;
         };
-        let section = retiring.section().clone();
-        self.installer.reserve_spi(section.spi_in.0.value(), false);
-        self.manual_unroutes.push(section);
+        let spi = retiring.section().spi_in.0;
+        self.installer.reserve_spi(spi.value(), false);
+        let held = self.manual_held.loaded.remove(name);
+        self.manual_held.done.extend(held);
         tokio::spawn(async move {
             retiring.done().await;
             let _ = reply.send(respond(Ok(())));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Trap policies: traffic that sets up its own tunnel. Their routes stand before any SA does, or no
-//! packet would come here to ask for one.
+//! Traffic of configured tunnels: its routes stand before any SA does and while it is away, so that none of
+//! it is let out in the clear (RFC 4301 §4.4.1). With `start_action = "start"` it is dropped meanwhile; of
+//! trap policies it sets up its own tunnel.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -13,22 +14,37 @@ use super::Daemon;
 use crate::config::StartAction;
 use crate::install::pairs;
 use crate::net;
+use crate::routes::{Held, Traffic};
 use crate::vici::lists;
 use crate::vici::message::Section;
 
 /// After a packet has asked for a tunnel, others are not heard for so long: the answer takes a while.
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// Between looks for what is not known yet.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A connection and its child.
+type Key = (String, String);
+
 /// Traps by connection and child.
 #[derive(Default)]
 pub(super) struct Traps {
     /// Those whose routes are set.
-    set: BTreeMap<(String, String), Trap>,
+    set: BTreeMap<Key, Trap>,
+    held: BTreeMap<Key, Held>,
     /// When each was last asked for.
-    asked: BTreeMap<(String, String), Instant>,
+    asked: BTreeMap<Key, Instant>,
+    /// When to look again for what some need to know of this host.
+    look: Option<Instant>,
 }
 
 impl Traps {
+    /// Whether some lack what may be known by now.
+    pub(super) fn due(&self, now: Instant) -> bool {
+        self.look.is_some_and(|at| at <= now)
+    }
+
     /// What was asked for is there.
     pub(super) fn answered(&mut self, key: &(String, String)) {
         self.asked.remove(key);
@@ -39,16 +55,29 @@ impl Traps {
 pub(super) struct Trap {
     local: Vec<TrafficSelector>,
     remote: Vec<TrafficSelector>,
-    peer: IpAddr,
+    /// Where the peer may be.
+    peers: Vec<IpAddr>,
     transport: bool,
+    /// Its packets ask for an SA.
+    asks: bool,
+    /// Its addresses of our side come from the peer, with the SA.
+    given: bool,
+    /// This host's own address towards the peer is wanted, and there is none.
+    blind: bool,
 }
 
 impl Trap {
-    fn new(child: &ChildConfig, connection: &Connection) -> Option<Self> {
-        let single = |patterns: &[AddressPattern]| patterns.iter().find_map(AddressPattern::single);
-        let peer = single(&connection.remote_addrs)?;
+    fn new(child: &ChildConfig, connection: &Connection, asks: bool) -> Option<Self> {
+        let singles = |patterns: &[AddressPattern]| -> Vec<IpAddr> {
+            patterns.iter().filter_map(AddressPattern::single).collect()
+        };
+        let peers = singles(&connection.remote_addrs);
+        let peer = *peers.first()?;
+        let is_dynamic = |selector: &SelectorConfig| matches!(selector, SelectorConfig::Dynamic);
+        let dynamic = child.local_ts.iter().any(is_dynamic);
         let towards = || net::source_towards(SocketAddr::new(peer, connection.remote_port));
-        let own = single(&connection.local_addrs).or_else(towards);
+        let own = singles(&connection.local_addrs).first().copied();
+        let own = own.or_else(|| (dynamic || child.transport).then(towards).flatten());
         let known = |selectors: &[SelectorConfig], end: Option<IpAddr>| -> Vec<TrafficSelector> {
             let known = selectors.iter().filter_map(|selector| match selector {
                 SelectorConfig::Fixed(ts) => Some(*ts),
@@ -66,9 +95,27 @@ impl Trap {
         Some(Self {
             local,
             remote,
-            peer,
+            peers,
             transport,
+            asks,
+            given: dynamic && !connection.vips.is_empty(),
+            blind: dynamic && own.is_none(),
         })
+    }
+
+    fn traffic(&self) -> Traffic<'_> {
+        Traffic {
+            local: self.sources(),
+            remote: &self.remote,
+            peers: &self.peers,
+            transport: self.transport,
+            standing: true,
+        }
+    }
+
+    /// Our side's traffic, as far as it is known.
+    fn sources(&self) -> &[TrafficSelector] {
+        if self.given { &[] } else { &self.local }
     }
 
     fn takes(&self, source: IpAddr, destination: IpAddr) -> bool {
@@ -84,70 +131,73 @@ impl Trap {
 /// What is done about a trap's routes.
 #[derive(Debug, PartialEq, Eq)]
 enum Step<'a> {
-    Set(&'a Trap),
-    Unset(&'a Trap),
+    Set(&'a Key, &'a Trap),
+    Unset(&'a Key),
     /// They stand, with what another trap has said of them.
-    Renew(&'a Trap),
+    Renew(&'a Key, &'a Trap),
 }
 
 /// From some traps to others. What both lead is led all the time, or its packets would leave in the
 /// clear: routes are counted, so the new ones are set before the old ones go.
-fn steps<'a>(
-    before: &'a BTreeMap<(String, String), Trap>,
-    wanted: &'a BTreeMap<(String, String), Trap>,
-) -> Vec<Step<'a>> {
-    let changed = |from: &'a BTreeMap<_, Trap>, to: &'a BTreeMap<_, Trap>| {
-        let all = from
-            .iter()
-            .filter(|(key, trap)| to.get(*key) != Some(*trap));
-        all.map(|(_, trap)| trap)
+fn steps<'a>(before: &'a BTreeMap<Key, Trap>, wanted: &'a BTreeMap<Key, Trap>) -> Vec<Step<'a>> {
+    let changed = |from: &'a BTreeMap<Key, Trap>, to: &'a BTreeMap<Key, Trap>| {
+        from.iter()
+            .filter(|(key, trap)| to.get(*key) != Some(*trap))
     };
-    let set = changed(wanted, before).map(Step::Set);
-    let unset = changed(before, wanted).map(Step::Unset);
+    let set = changed(wanted, before).map(|(key, trap)| Step::Set(key, trap));
+    let unset = changed(before, wanted).map(|(key, _)| Step::Unset(key));
     let renew = wanted.iter().filter_map(|(key, trap)| {
         let other = before.get(key).filter(|before| *before != trap);
-        other.map(|_| Step::Renew(trap))
+        other.map(|_| Step::Renew(key, trap))
     });
     set.chain(unset).chain(renew).collect()
 }
 
 impl Daemon {
-    /// Sets the routes of traps that are new, and removes those of traps that are no more.
-    pub(super) async fn update_traps(&mut self) {
+    /// Sets the routes of configured tunnels that are new, and removes those of what is no more.
+    pub(super) fn update_traps(&mut self) {
         let mut wanted = BTreeMap::new();
         for connection in self.endpoint.connections() {
             for child in &connection.children {
                 let section = self
                     .loaded
                     .child(&self.config, &connection.name, &child.name);
-                if section.is_some_and(|section| section.start_action == StartAction::Trap)
-                    && let Some(trap) = Trap::new(child, connection)
+                let action = section.map_or(StartAction::None, |section| section.start_action);
+                if action != StartAction::None
+                    && let Some(trap) = Trap::new(child, connection, action == StartAction::Trap)
                 {
                     wanted.insert((connection.name.clone(), child.name.clone()), trap);
                 }
             }
         }
+        let blind = wanted.values().any(|trap| trap.blind);
+        self.traps.look = blind.then(|| Instant::now() + LOOK);
         let before = std::mem::replace(&mut self.traps.set, wanted.clone());
         // Before the routes are: who comes by them may wait.
-        let all = wanted.values();
+        let all = wanted.values().filter(|trap| trap.asks);
         self.plane.set_traps(
             all.flat_map(|trap| pairs(&trap.local, &trap.remote))
                 .collect(),
         );
+        let mut held = BTreeMap::new();
         for step in steps(&before, &wanted) {
             match step {
-                Step::Set(trap) if trap.transport => {
-                    self.routes.lead(&trap.local, &trap.remote).await;
+                Step::Set(key, trap) => {
+                    held.insert(key.clone(), self.routes.hold(&trap.traffic()));
                 }
-                Step::Set(trap) => self.routes.add(&trap.local, &trap.remote, trap.peer),
-                Step::Unset(trap) if trap.transport => {
-                    self.routes.lead_no_more(&trap.local, &trap.remote).await;
+                Step::Unset(key) => {
+                    if let Some(held) = self.traps.held.remove(key) {
+                        self.routes.release(held);
+                    }
                 }
-                Step::Unset(trap) => self.routes.remove(&trap.remote),
-                Step::Renew(trap) if trap.transport => {}
-                Step::Renew(trap) => self.routes.renew(&trap.local, &trap.remote, trap.peer),
+                Step::Renew(key, trap) => {
+                    if let Some(held) = held.get(key) {
+                        self.routes.renew(held, trap.sources());
+                    }
+                }
             }
         }
+        self.traps.held.append(&mut held);
     }
 
     /// A packet that no SA takes: sets up the child that would.
@@ -156,7 +206,7 @@ impl Daemon {
             .traps
             .set
             .iter()
-            .find(|(_, trap)| trap.takes(source, destination));
+            .find(|(_, trap)| trap.asks && trap.takes(source, destination));
         let Some((connection, child)) = trap.map(|(key, _)| key.clone()) else {
             return;
         };
@@ -190,6 +240,7 @@ impl Daemon {
             .traps
             .set
             .iter()
+            .filter(|(_, trap)| trap.asks)
             .filter(|((ike, child), _)| wanted("ike", ike) && wanted("child", child));
         let events = traps.map(|((ike, child), trap)| {
             let mut section = Section::default();
@@ -222,8 +273,11 @@ mod tests {
         let trap = |local: &str| Trap {
             local: vec![prefix(local, 24)],
             remote: vec![prefix("10.2.0.0", 16)],
-            peer: "192.0.2.2".parse().unwrap(),
+            peers: vec!["192.0.2.2".parse().unwrap()],
             transport: false,
+            asks: false,
+            given: false,
+            blind: false,
         };
         let (a, b, c) = (trap("10.1.0.0"), trap("10.1.1.0"), trap("10.1.2.0"));
         let named = |all: &[(&str, &Trap)]| -> BTreeMap<_, _> {
@@ -235,12 +289,14 @@ mod tests {
         };
         let before = named(&[("changes", &a), ("old", &b), ("same", &c)]);
         let wanted = named(&[("changes", &c), ("new", &b), ("same", &c)]);
+        let [changes, new, old] =
+            ["changes", "new", "old"].map(|name| ("gw".to_owned(), name.to_owned()));
         let expected = [
-            Step::Set(&c),
-            Step::Set(&b),
-            Step::Unset(&a),
-            Step::Unset(&b),
-            Step::Renew(&c),
+            Step::Set(&changes, &c),
+            Step::Set(&new, &b),
+            Step::Unset(&changes),
+            Step::Unset(&old),
+            Step::Renew(&changes, &c),
         ];
         assert_eq!(steps(&before, &wanted), expected);
         assert_eq!(steps(&wanted, &wanted), []);

@@ -164,8 +164,8 @@ pub(crate) struct Child {
     pub(crate) expire_at: Option<Instant>,
     /// When it goes, as one that is replaced.
     pub(crate) until: Option<Instant>,
-    /// Another one that both ends began at the same time has won over it, as far as we know.
-    pub(crate) lost: bool,
+    /// The other one that both ends began at the same time and that has won over it, as far as we know.
+    pub(crate) lost_to: Option<ChildId>,
     /// The shell knows of it.
     pub(crate) announced: bool,
 }

@@ -353,7 +353,7 @@ impl Isakmp {
             rekey_at: [rekey_at, theirs].into_iter().flatten().min(),
             expire_at: config.rekey_time.map(|time| ctx.now + time + time / 10),
             until: None,
-            lost: false,
+            lost_to: None,
             announced: false,
         });
         let child = Box::new(KeyedChild {

@@ -573,3 +573,29 @@ fn a_quick_mode_that_comes_late_leaves_one_child() {
         pair.agree(1);
     }
 }
+
+/// A08: rekeyings of a child that either end begins at any distance from the other's end with one child, which both
+/// send through, and nothing is told to have gone.
+#[test]
+fn rekeyings_of_a_child_at_any_distance_end_in_one() {
+    for distance in 0..=1050 {
+        if distance > 60 && distance % 45 != 0 {
+            continue;
+        }
+        for first in [0, 1] {
+            let mut pair = Pair::plain();
+            pair.up();
+            for (at, side) in [(0, first), (distance, 1 - first)] {
+                pair.run(Duration::from_millis(at));
+                let old = pair.child(side);
+                let _ = pair.sides[side].endpoint.rekey_child(pair.now, old);
+            }
+            pair.run(Duration::from_secs(60));
+            pair.agree(1);
+            for side in [0, 1] {
+                let gone = pair.count(side, |e| matches!(e, Event::ChildDown { .. }));
+                assert_eq!(gone, 0, "{distance} ms, {first} first, side {side}");
+            }
+        }
+    }
+}

@@ -32,7 +32,7 @@ impl Isakmp {
             tracing::debug!(child = id.0, winner = winner.0, "one child SA too many");
             self.replace(ctx, id, winner, 2 * OVERLAP);
             if let Some(loser) = self.child_mut(id) {
-                loser.lost = true;
+                loser.lost_to = Some(winner);
             }
             return;
         }
@@ -169,13 +169,15 @@ impl Isakmp {
     pub(crate) fn go_back(&mut self, ctx: &mut Ctx<'_>, gone: &mut Child) {
         // The peer tries again first.
         let again = ctx.now + 2 * AGAIN;
-        let is_before = |child: &Child| child.lost || gone.sa.replaces == Some(child.sa.id);
+        let id = gone.sa.id;
+        let is_before =
+            |child: &Child| child.lost_to == Some(id) || gone.sa.replaces == Some(child.sa.id);
         let mut before = self.children.iter_mut().rev();
         let Some(kept) = before.find(|child| is_before(child) && child.is_like(&gone.sa)) else {
             return;
         };
         let replaced = kept.phase == Phase::Replaced;
-        (kept.phase, kept.lost, kept.until) = (Phase::Installed, false, None);
+        (kept.phase, kept.lost_to, kept.until) = (Phase::Installed, None, None);
         kept.rekey_at = kept.expire_at.map(|end| end.min(again));
         if !replaced {
             return;

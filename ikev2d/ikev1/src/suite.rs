@@ -9,8 +9,8 @@ use std::time::Duration;
 
 pub(crate) use phase1::integrity_of;
 pub use phase1::{Chosen1, End, Method, Phase1, choose1, emit_phase1, has_number, phase1};
-pub(crate) use phase2::protocol;
 pub use phase2::{Chosen2, Encapsulation, choose2, emit_phase2, phase2};
+pub(crate) use phase2::{offers_transport, protocol};
 
 use crate::wire::attribute::{Attribute, push};
 use phase2::attribute as attribute2;

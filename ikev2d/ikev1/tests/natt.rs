@@ -9,7 +9,7 @@ use std::time::Duration;
 use ikev1_proto::wire::{Payloads, exchange, payload};
 use ikev2d_proto::config::*;
 
-use peers::Pair;
+use peers::{Pair, net};
 
 /// MD5 of "RFC 3947", its vendor id.
 const RFC_3947: [u8; 16] = [
@@ -95,4 +95,37 @@ fn who_is_behind_a_nat_keeps_its_mapping() {
     }
     assert_eq!(pair.now - begun, Duration::from_secs(300));
     assert!((14..=16).contains(&sent[0]) && sent[1] == 0, "{sent:?}");
+}
+
+/// RFC 3947 §5.2: NAT-OA is of transport mode. A tunnel whose peer tells it all the same is about the addresses that
+/// the proxy ids name, which are within it and no NAT's.
+#[test]
+fn the_original_addresses_say_nothing_about_a_tunnel() {
+    let host = |text: &str| net(&format!("{text}/32"));
+    let mut pair = Pair::open(|a, connection, _| {
+        let child = &mut connection.children[0];
+        let ends = (vec![host(peers::A)], vec![host("10.2.0.1")]);
+        (child.local_ts, child.remote_ts) = if a { ends } else { (ends.1, ends.0) };
+        if !a {
+            connection.remote_addrs = vec![AddressPattern::Any];
+        }
+    });
+    pair.nat = true;
+    pair.up();
+    let (_, quick) = pair
+        .recorded
+        .iter()
+        .find(|(_, m)| m[18] == exchange::QUICK)
+        .unwrap()
+        .clone();
+    let quick = Payloads::parse(quick[16], &quick[28..], true).unwrap();
+    let mut said: Vec<(u8, &[u8])> = quick.all.iter().skip(1).map(|p| (p.kind, p.body)).collect();
+    assert!(said.iter().all(|(kind, _)| *kind != payload::NAT_OA));
+    // Its own address, and ours.
+    for body in [&[1, 0, 0, 0, 192, 0, 2, 1], &[1, 0, 0, 0, 192, 0, 2, 2]] {
+        said.push((payload::NAT_OA, body));
+    }
+    assert_eq!(pair.say(exchange::QUICK, 7, &said), 1);
+    let (_, answer) = pair.recorded.last().unwrap();
+    assert_eq!(answer[18], exchange::QUICK);
 }

@@ -11,7 +11,7 @@ use super::{Exchange, Ingredients, KEEP, Pair, Stage};
 use crate::isakmp::{Isakmp, Last, NONCE_LEN, Phase};
 use crate::keys::Nonces;
 use crate::step::Ctx;
-use crate::suite::choose2;
+use crate::suite::{choose2, offers_transport};
 use crate::wire::{Chain, Payloads, identity, notify, payload, sa};
 
 /// Why a quick mode is refused: what the peer is told, and our log.
@@ -50,7 +50,7 @@ impl Isakmp {
     }
 
     /// The proxy ids of a message, mirrored: the peer's first one is our remote one.
-    fn proxy_ids(&self, parts: &Payloads<'_>) -> Result<Pair, Refusal> {
+    fn proxy_ids(&self, parts: &Payloads<'_>, transport: bool) -> Result<Pair, Refusal> {
         let mut ids = parts.of(payload::ID);
         let selector = |body: Option<&[u8]>, own| match body {
             // RFC 2409 §5.5: without ids it is about the two ends themselves.
@@ -70,8 +70,9 @@ impl Isakmp {
             local: selector(second, self.path.local.ip())?,
         };
         // Behind a NAT a host names itself, and us, by addresses that are others here: what it tells of them
-        // is exactly what it means (RFC 3947 §5.2).
-        if let Some((its, ours)) = self.originals(parts, true).filter(|_| self.encap) {
+        // is exactly what it means (RFC 3947 §5.2, of transport mode alone: a tunnel's are within).
+        let told = self.originals(parts, true);
+        if let Some((its, ours)) = told.filter(|_| self.encap && transport) {
             pair.remote = readdressed(pair.remote, its, self.path.remote.ip());
             pair.local = readdressed(pair.local, ours, self.path.local.ip());
         }
@@ -95,10 +96,10 @@ impl Isakmp {
 
     fn answer(&mut self, ctx: &mut Ctx<'_>, id: u32, parts: &Payloads<'_>) -> Result<(), Refusal> {
         let malformed = |what: &str| (notify::PAYLOAD_MALFORMED, format!("malformed {what}"));
-        let wanted = self.proxy_ids(parts)?;
-        let config = self.child_for(wanted)?;
         let body = parts.one(payload::SA, "SA").map_err(|_| malformed("SA"))?;
         let offer = sa::parse(body).map_err(|_| malformed("SA"))?;
+        let wanted = self.proxy_ids(parts, offers_transport(&offer))?;
+        let config = self.child_for(wanted)?;
         let nonce_i = crate::phase1::nonce(parts).map_err(|_| malformed("nonce"))?;
         let public = parts
             .optional(payload::KE, "KE")

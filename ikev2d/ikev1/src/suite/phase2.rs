@@ -41,9 +41,20 @@ impl Encapsulation {
 
     fn fits(self, number: u64) -> bool {
         // Whether it is in UDP follows from the NAT, whatever a peer says of it.
-        let (tunnel, transport) = ([1, 3, 61443], [2, 4, 61444]);
-        if self.transport { transport } else { tunnel }.contains(&number)
+        if self.transport { TRANSPORT } else { TUNNEL }.contains(&number)
     }
+}
+
+/// Tunnel mode by its numbers: as it is, in UDP, in UDP by the drafts.
+const TUNNEL: [u64; 3] = [1, 3, 61443];
+/// The same of transport mode.
+const TRANSPORT: [u64; 3] = [2, 4, 61444];
+
+/// Whether transport mode is in an offer.
+pub(crate) fn offers_transport(offer: &[sa::Proposal<'_>]) -> bool {
+    let transforms = offer.iter().flat_map(|proposal| &proposal.transforms);
+    let mut modes = transforms.filter_map(|t| t.number_of(attribute::MODE));
+    modes.any(|mode| TRANSPORT.contains(&mode))
 }
 
 /// ESP transform id and key length of a cipher, where IKEv1 has them (RFC 4106 §8.2 for GCM).

@@ -2,6 +2,8 @@
 //! What Prometheus scrapes from a daemon, read by a parser that is not ours.
 
 mod gateway;
+#[path = "../../ikev2d/crypto/tests/pki/mod.rs"]
+mod pki;
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gateway::{Gateway, SECRET, Wire, ours};
+use pki::{Template, dsa, p256};
 use prometheus_parse::{Sample, Value};
 
 /// Asks for a path; status line with headers, and body.
@@ -209,5 +212,62 @@ fn weak_algorithms_show_wherever_people_look() {
         wait(&socket, "the refusal", |scraped| {
             scraped.value("ike_error_notifications_total", &error) >= Some(1)
         });
+    }
+}
+
+/// S29: two daemons with DSA certificates, and where people see it: the log at load and at the SA, the list of SAs,
+/// the metric.
+#[test]
+fn dsa_shows_as_what_is_of_another_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let socket = directory.path().join("metrics");
+    let root = Template::authority("Root").issue(p256(), None);
+    let [a, b] = [(1, "a"), (2, "b")].map(|(number, own)| {
+        let folder = directory.path().join(own);
+        std::fs::create_dir_all(&folder).unwrap();
+        let end = Template::end(&format!("{own}.test")).issue(dsa(), Some(&root));
+        let write = |name: &str, octets: Vec<u8>| {
+            let path = folder.join(name);
+            std::fs::write(&path, octets).unwrap();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        write("root.pem", root.certificate.to_pem().unwrap());
+        write("own.pem", end.certificate.to_pem().unwrap());
+        write("own.key", end.key.private_key_to_pem_pkcs8().unwrap());
+        let config = ours(
+            number,
+            "aes128-sha256-ecp256",
+            "aes128-sha256",
+            "legacy = true",
+            "",
+        )
+        .replace("version = 2", "version = 1")
+        .replacen("\"psk\"", "\"dsa\", certs = [\"own.pem\"]", 1)
+        .replacen("\"psk\"", "\"dsa\", cacerts = [\"root.pem\"]", 1);
+        let scraped = match number {
+            1 => format!("metrics = {{ listen = \"unix:{}\" }}\n", socket.display()),
+            _ => String::new(),
+        };
+        let secrets = "[secrets.private-own]\nfile = \"own.key\"\n";
+        let namespace = if number == 1 { &wire.a } else { &wire.b };
+        Gateway::ikev2d_with(namespace, &folder, &format!("{scraped}{config}{secrets}"))
+    });
+    a.swanctl(&["--initiate", "--child", "net"]);
+    let up = wait(&socket, "the child", |scraped| {
+        scraped.value("child_up_total", &[]) == Some(1)
+    });
+    assert_eq!(up.value("legacy_sas_total", &[]), Some(1));
+    wire.assert_passes("by DSA");
+    for (gateway, own) in [(&a, "a"), (&b, "b")] {
+        let raw = gateway.swanctl(&["--list-sas", "--raw"]);
+        assert_eq!(raw.matches("legacy=dsa").count(), 1, "{raw}");
+        let log = std::fs::read_to_string(directory.path().join(own).join("log")).unwrap();
+        for part in [
+            "would have nobody use",
+            "is set up with algorithms of another time",
+        ] {
+            assert_eq!(log.matches(part).count(), 1, "{part}: {log}");
+        }
     }
 }

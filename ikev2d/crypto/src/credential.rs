@@ -28,7 +28,11 @@ pub enum CredentialError {
     )]
     Passphrase,
     /// The key can't do what is asked of it.
-    #[error("a key of {found} can't do what `auth` asks for, or is too weak (RSA needs {RSA} bits)", RSA = signature::RSA_LEAST)]
+    #[error(
+        "a key of {found} can't do what `auth` asks for, or is too weak (RSA needs {RSA} bits, DSA {DSA} and `auth = \"dsa\"`)",
+        RSA = signature::RSA_LEAST,
+        DSA = signature::DSA_NEEDS
+    )]
     Unsuitable {
         /// Its kind.
         found: String,
@@ -68,6 +72,8 @@ pub enum KeyKind {
     Ed25519,
     /// Ed448.
     Ed448,
+    /// DSA: IKEv1's alone, and never unless it is asked for by name.
+    Dsa,
 }
 
 /// What signatures policy allows.
@@ -93,9 +99,10 @@ impl SignaturePolicy {
             }
             Scheme::Ed25519 => (KeyKind::Ed25519, None),
             Scheme::Ed448 => (KeyKind::Ed448, None),
+            Scheme::Dss => (KeyKind::Dsa, None),
         };
         // "rsa" is any RSA of a peer; "rsa/pss" is PSS alone.
-        let kind_fits = self.kind == KeyKind::Any
+        let kind_fits = self.kind == KeyKind::Any && kind != KeyKind::Dsa
             || self.kind == kind
             || (self.kind == KeyKind::Rsa && kind == KeyKind::RsaPss);
         let hash_fits = hash.is_none_or(|hash| {
@@ -136,6 +143,7 @@ impl SignaturePolicy {
             }
             Id::ED25519 => vec![Scheme::Ed25519],
             Id::ED448 => vec![Scheme::Ed448],
+            Id::DSA => vec![Scheme::Dss],
             _ => Vec::new(),
         };
         // With SHA-1 only RSA has a form that IKE can say, that of RFC 7296.
@@ -220,7 +228,10 @@ pub fn describe<T: HasPublic>(key: &PKeyRef<T>) -> String {
         Id::DSA => "DSA",
         _ => "another kind",
     };
-    format!("{kind} {} bits", key.bits())
+    match key.dsa().ok().and_then(|dsa| Some(dsa.q_opt()?.num_bits())) {
+        Some(q) => format!("{kind} {} bits with q of {q}", key.bits()),
+        None => format!("{kind} {} bits", key.bits()),
+    }
 }
 
 impl fmt::Debug for KeySigner {

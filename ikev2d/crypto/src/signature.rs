@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Signatures (RFC 7427, RFC 8420, RFC 4754). What is verified is always the library's own encoding of
+//! Signatures (RFC 7427, RFC 8420, RFC 4754, RFC 2409 §5.1). What is verified is always the library's own encoding of
 //! the hash, compared as a whole.
 
 use ikev2d_proto::credential::{Hash, Scheme};
@@ -13,10 +13,14 @@ use openssl::pkey::{HasPrivate, HasPublic, Id, PKeyRef};
 use openssl::rsa::Padding;
 use openssl::sign::{RsaPssSaltlen, Signer, Verifier};
 
+mod dss;
+
 /// Fewest bits of an RSA key (RFC 8247 §3.1.1).
 pub(crate) const RSA_LEAST: u32 = 2048;
 /// Most bits: larger ones are only good to keep us busy.
 const RSA_MOST: u32 = 8192;
+/// What a DSA key must be, for people.
+pub(crate) const DSA_NEEDS: &str = "1024 to 4096 bits with q of 160";
 
 fn digest(hash: Hash) -> MessageDigest {
     match hash {
@@ -54,6 +58,7 @@ pub(crate) fn fits<T: HasPublic>(key: &PKeyRef<T>, scheme: Scheme) -> bool {
             .and_then(of_curve)
             .is_some_and(|own| own.0 == hash),
         (Id::ED25519, Scheme::Ed25519) | (Id::ED448, Scheme::Ed448) => true,
+        (Id::DSA, Scheme::Dss) => dss::fits(key),
         _ => false,
     }
 }
@@ -102,6 +107,7 @@ pub(crate) fn sign<T: HasPrivate + HasPublic>(
                 let ec = key.ec_key()?;
                 fixed(key, &EcdsaSig::sign(octets, &ec)?)
             }
+            Scheme::Dss => dss::sign(key, octets),
         }
     };
     run().map_err(|_| CryptoError)
@@ -197,6 +203,7 @@ pub(crate) fn verify<T: HasPublic>(
                 let ec = key.ec_key()?;
                 signature.verify(octets, &ec)
             }
+            Scheme::Dss => dss::verify(key, octets, signature),
         }
     };
     let good = run().unwrap_or(false);

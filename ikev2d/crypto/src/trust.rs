@@ -18,7 +18,7 @@ use openssl::x509::{X509, X509ExtendedKeyUsage, X509KeyUsage, X509Ref, X509Store
 use x509_cert::der::Decode;
 use x509_cert::der::oid::ObjectIdentifier;
 
-use crate::credential::{CredentialError, SignaturePolicy};
+use crate::credential::{CredentialError, KeyKind, SignaturePolicy};
 use crate::ocsp::{Ocsp, Status};
 use crate::paths::Paths;
 use crate::{name, signature};
@@ -28,6 +28,8 @@ use crate::{name, signature};
 const DEPTH: i32 = 7;
 /// OpenSSL's level 2: 112 bits, so neither SHA-1 nor RSA below 2048 bits in a chain.
 pub(crate) const SECURITY_LEVEL: i32 = 2;
+/// Level 1: 80 bits, which is what DSA's q of 160 bits has. SHA-1 has less, in a chain.
+const DSA_LEVEL: i32 = 1;
 /// How long responders may take for all of a peer's certificates: it sends again meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -105,6 +107,10 @@ impl Trust {
         revocation: Revocation,
         policy: SignaturePolicy,
     ) -> Result<Self, CredentialError> {
+        let level = match policy.kind {
+            KeyKind::Dsa => DSA_LEVEL,
+            _ => SECURITY_LEVEL,
+        };
         let builder = |flags| -> Result<X509StoreBuilder, ErrorStack> {
             let mut store = X509StoreBuilder::new()?;
             for anchor in anchors.authorities.iter().chain(&anchors.certificates) {
@@ -112,7 +118,7 @@ impl Trust {
             }
             let mut parameters = X509VerifyParam::new()?;
             parameters.set_depth(DEPTH);
-            parameters.set_auth_level(SECURITY_LEVEL);
+            parameters.set_auth_level(level);
             // What is pinned is believed, whoever signed it.
             parameters.set_flags(flags | X509VerifyFlags::PARTIAL_CHAIN)?;
             store.set_param(&parameters)?;

@@ -164,7 +164,7 @@ fn identifier(scheme: Scheme, parameters: Parameters) -> Option<Vec<u8>> {
         Scheme::Ed25519 => der(SEQUENCE, &[&der(OID, &[&[0x2b, 0x65, 0x70]])]),
         Scheme::Ed448 => der(SEQUENCE, &[&der(OID, &[&[0x2b, 0x65, 0x71]])]),
         Scheme::RsaUntold(_) | Scheme::EcdsaFixed(_) => return None,
-        Scheme::RsaBare | Scheme::EcdsaBare(_) => return None,
+        Scheme::RsaBare | Scheme::EcdsaBare(_) | Scheme::Dss => return None,
     })
 }
 

@@ -54,6 +54,8 @@ pub enum Scheme {
     RsaBare,
     /// IKEv1's ECDSA with the hash's own curve (RFC 4754): the octets are the hash, the signature r and s.
     EcdsaBare(Hash),
+    /// IKEv1's DSS (RFC 2409 §5.1): the octets are SHA-1's, the signature r and s of 20 octets each.
+    Dss,
 }
 
 impl Scheme {
@@ -62,7 +64,8 @@ impl Scheme {
         match self {
             Self::RsaPkcs1(hash) | Self::RsaPss(hash) | Self::Ecdsa(hash) => Some(hash as u16),
             Self::Ed25519 | Self::Ed448 => Some(HASH_IDENTITY),
-            Self::RsaUntold(_) | Self::EcdsaFixed(_) | Self::RsaBare | Self::EcdsaBare(_) => None,
+            Self::RsaUntold(_) | Self::EcdsaFixed(_) => None,
+            Self::RsaBare | Self::EcdsaBare(_) | Self::Dss => None,
         }
     }
 }
@@ -79,6 +82,7 @@ impl fmt::Display for Scheme {
             Self::EcdsaFixed(hash) => ("ECDSA_FIXED", hash),
             Self::RsaBare => return f.write_str("RSA_BARE"),
             Self::EcdsaBare(hash) => ("ECDSA_BARE", hash),
+            Self::Dss => return f.write_str("DSS"),
         };
         let bits = match hash {
             Hash::Sha1 => 1,

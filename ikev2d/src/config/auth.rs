@@ -24,8 +24,9 @@ use super::text::{FromText, Text};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthSection {
-    /// `psk`, `eap-mschapv2` (the initiator alone), `eap-tls` (the initiator, or both: RFC 5998), or `pubkey`, `rsa`, `rsa/pss`, `ecdsa`, `ed25519` or `ed448`, with the key's least bits
-    /// and hashes behind it at will: `ecdsa-384-sha384`.
+    /// `psk`, `eap-mschapv2` (the initiator alone), `eap-tls` (the initiator, or both: RFC 5998), or
+    /// `pubkey`, `rsa`, `rsa/pss`, `ecdsa`, `ed25519` or `ed448`, with the key's least bits and hashes
+    /// behind it at will: `ecdsa-384-sha384`. `dsa` is for IKEv1 with `legacy`.
     #[serde(default)]
     pub auth: Text<AuthSetting>,
     /// Who it is. Of us, with a certificate: its subject by default.
@@ -119,8 +120,8 @@ impl FromText for AuthSetting {
     fn from_text(text: &str) -> Result<Self, String> {
         let error = || {
             format!(
-                "{text:?}: expected psk, eap-mschapv2, eap-tls, or pubkey, rsa, rsa/pss, ecdsa, ed25519 or ed448, with bits and hashes \
-                 behind it at will, as in ecdsa-384-sha384"
+                "{text:?}: expected psk, eap-mschapv2, eap-tls, or pubkey, rsa, rsa/pss, ecdsa, ed25519, ed448 or dsa, with bits and \
+                 hashes behind it at will, as in ecdsa-384-sha384"
             )
         };
         match text {
@@ -138,6 +139,7 @@ impl FromText for AuthSetting {
             Some("ecdsa") => KeyKind::Ecdsa,
             Some("ed25519") => KeyKind::Ed25519,
             Some("ed448") => KeyKind::Ed448,
+            Some("dsa") => KeyKind::Dsa,
             _ => return Err(error()),
         };
         let mut policy = SignaturePolicy {
@@ -153,6 +155,11 @@ impl FromText for AuthSetting {
                 bits => policy.bits = bits.parse().map_err(|_| error())?,
             }
         }
+        if kind == KeyKind::Dsa && !policy.hashes.is_empty() {
+            return Err(format!(
+                "{text:?}: DSS signs by SHA-1 (RFC 2409 §5.1), which needs no word: expected dsa"
+            ));
+        }
         let legacy = policy.hashes.contains(&Hash::Sha1);
         if legacy && !matches!(kind, KeyKind::Rsa | KeyKind::Any) {
             return Err(format!(
@@ -167,6 +174,11 @@ impl AuthSection {
     /// Whether it takes what RFC 8247 §3.2 says nobody should.
     pub(super) fn legacy(&self) -> bool {
         matches!(&self.auth.0, AuthSetting::PublicKey(policy) if policy.hashes.contains(&Hash::Sha1))
+    }
+
+    /// Whether it is by DSA, which only IKEv1 has.
+    pub(super) fn is_dsa(&self) -> bool {
+        matches!(&self.auth.0, AuthSetting::PublicKey(policy) if policy.kind == KeyKind::Dsa)
     }
 
     /// Suites by name are for ECDSA certificates of their own strength (RFC 6379 §3).

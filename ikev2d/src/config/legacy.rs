@@ -60,7 +60,34 @@ pub(super) fn check(section: &ConnectionSection, version: Version) -> Result<(),
             }
         }
     }
-    Ok(())
+    check_dsa(section, version)
+}
+
+/// RFC 8247 §3 has no DSA at all; IKEv1's DSS signs by SHA-1.
+fn check_dsa(section: &ConnectionSection, version: Version) -> Result<(), Wrong> {
+    let [local, remote] = [&section.local, &section.remote].map(|end| end.is_dsa());
+    let (key, what) = match (local, remote) {
+        (false, false) => return Ok(()),
+        _ if version != Version::V1 => (
+            if local { "local.auth" } else { "remote.auth" },
+            "dsa is IKEv1's alone (RFC 2409): expected version = 1, or another kind of key",
+        ),
+        (true, false) => (
+            "remote.auth",
+            "in IKEv1 both ends authenticate in the same way: expected dsa as in local.auth",
+        ),
+        (false, true) => (
+            "local.auth",
+            "in IKEv1 both ends authenticate in the same way: expected dsa as in remote.auth",
+        ),
+        (true, true) if !section.legacy => (
+            "local.auth",
+            "dsa is of another time: take rsa or ecdsa, or write legacy = true in the connection if the peer \
+             has nothing better",
+        ),
+        (true, true) => return Ok(()),
+    };
+    Err((key.to_owned(), what.to_owned()))
 }
 
 /// What a connection offers and accepts of it.
@@ -72,6 +99,9 @@ pub(super) fn warning(section: &ConnectionSection) -> Option<String> {
                 used.push(word);
             }
         }
+    }
+    if section.local.is_dsa() {
+        used.push("dsa");
     }
     (!used.is_empty()).then(|| {
         let used = used.join(" ");

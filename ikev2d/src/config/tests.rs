@@ -505,6 +505,62 @@ fn algorithms_of_another_time_want_legacy() {
     assert!(error.contains("at most 32"), "{error}");
 }
 
+/// S29: DSA at both ends, for IKEv1, where `legacy` says so; SHA-1 goes without saying.
+#[test]
+fn dsa_wants_ikev1_and_legacy() {
+    let with = |version: u8, more: &str, local: &str, remote: &str| {
+        let config = GOOD
+            .replace("aes256gcm16-prfsha384-x25519", "aes128-sha256-modp2048")
+            .replace("version = 2", &format!("version = {version}\n{more}"))
+            .replace(
+                "local = { auth = \"psk\"",
+                &format!("local = {{ auth = {local:?}"),
+            )
+            .replace(
+                "remote = { auth = \"psk\"",
+                &format!("remote = {{ auth = {remote:?}"),
+            );
+        config.parse::<Config>().unwrap_err().to_string()
+    };
+    let legacy = "legacy = true";
+    for (version, more, local, remote, expected) in [
+        (
+            2,
+            legacy,
+            "dsa",
+            "dsa",
+            ["local.auth", "expected version = 1"],
+        ),
+        (
+            0,
+            legacy,
+            "dsa",
+            "dsa",
+            ["local.auth", "expected version = 1"],
+        ),
+        (2, "", "psk", "dsa", ["remote.auth", "expected version = 1"]),
+        (1, legacy, "dsa", "rsa", ["remote.auth", "expected dsa"]),
+        (1, legacy, "ecdsa", "dsa", ["local.auth", "expected dsa"]),
+        (1, "", "dsa", "dsa", ["local.auth", "legacy = true"]),
+        (1, legacy, "dsa-sha256", "dsa", ["SHA-1", "expected dsa"]),
+        (1, legacy, "dss", "dsa", ["expected psk", "or dsa"]),
+        // Now only the certificate is missing.
+        (1, legacy, "dsa", "dsa", ["local.auth", "needs certs"]),
+        (1, legacy, "dsa-2048", "dsa", ["local.auth", "needs certs"]),
+    ] {
+        let error = with(version, more, local, remote);
+        for part in expected {
+            assert!(
+                error.contains(part),
+                "{version}, {local}, {remote}: {error}"
+            );
+        }
+    }
+    let user = "legacy = true\nremote-xauth = { auth = \"xauth\" }";
+    let error = with(1, user, "dsa", "dsa");
+    assert!(error.contains("psk or rsa alone"), "{error}");
+}
+
 const MANUAL: &str = r#"
         [manual.site]
         local = "192.0.2.1"

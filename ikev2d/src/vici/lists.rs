@@ -85,7 +85,7 @@ pub(crate) fn ike(sa: &IkeSaInfo<'_>, now: Instant) -> Section {
         section.put("prf-alg", suite.prf.name());
         section.put("dh-group", group_name(suite.group));
         put_additional(&mut section, &suite.additional);
-        put_legacy(&mut section, &suite.weak());
+        put_legacy(&mut section, &sa.weak());
     }
     if !sa.local_vips.is_empty() {
         section.put_list("local-vips", sa.local_vips.iter().map(ToString::to_string));

@@ -8,6 +8,7 @@ use ikev2d_crypto::credential::{KeySigner, SignaturePolicy};
 use ikev2d_crypto::trust::{Revocation, Trust, TrustAnchors};
 use openssl::asn1::{Asn1Integer, Asn1Time};
 use openssl::bn::BigNum;
+use openssl::dsa::Dsa;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
@@ -21,6 +22,15 @@ use openssl::x509::{
     X509, X509Builder, X509Crl, X509CrlBuilder, X509Extension, X509Name, X509RevokedBuilder,
 };
 
+/// CAVS 11.0, DSA2 SigVer, L = 1024, N = 160, SHA-1.
+const DSA_P: &str = "dc5bf3a88b2d99e4c95cdd7a0501cc38630d425cf5c390af3429cff1f35147b795caea923f0d3577158f8a0c89dab\
+                     d1962c2c453306b5d70cacfb01430aceb54e5a5fa6f9340d3bd2da612fceeb76b0ec1ebfae635a56ab141b108e00\
+                     dc76eefe2edd0c514c21c457457c39065dba9d0ecb7569c247172d8438ad2827b60435b";
+const DSA_Q: &str = "e956602b83d195dbe945b3ac702fc61f81571f1d";
+const DSA_G: &str = "d7eb9ca20a3c7a079606bafc4c9261ccaba303a5dc9fe9953f197dfe548c234895baa77f441ee6a2d97b909cbbd26\
+                     ff7b869d24cae51b5c6edb127a4b5d75cd8b46608bfa148249dffdb59807c5d7dde3fe3080ca3a2d28312142becb\
+                     1fa8e24003e21c7287108174b95d5bc711e1c8d9b1076784f5dc37a964a5e51390da713";
+
 pub(crate) fn ec(curve: Nid) -> PKey<Private> {
     let group = EcGroup::from_curve_name(curve).unwrap();
     PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
@@ -32,6 +42,13 @@ pub(crate) fn p256() -> PKey<Private> {
 
 pub(crate) fn rsa() -> PKey<Private> {
     PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap()
+}
+
+/// Of NIST's parameters for p of 1024 bits with q of 160, which are found in no time.
+pub(crate) fn dsa() -> PKey<Private> {
+    let number = |text| BigNum::from_hex_str(text).unwrap();
+    let parameters = Dsa::from_pqg(number(DSA_P), number(DSA_Q), number(DSA_G));
+    PKey::from_dsa(parameters.unwrap().generate_key().unwrap()).unwrap()
 }
 
 pub(crate) fn name(common: &str) -> X509Name {

@@ -36,6 +36,7 @@ impl Endpoint {
                 group: keys.suite.group,
                 additional: Default::default(),
             }),
+            weak_auth: sa.keys.as_ref().and_then(|keys| keys.suite.method.weak()),
             nat_local: sa.nat_local,
             nat_remote: sa.nat_remote,
             local_vips: &sa.assigned.own,

@@ -29,7 +29,7 @@ impl Isakmp {
             ((r, i), (self.cky_r, self.cky_i), &material.id_r)
         };
         let skeyid = &keys.skeyid.skeyid;
-        let prf = keys.suite.prf;
+        let prf = keys.suite.method.hashes_by(keys.suite.prf);
         Ok(phase1_hash(
             ctx.crypto,
             prf,
@@ -395,6 +395,7 @@ impl Isakmp {
 fn scheme(method: Method) -> Scheme {
     match method {
         Method::SharedKey | Method::Rsa => Scheme::RsaBare,
+        Method::Dss => Scheme::Dss,
         Method::Ecdsa256 => Scheme::EcdsaBare(Hash::Sha256),
         Method::Ecdsa384 => Scheme::EcdsaBare(Hash::Sha384),
         Method::Ecdsa521 => Scheme::EcdsaBare(Hash::Sha512),

@@ -28,6 +28,8 @@ mod attribute {
 pub enum Method {
     /// A preshared key.
     SharedKey = 1,
+    /// DSS signatures.
+    Dss = 2,
     /// RSA signatures.
     Rsa = 3,
     /// ECDSA with SHA-256 on P-256.
@@ -39,8 +41,9 @@ pub enum Method {
 }
 
 impl Method {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::SharedKey,
+        Self::Dss,
         Self::Rsa,
         Self::Ecdsa256,
         Self::Ecdsa384,
@@ -79,6 +82,7 @@ impl Method {
                 for scheme in signer.schemes() {
                     let method = match scheme {
                         Scheme::RsaPkcs1(_) | Scheme::RsaUntold(_) => Self::Rsa,
+                        Scheme::Dss => Self::Dss,
                         Scheme::EcdsaFixed(Hash::Sha256) => Self::Ecdsa256,
                         Scheme::EcdsaFixed(Hash::Sha384) => Self::Ecdsa384,
                         Scheme::EcdsaFixed(Hash::Sha512) => Self::Ecdsa521,
@@ -92,6 +96,19 @@ impl Method {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// What HASH_I and HASH_R are made with: DSS signs SHA-1's output and no other (RFC 2409 §5.1).
+    pub(crate) fn hashes_by(self, negotiated: Prf) -> Prf {
+        match self {
+            Self::Dss => Prf::HmacSha1,
+            _ => negotiated,
+        }
+    }
+
+    /// Its word, if it is of another time.
+    pub(crate) fn weak(self) -> Option<&'static str> {
+        (self == Self::Dss).then_some("dsa")
     }
 
     /// Whether a signature, rather than a shared secret, proves it.

@@ -68,6 +68,8 @@ pub struct IkeSaInfo<'a> {
     pub remote_id: &'a Identity,
     /// Algorithms.
     pub suite: Option<IkeSuite>,
+    /// How it was authenticated, if that is of another time: IKEv1's `dsa`.
+    pub weak_auth: Option<&'static str>,
     /// Whether we are behind a NAT.
     pub nat_local: bool,
     /// Whether the peer is.
@@ -94,6 +96,15 @@ pub struct IkeSaInfo<'a> {
     pub local_addrs: &'a [AddressPattern],
     /// Its children.
     pub children: Vec<ChildInfo<'a>>,
+}
+
+impl IkeSaInfo<'_> {
+    /// The words of what is less than sound in it.
+    pub fn weak(&self) -> Vec<&'static str> {
+        let mut words = self.suite.map(IkeSuite::weak).unwrap_or_default();
+        words.extend(self.weak_auth);
+        words
+    }
 }
 
 /// A child SA for people.
@@ -180,6 +191,7 @@ fn info(sa: &IkeSa) -> IkeSaInfo<'_> {
         local_id: &sa.local_id,
         remote_id: &sa.remote_id,
         suite: sa.suite,
+        weak_auth: None,
         nat_local: sa.nat_local,
         nat_remote: sa.nat_remote,
         local_vips: &sa.assigned.own,

@@ -116,6 +116,8 @@ impl PeerAbility {
             .schemes()
             .iter()
             .copied()
+            // IKEv2's own DSS (method 3) is nothing that we have.
+            .filter(|scheme| *scheme != Scheme::Dss)
             .find(|scheme| match scheme.announced() {
                 Some(number) => self.hashes.contains(&number),
                 None => true,

@@ -25,6 +25,7 @@ pub(super) struct IkeRecord {
     local_id: Identity,
     remote_id: Identity,
     suite: Option<IkeSuite>,
+    weak_auth: Option<&'static str>,
     nat: (bool, bool),
     ppk: bool,
     /// Addresses that one side has given the other, where there are any.
@@ -60,6 +61,7 @@ impl IkeRecord {
             local_id: sa.local_id.clone(),
             remote_id: sa.remote_id.clone(),
             suite: sa.suite,
+            weak_auth: sa.weak_auth,
             nat: (sa.nat_local, sa.nat_remote),
             ppk: sa.ppk,
             given,
@@ -74,13 +76,17 @@ impl IkeRecord {
 
     /// Its algorithms of another time.
     pub(super) fn weak(&self) -> Vec<&'static str> {
-        self.suite.map(|suite| suite.weak()).unwrap_or_default()
+        self.info().weak()
     }
 
     /// Its name, and what is listed under it.
     pub(super) fn list(&self, now: Instant) -> (String, Section) {
+        (self.connection.to_string(), lists::ike(&self.info(), now))
+    }
+
+    fn info(&self) -> IkeSaInfo<'_> {
         let given = self.given.as_deref();
-        let info = IkeSaInfo {
+        IkeSaInfo {
             id: self.id,
             version: self.version,
             connection: &self.connection,
@@ -92,6 +98,7 @@ impl IkeRecord {
             local_id: &self.local_id,
             remote_id: &self.remote_id,
             suite: self.suite,
+            weak_auth: self.weak_auth,
             nat_local: self.nat.0,
             nat_remote: self.nat.1,
             local_vips: given.map_or(&[], |given| &given.local),
@@ -105,7 +112,6 @@ impl IkeRecord {
             expire_at: None,
             local_addrs: &[],
             children: Vec::new(),
-        };
-        (self.connection.to_string(), lists::ike(&info, now))
+        }
     }
 }

@@ -164,17 +164,15 @@ impl Rig {
         } else {
             0
         };
-        while self.ops.len() < count {
-            let Some(mut frame) = self.frames.pop() else {
+        let count = count.saturating_sub(self.ops.len()).min(self.frames.len());
+        let first = self.frames.len() - count;
+        let next = |at: usize, of: usize| if at + 1 >= of { 0 } else { at + 1 };
+        // Where they lie, and moved when all are in order: one that is moved as soon as it was changed waits
+        // for its stores, longer than a cipher takes for a small packet.
+        for frame in self.frames.iter_mut().skip(first).rev() {
+            let Some(packet) = self.packets.get(self.turn.0) else {
                 break;
             };
-            let (Some(packet), Some(&sa)) =
-                (self.packets.get(self.turn.0), self.sas.get(self.turn.1))
-            else {
-                break;
-            };
-            let next = |at: usize, of: usize| if at + 1 == of { 0 } else { at + 1 };
-            self.turn.1 = next(self.turn.1, self.sas.len());
             self.turn.0 = next(self.turn.0, self.packets.len());
             let fits = if self.direction == Direction::Outbound {
                 // The payload is whatever the last turn has left there: nothing reads it but the cipher.
@@ -192,7 +190,15 @@ impl Rig {
                     octets: packet.len(),
                 });
             }
-            self.ops.push(packet::op(sa, frame));
+        }
+        let (sas, turn) = (&self.sas, &mut self.turn.1);
+        if let Some(&any) = sas.first() {
+            let ops = self.frames.drain(first..).rev().map(|frame| {
+                let sa = sas.get(*turn).copied().unwrap_or(any);
+                *turn = next(*turn, sas.len());
+                packet::op(sa, frame)
+            });
+            self.ops.extend(ops);
         }
         Ok(apart)
     }
@@ -215,15 +221,14 @@ impl Rig {
     #[inline]
     fn collect(&mut self, limit: usize) -> Result<usize, RigError> {
         let count = self.queue.dequeue(&mut self.done, limit)?;
-        for done in self.done.drain(..) {
-            if !done.status.is_ok() {
-                return Err(RigError::Refused {
-                    status: done.status,
-                    octets: done.frame.len(),
-                });
-            }
-            self.frames.push(done.frame);
+        if let Some(done) = self.done.iter().find(|done| !done.status.is_ok()) {
+            return Err(RigError::Refused {
+                status: done.status,
+                octets: done.frame.len(),
+            });
         }
+        let home = self.done.drain(..).map(|done| done.frame);
+        self.frames.extend(home);
         Ok(count)
     }
 

@@ -12,6 +12,7 @@ use esp_aead::{Key, KeyError, Packet, TAG};
 use esp_framing::framing::{Framing, wipe};
 use zeroize::Zeroizing;
 
+use offload_api::frame::Frame;
 use offload_api::queue::{Explicit, Status};
 use offload_api::sa::{Direction, KeyMaterial, Mode, OuterHeaders, SaParams, Spi, Suite};
 use offload_api::wire::esp::Header;
@@ -252,6 +253,40 @@ impl Transform {
         let esp = packet.grow(0, TAG).ok_or(Status::NoSpace)?;
         let head = *esp.first_chunk().ok_or(Status::BadLength)?;
         self.to_aead(esp, head, sequence).ok_or(Status::BadLength)
+    }
+
+    /// What the AEAD's burst does of a packet in [`Mode::Crypto`]; `given` came with it. Its full number is
+    /// told where it has one, refused or not.
+    ///
+    /// # Errors
+    /// As [`locate_crypto`](Self::locate_crypto)'s and [`frame_crypto`](Self::frame_crypto)'s.
+    #[inline(always)]
+    pub(crate) fn take_crypto<'data>(
+        &'data self,
+        given: Option<Explicit>,
+        packet: &'data mut Frame,
+        number: &mut u64,
+    ) -> Result<Packet<'data>, Status> {
+        let len = packet.len();
+        let room = match self.direction() {
+            Direction::Outbound => TAG,
+            Direction::Inbound => 0,
+        };
+        if room > packet.tailroom() {
+            // What is wrong with it otherwise is told first.
+            *number = self.locate_crypto(packet, len, given)?;
+            return Err(Status::NoSpace);
+        }
+        let octets = packet.grow(0, room).ok_or(Status::NoSpace)?;
+        let Some(&head) = octets.first_chunk() else {
+            *number = self.locate_crypto(octets, len, given)?;
+            return Err(Status::BadLength);
+        };
+        // Not what lies behind a shorter one.
+        let sequence = self.locate_crypto(head.get(..len).unwrap_or(&head), len, given)?;
+        *number = sequence;
+        self.to_aead(octets, head, sequence)
+            .ok_or(Status::BadLength)
     }
 
     /// The full number of a packet in [`Mode::Crypto`], sealed or not; `given` came with it.

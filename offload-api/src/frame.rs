@@ -367,6 +367,19 @@ impl Frame {
         }
     }
 
+    /// Asks for the packet, and what is just around it, to come into this core's second cache: for who
+    /// will work on it soon, and has something else to do meanwhile. Of a chain, the first segment.
+    #[inline]
+    pub fn prefetch(&self) {
+        const LINE: usize = 64;
+        let slot = self.extent().1 as usize;
+        let from = self.headroom().saturating_sub(LINE) & !(LINE - 1);
+        let until = (self.headroom() + self.len() + LINE).min(slot);
+        for line in (from..until).step_by(LINE) {
+            prefetch_line(self.start(self.index(), line as u32));
+        }
+    }
+
     /// The pool it belongs to.
     #[inline]
     pub fn pool(&self) -> &FramePool {
@@ -465,6 +478,18 @@ impl Frame {
         // SAFETY: as for `octets`, and `&mut self` makes this slice the only one.
         unsafe { std::slice::from_raw_parts_mut(self.start(index, offset), len as usize) }
     }
+}
+
+#[inline]
+fn prefetch_line(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads nothing and faults nowhere; every x86-64 has it.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(line.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }
 
 impl Deref for Frame {

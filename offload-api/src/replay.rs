@@ -61,29 +61,7 @@ impl ReplayWindow {
     /// nearest to the window. Without ESN the high half is 0.
     #[inline]
     pub fn full_number(&self, low: u32, esn: bool) -> u64 {
-        if !esn {
-            return u64::from(low);
-        }
-        let (top_high, top_low) = ((self.top >> 32) as u32, self.top as u32);
-        let span = self.size.max(1) - 1;
-        let high = if top_low >= span {
-            // Case A: the window lies within one subspace.
-            if low >= top_low - span {
-                top_high
-            } else {
-                top_high.wrapping_add(1)
-            }
-        } else {
-            // Case B: the window spans two subspaces. Numbers only grow, so before the first
-            // 2^32 there is no subspace below.
-            let bottom = top_low.wrapping_sub(span);
-            if low >= bottom && top_high > 0 {
-                top_high - 1
-            } else {
-                top_high
-            }
-        };
-        u64::from(high) << 32 | u64::from(low)
+        full_number(self.top, self.size, low, esn)
     }
 
     /// Whether a number may be accepted; changes nothing (the check before the ICV).
@@ -196,6 +174,34 @@ impl ReplayWindow {
             *word |= mask;
         }
     }
+}
+
+/// As [`ReplayWindow::full_number`], of a window over `size` packets up to `top`.
+#[inline]
+pub fn full_number(top: u64, size: u32, low: u32, esn: bool) -> u64 {
+    if !esn {
+        return u64::from(low);
+    }
+    let (top_high, top_low) = ((top >> 32) as u32, top as u32);
+    let span = size.max(1) - 1;
+    let high = if top_low >= span {
+        // Case A: the window lies within one subspace.
+        if low >= top_low - span {
+            top_high
+        } else {
+            top_high.wrapping_add(1)
+        }
+    } else {
+        // Case B: the window spans two subspaces. Numbers only grow, so before the first
+        // 2^32 there is no subspace below.
+        let bottom = top_low.wrapping_sub(span);
+        if low >= bottom && top_high > 0 {
+            top_high - 1
+        } else {
+            top_high
+        }
+    };
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// The state of a window on its way from one engine to another.

@@ -153,6 +153,7 @@ impl Spi {
     }
 
     /// The value in host order.
+    #[inline]
     pub fn value(self) -> u32 {
         self.0.get()
     }

@@ -16,26 +16,28 @@ use offload_api::sa::{
 };
 
 /// State of an SA between packets.
+// What every packet looks at comes first, in as few cache lines as hold it.
 #[derive(Debug)]
+#[repr(C)]
 pub struct SaState {
+    /// In place, so that a packet's notice needs no memory, and an SA that has none takes little.
+    waiting: ArrayVec<Kind, KINDS>,
     direction: Direction,
     explicit: bool,
     esn: bool,
+    /// Whether its lifetimes have any limit.
+    limited: bool,
+    reported: Told,
+    usage: SaUsage,
+    window: ReplayWindow,
     cursor: GrantCursor,
     /// At or under how many remaining numbers the grant counts as low.
     low_mark: u64,
-    window: ReplayWindow,
     soft: Ends,
     hard: Ends,
-    /// Whether they have any limit.
-    limited: bool,
     installed: Instant,
-    usage: SaUsage,
-    reported: Told,
     bad_icvs: Burst,
     replays: Burst,
-    /// In place, so that a packet's notice needs no memory, and an SA that has none takes little.
-    waiting: ArrayVec<Kind, KINDS>,
     /// What was left of the grant when it was noticed to be low.
     low: u64,
 }

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! An engine's SAs, by slots with generations.
 
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use offload_api::error::{InstallError, SaError};
 use offload_api::event::Event;
+use offload_api::replay::full_number;
 use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage};
 
 use spin::mutex::{SpinMutex, SpinMutexGuard};
@@ -15,7 +18,68 @@ use crate::sa::{SaNotice, SaState};
 /// An SA's moving part, locked. A lock is held for some packets' headers and never while anything
 /// waits, and each packet of another SA takes one: so it spins (and gives way to others), since
 /// unlocking is a mere store then.
-pub type StateGuard<'entry> = SpinMutexGuard<'entry, SaState>;
+pub struct StateGuard<'entry> {
+    state: SpinMutexGuard<'entry, SaState>,
+    edge: &'entry Edge,
+}
+
+impl Deref for StateGuard<'_> {
+    type Target = SaState;
+
+    #[inline]
+    fn deref(&self) -> &SaState {
+        &self.state
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut SaState {
+        &mut self.state
+    }
+}
+
+impl Drop for StateGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.edge.set(&self.state);
+    }
+}
+
+/// Where an SA's window ends, told without its lock as the last holder left it.
+struct Edge {
+    /// The window's size; constant.
+    size: u32,
+    esn: bool,
+    /// The highest number accepted, or [`NOWHERE`].
+    top: AtomicU64,
+}
+
+/// Of an SA with limits: each packet is held against them, under the lock.
+const NOWHERE: u64 = u64::MAX;
+
+impl Edge {
+    fn new(state: &SaState, esn: bool) -> Self {
+        let edge = Self {
+            size: state.window().size(),
+            esn,
+            top: AtomicU64::new(NOWHERE),
+        };
+        edge.set(state);
+        edge
+    }
+
+    #[inline]
+    fn set(&self, state: &SaState) {
+        let top = if state.is_limited() {
+            NOWHERE
+        } else {
+            state.window().top()
+        };
+        // A hint: what is accepted is decided under the lock.
+        self.top.store(top, Ordering::Relaxed);
+    }
+}
 
 /// SAs with generations. `T` is what the engine keeps of an SA beside its moving part.
 pub struct Table<T> {
@@ -36,6 +100,7 @@ struct Slot<T> {
 pub struct Entry<T> {
     /// What does not change from packet to packet.
     pub transform: T,
+    edge: Edge,
     state: SpinMutex<SaState, Yield>,
 }
 
@@ -69,9 +134,11 @@ impl<T> Table<T> {
         sa: &SaParams,
         now: Instant,
     ) -> Result<SaHandle, InstallError> {
+        let state = SaState::new(sa, now);
         let entry = Entry {
             transform,
-            state: SpinMutex::new(SaState::new(sa, now)),
+            edge: Edge::new(&state, sa.esn),
+            state: SpinMutex::new(state),
         };
         let index = match self.free.pop() {
             Some(index) => index,
@@ -168,7 +235,29 @@ impl<T> Entry<T> {
     /// Its moving part. A panic elsewhere left it whole.
     #[inline]
     pub fn state(&self) -> StateGuard<'_> {
-        self.state.lock()
+        StateGuard {
+            state: self.state.lock(),
+            edge: &self.edge,
+        }
+    }
+
+    /// Whether it had limits when its lock was last released.
+    #[inline]
+    pub fn is_limited(&self) -> bool {
+        self.edge.top.load(Ordering::Relaxed) == NOWHERE
+    }
+
+    /// The full number of an inbound packet that lies right of the window, of an SA without limits:
+    /// [`SaState::check_inbound`] would say so, too. Nothing where it must be asked. Without the lock,
+    /// so that most packets take it once, when their windows move.
+    #[inline]
+    pub fn ahead(&self, low: u32) -> Option<u64> {
+        let Edge { size, esn, ref top } = self.edge;
+        let top = top.load(Ordering::Relaxed);
+        let sequence = full_number(top, size, low, esn);
+        // A window of nothing refuses nothing but number 0.
+        let fresh = sequence > top || size == 0 && sequence != 0;
+        (fresh && top != NOWHERE).then_some(sequence)
     }
 
     /// What it has done.
@@ -195,5 +284,87 @@ pub fn event_of(sa: SaHandle, notice: SaNotice) -> Event {
         SaNotice::SequenceEnd => Event::SequenceEnd { sa },
         SaNotice::BadIcv(count) => Event::BadIcvBurst { sa, count },
         SaNotice::Replayed(count) => Event::ReplayBurst { sa, count },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use offload_api::sa::{Direction, KeyMaterial, Lifetimes, Limits, Numbering, Spi, Suite};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn inbound(esn: bool, replay_window: u32, lifetimes: Lifetimes) -> SaParams {
+        let suite = Suite::AES_128_GCM;
+        SaParams {
+            esn,
+            replay_window,
+            lifetimes,
+            numbering: Numbering::Granted(None),
+            ..SaParams::tunnel(
+                Spi::new(0x1000).unwrap(),
+                Direction::Inbound,
+                suite,
+                KeyMaterial::from_keymat(suite, &[7; 20], &[]).unwrap(),
+            )
+        }
+    }
+
+    /// Numbers around the edges of windows and of the 32-bit space.
+    fn numbers() -> impl Strategy<Value = Vec<u32>> {
+        let number = (0..3u32, 0..200u32).prop_map(|(part, n)| match part {
+            0 => n,
+            1 => (u32::MAX - 99).wrapping_add(n),
+            _ => 1 << 31 | n,
+        });
+        proptest::collection::vec(number, 1..200)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_told_without_the_lock_is_what_the_window_says(
+            esn: bool, window in prop::sample::select(vec![0, 32, 64, 128]), numbers in numbers(),
+        ) {
+            let now = Instant::now();
+            let mut table = Table::new(1);
+            let sa = table.insert((), &inbound(esn, window, Lifetimes::default()), now).unwrap();
+            let entry = table.entry(sa).unwrap();
+            for low in numbers {
+                let (told, top) = (entry.ahead(low), entry.state().window().top());
+                let mut state = entry.state();
+                match state.check_inbound(low, now) {
+                    Ok(sequence) => {
+                        prop_assert!(told == Some(sequence) || told.is_none() && sequence <= top);
+                        state.accept_inbound(sequence).unwrap();
+                    }
+                    Err(_) => prop_assert_eq!(told, None),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn packets_of_an_sa_with_limits_are_never_told_without_the_lock() {
+        let now = Instant::now();
+        let limits = |packets| Limits {
+            packets,
+            ..Limits::default()
+        };
+        let lifetimes = |packets| Lifetimes {
+            soft: Limits::default(),
+            hard: limits(packets),
+        };
+        let mut table = Table::new(1);
+        let sa = table.insert((), &inbound(false, 64, lifetimes(Some(9))), now);
+        let entry = table.entry(sa.unwrap()).unwrap();
+        assert_eq!(entry.ahead(5), None);
+        entry
+            .amend(&Amend::Lifetimes(lifetimes(None)), now)
+            .unwrap();
+        assert_eq!(entry.ahead(5), Some(5));
+        entry
+            .amend(&Amend::Lifetimes(lifetimes(Some(9))), now)
+            .unwrap();
+        assert_eq!(entry.ahead(5), None);
     }
 }

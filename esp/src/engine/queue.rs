@@ -7,6 +7,7 @@ mod steady;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -28,6 +29,8 @@ pub(crate) struct SoftwareQueue {
     /// Finished before, and not all taken home at once.
     rest: VecDeque<Done>,
     scratch: Scratch,
+    /// When a clock was last read for packets of it.
+    now: Instant,
     /// Never readable: there is nothing to wait for when nothing is finished.
     idle: OwnedFd,
 }
@@ -99,6 +102,7 @@ impl SoftwareQueue {
             error: error.to_string(),
         })?;
         Ok(Self {
+            now: (shared.clock)(),
             shared,
             depth,
             ops: Vec::with_capacity(depth),
@@ -115,7 +119,10 @@ impl QueuePair for SoftwareQueue {
     fn enqueue(&mut self, ops: &mut Vec<Op>) -> Result<usize, DeviceError> {
         let room = self.depth - self.in_flight();
         let accepted = ops.len().min(room);
-        if accepted == ops.len() {
+        if self.ops.is_empty() && accepted == ops.len() && ops.capacity() >= self.depth {
+            // Whole vectors change hands: nothing is copied, and what is taken has room for all.
+            std::mem::swap(&mut self.ops, ops);
+        } else if accepted == ops.len() {
             self.ops.append(ops);
         } else {
             self.ops.extend(ops.drain(..accepted));
@@ -130,7 +137,7 @@ impl QueuePair for SoftwareQueue {
             self.ops.get_mut(self.finished..),
             self.states.get_mut(self.finished..),
         ) {
-            burst::run(&self.shared, ops, states, &mut self.scratch);
+            burst::run(&self.shared, ops, states, &mut self.scratch, &mut self.now);
             self.finished = count;
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::time::Instant;
 use arrayvec::ArrayVec;
 use esp_aead::{Packet, open_burst, seal_burst};
 use openssl::rand::rand_bytes;
+use rayon::ThreadPool;
 
 use esp_framing::framing::Located;
 use esp_framing::sa::SaState;
@@ -23,6 +24,8 @@ use crate::sa_transform::{Context, SaTransform};
 /// Octets of a burst from which waking other cores pays: the hand-over costs about 10 µs, and a core
 /// seals some 3 octets in a nanosecond. `benches/` measures it.
 const PARALLEL_FROM: usize = 48 << 10;
+/// Octets that are worked on while as many come into the cache.
+const NEAR: usize = 2 << 10;
 /// Packets that one core takes at a time, at least and at most.
 const LEAST: usize = 8;
 pub(super) const BURST: usize = 32;
@@ -38,43 +41,61 @@ struct Chunk<'burst> {
 /// Packets of an AEAD's burst.
 pub(super) type List<'data> = ArrayVec<Packet<'data>, BURST>;
 
+/// The time, read once a burst, and for SAs only that have limits: it costs as much as a packet's headers.
+pub(super) struct Clock<'burst> {
+    shared: &'burst Shared,
+    now: &'burst mut Instant,
+    is_read: bool,
+}
+
+impl Clock<'_> {
+    pub(super) fn read(&mut self) -> Instant {
+        if !self.is_read {
+            *self.now = (self.shared.clock)();
+            self.is_read = true;
+        }
+        *self.now
+    }
+
+    /// When it was last read: for SAs that have no use for it.
+    pub(super) fn last(&self) -> Instant {
+        *self.now
+    }
+}
+
 /// Does all there is to do for new packets.
-pub(super) fn run(shared: &Shared, ops: &mut [Op], states: &mut [State], scratch: &mut Scratch) {
-    let now = (shared.clock)();
+pub(super) fn run(
+    shared: &Shared,
+    ops: &mut [Op],
+    states: &mut [State],
+    scratch: &mut Scratch,
+    now: &mut Instant,
+) {
+    let mut clock = Clock {
+        shared,
+        now,
+        is_read: false,
+    };
     let table = &*shared.read_table();
     let mut totals = Totals::default();
     let octets = || ops.iter().map(|op| op.frame.packet_len()).sum::<usize>();
     match &shared.pool {
         Some(pool) if octets() >= PARALLEL_FROM => {
+            let now = clock.read();
             for mut chunk in chunks(ops, states, table) {
                 chunk.prepare(now, scratch);
             }
-            // This thread works along: it would wake late, and in its place is another that is awake.
-            let helpers = pool.current_num_threads();
-            // Two turns each, so that one that begins late does less, and one that is too late nothing.
-            let size = ops.len().div_ceil(2 * (helpers + 1)).clamp(LEAST, BURST);
-            let rest = Mutex::new(ops.chunks_mut(size).zip(states.chunks_mut(size)));
-            let next = || lock(&rest).next();
-            let turns = || {
-                while let Some((ops, states)) = next() {
-                    Chunk::new(ops, states, table).work();
-                }
-            };
-            pool.in_place_scope(|scope| {
-                for _ in 0..helpers {
-                    scope.spawn(|_| turns());
-                }
-                turns();
-            });
+            on_all_cores(pool, ops, states, table);
             for mut chunk in chunks(ops, states, table) {
                 chunk.finish(now, shared, &mut totals);
             }
         }
         _ => {
             for (ops, states) in ops.chunks_mut(BURST).zip(states.chunks_mut(BURST)) {
-                if steady::run(shared, table, ops, states, now, &mut totals) {
+                if steady::run(shared, table, ops, states, &mut clock, &mut totals) {
                     continue;
                 }
+                let now = clock.read();
                 let mut chunk = Chunk::new(ops, states, table);
                 chunk.prepare(now, scratch);
                 chunk.work();
@@ -83,6 +104,27 @@ pub(super) fn run(shared: &Shared, ops: &mut [Op], states: &mut [State], scratch
         }
     }
     totals.add_to(shared);
+}
+
+/// Shares the cryptography of prepared packets out.
+fn on_all_cores(pool: &ThreadPool, ops: &mut [Op], states: &mut [State], table: &Table) {
+    let helpers = pool.current_num_threads();
+    // Two turns each, so that one that begins late does less, and one that is too late nothing.
+    let size = ops.len().div_ceil(2 * (helpers + 1)).clamp(LEAST, BURST);
+    let rest = Mutex::new(ops.chunks_mut(size).zip(states.chunks_mut(size)));
+    let next = || lock(&rest).next();
+    let turns = || {
+        while let Some((ops, states)) = next() {
+            Chunk::new(ops, states, table).work_from_afar();
+        }
+    };
+    // This thread works along: it would wake late, and in its place is another that is awake.
+    pool.in_place_scope(|scope| {
+        for _ in 0..helpers {
+            scope.spawn(|_| turns());
+        }
+        turns();
+    });
 }
 
 fn chunks<'burst>(
@@ -187,6 +229,38 @@ impl<'burst> Chunk<'burst> {
                     state.work = Work::Ended(Status::WrongNumbering);
                 }
             }
+        }
+    }
+
+    /// As [`work`](Self::work), of packets that another core may have written last: while some are worked
+    /// on, those behind them come into this core's cache. Left to itself each costs more than twice.
+    fn work_from_afar(&mut self) {
+        let octets: usize = self.ops.iter().map(|op| op.frame.packet_len()).sum();
+        let each = (octets / self.ops.len().max(1)).max(1);
+        // Together where they are small, since the AEAD takes those side by side.
+        let group = (NEAR / each).clamp(1, BURST);
+        for op in self.ops.iter().take(2 * group) {
+            op.frame.prefetch();
+        }
+        let mut at = 0;
+        while at < self.ops.len() {
+            let behind = self.ops.iter().skip(at + 2 * group).take(group);
+            behind.for_each(|op| op.frame.prefetch());
+            let until = (at + group).min(self.ops.len());
+            if let (Some(ops), Some(states), Some(entries)) = (
+                self.ops.get_mut(at..until),
+                self.states.get_mut(at..until),
+                self.entries.get(at..until),
+            ) {
+                let entries = entries.iter().copied().collect();
+                Chunk {
+                    ops,
+                    states,
+                    entries,
+                }
+                .work();
+            }
+            at = until;
         }
     }
 
@@ -441,12 +515,17 @@ pub(super) struct Totals {
 impl Totals {
     #[inline]
     pub(super) fn add(&mut self, inbound: bool, octets: usize) {
+        self.add_run(inbound, 1, octets as u64);
+    }
+
+    #[inline]
+    pub(super) fn add_run(&mut self, inbound: bool, packets: u64, octets: u64) {
         if inbound {
-            self.opened += 1;
-            self.opened_bytes += octets as u64;
+            self.opened += packets;
+            self.opened_bytes += octets;
         } else {
-            self.sealed += 1;
-            self.sealed_bytes += octets as u64;
+            self.sealed += packets;
+            self.sealed_bytes += octets;
         }
     }
 

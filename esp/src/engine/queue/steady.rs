@@ -11,11 +11,11 @@ use esp_aead::{open_burst, seal_burst};
 
 use esp_framing::framing::Located;
 use esp_framing::sa::SaState;
-use esp_framing::table::{Entry, event_of};
+use esp_framing::table::{Entry, StateGuard, event_of};
 use offload_api::queue::{Op, Status};
 use offload_api::sa::{Direction, Mode, SaHandle};
 
-use super::burst::{BURST, List, Totals, admit};
+use super::burst::{BURST, Clock, List, Totals, admit};
 use super::{State, Work};
 use crate::engine::{MAX_PACKET, Shared, Table, lock};
 use crate::sa_transform::SaTransform;
@@ -31,14 +31,24 @@ struct Run<'table> {
     counted: bool,
 }
 
-/// The runs of a burst of [`BURST`] at most, unless a packet has to go the long way.
+/// Finds the runs of a burst of [`BURST`] at most, and tells whether it is one of those that go here.
+// A list of them is as large as some packets' headers: it stays where it is made.
 #[inline]
-fn runs<'table>(ops: &[Op], table: &'table Table) -> Option<ArrayVec<Run<'table>, BURST>> {
-    let mut runs = ArrayVec::new();
+fn find_runs<'table>(
+    ops: &[Op],
+    table: &'table Table,
+    runs: &mut ArrayVec<Run<'table>, BURST>,
+) -> bool {
     for ops in ops.chunk_by(|a, b| a.sa == b.sa) {
-        let sa = ops.first()?.sa;
-        let entry = table.entry(sa).ok()?;
-        let transform = entry.transform.aead()?;
+        let Some(sa) = ops.first().map(|op| op.sa) else {
+            return false;
+        };
+        let Ok(entry) = table.entry(sa) else {
+            return false;
+        };
+        let Some(transform) = entry.transform.aead() else {
+            return false;
+        };
         let crypto = transform.mode() == Mode::Crypto;
         let plain = |op: &Op| {
             (op.explicit.is_none() || crypto)
@@ -46,7 +56,7 @@ fn runs<'table>(ops: &[Op], table: &'table Table) -> Option<ArrayVec<Run<'table>
                 && op.frame.len() <= MAX_PACKET
         };
         if !ops.iter().all(plain) {
-            return None;
+            return false;
         }
         runs.push(Run {
             sa,
@@ -56,7 +66,7 @@ fn runs<'table>(ops: &[Op], table: &'table Table) -> Option<ArrayVec<Run<'table>
             counted: false,
         });
     }
-    Some(runs)
+    true
 }
 
 /// Each run with its packets.
@@ -85,24 +95,37 @@ pub(super) fn run(
     table: &Table,
     ops: &mut [Op],
     states: &mut [State],
-    now: Instant,
+    clock: &mut Clock<'_>,
     totals: &mut Totals,
 ) -> bool {
-    let Some(mut runs) = runs(ops, table) else {
+    let mut runs = ArrayVec::new();
+    if !find_runs(ops, table, &mut runs) {
         return false;
+    }
+    let now = if runs.iter().any(|run| run.entry.is_limited()) {
+        clock.read()
+    } else {
+        clock.last()
     };
     let (mut sealed, mut opened) = {
         let (mut seals, mut opens) = (List::new(), List::new());
         for (run, packets) in each(&mut runs, ops, states) {
-            let mut sa = run.entry.state();
             let crypto = run.transform.mode() == Mode::Crypto;
-            match run.transform.direction() {
-                Direction::Outbound if crypto => take(run, &mut sa, packets, &mut seals, now),
-                Direction::Inbound if crypto => take(run, &mut sa, packets, &mut opens, now),
-                Direction::Outbound => frame(run, &mut sa, packets, &mut seals, now),
-                Direction::Inbound => locate(run, &mut sa, packets, &mut opens, now),
+            let sa = match run.transform.direction() {
+                Direction::Inbound if !crypto => locate(run, packets, &mut opens, now),
+                direction => {
+                    let mut sa = run.entry.state();
+                    match direction {
+                        Direction::Inbound => take(run, &mut sa, packets, &mut opens, now),
+                        _ if crypto => take(run, &mut sa, packets, &mut seals, now),
+                        _ => frame(run, &mut sa, packets, &mut seals, now),
+                    }
+                    Some(sa)
+                }
+            };
+            if let Some(mut sa) = sa {
+                tell(shared, run, &mut sa);
             }
-            tell(shared, run, &mut sa);
         }
         seal_burst(&mut seals);
         open_burst(&mut opens);
@@ -111,16 +134,18 @@ pub(super) fn run(
     for (run, packets) in each(&mut runs, ops, states) {
         match run.transform.direction() {
             Direction::Outbound if run.counted => {
-                for (op, state) in packets {
-                    finish_counted(run, op, state, &mut sealed, totals);
-                }
+                finish_counted(run, packets, &mut sealed, totals);
             }
             direction => {
                 let inbound = direction == Direction::Inbound;
                 let results = if inbound { &mut opened } else { &mut sealed };
                 let mut sa = run.entry.state();
-                for (op, state) in packets {
-                    finish(run, &mut sa, op, state, results, now, totals);
+                if inbound && !sa.is_limited() {
+                    finish_opened(run, &mut sa, packets, results, totals);
+                } else {
+                    for (op, state) in packets {
+                        finish(run, &mut sa, op, state, results, now, totals);
+                    }
                 }
                 tell(shared, run, &mut sa);
             }
@@ -212,28 +237,24 @@ fn take<'burst, 'table: 'burst>(
     let seals = transform.direction() == Direction::Outbound;
     run.counted = seals && !sa.is_limited();
     let (mut last, mut count, mut octets) = (0, 0, 0);
+    let limited = sa.is_limited();
     for (op, state) in packets {
         let len = op.frame.len();
         state.inner_len = len;
-        let found = sa
-            .check_hard(now)
-            .and_then(|()| transform.locate_crypto(&op.frame, len, op.explicit));
-        let packet = found.and_then(|sequence| {
-            state.sequence = sequence;
-            let located = Located {
-                esp: 0,
-                sequence_low: sequence as u32,
-            };
-            if seals {
-                state.work = Work::Seal;
-                transform.frame_crypto(sequence, &mut op.frame)
-            } else {
-                state.work = Work::Open(located);
-                transform.packet_aead(located, sequence, &mut op.frame)
-            }
-        });
-        match packet {
+        if limited && let Err(status) = sa.check_hard(now) {
+            refuse(sa, state, status);
+            continue;
+        }
+        match transform.take_crypto(op.explicit, &mut op.frame, &mut state.sequence) {
             Ok(packet) => {
+                state.work = if seals {
+                    Work::Seal
+                } else {
+                    Work::Open(Located {
+                        esp: 0,
+                        sequence_low: state.sequence as u32,
+                    })
+                };
                 last = last.max(state.sequence);
                 count += 1;
                 octets += len as u64;
@@ -247,36 +268,35 @@ fn take<'burst, 'table: 'burst>(
     }
 }
 
-/// Finds ESP in packets, and looks at the window.
+/// Finds ESP in packets, and looks at the window: locked where a packet is not right of it, or is
+/// refused.
 #[inline]
 fn locate<'burst, 'table: 'burst>(
     run: &Run<'table>,
-    sa: &mut SaState,
     packets: impl Iterator<Item = (&'burst mut Op, &'burst mut State)>,
     opens: &mut List<'burst>,
     now: Instant,
-) {
-    let transform = run.transform;
+) -> Option<StateGuard<'table>> {
+    let (entry, transform) = (run.entry, run.transform);
+    let mut held: Option<StateGuard<'table>> = None;
     for (op, state) in packets {
         state.inner_len = op.frame.len();
         let found = transform.locate(&op.frame).and_then(|located| {
-            let sequence = sa.check_inbound(located.sequence_low, now)?;
-            Ok((located, sequence))
+            state.work = Work::Open(located);
+            state.sequence = match entry.ahead(located.sequence_low) {
+                Some(sequence) => sequence,
+                None => held
+                    .get_or_insert_with(|| entry.state())
+                    .check_inbound(located.sequence_low, now)?,
+            };
+            transform.packet_aead(located, state.sequence, &mut op.frame)
         });
         match found {
-            Ok((located, sequence)) => {
-                state.sequence = sequence;
-                match transform.packet_aead(located, sequence, &mut op.frame) {
-                    Ok(packet) => {
-                        state.work = Work::Open(located);
-                        opens.push(packet);
-                    }
-                    Err(status) => refuse(sa, state, status),
-                }
-            }
-            Err(status) => refuse(sa, state, status),
+            Ok(packet) => opens.push(packet),
+            Err(status) => refuse(held.get_or_insert_with(|| entry.state()), state, status),
         }
     }
+    held
 }
 
 #[cold]
@@ -287,24 +307,78 @@ fn refuse(sa: &mut SaState, state: &mut State, status: Status) {
 
 /// What is sealed, and counted already.
 #[inline]
-fn finish_counted(
+fn finish_counted<'burst>(
     run: &Run<'_>,
-    op: &mut Op,
-    state: &mut State,
+    packets: impl Iterator<Item = (&'burst mut Op, &'burst mut State)>,
     results: &mut u32,
     totals: &mut Totals,
 ) {
-    if let Work::Seal = state.work {
-        let status = sealed(op, next(results));
-        state.work = Work::Ended(status);
-        if status.is_ok() {
-            totals.add(false, state.inner_len);
-            return;
+    let (mut octets, mut failed) = (0, 0);
+    for (op, state) in packets {
+        if let Work::Seal = state.work {
+            let status = sealed(op, next(results));
+            state.work = Work::Ended(status);
+            if status.is_ok() {
+                octets += state.inner_len as u64;
+                continue;
+            }
+            run.entry.state().take_back(state.inner_len, status);
         }
-        run.entry.state().take_back(state.inner_len, status);
+        failed += 1;
+        op.frame.clear();
     }
-    totals.errors += 1;
-    op.frame.clear();
+    totals.errors += failed;
+    totals.add_run(false, run.count as u64 - failed, octets);
+}
+
+/// Takes ESP off what is authentic, moves the window, and counts, for an SA without limits.
+#[inline]
+fn finish_opened<'burst>(
+    run: &Run<'_>,
+    sa: &mut SaState,
+    packets: impl Iterator<Item = (&'burst mut Op, &'burst mut State)>,
+    results: &mut u32,
+    totals: &mut Totals,
+) {
+    let windowed = run.transform.mode() != Mode::Crypto;
+    let (mut last, mut octets, mut failed) = (0, 0, 0);
+    for (op, state) in packets {
+        let Work::Open(located) = state.work else {
+            // Refused, and counted so.
+            failed += 1;
+            op.frame.clear();
+            continue;
+        };
+        let opened = next(results).then_some(()).ok_or(Status::BadIcv);
+        let opened = run
+            .transform
+            .finish_aead(located, opened, &mut op.frame)
+            .and_then(|next_header| {
+                state.next_header = next_header;
+                if windowed {
+                    sa.accept_inbound(state.sequence)?;
+                }
+                Ok(())
+            });
+        let status = match opened {
+            Ok(()) => {
+                last = last.max(state.sequence);
+                octets += op.frame.len() as u64;
+                Status::Ok
+            }
+            Err(status) => {
+                sa.count_error(status);
+                failed += 1;
+                op.frame.clear();
+                status
+            }
+        };
+        state.work = Work::Ended(status);
+    }
+    let count = run.count as u64 - failed;
+    sa.count_run(last, count, octets);
+    totals.errors += failed;
+    totals.add_run(true, count, octets);
 }
 
 /// Whether a sealed packet may leave.

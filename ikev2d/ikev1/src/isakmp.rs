@@ -9,6 +9,7 @@ use ikev2d_proto::assigned::Assigned;
 use ikev2d_proto::config::{Connection, Identity};
 use ikev2d_proto::crypto::{Crypto, KeyExchange};
 use ikev2d_proto::event::{ChildId, ChildSa, Event, IkeId, InstallId, JobId, Path, reason};
+use ikev2d_proto::spi::OwnSpi;
 
 use crate::cipher::Keys;
 use crate::fragments::Fragments;
@@ -150,6 +151,8 @@ pub(crate) struct Isakmp {
 pub(crate) struct Child {
     /// Without keys.
     pub(crate) sa: Arc<ChildSa>,
+    /// Nobody else's as long as this is.
+    pub(crate) _spi: OwnSpi,
     pub(crate) phase: Phase,
     /// The installation of the inbound SA that is waited for.
     pub(crate) install: Option<InstallId>,

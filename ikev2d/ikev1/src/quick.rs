@@ -13,6 +13,7 @@ use ikev2d_proto::config::{ChildConfig, SelectorConfig};
 use ikev2d_proto::crypto::KeyExchange;
 use ikev2d_proto::event::{ChildId, ChildSa, Event, InstallId, KeyedChild, Path, Told};
 use ikev2d_proto::proposal::EspSuite;
+use ikev2d_proto::spi::OwnSpi;
 use ikev2d_proto::ts::TrafficSelector;
 use zeroize::Zeroizing;
 
@@ -85,7 +86,7 @@ pub(crate) struct Asked {
     pub(crate) name: String,
     pub(crate) pair: Pair,
     pub(crate) suites: Vec<EspSuite>,
-    spi: u32,
+    spi: OwnSpi,
     nonce: Vec<u8>,
     exchange: Option<Box<dyn KeyExchange>>,
     pub(crate) rekeys: Option<ChildId>,
@@ -110,7 +111,7 @@ impl std::fmt::Display for Pair {
 /// What both ends of a quick mode have put in.
 struct Ingredients<'a> {
     suite: EspSuite,
-    spi_in: u32,
+    spi_in: OwnSpi,
     spi_out: u32,
     nonces: Nonces<'a>,
     secret: Option<Zeroizing<Vec<u8>>>,
@@ -171,16 +172,6 @@ impl Isakmp {
             transport: self.transport(config, pair),
             udp: self.encap,
             draft: self.peer.natt == Some(Form::Draft),
-        }
-    }
-
-    fn new_spi(&self, ctx: &Ctx<'_>) -> u32 {
-        loop {
-            // 0 to 255 are reserved (RFC 4303 §2.1).
-            let spi = ctx.random_u32() | 0x100;
-            if self.children.iter().all(|child| child.sa.spi_in != spi) {
-                return spi;
-            }
         }
     }
 
@@ -295,14 +286,15 @@ impl Isakmp {
             let skeyid = &keys.skeyid;
             skeyid.child(ctx.crypto, prf, &from.suite, spi, from.nonces, secret)
         };
-        let (keys_in, keys_out) = (derive(from.spi_in).ok()?, derive(from.spi_out).ok()?);
+        let spi_in = from.spi_in.value();
+        let (keys_in, keys_out) = (derive(spi_in).ok()?, derive(from.spi_out).ok()?);
         let id = ChildId(ctx.id());
         let install = InstallId(ctx.id());
         let sa = Arc::new(ChildSa {
             id,
             connection: self.connection.name.clone(),
             child: config.name.clone(),
-            spi_in: from.spi_in,
+            spi_in,
             spi_out: from.spi_out,
             path: self.path,
             udp_encap: self.encap,
@@ -344,6 +336,7 @@ impl Isakmp {
         let theirs = from.life.time.map(|life| ctx.now + life.mul_f64(0.9));
         self.children.push(Child {
             sa: sa.clone(),
+            _spi: from.spi_in,
             phase: Phase::Installed,
             install: Some(install),
             outbound: None,

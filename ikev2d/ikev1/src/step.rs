@@ -9,6 +9,7 @@ use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::event::{ChildId, Event, IkeId, Numbers, Path, Transmit};
 use ikev2d_proto::notified::Notified;
 use ikev2d_proto::pool::Pools;
+use ikev2d_proto::spi::OwnSpi;
 
 use crate::wire::notify;
 
@@ -63,6 +64,11 @@ impl Ctx<'_> {
 
     pub(crate) fn id(&mut self) -> u64 {
         self.out.numbers.next()
+    }
+
+    /// A new inbound SPI.
+    pub(crate) fn new_spi(&self) -> OwnSpi {
+        self.out.numbers.spis.take(self.crypto)
     }
 
     pub(crate) fn transmit(&mut self, path: Path, payload: Vec<u8>) {

@@ -4,14 +4,17 @@
 
 mod peers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use ikev1_proto::endpoint::Endpoint;
 use ikev1_proto::wire::{FLAG_COMMIT, exchange};
+use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::config::*;
 use ikev2d_proto::event::*;
 use ikev2d_proto::proposal::Proposal;
 
-use peers::{Pair, other_child};
+use peers::{Pair, other_child, secret};
 
 const QUICK: u8 = exchange::QUICK;
 
@@ -130,6 +133,27 @@ fn the_initiator_is_told_of_replay_protection() {
         assert_eq!(pair.told(0).replay, Some(replay));
         assert_eq!(pair.told(1).replay, None);
     }
+}
+
+/// RFC 4301 §4.1: a packet names its SA by its SPI alone, whichever version of IKE has made that.
+#[test]
+fn an_inbound_spi_is_nobody_elses_as_long_as_its_child_lives() {
+    let (mut pair, numbers) = (Pair::plain(), Numbers::default());
+    let crypto = Arc::new(OpensslCrypto::new().unwrap());
+    let mut endpoint = Endpoint::new(EndpointConfig::default(), crypto, &numbers);
+    endpoint.set_connections(&[Arc::new(peers::connection(false))]);
+    endpoint.set_secrets(vec![secret("correct horse")]);
+    pair.sides[1].endpoint = endpoint;
+    pair.up();
+    let spi = *pair.sides[1].inbound.keys().next().unwrap();
+    assert!(!numbers.spis.reserve(spi));
+    let child = pair.child(0);
+    pair.sides[0].endpoint.rekey_child(pair.now, child).unwrap();
+    pair.run(Duration::from_secs(300));
+    pair.agree(1);
+    assert!(numbers.spis.reserve(spi));
+    let new = *pair.sides[1].inbound.keys().next().unwrap();
+    assert!(!numbers.spis.reserve(new));
 }
 
 /// RFC 2408 §3.1: with the commit bit the initiator waits for CONNECTED, which is sent again when it is

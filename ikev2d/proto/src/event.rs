@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::credential::Job;
 use crate::proposal::{EspSuite, IkeSuite};
+use crate::spi::Spis;
 use crate::ts::TrafficSelector;
 use crate::wire::configuration::Attribute;
 
@@ -27,15 +28,19 @@ pub mod reason {
     pub const NO_ANSWER: &str = "the peer does not answer";
 }
 
-/// Numbers of IKE SAs, child SAs, installations and jobs; endpoints of both versions that share them
-/// give none twice.
+/// Numbers of IKE SAs, child SAs, installations and jobs, and inbound SPIs; endpoints of both versions that
+/// share them give none twice.
 #[derive(Clone, Debug, Default)]
-pub struct Numbers(Arc<AtomicU64>);
+pub struct Numbers {
+    last: Arc<AtomicU64>,
+    /// Inbound SPIs of all children.
+    pub spis: Spis,
+}
 
 impl Numbers {
     /// A number that nobody had before.
     pub fn next(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed) + 1
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The number of a new stream.

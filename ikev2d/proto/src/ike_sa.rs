@@ -6,7 +6,6 @@ mod fragments;
 mod mobike;
 mod rare;
 mod reauth;
-mod spi;
 mod step;
 mod stream;
 mod task;
@@ -20,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
+pub(crate) use crate::spi::OwnSpi;
 pub(crate) use children::{AGAIN, After, Child, ChildRole, Pending, Phase};
 use fragments::SMALL;
 pub(crate) use fragments::{Held, Reassembly};
 pub(crate) use rare::{Nothing, Rare, nothing};
-pub(crate) use spi::{OwnSpi, Spis};
 pub(crate) use step::{Ctx, Outputs};
 use stream::Carriage;
 pub(crate) use task::{

@@ -26,6 +26,7 @@ pub mod notified;
 pub mod pool;
 pub mod proposal;
 mod sk;
+pub mod spi;
 pub mod suite;
 mod ticket;
 pub mod ts;

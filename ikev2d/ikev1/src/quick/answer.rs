@@ -118,8 +118,8 @@ impl Isakmp {
             return Err((notify::NO_PROPOSAL_CHOSEN, reason));
         };
         let mut answer = Chain::default();
-        let spi_in = self.new_spi(ctx);
-        answer.push(payload::SA, &chosen.emit(spi_in));
+        let spi_in = ctx.new_spi();
+        answer.push(payload::SA, &chosen.emit(spi_in.value()));
         let nonce_r = ctx.random(NONCE_LEN);
         answer.push(payload::NONCE, &nonce_r);
         let failed = |_| malformed("KE");
@@ -139,7 +139,7 @@ impl Isakmp {
         if original.is_some() {
             self.push_originals(&mut answer, false);
         }
-        super::push_terms(&mut answer, &config, &chosen, spi_in);
+        super::push_terms(&mut answer, &config, &chosen, spi_in.value());
         let nonces = Nonces {
             initiator: nonce_i,
             responder: &nonce_r,

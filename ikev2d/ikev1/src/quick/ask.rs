@@ -103,11 +103,11 @@ impl Isakmp {
             }
         };
         let iv = keys.first_iv(ctx.crypto, id).map_err(|_| refused)?;
-        let spi = self.new_spi(ctx);
+        let spi = ctx.new_spi();
         let nonce = ctx.random(NONCE_LEN);
         let life = super::life(config);
         let mut chain = Chain::default();
-        let offer = emit_phase2(&suites, spi, self.encapsulation(config, pair), life);
+        let offer = emit_phase2(&suites, spi.value(), self.encapsulation(config, pair), life);
         chain.push(payload::SA, &offer);
         chain.push(payload::NONCE, &nonce);
         if let Some(exchange) = &exchange {

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{ChildRole, Handover, Held, IkeSa, OwnSpi, Spis, Task};
+use super::{ChildRole, Handover, Held, IkeSa, OwnSpi, Task};
 use crate::config::{Connection, EndpointConfig, Identity, Secret, Unique};
 use crate::crypto::Crypto;
 use crate::event::{ChildId, Event, IkeId, Numbers, Transmit};
@@ -46,8 +46,6 @@ pub(crate) struct Outputs {
     pub(crate) born: Vec<IkeSa>,
     /// Where peers are whose connection allows one IKE SA only, by the two identities.
     pub(crate) present: HashMap<(Identity, Identity), Vec<IpAddr>>,
-    /// Inbound SPIs of all children.
-    pub(crate) spis: Spis,
     /// Children that are no more.
     pub(crate) retired: Vec<ChildId>,
     /// IKE SAs whose peer has had time to delete the one before.
@@ -148,7 +146,7 @@ impl Ctx<'_> {
 
     /// A new inbound SPI.
     pub(crate) fn new_spi(&self) -> OwnSpi {
-        self.out.spis.take(self.crypto)
+        self.out.numbers.spis.take(self.crypto)
     }
 
     pub(crate) fn random(&self, len: usize) -> Vec<u8> {

@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::crypto::Crypto;
 
 /// Those that are taken.
-#[derive(Clone, Default)]
-pub(crate) struct Spis(Arc<Mutex<HashSet<u32>>>);
+#[derive(Clone, Debug, Default)]
+pub struct Spis(Arc<Mutex<HashSet<u32>>>);
 
 /// One of them, given back when it is dropped.
-pub(crate) struct OwnSpi {
+#[derive(Debug)]
+pub struct OwnSpi {
     spi: u32,
     all: Spis,
 }
@@ -35,7 +36,7 @@ impl Eq for OwnSpi {}
 
 impl Spis {
     /// Takes one that is free.
-    pub(crate) fn take(&self, crypto: &dyn Crypto) -> OwnSpi {
+    pub fn take(&self, crypto: &dyn Crypto) -> OwnSpi {
         loop {
             let mut octets = [0; 4];
             crypto.random(&mut octets);
@@ -49,20 +50,21 @@ impl Spis {
     }
 
     /// Takes this one; whether it was free.
-    pub(crate) fn reserve(&self, spi: u32) -> bool {
+    pub fn reserve(&self, spi: u32) -> bool {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         taken.insert(spi)
     }
 
     /// Gives one back.
-    pub(crate) fn release(&self, spi: u32) {
+    fn release(&self, spi: u32) {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         taken.remove(&spi);
     }
 }
 
 impl OwnSpi {
-    pub(crate) fn value(&self) -> u32 {
+    /// It.
+    pub fn value(&self) -> u32 {
         self.spi
     }
 }

@@ -107,8 +107,10 @@ impl Keys {
         crypto: &dyn Crypto,
         iv: &[u8],
         message: &[u8],
-    ) -> Result<(Vec<u8>, Vec<u8>), CryptoError> {
-        let mut octets = message.get(HEADER_LEN..).ok_or(CryptoError)?.to_vec();
+    ) -> Result<(Zeroizing<Vec<u8>>, Vec<u8>), CryptoError> {
+        let octets = message.get(HEADER_LEN..).ok_or(CryptoError)?;
+        // It may hold a user's password.
+        let mut octets = Zeroizing::new(octets.to_vec());
         let next = last_block(&octets, self.suite.encryption.iv_len())?;
         crypto.cbc(self.suite.encryption, false, &self.cipher, iv, &mut octets)?;
         Ok((octets, next))

@@ -116,7 +116,7 @@ impl Isakmp {
             (None, true) => return Err(Failure::Unfitting("it is encrypted too early")),
             (_, false) => (None, Vec::new()),
         };
-        let octets = opened.as_deref().unwrap_or(body);
+        let octets = opened.as_ref().map_or(body, |octets| &octets[..]);
         let parts = Payloads::parse(header.next_payload, octets, encrypted)?;
         // What anybody could have added is no word of the peer's.
         self.material.initial_contact = encrypted && has_initial_contact(&parts);

@@ -13,6 +13,7 @@ use ikev2d_proto::config::Connection;
 use ikev2d_proto::event::Path;
 use ikev2d_proto::wire::configuration::Kind;
 use ikev2d_proto::xauth::Xauth;
+use zeroize::Zeroizing;
 
 use crate::isakmp::{Isakmp, Last, State};
 use crate::step::Ctx;
@@ -248,7 +249,8 @@ impl Isakmp {
             Kind::Reply | Kind::Ack => return,
         };
         let mut body = crate::wire::transaction::begin(kind, attributes.identifier);
-        body.extend(rest);
+        body.extend(&rest[..]);
+        let body = Zeroizing::new(body);
         if let Some((answer, _)) = self.sealed(ctx, id, iv, &body) {
             self.last_sent = ctx.now;
             ctx.transmit(self.path, answer.clone());
@@ -321,7 +323,7 @@ impl Isakmp {
         if user::is_about_users(asked) {
             return self.tell_user(asked);
         }
-        (Kind::Reply, self.give_addresses(ctx, asked), Ok(()))
+        (Kind::Reply, self.give_addresses(ctx, asked).into(), Ok(()))
     }
 
     /// The peer sets something.
@@ -330,9 +332,9 @@ impl Isakmp {
             return self.hear_verdict(given);
         }
         let (rest, then) = self.accept_addresses(ctx, given);
-        (Kind::Ack, rest, then)
+        (Kind::Ack, rest.into(), then)
     }
 }
 
 /// Kind and attributes of an answer, and whether the SA goes on.
-type Response = (Kind, Vec<u8>, Result<(), String>);
+type Response = (Kind, Zeroizing<Vec<u8>>, Result<(), String>);

@@ -3,6 +3,7 @@
 
 use ikev2d_proto::wire::configuration::Kind;
 use ikev2d_proto::xauth::Xauth;
+use zeroize::Zeroizing;
 
 use super::{Response, What};
 use crate::isakmp::{Isakmp, State};
@@ -67,7 +68,7 @@ impl Isakmp {
         let refused = |reason: &str| {
             let mut rest = Vec::new();
             push(&mut rest, xauth::STATUS, xauth::FAIL);
-            (Kind::Reply, rest, Err(reason.to_owned()))
+            (Kind::Reply, rest.into(), Err(reason.to_owned()))
         };
         let connection = self.connection.clone();
         let waits = self.state == State::Transacting && !self.transactions.is_user_proved;
@@ -77,7 +78,7 @@ impl Isakmp {
             // Whoever asks at another time gets nothing, and nothing comes of it.
             let mut rest = Vec::new();
             push(&mut rest, xauth::STATUS, xauth::FAIL);
-            return (Kind::Reply, rest, Ok(()));
+            return (Kind::Reply, rest.into(), Ok(()));
         };
         if let Some(message) = asked.one(xauth::MESSAGE) {
             let message = String::from_utf8_lossy(message.value);
@@ -91,7 +92,9 @@ impl Isakmp {
         if kind.is_some_and(|kind| kind != u64::from(xauth::GENERIC)) {
             return refused("the peer wants another kind of XAUTH than name and password");
         }
-        let mut rest = Vec::new();
+        // Grown, it would leave a copy behind.
+        let room = name.len() + password.len() + 64;
+        let mut rest = Zeroizing::new(Vec::with_capacity(room));
         for attribute in &asked.all {
             match attribute.kind {
                 xauth::TYPE => push(&mut rest, xauth::TYPE, xauth::GENERIC),
@@ -128,6 +131,6 @@ impl Isakmp {
             }
             (true, false) => Err("the peer does not believe our user".to_owned()),
         };
-        (Kind::Ack, rest, then)
+        (Kind::Ack, rest.into(), then)
     }
 }

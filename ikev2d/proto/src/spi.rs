@@ -13,7 +13,6 @@ use crate::crypto::Crypto;
 pub struct Spis(Arc<Mutex<HashSet<u32>>>);
 
 /// One of them, given back when it is dropped.
-#[derive(Debug)]
 pub struct OwnSpi {
     spi: u32,
     all: Spis,

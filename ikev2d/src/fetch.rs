@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! HTTP for OCSP (RFC 6960 appendix A): one small POST at a time, on a thread that may wait.
+//! HTTP for OCSP (RFC 6960 appendix A) and revocation lists: one request at a time, on a thread that may
+//! wait.
 
 use std::time::Duration;
 
-use ikev2d_crypto::ocsp::Fetch;
-use ureq::Agent;
+use ikev2d_crypto::fetch::Fetch;
+use ureq::http::Response;
+use ureq::{Agent, Body};
 
 /// An HTTP client that follows nobody elsewhere.
 #[derive(Debug)]
@@ -34,13 +36,22 @@ impl Fetch for Http {
     ) -> Result<Vec<u8>, String> {
         let request = self.0.post(uri).config().timeout_global(Some(patience));
         let sent = request.build().content_type(content_type).send(body);
-        let mut response = sent.map_err(|error| error.to_string())?;
-        if response.status() != 200 {
-            return Err(format!("HTTP status {}", response.status()));
-        }
-        let body = response.body_mut().with_config().limit(limit as u64);
-        body.read_to_vec().map_err(|error| error.to_string())
+        whole(sent, limit)
     }
+
+    fn get(&self, uri: &str, limit: usize, patience: Duration) -> Result<Vec<u8>, String> {
+        let request = self.0.get(uri).config().timeout_global(Some(patience));
+        whole(request.build().call(), limit)
+    }
+}
+
+fn whole(answer: Result<Response<Body>, ureq::Error>, limit: usize) -> Result<Vec<u8>, String> {
+    let mut response = answer.map_err(|error| error.to_string())?;
+    if response.status() != 200 {
+        return Err(format!("HTTP status {}", response.status()));
+    }
+    let body = response.body_mut().with_config().limit(limit as u64);
+    body.read_to_vec().map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -60,7 +71,11 @@ mod tests {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 4096];
             let mut seen = Vec::new();
-            while !seen.ends_with(b"question") {
+            let whole = |seen: &[u8]| {
+                let got = seen.starts_with(b"GET") && seen.ends_with(b"\r\n\r\n");
+                got || seen.ends_with(b"question")
+            };
+            while !whole(&seen) {
                 match stream.read(&mut request) {
                     Ok(0) | Err(_) => break,
                     Ok(n) => seen.extend_from_slice(&request[..n]),
@@ -72,14 +87,21 @@ mod tests {
         (uri, over)
     }
 
-    fn post(uri: &str, patience: Duration) -> Result<Vec<u8>, String> {
-        Http::default().post(uri, "application/ocsp-request", b"question", 1024, patience)
-    }
+    type Ask = fn(&str, Duration) -> Result<Vec<u8>, String>;
+
+    const ASKS: [Ask; 2] = [
+        |uri, patience| {
+            Http::default().post(uri, "application/ocsp-request", b"question", 1024, patience)
+        },
+        |uri, patience| Http::default().get(uri, 1024, patience),
+    ];
 
     #[test]
     fn an_answer_comes_whole() {
-        let (uri, _over) = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nanswer");
-        assert_eq!(post(&uri, Duration::from_secs(60)).unwrap(), b"answer");
+        for ask in ASKS {
+            let (uri, _over) = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nanswer");
+            assert_eq!(ask(&uri, Duration::from_secs(60)).unwrap(), b"answer");
+        }
     }
 
     /// B30: what is too large, elsewhere, refused or cut off is no answer.
@@ -99,9 +121,11 @@ mod tests {
             b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno",
             b"SSH-2.0-nothing\r\n",
         ] {
-            let (uri, _over) = serve(answer);
-            let answer = post(&uri, Duration::from_secs(60));
-            assert!(answer.is_err(), "{answer:?}");
+            for ask in ASKS {
+                let (uri, _over) = serve(answer);
+                let answer = ask(&uri, Duration::from_secs(60));
+                assert!(answer.is_err(), "{answer:?}");
+            }
         }
     }
 
@@ -109,9 +133,11 @@ mod tests {
     #[test]
     fn a_silent_server_is_given_up() {
         for answer in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nans"] {
-            let (uri, _over) = serve(answer);
-            let answer = post(&uri, Duration::from_millis(200));
-            assert!(answer.is_err(), "{answer:?}");
+            for ask in ASKS {
+                let (uri, _over) = serve(answer);
+                let answer = ask(&uri, Duration::from_millis(200));
+                assert!(answer.is_err(), "{answer:?}");
+            }
         }
     }
 }

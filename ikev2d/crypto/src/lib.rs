@@ -4,8 +4,11 @@
 #![deny(unsafe_code)]
 
 pub mod credential;
+pub mod crl;
+mod dates;
 pub mod eap;
 mod exchange;
+pub mod fetch;
 mod kem;
 pub mod name;
 pub mod ocsp;

@@ -8,7 +8,6 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
@@ -24,41 +23,19 @@ use openssl::x509::verify::{X509VerifyFlags, X509VerifyParam};
 use openssl::x509::{X509, X509Ref};
 use thiserror::Error;
 
+use crate::dates::unix;
+pub use crate::fetch::Fetch;
+use crate::fetch::{Fetched, Fruitless, MOST_URIS, Servers, patience};
 use crate::trust::SECURITY_LEVEL;
 
 /// By how much a responder's clock may differ from ours.
 const SKEW: Duration = Duration::from_secs(300);
 /// How long an answer is remembered, at most, whatever it says itself.
 const REMEMBERED: Duration = Duration::from_secs(3600);
-/// Answers that are remembered; and responders that did not answer.
+/// Answers that are remembered.
 const MOST_REMEMBERED: usize = 1024;
 /// Octets of a response, at most. Common ones have some two thousand.
 const RESPONSE_LIMIT: usize = 64 << 10;
-/// How long one responder may take.
-const PATIENCE: Duration = Duration::from_secs(4);
-/// How long one that has not answered is left alone.
-const SILENCE: Duration = Duration::from_secs(10);
-/// One that has not answered for so long is slow: nobody else asks it meanwhile.
-const SLOW: Duration = Duration::from_secs(1);
-/// Responders of one certificate that are asked.
-const MOST_RESPONDERS: usize = 4;
-
-/// Brings an answer over HTTP. It is called where waiting is no harm.
-pub trait Fetch: Send + Sync + fmt::Debug {
-    /// Posts a body, and gives the answer's: whole, no larger than `limit`, within `patience`.
-    ///
-    /// # Errors
-    /// Why there is none, for the log.
-    fn post(
-        &self,
-        uri: &str,
-        content_type: &str,
-        body: &[u8],
-        limit: usize,
-        patience: Duration,
-    ) -> Result<Vec<u8>, String>;
-}
-
 /// What a responder says that can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -73,10 +50,8 @@ pub enum Status {
 #[non_exhaustive]
 pub enum OcspError {
     /// There is none.
-    #[error("no answer from {uri}: {what}")]
+    #[error("no answer: {what}")]
     Unreachable {
-        /// The responder.
-        uri: String,
         /// What happened.
         what: String,
     },
@@ -186,6 +161,7 @@ impl Query {
             OcspCertStatus::REVOKED => return Ok(Status::Revoked),
             _ => return Err(OcspError::Unknown),
         }
+        let unix = |time| unix(time).ok_or(OcspError::Malformed);
         let this = unix(ffi::comparable(found.this_update))?;
         // Without the next update there is always a newer one (RFC 6960 §2.4): good for now.
         let next = found.next_update().map(ffi::comparable);
@@ -224,28 +200,18 @@ fn seconds(at: SystemTime) -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-fn unix(time: &Asn1TimeRef) -> Result<SystemTime, OcspError> {
-    let epoch = Asn1Time::from_unix(0)?;
-    let since = epoch.diff(time).map_err(|_| OcspError::Malformed)?;
-    let seconds = i64::from(since.days) * 86_400 + i64::from(since.secs);
-    let seconds = u64::try_from(seconds).map_err(|_| OcspError::Malformed)?;
-    Ok(UNIX_EPOCH + Duration::from_secs(seconds))
-}
-
 /// Asks responders, and remembers what they said.
 pub struct Ocsp {
     fetch: Box<dyn Fetch>,
     known: Mutex<Known>,
+    fetched: Fetched,
 }
 
 #[derive(Default)]
 struct Known {
     /// By issuer and serial number: what was said, and until when it counts.
     answers: HashMap<[u8; 32], (Status, SystemTime)>,
-    /// Responders that did not answer, and since when.
-    silent: HashMap<String, Instant>,
-    /// Responders that are being asked, and since when.
-    asked: HashMap<String, Instant>,
+    servers: Servers,
 }
 
 impl fmt::Debug for Ocsp {
@@ -260,34 +226,41 @@ impl Ocsp {
         Self {
             fetch: Box::new(fetch),
             known: Mutex::default(),
+            fetched: Fetched::default(),
         }
+    }
+
+    /// Answers so far.
+    pub fn fetched(&self) -> &Fetched {
+        &self.fetched
     }
 
     /// The status of a certificate at a time, from memory or from the first of these responders that
     /// can tell. Nobody is asked after the deadline.
     ///
     /// # Errors
-    /// What was wrong with the last one.
+    /// What was wrong with each of them.
     pub fn status(
         &self,
         (certificate, issuer): (&X509Ref, &X509Ref),
         uris: &[String],
         at: SystemTime,
         deadline: Instant,
-    ) -> Result<Status, OcspError> {
-        let key = key(certificate, issuer)?;
+    ) -> Result<Status, Fruitless<OcspError>> {
+        let ours = |error: OcspError| Fruitless(vec![("OCSP".to_owned(), error)]);
+        let key = key(certificate, issuer).map_err(ours)?;
         if let Some((status, until)) = self.known().answers.get(&key)
             && at < *until
         {
             return Ok(*status);
         }
-        let query = Query::new(certificate, issuer)?;
-        let octets = query.octets()?;
-        let mut last = OcspError::Unrelated;
-        for uri in uris.iter().take(MOST_RESPONDERS) {
-            let judged = self
-                .ask(uri, &octets, deadline)
-                .and_then(|answer| query.judge(&answer, at));
+        let query = Query::new(certificate, issuer).map_err(ours)?;
+        let octets = query.octets().map_err(ours)?;
+        let mut fruitless = Fruitless(Vec::new());
+        for uri in uris.iter().take(MOST_URIS) {
+            let answer = self.ask(uri, &octets, deadline);
+            let judged = answer.and_then(|answer| query.judge(&answer, at));
+            self.fetched.count(judged.is_ok());
             match judged {
                 Ok(status) => {
                     self.known().remember(key, status, at);
@@ -295,45 +268,24 @@ impl Ocsp {
                 }
                 Err(error) => {
                     tracing::debug!(uri, %error, "an OCSP responder was of no use");
-                    last = error;
+                    fruitless.0.push((uri.clone(), error));
                 }
             }
         }
-        Err(last)
+        Err(fruitless)
     }
 
     fn ask(&self, uri: &str, octets: &[u8], deadline: Instant) -> Result<Vec<u8>, OcspError> {
-        let failed = |what: &str| OcspError::Unreachable {
-            uri: uri.to_owned(),
-            what: what.to_owned(),
-        };
-        if !uri.starts_with("http://") {
-            return Err(failed("only http:// is spoken"));
-        }
+        let failed = |what: String| OcspError::Unreachable { what };
         let now = Instant::now();
-        let patience = deadline.saturating_duration_since(now).min(PATIENCE);
-        if patience.is_zero() {
-            return Err(failed("the time for this peer's certificates is over"));
-        }
-        self.known().begin(uri, now).map_err(failed)?;
+        let patience = patience(uri, deadline, now).map_err(|error| failed(error.to_string()))?;
+        let begun = self.known().servers.begin(uri, now);
+        begun.map_err(|error| failed(error.to_string()))?;
         let kind = "application/ocsp-request";
         let answer = self.fetch.post(uri, kind, octets, RESPONSE_LIMIT, patience);
         let mut known = self.known();
-        known.asked.remove(uri);
-        match answer {
-            Ok(answer) => {
-                known.silent.remove(uri);
-                Ok(answer)
-            }
-            Err(what) => {
-                let now = Instant::now();
-                known.silent.retain(|_, since| now < *since + SILENCE);
-                if known.silent.len() < MOST_REMEMBERED {
-                    known.silent.insert(uri.to_owned(), now);
-                }
-                Err(failed(&what))
-            }
-        }
+        known.servers.end(uri, answer.is_ok(), Instant::now());
+        answer.map_err(failed)
     }
 
     /// Forgets what was said, and who was silent.
@@ -347,29 +299,6 @@ impl Ocsp {
 }
 
 impl Known {
-    /// Whether a responder may be asked. Of all whose peers need it, one waits for it at most, where it
-    /// is slow or was silent before: they would be all the threads that there are.
-    fn begin(&mut self, uri: &str, now: Instant) -> Result<(), &'static str> {
-        if let Some(since) = self.silent.get_mut(uri) {
-            if now < *since + SILENCE {
-                return Err("it has not answered a moment ago");
-            }
-            *since = now;
-        }
-        self.asked.retain(|_, since| now < *since + PATIENCE);
-        match self.asked.get(uri) {
-            Some(since) if now >= *since + SLOW => {
-                return Err("it is slow to answer another peer's");
-            }
-            Some(_) => {}
-            None if self.asked.len() < MOST_REMEMBERED => {
-                self.asked.insert(uri.to_owned(), now);
-            }
-            None => {}
-        }
-        Ok(())
-    }
-
     fn remember(&mut self, key: [u8; 32], status: Status, at: SystemTime) {
         let until = match status {
             Status::Good(until) => until.min(at + REMEMBERED),
@@ -416,24 +345,6 @@ mod tests {
         assert_eq!(known.answers[&[9; 32]].1, at + REMEMBERED);
     }
 
-    /// B30: one waits for a responder that was silent, or is slow; nobody behind it does.
-    #[test]
-    fn one_waits_for_a_silent_responder() {
-        let (mut known, start) = (Known::default(), Instant::now());
-        known.silent.insert("http://silent".to_owned(), start);
-        assert!(known.begin("http://silent", start).is_err());
-        let later = start + SILENCE;
-        assert_eq!(known.begin("http://silent", later), Ok(()));
-        assert!(known.begin("http://silent", later).is_err());
-        // Who answers soon is asked by as many as there are.
-        assert_eq!(known.begin("http://slow", start), Ok(()));
-        assert_eq!(known.begin("http://slow", start), Ok(()));
-        assert!(known.begin("http://slow", start + SLOW).is_err());
-        assert_eq!(known.begin("http://other", start + SLOW), Ok(()));
-        // A job that has panicked keeps nobody away for ever.
-        assert_eq!(known.begin("http://slow", start + PATIENCE), Ok(()));
-    }
-
     /// `flush-certs`: what was said and who was silent is as if it had never been.
     #[test]
     fn what_is_forgotten_is_asked_for_again() {
@@ -448,6 +359,10 @@ mod tests {
                 _: usize,
                 _: Duration,
             ) -> Result<Vec<u8>, String> {
+                Err("nobody is there".to_owned())
+            }
+
+            fn get(&self, _: &str, _: usize, _: Duration) -> Result<Vec<u8>, String> {
                 Err("nobody is there".to_owned())
             }
         }

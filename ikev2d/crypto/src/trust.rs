@@ -19,6 +19,7 @@ use x509_cert::der::Decode;
 use x509_cert::der::oid::ObjectIdentifier;
 
 use crate::credential::{CredentialError, KeyKind, SignaturePolicy};
+use crate::crl::{self, List, Lists};
 use crate::ocsp::{Ocsp, Status};
 use crate::paths::Paths;
 use crate::{name, signature};
@@ -30,8 +31,10 @@ const DEPTH: i32 = 7;
 pub(crate) const SECURITY_LEVEL: i32 = 2;
 /// Level 1: 80 bits, which is what DSA's q of 160 bits has. SHA-1 has less, in a chain.
 const DSA_LEVEL: i32 = 1;
-/// How long responders may take for all of a peer's certificates: it sends again meanwhile.
+/// How long servers may take for all of a peer's certificates: it sends again meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same where the peer is taken in any case.
+const PATIENCE_IF_AVAILABLE: Duration = Duration::from_secs(4);
 
 /// What is done about revocation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +65,31 @@ pub struct TrustAnchors {
     pub revocation_lists: Vec<String>,
     /// OCSP responders of authorities, besides those that certificates name.
     pub responders: Vec<(X509, Vec<String>)>,
+    /// Where authorities' revocation lists are, besides where certificates say.
+    pub list_uris: Vec<(X509, Vec<String>)>,
+}
+
+fn level_of(policy: &SignaturePolicy) -> i32 {
+    match policy.kind {
+        KeyKind::Dsa => DSA_LEVEL,
+        _ => SECURITY_LEVEL,
+    }
+}
+
+impl TrustAnchors {
+    fn store(&self, flags: X509VerifyFlags, level: i32) -> Result<X509StoreBuilder, ErrorStack> {
+        let mut store = X509StoreBuilder::new()?;
+        for anchor in self.authorities.iter().chain(&self.certificates) {
+            store.add_cert(anchor.clone())?;
+        }
+        let mut parameters = X509VerifyParam::new()?;
+        parameters.set_depth(DEPTH);
+        parameters.set_auth_level(level);
+        // What is pinned is believed, whoever signed it.
+        parameters.set_flags(flags | X509VerifyFlags::PARTIAL_CHAIN)?;
+        store.set_param(&parameters)?;
+        Ok(store)
+    }
 }
 
 /// A connection's [`Verifier`].
@@ -78,6 +106,7 @@ pub struct Trust {
     revocation: Revocation,
     policy: SignaturePolicy,
     ocsp: Option<Arc<Ocsp>>,
+    lists: Option<Arc<Lists>>,
 }
 
 /// Keys that a claim may be signed with, and the certificates that must not be revoked then.
@@ -107,26 +136,10 @@ impl Trust {
         revocation: Revocation,
         policy: SignaturePolicy,
     ) -> Result<Self, CredentialError> {
-        let level = match policy.kind {
-            KeyKind::Dsa => DSA_LEVEL,
-            _ => SECURITY_LEVEL,
-        };
-        let builder = |flags| -> Result<X509StoreBuilder, ErrorStack> {
-            let mut store = X509StoreBuilder::new()?;
-            for anchor in anchors.authorities.iter().chain(&anchors.certificates) {
-                store.add_cert(anchor.clone())?;
-            }
-            let mut parameters = X509VerifyParam::new()?;
-            parameters.set_depth(DEPTH);
-            parameters.set_auth_level(level);
-            // What is pinned is believed, whoever signed it.
-            parameters.set_flags(flags | X509VerifyFlags::PARTIAL_CHAIN)?;
-            store.set_param(&parameters)?;
-            Ok(store)
-        };
-        let store = builder(X509VerifyFlags::empty())?.build();
+        let level = level_of(&policy);
+        let store = anchors.store(X509VerifyFlags::empty(), level)?.build();
         let with_lists = |flags| -> Result<X509Store, CredentialError> {
-            let mut store = builder(flags | X509VerifyFlags::CRL_CHECK)?;
+            let mut store = anchors.store(flags | X509VerifyFlags::CRL_CHECK, level)?;
             let lookup = store.add_lookup(X509Lookup::file())?;
             for path in &anchors.revocation_lists {
                 let loaded = lookup
@@ -154,12 +167,18 @@ impl Trust {
             revocation,
             policy,
             ocsp: None,
+            lists: None,
         })
     }
 
     /// The same, asking OCSP responders by this.
     pub fn with_ocsp(self, ocsp: Option<Arc<Ocsp>>) -> Self {
         Self { ocsp, ..self }
+    }
+
+    /// The same, fetching revocation lists by this.
+    pub fn with_lists(self, lists: Option<Arc<Lists>>) -> Self {
+        Self { lists, ..self }
     }
 
     /// The keys that a claim may be signed with: pinned ones, or that of a valid certificate of the
@@ -274,7 +293,11 @@ impl Trust {
         }
         let between = stack(&believed.between)?;
         let below = believed.chain.len().saturating_sub(1);
-        let deadline = Instant::now() + PATIENCE;
+        let patience = match self.revocation {
+            Revocation::IfAvailable => PATIENCE_IF_AVAILABLE,
+            _ => PATIENCE,
+        };
+        let deadline = Instant::now() + patience;
         for (at, certificate) in believed.chain.iter().enumerate() {
             if at < below.max(usize::from(strict)) {
                 let issuer = believed.chain.get(at + 1).map(|issuer| &**issuer);
@@ -298,24 +321,49 @@ impl Trust {
         if let Listed::Revoked(why) = &listed {
             return Err(refused(why));
         }
-        let uris = issuer.map_or_else(Vec::new, |issuer| self.responders(certificate, issuer));
-        let mut why = match &listed {
-            Listed::No(why) | Listed::OutOfDate(why) | Listed::Revoked(why) => why,
-            Listed::Good => "",
-        }
-        .to_owned();
-        if let Some((ocsp, issuer)) = self.ocsp.as_ref().zip(issuer).filter(|_| !uris.is_empty()) {
-            match ocsp.status((certificate, issuer), &uris, SystemTime::now(), deadline) {
+        let mut whys: Vec<String> = match &listed {
+            Listed::OutOfDate(why) => vec![why.clone()],
+            _ => Vec::new(),
+        };
+        let named = |uris: fn(&Self, &X509Ref, &X509Ref) -> Vec<String>| {
+            issuer.map_or_else(Vec::new, |issuer| uris(self, certificate, issuer))
+        };
+        let (responders, points) = (named(Self::responders), named(Self::list_uris));
+        let at = SystemTime::now();
+        if let Some((ocsp, issuer)) = self.ocsp.as_ref().zip(issuer)
+            && !responders.is_empty()
+        {
+            match ocsp.status((certificate, issuer), &responders, at, deadline) {
                 Ok(Status::Good(_)) => return Ok(()),
                 Ok(Status::Revoked) => {
                     return Err(refused("the OCSP responder says that it is revoked"));
                 }
-                Err(error) => why = error.to_string(),
+                Err(fruitless) => whys.push(fruitless.to_string()),
             }
         }
-        let promised = !uris.is_empty()
+        if let Some((lists, issuer)) = self.lists.as_ref().zip(issuer)
+            && !points.is_empty()
+            && !matches!(listed, Listed::Good)
+        {
+            let (found, fruitless) = lists.find((certificate, issuer), &points, at, deadline);
+            whys.extend(Some(fruitless.to_string()).filter(|why| !why.is_empty()));
+            match self.look_up_in(&found, certificate, between)? {
+                Listed::Good => return Ok(()),
+                Listed::Revoked(why) => return Err(refused(&why)),
+                Listed::No(_) if found.is_empty() => {}
+                Listed::No(why) | Listed::OutOfDate(why) => whys.push(why),
+            }
+        }
+        let promised = !responders.is_empty()
+            || !points.is_empty()
             || certificate.crl_distribution_points().is_some()
             || matches!(listed, Listed::OutOfDate(_));
+        if let Listed::No(why) = &listed
+            && whys.is_empty()
+        {
+            whys.push(why.clone());
+        }
+        let why = whys.join("; ");
         match self.revocation {
             _ if matches!(listed, Listed::Good) => Ok(()),
             Revocation::Strict => Err(refused(&why)),
@@ -346,33 +394,72 @@ impl Trust {
         uris
     }
 
-    /// What the lists say of a certificate.
-    fn look_up(&self, certificate: &X509Ref, between: &Stack<X509>) -> Result<Listed, Refusal> {
-        /// X509_V_ERR_UNABLE_TO_GET_CRL.
-        const NO_LIST: i32 = 3;
-        /// X509_V_ERR_CRL_NOT_YET_VALID and …_CRL_HAS_EXPIRED.
-        const OUT_OF_DATE: [i32; 2] = [11, 12];
-        let (verified, reason, _) = verify(&self.revoking, certificate, between)?;
-        if verified {
-            return Ok(Listed::Good);
-        }
-        let why = reason.error_string().to_owned();
-        if !OUT_OF_DATE.contains(&reason.as_raw()) {
-            // Nothing else excuses a list: one that can't be verified, say.
-            return Ok(match reason.as_raw() {
-                NO_LIST => Listed::No(why),
-                _ => Listed::Revoked(why),
-            });
-        }
-        // The library looks at a list's dates first and at its entries never, if those are wrong: who
-        // was revoked once stays so. The certificates' own dates are checked already.
-        let (unlisted, again, _) = verify(&self.timeless, certificate, between)?;
-        Ok(if unlisted {
-            Listed::OutOfDate(why)
-        } else {
-            Listed::Revoked(again.error_string().to_owned())
-        })
+    /// Where a certificate's lists are: by configuration first, then where it says itself.
+    fn list_uris(&self, certificate: &X509Ref, issuer: &X509Ref) -> Vec<String> {
+        let configured = self.anchors.list_uris.iter();
+        let configured = configured.filter(|(authority, _)| same(authority, issuer));
+        let mut uris: Vec<String> = configured.flat_map(|(_, uris)| uris.clone()).collect();
+        uris.extend(crl::points(certificate));
+        uris
     }
+
+    /// What the lists in files say of a certificate.
+    fn look_up(&self, certificate: &X509Ref, between: &Stack<X509>) -> Result<Listed, Refusal> {
+        let timeless = || Ok(&self.timeless);
+        look_up(&self.revoking, timeless, certificate, between)
+    }
+
+    /// What these lists say of it.
+    fn look_up_in(
+        &self,
+        lists: &[Arc<List>],
+        certificate: &X509Ref,
+        between: &Stack<X509>,
+    ) -> Result<Listed, Refusal> {
+        let store = |flags| {
+            let flags = flags | X509VerifyFlags::CRL_CHECK | X509VerifyFlags::USE_DELTAS;
+            let level = level_of(&self.policy);
+            let mut store = self.anchors.store(flags, level).map_err(library)?;
+            crl::add_to(&mut store, lists).map_err(library)?;
+            Ok(store.build())
+        };
+        let timeless = || store(X509VerifyFlags::NO_CHECK_TIME);
+        let revoking = store(X509VerifyFlags::empty())?;
+        look_up(&revoking, timeless, certificate, between)
+    }
+}
+
+/// What the lists of a store say of a certificate; the other store has them whatever their dates say.
+fn look_up<S: std::borrow::Borrow<X509Store>>(
+    revoking: &X509Store,
+    timeless: impl FnOnce() -> Result<S, Refusal>,
+    certificate: &X509Ref,
+    between: &Stack<X509>,
+) -> Result<Listed, Refusal> {
+    /// X509_V_ERR_UNABLE_TO_GET_CRL.
+    const NO_LIST: i32 = 3;
+    /// X509_V_ERR_CRL_NOT_YET_VALID and …_CRL_HAS_EXPIRED.
+    const OUT_OF_DATE: [i32; 2] = [11, 12];
+    let (verified, reason, _) = verify(revoking, certificate, between)?;
+    if verified {
+        return Ok(Listed::Good);
+    }
+    let why = reason.error_string().to_owned();
+    if !OUT_OF_DATE.contains(&reason.as_raw()) {
+        // Nothing else excuses a list: one that can't be verified, say.
+        return Ok(match reason.as_raw() {
+            NO_LIST => Listed::No(why),
+            _ => Listed::Revoked(why),
+        });
+    }
+    // The library looks at a list's dates first and at its entries never, if those are wrong: who
+    // was revoked once stays so. The certificates' own dates are checked already.
+    let (unlisted, again, _) = verify(timeless()?.borrow(), certificate, between)?;
+    Ok(if unlisted {
+        Listed::OutOfDate(why)
+    } else {
+        Listed::Revoked(again.error_string().to_owned())
+    })
 }
 
 /// What lists say of a certificate, with the library's words.
@@ -488,7 +575,7 @@ impl Verifier for Trust {
     }
 
     fn may_wait(&self) -> bool {
-        self.ocsp.is_some() && self.revocation != Revocation::Off
+        (self.ocsp.is_some() || self.lists.is_some()) && self.revocation != Revocation::Off
     }
 
     /// Nobody is asked about the certificates of a peer that hasn't even their key (CVE-2022-40617).

@@ -289,10 +289,13 @@ impl AuthSection {
             keys,
             revocation_lists: credentials.revocation_lists().to_vec(),
             responders: credentials.responders(),
+            list_uris: credentials.list_uris(),
         };
         let trust = Trust::new(anchors, self.revocation.into(), policy.clone())
             .map_err(|error| ("auth", error.to_string()))?;
-        Ok(trust.with_ocsp(credentials.ocsp()))
+        Ok(trust
+            .with_ocsp(credentials.ocsp())
+            .with_lists(credentials.lists()))
     }
 
     /// Our key and certificates for TLS.

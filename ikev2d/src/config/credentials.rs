@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ikev2d_crypto::credential::{CredentialError, certificates, private_key};
+use ikev2d_crypto::crl::Lists;
 use ikev2d_crypto::ocsp::Ocsp;
 use ikev2d_crypto::{PrivateKey, X509};
 use ikev2d_proto::config::Identity;
@@ -27,7 +28,8 @@ const FILE_LIMIT: u64 = 1 << 20;
 pub struct AuthoritySection {
     /// File with its certificate.
     pub cacert: String,
-    /// `file://` addresses of its revocation lists.
+    /// `file://` and `http://` addresses of its revocation lists; the latter are fetched when a
+    /// certificate is to be checked, before those that it names itself.
     #[serde(default)]
     pub crl_uris: Vec<String>,
     /// `http://` addresses of its OCSP responders, which are asked before those that certificates name.
@@ -57,6 +59,7 @@ pub struct Credentials {
     named: BTreeMap<String, Vec<Authority>>,
     revocation_lists: Vec<String>,
     ocsp: Option<Arc<Ocsp>>,
+    lists: Option<Arc<Lists>>,
     /// Users of EAP, and their passwords.
     eap: Vec<(Vec<u8>, Zeroizing<String>)>,
 }
@@ -75,6 +78,7 @@ impl Credentials {
         Self {
             base: base.unwrap_or_default(),
             ocsp: Some(Arc::new(Ocsp::new(Http::default()))),
+            lists: Some(Arc::new(Lists::new(Http::default()))),
             ..Self::default()
         }
     }
@@ -103,11 +107,24 @@ impl Credentials {
         }
     }
 
-    /// Forgets what OCSP responders have said.
+    /// Forgets what OCSP responders have said, and lists that were fetched.
     pub(crate) fn flush(&self) {
         if let Some(ocsp) = &self.ocsp {
             ocsp.forget();
         }
+        if let Some(lists) = &self.lists {
+            lists.forget();
+        }
+    }
+
+    /// What was fetched by HTTP, by kind: of use, and of no use.
+    pub(crate) fn fetched(&self) -> [(&'static str, (u64, u64)); 2] {
+        let ocsp = self.ocsp.as_ref().map(|ocsp| ocsp.fetched().get());
+        let lists = self.lists.as_ref().map(|lists| lists.fetched().get());
+        [
+            ("ocsp", ocsp.unwrap_or_default()),
+            ("crl", lists.unwrap_or_default()),
+        ]
     }
 
     pub(crate) fn read_authority(
@@ -124,8 +141,13 @@ impl Credentials {
         }
         let mut lists = Vec::new();
         for uri in &section.crl_uris {
+            if uri.starts_with("http://") {
+                continue;
+            }
             let path = uri.strip_prefix("file://").ok_or_else(|| {
-                let what = format!("{uri:?}: expected file://PATH, lists are not fetched");
+                let what = format!(
+                    "{uri:?}: expected file://PATH, or http://HOST/PATH: a list is signed itself"
+                );
                 ("crl_uris", what)
             })?;
             let path = self.base.join(path);
@@ -161,6 +183,17 @@ impl Credentials {
             .collect()
     }
 
+    /// Addresses of revocation lists to be fetched, by authority.
+    pub(super) fn list_uris(&self) -> Vec<(X509, Vec<String>)> {
+        let named = self.named.values().flatten();
+        let fetched = named.map(|authority| {
+            let uris = authority.crl_uris.iter();
+            let uris = uris.filter(|uri| uri.starts_with("http://")).cloned();
+            (authority.certificate.clone(), uris.collect::<Vec<_>>())
+        });
+        fetched.filter(|(_, uris)| !uris.is_empty()).collect()
+    }
+
     /// A password of EAP, and whose it is.
     pub(crate) fn add_eap_secret(&mut self, ids: &[Identity], secret: &[u8]) -> Result<(), String> {
         let text = std::str::from_utf8(secret).map_err(|_| "a password of EAP is text")?;
@@ -180,6 +213,10 @@ impl Credentials {
 
     pub(super) fn ocsp(&self) -> Option<Arc<Ocsp>> {
         self.ocsp.clone()
+    }
+
+    pub(super) fn lists(&self) -> Option<Arc<Lists>> {
+        self.lists.clone()
     }
 
     /// The private key of a public one.

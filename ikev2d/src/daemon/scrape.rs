@@ -90,6 +90,7 @@ impl Daemon {
             notified: self.endpoint.notified(),
             counts,
             legacy: self.listed.legacy(),
+            fetched: self.config.credentials.fetched(),
             plane: self.plane_statistics(),
             connections: connections.collect(),
             configured: self.endpoint.connections().len(),

@@ -249,6 +249,20 @@ fn ike(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
             stats.auth_failures,
         ),
     ])?;
+    let fetched = snapshot
+        .fetched
+        .iter()
+        .flat_map(|(kind, (good, fruitless))| {
+            let labels = move |outcome| vec![("kind", *kind), ("outcome", outcome)];
+            [(labels("good"), *good), (labels("fruitless"), *fruitless)]
+        });
+    out.counter(
+        (
+            "revocation_fetched",
+            "What was fetched by HTTP to know whether certificates are revoked",
+        ),
+        fetched,
+    )?;
     for (about, down) in [
         (
             ("ike_down", "IKE SAs that are gone, by why"),

@@ -38,6 +38,8 @@ pub(crate) struct Snapshot {
     pub(crate) counts: Counts,
     /// SAs set up with algorithms of another time.
     pub(crate) legacy: u64,
+    /// What revocation has fetched, by kind: of use, and of no use.
+    pub(crate) fetched: [(&'static str, (u64, u64)); 2],
     /// The data plane's counters by name.
     pub(crate) plane: Vec<(String, u64)>,
     /// All that are configured, as far as they may have series.

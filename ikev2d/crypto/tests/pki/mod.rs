@@ -184,6 +184,17 @@ pub(crate) fn days(from_now: i64) -> Asn1Time {
 
 /// An issuer's list, valid for these days.
 pub(crate) fn revocation_list(issuer: &Holder, valid: (i64, i64), revoked: &[&Holder]) -> X509Crl {
+    numbered_list(issuer, (1, valid), &[], revoked)
+}
+
+/// A list with a number, valid for these days, that says more: names and values as in OpenSSL's
+/// configuration.
+pub(crate) fn numbered_list(
+    issuer: &Holder,
+    (number, valid): (u32, (i64, i64)),
+    extensions: &[(Nid, &str)],
+    revoked: &[&Holder],
+) -> X509Crl {
     let mut list = X509CrlBuilder::new().unwrap();
     list.set_issuer_name(issuer.certificate.subject_name())
         .unwrap();
@@ -204,8 +215,13 @@ pub(crate) fn revocation_list(issuer: &Holder, valid: (i64, i64), revoked: &[&Ho
         .build(&context)
         .unwrap();
     list.append_extension(identifier).unwrap();
-    let number = CrlNumber::new(BigNum::from_u32(1).unwrap()).unwrap();
+    let number = CrlNumber::new(BigNum::from_u32(number).unwrap()).unwrap();
     list.append_extension(number.build().unwrap()).unwrap();
+    for (nid, value) in extensions {
+        #[allow(deprecated, reason = "the only one by name")]
+        let extension = X509Extension::new_nid(None, Some(&context), *nid, value).unwrap();
+        list.append_extension(extension).unwrap();
+    }
     list.sort().unwrap();
     list.sign(&issuer.key, MessageDigest::sha256()).unwrap();
     list.build().unwrap()

@@ -128,8 +128,11 @@ fn a_gateway_that_has_lost_nothing_lets_the_old_one_go() {
     pair.run(Duration::from_secs(300));
     pair.loss = 0;
     assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 1);
-    connect(&mut pair);
-    pair.run(Duration::from_secs(20));
+    pair.initiate();
+    // As long as four messages take: nothing more goes through what the peer has given up.
+    pair.run(Duration::from_millis(100));
+    pair.assert_no_black_hole("at once");
+    pair.run(Duration::from_secs(25));
     pair.agree(1);
     assert_eq!(resumptions(&pair), [1, 1]);
     assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 1);
@@ -243,6 +246,35 @@ fn resumptions_do_not_put_off_reauthentication() {
         assert_eq!(again, 1, "by {side}");
         pair.agree(1);
         assert!(end(&pair).unwrap() > last);
+    }
+}
+
+/// S83: rekeyings before a resumption count as those after it, whoever has made them.
+#[test]
+fn resumptions_do_not_begin_to_count_rekeyings_anew() {
+    for (side, by) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let mut pair = Pair::seeded(17, |a, connection, config| {
+            connection.resumption = Some(LIFE);
+            connection.dpd_delay = Some(Duration::from_secs(10));
+            connection.reauth_frequency = if a == (side == 0) { 3 } else { 0 };
+            config.retransmit_tries = 3;
+            config.retransmit_timeout = Duration::from_secs(1);
+        });
+        pair.up();
+        for rekeying in 1..=3 {
+            let again = pair.sides[side].endpoint.stats().reauthentications;
+            assert_eq!(again, 0, "{side} {by}");
+            let (now, ike) = (pair.now, pair.ike(by));
+            pair.sides[by].endpoint.rekey_ike(now, ike).unwrap();
+            pair.run(Duration::from_secs(5));
+            if rekeying < 3 {
+                lose(&mut pair);
+                assert_eq!(connect(&mut pair), [RESUME, RESUME, AUTH, AUTH]);
+            }
+        }
+        let again = pair.sides[side].endpoint.stats().reauthentications;
+        assert_eq!(again, 1, "{side} {by}");
+        pair.settle(1);
     }
 }
 

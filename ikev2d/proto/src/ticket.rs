@@ -27,7 +27,7 @@ const NUMBER_LEN: usize = 4;
 /// tickets are good no more: that takes no memory.
 const MOST_SPENT: usize = 100_000;
 /// Tickets of gateways that an endpoint keeps, one for each connection, at most.
-const MOST_HELD: usize = 4096;
+pub const MOST_HELD: usize = 4096;
 
 /// For how long a key seals: as long as the ticket lives that it was made for, within these.
 const SEALING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
@@ -50,6 +50,8 @@ pub(crate) struct Session {
     pub(crate) ppk: bool,
     /// When the peers' authentication is over, if it ever is: no resumption renews it.
     pub(crate) authenticated_until: Option<Instant>,
+    /// Rekeyings since they have authenticated each other: no resumption begins anew with them, either.
+    pub(crate) rekeyings: u32,
 }
 
 /// A ticket that we hold.
@@ -96,6 +98,9 @@ pub(crate) struct Tickets {
     spent: HashMap<u64, Instant>,
     /// The ticket that the peer of each IKE SA has.
     given: HashMap<IkeId, (u64, Instant)>,
+    /// Rekeyings since a ticket was given, where they count, and until when it is good: what is in a
+    /// ticket can't be changed any more.
+    rekeyings: HashMap<u64, (u32, Instant)>,
     /// By connection.
     held: HashMap<String, Held>,
 }
@@ -141,6 +146,7 @@ impl Tickets {
         };
         plain.extend(authenticated.to_be_bytes());
         plain.push(u8::from(session.ppk));
+        plain.extend(session.rekeyings.to_be_bytes());
         put(&mut plain, session.connection.as_bytes());
         let client = session.client.emit();
         put(&mut plain, &client);
@@ -210,6 +216,9 @@ impl Tickets {
             millis => Some(end(millis)?),
         };
         let ppk = reader.u8().ok()? != 0;
+        let rekeyings = u32::from_be_bytes(reader.take(4).ok()?.try_into().ok()?);
+        let since_given = self.rekeyings.get(&given);
+        let rekeyings = since_given.map_or(rekeyings, |(all, _)| *all);
         let connection = std::str::from_utf8(take(&mut reader)?).ok()?.to_owned();
         let client_body = take(&mut reader)?;
         let client = Identity::read(client_body).ok()?;
@@ -226,6 +235,7 @@ impl Tickets {
             d: Zeroizing::new(take(&mut reader)?.to_vec()),
             ppk,
             authenticated_until,
+            rekeyings,
         };
         let good = now < until && !self.spent.contains_key(&given);
         good.then_some(Presented {
@@ -247,8 +257,10 @@ impl Tickets {
         if self.spent.len() >= MOST_SPENT {
             self.keys.clear();
             self.spent.clear();
+            self.rekeyings.clear();
         }
         self.arm(now);
+        self.rekeyings.remove(&number);
         self.spent.insert(number, until).is_none()
     }
 
@@ -278,7 +290,8 @@ impl Tickets {
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.due.take_if(|due| *due <= now).is_some() {
             self.tidy(now);
-            if !(self.keys.is_empty() && self.spent.is_empty() && self.held.is_empty()) {
+            let counts = self.rekeyings.is_empty() && self.spent.is_empty();
+            if !(counts && self.keys.is_empty() && self.held.is_empty()) {
                 self.arm(now);
             }
         }
@@ -288,16 +301,21 @@ impl Tickets {
     pub(crate) fn tidy(&mut self, now: Instant) {
         self.keys.retain(|_, key| now < key.until.max(key.turn));
         self.spent.retain(|_, until| now < *until);
+        self.rekeyings.retain(|_, (_, until)| now < *until);
         self.held.retain(|_, held| now < held.until);
     }
 
-    /// Another IKE SA has taken over from one.
-    pub(crate) fn hand_over(&mut self, old: IkeId, new: IkeId) {
+    /// Another IKE SA has taken over from one, after so many rekeyings if they count.
+    pub(crate) fn hand_over(&mut self, old: IkeId, new: IkeId, rekeyings: u32) {
         if let Some(given) = self.given.remove(&old) {
             self.given.insert(new, given);
+            if rekeyings != 0 {
+                self.rekeyings.insert(given.0, (rekeyings, given.1));
+            }
         }
         for held in self.held.values_mut().filter(|held| held.ike == old) {
             held.ike = new;
+            held.session.rekeyings = rekeyings;
         }
     }
 
@@ -451,6 +469,7 @@ mod tests {
             d: Zeroizing::new(vec![7; 48]),
             ppk: true,
             authenticated_until: None,
+            rekeyings: 3,
         }
     }
 
@@ -467,6 +486,7 @@ mod tests {
         assert_eq!((&got.client, &got.gateway), (&put.client, &put.gateway));
         assert_eq!(got.id_body, put.id_body);
         assert_eq!((&got.d, got.ppk), (&put.d, put.ppk));
+        assert_eq!(got.rekeyings, put.rekeyings);
         assert_eq!(got.authenticated_until, None);
         let ends = Session {
             authenticated_until: Some(start + LIFE * 2),
@@ -564,7 +584,7 @@ mod tests {
             ticket.unwrap()
         };
         let (kept, gone) = (give(&mut tickets, 1), give(&mut tickets, 2));
-        tickets.hand_over(IkeId(2), IkeId(3));
+        tickets.hand_over(IkeId(2), IkeId(3), 1);
         tickets.revoke(now, IkeId(3));
         let opens = |tickets: &Tickets, ticket: &[u8]| {
             tickets
@@ -575,7 +595,7 @@ mod tests {
         for number in 0..=MOST_SPENT as u64 {
             tickets.spend_number(now, 1_000_000 + number, now + LIFE);
         }
-        assert!(tickets.spent.len() <= MOST_SPENT);
+        assert!(tickets.spent.len() <= MOST_SPENT && tickets.rekeyings.is_empty());
         assert!(!opens(&tickets, &kept) && !opens(&tickets, &gone));
         let fresh = give(&mut tickets, 4);
         assert!(opens(&tickets, &fresh));

@@ -390,7 +390,8 @@ impl IkeSa {
             self.forget_at = Some(ctx.now + FORGET);
         }
         let (old, new) = (self.id, heir.id);
-        ctx.out.tickets.hand_over(old, new);
+        let rekeyings = heir.reauth.rekeyings;
+        ctx.out.tickets.hand_over(old, new, rekeyings);
         ctx.event(Event::IkeRekeyed { old, new });
     }
 }

@@ -2,7 +2,7 @@
 //! Session resumption (RFC 5723): whoever comes back shows a ticket in IKE_SESSION_RESUME, and both go
 //! on from the old IKE SA's keys, without a key exchange and with no other proof.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -279,13 +279,13 @@ impl IkeSa {
             d: Zeroizing::new(keys.d().to_vec()),
             ppk: self.ppk,
             authenticated_until: self.reauth.expire_at,
+            rekeyings: self.reauth.rekeyings,
         })
     }
 
-    /// When the authentication is over that a resumed session goes on with.
-    pub(crate) fn resumed_until(&self) -> Option<Instant> {
-        let resumed = self.init.resumes.as_deref()?;
-        resumed.session().authenticated_until
+    /// The session that it goes on with.
+    pub(crate) fn resumed_session(&self) -> Option<&Session> {
+        self.init.resumes.as_deref().map(Resumed::session)
     }
 
     /// For how long a ticket may be good: no longer than the peers' authentication.

@@ -471,6 +471,8 @@ impl IkeSa {
                 // With reauthentication the peer still has another one, and this one in a moment; so it
                 // has after its death, if it can take up what its accelerator carries.
                 let wait = match self.succeeds {
+                    // Who shows a ticket has given up what it had (RFC 5723 §1).
+                    _ if self.resumed_session().is_some() => None,
                     true => Some(SUCCESSION),
                     false => self.has_elsewhere(ctx, &child).then_some(OVERLAP),
                 };

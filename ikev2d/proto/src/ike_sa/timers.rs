@@ -29,7 +29,13 @@ impl IkeSa {
         let fresh = self.connection.reauth_time;
         let fresh = fresh.map(|time| ctx.now + time + over_time);
         // Who comes back with a ticket is as authenticated as before, and no longer.
-        let last = fresh.into_iter().chain(self.resumed_until()).min();
+        let session = self.resumed_session();
+        let rekeyings = session.map_or(0, |session| session.rekeyings);
+        let before = session.and_then(|session| session.authenticated_until);
+        if rekeyings != 0 {
+            self.reauth.rekeyings = rekeyings;
+        }
+        let last = fresh.into_iter().chain(before).min();
         if let Some(last) = last {
             let spread = self.connection.rand_time;
             let left = last.saturating_duration_since(ctx.now + over_time);

@@ -4,7 +4,8 @@
 # so that both do ESP in user space), one after the other in rounds, loaded by `esplanade ike-load` from
 # another network namespace: with a preshared key, with ECDSA certificates, and with ML-KEM-768 added
 # (strongSwan's only where ESPLANADE_STRONGSWAN_ROOT names the folder of a system with one that has it, such as
-# target/peers/strongswan-forky, which `cargo xtask peers` makes).
+# target/peers/strongswan-forky, which `cargo xtask peers` makes). Beside each, what ikev2d spends on one that is
+# resumed by a ticket instead (RFC 5723).
 # Then, for ikev2d: memory of IKE SAs that stay, all of them rekeyed, and a flood of first messages from
 # addresses where nobody is, with peers that set up meanwhile.
 #
@@ -12,6 +13,7 @@
 #   PARTS="psk certificates ml-kem kept flood" chooses among the parts
 set -eu
 rounds=${1:-3} count=${2:-2000} kept=${3:-10000} flood=${4:-60}
+resumed=$((count < 4096 ? count : 4096)) # tickets that ike-load keeps
 parts=${PARTS:-psk certificates ml-kem kept flood}
 cd "$(dirname "$0")/.."
 [ -n "${NO_BUILD:-}" ] || cargo build --quiet --release -p ikev2d -p cli
@@ -70,6 +72,7 @@ tun = { name = "esp0", queues = 1 }
 sa_cache = { capacity = 65536 }
 [connections.load]
 unique = "never"
+resumption = "1h"
 proposals = ["$proposal"]
 local = { $local, id = "$2.load" }
 remote = { $remote }
@@ -160,10 +163,15 @@ for kind in psk certificates ml-kem; do
             echo "$kind, round $round, $who: $(field "$work/$kind.$who.$round" up) up," \
                 "$(field "$work/$kind.$who.$round" responder_cpu_us_per_sa) us of CPU per IKE SA," \
                 "$(field "$work/$kind.$who.$round" per_second)/s, p99 $(field "$work/$kind.$who.$round" latency_ms.p99) ms"
+            if [ $who = ours ]; then
+                load --config "$work/initiator.toml" --count "$resumed" --resume --watch "$pid" >"$work/$kind.resumed.$round"
+                echo "$kind, round $round, resumed: $(field "$work/$kind.resumed.$round" resumed)," \
+                    "$(field "$work/$kind.resumed.$round" responder_cpu_us_per_sa) us of CPU per IKE SA"
+            fi
             down
         done
     done
-    python3 - "$work/$kind" "$kind" "$count" <<'END'
+    python3 - "$work/$kind" "$kind" "$count" "$resumed" <<'END'
 import glob, json, statistics, sys
 cpu = {}
 for who in ("ours", "theirs"):
@@ -173,6 +181,11 @@ for who in ("ours", "theirs"):
     if reports:
         cpu[who] = statistics.median(report["responder_cpu_us_per_sa"] for report in reports)
 print(f"{sys.argv[2]}, median:", {who: round(value) for who, value in cpu.items()})
+resumed = [json.load(open(name)) for name in glob.glob(f"{sys.argv[1]}.resumed.*")]
+if any(report["resumed"] != int(sys.argv[4]) or report["up"] != report["resumed"] for report in resumed):
+    sys.exit(f"{sys.argv[2]}: not all were resumed: this measures nothing")
+again = statistics.median(report["responder_cpu_us_per_sa"] for report in resumed)
+print("resumed: %.0f us, %.2f of a full exchange" % (again, again / cpu["ours"]))
 if "theirs" in cpu:
     print("ours is %.2f of strongSwan's (bar: 0.35)" % (cpu["ours"] / cpu["theirs"]))
 END

@@ -17,7 +17,7 @@ const ESP: &str = "aes128gcm16";
 fn ours() -> String {
     format!(
         "[connections.load]\nproposals = [\"{IKE}\"]\nunique = \"never\"\n\
-         local = {{ auth = \"psk\", id = \"responder.load\" }}\nremote = {{ auth = \"psk\" }}\n\
+         resumption = \"1h\"\nlocal = {{ auth = \"psk\", id = \"responder.load\" }}\nremote = {{ auth = \"psk\" }}\n\
          [connections.load.children.net]\nlocal_ts = [\"10.2.0.0/16\"]\n\
          remote_ts = [\"10.128.0.0/9\"]\nesp_proposals = [\"{ESP}\"]\n"
     )
@@ -103,6 +103,13 @@ fn our_daemon_takes_load_and_a_flood() {
     let all = ["--count", "40", "--initiators", "8"];
     let report = load(&wire.a, &responder, &[&from[..], &all].concat());
     assert_eq!(report["up"], 40, "{report}");
+    // B15: what was lost is resumed by tickets.
+    let report = load(&wire.a, &responder, &["--count", "20", "--resume"]);
+    assert_eq!(
+        (&report["up"], &report["resumed"], &report["failed"]),
+        (&20.into(), &20.into(), &0.into()),
+        "{report}"
+    );
     let flood = [
         &from[..],
         &["--flood", "2", "--port", "1500", "--nat-port", "14500"],

@@ -373,6 +373,17 @@ impl Endpoint {
         })
     }
 
+    /// Takes an IKE SA for lost, as if its peer had not answered for long: nobody is told, and it may be
+    /// resumed.
+    ///
+    /// # Errors
+    /// [`UnknownSa`].
+    pub fn lose_ike(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
+        self.on(now, ike, |sa, ctx| {
+            sa.die(ctx, crate::event::reason::NO_ANSWER)
+        })
+    }
+
     fn ike_of(&self, child: ChildId) -> Result<IkeId, UnknownSa> {
         self.sas.of_child(child).ok_or(UnknownSa)
     }

@@ -33,6 +33,8 @@ pub mod ts;
 pub mod wire;
 pub mod xauth;
 
+pub use ticket::MOST_HELD as MOST_TICKETS;
+
 /// Feeds a payload's body to every parser of payloads.
 #[cfg(fuzzing)]
 pub fn parse_any(body: &[u8]) {

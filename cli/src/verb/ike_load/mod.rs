@@ -44,6 +44,10 @@ pub(crate) struct Arguments {
     /// IKE SAs without a child.
     #[arg(long)]
     childless: bool,
+    /// Set all up, lose them without a word, and measure how they are resumed by their tickets (RFC 5723):
+    /// the responder must give some (`resumption`), and keeps what is lost as long as it does. At most 4096.
+    #[arg(long, conflicts_with = "flood")]
+    resume: bool,
     /// Addresses to come from, one after another; they must be local (`ip route add local NET dev lo`).
     #[arg(long)]
     from: Option<ipnet::IpNet>,
@@ -105,8 +109,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let up = report.up.max(1) as f64;
     let per_sa = |cpu: std::time::Duration| cpu.as_secs_f64() * 1e6 / up;
     let value = json!({
-        "up": report.up, "failed": report.failed, "rekeyed": report.rekeyed,
-        "children_rekeyed": report.children_rekeyed, "lost": report.lost,
+        "up": report.up, "resumed": report.resumed, "failed": report.failed,
+        "rekeyed": report.rekeyed, "children_rekeyed": report.children_rekeyed, "lost": report.lost,
         "retransmits": report.retransmits,
         "seconds": report.seconds, "per_second": report.up as f64 / report.seconds,
         "latency_ms": latency,

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use ikev2d::config::Config;
@@ -21,7 +22,11 @@ pub(super) struct Policy {
     base: u32,
     from: Option<ipnet::IpNet>,
     source: IpAddr,
+    resume: bool,
 }
+
+/// For how long tickets are kept.
+const TICKET_LIFE: Duration = Duration::from_secs(3600);
 
 impl Policy {
     pub(super) fn new(arguments: &Arguments, source: IpAddr) -> Result<Self> {
@@ -37,6 +42,7 @@ impl Policy {
             base: arguments.local_ts.network().into(),
             from: arguments.from,
             source,
+            resume: arguments.resume,
         })
     }
 
@@ -60,6 +66,7 @@ impl Policy {
     pub(super) fn connection(&self, number: u64, peer: IpAddr) -> Result<Connection> {
         let mut connection = (*self.template).clone();
         connection.name = Self::name(number);
+        connection.resumption = self.resume.then_some(TICKET_LIFE);
         let from = self.source(number)?;
         connection.local_addrs = vec![host(from)];
         connection.remote_addrs = vec![host(peer)];

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use hdrhistogram::Histogram;
 use ikev2d_crypto::OpensslCrypto;
+use ikev2d_proto::MOST_TICKETS;
 use ikev2d_proto::config::EndpointConfig;
 use ikev2d_proto::endpoint::Endpoint;
 use ikev2d_proto::event::{Answer, ChildId, Event, IkeId};
@@ -27,6 +28,7 @@ const REKEYINGS: usize = 64;
 /// What came of it.
 pub(super) struct Report {
     pub(super) up: u64,
+    pub(super) resumed: u64,
     pub(super) failed: u64,
     pub(super) rekeyed: u64,
     pub(super) children_rekeyed: u64,
@@ -47,6 +49,8 @@ pub(super) struct Load<'a> {
     peer: SocketAddr,
     sockets: Sockets,
     endpoint: Endpoint,
+    /// They are set up to be lost.
+    preparing: bool,
     /// When each set-up that goes on was due.
     begun: HashMap<u64, Instant>,
     /// Those that are there.
@@ -60,6 +64,9 @@ pub(super) struct Load<'a> {
 
 impl<'a> Load<'a> {
     pub(super) fn new(arguments: &'a Arguments) -> Result<Self> {
+        if arguments.resume && arguments.count > MOST_TICKETS as u64 {
+            bail!("--resume: at most {MOST_TICKETS} tickets are kept; lower --count");
+        }
         let peer = super::peer(arguments);
         let config = EndpointConfig {
             ike_port: arguments.port,
@@ -76,6 +83,7 @@ impl<'a> Load<'a> {
             policy,
             peer,
             endpoint,
+            preparing: arguments.resume,
             begun: HashMap::new(),
             there: HashMap::new(),
             leaving: HashSet::new(),
@@ -84,6 +92,7 @@ impl<'a> Load<'a> {
             children_rekeying: HashSet::new(),
             report: Report {
                 up: 0,
+                resumed: 0,
                 failed: 0,
                 rekeyed: 0,
                 children_rekeyed: 0,
@@ -99,6 +108,10 @@ impl<'a> Load<'a> {
     }
 
     pub(super) fn run(mut self) -> Result<Report> {
+        if self.preparing {
+            self.set_up(Instant::now())?;
+            self.lose();
+        }
         let watched =
             |what: fn(u32) -> Result<Duration>, pid: Option<u32>| pid.map(what).transpose();
         let own = std::process::id();
@@ -127,8 +140,20 @@ impl<'a> Load<'a> {
             self.go_on(Instant::now() + hold, |_| false)?;
             self.leave()?;
         }
-        self.report.retransmits = self.endpoint.stats().retransmits;
+        let stats = self.endpoint.stats();
+        (self.report.retransmits, self.report.resumed) = (stats.retransmits, stats.resumptions);
         Ok(self.report)
+    }
+
+    /// Forgets what is there, as if its peer were out of reach.
+    fn lose(&mut self) {
+        self.preparing = false;
+        for (ike, _) in std::mem::take(&mut self.there) {
+            let _ = self.endpoint.lose_ike(Instant::now(), ike);
+        }
+        self.settle();
+        (self.report.up, self.report.failed) = (0, 0);
+        self.report.latency.reset();
     }
 
     fn set_up(&mut self, start: Instant) -> Result<()> {
@@ -282,7 +307,7 @@ impl<'a> Load<'a> {
             .latency
             .saturating_record(u64::try_from(micros).unwrap_or(u64::MAX));
         self.there.insert(ike, child);
-        if !self.arguments.keep {
+        if !self.arguments.keep && !self.preparing {
             self.leaving.insert(ike);
             let _ = self.endpoint.terminate_ike(now, ike);
         }

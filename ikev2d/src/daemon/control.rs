@@ -488,6 +488,7 @@ impl Daemon {
         counters.put("auth-failures", stats.auth_failures);
         counters.put("resumptions", stats.resumptions);
         counters.put("refused-tickets", stats.refused_tickets);
+        counters.put("jobs", self.counts.jobs);
         counters.put("legacy-sas", self.listed.legacy());
         let mut all = Section::default();
         all.put_section("", counters);

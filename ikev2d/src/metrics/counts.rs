@@ -18,6 +18,8 @@ pub(crate) struct Counts {
     pub(crate) children_rekeyed: u64,
     /// By why they went.
     pub(crate) children_down: BTreeMap<&'static str, u64>,
+    /// Signatures made and checked, and what else is slow.
+    pub(crate) jobs: u64,
     pub(crate) initiations_failed: u64,
     pub(crate) paths_changed: u64,
     pub(crate) scrapes: u64,
@@ -31,6 +33,7 @@ impl Counts {
         match event {
             Event::IkeUp { .. } => self.ikes_up += 1,
             Event::IkeRekeyed { .. } => self.ikes_rekeyed += 1,
+            Event::Job { .. } => self.jobs += 1,
             Event::IkeDown { reason, .. } => {
                 *self.ikes_down.entry(class(reason)).or_default() += 1;
             }

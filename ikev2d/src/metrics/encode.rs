@@ -198,6 +198,11 @@ fn ike(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
             stats.refused_tickets,
         ),
         (
+            "ike_jobs",
+            "Signatures made and checked, and what else is slow",
+            counts.jobs,
+        ),
+        (
             "child_up",
             "Child SAs established so far",
             counts.children_up,

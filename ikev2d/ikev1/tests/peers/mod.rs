@@ -18,6 +18,7 @@ use ikev2d_proto::ts::TrafficSelector;
 use zeroize::Zeroizing;
 
 pub(crate) mod open;
+mod permissive;
 
 /// A side with what it has installed.
 pub(crate) struct Side {

@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Cryptography that encrypts nothing and believes every HASH: what a test says as a peer is authentic.
+//! What a test says as a peer is authentic.
 
 use std::sync::{Arc, Mutex};
 
 use ikev1_proto::wire::{Chain, Header, payload};
 use ikev2d_crypto::OpensslCrypto;
-use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
+use ikev2d_proto::algorithm::{Group, Prf};
 use ikev2d_proto::config::{Connection, EndpointConfig};
-use ikev2d_proto::crypto::{Crypto, CryptoError, KeyExchange};
+use ikev2d_proto::crypto::{Crypto as _, CryptoError, KeyExchange};
 use ikev2d_proto::event::Path;
 use zeroize::Zeroizing;
 
 use super::Pair;
+use super::permissive::{Beneath, Permissive};
 
-pub(crate) struct Open {
+/// OpenSSL's cryptography with every lock open.
+pub(crate) type Open = Permissive<Noting>;
+
+pub(crate) struct Noting {
     beneath: OpensslCrypto,
     /// What was asked of it, in its order.
     calls: Mutex<Vec<&'static str>>,
@@ -21,30 +25,24 @@ pub(crate) struct Open {
 
 impl Open {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self(Noting {
             beneath: OpensslCrypto::new().unwrap(),
             calls: Mutex::default(),
-        })
-    }
-
-    fn note(&self, what: &'static str) {
-        self.calls.lock().unwrap().push(what);
+        }))
     }
 
     /// What was asked of it since this was last asked.
     pub(crate) fn calls(&self) -> Vec<&'static str> {
-        std::mem::take(&mut self.calls.lock().unwrap())
+        std::mem::take(&mut self.0.calls.lock().unwrap())
     }
 }
 
-impl Crypto for Open {
+impl Beneath for Noting {
     fn random(&self, out: &mut [u8]) {
-        self.note("random");
         self.beneath.random(out);
     }
 
     fn generate(&self, group: Group) -> Result<Box<dyn KeyExchange>, CryptoError> {
-        self.note("generate");
         self.beneath.generate(group)
     }
 
@@ -54,64 +52,19 @@ impl Crypto for Open {
         key: &[u8],
         parts: &[&[u8]],
     ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
-        self.note("prf");
         self.beneath.prf(prf, key, parts)
     }
 
-    fn integrity(&self, _: Integrity, _: &[u8], _: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
-        Err(CryptoError)
-    }
-
-    fn aead_seal(
-        &self,
-        _: Encryption,
-        _: &[u8],
-        _: &[u8],
-        _: &[u8],
-        _: &mut Vec<u8>,
-    ) -> Result<(), CryptoError> {
-        Err(CryptoError)
-    }
-
-    fn aead_open(
-        &self,
-        _: Encryption,
-        _: &[u8],
-        _: &[u8],
-        _: &[u8],
-        _: &mut Vec<u8>,
-    ) -> Result<(), CryptoError> {
-        Err(CryptoError)
-    }
-
-    fn cbc(
-        &self,
-        encryption: Encryption,
-        _: bool,
-        _: &[u8],
-        _: &[u8],
-        data: &mut Vec<u8>,
-    ) -> Result<(), CryptoError> {
-        self.note("cbc");
-        match data.len() % encryption.iv_len() {
-            0 => Ok(()),
-            _ => Err(CryptoError),
-        }
-    }
-
     fn hash(&self, beneath: Prf, parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
-        self.note("hash");
         self.beneath.hash(beneath, parts)
     }
 
     fn sha1(&self, parts: &[&[u8]]) -> [u8; 20] {
-        self.note("sha1");
         self.beneath.sha1(parts)
     }
 
-    fn equal(&self, a: &[u8], b: &[u8]) -> bool {
-        self.note("equal");
-        a.len() == b.len()
+    fn note(&self, what: &'static str) {
+        self.calls.lock().unwrap().push(what);
     }
 }
 

@@ -6,3 +6,4 @@ pub mod memory;
 pub mod null_card;
 pub mod null_qat;
 pub mod own_card;
+pub mod turns;

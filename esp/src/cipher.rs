@@ -9,9 +9,13 @@ use openssl::error::ErrorStack;
 use openssl::memcmp;
 use zeroize::Zeroizing;
 
-use esp_aead::{Aad, Algorithm, Direction, Key, KeyError, Packet, TAG, open_burst, seal_burst};
+use esp_aead::{
+    Aad, Algorithm, Direction, Key, KeyError, Packet, TAG, cbc, open_burst, seal_burst,
+};
 use esp_framing::framing::{Layout, aad, nonce};
-use offload_api::sa::{AeadMode, Cipher, FurtherAead, KeyMaterial, Suite};
+use offload_api::sa::{
+    AeadMode, Cipher, FurtherAead, Integrity, KeyMaterial, Protocol, SaParams, Suite,
+};
 use offload_api::wire::esp::Header;
 
 use crate::mac::Mac;
@@ -336,6 +340,26 @@ pub(crate) fn aead_key(
         direction,
         &keys.cipher,
     )?)))
+}
+
+/// The keys of a suite whose packets go in bursts of CBC here; nothing for others.
+pub(crate) fn cbc_key(sa: &SaParams) -> Option<cbc::Key> {
+    let hash = match sa.suite.integrity() {
+        Integrity::HmacSha1 => cbc::Hash::Sha1,
+        Integrity::HmacSha256 => cbc::Hash::Sha256,
+        Integrity::HmacSha384 => cbc::Hash::Sha384,
+        Integrity::HmacSha512 => cbc::Hash::Sha512,
+        _ => return None,
+    };
+    let aes = [Cipher::Aes128Cbc, Cipher::Aes192Cbc, Cipher::Aes256Cbc];
+    if sa.suite.protocol() != Protocol::Esp || !aes.contains(&sa.suite.cipher()) {
+        return None;
+    }
+    let direction = match sa.direction {
+        offload_api::sa::Direction::Outbound => Direction::Seal,
+        offload_api::sa::Direction::Inbound => Direction::Open,
+    };
+    cbc::Key::new(hash, direction, &sa.keys.cipher, &sa.keys.integrity)
 }
 
 /// An ESP packet as the AEAD works on it; `head` is its header and IV.

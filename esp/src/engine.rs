@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::available_parallelism;
 use std::time::Instant;
 
-use esp_aead::{Algorithm, select};
+use esp_aead::select::{self, State};
+use esp_aead::{Algorithm, Engine, cbc};
 use esp_framing::table;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -138,7 +139,7 @@ impl SoftwareEngine {
     }
 }
 
-/// OpenSSL's version, and what runs each AEAD here.
+/// OpenSSL's version, and what runs each AEAD here, and bursts of CBC.
 fn firmware() -> String {
     let [a, b, c] = [
         Algorithm::Aes128Gcm,
@@ -146,8 +147,15 @@ fn firmware() -> String {
         Algorithm::ChaCha20Poly1305,
     ]
     .map(select::chosen);
+    let cbc = match cbc::state(cbc::Hash::Sha256) {
+        State::Ready => Engine::IpsecMb,
+        _ => Engine::Openssl,
+    };
     let openssl = openssl::version::version();
-    format!("{openssl}; AES-128-GCM by {a}, AES-256-GCM by {b}, ChaCha20-Poly1305 by {c}")
+    format!(
+        "{openssl}; AES-128-GCM by {a}, AES-256-GCM by {b}, ChaCha20-Poly1305 by {c}, \
+         AES-CBC with HMAC-SHA-256 by {cbc}"
+    )
 }
 
 impl Accelerator for SoftwareEngine {

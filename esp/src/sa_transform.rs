@@ -72,6 +72,15 @@ impl SaTransform {
         }
     }
 
+    /// ESP with AES-CBC and an HMAC whose packets can go in bursts.
+    #[inline]
+    pub(crate) fn cbc(&self) -> Option<&Transform> {
+        match self {
+            Self::Esp(esp) => Some(esp).filter(|esp| esp.is_cbc()),
+            Self::Ah(_) => None,
+        }
+    }
+
     /// The transform of an SA that has its cryptography done and nothing else.
     #[inline]
     pub(crate) fn crypto(&self) -> Option<&Transform> {

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
-use esp_aead::{Key, KeyError, Packet, TAG};
+use esp_aead::{Key, KeyError, Packet, TAG, cbc};
 use esp_framing::framing::{Framing, wipe};
 use zeroize::Zeroizing;
 
@@ -17,7 +17,7 @@ use offload_api::queue::{Explicit, Status};
 use offload_api::sa::{Direction, KeyMaterial, Mode, OuterHeaders, SaParams, Spi, Suite};
 use offload_api::wire::esp::Header;
 
-use crate::cipher::{CipherContext, aead_key, aead_packet};
+use crate::cipher::{CipherContext, aead_key, aead_packet, cbc_key};
 use crate::packet::PacketBuffer;
 
 pub use esp_framing::framing::Located;
@@ -30,6 +30,8 @@ pub struct Transform {
     keys: Option<Box<KeyMaterial>>,
     /// An AEAD's key, which threads share.
     aead: Option<Arc<Key>>,
+    /// Keys of AES-CBC and an HMAC, where packets of such suites go in bursts.
+    cbc: Option<Box<cbc::Key>>,
     /// Keyed contexts at rest; as many as threads ever worked on the SA at once. An AEAD's are nothing
     /// but its key, and need no keeping.
     contexts: Option<Box<ArrayQueue<CipherContext>>>,
@@ -49,6 +51,7 @@ impl Transform {
             framing: Framing::new(sa),
             salt: sa.keys.salt.clone(),
             keys: aead.is_none().then(|| Box::new(sa.keys.clone())),
+            cbc: cbc_key(sa).map(Box::new),
             contexts: aead
                 .is_none()
                 .then(|| Box::new(ArrayQueue::new(CONTEXTS_KEPT))),
@@ -201,6 +204,65 @@ impl Transform {
     /// Whether the suite is an AEAD, whose packets can go in bursts.
     pub(crate) fn is_aead(&self) -> bool {
         self.aead.is_some()
+    }
+
+    /// Whether packets can go in bursts of CBC.
+    pub(crate) fn is_cbc(&self) -> bool {
+        self.cbc.is_some()
+    }
+
+    /// The hash of those bursts.
+    pub(crate) fn cbc_hash(&self) -> Option<cbc::Hash> {
+        self.cbc.as_ref().map(|key| key.hash())
+    }
+
+    /// Whether a packet of this length, located if it is inbound, can go in a burst of CBC.
+    pub(crate) fn fits_cbc(&self, len: usize, located: Option<Located>) -> bool {
+        let Some(key) = &self.cbc else { return false };
+        key.takes(match (located, self.framing.mode()) {
+            (Some(located), _) => len.saturating_sub(located.esp),
+            (None, Mode::Crypto) => len + self.suite().icv_len(),
+            // In transport mode it will be somewhat less, and not empty either.
+            (None, _) => key.sealed_len(len),
+        })
+    }
+
+    /// As [`frame_aead`](Self::frame_aead), for CBC.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal)'s.
+    pub(crate) fn frame_cbc<'data>(
+        &'data self,
+        sequence: u64,
+        iv: Option<&[u8; 16]>,
+        packet: &'data mut impl PacketBuffer,
+    ) -> Result<cbc::Packet<'data>, Status> {
+        let start = self.framing.frame(sequence, iv, packet)?;
+        let esp = packet.packet().get_mut(start..).ok_or(Status::NoSpace)?;
+        self.to_cbc(esp, sequence).ok_or(Status::NoSpace)
+    }
+
+    /// As [`packet_aead`](Self::packet_aead), for CBC.
+    ///
+    /// # Errors
+    /// [`Status::BadLength`].
+    pub(crate) fn packet_cbc<'data>(
+        &'data self,
+        located: Located,
+        sequence: u64,
+        packet: &'data mut impl PacketBuffer,
+    ) -> Result<cbc::Packet<'data>, Status> {
+        let esp = packet.packet().get_mut(located.esp..);
+        esp.and_then(|esp| self.to_cbc(esp, sequence))
+            .ok_or(Status::BadLength)
+    }
+
+    fn to_cbc<'data>(
+        &'data self,
+        esp: &'data mut [u8],
+        sequence: u64,
+    ) -> Option<cbc::Packet<'data>> {
+        cbc::Packet::new(self.cbc.as_deref()?, esp, self.framing.high(sequence))
     }
 
     /// The first half of [`seal`](Self::seal): everything but the cryptography, which the AEAD's burst

@@ -6,6 +6,8 @@
     reason = "calls into a C library that is found at run time"
 )]
 
+pub mod jobs;
+
 use std::ffi::c_void;
 
 /// `struct gcm_key_data`, with room to spare.

@@ -4,11 +4,10 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
-
 use arrayvec::ArrayVec;
+use bench_harness::ipsec_mb::jobs::{Jobs, Task};
 use bench_harness::ipsec_mb::{Gcm, GcmKey, Parts};
+use benches::turns::time;
 use clap::{Parser, ValueEnum};
 use esp_aead::{Aad, Algorithm, Direction, Engine, Key, Packet, open_burst, seal_burst};
 use serde_json::json;
@@ -77,43 +76,18 @@ fn key_of(n: usize) -> [u8; 32] {
     key
 }
 
-/// Nanoseconds a packet: bursts until their time adds up. What `prepare` does is not in it.
-fn time<T>(
-    micros: u64,
-    state: &mut T,
-    mut prepare: impl FnMut(&mut T),
-    mut run: impl FnMut(&mut T),
-    burst: usize,
-) -> f64 {
-    let (mut taken, mut bursts) = (Duration::ZERO, 0u64);
-    for warm_up in [true, false] {
-        while bursts == 0
-            || taken.as_micros() as u64 * 8 < if warm_up { micros } else { 8 * micros }
-        {
-            prepare(state);
-            let start = Instant::now();
-            run(black_box(state));
-            taken += start.elapsed();
-            bursts += 1;
-        }
-        if warm_up {
-            (taken, bursts) = (Duration::ZERO, 0);
-        }
-    }
-    taken.as_nanos() as f64 / (bursts * burst as u64) as f64
-}
-
 /// One engine's texts and keys for one cell.
 enum Contender {
     Facade(Engine, Vec<Key>, Vec<Parts>),
     Direct(Gcm, Vec<GcmKey>, Vec<Parts>),
+    Jobs(Jobs, Vec<[u8; 32]>, Vec<Parts>),
 }
 
 impl Contender {
     fn name(&self) -> &'static str {
         match self {
             Self::Facade(engine, ..) => engine.name(),
-            Self::Direct(..) => "ipsec-mb direct",
+            Self::Direct(..) | Self::Jobs(..) => "ipsec-mb direct",
         }
     }
 
@@ -154,6 +128,23 @@ impl Contender {
                             Direction::Open => assert!(gcm.open(key, text)),
                         }
                     }
+                };
+                let time = time(micros, texts, prepare, run, burst);
+                restore(texts, &fresh);
+                time
+            }
+            Self::Jobs(jobs, keys, texts) => {
+                let fresh: Vec<_> = texts.iter().map(|text| text.body.clone()).collect();
+                let burst = texts.len();
+                let seal = direction == Direction::Seal;
+                let prepare = |texts: &mut Vec<Parts>| restore(texts, &fresh);
+                let run = |texts: &mut Vec<Parts>| {
+                    let mut tags = [[0; 32]; MOST];
+                    let tasks = texts.iter_mut().zip(keys.iter().cycle()).zip(&mut tags);
+                    let tasks = tasks.map(|((text, key), tag)| Task::ChaCha(key, text, tag));
+                    jobs.run(seal, burst, tasks);
+                    let mut opened = texts.iter().zip(&tags);
+                    assert!(seal || opened.all(|(text, tag)| text.tag == tag[..16]));
                 };
                 let time = time(micros, texts, prepare, run, burst);
                 restore(texts, &fresh);
@@ -260,6 +251,12 @@ fn contenders(
     if let Some(gcm) = bits.and_then(Gcm::load) {
         let keys = (0..sas).map(|n| gcm.key(&key_of(n))).collect();
         all.push(Contender::Direct(gcm, keys, texts()));
+    }
+    if algorithm == Algorithm::ChaCha20Poly1305
+        && let Some(jobs) = Jobs::load()
+    {
+        let keys = (0..sas).map(key_of).collect();
+        all.push(Contender::Jobs(jobs, keys, texts()));
     }
     all
 }

@@ -9,6 +9,9 @@
     reason = "calls into a C library that is found at run time"
 )]
 
+mod cbc;
+mod job;
+
 use std::ffi::c_void;
 use std::fmt;
 use std::ptr::{self, NonNull};
@@ -21,16 +24,20 @@ use zeroize::Zeroize;
 use crate::packet::{NONCE, Packet, TAG};
 use crate::{Algorithm, Direction};
 
+pub(crate) use cbc::CbcKey;
+use cbc::{ExpandAes, HashBlock};
+use job::{Additional, BURST, Extra, Job, algorithm, jobs};
+
 /// The library's name, as its ABI's first release has it.
 const FILE: &str = "libIPSec_MB.so.1";
 /// Major and minor release whose layout is known.
 const KNOWN: (u32, u32) = (1, 3);
-/// Jobs in a call; the library takes 128.
-const BURST: usize = 32;
-
 /// Offsets in the manager.
 mod offset {
     pub(super) const ERROR: usize = 60;
+    pub(super) const EXPAND_AES: [usize; 3] = [112, 120, 128];
+    /// Of SHA-1, SHA-256, SHA-384 and SHA-512.
+    pub(super) const HASH_BLOCK: [usize; 4] = [160, 176, 184, 192];
     pub(super) const GCM_128_ENC: usize = 256;
     pub(super) const GCM_256_ENC: usize = 272;
     pub(super) const GCM_128_DEC: usize = 280;
@@ -41,14 +48,6 @@ mod offset {
     pub(super) const SUBMIT_BURST: usize = 960;
     pub(super) const FLUSH_BURST: usize = 976;
 }
-
-const CIPHER_CHACHA20_POLY1305: u32 = 19;
-const HASH_CHACHA20_POLY1305: u32 = 29;
-const ENCRYPT: u32 = 1;
-const DECRYPT: u32 = 2;
-const CIPHER_THEN_HASH: u32 = 1;
-const HASH_THEN_CIPHER: u32 = 2;
-const COMPLETED: u32 = 3;
 
 /// `struct gcm_key_data`.
 #[repr(C, align(64))]
@@ -71,42 +70,6 @@ type GcmRun = unsafe extern "C" fn(
     tag: *mut u8,
     tag_len: u64,
 );
-type Burst = unsafe extern "C" fn(manager: *mut c_void, count: u32, jobs: *mut *mut Job) -> u32;
-
-/// `IMB_JOB`.
-#[repr(C)]
-struct Job {
-    encryption_key: *const u8,
-    decryption_key: *const u8,
-    key_len: u64,
-    source: *const u8,
-    destination: *mut u8,
-    cipher_start: u64,
-    cipher_len: u64,
-    hash_start: u64,
-    hash_len: u64,
-    iv: *const u8,
-    iv_len: u64,
-    tag: *mut u8,
-    tag_len: u64,
-    aad: *const u8,
-    aad_len: u64,
-    aead_context: *const c_void,
-    status: u32,
-    cipher_mode: u32,
-    cipher_direction: u32,
-    hash: u32,
-    order: u32,
-    user_data: *mut c_void,
-    user_data2: *mut c_void,
-    cipher_function: *const c_void,
-    hash_function: *const c_void,
-    gather_state: u32,
-    next_iv: *mut c_void,
-}
-
-const _: () = assert!(size_of::<Job>() == 200 && std::mem::offset_of!(Job, status) == 128);
-
 /// Why the library is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
@@ -138,6 +101,8 @@ pub(crate) struct Library {
     init: unsafe extern "C" fn(manager: *mut c_void, architecture: *mut u32),
     free: unsafe extern "C" fn(manager: *mut c_void),
     gcm: [Gcm; 2],
+    expand_aes: [ExpandAes; 3],
+    hash_block: [HashBlock; 4],
     /// Managers at rest, as many as threads ever worked at once.
     idle: ArrayQueue<Manager>,
     _library: libloading::Library,
@@ -229,6 +194,10 @@ impl Library {
                     offset::GCM_256_DEC,
                 )?,
             ];
+            let [a, b, c] = offset::EXPAND_AES.map(|at| first.function(at));
+            let expand_aes = [a?, b?, c?];
+            let [a, b, c, d] = offset::HASH_BLOCK.map(|at| first.function(at));
+            let hash_block = [a?, b?, c?, d?];
             let idle = ArrayQueue::new(16);
             let _ = idle.push(first);
             Ok(Self {
@@ -236,6 +205,8 @@ impl Library {
                 init,
                 free,
                 gcm,
+                expand_aes,
+                hash_block,
                 idle,
                 _library: library,
             })
@@ -351,87 +322,34 @@ fn manager(
     }
 }
 
-/// Runs so many jobs, and tells whether all were completed.
-fn jobs(manager: &Manager, count: usize, mut fill: impl FnMut(usize, &mut Job)) -> bool {
-    let at = manager.at.as_ptr().cast();
-    let mut list = [ptr::null_mut::<Job>(); BURST];
-    let count = count.min(BURST);
-    // SAFETY: (1) the functions are the manager's; (2) the list has room for `count`; (3) jobs that
-    // the library gives are its own, valid until they are submitted, and zeroed by nobody, so each
-    // field that it reads is set by `fill`; (4) what jobs point to outlives this function, which does
-    // not return before the last is completed.
-    unsafe {
-        let functions = (
-            manager.function::<Burst>(offset::GET_NEXT_BURST),
-            manager.function::<Burst>(offset::SUBMIT_BURST),
-            manager.function::<Burst>(offset::FLUSH_BURST),
-        );
-        let (Ok(next), Ok(submit), Ok(flush)) = functions else {
-            return false;
-        };
-        if next(at, count as u32, list.as_mut_ptr()) as usize != count {
-            return false;
-        }
-        for (n, &job) in list.iter().take(count).enumerate() {
-            fill(n, &mut *job);
-        }
-        let good = |list: &[*mut Job; BURST], done: usize| {
-            list.iter()
-                .take(done)
-                .all(|&job| (*job).status == COMPLETED)
-        };
-        let mut done = submit(at, count as u32, list.as_mut_ptr()) as usize;
-        let mut all_good = good(&list, done);
-        while done < count {
-            let more = flush(at, (count - done) as u32, list.as_mut_ptr()) as usize;
-            if more == 0 {
-                return false;
-            }
-            all_good &= good(&list, more);
-            done += more;
-        }
-        all_good
-    }
-}
-
 fn chacha_job(job: &mut Job, packet: &mut Packet<'_>, tag: &mut [u8; TAG], direction: Direction) {
     let Some(Form::ChaCha(key)) = packet.key.ipsec_mb().map(|key| &key.form) else {
         return;
     };
     let len = packet.body.len() as u64;
     let body = packet.body.as_mut_ptr();
-    let (cipher_direction, order) = match direction {
-        Direction::Seal => (ENCRYPT, CIPHER_THEN_HASH),
-        Direction::Open => (DECRYPT, HASH_THEN_CIPHER),
-    };
     *job = Job {
-        encryption_key: key.as_ptr(),
-        decryption_key: key.as_ptr(),
+        encryption_key: key.as_ptr().cast(),
+        decryption_key: key.as_ptr().cast(),
         key_len: 32,
         source: body,
         destination: body,
-        cipher_start: 0,
         cipher_len: len,
-        hash_start: 0,
         hash_len: len,
         iv: packet.nonce.as_ptr(),
         iv_len: NONCE as u64,
         tag: tag.as_mut_ptr(),
         tag_len: TAG as u64,
-        aad: packet.aad.as_ptr(),
-        aad_len: u64::from(packet.aad_len),
-        aead_context: ptr::null(),
-        status: 0,
-        cipher_mode: CIPHER_CHACHA20_POLY1305,
-        cipher_direction,
-        hash: HASH_CHACHA20_POLY1305,
-        order,
-        user_data: ptr::null_mut(),
-        user_data2: ptr::null_mut(),
-        cipher_function: ptr::null(),
-        hash_function: ptr::null(),
-        gather_state: 0,
-        next_iv: ptr::null_mut(),
+        extra: Extra {
+            aead: Additional {
+                aad: packet.aad.as_ptr(),
+                aad_len: u64::from(packet.aad_len),
+                context: ptr::null(),
+            },
+        },
+        cipher_mode: algorithm::CIPHER_CHACHA20_POLY1305,
+        hash: algorithm::HASH_CHACHA20_POLY1305,
+        ..Job::towards(direction)
     };
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! AEADs for bursts of packets, each of a key of its own, in place.
+//! AEADs for bursts of packets, each of a key of its own, in place; and [AES-CBC with an HMAC](cbc).
 //!
 //! Three engines stand behind one façade: a kernel of our own for AES-GCM where the processor has
 //! VAES and AVX-512 ([`Engine::Vaes`]), Intel's multi-buffer library where it is installed
@@ -7,6 +7,7 @@
 //! nothing before they have agreed with OpenSSL in this process; see [`mod@select`].
 #![deny(missing_docs)]
 
+pub mod cbc;
 #[cfg(target_arch = "x86_64")]
 mod ipsec_mb;
 mod openssl_evp;

@@ -2,6 +2,7 @@
 //! A queue pair of the software engine: packets wait here for a kick, and for whoever takes them home.
 
 mod burst;
+mod cbc;
 mod steady;
 
 use std::collections::VecDeque;

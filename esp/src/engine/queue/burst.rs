@@ -16,7 +16,7 @@ use esp_framing::table::{Entry, StateGuard, event_of};
 use offload_api::queue::{Explicit, Op, Status};
 use offload_api::sa::Direction;
 
-use super::{Scratch, State, Work, steady};
+use super::{Scratch, State, Work, cbc, steady};
 use crate::engine::{MAX_GATHER, MAX_PACKET, Shared, Table, lock};
 use crate::packet::{PacketBuffer, SlicePacket};
 use crate::sa_transform::{Context, SaTransform};
@@ -31,7 +31,7 @@ const LEAST: usize = 8;
 pub(super) const BURST: usize = 32;
 
 /// Packets that are worked on together, [`BURST`] at most.
-struct Chunk<'burst> {
+pub(super) struct Chunk<'burst> {
     ops: &'burst mut [Op],
     states: &'burst mut [State],
     /// Their SAs, nothing for those that are stale.
@@ -174,7 +174,7 @@ impl<'burst> Chunk<'burst> {
     }
 
     #[inline]
-    fn each(
+    pub(super) fn each(
         &mut self,
     ) -> impl Iterator<Item = (&mut Op, &mut State, Option<&'burst Entry<SaTransform>>)> {
         let pairs = self.ops.iter_mut().zip(&mut *self.states);
@@ -237,8 +237,13 @@ impl<'burst> Chunk<'burst> {
     fn work_from_afar(&mut self) {
         let octets: usize = self.ops.iter().map(|op| op.frame.packet_len()).sum();
         let each = (octets / self.ops.len().max(1)).max(1);
-        // Together where they are small, since the AEAD takes those side by side.
-        let group = (NEAR / each).clamp(1, BURST);
+        // Together where they are small, since the AEAD takes those side by side; chains of any size gain more
+        // by that.
+        let mut entries = self.entries.iter().flatten();
+        let group = match entries.any(|entry| entry.transform.cbc().is_some()) {
+            true => BURST,
+            false => (NEAR / each).clamp(1, BURST),
+        };
         for op in self.ops.iter().take(2 * group) {
             op.frame.prefetch();
         }
@@ -264,12 +269,13 @@ impl<'burst> Chunk<'burst> {
         }
     }
 
-    /// Seals and opens: AEADs of many SAs at once, of what is left each run of packets of one SA with
-    /// one context.
+    /// Seals and opens: AEADs of many SAs at once, and likewise CBC with an HMAC; of what is left each run
+    /// of packets of one SA with one context.
     fn work(&mut self) {
         if !self.aead_burst() {
             return;
         }
+        cbc::run(self);
         let mut held: Option<(&Entry<SaTransform>, Context)> = None;
         for (op, state, entry) in self.each() {
             let Some(entry) = entry.filter(|_| !state.is_over()) else {
@@ -455,7 +461,12 @@ fn prepare_one(
 
 /// Notes how sealing or opening went.
 #[inline]
-fn end(op: &Op, state: &mut State, result: Result<u8, Status>, entry: &Entry<SaTransform>) {
+pub(super) fn end(
+    op: &Op,
+    state: &mut State,
+    result: Result<u8, Status>,
+    entry: &Entry<SaTransform>,
+) {
     let result = result.and_then(|next_header| {
         // What is sealed without an outer header could grow beyond.
         let fits = op.frame.packet_len() <= MAX_PACKET;

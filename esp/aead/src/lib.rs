@@ -103,6 +103,12 @@ impl Table {
         }
     }
 
+    /// Whether it is of AES-256: known without a look into the schedule.
+    #[inline]
+    fn is_long(&self) -> bool {
+        self.key.len() != 16
+    }
+
     #[inline]
     fn schedule(&self) -> &vaes::Schedule {
         self.schedule.get_or_init(|| self.vaes.expand(&self.key))
@@ -188,9 +194,9 @@ impl Key {
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
-    fn schedule(&self, direction: Direction) -> Option<&vaes::Schedule> {
+    fn table(&self, direction: Direction) -> Option<&Table> {
         match &self.expanded {
-            Expanded::Vaes(_, table) if self.direction == direction => Some(table.schedule()),
+            Expanded::Vaes(_, table) if self.direction == direction => Some(table),
             _ => None,
         }
     }

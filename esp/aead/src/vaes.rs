@@ -72,7 +72,7 @@ impl Available {
 
 /// What packets in lockstep must have in common: vectors, whether J0 rides, and rounds.
 #[inline]
-fn shape(len: usize, schedule: &Schedule) -> usize {
+fn shape(len: usize, long_key: bool) -> usize {
     // An empty body is a vector with nothing in it.
     let vectors = len.div_ceil(64).max(1);
     if vectors > SMALL {
@@ -85,7 +85,6 @@ fn shape(len: usize, schedule: &Schedule) -> usize {
     } else {
         tail::CUT
     };
-    let long_key = schedule.count != 10;
     ((vectors - 1) * 3 + tail) * 2 + usize::from(long_key)
 }
 
@@ -101,8 +100,9 @@ fn burst<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
     };
     let mut waiting = [const { Waiting::NONE }; LONG];
     fn shape_of<'a>(packet: &Packet<'a>, direction: Direction) -> Option<(&'a Schedule, usize)> {
-        let schedule = packet.key.schedule(direction)?;
-        Some((schedule, shape(packet.body.len(), schedule)))
+        let table = packet.key.table(direction)?;
+        let shape = shape(packet.body.len(), table.is_long());
+        Some((table.schedule(), shape))
     }
     loop {
         // Mostly the next few are alike.

@@ -4,7 +4,7 @@
 
 use core::arch::x86_64::*;
 
-use super::schedule::{Block, POWERS, Schedule, four_from, power};
+use super::schedule::{Block, Schedule, TABLE, four_from, power};
 use super::text::{frame, load};
 use crate::packet::Packet;
 
@@ -65,7 +65,7 @@ impl Sum {
         };
         let weight = |packet: &Packet<'_>| packet.body.len().div_ceil(16) + 2;
         let weights = (weight(a.1), weight(b.1));
-        let of = |table: [&[Block; POWERS + 4]; 2]| {
+        let of = |table: [&[Block; TABLE]; 2]| {
             four(
                 load(power(table[0], weights.0)),
                 load(power(table[0], 1)),

@@ -12,21 +12,28 @@ use super::text::{load, reversal, store};
 /// Blocks between two reductions, a multiple of a [`GROUP`]'s.
 pub(super) const SEGMENT: usize = 128;
 
-/// Powers of H: of a segment's blocks, and those of additional data and lengths around them.
-pub(super) const POWERS: usize = SEGMENT + 2;
+/// Powers of H: of a segment's blocks, those of additional data and lengths around them, and as many more as let
+/// a vector's four be read from one line of the cache where a body ends with a vector.
+pub(super) const POWERS: usize = SEGMENT + 5;
+
+/// Powers in a table: behind that of weight 1 are three that a vector's unused lanes are multiplied with.
+pub(super) const TABLE: usize = POWERS + 3;
 
 pub(super) type Block = [u8; 16];
 
 /// A key's rounds and powers.
 #[repr(C, align(64))]
 pub(crate) struct Schedule {
+    /// H^POWERS down to H, then what the last vector's unused lanes are multiplied with.
+    pub(super) powers: [Block; TABLE],
+    /// Each power's halves added up, twice: what Karatsuba's third product takes.
+    pub(super) middles: [Block; TABLE],
     pub(super) rounds: [Block; 15],
     pub(super) count: usize,
-    /// H^POWERS down to H, then what the last vector's unused lanes are multiplied with.
-    pub(super) powers: [Block; POWERS + 4],
-    /// Each power's halves added up, twice: what Karatsuba's third product takes.
-    pub(super) middles: [Block; POWERS + 4],
 }
+
+// A vector that ends a body begins with weight 5: its lengths come behind.
+const _: () = assert!((POWERS - 5).is_multiple_of(4) && TABLE.is_multiple_of(4));
 
 impl Drop for Schedule {
     fn drop(&mut self) {
@@ -38,7 +45,7 @@ impl Drop for Schedule {
 
 /// What the table has for this power of H; a weight is 1 to POWERS by every caller's arithmetic.
 #[inline]
-pub(super) fn power(table: &[Block; POWERS + 4], weight: usize) -> &Block {
+pub(super) fn power(table: &[Block; TABLE], weight: usize) -> &Block {
     debug_assert!((1..=POWERS).contains(&weight));
     &table[POWERS - weight]
 }
@@ -46,7 +53,7 @@ pub(super) fn power(table: &[Block; POWERS + 4], weight: usize) -> &Block {
 /// What it has for this power and those below, for a vector.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) fn four_from(table: &[Block; POWERS + 4], weight: usize) -> __m512i {
+pub(super) fn four_from(table: &[Block; TABLE], weight: usize) -> __m512i {
     debug_assert!((1..=POWERS).contains(&weight));
     // SAFETY: the weight is 1 to POWERS, and three entries follow that of weight 1.
     unsafe { _mm512_loadu_si512(table.as_ptr().add(POWERS - weight).cast()) }
@@ -75,8 +82,8 @@ pub(super) fn expand(key: &[u8]) -> Box<Schedule> {
     let mut schedule = Box::new(Schedule {
         rounds: [[0; 16]; 15],
         count,
-        powers: [[0; 16]; POWERS + 4],
-        middles: [[0; 16]; POWERS + 4],
+        powers: [[0; 16]; TABLE],
+        middles: [[0; 16]; TABLE],
     });
     for (octets, word) in schedule
         .rounds

@@ -87,9 +87,16 @@ pub(super) fn finish_four<const SEAL: bool>(
     } else {
         let given = four([load(a.tag), load(b.tag), load(c.tag), load(d.tag)]);
         let wrong = _mm512_cmpneq_epi64_mask(tags, given);
-        for (n, packet) in [a, b, c, d].into_iter().enumerate() {
-            packet.authentic = wrong >> (2 * n) & 3 == 0;
-            wipe::<SEAL>(packet);
+        let packets = [a, b, c, d];
+        if wrong == 0 {
+            for packet in packets {
+                packet.authentic = true;
+            }
+        } else {
+            for (n, packet) in packets.into_iter().enumerate() {
+                packet.authentic = wrong >> (2 * n) & 3 == 0;
+                wipe::<SEAL>(packet);
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ A block is NAME for UltraScale+ (cells by yosys; nothing is placed, so no freque
 ECP5, placed and routed by nextpnr. Without names, all but the large ones, which take minutes each:
 gcm1, gcm4, ipa_card. With --jobs N, so many at a time."""
 
+import argparse
 import hashlib
 import json
 import re
@@ -47,6 +48,11 @@ XCUP = {
     "ipa_spi_table": ("ipa_spi_table", ""),
     "ipa_port_steer": ("ipa_port_steer", SAS),
     "ipa_port_merge": ("ipa_port_merge", "WIDTH=519"),
+    "ipa_port_host": ("ipa_port_host", "RULES=256"),
+    "ipa_port_jobs": ("ipa_port_jobs", SAS),
+    "ipa_port_out": ("ipa_port_out", f"{SAS} RULES=256"),
+    "ipa_job_merge": ("ipa_job_merge", ""),
+    "ipa_rules": ("ipa_rules", "RULES=256"),
 }
 LARGE = {
     "gcm1": ("ipa_gcm", f"LANES=1 {SAS}"),
@@ -94,14 +100,27 @@ def merged(text: str) -> str:
     return "autoidx 100000000\n" + "".join(f"module {name}\n{body}end\n" for name, body in modules.items())
 
 
+def source(module: str) -> Path:
+    own = HERE / f"{module}.sv"
+    return own if own.exists() else RTL / f"{module}.sv"
+
+
+def check(block: str) -> None:
+    """The front end takes a parameter that the module does not have, and says nothing."""
+    module, parameters = (XCUP | LARGE | ECP5)[block]
+    text = source(module).read_text(encoding="utf-8")
+    known = set(re.findall(r"^\s*parameter\s[^=;]*?(\w+)\s*=", text, re.MULTILINE))
+    given = {pair.split("=")[0] for pair in parameters.split()}
+    if unknown := given - known:
+        raise RuntimeError(f"{module} has no parameter {', '.join(sorted(unknown))}, only {', '.join(sorted(known))}")
+
+
 def run(block: str, commands: list[str]) -> dict[str, int]:
     """Reads a block, runs the commands, and counts cells."""
     from pyosys import libyosys
 
     module, parameters = (XCUP | LARGE | ECP5)[block]
-    files = [RTL / f"{name}.sv" for name in PACKAGES]
-    own = HERE / f"{module}.sv"
-    files.append(own if own.exists() else RTL / f"{module}.sv")
+    files = [*(RTL / f"{name}.sv" for name in PACKAGES), source(module)]
     arguments = " ".join(f"-G {pair}" for pair in parameters.split())
     parts = PARTS + (LARGE_PARTS if block in LARGE else [])
     read = f"read_slang -D SYNTHESIS=1 --keep-hierarchy {arguments} --top {module} --libext .sv "
@@ -225,19 +244,24 @@ def write(known: dict) -> None:
     (HERE / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def main(arguments: list[str]) -> int:
-    if arguments[:1] == ["--one"]:
-        block = arguments[1]
+def main() -> int:
+    known_blocks = XCUP | LARGE | ECP5
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=1, help="so many at a time")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("blocks", nargs="*", metavar="BLOCK", help=", ".join(known_blocks))
+    arguments = parser.parse_args()
+    if arguments.one:
+        block = arguments.one
         print(json.dumps(ecp5(block) if block in ECP5 else xcup(block)))
         return 0
-    jobs = 1
-    if arguments[:1] == ["--jobs"]:
-        jobs, arguments = int(arguments[1]), arguments[2:]
+    if unknown := set(arguments.blocks) - set(known_blocks):
+        parser.error(f"no such block: {', '.join(sorted(unknown))}")
     report = HERE / "report.json"
     known = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
     failed = 0
-    with ThreadPoolExecutor(jobs) as pool:
-        blocks = {pool.submit(one, block): block for block in arguments or [*XCUP, *ECP5]}
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        blocks = {pool.submit(one, block): block for block in arguments.blocks or [*XCUP, *ECP5]}
         for done in as_completed(blocks):
             block = blocks[done]
             try:
@@ -247,13 +271,14 @@ def main(arguments: list[str]) -> int:
                 failed += 1
                 continue
             write(known)
-    return failed
+    return min(failed, 1)
 
 
 def one(block: str) -> dict[str, object]:
     """A block's row of the report."""
     begun = time.monotonic()
     module, parameters = (XCUP | LARGE | ECP5)[block]
+    check(block)
     rtl = sources()
     # In a process of its own: yosys gives no memory back.
     done = subprocess.run(
@@ -270,4 +295,4 @@ def one(block: str) -> dict[str, object]:
     return {"of": f"{module} {parameters}".strip() + parts, "tools": tools, "rtl": rtl, **row}
 
 
-sys.exit(main(sys.argv[1:]))
+sys.exit(main())

@@ -79,6 +79,9 @@ enum Chore {
     },
     /// Count the RTL's cells by yosys, route small blocks by nextpnr; writes fpga/syn/report.md.
     Synth {
+        /// How many at a time.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        jobs: u32,
         /// Only these blocks (see fpga/syn/synth.py); else all but those that take many minutes.
         blocks: Vec<String>,
     },
@@ -109,7 +112,7 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(),
         Chore::Fuzz { seconds, name } => fuzz::run(seconds, &name),
         Chore::Rtl { parts } => rtl::run(&parts),
-        Chore::Synth { blocks } => synth::run(&blocks),
+        Chore::Synth { jobs, blocks } => synth::run(jobs, &blocks),
         Chore::Instructions { update } => instructions::run(update),
         Chore::Deny => deny::run(),
         Chore::Sanitize { which, test } => sanitize::run(which, test.as_deref()),

@@ -9,7 +9,7 @@ use crate::prerequisites::{SYNTHESIS, ensure};
 use crate::{python, run};
 
 /// Synthesises the blocks named, or all but the large ones, and writes fpga/syn/report.md.
-pub(crate) fn run(blocks: &[String]) -> Result<ExitCode> {
+pub(crate) fn run(jobs: u32, blocks: &[String]) -> Result<ExitCode> {
     ensure(&[SYNTHESIS], &[])?;
     let folder = run::workspace().join("fpga/syn");
     let programs = python::environment("synth", &folder.join("requirements.txt"))?.join("bin");
@@ -21,6 +21,7 @@ pub(crate) fn run(blocks: &[String]) -> Result<ExitCode> {
         Command::new(programs.join("python"))
             .env("PATH", std::env::join_paths(paths)?)
             .arg(folder.join("synth.py"))
+            .args(["--jobs", &jobs.to_string()])
             .args(blocks),
     )?;
     Ok(ExitCode::SUCCESS)

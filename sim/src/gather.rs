@@ -132,19 +132,21 @@ impl Buffer {
         Ok(())
     }
 
-    /// Copies octets out, to an offset of the buffer.
+    /// Copies octets out, to an offset of the buffer; to all pieces that can be reached, as writes that nobody
+    /// waits for do. The first fault is told.
     pub(crate) fn write(
         &self,
         dma: &DmaMap,
         offset: usize,
         mut from: &[u8],
     ) -> Result<(), DmaFault> {
+        let mut written = Ok(());
         for run in self.runs(offset, from.len()) {
             let (at, count) = run?;
             let (part, rest) = from.split_at(count);
-            dma.write(at, part)?;
+            written = written.and(dma.write(at, part));
             from = rest;
         }
-        Ok(())
+        written
     }
 }

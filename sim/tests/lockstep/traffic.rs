@@ -250,18 +250,16 @@ fn cut(random: &mut Random, slot: usize, submission: &mut Submission, buffer: &m
     let list = LISTS + (slot * 512 + 16 * random.below(16)) as u64;
     submission.buffer = (IOVA + list).into();
     let any = random.below(entries.len());
-    // What can't be reached is read, not only written: how much of a packet is written then, nobody says.
-    let (from, len) = pieces[any];
-    let is_read = from < end && packet < from + len;
     match random.below(60) {
         0 => submission.entries = ([0, 17, 0xffff][random.below(3)]).into(),
         1 => submission.buffer = (IOVA + list + 8).into(),
         2 => entries[any].reserved = 1.into(),
         3 => entries[any].len = 0.into(),
         4 => entries[any] = entries[0],
-        5 if is_read => entries[any].iova = (u64::MAX - random.next() % 64).into(),
+        5 => entries[any].iova = (u64::MAX - random.next() % 64).into(),
         6 => submission.buffer_len = (room as u32 + 1).into(),
-        7 if is_read => entries[any].iova = 0x7_0000_0000u64.into(),
+        // What is read, or only written.
+        7 => entries[any].iova = 0x7_0000_0000u64.into(),
         8 => submission.buffer = 0x7_0000_0000u64.into(),
         9 => submission.buffer = (u64::MAX - 15).into(),
         10 => entries[any].len = (entries[any].len.get() | 1 << 31).into(),

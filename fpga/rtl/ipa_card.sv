@@ -20,10 +20,12 @@ module ipa_card
   parameter  int unsigned LANES     = 4,
   parameter  int unsigned SAS       = 512,
   parameter  int unsigned QUEUES    = 8,
+  parameter  int unsigned RULES     = MaxRules,  // of inline mode, of each direction
   parameter  int unsigned BEATS     = 512,       // of packets on their way in, and on their way out
   localparam int unsigned SaBits    = $clog2(SAS),
   localparam int unsigned QueueBits = $clog2(QUEUES),
-  localparam int unsigned VectorBits = $clog2(QUEUES + 1)
+  localparam int unsigned VectorBits = $clog2(QUEUES + 1),
+  localparam int unsigned RuleBits  = $clog2(RULES)
 ) (
   input  logic         clk_i,
   input  logic         bus_rst_ni,               // power-on: the bus has nothing to say
@@ -147,6 +149,69 @@ module ipa_card
   output logic         event_valid_o,
   input  logic         event_ready_i,
   output card_event_t  event_o,
+
+  // Ports (see ipa_ports)
+  input  logic         ports_run_i,
+  input  logic         wire_in_valid_i,
+  output logic         wire_in_ready_o,
+  input  logic         wire_in_last_i,
+  input  logic         wire_in_error_i,
+  input  logic [6:0]   wire_in_bytes_i,
+  input  logic [511:0] wire_in_data_i,
+  output logic         wire_out_valid_o,
+  input  logic         wire_out_ready_i,
+  output logic         wire_out_last_o,
+  output logic [6:0]   wire_out_bytes_o,
+  output logic [511:0] wire_out_data_o,
+  input  logic         host_in_valid_i,
+  output logic         host_in_ready_o,
+  input  logic         host_in_last_i,
+  input  logic [6:0]   host_in_bytes_i,
+  input  logic [511:0] host_in_data_i,
+  output logic         host_out_valid_o,
+  input  logic         host_out_ready_i,
+  output logic         host_out_last_o,
+  output logic [6:0]   host_out_bytes_o,
+  output logic [511:0] host_out_data_o,
+  input  logic         exception_in_valid_i,
+  output logic         exception_in_ready_o,
+  input  logic         exception_in_last_i,
+  input  logic [6:0]   exception_in_bytes_i,
+  input  logic [511:0] exception_in_data_i,
+  output logic         exception_out_valid_o,
+  input  logic         exception_out_ready_i,
+  output logic         exception_out_last_o,
+  output logic         exception_out_unknown_o,
+  output logic [6:0]   exception_out_bytes_o,
+  output logic [511:0] exception_out_data_o,
+
+  // Management: ports
+  input  logic         spi_valid_i,              // of the SA sa_index_i
+  output logic         spi_ready_o,
+  input  logic         spi_add_i,
+  input  logic [31:0]  spi_i,
+  output logic         spi_done_o,
+  output logic         spi_full_o,
+  input  logic [47:0]  mac_i,
+  input  logic [15:0]  mtu_i,
+  input  logic         way_write_i,              // of the SA sa_index_i
+  input  logic         way_known_i,
+  input  logic [47:0]  way_mac_i,
+  input  logic         rule_write_i,
+  input  logic         rule_inbound_i,
+  input  logic [RuleBits-1:0] rule_index_i,
+  input  rule_t        rule_i,
+  input  logic [RuleBits:0] outbound_rules_i,
+  input  logic [RuleBits:0] inbound_rules_i,
+  output port_counts_t wire_counts_o,
+  output path_counts_t path_counts_o,
+  output logic         ports_idle_o,
+
+  // A packet of a port is done, for the management
+  output logic         passed_valid_o,
+  output logic [7:0]   passed_status_o,
+  output logic [31:0]  passed_sa_o,
+  output logic [31:0]  passed_generation_o,
 
   output logic [63:0]  sealed_o,
   output logic [63:0]  sealed_bytes_o,
@@ -307,19 +372,20 @@ module ipa_card
     .read_len_o(p_req_len), .read_lead_o(p_req_lead), .read_more_o(p_req_more),
     .job_valid_o(job_in_valid), .job_ready_i(job_in_ready), .job_o(job_in)
   );
-  job_t job;
-  logic job_valid, job_ready;
+  job_t job, port_job, all_job;
+  logic job_valid, job_ready, all_job_valid, all_job_ready, port_job_valid, port_job_ready;
   // As many as there are packets on their way in.
   logic [6:0] unused_jobs;
   ipa_fifo #(.WIDTH($bits(job_t)), .DEPTH(64)) u_jobs (
-    .clk_i, .rst_ni, .in_valid_i(job_in_valid), .in_ready_o(job_in_ready), .in_data_i(job_in),
+    .clk_i, .rst_ni, .in_valid_i(all_job_valid), .in_ready_o(all_job_ready), .in_data_i(all_job),
     .out_valid_o(job_valid), .out_ready_i(job_ready), .out_data_o(job), .count_o(unused_jobs)
   );
 
   // -- Packets in ---------------------------------------------------------------------------------
   logic         r_valid, r_ready, r_last, r_error, r_more, more_ready, more_valid;
-  logic         p_valid, p_ready, p_last, p_error, p_burst_valid, p_burst_ready;
-  logic [511:0] r_data, p_data;
+  logic         h_valid, h_ready, h_last, h_error, p_valid, p_ready, p_last, p_error;
+  logic         p_burst_valid, p_burst_ready, port_valid, port_ready, port_last;
+  logic [511:0] r_data, h_data, p_data, port_data;
   logic [6:0]   r_bytes;
   logic [7:0]   unused_more;
   logic [63:0]  p_burst_addr;
@@ -345,8 +411,18 @@ module ipa_card
   dma_join u_join (
     .clk_i, .rst_ni, .s_valid_i(r_valid), .s_ready_o(r_ready), .s_data_i(r_data),
     .s_bytes_i(r_bytes), .s_last_i(r_last), .s_error_i(r_error), .s_more_i(r_more),
-    .m_valid_o(p_valid), .m_ready_i(p_ready), .m_data_o(p_data), .m_last_o(p_last),
-    .m_error_o(p_error)
+    .m_valid_o(h_valid), .m_ready_i(h_ready), .m_data_o(h_data), .m_last_o(h_last),
+    .m_error_o(h_error)
+  );
+  ipa_job_merge u_merge (
+    .clk_i, .rst_ni, .host_job_valid_i(job_in_valid), .host_job_ready_o(job_in_ready),
+    .host_job_i(job_in), .host_valid_i(h_valid), .host_ready_o(h_ready), .host_last_i(h_last),
+    .host_error_i(h_error), .host_data_i(h_data), .port_job_valid_i(port_job_valid),
+    .port_job_ready_o(port_job_ready), .port_job_i(port_job), .port_valid_i(port_valid),
+    .port_ready_o(port_ready), .port_last_i(port_last), .port_data_i(port_data),
+    .job_valid_o(all_job_valid), .job_ready_i(all_job_ready), .job_o(all_job),
+    .m_valid_o(p_valid), .m_ready_i(p_ready), .m_last_o(p_last), .m_error_o(p_error),
+    .m_data_o(p_data)
   );
 
   // Descriptors first: they are few, and without them there are no packets. Then lists, likewise.
@@ -591,18 +667,24 @@ module ipa_card
     .count_o(unused_fronts)
   );
 
-  logic result_valid, result_ready, result_error;
+  logic result_valid, result_ready, result_error, any_line_valid, line_of_port, line_ends;
+  logic port_line_ready;
+  assign write_line_valid = any_line_valid && !line_of_port;
   ipa_dma_write u_write (
     .clk_i, .rst_ni, .write_valid_i(write_valid), .write_ready_o(write_ready), .write_i(write),
     .data_valid_i(out_valid), .data_ready_o(out_ready), .data_i(out), .front_valid_i(front_valid),
-    .front_ready_o(front_ready), .front_i(front), .line_valid_o(write_line_valid),
-    .line_ready_i(write_line_ready), .line_addr_o(write_addr_o), .line_data_o(write_data_o),
-    .line_strobe_o(write_line_strobe), .line_last_o(write_line_last), .ack_valid_i(write_ack),
+    .front_ready_o(front_ready), .front_i(front), .line_valid_o(any_line_valid),
+    .line_ready_i(line_of_port ? port_line_ready : write_line_ready), .line_addr_o(write_addr_o),
+    .line_data_o(write_data_o), .line_strobe_o(write_line_strobe), .line_last_o(write_line_last),
+    .line_port_o(line_of_port), .line_ends_o(line_ends), .ack_valid_i(write_ack),
     .ack_error_i(write_error_i), .result_valid_o(result_valid), .result_ready_i(result_ready),
     .result_error_o(result_error)
   );
 
   // -- Completions --------------------------------------------------------------------------------
+  logic                 passed_valid, passed_ready, passed_good;
+  status_t              passed_status;
+  done_t                passed;
   logic                 finish_event_valid, finish_event_ready;
   card_event_t          finish_event;
   assign completed_valid_o = completed;
@@ -618,6 +700,8 @@ module ipa_card
     .uncount_index_o(uncount_index), .uncount_octets_o(uncount_octets),
     .uncount_outbound_valid_o(uncount_ov), .uncount_outbound_ready_i(uncount_or),
     .uncount_inbound_valid_o(uncount_iv), .uncount_inbound_ready_i(uncount_ir),
+    .port_valid_o(passed_valid), .port_ready_i(passed_ready), .port_good_o(passed_good),
+    .port_status_o(passed_status), .port_done_o(passed),
     .post_valid_o(post_valid), .post_ready_i(post_ready), .post_addr_o, .post_data_o, .post_sa_o,
     .post_generation_o, .ack_valid_i(post_ack),
     .ack_error_i(post_error_i), .completed_valid_o(completed),
@@ -628,6 +712,32 @@ module ipa_card
     .query_completed_o(queue_completed_o), .query_errors_o(queue_errors_o),
     .query_bytes_o(queue_bytes_o)
   );
+
+  // -- Ports --------------------------------------------------------------------------------------
+  ipa_ports #(.SAS(SAS), .RULES(RULES)) u_ports (
+    .clk_i, .rst_ni, .run_i(ports_run_i), .wire_in_valid_i, .wire_in_ready_o, .wire_in_last_i,
+    .wire_in_error_i, .wire_in_bytes_i, .wire_in_data_i, .wire_out_valid_o, .wire_out_ready_i,
+    .wire_out_last_o, .wire_out_bytes_o, .wire_out_data_o, .host_in_valid_i, .host_in_ready_o,
+    .host_in_last_i, .host_in_bytes_i, .host_in_data_i, .host_out_valid_o, .host_out_ready_i,
+    .host_out_last_o, .host_out_bytes_o, .host_out_data_o, .exception_in_valid_i,
+    .exception_in_ready_o, .exception_in_last_i, .exception_in_bytes_i, .exception_in_data_i,
+    .exception_out_valid_o, .exception_out_ready_i, .exception_out_last_o,
+    .exception_out_unknown_o, .exception_out_bytes_o, .exception_out_data_o,
+    .job_valid_o(port_job_valid), .job_ready_i(port_job_ready), .job_o(port_job),
+    .data_valid_o(port_valid), .data_ready_i(port_ready), .data_last_o(port_last),
+    .data_o(port_data), .line_valid_i(any_line_valid && line_of_port),
+    .line_ready_o(port_line_ready), .line_number_i(write_addr_o[14:6]), .line_data_i(write_data_o),
+    .line_strobe_i(write_line_strobe), .line_last_i(line_ends), .done_valid_i(passed_valid),
+    .done_ready_o(passed_ready), .done_good_i(passed_good), .done_i(passed), .sa_write_i,
+    .sa_index_i(SaBits'(sa_index_i)), .sa_valid_i, .sa_config_i, .spi_valid_i, .spi_ready_o,
+    .spi_add_i, .spi_i, .spi_done_o, .spi_full_o, .mac_i, .mtu_i, .way_write_i, .way_known_i,
+    .way_mac_i, .rule_write_i, .rule_inbound_i, .rule_index_i, .rule_i, .outbound_rules_i,
+    .inbound_rules_i, .wire_counts_o, .path_counts_o, .idle_o(ports_idle_o)
+  );
+  assign passed_valid_o      = passed_valid && passed_ready;
+  assign passed_status_o     = passed_status;
+  assign passed_sa_o         = passed.job.sa_index;
+  assign passed_generation_o = passed.job.sa_generation;
 
   // -- Events: one at a time ----------------------------------------------------------------------
   logic        plan_told_valid, plan_told_ready, verdict_told_valid, verdict_told_ready;
@@ -682,7 +792,10 @@ module ipa_card
   logic [9:0] under_way_q;
   always_ff @(posedge clk_i) begin
     if (!rst_ni) under_way_q <= '0;
-    else under_way_q <= under_way_q + 10'(fetch_valid && fetch_ready) - 10'(completed);
+    else begin
+      under_way_q <= under_way_q + 10'(fetch_valid && fetch_ready) - 10'(completed)
+                     + 10'(port_job_valid && port_job_ready) - 10'(passed_valid && passed_ready);
+    end
   end
   assign idle_o = under_way_q == '0;
 

@@ -9,7 +9,8 @@ package ipa_card_pkg;
     MaxPacket  = 16384,                          // octets, sealed or not
     MaxDepth   = 4096,                           // entries of a ring
     MaxWindow  = 1024,
-    MaxBuffer  = 131072
+    MaxBuffer  = 131072,
+    MaxRules   = 256                             // of inline mode, of each direction
   } limit_e;
 
   // Of buffers in pieces: how many are under way, and pieces of each.
@@ -151,6 +152,8 @@ package ipa_card_pkg;
     logic        has_data;                       // its packet was asked for
     logic        gather;                         // its buffer is in pieces, which are kept
     logic        numbered;                       // it brings number and IV
+    logic        port;                           // its packet came by a port, and goes on by one
+    logic        wire_in;                        // by the wire
     status_t     status;
     logic [7:0]  queue_index;
     logic [7:0]  opcode;
@@ -197,6 +200,7 @@ package ipa_card_pkg;
     logic        bad;
     logic        is_v6;
     logic        fragment;
+    logic        later;                          // not the first one
     logic [7:0]  protocol;                       // of what transport mode protects
     logic [7:0]  field;                          // the octet that holds it
     logic [7:0]  kept;                           // octets in front of it; 255 and more is 255
@@ -229,6 +233,7 @@ package ipa_card_pkg;
 
   // Beats to write, or to drop.
   typedef struct packed {
+    logic        port;                           // addr is one of the frame that leaves
     logic        gather;                         // addr is an offset in pieces that are kept
     logic        front;                          // of the headers that stay, else of the stream
     logic        second;                         // from their second beat on
@@ -255,6 +260,14 @@ package ipa_card_pkg;
   // Where a frame of the wire goes.
   typedef enum logic [1:0] {ToNobody, ToCard, ToHost} way_e;
 
+  // A frame of a port, of which all is there.
+  typedef struct packed {
+    logic                    damaged;            // or too long
+    logic [15:0]             kind;               // EtherType, if it is Ethernet
+    logic [14:0]             octets;
+    logic [8*HeadOctets-1:0] head;               // of the IP packet in it
+  } stored_t;
+
   // What came from the wire since reset.
   typedef struct packed {
     logic [63:0] damaged;                        // or too long
@@ -264,6 +277,48 @@ package ipa_card_pkg;
     logic [63:0] received_bytes;
     logic [63:0] received;
   } port_counts_t;
+
+  // Of the ports, what the card's data path made of packets since reset.
+  typedef struct packed {
+    logic [63:0] no_neighbour;
+    logic [63:0] too_big;                        // for the wire, or for the card
+    logic [63:0] wire_refused;
+    logic [63:0] wire_no_rule;
+    logic [63:0] host_refused;
+    logic [63:0] host_no_rule;
+    logic [63:0] host_too_big;
+    logic [63:0] host_received_bytes;
+    logic [63:0] host_received;
+  } path_counts_t;
+
+  // By which packets go through an SA. Addresses are numbers; those of IPv4 have 32 bits.
+  typedef struct packed {
+    logic [5:0]   reserved;
+    logic         protect;                       // else they are dropped
+    logic         is_v6;
+    logic [7:0]   protocol;                      // 0 is any
+    logic [31:0]  sa_generation;
+    logic [31:0]  sa_index;
+    logic [15:0]  destination_port_last;
+    logic [15:0]  destination_port;
+    logic [15:0]  source_port_last;
+    logic [15:0]  source_port;
+    logic [127:0] destination_last;
+    logic [127:0] destination;
+    logic [127:0] source_last;
+    logic [127:0] source;
+  } rule_t;
+
+  // What rules look at.
+  typedef struct packed {
+    logic         is_v6;
+    logic         has_ports;
+    logic [7:0]   protocol;
+    logic [15:0]  destination_port;
+    logic [15:0]  source_port;
+    logic [127:0] destination;
+    logic [127:0] source;
+  } flow_t;
 
   // RFC 4303, appendix A2.2: the number nearest to the window that has these low 32 bits.
   function automatic logic [63:0] full_number(input logic [63:0] top, input logic [15:0] window,
@@ -303,6 +358,7 @@ package ipa_card_pkg;
   // -- Between the registers and the management (ipa_front) ---------------------------------------
   // What registers say that only the management knows. Counters are those of its own work.
   typedef struct packed {
+    logic [31:0] ports;                          // that lead anywhere: none, or all
     logic [31:0] sleeps;                         // bit 0: FEATURES.SLEEPS
     logic [31:0] max_queues;
     logic [31:0] max_sas;

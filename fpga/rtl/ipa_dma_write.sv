@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// Writes packets to the host's memory, from where they begin in their beats to wherever they go.
+// Writes packets to the host's memory, from where they begin in their beats to wherever they go; and, as lines of
+// frames, to the ports.
 //
 // The host's side is AXI-like: lines of 64 octets at multiples of 64, with a strobe for each octet, in
 // bursts that lie within 512 octets at a multiple of 512, and so within a page; bursts are
@@ -34,6 +35,8 @@ module ipa_dma_write
   output logic [511:0]            line_data_o,
   output logic [63:0]             line_strobe_o,
   output logic                    line_last_o,   // of the burst
+  output logic                    line_port_o,   // not to the host: nobody acknowledges it
+  output logic                    line_ends_o,   // the last one of its operation
   input  logic                    ack_valid_i,
   input  logic                    ack_error_i,
 
@@ -77,7 +80,9 @@ module ipa_dma_write
                            >> {7'd64 - {1'b0, up}, 3'b0};
   assign line_addr_o   = {write_i.addr[63:6] + 58'(line_q), 6'b0};
   assign line_last_o   = last_line || line_addr_o[8:6] == 3'd7;
-  assign line_valid_o  = lines_go && room;
+  assign line_valid_o  = lines_go && (room || write_i.port);
+  assign line_port_o   = write_i.port;
+  assign line_ends_o   = last_line && write_i.last;
   assign line          = line_valid_o && line_ready_i;
   logic [63:0] lower, upper;
   assign lower         = line_q == 0 ? 64'hffff_ffff_ffff_ffff << first : '1;
@@ -112,7 +117,7 @@ module ipa_dma_write
   logic [$clog2(BURSTS):0] unused_bursts;
   logic [7:0] unused_results;
   ipa_fifo #(.WIDTH(1), .DEPTH(BURSTS)) u_bursts (
-    .clk_i, .rst_ni, .in_valid_i(line && line_last_o), .in_ready_o(room),
+    .clk_i, .rst_ni, .in_valid_i(line && line_last_o && !write_i.port), .in_ready_o(room),
     .in_data_i(last_line && write_i.last), .out_valid_o(there_burst), .out_ready_i(ack_valid_i),
     .out_data_o(burst_ends), .count_o(unused_bursts)
   );

@@ -246,9 +246,14 @@ module ipa_esp_verdict
   logic patched_q;
   assign patched = patched_q;
 
-  // Of a buffer in pieces, offsets are what the pieces are found by.
-  logic [63:0] base;
-  assign base = job.gather ? 64'd0 : job.buffer;
+  // Of a buffer in pieces, offsets are what the pieces are found by. A frame of a port has an address of its own.
+  localparam logic [31:0] Ethernet = 32'd14;
+  logic [63:0] at;
+  always_comb begin
+    at = job.buffer + 64'(offset);
+    if (job.gather) at = 64'(offset);
+    if (job.port)   at = seals ? 64'(Ethernet) : '0;
+  end
   logic push, front_push, has_event, has_work, has_write, writes;
   assign writes     = good && (stream_len != '0 || front != '0);
   assign has_event  = notices_q != '0;
@@ -269,14 +274,15 @@ module ipa_esp_verdict
   always_comb begin
     write_o        = '0;
     write_o.gather = job.gather;
-    write_o.addr   = base + 64'(offset);
+    write_o.port   = job.port;
+    write_o.addr   = at;
     if (state_q == Front) begin
       write_o.front  = 1'b1;
       write_o.beats  = 9'((10'(front) + 10'd63) >> 6);
       write_o.octets = 15'(front);
       write_o.last   = stream_len == '0;
     end else begin
-      write_o.addr   = base + 64'(offset) + 64'(front);
+      write_o.addr   = at + 64'(front);
       write_o.beats  = seals ? 9'((16'(order_i.octets) + 16'd79) >> 6)
                              : 9'((16'(order_i.octets) + 16'd47) >> 6);
       if (!has_work) write_o.beats = '0;
@@ -287,7 +293,7 @@ module ipa_esp_verdict
 
     done_o.job         = job;
     done_o.status      = final_status;
-    done_o.writes      = writes;
+    done_o.writes      = writes && !job.port;
     done_o.number      = good ? order_i.number : '0;
     done_o.offset      = good ? offset : job.offset;
     done_o.len         = good ? out_len : '0;
@@ -374,6 +380,6 @@ module ipa_esp_verdict
 
   logic unused;
   assign unused = ^{inner.fragment, inner.protocol, inner.field, inner.kept, inner.upper,
-                    inner.upper_at};
+                    inner.upper_at, inner.later};
 
 endmodule

@@ -45,6 +45,13 @@ module ipa_finish
   output logic                 uncount_inbound_valid_o,
   input  logic                 uncount_inbound_ready_i,
 
+  // To the ports, instead of a completion
+  output logic                 port_valid_o,
+  input  logic                 port_ready_i,
+  output logic                 port_good_o,
+  output status_t              port_status_o,
+  output done_t                port_done_o,
+
   // To the host: 32 octets each
   output logic                 post_valid_o,
   input  logic                 post_ready_i,
@@ -126,12 +133,18 @@ module ipa_finish
   logic [31:0] made_q [QUEUES], errors_q [QUEUES];
   logic [63:0] bytes_q [QUEUES];
   logic [31:0] made, slot;
-  logic        phase, post, ended, acks_room, ack_there;
+  logic        phase, post, ported, leaves, ended, acks_room, ack_there;
   assign made  = made_q[queue_index];
   assign slot  = made & ((32'd1 << depth_q[queue_index]) - 32'd1);
   assign phase = !made[{1'b0, depth_q[queue_index]}];
 
-  assign post_valid_o      = state_q == Post && acks_room;
+  assign port_valid_o      = state_q == Post && job.port;
+  assign port_good_o       = good;
+  assign port_status_o     = status;
+  assign port_done_o       = done_q;
+  assign ported            = port_valid_o && port_ready_i;
+  assign leaves            = post || ported;
+  assign post_valid_o      = state_q == Post && !job.port && acks_room;
   assign post_addr_o       = base_q[queue_index] + {27'b0, slot, 5'b0};
   assign post_sa_o         = job.sa_index;
   assign post_generation_o = job.sa_generation;
@@ -165,7 +178,7 @@ module ipa_finish
   logic [63:0] lost_addr_q;
   logic [QueueBits-1:0] lost_queue_q;
   logic        notes;
-  assign notes         = fault || malformed;
+  assign notes         = !job.port && (fault || malformed);
   assign event_valid_o = lost_q || (state_q == Tell && notes);
   always_comb begin
     event_o       = '0;
@@ -209,7 +222,7 @@ module ipa_finish
         Uncount: begin
           if (job.sa.outbound ? uncount_outbound_ready_i : uncount_inbound_ready_i) state_q <= Post;
         end
-        Post:    if (post) state_q <= Tell;
+        Post:    if (leaves) state_q <= Tell;
         Tell:    if (ended) state_q <= Idle;
         default: state_q <= Idle;
       endcase
@@ -248,11 +261,13 @@ module ipa_finish
         made_q[queue_index]  <= made + 32'd1;
         bytes_q[queue_index] <= bytes_q[queue_index] + 64'(job.octets);
         if (!good) errors_q[queue_index] <= errors_q[queue_index] + 32'd1;
+      end
+      if (leaves) begin
         if (good && job.sa.outbound) begin
           sealed_o       <= sealed_o + 64'd1;
           sealed_bytes_o <= sealed_bytes_o + 64'(done_q.counted);
         end
-        if (good && !job.sa.outbound) begin
+        if (good && !job.sa.outbound && !(job.port && done_q.next_header == ProtocolNone)) begin
           opened_o       <= opened_o + 64'd1;
           opened_bytes_o <= opened_bytes_o + 64'(done_q.counted);
         end

@@ -169,6 +169,9 @@ module ipa_front
     told.identity.FEATURES.PRIORITIES.next         = 1'b1;
     told.identity.FEATURES.KEY_MAILBOX.next        = 1'b1;
     told.identity.FEATURES.SLEEPS.next             = face_i.sleeps[0];
+    told.identity.FEATURES.INLINE.next             = face_i.ports != '0;
+    told.identity.PORTS.value.next                 = face_i.ports;
+    told.identity.MAX_RULES.value.next = face_i.ports != '0 ? 32'(MaxRules) : '0;
     told.identity.MAX_SAS.value.next    = face_i.max_sas;
     told.identity.MAX_QUEUES.value.next = face_i.max_queues;
     told.identity.MAX_DEPTH.value.next  = MaxDepth;

@@ -49,6 +49,7 @@ module ipa_ip_parse
         start.bad      = len_i < 17'd20 || header_len < 17'd20 || start.total < header_len
                          || len_i < start.total;
         start.fragment = {head_i[53:48], head_i[63:56]} != '0;
+        start.later    = {head_i[52:48], head_i[63:56]} != '0;
         start.protocol = head_i[79:72];
         start.field    = 8'd9;
         start.kept     = clip(header_len);
@@ -113,6 +114,7 @@ module ipa_ip_parse
         end
         if (facts_q.upper == FragmentHdr) begin
           facts_q.fragment <= 1'b1;
+          facts_q.later    <= {octet(head_i, at + 7'd2), octet(head_i, at + 7'd3)} >= 16'd8;
           first_q          <= {octet(head_i, at + 7'd2), octet(head_i, at + 7'd3)} < 16'd8;
         end
       end

@@ -46,6 +46,7 @@ module ipa_port_steer
   output logic              m_last_o,            // of both
   output logic [6:0]        m_bytes_o,
   output logic [511:0]      m_data_o,
+  output logic              dropped_o,           // a frame: for a clock
 
   // Management (see ipa_spi_table)
   input  logic              set_valid_i,
@@ -61,19 +62,8 @@ module ipa_port_steer
 
   localparam int unsigned Ethernet   = 14;
   localparam int unsigned LastHeader = HeadOctets - 16;
-  localparam int unsigned MaxBeats   = MaxPacket / 64;
   localparam logic [15:0] NatPort    = 16'd4500;
 
-  if (BEATS < 2 * MaxBeats) begin : gen_too_few
-    $fatal(1, "a frame of MaxPacket octets must fit twice");
-  end
-
-  typedef struct packed {
-    logic                    damaged;
-    logic [15:0]             kind;               // EtherType
-    logic [14:0]             octets;
-    logic [8*HeadOctets-1:0] head;               // behind the Ethernet header
-  } frame_t;
   typedef struct packed {
     way_e              way;
     logic              unknown;
@@ -83,54 +73,15 @@ module ipa_port_steer
   } verdict_t;
 
   // -- In -----------------------------------------------------------------------------------------
-  logic         beats_ready, frames_ready, take, cut, ends, swallow_q;
-  logic [8:0]   beat_q;                          // number of the beat in its frame
-  logic [399:0] head0_q;
-  logic [15:0]  kind_q;
-  logic [8*HeadOctets-1:0] head_q;
-  frame_t       frame_in;
-  // Its rest is not stored.
-  assign cut       = beat_q == 9'(MaxBeats - 1) && !s_last_i;
-  assign ends      = s_last_i || cut;
-  assign s_ready_o = swallow_q || (beats_ready && (!ends || frames_ready));
-  assign take      = s_valid_i && s_ready_o && !swallow_q;
-  always_comb begin
-    frame_in.damaged = s_error_i || cut;
-    frame_in.octets  = 15'({beat_q, 6'b0}) + 15'(s_bytes_i);
-    frame_in.kind    = beat_q == 0 ? swap16(s_data_i[111:96]) : kind_q;
-    frame_in.head    = head_q;
-    if (beat_q == 0)      frame_in.head = {496'b0, s_data_i[511:112]};
-    else if (beat_q == 1) frame_in.head = {s_data_i[495:0], head0_q};
-  end
-  assign head0_q = head_q[399:0];
-  always_ff @(posedge clk_i) begin
-    if (!rst_ni) begin
-      beat_q    <= '0;
-      swallow_q <= 1'b0;
-    end else begin
-      if (take) beat_q <= ends ? '0 : beat_q + 9'd1;
-      if (take && cut) swallow_q <= 1'b1;
-      else if (s_valid_i && s_last_i) swallow_q <= 1'b0;
-    end
-    if (take && beat_q < 9'd2) head_q <= frame_in.head;
-    if (take && beat_q == '0) kind_q <= frame_in.kind;
-  end
-
-  logic         beat_valid, beat_ready, beat_last;
+  logic         beat_valid, beat_ready, beat_last, frame_valid, frame_ready;
   logic [6:0]   beat_bytes;
   logic [511:0] beat_data;
-  ipa_fifo_ram #(.WIDTH(520), .DEPTH(BEATS)) u_beats (
-    .clk_i, .rst_ni, .in_valid_i(s_valid_i && !swallow_q && (!ends || frames_ready)),
-    .in_ready_o(beats_ready), .in_data_i({ends, s_bytes_i, s_data_i}), .out_valid_o(beat_valid),
-    .out_ready_i(beat_ready), .out_data_o({beat_last, beat_bytes, beat_data})
-  );
-  logic       frame_valid, frame_ready;
-  frame_t     frame;
-  logic [3:0] unused_frames;
-  ipa_fifo #(.WIDTH($bits(frame_t)), .DEPTH(8)) u_frames (
-    .clk_i, .rst_ni, .in_valid_i(take && ends), .in_ready_o(frames_ready), .in_data_i(frame_in),
-    .out_valid_o(frame_valid), .out_ready_i(frame_ready), .out_data_o(frame),
-    .count_o(unused_frames)
+  stored_t      frame;
+  ipa_port_store #(.SKIP(Ethernet), .BEATS(BEATS)) u_store (
+    .clk_i, .rst_ni, .s_valid_i, .s_ready_o, .s_last_i, .s_error_i, .s_bytes_i, .s_data_i,
+    .m_valid_o(beat_valid), .m_ready_i(beat_ready), .m_last_o(beat_last), .m_bytes_o(beat_bytes),
+    .m_data_o(beat_data), .frame_valid_o(frame_valid), .frame_ready_i(frame_ready),
+    .frame_o(frame)
   );
 
   // -- What it is ---------------------------------------------------------------------------------
@@ -180,6 +131,7 @@ module ipa_port_steer
   verdict_t verdict_in;
   assign verdict_in_valid = state_q == Find || (state_q == Judge && !looks);
   assign frame_ready      = verdict_in_valid && verdict_in_ready;
+  assign dropped_o        = frame_ready && verdict_in.way == ToNobody;
   always_comb begin
     verdict_in.way     = ToHost;
     verdict_in.unknown = 1'b0;
@@ -246,6 +198,6 @@ module ipa_port_steer
 
   logic unused;
   assign unused = ^{found_valid, behind[127:96], behind[63:32], facts.protocol, facts.field,
-                    facts.kept, facts.is_v6, facts.total[16:15], unused_frames, unused_verdicts};
+                    facts.kept, facts.is_v6, facts.total[16:15], facts.later, unused_verdicts};
 
 endmodule

@@ -375,7 +375,7 @@ fn add(
     added
 }
 
-fn add_with_key(
+pub(crate) fn add_with_key(
     core: &mut Core,
     context: &SaContext,
     now: Instant,

@@ -133,7 +133,6 @@ fn check_rtl(config: &CardConfig) -> Result<(), SimError> {
         (config.functions != 1, "has one function"),
         (!config.faults.is_empty(), "injects no faults"),
         (config.null_crypto, "always seals"),
-        (config.inline.is_some(), "has no ports"),
         (config.pace.is_set(), "is as fast as its clock"),
         (config.capture.is_some(), "captures nothing"),
     ];

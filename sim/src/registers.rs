@@ -13,7 +13,6 @@ use offload_api::sa::{Cipher, Suite};
 
 use crate::card::{Core, MAX_DEPTH, MAX_PACKET};
 use crate::gather::MAX_GATHER;
-use crate::inline::rules::MAX_RULES;
 use crate::rtl;
 
 /// What a write to a register asks for.
@@ -41,8 +40,8 @@ impl Core {
             identity::MAGIC => MAGIC_VALUE,
             identity::VERSION => ABI_VERSION,
             identity::FEATURES => self.features().bits(),
-            identity::PORTS if self.inline.is_some() => PortRole::ALL.len() as u32,
-            identity::MAX_RULES if self.inline.is_some() => MAX_RULES as u32,
+            identity::PORTS => self.ports(),
+            identity::MAX_RULES => self.max_rules(),
             identity::MAX_SAS => self.sas.capacity(),
             identity::MAX_QUEUES => self.queues.len() as u32,
             identity::MAX_DEPTH => MAX_DEPTH,
@@ -88,6 +87,19 @@ impl Core {
             statistics::INTERRUPTS => self.irqs.fired,
             _ => return None,
         })
+    }
+
+    /// Ports of its own: none, or all.
+    pub(crate) fn ports(&self) -> u32 {
+        match self.inline {
+            Some(_) => PortRole::ALL.len() as u32,
+            None => 0,
+        }
+    }
+
+    fn max_rules(&self) -> u32 {
+        let inline = self.inline.as_ref();
+        inline.map_or(0, |inline| inline.rules.capacity() as u32)
     }
 
     /// Largest packet, sealed or not.

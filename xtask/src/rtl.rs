@@ -163,8 +163,11 @@ fn tests() -> Result<()> {
         "conformance",
     ];
     run::succeed(cargo("test").args(tests))?;
-    run::succeed(cargo("test").args(["--lib", "--", "rtl::"]))?;
+    run::succeed(cargo("test").args(["--lib", "--", "rtl::", "inline::lockstep::"]))?;
     run::succeed(&mut by_hand(cargo("test")))?;
+    // Only the RTL's own are meant here: captures and paces are not for it.
+    let inline = ["--test", "inline", "--", "host_port", "cable"];
+    run::succeed(cargo("test").args(inline).env("RTL_CARD", "1"))?;
     demo()
 }
 

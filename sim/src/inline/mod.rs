@@ -6,7 +6,11 @@
 //! (RFC 4301 §5.2), and goes to the host port. Everything else passes between wire and exception
 //! port unchanged.
 
-mod neighbours;
+#[cfg(all(test, feature = "rtl"))]
+mod lockstep;
+pub(crate) mod neighbours;
+#[cfg(feature = "rtl")]
+mod rtl;
 pub(crate) mod rules;
 mod steer;
 
@@ -32,7 +36,7 @@ use crate::port::tun::{self, BURST, OFFSET, PacketPort, Received, buffer_len};
 use crate::port::{self, FramePort, MAX_FRAME, PortSpec};
 use crate::submission::{open, seal};
 use neighbours::Neighbours;
-use rules::RuleTable;
+use rules::{MAX_RULES, RuleTable};
 use steer::{ETHERNET, IPV4, IPV6, Way};
 
 /// Where the ports of a card lead.
@@ -88,6 +92,14 @@ impl PortFacts {
 }
 
 impl InlineState {
+    /// Of a card that holds so many rules.
+    fn new(rules: usize) -> Self {
+        Self {
+            rules: RuleTable::new(rules),
+            ports: Default::default(),
+        }
+    }
+
     /// Back to power-on.
     pub(crate) fn reset(&mut self) {
         self.rules.clear();
@@ -147,6 +159,20 @@ const SHORT_NAP: Duration = Duration::from_millis(1);
 /// §2.21).
 const UNKNOWN_PER_SECOND: u32 = 10;
 
+/// Since when frames with an unknown SPI are counted, and how many there were.
+struct Unknown(Instant, u32);
+
+impl Unknown {
+    /// Whether one more goes to the host.
+    fn passes(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.0) >= Duration::from_secs(1) {
+            *self = Self(now, 0);
+        }
+        self.1 += 1;
+        self.1 <= UNKNOWN_PER_SECOND
+    }
+}
+
 /// The ports, open, and what the data path needs.
 pub(crate) struct Inline {
     wire: Box<dyn FramePort>,
@@ -156,7 +182,7 @@ pub(crate) struct Inline {
     /// Captures are played when there is a rule to play them by.
     replays: Option<fn(&Card) -> bool>,
     neighbours: Neighbours,
-    unknown: (Instant, u32),
+    unknown: Unknown,
     from_host: Vec<Vec<u8>>,
     sizes: Vec<usize>,
     from_wire: Vec<Vec<u8>>,
@@ -164,6 +190,9 @@ pub(crate) struct Inline {
     to_host_len: usize,
     /// Places in `from_host` of frames for the wire: buffer, start, end.
     to_wire: Vec<(usize, usize, usize)>,
+    /// Of a card in RTL.
+    #[cfg(feature = "rtl")]
+    round: Option<Box<rtl::Round>>,
 }
 
 impl Inline {
@@ -186,7 +215,11 @@ impl Inline {
             .into_iter()
             .any(|spec| matches!(spec, PortSpec::Pcap { read: Some(_), .. }));
         let mut core = card.lock();
-        let mut state = InlineState::default();
+        let mut state = InlineState::new(if card.is_rtl {
+            crate::rtl::MAX_RULES
+        } else {
+            MAX_RULES
+        });
         for (role, mac, mtu) in [
             (PortRole::Wire, mac, wire.mtu()),
             (PortRole::Host, [0; 6], host.mtu()),
@@ -204,7 +237,7 @@ impl Inline {
             mac,
             replays: replays.then_some(has_rules as fn(&Card) -> bool),
             neighbours: Neighbours::default(),
-            unknown: (Instant::now(), 0),
+            unknown: Unknown(Instant::now(), 0),
             from_host: (0..BURST).map(|_| vec![0; room]).collect(),
             sizes: vec![0; BURST],
             from_wire: (0..FRAMES).map(|_| vec![0; MAX_FRAME]).collect(),
@@ -213,6 +246,8 @@ impl Inline {
                 .collect(),
             to_host_len: 0,
             to_wire: Vec::with_capacity(BURST),
+            #[cfg(feature = "rtl")]
+            round: card.is_rtl.then(Box::default),
         })
     }
 
@@ -220,14 +255,11 @@ impl Inline {
     pub(crate) fn run(&mut self, card: &Arc<Card>, bell: &Bell) {
         let mut idle = 0;
         while !bell.has_ended() {
-            let mut worked = false;
-            if self.replays.is_none_or(|due| due(card)) {
+            let moves = self.replays.is_none_or(|due| due(card));
+            if moves {
                 self.replays = None;
-                worked |= self.out(card);
-                worked |= self.inward(card);
             }
-            worked |= self.exceptions(card);
-            if worked {
+            if self.round(card, moves) {
                 idle = 0;
             } else if idle < IDLE_ROUNDS {
                 idle += 1;
@@ -237,6 +269,21 @@ impl Inline {
                 idle = 0;
             }
         }
+    }
+
+    /// What has come by the ports; whether anything.
+    fn round(&mut self, card: &Card, moves: bool) -> bool {
+        // What does not forward drops, and counts, without its data path.
+        #[cfg(feature = "rtl")]
+        if self.round.is_some() && card.lock().forwards() {
+            return self.rtl_round(card, moves);
+        }
+        let mut worked = false;
+        if moves {
+            worked |= self.out(card);
+            worked |= self.inward(card);
+        }
+        worked | self.exceptions(card)
     }
 
     fn sleep(&self) {
@@ -354,6 +401,7 @@ impl Inline {
         let mut to_exception = PortFacts::default();
         let mut core = card.lock();
         self.to_host_len = 0;
+        let unknown = &mut self.unknown;
         for number in 0..count {
             let (Some(buffer), Some(len)) =
                 (self.from_wire.get_mut(number), self.sizes.get(number))
@@ -369,11 +417,7 @@ impl Inline {
             };
             if len != 0 && sa.is_none() {
                 core.port(PortRole::Wire).unknown_spi += 1;
-                if now.duration_since(self.unknown.0) >= Duration::from_secs(1) {
-                    self.unknown = (now, 0);
-                }
-                self.unknown.1 += 1;
-                if self.unknown.1 > UNKNOWN_PER_SECOND {
+                if !unknown.passes(now) {
                     continue;
                 }
             }
@@ -393,6 +437,13 @@ impl Inline {
             }
         }
         drop(core);
+        add_sent(card, PortRole::Exception, to_exception);
+        self.send_to_host(card);
+        true
+    }
+
+    /// Sends the packets that were put aside for the host port.
+    fn send_to_host(&mut self, card: &Card) {
         let mut to_host = PortFacts::default();
         let packets = self.to_host.get_mut(..self.to_host_len).unwrap_or_default();
         if !packets.is_empty() {
@@ -406,9 +457,7 @@ impl Inline {
             to_host.sent_bytes = if taken == all { lens as u64 } else { 0 };
             to_host.send_errors = (all - taken) as u64;
         }
-        add_sent(card, PortRole::Exception, to_exception);
         add_sent(card, PortRole::Host, to_host);
-        true
     }
 
     /// Exception port to wire port.

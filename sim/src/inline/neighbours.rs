@@ -11,7 +11,7 @@ const MOST: usize = 4096;
 
 /// MAC addresses by IP destination.
 #[derive(Debug)]
-pub(super) struct Neighbours {
+pub(crate) struct Neighbours {
     known: HashMap<IpAddr, [u8; 6]>,
     /// When to forget.
     limit: usize,
@@ -47,7 +47,7 @@ impl Neighbours {
         self.known.insert(destination, mac);
     }
 
-    pub(super) fn find(&self, destination: IpAddr) -> Option<[u8; 6]> {
+    pub(crate) fn find(&self, destination: IpAddr) -> Option<[u8; 6]> {
         self.known.get(&destination).copied()
     }
 }

@@ -10,8 +10,10 @@ use std::net::IpAddr;
 pub(crate) const MAX_RULES: usize = 4096;
 
 /// Rules by index, each with its generation.
-#[derive(Default)]
 pub(crate) struct RuleTable {
+    capacity: usize,
+    /// How often they were changed.
+    changes: u64,
     slots: Vec<(u32, Option<Rule>)>,
     free: Vec<u32>,
     /// Indexes, in the order in which they are tried.
@@ -26,11 +28,11 @@ pub(crate) struct Rule {
     pub(crate) action: RuleAction,
     /// Index and generation.
     pub(crate) sa: (u32, u32),
-    protocol: u8,
-    source: (IpAddr, IpAddr),
-    destination: (IpAddr, IpAddr),
-    source_ports: (u16, u16),
-    destination_ports: (u16, u16),
+    pub(crate) protocol: u8,
+    pub(crate) source: (IpAddr, IpAddr),
+    pub(crate) destination: (IpAddr, IpAddr),
+    pub(crate) source_ports: (u16, u16),
+    pub(crate) destination_ports: (u16, u16),
 }
 
 impl Rule {
@@ -91,12 +93,32 @@ impl Rule {
     }
 }
 
+impl Default for RuleTable {
+    fn default() -> Self {
+        Self::new(MAX_RULES)
+    }
+}
+
 impl RuleTable {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            changes: 0,
+            slots: Vec::new(),
+            free: Vec::new(),
+            order: Vec::new(),
+        }
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Takes a rule in: index and generation, if there is room.
     pub(crate) fn add(&mut self, rule: Rule) -> Option<(u32, u32)> {
         let index = match self.free.pop() {
             Some(index) => index,
-            None if self.slots.len() < MAX_RULES => {
+            None if self.slots.len() < self.capacity => {
                 self.slots.push((1, None));
                 (self.slots.len() - 1) as u32
             }
@@ -113,6 +135,7 @@ impl RuleTable {
                 .is_some_and(|(_, rule)| rule.as_ref().is_some_and(|rule| rule.priority > priority))
         });
         self.order.insert(at, index);
+        self.changes += 1;
         Some((index, generation))
     }
 
@@ -131,6 +154,7 @@ impl RuleTable {
         *current = current.wrapping_add(1).max(1);
         self.free.push(index);
         self.order.retain(|other| *other != index);
+        self.changes += 1;
         true
     }
 
@@ -169,6 +193,18 @@ impl RuleTable {
         self.in_order()
             .find(|rule| rule.inbound && rule.sa == sa && rule.fits(facts))
             .is_some_and(|rule| rule.action == RuleAction::Protect)
+    }
+
+    /// How often rules have come or gone.
+    #[cfg(feature = "rtl")]
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// A direction's rules, in the order in which they are tried.
+    #[cfg(feature = "rtl")]
+    pub(crate) fn of_direction(&self, inbound: bool) -> impl Iterator<Item = &Rule> {
+        self.in_order().filter(move |rule| rule.inbound == inbound)
     }
 
     fn in_order(&self) -> impl Iterator<Item = &Rule> {

@@ -3,7 +3,7 @@
 
 use esp::sa::SaNotice;
 use fpga_cosim::card::{
-    CardEvent, Counters, HostMemory, HostTiming, Notices, QueueSetup, RtlCard, Stuck,
+    CardEvent, Completed, Counters, HostMemory, HostTiming, Notices, QueueSetup, RtlCard, Stuck,
 };
 use fpga_regs::admin::ErrorKind;
 use fpga_regs::registers::FatalCause;
@@ -11,6 +11,7 @@ use offload_api::event::Limit;
 use offload_api::queue::Status;
 
 use super::interrupts::Fired;
+use super::ports::Told;
 use super::{BusTiming, MAX_QUEUES};
 use crate::card::{Card, Core, Reset, Ring};
 use crate::datapath::running;
@@ -35,6 +36,8 @@ pub(crate) struct Engine {
     pub(super) fired: Fired,
     /// Idle clocks in a row.
     quiet: u32,
+    /// What the ports were told.
+    pub(super) told: Told,
 }
 
 impl Engine {
@@ -53,6 +56,7 @@ impl Engine {
             completed: 0,
             fired: Fired::default(),
             quiet: QUIET,
+            told: Told::default(),
         })
     }
 
@@ -66,6 +70,7 @@ impl Engine {
         self.completed = 0;
         self.forget_fired();
         self.quiet = QUIET;
+        self.told = Told::default();
     }
 }
 
@@ -151,7 +156,7 @@ pub(crate) fn round(card: &Card) -> bool {
 }
 
 /// Does what the RTL leaves to its management: events first, then what was completed.
-fn settle(core: &mut Core) {
+pub(super) fn settle(core: &mut Core) {
     while let Some(event) = core
         .rtl
         .as_mut()
@@ -193,12 +198,14 @@ fn settle(core: &mut Core) {
         if let Some(engine) = &mut core.rtl {
             engine.completed |= 1 << done.queue;
         }
-        if let Some(status) = Status::from_code(done.status)
-            && !status.is_ok()
-            && let Some(sa) = core.sas.find(done.sa.0, done.sa.1)
-        {
-            sa.state.note_refused(status);
-        }
+        note_refused(core, &done);
+    }
+    while let Some(done) = core
+        .rtl
+        .as_mut()
+        .and_then(|engine| engine.card.take_passed())
+    {
+        note_refused(core, &done);
     }
     // One that the host had asked for before may have come of it.
     let now = core.time();
@@ -216,6 +223,15 @@ fn settle(core: &mut Core) {
     counters.errors += now.errors - before.errors;
     counters.dma_faults += now.dma_faults - before.dma_faults;
     counters.bad_descriptors += now.bad_descriptors - before.bad_descriptors;
+}
+
+fn note_refused(core: &mut Core, done: &Completed) {
+    if let Some(status) = Status::from_code(done.status)
+        && !status.is_ok()
+        && let Some(sa) = core.sas.find(done.sa.0, done.sa.1)
+    {
+        sa.state.note_refused(status);
+    }
 }
 
 fn translate(notice: Notices, left: u64) -> SaNotice {

@@ -38,6 +38,7 @@ impl Core {
             max_sas: self.sas.capacity(),
             max_queues: self.queues.len() as u32,
             sleeps: !self.polls,
+            ports: self.ports(),
         }
     }
 

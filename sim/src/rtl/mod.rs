@@ -12,12 +12,16 @@ mod front;
 #[cfg(feature = "rtl")]
 mod interrupts;
 #[cfg(feature = "rtl")]
+mod ports;
+#[cfg(feature = "rtl")]
 mod sas;
 
 #[cfg(not(feature = "rtl"))]
 pub(crate) use absent::{Engine, round};
 #[cfg(feature = "rtl")]
 pub(crate) use engine::{Engine, round};
+#[cfg(feature = "rtl")]
+pub(crate) use ports::Frames;
 
 /// How the bus of a card in RTL behaves, in clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,8 @@ pub(crate) const MAX_PACKET: u32 = 16384;
 pub(crate) const MAX_WINDOW: u32 = 1024;
 /// SAs that it holds.
 pub(crate) const MAX_SAS: u32 = 1024;
+/// Rules that it holds.
+pub(crate) const MAX_RULES: usize = 256;
 /// Queue pairs that it has.
 pub(crate) const MAX_QUEUES: u16 = 8;
 

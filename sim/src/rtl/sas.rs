@@ -221,10 +221,12 @@ impl Core {
             }
             push(rtl, memory, place, sa, true)
         });
+        self.rtl_add_spi(place.0, params);
     }
 
     /// Takes an SA out of the table, and its keys, once nothing that is under way needs them.
     pub(crate) fn rtl_remove(&mut self, index: u32) {
+        self.rtl_remove_spi(index);
         self.with_rtl(|rtl, memory| {
             rtl.set_sa(index, None, memory);
             rtl.erase_key(index, memory)

@@ -162,9 +162,9 @@ const PROOFS: &[Proof] = &[
         flat: true,
         mutants: &[
             // A completion that is posted although no more acknowledgements can be waited for.
-            ("state_q == Post && acks_room;", "state_q == Post;"),
+            ("!job.port && acks_room;", "!job.port;"),
             (
-                "Post:    if (post) state_q",
+                "Post:    if (leaves) state_q",
                 "Post:    if (acks_room) state_q",
             ),
             (

@@ -36,10 +36,12 @@ pub struct Face {
     pub max_queues: u32,
     /// It may sleep.
     pub sleeps: bool,
+    /// Ports that lead anywhere: none, or three.
+    pub ports: u32,
 }
 
 impl Face {
-    pub(super) fn octets(&self) -> [u8; 72] {
+    pub(super) fn octets(&self) -> [u8; 76] {
         let words = [
             self.now,
             self.error_info,
@@ -56,8 +58,9 @@ impl Face {
             self.max_sas,
             self.max_queues,
             self.sleeps.into(),
+            self.ports,
         ];
-        let mut octets = [0; 72];
+        let mut octets = [0; 76];
         let (front, back) = octets.split_at_mut(40);
         for (place, word) in front.chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());

@@ -131,7 +131,7 @@ impl Host {
         self.random
     }
 
-    fn hesitates(&mut self) -> bool {
+    pub(super) fn hesitates(&mut self) -> bool {
         let often = u64::from(self.timing.hesitation);
         often != 0 && self.chance() >> 32 & 0xff < often
     }

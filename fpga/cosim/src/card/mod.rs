@@ -4,6 +4,7 @@
 mod front;
 mod host;
 mod interrupts;
+mod ports;
 mod state;
 
 use std::collections::VecDeque;
@@ -14,12 +15,14 @@ use crate::{Input, Model, Output};
 pub use front::{Asked, Face, Settings};
 pub use host::{HostMemory, HostTiming};
 pub use interrupts::{Message, VECTORS};
+pub use ports::{MAX_RULES, Port, PortCounts, PortTraffic, Rule};
 pub use state::{
     CardEvent, Counters, Ends, Inbound, Moved, Notices, Outbound, QueueSetup, QueueView, Refused,
     SaConfig, Told, WINDOW_WORDS,
 };
 
 use host::Host;
+use ports::Streams;
 
 /// SAs that it holds.
 pub const SAS: u32 = 1024;
@@ -75,6 +78,9 @@ pub struct RtlCard {
     events: VecDeque<CardEvent>,
     completed: VecDeque<Completed>,
     messages: VecDeque<Message>,
+    /// Packets of the ports that are done.
+    passed: VecDeque<Completed>,
+    streams: Streams,
     /// What registers say of the management's work.
     face: Face,
     /// What the host has asked for by a register, since that was looked at.
@@ -113,6 +119,11 @@ ports! {
         queue_depth, queue_priority, sa_write, sa_index, sa_valid, sa_config, sa_ends, key_valid, key_erase,
         key_256, key_mailbox, key, salt, state_valid, state_write, state_what, state_word, event_ready,
         msix_mask, raise_valid, raise_vector, raise_count, raise_wants, msi_ready,
+        ports_run, wire_in_valid, wire_in_last, wire_in_bytes, wire_in_data, wire_out_ready,
+        host_in_valid, host_in_last, host_in_bytes, host_in_data, host_out_ready,
+        exception_in_valid, exception_in_last, exception_in_bytes, exception_in_data,
+        exception_out_ready, spi_valid, spi_add, spi, mac, mtu, way_write, way_known, way_mac,
+        rule_write, rule_inbound, rule_index, rule, outbound_rules, inbound_rules,
     }
     Output {
         axil_awready, axil_bvalid, axil_arready, axil_rvalid, axil_rdata, asked, settings,
@@ -122,6 +133,11 @@ ports! {
         queue_failed, key_ready, key_done, state_ready, event_valid, event, sealed, sealed_bytes,
         opened, opened_bytes, errors, dma_faults, bad_descriptors, idle,
         msi_valid, msi_addr, msi_data, msi_vector, held,
+        wire_in_ready, wire_out_valid, wire_out_last, wire_out_bytes, wire_out_data,
+        host_in_ready, host_out_valid, host_out_last, host_out_bytes, host_out_data,
+        exception_in_ready, exception_out_valid, exception_out_last, exception_out_unknown,
+        exception_out_bytes, exception_out_data, spi_ready, spi_done, spi_full, wire_counts,
+        path_counts, ports_idle, passed_valid, passed_status, passed_sa, passed_generation,
     }
 }
 
@@ -138,6 +154,8 @@ impl RtlCard {
             events: VecDeque::new(),
             completed: VecDeque::new(),
             messages: VecDeque::new(),
+            passed: VecDeque::new(),
+            streams: Streams::default(),
             face: Face::default(),
             asked: Asked::empty(),
             runs: false,
@@ -172,6 +190,11 @@ impl RtlCard {
             self.ports.queue_valid,
             self.ports.sa_write,
             self.ports.raise_valid,
+            self.ports.spi_valid,
+            self.ports.way_write,
+            self.ports.rule_write,
+            self.ports.outbound_rules,
+            self.ports.inbound_rules,
         ] {
             self.model.put(port, 0);
         }
@@ -182,6 +205,7 @@ impl RtlCard {
             self.ports.event_ready,
             self.ports.axil_bready,
             self.ports.axil_rready,
+            self.ports.ports_run,
         ] {
             self.model.put(always, 1);
         }
@@ -191,6 +215,8 @@ impl RtlCard {
         self.model.put(reset, 1);
         self.events.clear();
         self.completed.clear();
+        self.passed.clear();
+        self.forget_frames();
         self.asked = Asked::empty();
         self.runs = false;
     }
@@ -209,6 +235,11 @@ impl RtlCard {
 
     /// One clock.
     pub fn clock(&mut self, memory: &mut dyn HostMemory) {
+        self.clock_with(memory, |_| ());
+    }
+
+    /// One clock, and a look at what its edge will see.
+    fn clock_with(&mut self, memory: &mut dyn HostMemory, look: impl FnOnce(&mut Self)) {
         self.host.offer(&mut self.model, &self.ports, memory);
         self.model.settle();
         self.host
@@ -221,6 +252,18 @@ impl RtlCard {
             self.events.push_back(CardEvent::read(&octets));
         }
         self.asked |= Asked::from_bits_truncate(self.model.value(self.ports.asked) as u8);
+        if self.model.high(self.ports.passed_valid) {
+            let value = |port| self.model.value(port);
+            self.passed.push_back(Completed {
+                queue: 0,
+                status: value(self.ports.passed_status) as u8,
+                sa: (
+                    value(self.ports.passed_sa) as u32,
+                    value(self.ports.passed_generation) as u32,
+                ),
+            });
+        }
+        look(self);
         self.model.rise();
     }
 
@@ -494,6 +537,11 @@ impl RtlCard {
     /// What the card has to tell its management.
     pub fn take_event(&mut self) -> Option<CardEvent> {
         self.events.pop_front()
+    }
+
+    /// Packets of the ports that are done: of no queue.
+    pub fn take_passed(&mut self) -> Option<Completed> {
+        self.passed.pop_front()
     }
 
     /// Completions that the host can see.

@@ -10,7 +10,8 @@ use offload_api::queue::{Done, Op, QueueConfig, Status};
 use offload_api::sa::{Direction, Grant, KeyMaterial, Numbering, SaParams, Spi, Suite};
 
 const SAS: u32 = 3;
-const PACKETS: usize = 3000;
+/// Enough of an AEAD that the engine wakes other cores.
+const PACKETS: usize = 6000;
 
 fn params(direction: Direction, suite: Suite, sa: u32) -> SaParams {
     let key = vec![sa as u8 + 1; suite.cipher_key_len() + suite.salt_len()];
@@ -50,7 +51,7 @@ fn through(threads: usize, direction: Direction, suite: Suite, packets: &[Vec<u8
         ..FramePoolConfig::default()
     })
     .unwrap();
-    let mut queue = engine.open_queue(&QueueConfig { depth: 4096 }).unwrap();
+    let mut queue = engine.open_queue(&QueueConfig { depth: 8192 }).unwrap();
     let mut ops = Vec::new();
     for ((cookie, packet), &sa) in packets.iter().enumerate().zip(sas.iter().cycle()) {
         let mut frame = pool.alloc().unwrap();

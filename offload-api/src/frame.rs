@@ -367,16 +367,13 @@ impl Frame {
         }
     }
 
-    /// Asks for the packet, and what is just around it, to come into this core's second cache: for who
-    /// will work on it soon, and has something else to do meanwhile. Of a chain, the first segment.
+    /// Where the packet lies, for who will ask for it while it is lent to somebody. Of a chain, the first
+    /// segment.
     #[inline]
-    pub fn prefetch(&self) {
-        const LINE: usize = 64;
-        let slot = self.extent().1 as usize;
-        let from = self.headroom().saturating_sub(LINE) & !(LINE - 1);
-        let until = (self.headroom() + self.len() + LINE).min(slot);
-        for line in (from..until).step_by(LINE) {
-            prefetch_line(self.start(self.index(), line as u32));
+    pub fn whereabouts(&self) -> Whereabouts {
+        Whereabouts {
+            start: self.start(self.index(), self.offset()).addr(),
+            octets: self.length(),
         }
     }
 
@@ -480,16 +477,38 @@ impl Frame {
     }
 }
 
-#[inline]
-fn prefetch_line(line: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, which reads nothing and faults nowhere; every x86-64 has it.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(line.cast());
+/// Where a packet lay. It says nothing of who owns it, and gives no way to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Whereabouts {
+    start: usize,
+    octets: u32,
+}
+
+impl Whereabouts {
+    /// Octets of it.
+    #[inline]
+    pub fn octets(&self) -> usize {
+        self.octets as usize
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
+
+    /// Asks for the packet, and what is just around it, to come into this core's second cache: for who
+    /// works on it soon, and has something else to do meanwhile.
+    #[inline]
+    pub fn prefetch(&self) {
+        const LINE: usize = 64;
+        let from = self.start.saturating_sub(LINE) & !(LINE - 1);
+        let until = self.start.saturating_add(self.octets() + LINE);
+        for line in (from..until).step_by(LINE) {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a hint, which reads nothing and faults nowhere; every x86-64 has it.
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T1>(std::ptr::without_provenance(line));
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = line;
+        }
+    }
 }
 
 impl Deref for Frame {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A queue pair of the software engine: packets wait here for a kick, and for whoever takes them home.
 
+mod ahead;
 mod burst;
 mod cbc;
 mod steady;

@@ -16,16 +16,17 @@ use esp_framing::table::{Entry, StateGuard, event_of};
 use offload_api::queue::{Explicit, Op, Status};
 use offload_api::sa::Direction;
 
+use super::ahead::Ahead;
 use super::{Scratch, State, Work, cbc, steady};
 use crate::engine::{MAX_GATHER, MAX_PACKET, Shared, Table, lock};
 use crate::packet::{PacketBuffer, SlicePacket};
 use crate::sa_transform::{Context, SaTransform};
 
-/// Octets of a burst from which waking other cores pays: the hand-over costs about 10 µs, and a core
-/// seals some 3 octets in a nanosecond. `benches/` measures it.
-const PARALLEL_FROM: usize = 48 << 10;
-/// Octets that are worked on while as many come into the cache.
-const NEAR: usize = 2 << 10;
+/// Octets of an AEAD's burst from which waking other cores pays: another wakes some 30 µs later, and its
+/// waking costs this one 8, in which time a core seals some hundred thousand octets. `benches/` measures it.
+const PARALLEL_FROM: usize = 1 << 20;
+/// How much longer an octet takes of what is no AEAD.
+const NO_AEAD: usize = 4;
 /// Packets that one core takes at a time, at least and at most.
 const LEAST: usize = 8;
 pub(super) const BURST: usize = 32;
@@ -78,9 +79,8 @@ pub(super) fn run(
     };
     let table = &*shared.read_table();
     let mut totals = Totals::default();
-    let octets = || ops.iter().map(|op| op.frame.packet_len()).sum::<usize>();
     match &shared.pool {
-        Some(pool) if octets() >= PARALLEL_FROM => {
+        Some(pool) if is_large(ops, table) => {
             let now = clock.read();
             for mut chunk in chunks(ops, states, table) {
                 chunk.prepare(now, scratch);
@@ -98,12 +98,23 @@ pub(super) fn run(
                 let now = clock.read();
                 let mut chunk = Chunk::new(ops, states, table);
                 chunk.prepare(now, scratch);
-                chunk.work();
+                chunk.work(false);
                 chunk.finish(now, shared, &mut totals);
             }
         }
     }
     totals.add_to(shared);
+}
+
+/// Whether a burst is worth other cores' waking, by its first packet's SA.
+fn is_large(ops: &[Op], table: &Table) -> bool {
+    let entry = ops.first().and_then(|op| table.entry(op.sa).ok());
+    let weight = match entry.map(|entry| entry.transform.aead()) {
+        Some(None) => NO_AEAD,
+        _ => 1,
+    };
+    let octets: usize = ops.iter().map(|op| op.frame.packet_len()).sum();
+    octets * weight >= PARALLEL_FROM
 }
 
 /// Shares the cryptography of prepared packets out.
@@ -115,7 +126,7 @@ fn on_all_cores(pool: &ThreadPool, ops: &mut [Op], states: &mut [State], table: 
     let next = || lock(&rest).next();
     let turns = || {
         while let Some((ops, states)) = next() {
-            Chunk::new(ops, states, table).work_from_afar();
+            Chunk::new(ops, states, table).work(true);
         }
     };
     // This thread works along: it would wake late, and in its place is another that is awake.
@@ -232,47 +243,12 @@ impl<'burst> Chunk<'burst> {
         }
     }
 
-    /// As [`work`](Self::work), of packets that another core may have written last: while some are worked
-    /// on, those behind them come into this core's cache. Left to itself each costs more than twice.
-    fn work_from_afar(&mut self) {
-        let octets: usize = self.ops.iter().map(|op| op.frame.packet_len()).sum();
-        let each = (octets / self.ops.len().max(1)).max(1);
-        // Together where they are small, since the AEAD takes those side by side; chains of any size gain more
-        // by that.
-        let mut entries = self.entries.iter().flatten();
-        let group = match entries.any(|entry| entry.transform.cbc().is_some()) {
-            true => BURST,
-            false => (NEAR / each).clamp(1, BURST),
-        };
-        for op in self.ops.iter().take(2 * group) {
-            op.frame.prefetch();
-        }
-        let mut at = 0;
-        while at < self.ops.len() {
-            let behind = self.ops.iter().skip(at + 2 * group).take(group);
-            behind.for_each(|op| op.frame.prefetch());
-            let until = (at + group).min(self.ops.len());
-            if let (Some(ops), Some(states), Some(entries)) = (
-                self.ops.get_mut(at..until),
-                self.states.get_mut(at..until),
-                self.entries.get(at..until),
-            ) {
-                let entries = entries.iter().copied().collect();
-                Chunk {
-                    ops,
-                    states,
-                    entries,
-                }
-                .work();
-            }
-            at = until;
-        }
-    }
-
     /// Seals and opens: AEADs of many SAs at once, and likewise CBC with an HMAC; of what is left each run
-    /// of packets of one SA with one context.
-    fn work(&mut self) {
-        if !self.aead_burst() {
+    /// of packets of one SA with one context. What comes `from_afar` another core may have written last:
+    /// while some packets are worked on, those behind them come into this core's cache, or each would cost
+    /// more than twice.
+    fn work(&mut self, from_afar: bool) {
+        if !self.aead_burst(from_afar) {
             return;
         }
         cbc::run(self);
@@ -305,13 +281,19 @@ impl<'burst> Chunk<'burst> {
     }
 
     /// Seals and opens the packets of AEADs that lie in one frame each; tells whether others are left.
-    fn aead_burst(&mut self) -> bool {
+    fn aead_burst(&mut self, from_afar: bool) -> bool {
         let mut results = [None; BURST];
         let mut left = false;
+        let mut ahead = Ahead::default();
+        if from_afar {
+            ahead.look_at(self.ops);
+        }
         {
+            let (mut sealed, mut opened) = (0, 0);
             let (mut seals, mut seal_places) = (List::new(), ArrayVec::<_, BURST>::new());
             let (mut opens, mut open_places) = (List::new(), ArrayVec::<_, BURST>::new());
             for ((op, state, entry), result) in self.each().zip(&mut results) {
+                ahead.go_on();
                 let Some(entry) = entry else { continue };
                 let transform = match entry.transform.aead() {
                     Some(transform) if !op.frame.is_chained() => transform,
@@ -344,16 +326,28 @@ impl<'burst> Chunk<'burst> {
                     }
                     _ => {}
                 }
+                if let Some(group) = seals.get_mut(sealed..)
+                    && group.len() >= ahead.group
+                {
+                    seal_burst(group);
+                    sealed = seals.len();
+                }
+                if let Some(group) = opens.get_mut(opened..)
+                    && group.len() >= ahead.group
+                {
+                    open_burst(group);
+                    opened = opens.len();
+                }
             }
-            seal_burst(&mut seals);
-            open_burst(&mut opens);
-            let tell = |packets: List<'_>, places: ArrayVec<&mut Option<_>, BURST>, bad| {
+            seal_burst(seals.get_mut(sealed..).unwrap_or_default());
+            open_burst(opens.get_mut(opened..).unwrap_or_default());
+            let tell = |packets: &List<'_>, places: ArrayVec<&mut Option<_>, BURST>, bad| {
                 for (packet, place) in packets.iter().zip(places) {
                     *place = Some(packet.is_authentic().then_some(()).ok_or(bad));
                 }
             };
-            tell(seals, seal_places, Status::NoSpace);
-            tell(opens, open_places, Status::BadIcv);
+            tell(&seals, seal_places, Status::NoSpace);
+            tell(&opens, open_places, Status::BadIcv);
         }
         for ((op, state, entry), result) in self.each().zip(results) {
             let (Some(result), Some(entry)) = (result, entry) else {

@@ -4,7 +4,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// Nanoseconds a packet: bursts until their time adds up. What `prepare` does is not in it.
+/// Nanoseconds a packet of the middle one of the turn's bursts, so that what a burst lost to another
+/// process is not in it. What `prepare` does isn't either.
 pub fn time<T>(
     micros: u64,
     state: &mut T,
@@ -12,20 +13,21 @@ pub fn time<T>(
     mut run: impl FnMut(&mut T),
     burst: usize,
 ) -> f64 {
-    let (mut taken, mut bursts) = (Duration::ZERO, 0u64);
-    for warm_up in [true, false] {
-        while bursts == 0
-            || taken.as_micros() as u64 * 8 < if warm_up { micros } else { 8 * micros }
-        {
+    let mut bursts: Vec<Duration> = Vec::new();
+    for share in [micros / 8, micros] {
+        // The first share warms up.
+        bursts.clear();
+        let mut taken = Duration::ZERO;
+        while bursts.is_empty() || taken < Duration::from_micros(share) {
             prepare(state);
             let start = Instant::now();
             run(black_box(state));
-            taken += start.elapsed();
-            bursts += 1;
-        }
-        if warm_up {
-            (taken, bursts) = (Duration::ZERO, 0);
+            let one = start.elapsed();
+            taken += one;
+            bursts.push(one);
         }
     }
-    taken.as_nanos() as f64 / (bursts * burst as u64) as f64
+    bursts.sort();
+    let middle = bursts.get(bursts.len() / 2).copied().unwrap_or_default();
+    middle.as_nanos() as f64 / burst as f64
 }

@@ -97,14 +97,13 @@ impl Contender {
             Self::Facade(_, keys, texts) => {
                 let fresh: Vec<_> = texts.iter().map(|text| text.body.clone()).collect();
                 let mut run = |texts: &mut Vec<Parts>| {
-                    let mut packets: ArrayVec<_, MOST> = texts
-                        .iter_mut()
-                        .zip(keys.iter().cycle())
-                        .map(|(text, key)| {
-                            let aad = Aad::from(text.aad);
-                            Packet::new(key, &text.nonce, aad, &mut text.body, &mut text.tag)
-                        })
-                        .collect();
+                    // As the engine does: made where they go.
+                    let mut packets = ArrayVec::<_, MOST>::new();
+                    for (text, key) in texts.iter_mut().zip(keys.iter().cycle()) {
+                        let aad = Aad::from(text.aad);
+                        let (body, tag) = (&mut text.body, &mut text.tag);
+                        packets.push(Packet::new(key, &text.nonce, aad, body, tag));
+                    }
                     match direction {
                         Direction::Seal => seal_burst(&mut packets),
                         Direction::Open => open_burst(&mut packets),

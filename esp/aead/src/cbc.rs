@@ -4,7 +4,12 @@
 //!
 //! A chain can't be hurried, but several packets' go side by side: Intel's multi-buffer library does so
 //! where it is installed and has agreed with OpenSSL in this process. Where it is not there is no
-//! [`Key`], and packets go one by one.
+//! [`Key`], and packets go one by one. A packet is decrypted while its ICV is computed, and wiped where that
+//! does not match.
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "there is no engine for other processors")
+)]
 
 #[cfg(target_arch = "x86_64")]
 mod agreement;

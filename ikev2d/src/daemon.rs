@@ -346,9 +346,7 @@ impl Daemon {
             })
             .collect();
         for (connection, child) in start {
-            if let Err(error) = self.initiate(&connection, Some(&child)) {
-                tracing::warn!(connection, child, %error, "could not be started");
-            }
+            self.start(&connection, &child);
         }
     }
 

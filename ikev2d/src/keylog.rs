@@ -20,7 +20,8 @@ pub(crate) struct KeyLog {
 }
 
 impl KeyLog {
-    /// Opens the tables in a directory that only its owner may enter.
+    /// Opens the tables, which only their owner may read, in a directory that only its owner may enter
+    /// unless it is there already.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
         tracing::warn!(directory = %directory.display(), "KEY LOG IS ON: every key is written to disk");
         if !directory.exists() {

@@ -3,9 +3,10 @@
 //! again.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -59,10 +60,21 @@ fn changed(pools: &mut Pools) -> Option<Written> {
 /// Writes it down: whoever reads finds the old file or the new one, whole.
 fn write(path: &Path, written: &Written) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
+    // Peers' identities are nobody else's to read. One that is left from a crash may have another mode.
+    let _ = fs::remove_file(&fresh);
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&fresh)?;
     file.write_all(&serde_json::to_vec(written)?)?;
     file.sync_all()?;
-    fs::rename(&fresh, path)
+    fs::rename(&fresh, path)?;
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),
+        _ => Ok(()),
+    }
 }
 
 fn write_or_tell(path: &Path, written: &Written) {
@@ -164,6 +176,7 @@ impl Daemon {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt;
 
     use ikev2d_proto::pool::PoolConfig;
 
@@ -226,6 +239,13 @@ mod tests {
             ("10.3.0.4".parse().unwrap(), "a.test", 0)
         );
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        // Nor may others read it, whatever the umask is, or a crash has left.
+        fs::write(path.with_extension("new"), b"half").unwrap();
+        write(&path, &written(&before)).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         fs::write(&path, b"{\"home\": 7").unwrap();
         read(&path, &mut pools());
     }

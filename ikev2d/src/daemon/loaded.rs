@@ -189,8 +189,8 @@ impl Daemon {
                 .endpoint
                 .ike_sas_of(&name)
                 .any(|sa| sa.children.iter().any(|info| info.sa.child == child));
-            if !present && let Err(error) = self.initiate(&name, Some(&child)) {
-                tracing::warn!(name, child, %error, "could not be started");
+            if !present {
+                self.start(&name, &child);
             }
         }
         Ok(())

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use ikev2d_proto::endpoint::InitiateError;
 use ikev2d_proto::event::reason;
 
 use super::Daemon;
@@ -111,9 +112,22 @@ impl Daemon {
             .collect();
         for (connection, child) in due {
             tracing::info!(connection, child, "is set up again");
-            if let Err(error) = self.initiate(&connection, Some(&child)) {
-                tracing::warn!(connection, child, %error, "could not be started");
-                self.restarts.waiting.remove(&(connection, child));
+            self.start(&connection, &child);
+        }
+    }
+
+    /// Sets a child up that is to be there. Where this host has no way to the peer yet, or none any more,
+    /// that is a try that came to nothing.
+    pub(super) fn start(&mut self, connection: &str, child: &str) {
+        let Err(error) = self.initiate(connection, Some(child)) else {
+            return;
+        };
+        tracing::warn!(connection, child, %error, "could not be started");
+        match error {
+            InitiateError::NoAddress { .. } => self.try_failed(connection, Some(child)),
+            _ => {
+                let key = (connection.to_owned(), child.to_owned());
+                self.restarts.waiting.remove(&key);
             }
         }
     }

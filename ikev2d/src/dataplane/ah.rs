@@ -16,7 +16,7 @@ use offload_api::wire::ip::{Facts, Ipv6Header};
 use zerocopy::IntoBytes;
 
 use super::sockets::address_of;
-use super::worker::{BURST, Flight, READS, Worker};
+use super::worker::{Flight, READS, SHARE, Worker};
 
 /// What an IPv6 header says of hops; AH does not cover it.
 const HOP_LIMIT: u8 = 64;
@@ -78,8 +78,9 @@ impl Worker {
     pub(super) fn read_ah(&mut self) -> bool {
         let mut worked = false;
         for at in 0..self.ah.len() {
+            let most = self.ops.len() + SHARE;
             for _ in 0..READS {
-                if self.ops.len() >= BURST {
+                if self.ops.len() >= most {
                     break;
                 }
                 let Some(mut frame) = self.pool.alloc() else {

@@ -33,8 +33,11 @@ use super::{MssClamp, Shared, Upcall};
 
 /// Operations that one round takes in from each side.
 pub(super) const BURST: usize = 128;
-/// Operations that a round may grow to: what one read brings must find room.
-const ROOM: usize = 4 * BURST;
+/// Operations that one round takes in from each source of ESP, however many the TUN has brought: a busy
+/// TUN must not keep what comes in waiting.
+pub(super) const SHARE: usize = BURST / 2;
+/// Operations that a round may grow to: what one read of each source brings must find room.
+const ROOM: usize = 8 * BURST;
 /// Reads of a socket in one round.
 pub(super) const READS: usize = 32;
 /// ESP's number as an IP protocol.
@@ -107,6 +110,11 @@ pub(super) enum Flight {
 impl Worker {
     pub(super) fn new(parts: Parts) -> Self {
         let port = |socket: &UdpSocket| socket.local_addr().map_or(0, |address| address.port());
+        let sockets = parts.reads_udp.len() + parts.reads_raw.len() + parts.reads_ah.len();
+        debug_assert!(
+            sockets <= SOCKETS,
+            "a worker can't wait for {sockets} sockets"
+        );
         let udp = parts.reads_udp.into_iter().map(|socket| {
             let port = port(&socket);
             (socket, port)
@@ -287,6 +295,7 @@ impl Worker {
     fn read_udp(&mut self) -> bool {
         let mut worked = false;
         let mut receiver = std::mem::take(&mut self.receiver);
+        let most = self.ops.len() + SHARE;
         for at in 0..self.udp.len() {
             for _ in 0..READS {
                 let Some((socket, port)) = self.udp.get(at) else {
@@ -318,7 +327,7 @@ impl Worker {
                         }
                     }
                 }
-                if self.ops.len() >= BURST {
+                if self.ops.len() >= most {
                     break;
                 }
             }
@@ -333,7 +342,8 @@ impl Worker {
             mailbox.empty_into(&mut self.mail);
         }
         let worked = !self.mail.is_empty();
-        while self.ops.len() < BURST
+        let most = self.ops.len() + SHARE;
+        while self.ops.len() < most
             && let Some(frame) = self.mail.pop_front()
         {
             if let Some(entry) = self.entry_of(&frame, false) {
@@ -391,7 +401,8 @@ impl Worker {
     fn read_raw(&mut self) -> bool {
         let mut worked = false;
         for at in 0..self.raw.len() {
-            while self.ops.len() < BURST {
+            let most = self.ops.len() + SHARE;
+            while self.ops.len() < most {
                 while self.raw_frames.len() < RAW_READ {
                     let Some(mut frame) = self.pool.alloc() else {
                         break;
@@ -607,6 +618,8 @@ impl Worker {
     }
 }
 
-/// What a worker waits for at most: to be woken, the device, the TUN, ESP in UDP, IKE and IP protocol
-/// 50 in two versions each.
-const FDS: usize = 9;
+/// Sockets that a worker reads at most: ESP in UDP and IKE on its port, IP protocols 50 and 51, in two
+/// versions each.
+const SOCKETS: usize = 8;
+/// What a worker waits for at most: to be woken, the device, the TUN, and its sockets.
+const FDS: usize = 3 + SOCKETS;

@@ -42,6 +42,15 @@ pub use recovery::Recovery;
 pub use ring::{CacheEvent, CacheEventKind};
 pub use writer::CacheWriter;
 
+/// Makes it unreadable who carries the SA in a slot.
+#[cfg(test)]
+pub(crate) fn spoil_placement(file: &OwnedFd, index: u32) {
+    let reader = CacheReader::open(file.try_clone().unwrap()).unwrap();
+    let slot = reader.geometry().slot(index).unwrap();
+    let at = (slot.start + layout::PLACEMENT) * size_of::<u64>();
+    rustix::io::pwrite(file, &u64::MAX.to_ne_bytes(), at as u64).unwrap();
+}
+
 /// The memory of an SA cache, kept alive by its descriptor: hand it to a keeper and it outlives the
 /// writer.
 #[derive(Debug)]

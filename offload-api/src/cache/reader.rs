@@ -89,6 +89,11 @@ impl CacheReader {
         Ok(Self::open(publish::open(path)?)?)
     }
 
+    #[cfg(test)]
+    pub(super) fn geometry(&self) -> Geometry {
+        self.file.geometry()
+    }
+
     /// SAs that fit.
     pub fn capacity(&self) -> u32 {
         self.file.geometry().capacity

@@ -295,15 +295,20 @@ impl FailoverQueue {
             }
             done.status = Status::Aborted;
         }
-        if done.status.is_ok()
-            && origin == Origin::Device
-            && sa.is_outbound()
-            && !sa.owns_number(flight.stay, done.sequence)
-        {
+        if done.status.is_ok() && origin == Origin::Device && sa.is_outbound() {
             let number = done.sequence;
-            let reason = format!("it used sequence number {number} twice, or without a grant");
-            self.shared.quarantine(self.life, &reason);
-            done.status = Status::Aborted;
+            match sa.own_number(flight.stay, number) {
+                Verdict::Fresh => {}
+                // It may have been sent with before. One of honest queues that is this late is lost, as
+                // behind a full queue.
+                Verdict::TooOld => done.status = Status::Aborted,
+                Verdict::Replayed => {
+                    let reason =
+                        format!("it used sequence number {number} twice, or without a grant");
+                    self.shared.quarantine(self.life, &reason);
+                    done.status = Status::Aborted;
+                }
+            }
         }
         if done.status.is_ok()
             && origin == Origin::Device

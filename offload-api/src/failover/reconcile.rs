@@ -93,9 +93,10 @@ impl Failover {
             let place = slot(carried.cookie).filter(|slot| known.contains_key(slot));
             let entry = place.and_then(|slot| Some((slot, known.get(&slot)?.clone())));
             let was = place.and_then(|slot| reader.as_ref()?.slot(slot.index).ok());
+            // Where that can't be read, software may have gone on behind the device's back.
             let in_charge = was
                 .as_ref()
-                .is_none_or(|was| was.engine != Some(Engine::Software));
+                .is_some_and(|was| was.engine == Some(Engine::Device));
             match entry.filter(|_| in_charge).and_then(|(slot, entry)| {
                 let (sa, found) = take_up(shared, life, carried, slot, &entry, has_ledger(&entry))?;
                 Some((slot, entry, sa, found))

@@ -397,17 +397,21 @@ impl Sa {
         self.route.load().number == stay
     }
 
-    /// Whether the device may have used a number of an outbound SA in a stay: one of its grants, and
-    /// not used before.
-    pub(super) fn owns_number(&self, stay: u32, sequence: u64) -> bool {
+    /// Whether the device may have used a number of an outbound SA in a stay: one of its grants, and not
+    /// used before. Of one that is so far behind that nobody knows whether it was, nothing is said but
+    /// that it is too old.
+    pub(super) fn own_number(&self, stay: u32, sequence: u64) -> Verdict {
         if !self.granted || self.route.load().number != stay {
-            return true;
+            return Verdict::Fresh;
         }
         let first = self.grant_first.load(Ordering::Acquire);
         let end = self.grant_end.load(Ordering::Acquire);
         // A stay that has just ended changes both.
         let granted = (first..=end).contains(&sequence) || self.route.load().number != stay;
-        granted && lock(&self.shadow).accept(sequence) != Verdict::Replayed
+        if !granted {
+            return Verdict::Replayed;
+        }
+        lock(&self.shadow).accept(sequence)
     }
 
     pub(super) fn is_outbound(&self) -> bool {

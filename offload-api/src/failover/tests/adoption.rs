@@ -491,3 +491,19 @@ fn a_device_that_tells_an_sa_for_ever_is_given_up() {
         assert!(!both.device_up());
     }
 }
+
+/// Laws 1 and 2: an SA of which nobody can say who was in charge of it is not taken for the device's.
+#[test]
+fn an_sa_is_not_adopted_if_it_can_not_be_read_who_carried_it() {
+    let world = World::new(4);
+    let life = world.live(i64::MAX);
+    let sa = life.outbound();
+    world.send(&life, sa, 3);
+    drop(life);
+    let life = world.live(i64::MAX);
+    assert_eq!(life.adopted.len(), 1);
+    drop(life);
+    crate::cache::spoil_placement(&world.cache, 0);
+    let life = world.live(i64::MAX);
+    assert_eq!((life.adopted.len(), world.carried().len()), (0, 0));
+}

@@ -126,6 +126,8 @@ struct State {
     commands: Commands,
     /// What it says that the number of every packet is that it opens.
     opens_as: Option<u64>,
+    /// The number that it says, and puts into the header, of what it seals.
+    seals_as: Option<u64>,
 }
 
 /// Commands about SAs, so far.
@@ -147,6 +149,7 @@ pub(super) struct Fake {
     inline: bool,
     meanwhile: Mutex<Option<Meanwhile>>,
     while_asked: Mutex<Option<Meanwhile>>,
+    while_reset: Mutex<Option<Meanwhile>>,
 }
 
 impl Fake {
@@ -180,17 +183,24 @@ impl Fake {
                 pools: HashSet::new(),
                 commands: Commands::default(),
                 opens_as: None,
+                seals_as: None,
             })),
             ledger: ledger.clone(),
             inline,
             meanwhile: Mutex::default(),
             while_asked: Mutex::default(),
+            while_reset: Mutex::default(),
         })
     }
 
     /// It opens packets and says that they had that number.
     pub(super) fn opens_as(&self, number: u64) {
         self.state.lock().unwrap().opens_as = Some(number);
+    }
+
+    /// It seals all packets with that number.
+    pub(super) fn seals_as(&self, number: u64) {
+        self.state().seals_as = Some(number);
     }
 
     pub(super) fn set_mood(&self, mood: Mood) {
@@ -219,6 +229,11 @@ impl Fake {
     /// Does something while the device is asked the next time how it is.
     pub(super) fn while_asked(&self, what: impl FnOnce() + Send + 'static) {
         *self.while_asked.lock().unwrap() = Some(Box::new(what));
+    }
+
+    /// Does something while the device is reset the next time.
+    pub(super) fn while_reset(&self, what: impl FnOnce() + Send + 'static) {
+        *self.while_reset.lock().unwrap() = Some(Box::new(what));
     }
 
     /// Whether it can reach a pool's memory.
@@ -435,6 +450,10 @@ impl Accelerator for Fake {
     }
 
     fn reset(&self) -> Result<(), DeviceError> {
+        let meanwhile = self.while_reset.lock().unwrap().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
         let mut state = self.state();
         if state.random.one_in(4) {
             return Err(gone());
@@ -498,8 +517,13 @@ impl FakeQueue {
                 if status.is_ok() {
                     sa.usage.packets += 1;
                 }
-                match state.opens_as {
-                    Some(lie) if inbound && status.is_ok() => (status, lie),
+                let lie = if inbound {
+                    state.opens_as
+                } else {
+                    state.seals_as
+                };
+                match lie {
+                    Some(lie) if status.is_ok() => (status, lie),
                     _ => (status, sequence),
                 }
             }

@@ -316,6 +316,14 @@ fn no_version_falls_back_to_the_other() {
         };
         let a = set(ours(1, ike, esp, "", ""), ours_version);
         let a = Gateway::ikev2d(&wire.a, &directory.path().join("a"), &a);
+        if (ours_version, theirs_version) == ("0", "1") {
+            // Either version is answered, and IKEv2 alone is begun.
+            a.try_swanctl(&["--initiate", "--child", "net", "--timeout", "1"])
+                .unwrap_err();
+            let begun = a.swanctl(&["--list-sas"]);
+            assert!(begun.contains("CONNECTING, IKEv2"), "{begun}");
+            assert!(!begun.contains("IKEv1"), "{begun}");
+        }
         let said = b.try_swanctl(&["--initiate", "--child", "net"]);
         assert_eq!(
             said.is_ok(),

@@ -378,6 +378,32 @@ fn a_started_tunnels_traffic_waits_for_it() {
     }
 }
 
+/// `keyingtries = 0`: it goes on also while this host has no way to the peer.
+#[test]
+fn a_tunnel_is_tried_again_until_there_is_a_way_to_the_peer() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    wire.a.ip("addr del 10.77.0.1/24 dev wire").unwrap();
+    let text = impatient(1, "keyingtries = 0", "start_action = \"start\"");
+    let text = text.replace("local_addrs = [\"10.77.0.1\"]\n", "");
+    let a = Gateway::ikev2d_with(&wire.a, &directory.path().join("a"), &text);
+    let _b = Gateway::ikev2d_with(&wire.b, &directory.path().join("b"), &impatient(2, "", ""));
+    let end = Instant::now() + Duration::from_secs(60);
+    let tries = || {
+        std::fs::read_to_string(&a.log)
+            .unwrap()
+            .matches("could not be started")
+            .count()
+    };
+    while tries() < 2 {
+        assert!(Instant::now() < end, "{}", a.tail());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    wire.a.address("wire", "10.77.0.1/24").unwrap();
+    a.wait_sas("the tunnel", |sas| installed(sas) == 1);
+    wire.assert_passes("at last");
+}
+
 /// B43: a trap policy's first packet starts the child, and waits for it.
 #[test]
 fn the_first_packet_sets_up_a_trapped_tunnel() {

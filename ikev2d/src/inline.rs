@@ -159,9 +159,13 @@ impl InlinePlane {
             child,
             inbound,
             rules: Vec::new(),
-            selectors: Vec::new(),
+            selectors,
         };
-        for (source, destination) in &selectors {
+        for (ours, peers) in entry.selectors.clone().iter() {
+            let (source, destination) = match inbound {
+                true => (peers, ours),
+                false => (ours, peers),
+            };
             // Two address families have nothing in common.
             if source.start.is_ipv4() != destination.start.is_ipv4() {
                 continue;
@@ -181,7 +185,6 @@ impl InlinePlane {
                 }
             }
         }
-        entry.selectors = selectors;
         Ok(entry)
     }
 

@@ -20,7 +20,7 @@ use offload_api::sa::{
 };
 
 use crate::config::ChildSection;
-use crate::dataplane::{Encapsulation, InboundSa, OutboundSa, Overhead, Share, Way};
+use crate::dataplane::{Encapsulation, InboundSa, OutboundSa, Overhead, Selectors, Share, Way};
 use crate::inline::outer;
 use crate::plane::{Plane, Removed};
 use crate::streams::Streams;
@@ -94,6 +94,7 @@ struct How {
     level: OffloadLevel,
     lifetimes: Lifetimes,
     keys: ChildKeys,
+    selectors: Selectors,
 }
 
 impl Installer {
@@ -166,20 +167,21 @@ impl Installer {
             level => level,
         };
         let lifetimes = section.map_or_else(Lifetimes::default, lifetimes);
-        let lifetimes = within(lifetimes, sa.told.life_bytes);
+        let lifetimes = within(lifetimes, sa.told().life_bytes);
         let window = section.map_or(1024, |s| s.replay_window);
         let ends = (Direction::Inbound, &keys_in);
         let mut params = params(&sa, ends, lifetimes, window)?;
         let path = outer(sa.path.remote, sa.path.local, sa.udp_encap);
         params.outer = self.outer_of(&sa, path);
         let handle = self.failover.install_at(level, &params, label(&sa, path))?;
+        let selectors = pairs(&sa.ts_local, &sa.ts_remote);
         let added = self.plane.add_inbound(&InboundSa {
             spi: params.spi,
             sa: handle,
-            selectors: pairs(&sa.ts_remote, &sa.ts_local),
+            selectors: selectors.clone(),
             remote: sa.path.remote,
             transport: sa.transport.then(|| sa.path.local.ip()),
-            original: sa.told.original,
+            original: sa.told().original,
             child: sa.id.0,
         });
         self.led(handle, added)?;
@@ -188,6 +190,7 @@ impl Installer {
                 level,
                 lifetimes,
                 keys: keys_out,
+                selectors,
             })),
             life_time: lifetimes.hard.time,
             inbound: handle,
@@ -218,7 +221,7 @@ impl Installer {
         let added = self.plane.add_outbound(&OutboundSa {
             spi: params.spi,
             sa: handle,
-            selectors: pairs(&sa.ts_local, &sa.ts_remote),
+            selectors: how.selectors.clone(),
             way: way(&self.streams, sa, params.suite),
             child: child.0,
             share: share(sa),
@@ -443,7 +446,7 @@ pub(crate) async fn drained(removed: Removed) {
 
 /// Whether an SA's peer has said that it is behind a NAT, where transport mode may be ambiguous.
 fn could_have_neighbours(sa: &ChildSa) -> bool {
-    sa.transport && sa.told.original.is_some()
+    sa.transport && sa.told().original.is_some()
 }
 
 /// Whether another peer behind the same NAT has transport mode for traffic that a new one's might be.
@@ -571,10 +574,8 @@ fn params(
     })
 }
 
-pub(crate) fn pairs(
-    from: &[ts::TrafficSelector],
-    to: &[ts::TrafficSelector],
-) -> Vec<(TrafficSelector, TrafficSelector)> {
+/// Each of our side's selectors with each of the peer's.
+pub(crate) fn pairs(from: &[ts::TrafficSelector], to: &[ts::TrafficSelector]) -> Selectors {
     let selector = |ts: &ts::TrafficSelector| TrafficSelector {
         start: ts.start,
         end: ts.end,
@@ -628,10 +629,10 @@ mod tests {
                 ts_remote: vec![selector("198.51.100.7")],
                 replaces: None,
                 resource: None,
-                told: ikev2d_proto::event::Told {
+                told: Some(Box::new(ikev2d_proto::event::Told {
                     original: Some(("10.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap())),
                     ..Default::default()
-                },
+                })),
             }
         };
         let first = child(20_000, 22);
@@ -645,7 +646,7 @@ mod tests {
         assert!(!is_neighbour(&first, &tunnel) && !is_neighbour(&tunnel, &first));
         // Nobody looks for neighbours of a tunnel, nor of a peer that is behind no NAT.
         let mut direct = first.clone();
-        direct.told.original = None;
+        direct.told = None;
         assert!(could_have_neighbours(&first));
         assert!(!could_have_neighbours(&tunnel) && !could_have_neighbours(&direct));
     }

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The anti-replay window (RFC 4303 §3.4.3, RFC 6479's block ring) with extended sequence numbers
+//! The anti-replay window (RFC 4303 §3.4.3, a ring as RFC 6479's) with extended sequence numbers
 //! (RFC 4303 appendix A).
 
 /// Most packets a window can cover.
 pub const WINDOW_MAX: u32 = 4096;
-/// Twice the words of the largest window, so that advancing clears whole words only.
-const WORDS_MAX: usize = 128;
-
 /// A sliding window over full 64-bit sequence numbers.
 #[derive(Clone, Debug)]
 pub struct ReplayWindow {
@@ -34,11 +31,10 @@ impl ReplayWindow {
     /// capped at [`WINDOW_MAX`].
     pub fn new(size: u32) -> Self {
         let size = size.min(WINDOW_MAX).next_multiple_of(32);
-        // One word more than the window spans, rounded up to a power of two for cheap indexing.
-        let words = if size == 0 {
-            0
-        } else {
-            (size as usize / 64 + 2).next_power_of_two().min(WORDS_MAX)
+        // No more than it spans, since thousands of SAs have one; a power of two for cheap indexing.
+        let words = match size {
+            0 => 0,
+            size => (size as usize).div_ceil(64).next_power_of_two(),
         };
         Self {
             top: 0,
@@ -137,20 +133,36 @@ impl ReplayWindow {
         }
     }
 
+    /// Moves its right edge there: the bits of the numbers on the way are those of numbers that it leaves
+    /// behind.
     #[inline]
     fn advance(&mut self, sequence: u64) {
-        let words = self.ring.len() as u64;
-        if words != 0 {
-            let (from, to) = (self.top / 64, sequence / 64);
-            for word in (from + 1..=to).take(words as usize) {
-                // With a jump of a whole ring or more, `take` clears each word once. Words are a power of two.
-                let index = (word & (words - 1)) as usize;
-                if let Some(word) = self.ring.get_mut(index) {
-                    *word = 0;
-                }
-            }
+        if sequence == self.top + 1 {
+            self.clear(sequence / 64, 1 << (sequence % 64));
+        } else {
+            self.clear_between(self.top + 1, sequence);
         }
         self.top = sequence;
+    }
+
+    fn clear_between(&mut self, first: u64, last: u64) {
+        if last - first >= 64 * self.ring.len() as u64 {
+            return self.ring.fill(0);
+        }
+        let (from, to) = (first / 64, last / 64);
+        for word in from..=to {
+            let low = if word == from { first % 64 } else { 0 };
+            let high = if word == to { last % 64 } else { 63 };
+            self.clear(word, u64::MAX << low & u64::MAX >> (63 - high));
+        }
+    }
+
+    #[inline]
+    fn clear(&mut self, word: u64, mask: u64) {
+        let index = word as usize & self.ring.len().wrapping_sub(1);
+        if let Some(word) = self.ring.get_mut(index) {
+            *word &= !mask;
+        }
     }
 
     #[inline]

@@ -94,7 +94,7 @@ fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Data
     plane.add_inbound(&InboundSa {
         spi: Spi::new(SPIS[usize::from(peer) - 1]).unwrap(),
         sa: inbound,
-        selectors: vec![(selector(peer), selector(own))],
+        selectors: [(selector(own), selector(peer))].into(),
         remote: outer(peer),
         transport: None,
         original: None,
@@ -104,7 +104,7 @@ fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Data
         share: None,
         spi: Spi::new(SPIS[usize::from(own) - 1]).unwrap(),
         sa: outbound,
-        selectors: vec![(selector(own), selector(peer))],
+        selectors: [(selector(own), selector(peer))].into(),
         way: Way {
             path: (outer(own), outer(peer)),
             encapsulation,

@@ -3,6 +3,7 @@
 //! the simulated card each keep one for every SA.
 
 use std::mem::discriminant;
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -143,16 +144,21 @@ pub enum SaNotice {
 #[derive(Clone, Copy, Debug, Default)]
 struct Burst {
     count: u64,
-    told: Option<Instant>,
+    /// When, in nanoseconds since the installation.
+    told: Option<NonZeroU64>,
 }
 
 impl Burst {
     /// Whether it is to be told now: no more than once in [`BURST_INTERVAL`].
-    fn is_due(&mut self, now: Instant) -> bool {
-        let quiet = |told| now.saturating_duration_since(told) >= BURST_INTERVAL;
-        let due = self.count != 0 && self.told.is_none_or(quiet);
+    fn is_due(&mut self, age: Duration) -> bool {
+        if self.count == 0 {
+            return false;
+        }
+        let now = nanos(age);
+        let quiet = |told: NonZeroU64| now.saturating_sub(told.get()) >= nanos(BURST_INTERVAL);
+        let due = self.told.is_none_or(quiet);
         if due {
-            self.told = Some(now);
+            self.told = NonZeroU64::new(now.max(1));
         }
         due
     }
@@ -371,10 +377,11 @@ impl SaState {
 
     /// Reports limits by time without a packet, and refused packets.
     pub fn check_time(&mut self, now: Instant) {
-        if self.bad_icvs.is_due(now) {
+        let age = now.saturating_duration_since(self.installed);
+        if self.bad_icvs.is_due(age) {
             self.wait(Kind::BadIcv);
         }
-        if self.replays.is_due(now) {
+        if self.replays.is_due(age) {
             self.wait(Kind::Replayed);
         }
         let _ = self.check_hard(now);

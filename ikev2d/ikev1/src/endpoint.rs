@@ -320,7 +320,11 @@ impl Endpoint {
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.out.events.pop_front()
+        let event = self.out.events.pop_front();
+        if event.is_none() {
+            self.out.gone = Vec::new();
+        }
+        event
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called.
@@ -407,7 +411,7 @@ fn bury(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
         return;
     };
     if sa.children.is_empty() {
-        return;
+        return ctx.out.gone.push(sa);
     }
     let others = sas.of_ends(&sa, ctx.crypto).into_iter();
     let heir = others
@@ -422,6 +426,7 @@ fn bury(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
             }
         }
     }
+    ctx.out.gone.push(sa);
 }
 
 /// The peer has lost its state: what it had with us before is gone.

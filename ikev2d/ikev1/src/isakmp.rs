@@ -386,7 +386,11 @@ impl Isakmp {
             }
         }
         let connection = self.connection.name.clone();
-        if let Some(unconfigured) = self.assigned.give_back(ctx.pools) {
+        // It is still to be told of.
+        let assigned = self.assigned.clone();
+        let unconfigured = self.assigned.give_back(ctx.pools);
+        self.assigned = assigned;
+        if let Some(unconfigured) = unconfigured {
             ctx.event(unconfigured);
         }
         if matches!(before, State::Connecting | State::Transacting) && self.initiator {

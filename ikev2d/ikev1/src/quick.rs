@@ -290,6 +290,14 @@ impl Isakmp {
         let (keys_in, keys_out) = (derive(spi_in).ok()?, derive(from.spi_out).ok()?);
         let id = ChildId(ctx.id());
         let install = InstallId(ctx.id());
+        let told = Told {
+            life_bytes: from
+                .life
+                .kilobytes
+                .map(|kilobytes| kilobytes.saturating_mul(1024)),
+            replay: from.replay,
+            original: from.original,
+        };
         let sa = Arc::new(ChildSa {
             id,
             connection: self.connection.name.clone(),
@@ -304,21 +312,14 @@ impl Isakmp {
             ts_remote: vec![pair.remote],
             replaces: rekeys,
             resource: None,
-            told: Told {
-                life_bytes: from
-                    .life
-                    .kilobytes
-                    .map(|kilobytes| kilobytes.saturating_mul(1024)),
-                replay: from.replay,
-                original: from.original,
-            },
+            told: (told != Told::default()).then(|| Box::new(told)),
         });
-        if sa.told != Told::default() {
+        if sa.told.is_some() {
             let Told {
                 life_bytes,
                 replay,
                 original,
-            } = sa.told;
+            } = told;
             let (connection, child) = (&sa.connection, &sa.child);
             tracing::info!(
                 connection,

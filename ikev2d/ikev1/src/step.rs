@@ -11,6 +11,7 @@ use ikev2d_proto::notified::Notified;
 use ikev2d_proto::pool::Pools;
 use ikev2d_proto::spi::OwnSpi;
 
+use crate::isakmp::Isakmp;
 use crate::wire::notify;
 
 /// What a step may use and leave behind.
@@ -29,6 +30,8 @@ pub(crate) struct Ctx<'a> {
 pub(crate) struct Outputs {
     pub(crate) transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
+    /// ISAKMP SAs that are gone, until the last event that may be about them is taken.
+    pub(crate) gone: Vec<Isakmp>,
     pub(crate) numbers: Numbers,
     /// ISAKMP SAs whose phase 1 has just ended.
     pub(crate) proved: Vec<IkeId>,

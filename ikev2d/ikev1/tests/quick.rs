@@ -31,7 +31,7 @@ impl Pair {
 
     fn told(&self, side: usize) -> Told {
         let child = self.child(side);
-        self.sides[side].offered[&child].told
+        self.sides[side].offered[&child].told()
     }
 }
 
@@ -252,7 +252,7 @@ fn transport_mode_behind_a_nat_tells_the_original_addresses() {
         let sa = &pair.sides[side].offered[&pair.child(side)];
         let addresses = (sa.ts_local[0].start, sa.ts_remote[0].start);
         assert!(sa.transport && sa.udp_encap);
-        (addresses, sa.told.original)
+        (addresses, sa.told().original)
     };
     let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
     let (inside, there) = (address(peers::A), address(peers::B));

@@ -161,6 +161,11 @@ impl Assigned {
         dynamic(&self.peers, path.remote.ip())
     }
 
+    /// Whether neither side has given the other an address.
+    pub fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.peers.is_empty()
+    }
+
     /// Lets go of everything, at the IKE SA's end.
     pub fn give_back(&mut self, pools: &mut Pools) -> Option<Event> {
         let assigned = std::mem::take(self);

@@ -43,6 +43,8 @@ pub struct Endpoint {
     pools: Pools,
     sas: Table,
     out: Outputs,
+    /// IKE SAs that are gone, until the last event that may be about them is taken.
+    gone: Vec<IkeSa>,
     gate: Arc<Gate>,
     stats: Stats,
     /// First messages that fit nothing.
@@ -124,6 +126,7 @@ impl Endpoint {
             pools: Pools::default(),
             sas: Table::default(),
             out: Outputs::default(),
+            gone: Vec::new(),
             stats: Stats::default(),
             misfits: Seldom::default(),
             #[cfg(feature = "deviation")]
@@ -212,9 +215,8 @@ impl Endpoint {
         reauth::go_on(&mut self.sas, &mut ctx);
         reauth::release(&mut self.sas, &mut ctx, before);
         for mut dead in self.sas.bury(ctx.crypto, ctx.config) {
-            dead.give_back(&mut ctx);
-            dead.forget_fragments(&mut ctx.out.held);
-            ctx.out.lost_ike(&mut dead);
+            dead.bury(&mut ctx);
+            self.gone.push(dead);
         }
         for child in std::mem::take(&mut ctx.out.retired) {
             self.sas.forget_child(child);
@@ -501,7 +503,11 @@ impl Endpoint {
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.out.events.pop_front()
+        let event = self.out.events.pop_front();
+        if event.is_none() {
+            self.gone = Vec::new();
+        }
+        event
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called.

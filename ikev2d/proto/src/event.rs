@@ -159,8 +159,15 @@ pub struct ChildSa {
     /// Which of our resources it is for, where several carry the same traffic (RFC 9611): 0 is the
     /// first one, which the others' packets take as long as they have none of their own.
     pub resource: Option<u16>,
+    /// What the peer has told of it; IKEv2's tell nothing.
+    pub told: Option<Box<Told>>,
+}
+
+impl ChildSa {
     /// What the peer has told of it.
-    pub told: Told,
+    pub fn told(&self) -> Told {
+        self.told.as_deref().copied().unwrap_or_default()
+    }
 }
 
 /// A pair of SAs to install, with the keys, which the core keeps no longer.

@@ -106,7 +106,8 @@ pub(crate) struct IkeSa {
     /// Those before the last IKE_INTERMEDIATE, for repetitions.
     pub(crate) previous_keys: Option<Box<IkeKeys>>,
     pub(crate) init: Rare<InitMaterial>,
-    pub(crate) local_id: Identity,
+    /// Who we are, where that is another than the connection's.
+    pub(crate) other_id: Option<Box<Identity>>,
     pub(crate) remote_id: Identity,
     pub(crate) nat_local: bool,
     pub(crate) nat_remote: bool,
@@ -221,7 +222,7 @@ impl IkeSa {
             keys: None,
             previous_keys: None,
             init: Rare::default(),
-            local_id: connection.local_id.clone(),
+            other_id: None,
             remote_id: Identity::Any,
             nat_local: false,
             nat_remote: false,
@@ -260,6 +261,13 @@ impl IkeSa {
             forget_at: None,
             connection,
         }
+    }
+
+    /// Who we are.
+    pub(crate) fn local_id(&self) -> &Identity {
+        self.other_id
+            .as_deref()
+            .unwrap_or(&self.connection.local_id)
     }
 
     /// The SPI that we are known by.
@@ -301,7 +309,7 @@ impl IkeSa {
 
     /// Who talks to whom.
     pub(crate) fn ends(&self) -> (Identity, Identity) {
-        (self.local_id.clone(), self.remote_id.clone())
+        (self.local_id().clone(), self.remote_id.clone())
     }
 
     /// Whether it is, or may yet turn out to be, between the two identities of a connection.
@@ -312,7 +320,14 @@ impl IkeSa {
             Some(_) => &self.remote_id,
             None => &self.connection.remote_id,
         };
-        same(&self.local_id, &connection.local_id) && same(remote, &connection.remote_id)
+        same(self.local_id(), &connection.local_id) && same(remote, &connection.remote_id)
+    }
+
+    /// It is taken out: what it had of others' goes back.
+    pub(crate) fn bury(&mut self, ctx: &mut Ctx<'_>) {
+        self.give_back(ctx);
+        self.forget_fragments(&mut ctx.out.held);
+        ctx.out.lost_ike(self);
     }
 
     /// It is gone, with its children.

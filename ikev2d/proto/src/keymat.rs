@@ -16,9 +16,9 @@ pub(crate) struct IkeKeys {
     /// In a row, as they are derived (§2.14): thousands of IKE SAs keep them. The last two, SK_pi and
     /// SK_pr, are there as long as AUTH needs them.
     material: Zeroizing<Box<[u8]>>,
-    prf_len: usize,
-    integrity_len: usize,
-    encryption_len: usize,
+    prf_len: u8,
+    integrity_len: u8,
+    encryption_len: u8,
     /// The IV that the next message of ours is sealed with, if that need only be another one each time.
     iv: Cell<u64>,
 }
@@ -57,6 +57,11 @@ pub(crate) struct Mixable {
     d: Zeroizing<Vec<u8>>,
     pub(crate) pi: Zeroizing<Vec<u8>>,
     pub(crate) pr: Zeroizing<Vec<u8>>,
+}
+
+/// No key is longer than 255 octets.
+fn short(len: usize) -> Result<u8, CryptoError> {
+    u8::try_from(len).map_err(|_| CryptoError)
 }
 
 /// Takes keys off the front of key material.
@@ -102,9 +107,9 @@ impl IkeKeys {
         Ok(Self {
             // Exactly as long, so that nothing is left behind where it lay.
             material: Zeroizing::new(material.as_slice().into()),
-            prf_len,
-            integrity_len,
-            encryption_len,
+            prf_len: short(prf_len)?,
+            integrity_len: short(integrity_len)?,
+            encryption_len: short(encryption_len)?,
             iv: Cell::new(u64::from_be_bytes(iv)),
         })
     }
@@ -118,9 +123,15 @@ impl IkeKeys {
         iv.to_be_bytes()
     }
 
+    /// Lengths of keys: of the PRF, for integrity, for encryption.
+    fn lens(&self) -> [usize; 3] {
+        [self.prf_len, self.integrity_len, self.encryption_len].map(usize::from)
+    }
+
     /// Where SK_pi starts.
     fn authentication(&self) -> usize {
-        self.prf_len + 2 * (self.integrity_len + self.encryption_len)
+        let [prf, integrity, encryption] = self.lens();
+        prf + 2 * (integrity + encryption)
     }
 
     fn key(&self, start: usize, len: usize) -> &[u8] {
@@ -129,25 +140,25 @@ impl IkeKeys {
 
     /// SK_d.
     pub(crate) fn d(&self) -> &[u8] {
-        self.key(0, self.prf_len)
+        self.key(0, self.prf_len.into())
     }
 
     /// SK_ai and SK_ar.
     pub(crate) fn integrity(&self) -> (&[u8], &[u8]) {
-        let (start, len) = (self.prf_len, self.integrity_len);
+        let [start, len, _] = self.lens();
         (self.key(start, len), self.key(start + len, len))
     }
 
     /// SK_ei and SK_er.
     pub(crate) fn encryption(&self) -> (&[u8], &[u8]) {
-        let start = self.prf_len + 2 * self.integrity_len;
-        let len = self.encryption_len;
+        let [prf, integrity, len] = self.lens();
+        let start = prf + 2 * integrity;
         (self.key(start, len), self.key(start + len, len))
     }
 
     /// SK_pi and SK_pr.
     pub(crate) fn auth(&self) -> (&[u8], &[u8]) {
-        let (start, len) = (self.authentication(), self.prf_len);
+        let (start, len) = (self.authentication(), usize::from(self.prf_len));
         (self.key(start, len), self.key(start + len, len))
     }
 
@@ -175,7 +186,7 @@ impl IkeKeys {
     /// Puts keys in the place of what a postquantum preshared key is mixed into.
     pub(crate) fn replace_mixable(&mut self, mut new: Mixable) -> Mixable {
         let start = self.authentication();
-        let places = [0, start, start + self.prf_len];
+        let places = [0, start, start + usize::from(self.prf_len)];
         for (at, key) in places
             .into_iter()
             .zip([&mut new.d, &mut new.pi, &mut new.pr])

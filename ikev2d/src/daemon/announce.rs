@@ -2,26 +2,22 @@
 //! What the daemon tells its control clients unasked: `ike-updown`, `child-updown`, `ike-rekey`,
 //! `child-rekey`, and the log.
 
-mod record;
-
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ikev2d_proto::endpoint::ChildInfo;
+use ikev2d_proto::endpoint::{ChildInfo, IkeSaInfo};
 use ikev2d_proto::event::{ChildId, IkeId};
 
 use super::Daemon;
 use crate::vici::lists;
 use crate::vici::message::Section;
 use crate::vici::server::CONTROL_LOG;
-use record::IkeRecord;
 
-/// SAs as they were last seen: what is gone is announced too. What clients are shown is made when there
+/// Children as they were last seen: what is gone is announced too. What clients are shown is made when there
 /// is one to show it to; ten thousand SAs are kept as small as they are.
 #[derive(Default)]
 pub(super) struct Listed {
-    ikes: HashMap<IkeId, Box<IkeRecord>>,
     children: HashMap<ChildId, Child>,
     /// Children on their way out, from their retirement to the word that they are gone.
     going: HashMap<ChildId, Gone>,
@@ -48,11 +44,13 @@ impl Listed {
     }
 }
 
+/// Its times in seconds since the daemon's start, which take half the room.
 #[derive(Clone, Copy)]
 struct Child {
     ike: IkeId,
-    installed: Instant,
-    rekey_at: Option<Instant>,
+    installed: u32,
+    /// None in a thousand years.
+    rekey_at: u32,
 }
 
 /// A child as clients are shown it.
@@ -89,8 +87,8 @@ impl Daemon {
         section.put("group", "IKE");
         section.put("level", 1);
         section.put("thread", 0);
-        if let Some(record) = self.listed.ikes.get(&ike) {
-            section.put("ikesa-name", record.connection());
+        if let Some(sa) = self.endpoint.ike_sa_lately(ike) {
+            section.put("ikesa-name", sa.connection);
             section.put("ikesa-uniqueid", ike.0);
         }
         section.put("msg", text);
@@ -100,16 +98,16 @@ impl Daemon {
     }
 
     pub(super) fn announce_ike_up(&mut self, ike: IkeId) {
-        let Some(record) = self.record(ike) else {
+        let Some(sa) = self.endpoint.ike_sa_lately(ike) else {
             return;
         };
-        let what = format_args!("IKE_SA {}[{}]", record.connection(), ike.0);
-        self.listed.count_legacy(what, &record.weak());
-        self.listed.ikes.insert(ike, record);
-        let Some(record) = self.listed.ikes.get(&ike).filter(|_| self.is_heard()) else {
+        let weak = sa.weak();
+        let what = format_args!("IKE_SA {}[{}]", sa.connection, ike.0);
+        self.listed.count_legacy(what, &weak);
+        let listed = self.is_heard().then(|| self.list(ike)).flatten();
+        let Some((name, section)) = listed else {
             return;
         };
-        let (name, section) = record.list(Instant::now());
         let text = |key| section.text(key).unwrap_or_default();
         let said = format!(
             "IKE_SA {name}[{}] established between {}[{}]...{}[{}]",
@@ -131,23 +129,21 @@ impl Daemon {
                 &format!("IKE_SA {connection}[{}] is gone: {reason}", ike.0),
             );
         }
-        if let Some(record) = self.listed.ikes.remove(&ike)
-            && self.has_clients()
+        let was_up = |sa: &IkeSaInfo<'_>| sa.established.is_some();
+        if self.has_clients()
+            && self
+                .endpoint
+                .ike_sa_lately(ike)
+                .is_some_and(|sa| was_up(&sa))
+            && let Some((name, section)) = self.list(ike)
         {
-            let (name, section) = record.list(Instant::now());
             let event = updown(false, &name, section);
             let _ = self.broadcast.send(("ike-updown", event));
         }
     }
 
     pub(super) fn announce_ike_rekeyed(&mut self, old: IkeId, new: IkeId) {
-        let before = self.listed.ikes.remove(&old);
-        let Some(record) = self.record(new) else {
-            return;
-        };
-        let now = Instant::now();
-        let listed = self.is_heard().then(|| record.list(now));
-        self.listed.ikes.insert(new, record);
+        let listed = self.is_heard().then(|| self.list(new)).flatten();
         let children = self.endpoint.ike_sa(new);
         let children = children.into_iter().flat_map(|sa| sa.children);
         for child in children {
@@ -163,7 +159,7 @@ impl Daemon {
             &format!("IKE_SA {name}[{}] rekeyed, now [{}]", old.0, new.0),
         );
         let mut both = Section::default();
-        let before = before.map(|record| record.list(now).1);
+        let before = self.list(old).map(|(_, section)| section);
         both.put_section("old", before.unwrap_or_default());
         both.put_section("new", section);
         let mut event = Section::default();
@@ -179,7 +175,8 @@ impl Daemon {
             return;
         };
         let (ike, name, connection) = (sa.id, info.sa.child.clone(), sa.connection.to_owned());
-        let (record, weak) = (Child::of(ike, info), info.sa.suite.weak());
+        let established = sa.established.is_some();
+        let (record, weak) = (self.remember(ike, info), info.sa.suite.weak());
         if self.is_heard() {
             let shown = self.show(ike, info);
             let text = |key| shown.section.text(key).unwrap_or_default();
@@ -198,7 +195,7 @@ impl Daemon {
         let what = format_args!("CHILD_SA {name}{{{}}}", child.0);
         self.listed.count_legacy(what, &weak);
         self.listed.children.insert(child, record);
-        if self.listed.ikes.contains_key(&ike) {
+        if established {
             self.child_there(&connection, &name);
         }
     }
@@ -212,7 +209,7 @@ impl Daemon {
         let Some(info) = sa.children.iter().find(|info| info.sa.id == new) else {
             return;
         };
-        let record = Child::of(sa.id, info);
+        let record = self.remember(sa.id, info);
         if self.is_heard() {
             let shown = self.show(sa.id, info);
             let name = &info.sa.child;
@@ -226,8 +223,7 @@ impl Daemon {
             both.put_section("new", shown.section);
             let mut children = Section::default();
             children.put_section(name, both);
-            if let Some(record) = self.listed.ikes.get(&record.ike) {
-                let (connection, mut section) = record.list(Instant::now());
+            if let Some((connection, mut section)) = self.list(record.ike) {
                 section.put_section("child-sas", children);
                 let mut event = Section::default();
                 event.put_section(&connection, section);
@@ -257,8 +253,9 @@ impl Daemon {
             sa,
             state: "INSTALLED",
             more_possible: false,
-            installed: record.installed,
-            rekey_at: record.rekey_at,
+            installed: self.started + Duration::from_secs(record.installed.into()),
+            rekey_at: (record.rekey_at != u32::MAX)
+                .then(|| self.started + Duration::from_secs(record.rekey_at.into())),
         };
         let shown = self.has_clients().then(|| self.show(record.ike, &info));
         Some(Gone {
@@ -287,28 +284,41 @@ impl Daemon {
         if let Some(shown) = gone.shown {
             self.announce_child(false, &shown);
         }
-        let ike = self.listed.ikes.get(&record.ike);
-        if let Some(connection) = ike.map(|ike| ike.connection().to_owned()) {
+        let ike = self.endpoint.ike_sa_lately(record.ike);
+        if let Some(connection) = ike.map(|ike| ike.connection.to_owned()) {
             self.child_lost(&connection, &name, reason);
         }
     }
 
     fn announce_child(&self, up: bool, child: &Shown) {
-        let Some(record) = self.listed.ikes.get(&child.ike) else {
+        let Some((connection, mut section)) = self.list(child.ike) else {
             return;
         };
         let mut children = Section::default();
         children.put_section(&child.name, child.section.clone());
-        let (connection, mut section) = record.list(Instant::now());
         section.put_section("child-sas", children);
         let _ = self
             .broadcast
             .send(("child-updown", updown(up, &connection, section)));
     }
 
-    fn record(&self, ike: IkeId) -> Option<Box<IkeRecord>> {
-        let sa = self.endpoint.ike_sa(ike)?;
-        Some(Box::new(IkeRecord::of(&sa)))
+    /// An IKE SA's name, and what is listed under it, without its children.
+    fn list(&self, ike: IkeId) -> Option<(String, Section)> {
+        let sa = self.endpoint.ike_sa_lately(ike)?;
+        let name = sa.connection.to_owned();
+        Some((name, lists::ike(&sa, Instant::now())))
+    }
+
+    fn remember(&self, ike: IkeId, info: &ChildInfo<'_>) -> Child {
+        let since = |at: Instant| {
+            let since = at.saturating_duration_since(self.started);
+            u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+        };
+        Child {
+            ike,
+            installed: since(info.installed),
+            rekey_at: info.rekey_at.map_or(u32::MAX, since),
+        }
     }
 
     fn show(&self, ike: IkeId, info: &ChildInfo<'_>) -> Shown {
@@ -317,16 +327,6 @@ impl Daemon {
             ike,
             name: lists::child_name(info),
             section: lists::child_sa(info, Instant::now(), &facts),
-        }
-    }
-}
-
-impl Child {
-    fn of(ike: IkeId, info: &ChildInfo<'_>) -> Self {
-        Self {
-            ike,
-            installed: info.installed,
-            rekey_at: info.rekey_at,
         }
     }
 }

@@ -252,6 +252,12 @@ impl Ike {
         second.or_else(|| self.v1.ike_sas().find(|sa| sa.id == ike))
     }
 
+    /// The same, or one that is gone and whose events are not all taken yet.
+    pub(crate) fn ike_sa_lately(&self, ike: IkeId) -> Option<IkeSaInfo<'_>> {
+        let second = self.v2.ike_sa_lately(ike);
+        second.or_else(|| self.v1.ike_sa_lately(ike))
+    }
+
     /// The IKE SA of a child.
     pub(crate) fn ike_sa_of(&self, child: ChildId) -> Option<IkeSaInfo<'_>> {
         let has = |sa: &IkeSaInfo<'_>| sa.children.iter().any(|info| info.sa.id == child);

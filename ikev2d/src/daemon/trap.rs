@@ -176,7 +176,7 @@ impl Daemon {
         // Before the routes are: who comes by them may wait.
         let all = wanted.values().filter(|trap| trap.asks);
         self.plane.set_traps(
-            all.flat_map(|trap| pairs(&trap.local, &trap.remote))
+            all.flat_map(|trap| pairs(&trap.local, &trap.remote).to_vec())
                 .collect(),
         );
         let mut held = BTreeMap::new();

@@ -129,8 +129,8 @@ pub enum Encapsulation {
     UdpTransport,
 }
 
-/// Pairs of where traffic comes from and where it goes.
-pub type Selectors = Vec<(TrafficSelector, TrafficSelector)>;
+/// Pairs of our side's traffic and the peer's, which both SAs of a child share.
+pub type Selectors = Arc<[(TrafficSelector, TrafficSelector)]>;
 
 /// An SA to receive through.
 #[derive(Clone, Debug)]
@@ -139,7 +139,7 @@ pub struct InboundSa {
     pub spi: Spi,
     /// Its handle.
     pub sa: SaHandle,
-    /// Inner traffic it may carry: (peer's side, our side).
+    /// Inner traffic it may carry, from the peer's side to ours.
     pub selectors: Selectors,
     /// Where the peer is.
     pub remote: SocketAddr,
@@ -158,7 +158,7 @@ pub struct OutboundSa {
     pub spi: Spi,
     /// Its handle.
     pub sa: SaHandle,
-    /// Inner traffic it may carry: (our side, peer's side).
+    /// Inner traffic it may carry, from our side to the peer's.
     pub selectors: Selectors,
     /// How its packets get to the peer.
     pub way: Way,

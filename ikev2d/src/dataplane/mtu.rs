@@ -27,16 +27,16 @@ const ANSWERS: u32 = 100;
 const SAME_PAIR: Duration = Duration::from_millis(20);
 const TCP_SYN: u8 = 0x02;
 
-/// What ESP or AH in tunnel mode adds to a packet.
+/// What ESP or AH in tunnel mode adds to a packet; no header or ICV comes near 255 octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overhead {
     /// SPI, sequence number, IV, ICV.
-    fixed: usize,
-    alignment: usize,
+    fixed: u8,
+    alignment: u8,
     /// Pad length and next header.
-    trailer: usize,
+    trailer: u8,
     /// ESP in UDP.
-    udp: usize,
+    udp: u8,
     /// The packet's own header is the outer one.
     transport: bool,
 }
@@ -48,7 +48,7 @@ impl Overhead {
             let len = ah::Header::LEN + suite.iv_len() + suite.icv_len();
             return Self {
                 // As in IPv6; in IPv4 it may be a word less (RFC 4302 §2.2).
-                fixed: len.next_multiple_of(8),
+                fixed: len.next_multiple_of(8) as u8,
                 alignment: 1,
                 trailer: 0,
                 udp: 0,
@@ -56,10 +56,10 @@ impl Overhead {
             };
         }
         Self {
-            fixed: Header::LEN + suite.iv_len() + suite.icv_len(),
-            alignment: suite.alignment(),
+            fixed: (Header::LEN + suite.iv_len() + suite.icv_len()) as u8,
+            alignment: suite.alignment() as u8,
             trailer: 2,
-            udp: if udp { UdpHeader::LEN } else { 0 },
+            udp: if udp { UdpHeader::LEN as u8 } else { 0 },
             transport: false,
         }
     }
@@ -75,8 +75,9 @@ impl Overhead {
     /// Octets of the largest inner packet that needs no more than `outer` octets on its way.
     fn inner(self, outer: usize, v4: bool) -> usize {
         let ip = if v4 { Ipv4Header::LEN } else { Ipv6Header::LEN };
-        let room = outer.saturating_sub(ip + self.udp + self.fixed);
-        let inner = (room / self.alignment * self.alignment).saturating_sub(self.trailer);
+        let (fixed, alignment) = (usize::from(self.fixed), usize::from(self.alignment));
+        let room = outer.saturating_sub(ip + usize::from(self.udp) + fixed);
+        let inner = (room / alignment * alignment).saturating_sub(self.trailer.into());
         if self.transport { ip + inner } else { inner }
     }
 }

@@ -13,7 +13,7 @@ use offload_api::sa::{SaHandle, Spi, TrafficSelector};
 use offload_api::wire::ip::Facts;
 
 use super::mtu::PathMtu;
-use super::{InboundSa, OutboundSa, Share, Way};
+use super::{InboundSa, OutboundSa, Selectors, Share, Way};
 pub(super) use table::Policy;
 
 /// An SA that is received through.
@@ -23,8 +23,9 @@ pub struct InboundEntry {
     pub(super) spi: Spi,
     pub(super) child: u64,
     pub(super) transport: Option<IpAddr>,
-    pub(super) original: Option<(IpAddr, IpAddr)>,
-    selectors: Vec<(TrafficSelector, TrafficSelector)>,
+    /// In a box, as all that few have.
+    pub(super) original: Option<Box<(IpAddr, IpAddr)>>,
+    selectors: Selectors,
     whereabouts: Mutex<Whereabouts>,
     traffic: Traffic,
 }
@@ -37,7 +38,7 @@ struct Whereabouts {
     /// Highest sequence number so far: an older packet may have been under way since before a move.
     newest: u64,
     /// Another place that was told of, and when.
-    told: Option<(SocketAddr, Instant)>,
+    told: Option<Box<(SocketAddr, Instant)>>,
 }
 
 /// How long a move that was told of is not told of again.
@@ -48,7 +49,7 @@ const TOLD_PAUSE: Duration = Duration::from_secs(1);
 pub struct OutboundEntry {
     pub(super) sa: SaHandle,
     pub(super) child: u64,
-    selectors: Vec<(TrafficSelector, TrafficSelector)>,
+    selectors: Selectors,
     way: Mutex<Way>,
     share: Option<Share>,
     path_mtu: Mutex<PathMtu>,
@@ -78,12 +79,16 @@ impl Traffic {
     }
 }
 
-fn fits(selectors: &[(TrafficSelector, TrafficSelector)], facts: &Facts) -> bool {
+/// Whether a packet goes from one of a pair's sides to the other.
+fn fits<'a>(
+    mut pairs: impl Iterator<Item = (&'a TrafficSelector, &'a TrafficSelector)>,
+    facts: &Facts,
+) -> bool {
     let (source_port, destination_port) =
         facts.ports.map_or((None, None), |(source, destination)| {
             (Some(source), Some(destination))
         });
-    selectors.iter().any(|(from, to)| {
+    pairs.any(|(from, to)| {
         from.contains(facts.source, facts.protocol, source_port)
             && to.contains(facts.destination, facts.protocol, destination_port)
     })
@@ -102,7 +107,7 @@ impl InboundEntry {
             spi: sa.spi,
             child: sa.child,
             transport: sa.transport,
-            original: sa.original,
+            original: sa.original.map(Box::new),
             selectors: sa.selectors.clone(),
             whereabouts: Mutex::new(Whereabouts {
                 known: sa.remote,
@@ -115,7 +120,8 @@ impl InboundEntry {
 
     /// Whether an opened packet may come through this SA.
     pub(super) fn permits(&self, facts: &Facts) -> bool {
-        fits(&self.selectors, facts)
+        let from_peer = self.selectors.iter().map(|(ours, peers)| (peers, ours));
+        fits(from_peer, facts)
     }
 
     /// The peer is there from now on.
@@ -136,11 +142,13 @@ impl InboundEntry {
             seen.told = None;
             return None;
         }
-        let lately = |(to, at)| to == remote && now.saturating_duration_since(at) < TOLD_PAUSE;
-        if seen.told.is_some_and(lately) {
+        let lately = |told: &(SocketAddr, Instant)| {
+            told.0 == remote && now.saturating_duration_since(told.1) < TOLD_PAUSE
+        };
+        if seen.told.as_deref().is_some_and(lately) {
             return None;
         }
-        seen.told = Some((remote, now));
+        seen.told = Some(Box::new((remote, now)));
         Some(self.child)
     }
 
@@ -181,7 +189,8 @@ impl OutboundEntry {
 
     /// Whether a packet may go through this SA.
     pub(super) fn takes(&self, facts: &Facts) -> bool {
-        fits(&self.selectors, facts)
+        let from_us = self.selectors.iter().map(|(ours, peers)| (ours, peers));
+        fits(from_us, facts)
     }
 
     /// Where packets may go that it takes.
@@ -248,7 +257,7 @@ mod tests {
         InboundEntry::new(&InboundSa {
             spi: Spi::new(0x1000).unwrap(),
             sa: SA,
-            selectors,
+            selectors: selectors.into_iter().map(|(from, to)| (to, from)).collect(),
             remote: HERE,
             transport: None,
             original: None,

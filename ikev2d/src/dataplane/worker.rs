@@ -544,8 +544,8 @@ impl Worker {
             counters.selector_mismatch.fetch_add(1, Relaxed);
             return;
         }
-        if let Some(addresses) = entry.original
-            && !original::mend_checksum(&mut done.frame, &facts, addresses)
+        if let Some(addresses) = entry.original.as_deref()
+            && !original::mend_checksum(&mut done.frame, &facts, *addresses)
         {
             counters.malformed.fetch_add(1, Relaxed);
             return;

@@ -177,6 +177,7 @@ impl Manual {
             path: Some(path),
         };
         let (ts_local, ts_remote) = section.traffic();
+        let selectors = pairs(&ts_local, &ts_remote);
 
         let mut params = self.params(&section, Direction::Inbound, keys.0);
         params.outer = params.outer.map(|_| path_in);
@@ -192,7 +193,7 @@ impl Manual {
         let added = self.plane.add_inbound(&InboundSa {
             spi: params.spi,
             sa: inbound,
-            selectors: pairs(&ts_remote, &ts_local),
+            selectors: selectors.clone(),
             remote,
             transport: None,
             original: None,
@@ -209,7 +210,7 @@ impl Manual {
             let added = self.plane.add_outbound(&OutboundSa {
                 spi: params.spi,
                 sa: outbound,
-                selectors: pairs(&ts_local, &ts_remote),
+                selectors,
                 way: Way {
                     path: (local, remote),
                     overhead: Overhead::of(params.suite, section.encap),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::entry::{CacheEntry, CacheSlot, SlotRecord};
 use super::error::ReadError;
 use super::journal;
-use super::layout::{Geometry, USAGE};
+use super::layout::Geometry;
 use super::process::WriterIdentity;
 use super::reader::{granted_end, read_record, record_words, slot_data, slot_words};
 use super::seqlock;
@@ -30,7 +30,6 @@ pub(super) struct Recovered {
     pub(super) generation: u32,
     pub(super) entry: Option<CacheEntry>,
     pub(super) granted_end: u64,
-    pub(super) packets: u64,
 }
 
 impl Recovered {
@@ -39,7 +38,6 @@ impl Recovered {
             generation,
             entry: None,
             granted_end: 0,
-            packets: 0,
         }
     }
 }
@@ -96,6 +94,5 @@ fn taken_over(
         generation,
         entry: Some(entry),
         granted_end: granted_end(&data),
-        packets: data[USAGE - 1],
     }
 }

@@ -54,7 +54,6 @@ struct Slot {
     numbers: Numbers,
     hash: u64,
     granted_end: u64,
-    packets: u64,
 }
 
 /// An SA's sequence space.
@@ -212,7 +211,6 @@ impl CacheWriter {
             numbers: Numbers::of(entry),
             hash,
             granted_end: used_up_to,
-            packets: 0,
         };
         let generation = slot.generation;
 
@@ -310,12 +308,14 @@ impl CacheWriter {
 
     /// Notes what an SA has done.
     pub fn record_usage(&self, slot: CacheSlot, usage: &SaUsage) {
-        if let Some(live) = self.truth().live_mut(slot)
+        let mut truth = self.truth();
+        if truth.live_mut(slot).is_some()
             && let Ok(words) = self.slot(slot.index)
         {
+            // The one number that is read back: it tells whether there were packets since, and no more.
+            let before = words.get(USAGE).map(|word| word.load(Ordering::Relaxed));
             put_usage(words, usage);
-            if live.packets != usage.packets {
-                live.packets = usage.packets;
+            if before != Some(usage.packets) {
                 put(words, LAST_USE, since_boot());
             }
         }
@@ -472,7 +472,6 @@ impl Truth {
                     found.numbers = Numbers::of(entry);
                     found.hash = entry.key().hash(geometry.seed);
                     found.granted_end = slot.granted_end;
-                    found.packets = slot.packets;
                 }
                 None => truth.free.push(index),
             }

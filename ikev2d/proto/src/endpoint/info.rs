@@ -134,6 +134,12 @@ impl Endpoint {
         self.sas.get(&ike).map(info)
     }
 
+    /// The same, or one that has gone since [`poll_event`](Self::poll_event) last had nothing to tell.
+    pub fn ike_sa_lately(&self, ike: IkeId) -> Option<IkeSaInfo<'_>> {
+        let gone = || self.gone.iter().find(|sa| sa.id == ike).map(info);
+        self.ike_sa(ike).or_else(gone)
+    }
+
     /// The IKE SA of a child.
     pub fn ike_sa_of(&self, child: ChildId) -> Option<IkeSaInfo<'_>> {
         self.ike_sa(self.ike_of(child).ok()?)
@@ -188,7 +194,7 @@ fn info(sa: &IkeSa) -> IkeSaInfo<'_> {
         spi_i: sa.spi_i,
         spi_r: sa.spi_r,
         path: sa.path,
-        local_id: &sa.local_id,
+        local_id: sa.local_id(),
         remote_id: &sa.remote_id,
         suite: sa.suite,
         weak_auth: None,

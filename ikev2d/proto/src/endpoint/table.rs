@@ -3,9 +3,10 @@
 //! SA need not know of them: what was lent is looked at again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::time::Instant;
+use std::num::NonZeroU64;
+use std::time::{Duration, Instant};
 
 use crate::config::{EndpointConfig, Identity};
 use crate::crypto::Crypto;
@@ -21,8 +22,10 @@ pub(crate) struct Table {
     /// By the SPI that is ours.
     spis: HashMap<u64, IkeId>,
     /// Those that a peer began, by the key of its SPI and address.
-    firsts: HashMap<u64, IkeId>,
-    due: BTreeSet<(Instant, IkeId)>,
+    firsts: HashMap<Key, IkeId>,
+    due: BTreeSet<(Key, IkeId)>,
+    /// What the times when they are due are reckoned from, in nanoseconds.
+    epoch: Option<Instant>,
     /// By the stream that carries them.
     streams: BTreeSet<(StreamId, IkeId)>,
     connecting: BTreeSet<IkeId>,
@@ -30,9 +33,9 @@ pub(crate) struct Table {
     half_open: HashMap<IpAddr, usize>,
     half_open_total: usize,
     /// Established ones, by the key of the two identities.
-    ends: BTreeSet<(u64, IkeId)>,
+    ends: BTreeSet<(Key, IkeId)>,
     /// By the key of the connection's name.
-    connections: BTreeSet<(u64, IkeId)>,
+    connections: BTreeSet<(Key, IkeId)>,
     /// Those with a child that waits for another IKE SA's to go.
     waiting: BTreeSet<IkeId>,
     /// Those that are to replace another one.
@@ -48,17 +51,24 @@ struct Entry {
     marks: Marks,
 }
 
+/// A hash, or a time; never zero, so that having none takes no room.
+type Key = NonZeroU64;
+
+fn key(hash: u64) -> Key {
+    Key::new(hash).unwrap_or(Key::MIN)
+}
+
 /// By what an IKE SA is found: as it was when it was last looked at.
 #[derive(Clone, Copy, Default)]
 struct Marks {
     spi: u64,
-    first: Option<u64>,
-    due: Option<Instant>,
+    first: Option<Key>,
+    due: Option<Key>,
     stream: Option<StreamId>,
     connecting: bool,
     half_open: Option<IpAddr>,
-    ends: Option<u64>,
-    connection: Option<u64>,
+    ends: Option<Key>,
+    connection: Option<Key>,
     waiting: bool,
     replacing: bool,
 }
@@ -87,7 +97,12 @@ fn mark<K: Ord>(index: &mut BTreeSet<K>, before: Option<K>, after: Option<K>) {
 }
 
 /// The same for one that has a place for each key; another IKE SA may have taken it meanwhile.
-fn place(index: &mut HashMap<u64, IkeId>, id: IkeId, before: Option<u64>, after: Option<u64>) {
+fn place<K: Copy + Eq + Hash>(
+    index: &mut HashMap<K, IkeId>,
+    id: IkeId,
+    before: Option<K>,
+    after: Option<K>,
+) {
     if before == after {
         return;
     }
@@ -169,12 +184,21 @@ impl Table {
 
     /// Those that are due.
     pub(crate) fn due(&self, now: Instant) -> Vec<IkeId> {
+        let now = self.since_epoch(now);
         let due = self.due.iter().take_while(|(at, _)| *at <= now);
         due.map(|(_, id)| *id).collect()
     }
 
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.due.first().map(|(at, _)| *at)
+        let (at, _) = self.due.first()?;
+        Some(self.epoch? + Duration::from_nanos(at.get()))
+    }
+
+    /// A time as the index has it; what is before the epoch is due as soon as can be.
+    fn since_epoch(&self, at: Instant) -> Key {
+        let since = self.epoch.map(|epoch| at.saturating_duration_since(epoch));
+        let nanos = since.unwrap_or_default().as_nanos();
+        key(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// Those that a stream carries.
@@ -213,7 +237,7 @@ impl Table {
     }
 
     pub(crate) fn of_connection(&self, name: &str) -> impl Iterator<Item = &IkeSa> {
-        let key = self.keys.hash_one(name);
+        let key = key(self.keys.hash_one(name));
         let range = self
             .connections
             .range((key, IkeId(0))..=(key, IkeId(u64::MAX)));
@@ -231,16 +255,16 @@ impl Table {
         self.replacing.iter().chain(&self.lent).copied().collect()
     }
 
-    fn first_key(&self, spi_i: u64, remote: SocketAddr) -> u64 {
-        self.keys.hash_one((spi_i, remote))
+    fn first_key(&self, spi_i: u64, remote: SocketAddr) -> Key {
+        key(self.keys.hash_one((spi_i, remote)))
     }
 
     /// Whoever may be anybody is to be found by everybody.
-    fn ends_key(&self, crypto: &dyn Crypto, local: &Identity, remote: &Identity) -> u64 {
+    fn ends_key(&self, crypto: &dyn Crypto, local: &Identity, remote: &Identity) -> Key {
         let mut hasher = self.keys.build_hasher();
         local.hash_by(crypto, &mut hasher);
         remote.hash_by(crypto, &mut hasher);
-        hasher.finish()
+        key(hasher.finish())
     }
 
     /// Looks at what was lent.
@@ -249,6 +273,7 @@ impl Table {
             let Some(entry) = self.sas.get(&id) else {
                 continue;
             };
+            self.epoch.get_or_insert(entry.sa.created);
             let (before, after) = (entry.marks, self.marks(&entry.sa, crypto, config));
             let sa = &entry.sa;
             let pending = sa.pending.iter().map(|pending| &pending.child);
@@ -295,12 +320,12 @@ impl Table {
         Marks {
             spi: sa.own_spi(),
             first: (!sa.initiator).then(|| self.first_key(sa.spi_i, sa.path.remote)),
-            due: sa.timeout(config),
+            due: sa.timeout(config).map(|at| self.since_epoch(at)),
             stream: sa.path.stream,
             connecting,
             half_open: (connecting && !sa.initiator).then(|| network(sa.path.remote.ip())),
-            ends: established.then(|| self.ends_key(crypto, &sa.local_id, &sa.remote_id)),
-            connection: Some(self.keys.hash_one(&*sa.connection.name)),
+            ends: established.then(|| self.ends_key(crypto, sa.local_id(), &sa.remote_id)),
+            connection: Some(key(self.keys.hash_one(&*sa.connection.name))),
             waiting: sa.children.iter().any(waits),
             replacing: sa.reauth.of.is_some(),
         }
@@ -310,7 +335,7 @@ impl Table {
         let spi = |marks: &Marks| (marks.spi != 0).then_some(marks.spi);
         place(&mut self.spis, id, spi(before), spi(after));
         place(&mut self.firsts, id, before.first, after.first);
-        let by = |key: Option<u64>| key.map(|key| (key, id));
+        let by = |key: Option<Key>| key.map(|key| (key, id));
         mark(&mut self.ends, by(before.ends), by(after.ends));
         let connections = (by(before.connection), by(after.connection));
         mark(&mut self.connections, connections.0, connections.1);

@@ -39,7 +39,7 @@ fn end_probation(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
             && same_ends(ctx.crypto, sa, other)
     };
     let stays = sas
-        .between(ctx.crypto, &sa.local_id, &sa.remote_id)
+        .between(ctx.crypto, sa.local_id(), &sa.remote_id)
         .any(stays);
     if let Some(sa) = sas.get_mut(&id).filter(|_| stays) {
         sa.tasks.push_front(Task::DeleteIke {
@@ -53,7 +53,7 @@ fn end_probation(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
 /// is no proof of it (RFC 7296 §2.4 speaks of authenticated ones).
 fn same_ends(crypto: &dyn Crypto, a: &IkeSa, b: &IkeSa) -> bool {
     a.connection.name == b.connection.name
-        && a.local_id.matches_by(crypto, &b.local_id)
+        && a.local_id().matches_by(crypto, b.local_id())
         && a.remote_id.matches_by(crypto, &b.remote_id)
 }
 
@@ -66,7 +66,7 @@ fn replace(sas: &mut Table, ctx: &mut Ctx<'_>, winner: IkeId) {
         return;
     }
     let address = new.path.remote.ip();
-    let others = sas.between(ctx.crypto, &new.local_id, &new.remote_id);
+    let others = sas.between(ctx.crypto, new.local_id(), &new.remote_id);
     let others = others
         .filter(|sa| sa.id != winner && sa.counted.is_some() && same_ends(ctx.crypto, new, sa));
     let others: Vec<IkeId> = others.map(|sa| sa.id).collect();
@@ -95,7 +95,7 @@ fn initial_contact(sas: &mut Table, ctx: &mut Ctx<'_>, winner: IkeId) {
     if ctx.out.initial_contact.iter().any(later) {
         return;
     }
-    let others = sas.between(ctx.crypto, &sa.local_id, &sa.remote_id);
+    let others = sas.between(ctx.crypto, sa.local_id(), &sa.remote_id);
     let others = others.filter(|other| {
         // What rekeyings have left or made is the winner's own, maybe; it has no children, and an end.
         let current = other.standing == Standing::Current;

@@ -57,7 +57,7 @@ impl IkeSa {
 
     /// Makes AUTH, with the keys as they are now or as they were before a PPK was mixed in.
     fn make_auth(&mut self, ctx: &mut Ctx<'_>, mixed: bool, made: Option<Vec<u8>>) {
-        let id = self.local_id.emit();
+        let id = self.local_id().emit();
         let remote = self.connection.remote_id.clone();
         match self.own_auth(ctx, (true, mixed), &id, &remote) {
             Ok(Own::Made(body)) => self.auth_made(ctx, made, body),
@@ -106,7 +106,7 @@ impl IkeSa {
         without_ppk: Option<&[u8]>,
     ) {
         let mut chain = Chain::default();
-        chain.push(payload::IDI, &self.local_id.emit());
+        chain.push(payload::IDI, &self.local_id().emit());
         self.push_certificates(&mut chain);
         if self.initial_contact {
             chain.notify(notify::INITIAL_CONTACT, &[]);
@@ -223,7 +223,7 @@ impl IkeSa {
         id_body: &[u8],
         remote: &Identity,
     ) -> Result<Vec<u8>, String> {
-        let local = &self.local_id;
+        let local = self.local_id();
         let secret = find_secret(ctx.secrets, local, remote)
             .ok_or_else(|| format!("no preshared key for {local} and {remote}"))?;
         let code = self.signed_octets(ctx, side, id_body).and_then(|octets| {

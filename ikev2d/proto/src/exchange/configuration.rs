@@ -96,10 +96,15 @@ impl IkeSa {
         self.assigned.peers_dynamic(self.path)
     }
 
-    /// It is gone, and with it what it was configured with.
+    /// It is gone, and with it what it was configured with, which is still to be told of.
     pub(crate) fn give_back(&mut self, ctx: &mut Ctx<'_>) {
+        if self.assigned.is_empty() {
+            return;
+        }
+        let assigned = self.assigned.clone();
         if let Some(unconfigured) = self.assigned.give_back(ctx.pools) {
             ctx.event(unconfigured);
         }
+        *self.assigned = assigned;
     }
 }

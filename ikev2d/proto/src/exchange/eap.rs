@@ -141,7 +141,7 @@ impl IkeSa {
             Ok(ClientTurn::Say(answer)) => chain.push(payload::EAP, &answer),
             Ok(ClientTurn::Success(key)) => {
                 *msk = Some(key.clone());
-                let code = self.eap_code(ctx, true, &self.local_id.emit(), &key);
+                let code = self.eap_code(ctx, true, &self.local_id().emit(), &key);
                 match code {
                     Ok(code) => chain.push(payload::AUTH, &Auth::emit_shared_key(&code)),
                     Err(error) => return self.die(ctx, &error.to_string()),
@@ -175,7 +175,7 @@ impl IkeSa {
                     Some(own_auth) => self.own_proof(own_auth),
                     None => {
                         let mut chain = Chain::default();
-                        chain.push(payload::IDR, &self.local_id.emit());
+                        chain.push(payload::IDR, &self.local_id().emit());
                         chain
                     }
                 };
@@ -268,7 +268,7 @@ impl IkeSa {
     /// The initiator has shown the key: so do we, with what its first request asks for.
     fn finish_eap(&mut self, ctx: &mut Ctx<'_>, id: u32, msk: &Msk) {
         let failed = notify::AUTHENTICATION_FAILED;
-        let code = self.eap_code(ctx, false, &self.local_id.emit(), msk);
+        let code = self.eap_code(ctx, false, &self.local_id().emit(), msk);
         let code = match code {
             Ok(code) => code,
             Err(error) => return self.refuse_auth(ctx, id, failed, &error.to_string()),

@@ -355,7 +355,7 @@ impl IkeSa {
         born.moves = self.moves;
         born.state = State::Established;
         born.established = Some(ctx.now);
-        born.local_id = self.local_id.clone();
+        born.other_id = self.other_id.clone();
         born.remote_id = self.remote_id.clone();
         (born.nat_local, born.nat_remote, born.encap) =
             (self.nat_local, self.nat_remote, self.encap);

@@ -240,7 +240,7 @@ impl IkeSa {
         };
         let connection = self.connection.clone();
         self.adopt_connection(connection, session.client);
-        self.local_id = session.gateway;
+        self.other_id = Some(Box::new(session.gateway));
         ctx.out.resumptions += 1;
         self.finish_auth(ctx, id, parts, &Auth::emit_shared_key(&own));
         // It is in the keys already, and not spoken of again.
@@ -310,7 +310,7 @@ impl IkeSa {
         let seconds = life.and_then(|life| u32::try_from(life.as_secs()).ok());
         let seconds = seconds.filter(|seconds| *seconds != 0);
         let id_body = find(parts, payload::IDI)?;
-        let session = self.session((&self.remote_id, id_body), &self.local_id);
+        let session = self.session((&self.remote_id, id_body), self.local_id());
         let sealed = seconds.zip(session).and_then(|(seconds, session)| {
             let life = Duration::from_secs(seconds.into());
             let (ike, tickets) = ((self.id, life), &mut ctx.out.tickets);
@@ -336,7 +336,7 @@ impl IkeSa {
         let seconds = <[u8; LIFE_LEN]>::try_from(seconds).map_or(0, u32::from_be_bytes);
         let life = Duration::from_secs(seconds.into()).min(most);
         // What we are asked for would be another name than what we are: it could not be shown again.
-        let client = (&self.local_id, &self.local_id.emit()[..]);
+        let client = (self.local_id(), &self.local_id().emit()[..]);
         if let Some(session) = self.session(client, &self.remote_id)
             && (1..=MOST_TICKET).contains(&ticket.len())
         {

@@ -26,7 +26,7 @@ pub(in super::super) struct Policy {
     outbound_of: Shards<u64, OutboundEntry>,
     outbound: Outbound,
     /// What traffic may ask for an SA, and wait for it: (our side, peer's side).
-    traps: ArcSwap<Selectors>,
+    traps: ArcSwap<Vec<(TrafficSelector, TrafficSelector)>>,
 }
 
 /// SAs to send through. The newest whose selectors fit is used.
@@ -71,12 +71,13 @@ impl Policy {
     }
 
     pub(in super::super) fn set_traps(&self, traps: Selectors) {
-        self.traps.store(Arc::new(traps));
+        self.traps.store(Arc::new(traps.to_vec()));
     }
 
     /// Whether a packet may ask for an SA.
     pub(in super::super) fn traps(&self, facts: &Facts) -> bool {
-        fits(&self.traps.load(), facts)
+        let traps = self.traps.load();
+        fits(traps.iter().map(|(ours, peers)| (ours, peers)), facts)
     }
 
     pub(in super::super) fn inbound(&self, spi: u32) -> Option<Arc<InboundEntry>> {
@@ -355,7 +356,7 @@ mod tests {
         Arc::new(OutboundEntry::new(&OutboundSa {
             spi: Spi::new(0x1000).unwrap(),
             sa: SA,
-            selectors,
+            selectors: selectors.into(),
             way: Way {
                 path: ENDS,
                 encapsulation: Encapsulation::Udp,
@@ -643,7 +644,7 @@ mod tests {
         let entry = Arc::new(InboundEntry::new(&InboundSa {
             spi: Spi::new(0x1000).unwrap(),
             sa: SA,
-            selectors: Vec::new(),
+            selectors: Arc::default(),
             remote: ENDS.1,
             transport: None,
             original: None,

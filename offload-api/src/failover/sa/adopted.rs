@@ -73,7 +73,7 @@ impl Sa {
             ledger: None,
             route: Route::new(Place::Device),
             // What the device counts towards the limits began with its installation there.
-            control: Mutex::new(Control::new(Some(params), Some(REASON.to_owned()))),
+            control: Mutex::new(Control::new(Some(params), Some(REASON))),
             keyless: true,
             software: None,
             verifier: None,
@@ -82,7 +82,7 @@ impl Sa {
             moving: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             // The device's own window has gone on; what it passes was not passed before.
-            shadow: Mutex::new(shadow(&carried.params(suite), true)),
+            shadow: shadow(&carried.params(suite), true),
             replay_window: carried.replay_window,
             outbound,
             esn: carried.esn,
@@ -148,7 +148,7 @@ impl Sa {
         } else {
             self.leave(shared, &mut control, handle);
         }
-        control.reason = Some("the device has lost it".to_owned());
+        control.reason = Some("the device has lost it".into());
         true
     }
 }

@@ -13,7 +13,7 @@ impl Sa {
     ) -> Result<(), SaError> {
         let mut control = self.control();
         let moves = match change {
-            Amend::Outer(_) => self.verifier.as_ref(),
+            Amend::Outer(_) => self.verifier.as_deref(),
             _ => None,
         };
         // Until all engines have it, packets go out, and are looked at, by either.
@@ -29,7 +29,9 @@ impl Sa {
         control: &mut Control,
         change: &Amend,
     ) -> Result<(), SaError> {
-        control.entry.is_outdated();
+        if let Some(entry) = control.entry() {
+            entry.is_outdated();
+        }
         let (mut in_software, mut in_device) = (change.clone(), change.clone());
         match change {
             Amend::Grant(_) | Amend::Revoke => {
@@ -46,7 +48,11 @@ impl Sa {
                     verifier.amend(shared, change);
                 }
             }
-            Amend::Replay(seen) => lock(&self.shadow).merge(seen),
+            Amend::Replay(seen) => {
+                if let Some(shadow) = &self.shadow {
+                    lock(shadow).merge(seen);
+                }
+            }
             Amend::Lifetimes(lifetimes) => {
                 self.soft_told.store(false, Ordering::Release);
                 self.hard_told.store(false, Ordering::Release);

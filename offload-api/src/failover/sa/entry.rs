@@ -118,7 +118,7 @@ impl Sa {
         let stay = self.route.load();
         if self.level == OffloadLevel::No
             || self.keyless
-            || matches!(control.entry, Entry::Begun | Entry::Outdated)
+            || matches!(control.entry(), Some(Entry::Begun | Entry::Outdated))
             // It is there, and was left with software for want of numbers.
             || self.device_life.load(Ordering::Acquire) == life
             || self.retired.load(Ordering::Acquire)
@@ -147,10 +147,10 @@ impl Sa {
         }
         if let Err(error) = self.check_for(primary.capabilities(), &params) {
             // This SA stays in software; others may fit.
-            control.reason = Some(error.to_string());
+            control.reason = Some(error.to_string().into());
             return None;
         }
-        control.entry = Entry::Begun;
+        control.set_entry(Entry::Begun);
         Some(Entering {
             handle,
             sa: self,
@@ -172,11 +172,11 @@ impl Sa {
         told: Result<SaHandle, InstallError>,
     ) -> Result<(), DeviceError> {
         let mut control = self.control();
-        let entry = std::mem::take(&mut control.entry);
+        let entry = control.take_entry();
         let device = match told {
             Ok(device) => device,
             Err(error) => {
-                control.reason = Some(error.to_string());
+                control.reason = Some(error.to_string().into());
                 return match error {
                     InstallError::Device(error) => {
                         shared.strays.store(true, Ordering::Release);
@@ -198,7 +198,7 @@ impl Sa {
             };
         }
         self.is_installed(&mut control, life, device, entering.before);
-        control.entry = entering.given.clone();
+        control.set_entry(entering.given.clone());
         lock(&shared.names).insert((Engine::Device, device), entering.handle);
         self.moving.store(true, Ordering::Release);
         Ok(())

@@ -36,7 +36,8 @@ use entry::Entry;
 pub(super) struct Sa {
     level: OffloadLevel,
     slot: CacheSlot,
-    ledger: Option<Arc<dyn NumberLedger>>,
+    /// In a box, as all that few have.
+    ledger: Option<Box<Arc<dyn NumberLedger>>>,
     route: Route,
     /// Held while the SA is moved or amended; the hot path only tries it.
     control: Mutex<Control>,
@@ -45,7 +46,7 @@ pub(super) struct Sa {
     /// Missing for levels that may not fall back.
     software: Option<SaHandle>,
     /// Opens again in software what the device has sealed or opened.
-    verifier: Option<Verifier>,
+    verifier: Option<Box<Verifier>>,
     /// Its handle in the device, and in which of the device's lives. Written only while the route
     /// does not lead there.
     device: AtomicU64,
@@ -53,8 +54,9 @@ pub(super) struct Sa {
     /// The device has it installed, and it moves there once nothing is on its way in software.
     moving: AtomicBool,
     retired: AtomicBool,
-    /// What was delivered, whoever opened it; of an outbound SA the numbers that the device used.
-    shadow: Mutex<ReplayWindow>,
+    /// What was delivered, whoever opened it; of an outbound SA the numbers that the device used. Where
+    /// nothing is to be watched there is none.
+    shadow: Option<Box<Mutex<ReplayWindow>>>,
     replay_window: u32,
     outbound: bool,
     esn: bool,
@@ -85,17 +87,30 @@ struct Control {
     /// None where there is no device and never was: ten thousand SAs are kept small.
     kept: Option<Box<Kept>>,
     /// Why it is not in the device.
-    reason: Option<String>,
-    /// How far its installation in a device that has returned is.
-    entry: Entry,
+    reason: Option<Box<str>>,
 }
 
 impl Control {
-    fn new(params: Option<SaParams>, reason: Option<String>) -> Self {
+    fn new(params: Option<SaParams>, reason: Option<&str>) -> Self {
         Self {
             kept: params.map(Kept::new),
-            reason,
-            entry: Entry::None,
+            reason: reason.map(Box::from),
+        }
+    }
+
+    /// How far its installation in a device that has returned is.
+    fn entry(&mut self) -> Option<&mut Entry> {
+        self.kept.as_mut().map(|kept| &mut kept.entry)
+    }
+
+    /// The same, which is over by that.
+    fn take_entry(&mut self) -> Entry {
+        self.entry().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn set_entry(&mut self, to: Entry) {
+        if let Some(entry) = self.entry() {
+            *entry = to;
         }
     }
 }
@@ -105,6 +120,8 @@ struct Kept {
     params: SaParams,
     /// What the SA had done, and its age, when it was installed there.
     before_device: (SaUsage, Duration),
+    /// How far its installation in a device that has returned is.
+    entry: Entry,
 }
 
 impl Kept {
@@ -112,6 +129,7 @@ impl Kept {
         Box::new(Self {
             params,
             before_device: (SaUsage::default(), Duration::ZERO),
+            entry: Entry::None,
         })
     }
 }
@@ -128,7 +146,7 @@ impl Sa {
         let mut sa = Self {
             level,
             slot,
-            ledger,
+            ledger: ledger.map(Box::new),
             route: Route::new(Place::Nowhere),
             control: Mutex::new(Control::new(
                 shared.primary.is_some().then(|| params.clone()),
@@ -141,7 +159,7 @@ impl Sa {
             device_life: AtomicU64::new(0),
             moving: AtomicBool::new(false),
             retired: AtomicBool::new(false),
-            shadow: Mutex::new(shadow(params, shared.primary.is_some())),
+            shadow: shadow(params, shared.primary.is_some()),
             replay_window: params.replay_window,
             outbound,
             esn: params.esn,
@@ -171,7 +189,7 @@ impl Sa {
             sa.software = Some(shared.software.install(&standby)?);
         }
         if level != OffloadLevel::No {
-            sa.verifier = Verifier::install(shared, params);
+            sa.verifier = Verifier::install(shared, params).map(Box::new);
         }
         match sa.begin(shared) {
             Ok(()) => Ok(sa),
@@ -191,7 +209,7 @@ impl Sa {
     fn begin(&self, shared: &Shared) -> Result<(), InstallError> {
         let mut control = self.control();
         let refused = if self.level == OffloadLevel::No {
-            Some("hw_offload = no".to_owned())
+            Some(Box::from("hw_offload = no"))
         } else {
             let numbering = match &control.kept {
                 _ if self.granted => Numbering::Granted(Some(self.reserve(shared)?)),
@@ -209,7 +227,7 @@ impl Sa {
                 }
                 // That there is none is told when it is asked for.
                 Err(_) if control.kept.is_none() => None,
-                Err(error) => Some(error.to_string()),
+                Err(error) => Some(error.to_string().into()),
             }
         };
         control.reason = refused;
@@ -359,22 +377,28 @@ impl Sa {
         let high = sequence >> 32;
         sequence != 0
             && (low == 0 || sequence as u32 == low)
-            && (high == 0 || (self.esn && high <= (lock(&self.shadow).top() >> 32) + 1))
+            && (high == 0 || (self.esn && high <= (self.top() >> 32) + 1))
     }
 
     /// Passes an inbound packet through the shadow window.
     pub(super) fn deliver(&self, sequence: u64) -> Verdict {
-        let mut shadow = lock(&self.shadow);
-        if shadow.size() == 0 {
-            Verdict::Fresh
-        } else {
-            shadow.accept(sequence)
+        match &self.shadow {
+            Some(shadow) => lock(shadow).accept(sequence),
+            None => Verdict::Fresh,
         }
+    }
+
+    /// The highest number that was delivered, as far as that is watched.
+    fn top(&self) -> u64 {
+        let shadow = self.shadow.as_deref();
+        shadow.map_or(0, |shadow| lock(shadow).top())
     }
 
     /// What was delivered, as far back as the SA's own window reaches.
     fn seen(&self) -> ReplaySnapshot {
-        let mut seen = lock(&self.shadow).snapshot();
+        let shadow = self.shadow.as_deref();
+        let mut seen =
+            shadow.map_or_else(ReplaySnapshot::default, |shadow| lock(shadow).snapshot());
         seen.seen
             .truncate((self.replay_window as usize).div_ceil(64));
         seen
@@ -389,7 +413,7 @@ impl Sa {
 
     /// What does the device's packets again.
     pub(super) fn verifier(&self) -> Option<&Verifier> {
-        self.verifier.as_ref()
+        self.verifier.as_deref()
     }
 
     /// Whether this stay is the present one.
@@ -411,7 +435,7 @@ impl Sa {
         if !granted {
             return Verdict::Replayed;
         }
-        lock(&self.shadow).accept(sequence)
+        self.deliver(sequence)
     }
 
     pub(super) fn is_outbound(&self) -> bool {
@@ -520,7 +544,7 @@ impl Sa {
                 .is_none()
                 .then(|| no_device(shared).to_string())
         };
-        control.reason.clone().or_else(none)
+        control.reason.as_deref().map(str::to_owned).or_else(none)
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -531,15 +555,17 @@ impl Sa {
 /// As wide as a window gets, whatever the SA's: several queue pairs bring packets home out of order,
 /// and what lies left of the window here can't be told from a replay.
 /// Without a device there is one engine and its own window, and nobody else's numbers are to be
-/// watched: this one has no room.
-fn shadow(params: &SaParams, device: bool) -> ReplayWindow {
+/// watched: there is none.
+fn shadow(params: &SaParams, device: bool) -> Option<Box<Mutex<ReplayWindow>>> {
     let off = params.direction == Direction::Inbound && params.replay_window == 0;
-    let size = if off || !device { 0 } else { WINDOW_MAX };
-    let mut shadow = ReplayWindow::new(size);
+    if off || !device {
+        return None;
+    }
+    let mut shadow = ReplayWindow::new(WINDOW_MAX);
     if let Some(seen) = &params.replay_state {
         shadow.merge(seen);
     }
-    shadow
+    Some(Box::new(Mutex::new(shadow)))
 }
 
 fn no_device(shared: &Shared) -> InstallError {

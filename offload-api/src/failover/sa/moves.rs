@@ -124,7 +124,7 @@ impl Sa {
     ) {
         let old = unpack(self.device.load(Ordering::Acquire));
         lock(&shared.names).remove(&(Engine::Device, old));
-        control.reason = Some(shared.device_absence());
+        control.reason = Some(shared.device_absence().into());
         // An SA of an earlier life of a device that is back: have it looked after.
         shared.strays.store(true, Ordering::Release);
         let Some(software) = self.software else {
@@ -214,7 +214,7 @@ impl Sa {
                 error
             }
         };
-        control.reason = Some(error);
+        control.reason = Some(error.into());
         self.route.shift(Place::Gate, false, from);
         true
     }
@@ -227,7 +227,7 @@ impl Sa {
         life: u64,
     ) -> Result<(), HandOver> {
         let device = unpack(self.device.load(Ordering::Acquire));
-        let given = std::mem::take(&mut control.entry);
+        let given = control.take_entry();
         let change = if self.granted {
             let (grant, is_there) = match given {
                 // Nobody has numbers beyond those that it was installed with.

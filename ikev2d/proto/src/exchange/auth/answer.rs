@@ -99,7 +99,7 @@ impl IkeSa {
         verify: Option<super::Check>,
     ) {
         let failed = notify::AUTHENTICATION_FAILED;
-        let (local_body, remote) = (self.local_id.emit(), self.remote_id.clone());
+        let (local_body, remote) = (self.local_id().emit(), self.remote_id.clone());
         let (own, sign) = match self.own_auth(ctx, (false, true), &local_body, &remote) {
             Ok(Own::Made(body)) => (OwnAuth::Made(body), None),
             Ok(Own::Sign(signer, scheme, octets)) => {
@@ -213,7 +213,7 @@ impl IkeSa {
     /// Who we are: the identity, certificates, and AUTH.
     pub(crate) fn own_proof(&self, own_auth: &[u8]) -> Chain {
         let mut chain = Chain::default();
-        chain.push(payload::IDR, &self.local_id.emit());
+        chain.push(payload::IDR, &self.local_id().emit());
         self.push_certificates(&mut chain);
         chain.push(payload::AUTH, own_auth);
         chain
@@ -346,7 +346,7 @@ impl IkeSa {
     }
 
     pub(crate) fn adopt_connection(&mut self, connection: Arc<Connection>, remote: Identity) {
-        self.local_id = connection.local_id.clone();
+        self.other_id = None;
         self.encap |= connection.encap;
         self.connection = connection;
         self.remote_id = remote;

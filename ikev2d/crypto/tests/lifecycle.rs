@@ -512,6 +512,31 @@ fn a_replaced_child_of_an_ike_sa_that_is_being_deleted_is_not_due_for_ever() {
     assert_eq!(pair.sides[0].endpoint.ike_sas().count(), 0);
 }
 
+/// Events that tell of an IKE SA's end find it as it was; whoever has taken them all finds nothing.
+#[test]
+fn an_ike_sa_that_is_gone_is_shown_until_its_last_event_is_taken() {
+    let mut pair = Pair::seeded(8, |_, _, _| {});
+    pair.up();
+    let (mut now, ike) = (pair.now, pair.ike(0));
+    let endpoint = &mut pair.sides[0].endpoint;
+    while endpoint.poll_event().is_some() {}
+    endpoint.check_liveness(now, ike).unwrap();
+    // Nobody answers.
+    while endpoint.ike_sa(ike).is_some() {
+        now = endpoint.poll_timeout().unwrap().max(now);
+        endpoint.handle_timeout(now);
+    }
+    let mut down = false;
+    while let Some(event) = endpoint.poll_event() {
+        let gone = endpoint.ike_sa_lately(ike).unwrap();
+        assert!(gone.established.is_some());
+        assert_eq!(gone.connection, "gw");
+        down |= matches!(event, Event::IkeDown { .. });
+    }
+    assert!(down);
+    assert!(endpoint.ike_sa_lately(ike).is_none());
+}
+
 #[test]
 fn liveness_is_not_due_while_a_refused_task_waits() {
     let mut pair = Pair::seeded(8, |a, connection, _| {

@@ -49,7 +49,7 @@ impl Listed {
 struct Child {
     ike: IkeId,
     installed: u32,
-    /// None in a thousand years.
+    /// The largest number is never.
     rekey_at: u32,
 }
 

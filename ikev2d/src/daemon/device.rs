@@ -22,6 +22,8 @@ use crate::vici::message::Section;
 
 /// Between looks at the device.
 const WATCH: Duration = Duration::from_millis(5);
+/// The same where there is no device to watch, only counters to record.
+const REST: Duration = Duration::from_millis(20);
 /// Between comparisons of the device and the SA cache.
 const RECONCILE: Duration = Duration::from_secs(1);
 /// How long a service manager may take to let go of a card.
@@ -281,11 +283,13 @@ fn keep(failover: &Failover, stop: &AtomicBool) {
     let mut next = Instant::now();
     let mut compared = Instant::now();
     while !stop.load(Ordering::Acquire) {
-        std::thread::sleep(WATCH);
-        failover.tick();
         if failover.primary().is_none() {
+            std::thread::sleep(REST);
+            failover.tick();
             continue;
         }
+        std::thread::sleep(WATCH);
+        failover.tick();
         if compared.elapsed() >= RECONCILE {
             compared = Instant::now();
             // A device that fails at it is noticed anyway.

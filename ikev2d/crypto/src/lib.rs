@@ -19,6 +19,8 @@ pub mod trust;
 pub use openssl::pkey::{HasPublic, PKeyRef as KeyRef};
 pub use openssl::x509::X509;
 
+use std::sync::OnceLock;
+
 use hmac::{Hmac, KeyInit, Mac};
 use ikev2d_proto::algorithm::{Encryption, Group, Integrity, Prf};
 use ikev2d_proto::crypto::{Crypto, CryptoError, KeyExchange};
@@ -101,12 +103,30 @@ fn prf_digest(prf: Prf) -> MessageDigest {
     }
 }
 
+/// A cipher that is looked up once: by its function OpenSSL looks it up for every message.
+fn found(
+    once: &'static OnceLock<Option<Cipher>>,
+    name: &str,
+    function: fn() -> &'static CipherRef,
+) -> &'static CipherRef {
+    let found = once.get_or_init(|| Cipher::fetch(None, name, None).ok());
+    found.as_deref().unwrap_or_else(function)
+}
+
 fn aead(encryption: Encryption) -> Result<&'static CipherRef, CryptoError> {
     use Encryption::*;
+    static GCM: [OnceLock<Option<Cipher>>; 3] = [const { OnceLock::new() }; 3];
+    let [gcm128, gcm192, gcm256] = &GCM;
     Ok(match encryption {
-        AesGcm8(128) | AesGcm12(128) | AesGcm16(128) => Cipher::aes_128_gcm(),
-        AesGcm8(192) | AesGcm12(192) | AesGcm16(192) => Cipher::aes_192_gcm(),
-        AesGcm8(256) | AesGcm12(256) | AesGcm16(256) => Cipher::aes_256_gcm(),
+        AesGcm8(128) | AesGcm12(128) | AesGcm16(128) => {
+            found(gcm128, "AES-128-GCM", Cipher::aes_128_gcm)
+        }
+        AesGcm8(192) | AesGcm12(192) | AesGcm16(192) => {
+            found(gcm192, "AES-192-GCM", Cipher::aes_192_gcm)
+        }
+        AesGcm8(256) | AesGcm12(256) | AesGcm16(256) => {
+            found(gcm256, "AES-256-GCM", Cipher::aes_256_gcm)
+        }
         AesCcm8(128) | AesCcm12(128) | AesCcm16(128) => Cipher::aes_128_ccm(),
         AesCcm8(192) | AesCcm12(192) | AesCcm16(192) => Cipher::aes_192_ccm(),
         AesCcm8(256) | AesCcm12(256) | AesCcm16(256) => Cipher::aes_256_ccm(),

@@ -34,7 +34,7 @@ use offload_api::event::Event as DeviceEvent;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::config::{Config, DaemonSection, DataplaneSetting, StartAction, cores};
+use crate::config::{Config, DaemonSection, DataplaneSetting, PuzzlesSection, StartAction, cores};
 use crate::dataplane::{Dataplane, DataplaneConfig, Upcall};
 use crate::inline::InlinePlane;
 use crate::install::Installer;
@@ -152,6 +152,12 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         ike_port: section.port,
         nat_port: section.nat_port,
         key_log: key_log.is_some(),
+        puzzles: section
+            .puzzles
+            .as_ref()
+            .map(PuzzlesSection::to_policy)
+            .unwrap_or_default(),
+        puzzle_solving: section.solve_puzzles.to_policy(),
         ..EndpointConfig::default()
     };
     let endpoint = Ike::new(endpoint_config, Arc::new(crypto));

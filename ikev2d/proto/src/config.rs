@@ -34,6 +34,10 @@ pub struct EndpointConfig {
     pub half_open_per_address: usize,
     /// How long a half-open IKE SA may live.
     pub half_open_timeout: Duration,
+    /// Puzzles that are set (RFC 8019).
+    pub puzzles: Puzzles,
+    /// Puzzles that are solved.
+    pub puzzle_solving: PuzzleSolving,
     /// Between NAT keepalives (RFC 3948 §4).
     pub nat_keepalive: Duration,
     /// UDP port of IKE.
@@ -59,12 +63,56 @@ impl Default for EndpointConfig {
             half_open_limit: 5000,
             half_open_per_address: 16,
             half_open_timeout: Duration::from_secs(30),
+            puzzles: Puzzles::default(),
+            puzzle_solving: PuzzleSolving::default(),
             nat_keepalive: Duration::from_secs(20),
             ike_port: 500,
             nat_port: 4500,
             fragment_size: None,
             retransmit_jitter: 0.1,
             key_log: false,
+        }
+    }
+}
+
+/// Puzzles for peers that want to begin (RFC 8019 §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Puzzles {
+    /// Half-open IKE SAs from which they are set; none are by default.
+    pub threshold: Option<usize>,
+    /// Zero bits at that threshold; one more each time that there are twice as many half-open IKE SAs.
+    pub difficulty: u8,
+    /// Zero bits, at most.
+    pub hardest: u8,
+    /// One in so many messages that come with a cookie, but solve nothing, gets in (§7.1.4); 0 is none.
+    pub legacy: u16,
+}
+
+impl Default for Puzzles {
+    fn default() -> Self {
+        Self {
+            threshold: None,
+            difficulty: 12,
+            hardest: 20,
+            legacy: 4,
+        }
+    }
+}
+
+/// Puzzles that peers set (RFC 8019 §7.1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PuzzleSolving {
+    /// Zero bits, at most; 0 solves none.
+    pub difficulty: u8,
+    /// How long it may take. Then we go on without a solution.
+    pub time: Duration,
+}
+
+impl Default for PuzzleSolving {
+    fn default() -> Self {
+        Self {
+            difficulty: 20,
+            time: Duration::from_secs(20),
         }
     }
 }

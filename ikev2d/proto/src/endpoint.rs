@@ -115,8 +115,10 @@ fn hand_over(sas: &mut Table, ctx: &mut Ctx<'_>, handover: &Handover) {
 impl Endpoint {
     /// An endpoint without connections.
     pub fn new(config: EndpointConfig, crypto: Arc<dyn Crypto>) -> Self {
-        let gate = Gate::new(crypto.clone());
-        gate.close(config.cookie_threshold == 0);
+        let gate = Gate::new(crypto.clone(), config.puzzles.legacy);
+        let difficulty = config.puzzles.difficulty(0);
+        gate.set_difficulty(difficulty);
+        gate.close(config.cookie_threshold == 0 || difficulty != 0);
         Self {
             gate: Arc::new(gate),
             config,
@@ -186,6 +188,7 @@ impl Endpoint {
     fn with<R>(&mut self, now: Instant, step: impl FnOnce(&mut Table, &mut Ctx<'_>) -> R) -> R {
         let mut ctx = Ctx {
             crypto: &*self.crypto,
+            shared_crypto: &self.crypto,
             config: &self.config,
             connections: &self.connections,
             secrets: &self.secrets,
@@ -222,7 +225,10 @@ impl Endpoint {
             self.sas.forget_child(child);
         }
         let half_open = self.sas.half_open_total();
-        self.gate.close(half_open >= self.config.cookie_threshold);
+        let difficulty = self.config.puzzles.difficulty(half_open);
+        self.gate.set_difficulty(difficulty);
+        self.gate
+            .close(half_open >= self.config.cookie_threshold || difficulty != 0);
         result
     }
 

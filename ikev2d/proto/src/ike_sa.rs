@@ -173,6 +173,8 @@ pub(crate) struct InitMaterial {
     pub(crate) exchange: Option<Box<dyn KeyExchange>>,
     pub(crate) group: Option<crate::algorithm::Group>,
     pub(crate) cookie: Vec<u8>,
+    /// Of the puzzle that came with it (RFC 8019).
+    pub(crate) solution: Vec<u8>,
     /// The gateway that has sent the client to the other one (RFC 5685).
     pub(crate) redirected_from: Option<IpAddr>,
     /// What somebody has said against it, who may be the peer.

@@ -25,6 +25,7 @@ mod keymat;
 pub mod notified;
 pub mod pool;
 pub mod proposal;
+pub mod puzzle;
 mod sk;
 pub mod spi;
 pub mod suite;

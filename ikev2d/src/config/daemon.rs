@@ -7,7 +7,7 @@ use driver::DeviceAddress;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use super::{CacheSection, FailoverSection, MetricsSection};
+use super::{CacheSection, FailoverSection, MetricsSection, PuzzlesSection, SolvePuzzlesSection};
 use crate::dataplane::MssClamp;
 
 /// The daemon itself.
@@ -51,6 +51,10 @@ pub struct DaemonSection {
     pub retransmit_tries: u32,
     /// Seconds before the first one.
     pub retransmit_timeout: f64,
+    /// Puzzles for peers that want to begin, under load (RFC 8019); none by default.
+    pub puzzles: Option<PuzzlesSection>,
+    /// Puzzles of peers.
+    pub solve_puzzles: SolvePuzzlesSection,
     /// Octets of the largest IP datagram that IKE sends; longer messages go in fragments, and in
     /// smaller ones where nobody answers. 0 is 1280.
     pub fragment_size: usize,
@@ -79,6 +83,8 @@ impl Default for DaemonSection {
             // after some minutes, as RFC 7296 §2.4 wants it.
             retransmit_tries: 9,
             retransmit_timeout: 0.5,
+            puzzles: None,
+            solve_puzzles: SolvePuzzlesSection::default(),
             fragment_size: 0,
         }
     }

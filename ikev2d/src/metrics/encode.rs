@@ -234,6 +234,21 @@ fn ike(out: &mut Out<'_>, snapshot: &Snapshot) -> fmt::Result {
         ),
         ("ike_cookies", "Cookies asked for", stats.cookies),
         (
+            "ike_puzzles",
+            "Puzzles set for peers that want to begin",
+            stats.puzzles,
+        ),
+        (
+            "ike_puzzles_solved",
+            "First messages that have solved a puzzle",
+            stats.puzzles_solved,
+        ),
+        (
+            "ike_puzzles_unsolved",
+            "First messages dropped since they solve no puzzle",
+            stats.puzzles_unsolved,
+        ),
+        (
             "ike_half_open_refused",
             "First messages dropped since too many peers are waited for",
             stats.half_open_refused,

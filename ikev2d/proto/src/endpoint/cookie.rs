@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Cookies (RFC 7296 §2.6): a code over what an initiator repeats, so that no state is kept of it. The
-//! secret lives for a while only, so that cookies can't be gathered and spent at once.
+//! secret lives for a while only, so that cookies can't be gathered and spent at once. A puzzle that comes
+//! along (RFC 8019 §7.1.1) is in it, too.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::algorithm::Prf;
 use crate::crypto::Crypto;
+use crate::puzzle::Puzzle;
 
 /// How long a secret makes cookies; those of the one before are good still.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -70,28 +72,60 @@ impl Cookies {
         }
     }
 
-    /// A cookie: which secret, and the code.
-    pub(super) fn make(&self, crypto: &dyn Crypto, seen: &Seen<'_>) -> Vec<u8> {
+    /// A cookie: which secret, which puzzle, and the code.
+    pub(super) fn make(
+        &self,
+        crypto: &dyn Crypto,
+        seen: &Seen<'_>,
+        puzzle: Option<Puzzle>,
+    ) -> Vec<u8> {
+        let puzzle = puzzle.map_or([0; 3], Puzzle::emit);
         let mut cookie = vec![self.number];
-        cookie.extend(code(crypto, &self.secrets[0][..], seen).unwrap_or_default());
+        cookie.extend(puzzle);
+        cookie.extend(code(crypto, &self.secrets[0][..], seen, puzzle).unwrap_or_default());
         cookie
     }
 
-    /// Whether a cookie is one of ours, and not too old.
-    pub(super) fn are_good(&self, crypto: &dyn Crypto, seen: &Seen<'_>, cookie: &[u8]) -> bool {
-        let Some((number, given)) = cookie.split_first() else {
-            return false;
-        };
+    /// The puzzle that was set with a cookie, if it is one of ours, and not too old.
+    pub(super) fn open(
+        &self,
+        crypto: &dyn Crypto,
+        seen: &Seen<'_>,
+        cookie: &[u8],
+    ) -> Option<Option<Puzzle>> {
+        let (number, rest) = cookie.split_first()?;
+        let (puzzle, given) = rest.split_first_chunk::<3>()?;
         let secret = match self.number.wrapping_sub(*number) {
             0 => &self.secrets[0][..],
             1 => &self.secrets[1][..],
-            _ => return false,
+            _ => return None,
         };
-        code(crypto, secret, seen).is_some_and(|code| crypto.equal(&code, given))
+        let code = code(crypto, secret, seen, *puzzle)?;
+        crypto.equal(&code, given).then(|| Puzzle::read(puzzle))
+    }
+
+    /// Whether one who has a cookie but no solution is lucky at this moment: one in so many is, and the
+    /// next repetition of its message may be.
+    pub(super) fn draws(
+        &self,
+        crypto: &dyn Crypto,
+        now: Instant,
+        cookie: &[u8],
+        one_in: u16,
+    ) -> bool {
+        const MOMENT: u64 = 2;
+        let age = self.since.map(|since| now.saturating_duration_since(since));
+        let moment = age.unwrap_or_default().as_secs() / MOMENT;
+        let parts: [&[u8]; 3] = [b"legacy", &moment.to_be_bytes(), cookie];
+        let drawn = crypto.prf(Prf::HmacSha256, &self.secrets[0][..], &parts);
+        let drawn = drawn
+            .ok()
+            .and_then(|drawn| drawn.first_chunk::<8>().copied());
+        one_in != 0 && drawn.is_some_and(|drawn| u64::from_be_bytes(drawn) % u64::from(one_in) == 0)
     }
 }
 
-fn code(crypto: &dyn Crypto, secret: &[u8], seen: &Seen<'_>) -> Option<Vec<u8>> {
+fn code(crypto: &dyn Crypto, secret: &[u8], seen: &Seen<'_>, puzzle: [u8; 3]) -> Option<Vec<u8>> {
     let (v4, v6);
     let address: &[u8] = match seen.address {
         IpAddr::V4(address) => {
@@ -103,7 +137,7 @@ fn code(crypto: &dyn Crypto, secret: &[u8], seen: &Seen<'_>) -> Option<Vec<u8>> 
             &v6
         }
     };
-    let parts: [&[u8]; 3] = [seen.nonce, address, &seen.spi_i.to_be_bytes()];
+    let parts: [&[u8]; 4] = [seen.nonce, address, &seen.spi_i.to_be_bytes(), &puzzle];
     let code = crypto.prf(Prf::HmacSha256, secret, &parts).ok()?;
     Some(code.to_vec())
 }

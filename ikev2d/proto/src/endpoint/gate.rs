@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use zerocopy::IntoBytes;
 use super::cookie::{Cookies, Seen};
 use crate::crypto::Crypto;
 use crate::exchange::init::NONCE_RANGE;
+use crate::puzzle::Puzzle;
 use crate::wire::{
     Chain, FLAG_INITIATOR, FLAG_RESPONSE, HEADER_LEN, Header, VERSION, each_payload, exchange,
     notify, payload,
@@ -26,8 +27,28 @@ pub enum Verdict {
     Passes,
     /// The reply asks for a cookie, or refuses a ticket, and that was all.
     Answered,
-    /// It is no first message that anybody could answer.
+    /// It is no first message that anybody could answer, or solves no puzzle.
     Dropped,
+}
+
+/// What a cookie and a solution are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Worth {
+    /// All that was asked for.
+    Enough,
+    /// Its sender is to be asked.
+    Nothing,
+    /// Its sender was asked for a solution, and has none, or a wrong one.
+    Unsolved,
+}
+
+/// What a first message has for the gate.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Shown<'m> {
+    pub(super) cookie: Option<&'m [u8]>,
+    pub(super) solution: Option<&'m [u8]>,
+    /// Body of its SA payload; a ticket has none.
+    pub(super) offer: Option<&'m [u8]>,
 }
 
 /// An endpoint's gate. Threads that receive share it.
@@ -38,7 +59,13 @@ pub struct Gate {
     /// Some connection takes tickets.
     resumes: AtomicBool,
     cookies: RwLock<Cookies>,
+    /// Zero bits of the puzzles that are set; 0 for none.
+    difficulty: AtomicU8,
+    /// One in so many gets in without a solution.
+    legacy: u16,
     asked: AtomicU64,
+    puzzles: AtomicU64,
+    unsolved: AtomicU64,
     refused_tickets: AtomicU64,
     malformed: AtomicU64,
 }
@@ -68,12 +95,16 @@ fn begins(header: &Header, exchange: u8) -> bool {
 }
 
 impl Gate {
-    pub(super) fn new(crypto: Arc<dyn Crypto>) -> Self {
+    pub(super) fn new(crypto: Arc<dyn Crypto>, legacy: u16) -> Self {
         Self {
             cookies: RwLock::new(Cookies::new(&*crypto)),
             closed: AtomicBool::new(false),
             resumes: AtomicBool::new(false),
+            difficulty: AtomicU8::new(0),
+            legacy,
             asked: AtomicU64::new(0),
+            puzzles: AtomicU64::new(0),
+            unsolved: AtomicU64::new(0),
             refused_tickets: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
             crypto,
@@ -102,7 +133,7 @@ impl Gate {
         if !nacked && !(closed && (is_first(&header) || resumes_first(&header))) {
             return Verdict::Passes;
         }
-        let Some((nonce, cookie)) = nonce_and_cookie(&header, message) else {
+        let Some((nonce, shown)) = nonce_and_shown(&header, message) else {
             self.malformed.fetch_add(1, Ordering::Relaxed);
             return Verdict::Dropped;
         };
@@ -115,27 +146,71 @@ impl Gate {
             return Verdict::Answered;
         }
         let seen = Seen::new(nonce, remote, header.spi_i.get());
-        if cookie.is_some_and(|cookie| self.knows(now, &seen, cookie)) {
-            return Verdict::Passes;
+        match self.judge(now, &seen, &shown) {
+            Worth::Enough => Verdict::Passes,
+            Worth::Unsolved => Verdict::Dropped,
+            Worth::Nothing => {
+                self.ask(now, &header, (&seen, &shown), reply);
+                Verdict::Answered
+            }
         }
-        self.ask(now, &header, &seen, reply);
-        Verdict::Answered
     }
 
-    /// Whether a cookie is one of ours, and not too old.
-    pub(super) fn knows(&self, now: Instant, seen: &Seen<'_>, cookie: &[u8]) -> bool {
+    /// What a first message has: a cookie of ours that is not too old, and a solution where puzzles are
+    /// set (RFC 8019 §7.1.4). One that was set before they became harder will do.
+    pub(super) fn judge(&self, now: Instant, seen: &Seen<'_>, shown: &Shown<'_>) -> Worth {
         self.rotate(now);
         let cookies = self.cookies.read().unwrap_or_else(PoisonError::into_inner);
-        cookies.are_good(&*self.crypto, seen, cookie)
+        let crypto = &*self.crypto;
+        let known = |cookie| Some((cookie, cookies.open(crypto, seen, cookie)?));
+        let Some((cookie, puzzle)) = shown.cookie.and_then(known) else {
+            return Worth::Nothing;
+        };
+        let sets = shown.offer.is_some() && self.difficulty.load(Ordering::Relaxed) != 0;
+        let worth = match (puzzle, shown.solution) {
+            _ if !sets => Worth::Enough,
+            (Some(puzzle), Some(solution)) => match puzzle.is_solved_by(crypto, cookie, solution) {
+                true => Worth::Enough,
+                false => Worth::Unsolved,
+            },
+            (Some(_), None) => match cookies.draws(crypto, now, cookie, self.legacy) {
+                true => Worth::Enough,
+                false => Worth::Unsolved,
+            },
+            // It was asked for a cookie alone, or offers no function that a puzzle could be made with.
+            (None, _) => match self.puzzle(shown) {
+                Some(_) => Worth::Nothing,
+                None => Worth::Enough,
+            },
+        };
+        if worth == Worth::Unsolved {
+            self.unsolved.fetch_add(1, Ordering::Relaxed);
+        }
+        worth
     }
 
-    /// The message that asks for a cookie.
-    pub(super) fn ask(&self, now: Instant, header: &Header, seen: &Seen<'_>, reply: &mut Vec<u8>) {
+    fn puzzle(&self, shown: &Shown<'_>) -> Option<Puzzle> {
+        Puzzle::for_body(self.difficulty.load(Ordering::Relaxed), shown.offer)
+    }
+
+    /// The message that asks for a cookie, and sets a puzzle where that is called for.
+    pub(super) fn ask(
+        &self,
+        now: Instant,
+        header: &Header,
+        (seen, shown): (&Seen<'_>, &Shown<'_>),
+        reply: &mut Vec<u8>,
+    ) {
         self.rotate(now);
         self.asked.fetch_add(1, Ordering::Relaxed);
+        let puzzle = self.puzzle(shown);
         let cookies = self.cookies.read().unwrap_or_else(PoisonError::into_inner);
         let mut chain = Chain::default();
-        chain.notify(notify::COOKIE, &cookies.make(&*self.crypto, seen));
+        chain.notify(notify::COOKIE, &cookies.make(&*self.crypto, seen, puzzle));
+        if let Some(puzzle) = puzzle {
+            self.puzzles.fetch_add(1, Ordering::Relaxed);
+            chain.notify(notify::PUZZLE, &puzzle.emit());
+        }
         answer(header, &chain, reply);
     }
 
@@ -150,6 +225,21 @@ impl Gate {
     /// Whether everybody is asked for a cookie from now on.
     pub(super) fn close(&self, closed: bool) {
         self.closed.store(closed, Ordering::Relaxed);
+    }
+
+    /// How hard puzzles are from now on; 0 for none.
+    pub(super) fn set_difficulty(&self, difficulty: u8) {
+        self.difficulty.store(difficulty, Ordering::Relaxed);
+    }
+
+    pub(super) fn sets_puzzles(&self) -> bool {
+        self.difficulty.load(Ordering::Relaxed) != 0
+    }
+
+    /// Puzzles that were set, and messages that came without their solution.
+    pub(super) fn puzzles(&self) -> (u64, u64) {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (read(&self.puzzles), read(&self.unsolved))
     }
 
     /// Whether some connection takes tickets from now on.
@@ -184,29 +274,31 @@ fn answer(header: &Header, chain: &Chain, reply: &mut Vec<u8>) {
 }
 
 /// What a first message must repeat, and what it was told to; nothing if it could not be answered anyway.
-fn nonce_and_cookie<'m>(
-    header: &Header,
-    message: &'m [u8],
-) -> Option<(&'m [u8], Option<&'m [u8]>)> {
-    let (mut nonce, mut cookie) = (None, None);
-    let (mut proposes, mut exchanges, mut ticket) = (false, false, false);
+fn nonce_and_shown<'m>(header: &Header, message: &'m [u8]) -> Option<(&'m [u8], Shown<'m>)> {
+    let mut shown = Shown::default();
+    let (mut nonce, mut exchanges, mut ticket) = (None, false, false);
     let octets = message.get(HEADER_LEN..)?;
     each_payload(header.next_payload, octets, |part| match part.kind {
         payload::NONCE => nonce = nonce.or(Some(part.body)),
-        payload::SA => proposes = true,
+        payload::SA => shown.offer = shown.offer.or(Some(part.body)),
         payload::KE => exchanges = true,
+        payload::PUZZLE_SOLUTION => shown.solution = shown.solution.or(Some(part.body)),
         payload::NOTIFY => match notify::Notify::parse(part.body) {
-            Ok(notify) if notify.kind == notify::COOKIE => cookie = cookie.or(Some(notify.data)),
+            Ok(notify) if notify.kind == notify::COOKIE => {
+                shown.cookie = shown.cookie.or(Some(notify.data));
+            }
             Ok(notify) if notify.kind == notify::TICKET_OPAQUE => ticket = true,
             _ => {}
         },
         _ => {}
     })
     .ok()?;
-    let whole = match resumes_first(header) {
+    let resumes = resumes_first(header);
+    let whole = match resumes {
         true => ticket,
-        false => proposes && exchanges,
+        false => shown.offer.is_some() && exchanges,
     };
+    shown.offer = shown.offer.filter(|_| !resumes);
     let nonce = nonce.filter(|nonce| NONCE_RANGE.contains(&nonce.len()) && whole)?;
-    Some((nonce, cookie))
+    Some((nonce, shown))
 }

@@ -25,6 +25,12 @@ pub struct Stats {
     pub half_open_refused: u64,
     /// Cookies asked for.
     pub cookies: u64,
+    /// Puzzles set (RFC 8019).
+    pub puzzles: u64,
+    /// First messages that have solved one.
+    pub puzzles_solved: u64,
+    /// First messages dropped since they solve none.
+    pub puzzles_unsolved: u64,
     /// Requests sent again.
     pub retransmits: u64,
     /// Datagrams that were no IKE message.
@@ -162,6 +168,8 @@ impl Endpoint {
                 .count(),
             children: self.sas.values().map(|sa| sa.children.len()).sum(),
             cookies: self.gate.asked(),
+            puzzles: self.gate.puzzles().0,
+            puzzles_unsolved: self.gate.puzzles().1,
             malformed: self.stats.malformed + self.gate.malformed(),
             refused_tickets: self.stats.refused_tickets + self.gate.refused_tickets(),
             fragment_octets: self.out.held.values().sum(),

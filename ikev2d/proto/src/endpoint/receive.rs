@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Endpoint;
 use super::cookie::Seen;
-use super::gate::{is_first, resumes_first};
+use super::gate::{Shown, Worth, is_first, resumes_first};
 use crate::config::{AddressPattern, Connection, Identity, Tcp};
 use crate::event::{IkeId, Path, Transmit};
 use crate::exchange::init::{InitRequest, NONCE_RANGE, choose, has_intermediate};
@@ -95,9 +95,15 @@ impl Endpoint {
         });
     }
 
-    fn has_cookie(&self, now: Instant, parts: &[Payload<'_>], seen: &Seen<'_>) -> bool {
-        let given = notifies(parts).find(|notify| notify.kind == notify::COOKIE);
-        given.is_some_and(|given| self.gate.knows(now, seen, given.data))
+    /// What a first message has for the gate.
+    fn shown<'m>(header: &Header, parts: &[Payload<'m>]) -> Shown<'m> {
+        let cookie = parts.iter().filter(|part| part.kind == payload::NOTIFY);
+        let mut cookie = cookie.filter_map(|part| notify::Notify::parse(part.body).ok());
+        Shown {
+            cookie: cookie.find_map(|n| (n.kind == notify::COOKIE).then_some(n.data)),
+            solution: find(parts, payload::PUZZLE_SOLUTION),
+            offer: find(parts, payload::SA).filter(|_| !resumes_first(header)),
+        }
     }
 
     /// A peer that never got our answer was asked for a cookie when it sent again: what it began with
@@ -116,7 +122,8 @@ impl Endpoint {
         };
         let nonce = find(&parts, payload::NONCE).unwrap_or_default();
         let seen = Seen::new(nonce, path.remote.ip(), header.spi_i.get());
-        if self.has_cookie(now, &parts, &seen) {
+        let shown = Self::shown(header, &parts);
+        if self.gate.judge(now, &seen, &shown) == Worth::Enough {
             let _ = self.on(now, old, |sa, ctx| sa.die(ctx, "the peer begins anew"));
             match resumes_first(header) {
                 true => self.begin_resumption(now, path, header, message),
@@ -140,17 +147,23 @@ impl Endpoint {
             return false;
         }
         let many = half_open >= self.config.cookie_threshold
+            || self.gate.sets_puzzles()
             || of_address >= self.config.half_open_per_address;
         if !many {
             return true;
         }
         let seen = Seen::new(nonce, path.remote.ip(), header.spi_i.get());
-        if self.has_cookie(now, parts, &seen) && of_address < self.config.half_open_per_address * 2
-        {
-            return true;
+        let shown = Self::shown(header, parts);
+        match self.gate.judge(now, &seen, &shown) {
+            Worth::Enough if of_address < self.config.half_open_per_address * 2 => {
+                self.stats.puzzles_solved += u64::from(shown.solution.is_some());
+                return true;
+            }
+            Worth::Unsolved => return false,
+            Worth::Enough | Worth::Nothing => {}
         }
         let mut payload = Vec::new();
-        self.gate.ask(now, header, &seen, &mut payload);
+        self.gate.ask(now, header, (&seen, &shown), &mut payload);
         self.out.transmits.push_back(Transmit {
             path,
             payload,

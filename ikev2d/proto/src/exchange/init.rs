@@ -8,7 +8,7 @@ use crate::config::Childless;
 use crate::crypto::{Crypto, CryptoError};
 use crate::endpoint::addresses_match;
 use crate::event::Event;
-use crate::exchange::{redirect, signature};
+use crate::exchange::{puzzle, redirect, signature};
 use crate::ike_sa::{Ctx, IkeSa, NONCE_LEN, Request, Sent, State, find, notifies};
 use crate::keymat::IkeKeys;
 use crate::proposal::{self, IkeSuite, Proposal, methods};
@@ -127,8 +127,12 @@ impl IkeSa {
             self.init.nonce_i = ctx.random(NONCE_LEN);
         }
         let mut chain = Chain::default();
+        self.stop_solving();
         if !self.init.cookie.is_empty() {
             chain.notify(notify::COOKIE, &self.init.cookie);
+        }
+        if !self.init.solution.is_empty() {
+            chain.push(payload::PUZZLE_SOLUTION, &self.init.solution);
         }
         let numbered: Vec<(u8, Proposal)> = (1..).zip(self.connection.proposals.clone()).collect();
         chain.push(payload::SA, &proposal::emit(&numbered, true, &[]));
@@ -237,8 +241,8 @@ impl IkeSa {
             let restarts = self.init.restarts < MOST_RESTARTS;
             match notify.kind {
                 notify::COOKIE if restarts && (1..=64).contains(&notify.data.len()) => {
-                    self.init.cookie = notify.data.to_vec();
-                    return self.restart(ctx);
+                    let cookie = notify.data.to_vec();
+                    return self.take_cookie(ctx, cookie, puzzle::of(&parts));
                 }
                 notify::INVALID_KE_PAYLOAD if restarts => {
                     let wanted = <[u8; 2]>::try_from(notify.data)
@@ -315,6 +319,7 @@ impl IkeSa {
         self.suite = Some(suite);
         self.keys = Some(keys);
         self.take_init_request();
+        self.stop_solving();
         self.log_keys(ctx);
         let childless = |n: notify::Notify<'_>| n.kind == notify::CHILDLESS_IKEV2_SUPPORTED;
         self.childless = notifies(&answer.parts).any(childless);

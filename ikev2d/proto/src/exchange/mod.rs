@@ -13,6 +13,7 @@ pub(crate) mod init;
 pub(crate) mod intermediate;
 pub(crate) mod part;
 mod ppk;
+pub(crate) mod puzzle;
 pub(crate) mod redirect;
 pub(crate) mod rekey_ike;
 pub(crate) mod resource;

@@ -12,6 +12,7 @@ use crate::credential::{
 use crate::eap::{Client, Elsewhere, Server};
 use crate::endpoint::addresses_match;
 use crate::event::{Event, JobId, Path};
+use crate::exchange::puzzle::Solving;
 use crate::ike_sa::{Ctx, IkeSa, notifies};
 use crate::wire::{Chain, Payload, notify, payload};
 
@@ -38,6 +39,8 @@ pub(crate) enum Waiting {
         request: Kept,
         own: OwnAuth,
     },
+    /// A puzzle being solved, to begin (RFC 8019).
+    Puzzle(Solving),
     /// Our turn in EAP, as the initiator.
     EapClient { job: JobId, talk: Elsewhere<Client> },
     /// The same as the responder, to answer a request.
@@ -205,6 +208,7 @@ impl Waiting {
             | Self::Answer { job, .. }
             | Self::EapClient { job, .. }
             | Self::EapServer { job, .. } => *job,
+            Self::Puzzle(solving) => solving.job,
         }
     }
 }
@@ -227,6 +231,7 @@ impl IkeSa {
             Some(Waiting::Answer {
                 id, request, own, ..
             }) => self.worked_answer(ctx, id, &request.parts(), own, result),
+            Some(Waiting::Puzzle(solving)) => self.puzzle_solved(ctx, solving),
             Some(Waiting::EapClient { talk, .. }) => self.eap_client_back(ctx, talk.back()),
             Some(Waiting::EapServer { id, talk, .. }) => self.eap_server_back(ctx, id, talk.back()),
             None => {}

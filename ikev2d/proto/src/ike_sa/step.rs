@@ -21,6 +21,8 @@ use crate::ticket::Tickets;
 /// What a step may use and leave behind.
 pub(crate) struct Ctx<'a> {
     pub(crate) crypto: &'a dyn Crypto,
+    /// The same, for work elsewhere.
+    pub(crate) shared_crypto: &'a Arc<dyn Crypto>,
     pub(crate) config: &'a EndpointConfig,
     pub(crate) connections: &'a [Arc<Connection>],
     pub(crate) secrets: &'a [Secret],

@@ -103,6 +103,7 @@ impl IkeSa {
             self.forget_at,
             self.reassembly.expires(),
             self.awaited.as_ref().map(|awaited| awaited.until),
+            self.solving_until(),
         ]
         .into_iter()
         .chain(children)
@@ -147,6 +148,9 @@ impl IkeSa {
             self.forget_fragments(&mut ctx.out.held);
         }
         self.awaited.take_if(|awaited| now >= awaited.until);
+        if self.solving_until().is_some_and(|until| now >= until) {
+            self.begin_unsolved(ctx);
+        }
         if self.is_in_use() {
             if self.on_probation.is_some_and(|at| now >= at) {
                 self.on_probation = None;

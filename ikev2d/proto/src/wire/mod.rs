@@ -125,6 +125,8 @@ pub mod payload {
     pub const CP: u8 = 47;
     /// A fragment, encrypted and authenticated (RFC 7383).
     pub const SKF: u8 = 53;
+    /// A puzzle's solution (RFC 8019 §8.2).
+    pub const PUZZLE_SOLUTION: u8 = 54;
     /// EAP (§3.16).
     pub const EAP: u8 = 48;
     /// Last type that RFC 7296 defines.

@@ -80,6 +80,8 @@ pub const EAP_ONLY_AUTHENTICATION: u16 = 16417;
 pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
 /// Hashes that the sender can verify signatures with (RFC 7427 §4).
 pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
+/// To be solved before the peer is heard (RFC 8019 §8.1).
+pub const PUZZLE: u16 = 16434;
 /// The sender can mix in a postquantum preshared key (RFC 8784).
 pub const USE_PPK: u16 = 16435;
 /// Which one; in a response, that it was.

@@ -63,6 +63,9 @@ pub enum CrlError {
     /// The next one is due, or it is from the future.
     #[error("the list is out of date, or one of the two clocks is wrong")]
     OutOfDate,
+    /// It has changes alone where a whole list is wanted, or is whole where changes are.
+    #[error("the list is a delta in a list's place, or a list in a delta's")]
+    WrongKind,
     /// There was a newer one already.
     #[error("the list is older than the one that was there before")]
     Older,
@@ -92,6 +95,7 @@ pub(crate) struct List {
     issued: SystemTime,
     next: Option<SystemTime>,
     refresh: SystemTime,
+    is_delta: bool,
     /// Where its deltas are.
     deltas: Vec<String>,
 }
@@ -125,15 +129,26 @@ impl List {
             return Err(CrlError::OutOfDate);
         }
         let refresh = next.map_or(at + REFRESH_UNDATED, |next| next.min(at + REFRESH));
+        let indicator = crl.extension::<ffi::DeltaIndicator>();
+        let is_delta = indicator.map_err(|_| CrlError::Malformed)?.is_some();
         let points = crl.extension::<ffi::FreshestCrl>().ok().flatten();
         Ok(Self {
             octets: octets.len(),
             issued,
             next,
             refresh,
+            is_delta,
             deltas: points.map_or_else(Vec::new, |(_, points)| addresses(&points)),
             crl,
         })
+    }
+
+    /// The same, if it is a delta, or none.
+    fn of_kind(self, is_delta: bool) -> Result<Self, CrlError> {
+        match self.is_delta == is_delta {
+            true => Ok(self),
+            false => Err(CrlError::WrongKind),
+        }
     }
 
     fn is_in_time(&self, at: SystemTime) -> bool {
@@ -249,7 +264,7 @@ impl Lists {
     ) -> (Vec<Arc<List>>, Fruitless<CrlError>) {
         let (mut fruitless, mut last) = (Fruitless(Vec::new()), None);
         for uri in uris.iter().take(MOST_URIS) {
-            match self.list(uri, issuer, at, deadline) {
+            match self.list((uri, false), issuer, at, deadline) {
                 (Some(list), None) => {
                     let delta = self.delta(certificate, issuer, &list, at, deadline);
                     return (std::iter::once(list).chain(delta).collect(), fruitless);
@@ -277,7 +292,7 @@ impl Lists {
         uris.extend(deltas(certificate));
         uris.dedup();
         let found = uris.iter().take(MOST_URIS).find_map(|uri| {
-            let (delta, error) = self.list(uri, issuer, at, deadline);
+            let (delta, error) = self.list((uri, true), issuer, at, deadline);
             if let Some(error) = error {
                 tracing::debug!(uri, %error, "a delta of a revocation list was of no use");
             }
@@ -289,12 +304,12 @@ impl Lists {
     /// One list; an old one with what is wrong.
     fn list(
         &self,
-        uri: &str,
+        (uri, is_delta): (&str, bool),
         issuer: &X509Ref,
         at: SystemTime,
         deadline: Instant,
     ) -> (Option<Arc<List>>, Option<CrlError>) {
-        let key = match key(uri, issuer) {
+        let key = match key((uri, is_delta), issuer) {
             Ok(key) => key,
             Err(error) => return (None, Some(error.into())),
         };
@@ -329,7 +344,7 @@ impl Lists {
         let got = self.fetch.get(uri, LIST_LIMIT, patience);
         let read = got
             .map_err(|what| CrlError::Unreachable { what })
-            .and_then(|octets| List::read(&octets, issuer, at));
+            .and_then(|octets| List::read(&octets, issuer, at)?.of_kind(is_delta));
         let mut known = self.known();
         let kept = read.and_then(|list| known.keep(key, Arc::new(list), at));
         // Who sends what is none, however much of it, is left alone for a moment, too.
@@ -395,10 +410,11 @@ impl Known {
     }
 }
 
-/// A list by where it is and whose it is.
-fn key(uri: &str, issuer: &X509Ref) -> Result<Key, ErrorStack> {
+/// A list by where it is, of which kind, and whose it is.
+fn key((uri, is_delta): (&str, bool), issuer: &X509Ref) -> Result<Key, ErrorStack> {
     let mut hash = Sha256::new();
     hash.update(&issuer.to_der()?);
+    hash.update(&[u8::from(is_delta)]);
     hash.update(uri.as_bytes());
     Ok(hash.finish())
 }

@@ -76,6 +76,11 @@ fn level_of(policy: &SignaturePolicy) -> i32 {
     }
 }
 
+/// How the library looks at lists. Without the second it takes a delta for a whole list.
+const BY_LISTS: X509VerifyFlags = X509VerifyFlags::CRL_CHECK
+    .union(X509VerifyFlags::EXTENDED_CRL_SUPPORT)
+    .union(X509VerifyFlags::USE_DELTAS);
+
 impl TrustAnchors {
     fn store(&self, flags: X509VerifyFlags, level: i32) -> Result<X509StoreBuilder, ErrorStack> {
         let mut store = X509StoreBuilder::new()?;
@@ -139,7 +144,7 @@ impl Trust {
         let level = level_of(&policy);
         let store = anchors.store(X509VerifyFlags::empty(), level)?.build();
         let with_lists = |flags| -> Result<X509Store, CredentialError> {
-            let mut store = anchors.store(flags | X509VerifyFlags::CRL_CHECK, level)?;
+            let mut store = anchors.store(flags | BY_LISTS, level)?;
             let lookup = store.add_lookup(X509Lookup::file())?;
             for path in &anchors.revocation_lists {
                 let loaded = lookup
@@ -417,9 +422,11 @@ impl Trust {
         between: &Stack<X509>,
     ) -> Result<Listed, Refusal> {
         let store = |flags| {
-            let flags = flags | X509VerifyFlags::CRL_CHECK | X509VerifyFlags::USE_DELTAS;
             let level = level_of(&self.policy);
-            let mut store = self.anchors.store(flags, level).map_err(library)?;
+            let mut store = self
+                .anchors
+                .store(flags | BY_LISTS, level)
+                .map_err(library)?;
             crl::add_to(&mut store, lists).map_err(library)?;
             Ok(store.build())
         };

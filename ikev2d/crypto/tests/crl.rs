@@ -254,11 +254,26 @@ fn deltas_count_as_their_list() {
         assert_eq!(judged.is_ok(), good, "{what}: {judged:?}");
         assert_eq!(world.server.take_asked(), [LIST, DELTA], "{what}");
     }
-    // A certificate may tell it in the list's place; a delta alone is no list.
+    // Alone it is no list, neither fetched nor in a file, and a whole list is no delta.
     let world = World::new(false);
-    world
-        .server
-        .put(LIST, &delta(&world, "critical,DER:02:01:05", false));
+    let file = delta(&world, "critical,DER:02:01:05", false);
+    world.server.put(LIST, &file);
     let trust = world.trust(Revocation::Strict, vec![LIST.to_owned()]);
+    let refusal = trust.verify(&world.claim()).unwrap_err().0;
+    assert!(refusal.contains("a delta in a list's place"), "{refusal}");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("delta.crl");
+    std::fs::write(&path, file).unwrap();
+    let anchors = TrustAnchors {
+        authorities: vec![world.authority.certificate.clone()],
+        revocation_lists: vec![path.to_str().unwrap().to_owned()],
+        ..TrustAnchors::default()
+    };
+    let trust = Trust::new(anchors, Revocation::Strict, SignaturePolicy::default()).unwrap();
     assert!(trust.verify(&world.claim()).is_err());
+    let world = World::new(true);
+    let list = numbered_list(&world.authority, (5, (-1, 1)), more, &[]);
+    world.server.put(LIST, &list.to_der().unwrap());
+    world.server.put(DELTA, &world.list(9, (-1, 1), true));
+    assert!(world.judged(Revocation::Strict).is_ok());
 }

@@ -6,6 +6,7 @@
 use std::ffi::c_int;
 
 use foreign_types::ForeignTypeRef;
+use openssl::asn1::Asn1Integer;
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::stack::Stack;
@@ -28,6 +29,15 @@ pub(super) struct FreshestCrl;
 unsafe impl ExtensionType for FreshestCrl {
     const NID: Nid = Nid::FRESHEST_CRL;
     type Output = Stack<DistPoint>;
+}
+
+/// What a list is a delta of (RFC 5280 §5.2.4).
+pub(super) struct DeltaIndicator;
+
+// SAFETY: X509V3_EXT_d2i gives an ASN1_INTEGER for this number (ossl's v3_int.c).
+unsafe impl ExtensionType for DeltaIndicator {
+    const NID: Nid = Nid::DELTA_CRL;
+    type Output = Asn1Integer;
 }
 
 /// Puts a list into a store, which takes a reference of its own.

@@ -4,6 +4,7 @@
 //! must the ports' counters, the cards' and the SAs'.
 //!
 //! `RTL_FRAMES=100000` for a longer run, `RTL_SEED` for another one.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,28 +31,34 @@ const MTU: u32 = 1500;
 /// Frames by each port in one round.
 const ROUND: u64 = 24;
 
-/// A port with what comes by it, and what has left.
+/// What comes by a port, and what has left.
+#[derive(Default)]
+struct Line {
+    coming: VecDeque<Vec<u8>>,
+    left: Vec<Vec<u8>>,
+}
+
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<(VecDeque<Vec<u8>>, Vec<Vec<u8>>)>>);
+struct Fake(Arc<Mutex<Line>>);
 
 impl Fake {
-    fn lock(&self) -> MutexGuard<'_, (VecDeque<Vec<u8>>, Vec<Vec<u8>>)> {
+    fn lock(&self) -> MutexGuard<'_, Line> {
         self.0.lock().unwrap()
     }
 
     fn left(&self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut self.lock().1)
+        std::mem::take(&mut self.lock().left)
     }
 }
 
 impl FramePort for Fake {
     fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        let frame = self.lock().0.pop_front()?;
+        let frame = self.lock().coming.pop_front()?;
         buffer[..frame.len()].copy_from_slice(&frame);
         Some(frame.len())
     }
     fn send(&mut self, frame: &[u8]) -> bool {
-        self.lock().1.push(frame.to_vec());
+        self.lock().left.push(frame.to_vec());
         true
     }
     fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -66,7 +73,7 @@ impl PacketPort for Fake {
     fn receive(&mut self, buffers: &mut [Vec<u8>], sizes: &mut [usize]) -> Received {
         let mut packets = 0;
         for (buffer, size) in buffers.iter_mut().zip(sizes) {
-            let Some(packet) = self.lock().0.pop_front() else {
+            let Some(packet) = self.lock().coming.pop_front() else {
                 break;
             };
             buffer[OFFSET..OFFSET + packet.len()].copy_from_slice(&packet);
@@ -79,9 +86,9 @@ impl PacketPort for Fake {
         let packets = packets.iter();
         let packets = packets.map(|packet| packet[VIRTIO_NET_HDR_LEN..].to_vec());
         let mut left = self.lock();
-        let before = left.1.len();
-        left.1.extend(packets);
-        left.1.len() - before
+        let before = left.left.len();
+        left.left.extend(packets);
+        left.left.len() - before
     }
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -281,7 +288,7 @@ fn rule(pair: usize, outer: &Outer, inbound: bool, sa: (u32, u32)) -> port::Rule
     }
     rule.source_port_end = u16::MAX.into();
     rule.destination_port_end = u16::MAX.into();
-    if inbound && pair % 2 == 0 {
+    if inbound && pair.is_multiple_of(2) {
         // Some that were sealed are not permitted; fragments have no ports.
         rule.destination_port_end = 60_000.into();
     }
@@ -468,9 +475,9 @@ fn the_rtl_passes_frames_between_its_ports_like_the_functional_model() {
             let mac = [2, 0, 0, 0, 1, below(&mut seed, 4) as u8];
             let shown = shows(&outers[pair], mac);
             for rig in &rigs {
-                rig.host.lock().0.push_back(packet.clone());
-                rig.wire.lock().0.push_back(frame.clone());
-                rig.exception.lock().0.push_back(shown.clone());
+                rig.host.lock().coming.push_back(packet.clone());
+                rig.wire.lock().coming.push_back(frame.clone());
+                rig.exception.lock().coming.push_back(shown.clone());
             }
             done += 1;
         }

@@ -291,6 +291,8 @@ fn routes_are_as_configured_whatever_becomes_of_the_sas() {
     let mark = |net: u8| {
         wait("the monitor", &|| {
             let net = format!("10.{net}.0.0/24");
+            // One that is there already is told of no more.
+            let _ = wire.a.ip(&format!("route del {net} dev lo"));
             let _ = wire.a.ip(&format!("route replace {net} dev lo"));
             monitored(&net)
         });

@@ -4,6 +4,7 @@
 
 /// Most packets a window can cover.
 pub const WINDOW_MAX: u32 = 4096;
+
 /// A sliding window over full 64-bit sequence numbers.
 #[derive(Clone, Debug)]
 pub struct ReplayWindow {

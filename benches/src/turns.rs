@@ -4,6 +4,26 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+/// Most packets of a burst.
+pub const MOST: usize = 64;
+
+/// How it measures.
+#[derive(Debug, clap::Args)]
+pub struct Plan {
+    /// Rounds, each of every engine in turn.
+    #[arg(long, default_value_t = 11)]
+    pub rounds: usize,
+    /// Microseconds of an engine's turn.
+    #[arg(long, default_value_t = 2000)]
+    pub micros: u64,
+    /// Packets of a burst, 64 at most.
+    #[arg(long, default_value_t = 32)]
+    pub burst: usize,
+    /// SAs, each with a key of its own, that a burst's packets are of in turn.
+    #[arg(long, value_delimiter = ',', default_value = "1,32")]
+    pub sas: Vec<usize>,
+}
+
 /// Nanoseconds a packet of the middle one of the turn's bursts, so that what a burst lost to another
 /// process is not in it. What `prepare` does isn't either.
 pub fn time<T>(

@@ -7,19 +7,15 @@
 use arrayvec::ArrayVec;
 use bench_harness::ipsec_mb::jobs::{Jobs, Task};
 use bench_harness::ipsec_mb::{Gcm, GcmKey, Parts};
-use benches::turns::time;
+use benches::turns::{MOST, Plan, time};
 use clap::{Parser, ValueEnum};
 use esp_aead::{Aad, Algorithm, Direction, Engine, Key, Packet, open_burst, seal_burst};
 use serde_json::json;
 
 #[derive(Parser)]
 struct Options {
-    /// Rounds, each of every engine in turn.
-    #[arg(long, default_value_t = 11)]
-    rounds: usize,
-    /// Microseconds of an engine's turn.
-    #[arg(long, default_value_t = 2000)]
-    micros: u64,
+    #[command(flatten)]
+    plan: Plan,
     /// Octets of a body, separated by commas.
     #[arg(
         long,
@@ -27,12 +23,6 @@ struct Options {
         default_value = "64,128,256,512,1024,1420,2048,8192"
     )]
     sizes: Vec<usize>,
-    /// Packets of a burst, 64 at most.
-    #[arg(long, default_value_t = 32)]
-    burst: usize,
-    /// Keys that a burst's packets have in turn.
-    #[arg(long, value_delimiter = ',', default_value = "1,32")]
-    sas: Vec<usize>,
     /// Algorithms.
     #[arg(
         long,
@@ -153,9 +143,6 @@ impl Contender {
     }
 }
 
-/// Most packets of a burst.
-const MOST: usize = 64;
-
 fn restore(texts: &mut [Parts], fresh: &[Vec<u8>]) {
     for (text, fresh) in texts.iter_mut().zip(fresh) {
         text.body.copy_from_slice(fresh);
@@ -185,13 +172,13 @@ fn main() {
     for &name in &options.algorithms {
         let algorithm = name.algorithm();
         for direction in [Direction::Seal, Direction::Open] {
-            for &sas in &options.sas {
+            for &sas in &options.plan.sas {
                 for &size in &options.sizes {
                     let mut contenders = contenders(algorithm, direction, sas, size, &options);
                     let mut times = vec![Vec::new(); contenders.len()];
-                    for _ in 0..options.rounds {
+                    for _ in 0..options.plan.rounds {
                         for (contender, times) in contenders.iter_mut().zip(&mut times) {
-                            times.push(contender.time(options.micros, direction));
+                            times.push(contender.time(options.plan.micros, direction));
                         }
                     }
                     for (contender, mut times) in contenders.iter().zip(times) {
@@ -221,7 +208,7 @@ fn contenders(
     options: &Options,
 ) -> Vec<Contender> {
     let texts = || {
-        let mut texts = parts(size, options.burst.min(MOST));
+        let mut texts = parts(size, options.plan.burst.min(MOST));
         if direction == Direction::Open {
             seal_all(&mut texts, algorithm, sas);
         }

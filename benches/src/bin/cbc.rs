@@ -7,7 +7,7 @@
 
 use arrayvec::ArrayVec;
 use bench_harness::ipsec_mb::jobs::{CbcKey, Jobs, Task};
-use benches::turns::time;
+use benches::turns::{MOST, Plan, time};
 use clap::Parser;
 use esp::cipher::CipherContext;
 use esp_aead::Direction;
@@ -17,12 +17,8 @@ use serde_json::json;
 
 #[derive(Parser)]
 struct Options {
-    /// Rounds, each of every engine in turn.
-    #[arg(long, default_value_t = 11)]
-    rounds: usize,
-    /// Microseconds of an engine's turn.
-    #[arg(long, default_value_t = 2000)]
-    micros: u64,
+    #[command(flatten)]
+    plan: Plan,
     /// Octets of a body, multiples of 16, separated by commas.
     #[arg(
         long,
@@ -30,12 +26,6 @@ struct Options {
         default_value = "64,128,256,512,1024,1424,2048,8192"
     )]
     sizes: Vec<usize>,
-    /// Packets of a burst, 64 at most.
-    #[arg(long, default_value_t = 32)]
-    burst: usize,
-    /// SAs that a burst's packets are of in turn.
-    #[arg(long, value_delimiter = ',', default_value = "1,32")]
-    sas: Vec<usize>,
     /// Suites.
     #[arg(
         long,
@@ -44,9 +34,6 @@ struct Options {
     )]
     suites: Vec<String>,
 }
-
-/// Most packets of a burst.
-const MOST: usize = 64;
 
 enum Contender {
     Facade(Vec<cbc::Key>),
@@ -128,14 +115,14 @@ fn contenders(suite: Suite, hash: Hash, direction: Direction, sas: usize) -> Vec
 
 fn main() {
     let options = Options::parse();
-    let burst = options.burst.min(MOST);
+    let burst = options.plan.burst.min(MOST);
     let mut cells = Vec::new();
     for name in &options.suites {
         let suite = Suite::from_name(name).unwrap();
         let same = |hash: &&Hash| hash.key_len() == suite.integrity_key_len();
         let hash = *Hash::ALL.iter().find(same).unwrap();
         for direction in [Direction::Seal, Direction::Open] {
-            for &sas in &options.sas {
+            for &sas in &options.plan.sas {
                 for &size in &options.sizes {
                     let len = 24 + size + suite.icv_len();
                     let mut fresh: Vec<_> = (0..burst).map(|n| vec![n as u8; len]).collect();
@@ -148,7 +135,7 @@ fn main() {
                     }
                     let mut contenders = contenders(suite, hash, direction, sas);
                     let mut times = vec![Vec::new(); contenders.len()];
-                    for _ in 0..options.rounds {
+                    for _ in 0..options.plan.rounds {
                         for (contender, times) in contenders.iter_mut().zip(&mut times) {
                             let mut texts = fresh.clone();
                             let prepare = |texts: &mut Vec<Vec<u8>>| {
@@ -159,7 +146,7 @@ fn main() {
                             let run = |texts: &mut Vec<Vec<u8>>| {
                                 contender.run(direction, texts, suite.icv_len());
                             };
-                            times.push(time(options.micros, &mut texts, prepare, run, burst));
+                            times.push(time(options.plan.micros, &mut texts, prepare, run, burst));
                         }
                     }
                     for (contender, mut times) in contenders.iter().zip(times) {

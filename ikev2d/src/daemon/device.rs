@@ -283,13 +283,12 @@ fn keep(failover: &Failover, stop: &AtomicBool) {
     let mut next = Instant::now();
     let mut compared = Instant::now();
     while !stop.load(Ordering::Acquire) {
-        if failover.primary().is_none() {
-            std::thread::sleep(REST);
-            failover.tick();
+        let is_watched = failover.primary().is_some();
+        std::thread::sleep(if is_watched { WATCH } else { REST });
+        failover.tick();
+        if !is_watched {
             continue;
         }
-        std::thread::sleep(WATCH);
-        failover.tick();
         if compared.elapsed() >= RECONCILE {
             compared = Instant::now();
             // A device that fails at it is noticed anyway.

@@ -154,6 +154,12 @@ impl List {
     fn is_in_time(&self, at: SystemTime) -> bool {
         self.next.is_none_or(|next| at < next)
     }
+
+    /// Whether it counts on where it can't be had anew: what is due to be looked at again may be in its
+    /// time still.
+    fn counts_on(&self, at: SystemTime) -> bool {
+        self.next.is_some() && self.is_in_time(at)
+    }
 }
 
 /// Puts lists where the library looks for them.
@@ -253,30 +259,31 @@ impl Lists {
     }
 
     /// A list of an issuer from the first of these addresses that has one, with its delta; nothing is
-    /// fetched after the deadline. Beside it, what was wrong with the addresses before. A list that is
-    /// out of date and can't be had anew still tells whom it names.
+    /// fetched after the deadline. Beside it, what was wrong with the addresses before, which are taken
+    /// away. A list that is out of date and can't be had anew still tells whom it names.
     pub(crate) fn find(
         &self,
         (certificate, issuer): (&X509Ref, &X509Ref),
-        uris: &[String],
+        uris: &mut std::slice::Iter<'_, String>,
         at: SystemTime,
         deadline: Instant,
     ) -> (Vec<Arc<List>>, Fruitless<CrlError>) {
-        let (mut fruitless, mut last) = (Fruitless(Vec::new()), None);
-        for uri in uris.iter().take(MOST_URIS) {
-            match self.list((uri, false), issuer, at, deadline) {
-                (Some(list), None) => {
-                    let delta = self.delta(certificate, issuer, &list, at, deadline);
-                    return (std::iter::once(list).chain(delta).collect(), fruitless);
-                }
-                (old, error) => {
-                    last = last.or(old);
-                    let error = error.map(|error| (uri.clone(), error));
-                    fruitless.0.extend(error);
-                }
+        let (mut fruitless, mut found) = (Fruitless(Vec::new()), None);
+        for uri in uris {
+            let (list, error) = self.list((uri, false), issuer, at, deadline);
+            let counts = list.is_some() && error.is_none();
+            found = if counts { list } else { found.or(list) };
+            if counts {
+                break;
             }
+            let error = error.map(|error| (uri.clone(), error));
+            fruitless.0.extend(error);
         }
-        (last.into_iter().collect(), fruitless)
+        // Whom a delta names is revoked, however old the list.
+        let delta = found
+            .as_deref()
+            .and_then(|list| self.delta(certificate, issuer, list, at, deadline));
+        (found.into_iter().chain(delta).collect(), fruitless)
     }
 
     /// The newest changes to a list. They are a service: without them the list itself counts.
@@ -291,17 +298,16 @@ impl Lists {
         let mut uris = list.deltas.clone();
         uris.extend(deltas(certificate));
         uris.dedup();
-        let found = uris.iter().take(MOST_URIS).find_map(|uri| {
+        uris.iter().take(MOST_URIS).find_map(|uri| {
             let (delta, error) = self.list((uri, true), issuer, at, deadline);
             if let Some(error) = error {
                 tracing::debug!(uri, %error, "a delta of a revocation list was of no use");
             }
-            delta
-        });
-        found.filter(|delta| delta.is_in_time(at))
+            delta.filter(|delta| delta.is_in_time(at))
+        })
     }
 
-    /// One list; an old one with what is wrong.
+    /// One list; an old one with what is wrong, if that does not count on.
     fn list(
         &self,
         (uri, is_delta): (&str, bool),
@@ -309,6 +315,10 @@ impl Lists {
         at: SystemTime,
         deadline: Instant,
     ) -> (Option<Arc<List>>, Option<CrlError>) {
+        let instead = |old: Option<Arc<List>>, error: CrlError| {
+            let error = (!old.as_ref().is_some_and(|old| old.counts_on(at))).then_some(error);
+            (old, error)
+        };
         let key = match key((uri, is_delta), issuer) {
             Ok(key) => key,
             Err(error) => return (None, Some(error.into())),
@@ -326,7 +336,7 @@ impl Lists {
             // What another peer's check fetches, this one need not.
             let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
-                return (old, Some(NotAsked::Late.into()));
+                return instead(old, NotAsked::Late.into());
             }
             let waited = self.done.wait_timeout(known, left);
             known = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -336,7 +346,7 @@ impl Lists {
         let begun = begun.and_then(|patience| known.servers.begin(uri, now).map(|()| patience));
         let patience = match begun {
             Ok(patience) => patience,
-            Err(why) => return (old, Some(why.into())),
+            Err(why) => return instead(old, why.into()),
         };
         known.fetching.insert(key);
         drop(known);
@@ -356,18 +366,12 @@ impl Lists {
                 tracing::debug!(uri, octets = list.octets, "a revocation list is here");
                 (Some(list), None)
             }
-            // What is due to be looked at again may be in its time still.
-            Err(error)
-                if old
-                    .as_ref()
-                    .is_some_and(|old| old.next.is_some() && old.is_in_time(at)) =>
-            {
-                tracing::warn!(uri, %error, "a revocation list could not be had anew");
-                (old, None)
-            }
             Err(error) => {
-                tracing::debug!(uri, %error, "a revocation list was of no use");
-                (old, Some(error))
+                match old.as_ref().is_some_and(|old| old.counts_on(at)) {
+                    true => tracing::warn!(uri, %error, "a revocation list could not be had anew"),
+                    false => tracing::debug!(uri, %error, "a revocation list was of no use"),
+                }
+                instead(old, error)
             }
         }
     }
@@ -519,5 +523,93 @@ mod tests {
         let kept = known.keep([1; 32], old, at);
         assert_eq!(kept.err(), Some(CrlError::Older));
         assert!(Arc::ptr_eq(&known.lists[&[1; 32]], &new));
+    }
+
+    const BASE: &str = "http://lists.test/base.crl";
+    const DELTA: &str = "http://lists.test/delta.crl";
+    const OTHER_DELTA: &str = "http://other.test/delta.crl";
+
+    /// There is nothing.
+    #[derive(Debug)]
+    struct Down;
+
+    impl Fetch for Down {
+        fn post(
+            &self,
+            _: &str,
+            _: &str,
+            _: &[u8],
+            _: usize,
+            _: Duration,
+        ) -> Result<Vec<u8>, String> {
+            Err("down".to_owned())
+        }
+
+        fn get(&self, _: &str, _: usize, _: Duration) -> Result<Vec<u8>, String> {
+            Err("down".to_owned())
+        }
+    }
+
+    impl Lists {
+        /// Keeps a list that must be looked at again now, and is in its time still if `in_time`.
+        fn put(
+            &self,
+            issuer: &Issuer,
+            uri: &str,
+            deltas: Option<&[&str]>,
+            at: SystemTime,
+            in_time: bool,
+        ) {
+            let octets = issuer.list(-DAY, 30 * DAY, MessageDigest::sha256());
+            let mut list = List::read(&octets, &issuer.0, SystemTime::now()).unwrap();
+            (list.is_delta, list.refresh) = (deltas.is_none(), at);
+            list.deltas = deltas
+                .unwrap_or_default()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            if !in_time {
+                list.next = Some(at);
+            }
+            let key = key((uri, list.is_delta), &issuer.0).unwrap();
+            assert!(self.known().keep(key, Arc::new(list), at).is_ok());
+        }
+
+        fn found(&self, issuer: &Issuer, at: SystemTime) -> Vec<bool> {
+            let deadline = Instant::now() + Duration::from_secs(4);
+            let uris = [BASE.to_owned()];
+            let (found, _) = self.find((&issuer.0, &issuer.0), &mut uris.iter(), at, deadline);
+            found.iter().map(|list| list.is_delta).collect()
+        }
+    }
+
+    /// B30: whom a delta names stays refused as long as its list counts, or tells whom it names: while
+    /// the server is down, and while it is left alone for that.
+    #[test]
+    fn a_delta_goes_wherever_its_list_goes() {
+        let at = SystemTime::now() + seconds(DAY);
+        for in_time in [true, false] {
+            let (issuer, lists) = (Issuer::new(), Lists::new(Down));
+            lists.put(&issuer, BASE, Some(&[DELTA]), at, in_time);
+            lists.put(&issuer, DELTA, None, at, true);
+            for attempt in ["asked", "left alone"] {
+                assert_eq!(
+                    lists.found(&issuer, at),
+                    [false, true],
+                    "{attempt} {in_time}"
+                );
+            }
+        }
+    }
+
+    /// A delta that is out of date keeps nobody from where the next one is.
+    #[test]
+    fn a_delta_is_looked_for_wherever_there_may_be_one() {
+        let at = SystemTime::now() + seconds(DAY);
+        let (issuer, lists) = (Issuer::new(), Lists::new(Down));
+        lists.put(&issuer, BASE, Some(&[DELTA, OTHER_DELTA]), at, true);
+        lists.put(&issuer, DELTA, None, at, false);
+        lists.put(&issuer, OTHER_DELTA, None, at, true);
+        assert_eq!(lists.found(&issuer, at), [false, true]);
     }
 }

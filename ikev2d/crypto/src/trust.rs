@@ -20,6 +20,7 @@ use x509_cert::der::oid::ObjectIdentifier;
 
 use crate::credential::{CredentialError, KeyKind, SignaturePolicy};
 use crate::crl::{self, List, Lists};
+use crate::fetch::MOST_URIS;
 use crate::ocsp::{Ocsp, Status};
 use crate::paths::Paths;
 use crate::{name, signature};
@@ -350,13 +351,22 @@ impl Trust {
             && !points.is_empty()
             && !matches!(listed, Listed::Good)
         {
-            let (found, fruitless) = lists.find((certificate, issuer), &points, at, deadline);
-            whys.extend(Some(fruitless.to_string()).filter(|why| !why.is_empty()));
-            match self.look_up_in(&found, certificate, between)? {
-                Listed::Good => return Ok(()),
-                Listed::Revoked(why) => return Err(refused(&why)),
-                Listed::No(_) if found.is_empty() => {}
-                Listed::No(why) | Listed::OutOfDate(why) => whys.push(why),
+            let mut left = points.get(..MOST_URIS).unwrap_or(&points).iter();
+            let mut all = Vec::new();
+            // A list of another scope says nothing: the next one may.
+            while !left.as_slice().is_empty() {
+                let of = (certificate, issuer);
+                let (found, fruitless) = lists.find(of, &mut left, at, deadline);
+                whys.extend(Some(fruitless.to_string()).filter(|why| !why.is_empty()));
+                if found.is_empty() {
+                    break;
+                }
+                all.extend(found);
+                match self.look_up_in(&all, certificate, between)? {
+                    Listed::Good => return Ok(()),
+                    Listed::Revoked(why) => return Err(refused(&why)),
+                    Listed::No(why) | Listed::OutOfDate(why) => whys.push(why),
+                }
             }
         }
         let promised = !responders.is_empty()
@@ -443,8 +453,9 @@ fn look_up<S: std::borrow::Borrow<X509Store>>(
     certificate: &X509Ref,
     between: &Stack<X509>,
 ) -> Result<Listed, Refusal> {
-    /// X509_V_ERR_UNABLE_TO_GET_CRL.
-    const NO_LIST: i32 = 3;
+    /// X509_V_ERR_UNABLE_TO_GET_CRL and …_DIFFERENT_CRL_SCOPE, of which one of authorities' certificates
+    /// alone is, for an end's (RFC 5280 §5.2.5).
+    const NO_LIST: [i32; 2] = [3, 44];
     /// X509_V_ERR_CRL_NOT_YET_VALID and …_CRL_HAS_EXPIRED.
     const OUT_OF_DATE: [i32; 2] = [11, 12];
     let (verified, reason, _) = verify(revoking, certificate, between)?;
@@ -454,9 +465,10 @@ fn look_up<S: std::borrow::Borrow<X509Store>>(
     let why = reason.error_string().to_owned();
     if !OUT_OF_DATE.contains(&reason.as_raw()) {
         // Nothing else excuses a list: one that can't be verified, say.
-        return Ok(match reason.as_raw() {
-            NO_LIST => Listed::No(why),
-            _ => Listed::Revoked(why),
+        return Ok(if NO_LIST.contains(&reason.as_raw()) {
+            Listed::No(why)
+        } else {
+            Listed::Revoked(why)
         });
     }
     // The library looks at a list's dates first and at its entries never, if those are wrong: who

@@ -277,3 +277,62 @@ fn deltas_count_as_their_list() {
     world.server.put(DELTA, &world.list(9, (-1, 1), true));
     assert!(world.judged(Revocation::Strict).is_ok());
 }
+
+/// RFC 5280 §5.2.5: a list of authorities' certificates alone says nothing of an end's, in a file and
+/// fetched; the one that does is looked for elsewhere.
+#[test]
+fn a_list_of_another_scope_says_nothing() {
+    const AUTHORITIES: &str = "http://lists.test/authorities.crl";
+    let scope = (Nid::ISSUING_DISTRIBUTION_POINT, "critical,onlyCA:TRUE");
+    let scoped = |world: &World| numbered_list(&world.authority, (1, (-1, 1)), &[scope], &[]);
+    let directory = tempfile::tempdir().unwrap();
+    for (what, revoked) in [
+        ("none", None),
+        ("good", Some(false)),
+        ("revoked", Some(true)),
+    ] {
+        let world = World::new(true);
+        if let Some(revoked) = revoked {
+            world.server.put(LIST, &world.list(1, (-1, 1), revoked));
+        }
+        let path = directory.path().join(what);
+        std::fs::write(&path, scoped(&world).to_pem().unwrap()).unwrap();
+        world
+            .server
+            .put(AUTHORITIES, &scoped(&world).to_der().unwrap());
+        for (in_file, revocation) in [
+            (true, Revocation::IfAvailable),
+            (true, Revocation::Strict),
+            (false, Revocation::IfAvailable),
+            (false, Revocation::Strict),
+        ] {
+            world.lists.forget();
+            let path = path.to_str().unwrap().to_owned();
+            let anchors = TrustAnchors {
+                authorities: vec![world.authority.certificate.clone()],
+                revocation_lists: if in_file { vec![path] } else { Vec::new() },
+                list_uris: match in_file {
+                    true => Vec::new(),
+                    false => vec![(
+                        world.authority.certificate.clone(),
+                        vec![AUTHORITIES.to_owned()],
+                    )],
+                },
+                ..TrustAnchors::default()
+            };
+            let trust = Trust::new(anchors, revocation, SignaturePolicy::default()).unwrap();
+            let trust = trust.with_lists(Some(world.lists.clone()));
+            let judged = trust.verify(&world.claim());
+            let good = revoked.map_or(revocation == Revocation::IfAvailable, |revoked| !revoked);
+            assert_eq!(
+                judged.is_ok(),
+                good,
+                "{what}, {in_file}, {revocation:?}: {judged:?}"
+            );
+            assert!(
+                world.server.take_asked().contains(&LIST.to_owned()),
+                "{what}, {in_file}"
+            );
+        }
+    }
+}

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use ikev2d_proto::config::{ID_KEY_ID, Identity};
+use openssl::error::ErrorStack;
 use openssl::x509::{X509Name, X509NameRef, X509Ref};
 
 /// A name written as `C=CH, O=Esplanade, CN=gateway`, in DER; nothing if an attribute is not known.
@@ -25,6 +26,19 @@ pub fn identity(text: &str) -> Identity {
     match distinguished_name(text) {
         Some(name) if text.contains('=') && !text.contains('@') => Identity::Dn(name),
         _ => Identity::parse(text),
+    }
+}
+
+/// Whom a peer calls itself by an EAP identity, which has no kind: a distinguished name in DER or as
+/// text, or as [`Identity::called`] has it.
+pub(crate) fn called(octets: &[u8]) -> Identity {
+    if X509Name::from_der(octets).is_ok() {
+        return Identity::Dn(octets.to_vec());
+    }
+    drop(ErrorStack::get());
+    match (Identity::called(octets), std::str::from_utf8(octets)) {
+        (Identity::Fqdn(_), Ok(text)) if text.contains('=') => identity(text),
+        (called, _) => called,
     }
 }
 
@@ -101,10 +115,12 @@ pub(crate) fn is_of(certificate: &X509Ref, identity: &Identity) -> bool {
             name.email()
                 .is_some_and(|name| name.eq_ignore_ascii_case(wanted))
         }),
-        Identity::Dn(wanted) => certificate
-            .subject_name()
-            .to_der()
-            .is_ok_and(|subject| same(&subject, wanted)),
+        // Without a subject (RFC 5280 §4.1.2.6) a certificate is of no distinguished name.
+        Identity::Dn(wanted) => {
+            let subject = certificate.subject_name();
+            subject.entries().next().is_some()
+                && subject.to_der().is_ok_and(|subject| same(&subject, wanted))
+        }
         Identity::Opaque(ID_KEY_ID, wanted) => certificate
             .subject_key_id()
             .is_some_and(|id| id.as_slice() == wanted),

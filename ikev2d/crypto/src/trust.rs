@@ -22,7 +22,7 @@ use crate::credential::{CredentialError, KeyKind, SignaturePolicy};
 use crate::crl::{self, List, Lists};
 use crate::fetch::MOST_URIS;
 use crate::ocsp::{Ocsp, Status};
-use crate::paths::Paths;
+use crate::paths::{Paths, Sent};
 use crate::{name, signature};
 
 /// Certificates between a peer's and an authority, at most. Each costs one verification, and one more
@@ -188,43 +188,40 @@ impl Trust {
     }
 
     /// The keys that a claim may be signed with: pinned ones, or that of a valid certificate of the
-    /// identity.
-    fn keys(&self, claim: &Claim) -> Result<Believed, Refusal> {
+    /// identity. Beside them, what was sent, if its path is to be kept.
+    fn keys(&self, claim: &Claim) -> Result<(Believed, Option<Sent>), Refusal> {
         let raw = claim
             .certificates
             .iter()
             .find(|c| c.encoding == Certificate::RAW_PUBLIC_KEY);
         let sent = claim.certificates.iter();
-        let sent: Vec<&[u8]> = sent
+        let certificates: Vec<&[u8]> = sent
             .filter(|c| c.encoding == Certificate::X509)
             .map(|c| &*c.octets)
             .collect();
-        if let Some(known) = self.paths.find(&sent)
+        let sent = Sent::new(&certificates);
+        if let Some(known) = sent.and_then(|sent| self.paths.find(sent))
             && let Some(own) = known.chain.first()
         {
             return match name::is_of(own, &claim.identity) {
-                true => Ok(known),
+                true => Ok((known, None)),
                 false => Err(not_of(own, &claim.identity)),
             };
         }
-        let parsed = sent.iter().map(|octets| parse(octets));
+        let parsed = certificates.iter().map(|octets| parse(octets));
         let parsed = parsed.collect::<Result<Vec<_>, _>>()?;
         let Some((own, others)) = parsed.split_first() else {
-            return self.pinned_keys(claim, raw);
+            return Ok((self.pinned_keys(claim, raw)?, None));
         };
-        if claim.identity == Identity::Any {
-            return Err(not_of(own, &claim.identity));
-        }
-        let believed = self.path_of(&claim.identity, own, others)?;
-        self.paths.keep(&sent, &believed);
-        Ok(believed)
+        let believed = self.path_of(Some(&claim.identity), own, others)?;
+        Ok((believed, sent))
     }
 
-    /// Whether certificates that TLS was shown are believed, and are of this identity; of anybody's with
-    /// [`Identity::Any`]. TLS itself sees to the key.
+    /// Whether certificates are believed, and are of this identity; of anybody where none is given. Who
+    /// asks sees to the key.
     pub(crate) fn path_of(
         &self,
-        identity: &Identity,
+        identity: Option<&Identity>,
         own: &X509,
         others: &[X509],
     ) -> Result<Believed, Refusal> {
@@ -233,7 +230,7 @@ impl Trust {
             return Err(refusal("its certificate is none of remote.certs"));
         }
         let chain = self.validate(own, others)?;
-        if *identity != Identity::Any && !name::is_of(own, identity) {
+        if let Some(identity) = identity.filter(|identity| !name::is_of(own, identity)) {
             return Err(not_of(own, identity));
         }
         Ok(Believed {
@@ -241,6 +238,11 @@ impl Trust {
             chain,
             between: others.to_vec(),
         })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn paths(&self) -> &Paths {
+        &self.paths
     }
 
     /// The authorities that are believed.
@@ -599,7 +601,7 @@ impl Verifier for Trust {
 
     /// Nobody is asked about the certificates of a peer that hasn't even their key (CVE-2022-40617).
     fn verify(&self, claim: &Claim) -> Result<(), Refusal> {
-        let believed = self.keys(claim)?;
+        let (believed, sent) = self.keys(claim)?;
         let mut allowed = false;
         for key in &believed.keys {
             for scheme in &claim.schemes {
@@ -608,6 +610,9 @@ impl Verifier for Trust {
                 }
                 allowed = true;
                 if signature::verify(key, *scheme, &claim.octets, &claim.signature) {
+                    if let Some(sent) = sent {
+                        self.paths.keep(sent, &believed);
+                    }
                     return self.check_revocations(&believed);
                 }
             }

@@ -320,6 +320,86 @@ fn eap_tls_believes_no_stranger_and_no_other() {
     }
 }
 
+/// A02: a certificate is that of whom its holder says to be, asked by EAP (RFC 5216 §5.2) or told by IKE,
+/// with the kind of name that it says; nobody is taken who says nothing, however good the certificate.
+#[test]
+fn eap_tls_binds_the_certificate_to_the_identity() {
+    let root = Template::authority("Root").issue(p256(), None);
+    let b = Template::end("b.test").issue(p256(), Some(&root));
+    let mut nameless = Template::end("abcd");
+    nameless.subject = openssl::x509::X509Name::builder().unwrap().build();
+    nameless.dns.push("a.test".to_owned());
+    let a = nameless.issue(p256(), Some(&root));
+    let named = Template::end("a.test").issue(p256(), Some(&root));
+    let subject = named.certificate.subject_name().to_der().unwrap();
+    let key_id = |id: &[u8]| Identity::Opaque(ID_KEY_ID, id.to_vec());
+    let address = || Identity::Address(std::net::Ipv4Addr::from(*b"abcd").into());
+    let fqdn = |name: &str| Identity::Fqdn(name.to_owned());
+    for (ask, holder, ike, said, proved) in [
+        (true, &a, key_id(b"x"), &b"a.test"[..], Some(fqdn("a.test"))),
+        (
+            true,
+            &named,
+            key_id(b"x"),
+            &*subject,
+            Some(Identity::Dn(subject.clone())),
+        ),
+        (
+            true,
+            &named,
+            key_id(b"x"),
+            b"C=CH, O=Esplanade Test, CN=a.test",
+            Some(Identity::Dn(subject.clone())),
+        ),
+        (true, &a, fqdn("a.test"), b"%any", None),
+        (true, &a, fqdn("a.test"), b"@%any", None),
+        (true, &a, fqdn("a.test"), b"0\0", None),
+        (true, &a, fqdn("a.test"), b"b.test", None),
+        (false, &a, fqdn("a.test"), b"", Some(fqdn("a.test"))),
+        (
+            false,
+            &named,
+            Identity::Dn(subject.clone()),
+            b"",
+            Some(Identity::Dn(subject.clone())),
+        ),
+        (false, &a, Identity::Any, b"", None),
+        (false, &a, fqdn("%any"), b"", None),
+        (false, &a, key_id(b"a.test"), b"", None),
+        (false, &a, address(), b"", None),
+        (false, &a, Identity::Dn(b"0\0".to_vec()), b"", None),
+    ] {
+        let what = format!("{ask} {ike:?} {said:?}");
+        let mut client = tls_client(holder, &root, b_test());
+        client.identity = said.to_vec();
+        let server = tls_server(&b, &root, ask);
+        let any = SignaturePolicy::default;
+        let mut pair = Pair::new(|is_a, connection, _| {
+            if is_a {
+                connection.local_id = ike.clone();
+                connection.local_auth = LocalAuth::Eap(client.clone());
+                connection.remote_auth = RemoteAuth::PublicKey(root.trust(any()));
+            } else {
+                connection.local_auth = LocalAuth::PublicKey(b.signer(&[], &any()));
+                connection.remote_auth = RemoteAuth::Eap(server.clone());
+                connection.remote_id = Identity::Any;
+            }
+        });
+        match proved {
+            Some(proved) => {
+                initiate(&mut pair);
+                assert!(is_up(&pair, 1), "{what}");
+                let sa = pair.sides[1].endpoint.ike_sas().next().unwrap();
+                assert_eq!(*sa.remote_id, proved, "{what}");
+            }
+            None => {
+                let reason = fails(&mut pair);
+                assert!(reason.contains("is not of"), "{what}: {reason}");
+            }
+        }
+    }
+}
+
 /// B26, B30: revocation counts in EAP-TLS as elsewhere.
 #[test]
 fn eap_tls_minds_revocation() {
@@ -501,6 +581,7 @@ impl Methods for Endless {
         &self,
         _: u8,
         _: &[u8],
+        _: Option<&Identity>,
     ) -> Result<Box<dyn ikev2d_proto::eap::Method>, ikev2d_proto::eap::EapError> {
         Ok(Box::new(Self))
     }

@@ -502,6 +502,17 @@ impl Identity {
         }
     }
 
+    /// Whom a peer calls itself by an EAP identity, in the same notation; never [`Any`](Self::Any), which
+    /// is nobody's name.
+    pub fn called(octets: &[u8]) -> Self {
+        let text = std::str::from_utf8(octets).ok();
+        let text = text.filter(|text| !text.chars().any(char::is_control));
+        match text.map(Self::parse) {
+            Some(Self::Any) | None => Self::Opaque(ID_KEY_ID, octets.to_vec()),
+            Some(identity) => identity,
+        }
+    }
+
     /// Whether a peer's identity fits this configured one; names ignore case.
     pub fn matches(&self, peer: &Self) -> bool {
         match (self, peer) {

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::config::Identity;
+
 pub(crate) use elsewhere::{Back, Converse, Elsewhere};
 
 /// Rounds of a conversation, at most: certificates come in pieces of a thousand octets.
@@ -81,6 +83,11 @@ pub trait Method: Send {
     /// Its number.
     fn kind(&self) -> u8;
 
+    /// As whom the other end proves itself, where the method tells the kinds of names apart.
+    fn peer(&self) -> Option<Identity> {
+        None
+    }
+
     /// A server's first words.
     ///
     /// # Errors
@@ -104,11 +111,17 @@ pub trait Methods: Send + Sync + fmt::Debug {
         false
     }
 
-    /// One of them for one conversation, about this identity.
+    /// One of them for one conversation, about this name: an EAP identity, or an IKE identity without its
+    /// kind, which is beside it then.
     ///
     /// # Errors
     /// Why there is none for it.
-    fn start(&self, kind: u8, identity: &[u8]) -> Result<Box<dyn Method>, EapError>;
+    fn start(
+        &self,
+        kind: u8,
+        name: &[u8],
+        ike: Option<&Identity>,
+    ) -> Result<Box<dyn Method>, EapError>;
 }
 
 /// How we let ourselves be authenticated.
@@ -244,7 +257,7 @@ impl Client {
                     Some(method) => method,
                     None => {
                         let identity = &self.config.identity;
-                        self.config.methods.start(kind, identity)?
+                        self.config.methods.start(kind, identity, None)?
                     }
                 };
                 let turn = method.handle(data)?;
@@ -277,7 +290,9 @@ pub(crate) enum ServerTurn {
 /// Our end of a conversation, as the one who authenticates.
 pub(crate) struct Server {
     config: ServerConfig,
-    identity: Vec<u8>,
+    /// What it is called, and the IKE identity where it is called so by that alone.
+    name: Vec<u8>,
+    ike: Option<Identity>,
     asking: bool,
     method: Option<Box<dyn Method>>,
     /// Methods that the peer has not refused.
@@ -293,14 +308,15 @@ impl Server {
     /// With the first request, about this IKE identity unless the peer is asked.
     pub(crate) fn begin(
         config: ServerConfig,
-        ike_identity: &[u8],
+        (name, ike): (&[u8], &Identity),
         id: u8,
     ) -> Result<(Self, Vec<u8>), EapError> {
         let mut server = Self {
+            name: name.to_vec(),
+            ike: (!config.ask_identity).then(|| ike.clone()),
             asking: config.ask_identity,
             left: config.methods.kinds().to_vec(),
             config,
-            identity: ike_identity.to_vec(),
             method: None,
             answered: false,
             id,
@@ -315,14 +331,12 @@ impl Server {
         Ok((server, first))
     }
 
-    /// Who is authenticated: what counts once it has succeeded.
-    pub(crate) fn identity(&self) -> &[u8] {
-        &self.identity
-    }
-
-    /// Whether the peer was asked.
-    pub(crate) fn asks_identity(&self) -> bool {
-        self.config.ask_identity
+    /// Who is authenticated, if the peer was asked: what counts once it has succeeded. It is another than
+    /// its IKE identity, which nothing has proved then.
+    pub(crate) fn peer(&self) -> Option<Identity> {
+        let proved = || self.method.as_ref()?.peer();
+        let peer = || proved().unwrap_or_else(|| Identity::called(&self.name));
+        self.config.ask_identity.then(peer)
     }
 
     /// EAP-Failure, for who is not believed.
@@ -335,7 +349,10 @@ impl Server {
             return Err(EapError::NoMethod);
         }
         let kind = self.left.remove(0);
-        let mut method = self.config.methods.start(kind, &self.identity)?;
+        let mut method = self
+            .config
+            .methods
+            .start(kind, &self.name, self.ike.as_ref())?;
         let data = method.begin()?;
         self.method = Some(method);
         self.id = self.id.wrapping_add(1);
@@ -359,7 +376,7 @@ impl Server {
                 return Err(EapError::Unexpected("no identity"));
             }
             self.asking = false;
-            self.identity = data.to_vec();
+            self.name = data.to_vec();
             return self.next_method().map(ServerTurn::Say);
         }
         let method = self.method.as_mut();

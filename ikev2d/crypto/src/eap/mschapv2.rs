@@ -7,6 +7,7 @@ use std::fmt;
 
 use des::Des;
 use des::cipher::{BlockCipherEncrypt as _, KeyInit as _};
+use ikev2d_proto::config::Identity;
 use ikev2d_proto::eap::{EapError, Method, Methods, Turn, kind};
 use md4::{Digest as _, Md4};
 use openssl::memcmp;
@@ -69,7 +70,12 @@ impl Methods for Mschapv2 {
         &[kind::MSCHAPV2]
     }
 
-    fn start(&self, kind: u8, identity: &[u8]) -> Result<Box<dyn Method>, EapError> {
+    fn start(
+        &self,
+        kind: u8,
+        identity: &[u8],
+        _: Option<&Identity>,
+    ) -> Result<Box<dyn Method>, EapError> {
         if kind != kind::MSCHAPV2 {
             return Err(EapError::NoMethod);
         }
@@ -430,8 +436,8 @@ mod tests {
         let known = (USER.to_vec(), text("clientPass"));
         let server = Mschapv2::server(vec![(b"other".to_vec(), text("x")), known]);
         [
-            client.start(kind::MSCHAPV2, user).unwrap(),
-            server.start(kind::MSCHAPV2, user).unwrap(),
+            client.start(kind::MSCHAPV2, user, None).unwrap(),
+            server.start(kind::MSCHAPV2, user, None).unwrap(),
         ]
     }
 

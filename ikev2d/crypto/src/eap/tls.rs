@@ -16,7 +16,7 @@ use openssl::ssl::{
     SslOptions, SslRef, SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
 };
 use openssl::stack::Stack;
-use openssl::x509::{X509, X509Name, X509StoreContextRef};
+use openssl::x509::{X509, X509StoreContextRef};
 use zeroize::Zeroizing;
 
 use crate::credential::CredentialError;
@@ -45,9 +45,9 @@ pub struct EapTls {
 
 #[derive(Clone)]
 enum Role {
-    /// The server must be this one.
-    Client(Identity),
-    /// The client must be whom it says to EAP.
+    /// The server must be this one; any where it has proved to IKE who it is.
+    Client(Option<Identity>),
+    /// The client must be whom it says to EAP, or to IKE alone.
     Server,
 }
 
@@ -70,7 +70,7 @@ impl EapTls {
         server: Identity,
     ) -> Result<Self, CredentialError> {
         let context = context(key, certificates, &trust)?;
-        let role = Role::Client(server);
+        let role = Role::Client((server != Identity::Any).then_some(server));
         Ok(Self {
             context,
             trust,
@@ -148,28 +148,34 @@ impl Methods for EapTls {
         true
     }
 
-    fn start(&self, kind: u8, identity: &[u8]) -> Result<Box<dyn Method>, EapError> {
+    fn start(
+        &self,
+        kind: u8,
+        name: &[u8],
+        ike: Option<&Identity>,
+    ) -> Result<Box<dyn Method>, EapError> {
         if kind != kind::TLS {
             return Err(EapError::NoMethod);
         }
         let (server, peer) = match &self.role {
             Role::Client(server) => (false, server.clone()),
-            // What IKE was told may be a distinguished name.
-            Role::Server if X509Name::from_der(identity).is_ok() => {
-                (true, Identity::Dn(identity.to_vec()))
+            // RFC 5216 §5.2: a certificate is of the names that are in it, each of its own kind.
+            Role::Server => {
+                let peer = ike.cloned().unwrap_or_else(|| name::called(name));
+                (true, Some(peer))
             }
-            Role::Server => (true, name::identity(&String::from_utf8_lossy(identity))),
         };
         let mut ssl = Ssl::new(&self.context).map_err(library)?;
         let verdict = Arc::new(Mutex::new(None));
-        let (trust, place) = (self.trust.clone(), verdict.clone());
+        let (trust, place, expected) = (self.trust.clone(), verdict.clone(), peer.clone());
         ssl.set_verify_callback(
             SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
-            move |_, context| judge(&trust, &peer, context, &place),
+            move |_, context| judge(&trust, expected.as_ref(), context, &place),
         );
         Ok(Box::new(Conversation {
             trust: self.trust.clone(),
             server,
+            peer,
             tls: Some(Tls::New(Box::new(ssl))),
             verdict,
             begun: server,
@@ -189,7 +195,7 @@ type Verdict = Arc<Mutex<Option<Result<Believed, Refusal>>>>;
 /// of the chain down, and asks at each step.
 fn judge(
     trust: &Trust,
-    peer: &Identity,
+    peer: Option<&Identity>,
     context: &mut X509StoreContextRef,
     place: &Verdict,
 ) -> bool {
@@ -248,6 +254,8 @@ enum Tls {
 struct Conversation {
     trust: Arc<Trust>,
     server: bool,
+    /// Whose certificate the other end's must be.
+    peer: Option<Identity>,
     /// None when it has failed.
     tls: Option<Tls>,
     verdict: Verdict,
@@ -266,6 +274,10 @@ struct Conversation {
 impl Method for Conversation {
     fn kind(&self) -> u8 {
         kind::TLS
+    }
+
+    fn peer(&self) -> Option<Identity> {
+        self.peer.clone()
     }
 
     fn begin(&mut self) -> Result<Vec<u8>, EapError> {

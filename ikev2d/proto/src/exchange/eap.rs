@@ -3,7 +3,6 @@
 //! both show in AUTH that they have the method's key. Nothing stands before that.
 
 use crate::auth::Auth;
-use crate::config::Identity;
 use crate::credential::JobError;
 use crate::crypto::CryptoError;
 use crate::eap::{
@@ -166,10 +165,10 @@ impl IkeSa {
     ) {
         let id_body = find(parts, payload::IDI).unwrap_or_default();
         // What stands behind type and reserved octets: the name as it is written.
-        let identity = id_body.get(4..).unwrap_or_default();
+        let name = id_body.get(4..).unwrap_or_default();
         let mut first = [0];
         ctx.crypto.random(&mut first);
-        match Server::begin(config, identity, first[0]) {
+        match Server::begin(config, (name, &self.remote_id), first[0]) {
             Ok((talk, request)) => {
                 let mut chain = match own_auth {
                     Some(own_auth) => self.own_proof(own_auth),
@@ -278,9 +277,8 @@ impl IkeSa {
         };
         let first = std::mem::take(first);
         // Who was asked is whom EAP has authenticated, whatever IDi says.
-        if let Some(talk) = talk.as_ref().filter(|talk| talk.asks_identity()) {
-            let name = String::from_utf8_lossy(talk.identity());
-            self.remote_id = Identity::parse(&name);
+        if let Some(peer) = talk.as_ref().and_then(Server::peer) {
+            self.remote_id = peer;
         }
         let own_auth = Auth::emit_shared_key(&code);
         self.finish_auth(ctx, id, &first.parts(), &own_auth);

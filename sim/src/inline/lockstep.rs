@@ -6,6 +6,8 @@
 //! `RTL_FRAMES=100000` for a longer run, `RTL_SEED` for another one.
 #![allow(clippy::unwrap_used)]
 
+mod both;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;

@@ -286,7 +286,8 @@ impl Lists {
         (found.into_iter().chain(delta).collect(), fruitless)
     }
 
-    /// The newest changes to a list. They are a service: without them the list itself counts.
+    /// The newest changes to a list. They are a service: without them the list itself counts. Those that
+    /// are out of date and can't be had anew still tell whom they name.
     fn delta(
         &self,
         certificate: &X509Ref,
@@ -298,13 +299,18 @@ impl Lists {
         let mut uris = list.deltas.clone();
         uris.extend(deltas(certificate));
         uris.dedup();
-        uris.iter().take(MOST_URIS).find_map(|uri| {
+        let mut last = None;
+        for uri in uris.iter().take(MOST_URIS) {
             let (delta, error) = self.list((uri, true), issuer, at, deadline);
             if let Some(error) = error {
                 tracing::debug!(uri, %error, "a delta of a revocation list was of no use");
             }
-            delta.filter(|delta| delta.is_in_time(at))
-        })
+            if delta.as_ref().is_some_and(|delta| delta.is_in_time(at)) {
+                return delta;
+            }
+            last = last.or(delta);
+        }
+        last
     }
 
     /// One list; an old one with what is wrong, if that does not count on.
@@ -575,11 +581,14 @@ mod tests {
             assert!(self.known().keep(key, Arc::new(list), at).is_ok());
         }
 
-        fn found(&self, issuer: &Issuer, at: SystemTime) -> Vec<bool> {
+        fn found(&self, issuer: &Issuer, at: SystemTime) -> Vec<(bool, bool)> {
             let deadline = Instant::now() + Duration::from_secs(4);
             let uris = [BASE.to_owned()];
             let (found, _) = self.find((&issuer.0, &issuer.0), &mut uris.iter(), at, deadline);
-            found.iter().map(|list| list.is_delta).collect()
+            let found = found.iter();
+            found
+                .map(|list| (list.is_delta, list.is_in_time(at)))
+                .collect()
         }
     }
 
@@ -593,11 +602,8 @@ mod tests {
             lists.put(&issuer, BASE, Some(&[DELTA]), at, in_time);
             lists.put(&issuer, DELTA, None, at, true);
             for attempt in ["asked", "left alone"] {
-                assert_eq!(
-                    lists.found(&issuer, at),
-                    [false, true],
-                    "{attempt} {in_time}"
-                );
+                let found = lists.found(&issuer, at);
+                assert_eq!(found, [(false, in_time), (true, true)], "{attempt}");
             }
         }
     }
@@ -609,7 +615,8 @@ mod tests {
         let (issuer, lists) = (Issuer::new(), Lists::new(Down));
         lists.put(&issuer, BASE, Some(&[DELTA, OTHER_DELTA]), at, true);
         lists.put(&issuer, DELTA, None, at, false);
+        assert_eq!(lists.found(&issuer, at), [(false, true), (true, false)]);
         lists.put(&issuer, OTHER_DELTA, None, at, true);
-        assert_eq!(lists.found(&issuer, at), [false, true]);
+        assert_eq!(lists.found(&issuer, at), [(false, true), (true, true)]);
     }
 }

@@ -336,3 +336,32 @@ fn a_list_of_another_scope_says_nothing() {
         }
     }
 }
+
+/// Whom a delta names stays revoked when it is out of date, and nobody else is.
+#[test]
+fn a_delta_out_of_date_tells_whom_it_names() {
+    let directory = tempfile::tempdir().unwrap();
+    for revoked in [false, true] {
+        let world = World::new(false);
+        let named: &[&Holder] = if revoked { &[&world.end] } else { &[] };
+        let begins = (Nid::DELTA_CRL, "critical,DER:02:01:05");
+        let more = (Nid::FRESHEST_CRL, "URI:http://lists.test/delta.crl");
+        let files = [
+            numbered_list(&world.authority, (5, (-9, 9)), &[more], &[]),
+            numbered_list(&world.authority, (7, (-3, -1)), &[begins], named),
+        ];
+        let paths = files.iter().enumerate().map(|(at, list)| {
+            let path = directory.path().join(format!("{revoked}-{at}.crl"));
+            std::fs::write(&path, list.to_pem().unwrap()).unwrap();
+            path.to_str().unwrap().to_owned()
+        });
+        let anchors = TrustAnchors {
+            authorities: vec![world.authority.certificate.clone()],
+            revocation_lists: paths.collect(),
+            ..TrustAnchors::default()
+        };
+        let trust = Trust::new(anchors, Revocation::Strict, SignaturePolicy::default()).unwrap();
+        let judged = trust.verify(&world.claim());
+        assert_eq!(judged.is_ok(), !revoked, "{judged:?}");
+    }
+}

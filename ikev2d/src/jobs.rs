@@ -17,6 +17,10 @@ const BACKLOG: usize = 1024;
 /// Threads for jobs that may wait for a network (OCSP), so that the others' don't.
 const WAITERS: usize = 8;
 
+/// Threads for puzzles. Anybody may set us some: they must not keep all cores busy, nor those waiting who
+/// are to be authenticated.
+const SOLVERS: usize = 1;
+
 /// What came of a job.
 pub(crate) type Done = (JobId, JobResult);
 
@@ -28,6 +32,7 @@ pub(crate) struct Pool {
     quick: Queue,
     /// For those that may wait for a network.
     patient: Queue,
+    puzzles: Queue,
     done: mpsc::UnboundedSender<Done>,
 }
 
@@ -49,6 +54,7 @@ impl Pool {
         let pool = Self {
             quick: Queue::start("ike-job", threads, &done, run)?,
             patient: Queue::start("ike-wait", WAITERS, &done, run)?,
+            puzzles: Queue::start("ike-puzzle", SOLVERS, &done, run)?,
             done,
         };
         Ok((pool, results))
@@ -56,7 +62,9 @@ impl Pool {
 
     /// Has a job done.
     pub(crate) fn submit(&self, id: JobId, job: Box<Job>) {
-        let queue = if job.may_wait() {
+        let queue = if job.is_puzzle() {
+            &self.puzzles
+        } else if job.may_wait() {
             &self.patient
         } else {
             &self.quick
@@ -168,6 +176,17 @@ mod tests {
         }
     }
 
+    fn patient() -> Box<Job> {
+        let claim = Claim {
+            identity: Identity::Any,
+            certificates: Vec::new(),
+            schemes: Vec::new(),
+            signature: Vec::new(),
+            octets: Vec::new(),
+        };
+        Box::new(Job::new(Some((Arc::new(Patient), claim)), None))
+    }
+
     /// B30: however many peers' responders are silent, other peers' signatures go on.
     #[test]
     fn jobs_that_wait_stop_nobody_else() {
@@ -180,16 +199,6 @@ mod tests {
             Ok(None)
         };
         let (pool, mut results) = Pool::start_with(run).unwrap();
-        let patient = || {
-            let claim = Claim {
-                identity: Identity::Any,
-                certificates: Vec::new(),
-                schemes: Vec::new(),
-                signature: Vec::new(),
-                octets: Vec::new(),
-            };
-            Box::new(Job::new(Some((Arc::new(Patient), claim)), None))
-        };
         for id in 0..100 {
             pool.submit(JobId(id), patient());
         }
@@ -200,6 +209,34 @@ mod tests {
         drop(closed);
         for _ in 0..100 {
             assert!(results.blocking_recv().unwrap().0.0 < 100);
+        }
+    }
+
+    /// A11: puzzles without end keep nobody from being authenticated; one is solved at a time.
+    #[test]
+    fn puzzles_stop_nobody_else() {
+        static OPEN: Mutex<()> = Mutex::new(());
+        static BUSY: AtomicUsize = AtomicUsize::new(0);
+        let closed = OPEN.lock().unwrap();
+        let run: Run = |job| {
+            if job.is_puzzle() {
+                assert_eq!(BUSY.fetch_add(1, Ordering::SeqCst), 0);
+                drop(OPEN.lock());
+                BUSY.fetch_sub(1, Ordering::SeqCst);
+            }
+            Ok(None)
+        };
+        let (pool, mut results) = Pool::start_with(run).unwrap();
+        for id in 0..20 {
+            pool.submit(JobId(id), Box::new(Job::puzzle(Arc::new(|| {}))));
+        }
+        for id in 20..40 {
+            pool.submit(JobId(id), patient());
+            assert_eq!(results.blocking_recv().unwrap().0, JobId(id));
+        }
+        drop(closed);
+        for _ in 0..20 {
+            assert_eq!(results.blocking_recv().unwrap().1, Ok(None));
         }
     }
 

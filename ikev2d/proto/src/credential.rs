@@ -174,7 +174,7 @@ pub trait Verifier: Send + Sync + fmt::Debug {
 pub struct Refusal(pub String);
 
 /// Work of any other kind; what comes of it is where the core finds it.
-pub(crate) type Work = Arc<dyn Fn() + Send + Sync>;
+pub type Work = Arc<dyn Fn() + Send + Sync>;
 
 /// Slow work, to be done anywhere but on the thread that drives the endpoint.
 #[derive(Clone, Default)]
@@ -183,6 +183,7 @@ pub struct Job {
     pub(crate) sign: Option<(Arc<dyn Signer>, Scheme, Vec<u8>)>,
     pub(crate) work: Option<Work>,
     pub(crate) for_peer: bool,
+    pub(crate) is_puzzle: bool,
 }
 
 impl Job {
@@ -191,6 +192,14 @@ impl Job {
         Self {
             work: Some(work),
             ..Self::default()
+        }
+    }
+
+    /// A puzzle's solution, which keeps a core busy for as long as somebody unknown wants it to.
+    pub fn puzzle(work: Work) -> Self {
+        Self {
+            is_puzzle: true,
+            ..Self::of(work)
         }
     }
 
@@ -218,6 +227,11 @@ impl Job {
     /// Whether a peer waits for it.
     pub fn is_for_peer(&self) -> bool {
         self.for_peer
+    }
+
+    /// Whether it is a puzzle's solution.
+    pub fn is_puzzle(&self) -> bool {
+        self.is_puzzle
     }
 
     /// Whether it may take a network's time.

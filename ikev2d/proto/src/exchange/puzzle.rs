@@ -76,7 +76,7 @@ impl IkeSa {
                 let _ = there.set(solved);
             }
         });
-        let job = ctx.job(Job::of(work));
+        let job = ctx.job(Job::puzzle(work));
         let (ike, bits) = (self.id.0, puzzle.difficulty);
         tracing::debug!(ike, bits, "the peer sets a puzzle");
         self.waiting = Some(Box::new(Waiting::Puzzle(Solving {

@@ -14,10 +14,43 @@ use crate::config::{ChildSection, CloseAction, DpdAction, StartAction};
 /// Before a try, growing.
 const WAIT: std::ops::Range<Duration> = Duration::from_secs(1)..Duration::from_secs(60);
 
-/// What is to be tried again, by connection and child.
+/// A connection and its child.
+type Key = (String, String);
+
+/// What is to be tried again.
 #[derive(Default)]
 pub(super) struct Restarts {
-    waiting: HashMap<(String, String), Restart>,
+    waiting: HashMap<Key, Restart>,
+}
+
+impl Restarts {
+    /// A try of one came to nothing; after so many it is given up, and 0 is for ever. Others' tries are
+    /// under way.
+    fn failed(&mut self, key: Key, most: u32, now: Instant) {
+        let restart = self.waiting.entry(key.clone()).or_insert(Restart {
+            at: None,
+            wait: WAIT.start,
+            tries: 0,
+        });
+        restart.tries = restart.tries.saturating_add(1);
+        if most != 0 && restart.tries >= most {
+            self.waiting.remove(&key);
+            return;
+        }
+        restart.at = Some(now + restart.wait);
+        restart.wait = (restart.wait * 2).min(WAIT.end);
+    }
+
+    /// Those whose next try is due, which is under way then.
+    fn take_due(&mut self, now: Instant) -> Vec<Key> {
+        let all = self.waiting.iter_mut();
+        let due = all.filter(|(_, restart)| restart.at.is_some_and(|at| at <= now));
+        let due = due.map(|(key, restart)| {
+            restart.at = None;
+            key.clone()
+        });
+        due.collect()
+    }
 }
 
 struct Restart {
@@ -83,34 +116,13 @@ impl Daemon {
         let wanted: Vec<String> = wanted.map(|(name, _)| name.clone()).collect();
         for child in wanted {
             let key = (connection.to_owned(), child);
-            let restart = self.restarts.waiting.entry(key).or_insert(Restart {
-                at: None,
-                wait: WAIT.start,
-                tries: 0,
-            });
-            restart.tries = restart.tries.saturating_add(1);
-            // 0 is for ever.
-            restart.at = (most == 0 || restart.tries < most).then(|| Instant::now() + restart.wait);
-            restart.wait = (restart.wait * 2).min(WAIT.end);
+            self.restarts.failed(key, most, Instant::now());
         }
-        self.restarts
-            .waiting
-            .retain(|(name, _), restart| name != connection || restart.at.is_some());
     }
 
     /// Tries what is due.
     pub(super) fn restart_due(&mut self, now: Instant) {
-        let due: Vec<(String, String)> = self
-            .restarts
-            .waiting
-            .iter_mut()
-            .filter(|(_, restart)| restart.at.is_some_and(|at| at <= now))
-            .map(|(key, restart)| {
-                restart.at = None;
-                key.clone()
-            })
-            .collect();
-        for (connection, child) in due {
+        for (connection, child) in self.restarts.take_due(now) {
             tracing::info!(connection, child, "is set up again");
             self.start(&connection, &child);
         }
@@ -130,5 +142,39 @@ impl Daemon {
                 self.restarts.waiting.remove(&key);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// B43: of a connection's children each has its own tries; what becomes of one while another's is
+    /// under way does not take that away.
+    #[test]
+    fn each_child_is_tried_again_by_itself() {
+        let (mut restarts, start) = (Restarts::default(), Instant::now());
+        let key = |child: &str| ("gw".to_owned(), child.to_owned());
+        let children = [key("a"), key("b")];
+        for child in &children {
+            restarts.failed(child.clone(), 3, start);
+        }
+        let wait = |restarts: &Restarts| {
+            let all = children.iter().map(|key| restarts.waiting.get(key)?.at);
+            all.map(|at| at.map(|at| at - start)).collect::<Vec<_>>()
+        };
+        assert_eq!(wait(&restarts), [Some(WAIT.start); 2]);
+        let at = start + WAIT.start;
+        let mut due = restarts.take_due(at);
+        due.sort();
+        assert_eq!(due, children);
+        restarts.failed(key("a"), 3, at);
+        assert_eq!(wait(&restarts), [Some(WAIT.start * 3), None]);
+        restarts.failed(key("b"), 3, at);
+        assert_eq!(wait(&restarts), [Some(WAIT.start * 3); 2]);
+        for child in &children {
+            restarts.failed(child.clone(), 3, at);
+        }
+        assert!(restarts.waiting.is_empty());
     }
 }

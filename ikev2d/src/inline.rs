@@ -2,7 +2,7 @@
 //! The data plane that is none: the accelerator moves packets from port to port, and the daemon sets
 //! its rules.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -25,13 +25,18 @@ struct Entries {
     inbound: HashMap<u32, Entry>,
     /// SPIs of what comes in, by child.
     spis: HashMap<u64, u32>,
-    /// By child.
-    outbound: HashMap<u64, Entry>,
+    /// By child, older ones first.
+    outbound: BTreeMap<u64, Entry>,
 }
 
 impl Entries {
     fn inbound_of(&self, child: u64) -> Option<&Entry> {
         self.inbound.get(self.spis.get(&child)?)
+    }
+
+    /// All, in an order in which their rules may be set: of those that fit the newest counts.
+    fn in_order(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.inbound.values_mut().chain(self.outbound.values_mut())
     }
 }
 
@@ -109,11 +114,7 @@ impl InlinePlane {
 
     /// Sets every rule anew in an accelerator that has come back.
     pub(crate) fn restore(&self) {
-        let mut entries = self.entries();
-        let Entries {
-            inbound, outbound, ..
-        } = &mut *entries;
-        for entry in inbound.values_mut().chain(outbound.values_mut()) {
+        for entry in self.entries().in_order() {
             match self.set(
                 entry.sa,
                 entry.child,
@@ -218,5 +219,32 @@ pub(crate) fn role(role: PortRole) -> &'static str {
         PortRole::Wire => "wire",
         PortRole::Host => "host",
         PortRole::Exception => "exception",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A16: in a device that has come back traffic goes through the newest child SA, as before.
+    #[test]
+    fn rules_are_set_again_from_the_oldest_on() {
+        let mut entries = Entries::default();
+        let children = [7, 3, 40, 12, 1, 25, 8, 30];
+        for child in children {
+            let entry = Entry {
+                sa: SaHandle {
+                    index: 0,
+                    generation: 0,
+                },
+                child,
+                selectors: Selectors::default(),
+                inbound: false,
+                rules: Vec::new(),
+            };
+            entries.outbound.insert(child, entry);
+        }
+        let order = entries.in_order().map(|entry| entry.child);
+        assert!(order.is_sorted());
     }
 }

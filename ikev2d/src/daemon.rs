@@ -14,6 +14,7 @@ mod manual;
 mod mobility;
 mod redirect;
 mod restart;
+mod routed;
 mod scrape;
 mod trap;
 mod virtual_ips;
@@ -46,7 +47,7 @@ use crate::metrics::{self, Counts};
 use crate::net::{self, Sockets};
 use crate::plane::Plane;
 use crate::publication::{Place, Publication};
-use crate::routes::{Held, Routes, Traffic};
+use crate::routes::{Held, Routes};
 use crate::streams::Streams;
 use crate::vici::lists::ChildFacts;
 use crate::vici::server::{self, Broadcast, Request};
@@ -582,7 +583,7 @@ impl Daemon {
                 }
                 self.endpoint
                     .handle_answer(now, &Answer::Installed(install));
-                self.route(child);
+                self.route(child, None);
             }
             Event::RetireChild { child } => {
                 let traffic = self.plane.traffic(child.0);
@@ -611,17 +612,16 @@ impl Daemon {
                 udp_encap,
             } => {
                 tracing::info!(ike = ike.0, from = %path.local, to = %path.remote, "path changed");
+                self.peer_is_at(ike, path.remote.ip());
                 // The IKE SA that made a child may have been rekeyed since.
                 let of_ike = self.endpoint.ike_sa(ike);
                 let children = of_ike.into_iter().flat_map(|sa| sa.children);
                 let children: Vec<ChildId> = children.map(|child| child.sa.id).collect();
                 for child in children {
                     self.installer.move_child(child, path, Some(udp_encap));
-                    // The peer may have come into a net that it lies behind.
-                    if self.routed.contains_key(&child) {
-                        self.route(child);
-                    }
                 }
+                // The peer may have come into a net that it lies behind.
+                self.route_again(ike, path.remote.ip());
             }
             Event::Configured {
                 addresses,
@@ -634,6 +634,10 @@ impl Daemon {
             } => self.unconfigured(&addresses, &attributes).await,
             Event::IkeUp { ike } => {
                 self.announce_ike_up(ike);
+                let peer = self.endpoint.ike_sa(ike).map(|sa| sa.path.remote.ip());
+                if let Some(peer) = peer {
+                    self.peer_is_at(ike, peer);
+                }
                 self.waiters.ike_up(ike, &self.endpoint);
             }
             Event::IkeRekeyed { old, new } => {
@@ -641,6 +645,8 @@ impl Daemon {
             }
             Event::Redirected { ike, from, to } => {
                 self.say(ike, &format!("redirected by {from} to {to}"));
+                self.peer_is_at(ike, to);
+                self.route_again(ike, to);
             }
             Event::IkeDown {
                 ike,
@@ -648,6 +654,7 @@ impl Daemon {
                 reason,
             } => {
                 self.announce_ike_down(ike, &connection, &reason);
+                self.peer_is_gone(&connection);
                 self.waiters.ike_down(ike, &connection, &reason);
             }
             Event::ChildUp { ike, child } => {
@@ -695,23 +702,6 @@ impl Daemon {
                 self.waiters.doubt(&connection, &reason);
             }
             event => tracing::debug!(?event, "event"),
-        }
-    }
-
-    /// Routes a child SA's traffic.
-    fn route(&mut self, child: ChildId) {
-        let Some(sa) = self.installer.child(child) else {
-            return;
-        };
-        let held = self.routes.hold(&Traffic {
-            local: &sa.ts_local,
-            remote: &sa.ts_remote,
-            peers: &[sa.path.remote.ip()],
-            transport: sa.transport,
-            standing: false,
-        });
-        if let Some(before) = self.routed.insert(child, held) {
-            self.routes.release(before);
         }
     }
 

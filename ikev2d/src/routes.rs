@@ -24,9 +24,12 @@ use lead::Lead;
 
 /// The table that every packet's route is looked for in.
 const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+/// Metric of IPv6's routes: no one else's are found with it, so that none is replaced, and of a net they
+/// come before an interface's own (256). IPv4's have none: of those of a net the last one set comes first.
+const FIRST: u32 = 43;
 /// Metric of the routes that refuse: any other of their net is better.
 const REFUSING: u32 = 4301;
-/// Whose the routes that refuse are.
+/// Whose the routes are.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(143);
 
 /// The routes that are set.
@@ -53,6 +56,8 @@ struct Route {
     users: usize,
     standing: usize,
     source: Option<IpAddr>,
+    /// The kernel has it.
+    there: bool,
 }
 
 /// Traffic that is to be routed.
@@ -259,9 +264,18 @@ impl Routes {
 
     fn set_route(&mut self, place: Place, source: Option<IpAddr>) -> std::io::Result<()> {
         let message = RouteNetlinkMessage::NewRoute(self.message(place, source));
-        self.kernel.ask(message, kernel::REPLACE)?;
+        let there = self.set.get(&place).is_some_and(|route| route.there);
+        // This host's own to the same net stays, behind ours.
+        let how = match is_v4(place.net) && !there {
+            true => kernel::FRONT,
+            false => kernel::REPLACE,
+        };
+        match self.kernel.ask(message, how) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            set => set?,
+        }
         if let Some(route) = self.set.get_mut(&place) {
-            route.source = source;
+            (route.source, route.there) = (source, true);
         }
         Ok(())
     }
@@ -273,6 +287,7 @@ impl Routes {
                 let builder = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
                     .destination_prefix(net.addr(), net.prefix_len())
                     .output_interface(interface)
+                    .protocol(PROTOCOL)
                     .table_id(table);
                 match source {
                     Some(IpAddr::V4(source)) => builder.pref_source(source).build(),
@@ -283,6 +298,8 @@ impl Routes {
                 let builder = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
                     .destination_prefix(net.addr(), net.prefix_len())
                     .output_interface(interface)
+                    .protocol(PROTOCOL)
+                    .priority(FIRST)
                     .table_id(table);
                 match source {
                     Some(IpAddr::V6(source)) => builder.pref_source(source).build(),
@@ -314,9 +331,12 @@ impl Routes {
         }
         self.own.asked = None;
         // The kernel has taken IPv4's routes with that source along.
-        let with_it = |(_, route): &(&Place, &Route)| route.source == Some(address);
-        let places: Vec<Place> = self.set.iter().filter(with_it).map(|(p, _)| *p).collect();
-        for place in places {
+        let with_it = |(_, route): &(&Place, &mut Route)| route.source == Some(address);
+        let gone = self.set.iter_mut().filter(with_it).map(|(place, route)| {
+            route.there = false;
+            *place
+        });
+        for place in gone.collect::<Vec<Place>>() {
             if let Err(error) = self.set_route(place, None) {
                 tracing::error!(net = %place.net, %error, "route could not be set again");
             }
@@ -349,7 +369,7 @@ fn is_v4(net: IpNet) -> bool {
 }
 
 /// An address range as prefixes.
-fn networks(ts: &TrafficSelector) -> Vec<IpNet> {
+pub(crate) fn networks(ts: &TrafficSelector) -> Vec<IpNet> {
     match (ts.start, ts.end) {
         (IpAddr::V4(start), IpAddr::V4(end)) => {
             Ipv4Subnets::new(start, end, 0).map(IpNet::V4).collect()

@@ -378,6 +378,86 @@ fn a_started_tunnels_traffic_waits_for_it() {
     }
 }
 
+/// RFC 4301 §4.4.1: of routes to a net the tunnel's comes first, and leaves the host's own as they are.
+#[test]
+fn a_hosts_own_routes_to_the_peers_net_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let nets = [
+        ("-4", "10.2.0.0/24", "10.2.0.1"),
+        ("-6", "fd02::/64", "fd02::1"),
+    ];
+    for address in ["10.2.0.9/24", "fd02::9/64"] {
+        wire.a.address("wire", address).unwrap();
+    }
+    wire.a
+        .ip("-6 route add fd02::/64 dev wire metric 1024")
+        .unwrap();
+    let routes =
+        || nets.map(|(family, net, _)| wire.a.ip(&format!("{family} route show {net}")).unwrap());
+    let way =
+        || nets.map(|(family, _, to)| wire.a.ip(&format!("{family} route get {to}")).unwrap());
+    let before = routes();
+    let text = impatient(1, "keyingtries = 0", "start_action = \"start\"")
+        .replace("\"10.2.0.0/24\"", "\"10.2.0.0/24\", \"fd02::/64\"")
+        .replace("\"10.1.0.0/24\"", "\"10.1.0.0/24\", \"fd01::/16\"");
+    let mut a = Gateway::ikev2d_with(&wire.a, &directory.path().join("a"), &text);
+    a.swanctl(&["--list-sas"]);
+    for (way, before) in way().iter().zip(&before) {
+        assert!(
+            way.contains("dev esp0") && before.contains("dev wire"),
+            "{way}{before}"
+        );
+    }
+    assert!(a.stop(), "{}", a.tail());
+    assert_eq!(routes(), before);
+    assert!(way().iter().all(|way| way.contains("dev wire")));
+}
+
+/// RFC 4301 §4.4.1, RFC 5685: a peer that comes from its own net, or sends us there, is heard and answered
+/// past the routes that stand for that net.
+#[test]
+fn a_peer_may_come_to_lie_in_its_own_net() {
+    for redirected in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let wire = Wire::new();
+        wire.a.route("default via 10.77.0.2").unwrap();
+        let child = "start_action = \"trap\"";
+        let (ours, theirs) = (
+            impatient(1, "follow_redirects = true", child),
+            impatient(2, "", ""),
+        );
+        let addresses = |text: String, key: &str, addresses: &str| {
+            let single = format!("{key}_addrs = [\"10.77.0.2\"]");
+            assert!(text.contains(&single));
+            text.replace(&single, &format!("{key}_addrs = [{addresses}]"))
+        };
+        let (ours, theirs) = match redirected {
+            true => (
+                ours,
+                addresses(theirs, "local", "\"10.77.0.2\", \"10.2.0.1\""),
+            ),
+            false => (
+                addresses(ours, "remote", "\"10.77.0.3\", \"10.2.0.0/24\""),
+                addresses(theirs, "local", "\"10.2.0.1\""),
+            ),
+        };
+        let a = Gateway::ikev2d_with(&wire.a, &directory.path().join("a"), &ours);
+        let b = Gateway::ikev2d_with(&wire.b, &directory.path().join("b"), &theirs);
+        if redirected {
+            a.swanctl(&["--initiate", "--child", "net"]);
+            wire.assert_passes("before");
+            b.swanctl(&["--redirect", "--ike", "gw", "--gateway", "10.2.0.1"]);
+        } else {
+            b.swanctl(&["--initiate", "--child", "net"]);
+        }
+        a.wait_sas("the tunnel", |sas| {
+            installed(sas) == 1 && sas.contains("'b.test' @ 10.2.0.1")
+        });
+        wire.assert_passes("inside");
+    }
+}
+
 /// `keyingtries = 0`: it goes on also while this host has no way to the peer.
 #[test]
 fn a_tunnel_is_tried_again_until_there_is_a_way_to_the_peer() {

@@ -3,18 +3,20 @@
 //! it is let out in the clear (RFC 4301 §4.4.1). With `start_action = "start"` it is dropped meanwhile; of
 //! trap policies it sets up its own tunnel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ikev2d_proto::config::{AddressPattern, ChildConfig, Connection, SelectorConfig};
+use ikev2d_proto::event::IkeId;
 use ikev2d_proto::ts::TrafficSelector;
+use ipnet::IpNet;
 
 use super::Daemon;
 use crate::config::StartAction;
 use crate::install::pairs;
 use crate::net;
-use crate::routes::{Held, Traffic};
+use crate::routes::{Held, Traffic, networks};
 use crate::vici::lists;
 use crate::vici::message::Section;
 
@@ -45,6 +47,19 @@ impl Traps {
         self.look.is_some_and(|at| at <= now)
     }
 
+    /// Those of a connection.
+    fn of(&self, connection: &str) -> impl Iterator<Item = &Trap> {
+        let from = self.set.range((connection.to_owned(), String::new())..);
+        let of = from.take_while(move |((name, _), _)| name == connection);
+        of.map(|(_, trap)| trap)
+    }
+
+    /// Where a connection's peers may be.
+    pub(super) fn peers(&self, connection: &str) -> impl Iterator<Item = IpAddr> {
+        self.of(connection)
+            .flat_map(|trap| trap.peers.iter().copied())
+    }
+
     /// What was asked for is there.
     pub(super) fn answered(&mut self, key: &(String, String)) {
         self.asked.remove(key);
@@ -55,8 +70,11 @@ impl Traps {
 pub(super) struct Trap {
     local: Vec<TrafficSelector>,
     remote: Vec<TrafficSelector>,
-    /// Where the peer may be.
+    /// Where the peer may be, and where it has come to in its own net; of a range within that, one address
+    /// of each of its parts.
     peers: Vec<IpAddr>,
+    /// Whether it is there.
+    inside: bool,
     transport: bool,
     /// Its packets ask for an SA.
     asks: bool,
@@ -67,11 +85,16 @@ pub(super) struct Trap {
 }
 
 impl Trap {
-    fn new(child: &ChildConfig, connection: &Connection, asks: bool) -> Option<Self> {
+    fn new(
+        child: &ChildConfig,
+        connection: &Connection,
+        asks: bool,
+        present: &BTreeSet<IpAddr>,
+    ) -> Option<Self> {
         let singles = |patterns: &[AddressPattern]| -> Vec<IpAddr> {
             patterns.iter().filter_map(AddressPattern::single).collect()
         };
-        let peers = singles(&connection.remote_addrs);
+        let mut peers = singles(&connection.remote_addrs);
         let peer = *peers.first()?;
         let is_dynamic = |selector: &SelectorConfig| matches!(selector, SelectorConfig::Dynamic);
         let dynamic = child.local_ts.iter().any(is_dynamic);
@@ -92,10 +115,23 @@ impl Trap {
         let transport = child.transport
             && local.iter().all(|ts| host(ts, own))
             && remote.iter().all(|ts| host(ts, Some(peer)));
+        let patterns = connection.remote_addrs.iter();
+        let ranges = patterns.filter(|pattern| pattern.single().is_none());
+        for net in remote.iter().flat_map(networks) {
+            peers.extend(ranges.clone().filter_map(|range| common(net, range)));
+        }
+        let told = peers.len();
+        for address in present {
+            if loops(&remote, &peers, *address) {
+                peers.push(*address);
+            }
+        }
+        let inside = peers.len() > told;
         Some(Self {
             local,
             remote,
             peers,
+            inside,
             transport,
             asks,
             given: dynamic && !connection.vips.is_empty(),
@@ -119,12 +155,33 @@ impl Trap {
     }
 
     fn takes(&self, source: IpAddr, destination: IpAddr) -> bool {
-        let within = |selectors: &[TrafficSelector], address: IpAddr| {
-            selectors.iter().any(|ts| {
-                ts.start.is_ipv4() == address.is_ipv4() && (ts.start..=ts.end).contains(&address)
-            })
-        };
-        within(&self.local, source) && within(&self.remote, destination)
+        contains(&self.local, source) && contains(&self.remote, destination)
+    }
+
+    /// Whether its routes are to change for a peer that is there by now.
+    fn minds(&self, peer: IpAddr) -> bool {
+        loops(&self.remote, &self.peers, peer) || (self.inside && !contains(&self.remote, peer))
+    }
+}
+
+/// Whether routes to a peer's nets would take what we say to it where it is, if it is known to be here and
+/// there alone.
+fn loops(remote: &[TrafficSelector], known: &[IpAddr], peer: IpAddr) -> bool {
+    let mut nets = remote.iter().flat_map(networks);
+    nets.any(|net| net.contains(&peer) && !known.iter().any(|known| net.contains(known)))
+}
+
+fn contains(selectors: &[TrafficSelector], address: IpAddr) -> bool {
+    selectors
+        .iter()
+        .any(|ts| ts.start.is_ipv4() == address.is_ipv4() && (ts.start..=ts.end).contains(&address))
+}
+
+/// An address that is both in a net and in a pattern's range.
+fn common(net: IpNet, pattern: &AddressPattern) -> Option<IpAddr> {
+    match pattern {
+        AddressPattern::Prefix(base, _) if net.contains(base) => Some(*base),
+        pattern => Some(net.addr()).filter(|address| pattern.matches(*address)),
     }
 }
 
@@ -157,14 +214,22 @@ impl Daemon {
     /// Sets the routes of configured tunnels that are new, and removes those of what is no more.
     pub(super) fn update_traps(&mut self) {
         let mut wanted = BTreeMap::new();
+        let mut present: HashMap<&str, BTreeSet<IpAddr>> = HashMap::new();
+        for sa in self.endpoint.ike_sas() {
+            let there = present.entry(sa.connection).or_default();
+            there.insert(sa.path.remote.ip());
+        }
+        let nowhere = BTreeSet::new();
         for connection in self.endpoint.connections() {
+            let present = present.get(&*connection.name).unwrap_or(&nowhere);
             for child in &connection.children {
                 let section = self
                     .loaded
                     .child(&self.config, &connection.name, &child.name);
                 let action = section.map_or(StartAction::None, |section| section.start_action);
                 if action != StartAction::None
-                    && let Some(trap) = Trap::new(child, connection, action == StartAction::Trap)
+                    && let Some(trap) =
+                        Trap::new(child, connection, action == StartAction::Trap, present)
                 {
                     wanted.insert((connection.name.clone(), child.name.clone()), trap);
                 }
@@ -198,6 +263,22 @@ impl Daemon {
             }
         }
         self.traps.held.append(&mut held);
+    }
+
+    /// A peer is there by now: if that is in a net that it lies behind, routes change before anything is
+    /// said to it.
+    pub(super) fn peer_is_at(&mut self, ike: IkeId, address: IpAddr) {
+        let Some(sa) = self.endpoint.ike_sa(ike) else {
+            return;
+        };
+        if self.traps.of(sa.connection).any(|trap| trap.minds(address)) {
+            self.update_traps();
+        }
+    }
+
+    /// An IKE SA is gone, and with it where its peer was.
+    pub(super) fn peer_is_gone(&mut self, connection: &str) {
+        self.traps_due |= self.traps.of(connection).any(|trap| trap.inside);
     }
 
     /// A packet that no SA takes: sets up the child that would.
@@ -265,6 +346,66 @@ impl Daemon {
 mod tests {
     use super::*;
 
+    /// RFC 4301 §4.4.1: what we say to a peer is led past routes of its own net wherever in there it may be,
+    /// or has come to; where it is elsewhere does not matter.
+    #[test]
+    fn a_peer_may_be_in_the_net_that_it_lies_behind() {
+        let net = |text: &str, bits| TrafficSelector::prefix(text.parse().unwrap(), bits);
+        let child = ChildConfig {
+            local_ts: vec![SelectorConfig::Fixed(net("10.1.0.0", 16))],
+            remote_ts: vec![SelectorConfig::Fixed(net("10.2.0.0", 16))],
+            name: String::new(),
+            esp_proposals: Vec::new(),
+            transport: false,
+            rekey_time: None,
+            rand_time: None,
+            resources: Default::default(),
+            ikev1: Default::default(),
+        };
+        let address = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let of = |remote_addrs: &[(&str, u8)], present: &[&str]| {
+            let patterns = remote_addrs.iter();
+            let connection = Connection {
+                remote_addrs: patterns
+                    .map(|(base, bits)| AddressPattern::Prefix(address(base), *bits))
+                    .collect(),
+                local_addrs: vec![AddressPattern::Prefix(address("192.0.2.1"), 32)],
+                ..Connection::default()
+            };
+            let present = present.iter().map(|text| address(text)).collect();
+            Trap::new(&child, &connection, false, &present).unwrap()
+        };
+        let gateway = ("198.51.100.1", 32);
+        let peers = |trap: &Trap| {
+            trap.peers
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        let far = of(&[gateway], &["198.51.100.1", "203.0.113.9"]);
+        assert_eq!(peers(&far), ["198.51.100.1"]);
+        assert!(!far.inside && far.minds(address("10.2.0.7")) && !far.minds(address("10.3.0.1")));
+        let moved = of(&[gateway], &["10.2.0.7"]);
+        assert_eq!(peers(&moved), ["198.51.100.1", "10.2.0.7"]);
+        assert!(
+            moved.inside && !moved.minds(address("10.2.0.9")) && moved.minds(address("10.3.0.1"))
+        );
+        for (range, common) in [
+            (("10.2.3.0", 24), Some("10.2.3.0")),
+            (("10.0.0.0", 8), Some("10.2.0.0")),
+            (("10.2.0.0", 16), Some("10.2.0.0")),
+            (("10.3.0.0", 16), None),
+        ] {
+            let trap = of(&[gateway, range], &[]);
+            let expected = [Some("198.51.100.1"), common];
+            assert!(
+                peers(&trap).iter().eq(expected.into_iter().flatten()),
+                "{range:?}"
+            );
+            assert_eq!(trap.minds(address("10.2.3.9")), common.is_none());
+        }
+    }
+
     /// Of a trap that changes, and of one that comes by another name, nothing is unset before it is set
     /// again; what stays as it is is left alone.
     #[test]
@@ -274,6 +415,7 @@ mod tests {
             local: vec![prefix(local, 24)],
             remote: vec![prefix("10.2.0.0", 16)],
             peers: vec!["192.0.2.2".parse().unwrap()],
+            inside: false,
             transport: false,
             asks: false,
             given: false,

@@ -15,6 +15,8 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 /// Sets what is not there yet, and replaces what is.
 pub(super) const REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+/// Sets what is not there yet, of several in front.
+pub(super) const FRONT: u16 = NLM_F_CREATE;
 /// Sets what is not there yet, and refuses what is.
 pub(super) const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
 

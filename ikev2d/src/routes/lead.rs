@@ -125,7 +125,8 @@ impl Lead {
     }
 
     /// A tunnel's traffic to a net, whatever protocol: from our side's nets, and from this host where it
-    /// has an address there (`ours`), or where it is not known yet what our side is.
+    /// has an address there (`ours`), or where it is not known yet what our side is. Of another IP version
+    /// than our side's there is none.
     pub(super) fn towards(to: IpNet, local: &[TrafficSelector], ours: bool) -> Vec<Self> {
         let nets = local.iter().flat_map(networks);
         let nets = nets.filter(|net| is_v4(*net) == is_v4(to));
@@ -135,7 +136,7 @@ impl Lead {
                 _ => Whence::Net(net),
             })
             .collect();
-        if ours || from.is_empty() {
+        if ours || local.is_empty() {
             from.push(Whence::Unbound);
         }
         let lead = |from| Self {
@@ -386,7 +387,7 @@ mod tests {
         assert_eq!(from(&[ours(16)], true), [net, Whence::Unbound]);
         assert_eq!(from(&[], false), [Whence::Unbound]);
         let v6 = TrafficSelector::prefix("2001:db8::".parse().unwrap(), 32);
-        assert_eq!(from(&[v6], false), [Whence::Unbound]);
+        assert_eq!(from(&[v6], false), []);
         let any = TrafficSelector::prefix("0.0.0.0".parse().unwrap(), 0);
         assert_eq!(from(&[any], false), [Whence::Any]);
     }

@@ -32,11 +32,13 @@ impl Routes {
             })
             .collect();
         // Where packets go somewhere, another daemon on this host lives.
-        let in_use = |route: &&RouteMessage| route.header.kind == RouteType::Unicast;
+        let of_ours = |route: &RouteMessage, kind| {
+            route.header.kind == kind && route.header.protocol == PROTOCOL
+        };
+        let in_use = |route: &&RouteMessage| of_ours(route, RouteType::Unicast);
         let in_use: HashSet<Place> = routes.iter().filter(in_use).filter_map(place).collect();
         for route in &routes {
-            let ours =
-                route.header.kind == RouteType::Unreachable && route.header.protocol == PROTOCOL;
+            let ours = of_ours(route, RouteType::Unreachable);
             if let Some(place) = place(route).filter(|_| ours)
                 && !in_use.contains(&place)
                 && self.set.get(&place).is_none_or(|route| route.standing == 0)

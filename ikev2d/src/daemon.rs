@@ -585,6 +585,12 @@ impl Daemon {
                     .handle_answer(now, &Answer::Installed(install));
                 self.route(child, None);
             }
+            Event::AdvanceOutbound { child, by } => {
+                if let Err(error) = self.installer.advance(child, by) {
+                    tracing::info!(child = child.0, %error, "a child SA is rekeyed in place of a jump");
+                    let _ = self.endpoint.rekey_child(now, child);
+                }
+            }
             Event::RetireChild { child } => {
                 let traffic = self.plane.traffic(child.0);
                 self.note_leaving(child);

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -268,6 +269,16 @@ impl Installer {
                 true => self.failover.amend(sa, &Amend::Outer(path)),
                 false => self.failover.note_path(sa, &path),
             };
+        }
+    }
+
+    /// Leaves out so many numbers of what is sent through a child (RFC 6311 §6.4).
+    pub(crate) fn advance(&self, child: ChildId, by: u64) -> Result<(), SaError> {
+        let outbound = self.children.get(&child).and_then(|child| child.outbound);
+        match outbound.zip(NonZeroU64::new(by)) {
+            Some((outbound, by)) => self.failover.skip(outbound, by),
+            // Nothing was sent through it yet.
+            None => Ok(()),
         }
     }
 

@@ -151,6 +151,22 @@ impl Assigned {
         Some(reply)
     }
 
+    /// Takes a peer's addresses out of the pools again that another member of a cluster has given it.
+    /// Whether they were free.
+    pub(crate) fn take_up(&mut self, pools: &mut Pools, names: &[String], owner: &str) -> bool {
+        let wanted = std::mem::take(&mut self.peers);
+        for address in wanted {
+            match pools.acquire(names, owner, address.is_ipv4(), Some(address)) {
+                Some(got) if got == address => self.peers.push(got),
+                other => {
+                    self.peers.extend(other);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
     /// What stands for our side where a selector is dynamic, as far as a peer has given us addresses.
     pub fn own_dynamic(&self, path: Path) -> Vec<TrafficSelector> {
         dynamic(&self.own, path.local.ip())

@@ -170,6 +170,8 @@ pub struct Connection {
     pub mobike: bool,
     /// Go to another gateway when the peer says so (RFC 5685).
     pub follow_redirects: bool,
+    /// Let a cluster's member that takes over synchronise Message IDs and counters (RFC 6311).
+    pub message_id_sync: bool,
     /// Where peers are sent that can be.
     pub redirect: Option<Redirect>,
     /// Addresses that the peer is asked for; unspecified ones are any of their family.
@@ -217,6 +219,7 @@ impl Default for Connection {
             childless: Childless::default(),
             mobike: false,
             follow_redirects: false,
+            message_id_sync: true,
             redirect: None,
             vips: Vec::new(),
             pools: Vec::new(),

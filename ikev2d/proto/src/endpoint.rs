@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Every IKE SA of a daemon.
 
+mod cluster;
 mod cookie;
 mod gate;
 mod info;

@@ -259,6 +259,14 @@ pub enum Event {
         /// The child whose parameters came with `InstallInbound`.
         child: ChildId,
     },
+    /// Leave out so many numbers of what is sent through a child, or rekey it if they don't last (RFC
+    /// 6311): none is used twice, and the peer takes none that is lower any more.
+    AdvanceOutbound {
+        /// The child.
+        child: ChildId,
+        /// How many.
+        by: u64,
+    },
     /// Remove both SAs: outbound at once, inbound when packets in flight have come.
     RetireChild {
         /// The child.

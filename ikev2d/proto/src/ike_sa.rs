@@ -8,6 +8,7 @@ mod rare;
 mod reauth;
 mod step;
 mod stream;
+mod sync;
 mod task;
 mod timers;
 mod window;
@@ -26,6 +27,7 @@ pub(crate) use fragments::{Held, Reassembly};
 pub(crate) use rare::{Nothing, Rare, nothing};
 pub(crate) use step::{Ctx, Outputs};
 use stream::Carriage;
+pub(crate) use sync::Sync;
 pub(crate) use task::{
     ChildRequest, Collision, Handover, Part, RekeyRequest, Request, Task, Unmade,
 };
@@ -126,6 +128,12 @@ pub(crate) struct IkeSa {
     pub(crate) mobike: bool,
     /// The peer can be sent to another gateway (RFC 5685).
     pub(crate) redirectable: bool,
+    /// Message IDs can be synchronised (RFC 6311).
+    pub(crate) syncs_ids: bool,
+    /// So can the counters of the peer's child SAs and ours.
+    pub(crate) syncs_counters: bool,
+    /// How that stands, if it was ever done.
+    pub(crate) sync: Rare<Sync>,
     /// We know of no other IKE SA with this peer.
     pub(crate) initial_contact: bool,
     /// The peer takes an IKE_AUTH without a child (RFC 6023).
@@ -202,6 +210,7 @@ pub(crate) struct InitMaterial {
 nothing!(InitMaterial);
 nothing!(Assigned);
 nothing!(Reauth);
+nothing!(Sync);
 
 impl IkeSa {
     pub(crate) fn new(
@@ -237,6 +246,9 @@ impl IkeSa {
             reauth: Rare::default(),
             mobike: false,
             redirectable: false,
+            syncs_ids: false,
+            syncs_counters: false,
+            sync: Rare::default(),
             initial_contact: false,
             childless: false,
             counted: None,

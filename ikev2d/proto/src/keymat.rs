@@ -2,6 +2,7 @@
 //! Key derivation (RFC 7296 §2.13, §2.14, §2.17, §2.18), with additional key exchanges (RFC 9370 §2.2).
 
 use std::cell::Cell;
+use std::num::NonZeroU32;
 
 use zeroize::Zeroizing;
 
@@ -19,8 +20,31 @@ pub(crate) struct IkeKeys {
     prf_len: u8,
     integrity_len: u8,
     encryption_len: u8,
-    /// The IV that the next message of ours is sealed with, if that need only be another one each time.
-    iv: Cell<u64>,
+    ivs: Ivs,
+}
+
+/// The IVs of our messages, where they need only be other ones each time (RFC 5282 §3.1). Members of a
+/// cluster that seal with the same keys share the base, and each has a part of the numbers behind it for
+/// itself: 2^32 parts of 2^32 numbers, no two of them the same whatever the base is.
+struct Ivs {
+    base: u64,
+    part: u32,
+    used: Cell<u64>,
+}
+
+impl Ivs {
+    fn new(base: u64, part: u32) -> Self {
+        let used = Cell::new(0);
+        Self { base, part, used }
+    }
+
+    fn next(&self) -> Result<[u8; 8], CryptoError> {
+        let used = self.used.get();
+        let low = u32::try_from(used).map_err(|_| CryptoError)?;
+        self.used.set(used + 1);
+        let number = u64::from(self.part) << 32 | u64::from(low);
+        Ok(self.base.wrapping_add(number).to_be_bytes())
+    }
 }
 
 /// prf+ (§2.13).
@@ -110,17 +134,39 @@ impl IkeKeys {
             prf_len: short(prf_len)?,
             integrity_len: short(integrity_len)?,
             encryption_len: short(encryption_len)?,
-            iv: Cell::new(u64::from_be_bytes(iv)),
+            ivs: Ivs::new(u64::from_be_bytes(iv), 0),
         })
+    }
+
+    /// As another member of a cluster has them, to go on sealing with in this part of the IVs: one that
+    /// nobody else has had or will have.
+    pub(crate) fn taken_up(
+        suite: &IkeSuite,
+        (material, base): (&[u8], u64),
+        part: NonZeroU32,
+    ) -> Result<Self, CryptoError> {
+        let integrity_len = suite.integrity.map_or(0, |integrity| integrity.key_len());
+        let keys = Self {
+            material: Zeroizing::new(material.into()),
+            prf_len: short(suite.prf.output_len())?,
+            integrity_len: short(integrity_len)?,
+            encryption_len: short(suite.encryption.key_len())?,
+            ivs: Ivs::new(base, part.get()),
+        };
+        let fits = keys.authentication() == material.len();
+        fits.then_some(keys).ok_or(CryptoError)
+    }
+
+    /// What another member goes on with: all but SK_pi and SK_pr in a row, and the base of the IVs.
+    pub(crate) fn shared(&self) -> (&[u8], u64) {
+        (self.key(0, self.authentication()), self.ivs.base)
     }
 
     /// An IV that no message of ours has had with these keys, and none will (RFC 5282 §3.1): it counts on
     /// whatever becomes of the other keys, and whichever messages are sealed anew. Each side seals with a
     /// key of its own, so the peer's are none of these.
-    pub(crate) fn next_iv(&self) -> [u8; 8] {
-        let iv = self.iv.get();
-        self.iv.set(iv.wrapping_add(1));
-        iv.to_be_bytes()
+    pub(crate) fn next_iv(&self) -> Result<[u8; 8], CryptoError> {
+        self.ivs.next()
     }
 
     /// Lengths of keys: of the PRF, for integrity, for encryption.
@@ -255,4 +301,34 @@ pub(crate) fn psk_auth(
 ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
     let key = crypto.prf(prf, psk, &[b"Key Pad for IKEv2"])?;
     crypto.prf(prf, &key, &[octets])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// Whatever the base is, also where it wraps; and at its end a part gives nothing more.
+    #[test]
+    fn parts_of_the_ivs_have_none_in_common_and_end() {
+        for base in [
+            0,
+            1,
+            u64::MAX,
+            u64::MAX - (1 << 32) + 1,
+            0x1234_5678_9abc_def0,
+        ] {
+            let mut seen = HashSet::new();
+            for part in [0, 1, 2, 0x0100_0001, 0x0200_0001, u32::MAX] {
+                let ivs = Ivs::new(base, part);
+                for used in [0, 1, u64::from(u32::MAX) - 1, u64::from(u32::MAX)] {
+                    ivs.used.set(used);
+                    assert!(seen.insert(ivs.next().unwrap()));
+                }
+                assert_eq!(ivs.next(), Err(CryptoError));
+                assert_eq!(ivs.next(), Err(CryptoError));
+            }
+        }
+    }
 }

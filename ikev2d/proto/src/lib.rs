@@ -10,6 +10,7 @@
 pub mod algorithm;
 pub mod assigned;
 mod auth;
+pub mod cluster;
 pub mod config;
 pub mod credential;
 pub mod crypto;

@@ -121,7 +121,7 @@ impl Sealer<'_> {
         body: &[u8],
     ) -> Result<Vec<u8>, CryptoError> {
         let (encryption_key, integrity_key) = self.keys();
-        let mut iv = self.keys.next_iv().to_vec();
+        let mut iv = self.keys.next_iv()?.to_vec();
         // With an AEAD it must not come again, and may be foretold; else it must not.
         if !self.suite.encryption.is_aead() {
             iv.resize(self.suite.encryption.iv_len(), 0);

@@ -48,6 +48,12 @@ impl Spis {
         }
     }
 
+    /// Takes this one for a child that another member of a cluster has made, if it is free.
+    pub(crate) fn take_this(&self, spi: u32) -> Option<OwnSpi> {
+        let all = self.clone();
+        self.reserve(spi).then_some(OwnSpi { spi, all })
+    }
+
     /// Takes this one; whether it was free.
     pub fn reserve(&self, spi: u32) -> bool {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);

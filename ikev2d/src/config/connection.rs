@@ -92,6 +92,9 @@ pub struct ConnectionSection {
     /// same identity.
     #[serde(default)]
     pub follow_redirects: bool,
+    /// Let a peer that is a cluster go on with another member (RFC 6311).
+    #[serde(default = "yes")]
+    pub message_id_sync: bool,
     /// Another gateway that peers are sent to, if they can be.
     pub redirect_to: Option<IpAddr>,
     /// When: `init`, before we know who they are and at no cost, or `auth`.
@@ -453,6 +456,7 @@ impl ConnectionSection {
             tcp: self.tcp.into(),
             tcp_port: self.tcp_remote_port.unwrap_or(TCP_PORT),
             follow_redirects: self.follow_redirects,
+            message_id_sync: self.message_id_sync,
             redirect: self.redirect_to.map(|gateway| Redirect {
                 gateway,
                 authenticated: self.redirect_when == Some(RedirectWhen::Auth),

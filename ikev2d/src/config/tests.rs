@@ -32,6 +32,16 @@ const GOOD: &str = r#"
         secret = "0123456789abcdef"
     "#;
 
+/// B17: on unless it is off.
+#[test]
+fn synchronisation_is_on_unless_it_is_off() {
+    let off = GOOD.replacen("encap = true", "message_id_sync = false", 1);
+    for (text, on) in [(GOOD, true), (&off, false)] {
+        let config: Config = text.parse().unwrap();
+        assert_eq!(config.policy()[0].message_id_sync, on);
+    }
+}
+
 /// B22.
 #[test]
 fn redirection_is_checked() {

@@ -16,7 +16,7 @@ use crate::config::{
 };
 
 /// Settings that are switches.
-const SWITCHES: [&str; 11] = [
+const SWITCHES: [&str; 12] = [
     "aggressive",
     "aggressive_psk",
     "commit",
@@ -25,6 +25,7 @@ const SWITCHES: [&str; 11] = [
     "follow_redirects",
     "fragmentation",
     "legacy",
+    "message_id_sync",
     "mobike",
     "ppk_required",
     "pull",

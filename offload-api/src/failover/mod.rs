@@ -27,6 +27,7 @@ mod wait;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -222,6 +223,16 @@ impl Failover {
         let handle = shared.write_table().insert(sa.clone());
         sa.name(shared, handle);
         Ok(handle)
+    }
+
+    /// Leaves out so many numbers of an outbound SA: what is sealed soon after has higher ones.
+    ///
+    /// # Errors
+    /// [`SaError::Stale`], or [`SaError::NotApplicable`]: it is not granted numbers, or does not have so
+    /// many left and is to be replaced.
+    pub fn skip(&self, sa: SaHandle, count: NonZeroU64) -> Result<(), SaError> {
+        let shared = &self.shared;
+        shared.sa(sa)?.skip(shared, sa, count.get())
     }
 
     /// Records in the cache where an SA goes whose outer headers somebody else puts on.

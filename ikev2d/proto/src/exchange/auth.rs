@@ -114,6 +114,7 @@ impl IkeSa {
         if self.connection.mobike {
             chain.notify(notify::MOBIKE_SUPPORTED, &[]);
         }
+        self.push_sync_ability(&mut chain, true);
         if self.by_eap_alone() && self.init.resumes.is_none() {
             chain.notify(notify::EAP_ONLY_AUTHENTICATION, &[]);
         }
@@ -406,6 +407,7 @@ impl IkeSa {
     pub(crate) fn finish_response(&mut self, ctx: &mut Ctx<'_>, parts: &[Payload<'_>]) {
         self.eap = None;
         self.mobike = self.connection.mobike && offers_mobike(parts);
+        self.take_sync_ability(parts);
         self.establish(ctx);
         self.keep_ticket(ctx, parts);
         let spi = self.init.child_spi.take();

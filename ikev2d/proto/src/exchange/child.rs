@@ -403,6 +403,7 @@ impl IkeSa {
             rekey_at,
             phase: Phase::Installed,
             awaits_peer: false,
+            taken_up: None,
             release_at: None,
             announced: false,
             forget_at: None,

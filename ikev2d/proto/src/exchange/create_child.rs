@@ -220,6 +220,17 @@ impl IkeSa {
                 notify::TEMPORARY_FAILURE | notify::STATE_NOT_FOUND => {
                     let wait = RETRY + Duration::from_millis(ctx.random_u64() % 1000);
                     let at = ctx.now + wait;
+                    if let Some(old) = rekeys.filter(|old| self.is_left_behind(*old)) {
+                        // The dead member has rekeyed it already, as the peer knows it: it is left behind.
+                        let part = self.task_for_part(old, Some(at));
+                        self.delete_child(old);
+                        return self.tasks.push_back(part.unwrap_or(Task::Child {
+                            name: config.name,
+                            rekeys: None,
+                            group: None,
+                            not_before: Some(at),
+                        }));
+                    }
                     return retry(self, None, Some(at));
                 }
                 notify::INVALID_KE_PAYLOAD => {
@@ -235,6 +246,10 @@ impl IkeSa {
                     {
                         return retry(self, Some(group), None);
                     }
+                }
+                // It was to replace one that the peer has deleted meanwhile.
+                notify::CHILD_SA_NOT_FOUND if rekeys.is_none() => {
+                    return retry(self, None, Some(ctx.now + RETRY));
                 }
                 notify::CHILD_SA_NOT_FOUND => {
                     // The peer has lost it: a new one is made from scratch (§2.25).
@@ -300,6 +315,17 @@ impl IkeSa {
             offer.chosen_group = Some(*group);
         }
         self.complete_child(ctx, parts, config, spi_in, offer, rekeys);
+    }
+
+    /// The peer can't rekey a child for now. Whether it is another member's, and the peer will never be able
+    /// to: it may know it as rekeyed already, by that member, whom the answer has not reached.
+    fn is_left_behind(&mut self, id: ChildId) -> bool {
+        const MOST: u8 = 3;
+        let child = self.child_mut(id).and_then(|child| child.taken_up.as_mut());
+        child.is_some_and(|times| {
+            *times = times.saturating_add(1);
+            *times >= MOST
+        })
     }
 
     /// Takes in an answer to CREATE_CHILD_SA or IKE_FOLLOWUP_KE and asks for the next additional key

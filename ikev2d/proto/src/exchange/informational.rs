@@ -97,6 +97,7 @@ impl IkeSa {
             return self.respond_notify(ctx, exchange::INFORMATIONAL, id, error, &[]);
         }
         self.answer_configuring(parts, &mut chain);
+        self.advance_counters(ctx, parts);
         let mut own_spis: [(u8, Vec<u32>); 2] = [(ESP, Vec::new()), (AH, Vec::new())];
         let mut ends = false;
         for part in parts.iter().filter(|part| part.kind == payload::DELETE) {
@@ -172,7 +173,38 @@ impl IkeSa {
             let new = theirs.new;
             self.take_over(ctx, id, new);
         }
+        self.remake(id);
         self.drop_child(ctx, id, reason::DELETED_BY_PEER);
+    }
+}
+
+impl IkeSa {
+    /// The peer deletes a child of another member's (RFC 6311) before we have made ours of it: mostly since it
+    /// knows one of the two's own in its place, which we have not heard of. A new one is asked for.
+    fn remake(&mut self, id: ChildId) {
+        let lives = |c: &&Child| matches!(c.phase, Phase::Installed | Phase::Rekeying);
+        let child = self.child(id).filter(lives);
+        let Some(child) = child.filter(|child| child.taken_up.is_some()) else {
+            return;
+        };
+        let name = child.sa.child.clone();
+        if self.successor(id).is_some() {
+            return;
+        }
+        if let Some(Request::CreateChild(mine)) = self.asking_mut()
+            && mine.rekeys == Some(id)
+        {
+            // What comes of it stands for itself.
+            mine.rekeys = None;
+            return;
+        }
+        let part = self.task_for_part(id, None);
+        self.tasks.push_back(part.unwrap_or(Task::Child {
+            name,
+            rekeys: None,
+            group: None,
+            not_before: None,
+        }));
     }
 }
 

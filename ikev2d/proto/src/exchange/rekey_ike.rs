@@ -375,6 +375,7 @@ impl IkeSa {
         heir.arm_rekey(ctx);
         (heir.counted, heir.mobike) = (self.counted.take(), self.mobike);
         heir.redirectable = self.redirectable;
+        (heir.syncs_ids, heir.syncs_counters) = (self.syncs_ids, self.syncs_counters);
         heir.succeeds = self.succeeds;
         heir.on_probation = self.on_probation.take();
         heir.assigned = std::mem::take(&mut self.assigned);

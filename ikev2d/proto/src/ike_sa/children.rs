@@ -44,6 +44,9 @@ pub(crate) struct Child {
     pub(crate) more_possible: bool,
     /// It is for what the peer has narrowed another one by.
     pub(crate) part: bool,
+    /// Another member of our cluster has made it (RFC 6311): nothing passes it here. How often the peer could
+    /// not rekey it for now.
+    pub(crate) taken_up: Option<u8>,
     /// When it is no longer waited for.
     pub(crate) release_at: Option<Instant>,
     /// Whether it was told of.

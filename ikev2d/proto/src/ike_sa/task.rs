@@ -165,6 +165,7 @@ impl IkeSa {
     /// Starts the next task when the window is free.
     pub(crate) fn pump(&mut self, ctx: &mut Ctx<'_>) {
         while self.outstanding.is_none()
+            && !self.is_asking()
             && matches!(self.state, State::Established | State::Deleting)
         {
             let now = ctx.now;

@@ -57,7 +57,8 @@ impl IkeSa {
 
     /// When the peer is to be asked whether it lives, if nothing else is asked of it.
     fn liveness_at(&self) -> Option<Instant> {
-        let idle = self.is_in_use() && self.outstanding.is_none() && self.tasks.is_empty();
+        let free = self.outstanding.is_none() && !self.is_asking();
+        let idle = self.is_in_use() && free && self.tasks.is_empty();
         let delay = self.connection.dpd_delay.filter(|_| idle);
         delay.map(|delay| self.last_heard + delay)
     }
@@ -79,6 +80,7 @@ impl IkeSa {
         // As `pump` has it.
         let startable = established
             && self.outstanding.is_none()
+            && !self.is_asking()
             && self.pending.is_none()
             && self.awaited.is_none();
         let tasks = tasks.min().filter(|_| startable);
@@ -104,6 +106,7 @@ impl IkeSa {
             self.reassembly.expires(),
             self.awaited.as_ref().map(|awaited| awaited.until),
             self.solving_until(),
+            self.sync_due(),
         ]
         .into_iter()
         .chain(children)
@@ -143,6 +146,9 @@ impl IkeSa {
                 return self.die(ctx, reason.unwrap_or(crate::event::reason::NO_ANSWER));
             }
             self.retransmit(ctx);
+        }
+        if self.sync_due().is_some_and(|at| now >= at) && !self.ask_again(ctx) {
+            return;
         }
         if self.reassembly.expires().is_some_and(|at| now >= at) {
             self.forget_fragments(&mut ctx.out.held);

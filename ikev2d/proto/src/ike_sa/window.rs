@@ -16,6 +16,9 @@ use crate::wire::{
     payloads,
 };
 
+/// §2.2: numbers never wrap; long before that, here, the IKE SA is rekeyed.
+pub(super) const TURN: u32 = 1 << 31;
+
 pub(super) struct Outstanding {
     pub(super) id: u32,
     pub(super) sent: Sent,
@@ -85,7 +88,7 @@ impl Sent {
 pub(super) struct LastResponse(Sent);
 
 impl IkeSa {
-    fn header(&self, exchange: u8, id: u32, response: bool) -> Header {
+    pub(super) fn header(&self, exchange: u8, id: u32, response: bool) -> Header {
         let initiator = if self.initiator { FLAG_INITIATOR } else { 0 };
         let response = if response { FLAG_RESPONSE } else { 0 };
         Header {
@@ -105,7 +108,7 @@ impl IkeSa {
         self.send_on(ctx, path, message);
     }
 
-    fn send_on(&mut self, ctx: &mut Ctx<'_>, path: Path, message: Vec<u8>) {
+    pub(super) fn send_on(&mut self, ctx: &mut Ctx<'_>, path: Path, message: Vec<u8>) {
         if path.stream == self.path.stream && self.is_silent() {
             return self.dial_again(ctx);
         }
@@ -132,7 +135,7 @@ impl IkeSa {
     }
 
     /// Seals a message, in pieces if it is long.
-    fn seal(
+    pub(super) fn seal(
         &self,
         ctx: &Ctx<'_>,
         header: Header,
@@ -175,6 +178,16 @@ impl IkeSa {
         Ok(())
     }
 
+    /// The numbers of our next request and of the peer's.
+    pub(crate) fn message_ids(&self) -> (u32, u32) {
+        (self.next_request, self.expected_request)
+    }
+
+    /// Goes on with these.
+    pub(crate) fn set_message_ids(&mut self, next: u32, expected: u32) {
+        (self.next_request, self.expected_request) = (next, expected);
+    }
+
     /// The number of our next request.
     pub(crate) fn next_request(&self) -> u32 {
         self.next_request
@@ -182,8 +195,6 @@ impl IkeSa {
 
     /// Sends a request that is ready.
     pub(crate) fn post(&mut self, ctx: &mut Ctx<'_>, id: u32, sent: Sent, request: Request) {
-        // §2.2: numbers never wrap; long before that the IKE SA is rekeyed.
-        const TURN: u32 = 1 << 31;
         self.next_request = id.saturating_add(1);
         if id == TURN {
             self.tasks.push_front(Task::RekeyIke {
@@ -340,6 +351,17 @@ impl IkeSa {
     ) {
         let id = header.message_id.get();
         let parsed = payloads(opened.first, &opened.body);
+        if let Some(said) = parsed
+            .as_ref()
+            .ok()
+            .and_then(|parts| self.says_sync(header, parts))
+        {
+            return self.handle_sync(ctx, path, header.is_response(), &said);
+        }
+        if self.is_asking() {
+            // RFC 6311 §8.1: what does not fit what we have asked for is not heard.
+            return;
+        }
         if header.is_response() {
             if self
                 .outstanding
@@ -379,6 +401,7 @@ impl IkeSa {
                     }
                     // With a window of one, the next request is the sign that our last answer came.
                     let awaiting = self.awaiting_peer();
+                    self.sync_is_over();
                     ctx.out.notified.took(&parts);
                     self.handle_request(ctx, path, (header, &opened), &parts);
                     self.release(ctx, |child| awaiting.contains(&child.sa.id));
@@ -447,7 +470,7 @@ impl IkeSa {
 
     /// A peer behind a NAT may come from elsewhere: answer there (§2.23). Only what is new moves it,
     /// since anybody can send a recorded message again.
-    fn follow(&mut self, ctx: &mut Ctx<'_>, path: Path) {
+    pub(super) fn follow(&mut self, ctx: &mut Ctx<'_>, path: Path) {
         if path == self.path {
             return;
         }
@@ -523,7 +546,7 @@ impl IkeSa {
         }
     }
 
-    fn handle_response(
+    pub(super) fn handle_response(
         &mut self,
         ctx: &mut Ctx<'_>,
         request: Request,

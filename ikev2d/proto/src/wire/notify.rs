@@ -76,6 +76,14 @@ pub const TICKET_OPAQUE: u16 = 16413;
 pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
 /// EAP may authenticate the responder, too (RFC 5998).
 pub const EAP_ONLY_AUTHENTICATION: u16 = 16417;
+/// Message IDs may be synchronised when a cluster's member has taken over (RFC 6311 §6.1).
+pub const IKEV2_MESSAGE_ID_SYNC_SUPPORTED: u16 = 16420;
+/// So may the counters of child SAs (RFC 6311 §6.2).
+pub const IPSEC_REPLAY_COUNTER_SYNC_SUPPORTED: u16 = 16421;
+/// Message IDs to go on with (RFC 6311 §6.3).
+pub const IKEV2_MESSAGE_ID_SYNC: u16 = 16422;
+/// By how much what is sent to the sender is to jump (RFC 6311 §6.4).
+pub const IPSEC_REPLAY_COUNTER_SYNC: u16 = 16423;
 /// Messages may come in fragments (RFC 7383).
 pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
 /// Hashes that the sender can verify signatures with (RFC 7427 §4).

@@ -102,6 +102,34 @@ impl Sa {
         }
     }
 
+    /// Gives up so many numbers for good: whatever is sealed from the engine's next grant on, which is soon,
+    /// has one behind them.
+    ///
+    /// # Errors
+    /// It has no grants, or there are not so many left: then there is none left at all.
+    pub(in crate::failover) fn skip(
+        &self,
+        shared: &Shared,
+        handle: SaHandle,
+        count: u64,
+    ) -> Result<(), SaError> {
+        const NONE_LEFT: SaError = SaError::NotApplicable {
+            what: "its sequence numbers don't last so far",
+        };
+        if !self.gets_grants() {
+            return Err(SaError::NotApplicable {
+                what: "it is granted no sequence numbers",
+            });
+        }
+        let given_up = shared.cache.reserve(self.slot, count);
+        let given_up = given_up.map_err(|_| NONE_LEFT)?;
+        if self.record(given_up).is_err() || given_up.last - given_up.first < count - 1 {
+            return Err(NONE_LEFT);
+        }
+        self.top_up_soon(shared, handle);
+        Ok(())
+    }
+
     /// Grants the engine in charge its next block; false when that is not possible now.
     pub(in crate::failover) fn top_up(&self, shared: &Shared) -> bool {
         if !self.gets_grants() || self.topping_up.swap(true, Ordering::AcqRel) {

@@ -608,6 +608,54 @@ fn a_caller_that_counted_before_goes_on_from_there() {
     assert!(matches!(refused, Err(SaError::NotApplicable { .. })));
 }
 
+/// RFC 6311 §6.4: whoever carries the SA, every number from then on is higher by as much at least, none
+/// comes twice, and at the end there is none.
+#[test]
+fn numbers_that_are_left_out_are_never_used() {
+    let bench = bench(6, 100);
+    let mut sa = params(0x100, Direction::Outbound);
+    sa.esn = false;
+    let sa = bench.both.install(&sa).unwrap();
+    let mut queue = bench.both.open_queue(&QueueConfig { depth: 8 }).unwrap();
+    let mut last = 0;
+    for round in 0..6 {
+        let sent = bench.send(&mut *queue, sa, 1)[0].sequence;
+        assert!(sent > last, "{round}");
+        last = sent;
+        let count = 1 << (4 * round + 8);
+        bench.both.skip(sa, count.try_into().unwrap()).unwrap();
+        bench.both.tick();
+        let sent = bench.send(&mut *queue, sa, 1)[0].sequence;
+        assert!(sent >= last + count, "{round}: {sent} after {last}");
+        last = sent;
+        match round % 2 {
+            0 => bench.device.set_mood(Mood::Gone),
+            _ => bench.come_back(),
+        }
+    }
+    let most = u64::from(u32::MAX).try_into().unwrap();
+    assert!(matches!(
+        bench.both.skip(sa, most),
+        Err(SaError::NotApplicable { .. })
+    ));
+    let inbound = bench
+        .both
+        .install(&params(0x200, Direction::Inbound))
+        .unwrap();
+    assert!(bench.both.skip(inbound, most).is_err());
+    assert_eq!(
+        bench.both.skip(
+            SaHandle {
+                index: 60,
+                generation: 9
+            },
+            most
+        ),
+        Err(SaError::Stale)
+    );
+    bench.assert_lawful(6);
+}
+
 #[test]
 fn an_sa_that_is_retired_on_its_way_back_does_the_device_no_harm() {
     let bench = bench(8, 1 << 16);

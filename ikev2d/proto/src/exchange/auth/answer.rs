@@ -257,6 +257,7 @@ impl IkeSa {
         }
         ctx.out.authenticated = Some(self.id);
         self.mobike = self.connection.mobike && offers_mobike(parts);
+        self.take_sync_ability(parts);
         self.establish(ctx);
         if let Some(gateway) = self.redirects_peer_to() {
             // RFC 5685 §6: it deletes this IKE SA, which never has a child.
@@ -294,6 +295,7 @@ impl IkeSa {
             if this.mobike {
                 chain.notify(notify::MOBIKE_SUPPORTED, &[]);
             }
+            this.push_sync_ability(&mut chain, false);
             if let Some((kind, data)) = &ticket {
                 chain.notify(*kind, data);
             }

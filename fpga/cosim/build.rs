@@ -119,7 +119,7 @@ static void tell_coverage(VerilatedContext&, const char*) {}
             .define("VM_SC", "0")
             .define("VM_TRACE", "0")
             // With its counters in between the code gains little, and takes long to compile.
-            .opt_level(if coverage { 1 } else { 2 })
+            .opt_level(if coverage { 1 } else { 3 })
             .debug(false)
             .flag_if_supported("-faligned-new");
         let mut sources = Vec::new();

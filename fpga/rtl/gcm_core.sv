@@ -144,9 +144,12 @@ module gcm_core
   end
 
   // Beats ride beside the AES pipes; `ride[d]` entered d clocks ago.
-  beat_t ride [Depth + 1];
-  assign ride[0] = entry;
-  for (genvar d = 1; d <= Depth; d++) begin : gen_ride
+  beat_t ride [1:Depth];
+  always_ff @(posedge clk_i) begin
+    ride[1] <= entry;
+    if (!rst_ni) ride[1].kind <= None;
+  end
+  for (genvar d = 2; d <= Depth; d++) begin : gen_ride
     always_ff @(posedge clk_i) begin
       ride[d] <= ride[d-1];
       if (!rst_ni) ride[d].kind <= None;

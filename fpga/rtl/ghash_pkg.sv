@@ -17,12 +17,18 @@ package ghash_pkg;
   endfunction
 
   // Each octet's bits the other way round: the polynomial of 16 octets that lie in memory, octet 0
-  // lowest. Wires in hardware, three steps in a simulator.
+  // lowest. Wires in hardware, three steps in a simulator, which shifts a word far sooner than a wide vector.
   function automatic logic [127:0] flip(input logic [127:0] octets);
-    logic [127:0] x;
-    x = ((octets & {16{8'h0f}}) << 4) | ((octets >> 4) & {16{8'h0f}});
-    x = ((x & {16{8'h33}}) << 2) | ((x >> 2) & {16{8'h33}});
-    return ((x & {16{8'h55}}) << 1) | ((x >> 1) & {16{8'h55}});
+    logic [3:0][31:0] words;
+    logic [31:0]      x;
+    words = octets;
+    for (int w = 0; w < 4; w++) begin
+      x = words[w];
+      x = ((x & 32'h0f0f_0f0f) << 4) | ((x >> 4) & 32'h0f0f_0f0f);
+      x = ((x & 32'h3333_3333) << 2) | ((x >> 2) & 32'h3333_3333);
+      words[w] = ((x & 32'h5555_5555) << 1) | ((x >> 1) & 32'h5555_5555);
+    end
+    return words;
   endfunction
 
   function automatic logic [127:0] swap(input logic [127:0] octets);

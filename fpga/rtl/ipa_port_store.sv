@@ -35,6 +35,9 @@ module ipa_port_store
 
   localparam int unsigned MaxBeats = MaxPacket / 64;
   localparam int unsigned First    = 8 * (64 - SKIP);      // bits of the head in the first beat
+  localparam int unsigned Frames   = 8;
+  // Those of all frames that are offered, and of the one that comes.
+  localparam int unsigned Heads    = 2 * Frames;
 
   if (BEATS < 2 * MaxBeats) begin : gen_too_few
     $fatal(1, "a frame of MaxPacket octets must fit twice");
@@ -42,25 +45,11 @@ module ipa_port_store
 
   logic         beats_ready, frames_ready, take, cut, ends, swallow_q;
   logic [8:0]   beat_q;                          // number of the beat in its frame
-  logic [15:0]  kind_q;
-  logic [8*HeadOctets-1:0] head_q;
-  stored_t      frame_in;
   // Its rest is not stored.
   assign cut       = beat_q == 9'(MaxBeats - 1) && !s_last_i;
   assign ends      = s_last_i || cut;
   assign s_ready_o = swallow_q || (beats_ready && (!ends || frames_ready));
   assign take      = s_valid_i && s_ready_o && !swallow_q;
-  always_comb begin
-    frame_in.damaged = s_error_i || cut;
-    frame_in.octets  = 15'({beat_q, 6'b0}) + 15'(s_bytes_i);
-    frame_in.kind    = beat_q == 0 ? swap16(s_data_i[111:96]) : kind_q;
-    frame_in.head    = head_q;
-    if (beat_q == 0) begin
-      frame_in.head = (8 * HeadOctets)'(s_data_i[511:8*SKIP]);
-    end else if (beat_q == 1) begin
-      frame_in.head[8*HeadOctets-1:First] = s_data_i[8*HeadOctets-First-1:0];
-    end
-  end
   always_ff @(posedge clk_i) begin
     if (!rst_ni) begin
       beat_q    <= '0;
@@ -70,19 +59,44 @@ module ipa_port_store
       if (take && cut) swallow_q <= 1'b1;
       else if (s_valid_i && s_last_i) swallow_q <= 1'b0;
     end
-    if (take && beat_q < 9'd2) head_q <= frame_in.head;
-    if (take && beat_q == '0) kind_q <= frame_in.kind;
   end
+
+  // Heads go to their place as they come: nothing of them moves while no frame begins.
+  logic [First-1:0]              first [Heads];
+  logic [8*HeadOctets-First-1:0] second [Heads];
+  logic [15:0]                   kind [Heads];
+  logic [$clog2(Heads)-1:0]      write_q, read_q;
+  always_ff @(posedge clk_i) begin
+    if (take && beat_q == 9'd0) begin
+      first[write_q]  <= s_data_i[511:8*SKIP];
+      second[write_q] <= '0;
+      kind[write_q]   <= swap16(s_data_i[111:96]);
+    end else if (take && beat_q == 9'd1) begin
+      second[write_q] <= s_data_i[8*HeadOctets-First-1:0];
+    end
+    if (!rst_ni) begin
+      write_q <= '0;
+      read_q  <= '0;
+    end else begin
+      if (take && ends)                   write_q <= write_q + 1'b1;
+      if (frame_valid_o && frame_ready_i) read_q <= read_q + 1'b1;
+    end
+  end
+  assign frame_o.head = {second[read_q], first[read_q]};
+  assign frame_o.kind = kind[read_q];
 
   ipa_fifo_ram #(.WIDTH(520), .DEPTH(BEATS)) u_beats (
     .clk_i, .rst_ni, .in_valid_i(s_valid_i && !swallow_q && (!ends || frames_ready)),
     .in_ready_o(beats_ready), .in_data_i({ends, s_bytes_i, s_data_i}), .out_valid_o(m_valid_o),
     .out_ready_i(m_ready_i), .out_data_o({m_last_o, m_bytes_o, m_data_o})
   );
-  logic [3:0] unused_frames;
-  ipa_fifo #(.WIDTH($bits(stored_t)), .DEPTH(8)) u_frames (
-    .clk_i, .rst_ni, .in_valid_i(take && ends), .in_ready_o(frames_ready), .in_data_i(frame_in),
-    .out_valid_o(frame_valid_o), .out_ready_i(frame_ready_i), .out_data_o(frame_o),
+  logic [14:0] octets;
+  logic [$clog2(Frames):0] unused_frames;
+  assign octets = 15'({beat_q, 6'b0}) + 15'(s_bytes_i);
+  ipa_fifo #(.WIDTH(16), .DEPTH(Frames)) u_frames (
+    .clk_i, .rst_ni, .in_valid_i(take && ends), .in_ready_o(frames_ready),
+    .in_data_i({s_error_i || cut, octets}), .out_valid_o(frame_valid_o),
+    .out_ready_i(frame_ready_i), .out_data_o({frame_o.damaged, frame_o.octets}),
     .count_o(unused_frames)
   );
 

@@ -47,17 +47,34 @@ module ipa_spi_table #(
   } entry_t;
   typedef logic [PlaceBits-1:0] place_t;
 
-  function automatic place_t hash(input logic [SPI_BITS-1:0] spi, input int unsigned bank);
+  // What is left of one bit of an SPI: the remainder is the sum of them.
+  function automatic place_t remainder(input int unsigned at, input int unsigned bank);
     // Without the highest power.
     logic [Banks-1:0][8:0] polynomials;
     logic                  carry;
     polynomials = {9'h06f, 9'h059, 9'h02d, 9'h011};
-    hash        = '0;
-    for (int i = SPI_BITS - 1; i >= 0; i--) begin
-      carry = hash[PlaceBits-1];
-      hash  = {hash[PlaceBits-2:0], spi[i]};
-      if (carry) hash ^= PlaceBits'(polynomials[bank]);
+    remainder   = PlaceBits'(1);
+    for (int i = 0; i < int'(at); i++) begin
+      carry     = remainder[PlaceBits-1];
+      remainder = remainder << 1;
+      if (carry) remainder ^= PlaceBits'(polynomials[bank]);
     end
+  endfunction
+
+  typedef logic [Banks-1:0][PlaceBits-1:0][SPI_BITS-1:0] terms_t;
+  function automatic terms_t terms();
+    place_t left;
+    for (int b = 0; b < Banks; b++) begin
+      for (int i = 0; i < SPI_BITS; i++) begin
+        left = remainder(i, b);
+        for (int p = 0; p < PlaceBits; p++) terms[b][p][i] = left[p];
+      end
+    end
+  endfunction
+  localparam terms_t Terms = terms();
+
+  function automatic place_t hash(input logic [SPI_BITS-1:0] spi, input int unsigned bank);
+    for (int p = 0; p < PlaceBits; p++) hash[p] = ^(spi & Terms[bank][p]);
   endfunction
 
   typedef enum logic [1:0] {Clear, Idle, Change} state_e;
@@ -78,12 +95,13 @@ module ipa_spi_table #(
   entry_t           written;
   for (genvar b = 0; b < Banks; b++) begin : gen_bank
     entry_t memory [PLACES];
-    place_t read_at, write_at;
+    place_t read_at, write_at, place_q;          // that of spi_q
     assign read_at  = hash(spi, b);
-    assign write_at = state_q == Clear ? clear_q : hash(spi_q, b);
+    assign write_at = state_q == Clear ? clear_q : place_q;
     always_ff @(posedge clk_i) begin
       if (writes[b]) memory[write_at] <= written;
       read[b] <= memory[read_at];
+      place_q <= read_at;
     end
     assign holds[b] = read[b].there && read[b].spi == spi_q;
   end
@@ -172,7 +190,7 @@ module ipa_spi_table #(
   logic [INDEX_BITS-1:0] index_some_q, expected_q;
   logic                  of_some;
   logic [2:0]            copies;
-  logic [Banks-1:0]      there, right, room;
+  logic [Banks-1:0]      there, right, room, placed_right;
   assign of_some = spi_q == some_q;
   for (genvar b = 0; b < Banks; b++) begin : gen_some
     entry_t entry;
@@ -182,6 +200,7 @@ module ipa_spi_table #(
                       && (state_q != Clear || hash(some_q, b) < clear_q);
     assign right[b] = entry.index == index_some_q;
     assign room[b]  = read[b] == entry;
+    assign placed_right[b] = gen_bank[b].place_q == hash(spi_q, b);
   end
   always_comb begin
     copies = '0;
@@ -209,6 +228,7 @@ module ipa_spi_table #(
     if (!begun_q) assume (!rst_ni);
     if (begun_q && rst_ni) begin
       assert (copies == 3'(leads_q));
+      assert (placed_right == '1);
       for (int b = 0; b < Banks; b++) if (there[b]) assert (right[b]);
       for (int s = 0; s < SPILL; s++) begin
         if (spill_q[s].there && spill_q[s].spi == some_q) begin

@@ -15,7 +15,7 @@ pub(crate) struct KeyLog {
     ike: File,
     ikev1: File,
     esp: File,
-    /// In the form of `esp_sa`, which Wireshark has nothing like for AH.
+    /// In the form of `esp_sa`, what Wireshark has no names for: AH, and ESP by a GMAC, which hides nothing.
     ah: File,
 }
 
@@ -65,8 +65,8 @@ impl KeyLog {
             Encryption::AesCbc(_) => "AES-CBC-256 [RFC3602]",
             Encryption::ChaCha20Poly1305 => "ChaCha20-Poly1305 [RFC7634]",
             Encryption::TripleDes => "3DES [RFC2451]",
-            // Wireshark's table has no DES, and IKEv2 none.
-            Encryption::Des => return,
+            // Wireshark's table has no DES, and IKEv2 none; a GMAC is ESP's.
+            Encryption::Des | Encryption::NullAesGmac(_) => return,
             Encryption::Null => "NULL [RFC2410]",
         };
         let integrity = match keys.suite.integrity {
@@ -76,6 +76,10 @@ impl KeyLog {
             Some(Integrity::HmacSha512) => "HMAC_SHA2_512_256 [RFC4868]",
             Some(Integrity::HmacMd5) => "HMAC_MD5_96 [RFC2403]",
             Some(Integrity::HmacSha1) => "HMAC_SHA1_96 [RFC2404]",
+            // It decrypts them and leaves their codes alone.
+            Some(Integrity::AesXcbc | Integrity::AesCmac) => {
+                "ANY 96-bits of Authentication [No Checking]"
+            }
             // AH's: not IKE's.
             Some(_) => return,
         };
@@ -103,6 +107,7 @@ impl KeyLog {
     }
 
     pub(crate) fn child(&mut self, sa: &KeyedChild) {
+        let (encryption, integrity) = esp_names(&sa.suite);
         let (local, remote) = (sa.path.local.ip(), sa.path.remote.ip());
         let lines = [
             (remote, local, sa.spi_in, &sa.keys_in),
@@ -110,7 +115,6 @@ impl KeyLog {
         ]
         .map(|(source, destination, spi, keys)| {
             let family = if source.is_ipv4() { "IPv4" } else { "IPv6" };
-            let (encryption, integrity) = esp_names(&sa.suite);
             let ChildKeys { encryption: key, integrity: integrity_key } = keys;
             let prefix = |key: &[u8]| if key.is_empty() { String::new() } else { format!("0x{}", hex::encode(key)) };
             format!(
@@ -119,10 +123,10 @@ impl KeyLog {
                 prefix(integrity_key),
             )
         });
-        let table = if sa.suite.ah {
-            &mut self.ah
-        } else {
-            &mut self.esp
+        let table = match sa.suite.encryption {
+            _ if sa.suite.ah => &mut self.ah,
+            Encryption::NullAesGmac(_) => &mut self.ah,
+            _ => &mut self.esp,
         };
         if let Err(error) = table.write_all(lines.concat().as_bytes()) {
             tracing::warn!(%error, "key log");
@@ -142,6 +146,7 @@ fn esp_names(suite: &EspSuite) -> (&'static str, &'static str) {
         Encryption::AesGcm8(_) => "AES-GCM with 8 octet ICV [RFC4106]",
         Encryption::AesGcm12(_) => "AES-GCM with 12 octet ICV [RFC4106]",
         Encryption::AesGcm16(_) => "AES-GCM with 16 octet ICV [RFC4106]",
+        Encryption::NullAesGmac(_) => "AES-GMAC [RFC4543]",
         Encryption::ChaCha20Poly1305 => "ChaCha20 with Poly1305 [RFC7634]",
     };
     let integrity = match suite.integrity {
@@ -151,6 +156,9 @@ fn esp_names(suite: &EspSuite) -> (&'static str, &'static str) {
         Some(Integrity::HmacSha512) => "HMAC-SHA-512-256 [RFC4868]",
         Some(Integrity::HmacMd5) => "HMAC-MD5-96 [RFC2403]",
         Some(Integrity::HmacSha1) => "HMAC-SHA-1-96 [RFC2404]",
+        Some(Integrity::AesXcbc) if suite.ah => "AES-XCBC-MAC-96 [RFC3566]",
+        Some(Integrity::AesCmac) if suite.ah => "AES-CMAC-96 [RFC4494]",
+        Some(Integrity::AesXcbc | Integrity::AesCmac) => "ANY 96 bit authentication [no checking]",
         Some(Integrity::Aes128Gmac) => "AES-128-GMAC [RFC4543]",
         Some(Integrity::Aes192Gmac) => "AES-192-GMAC [RFC4543]",
         Some(Integrity::Aes256Gmac) => "AES-256-GMAC [RFC4543]",

@@ -23,6 +23,7 @@ ALGORITHMS = {
     "HMAC-SHA-256-128": "SHA2-256-128",
     "HMAC-SHA-384-192": "SHA2-384-192",
     "HMAC-SHA-512-256": "SHA2-512-256",
+    "AES-CMAC-96": "AES-CMAC-96",
 }
 capture, keys = sys.argv[1:]
 sas = {int(row[3], 16): (row[6].split(" ")[0], bytes.fromhex(row[7][2:])) for row in csv.reader(open(keys))}

@@ -180,3 +180,29 @@ fn a_card_in_use_is_inspected_watched_and_reset_through_its_daemon() {
         });
     }
 }
+
+/// B47, B51, B52: what the card has not is software's, and why is shown.
+#[test]
+fn algorithms_that_a_card_has_not_are_done_in_software_visibly() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let socket = directory.path().join("card");
+    let _card = card(&socket);
+    let address = format!("vfio-user:{}", socket.display());
+    for esp in ["aes256-aesxcbc", "aes128-aescmac", "aes128gmac"] {
+        let configuration = format!(
+            "{}\n[secrets.ike-1]\nsecret = \"{SECRET}\"\n",
+            ours(1, IKE, esp, "", "hw_offload = \"auto\"")
+        );
+        let at = directory.path().join(format!("{esp}-a"));
+        let a = Gateway::ikev2d_on(&wire.a, &at, &address, &configuration);
+        let at = directory.path().join(format!("{esp}-b"));
+        let _b = Gateway::ikev2d(&wire.b, &at, &ours(2, IKE, esp, "", ""));
+        a.swanctl(&["--initiate", "--child", "net"]);
+        wire.assert_passes(esp);
+        assert_eq!(engine(&a), "software");
+        let sas = json(&a, &["sas"]).to_string();
+        assert!(sas.contains("engine-reason"), "{sas}");
+        assert!(sas.contains(esp), "the reason names no {esp}: {sas}");
+    }
+}

@@ -7,13 +7,15 @@ mod gateway;
 use gateway::{Gateway, Wire, ours, theirs};
 
 /// IKE and ESP proposals, in the syntax that both share. strongSwan's ESP always runs in UDP here.
-const SUITES: [(&str, &str); 6] = [
+const SUITES: [(&str, &str); 8] = [
     ("aes128gcm16-prfsha256-ecp256", "aes128gcm16-ecp256"),
     ("aes256gcm16-prfsha384-x25519", "aes256gcm16"),
     ("aes128-sha256-modp2048", "aes128-sha256"),
     ("aes256-sha512-prfsha512-ecp384", "aes256-sha512-x25519"),
     ("aes256ccm16-prfsha384-x25519", "aes256gcm8"),
     ("aes192gcm12-prfsha256-ecp256", "aes128ccm16"),
+    ("aes128-aesxcbc-ecp256", "aes256-aesxcbc"),
+    ("aes256-aescmac-x25519", "aes128-aescmac-x25519"),
 ];
 
 fn established(sas: &str) -> bool {

@@ -223,7 +223,7 @@ fn check_by_tshark(file: &Path, keys: &Path) {
     assert!(text.contains("255.255.255.0"), "{text}{errors}");
 }
 
-/// The same over IPv6, with AES-GMAC and 32-bit numbers; and with SHA-1, where both ends ask for it.
+/// The same over IPv6, with codes by AES and 32-bit numbers; and with SHA-1, where both ends ask for it.
 #[test]
 fn ah_runs_over_ipv6_and_with_every_algorithm() {
     let directory = tempfile::tempdir().unwrap();
@@ -236,6 +236,8 @@ fn ah_runs_over_ipv6_and_with_every_algorithm() {
         ("aes128gmac", "AES_128_GMAC"),
         ("aes256gmac-esn", "AES_256_GMAC"),
         ("sha512-esn", "HMAC_SHA2_512_256"),
+        ("aescmac-esn", "AES_CMAC_96"),
+        ("aesxcbc", "AES_XCBC_96"),
         ("sha1", "HMAC_SHA1_96"),
     ]
     .into_iter()
@@ -253,7 +255,10 @@ fn ah_runs_over_ipv6_and_with_every_algorithm() {
         assert!(sas.contains("@ fd77::1[") && sas.contains(name), "{sas}");
         wire.assert_passes(ah);
         assert_eq!(capture.finish().unwrap().dropped, 0);
-        if let Some(checked) = check_by_scapy(&file, &files[0].join("keys/ah_sa")) {
+        // scapy has no AES-XCBC.
+        if ah != "aesxcbc"
+            && let Some(checked) = check_by_scapy(&file, &files[0].join("keys/ah_sa"))
+        {
             assert!(checked >= 20, "{ah}: {checked}");
         }
     }

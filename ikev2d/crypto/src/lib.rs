@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 
+mod aes_mac;
 pub mod credential;
 pub mod crl;
 mod dates;
@@ -62,20 +63,22 @@ fn failed(_: ErrorStack) -> CryptoError {
     CryptoError
 }
 
-/// By RustCrypto: OpenSSL makes a key object and looks its algorithms up for each of these, which takes
-/// longer than the hashing, and an IKE SA needs some twenty.
-fn hmac(hash: Prf, key: &[u8], parts: &[&[u8]]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
-    fn code<M: Mac + KeyInit>(key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
+/// HMACs of SHA-2 by RustCrypto: OpenSSL makes a key object and looks its algorithms up for each of these,
+/// which takes longer than the hashing, and an IKE SA needs some twenty.
+fn code(prf: Prf, key: &[u8], parts: &[&[u8]]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    fn hmac<M: Mac + KeyInit>(key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
         let mut mac = <M as KeyInit>::new_from_slice(key).map_err(|_| CryptoError)?;
         parts.iter().for_each(|part| mac.update(part));
         Ok(mac.finalize().into_bytes().to_vec())
     }
-    let code = match hash {
+    let code = match prf {
         // Nobody is in a hurry with those of another time.
-        Prf::HmacMd5 | Prf::HmacSha1 => openssl_hmac(prf_digest(hash), key, parts),
-        Prf::HmacSha256 => code::<Hmac<Sha256>>(key, parts),
-        Prf::HmacSha384 => code::<Hmac<Sha384>>(key, parts),
-        Prf::HmacSha512 => code::<Hmac<Sha512>>(key, parts),
+        Prf::HmacMd5 | Prf::HmacSha1 => openssl_hmac(prf_digest(prf)?, key, parts),
+        Prf::HmacSha256 => hmac::<Hmac<Sha256>>(key, parts),
+        Prf::HmacSha384 => hmac::<Hmac<Sha384>>(key, parts),
+        Prf::HmacSha512 => hmac::<Hmac<Sha512>>(key, parts),
+        Prf::Aes128Xcbc => return aes_mac::prf_xcbc(key, parts),
+        Prf::Aes128Cmac => return aes_mac::prf_cmac(key, parts),
     };
     code.map(Zeroizing::new)
 }
@@ -93,14 +96,16 @@ fn openssl_hmac(
     signer.sign_to_vec().map_err(failed)
 }
 
-fn prf_digest(prf: Prf) -> MessageDigest {
-    match prf {
+fn prf_digest(prf: Prf) -> Result<MessageDigest, CryptoError> {
+    Ok(match prf {
         Prf::HmacMd5 => MessageDigest::md5(),
         Prf::HmacSha1 => MessageDigest::sha1(),
         Prf::HmacSha256 => MessageDigest::sha256(),
         Prf::HmacSha384 => MessageDigest::sha384(),
         Prf::HmacSha512 => MessageDigest::sha512(),
-    }
+        // Beneath these is no hash.
+        Prf::Aes128Xcbc | Prf::Aes128Cmac => return Err(CryptoError),
+    })
 }
 
 /// A cipher that is looked up once: by its function OpenSSL looks it up for every message.
@@ -178,7 +183,7 @@ impl Crypto for OpensslCrypto {
         key: &[u8],
         parts: &[&[u8]],
     ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
-        hmac(prf, key, parts)
+        code(prf, key, parts)
     }
 
     fn integrity(
@@ -187,16 +192,19 @@ impl Crypto for OpensslCrypto {
         key: &[u8],
         parts: &[&[u8]],
     ) -> Result<Vec<u8>, CryptoError> {
-        let hash = match integrity {
-            Integrity::HmacMd5 => Prf::HmacMd5,
-            Integrity::HmacSha1 => Prf::HmacSha1,
-            Integrity::HmacSha256 => Prf::HmacSha256,
-            Integrity::HmacSha384 => Prf::HmacSha384,
-            Integrity::HmacSha512 => Prf::HmacSha512,
+        let mut code = match integrity {
+            Integrity::HmacMd5 => code(Prf::HmacMd5, key, parts)?,
+            Integrity::HmacSha1 => code(Prf::HmacSha1, key, parts)?,
+            Integrity::HmacSha256 => code(Prf::HmacSha256, key, parts)?,
+            Integrity::HmacSha384 => code(Prf::HmacSha384, key, parts)?,
+            Integrity::HmacSha512 => code(Prf::HmacSha512, key, parts)?,
+            Integrity::AesXcbc => aes_mac::xcbc(key, parts)?,
+            Integrity::AesCmac => aes_mac::cmac(key, parts)?,
             // AH's: not IKE's.
-            _ => return Err(CryptoError),
+            Integrity::Aes128Gmac | Integrity::Aes192Gmac | Integrity::Aes256Gmac => {
+                return Err(CryptoError);
+            }
         };
-        let mut code = hmac(hash, key, parts)?;
         code.truncate(integrity.icv_len());
         Ok(std::mem::take(&mut *code))
     }
@@ -318,8 +326,9 @@ impl Crypto for OpensslCrypto {
     }
 
     fn hash(&self, beneath: Prf, parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
+        let digest = prf_digest(beneath)?;
         let run = || -> Result<Vec<u8>, ErrorStack> {
-            let mut hasher = Hasher::new(prf_digest(beneath))?;
+            let mut hasher = Hasher::new(digest)?;
             for part in parts {
                 hasher.update(part)?;
             }

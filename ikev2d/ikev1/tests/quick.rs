@@ -318,6 +318,7 @@ fn ah_is_negotiated_rekeyed_and_deleted() {
         "sha512-ecp256",
         "sha1",
         "aes256gmac",
+        "aesxcbc",
     ] {
         let mut pair = Pair::new(|_, connection, _| ah(connection, text));
         pair.up();

@@ -2,6 +2,8 @@
 //! Algorithms by their IANA numbers (RFC 7296 §3.3.2, RFC 8247). [`Standing`] tells which of them are of
 //! another time.
 
+use zeroize::Zeroizing;
+
 /// What RFC 8247 (RFC 8221 for AH and ESP) says of an algorithm today.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
@@ -36,6 +38,8 @@ pub enum Encryption {
     AesGcm12(u16),
     /// ENCR_AES_GCM_16, as above.
     AesGcm16(u16),
+    /// ENCR_NULL_AUTH_AES_GMAC with 128, 192 or 256 bits (RFC 4543 §3; ESP only): it encrypts nothing.
+    NullAesGmac(u16),
     /// ENCR_CHACHA20_POLY1305.
     ChaCha20Poly1305,
 }
@@ -54,6 +58,7 @@ impl Encryption {
             (18, Some(bits @ (128 | 192 | 256))) => Some(Self::AesGcm8(bits)),
             (19, Some(bits @ (128 | 192 | 256))) => Some(Self::AesGcm12(bits)),
             (20, Some(bits @ (128 | 192 | 256))) => Some(Self::AesGcm16(bits)),
+            (21, Some(bits @ (128 | 192 | 256))) => Some(Self::NullAesGmac(bits)),
             (28, None) => Some(Self::ChaCha20Poly1305),
             _ => None,
         }
@@ -72,6 +77,7 @@ impl Encryption {
             Self::AesGcm8(bits) => (18, Some(bits)),
             Self::AesGcm12(bits) => (19, Some(bits)),
             Self::AesGcm16(bits) => (20, Some(bits)),
+            Self::NullAesGmac(bits) => (21, Some(bits)),
             Self::ChaCha20Poly1305 => (28, None),
         }
     }
@@ -79,6 +85,11 @@ impl Encryption {
     /// Whether it authenticates as well.
     pub fn is_aead(self) -> bool {
         self.icv_len() != 0
+    }
+
+    /// Whether it encrypts; what does not is for ESP alone (RFC 7296 §3.3.2, RFC 4543 §8).
+    pub fn encrypts(self) -> bool {
+        !matches!(self, Self::Null | Self::NullAesGmac(_))
     }
 
     /// Whether it is a CCM.
@@ -94,12 +105,16 @@ impl Encryption {
         match self {
             Self::AesCcm8(_) | Self::AesGcm8(_) => 8,
             Self::AesCcm12(_) | Self::AesGcm12(_) => 12,
-            Self::AesCcm16(_) | Self::AesGcm16(_) | Self::ChaCha20Poly1305 => 16,
+            Self::AesCcm16(_)
+            | Self::AesGcm16(_)
+            | Self::NullAesGmac(_)
+            | Self::ChaCha20Poly1305 => 16,
             Self::Null | Self::Des | Self::TripleDes | Self::AesCbc(_) => 0,
         }
     }
 
-    /// Octets of key in KEYMAT, with an AEAD's salt (RFC 5282 §7.1, RFC 4309 §7.1, RFC 7634 §2).
+    /// Octets of key in KEYMAT, with an AEAD's salt (RFC 5282 §7.1, RFC 4309 §7.1, RFC 4543 §3.2,
+    /// RFC 7634 §2).
     pub fn key_len(self) -> usize {
         match self {
             Self::Null => 0,
@@ -109,9 +124,10 @@ impl Encryption {
             Self::AesCcm8(bits) | Self::AesCcm12(bits) | Self::AesCcm16(bits) => {
                 usize::from(bits) / 8 + 3
             }
-            Self::AesGcm8(bits) | Self::AesGcm12(bits) | Self::AesGcm16(bits) => {
-                usize::from(bits) / 8 + 4
-            }
+            Self::AesGcm8(bits)
+            | Self::AesGcm12(bits)
+            | Self::AesGcm16(bits)
+            | Self::NullAesGmac(bits) => usize::from(bits) / 8 + 4,
             Self::ChaCha20Poly1305 => 36,
         }
     }
@@ -126,7 +142,7 @@ impl Encryption {
         }
     }
 
-    /// The AEAD by AES of a word, in any of strongSwan's spellings: the check value in octets or in bits.
+    /// ESP's AEAD by AES of a word, in any of strongSwan's spellings: the check value in octets or in bits.
     pub fn aead_by_word(word: &str) -> Option<Self> {
         let (bits, mode) = word.strip_prefix("aes")?.split_at_checked(3)?;
         let bits = match bits {
@@ -142,6 +158,7 @@ impl Encryption {
             "gcm8" | "gcm64" => Self::AesGcm8(bits),
             "gcm12" | "gcm96" => Self::AesGcm12(bits),
             "gcm16" | "gcm128" | "gcm" => Self::AesGcm16(bits),
+            "gmac" => Self::NullAesGmac(bits),
             _ => return None,
         })
     }
@@ -166,6 +183,7 @@ impl Encryption {
             Self::AesGcm8(bits) => of(bits, ["aes128gcm8", "aes192gcm8", "aes256gcm8"]),
             Self::AesGcm12(bits) => of(bits, ["aes128gcm12", "aes192gcm12", "aes256gcm12"]),
             Self::AesGcm16(bits) => of(bits, ["aes128gcm16", "aes192gcm16", "aes256gcm16"]),
+            Self::NullAesGmac(bits) => of(bits, ["aes128gmac", "aes192gmac", "aes256gmac"]),
             Self::ChaCha20Poly1305 => "chacha20poly1305",
         }
     }
@@ -188,20 +206,26 @@ pub enum Prf {
     HmacMd5 = 1,
     /// PRF_HMAC_SHA1.
     HmacSha1 = 2,
+    /// PRF_AES128_XCBC (RFC 4434).
+    Aes128Xcbc = 4,
     /// PRF_HMAC_SHA2_256.
     HmacSha256 = 5,
     /// PRF_HMAC_SHA2_384.
     HmacSha384 = 6,
     /// PRF_HMAC_SHA2_512.
     HmacSha512 = 7,
+    /// PRF_AES128_CMAC (RFC 4615).
+    Aes128Cmac = 8,
 }
 
 impl Prf {
     /// Every function.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::HmacSha256,
         Self::HmacSha384,
         Self::HmacSha512,
+        Self::Aes128Xcbc,
+        Self::Aes128Cmac,
         Self::HmacSha1,
         Self::HmacMd5,
     ];
@@ -211,10 +235,22 @@ impl Prf {
         Self::ALL.into_iter().find(|p| *p as u16 == id)
     }
 
+    /// What SKEYSEED is made with: both nonces, but of each only the first 64 bits for the two functions by
+    /// AES (RFC 7296 §2.14).
+    pub(crate) fn nonces_key(self, nonce_i: &[u8], nonce_r: &[u8]) -> Zeroizing<Vec<u8>> {
+        let most = match self {
+            Self::Aes128Xcbc | Self::Aes128Cmac => 8,
+            _ => usize::MAX,
+        };
+        let nonces = [nonce_i, nonce_r];
+        let parts = nonces.map(|nonce| nonce.get(..most).unwrap_or(nonce));
+        Zeroizing::new(parts.concat())
+    }
+
     /// Octets of output, and of the keys derived for it.
     pub fn output_len(self) -> usize {
         match self {
-            Self::HmacMd5 => 16,
+            Self::HmacMd5 | Self::Aes128Xcbc | Self::Aes128Cmac => 16,
             Self::HmacSha1 => 20,
             Self::HmacSha256 => 32,
             Self::HmacSha384 => 48,
@@ -239,6 +275,8 @@ impl Prf {
             Self::HmacSha256 => "prfsha256",
             Self::HmacSha384 => "prfsha384",
             Self::HmacSha512 => "prfsha512",
+            Self::Aes128Xcbc => "prfaesxcbc",
+            Self::Aes128Cmac => "prfaescmac",
         }
     }
 
@@ -250,6 +288,8 @@ impl Prf {
             Self::HmacSha256 => "PRF_HMAC_SHA2_256",
             Self::HmacSha384 => "PRF_HMAC_SHA2_384",
             Self::HmacSha512 => "PRF_HMAC_SHA2_512",
+            Self::Aes128Xcbc => "PRF_AES128_XCBC",
+            Self::Aes128Cmac => "PRF_AES128_CMAC",
         }
     }
 
@@ -260,6 +300,8 @@ impl Prf {
             Integrity::HmacSha1 => Self::HmacSha1,
             Integrity::HmacSha384 => Self::HmacSha384,
             Integrity::HmacSha512 => Self::HmacSha512,
+            Integrity::AesXcbc => Self::Aes128Xcbc,
+            Integrity::AesCmac => Self::Aes128Cmac,
             // GMACs are in no IKE proposal.
             _ => Self::HmacSha256,
         }
@@ -274,6 +316,10 @@ pub enum Integrity {
     HmacMd5 = 1,
     /// AUTH_HMAC_SHA1_96.
     HmacSha1 = 2,
+    /// AUTH_AES_XCBC_96 (RFC 3566).
+    AesXcbc = 5,
+    /// AUTH_AES_CMAC_96 (RFC 4494).
+    AesCmac = 8,
     /// AUTH_AES_128_GMAC (RFC 4543).
     Aes128Gmac = 9,
     /// AUTH_AES_192_GMAC.
@@ -297,17 +343,14 @@ impl Integrity {
             Self::HmacSha512,
             Self::HmacMd5,
             Self::HmacSha1,
+            Self::AesXcbc,
+            Self::AesCmac,
             Self::Aes128Gmac,
             Self::Aes192Gmac,
             Self::Aes256Gmac,
         ]
         .into_iter()
         .find(|i| *i as u16 == id)
-    }
-
-    /// Whether AH alone takes it.
-    pub fn is_for_ah_only(self) -> bool {
-        matches!(self, Self::Aes128Gmac | Self::Aes192Gmac | Self::Aes256Gmac)
     }
 
     /// What it is worth today.
@@ -327,6 +370,8 @@ impl Integrity {
             Self::HmacSha256 => "sha256",
             Self::HmacSha384 => "sha384",
             Self::HmacSha512 => "sha512",
+            Self::AesXcbc => "aesxcbc",
+            Self::AesCmac => "aescmac",
             Self::Aes128Gmac => "aes128gmac",
             Self::Aes192Gmac => "aes192gmac",
             Self::Aes256Gmac => "aes256gmac",
@@ -336,7 +381,7 @@ impl Integrity {
     /// Octets of key, with a GMAC's salt (RFC 4543 §4).
     pub fn key_len(self) -> usize {
         match self {
-            Self::HmacMd5 => 16,
+            Self::HmacMd5 | Self::AesXcbc | Self::AesCmac => 16,
             Self::HmacSha1 | Self::Aes128Gmac => 20,
             Self::Aes192Gmac => 28,
             Self::Aes256Gmac => 36,
@@ -349,7 +394,7 @@ impl Integrity {
     /// Octets of checksum.
     pub fn icv_len(self) -> usize {
         match self {
-            Self::HmacMd5 | Self::HmacSha1 => 12,
+            Self::HmacMd5 | Self::HmacSha1 | Self::AesXcbc | Self::AesCmac => 12,
             Self::HmacSha256 | Self::Aes128Gmac | Self::Aes192Gmac | Self::Aes256Gmac => 16,
             Self::HmacSha384 => 24,
             Self::HmacSha512 => 32,

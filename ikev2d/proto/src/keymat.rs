@@ -114,8 +114,7 @@ impl IkeKeys {
         let seed = match before {
             Some((prf, d)) => crypto.prf(prf, d, &[secret, nonce_i, nonce_r, further])?,
             None => {
-                let mut key = Zeroizing::new(nonce_i.to_vec());
-                key.extend_from_slice(nonce_r);
+                let key = suite.prf.nonces_key(nonce_i, nonce_r);
                 crypto.prf(suite.prf, &key, &[secret])?
             }
         };

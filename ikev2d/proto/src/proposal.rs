@@ -185,8 +185,8 @@ impl Proposal {
                 "has no key exchange (add x25519, ecp256, modp2048, …)",
             ));
         }
-        if proposal.encryption.contains(&Encryption::Null) {
-            return Err(error("has null, and IKE must encrypt"));
+        if proposal.encryption.iter().any(|e| !e.encrypts()) {
+            return Err(error("has null or a GMAC, and IKE must encrypt"));
         }
         if !proposal.esn.is_empty() {
             return Err(error("has esn, which is for ESP only"));
@@ -220,7 +220,7 @@ impl Proposal {
     /// # Errors
     /// [`ParseProposalError`].
     pub fn parse_ah(text: &str) -> Result<Self, ParseProposalError> {
-        let mut proposal = Self::words(text)?;
+        let mut proposal = Self::words(text, true)?;
         let error = |what| {
             Err(ParseProposalError::Incomplete {
                 text: text.to_owned(),
@@ -250,11 +250,13 @@ impl Proposal {
         self.encryption.is_empty()
     }
 
-    fn words(text: &str) -> Result<Self, ParseProposalError> {
+    /// The words of AH's syntax, or of ESP's and IKE's: a GMAC is integrity in the one and a cipher in the
+    /// other.
+    fn words(text: &str, ah: bool) -> Result<Self, ParseProposalError> {
         let mut proposal = Self::default();
         for word in text.split('-') {
             proposal
-                .add(word)
+                .add(word, ah)
                 .ok_or_else(|| ParseProposalError::Unknown {
                     word: word.to_owned(),
                     text: text.to_owned(),
@@ -264,7 +266,7 @@ impl Proposal {
     }
 
     fn parse(text: &str) -> Result<Self, ParseProposalError> {
-        let proposal = Self::words(text)?;
+        let proposal = Self::words(text, false)?;
         let error = |what| {
             Err(ParseProposalError::Incomplete {
                 text: text.to_owned(),
@@ -278,8 +280,6 @@ impl Proposal {
             error("mixes AEAD and other ciphers (use two proposals)")
         } else if aeads != 0 && !proposal.integrity.is_empty() {
             error("has an integrity algorithm beside an AEAD (use prfsha… for the PRF)")
-        } else if proposal.integrity.iter().any(|i| i.is_for_ah_only()) {
-            error("has an integrity algorithm that is for AH only")
         } else if aeads == 0 && proposal.integrity.is_empty() {
             error("has no integrity algorithm (add sha256, sha384 or sha512)")
         } else if proposal.groups.is_empty() && proposal.additional.iter().any(|a| !a.is_empty()) {
@@ -289,7 +289,7 @@ impl Proposal {
         }
     }
 
-    fn add(&mut self, word: &str) -> Option<()> {
+    fn add(&mut self, word: &str, ah: bool) -> Option<()> {
         use Encryption::*;
         match word {
             "des" => self.encryption.push(Des),
@@ -304,14 +304,18 @@ impl Proposal {
             "sha512" | "sha2_512" => self.integrity.push(Integrity::HmacSha512),
             "md5" => self.integrity.push(Integrity::HmacMd5),
             "sha1" | "sha" => self.integrity.push(Integrity::HmacSha1),
-            "aes128gmac" => self.integrity.push(Integrity::Aes128Gmac),
-            "aes192gmac" => self.integrity.push(Integrity::Aes192Gmac),
-            "aes256gmac" => self.integrity.push(Integrity::Aes256Gmac),
+            "aesxcbc" => self.integrity.push(Integrity::AesXcbc),
+            "aescmac" => self.integrity.push(Integrity::AesCmac),
+            "aes128gmac" if ah => self.integrity.push(Integrity::Aes128Gmac),
+            "aes192gmac" if ah => self.integrity.push(Integrity::Aes192Gmac),
+            "aes256gmac" if ah => self.integrity.push(Integrity::Aes256Gmac),
             "prfmd5" => self.prf.push(Prf::HmacMd5),
             "prfsha1" => self.prf.push(Prf::HmacSha1),
             "prfsha256" => self.prf.push(Prf::HmacSha256),
             "prfsha384" => self.prf.push(Prf::HmacSha384),
             "prfsha512" => self.prf.push(Prf::HmacSha512),
+            "prfaesxcbc" => self.prf.push(Prf::Aes128Xcbc),
+            "prfaescmac" => self.prf.push(Prf::Aes128Cmac),
             "esn" => self.esn.push(true),
             "noesn" => self.esn.push(false),
             _ => match word.strip_prefix("ke") {
@@ -504,6 +508,7 @@ mod tests {
             "aes128gcm8-aes192gcm12-aes192gcm16-prfsha256-x25519",
             "aes128ccm8-aes192ccm12-aes256ccm16-prfsha256-x25519",
             "aes128-aes256-sha256-prfsha256-modp2048-ecp256",
+            "aes128-aesxcbc-aescmac-prfaescmac-prfaesxcbc-ecp256",
         ] {
             let proposal = Proposal::parse_ike(text).unwrap();
             let body = emit(
@@ -522,12 +527,20 @@ mod tests {
                 proposal
             );
         }
-        let proposal = Proposal::parse_esp("aes128gcm16-esn-noesn").unwrap();
-        let back = parse(&emit(&[(1, proposal.clone())], false, &[1, 2, 3, 4]), false).unwrap();
-        assert_eq!(
-            (&back[0].proposal, &back[0].spi[..]),
-            (&proposal, &[1, 2, 3, 4][..])
-        );
+        for text in [
+            "aes128gcm16-esn-noesn",
+            "aes128gmac-aes192gmac-aes256gmac",
+            "null-aes128-aesxcbc-aescmac",
+        ] {
+            let proposal = Proposal::parse_esp(text).unwrap();
+            let back = parse(&emit(&[(1, proposal.clone())], false, &[1, 2, 3, 4]), false).unwrap();
+            assert_eq!(
+                (&back[0].proposal, &back[0].spi[..]),
+                (&proposal, &[1, 2, 3, 4][..])
+            );
+            assert_eq!(proposal.to_string(), text.trim_end_matches("-noesn"));
+        }
+        let proposal = Proposal::parse_esp("aes128gcm16").unwrap();
         assert!(
             parse(&emit(&[(1, proposal)], false, &[0; 4]), true)
                 .unwrap()
@@ -543,6 +556,7 @@ mod tests {
             ("aes128-x25519", "no integrity"),
             ("aes128gcm16-sha256-x25519", "beside an AEAD"),
             ("rot13-sha256-x25519", "rot13"),
+            ("aes128gmac-prfsha256-x25519", "must encrypt"),
         ] {
             let error = Proposal::parse_ike(text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
@@ -553,7 +567,8 @@ mod tests {
     /// S47: AH is chosen for AH alone, and nothing that ESP offers passes for it.
     #[test]
     fn ah_and_esp_are_never_taken_for_each_other() {
-        let ah = Proposal::parse_ah("sha256-sha1-aes128gmac-esn-noesn-x25519").unwrap();
+        let ah = "sha256-sha1-aes128gmac-aesxcbc-aescmac-esn-noesn-x25519";
+        let ah = Proposal::parse_ah(ah).unwrap();
         let esp = Proposal::parse_esp("null-sha256-esn-noesn").unwrap();
         let back = parse(
             &emit(&[(1, ah.clone()), (2, esp.clone())], false, &[1, 2, 3, 4]),
@@ -585,8 +600,19 @@ mod tests {
             let error = Proposal::parse_ah(text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
+        // One word, an integrity algorithm there and a cipher here, each with a number of its own.
+        let gmac = Proposal::parse_esp("aes128gmac").unwrap();
+        let encryption = [Encryption::NullAesGmac(128)];
+        assert_eq!(
+            (&gmac.encryption[..], &gmac.integrity[..]),
+            (&encryption[..], &[][..])
+        );
+        assert_eq!(
+            (ah.choose_esp(&gmac, true), gmac.choose_esp(&ah, true)),
+            (None, None)
+        );
         let error = Proposal::parse_esp("aes128-aes128gmac").unwrap_err();
-        assert!(error.to_string().contains("AH only"), "{error}");
+        assert!(error.to_string().contains("mixes AEAD"), "{error}");
     }
 
     #[test]

@@ -328,6 +328,7 @@ fn put_encryption(section: &mut Section, encryption: Encryption) {
         Encryption::AesGcm8(bits) => ("AES_GCM_8", Some(bits)),
         Encryption::AesGcm12(bits) => ("AES_GCM_12", Some(bits)),
         Encryption::AesGcm16(bits) => ("AES_GCM_16", Some(bits)),
+        Encryption::NullAesGmac(bits) => ("NULL_AES_GMAC", Some(bits)),
         Encryption::ChaCha20Poly1305 => ("CHACHA20_POLY1305", None),
     };
     section.put("encr-alg", name);
@@ -344,6 +345,8 @@ fn put_integrity(section: &mut Section, integrity: Option<Integrity>) {
         Some(Integrity::HmacSha512) => "HMAC_SHA2_512_256",
         Some(Integrity::HmacMd5) => "HMAC_MD5_96",
         Some(Integrity::HmacSha1) => "HMAC_SHA1_96",
+        Some(Integrity::AesXcbc) => "AES_XCBC_96",
+        Some(Integrity::AesCmac) => "AES_CMAC_96",
         Some(Integrity::Aes128Gmac) => "AES_128_GMAC",
         Some(Integrity::Aes192Gmac) => "AES_192_GMAC",
         Some(Integrity::Aes256Gmac) => "AES_256_GMAC",
@@ -430,6 +433,8 @@ pub(crate) fn algorithms() -> Section {
                 "HMAC_SHA2_512_256",
                 "HMAC_SHA1_96",
                 "HMAC_MD5_96",
+                "AES_XCBC_96",
+                "AES_CMAC_96",
                 // AH's.
                 "AES_128_GMAC",
                 "AES_192_GMAC",
@@ -446,6 +451,8 @@ pub(crate) fn algorithms() -> Section {
                 "AES_CCM_12",
                 "AES_CCM_8",
                 "CHACHA20_POLY1305",
+                // ESP's.
+                "NULL_AES_GMAC",
             ],
         ),
         ("prf", &Prf::ALL.map(Prf::name)),

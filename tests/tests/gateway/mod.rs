@@ -241,7 +241,7 @@ impl Gateway {
         // The mark keeps ESP out of the tunnel's own routes; fewer threads than 16 block for ever.
         let text = format!(
             "charon {{\n\
-             load = random nonce aes md5 sha1 sha2 hmac kdf gmp curve25519 openssl gcm ccm chapoly drbg \
+             load = random nonce aes md5 sha1 sha2 hmac cmac xcbc kdf gmp curve25519 openssl gcm ccm chapoly drbg \
              pem pkcs1 pkcs8 x509 pubkey constraints mgf1 eap-identity eap-mschapv2 eap-tls \
              xauth-generic \
              kernel-libipsec kernel-netlink socket-default vici updown\n{charon}\n\

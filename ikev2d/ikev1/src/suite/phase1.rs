@@ -147,21 +147,22 @@ pub fn has_number(group: Group) -> bool {
     (group as u16) < 25 || (27..=30).contains(&(group as u16))
 }
 
-/// Number of a hash.
-fn hash_number(prf: Prf) -> u32 {
-    match prf {
+/// Number of a hash; of none where a PRF is made otherwise.
+fn hash_number(prf: Prf) -> Option<u32> {
+    Some(match prf {
         Prf::HmacMd5 => 1,
         Prf::HmacSha1 => 2,
         Prf::HmacSha256 => 4,
         Prf::HmacSha384 => 5,
         Prf::HmacSha512 => 6,
-    }
+        Prf::Aes128Xcbc | Prf::Aes128Cmac => return None,
+    })
 }
 
 fn hash_of(number: u64) -> Option<Prf> {
     Prf::ALL
         .into_iter()
-        .find(|prf| u64::from(hash_number(*prf)) == number)
+        .find(|prf| hash_number(*prf).map(u64::from) == Some(number))
 }
 
 /// Number and key length of a cipher in phase 1.
@@ -182,6 +183,8 @@ pub(crate) fn integrity_of(prf: Prf) -> Integrity {
         Prf::HmacSha256 => Integrity::HmacSha256,
         Prf::HmacSha384 => Integrity::HmacSha384,
         Prf::HmacSha512 => Integrity::HmacSha512,
+        Prf::Aes128Xcbc => Integrity::AesXcbc,
+        Prf::Aes128Cmac => Integrity::AesCmac,
     }
 }
 
@@ -201,7 +204,7 @@ pub fn phase1(connection: &Connection, own: End) -> Vec<Phase1> {
     let mut all = Vec::new();
     for proposal in &connection.proposals {
         let hashes = proposal.integrity.iter().map(|i| Prf::beside(*i));
-        let hashes: Vec<Prf> = hashes.collect();
+        let hashes: Vec<Prf> = hashes.filter(|prf| hash_number(*prf).is_some()).collect();
         for encryption in proposal.encryption.iter().copied() {
             if cipher_number(encryption).is_none() {
                 continue;
@@ -237,7 +240,9 @@ impl Phase1 {
                 push(&mut out, attribute::KEY_LENGTH, bits.into());
             }
         }
-        push(&mut out, attribute::HASH, hash_number(self.prf));
+        if let Some(number) = hash_number(self.prf) {
+            push(&mut out, attribute::HASH, number);
+        }
         push(&mut out, attribute::GROUP, self.group as u32);
         if let Some(method) = self.method.number(self.user) {
             push(&mut out, attribute::AUTH, method.into());

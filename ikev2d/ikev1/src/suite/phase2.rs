@@ -57,7 +57,8 @@ pub(crate) fn offers_transport(offer: &[sa::Proposal<'_>]) -> bool {
     modes.any(|mode| TRANSPORT.contains(&mode))
 }
 
-/// ESP transform id and key length of a cipher, where IKEv1 has them (RFC 4106 §8.2 for GCM).
+/// ESP transform id and key length of a cipher, where IKEv1 has them (RFC 4106 §8.2 for GCM, RFC 4543 §9 for
+/// GMAC).
 fn esp_number(encryption: Encryption) -> Option<(u8, Option<u16>)> {
     match encryption {
         Encryption::Des => Some((2, None)),
@@ -70,21 +71,26 @@ fn esp_number(encryption: Encryption) -> Option<(u8, Option<u16>)> {
         Encryption::AesGcm8(bits) => Some((18, Some(bits))),
         Encryption::AesGcm12(bits) => Some((19, Some(bits))),
         Encryption::AesGcm16(bits) => Some((20, Some(bits))),
-        _ => None,
+        Encryption::NullAesGmac(bits) => Some((23, Some(bits))),
+        Encryption::ChaCha20Poly1305 => None,
     }
 }
 
-fn integrity_number(integrity: Integrity) -> u32 {
-    match integrity {
+/// Number of an integrity algorithm, where IKEv1 has it.
+fn integrity_number(integrity: Integrity) -> Option<u32> {
+    Some(match integrity {
         Integrity::HmacSha256 => 5,
         Integrity::HmacSha384 => 6,
         Integrity::HmacSha512 => 7,
         Integrity::HmacMd5 => 1,
         Integrity::HmacSha1 => 2,
+        Integrity::AesXcbc => 9,
         Integrity::Aes128Gmac => 11,
         Integrity::Aes192Gmac => 12,
         Integrity::Aes256Gmac => 13,
-    }
+        // RFC 4494 has a number of IKEv2's alone.
+        Integrity::AesCmac => return None,
+    })
 }
 
 /// Everything that a child's proposals allow, best first.
@@ -109,7 +115,9 @@ pub fn phase2(proposals: &[Proposal]) -> Vec<EspSuite> {
             let integrities: Vec<Option<Integrity>> = if encryption.is_aead() {
                 vec![None]
             } else {
-                proposal.integrity.iter().copied().map(Some).collect()
+                let known = proposal.integrity.iter().copied();
+                let known = known.filter(|i| integrity_number(*i).is_some());
+                known.map(Some).collect()
             };
             for integrity in integrities {
                 for (group, esn) in groups
@@ -148,7 +156,7 @@ fn transform_number(suite: &EspSuite) -> Option<(u8, Option<u16>)> {
     Some(match suite.integrity? {
         Integrity::HmacMd5 => (2, None),
         Integrity::HmacSha1 => (3, None),
-        other => (integrity_number(other) as u8, None),
+        other => (u8::try_from(integrity_number(other)?).ok()?, None),
     })
 }
 
@@ -171,8 +179,8 @@ pub fn emit_phase2(
                 if let Some(bits) = bits {
                     push(&mut out, attribute::KEY_LENGTH, bits.into());
                 }
-                if let Some(integrity) = suite.integrity {
-                    push(&mut out, attribute::INTEGRITY, integrity_number(integrity));
+                if let Some(number) = suite.integrity.and_then(integrity_number) {
+                    push(&mut out, attribute::INTEGRITY, number);
                 }
                 if let Some(group) = suite.group {
                     push(&mut out, attribute::GROUP, group as u32);
@@ -259,7 +267,7 @@ fn is_suite(transform: &Transform<'_>, suite: &EspSuite, encapsulation: Encapsul
         && is(attribute::KEY_LENGTH, bits.map(u64::from))
         && is(
             attribute::INTEGRITY,
-            suite.integrity.map(|i| integrity_number(i).into()),
+            suite.integrity.and_then(integrity_number).map(u64::from),
         )
         && is(attribute::GROUP, suite.group.map(|group| group as u64))
         && is(attribute::ESN, suite.esn.then_some(1))
@@ -329,6 +337,36 @@ mod tests {
         assert!(!chosen.suite.ah);
         let alone = emit_phase2(&ours[..3], 0x1234, TUNNEL, Life::default());
         assert!(choose2(&esp, &sa::parse(&alone).unwrap(), TUNNEL).is_none());
+    }
+
+    /// B47, B51: by the numbers of RFC 4543 §9 and RFC 3566 §5; AES-CMAC has none.
+    #[test]
+    fn gmac_and_xcbc_have_numbers_and_cmac_has_none() {
+        let ours = suites(&["aes256gmac", "aes128-aescmac-aesxcbc", "null-aescmac"]);
+        let body = emit_phase2(&ours, 0x1234, TUNNEL, Life::default());
+        let parsed = sa::parse(&body).unwrap();
+        let numbers = parsed[0].transforms.iter().map(|t| {
+            let number = |kind| t.number_of(kind);
+            (
+                t.id,
+                number(attribute::KEY_LENGTH),
+                number(attribute::INTEGRITY),
+            )
+        });
+        let expected = [(23, Some(256), None), (12, Some(128), Some(9))];
+        assert_eq!(numbers.collect::<Vec<_>>(), expected);
+        for suite in &ours {
+            assert_eq!(choose2(&[*suite], &parsed, TUNNEL).unwrap().suite, *suite);
+        }
+        assert!(choose2(&suites(&["aes128gmac"]), &parsed, TUNNEL).is_none());
+        let ah = phase2(&[Proposal::parse_ah("aescmac-aesxcbc").unwrap()]);
+        let body = emit_phase2(&ah, 0x1234, TUNNEL, Life::default());
+        let transform = &sa::parse(&body).unwrap()[0].transforms[0];
+        assert_eq!(
+            (transform.id, transform.number_of(attribute::INTEGRITY)),
+            (9, Some(9))
+        );
+        assert_eq!(ah.len(), 1);
     }
 
     /// S20: seconds and kilobytes stand beside each other, each behind its unit, in either order.

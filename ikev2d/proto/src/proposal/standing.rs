@@ -51,7 +51,7 @@ mod tests {
         use Standing::{Forbidden, Legacy};
         let proposal = Proposal::parse_ike(
             "3des-des-aes128-sha1-md5-sha256-modp768-modp1024-modp1536-modp1024s160-modp2048s224-\
-             modp2048s256-modp2048-ecp256bp",
+             modp2048s256-modp2048-ecp256bp-aesxcbc",
         );
         assert_eq!(
             proposal.unwrap().weak(),
@@ -71,8 +71,24 @@ mod tests {
             ]
         );
         let defaults = [Proposal::ike_default(), Proposal::esp_default()];
-        for proposal in defaults.iter().flatten() {
+        // RFC 8247 §2.2 and §2.3: AES-XCBC is for small devices (SHOULD); RFC 8221 §6: AES-XCBC and GMAC may
+        // be there. Of AES-CMAC neither says a word.
+        let by_aes = [
+            Proposal::parse_ike("aes128-aesxcbc-aescmac-x25519"),
+            Proposal::parse_esp("aes128-aesxcbc-aescmac"),
+            Proposal::parse_esp("aes128gmac-aes192gmac-aes256gmac"),
+            Proposal::parse_ah("aesxcbc-aescmac-aes128gmac"),
+        ];
+        let by_aes = by_aes.map(Result::unwrap);
+        for proposal in defaults.iter().flatten().chain(&by_aes) {
             assert_eq!(proposal.weak(), []);
         }
+        // And none of them is offered unless it is named.
+        let words = defaults.iter().flatten().map(Proposal::to_string);
+        assert!(
+            !words
+                .into_iter()
+                .any(|all| all.contains("mac") || all.contains("xcbc"))
+        );
     }
 }

@@ -5,7 +5,7 @@
 use core::arch::x86_64::*;
 
 use super::schedule::{Block, Schedule, TABLE, four_from, power};
-use super::text::{frame, load};
+use super::text::{frame, in_order, load};
 use crate::packet::Packet;
 
 /// A sum of products that is still to be reduced: of low halves, of high ones, and of both halves' sums
@@ -83,13 +83,41 @@ impl Sum {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn add(&mut self, blocks: __m512i, schedule: &Schedule, weight: usize) {
+    pub(super) fn of(blocks: __m512i, schedule: &Schedule, weight: usize) -> Self {
         let powers = four_from(&schedule.powers, weight);
         let middles = four_from(&schedule.middles, weight);
-        let product = Self::product(blocks, powers, middles);
+        Self::product(blocks, powers, middles)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn add(&mut self, blocks: __m512i, schedule: &Schedule, weight: usize) {
+        self.add_one(&Self::of(blocks, schedule, weight));
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn add_one(&mut self, product: &Self) {
         self.low = _mm512_xor_si512(self.low, product.low);
         self.high = _mm512_xor_si512(self.high, product.high);
         self.both = _mm512_xor_si512(self.both, product.both);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn add_two(&mut self, a: &Self, b: &Self) {
+        self.low = _mm512_ternarylogic_epi64::<0x96>(self.low, a.low, b.low);
+        self.high = _mm512_ternarylogic_epi64::<0x96>(self.high, a.high, b.high);
+        self.both = _mm512_ternarylogic_epi64::<0x96>(self.both, a.both, b.both);
+    }
+
+    /// Keeps its making where it is.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn in_order(&mut self) {
+        let mut sums = [self.low, self.high, self.both];
+        in_order(&mut sums);
+        [self.low, self.high, self.both] = sums;
     }
 
     /// Folds the lanes and reduces.

@@ -12,7 +12,7 @@ use core::arch::x86_64::*;
 use super::Item;
 use super::ghash::Sum;
 use super::schedule::{SEGMENT, Schedule};
-use super::text::{fetch, finish, frame, in_order, load, put, reversal, tail_mask, wipe};
+use super::text::{fetch, finish, frame, in_order, load, put, reversal, rounds, tail_mask, wipe};
 
 /// Vectors that a long packet has in flight.
 const GROUP: usize = 4;
@@ -20,10 +20,12 @@ const GROUP: usize = 4;
 /// Where a long packet stands.
 struct Stream<'key> {
     schedule: &'key Schedule,
-    /// The nonce, with no counter, after the first round key.
-    whitened: __m512i,
-    /// The next vector's counters, as numbers.
+    /// The nonce, with no counter.
+    nonce: __m128i,
+    /// The next vector's counter blocks (SP 800-38D §6.5).
     counters: __m512i,
+    /// The first of them, as a number.
+    next: u32,
     body: *mut u8,
     sum: Sum,
     lengths: __m128i,
@@ -36,28 +38,34 @@ struct Stream<'key> {
 }
 
 impl Stream<'_> {
-    /// Begins a segment: of what is left, with what comes in front of it, `ahead` blocks.
+    /// Begins a segment: of what is left, with what comes in front of it, at this weight beside that of
+    /// its first block.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn segment(&mut self, front: __m128i, blocks: usize, ahead: usize) {
-        // The last segment's blocks have the lengths behind them.
+    fn segment(&mut self, front: __m128i, blocks: usize, beside: isize) {
+        // The last segment's blocks have the lengths behind them. Others are left multiplied by H once
+        // more, so that their powers lie in whole lines of the cache.
         let (lengths, weight, later) = if blocks <= SEGMENT {
             (self.lengths, blocks + 1, 0)
         } else {
-            (_mm_setzero_si128(), SEGMENT, blocks - SEGMENT)
+            (_mm_setzero_si128(), SEGMENT + 1, blocks - SEGMENT)
         };
-        self.sum = Sum::new(front, lengths, self.schedule, weight + ahead);
+        self.sum = Sum::new(
+            front,
+            lengths,
+            self.schedule,
+            weight.saturating_add_signed(beside),
+        );
         self.weight = weight;
         self.later = later;
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn hash(&mut self, vector: __m512i, at: usize) {
-        self.sum.add(vector, self.schedule, self.weight - 4 * at);
-        let mut sums = [self.sum.low, self.sum.high, self.sum.both];
-        in_order(&mut sums);
-        [self.sum.low, self.sum.high, self.sum.both] = sums;
+    fn product(&self, at: usize) -> Sum {
+        let mut product = Sum::of(self.pending[at], self.schedule, self.weight - 4 * at);
+        product.in_order();
+        product
     }
 
     /// So many vectors were hashed.
@@ -65,15 +73,55 @@ impl Stream<'_> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
     fn hashed(&mut self, vectors: usize) {
         self.weight = self.weight.saturating_sub(4 * vectors);
-        if self.weight == 0 && self.later != 0 {
+        if self.weight == 1 && self.later != 0 {
             let front = self.sum.reduce();
-            self.segment(front, self.later, 0);
+            self.segment(front, self.later, -1);
         }
+    }
+
+    /// Counter blocks of the next N vectors. Mostly their last octets alone change, which is one addition.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn count<const N: usize>(&mut self) -> [__m512i; N] {
+        let four = _mm512_broadcast_i32x4(_mm_set_epi32(4 << 24, 0, 0, 0));
+        let mut all = [self.counters; N];
+        let over = (self.next & 0xff) + 4 * N as u32 > 256;
+        let mut last = self.counters;
+        for n in 0..N {
+            if over {
+                last = counter_blocks(self.nonce, self.next.wrapping_add(4 * n as u32));
+            }
+            all[n] = last;
+            last = _mm512_add_epi32(last, four);
+        }
+        self.next = self.next.wrapping_add(4 * N as u32);
+        if over {
+            last = counter_blocks(self.nonce, self.next);
+        }
+        self.counters = last;
+        all
     }
 }
 
-/// N vectors through the rounds; meanwhile P earlier ones are hashed. EDGE: the last is the packet's last, of which `mask` is there, and `ride` the lane in which
-/// J0 goes along; PAD: it goes by itself. Its stream is returned.
+/// Counter blocks of a vector, by the first one's number.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn counter_blocks(nonce: __m128i, first: u32) -> __m512i {
+    #[rustfmt::skip]
+    let lanes = _mm512_set_epi32(3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0);
+    // Reverses the counter's word alone.
+    let turn = _mm_set_epi8(
+        12, 13, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+    );
+    let first = _mm512_broadcast_i32x4(_mm_set_epi32(first as i32, 0, 0, 0));
+    let numbers = _mm512_add_epi32(first, lanes);
+    let counters = _mm512_shuffle_epi8(numbers, _mm512_broadcast_i32x4(turn));
+    _mm512_or_si512(counters, _mm512_broadcast_i32x4(nonce))
+}
+
+/// N vectors through the rounds; meanwhile P earlier ones, an even number, are hashed. EDGE: the last is
+/// the packet's last, of which `mask` is there, and `ride` the lane in which J0 goes along; PAD: it goes
+/// by itself. Its stream is returned.
 ///
 /// # Safety
 /// That much of the body is left.
@@ -92,26 +140,19 @@ unsafe fn step<
     ride: u16,
 ) -> __m128i {
     let keys = &stream.schedule.rounds;
-    let mut pad = _mm512_castsi512_si128(stream.whitened);
-    pad = _mm_xor_si128(pad, _mm_set_epi32(1 << 24, 0, 0, 0));
-    let mut state = [_mm512_setzero_si512(); N];
-    // Reverses the counter's word alone.
-    let turn = _mm512_broadcast_i32x4(_mm_set_epi8(
-        12, 13, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-    ));
+    let first = load(&keys[0]);
+    let j0 = _mm_or_si128(stream.nonce, _mm_set_epi32(1 << 24, 0, 0, 0));
+    let mut pad = _mm_xor_si128(j0, first);
     let reversal = _mm512_broadcast_i32x4(reversal());
-    let four = _mm512_broadcast_i32x4(_mm_set_epi32(4, 0, 0, 0));
+    let mut state = stream.count::<N>();
     for n in 0..N {
-        let mut counters = stream.counters;
         if EDGE && n == N - 1 {
-            let one = _mm512_broadcast_i32x4(_mm_set_epi32(1, 0, 0, 0));
-            counters = _mm512_mask_mov_epi32(counters, ride, one);
+            state[n] = _mm512_mask_mov_epi32(state[n], ride, _mm512_broadcast_i32x4(j0));
         }
-        let turned = _mm512_shuffle_epi8(counters, turn);
-        state[n] = _mm512_xor_si512(stream.whitened, turned);
-        stream.counters = _mm512_add_epi32(stream.counters, four);
+        state[n] = _mm512_xor_si512(state[n], _mm512_broadcast_i32x4(first));
     }
-    for r in 1..R {
+    let mut held = Sum::NONE;
+    rounds!(R, r => {
         let round = load(&keys[r]);
         let all = _mm512_broadcast_i32x4(round);
         for n in 0..N {
@@ -123,10 +164,15 @@ unsafe fn step<
         }
         for k in 0..GROUP {
             if k < P && r == 1 + k * (R - 1) / GROUP {
-                stream.hash(stream.pending[k], k);
+                let product = stream.product(k);
+                if k % 2 == 0 {
+                    held = product;
+                } else {
+                    stream.sum.add_two(&held, &product);
+                }
             }
         }
-    }
+    });
     stream.hashed(P);
     let round = load(&keys[R]);
     let all = _mm512_broadcast_i32x4(round);
@@ -134,19 +180,20 @@ unsafe fn step<
         pad = _mm_aesenclast_si128(pad, round);
     }
     for n in 0..N {
-        let keys = _mm512_aesenclast_epi128(state[n], all);
         let cut = EDGE && n == N - 1;
-        if cut {
-            pad = _mm512_extracti32x4_epi32::<3>(keys);
-        }
         // SAFETY: the caller gives N vectors, of the last what the mask has.
         let (data, out) = unsafe {
             let at = stream.body.add(64 * n);
             let data = fetch(at, cut, mask);
-            let out = _mm512_xor_si512(keys, data);
+            // The last round adds its key, and with it the text.
+            let out = _mm512_aesenclast_epi128(state[n], _mm512_xor_si512(all, data));
             put(at, out, cut, mask);
             (data, out)
         };
+        if cut {
+            // Nothing of the text is in that lane.
+            pad = _mm512_extracti32x4_epi32::<3>(out);
+        }
         let text = match (SEAL, cut) {
             (true, true) => _mm512_maskz_mov_epi8(mask, out),
             (true, false) => out,
@@ -170,11 +217,12 @@ pub(super) fn long<const R: usize, const SEAL: bool>((schedule, packet): Item<'_
     let ride = if blocks.is_multiple_of(4) { 0 } else { 0xf000 };
     let (additional, lengths) = frame(packet);
     let zero = _mm512_setzero_si512();
-    let nonce = _mm_xor_si128(load(&packet.nonce), load(&schedule.rounds[0]));
+    let nonce = load(&packet.nonce);
     let mut stream = Stream {
         schedule,
-        whitened: _mm512_broadcast_i32x4(nonce),
-        counters: _mm512_set_epi32(5, 0, 0, 0, 4, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0),
+        nonce,
+        counters: counter_blocks(nonce, 2),
+        next: 2,
         body: packet.body.as_mut_ptr(),
         sum: Sum::NONE,
         lengths,
@@ -207,7 +255,8 @@ pub(super) fn long<const R: usize, const SEAL: bool>((schedule, packet): Item<'_
     };
     for n in 0..GROUP {
         if n < vectors {
-            stream.hash(stream.pending[n], n);
+            let product = stream.product(n);
+            stream.sum.add_one(&product);
         }
     }
     if ride == 0 {

@@ -150,6 +150,23 @@ pub(super) unsafe fn put(at: *mut u8, value: __m512i, cut: bool, mask: u64) {
     }
 }
 
+/// A body for each round but the last: as code of its own, where a loop would stay one and ask in each
+/// round what else it has to do.
+macro_rules! rounds {
+    ($count:ident, $round:ident => $body:block) => {
+        rounds!(@each $count, $round, $body, 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@each $count:ident, $round:ident, $body:block, $($at:literal)*) => {
+        $(
+            if $at < $count {
+                let $round = $at;
+                $body
+            }
+        )*
+    };
+}
+pub(super) use rounds;
+
 /// Keeps the order in which vectors are worked on: left to itself the compiler takes one vector after
 /// the other through all rounds, and the processor waits for each.
 #[inline]

@@ -8,7 +8,9 @@ mod phase2;
 use std::time::Duration;
 
 pub(crate) use phase1::integrity_of;
-pub use phase1::{Chosen1, End, Method, Phase1, choose1, emit_phase1, has_number, phase1};
+pub use phase1::{
+    Chosen1, End, Method, Phase1, choose1, emit_phase1, has_hash, has_number, phase1,
+};
 pub use phase2::{Chosen2, Encapsulation, choose2, emit_phase2, phase2};
 pub(crate) use phase2::{offers_transport, protocol};
 

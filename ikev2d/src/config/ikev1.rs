@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use ikev1_proto::suite::has_number;
+use ikev1_proto::suite::{has_hash, has_number};
 use ikev2d_crypto::credential::KeyKind;
 use ikev2d_proto::algorithm::Encryption;
 use ikev2d_proto::config::{Ikev1, Version};
@@ -129,10 +129,12 @@ fn check_v1(section: &ConnectionSection) -> Result<(), Wrong> {
     let usable = |p: &&&Proposal| {
         let ciphers = p.encryption.iter();
         let mut cbc = ciphers.filter(|e| !e.is_aead() && **e != Encryption::Null);
-        cbc.next().is_some() && p.groups.iter().any(|g| has_number(*g))
+        cbc.next().is_some()
+            && p.integrity.iter().any(|i| has_hash(*i))
+            && p.groups.iter().any(|g| has_number(*g))
     };
     if !proposals.is_empty() && proposals.iter().filter(usable).count() == 0 {
-        let what = "IKEv1 has neither AEADs for IKE itself nor x25519, x448 and ML-KEM: use something like \
+        let what = "IKEv1 has neither AEADs and codes by AES for IKE itself nor x25519, x448 and ML-KEM: use something like \
                     aes256-sha256-modp2048";
         return wrong("proposals", what);
     }

@@ -433,6 +433,18 @@ fn what_is_of_one_version_is_refused_in_the_other() {
         ),
         (
             &v1,
+            "aes256-sha256-modp2048",
+            "aes256-aesxcbc-aescmac-modp2048",
+            "codes by AES",
+        ),
+        (
+            &v1,
+            "aes256-sha256-modp2048",
+            "aes256-aesxcbc-sha256-modp2048",
+            "",
+        ),
+        (
+            &v1,
             psk,
             "local = { auth = \"rsa\", id = \"a.demo\" }",
             "same way",

@@ -159,6 +159,11 @@ fn hash_number(prf: Prf) -> Option<u32> {
     })
 }
 
+/// Whether phase 1 knows a proposal's integrity algorithm, by its hash.
+pub fn has_hash(integrity: Integrity) -> bool {
+    hash_number(Prf::beside(integrity)).is_some()
+}
+
 fn hash_of(number: u64) -> Option<Prf> {
     Prf::ALL
         .into_iter()

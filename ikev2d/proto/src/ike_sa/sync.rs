@@ -95,10 +95,16 @@ impl Jump {
         (by != 0).then_some(Self { by, esn })
     }
 
-    /// Those of a message.
+    /// Those of a message: the longest of each kind, however many there are.
     fn all(parts: &[Payload<'_>]) -> Vec<Self> {
-        let jumps = notifies(parts).filter(|n| n.kind == notify::IPSEC_REPLAY_COUNTER_SYNC);
-        jumps.filter_map(|jump| Self::read(jump.data)).collect()
+        let longest = |esn| {
+            let jumps = notifies(parts).filter(|n| n.kind == notify::IPSEC_REPLAY_COUNTER_SYNC);
+            let jumps = jumps.filter_map(|jump| Self::read(jump.data));
+            jumps
+                .filter(|jump| jump.esn == esn)
+                .max_by_key(|jump| jump.by)
+        };
+        [false, true].into_iter().filter_map(longest).collect()
     }
 }
 
@@ -386,5 +392,21 @@ mod tests {
         for data in [&[0; 4][..], &[0; 8], &[1; 3], &[1; 5], &[1; 9], &[]] {
             assert_eq!(Jump::read(data), None);
         }
+    }
+
+    /// A16: a message with thousands of them has as many effects as one with one of each kind.
+    #[test]
+    fn one_jump_of_a_kind_counts() {
+        let mut chain = Chain::default();
+        for by in [3u8, 9, 1] {
+            for octets in [4, 8] {
+                let mut data = vec![0; octets];
+                data[octets - 1] = by;
+                chain.notify(notify::IPSEC_REPLAY_COUNTER_SYNC, &data);
+            }
+        }
+        let parts = payloads(chain.first(), chain.octets()).unwrap();
+        let expected = [false, true].map(|esn| Jump { by: 9, esn });
+        assert_eq!(Jump::all(&parts), expected);
     }
 }

@@ -16,6 +16,7 @@ mod redirect;
 mod restart;
 mod routed;
 mod scrape;
+mod statuses;
 mod trap;
 mod virtual_ips;
 
@@ -81,6 +82,7 @@ pub(crate) struct Daemon {
     sockets: Sockets,
     pub(crate) streams: Streams,
     streams_due: Instant,
+    renewal: statuses::Renewal,
     key_log: Option<KeyLog>,
     pub(crate) waiters: Waiters,
     broadcast: broadcast::Sender<Broadcast>,
@@ -209,6 +211,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         sockets,
         streams,
         streams_due: Instant::now(),
+        renewal: statuses::Renewal::default(),
         key_log,
         waiters: Waiters::default(),
         broadcast,
@@ -512,6 +515,7 @@ impl Daemon {
         self.installer.tick(now);
         self.manual.tick(now);
         self.keep_leases(now);
+        self.renew_statuses(now);
         self.waiters.expire(now);
         self.restart_due(now);
         self.traps_due |= self.traps.due(now);

@@ -177,3 +177,43 @@ fn a_live_responder_and_lists_by_http_decide() {
     *list.lock().unwrap() = Some(signed(&[&b_holder]));
     refused(&["certificate revoked"]);
 }
+
+/// RFC 4806: who is asked brings the answer that it has fetched ahead, so that nobody needs the responder;
+/// who is not asked brings none.
+#[test]
+fn an_answer_that_the_peer_brings_does_without_a_responder() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let root = Template::authority("Root").issue(p256(), None);
+    let a_holder = Template::end("a.test").issue(p256(), Some(&root));
+    let mut template = Template::end("b.test");
+    template.extensions.push((Nid::INFO_ACCESS, RESPONDER));
+    let b_holder = template.issue(p256(), Some(&root));
+    let authority = directory.path().join("authority");
+    fs::create_dir_all(&authority).unwrap();
+    write_index(&authority, &b_holder, false);
+    let mut responder = start_responder(&wire.b, &authority, &root);
+    let home = directory.path().join("b");
+    let config = connection(&home, 2, &root, &b_holder, "");
+    let b = Gateway::ikev2d(&wire.b, &home, &config);
+    let end = Instant::now() + Duration::from_secs(30);
+    let log = || fs::read_to_string(&b.log).unwrap();
+    while !log().contains("an OCSP answer about our own certificate is there") {
+        assert!(Instant::now() < end, "{}", b.tail());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    responder.kill().unwrap();
+    for (ocsp, good) in [("reply", false), ("both", true)] {
+        let home = directory.path().join(format!("a-{ocsp}"));
+        let strict = connection(&home, 1, &root, &a_holder, ", revocation = \"strict\"");
+        let strict = strict.replace("version = 2", &format!("version = 2\nocsp = {ocsp:?}"));
+        let a = Gateway::ikev2d(&wire.a, &home, &strict);
+        let begun = a.try_swanctl(&["--initiate", "--child", "net"]);
+        assert_eq!(begun.is_ok(), good, "{ocsp}: {begun:?} {}", a.tail());
+        if good {
+            wire.assert_passes("by an answer that the peer has brought");
+            a.swanctl(&["--terminate", "--ike", "gw"]);
+        }
+        b.wait_sas("the end", |sas| sas.trim().is_empty());
+    }
+}

@@ -2,8 +2,9 @@
 //! Our keys, and what may be signed with them.
 
 use std::fmt;
+use std::sync::Arc;
 
-use ikev2d_proto::credential::{Certificate, Hash, Scheme, Signer};
+use ikev2d_proto::credential::{Certificate, Hash, Scheme, Signer, Statuses};
 use ikev2d_proto::crypto::CryptoError;
 use openssl::error::ErrorStack;
 use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private};
@@ -158,6 +159,7 @@ pub struct KeySigner {
     key: PKey<Private>,
     certificates: Vec<Certificate>,
     schemes: Vec<Scheme>,
+    statuses: Option<Arc<dyn Statuses>>,
 }
 
 impl KeySigner {
@@ -214,7 +216,14 @@ impl KeySigner {
             key,
             certificates,
             schemes,
+            statuses: None,
         })
+    }
+
+    /// The same, with OCSP answers about its certificates for peers that ask for them (RFC 4806).
+    pub fn with_statuses(self, statuses: Arc<dyn Statuses>) -> Self {
+        let statuses = Some(statuses);
+        Self { statuses, ..self }
     }
 }
 
@@ -247,6 +256,10 @@ impl Signer for KeySigner {
 
     fn schemes(&self) -> &[Scheme] {
         &self.schemes
+    }
+
+    fn statuses(&self) -> Option<&Arc<dyn Statuses>> {
+        self.statuses.as_ref()
     }
 
     fn sign(&self, scheme: Scheme, octets: &[u8]) -> Result<Vec<u8>, CryptoError> {

@@ -2,6 +2,7 @@
 //! OCSP (RFC 6960): what is asked of a responder, how its answer is judged, what is remembered of it.
 
 mod ffi;
+mod own;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,7 +27,8 @@ use thiserror::Error;
 use crate::dates::unix;
 pub use crate::fetch::Fetch;
 use crate::fetch::{Fetched, Fruitless, MOST_URIS, Servers, patience};
-use crate::trust::SECURITY_LEVEL;
+use crate::trust::{SECURITY_LEVEL, same};
+pub use own::OwnStatuses;
 
 /// By how much a responder's clock may differ from ours.
 const SKEW: Duration = Duration::from_secs(300);
@@ -103,6 +105,7 @@ pub struct Query {
     request: OcspRequest,
     id: OcspCertId,
     issuer: X509,
+    nonce: bool,
 }
 
 impl Query {
@@ -111,17 +114,28 @@ impl Query {
     /// # Errors
     /// [`OcspError::Library`].
     pub fn new(certificate: &X509Ref, issuer: &X509Ref) -> Result<Self, OcspError> {
+        let mut query = Self::without_nonce(certificate, issuer)?;
+        let mut nonce = [0; 32];
+        rand_bytes(&mut nonce)?;
+        ffi::add_nonce(&mut query.request, nonce)?;
+        query.nonce = true;
+        Ok(query)
+    }
+
+    /// The same without a nonce: for an answer that others shall see, or that a peer brings along.
+    pub(crate) fn without_nonce(
+        certificate: &X509Ref,
+        issuer: &X509Ref,
+    ) -> Result<Self, OcspError> {
         // SHA-1 here names, it proves nothing; it is what every responder knows (RFC 5019 §2.1.1).
         let id = || OcspCertId::from_cert(MessageDigest::sha1(), certificate, issuer);
         let mut request = OcspRequest::new()?;
         request.add_id(id()?)?;
-        let mut nonce = [0; 32];
-        rand_bytes(&mut nonce)?;
-        ffi::add_nonce(&mut request, nonce)?;
         Ok(Self {
             request,
             id: id()?,
             issuer: issuer.to_owned(),
+            nonce: false,
         })
     }
 
@@ -151,8 +165,12 @@ impl Query {
             return Err(OcspError::Refused { status });
         }
         let basic = response.basic().map_err(|_| OcspError::Malformed)?;
+        // A peer brings answers about all of its certificates: this costs less than a signature.
+        if !self.nonce && basic.find_status(&self.id).is_none() {
+            return Err(OcspError::Unrelated);
+        }
         self.check_signature(&basic, at)?;
-        if !ffi::nonce_fits(&self.request, &basic) {
+        if self.nonce && !ffi::nonce_fits(&self.request, &basic) {
             return Err(OcspError::Nonce);
         }
         let found = basic.find_status(&self.id).ok_or(OcspError::Unrelated)?;
@@ -204,6 +222,8 @@ fn seconds(at: SystemTime) -> i64 {
 pub struct Ocsp {
     fetch: Box<dyn Fetch>,
     known: Mutex<Known>,
+    /// About our own certificates.
+    own: Mutex<HashMap<[u8; 32], own::Said>>,
     fetched: Fetched,
 }
 
@@ -226,6 +246,7 @@ impl Ocsp {
         Self {
             fetch: Box::new(fetch),
             known: Mutex::default(),
+            own: Mutex::default(),
             fetched: Fetched::default(),
         }
     }
@@ -235,15 +256,15 @@ impl Ocsp {
         &self.fetched
     }
 
-    /// The status of a certificate at a time, from memory or from the first of these responders that
-    /// can tell. Nobody is asked after the deadline.
+    /// The status of a certificate at a time, from memory, from what the peer has brought along (RFC 4806),
+    /// or from the first of these responders that can tell. Nobody is asked after the deadline.
     ///
     /// # Errors
     /// What was wrong with each of them.
     pub fn status(
         &self,
         (certificate, issuer): (&X509Ref, &X509Ref),
-        uris: &[String],
+        (brought, uris): (&[&[u8]], &[String]),
         at: SystemTime,
         deadline: Instant,
     ) -> Result<Status, Fruitless<OcspError>> {
@@ -254,18 +275,55 @@ impl Ocsp {
         {
             return Ok(*status);
         }
+        let mut useless = Vec::new();
+        if !brought.is_empty() {
+            let query = Query::without_nonce(certificate, issuer).map_err(ours)?;
+            for answer in brought {
+                match query.judge(answer, at) {
+                    Ok(status) => {
+                        self.known().remember(key, status, at);
+                        return Ok(status);
+                    }
+                    Err(OcspError::Unrelated) => {}
+                    Err(error) => useless.push(("the peer's own OCSP answer".to_owned(), error)),
+                }
+            }
+        }
         let query = Query::new(certificate, issuer).map_err(ours)?;
-        let octets = query.octets().map_err(ours)?;
+        match self.fetch(&query, uris, at, deadline) {
+            Ok((_, status)) => {
+                self.known().remember(key, status, at);
+                Ok(status)
+            }
+            Err(fruitless) => {
+                useless.extend(fruitless.0);
+                Err(Fruitless(useless))
+            }
+        }
+    }
+
+    /// What the first of these responders says that can tell, whole and judged.
+    fn fetch(
+        &self,
+        query: &Query,
+        uris: &[String],
+        at: SystemTime,
+        deadline: Instant,
+    ) -> Result<(Vec<u8>, Status), Fruitless<OcspError>> {
         let mut fruitless = Fruitless(Vec::new());
+        let octets = match query.octets() {
+            Ok(octets) => octets,
+            Err(error) => return Err(Fruitless(vec![("OCSP".to_owned(), error)])),
+        };
         for uri in uris.iter().take(MOST_URIS) {
             let answer = self.ask(uri, &octets, deadline);
-            let judged = answer.and_then(|answer| query.judge(&answer, at));
+            let judged = answer.and_then(|answer| {
+                let status = query.judge(&answer, at)?;
+                Ok((answer, status))
+            });
             self.fetched.count(judged.is_ok());
             match judged {
-                Ok(status) => {
-                    self.known().remember(key, status, at);
-                    return Ok(status);
-                }
+                Ok(judged) => return Ok(judged),
                 Err(error) => {
                     tracing::debug!(uri, %error, "an OCSP responder was of no use");
                     fruitless.0.push((uri.clone(), error));
@@ -291,6 +349,7 @@ impl Ocsp {
     /// Forgets what was said, and who was silent.
     pub fn forget(&self) {
         *self.known() = Known::default();
+        self.own().clear();
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -315,6 +374,21 @@ impl Known {
         }
         self.answers.insert(key, (status, until));
     }
+}
+
+/// Where to ask about a certificate: by configuration first, then where it says itself.
+pub(crate) fn responders(
+    configured: &[(X509, Vec<String>)],
+    certificate: &X509Ref,
+    issuer: &X509Ref,
+) -> Vec<String> {
+    let configured = configured.iter();
+    let configured = configured.filter(|(authority, _)| same(authority, issuer));
+    let mut uris: Vec<String> = configured.flat_map(|(_, uris)| uris.clone()).collect();
+    let named = certificate.ocsp_responders();
+    uris.extend(named.iter().flatten().map(|uri| uri.to_string()));
+    drop(ErrorStack::get());
+    uris
 }
 
 /// One certificate, however its signature is written.

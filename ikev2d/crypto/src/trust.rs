@@ -21,7 +21,7 @@ use x509_cert::der::oid::ObjectIdentifier;
 use crate::credential::{CredentialError, KeyKind, SignaturePolicy};
 use crate::crl::{self, List, Lists};
 use crate::fetch::MOST_URIS;
-use crate::ocsp::{Ocsp, Status};
+use crate::ocsp::{self, Ocsp, Status};
 use crate::paths::{Paths, Sent};
 use crate::{name, signature};
 
@@ -113,6 +113,7 @@ pub struct Trust {
     policy: SignaturePolicy,
     ocsp: Option<Arc<Ocsp>>,
     lists: Option<Arc<Lists>>,
+    asks_for_status: bool,
 }
 
 /// Keys that a claim may be signed with, and the certificates that must not be revoked then.
@@ -174,12 +175,23 @@ impl Trust {
             policy,
             ocsp: None,
             lists: None,
+            asks_for_status: false,
         })
     }
 
     /// The same, asking OCSP responders by this.
     pub fn with_ocsp(self, ocsp: Option<Arc<Ocsp>>) -> Self {
         Self { ocsp, ..self }
+    }
+
+    /// The same, asking peers themselves for OCSP answers about their certificates (RFC 4806), where
+    /// revocation matters.
+    pub fn asking_for_status(self, asks: bool) -> Self {
+        let asks_for_status = asks && self.revocation != Revocation::Off;
+        Self {
+            asks_for_status,
+            ..self
+        }
     }
 
     /// The same, fetching revocation lists by this.
@@ -294,7 +306,12 @@ impl Trust {
 
     /// Judges what is below the anchor, which is believed by configuration. One that is pinned without
     /// its authority has nothing that could be verified, which only `strict` minds.
-    pub(crate) fn check_revocations(&self, believed: &Believed) -> Result<(), Refusal> {
+    /// `brought` are OCSP answers of the peer's.
+    pub(crate) fn check_revocations(
+        &self,
+        believed: &Believed,
+        brought: &[&[u8]],
+    ) -> Result<(), Refusal> {
         let strict = self.revocation == Revocation::Strict;
         if self.revocation == Revocation::Off || believed.chain.is_empty() {
             return Ok(());
@@ -309,7 +326,7 @@ impl Trust {
         for (at, certificate) in believed.chain.iter().enumerate() {
             if at < below.max(usize::from(strict)) {
                 let issuer = believed.chain.get(at + 1).map(|issuer| &**issuer);
-                self.check_revocation((certificate, issuer), &between, deadline)?;
+                self.check_revocation((certificate, issuer), (&between, brought), deadline)?;
             }
         }
         Ok(())
@@ -318,7 +335,7 @@ impl Trust {
     fn check_revocation(
         &self,
         (certificate, issuer): (&X509Ref, Option<&X509Ref>),
-        between: &Stack<X509>,
+        (between, brought): (&Stack<X509>, &[&[u8]]),
         deadline: Instant,
     ) -> Result<(), Refusal> {
         let refused = |why: &str| {
@@ -339,13 +356,14 @@ impl Trust {
         let (responders, points) = (named(Self::responders), named(Self::list_uris));
         let at = SystemTime::now();
         if let Some((ocsp, issuer)) = self.ocsp.as_ref().zip(issuer)
-            && !responders.is_empty()
+            && !(responders.is_empty() && brought.is_empty())
         {
-            match ocsp.status((certificate, issuer), &responders, at, deadline) {
+            match ocsp.status((certificate, issuer), (brought, &responders), at, deadline) {
                 Ok(Status::Good(_)) => return Ok(()),
                 Ok(Status::Revoked) => {
                     return Err(refused("the OCSP responder says that it is revoked"));
                 }
+                Err(fruitless) if fruitless.0.is_empty() => {}
                 Err(fruitless) => whys.push(fruitless.to_string()),
             }
         }
@@ -400,15 +418,8 @@ impl Trust {
         }
     }
 
-    /// Where to ask about a certificate: by configuration first, then where it says itself.
     fn responders(&self, certificate: &X509Ref, issuer: &X509Ref) -> Vec<String> {
-        let configured = self.anchors.responders.iter();
-        let configured = configured.filter(|(authority, _)| same(authority, issuer));
-        let mut uris: Vec<String> = configured.flat_map(|(_, uris)| uris.clone()).collect();
-        let named = certificate.ocsp_responders();
-        uris.extend(named.iter().flatten().map(|uri| uri.to_string()));
-        drop(ErrorStack::get());
-        uris
+        ocsp::responders(&self.anchors.responders, certificate, issuer)
     }
 
     /// Where a certificate's lists are: by configuration first, then where it says itself.
@@ -530,7 +541,7 @@ fn key_of(certificate: &X509Ref) -> Result<Vec<PKey<Public>>, Refusal> {
         .map_err(|_| refusal("its key is unusable"))
 }
 
-fn same(a: &X509Ref, b: &X509Ref) -> bool {
+pub(crate) fn same(a: &X509Ref, b: &X509Ref) -> bool {
     a.to_der().is_ok_and(|a| b.to_der().is_ok_and(|b| a == b))
 }
 
@@ -595,6 +606,10 @@ impl Verifier for Trust {
         self.authorities.clone()
     }
 
+    fn asks_for_status(&self) -> bool {
+        self.asks_for_status
+    }
+
     fn may_wait(&self) -> bool {
         (self.ocsp.is_some() || self.lists.is_some()) && self.revocation != Revocation::Off
     }
@@ -613,7 +628,12 @@ impl Verifier for Trust {
                     if let Some(sent) = sent {
                         self.paths.keep(sent, &believed);
                     }
-                    return self.check_revocations(&believed);
+                    let sent = claim.certificates.iter();
+                    let brought: Vec<&[u8]> = sent
+                        .filter(|c| c.encoding == Certificate::OCSP_CONTENT)
+                        .map(|c| &*c.octets)
+                        .collect();
+                    return self.check_revocations(&believed, &brought);
                 }
             }
         }

@@ -5,14 +5,14 @@
 mod peers;
 mod pki;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ikev2d_crypto::credential::{KeyKind, KeySigner, SignaturePolicy};
 use ikev2d_crypto::name;
 use ikev2d_crypto::trust::{Revocation, Trust, TrustAnchors};
 use ikev2d_proto::config::*;
-use ikev2d_proto::credential::Hash;
+use ikev2d_proto::credential::{Certificate, Claim, Hash, Refusal, Statuses, Verifier};
 use ikev2d_proto::event::Event;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
@@ -262,4 +262,92 @@ fn a_peer_that_finds_us_busy_asks_again_and_is_not_refused() {
     assert_eq!(pair.sides[1].busy, 0);
     assert_eq!(pair.sides[1].endpoint.stats().auth_failures, 0);
     assert_eq!(pair.sides[0].endpoint.stats().retransmits, 2);
+}
+
+/// What responders say of a side's certificate.
+#[derive(Debug)]
+struct Said(Vec<Vec<u8>>);
+
+impl Statuses for Said {
+    fn answers(&self) -> Vec<Vec<u8>> {
+        self.0.clone()
+    }
+
+    fn renew(&self) {}
+}
+
+/// Believes as another does, and keeps what comes.
+#[derive(Debug)]
+struct Keeps {
+    trust: Arc<Trust>,
+    asks: bool,
+    came: Arc<Mutex<Vec<Certificate>>>,
+}
+
+impl Verifier for Keeps {
+    fn authorities(&self) -> Vec<[u8; 20]> {
+        self.trust.authorities()
+    }
+
+    fn asks_for_status(&self) -> bool {
+        self.asks
+    }
+
+    fn verify(&self, claim: &Claim) -> Result<(), Refusal> {
+        self.came.lock().unwrap().clone_from(&claim.certificates);
+        self.trust.verify(claim)
+    }
+}
+
+/// RFC 4806: OCSP answers go to whom asks for them, behind the certificates, from either end.
+#[test]
+fn ocsp_answers_go_to_whom_asks_for_them() {
+    let root = Template::authority("Root").issue(p256(), None);
+    let ends = ["a.test", "b.test"].map(|name| Template::end(name).issue(p256(), Some(&root)));
+    let answers = [b"one".to_vec(), vec![0x30; 2000]];
+    for (asks, has, sends) in [
+        (true, true, SendCert::IfAsked),
+        (true, true, SendCert::Never),
+        (true, false, SendCert::IfAsked),
+        (false, true, SendCert::IfAsked),
+    ] {
+        let came = [(); 2].map(|()| Arc::new(Mutex::new(Vec::new())));
+        let mut pair = Pair::new(|is_a, connection, _| {
+            let side = usize::from(!is_a);
+            let own = [ends[side].certificate.clone()];
+            let signer = KeySigner::with_certificates(ends[side].key.clone(), &own, &any());
+            let mut signer = signer.unwrap();
+            if has {
+                signer = signer.with_statuses(Arc::new(Said(answers.to_vec())));
+            }
+            connection.local_auth = LocalAuth::PublicKey(Arc::new(signer));
+            connection.send_cert = sends;
+            let pinned = TrustAnchors {
+                certificates: vec![ends[1 - side].certificate.clone()],
+                ..TrustAnchors::default()
+            };
+            let trust = Trust::new(pinned, Revocation::Off, any()).unwrap();
+            connection.remote_auth = RemoteAuth::PublicKey(Arc::new(Keeps {
+                trust: Arc::new(trust),
+                asks,
+                came: came[side].clone(),
+            }));
+        });
+        pair.up();
+        for came in &came {
+            let came = came.lock().unwrap();
+            let of = |encoding| {
+                let of = came.iter().filter(move |c| c.encoding == encoding);
+                of.map(|c| c.octets.clone()).collect::<Vec<_>>()
+            };
+            let expected = if asks && has && sends == SendCert::IfAsked {
+                answers.to_vec()
+            } else {
+                Vec::new()
+            };
+            assert_eq!(of(Certificate::OCSP_CONTENT), expected, "{asks} {has}");
+            let certificates = usize::from(sends == SendCert::IfAsked);
+            assert_eq!(of(Certificate::X509).len(), certificates);
+        }
+    }
 }

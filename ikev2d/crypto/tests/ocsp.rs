@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 
 use ikev2d_crypto::credential::SignaturePolicy;
 use ikev2d_crypto::name;
-use ikev2d_crypto::ocsp::{Fetch, Ocsp, OcspError, Query, Status};
+use ikev2d_crypto::ocsp::{Fetch, Ocsp, OcspError, OwnStatuses, Query, Status};
 use ikev2d_crypto::trust::{Revocation, Trust, TrustAnchors};
-use ikev2d_proto::credential::{Claim, Refusal, Signer, Verifier};
+use ikev2d_proto::credential::{Certificate, Claim, Refusal, Signer, Statuses as _, Verifier};
 use openssl::nid::Nid;
 use pki::{Holder, Template, p256, revocation_list};
 
@@ -433,5 +433,135 @@ fn altered_answers_are_never_good() {
             assert!(!matches!(judged, Ok(Status::Good(_))), "octet {at}");
         }
         assert!(query.judge(&revoked[..at], now).is_err(), "{at} octets");
+    }
+}
+
+/// A claim with answers that the peer has brought along.
+fn bringing(mut claim: Claim, answers: impl IntoIterator<Item = Vec<u8>>) -> Claim {
+    let encoding = Certificate::OCSP_CONTENT;
+    let answers = answers.into_iter();
+    let answers = answers.map(|octets| Certificate { encoding, octets });
+    claim.certificates.extend(answers);
+    claim
+}
+
+/// B30, RFC 4806: an answer that the peer brings saves asking; one that says nothing does not; "revoked"
+/// is believed.
+#[test]
+fn an_answer_that_the_peer_brings_saves_asking() {
+    for (brought, does, asked, good) in [
+        (Does::Good, Does::Silent, 0, true),
+        (Does::Revoked, Does::Good, 0, false),
+        (Does::Stranger, Does::Good, 1, true),
+        (Does::Stranger, Does::Revoked, 1, false),
+        (Does::Other, Does::Silent, 1, false),
+        (Does::OtherWithoutNonce, Does::Silent, 1, false),
+        (Does::Unknown, Does::Silent, 1, false),
+        (Does::Refuses, Does::Silent, 1, false),
+        (Does::Garbage, Does::Good, 1, true),
+    ] {
+        let responder = Responder::new(World::new(true), does);
+        let world = &responder.world;
+        // With the nonce of a request that the peer has made, too.
+        for request in [
+            world.without_nonce(&world.end),
+            world.query().octets().unwrap(),
+        ] {
+            let claim = bringing(world.claim(), [world.does(brought, &request).unwrap()]);
+            let trust = responder.trust(Revocation::Strict, false, Vec::new());
+            let judged = trust.verify(&claim);
+            assert_eq!(judged.is_ok(), good, "{brought:?}, {does:?}: {judged:?}");
+            assert_eq!(
+                responder.asked.swap(0, Ordering::Relaxed),
+                asked,
+                "{brought:?}"
+            );
+        }
+    }
+}
+
+/// Whoever looks at no revocation looks at no answer; a certificate that names nobody is served by one,
+/// also behind one about another certificate.
+#[test]
+fn an_answer_that_is_brought_counts_where_revocation_does() {
+    let responder = Responder::new(World::new(false), Does::Silent);
+    let world = &responder.world;
+    let about = |holder| world.without_nonce(holder);
+    let revoked = world.does(Does::Revoked, &about(&world.end)).unwrap();
+    let claim = bringing(world.claim(), [revoked]);
+    for (revocation, good) in [(Revocation::Off, true), (Revocation::IfAvailable, false)] {
+        let trust = responder.trust(revocation, false, Vec::new());
+        assert_eq!(trust.verify(&claim).is_ok(), good, "{revocation:?}");
+    }
+    let others = world.answer(&about(&world.other), &world.between, &[], false);
+    let own = world.does(Does::Good, &about(&world.end)).unwrap();
+    let claim = bringing(world.claim(), [others, own]);
+    let trust = responder.trust(Revocation::Strict, false, Vec::new());
+    trust.verify(&claim).unwrap();
+    let plain = responder.trust(Revocation::Strict, false, Vec::new());
+    assert!(plain.verify(&world.claim()).is_err());
+    assert_eq!(responder.asked(), 0);
+    for (revocation, asks) in [(Revocation::Off, false), (Revocation::IfAvailable, true)] {
+        let trust = responder.trust(revocation, false, Vec::new());
+        assert!(!trust.asks_for_status());
+        assert_eq!(trust.asking_for_status(true).asks_for_status(), asks);
+    }
+}
+
+/// What a responder has told us itself, no older answer takes back.
+#[test]
+fn an_answer_that_is_brought_takes_no_revocation_back() {
+    let responder = Responder::new(World::new(true), Does::Revoked);
+    let world = &responder.world;
+    let good = world.does(Does::Good, &world.without_nonce(&world.end));
+    let trust = responder.trust(Revocation::IfAvailable, false, Vec::new());
+    assert!(trust.verify(&world.claim()).is_err());
+    let claim = bringing(world.claim(), [good.unwrap()]);
+    assert!(trust.verify(&claim).is_err());
+    assert_eq!(responder.asked(), 1);
+}
+
+/// RFC 4806: answers about our own certificates are fetched ahead and once, and a peer that brings them is
+/// believed without a responder. One that is revoked, or of whom nothing is known, brings none.
+#[test]
+fn answers_about_our_own_certificates_are_there_before_they_are_needed() {
+    let responder = Responder::new(World::new(true), Does::Good);
+    let world = responder.world.clone();
+    let chain = [&world.end, &world.between].map(|holder| holder.certificate.clone());
+    let root = [world.root.certificate.clone()];
+    let ocsp = Arc::new(Ocsp::new(responder.clone()));
+    let own = || OwnStatuses::new(ocsp.clone(), &chain, &root, &[]);
+    assert!(own().answers().is_empty());
+    own().renew();
+    // For another connection with the same certificate, too.
+    own().renew();
+    assert_eq!(responder.asked(), 1);
+    let brought = own().answers();
+    assert_eq!(brought.len(), 1);
+    let peer = Arc::new(Ocsp::new(Responder {
+        does: Arc::new(Mutex::new(Does::Silent)),
+        asked: Arc::default(),
+        world: world.clone(),
+    }));
+    let trust = responder.trust(Revocation::Strict, false, Vec::new());
+    let trust = trust.with_ocsp(Some(peer));
+    trust.verify(&bringing(world.claim(), brought)).unwrap();
+    ocsp.forget();
+    assert!(own().answers().is_empty());
+    for does in [Does::Revoked, Does::Silent, Does::Stranger] {
+        *responder.does.lock().unwrap() = does;
+        ocsp.forget();
+        own().renew();
+        assert!(own().answers().is_empty(), "{does:?}");
+    }
+    // Nobody to ask, and no issuer to believe.
+    let stranger = Template::authority("Between").issue(p256(), None);
+    for (certificates, authority) in [
+        (&chain[1..], &world.root),
+        (&chain[..1], &world.root),
+        (&chain[..1], &stranger),
+    ] {
+        let authorities = [authority.certificate.clone()];
+        assert!(OwnStatuses::new(ocsp.clone(), certificates, &authorities, &[]).is_empty());
     }
 }

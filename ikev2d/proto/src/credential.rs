@@ -97,15 +97,17 @@ impl fmt::Display for Scheme {
 /// Body of a CERT payload (§3.6).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Certificate {
-    /// How it is encoded: [`Self::X509`] or [`Self::RAW_PUBLIC_KEY`].
+    /// How it is encoded: [`Self::X509`], [`Self::RAW_PUBLIC_KEY`], or [`Self::OCSP_CONTENT`].
     pub encoding: u8,
-    /// The certificate, or the key.
+    /// The certificate, the key, or what is said of a certificate.
     pub octets: Vec<u8>,
 }
 
 impl Certificate {
     /// X.509 certificate - signature, in DER.
     pub const X509: u8 = 4;
+    /// OCSP Content: an OCSPResponse in DER (RFC 4806 §3.2).
+    pub const OCSP_CONTENT: u8 = 14;
     /// SubjectPublicKeyInfo in DER (RFC 7670).
     pub const RAW_PUBLIC_KEY: u8 = 15;
 }
@@ -129,11 +131,25 @@ pub trait Signer: Send + Sync + fmt::Debug {
     /// What the key can do and policy allows, best first.
     fn schemes(&self) -> &[Scheme];
 
+    /// What OCSP responders say of those certificates, for peers that ask.
+    fn statuses(&self) -> Option<&Arc<dyn Statuses>> {
+        None
+    }
+
     /// Signs.
     ///
     /// # Errors
     /// The library refuses.
     fn sign(&self, scheme: Scheme, octets: &[u8]) -> Result<Vec<u8>, CryptoError>;
+}
+
+/// OCSP answers about our own certificates, which somebody has fetched before they are needed.
+pub trait Statuses: Send + Sync + fmt::Debug {
+    /// Those that count now, in DER. It waits for nobody.
+    fn answers(&self) -> Vec<Vec<u8>>;
+
+    /// Fetches what is due: to be called now and then, where waiting for the network is no harm.
+    fn renew(&self);
 }
 
 /// What a peer claims: an identity, with the signature and the certificates that shall prove it.
@@ -155,6 +171,11 @@ pub struct Claim {
 pub trait Verifier: Send + Sync + fmt::Debug {
     /// SHA-1 hashes of trusted authorities' keys, for CERTREQ (§3.7).
     fn authorities(&self) -> Vec<[u8; 20]>;
+
+    /// Whether the peer is asked for OCSP answers about its certificates (RFC 4806 §3.1).
+    fn asks_for_status(&self) -> bool {
+        false
+    }
 
     /// Whether to find out may take a network's time, which work beside it shall not wait for.
     fn may_wait(&self) -> bool {

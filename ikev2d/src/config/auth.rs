@@ -200,11 +200,13 @@ impl AuthSection {
         }
     }
 
-    /// For our own end, with the identity that its certificate gives.
+    /// For our own end, with the identity that its certificate gives. With `statuses` what OCSP responders
+    /// say of our certificates is there for peers that ask.
     pub(super) fn local(
         &self,
         peer: &Self,
         credentials: &Credentials,
+        statuses: bool,
     ) -> Result<(LocalAuth, Option<Identity>), (&'static str, String)> {
         let policy = match &self.auth.0 {
             AuthSetting::PublicKey(policy) => policy,
@@ -221,6 +223,15 @@ impl AuthSection {
             let key = key_of(own, credentials)?;
             let signer = KeySigner::with_certificates(key, &certs, policy)
                 .map_err(|error| ("auth", error.to_string()))?;
+            let statuses = statuses.then(|| {
+                // What is wrong with them is told where they belong.
+                let issuers = credentials.read_all(&peer.cacerts, certificates);
+                credentials.own_statuses(&certs, issuers.unwrap_or_default())
+            });
+            let signer = match statuses.flatten() {
+                Some(statuses) => signer.with_statuses(Arc::new(statuses)),
+                None => signer,
+            };
             let subject = own.subject_name().to_der().ok().map(Identity::Dn);
             return Ok((LocalAuth::PublicKey(Arc::new(signer)), subject));
         }
@@ -238,15 +249,16 @@ impl AuthSection {
         Ok((LocalAuth::PublicKey(Arc::new(signer)), None))
     }
 
-    /// For the peer's end.
+    /// For the peer's end, which with `status` is asked for OCSP answers about its certificates.
     pub(super) fn remote(
         &self,
         own: &Self,
         credentials: &Credentials,
+        status: bool,
     ) -> Result<RemoteAuth, (&'static str, String)> {
         match &self.auth.0 {
             AuthSetting::PublicKey(policy) => {
-                let trust = self.trust(policy, credentials)?;
+                let trust = self.trust(policy, credentials)?.asking_for_status(status);
                 Ok(RemoteAuth::PublicKey(Arc::new(trust)))
             }
             AuthSetting::SharedKey => Ok(RemoteAuth::SharedKey),

@@ -119,6 +119,10 @@ pub struct ConnectionSection {
     /// When our certificates are sent.
     #[serde(default)]
     pub send_cert: SendCertSetting,
+    /// OCSP answers in CERT payloads (RFC 4806): `reply` to a peer that asks for one, `request` them of the
+    /// peer, `both` or `never`.
+    #[serde(default)]
+    pub ocsp: OcspSetting,
     /// Our end.
     pub local: AuthSection,
     /// The peer's end.
@@ -163,6 +167,31 @@ impl From<SendCertSetting> for SendCert {
             SendCertSetting::Always => Self::Always,
             SendCertSetting::Never => Self::Never,
         }
+    }
+}
+
+/// OCSP answers in CERT payloads (RFC 4806), in swanctl.conf's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OcspSetting {
+    /// A peer that asks gets ours.
+    #[default]
+    Reply,
+    /// The peer is asked, where `revocation` looks at it.
+    Request,
+    /// Both.
+    Both,
+    /// Neither.
+    Never,
+}
+
+impl OcspSetting {
+    pub(super) fn replies(self) -> bool {
+        matches!(self, Self::Reply | Self::Both)
+    }
+
+    pub(super) fn requests(self) -> bool {
+        matches!(self, Self::Request | Self::Both)
     }
 }
 
@@ -415,11 +444,11 @@ impl ConnectionSection {
         let in_side = |side| move |(key, what)| (format!("{side}.{key}"), what);
         let (local_auth, subject) = self
             .local
-            .local(&self.remote, credentials)
+            .local(&self.remote, credentials, self.ocsp.replies())
             .map_err(in_side("local"))?;
         let remote_auth = self
             .remote
-            .remote(&self.local, credentials)
+            .remote(&self.local, credentials, self.ocsp.requests())
             .map_err(in_side("remote"))?;
         let proposals: Vec<Proposal> = self
             .proposals

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ikev2d_crypto::credential::{CredentialError, certificates, private_key};
 use ikev2d_crypto::crl::Lists;
-use ikev2d_crypto::ocsp::Ocsp;
+use ikev2d_crypto::ocsp::{Ocsp, OwnStatuses};
 use ikev2d_crypto::{PrivateKey, X509};
 use ikev2d_proto::config::Identity;
 use serde::Deserialize;
@@ -213,6 +213,20 @@ impl Credentials {
 
     pub(super) fn ocsp(&self) -> Option<Arc<Ocsp>> {
         self.ocsp.clone()
+    }
+
+    /// What OCSP responders say of certificates of ours, where they are named. An issuer may be one of these,
+    /// too.
+    pub(super) fn own_statuses(
+        &self,
+        certificates: &[X509],
+        mut issuers: Vec<X509>,
+    ) -> Option<OwnStatuses> {
+        let ocsp = self.ocsp()?;
+        issuers.extend_from_slice(&self.authorities);
+        let responders = self.responders();
+        let own = OwnStatuses::new(ocsp, certificates, &issuers, &responders);
+        (!own.is_empty()).then_some(own)
     }
 
     pub(super) fn lists(&self) -> Option<Arc<Lists>> {

@@ -423,7 +423,7 @@ impl Conversation {
         let refused = |Refusal(reason)| EapError::Refused(format!("EAP-TLS: {reason}"));
         let none = || Refusal("the peer has sent no certificate".to_owned());
         let believed = self.verdict().ok_or_else(none).flatten();
-        let judged = believed.and_then(|believed| self.trust.check_revocations(&believed));
+        let judged = believed.and_then(|believed| self.trust.check_revocations(&believed, &[]));
         judged.map_err(refused)?;
         self.msk = Some(export(stream.ssl()).map_err(library)?);
         if is_1_3(stream.ssl()) && self.server {

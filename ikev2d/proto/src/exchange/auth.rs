@@ -9,7 +9,7 @@ use crate::auth::Auth;
 use crate::config::{
     Childless, Connection, Identity, LocalAuth, RemoteAuth, SendCert, find_secret,
 };
-use crate::credential::{Claim, Job, JobError, JobResult, Scheme, Signer, Verifier};
+use crate::credential::{Certificate, Claim, Job, JobError, JobResult, Scheme, Signer, Verifier};
 use crate::crypto::CryptoError;
 use crate::exchange::child::{Asked, ChildOffer};
 use crate::exchange::signature::{Kept, Waiting, certificates, push_certificate_request};
@@ -187,6 +187,15 @@ impl IkeSa {
         for certificate in signer.certificates().iter().filter(|_| send) {
             let body = [&[certificate.encoding], &certificate.octets[..]].concat();
             chain.push(payload::CERT, &body);
+        }
+        if send
+            && self.init.peer.asks_status()
+            && let Some(statuses) = signer.statuses()
+        {
+            for answer in statuses.answers() {
+                let body = [&[Certificate::OCSP_CONTENT], &answer[..]].concat();
+                chain.push(payload::CERT, &body);
+            }
         }
     }
 

@@ -84,6 +84,7 @@ pub(crate) enum OwnAuth {
 pub(crate) struct PeerAbility {
     hashes: BTreeSet<u16>,
     asks_certificates: bool,
+    asks_status: bool,
 }
 
 impl PeerAbility {
@@ -95,14 +96,16 @@ impl PeerAbility {
                 self.hashes.extend(numbers.map(|n| u16::from_be_bytes(*n)));
             }
         }
-        self.asks_certificates |= parts.iter().any(|part| {
-            let asked = part.body.first();
-            part.kind == payload::CERTREQ
-                && matches!(
-                    asked,
-                    Some(&Certificate::X509 | &Certificate::RAW_PUBLIC_KEY)
-                )
-        });
+        let requests = parts.iter().filter(|part| part.kind == payload::CERTREQ);
+        for asked in requests.filter_map(|part| part.body.first()) {
+            match *asked {
+                Certificate::X509 | Certificate::RAW_PUBLIC_KEY => self.asks_certificates = true,
+                // Whichever responders it names: those that its authority has delegated it takes anyway
+                // (RFC 4806 §3.1).
+                Certificate::OCSP_CONTENT => self.asks_status = true,
+                _ => {}
+            }
+        }
     }
 
     pub(crate) fn speaks_rfc_7427(&self) -> bool {
@@ -111,6 +114,11 @@ impl PeerAbility {
 
     pub(crate) fn asks_certificates(&self) -> bool {
         self.asks_certificates
+    }
+
+    /// Whether it wants to know what OCSP responders say of our certificates (RFC 4806).
+    pub(crate) fn asks_status(&self) -> bool {
+        self.asks_status
     }
 
     /// The best scheme of a signer that the peer can verify.
@@ -144,16 +152,21 @@ pub(crate) fn push_certificate_request<'v>(
     chain: &mut Chain,
     verifiers: impl Iterator<Item = &'v Arc<dyn Verifier>>,
 ) {
-    let mut any = false;
+    let (mut any, mut status) = (false, false);
     let mut authorities = BTreeSet::new();
     for verifier in verifiers {
         any = true;
+        status |= verifier.asks_for_status();
         authorities.extend(verifier.authorities());
     }
     if any {
         let mut body = vec![Certificate::X509];
         body.extend(authorities.into_iter().take(MOST_AUTHORITIES).flatten());
         chain.push(payload::CERTREQ, &body);
+    }
+    if status {
+        // No responder is believed but the issuer and whom that has delegated (RFC 4806 §3.1).
+        chain.push(payload::CERTREQ, &[Certificate::OCSP_CONTENT]);
     }
 }
 

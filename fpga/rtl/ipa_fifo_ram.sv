@@ -50,4 +50,55 @@ module ipa_fifo_ram #(
     end
   end
 
+`ifdef FORMAL
+  // One entry, any, is followed: `ahead_q` entries leave before it. The first ones are in the exit, then
+  // there may be one between it and the memory.
+  localparam int unsigned CountBits = PtrBits + 2;
+  logic                 started_q = 1'b0, inside_q, left_q, pop;
+  logic [CountBits-1:0] ahead_q, total, stored, in_front;
+  logic [WIDTH-1:0]     followed_q;
+  assign pop    = out_valid_o && out_ready_i;
+  assign stored = CountBits'((PtrBits + 1)'(write_q - read_q));
+  assign in_front = CountBits'(count) + CountBits'(fetched_q);
+  assign total  = stored + in_front;
+  always_ff @(posedge clk_i) begin
+    started_q <= 1'b1;
+    if (!rst_ni) begin
+      inside_q <= 1'b0;
+      left_q   <= 1'b0;
+    end else if (push && in_data_i[0] && !inside_q && !left_q) begin
+      inside_q   <= 1'b1;
+      followed_q <= in_data_i;
+      ahead_q    <= total - CountBits'(pop);
+    end else if (inside_q && pop) begin
+      inside_q <= ahead_q != 0;
+      left_q   <= ahead_q == 0;
+      ahead_q  <= ahead_q - 1'b1;
+    end
+  end
+  always_comb begin
+    if (!started_q) assume (!rst_ni);
+    if (started_q && rst_ni) begin
+      if (inside_q && ahead_q == 0 && pop) assert (out_data_o == followed_q);
+      assert (in_ready_o || total >= CountBits'(DEPTH));
+      // What comes out of the memory finds room.
+      assert (!fetched_q || unused_ready);
+
+      // What induction needs to know.
+      assert (stored <= CountBits'(DEPTH) && in_front <= CountBits'(4));
+      if (inside_q) begin
+        assert (ahead_q < total);
+        if (ahead_q < CountBits'(count)) begin
+          assert (u_exit.memory[2'(u_exit.read_q + 3'(ahead_q))] == followed_q);
+        end else if (ahead_q < in_front) begin
+          assert (fetched == followed_q);
+        end else begin
+          assert (u_memory.memory[PtrBits'(CountBits'(read_q) + ahead_q - in_front)]
+                  == followed_q);
+        end
+      end
+    end
+  end
+`endif
+
 endmodule

@@ -319,7 +319,7 @@ module ipa_finish
     end else if (rst_ni) begin
       // A queue is set up while it rests.
       if (set_valid_i) assume (state_q == Idle);
-      assert (open_q == acks);
+      assert (open_q == acks && open_q <= ($clog2(ACKS) + 1)'(ACKS));
       assert (completed_valid_o == (ack_valid_i && open_q != 0));
       if (offered_q) assert (post_valid_o && post_addr_o == addr_q && post_data_o == entry_q);
     end

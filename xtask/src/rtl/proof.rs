@@ -51,6 +51,19 @@ const PROOFS: &[Proof] = &[
         ],
     },
     Proof {
+        module: "ipa_fifo_ram",
+        with: &["ram_1w1r.sv", "ipa_fifo.sv"],
+        parameters: &["WIDTH=4", "DEPTH=4"],
+        depth: 2,
+        flat: true,
+        mutants: &[
+            // What comes out of the memory finds no room.
+            ("count + 3'(fetched_q) < 3'd4;", "count < 3'd4;"),
+            ("fetch      = write_q != read_q &&", "fetch      ="),
+            ("write_q - read_q != (PtrBits + 1)'(DEPTH);", "1'b1;"),
+        ],
+    },
+    Proof {
         module: "replay_window",
         with: &[],
         parameters: &["SEQ_BITS=10", "WINDOW=16", "WORD=4"],
@@ -266,6 +279,53 @@ const PROOFS: &[Proof] = &[
         ],
     },
     Proof {
+        module: "ipa_job_merge",
+        with: &["ipa_card_pkg.sv", "ipa_fifo.sv"],
+        parameters: &["WIDTH=4", "DEPTH=4"],
+        depth: 2,
+        flat: true,
+        mutants: &[
+            // One side's operations only, as long as it has some.
+            ("(moves ? port_turn : owes_q);", "owes_q;"),
+            ("port_job_valid_i && !owes_q;", "port_job_valid_i;"),
+            // A side for which no packet comes.
+            ("in_valid_i(moves && has_data)", "in_valid_i(moves)"),
+            // What is beyond the queue of sides.
+            (
+                "|| host_job_valid_i) && sides_ready;",
+                "|| host_job_valid_i);",
+            ),
+            // Packets mix.
+            ("m_ready_i && m_last_o), .out_data", "m_ready_i), .out_data"),
+            (
+                "of_port ? port_last_i : host_last_i;",
+                "port_last_i || host_last_i;",
+            ),
+            ("!of_port && host_error_i;", "host_error_i;"),
+        ],
+    },
+    Proof {
+        module: "ipa_rules",
+        with: &["ipa_card_pkg.sv", "ram_1w1r.sv"],
+        parameters: &["RULES=4", "OF_SA=1"],
+        depth: 2,
+        flat: true,
+        mutants: &[
+            ("busy_q && at_q < count_i;", "busy_q && at_q <= count_i;"),
+            ("&& rule.sa_generation == sa_generation_i);", ");"),
+            ("= match && rule.protect;", "= match;"),
+            ("(any_to || (flow_i.has_ports", "(any_to || (1'b1"),
+        ],
+    },
+    Proof {
+        module: "ipa_rules",
+        with: &["ipa_card_pkg.sv", "ram_1w1r.sv"],
+        parameters: &["RULES=4", "OF_SA=0"],
+        depth: 2,
+        flat: true,
+        mutants: &[("!OF_SA || (rule", "(rule")],
+    },
+    Proof {
         module: "ipa_msix",
         with: &[],
         // How long a microsecond is says nothing of what is proved, and a product is hard to reason about.
@@ -417,6 +477,13 @@ fn prove(job: &Job, programs: &std::path::Path, yosys: &std::path::Path) -> Resu
         .iter()
         .map(|file| format!("{}\n", folder().join(file).display()))
         .collect();
+    // Modules that it is made of have proofs of their own. Before anything alike is merged.
+    let own: String = job
+        .proof
+        .with
+        .iter()
+        .map(|file| format!("chformal -remove a:src={file}:*\n"))
+        .collect();
     let flat = match job.proof.flat {
         true => "memory_map\nopt -full\nopt_clean -purge\n",
         false => "",
@@ -429,7 +496,7 @@ fn prove(job: &Job, programs: &std::path::Path, yosys: &std::path::Path) -> Resu
         format!(
             "[options]\nmode {mode}\ndepth {depth}\ntimeout {TIMEOUT}\n[engines]\nsmtbmc yices\n[script]\n\
              read_slang -DFORMAL=1 {parameters}--top {module} {with}{name}.sv\n\
-             prep -top {module}\n{flat}[files]\n{files}{}\n",
+             {own}prep -top {module}\n{flat}[files]\n{files}{}\n",
             source.display(),
         ),
     )?;

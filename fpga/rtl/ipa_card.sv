@@ -225,7 +225,7 @@ module ipa_card
 
   localparam int unsigned DescriptorTags = 64;
   localparam int unsigned PacketTags     = 64;
-  localparam int unsigned ListTags       = 16;
+  localparam int unsigned ListTags       = 32;
   // What a read is of, above its own tag.
   localparam logic [1:0]  Packets = 2'd0, Lists = 2'd1, Descriptors = 2'd2;
 
@@ -355,7 +355,7 @@ module ipa_card
   );
 
   logic        job_in_valid, job_in_ready, p_req_valid, p_req_ready, p_req_lead, p_req_more;
-  logic        piece_write, slot_free;
+  logic        piece_write, slot_free, more_ready;
   piece_t      piece;
   logic [$clog2(GatherSlots*MaxGather)-1:0] piece_index;
   logic [63:0] p_req_addr;
@@ -382,7 +382,7 @@ module ipa_card
   );
 
   // -- Packets in ---------------------------------------------------------------------------------
-  logic         r_valid, r_ready, r_last, r_error, r_more, more_ready, more_valid;
+  logic         r_valid, r_ready, r_last, r_error, r_more, more_valid;
   logic         h_valid, h_ready, h_last, h_error, p_valid, p_ready, p_last, p_error;
   logic         p_burst_valid, p_burst_ready, port_valid, port_ready, port_last;
   logic [511:0] r_data, h_data, p_data, port_data;

@@ -14,7 +14,8 @@ package ipa_card_pkg;
   } limit_e;
 
   // Of buffers in pieces: how many are under way, and pieces of each.
-  typedef enum int unsigned {GatherSlots = 8, MaxGather = 16} gather_e;
+  typedef enum int unsigned {GatherSlots = 16} slots_e;
+  typedef enum int unsigned {MaxGather = 16} gather_e;
 
   typedef struct packed {
     logic [17:0] len;

@@ -2,7 +2,7 @@
 //
 // Asks for the gather lists of descriptors ahead of their turn, so that several are under way.
 //
-// Promise: descriptors leave in order, a clock after they came, eight of them with or without a list ahead of
+// Promise: descriptors leave in order, a clock after they came, sixteen of them with or without a list ahead of
 // ipa_decode. A list is asked for once, of 1 to MaxGather entries that don't wrap around.
 module ipa_list
   import ipa_card_pkg::*;
@@ -42,7 +42,7 @@ module ipa_list
   // Whatever else is wrong with it is told when the list is there, as far as it is told at all.
   logic        lists, room;
   logic [64:0] list_end;
-  logic [3:0]  unused_count;
+  logic [4:0]  unused_count;
   assign read_addr_o  = s_descriptor_i.buffer;
   assign read_len_o   = {7'b0, s_descriptor_i.entries[4:0], 4'b0};
   assign list_end     = {1'b0, s_descriptor_i.buffer} + 65'(read_len_o);
@@ -52,7 +52,7 @@ module ipa_list
                         && s_descriptor_i.buffer[3:0] == '0 && list_end <= {1'b1, 64'b0};
   assign read_valid_o = s_valid_i && lists && room;
   assign s_ready_o    = room && (!lists || read_ready_i);
-  ipa_fifo #(.WIDTH($bits(submission_t) + QueueBits + 66), .DEPTH(8)) u_descriptors (
+  ipa_fifo #(.WIDTH($bits(submission_t) + QueueBits + 66), .DEPTH(16)) u_descriptors (
     .clk_i, .rst_ni, .in_valid_i(s_valid_i && (!lists || read_ready_i)), .in_ready_o(room),
     .in_data_i({s_descriptor_i, s_error_i, s_queue_i, s_addr_i, lists}), .out_valid_o(m_valid_o),
     .out_ready_i(m_ready_i),

@@ -486,17 +486,17 @@ fn packets_of_1420_octets_in_outer_headers_take_a_clock_more_to_open() {
     }
 }
 
-/// There are pieces of eight lists at once, and the host takes 250 of the clocks that each is kept.
+/// One for the line of their list, and one for each cut.
 #[test]
-fn packets_of_1420_octets_in_pieces_wait_for_those_in_front() {
-    for pieces in [2, 4] {
+fn packets_of_1420_octets_in_pieces_take_some_clocks_more() {
+    for (pieces, most) in [(2, 26.1), (4, 28.1)] {
         let mut bench = Bench::new(250);
         bench.pieces = pieces;
         let (sealed, _) = bench.seal(1420, SAS);
         let (opened, _) = bench.open(SAS);
         println!("{pieces} pieces: {sealed:.2} clocks to seal, {opened:.2} to open");
         assert!((0..RUN).all(|slot| bench.is_laid(slot, 1420)));
-        assert!(sealed <= 49.0 && opened <= 49.0);
+        assert!(sealed <= most && opened <= most);
     }
 }
 

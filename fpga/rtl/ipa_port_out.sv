@@ -6,8 +6,9 @@
 // Lines come as ipa_dma_write makes them, with addresses within the frame: headers and what is behind them may
 // share one.
 //
-// Promise: frames leave whole, each once, in order; nothing of a packet that was refused. A sealed frame takes as
-// many clocks as it has lines, and one for headers; an opened one as many as ipa_rules needs, too.
+// Promise: frames leave whole, each once, in order; nothing of a packet that was refused (proved, given
+// ipa_port_store, ipa_rules and ipa_port_route). A sealed frame takes as many clocks as it has lines, and one for
+// headers; an opened one as many as ipa_rules needs, too.
 module ipa_port_out
   import ipa_card_pkg::*;
 #(
@@ -16,6 +17,9 @@ module ipa_port_out
   localparam int unsigned SaBits    = $clog2(SAS),
   localparam int unsigned IndexBits = $clog2(RULES)
 ) (
+`ifdef FORMAL
+  input  logic                 some_i,
+`endif
   input  logic                 clk_i,
   input  logic                 rst_ni,
 
@@ -221,5 +225,140 @@ module ipa_port_out
 
   logic unused;
   assign unused = ^{frame.kind, frame.damaged, facts};
+
+`ifdef FORMAL
+  // Of the frame whose lines come: the number of the last one, octets of that number, beats that are stored.
+  logic         started_q = 1'b0, line_held_q, done_held_q, begun_q, line_last_q, stored;
+  logic [8:0]   number_q, beats_q;
+  logic [511:0] sum_q;
+  logic [586:0] line_q;
+  logic [103:0] done_q;
+  // One frame, any, is followed, from its last beat's coming: `ahead_q` frames leave before it. Verdicts of some
+  // are there, then those of which what is known waits.
+  logic         inside_q, left_q, judged_q, comes, leaves, within_q, looked_q, fits_q;
+  logic         sealed, opened;                  // what may leave of what is done
+  logic         sealed_q, opened_q;
+  logic [4:0]   ahead_q, open_q, judged, known_frames;
+  verdict_t     verdict_q;
+  assign stored = store_valid && store_ready;
+  assign comes  = u_store.take && u_store.ends;
+  assign leaves = beat_valid && beat_ready && beat_last;
+  assign judged = 5'(unused_verdicts);
+  assign known_frames = 5'(u_store.unused_frames);
+  assign sealed = done_good_i && !done_wire_i && done_len_i != 0 && 16'(done_len_i) <= mtu_i
+                  && known_q[SaBits'(done_sa_index_i)];
+  assign opened = done_good_i && done_wire_i && done_len_i != 0
+                  && done_next_header_i != ProtocolNone && looked_q && fits_q;
+  always_ff @(posedge clk_i) begin
+    started_q   <= 1'b1;
+    line_held_q <= rst_ni && line_valid_i && !line_ready_o;
+    line_q      <= {line_number_i, line_last_i, line_strobe_i, line_data_i};
+    done_held_q <= rst_ni && done_valid_i && !done_ready_o;
+    done_q      <= {done_good_i, done_wire_i, done_v6_i, done_next_header_i, done_len_i,
+                    done_sa_index_i, done_sa_generation_i};
+    if (!rst_ni) begin
+      begun_q  <= 1'b0;
+      beats_q  <= '0;
+      inside_q <= 1'b0;
+      left_q   <= 1'b0;
+      within_q <= 1'b0;
+      looked_q <= 1'b0;
+      open_q   <= '0;
+    end else begin
+      if (line) begun_q <= !line_last_i;
+      if (stored) beats_q <= acc_last_q ? '0 : beats_q + 9'd1;
+      if (beat_valid && beat_ready) within_q <= !beat_last;
+      looked_q <= looked || (looked_q && !ends);
+      open_q   <= open_q + 5'(comes) - 5'(leaves);
+      if (some_i && comes && !inside_q && !left_q) begin
+        inside_q <= 1'b1;
+        judged_q <= 1'b0;
+        ahead_q  <= open_q - 5'(leaves);
+      end else if (inside_q) begin
+        if (leaves) begin
+          inside_q <= ahead_q != 0;
+          left_q   <= ahead_q == 0;
+          ahead_q  <= ahead_q - 1'b1;
+        end
+        if (frame_ready && !judged_q && ahead_q == judged) begin
+          judged_q  <= 1'b1;
+          verdict_q <= verdict_in;
+          sealed_q  <= sealed;
+          opened_q  <= opened;
+        end
+      end
+    end
+    if (looked) fits_q <= found && !facts.bad;
+    if (line) begin
+      number_q    <= line_number_i;
+      line_last_q <= line_last_i;
+      sum_q       <= begun_q && line_number_i == number_q ? sum_q | masked : masked;
+    end
+  end
+  always_comb begin
+    if (!started_q) assume (!rst_ni);
+    if (started_q && rst_ni) begin
+      // Lines and what was done stay until they are taken. Lines of a frame follow each other.
+      if (line_held_q) begin
+        assume (line_valid_i);
+        assume (line_q == {line_number_i, line_last_i, line_strobe_i, line_data_i});
+      end
+      if (done_held_q) begin
+        assume (done_valid_i);
+        assume (done_q == {done_good_i, done_wire_i, done_v6_i, done_next_header_i, done_len_i,
+                           done_sa_index_i, done_sa_generation_i});
+      end
+      if (line_valid_i && !begun_q) assume (line_number_i == 0);
+      if (line_valid_i && begun_q) begin
+        assume (line_number_i == number_q || (line_number_i == number_q + 9'd1));
+        assume (line_number_i >= number_q);
+      end
+
+      // A beat for each number, of all its lines.
+      if (stored) begin
+        assert (beats_q == number_q && acc_q == sum_q && acc_last_q == line_last_q);
+      end
+      // Of a refused packet there is no frame that could leave, nor a verdict.
+      if (frame_ready) assert (done_valid_i && done_ready_o && done_good_i && frame_valid);
+      if (frame_ready) assert ((verdict_in.way == ToCard) == sealed);
+      if (frame_ready) assert ((verdict_in.way == ToHost) == opened);
+      assert (dropped_o == (done_valid_i && done_ready_o && !(has_frame && (sealed || opened))));
+      // A frame leaves whole, by the exit of its own verdict, or not at all.
+      assert (!(wire_valid_o && host_valid_o));
+      if (leaves) assert (open_q != 0);
+      if (inside_q && ahead_q == 0 && wire_valid_o) assert (judged_q && sealed_q);
+      if (inside_q && ahead_q == 0 && host_valid_o) assert (judged_q && opened_q);
+      if (inside_q && ahead_q == 0 && judged_q && beat_valid) begin
+        assert (verdict == verdict_q && wire_valid_o == sealed_q && host_valid_o == opened_q);
+      end
+      // Unchanged, but for the Ethernet header.
+      if (wire_valid_o && !within_q) begin
+        assert (m_data_o == {beat_data[511:112], verdict.ethernet});
+      end else if (wire_valid_o || host_valid_o) begin
+        assert (m_data_o == beat_data);
+      end
+
+      // What induction needs to know.
+      assert (acc_valid_q || (!begun_q && beats_q == 0));
+      if (acc_valid_q) begin
+        assert (acc_q == sum_q && acc_number_q == number_q && acc_last_q == line_last_q);
+        assert (beats_q == number_q && begun_q == !acc_last_q);
+      end
+      assert (first_q == !within_q);
+      if (state_q != Idle) assert (done_valid_i && done_held_q && (!has_frame || frame_valid));
+      if (state_q inside {Parse, Find}) assert (opens && !looked_q);
+      if (state_q == Idle) assert (!looked_q);
+      if (state_q == Judge) assert (looked_q == opens && (!opens || found_q == fits_q));
+      assert (state_q <= Judge && u_rules.busy_q == (state_q == Find));
+      assert (judged <= 5'd8 && known_frames <= 5'd8 && open_q == judged + known_frames);
+      if (inside_q && judged_q) begin
+        assert (ahead_q < judged && verdict_q.way <= ToHost);
+        assert ((verdict_q.way == ToCard) == sealed_q && (verdict_q.way == ToHost) == opened_q);
+        assert (u_verdicts.memory[3'(5'(u_verdicts.read_q) + ahead_q)] == verdict_q);
+      end
+      if (inside_q && !judged_q) assert (ahead_q >= judged && ahead_q < open_q);
+    end
+  end
+`endif
 
 endmodule

@@ -10,9 +10,9 @@
 // frame is the host's.
 //
 // Promise: a beat a clock in and out; a verdict in four clocks, and one more for each IPv6 extension
-// header. Frames leave unchanged, each once, and those of an exit in the order in which they came, at
-// the earliest eight clocks after their last beat. An exit that is not ready holds up the frames
-// behind, and at last the wire; nothing is lost.
+// header. Frames leave unchanged, each once, by the exit of its own verdict (proved, given ipa_port_store and
+// ipa_port_route), and those of an exit in the order in which they came, at the earliest eight clocks after
+// their last beat. An exit that is not ready holds up the frames behind, and at last the wire; nothing is lost.
 module ipa_port_steer
   import ipa_card_pkg::*;
 #(
@@ -20,6 +20,9 @@ module ipa_port_steer
   parameter  int unsigned BEATS  = 512,          // that are stored: two of the longest frames
   localparam int unsigned SaBits = $clog2(SAS)
 ) (
+`ifdef FORMAL
+  input  logic              some_i,
+`endif
   input  logic              clk_i,
   input  logic              rst_ni,
 
@@ -199,5 +202,75 @@ module ipa_port_steer
   logic unused;
   assign unused = ^{found_valid, behind[127:96], behind[63:32], facts.protocol, facts.field,
                     facts.kept, facts.is_v6, facts.total[16:15], facts.later, unused_verdicts};
+
+`ifdef FORMAL
+  // One frame, any, is followed, from its last beat's coming: `ahead_q` frames leave before it. Verdicts of some
+  // are there, then those of which what is known waits.
+  logic       started_q = 1'b0, inside_q, left_q, judged_q, damaged_q, comes, leaves, out_last;
+  logic [4:0] ahead_q, open_q, judged, known;
+  verdict_t   verdict_q;
+  logic [15:0] known_at;                         // damaged, octets
+  assign comes    = u_store.take && u_store.ends;
+  assign leaves   = beat_valid && beat_ready && beat_last;
+  assign out_last = m_last_o && ((card_valid_o && card_ready_i) || (host_valid_o && host_ready_i));
+  assign judged   = 5'(unused_verdicts);
+  assign known    = 5'(u_store.unused_frames);
+  assign known_at = u_store.u_frames.memory[3'(5'(u_store.u_frames.read_q) + ahead_q - judged)];
+  always_ff @(posedge clk_i) begin
+    started_q <= 1'b1;
+    if (!rst_ni) begin
+      inside_q <= 1'b0;
+      left_q   <= 1'b0;
+      open_q   <= '0;
+    end else begin
+      open_q <= open_q + 5'(comes) - 5'(leaves);
+      if (some_i && comes && !inside_q && !left_q) begin
+        inside_q  <= 1'b1;
+        judged_q  <= 1'b0;
+        ahead_q   <= open_q - 5'(leaves);
+        damaged_q <= u_store.s_error_i || u_store.cut;
+      end else if (inside_q) begin
+        if (leaves) begin
+          inside_q <= ahead_q != 0;
+          left_q   <= ahead_q == 0;
+          ahead_q  <= ahead_q - 1'b1;
+        end
+        if (frame_ready && !judged_q && ahead_q == judged) begin
+          judged_q  <= 1'b1;
+          verdict_q <= verdict_in;
+        end
+      end
+    end
+  end
+  always_comb begin
+    if (!started_q) assume (!rst_ni);
+    if (started_q && rst_ni) begin
+      // A frame that leaves does so by one exit, or by none.
+      assert (!(card_valid_o && host_valid_o));
+      if (out_last) assert (leaves);
+      if (leaves) assert (out_last == (verdict.way inside {ToCard, ToHost}) && open_q != 0);
+      assert (dropped_o == (frame_ready && verdict_in.way == ToNobody));
+      // It is the one of its own verdict; nothing leaves of what came damaged.
+      if (inside_q && ahead_q == 0 && (card_valid_o || host_valid_o)) begin
+        assert (judged_q && verdict == verdict_q && !damaged_q);
+        assert (card_valid_o == (verdict_q.way == ToCard));
+        if (card_valid_o) assert (card_sa_o == verdict_q.sa && card_end_o == verdict_q.stop);
+      end
+      // What is looked up has an answer, and room for it.
+      if (state_q == Find) assert (found_valid && verdict_in_ready);
+
+      // What induction needs to know.
+      assert (judged <= 5'd8 && known <= 5'd8 && open_q == judged + known);
+      if (inside_q && judged_q) begin
+        assert (ahead_q < judged && (!damaged_q || verdict_q.way == ToNobody));
+        assert (u_verdicts.memory[3'(5'(u_verdicts.read_q) + ahead_q)] == verdict_q);
+      end
+      if (inside_q && !judged_q) begin
+        assert (ahead_q >= judged && ahead_q < open_q && known_at[15] == damaged_q);
+      end
+      if (state_q != Idle) assert (frame_valid);
+    end
+  end
+`endif
 
 endmodule

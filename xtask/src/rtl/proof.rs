@@ -326,6 +326,94 @@ const PROOFS: &[Proof] = &[
         mutants: &[("!OF_SA || (rule", "(rule")],
     },
     Proof {
+        module: "ipa_port_jobs",
+        with: &["ipa_card_pkg.sv", "ram_1w1r.sv"],
+        parameters: &["SAS=4"],
+        depth: 2,
+        flat: true,
+        mutants: &[
+            ("sa_index < 32'(SAS) && valid_q", "valid_q"),
+            ("&& sa.outbound == !wire_q;", ";"),
+            ("<= job_q.has_data ? Stream : Drain;", "<= Stream;"),
+            ("16'(LeadOctets) + 16'd63) >> 6", "16'd63) >> 6"),
+        ],
+    },
+    Proof {
+        module: "ipa_port_steer",
+        with: &[
+            "ipa_card_pkg.sv",
+            "ram_1w1r.sv",
+            "ipa_fifo.sv",
+            "ipa_fifo_ram.sv",
+            "ipa_port_store.sv",
+            "ipa_port_route.sv",
+            "ipa_ip_parse.sv",
+            "ipa_spi_table.sv",
+        ],
+        parameters: &["SAS=4"],
+        depth: 2,
+        flat: false,
+        mutants: &[
+            (
+                "if (frame.damaged || keepalive) begin",
+                "if (keepalive) begin",
+            ),
+            // A verdict more than there are frames.
+            ("(state_q == Judge && !looks);", "state_q == Judge;"),
+        ],
+    },
+    Proof {
+        module: "ipa_port_host",
+        with: &[
+            "ipa_card_pkg.sv",
+            "ram_1w1r.sv",
+            "ipa_fifo.sv",
+            "ipa_fifo_ram.sv",
+            "ipa_port_store.sv",
+            "ipa_port_route.sv",
+            "ipa_ip_parse.sv",
+            "ipa_ip_flow.sv",
+            "ipa_rules.sv",
+        ],
+        parameters: &["RULES=4"],
+        depth: 2,
+        flat: false,
+        mutants: &[
+            (
+                "found && !facts.bad && !frame.damaged;",
+                "found && !frame.damaged;",
+            ),
+            (
+                "if (looked) state_q <= Done;",
+                "if (looked) state_q <= Idle;",
+            ),
+        ],
+    },
+    Proof {
+        module: "ipa_port_out",
+        with: &[
+            "ipa_card_pkg.sv",
+            "ram_1w1r.sv",
+            "ipa_fifo.sv",
+            "ipa_fifo_ram.sv",
+            "ipa_port_store.sv",
+            "ipa_port_route.sv",
+            "ipa_ip_parse.sv",
+            "ipa_ip_flow.sv",
+            "ipa_rules.sv",
+        ],
+        parameters: &["SAS=4", "RULES=4"],
+        depth: 2,
+        flat: false,
+        mutants: &[
+            // What was refused takes the frame of the next packet.
+            ("done_good_i && done_len_i != '0;", "done_len_i != '0;"),
+            ("&& (!has_frame || frame_valid);", ";"),
+            ("acc_valid_q && !acc_last_q && line", "acc_valid_q && line"),
+            ("!too_big && known) verdict_in", "!too_big) verdict_in"),
+        ],
+    },
+    Proof {
         module: "ipa_msix",
         with: &[],
         // How long a microsecond is says nothing of what is proved, and a product is hard to reason about.

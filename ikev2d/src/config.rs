@@ -10,6 +10,7 @@ mod daemon;
 mod diagnosis;
 mod failover;
 mod ikev1;
+mod interface;
 mod legacy;
 mod manual;
 mod metrics;
@@ -40,6 +41,8 @@ pub(crate) use daemon::cores;
 pub use daemon::{DaemonSection, DataplaneSetting, DeviceSetting, TunSection};
 pub use diagnosis::Place;
 pub use failover::FailoverSection;
+pub use interface::InterfaceSection;
+pub(crate) use interface::check_named as check_interfaces;
 pub use manual::{HexKey, KeyTable, ManualSection};
 pub(crate) use manual::{Keys, keys as manual_keys};
 pub use metrics::{MetricsListen, MetricsSection};
@@ -63,6 +66,9 @@ pub struct Config {
     /// Preshared keys by name (`ike-…`), postquantum ones (`ppk-…`, RFC 8784), passwords of EAP and XAUTH (`eap-…`, `xauth-…`), and files with private keys (`private-…`).
     #[serde(default)]
     pub secrets: BTreeMap<String, SecretSection>,
+    /// TUN interfaces of route-based VPNs.
+    #[serde(default)]
+    pub interfaces: BTreeMap<String, InterfaceSection>,
     /// Addresses for peers.
     #[serde(default)]
     pub pools: BTreeMap<String, PoolSection>,
@@ -158,7 +164,12 @@ impl Config {
         if inline && self.daemon.tcp_port != 0 {
             return Err(("daemon.tcp_port".to_owned(), no_tcp.to_owned()));
         }
+        for (name, interface) in &self.interfaces {
+            interface.check(name, &self.daemon)?;
+        }
         for (name, connection) in &self.connections {
+            check_interfaces(connection, &self.interfaces)
+                .map_err(|(key, what)| (format!("connections.{name}.{key}"), what))?;
             if inline && connection.tcp != TcpSetting::Off {
                 return Err((format!("connections.{name}.tcp"), no_tcp.to_owned()));
             }

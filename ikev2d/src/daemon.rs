@@ -7,6 +7,7 @@ mod control;
 mod device;
 pub(crate) mod engine;
 mod ike;
+mod interfaces;
 mod leases;
 mod listen;
 mod loaded;
@@ -95,6 +96,8 @@ pub(crate) struct Daemon {
     /// Routes of child SAs.
     routed: HashMap<ChildId, Held>,
     traps: trap::Traps,
+    interfaces: interfaces::Interfaces,
+    interfaces_due: bool,
     leases: leases::Keeper,
     mobility: mobility::Mobility,
     virtual_ips: virtual_ips::VirtualIps,
@@ -223,6 +226,8 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         adoption: adoption::Adoption::new(adopted, section.failover.orphan_grace.0),
         routed: HashMap::new(),
         traps: trap::Traps::default(),
+        interfaces: interfaces::Interfaces::default(),
+        interfaces_due: false,
         leases: leases::Keeper::default(),
         mobility: mobility::Mobility::default(),
         virtual_ips: virtual_ips::VirtualIps::default(),
@@ -233,6 +238,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         config_path,
         config,
     };
+    daemon.update_interfaces().await;
     daemon.apply_policy();
     let lease_file = daemon.config.daemon.lease_file();
     leases::read(&lease_file, daemon.endpoint.pools_mut());
@@ -385,6 +391,7 @@ impl Daemon {
             Ok(config) => {
                 tracing::info!("configuration is read again; established SAs stay");
                 self.config = config;
+                self.interfaces_due = true;
                 self.manual_due = true;
                 self.credentials_changed();
                 Ok(())
@@ -436,9 +443,10 @@ impl Daemon {
                 }
             }
             Upcall::Acquire {
+                interface,
                 source,
                 destination,
-            } => self.acquire(source, destination),
+            } => self.acquire(interface, source, destination),
         }
     }
 
@@ -525,6 +533,10 @@ impl Daemon {
 
     /// Does what the core wants done, until it wants nothing more.
     pub(crate) async fn settle(&mut self) {
+        if std::mem::take(&mut self.interfaces_due) {
+            self.update_interfaces().await;
+            self.traps_due = true;
+        }
         if std::mem::take(&mut self.traps_due) {
             self.update_traps();
         }
@@ -559,15 +571,17 @@ impl Daemon {
                 let section = self
                     .loaded
                     .child(&self.config, &child.connection, &child.child);
-                let installed = self.installer.inbound(*child, section);
+                let names = (&*child.connection, &*child.child);
+                let bound = self.interfaces.bind(names, section);
+                let installed = bound.and_then(|interface| {
+                    let installed = self.installer.inbound(*child, section, interface);
+                    installed.map_err(|error| error.to_string())
+                });
                 let answer = match installed {
                     Ok(()) => Answer::Installed(install),
-                    Err(error) => {
-                        tracing::error!(%error, "child SA can't be installed");
-                        Answer::Failed {
-                            install,
-                            reason: error.to_string(),
-                        }
+                    Err(reason) => {
+                        tracing::error!(error = reason, "child SA can't be installed");
+                        Answer::Failed { install, reason }
                     }
                 };
                 self.endpoint.handle_answer(now, &answer);
@@ -727,6 +741,10 @@ impl Daemon {
         let (inbound, outbound) = self.plane.traffic(child.sa.id.0);
         ChildFacts {
             placement: self.installer.placement(child.sa.id),
+            interface: {
+                let id = self.installer.interface(child.sa.id);
+                self.interfaces.name(id).map(str::to_owned)
+            },
             life_time: self.installer.life_time(child.sa.id),
             inbound,
             outbound,

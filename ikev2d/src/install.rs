@@ -21,7 +21,9 @@ use offload_api::sa::{
 };
 
 use crate::config::ChildSection;
-use crate::dataplane::{Encapsulation, InboundSa, OutboundSa, Overhead, Selectors, Share, Way};
+use crate::dataplane::{
+    Encapsulation, InboundSa, InterfaceId, OutboundSa, Overhead, Selectors, Share, Way,
+};
 use crate::inline::outer;
 use crate::plane::{Plane, Removed};
 use crate::streams::Streams;
@@ -86,6 +88,7 @@ struct Installed {
     how: Option<Box<How>>,
     /// Hard, of both.
     life_time: Option<Duration>,
+    interface: InterfaceId,
     inbound: SaHandle,
     outbound: Option<SaHandle>,
 }
@@ -135,6 +138,7 @@ impl Installer {
             keys_out,
         }: KeyedChild,
         section: Option<&ChildSection>,
+        interface: InterfaceId,
     ) -> Result<(), InstallError> {
         if sa.transport && self.plane.is_inline() {
             let what = "transport mode";
@@ -184,6 +188,7 @@ impl Installer {
             transport: sa.transport.then(|| sa.path.local.ip()),
             original: sa.told().original,
             child: sa.id.0,
+            interface,
         });
         self.led(handle, added)?;
         let installed = Installed {
@@ -194,6 +199,7 @@ impl Installer {
                 selectors,
             })),
             life_time: lifetimes.hard.time,
+            interface,
             inbound: handle,
             outbound: None,
             sa,
@@ -226,6 +232,7 @@ impl Installer {
             way: way(&self.streams, sa, params.suite),
             child: child.0,
             share: share(sa),
+            interface: installed.interface,
         });
         if let Err(error) = added {
             let _ = self.failover.retire(handle);
@@ -326,6 +333,12 @@ impl Installer {
             installed.map(|installed| installed.inbound),
             installed.and_then(|installed| installed.outbound),
         )
+    }
+
+    /// Where a child's packets in the clear come from and go to.
+    pub(crate) fn interface(&self, child: ChildId) -> InterfaceId {
+        let installed = self.children.get(&child);
+        installed.map_or(InterfaceId::MAIN, |installed| installed.interface)
     }
 
     /// Goes on with those that are retired.

@@ -10,8 +10,8 @@ use offload_api::error::SaError;
 use offload_api::sa::Spi;
 
 use crate::dataplane::{
-    Dataplane, Encapsulation, InboundEntry, InboundSa, OutboundEntry, OutboundSa, Selectors, Way,
-    is_drained,
+    Dataplane, DataplaneError, Encapsulation, InboundEntry, InboundSa, InterfaceId, OutboundEntry,
+    OutboundSa, Trap, Way, is_drained,
 };
 use crate::inline::{self, InlinePlane};
 
@@ -60,6 +60,24 @@ impl Plane {
         match self {
             Self::Tun(plane) => plane.tun_name(),
             Self::Inline(_, name) => name,
+        }
+    }
+
+    /// Makes a further interface; an inline card, for which the configuration has none, makes none.
+    pub(crate) fn add_interface(
+        &self,
+        name: &str,
+        mtu: u16,
+    ) -> Option<Result<InterfaceId, DataplaneError>> {
+        match self {
+            Self::Tun(plane) => Some(plane.add_interface(name, mtu)),
+            Self::Inline(..) => None,
+        }
+    }
+
+    pub(crate) fn remove_interface(&self, id: InterfaceId) {
+        if let Self::Tun(plane) = self {
+            plane.remove_interface(id);
         }
     }
 
@@ -154,7 +172,7 @@ impl Plane {
     }
 
     /// Traffic that may ask for an SA and waits for it, where workers see it.
-    pub(crate) fn set_traps(&self, traps: Selectors) {
+    pub(crate) fn set_traps(&self, traps: Vec<Trap>) {
         if let Self::Tun(plane) = self {
             plane.set_traps(traps);
         }

@@ -309,6 +309,39 @@ impl Routes {
         }
     }
 
+    /// Brings a further interface up, with such an MTU.
+    pub(crate) async fn bring_up(&self, interface: u32, mtu: Option<u16>) {
+        let mut link = LinkUnspec::new_with_index(interface).up();
+        if let Some(mtu) = mtu {
+            link = link.mtu(mtu.into());
+        }
+        if let Err(error) = self.handle.link().set(link.build()).execute().await {
+            tracing::error!(interface, %error, "an interface could not be brought up");
+        }
+    }
+
+    /// Gives a further interface an address.
+    pub(crate) async fn add_network(&mut self, interface: u32, network: IpNet) {
+        let (address, bits) = (network.addr(), network.prefix_len());
+        let request = self.handle.address().add(interface, address, bits);
+        match request.replace().execute().await {
+            Ok(()) => tracing::info!(%network, interface, "address added"),
+            Err(error) => tracing::error!(%network, %error, "address could not be added"),
+        }
+        self.own.asked = None;
+    }
+
+    /// Takes it away.
+    pub(crate) async fn remove_network(&mut self, interface: u32, network: IpNet) {
+        let (address, bits) = (network.addr(), network.prefix_len());
+        let mut request = self.handle.address().add(interface, address, bits);
+        let message = request.message_mut().clone();
+        if let Err(error) = self.handle.address().del(message).execute().await {
+            tracing::debug!(%network, %error, "address is gone already");
+        }
+        self.own.asked = None;
+    }
+
     /// Puts an address that a peer has given on the interface.
     pub(crate) async fn add_address(&mut self, address: IpAddr) {
         let bits = if address.is_ipv4() { 32 } else { 128 };

@@ -9,7 +9,8 @@ use std::time::Duration;
 use benches::counting::{Counting, allocations};
 use esp::engine::{SoftwareConfig, SoftwareEngine};
 use ikev2d::dataplane::{
-    Dataplane, DataplaneConfig, Encapsulation, InboundSa, MssClamp, OutboundSa, Overhead, Way,
+    Dataplane, DataplaneConfig, Encapsulation, InboundSa, InterfaceId, MssClamp, OutboundSa,
+    Overhead, Way,
 };
 use netlab::Namespace;
 use netlab::link::veth;
@@ -99,8 +100,10 @@ fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Data
         transport: None,
         original: None,
         child: 1,
+        interface: InterfaceId::MAIN,
     });
     plane.add_outbound(&OutboundSa {
+        interface: InterfaceId::MAIN,
         share: None,
         spi: Spi::new(SPIS[usize::from(own) - 1]).unwrap(),
         sa: outbound,

@@ -551,3 +551,56 @@ fn a_wrong_secret_gives_no_tunnel() {
         gateway.wait_sas("nothing", |sas| !sas.contains("ESTABLISHED"));
     }
 }
+
+/// B53: a child is rekeyed by what it has carried, and ends by that; no packet is lost to the first, and none
+/// passes after the second.
+#[test]
+fn what_a_child_has_carried_rekeys_it_and_ends_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let (from, to) = (IpAddr::from([10, 1, 0, 1]), IpAddr::from([10, 2, 0, 1]));
+    let limits = "rekey_packets = 10\nlife_packets = 1000\nrand_packets = 0";
+    let a = ours(1, IKE, ESP, "", limits);
+    let a = Gateway::ikev2d(&wire.a, &directory.path().join("a"), &a);
+    let b = ours(2, IKE, ESP, "", "rekey_time = \"0s\"\nlife_packets = 200");
+    let b = Gateway::ikev2d(&wire.b, &directory.path().join("b"), &b);
+    a.swanctl(&["--initiate", "--child", "net"]);
+    wire.assert_passes("before");
+    let spi = |sas: &str| {
+        let mut lines = sas.lines().map(str::trim_start);
+        let line = lines.find(|line| line.starts_with("in "));
+        line.and_then(|line| line.split_whitespace().nth(1).map(str::to_owned))
+    };
+    let first = spi(&a.swanctl(&["--list-sas"]));
+    let report = ping(&wire.a, from, to, 60).unwrap();
+    assert_eq!(report.received, 60, "{report:?}");
+    let sas = a.wait_sas("another child SA", |sas| {
+        installed(sas) == 1 && spi(sas) != first
+    });
+    assert!(spi(&sas).is_some(), "{sas}");
+
+    // Who rekeys by nothing ends it.
+    drop(a);
+    let a = ours(1, IKE, ESP, "", "rekey_time = \"0s\"");
+    let a = Gateway::ikev2d(&wire.a, &directory.path().join("a-later"), &a);
+    a.swanctl(&["--initiate", "--child", "net"]);
+    wire.assert_passes("with other limits");
+    let report = ping(&wire.a, from, to, 400).unwrap();
+    assert!((150..200).contains(&report.received), "{report:?}");
+    b.wait_sas("the end", |sas| installed(sas) == 0);
+}
+
+/// B66: what a daemon leaves when it crashes holds no keys.
+#[test]
+fn a_daemon_leaves_no_core() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_wire, mut a, _b) = pair(directory.path(), "");
+    a.swanctl(&["--initiate", "--child", "net"]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", a.id())).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let words: Vec<_> = core.unwrap().split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"], "{limits}");
+    assert!(a.stop());
+}

@@ -48,6 +48,9 @@ pub struct ChildSection {
     /// Up to how many packets earlier, at random.
     #[serde(default)]
     pub rand_packets: u64,
+    /// The interface of its own that it is bound to (`[interfaces.NAME]`); the host's routes to that lead
+    /// its traffic, and the daemon sets none.
+    pub interface: Option<String>,
     /// Without effect: for kernel interfaces.
     pub if_id_in: Option<toml::Value>,
     /// Without effect: for kernel interfaces.
@@ -237,6 +240,11 @@ impl ChildSection {
         }
         if connection.mobike {
             return wrong("mobike moves tunnels (RFC 4555 §1), and transport mode has none");
+        }
+        if self.interface.is_some() {
+            return wrong(
+                "an interface of its own is for tunnels: in transport mode the two hosts' own routes count",
+            );
         }
         if !self.ah_proposals.is_empty() {
             return wrong("AH is carried in tunnel mode alone: transport mode needs ESP");

@@ -746,6 +746,76 @@ fn keys_that_everybody_may_read_are_refused() {
     Config::read(&config).unwrap();
 }
 
+/// B42.
+#[test]
+fn interfaces_are_checked() {
+    let text = |interfaces: &str, child: &str| {
+        format!(
+            "{interfaces}\n[connections.gw]\nlocal = {{ auth = \"psk\" }}\nremote = {{ auth = \"psk\" }}\n\
+             [connections.gw.children.net]\n{child}\n"
+        )
+    };
+    let bound = "interface = \"vpn0\"";
+    let good = text(
+        "[interfaces.vpn0]\nmtu = 1300\naddrs = [\"10.9.0.1/30\", \"fd00::1/64\"]",
+        bound,
+    );
+    let config: Config = good.parse().unwrap();
+    let addrs = &config.interfaces["vpn0"].addrs;
+    assert_eq!(addrs[0].to_string(), "10.9.0.1/30");
+    for (interfaces, child, key, what) in [
+        (
+            "",
+            bound,
+            "children.net.interface",
+            "there is no [interfaces.vpn0]",
+        ),
+        ("[interfaces.\"a/b\"]", "", "interfaces.a/b", "no name"),
+        (
+            "[interfaces.a-name-of-sixteen]",
+            "",
+            "interfaces.a-name-of-sixteen",
+            "at most 15",
+        ),
+        (
+            "[interfaces.esp0]",
+            "",
+            "interfaces.esp0",
+            "daemon.tun.name",
+        ),
+        (
+            "[interfaces.vpn0]\nmtu = 1401",
+            bound,
+            "interfaces.vpn0.mtu",
+            "68 to 1400",
+        ),
+        (
+            "[interfaces.vpn0]\nmtu = 67",
+            bound,
+            "interfaces.vpn0.mtu",
+            "68 to 1400",
+        ),
+        (
+            "[daemon]\ndataplane = \"inline\"\n[interfaces.vpn0]",
+            "",
+            "interfaces.vpn0",
+            "inline",
+        ),
+        (
+            "[interfaces.vpn0]",
+            "interface = \"vpn0\"\nmode = \"transport\"",
+            "children.net.mode",
+            "tunnels",
+        ),
+    ] {
+        let error = text(interfaces, child)
+            .parse::<Config>()
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(key) && error.contains(what), "{error}");
+    }
+}
+
 #[test]
 fn garbage_is_refused() {
     for garbage in [

@@ -11,7 +11,7 @@ use ikev2d_proto::config::{Connection, Secret};
 use super::Daemon;
 use crate::config::{
     AuthoritySection, ChildSection, Config, ConnectionSection, Credentials, PoolSection,
-    StartAction,
+    StartAction, check_interfaces,
 };
 use crate::vici::lists;
 use crate::vici::message::Section;
@@ -81,6 +81,8 @@ impl Loaded {
         name: String,
         section: ConnectionSection,
     ) -> Result<(), String> {
+        check_interfaces(&section, &config.interfaces)
+            .map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
         let made = section.to_connection(&name, &self.credentials(config), config.daemon.workers());
         let made = made.map_err(|(key, what)| format!("{name}.{key}: {what}"))?;
         self.policy.insert(name.clone(), Arc::new(made));

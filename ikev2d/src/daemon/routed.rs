@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ikev2d_proto::event::{ChildId, IkeId};
 
 use super::Daemon;
+use crate::dataplane::InterfaceId;
 use crate::routes::Traffic;
 
 impl Daemon {
@@ -27,6 +28,10 @@ impl Daemon {
         let Some(sa) = self.installer.child(child) else {
             return;
         };
+        // Where its own interface leads is the host's to say.
+        if self.installer.interface(child) != InterfaceId::MAIN {
+            return;
+        }
         let mut peers = vec![sa.path.remote.ip()];
         peers.extend(peer);
         // Of its connection's routes none may take what another's is led past.

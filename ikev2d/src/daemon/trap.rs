@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::Daemon;
 use crate::config::StartAction;
+use crate::dataplane::{self, InterfaceId};
 use crate::install::pairs;
 use crate::net;
 use crate::routes::{Held, Traffic, networks};
@@ -76,6 +77,8 @@ pub(super) struct Trap {
     /// Whether it is there.
     inside: bool,
     transport: bool,
+    /// Where its packets are routed to; only those of the daemon's own interface have routes of the daemon's.
+    interface: InterfaceId,
     /// Its packets ask for an SA.
     asks: bool,
     /// Its addresses of our side come from the peer, with the SA.
@@ -133,6 +136,7 @@ impl Trap {
             peers,
             inside,
             transport,
+            interface: InterfaceId::MAIN,
             asks,
             given: dynamic && !connection.vips.is_empty(),
             blind: dynamic && own.is_none(),
@@ -227,10 +231,19 @@ impl Daemon {
                     .loaded
                     .child(&self.config, &connection.name, &child.name);
                 let action = section.map_or(StartAction::None, |section| section.start_action);
-                if action != StartAction::None
-                    && let Some(trap) =
+                let interface = section.map_or(Ok(InterfaceId::MAIN), |s| self.interfaces.named(s));
+                // One that can't be made was told of, and leads nothing.
+                let Ok(interface) = interface else { continue };
+                let wants = match action {
+                    StartAction::None => false,
+                    StartAction::Trap => true,
+                    StartAction::Start => interface == InterfaceId::MAIN,
+                };
+                if wants
+                    && let Some(mut trap) =
                         Trap::new(child, connection, action == StartAction::Trap, present)
                 {
+                    trap.interface = interface;
                     wanted.insert((connection.name.clone(), child.name.clone()), trap);
                 }
             }
@@ -241,12 +254,20 @@ impl Daemon {
         // Before the routes are: who comes by them may wait.
         let all = wanted.values().filter(|trap| trap.asks);
         self.plane.set_traps(
-            all.flat_map(|trap| pairs(&trap.local, &trap.remote).to_vec())
-                .collect(),
+            all.flat_map(|trap| {
+                let pairs = pairs(&trap.local, &trap.remote).to_vec().into_iter();
+                pairs.map(|(local, remote)| dataplane::Trap {
+                    interface: trap.interface,
+                    local,
+                    remote,
+                })
+            })
+            .collect(),
         );
         let mut held = BTreeMap::new();
         for step in steps(&before, &wanted) {
             match step {
+                Step::Set(_, trap) if trap.interface != InterfaceId::MAIN => {}
                 Step::Set(key, trap) => {
                     held.insert(key.clone(), self.routes.hold(&trap.traffic()));
                 }
@@ -282,12 +303,13 @@ impl Daemon {
     }
 
     /// A packet that no SA takes: sets up the child that would.
-    pub(super) fn acquire(&mut self, source: IpAddr, destination: IpAddr) {
+    pub(super) fn acquire(&mut self, interface: InterfaceId, source: IpAddr, destination: IpAddr) {
         let trap = self
             .traps
             .set
             .iter()
-            .find(|(_, trap)| trap.asks && trap.takes(source, destination));
+            .filter(|(_, trap)| trap.asks && trap.interface == interface)
+            .find(|(_, trap)| trap.takes(source, destination));
         let Some((connection, child)) = trap.map(|(key, _)| key.clone()) else {
             return;
         };
@@ -417,6 +439,7 @@ mod tests {
             peers: vec!["192.0.2.2".parse().unwrap()],
             inside: false,
             transport: false,
+            interface: InterfaceId::MAIN,
             asks: false,
             given: false,
             blind: false,

@@ -7,6 +7,7 @@ mod acquire;
 mod ah;
 mod door;
 mod from_tun;
+mod interfaces;
 mod mail;
 mod mtu;
 mod original;
@@ -31,17 +32,19 @@ use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{QueueConfig, Status};
 use offload_api::sa::{SaHandle, Spi, TrafficSelector};
 use offload_api::wire::esp;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use thiserror::Error;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 pub(crate) use door::{Door, Doorkeeper};
+pub use interfaces::InterfaceId;
 pub use mtu::Overhead;
 use policy::Policy;
 pub use policy::{InboundEntry, OutboundEntry, is_drained};
 pub use sockets::{IkeReceiver, send_datagram};
 
 use crate::streams::Stream;
+use interfaces::Interfaces;
 use mail::Mailbox;
 
 /// How the data plane is set up.
@@ -97,6 +100,7 @@ pub(crate) struct Shared {
     mail: Vec<Mailbox>,
     /// Workers that have packets waiting for an SA.
     waiters: AtomicUsize,
+    interfaces: Interfaces,
     upcall: Box<dyn Fn(Upcall) -> bool + Send + Sync>,
     mss_clamp: MssClamp,
 }
@@ -149,6 +153,8 @@ pub struct InboundSa {
     pub original: Option<(IpAddr, IpAddr)>,
     /// Its child SA's number.
     pub child: u64,
+    /// Where its packets come out.
+    pub interface: InterfaceId,
 }
 
 /// An SA to send through. The newest whose selectors fit is used, so that rekeying switches at once.
@@ -166,6 +172,19 @@ pub struct OutboundSa {
     pub child: u64,
     /// Whose packets it takes, where several carry the same traffic.
     pub share: Option<Share>,
+    /// Where its packets come from.
+    pub interface: InterfaceId,
+}
+
+/// Traffic that may ask for an SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trap {
+    /// Where its packets come from.
+    pub interface: InterfaceId,
+    /// Our side's.
+    pub local: TrafficSelector,
+    /// The peer's side's.
+    pub remote: TrafficSelector,
 }
 
 /// One of several SAs for the same traffic (RFC 9611): each worker sends through its own, so that no
@@ -228,6 +247,8 @@ pub enum Upcall {
     },
     /// No policy for a packet.
     Acquire {
+        /// Where it was routed to.
+        interface: InterfaceId,
         /// Its source.
         source: IpAddr,
         /// Its destination.
@@ -413,6 +434,7 @@ impl Dataplane {
             stop: AtomicBool::new(false),
             wakes,
             waiters: AtomicUsize::new(0),
+            interfaces: Interfaces::default(),
             upcall: Box::new(upcall),
             mss_clamp: config.mss_clamp,
         });
@@ -444,6 +466,8 @@ impl Dataplane {
                 reads_ah: ah().map_err(duplicating)?,
                 queue,
                 pool: pool.clone(),
+                epoll: epoll::create(epoll::CreateFlags::CLOEXEC)
+                    .map_err(|error| host("epoll")(error.into()))?,
             };
             // IKE is read by another worker than ESP of its family.
             let mine = |at: usize| (at + at / 2) % count == number;
@@ -500,8 +524,8 @@ impl Dataplane {
         }
     }
 
-    /// Traffic that may ask for an SA, and waits for it a moment: (our side, peer's side).
-    pub fn set_traps(&self, traps: Selectors) {
+    /// Traffic that may ask for an SA, and waits for it a moment.
+    pub fn set_traps(&self, traps: Vec<Trap>) {
         self.shared.policy.set_traps(traps);
     }
 

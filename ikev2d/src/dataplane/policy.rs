@@ -13,7 +13,7 @@ use offload_api::sa::{SaHandle, Spi, TrafficSelector};
 use offload_api::wire::ip::Facts;
 
 use super::mtu::PathMtu;
-use super::{InboundSa, OutboundSa, Selectors, Share, Way};
+use super::{InboundSa, InterfaceId, OutboundSa, Selectors, Share, Way};
 pub(super) use table::Policy;
 
 /// An SA that is received through.
@@ -22,6 +22,7 @@ pub struct InboundEntry {
     pub(super) sa: SaHandle,
     pub(super) spi: Spi,
     pub(super) child: u64,
+    pub(super) interface: InterfaceId,
     pub(super) transport: Option<IpAddr>,
     /// In a box, as all that few have.
     pub(super) original: Option<Box<(IpAddr, IpAddr)>>,
@@ -49,6 +50,7 @@ const TOLD_PAUSE: Duration = Duration::from_secs(1);
 pub struct OutboundEntry {
     pub(super) sa: SaHandle,
     pub(super) child: u64,
+    pub(super) interface: InterfaceId,
     selectors: Selectors,
     way: Mutex<Way>,
     share: Option<Share>,
@@ -106,6 +108,7 @@ impl InboundEntry {
             sa: sa.sa,
             spi: sa.spi,
             child: sa.child,
+            interface: sa.interface,
             transport: sa.transport,
             original: sa.original.map(Box::new),
             selectors: sa.selectors.clone(),
@@ -178,6 +181,7 @@ impl OutboundEntry {
         Self {
             sa: sa.sa,
             child: sa.child,
+            interface: sa.interface,
             selectors: sa.selectors.clone(),
             way: Mutex::new(sa.way.clone()),
             share: sa.share,
@@ -262,6 +266,7 @@ mod tests {
             transport: None,
             original: None,
             child: 9,
+            interface: InterfaceId::MAIN,
         })
     }
 

@@ -11,6 +11,7 @@ use offload_api::frame::Frame;
 use offload_api::wire::ip::Facts;
 
 use super::Upcall;
+use super::interfaces::InterfaceId;
 use super::worker::Worker;
 
 /// How long a packet waits: about as long as its sender would before it gives up on it itself.
@@ -21,7 +22,7 @@ const MOST: usize = 64;
 /// Packets in the order that they came, each with when it gives up.
 #[derive(Default)]
 pub(super) struct Waiting {
-    packets: VecDeque<(Frame, Instant)>,
+    packets: VecDeque<(Frame, InterfaceId, Instant)>,
     /// SAs that had come when they were looked at last.
     seen: u64,
 }
@@ -32,18 +33,18 @@ impl Waiting {
     }
 
     /// Takes a packet in; gives it back if too many wait already.
-    pub(super) fn push(&mut self, packet: Frame, now: Instant) -> Option<Frame> {
+    pub(super) fn push(&mut self, packet: Frame, from: InterfaceId, now: Instant) -> Option<Frame> {
         if self.packets.len() >= MOST {
             return Some(packet);
         }
-        self.packets.push_back((packet, now + PATIENCE));
+        self.packets.push_back((packet, from, now + PATIENCE));
         None
     }
 
     /// Drops those that have waited for too long; how many.
     pub(super) fn expire(&mut self, now: Instant) -> u64 {
         let mut dropped = 0;
-        while self.packets.front().is_some_and(|(_, end)| *end <= now) {
+        while self.packets.front().is_some_and(|(.., end)| *end <= now) {
             self.packets.pop_front();
             dropped += 1;
         }
@@ -58,24 +59,31 @@ impl Waiting {
     }
 
     /// The one that has waited the longest.
-    pub(super) fn pop(&mut self) -> Option<(Frame, Instant)> {
+    pub(super) fn pop(&mut self) -> Option<(Frame, InterfaceId, Instant)> {
         self.packets.pop_front()
     }
 
     /// It waits on.
-    pub(super) fn put_back(&mut self, packet: Frame, end: Instant) {
-        self.packets.push_back((packet, end));
+    pub(super) fn put_back(&mut self, packet: Frame, from: InterfaceId, end: Instant) {
+        self.packets.push_back((packet, from, end));
     }
 }
 
 impl Worker {
     /// Asks for the SA that a packet wants, and lets it wait for that.
-    pub(super) fn ask_for_sa(&mut self, frame: Frame, facts: &Facts, now: Instant) {
+    pub(super) fn ask_for_sa(
+        &mut self,
+        frame: Frame,
+        from: InterfaceId,
+        facts: &Facts,
+        now: Instant,
+    ) {
         let counters = &self.shared.counters;
         let (source, destination) = (facts.source, facts.destination);
-        if self.acquires.passes(source, destination, now) {
+        if self.acquires.passes(from, source, destination, now) {
             counters.acquires.fetch_add(1, Relaxed);
             let heard = (self.shared.upcall)(Upcall::Acquire {
+                interface: from,
                 source,
                 destination,
             });
@@ -84,7 +92,7 @@ impl Worker {
             }
         }
         let first = self.waiting.is_empty();
-        if self.waiting.push(frame, now).is_some() {
+        if self.waiting.push(frame, from, now).is_some() {
             counters.no_policy.fetch_add(1, Relaxed);
         } else if first {
             // Who adds an SA after this wakes us; one that came before is seen by the next look.
@@ -98,18 +106,18 @@ impl Worker {
         let now = Instant::now();
         let come = self.shared.policy.come();
         for _ in 0..self.waiting.look(come) {
-            let Some((frame, end)) = self.waiting.pop() else {
+            let Some((frame, from, end)) = self.waiting.pop() else {
                 break;
             };
             let Ok(facts) = Facts::of(&frame) else {
                 continue;
             };
-            match self.shared.policy.outbound(&facts, self.number) {
+            match self.shared.policy.outbound(from, &facts, self.number) {
                 Some(entry) => {
                     self.shared.counters.awaited.fetch_add(1, Relaxed);
                     self.seal_through(&entry, frame, &facts, now);
                 }
-                None => self.waiting.put_back(frame, end),
+                None => self.waiting.put_back(frame, from, end),
             }
         }
         let dropped = self.waiting.expire(now);
@@ -143,17 +151,17 @@ mod tests {
     fn packets_wait_in_order_until_an_sa_comes() {
         let (mut waiting, now) = (Waiting::default(), Instant::now());
         for packet in packets(3) {
-            assert!(waiting.push(packet, now).is_none());
+            assert!(waiting.push(packet, InterfaceId::MAIN, now).is_none());
         }
         assert_eq!(waiting.look(0), 0);
         assert_eq!(waiting.look(1), 3);
         assert_eq!(waiting.look(1), 0, "nothing new");
         // The second waits on for another SA.
         for expected in 0..3 {
-            let (packet, end) = waiting.pop().unwrap();
+            let (packet, from, end) = waiting.pop().unwrap();
             assert_eq!(packet[..], [expected]);
             if expected == 1 {
-                waiting.put_back(packet, end);
+                waiting.put_back(packet, from, end);
             }
         }
         assert_eq!(waiting.look(2), 1);
@@ -168,20 +176,20 @@ mod tests {
         let all = packets(MOST as u8 + 3);
         let refused = all
             .into_iter()
-            .filter_map(|packet| waiting.push(packet, now));
+            .filter_map(|packet| waiting.push(packet, InterfaceId::MAIN, now));
         assert_eq!(refused.count(), 3);
         assert_eq!(waiting.expire(now + PATIENCE / 2), 0);
-        let (packet, end) = waiting.pop().unwrap();
-        waiting.put_back(packet, end);
+        let (packet, from, end) = waiting.pop().unwrap();
+        waiting.put_back(packet, from, end);
         assert!(
             waiting
-                .push(packets(1).remove(0), now + PATIENCE / 2)
+                .push(packets(1).remove(0), InterfaceId::MAIN, now + PATIENCE / 2)
                 .is_some()
         );
         waiting.pop();
         assert!(
             waiting
-                .push(packets(1).remove(0), now + PATIENCE / 2)
+                .push(packets(1).remove(0), InterfaceId::MAIN, now + PATIENCE / 2)
                 .is_none()
         );
         assert_eq!(waiting.expire(now + PATIENCE), MOST as u64 - 1);

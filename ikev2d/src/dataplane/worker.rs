@@ -21,6 +21,7 @@ use tun_rs::SyncDevice;
 use super::acquire::AcquireGate;
 use super::ah::restore_header;
 use super::from_tun::{FromTun, MOST_PACKETS};
+use super::interfaces::{InterfaceId, Queues};
 use super::mail;
 use super::mtu::{self, AnswerGate};
 use super::original;
@@ -70,12 +71,15 @@ pub(super) struct Parts {
     pub(super) reads_ah: Vec<OwnedFd>,
     pub(super) queue: Box<dyn QueuePair>,
     pub(super) pool: FramePool,
+    /// To wait for further interfaces with.
+    pub(super) epoll: OwnedFd,
 }
 
 pub(super) struct Worker {
     pub(super) number: usize,
     pub(super) shared: Arc<Shared>,
-    tun: SyncDevice,
+    tun: Arc<SyncDevice>,
+    pub(super) interfaces: Queues,
     udp: Vec<(UdpSocket, u16)>,
     raw: Vec<OwnedFd>,
     pub(super) ah: Vec<OwnedFd>,
@@ -89,6 +93,8 @@ pub(super) struct Worker {
     receiver: Receiver,
     from_tun: FromTun,
     to_tun: ToTun,
+    /// Where its packets go.
+    to: InterfaceId,
     outbox: Outbox,
     pub(super) ops: Vec<Op>,
     done: Vec<Done>,
@@ -130,8 +136,10 @@ impl Worker {
             number: parts.number,
             shared: parts.shared,
             to_tun: ToTun::new(parts.tun.udp_gso()),
+            to: InterfaceId::MAIN,
             from_tun: FromTun::new(),
-            tun: parts.tun,
+            tun: Arc::new(parts.tun),
+            interfaces: Queues::new(parts.number, parts.epoll),
             outbox: Outbox::new(parts.udp, parts.raw, parts.ah),
             queue: parts.queue,
             pool: parts.pool,
@@ -156,6 +164,7 @@ impl Worker {
                     self.look_at_waiting();
                 }
                 worked |= self.read_tun();
+                worked |= self.read_interfaces();
                 worked |= self.read_udp();
                 worked |= self.read_mail();
                 worked |= self.read_raw();
@@ -187,35 +196,41 @@ impl Worker {
     }
 
     fn read_tun(&mut self) -> bool {
+        let (tun, now) = (self.tun.clone(), Instant::now());
         let mut worked = false;
-        let now = Instant::now();
-        while self.ops.len() < BURST {
-            // One large packet of the kernel's becomes up to so many: it waits until there is room.
-            self.starved = self.pool.available() < MOST_PACKETS;
-            if self.starved || !self.from_tun.read(&self.tun, &self.pool) {
-                break;
-            }
+        while self.ops.len() < BURST && self.read_once(&tun, InterfaceId::MAIN, now) {
             worked = true;
-            let mut packets = self.from_tun.take();
-            let counter = &self.shared.counters.tun_received;
-            counter.fetch_add(packets.len() as u64, Relaxed);
-            for frame in packets.drain(..) {
-                self.seal(frame, now);
-            }
-            self.from_tun.give_back(packets);
         }
         worked
     }
 
-    /// Leads a packet of the TUN to its SA.
-    fn seal(&mut self, frame: Frame, now: Instant) {
+    /// Reads a TUN queue once; whether anything was there.
+    pub(super) fn read_once(&mut self, tun: &SyncDevice, from: InterfaceId, now: Instant) -> bool {
+        // One large packet of the kernel's becomes up to so many: it waits until there is room.
+        self.starved = self.pool.available() < MOST_PACKETS;
+        if self.starved || !self.from_tun.read(tun, &self.pool) {
+            return false;
+        }
+        let mut packets = self.from_tun.take();
+        let counter = &self.shared.counters.tun_received;
+        counter.fetch_add(packets.len() as u64, Relaxed);
+        for frame in packets.drain(..) {
+            self.seal(frame, from, now);
+        }
+        self.from_tun.give_back(packets);
+        true
+    }
+
+    /// Leads a packet of an interface to its SA.
+    fn seal(&mut self, frame: Frame, from: InterfaceId, now: Instant) {
         let Ok(facts) = Facts::of(&frame) else {
             self.shared.counters.malformed.fetch_add(1, Relaxed);
             return;
         };
-        match self.shared.policy.outbound(&facts, self.number) {
+        let policy = &self.shared.policy;
+        match policy.outbound(from, &facts, self.number) {
             Some(entry) => self.seal_through(&entry, frame, &facts, now),
-            None if self.shared.policy.traps(&facts) => self.ask_for_sa(frame, &facts, now),
+            None if policy.traps(from, &facts) => self.ask_for_sa(frame, from, &facts, now),
             None => {
                 self.shared.counters.no_policy.fetch_add(1, Relaxed);
             }
@@ -234,7 +249,7 @@ impl Worker {
         let limit = entry.limit();
         if let Some(mtu) = mtu::too_big(facts, limit) {
             self.shared.counters.too_big.fetch_add(1, Relaxed);
-            self.answer(&frame, facts, mtu, now);
+            self.answer(&frame, entry.interface, facts, mtu, now);
             return;
         }
         self.clamp(&mut frame, facts, limit);
@@ -242,7 +257,14 @@ impl Worker {
     }
 
     /// Tells the sender of a packet that it is too large.
-    fn answer(&mut self, packet: &[u8], facts: &Facts, mtu: usize, now: Instant) {
+    fn answer(
+        &mut self,
+        packet: &[u8],
+        from: InterfaceId,
+        facts: &Facts,
+        mtu: usize,
+        now: Instant,
+    ) {
         if !self.answers.passes(facts, mtu, now) {
             return;
         }
@@ -261,7 +283,7 @@ impl Worker {
         if let Ok(about) = about {
             let counter = &self.shared.counters.too_big_answered;
             counter.fetch_add(1, Relaxed);
-            self.give_to_tun(frame, &about);
+            self.give_to_tun(frame, &about, from);
             self.flush_tun();
         }
     }
@@ -562,19 +584,26 @@ impl Worker {
         {
             self.clamp(&mut done.frame, &facts, back.limit());
         }
-        self.give_to_tun(done.frame, &facts);
+        self.give_to_tun(done.frame, &facts, entry.interface);
     }
 
-    fn give_to_tun(&mut self, frame: Frame, facts: &Facts) {
-        if self.to_tun.is_full() {
+    fn give_to_tun(&mut self, frame: Frame, facts: &Facts, to: InterfaceId) {
+        if self.to_tun.is_full() || self.to != to {
             self.flush_tun();
         }
+        self.to = to;
         self.to_tun.push(frame, facts);
     }
 
     fn flush_tun(&mut self) {
-        let tun = &self.tun;
-        let (written, refused) = self.to_tun.flush(|parts| tun.send_vectored(parts));
+        let tun = match self.to {
+            InterfaceId::MAIN => Some(&self.tun),
+            other => self.interfaces.get(other),
+        };
+        let (written, refused) = self.to_tun.flush(|parts| match tun {
+            Some(tun) => tun.send_vectored(parts),
+            None => Err(std::io::ErrorKind::NotFound.into()),
+        });
         let counters = &self.shared.counters;
         counters.tun_sent.fetch_add(written, Relaxed);
         counters.send_errors.fetch_add(refused, Relaxed);
@@ -593,12 +622,14 @@ impl Worker {
         };
         let busy = busy || device.is_none() || self.starved;
         let mut fds: [PollFd<'_>; FDS] = std::array::from_fn(|_| PollFd::new(wake, PollFlags::IN));
-        let tun = (!self.starved).then(|| self.tun.as_fd());
+        let others = self.interfaces.as_fd();
+        let tuns = [Some(self.tun.as_fd()), others].into_iter().flatten();
+        let tuns = tuns.filter(|_| !self.starved);
         let raw = self.raw.iter().chain(&self.ah);
         let raw = raw.filter(|_| !self.starved).map(AsFd::as_fd);
         let sources = self.udp.iter().map(|(socket, _)| socket.as_fd());
         // What can't be read now must not wake.
-        let sources = tun.into_iter().chain(sources).chain(raw);
+        let sources = tuns.chain(sources).chain(raw);
         let sources = sources.filter(|_| self.ops.is_empty());
         let mut count = 1;
         for (place, fd) in fds
@@ -621,5 +652,5 @@ impl Worker {
 /// Sockets that a worker reads at most: ESP in UDP and IKE on its port, IP protocols 50 and 51, in two
 /// versions each.
 const SOCKETS: usize = 8;
-/// What a worker waits for at most: to be woken, the device, the TUN, and its sockets.
-const FDS: usize = 3 + SOCKETS;
+/// What a worker waits for at most: to be woken, the device, the TUN, other interfaces, and its sockets.
+const FDS: usize = 4 + SOCKETS;

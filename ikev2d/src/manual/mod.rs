@@ -19,7 +19,7 @@ use offload_api::sa::{
 };
 
 use crate::config::{Keys, ManualSection};
-use crate::dataplane::{Encapsulation, InboundSa, OutboundSa, Overhead, Way};
+use crate::dataplane::{Encapsulation, InboundSa, InterfaceId, OutboundSa, Overhead, Way};
 use crate::inline::outer;
 use crate::install::{drained, name as cache_name, pairs};
 use crate::plane::Plane;
@@ -198,6 +198,7 @@ impl Manual {
             transport: None,
             original: None,
             child,
+            interface: InterfaceId::MAIN,
         });
         let installed = added.map_err(|error| error.to_string()).and_then(|()| {
             let mut params = self.params(&section, Direction::Outbound, keys.1);
@@ -208,6 +209,7 @@ impl Manual {
                 .install_recorded(level, &params, label(path_out), Some(reservation))
                 .map_err(|error| error.to_string())?;
             let added = self.plane.add_outbound(&OutboundSa {
+                interface: InterfaceId::MAIN,
                 spi: params.spi,
                 sa: outbound,
                 selectors,

@@ -25,6 +25,8 @@ use crate::config::Authority;
 /// Traffic and placement of a child SA, from the data plane.
 pub(crate) struct ChildFacts {
     pub(crate) placement: Option<Placement>,
+    /// The interface that it is bound to.
+    pub(crate) interface: Option<String>,
     /// Age at which it stops.
     pub(crate) life_time: Option<Duration>,
     pub(crate) inbound: (u64, u64),
@@ -133,6 +135,9 @@ pub(crate) fn child_sa(child: &ChildInfo<'_>, now: Instant, facts: &ChildFacts) 
     }
     if sa.path.stream.is_some() {
         section.put("tcp", "yes");
+    }
+    if let Some(interface) = &facts.interface {
+        section.put("interface", interface);
     }
     section.put("spi-in", format_args!("{:08x}", sa.spi_in));
     section.put("spi-out", format_args!("{:08x}", sa.spi_out));

@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use offload_api::sa::{Spi, TrafficSelector};
 use offload_api::wire::ip::Facts;
 
-use super::super::{Selectors, Share, Way};
+use super::super::{InterfaceId, Share, Trap, Way};
 use super::shards::Shards;
 use super::{InboundEntry, OutboundEntry, fits};
 
@@ -25,8 +25,10 @@ pub(in super::super) struct Policy {
     inbound_of: Shards<u64, InboundEntry>,
     outbound_of: Shards<u64, OutboundEntry>,
     outbound: Outbound,
-    /// What traffic may ask for an SA, and wait for it: (our side, peer's side).
-    traps: ArcSwap<Vec<(TrafficSelector, TrafficSelector)>>,
+    /// Those that are bound to further interfaces.
+    bound: ArcSwap<HashMap<InterfaceId, Arc<Outbound>>>,
+    /// What traffic may ask for an SA, and wait for it.
+    traps: ArcSwap<Vec<Trap>>,
 }
 
 /// SAs to send through. The newest whose selectors fit is used.
@@ -59,25 +61,33 @@ impl Policy {
     /// What a worker sends a packet through.
     pub(in super::super) fn outbound(
         &self,
+        from: InterfaceId,
         facts: &Facts,
         worker: usize,
     ) -> Option<Arc<OutboundEntry>> {
-        self.outbound.find(facts, worker)
+        match from {
+            InterfaceId::MAIN => self.outbound.find(facts, worker),
+            bound => self.bound.load().get(&bound)?.find(facts, worker),
+        }
     }
 
     /// SAs to send through that have come so far.
     pub(in super::super) fn come(&self) -> u64 {
-        self.outbound.come.load(Ordering::Acquire)
+        let bound = self.bound.load();
+        let all = bound.values().map(Arc::as_ref).chain([&self.outbound]);
+        all.map(|outbound| outbound.come.load(Ordering::Acquire))
+            .sum()
     }
 
-    pub(in super::super) fn set_traps(&self, traps: Selectors) {
-        self.traps.store(Arc::new(traps.to_vec()));
+    pub(in super::super) fn set_traps(&self, traps: Vec<Trap>) {
+        self.traps.store(Arc::new(traps));
     }
 
     /// Whether a packet may ask for an SA.
-    pub(in super::super) fn traps(&self, facts: &Facts) -> bool {
+    pub(in super::super) fn traps(&self, from: InterfaceId, facts: &Facts) -> bool {
         let traps = self.traps.load();
-        fits(traps.iter().map(|(ours, peers)| (ours, peers)), facts)
+        let here = traps.iter().filter(|trap| trap.interface == from);
+        fits(here.map(|trap| (&trap.local, &trap.remote)), facts)
     }
 
     pub(in super::super) fn inbound(&self, spi: u32) -> Option<Arc<InboundEntry>> {
@@ -90,7 +100,10 @@ impl Policy {
     }
 
     pub(in super::super) fn add_outbound(&self, entry: &Arc<OutboundEntry>) {
-        self.outbound.add(entry);
+        match entry.interface {
+            InterfaceId::MAIN => self.outbound.add(entry),
+            bound => self.bound_to(bound).add(entry),
+        }
         self.outbound_of.insert(entry.child, entry);
     }
 
@@ -104,8 +117,35 @@ impl Policy {
     pub(in super::super) fn remove_outbound(&self, child: u64) -> Option<Arc<OutboundEntry>> {
         let entry = self.outbound_of(child)?;
         self.outbound_of.remove(&child, &entry);
-        self.outbound.remove(&entry);
+        match entry.interface {
+            InterfaceId::MAIN => self.outbound.remove(&entry),
+            bound => self.bound_to(bound).remove(&entry),
+        }
         Some(entry)
+    }
+
+    /// An interface is gone, and so is what was sent through SAs that are bound to it.
+    pub(in super::super) fn forget_interface(&self, interface: InterfaceId) {
+        self.bound.rcu(|bound| {
+            let mut next = HashMap::clone(bound);
+            next.remove(&interface);
+            next
+        });
+    }
+
+    /// SAs that are bound to an interface.
+    fn bound_to(&self, interface: InterfaceId) -> Arc<Outbound> {
+        if let Some(outbound) = self.bound.load().get(&interface) {
+            return outbound.clone();
+        }
+        let made = Arc::new(Outbound::default());
+        self.bound.rcu(|bound| {
+            let mut next = HashMap::clone(bound);
+            next.entry(interface).or_insert_with(|| made.clone());
+            next
+        });
+        let bound = self.bound.load();
+        bound.get(&interface).cloned().unwrap_or(made)
     }
 
     pub(in super::super) fn move_child(&self, child: u64, way: &Way) {
@@ -349,6 +389,15 @@ mod tests {
         selectors: Vec<(TrafficSelector, TrafficSelector)>,
         share: Option<Share>,
     ) -> Arc<OutboundEntry> {
+        bound(child, selectors, share, InterfaceId::MAIN)
+    }
+
+    fn bound(
+        child: u64,
+        selectors: Vec<(TrafficSelector, TrafficSelector)>,
+        share: Option<Share>,
+        interface: InterfaceId,
+    ) -> Arc<OutboundEntry> {
         let suite = offload_api::sa::Suite::new(
             offload_api::sa::Cipher::Aes128Gcm,
             offload_api::sa::Integrity::None,
@@ -365,6 +414,7 @@ mod tests {
             },
             child,
             share,
+            interface,
         }))
     }
 
@@ -383,7 +433,9 @@ mod tests {
             ])
             .unwrap()
         };
-        policy.outbound(&facts, worker).map(|entry| entry.child)
+        policy
+            .outbound(InterfaceId::MAIN, &facts, worker)
+            .map(|entry| entry.child)
     }
 
     /// The newest that fits, however it is found: the same as looking at all of them.
@@ -583,7 +635,7 @@ mod tests {
             let compare = |linear: &[Arc<OutboundEntry>]| {
                 for facts in &packets {
                     let by_hand = linear.iter().rev().find(|entry| entry.takes(facts));
-                    let found = policy.outbound(facts, 0);
+                    let found = policy.outbound(InterfaceId::MAIN, facts, 0);
                     prop_assert_eq!(
                         found.map(|entry| entry.child),
                         by_hand.map(|entry| entry.child),
@@ -639,6 +691,42 @@ mod tests {
         });
     }
 
+    /// B42: of the same selectors, the interface decides.
+    #[test]
+    fn packets_go_through_sas_of_their_interface_alone() {
+        let [blue, red, grey] = [1, 2, 3].map(InterfaceId::numbered);
+        let all = || {
+            let all = range([0; 4], [255; 4]);
+            vec![(all, all)]
+        };
+        let policy = Policy::default();
+        let facts = Facts::of(&[
+            0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 1, 1,
+        ])
+        .unwrap();
+        let chosen = |from| policy.outbound(from, &facts, 0).map(|entry| entry.child);
+        policy.add_outbound(&bound(1, all(), None, blue));
+        policy.add_outbound(&bound(2, all(), None, red));
+        assert_eq!(policy.come(), 2);
+        let seen = [blue, red, grey, InterfaceId::MAIN].map(chosen);
+        assert_eq!(seen, [Some(1), Some(2), None, None]);
+        policy.add_outbound(&bound(3, all(), None, blue));
+        policy.add_outbound(&outbound(4, range([0; 4], [255; 4])));
+        let seen = [blue, red, grey, InterfaceId::MAIN].map(chosen);
+        assert_eq!(seen, [Some(3), Some(2), None, Some(4)]);
+        policy.remove_outbound(3);
+        assert_eq!(chosen(blue), Some(1));
+        policy.set_traps(vec![Trap {
+            interface: grey,
+            local: all()[0].0,
+            remote: all()[0].1,
+        }]);
+        assert!(policy.traps(grey, &facts) && !policy.traps(blue, &facts));
+        policy.forget_interface(red);
+        assert_eq!(chosen(red), None);
+        assert!(policy.remove_outbound(2).is_some());
+    }
+
     #[test]
     fn a_removed_entry_is_drained_when_nobody_holds_it() {
         let entry = Arc::new(InboundEntry::new(&InboundSa {
@@ -649,6 +737,7 @@ mod tests {
             transport: None,
             original: None,
             child: 9,
+            interface: InterfaceId::MAIN,
         }));
         let policy = Policy::default();
         policy.add_inbound(&entry);

@@ -201,3 +201,37 @@ fn the_first_packet_of_a_trap_waits_for_its_tunnel() {
     let waited = counts["awaited"] >= 1 && counts["awaited-in-vain"] == 0;
     assert!(waited, "{counts:?}");
 }
+
+/// B47: ENCR_NULL_AUTH_AES_GMAC is agreed on with strongSwan, with the same keys and salts at both ends. Its
+/// ESP in user space has no GMAC, so it takes the child back.
+#[test]
+fn gmac_is_negotiated_with_the_same_keys_at_both_ends() {
+    let (ike, esp) = ("aes128gcm16-prfaesxcbc-x25519", "aes192gmac");
+    let (directory, wire) = (tempfile::tempdir().unwrap(), Wire::new());
+    let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+    let tells_keys = "filelog { log { chd = 4 } }";
+    let theirs = theirs(2, ike, esp);
+    let Some(b) = Gateway::strongswan_with(&wire.b, &b, &theirs, tells_keys, &[]) else {
+        return;
+    };
+    let _a = Gateway::ikev2d(&wire.a, &a, &ours(1, ike, esp, "", ""));
+    let said = b.try_swanctl(&["--initiate", "--child", "net"]);
+    assert!(said.is_err(), "strongSwan has GMAC now: {said:?}");
+    let log = b.charon_log();
+    let chosen = "selected proposal: ESP:NULL_AES_GMAC_192/NO_EXT_SEQ";
+    assert!(log.contains(chosen), "{log}");
+    // Ours come in a table, theirs as a dump of 16 octets a line.
+    let table = std::fs::read_to_string(a.join("keys/ah_sa")).unwrap();
+    let ours: Vec<&str> = table.lines().filter_map(|l| l.split('"').nth(11)).collect();
+    let theirs = ["initiator", "responder"].map(|end| {
+        let head = format!("encryption {end} key => 28 bytes");
+        let dump = log.lines().skip_while(|line| !line.contains(&head)).skip(1);
+        let words = dump.take(2).flat_map(|line| {
+            let (_, octets) = line.split_once(": ").unwrap();
+            octets.split_whitespace().take(16)
+        });
+        let octets: Vec<String> = words.take(28).map(str::to_lowercase).collect();
+        format!("0x{}", octets.concat())
+    });
+    assert_eq!(ours, theirs);
+}

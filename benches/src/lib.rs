@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the benchmarks measure with.
 
+pub mod bound;
 pub mod counting;
 pub mod memory;
 pub mod null_card;

@@ -7,6 +7,7 @@
 use arrayvec::ArrayVec;
 use bench_harness::ipsec_mb::jobs::{Jobs, Task};
 use bench_harness::ipsec_mb::{Gcm, GcmKey, Parts};
+use benches::bound;
 use benches::turns::{MOST, Plan, time};
 use clap::{Parser, ValueEnum};
 use esp_aead::{Aad, Algorithm, Direction, Engine, Key, Packet, open_burst, seal_burst};
@@ -31,6 +32,9 @@ struct Options {
         default_value = "aes128gcm,aes256gcm,chacha20"
     )]
     algorithms: Vec<Name>,
+    /// Times AES-GCM's rounds and products from registers, too, as many as a packet takes.
+    #[arg(long)]
+    bound: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -41,6 +45,15 @@ enum Name {
 }
 
 impl Name {
+    /// AES's, where the cipher is AES-GCM.
+    fn rounds(self) -> Option<usize> {
+        match self {
+            Self::Aes128gcm => Some(10),
+            Self::Aes256gcm => Some(14),
+            Self::Chacha20 => None,
+        }
+    }
+
     fn algorithm(self) -> Algorithm {
         match self {
             Self::Aes128gcm => Algorithm::Aes128Gcm,
@@ -71,6 +84,8 @@ enum Contender {
     Facade(Engine, Vec<Key>, Vec<Parts>),
     Direct(Gcm, Vec<GcmKey>, Vec<Parts>),
     Jobs(Jobs, Vec<[u8; 32]>, Vec<Parts>),
+    /// Rounds, and octets.
+    Bound(usize, usize),
 }
 
 impl Contender {
@@ -78,6 +93,7 @@ impl Contender {
         match self {
             Self::Facade(engine, ..) => engine.name(),
             Self::Direct(..) | Self::Jobs(..) => "ipsec-mb direct",
+            Self::Bound(..) => "bound",
         }
     }
 
@@ -121,6 +137,9 @@ impl Contender {
                 let time = time(micros, texts, prepare, run, burst);
                 restore(texts, &fresh);
                 time
+            }
+            Self::Bound(rounds, octets) => {
+                bound::time(*rounds, *octets, micros).unwrap_or(f64::NAN)
             }
             Self::Jobs(jobs, keys, texts) => {
                 let fresh: Vec<_> = texts.iter().map(|text| text.body.clone()).collect();
@@ -170,11 +189,10 @@ fn main() {
     let options = Options::parse();
     let mut cells = Vec::new();
     for &name in &options.algorithms {
-        let algorithm = name.algorithm();
         for direction in [Direction::Seal, Direction::Open] {
             for &sas in &options.plan.sas {
                 for &size in &options.sizes {
-                    let mut contenders = contenders(algorithm, direction, sas, size, &options);
+                    let mut contenders = contenders(name, direction, sas, size, &options);
                     let mut times = vec![Vec::new(); contenders.len()];
                     for _ in 0..options.plan.rounds {
                         for (contender, times) in contenders.iter_mut().zip(&mut times) {
@@ -201,12 +219,13 @@ fn main() {
 }
 
 fn contenders(
-    algorithm: Algorithm,
+    name: Name,
     direction: Direction,
     sas: usize,
     size: usize,
     options: &Options,
 ) -> Vec<Contender> {
+    let algorithm = name.algorithm();
     let texts = || {
         let mut texts = parts(size, options.plan.burst.min(MOST));
         if direction == Direction::Open {
@@ -243,6 +262,11 @@ fn contenders(
     {
         let keys = (0..sas).map(key_of).collect();
         all.push(Contender::Jobs(jobs, keys, texts()));
+    }
+    if options.bound
+        && let Some(rounds) = name.rounds()
+    {
+        all.push(Contender::Bound(rounds, size));
     }
     all
 }

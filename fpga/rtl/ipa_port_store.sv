@@ -5,13 +5,17 @@
 //
 // Promise: a beat a clock in and out, unchanged and in order, at the earliest four clocks after it came. What
 // is known of a frame is offered once, a clock after its last beat. Of a frame that is longer than the card
-// takes the first MaxPacket octets are kept, and it counts as damaged.
+// takes the first LONGEST octets are kept, and it counts as damaged (proved, given ipa_fifo_ram, but for heads).
 module ipa_port_store
   import ipa_card_pkg::*;
 #(
-  parameter int unsigned SKIP  = 0,              // octets in front of the IP packet
-  parameter int unsigned BEATS = 512             // that are stored: two of the longest frames
+  parameter int unsigned SKIP    = 0,            // octets in front of the IP packet
+  parameter int unsigned LONGEST = MaxPacket,    // octets of a frame
+  parameter int unsigned BEATS   = 512           // that are stored: two of the longest frames
 ) (
+`ifdef FORMAL
+  input  logic                    some_i,
+`endif
   input  logic                    clk_i,
   input  logic                    rst_ni,
 
@@ -33,14 +37,14 @@ module ipa_port_store
   output stored_t                 frame_o
 );
 
-  localparam int unsigned MaxBeats = MaxPacket / 64;
+  localparam int unsigned MaxBeats = LONGEST / 64;
   localparam int unsigned First    = 8 * (64 - SKIP);      // bits of the head in the first beat
   localparam int unsigned Frames   = 8;
   // Those of all frames that are offered, and of the one that comes.
   localparam int unsigned Heads    = 2 * Frames;
 
   if (BEATS < 2 * MaxBeats) begin : gen_too_few
-    $fatal(1, "a frame of MaxPacket octets must fit twice");
+    $fatal(1, "a frame of LONGEST octets must fit twice");
   end
 
   logic         beats_ready, frames_ready, take, cut, ends, swallow_q;
@@ -99,5 +103,80 @@ module ipa_port_store
     .out_ready_i(frame_ready_i), .out_data_o({frame_o.damaged, frame_o.octets}),
     .count_o(unused_frames)
   );
+
+`ifdef FORMAL
+  // Beats that came of the frame so far, without those that are too many.
+  logic          started_q = 1'b0, held_q, last_q, error_q, taken, stored, told;
+  logic [9:0]    beats_q;
+  logic [511:0]  data_q;
+  logic [6:0]    bytes_q;
+  // One frame, any, is followed, from its last beat's coming: `ahead_q` frames are told before it.
+  logic          inside_q, left_q, tells;
+  logic [3:0]    ahead_q, open_q;
+  logic [15:0]   followed_q;                     // whether it is damaged, and its octets
+  assign taken  = s_valid_i && s_ready_o;
+  assign stored = u_beats.in_valid_i && u_beats.in_ready_o;
+  assign told   = u_frames.in_valid_i && u_frames.in_ready_o;
+  assign tells  = frame_valid_o && frame_ready_i;
+  always_ff @(posedge clk_i) begin
+    started_q <= 1'b1;
+    held_q    <= rst_ni && s_valid_i && !s_ready_o;
+    {last_q, error_q, bytes_q, data_q} <= {s_last_i, s_error_i, s_bytes_i, s_data_i};
+    if (!rst_ni) begin
+      beats_q  <= '0;
+      open_q   <= '0;
+      inside_q <= 1'b0;
+      left_q   <= 1'b0;
+    end else begin
+      if (taken) beats_q <= s_last_i ? '0 : beats_q + 10'(beats_q != 10'(MaxBeats));
+      open_q <= open_q + 4'(told) - 4'(tells);
+      if (some_i && told && !inside_q && !left_q) begin
+        inside_q   <= 1'b1;
+        ahead_q    <= open_q - 4'(tells);
+        followed_q <= {!s_last_i || s_error_i, 15'(64 * beats_q) + 15'(s_bytes_i)};
+      end else if (inside_q && tells) begin
+        inside_q <= ahead_q != 0;
+        left_q   <= ahead_q == 0;
+        ahead_q  <= ahead_q - 1'b1;
+      end
+    end
+  end
+  always_comb begin
+    if (!started_q) assume (!rst_ni);
+    if (started_q && rst_ni) begin
+      if (held_q) begin
+        assume (s_valid_i);
+        assume ({s_last_i, s_error_i, s_bytes_i, s_data_i} == {last_q, error_q, bytes_q, data_q});
+      end
+      if (s_valid_i) assume (s_bytes_i != 0 && s_bytes_i <= 7'd64);
+
+      // Each beat is stored once, unchanged, but for those of a frame that is too long.
+      assert (stored == (taken && beats_q < 10'(MaxBeats)));
+      if (stored) begin
+        assert (u_beats.in_data_i[518:0] == {s_bytes_i, s_data_i});
+        assert (u_beats.in_data_i[519] == (s_last_i || beats_q == 10'(MaxBeats - 1)));
+      end
+      // What is known is told once, in order, from when the last of them is there.
+      assert (told == (stored && u_beats.in_data_i[519]));
+      assert (frame_valid_o == (open_q != 0));
+      if (inside_q && ahead_q == 0) begin
+        assert (frame_valid_o && {frame_o.damaged, frame_o.octets} == followed_q);
+      end
+      // Nobody waits for nothing.
+      if (s_valid_i && beats_ready && frames_ready) assert (taken);
+      if (s_valid_i && swallow_q) assert (taken);
+
+      // What induction needs to know.
+      assert (open_q == unused_frames && open_q <= 4'(Frames) && write_q - read_q == open_q);
+      assert (beats_q <= 10'(MaxBeats) && swallow_q == (beats_q == 10'(MaxBeats)));
+      if (!swallow_q) assert (beats_q == 10'(beat_q));
+      if (swallow_q) assert (beat_q == 0);
+      if (inside_q) begin
+        assert (ahead_q < open_q);
+        assert (u_frames.memory[3'(4'(u_frames.read_q) + ahead_q)] == followed_q);
+      end
+    end
+  end
+`endif
 
 endmodule

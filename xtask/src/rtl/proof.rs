@@ -326,6 +326,31 @@ const PROOFS: &[Proof] = &[
         mutants: &[("!OF_SA || (rule", "(rule")],
     },
     Proof {
+        module: "ipa_port_store",
+        with: &[
+            "ipa_card_pkg.sv",
+            "ram_1w1r.sv",
+            "ipa_fifo.sv",
+            "ipa_fifo_ram.sv",
+        ],
+        parameters: &["SKIP=14", "LONGEST=192", "BEATS=8"],
+        depth: 2,
+        flat: true,
+        mutants: &[
+            (
+                "in_data_i({s_error_i || cut, octets})",
+                "in_data_i({s_error_i, octets})",
+            ),
+            // The rest of a frame that is too long becomes one of its own.
+            ("if (take && cut) swallow_q", "if (1'b0) swallow_q"),
+            (
+                "if (take && ends)                   write_q",
+                "if (take) write_q",
+            ),
+            ("in_valid_i(take && ends)", "in_valid_i(take && s_last_i)"),
+        ],
+    },
+    Proof {
         module: "ipa_port_jobs",
         with: &["ipa_card_pkg.sv", "ram_1w1r.sv"],
         parameters: &["SAS=4"],

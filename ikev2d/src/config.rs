@@ -4,6 +4,7 @@
 mod auth;
 mod cache;
 mod child;
+mod cluster;
 mod connection;
 mod credentials;
 mod daemon;
@@ -34,6 +35,7 @@ use zeroize::Zeroizing;
 pub use auth::{AuthSection, AuthSetting, RevocationSetting};
 pub use cache::CacheSection;
 pub use child::{ChildSection, CloseAction, DpdAction, HwOffload, Mode, PerResource, StartAction};
+pub use cluster::ClusterSection;
 pub use connection::{ConnectionSection, RedirectWhen, SendCertSetting, TcpSetting};
 pub(crate) use credentials::Authority;
 pub use credentials::{AuthoritySection, Credentials};
@@ -60,6 +62,8 @@ pub struct Config {
     /// The daemon itself.
     #[serde(default)]
     pub daemon: DaemonSection,
+    /// Other members that go on when this one dies (RFC 6311).
+    pub cluster: Option<ClusterSection>,
     /// Peers by name.
     #[serde(default)]
     pub connections: BTreeMap<String, ConnectionSection>,
@@ -166,6 +170,9 @@ impl Config {
         }
         for (name, interface) in &self.interfaces {
             interface.check(name, &self.daemon)?;
+        }
+        if let Some(cluster) = &self.cluster {
+            cluster.check()?;
         }
         for (name, connection) in &self.connections {
             check_interfaces(connection, &self.interfaces)

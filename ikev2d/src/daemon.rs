@@ -3,6 +3,7 @@
 
 mod adoption;
 mod announce;
+mod cluster;
 mod control;
 mod device;
 pub(crate) mod engine;
@@ -37,6 +38,7 @@ use offload_api::event::Event as DeviceEvent;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
+use crate::cluster::Shared;
 use crate::config::{Config, DaemonSection, DataplaneSetting, PuzzlesSection, StartAction, cores};
 use crate::dataplane::{Dataplane, DataplaneConfig, Upcall};
 use crate::inline::InlinePlane;
@@ -107,6 +109,8 @@ pub(crate) struct Daemon {
     /// The configuration's manual SAs are to be looked at.
     manual_due: bool,
     manual_held: manual::ManualRoutes,
+    /// It is a cluster's active member.
+    member: Option<cluster::Member>,
 }
 
 /// Runs until told to end.
@@ -115,7 +119,14 @@ pub(crate) struct Daemon {
 /// Something it needs is not there: the error tells what and how to get it.
 pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     let section = &config.daemon;
-    let crypto = OpensslCrypto::new().context("the system gives no entropy")?;
+    let crypto = || OpensslCrypto::new().context("the system gives no entropy");
+    let member = match &config.cluster {
+        Some(cluster) => Some(cluster::Member::new(
+            Shared::activate(cluster).await?,
+            crypto()?,
+        )),
+        None => None,
+    };
     let sockets = Sockets::bind(section.port, section.nat_port)
         .context("IKE's sockets (CAP_NET_BIND_SERVICE is needed)")?;
     let place = Place::take(section.sa_cache.socket(&section.vici_socket))?;
@@ -166,7 +177,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         puzzle_solving: section.solve_puzzles.to_policy(),
         ..EndpointConfig::default()
     };
-    let endpoint = Ike::new(endpoint_config, Arc::new(crypto));
+    let endpoint = Ike::new(endpoint_config, Arc::new(crypto()?));
     let gate = endpoint.gate();
     listen::open_doors(&sockets.ike, (false, 1), &gate, &ike_in)?;
     listen::open_doors(
@@ -235,6 +246,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         manual,
         manual_due: true,
         manual_held: manual::ManualRoutes::default(),
+        member,
         config_path,
         config,
     };
@@ -242,6 +254,9 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     daemon.apply_policy();
     let lease_file = daemon.config.daemon.lease_file();
     leases::read(&lease_file, daemon.endpoint.pools_mut());
+    daemon
+        .take_up_shared()
+        .context("what a member of the cluster has left")?;
     daemon.start_connections();
     daemon.start_adopted();
     daemon.settle().await;
@@ -362,7 +377,9 @@ impl Daemon {
             })
             .collect();
         for (connection, child) in start {
-            self.start(&connection, &child);
+            if !self.is_taken_up(&connection, &child) {
+                self.start(&connection, &child);
+            }
         }
     }
 
@@ -522,6 +539,7 @@ impl Daemon {
         self.publication.look_after(self.devices.failover.cache());
         self.installer.tick(now);
         self.manual.tick(now);
+        self.tell_members(now);
         self.keep_leases(now);
         self.renew_statuses(now);
         self.waiters.expire(now);
@@ -563,6 +581,7 @@ impl Daemon {
     async fn event(&mut self, event: Event) {
         let now = Instant::now();
         self.counts.count(&event);
+        self.note_for_members(&event);
         match event {
             Event::InstallInbound { install, child } => {
                 if let Some(log) = &mut self.key_log {
@@ -753,6 +772,9 @@ impl Daemon {
 
     /// Tells the peers that it ends.
     async fn farewell(&mut self, ike: &mut mpsc::Receiver<Upcall>) {
+        if self.leave_to_members() {
+            return;
+        }
         let now = Instant::now();
         let sas: Vec<_> = self.endpoint.ike_sas().map(|sa| sa.id).collect();
         for sa in sas {

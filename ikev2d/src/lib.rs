@@ -3,6 +3,7 @@
 //! protocol.
 #![forbid(unsafe_code)]
 
+mod cluster;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;

@@ -31,6 +31,11 @@ impl Listed {
         self.legacy
     }
 
+    /// Whose a child is, as it was last seen.
+    pub(super) fn ike_of(&self, child: ChildId) -> Option<IkeId> {
+        self.children.get(&child).map(|child| child.ike)
+    }
+
     /// Counts what is listed with algorithms of another time, and warns of it.
     fn count_legacy(&mut self, what: impl Display, weak: &[&str]) {
         if !weak.is_empty() {

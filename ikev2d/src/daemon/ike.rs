@@ -4,9 +4,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ikev1_proto::endpoint::Endpoint as Endpoint1;
+use ikev2d_proto::cluster::{Claim, TakeUpError};
 use ikev2d_proto::config::{Connection, EndpointConfig, Secret};
 use ikev2d_proto::credential::JobResult;
 use ikev2d_proto::crypto::Crypto;
@@ -18,6 +19,7 @@ use ikev2d_proto::event::{
 };
 use ikev2d_proto::notified::Notified;
 use ikev2d_proto::pool::Pools;
+use zeroize::Zeroizing;
 
 /// Octet of the header that has the version, in both versions.
 const VERSION_AT: usize = 17;
@@ -191,6 +193,21 @@ impl Ike {
     pub(crate) fn reauthenticate(&mut self, now: Instant, ike: IkeId) -> Result<(), UnknownSa> {
         let first = self.v1(|v1| v1.rekey_ike(now, ike));
         first.or_else(|_| self.v2.reauthenticate(now, ike))
+    }
+
+    /// An IKE SA as another member of a cluster can take it up (RFC 6311), if one can.
+    pub(crate) fn share(&self, now: Instant, ike: IkeId) -> Option<Zeroizing<Vec<u8>>> {
+        self.v2.share(now, ike).ok().flatten()
+    }
+
+    /// Takes up what another member has left.
+    pub(crate) fn take_up(
+        &mut self,
+        now: Instant,
+        claim: Claim,
+        left: (&[u8], Duration),
+    ) -> Result<IkeId, TakeUpError> {
+        self.v2.take_up(now, claim, left)
     }
 
     /// Goes on from another address of ours: whether the IKE SA can, which those of IKEv1 can't.

@@ -24,8 +24,9 @@ pub(crate) struct Sync {
     highest: Option<u32>,
     /// What was asked last and our answer, until the peer goes on: it may get lost (RFC 7296 §2.1).
     answered: Option<(Counters, Vec<u8>)>,
-    /// When we last answered.
+    /// When we last answered a new one, and a repeated one.
     at: Option<Instant>,
+    again: Option<Instant>,
     /// We have taken the IKE SA up, and the peer has yet to say how it goes on.
     asking: Option<Asking>,
 }
@@ -172,16 +173,20 @@ impl IkeSa {
             && self.standing == Standing::Current;
         let in_auth = |pending: &super::Pending| pending.exchange == exchange::IKE_AUTH;
         let authenticating = self.waiting.is_some() || self.pending.as_deref().is_some_and(in_auth);
-        let early = self.sync.at.is_some_and(|at| ctx.now < at + BETWEEN);
-        if !ready || authenticating || early {
+        let now = ctx.now;
+        let early = |at: Option<Instant>| at.is_some_and(|at| now < at + BETWEEN);
+        if !ready || authenticating || early(self.sync.at) {
             return false;
         }
         if let Some((asked, answer)) = &self.sync.answered
             && *asked == theirs
         {
-            let answer = answer.clone();
-            self.sync.at = Some(ctx.now);
-            self.send_on(ctx, path, answer);
+            // Whoever repeats it keeps no new one out.
+            if !early(self.sync.again) {
+                let answer = answer.clone();
+                self.sync.again = Some(now);
+                self.send_on(ctx, path, answer);
+            }
             return false;
         }
         if theirs.send < self.unseen_request() {

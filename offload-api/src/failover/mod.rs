@@ -15,6 +15,7 @@
 mod check;
 mod inline;
 mod ledger;
+mod names;
 mod queue;
 mod reconcile;
 mod route;

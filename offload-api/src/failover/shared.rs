@@ -2,12 +2,12 @@
 //! What all queue pairs and the control path of a failover share, above all whether there is a
 //! device.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Instant;
 
+use super::names::Names;
 use super::sa::{self, Sa};
 use super::table::SaTable;
 use super::trust::Trust;
@@ -42,7 +42,7 @@ pub(super) struct Shared {
     pub(super) pools: Mutex<Vec<FramePool>>,
     pub(super) events: Mutex<Vec<Event>>,
     /// Engines' handles to ours, for events.
-    pub(super) names: Mutex<HashMap<(Engine, SaHandle), SaHandle>>,
+    pub(super) names: Mutex<Names>,
     /// Queue pairs for which frames may still come home from a lost device.
     pub(super) dying: AtomicUsize,
     /// SAs whose grant shall be topped up.
@@ -342,7 +342,11 @@ impl Shared {
     }
 
     fn translate(&self, engine: Engine, event: Event) -> Option<Event> {
-        let name = |sa: SaHandle| lock(&self.names).get(&(engine, sa)).copied();
+        let name = |sa: SaHandle| {
+            let ours = lock(&self.names).find(engine, sa)?;
+            let is_it = engine == Engine::Device || self.sa(ours).ok()?.is_in_software_as(sa);
+            is_it.then_some(ours)
+        };
         match event {
             // Each engine says these by itself.
             Event::SoftExpired { sa, limit } => {

@@ -199,7 +199,7 @@ impl Sa {
         }
         self.is_installed(&mut control, life, device, entering.before);
         control.set_entry(entering.given.clone());
-        lock(&shared.names).insert((Engine::Device, device), entering.handle);
+        lock(&shared.names).insert(Engine::Device, device, entering.handle);
         self.moving.store(true, Ordering::Release);
         Ok(())
     }

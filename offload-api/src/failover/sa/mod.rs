@@ -329,11 +329,16 @@ impl Sa {
         let mut names = lock(&shared.names);
         if self.route.load().place == Place::Device {
             let device = unpack(self.device.load(Ordering::Acquire));
-            names.insert((Engine::Device, device), handle);
+            names.insert(Engine::Device, device, handle);
         }
         if let Some(software) = self.software {
-            names.insert((Engine::Software, software), handle);
+            names.insert(Engine::Software, software, handle);
         }
+    }
+
+    /// Whether this is its handle in software.
+    pub(super) fn is_in_software_as(&self, handle: SaHandle) -> bool {
+        self.software == Some(handle)
     }
 
     fn engine(&self) -> Engine {
@@ -487,14 +492,14 @@ impl Sa {
         let life = self.device_life.load(Ordering::Acquire);
         let device = unpack(self.device.load(Ordering::Acquire));
         if life != 0 && life == shared.life() {
-            lock(&shared.names).remove(&(Engine::Device, device));
+            lock(&shared.names).remove(Engine::Device, device);
             let retired = shared.with_device(life, |primary| primary.retire(device));
             if let Some(Err(SaError::Device(error))) = retired {
                 shared.lost(life, &error.to_string());
             }
         }
         if let Some(handle) = self.software {
-            lock(&shared.names).remove(&(Engine::Software, handle));
+            lock(&shared.names).remove(Engine::Software, handle);
             let _ = shared.software.retire(handle);
         }
         if let Some(verifier) = &self.verifier {

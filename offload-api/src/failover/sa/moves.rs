@@ -123,7 +123,7 @@ impl Sa {
         from: Place,
     ) {
         let old = unpack(self.device.load(Ordering::Acquire));
-        lock(&shared.names).remove(&(Engine::Device, old));
+        lock(&shared.names).remove(Engine::Device, old);
         control.reason = Some(shared.device_absence().into());
         // An SA of an earlier life of a device that is back: have it looked after.
         shared.strays.store(true, Ordering::Release);

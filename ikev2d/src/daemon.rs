@@ -348,6 +348,7 @@ fn start_tun(
             ah,
             depth: 1024,
             mss_clamp: section.tun.mss_clamp,
+            copy_dscp: section.tun.copy_dscp,
         },
         &accelerator,
         // Full: IKE's peers send again, and the data plane tells the rest again.

@@ -211,6 +211,7 @@ impl Plane {
                     ("send-errors", data.send_errors),
                     ("too-big", data.too_big),
                     ("too-big-answered", data.too_big_answered),
+                    ("ecn-dropped", data.ecn_dropped),
                     ("mss-clamped", data.mss_clamped),
                     ("ignored", data.ignored),
                 ];

@@ -9,8 +9,8 @@ use std::time::Duration;
 use benches::counting::{Counting, allocations};
 use esp::engine::{SoftwareConfig, SoftwareEngine};
 use ikev2d::dataplane::{
-    Dataplane, DataplaneConfig, Encapsulation, InboundSa, InterfaceId, MssClamp, OutboundSa,
-    Overhead, Way,
+    CopyDscp, Dataplane, DataplaneConfig, Encapsulation, InboundSa, InterfaceId, MssClamp,
+    OutboundSa, Overhead, Way,
 };
 use netlab::Namespace;
 use netlab::link::veth;
@@ -84,6 +84,7 @@ fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Data
             ah: Vec::new(),
             depth: 1024,
             mss_clamp: MssClamp::Auto,
+            copy_dscp: CopyDscp::Out,
         };
         Dataplane::start(config, &accelerator, |_| true)
     });

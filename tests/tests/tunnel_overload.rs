@@ -246,6 +246,7 @@ fn under_overload_everything_arrives_or_is_counted_and_ike_is_served() {
         "aborted",
         "malformed",
         "selector-mismatch",
+        "ecn-dropped",
         "dummies",
         "send-errors",
     ]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use super::{CacheSection, FailoverSection, MetricsSection, PuzzlesSection, SolvePuzzlesSection};
-use crate::dataplane::MssClamp;
+use crate::dataplane::{CopyDscp, MssClamp};
 
 /// The daemon itself.
 #[derive(Debug, Deserialize)]
@@ -132,6 +132,9 @@ pub struct TunSection {
     /// What TCP is told of the tunnel's MTU, both ways: `auto`, octets of a segment, or `no`.
     #[serde(deserialize_with = "mss_clamp")]
     pub mss_clamp: MssClamp,
+    /// Between which headers of tunnels DSCP is copied: `out`, `in`, `yes` (both) or `no`. ECN always is
+    /// (RFC 6040).
+    pub copy_dscp: CopyDscp,
 }
 
 impl Default for TunSection {
@@ -141,6 +144,7 @@ impl Default for TunSection {
             mtu: 1400,
             queues: 0,
             mss_clamp: MssClamp::Auto,
+            copy_dscp: CopyDscp::Out,
         }
     }
 }

@@ -7,6 +7,7 @@ use ikev2d_proto::config::{Identity, LocalAuth, Tcp, Version};
 use ikev2d_proto::xauth::Xauth;
 
 use super::*;
+use crate::dataplane::CopyDscp;
 
 const GOOD: &str = r#"
         [daemon]
@@ -814,6 +815,27 @@ fn interfaces_are_checked() {
             .to_string();
         assert!(error.contains(key) && error.contains(what), "{error}");
     }
+}
+
+#[test]
+fn dscp_is_copied_outwards_unless_told_otherwise() {
+    let read = |setting: &str| {
+        let text = format!("[daemon]\ntun = {{ name = \"x\"{setting} }}\n");
+        text.parse::<Config>()
+            .map(|config| config.daemon.tun.copy_dscp)
+    };
+    assert_eq!(read("").unwrap(), CopyDscp::Out);
+    for (word, setting) in [
+        ("out", CopyDscp::Out),
+        ("in", CopyDscp::In),
+        ("yes", CopyDscp::Yes),
+        ("both", CopyDscp::Yes),
+        ("no", CopyDscp::No),
+    ] {
+        let read = read(&format!(", copy_dscp = \"{word}\"")).unwrap();
+        assert_eq!(read, setting, "{word}");
+    }
+    assert!(read(", copy_dscp = \"maybe\"").is_err());
 }
 
 #[test]

@@ -126,7 +126,9 @@ impl Worker {
             return;
         };
         let sa = entry.sa;
-        let flight = Flight::In(entry, SocketAddr::new(sender, 0));
+        // IPv6's is made above, without its class.
+        let class = sender.is_ipv4().then_some(facts.traffic_class);
+        let flight = Flight::In(entry, SocketAddr::new(sender, 0), class);
         self.submit(sa, frame, flight);
     }
 }

@@ -5,6 +5,7 @@
 
 mod acquire;
 mod ah;
+mod class;
 mod door;
 mod from_tun;
 mod interfaces;
@@ -36,6 +37,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use thiserror::Error;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+pub use class::CopyDscp;
 pub(crate) use door::{Door, Doorkeeper};
 pub use interfaces::InterfaceId;
 pub use mtu::Overhead;
@@ -67,6 +69,8 @@ pub struct DataplaneConfig {
     pub depth: u32,
     /// What TCP is told of the tunnel's MTU.
     pub mss_clamp: MssClamp,
+    /// Between which headers DSCP is copied.
+    pub copy_dscp: CopyDscp,
 }
 
 /// Whether the segment size that TCP's SYNs offer is lowered to what a tunnel carries whole.
@@ -103,6 +107,7 @@ pub(crate) struct Shared {
     interfaces: Interfaces,
     upcall: Box<dyn Fn(Upcall) -> bool + Send + Sync>,
     mss_clamp: MssClamp,
+    copy_dscp: CopyDscp,
 }
 
 impl Shared {
@@ -315,6 +320,8 @@ counters! {
     too_big,
     /// Those whose senders were told so.
     too_big_answered,
+    /// Opened packets without ECN whose outer header told of congestion (RFC 6040 §4.2), dropped.
+    ecn_dropped,
     /// SYNs whose segment size was lowered.
     mss_clamped,
     /// NAT keepalives and datagrams that are neither ESP nor IKE.
@@ -421,7 +428,10 @@ impl Dataplane {
         for socket in &udp {
             sockets::prepare(socket).map_err(host("preparing a UDP socket"))?;
         }
-        config.raw.iter().for_each(sockets::deepen);
+        for socket in &config.raw {
+            sockets::tell_class(socket).map_err(host("preparing a raw socket"))?;
+            sockets::deepen(socket);
+        }
         let mut wakes = Vec::new();
         for _ in 0..queues.len() {
             let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
@@ -437,6 +447,7 @@ impl Dataplane {
             interfaces: Interfaces::default(),
             upcall: Box::new(upcall),
             mss_clamp: config.mss_clamp,
+            copy_dscp: config.copy_dscp,
         });
         let mut workers = Vec::new();
         let count = queues.len();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Sealed packets on their way out: those of one SA leave together, in one system call where it can be.
+//! Sealed packets on their way out: those of one SA and one class leave together, in one system call where it can be.
 
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
@@ -12,18 +12,20 @@ use rustix::net::AddressFamily;
 use rustix::net::sockopt::socket_domain;
 
 use super::policy::OutboundEntry;
-use super::sockets::{Burst, MOST_OCTETS, MOST_PACKETS, MOST_SEGMENTS};
+use super::sockets::{Burst, Heading, MOST_OCTETS, MOST_PACKETS, MOST_SEGMENTS};
 use super::{Encapsulation, Stream};
 
 /// Packets that wait for one send at most.
 const PACKETS: usize = 128;
 
-/// Packets of one SA that wait to be sent.
+/// Packets of one SA, and of one class, that wait to be sent.
 pub(super) struct Outbox {
     udp: [Option<UdpSocket>; 2],
     raw: [Option<OwnedFd>; 2],
     ah: [Option<OwnedFd>; 2],
     entry: Option<Arc<OutboundEntry>>,
+    /// DSCP and ECN of their outer headers.
+    class: u8,
     frames: Vec<Frame>,
     burst: Burst,
 }
@@ -48,20 +50,24 @@ impl Outbox {
             raw: by_family(raw),
             ah: by_family(ah),
             entry: None,
+            class: 0,
             frames: Vec::with_capacity(PACKETS),
             burst: Burst::new(),
         }
     }
 
-    /// Whether a packet of this SA is to be preceded by a flush.
-    pub(super) fn must_flush(&self, entry: &Arc<OutboundEntry>) -> bool {
-        let other = |waiting: &Arc<OutboundEntry>| !Arc::ptr_eq(waiting, entry);
+    /// Whether a packet of this SA and class is to be preceded by a flush: packets of one SA are not
+    /// reordered, so they wait for one class at a time.
+    pub(super) fn must_flush(&self, entry: &Arc<OutboundEntry>, class: u8) -> bool {
+        let other =
+            |waiting: &Arc<OutboundEntry>| !Arc::ptr_eq(waiting, entry) || self.class != class;
         self.entry.as_ref().is_some_and(other) || self.frames.len() == PACKETS
     }
 
     /// Takes a packet in.
-    pub(super) fn push(&mut self, entry: Arc<OutboundEntry>, frame: Frame) {
+    pub(super) fn push(&mut self, entry: Arc<OutboundEntry>, class: u8, frame: Frame) {
         self.entry.get_or_insert(entry);
+        self.class = class;
         self.frames.push(frame);
     }
 
@@ -122,7 +128,11 @@ impl Outbox {
             let mut sender = Sender {
                 burst: &mut self.burst,
                 fd,
-                path: (local.ip(), remote),
+                heading: Heading {
+                    local: local.ip(),
+                    remote,
+                    class: self.class,
+                },
                 sent: &mut sent,
             };
             match udp {
@@ -159,7 +169,7 @@ fn by_family(sockets: Vec<OwnedFd>) -> [Option<OwnedFd>; 2] {
 struct Sender<'flush> {
     burst: &'flush mut Burst,
     fd: BorrowedFd<'flush>,
-    path: (std::net::IpAddr, SocketAddr),
+    heading: Heading,
     sent: &'flush mut Sent,
 }
 
@@ -192,7 +202,7 @@ impl Sender<'_> {
             *place = IoSlice::new(frame);
         }
         let parts = parts.get(..run.len()).unwrap_or_default();
-        match again(|| self.burst.send_cut(self.fd, parts, segment, self.path)) {
+        match again(|| self.burst.send_cut(self.fd, parts, segment, self.heading)) {
             Ok(_) => self.sent.sent += run.len() as u64,
             Err(error) if is_full(&error) => self.sent.refused += run.len() as u64,
             // Segments that the path is too narrow for, or a path without segmentation offload.
@@ -209,7 +219,7 @@ impl Sender<'_> {
             }
             let mut rest = parts.get(..frames.len()).unwrap_or_default();
             while !rest.is_empty() {
-                let taken = match again(|| self.burst.send_each(self.fd, rest, self.path)) {
+                let taken = match again(|| self.burst.send_each(self.fd, rest, self.heading)) {
                     Ok(taken) => {
                         self.sent.sent += taken as u64;
                         taken.max(1)

@@ -6,12 +6,15 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use arrayvec::ArrayVec;
 use nix::cmsg_space;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg,
     recvmsg, sendmmsg, sendmsg, setsockopt, sockopt,
 };
 use offload_api::frame::Frame;
+use rustix::net::AddressFamily;
+use rustix::net::sockopt::socket_domain;
 
 /// Most segments that one send may carry (`UDP_MAX_SEGMENTS` of older kernels).
 pub(super) const MOST_SEGMENTS: usize = 64;
@@ -26,6 +29,7 @@ pub(super) const SENDING: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_
 pub(super) fn prepare(socket: &UdpSocket) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     tell_local(socket)?;
+    tell_class(socket)?;
     // Kernels without it deliver one datagram at a time.
     let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
     deepen(socket);
@@ -40,6 +44,24 @@ pub(super) fn tell_local(socket: &UdpSocket) -> io::Result<()> {
         setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     }
     Ok(())
+}
+
+/// Asks for DSCP and ECN of each packet.
+pub(super) fn tell_class(socket: &impl AsFd) -> io::Result<()> {
+    match socket_domain(socket)? {
+        AddressFamily::INET => setsockopt(socket, sockopt::IpRecvTos, &true)?,
+        _ => setsockopt(socket, sockopt::Ipv6RecvTClass, &true)?,
+    }
+    Ok(())
+}
+
+/// DSCP and ECN, where the kernel told.
+fn class_of(control: &ControlMessageOwned) -> Option<u8> {
+    match control {
+        ControlMessageOwned::Ipv4Tos(class) => Some(*class),
+        ControlMessageOwned::Ipv6TClass(class) => u8::try_from(*class).ok(),
+        _ => None,
+    }
 }
 
 /// Room for bursts: beyond the system's limit where this process may.
@@ -67,6 +89,8 @@ pub(super) struct Received<'buffer> {
     pub(super) remote: SocketAddr,
     /// Local address, where the kernel told.
     pub(super) local: Option<IpAddr>,
+    /// DSCP and ECN of all of them, where the kernel told.
+    pub(super) class: Option<u8>,
 }
 
 impl Default for Receiver {
@@ -81,7 +105,7 @@ impl Default for Receiver {
 
 impl Receiver {
     pub(super) fn new() -> Self {
-        let control = cmsg_space!(nix::libc::in_pktinfo, i32, nix::libc::in6_pktinfo);
+        let control = cmsg_space!(nix::libc::in_pktinfo, i32, nix::libc::in6_pktinfo, i32);
         Self {
             buffer: vec![0; BUFFER],
             control,
@@ -105,7 +129,9 @@ impl Receiver {
             Err(error) => return Err(error.into()),
         };
         let (len, mut segment, mut local) = (message.bytes, message.bytes, None);
+        let mut class = None;
         for control in message.cmsgs()? {
+            class = class.or(class_of(&control));
             match control {
                 ControlMessageOwned::UdpGroSegments(size) => {
                     segment = usize::try_from(size).unwrap_or(len).max(1);
@@ -128,6 +154,7 @@ impl Receiver {
             segment: segment.max(1),
             remote,
             local,
+            class,
         }))
     }
 }
@@ -253,50 +280,119 @@ pub fn send_datagram(
     Ok(())
 }
 
-/// Headers and addresses of several packets of one system call, made once. Not to be moved between
-/// threads: they point into themselves.
-pub(super) struct Burst {
-    any: MultiHeaders<SockaddrStorage>,
-    v4: MultiHeaders<SockaddrStorage>,
-    v6: MultiHeaders<SockaddrStorage>,
-    /// As above, with a segment size.
-    cut_any: MultiHeaders<SockaddrStorage>,
-    cut_v4: MultiHeaders<SockaddrStorage>,
-    cut_v6: MultiHeaders<SockaddrStorage>,
-    incoming: MultiHeaders<SockaddrStorage>,
+/// The class to send with, for the kernel.
+enum Class {
+    Default,
+    V4(u8),
+    V6(i32),
 }
 
-impl Burst {
-    pub(super) fn new() -> Self {
-        use nix::libc::{in_pktinfo, in6_pktinfo};
-        let headers = |space| MultiHeaders::preallocate(MOST_PACKETS, Some(space));
-        Self {
-            any: MultiHeaders::preallocate(MOST_PACKETS, None),
-            v4: headers(cmsg_space!(in_pktinfo)),
-            v6: headers(cmsg_space!(in6_pktinfo)),
-            cut_any: headers(cmsg_space!(u16)),
-            cut_v4: headers(cmsg_space!(in_pktinfo, u16)),
-            cut_v6: headers(cmsg_space!(in6_pktinfo, u16)),
-            incoming: MultiHeaders::preallocate(MOST_PACKETS, None),
+impl Class {
+    fn new(heading: &Heading) -> Self {
+        match (heading.class, heading.remote.is_ipv4()) {
+            (0, _) => Self::Default,
+            (class, true) => Self::V4(class),
+            (class, false) => Self::V6(class.into()),
         }
     }
 
-    /// Sends packets from one address to another in one system call; how many were taken.
+    fn control(&self) -> Option<ControlMessage<'_>> {
+        match self {
+            Self::Default => None,
+            Self::V4(class) => Some(ControlMessage::Ipv4Tos(class)),
+            Self::V6(class) => Some(ControlMessage::Ipv6TClass(class)),
+        }
+    }
+}
+
+/// Between whom packets go, and in which class.
+#[derive(Clone, Copy)]
+pub(super) struct Heading {
+    pub(super) local: IpAddr,
+    pub(super) remote: SocketAddr,
+    /// DSCP and ECN.
+    pub(super) class: u8,
+}
+
+/// Headers and addresses of several packets of one system call, made once. Not to be moved between
+/// threads: they point into themselves.
+pub(super) struct Burst {
+    each: Headers,
+    /// As above, with a segment size.
+    cut: Headers,
+    incoming: MultiHeaders<SockaddrStorage>,
+}
+
+/// Headers with room for just what a heading takes: by family and whether the address to send from is
+/// told, and whether the class is.
+struct Headers([MultiHeaders<SockaddrStorage>; 8]);
+
+impl Headers {
+    /// For so many packets, with so much room for what all of them tell.
+    fn new(packets: usize, common: usize) -> Self {
+        use nix::libc::{in_pktinfo, in6_pktinfo};
+        let (v4, v6) = (cmsg_space!(in_pktinfo), cmsg_space!(in6_pktinfo));
+        let (class_v4, class_v6) = (cmsg_space!(u8), cmsg_space!(i32));
+        let (v4, v6) = (v4.capacity(), v6.capacity());
+        let (class_v4, class_v6) = (class_v4.capacity(), class_v6.capacity());
+        let rooms = [
+            0,
+            class_v4,
+            v4,
+            v4 + class_v4,
+            0,
+            class_v6,
+            v6,
+            v6 + class_v6,
+        ];
+        Self(rooms.map(|room| {
+            let control = Some(room + common).filter(|room| *room != 0);
+            MultiHeaders::preallocate(packets, control.map(Vec::with_capacity))
+        }))
+    }
+
+    fn fit(&mut self, heading: &Heading) -> &mut MultiHeaders<SockaddrStorage> {
+        let [a, b, c, d, e, f, g, h] = &mut self.0;
+        let told = !heading.local.is_unspecified();
+        match (heading.remote.is_ipv4(), told, heading.class != 0) {
+            (true, false, false) => a,
+            (true, false, true) => b,
+            (true, true, false) => c,
+            (true, true, true) => d,
+            (false, false, false) => e,
+            (false, false, true) => f,
+            (false, true, false) => g,
+            (false, true, true) => h,
+        }
+    }
+}
+
+/// What the kernel is told beside packets.
+type Controls<'a> = ArrayVec<ControlMessage<'a>, 3>;
+
+impl Burst {
+    pub(super) fn new() -> Self {
+        let class = cmsg_space!(i32);
+        Self {
+            each: Headers::new(MOST_PACKETS, 0),
+            cut: Headers::new(1, cmsg_space!(u16).capacity()),
+            incoming: MultiHeaders::preallocate(MOST_PACKETS, Some(class)),
+        }
+    }
+
+    /// Sends packets in one system call; how many were taken.
     pub(super) fn send_each(
         &mut self,
         socket: BorrowedFd<'_>,
         packets: &[[IoSlice<'_>; 1]],
-        (local, remote): (IpAddr, SocketAddr),
+        heading: Heading,
     ) -> io::Result<usize> {
-        let to = [Some(SockaddrStorage::from(remote)); MOST_PACKETS];
-        let from = SendFrom::new(local);
-        let headers = match from {
-            SendFrom::Any => &mut self.any,
-            SendFrom::V4(_) => &mut self.v4,
-            SendFrom::V6(_) => &mut self.v6,
-        };
-        let (socket, control) = (socket.as_raw_fd(), from.control());
-        let sent = sendmmsg(socket, headers, packets, to, control.as_slice(), SENDING)?;
+        let headers = self.each.fit(&heading);
+        let to = [Some(SockaddrStorage::from(heading.remote)); MOST_PACKETS];
+        let (from, class) = (SendFrom::new(heading.local), Class::new(&heading));
+        let controls: Controls<'_> = from.control().into_iter().chain(class.control()).collect();
+        let socket = socket.as_raw_fd();
+        let sent = sendmmsg(socket, headers, packets, to, controls, SENDING)?;
         Ok(sent.count())
     }
 
@@ -306,31 +402,27 @@ impl Burst {
         socket: BorrowedFd<'_>,
         packets: &[IoSlice<'_>],
         size: u16,
-        (local, remote): (IpAddr, SocketAddr),
+        heading: Heading,
     ) -> io::Result<usize> {
-        let to = [Some(SockaddrStorage::from(remote))];
-        let from = SendFrom::new(local);
-        let headers = match from {
-            SendFrom::Any => &mut self.cut_any,
-            SendFrom::V4(_) => &mut self.cut_v4,
-            SendFrom::V6(_) => &mut self.cut_v6,
-        };
-        let (socket, cut) = (socket.as_raw_fd(), ControlMessage::UdpGsoSegments(&size));
+        let headers = self.cut.fit(&heading);
+        let to = [Some(SockaddrStorage::from(heading.remote))];
+        let (from, class) = (SendFrom::new(heading.local), Class::new(&heading));
+        let cut = ControlMessage::UdpGsoSegments(&size);
+        let from = from.control().into_iter();
+        let controls: Controls<'_> = from.chain([cut]).chain(class.control()).collect();
+        let socket = socket.as_raw_fd();
         let packets = &[packets];
-        let sent = match from.control() {
-            Some(from) => sendmmsg(socket, headers, packets, to, [from, cut], SENDING)?,
-            None => sendmmsg(socket, headers, packets, to, [cut], SENDING)?,
-        };
+        let sent = sendmmsg(socket, headers, packets, to, controls, SENDING)?;
         Ok(sent.count())
     }
 
     /// Receives packets of IP protocol 50 into `frames`, as many as are there; for each its length,
-    /// unless it did not fit, and its sender.
+    /// unless it did not fit, its sender, and its class.
     pub(super) fn receive_raw(
         &mut self,
         socket: &OwnedFd,
         frames: &mut [Frame],
-        mut each: impl FnMut(usize, Option<usize>, IpAddr),
+        mut each: impl FnMut(usize, Option<usize>, IpAddr, Option<u8>),
     ) -> io::Result<usize> {
         let mut rooms = frames.iter_mut();
         let mut parts: [[IoSliceMut<'_>; 1]; MOST_PACKETS] = std::array::from_fn(|_| {
@@ -351,7 +443,11 @@ impl Burst {
             let whole = !message.flags.contains(MsgFlags::MSG_TRUNC);
             let sender = message.address.as_ref().and_then(address_of);
             let sender = sender.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |sender| sender.ip());
-            each(received, whole.then_some(message.bytes), sender);
+            let class = message
+                .cmsgs()
+                .ok()
+                .and_then(|mut controls| controls.find_map(|control| class_of(&control)));
+            each(received, whole.then_some(message.bytes), sender, class);
             received += 1;
         }
         Ok(received)

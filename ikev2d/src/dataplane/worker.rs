@@ -109,8 +109,10 @@ pub(super) struct Worker {
 }
 
 pub(super) enum Flight {
-    Out(Arc<OutboundEntry>),
-    In(Arc<InboundEntry>, SocketAddr),
+    /// With the outer header's class.
+    Out(Arc<OutboundEntry>, u8),
+    /// With the peer's address, and the outer header's class, where it is known.
+    In(Arc<InboundEntry>, SocketAddr, Option<u8>),
 }
 
 impl Worker {
@@ -253,7 +255,8 @@ impl Worker {
             return;
         }
         self.clamp(&mut frame, facts, limit);
-        self.submit(entry.sa, frame, Flight::Out(entry.clone()));
+        let class = self.shared.copy_dscp.outer(facts.traffic_class);
+        self.submit(entry.sa, frame, Flight::Out(entry.clone(), class));
     }
 
     /// Tells the sender of a packet that it is too large.
@@ -330,7 +333,7 @@ impl Worker {
                 worked = true;
                 for datagram in received.octets.chunks(received.segment) {
                     match natt::classify(datagram) {
-                        Kind::Esp => self.open(datagram, received.remote),
+                        Kind::Esp => self.open(datagram, received.remote, received.class),
                         Kind::Ike(message) => {
                             let unspecified = match received.remote {
                                 SocketAddr::V4(_) => [0; 4].into(),
@@ -372,7 +375,7 @@ impl Worker {
                 let sa = entry.sa;
                 // Where the peer is, IKE says.
                 let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-                self.submit(sa, frame, Flight::In(entry, nowhere));
+                self.submit(sa, frame, Flight::In(entry, nowhere, None));
             }
         }
         worked
@@ -396,7 +399,7 @@ impl Worker {
     }
 
     /// Leads a datagram to its SA.
-    fn open(&mut self, datagram: &[u8], remote: SocketAddr) {
+    fn open(&mut self, datagram: &[u8], remote: SocketAddr, class: Option<u8>) {
         let counters = &self.shared.counters;
         counters.esp_received.fetch_add(1, Relaxed);
         let Some(entry) = self.entry_of(datagram, true) else {
@@ -416,7 +419,7 @@ impl Worker {
             return;
         }
         let sa = entry.sa;
-        self.submit(sa, frame, Flight::In(entry, remote));
+        self.submit(sa, frame, Flight::In(entry, remote, class));
     }
 
     /// Reads IP protocol 50, straight into frames; without any, packets wait in the kernel.
@@ -436,23 +439,23 @@ impl Worker {
                     self.raw_frames.push(frame);
                 }
                 self.starved |= self.raw_frames.is_empty();
-                let mut facts = [(None, IpAddr::V4(Ipv4Addr::UNSPECIFIED)); RAW_READ];
+                let mut facts = [(None, IpAddr::V4(Ipv4Addr::UNSPECIFIED), None); RAW_READ];
                 let Some(socket) = self.raw.get(at) else {
                     break;
                 };
                 let frames = &mut self.raw_frames;
-                let received = self
-                    .raw_burst
-                    .receive_raw(socket, frames, |at, len, sender| {
-                        if let Some(place) = facts.get_mut(at) {
-                            *place = (len, sender);
-                        }
-                    });
+                let received =
+                    self.raw_burst
+                        .receive_raw(socket, frames, |at, len, sender, class| {
+                            if let Some(place) = facts.get_mut(at) {
+                                *place = (len, sender, class);
+                            }
+                        });
                 let Ok(received @ 1..) = received else { break };
                 worked = true;
                 let mut frames = std::mem::take(&mut self.raw_frames);
-                for (frame, (len, sender)) in frames.drain(..received).zip(facts) {
-                    self.open_raw(frame, len, sender);
+                for (frame, (len, sender, class)) in frames.drain(..received).zip(facts) {
+                    self.open_raw(frame, len, sender, class);
                 }
                 self.raw_frames = frames;
                 // Fewer than asked for: that was all.
@@ -464,7 +467,13 @@ impl Worker {
         worked
     }
 
-    fn open_raw(&mut self, mut frame: Frame, len: Option<usize>, sender: IpAddr) {
+    fn open_raw(
+        &mut self,
+        mut frame: Frame,
+        len: Option<usize>,
+        sender: IpAddr,
+        class: Option<u8>,
+    ) {
         let counters = &self.shared.counters;
         counters.esp_received.fetch_add(1, Relaxed);
         let Some(len) = len else {
@@ -497,7 +506,7 @@ impl Worker {
             return;
         }
         let sa = entry.sa;
-        let flight = Flight::In(entry, SocketAddr::new(sender, 0));
+        let flight = Flight::In(entry, SocketAddr::new(sender, 0), class);
         self.submit(sa, frame, flight);
     }
 
@@ -520,8 +529,8 @@ impl Worker {
                 continue;
             }
             match flight {
-                Flight::Out(entry) => self.send(entry, done.frame),
-                Flight::In(entry, remote) => self.deliver(&entry, remote, done),
+                Flight::Out(entry, class) => self.send(entry, class, done.frame),
+                Flight::In(entry, remote, class) => self.deliver(&entry, (remote, class), done),
             }
         }
         self.done = finished;
@@ -530,13 +539,13 @@ impl Worker {
         true
     }
 
-    /// Collects packets of one SA for one send.
-    fn send(&mut self, entry: Arc<OutboundEntry>, frame: Frame) {
+    /// Collects packets of one SA and class for one send.
+    fn send(&mut self, entry: Arc<OutboundEntry>, class: u8, frame: Frame) {
         entry.count(frame.len());
-        if self.outbox.must_flush(&entry) {
+        if self.outbox.must_flush(&entry, class) {
             self.flush_outbox();
         }
-        self.outbox.push(entry, frame);
+        self.outbox.push(entry, class, frame);
     }
 
     fn flush_outbox(&mut self) {
@@ -546,7 +555,12 @@ impl Worker {
         counters.send_errors.fetch_add(refused, Relaxed);
     }
 
-    fn deliver(&mut self, entry: &InboundEntry, remote: SocketAddr, mut done: Done) {
+    fn deliver(
+        &mut self,
+        entry: &InboundEntry,
+        (remote, class): (SocketAddr, Option<u8>),
+        mut done: Done,
+    ) {
         let counters = &self.shared.counters;
         if done.next_header == NEXT_HEADER_DUMMY {
             counters.dummies.fetch_add(1, Relaxed);
@@ -570,6 +584,11 @@ impl Worker {
             && !original::mend_checksum(&mut done.frame, &facts, *addresses)
         {
             counters.malformed.fetch_add(1, Relaxed);
+            return;
+        }
+        if let (None, Some(outer)) = (entry.transport, class)
+            && !self.take_class(&mut done.frame, &facts, outer)
+        {
             return;
         }
         entry.count(done.frame.len());

@@ -18,7 +18,7 @@ use super::Snapshot;
 const REASON: usize = 120;
 
 /// What the data plane counts that are packets lost; the rest of its counters are not.
-const DROPS: [&str; 14] = [
+const DROPS: [&str; 15] = [
     "no-policy",
     "no-rule",
     "no-neighbour",
@@ -33,6 +33,7 @@ const DROPS: [&str; 14] = [
     "refused",
     "send-errors",
     "too-big",
+    "ecn-dropped",
 ];
 
 type Labels<'l> = Vec<(&'static str, &'l str)>;

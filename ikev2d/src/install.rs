@@ -42,7 +42,9 @@ pub(crate) struct Installer {
     streams: Streams,
     /// By themselves, so that the map's free places take little room.
     children: HashMap<ChildId, Box<Installed>>,
-    handles: HashMap<SaHandle, ChildId>,
+    /// By the index of the failover's handle, of which there are as many as SAs: a map takes thrice the
+    /// room.
+    handles: Vec<Option<NonZeroU64>>,
     /// Inbound SPIs that others have.
     reserved: HashSet<u32>,
     /// Those on their way out.
@@ -108,7 +110,7 @@ impl Installer {
             plane,
             streams,
             children: HashMap::new(),
-            handles: HashMap::new(),
+            handles: Vec::new(),
             reserved: HashSet::new(),
             leaving: Vec::new(),
         }
@@ -204,7 +206,7 @@ impl Installer {
             outbound: None,
             sa,
         };
-        self.handles.insert(handle, installed.sa.id);
+        self.belongs(handle, installed.sa.id);
         self.children.insert(installed.sa.id, Box::new(installed));
         Ok(())
     }
@@ -239,7 +241,7 @@ impl Installer {
             return Err(not_led(&error));
         }
         (installed.outbound, installed.how) = (Some(handle), None);
-        self.handles.insert(handle, child);
+        self.belongs(handle, child);
         Ok(())
     }
 
@@ -307,7 +309,8 @@ impl Installer {
     pub(crate) fn retire(&mut self, child: ChildId) -> Option<Arc<ChildSa>> {
         let installed = self.children.remove(&child)?;
         for handle in [Some(installed.inbound), installed.outbound] {
-            handle.and_then(|handle| self.handles.remove(&handle));
+            let place = handle.and_then(|handle| self.handles.get_mut(handle.index as usize));
+            place.and_then(Option::take);
         }
         let now = Instant::now();
         let leaving = Leaving {
@@ -384,7 +387,23 @@ impl Installer {
 
     /// The child that an engine's handle belongs to.
     pub(crate) fn child_of(&self, handle: SaHandle) -> Option<ChildId> {
-        self.handles.get(&handle).copied()
+        let known = self.handles.get(handle.index as usize).copied().flatten();
+        let child = ChildId(known?.get());
+        // Its place may have been another's before.
+        let installed = self.children.get(&child)?;
+        let is_its = installed.inbound == handle || installed.outbound == Some(handle);
+        is_its.then_some(child)
+    }
+
+    /// A handle is a child's from now on.
+    fn belongs(&mut self, handle: SaHandle, child: ChildId) {
+        let index = handle.index as usize;
+        if index >= self.handles.len() {
+            self.handles.resize(index + 1, None);
+        }
+        if let Some(place) = self.handles.get_mut(index) {
+            *place = NonZeroU64::new(child.0);
+        }
     }
 
     /// Whether a handle is a child SA's inbound one.

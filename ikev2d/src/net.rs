@@ -26,6 +26,7 @@ pub(crate) fn mark(socket: &impl AsFd) {
 
 /// Sockets of IKE, for IPv4 and, where the host has it, IPv6.
 pub(crate) struct Sockets {
+    /// That of IPv4 first.
     pub(crate) ike: Vec<UdpSocket>,
     pub(crate) nat: Vec<UdpSocket>,
     nat_port: u16,
@@ -46,9 +47,7 @@ impl Sockets {
         let (local, remote) = (transmit.path.local, transmit.path.remote);
         let on_nat = local.port() == self.nat_port;
         let sockets = if on_nat { &self.nat } else { &self.ike };
-        let v4 = remote.is_ipv4();
-        let fits = |socket: &&UdpSocket| socket.local_addr().is_ok_and(|a| a.is_ipv4() == v4);
-        let socket = sockets.iter().find(fits).ok_or_else(|| {
+        let socket = sockets.get(usize::from(remote.is_ipv6())).ok_or_else(|| {
             io::Error::new(io::ErrorKind::AddrNotAvailable, "no socket of that family")
         })?;
         if on_nat && !transmit.keepalive {

@@ -53,8 +53,8 @@ struct Place {
 /// A route: how many want it, and how many of them want it to outlive the interface.
 #[derive(Default)]
 struct Route {
-    users: usize,
-    standing: usize,
+    users: u32,
+    standing: u32,
     source: Option<IpAddr>,
     /// The kernel has it.
     there: bool,
@@ -78,8 +78,8 @@ pub(crate) struct Traffic<'a> {
 #[derive(Debug, Default)]
 #[must_use]
 pub(crate) struct Held {
-    places: Vec<Place>,
-    leads: Vec<Lead>,
+    places: Box<[Place]>,
+    leads: Box<[Lead]>,
     standing: bool,
 }
 
@@ -135,30 +135,31 @@ impl Routes {
     /// Routes traffic. A net that the peer's own address lies in, or that is everything, is led by rules
     /// that our own packets jump over: ESP to it would loop, and the default route is not ours.
     pub(crate) fn hold(&mut self, traffic: &Traffic<'_>) -> Held {
-        let mut held = Held {
-            standing: traffic.standing,
-            ..Held::default()
-        };
+        let (mut places, mut leads) = (Vec::new(), Vec::new());
         if traffic.transport {
-            held.leads = Lead::between_hosts(traffic.local, traffic.remote).collect();
+            leads.extend(Lead::between_hosts(traffic.local, traffic.remote));
         } else {
             for net in traffic.remote.iter().flat_map(networks) {
                 let loops = traffic.peers.iter().any(|peer| net.contains(peer));
                 if loops || net.prefix_len() == 0 {
                     let ours = self.own.within(traffic.local, is_v4(net)).is_some();
-                    held.leads.extend(Lead::towards(net, traffic.local, ours));
+                    leads.extend(Lead::towards(net, traffic.local, ours));
                 } else {
-                    held.places.push(Place { table: MAIN, net });
+                    places.push(Place { table: MAIN, net });
                 }
             }
         }
-        for place in &held.places {
+        for place in &places {
             self.take(*place, traffic);
         }
-        for lead in &held.leads {
+        for lead in &leads {
             self.lead(*lead, traffic);
         }
-        held
+        Held {
+            places: places.into(),
+            leads: leads.into(),
+            standing: traffic.standing,
+        }
     }
 
     /// Undoes [`hold`](Self::hold).
@@ -195,7 +196,7 @@ impl Routes {
     fn take(&mut self, place: Place, traffic: &Traffic<'_>) {
         let route = self.set.entry(place).or_default();
         route.users += 1;
-        route.standing += usize::from(traffic.standing);
+        route.standing += u32::from(traffic.standing);
         let refuses = traffic.standing && route.standing == 1;
         // One that stands may have been set before its traffic had an address here.
         let late = !traffic.standing && route.standing > 0 && route.source.is_none();
@@ -216,11 +217,11 @@ impl Routes {
             return;
         };
         route.users -= 1;
-        route.standing -= usize::from(standing);
+        route.standing -= u32::from(standing);
         let refused = standing && route.standing == 0;
         if route.users == 0 {
             if let Some(mut route) = self.set.remove(&place) {
-                route.standing += usize::from(standing);
+                route.standing += u32::from(standing);
                 self.unset(place, &route);
             }
         } else if refused {

@@ -4,11 +4,13 @@
 //! its key are never kept.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
-use openssl::asn1::Asn1Time;
+use openssl::asn1::{Asn1Time, Asn1TimeRef};
+use openssl::error::ErrorStack;
 use openssl::sha::Sha256;
-use openssl::x509::X509Ref;
 
 use crate::trust::Believed;
 
@@ -46,8 +48,41 @@ pub(crate) struct Paths(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
-    paths: HashMap<Sent, Believed>,
+    paths: HashMap<Sent, Known>,
     octets: usize,
+}
+
+/// A path that was valid.
+struct Known {
+    believed: Believed,
+    /// When all of it are in their time, in seconds since 1970.
+    valid: Range<i64>,
+}
+
+impl Known {
+    fn new(believed: &Believed) -> Result<Self, ErrorStack> {
+        let (mut from, mut until) = (i64::MIN, i64::MAX);
+        for one in &believed.chain {
+            from = from.max(seconds(one.not_before())?);
+            until = until.min(seconds(one.not_after())?);
+        }
+        Ok(Self {
+            believed: believed.clone(),
+            valid: from..until,
+        })
+    }
+
+    fn is_in_time(&self) -> bool {
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        self.valid.contains(&now)
+    }
+}
+
+/// A time in seconds since 1970.
+fn seconds(time: &Asn1TimeRef) -> Result<i64, ErrorStack> {
+    let since = Asn1Time::from_unix(0)?.diff(time)?;
+    Ok(i64::from(since.days) * 86_400 + i64::from(since.secs))
 }
 
 impl Kept {
@@ -58,18 +93,13 @@ impl Kept {
     }
 }
 
-fn is_in_time(certificate: &X509Ref, now: &Asn1Time) -> bool {
-    certificate.not_before() < *now && *now < certificate.not_after()
-}
-
 impl Paths {
     /// The path of certificates as they were sent, if it was valid and is in its time.
     pub(crate) fn find(&self, sent: Sent) -> Option<Believed> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = all.paths.get(&sent)?;
-        let now = Asn1Time::days_from_now(0).ok()?;
-        if found.chain.iter().all(|one| is_in_time(one, &now)) {
-            return Some(found.clone());
+        if found.is_in_time() {
+            return Some(found.believed.clone());
         }
         all.remove(sent);
         None
@@ -81,6 +111,9 @@ impl Paths {
         if sent.octets > OCTETS {
             return;
         }
+        let Ok(known) = Known::new(believed) else {
+            return;
+        };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(sent);
         while all.paths.len() >= MOST || all.octets + sent.octets > OCTETS {
@@ -91,7 +124,7 @@ impl Paths {
             all.remove(any);
         }
         all.octets += sent.octets;
-        all.paths.insert(sent, believed.clone());
+        all.paths.insert(sent, known);
     }
 
     #[cfg(test)]

@@ -299,11 +299,16 @@ impl SharedSa {
             next_request,
             expected_request,
             rekeyings: sa.reauth.rekeyings,
-            age: sa
-                .established
-                .map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
-            times: [sa.rekey_at, sa.expire_at, sa.reauth.at, sa.reauth.expire_at]
-                .map(|at| left(at, now)),
+            age: sa.established.map_or(Duration::ZERO, |at| {
+                now.saturating_duration_since(at.into())
+            }),
+            times: [
+                sa.rekey_at.map(Instant::from),
+                sa.expire_at.map(Instant::from),
+                sa.reauth.at,
+                sa.reauth.expire_at,
+            ]
+            .map(|at| left(at, now)),
             own: sa.assigned.own.clone(),
             attributes: sa.assigned.attributes.clone(),
             peers: sa.assigned.peers.clone(),

@@ -208,7 +208,7 @@ impl Endpoint {
         for id in std::mem::take(&mut ctx.out.redundant) {
             if let Some(sa) = self.sas.get_mut(&id) {
                 sa.standing = Standing::Redundant;
-                sa.forget_at = Some(now + FORGET);
+                sa.forget_at = Some((now + FORGET).into());
             }
         }
         for handover in std::mem::take(&mut ctx.out.handovers) {

@@ -16,7 +16,7 @@ mod window;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -42,6 +42,7 @@ use crate::exchange::followup::Awaited;
 use crate::exchange::resume::Resumed;
 use crate::exchange::signature::{PeerAbility, Waiting};
 use crate::keymat::{IkeKeys, Mixable};
+use crate::moment::Moment;
 use crate::proposal::IkeSuite;
 use crate::wire::{Payload, notify, payload};
 pub(crate) use reauth::Reauth;
@@ -141,7 +142,7 @@ pub(crate) struct IkeSa {
     /// It counts as its peer's, which is there.
     pub(crate) counted: Option<IpAddr>,
     /// A peer that may have one IKE SA only has another: it has until then to delete that.
-    pub(crate) on_probation: Option<Instant>,
+    pub(crate) on_probation: Option<Moment>,
     next_request: u32,
     expected_request: u32,
     last_response: Option<LastResponse>,
@@ -159,15 +160,15 @@ pub(crate) struct IkeSa {
     /// The peer's additional key exchanges that go on.
     pub(crate) awaited: Option<Box<Awaited>>,
     pub(crate) children: Vec<Child>,
-    pub(crate) created: Instant,
-    pub(crate) established: Option<Instant>,
-    pub(crate) rekey_at: Option<Instant>,
-    pub(crate) expire_at: Option<Instant>,
-    last_heard: Instant,
-    last_sent: Instant,
+    pub(crate) created: Moment,
+    pub(crate) established: Option<Moment>,
+    pub(crate) rekey_at: Option<Moment>,
+    pub(crate) expire_at: Option<Moment>,
+    last_heard: Moment,
+    last_sent: Moment,
     pub(crate) standing: Standing,
     /// When it is forgotten, although the peer should have deleted it.
-    pub(crate) forget_at: Option<Instant>,
+    pub(crate) forget_at: Option<Moment>,
 }
 
 /// What IKE_SA_INIT leaves for IKE_AUTH, as long as that is to come: most IKE SAs live on without.
@@ -265,12 +266,12 @@ impl IkeSa {
             eap: None,
             awaited: None,
             children: Vec::new(),
-            created: ctx.now,
+            created: ctx.now.into(),
             established: None,
             rekey_at: None,
             expire_at: None,
-            last_heard: ctx.now,
-            last_sent: ctx.now,
+            last_heard: ctx.now.into(),
+            last_sent: ctx.now.into(),
             standing: Standing::Current,
             forget_at: None,
             connection,
@@ -295,7 +296,7 @@ impl IkeSa {
     /// It is authenticated from now on.
     pub(crate) fn establish(&mut self, ctx: &mut Ctx<'_>) {
         self.state = State::Established;
-        self.established = Some(ctx.now);
+        self.established = Some(ctx.now.into());
         self.init.exchange = None;
         self.previous_keys = None;
         self.init.without_ppk = None;

@@ -23,6 +23,7 @@ mod exchange;
 mod ike_sa;
 pub mod junos;
 mod keymat;
+mod moment;
 pub mod notified;
 pub mod pool;
 pub mod proposal;

@@ -102,13 +102,13 @@ impl IkeSa {
         (self.syncs_ids, self.syncs_counters) = (true, flags.syncs_counters);
         let at = |time: Option<Duration>| time.map(|time| now + time);
         let [rekey, expire, reauth, reauth_expire] = shared.times.map(at);
-        (self.rekey_at, self.expire_at) = (rekey, expire);
+        (self.rekey_at, self.expire_at) = (rekey.map(Into::into), expire.map(Into::into));
         if reauth.is_some() || reauth_expire.is_some() || shared.rekeyings != 0 {
             self.reauth.rekeyings = shared.rekeyings;
             (self.reauth.at, self.reauth.expire_at) = (reauth, reauth_expire);
         }
         self.state = State::Established;
-        self.established = Some(now.checked_sub(shared.age).unwrap_or(now));
+        self.established = Some(now.checked_sub(shared.age).unwrap_or(now).into());
         self.set_message_ids(shared.next_request, shared.expected_request);
         ctx.out.count_ike(self);
         for child in &shared.children {
@@ -144,7 +144,7 @@ impl IkeSa {
             ctx,
             Child {
                 sa,
-                installed: ctx.now,
+                installed: ctx.now.into(),
                 rekey_at: None,
                 phase: Phase::Installed,
                 awaits_peer: false,

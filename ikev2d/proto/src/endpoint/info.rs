@@ -214,9 +214,9 @@ fn info(sa: &IkeSa) -> IkeSaInfo<'_> {
         ppk: sa.ppk,
         mobike: sa.mobike,
         moves: sa.mobike && sa.moves,
-        established: sa.established,
-        rekey_at: sa.rekey_at,
-        expire_at: sa.expire_at,
+        established: sa.established.map(Instant::from),
+        rekey_at: sa.rekey_at.map(Instant::from),
+        expire_at: sa.expire_at.map(Instant::from),
         local_addrs: &sa.connection.local_addrs,
         children: sa
             .children
@@ -231,8 +231,8 @@ fn info(sa: &IkeSa) -> IkeSaInfo<'_> {
                     (Phase::Installed, None) => "INSTALLED",
                 },
                 more_possible: child.more_possible,
-                installed: child.installed,
-                rekey_at: child.rekey_at,
+                installed: child.installed.into(),
+                rekey_at: child.rekey_at.map(Instant::from),
             })
             .collect(),
     }

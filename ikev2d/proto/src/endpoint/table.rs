@@ -273,7 +273,7 @@ impl Table {
             let Some(entry) = self.sas.get(&id) else {
                 continue;
             };
-            self.epoch.get_or_insert(entry.sa.created);
+            self.epoch.get_or_insert(entry.sa.created.into());
             let (before, after) = (entry.marks, self.marks(&entry.sa, crypto, config));
             let sa = &entry.sa;
             let pending = sa.pending.iter().map(|pending| &pending.child);

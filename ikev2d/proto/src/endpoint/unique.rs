@@ -8,6 +8,7 @@ use crate::config::Unique;
 use crate::crypto::Crypto;
 use crate::event::IkeId;
 use crate::ike_sa::{Ctx, Handover, IkeSa, Standing, State, Task};
+use crate::moment::Moment;
 
 /// How long an IKE SA stays whose peer has set up another one from the same address: it may be
 /// reauthenticating, and deletes this one itself when its children are there.
@@ -75,7 +76,7 @@ fn replace(sas: &mut Table, ctx: &mut Ctx<'_>, winner: IkeId) {
         if sa.path.remote.ip() != address || sa.standing != Standing::Current {
             sa.die(ctx, "the peer has set up another one");
         } else {
-            let end = ctx.now + GRACE;
+            let end = Moment::from(ctx.now + GRACE);
             sa.expire_at = Some(sa.expire_at.map_or(end, |at| at.min(end)));
             sa.rekey_at = None;
         }

@@ -146,7 +146,7 @@ impl IkeSa {
     pub(crate) fn child_failed(&mut self, ctx: &mut Ctx<'_>, asked: &Asked, reason: String) {
         match asked.rekeys {
             Some(old) => {
-                let rekey_at = Some(ctx.now + AGAIN);
+                let rekey_at = Some((ctx.now + AGAIN).into());
                 if let Some(child) = self.child_mut(old) {
                     child.phase = Phase::Installed;
                     child.rekey_at = rekey_at;
@@ -396,10 +396,11 @@ impl IkeSa {
             told: Default::default(),
         });
         let rekey_at = config.rekey_time;
-        let rekey_at = rekey_at.map(|time| ctx.now + jittered(ctx, time, config.rand_time));
+        let rekey_at =
+            rekey_at.map(|time| (ctx.now + jittered(ctx, time, config.rand_time)).into());
         let child = Child {
             sa: sa.clone(),
-            installed: ctx.now,
+            installed: ctx.now.into(),
             rekey_at,
             phase: Phase::Installed,
             awaits_peer: false,

@@ -328,7 +328,7 @@ impl IkeSa {
             Some(Request::RekeyIke(mine)) => {
                 mine.collision = Some(Collision::new(new, nonces));
                 born.standing = Standing::Undecided { old };
-                born.forget_at = Some(ctx.now + FORGET);
+                born.forget_at = Some((ctx.now + FORGET).into());
             }
             _ => {
                 self.standing = Standing::Replaced;
@@ -354,7 +354,7 @@ impl IkeSa {
         born.keys = Some(keys);
         born.moves = self.moves;
         born.state = State::Established;
-        born.established = Some(ctx.now);
+        born.established = Some(ctx.now.into());
         born.other_id = self.other_id.clone();
         born.remote_id = self.remote_id.clone();
         (born.nat_local, born.nat_remote, born.encap) =
@@ -388,7 +388,7 @@ impl IkeSa {
                 reason: "rekeyed".to_owned(),
             });
         } else {
-            self.forget_at = Some(ctx.now + FORGET);
+            self.forget_at = Some((ctx.now + FORGET).into());
         }
         let (old, new) = (self.id, heir.id);
         let rekeyings = heir.reauth.rekeyings;

@@ -2,13 +2,14 @@
 //! The child SAs of an IKE SA: their phases, their installation, what takes over from what.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Ctx, FORGET, IkeSa, OVERLAP, Outputs, OwnSpi, Request, SUCCESSION, Task};
 use crate::config::Identity;
 use crate::event::{ChildId, ChildSa, Event, InstallId};
 use crate::exchange::child::Asked;
 use crate::exchange::resource::PEERS_TURN;
+use crate::moment::Moment;
 use crate::wire::Chain;
 
 /// Where a child SA stands.
@@ -33,8 +34,8 @@ pub(crate) type ChildRole = (String, String, Identity);
 /// A child SA.
 pub(crate) struct Child {
     pub(crate) sa: Arc<ChildSa>,
-    pub(crate) installed: Instant,
-    pub(crate) rekey_at: Option<Instant>,
+    pub(crate) installed: Moment,
+    pub(crate) rekey_at: Option<Moment>,
     pub(crate) phase: Phase,
     /// The peer may not have it yet: what is sent still goes through its predecessor.
     pub(crate) awaits_peer: bool,
@@ -48,11 +49,11 @@ pub(crate) struct Child {
     /// not rekey it for now.
     pub(crate) taken_up: Option<u8>,
     /// When it is no longer waited for.
-    pub(crate) release_at: Option<Instant>,
+    pub(crate) release_at: Option<Moment>,
     /// Whether it was told of.
     pub(crate) announced: bool,
     /// When we delete it ourselves, although that is the peer's to do.
-    pub(crate) forget_at: Option<Instant>,
+    pub(crate) forget_at: Option<Moment>,
     /// The installation that is awaited.
     pub(crate) install: Option<InstallId>,
     /// It is that of the outbound SA.
@@ -134,7 +135,7 @@ impl IkeSa {
 
     /// Tells that a child has taken over from another.
     pub(crate) fn take_over(&mut self, ctx: &mut Ctx<'_>, old: ChildId, new: ChildId) {
-        let (ike, forget_at) = (self.id, Some(ctx.now + FORGET));
+        let (ike, forget_at) = (self.id, Some((ctx.now + FORGET).into()));
         let told = self.child_mut(old).is_some_and(|child| {
             child.rekey_at = None;
             if child.phase != Phase::Deleting {
@@ -156,7 +157,7 @@ impl IkeSa {
 
     /// A child that a collision has made one too many: its creator, the peer, deletes it (§2.8.1).
     pub(crate) fn make_redundant(&mut self, ctx: &Ctx<'_>, id: ChildId) {
-        let forget_at = Some(ctx.now + FORGET);
+        let forget_at = Some((ctx.now + FORGET).into());
         if let Some(child) = self.child_mut(id) {
             child.phase = Phase::Replaced;
             child.awaits_peer = false;
@@ -270,7 +271,7 @@ impl IkeSa {
             config.is_some_and(|config| config.rekey_time.is_some())
         };
         let rekeyed = self.child(id).is_some_and(|child| by_time(self, child));
-        let rekey_at = rekeyed.then(|| ctx.now + AGAIN + ctx.shortened(AGAIN, 1.0));
+        let rekey_at = rekeyed.then(|| (ctx.now + AGAIN + ctx.shortened(AGAIN, 1.0)).into());
         if let Some(child) = self.child_mut(id) {
             child.phase = Phase::Installed;
             child.forget_at = None;
@@ -480,7 +481,7 @@ impl IkeSa {
                     false => self.has_elsewhere(ctx, &child).then_some(OVERLAP),
                 };
                 child.awaits_peer = wait.is_some();
-                child.release_at = wait.map(|wait| ctx.now + wait);
+                child.release_at = wait.map(|wait| (ctx.now + wait).into());
                 let sends = wait.is_none().then(|| child.send(&mut *ctx.out));
                 self.adopt_child(ctx, child);
                 sends.into_iter().for_each(|event| ctx.event(event));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Ctx, IkeSa, Standing, State, Task};
 use crate::event::IkeId;
+use crate::moment::Moment;
 
 /// Before a reauthentication that came to nothing is tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -80,7 +81,7 @@ impl IkeSa {
         self.expire_at = self
             .expire_at
             .into_iter()
-            .chain(self.reauth.expire_at)
+            .chain(self.reauth.expire_at.map(Moment::from))
             .min();
         let frequency = self.connection.reauth_frequency;
         if frequency != 0 {

@@ -209,7 +209,7 @@ impl IkeSa {
             ike = self.id.0,
             "another member of the peer's cluster goes on"
         );
-        self.last_heard = ctx.now;
+        self.last_heard = ctx.now.into();
         self.follow(ctx, path);
         self.drop_half_done(ctx);
         (self.next_request, self.expected_request) = (ours.send, ours.recv);
@@ -359,7 +359,7 @@ impl IkeSa {
         self.sync.asking = None;
         self.next_request = self.next_request.max(theirs.recv);
         self.expected_request = self.expected_request.max(theirs.send);
-        self.last_heard = ctx.now;
+        self.last_heard = ctx.now.into();
         self.follow(ctx, path);
         let ike = self.id;
         ctx.event(Event::IkeUp { ike });

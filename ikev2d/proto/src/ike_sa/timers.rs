@@ -7,6 +7,7 @@ use super::window::Outstanding;
 use super::{Ctx, IkeSa, Phase, Request, Standing, State, Task};
 use crate::config::{EndpointConfig, Tcp};
 use crate::event::Transmit;
+use crate::moment::Moment;
 
 /// Retransmissions of a first message that somebody has refused: it may have been a forger (RFC 7296
 /// §2.21.1), and then the peer answers one of them.
@@ -20,8 +21,8 @@ impl IkeSa {
             return;
         };
         let spread = self.connection.rand_time;
-        self.rekey_at = Some(ctx.now + jittered(ctx, time, spread));
-        self.expire_at = Some(ctx.now + time + self.connection.over_time);
+        self.rekey_at = Some((ctx.now + jittered(ctx, time, spread)).into());
+        self.expire_at = Some((ctx.now + time + self.connection.over_time).into());
     }
 
     pub(crate) fn arm_reauth(&mut self, ctx: &Ctx<'_>) {
@@ -41,6 +42,7 @@ impl IkeSa {
             let left = last.saturating_duration_since(ctx.now + over_time);
             self.reauth.at = Some(ctx.now + jittered(ctx, left, spread));
             self.reauth.expire_at = Some(last);
+            let last = Moment::from(last);
             self.expire_at = Some(self.expire_at.map_or(last, |at| at.min(last)));
         }
     }
@@ -86,23 +88,28 @@ impl IkeSa {
         let tasks = tasks.min().filter(|_| startable);
         let children = self.children.iter().filter(|_| established);
         let children = children.flat_map(|child| {
-            [
+            let times = [
                 child.rekey_at.filter(|_| child.phase == Phase::Installed),
                 child.forget_at,
                 child.release_at.filter(|_| child.awaits_peer),
-            ]
+            ];
+            times.map(|at| at.map(Instant::from))
         });
+        let own = [
+            self.rekey_at.filter(|_| established),
+            self.expire_at.filter(|_| established),
+            self.on_probation.filter(|_| established),
+            self.forget_at,
+        ];
+        let own = own.into_iter().flatten().min().map(Instant::from);
         [
             self.outstanding.as_ref().map(|outstanding| outstanding.at),
             half_open,
             self.liveness_at(),
             keepalive,
             tasks,
-            self.rekey_at.filter(|_| established),
+            own,
             self.reauth.at.filter(|_| established),
-            self.expire_at.filter(|_| established),
-            self.on_probation.filter(|_| established),
-            self.forget_at,
             self.reassembly.expires(),
             self.awaited.as_ref().map(|awaited| awaited.until),
             self.solving_until(),
@@ -186,7 +193,7 @@ impl IkeSa {
                 self.tasks.push_back(Task::Liveness);
             }
             if self.wants_keepalives() && now >= self.last_sent + ctx.config.nat_keepalive {
-                self.last_sent = now;
+                self.last_sent = now.into();
                 let path = self.path;
                 let payload = vec![0xff];
                 ctx.out.transmits.push_back(Transmit {

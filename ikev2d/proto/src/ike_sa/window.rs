@@ -112,7 +112,7 @@ impl IkeSa {
         if path.stream == self.path.stream && self.is_silent() {
             return self.dial_again(ctx);
         }
-        self.last_sent = ctx.now;
+        self.last_sent = ctx.now.into();
         ctx.out.transmits.push_back(Transmit {
             path,
             payload: message,
@@ -373,7 +373,7 @@ impl IkeSa {
             let Some(outstanding) = self.outstanding.take() else {
                 return;
             };
-            self.last_heard = ctx.now;
+            self.last_heard = ctx.now.into();
             self.follow(ctx, path);
             match parsed {
                 Ok(parts) => {
@@ -385,7 +385,7 @@ impl IkeSa {
         } else if id.wrapping_add(1) == self.expected_request {
             self.respond_again(ctx, path);
         } else if id == self.expected_request && self.pending.is_none() && self.waiting.is_none() {
-            self.last_heard = ctx.now;
+            self.last_heard = ctx.now.into();
             self.follow(ctx, path);
             match parsed {
                 Ok(parts) => {

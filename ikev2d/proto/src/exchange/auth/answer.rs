@@ -250,7 +250,7 @@ impl IkeSa {
                 self.respond_notify(ctx, exchange::IKE_AUTH, id, kind, &[]);
                 return self.die(ctx, &reason);
             }
-            self.on_probation = Some(ctx.now + crate::endpoint::GRACE);
+            self.on_probation = Some((ctx.now + crate::endpoint::GRACE).into());
         }
         if self.connection.unique != Unique::Never && initial {
             ctx.out.initial_contact.push_back(self.id);
@@ -272,7 +272,7 @@ impl IkeSa {
                 chain.notify(notify::PPK_IDENTITY, &[]);
             }
             chain.notify(notify::REDIRECT, &redirect::emit(gateway, &[]));
-            self.forget_at = Some(ctx.now + FORGET);
+            self.forget_at = Some((ctx.now + FORGET).into());
             return self.respond(ctx, exchange::IKE_AUTH, id, chain);
         }
         // Without an address the IKE SA stands without its child (§3.15.4).

@@ -49,7 +49,7 @@ pub(super) fn measure() -> Result<()> {
     };
     let quick = ["--test", "rtl", "--test", "card", "--test", "lockstep"];
     run::succeed(&mut tests(&quick))?;
-    run::succeed(&mut tests(&["--lib", "--", "rtl::"]))?;
+    run::succeed(&mut tests(&["--lib", "--", "rtl::", "inline::lockstep::"]))?;
     run::succeed(&mut by_hand(tests(&[])))?;
     let merged = place.join("all.dat");
     let mut models = Vec::new();
@@ -117,7 +117,7 @@ fn blocks(merged: &str) -> Blocks {
 fn table(blocks: &Blocks) -> String {
     let mut text = String::from(
         "# Coverage of the RTL\n\n\
-         By verilator, of the tests `rtl` and `card` of `fpga/cosim`, and `lockstep`, `raw_*` and `rtl::` of \
+         By verilator, of the tests `rtl` and `card` of `fpga/cosim`, and `lockstep`, `raw_*`, `rtl::` and `inline::lockstep::` of \
          `sim`; made by `cargo xtask rtl coverage`. Points reached, of those there are, in any instance of a module: lines, \
          branches, and toggles (bits of signals up to 64 bits wide, each edge). What is left out stands in \
          `fpga/rtl/coverage.vlt`; what is not reached, and why, in [docs/rtl.md](../docs/rtl.md).\n\n\

@@ -117,19 +117,16 @@ impl Routes {
     pub(crate) async fn new(interface: u32) -> anyhow::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        handle
-            .link()
-            .set(LinkUnspec::new_with_index(interface).up().build())
-            .execute()
-            .await?;
-        Ok(Self {
+        let routes = Self {
             handle,
             interface,
             set: HashMap::new(),
             led: HashMap::new(),
             kernel: Kernel::open()?,
             own: OwnAddresses::default(),
-        })
+        };
+        routes.set_up(interface, None).await?;
+        Ok(routes)
     }
 
     /// Routes traffic. A net that the peer's own address lies in, or that is everything, is led by rules
@@ -312,17 +309,22 @@ impl Routes {
 
     /// Brings a further interface up, with such an MTU.
     pub(crate) async fn bring_up(&self, interface: u32, mtu: Option<u16>) {
-        let mut link = LinkUnspec::new_with_index(interface).up();
-        if let Some(mtu) = mtu {
-            link = link.mtu(mtu.into());
-        }
-        if let Err(error) = self.handle.link().set(link.build()).execute().await {
+        if let Err(error) = self.set_up(interface, mtu).await {
             tracing::error!(interface, %error, "an interface could not be brought up");
         }
     }
 
-    /// Gives a further interface an address.
-    pub(crate) async fn add_network(&mut self, interface: u32, network: IpNet) {
+    async fn set_up(&self, interface: u32, mtu: Option<u16>) -> Result<(), rtnetlink::Error> {
+        let mut link = LinkUnspec::new_with_index(interface).up();
+        if let Some(mtu) = mtu {
+            link = link.mtu(mtu.into());
+        }
+        self.handle.link().set(link.build()).execute().await
+    }
+
+    /// Gives an interface an address: a further one, or the daemon's own.
+    pub(crate) async fn add_address(&mut self, interface: Option<u32>, network: IpNet) {
+        let interface = interface.unwrap_or(self.interface);
         let (address, bits) = (network.addr(), network.prefix_len());
         let request = self.handle.address().add(interface, address, bits);
         match request.replace().execute().await {
@@ -332,36 +334,15 @@ impl Routes {
         self.own.asked = None;
     }
 
-    /// Takes it away.
-    pub(crate) async fn remove_network(&mut self, interface: u32, network: IpNet) {
+    /// Takes it off again.
+    pub(crate) async fn remove_address(&mut self, interface: Option<u32>, network: IpNet) {
+        let interface = interface.unwrap_or(self.interface);
         let (address, bits) = (network.addr(), network.prefix_len());
         let mut request = self.handle.address().add(interface, address, bits);
         let message = request.message_mut().clone();
-        if let Err(error) = self.handle.address().del(message).execute().await {
-            tracing::debug!(%network, %error, "address is gone already");
-        }
-        self.own.asked = None;
-    }
-
-    /// Puts an address that a peer has given on the interface.
-    pub(crate) async fn add_address(&mut self, address: IpAddr) {
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        let request = self.handle.address().add(self.interface, address, bits);
-        match request.replace().execute().await {
-            Ok(()) => tracing::info!(%address, "address added"),
-            Err(error) => tracing::error!(%address, %error, "address could not be added"),
-        }
-        self.own.asked = None;
-    }
-
-    /// Takes it off again.
-    pub(crate) async fn remove_address(&mut self, address: IpAddr) {
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        let mut request = self.handle.address().add(self.interface, address, bits);
-        let message = request.message_mut().clone();
         match self.handle.address().del(message).execute().await {
-            Ok(()) => tracing::info!(%address, "address removed"),
-            Err(error) => tracing::debug!(%address, %error, "address is gone already"),
+            Ok(()) => tracing::info!(%network, interface, "address removed"),
+            Err(error) => tracing::debug!(%network, %error, "address is gone already"),
         }
         self.own.asked = None;
         // The kernel has taken IPv4's routes with that source along.

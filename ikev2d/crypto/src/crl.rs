@@ -439,6 +439,7 @@ mod tests {
     use openssl::x509::{X509, X509CrlBuilder, X509Name};
 
     use super::*;
+    use crate::fetch::Nothing;
 
     struct Issuer(X509, PKey<Private>);
 
@@ -535,27 +536,6 @@ mod tests {
     const DELTA: &str = "http://lists.test/delta.crl";
     const OTHER_DELTA: &str = "http://other.test/delta.crl";
 
-    /// There is nothing.
-    #[derive(Debug)]
-    struct Down;
-
-    impl Fetch for Down {
-        fn post(
-            &self,
-            _: &str,
-            _: &str,
-            _: &[u8],
-            _: usize,
-            _: Duration,
-        ) -> Result<Vec<u8>, String> {
-            Err("down".to_owned())
-        }
-
-        fn get(&self, _: &str, _: usize, _: Duration) -> Result<Vec<u8>, String> {
-            Err("down".to_owned())
-        }
-    }
-
     impl Lists {
         /// Keeps a list that must be looked at again now, and is in its time still if `in_time`.
         fn put(
@@ -598,7 +578,7 @@ mod tests {
     fn a_delta_goes_wherever_its_list_goes() {
         let at = SystemTime::now() + seconds(DAY);
         for in_time in [true, false] {
-            let (issuer, lists) = (Issuer::new(), Lists::new(Down));
+            let (issuer, lists) = (Issuer::new(), Lists::new(Nothing("down")));
             lists.put(&issuer, BASE, Some(&[DELTA]), at, in_time);
             lists.put(&issuer, DELTA, None, at, true);
             for attempt in ["asked", "left alone"] {
@@ -612,7 +592,7 @@ mod tests {
     #[test]
     fn a_delta_is_looked_for_wherever_there_may_be_one() {
         let at = SystemTime::now() + seconds(DAY);
-        let (issuer, lists) = (Issuer::new(), Lists::new(Down));
+        let (issuer, lists) = (Issuer::new(), Lists::new(Nothing("down")));
         lists.put(&issuer, BASE, Some(&[DELTA, OTHER_DELTA]), at, true);
         lists.put(&issuer, DELTA, None, at, false);
         assert_eq!(lists.found(&issuer, at), [(false, true), (true, false)]);

@@ -42,6 +42,22 @@ pub trait Fetch: Send + Sync + fmt::Debug {
     fn get(&self, uri: &str, limit: usize, patience: Duration) -> Result<Vec<u8>, String>;
 }
 
+/// A network where there is nothing, and the word for it.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct Nothing(pub(crate) &'static str);
+
+#[cfg(test)]
+impl Fetch for Nothing {
+    fn post(&self, _: &str, _: &str, _: &[u8], _: usize, _: Duration) -> Result<Vec<u8>, String> {
+        Err(self.0.to_owned())
+    }
+
+    fn get(&self, _: &str, _: usize, _: Duration) -> Result<Vec<u8>, String> {
+        Err(self.0.to_owned())
+    }
+}
+
 /// Nothing came of any of these addresses, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fruitless<E>(pub Vec<(String, E)>);

@@ -402,6 +402,7 @@ fn key(certificate: &X509Ref, issuer: &X509Ref) -> Result<[u8; 32], OcspError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fetch::Nothing;
 
     /// Whatever peers come by, memory stays bounded, and what lasts longest is kept.
     #[test]
@@ -422,25 +423,7 @@ mod tests {
     /// `flush-certs`: what was said and who was silent is as if it had never been.
     #[test]
     fn what_is_forgotten_is_asked_for_again() {
-        #[derive(Debug)]
-        struct Nobody;
-        impl Fetch for Nobody {
-            fn post(
-                &self,
-                _: &str,
-                _: &str,
-                _: &[u8],
-                _: usize,
-                _: Duration,
-            ) -> Result<Vec<u8>, String> {
-                Err("nobody is there".to_owned())
-            }
-
-            fn get(&self, _: &str, _: usize, _: Duration) -> Result<Vec<u8>, String> {
-                Err("nobody is there".to_owned())
-            }
-        }
-        let ocsp = Ocsp::new(Nobody);
+        let ocsp = Ocsp::new(Nothing("nobody is there"));
         let deadline = Instant::now() + Duration::from_secs(600);
         let ask = || {
             ocsp.ask("http://nobody", &[], deadline)

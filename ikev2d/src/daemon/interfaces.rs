@@ -78,6 +78,10 @@ impl Daemon {
             .collect();
         for name in gone {
             if let Some(made) = self.interfaces.made.remove(&name) {
+                // One by one: routes of the daemon's may have such a source.
+                for address in &made.addrs {
+                    self.routes.remove_address(Some(made.index), *address).await;
+                }
                 self.plane.remove_interface(made.id);
                 tracing::info!(name, "interface removed");
             }
@@ -92,10 +96,10 @@ impl Daemon {
                     made.mtu = mtu;
                 }
                 for address in made.addrs.iter().filter(|a| !addrs.contains(a)) {
-                    self.routes.remove_network(made.index, *address).await;
+                    self.routes.remove_address(Some(made.index), *address).await;
                 }
                 for address in addrs.iter().filter(|a| !made.addrs.contains(a)) {
-                    self.routes.add_network(made.index, *address).await;
+                    self.routes.add_address(Some(made.index), *address).await;
                 }
                 made.addrs.clone_from(addrs);
                 continue;
@@ -120,7 +124,7 @@ impl Daemon {
             };
             self.routes.bring_up(index, None).await;
             for address in addrs {
-                self.routes.add_network(index, *address).await;
+                self.routes.add_address(Some(index), *address).await;
             }
             let addrs = addrs.clone();
             let made = Made {

@@ -68,7 +68,7 @@ impl Daemon {
             let count = self.virtual_ips.all.entry(*address).or_default();
             *count += 1;
             if *count == 1 {
-                self.routes.add_address(*address).await;
+                self.routes.add_address(None, (*address).into()).await;
             }
         }
         self.call_hook("up", addresses, attributes);
@@ -83,7 +83,7 @@ impl Daemon {
             *count -= 1;
             if *count == 0 {
                 self.virtual_ips.all.remove(address);
-                self.routes.remove_address(*address).await;
+                self.routes.remove_address(None, (*address).into()).await;
             }
         }
         self.call_hook("down", addresses, attributes);

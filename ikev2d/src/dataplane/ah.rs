@@ -15,6 +15,7 @@ use offload_api::wire::ah::{Header, PROTOCOL};
 use offload_api::wire::ip::{Facts, Ipv6Header};
 use zerocopy::IntoBytes;
 
+use super::ready::Source;
 use super::sockets::address_of;
 use super::worker::{Flight, READS, SHARE, Worker};
 
@@ -80,7 +81,7 @@ impl Worker {
         for at in 0..self.ah.len() {
             let most = self.ops.len() + SHARE;
             for _ in 0..READS {
-                if self.ops.len() >= most {
+                if self.ops.len() >= most || !self.ready.has(Source::Ah(at)) {
                     break;
                 }
                 let Some(mut frame) = self.pool.alloc() else {
@@ -92,6 +93,7 @@ impl Worker {
                     break;
                 };
                 let Ok(Some(received)) = receive(socket, room, &mut self.ah_control) else {
+                    self.ready.clear(Source::Ah(at));
                     break;
                 };
                 worked = true;

@@ -11,6 +11,7 @@ use std::time::Instant;
 use rustix::event::{Timespec, epoll};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+use super::ready::Source;
 use super::worker::{BURST, READS, Worker};
 use super::{Dataplane, DataplaneError};
 
@@ -195,7 +196,7 @@ impl Worker {
     /// Reads what was routed to one of these interfaces.
     pub(super) fn read_interfaces(&mut self) -> bool {
         self.interfaces.follow(&self.shared.interfaces);
-        if self.interfaces.queues.is_empty() {
+        if self.interfaces.queues.is_empty() || !self.ready.has(Source::Interfaces) {
             return false;
         }
         self.interfaces.look();
@@ -215,6 +216,9 @@ impl Worker {
             }
         }
         self.interfaces.ready = ready;
+        if !worked && !self.starved {
+            self.ready.clear(Source::Interfaces);
+        }
         worked
     }
 }

@@ -14,6 +14,7 @@ mod mtu;
 mod original;
 mod outbox;
 mod policy;
+mod ready;
 mod sockets;
 mod to_tun;
 mod waiting;

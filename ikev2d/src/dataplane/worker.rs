@@ -4,18 +4,17 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use offload_api::frame::{Frame, FramePool};
-use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
+use offload_api::queue::{Done, Op, QueuePair, Status};
 use offload_api::sa::SaHandle;
 use offload_api::wire::esp::{Header, NEXT_HEADER_DUMMY};
 use offload_api::wire::ip::{Facts, Ipv4Header, PROTOCOL_IPV4, PROTOCOL_IPV6};
 use offload_api::wire::natt::{self, Kind};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tun_rs::SyncDevice;
 
 use super::acquire::AcquireGate;
@@ -27,6 +26,7 @@ use super::mtu::{self, AnswerGate};
 use super::original;
 use super::outbox::{Outbox, Sent};
 use super::policy::{InboundEntry, OutboundEntry};
+use super::ready::{Ready, SOCKETS, Source};
 use super::sockets::{Burst, Receiver};
 use super::to_tun::ToTun;
 use super::waiting::Waiting;
@@ -45,17 +45,6 @@ pub(super) const READS: usize = 32;
 const ESP: u8 = 50;
 /// Packets of IP protocol 50 that are read at once.
 const RAW_READ: usize = 32;
-/// How long a sleeper sleeps at most: a lost interrupt is made good after that.
-const NAP: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 10_000_000,
-};
-/// As above, when nothing is in flight.
-const SLEEP: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 200_000_000,
-};
-
 /// What a worker is made of.
 pub(super) struct Parts {
     pub(super) number: usize,
@@ -78,17 +67,17 @@ pub(super) struct Parts {
 pub(super) struct Worker {
     pub(super) number: usize,
     pub(super) shared: Arc<Shared>,
-    tun: Arc<SyncDevice>,
+    pub(super) tun: Arc<SyncDevice>,
     pub(super) interfaces: Queues,
-    udp: Vec<(UdpSocket, u16)>,
-    raw: Vec<OwnedFd>,
+    pub(super) udp: Vec<(UdpSocket, u16)>,
+    pub(super) raw: Vec<OwnedFd>,
     pub(super) ah: Vec<OwnedFd>,
     pub(super) ah_control: Vec<u8>,
     raw_burst: Burst,
     raw_frames: Vec<Frame>,
     /// Packets that TCP has brought.
     mail: VecDeque<Frame>,
-    queue: Box<dyn QueuePair>,
+    pub(super) queue: Box<dyn QueuePair>,
     pub(super) pool: FramePool,
     receiver: Receiver,
     from_tun: FromTun,
@@ -103,6 +92,8 @@ pub(super) struct Worker {
     free: Vec<u64>,
     /// Frames are short: the TUN and raw sockets are not read.
     pub(super) starved: bool,
+    /// What is worth a read.
+    pub(super) ready: Ready,
     pub(super) acquires: AcquireGate,
     pub(super) waiting: Waiting,
     answers: AnswerGate,
@@ -151,6 +142,7 @@ impl Worker {
             flights: Vec::with_capacity(ROOM),
             free: Vec::with_capacity(ROOM),
             starved: false,
+            ready: Ready::NONE,
             acquires: AcquireGate::default(),
             waiting: Waiting::default(),
             answers: AnswerGate::default(),
@@ -158,10 +150,15 @@ impl Worker {
     }
 
     pub(super) fn run(&mut self) {
+        let mut asked = true;
         while !self.shared.stop.load(std::sync::atomic::Ordering::Acquire) {
             let mut worked = false;
+            self.starved = self.pool.available() < MOST_PACKETS;
             // Back-pressure: what is not taken in waits in the kernel, or is dropped and counted there.
             if self.ops.is_empty() {
+                if !asked && !self.ready.is_empty() {
+                    self.look();
+                }
                 if !self.waiting.is_empty() {
                     self.look_at_waiting();
                 }
@@ -180,6 +177,7 @@ impl Worker {
                 let _ = self.queue.kick();
             }
             worked |= self.finish();
+            asked = !worked;
             if !worked {
                 self.sleep();
             }
@@ -200,8 +198,12 @@ impl Worker {
     fn read_tun(&mut self) -> bool {
         let (tun, now) = (self.tun.clone(), Instant::now());
         let mut worked = false;
-        while self.ops.len() < BURST && self.read_once(&tun, InterfaceId::MAIN, now) {
-            worked = true;
+        while self.ops.len() < BURST && self.ready.has(Source::Tun) && !self.starved {
+            if self.read_once(&tun, InterfaceId::MAIN, now) {
+                worked = true;
+            } else if !self.starved {
+                self.ready.clear(Source::Tun);
+            }
         }
         worked
     }
@@ -323,11 +325,15 @@ impl Worker {
         let most = self.ops.len() + SHARE;
         for at in 0..self.udp.len() {
             for _ in 0..READS {
+                if !self.ready.has(Source::Udp(at)) {
+                    break;
+                }
                 let Some((socket, port)) = self.udp.get(at) else {
                     break;
                 };
                 let port = *port;
                 let Ok(Some(received)) = receiver.receive(socket) else {
+                    self.ready.clear(Source::Udp(at));
                     break;
                 };
                 worked = true;
@@ -427,7 +433,7 @@ impl Worker {
         let mut worked = false;
         for at in 0..self.raw.len() {
             let most = self.ops.len() + SHARE;
-            while self.ops.len() < most {
+            while self.ops.len() < most && self.ready.has(Source::Raw(at)) {
                 while self.raw_frames.len() < RAW_READ {
                     let Some(mut frame) = self.pool.alloc() else {
                         break;
@@ -451,7 +457,12 @@ impl Worker {
                                 *place = (len, sender, class);
                             }
                         });
-                let Ok(received @ 1..) = received else { break };
+                let Ok(received @ 1..) = received else {
+                    if !self.raw_frames.is_empty() {
+                        self.ready.clear(Source::Raw(at));
+                    }
+                    break;
+                };
                 worked = true;
                 let mut frames = std::mem::take(&mut self.raw_frames);
                 for (frame, (len, sender, class)) in frames.drain(..received).zip(facts) {
@@ -460,6 +471,7 @@ impl Worker {
                 self.raw_frames = frames;
                 // Fewer than asked for: that was all.
                 if received < RAW_READ {
+                    self.ready.clear(Source::Raw(at));
                     break;
                 }
             }
@@ -627,49 +639,4 @@ impl Worker {
         counters.tun_sent.fetch_add(written, Relaxed);
         counters.send_errors.fetch_add(refused, Relaxed);
     }
-
-    fn sleep(&mut self) {
-        let busy = self.queue.in_flight() != 0 || !self.ops.is_empty();
-        let Some(wake) = self.shared.wakes.get(self.number) else {
-            return;
-        };
-        let device = match self.queue.arm() {
-            Ok(Arm::Wait(fd)) => Some(fd),
-            Ok(Arm::Ready) => return,
-            // Gone, and nothing to bring home: nothing tells when it is back.
-            Err(_) => None,
-        };
-        let busy = busy || device.is_none() || self.starved;
-        let mut fds: [PollFd<'_>; FDS] = std::array::from_fn(|_| PollFd::new(wake, PollFlags::IN));
-        let others = self.interfaces.as_fd();
-        let tuns = [Some(self.tun.as_fd()), others].into_iter().flatten();
-        let tuns = tuns.filter(|_| !self.starved);
-        let raw = self.raw.iter().chain(&self.ah);
-        let raw = raw.filter(|_| !self.starved).map(AsFd::as_fd);
-        let sources = self.udp.iter().map(|(socket, _)| socket.as_fd());
-        // What can't be read now must not wake.
-        let sources = tuns.chain(sources).chain(raw);
-        let sources = sources.filter(|_| self.ops.is_empty());
-        let mut count = 1;
-        for (place, fd) in fds
-            .iter_mut()
-            .skip(1)
-            .zip(device.into_iter().chain(sources))
-        {
-            *place = PollFd::from_borrowed_fd(fd, PollFlags::IN);
-            count += 1;
-        }
-        let fds = fds.get_mut(..count).unwrap_or_default();
-        let _ = poll(fds, Some(if busy { &NAP } else { &SLEEP }));
-        if fds.first().is_some_and(|wake| !wake.revents().is_empty()) {
-            // Or it would wake for ever.
-            let _ = rustix::io::read(wake, &mut [0; 8]);
-        }
-    }
 }
-
-/// Sockets that a worker reads at most: ESP in UDP and IKE on its port, IP protocols 50 and 51, in two
-/// versions each.
-const SOCKETS: usize = 8;
-/// What a worker waits for at most: to be woken, the device, the TUN, other interfaces, and its sockets.
-const FDS: usize = 4 + SOCKETS;

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Slow work of the core, signatures above all, on threads of its own: no tokio worker waits for it.
+//! Slow work of the core, signatures and slow key exchanges above all, on threads of its own: neither the
+//! core nor a tokio worker waits for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ikev2d_proto::credential::{Job, JobError, JobResult};
+use ikev2d_proto::credential::{Job, JobError, JobResult, Line};
 use ikev2d_proto::event::JobId;
 use tokio::sync::mpsc;
 
 /// Jobs for peers that wait, at most. More are not taken; those peers send again. Our own initiations
 /// bound themselves.
 const BACKLOG: usize = 1024;
+
+/// The same for key exchanges of peers that are yet to be authenticated: who waits behind more has asked
+/// again before it is answered.
+const STRANGERS: usize = 256;
 
 /// Threads for jobs that may wait for a network (OCSP), so that the others' don't.
 const WAITERS: usize = 8;
@@ -32,6 +37,7 @@ pub(crate) struct Pool {
     quick: Queue,
     /// For those that may wait for a network.
     patient: Queue,
+    strangers: Queue,
     puzzles: Queue,
     done: mpsc::UnboundedSender<Done>,
 }
@@ -54,6 +60,8 @@ impl Pool {
         let pool = Self {
             quick: Queue::start("ike-job", threads, &done, run)?,
             patient: Queue::start("ike-wait", WAITERS, &done, run)?,
+            // They leave cores to those whom anybody waits for.
+            strangers: Queue::start("ike-stranger", threads.div_ceil(2), &done, run)?,
             puzzles: Queue::start("ike-puzzle", SOLVERS, &done, run)?,
             done,
         };
@@ -62,15 +70,18 @@ impl Pool {
 
     /// Has a job done.
     pub(crate) fn submit(&self, id: JobId, job: Box<Job>) {
-        let queue = if job.is_puzzle() {
-            &self.puzzles
-        } else if job.may_wait() {
-            &self.patient
-        } else {
-            &self.quick
+        let (queue, most) = match job.line() {
+            Line::Quick => (&self.quick, BACKLOG),
+            Line::Network => (&self.patient, BACKLOG),
+            Line::Strangers => (&self.strangers, STRANGERS),
+            Line::Puzzles => (&self.puzzles, BACKLOG),
         };
-        if job.is_for_peer() && queue.waiting.load(Ordering::Relaxed) >= BACKLOG {
-            tracing::warn!("too many signatures at once: a peer has to ask again");
+        if job.is_for_peer() && queue.waiting.load(Ordering::Relaxed) >= most {
+            match job.line() {
+                // Anybody may have it said, as often as they like.
+                Line::Strangers => tracing::debug!("too many key exchanges at once"),
+                _ => tracing::warn!("too many signatures at once: a peer has to ask again"),
+            }
             let _ = self.done.send((id, Err(JobError::Busy)));
             return;
         }
@@ -193,7 +204,7 @@ mod tests {
         static OPEN: Mutex<()> = Mutex::new(());
         let closed = OPEN.lock().unwrap();
         let run: Run = |job| {
-            if job.may_wait() {
+            if job.line() == Line::Network {
                 drop(OPEN.lock());
             }
             Ok(None)
@@ -219,7 +230,7 @@ mod tests {
         static BUSY: AtomicUsize = AtomicUsize::new(0);
         let closed = OPEN.lock().unwrap();
         let run: Run = |job| {
-            if job.is_puzzle() {
+            if job.line() == Line::Puzzles {
                 assert_eq!(BUSY.fetch_add(1, Ordering::SeqCst), 0);
                 drop(OPEN.lock());
                 BUSY.fetch_sub(1, Ordering::SeqCst);
@@ -236,6 +247,43 @@ mod tests {
         }
         drop(closed);
         for _ in 0..20 {
+            assert_eq!(results.blocking_recv().unwrap().1, Ok(None));
+        }
+    }
+
+    /// A11: key exchanges that anybody asks for keep nobody else waiting, and are bounded.
+    #[test]
+    fn strangers_stop_nobody_else() {
+        static OPEN: Mutex<()> = Mutex::new(());
+        let closed = OPEN.lock().unwrap();
+        let run: Run = |job| {
+            if job.line() == Line::Strangers {
+                drop(OPEN.lock());
+            }
+            Ok(None)
+        };
+        let (pool, mut results) = Pool::start_with(run).unwrap();
+        let exchange = |of_stranger| Box::new(Job::key_exchange(Arc::new(|| {}), of_stranger));
+        let all = STRANGERS as u64 * 2;
+        for id in 0..all {
+            pool.submit(JobId(id), Box::new(exchange(true).for_peer()));
+        }
+        let mut busy = 0;
+        while let Ok((_, result)) = results.try_recv() {
+            assert_eq!(result, Err(JobError::Busy));
+            busy += 1;
+        }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        assert!(
+            (all / 2 - threads as u64..=all / 2).contains(&busy),
+            "{busy}"
+        );
+        for id in all..all + 100 {
+            pool.submit(JobId(id), exchange(false));
+            assert_eq!(results.blocking_recv().unwrap().0, JobId(id));
+        }
+        drop(closed);
+        for _ in busy..all {
             assert_eq!(results.blocking_recv().unwrap().1, Ok(None));
         }
     }

@@ -17,6 +17,21 @@ use zeroize::Zeroizing;
 
 use crate::kem::Kem;
 
+/// Which take some 300 microseconds and more, where another thread has one within a few.
+pub(crate) fn is_slow(group: Group) -> bool {
+    !matches!(
+        group,
+        Group::X25519
+            | Group::Ecp256
+            | Group::MlKem512
+            | Group::MlKem768
+            | Group::MlKem1024
+            | Group::Modp768
+            | Group::Modp1024
+            | Group::Modp1024s160
+    )
+}
+
 pub(crate) fn generate(group: Group) -> Result<Box<dyn KeyExchange>, ErrorStack> {
     Ok(match group {
         Group::X25519 => Box::new(Montgomery::new(PKey::generate_x25519()?)?),

@@ -160,6 +160,10 @@ impl Crypto for OpensslCrypto {
         }
     }
 
+    fn is_slow(&self, group: Group) -> bool {
+        exchange::is_slow(group)
+    }
+
     fn generate(&self, group: Group) -> Result<Box<dyn KeyExchange>, CryptoError> {
         exchange::generate(group).map_err(failed)
     }

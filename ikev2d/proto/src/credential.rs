@@ -204,7 +204,21 @@ pub struct Job {
     pub(crate) sign: Option<(Arc<dyn Signer>, Scheme, Vec<u8>)>,
     pub(crate) work: Option<Work>,
     pub(crate) for_peer: bool,
-    pub(crate) is_puzzle: bool,
+    pub(crate) line: Line,
+}
+
+/// Where a job waits, so that others need not wait for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Line {
+    /// For what is soon done: signatures, and key exchanges of our own and of authenticated peers.
+    #[default]
+    Quick,
+    /// For what may take a network's time.
+    Network,
+    /// For key exchanges of peers that have yet to be authenticated: anybody may ask for them.
+    Strangers,
+    /// For puzzles, which keep a core busy for as long as somebody unknown wants them to.
+    Puzzles,
 }
 
 impl Job {
@@ -212,14 +226,27 @@ impl Job {
     pub(crate) fn of(work: Work) -> Self {
         Self {
             work: Some(work),
+            line: Line::Network,
             ..Self::default()
         }
     }
 
-    /// A puzzle's solution, which keeps a core busy for as long as somebody unknown wants it to.
+    /// A puzzle's solution.
     pub fn puzzle(work: Work) -> Self {
         Self {
-            is_puzzle: true,
+            line: Line::Puzzles,
+            ..Self::of(work)
+        }
+    }
+
+    /// A key exchange, with a peer that is yet to be authenticated or with another.
+    pub fn key_exchange(work: Work, of_stranger: bool) -> Self {
+        let line = match of_stranger {
+            true => Line::Strangers,
+            false => Line::Quick,
+        };
+        Self {
+            line,
             ..Self::of(work)
         }
     }
@@ -250,15 +277,12 @@ impl Job {
         self.for_peer
     }
 
-    /// Whether it is a puzzle's solution.
-    pub fn is_puzzle(&self) -> bool {
-        self.is_puzzle
-    }
-
-    /// Whether it may take a network's time.
-    pub fn may_wait(&self) -> bool {
-        let verify = self.verify.as_ref();
-        self.work.is_some() || verify.is_some_and(|(verifier, _)| verifier.may_wait())
+    /// Where it waits.
+    pub fn line(&self) -> Line {
+        match &self.verify {
+            Some((verifier, _)) if verifier.may_wait() => Line::Network,
+            _ => self.line,
+        }
     }
 
     /// Does it. Nothing is signed for a peer that isn't believed.

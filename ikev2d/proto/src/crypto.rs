@@ -29,6 +29,12 @@ pub trait Crypto: Send + Sync {
     /// Fills with unpredictable octets.
     fn random(&self, out: &mut [u8]);
 
+    /// Whether a key exchange in this group takes so long that others must not wait for it: far longer
+    /// than to have another thread do it.
+    fn is_slow(&self, _group: Group) -> bool {
+        false
+    }
+
     /// A new key pair.
     ///
     /// # Errors

@@ -279,7 +279,7 @@ impl Endpoint {
             let ike = sas.of_job(job);
             let found = ike.and_then(|ike| sas.get_mut(&ike));
             if let Some(sa) = found.filter(|sa| sa.awaits(job)) {
-                sa.handle_job(ctx, result);
+                sa.handle_job(ctx, job, result);
                 sa.pump(ctx);
             }
         });

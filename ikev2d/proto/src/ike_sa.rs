@@ -29,18 +29,19 @@ pub(crate) use step::{Ctx, Outputs};
 use stream::Carriage;
 pub(crate) use sync::Sync;
 pub(crate) use task::{
-    ChildRequest, Collision, Handover, Part, RekeyRequest, Request, Task, Unmade,
+    ChildRequest, Collision, Handover, NotStarted, Part, RekeyRequest, Request, Task, Unmade,
 };
 pub(crate) use timers::jittered;
 
 use crate::assigned::Assigned;
 use crate::config::{Connection, Identity};
-use crate::crypto::{Crypto, KeyExchange};
+use crate::crypto::Crypto;
 use crate::event::{Event, IkeId, Path};
 use crate::exchange::eap::EapState;
 use crate::exchange::followup::Awaited;
 use crate::exchange::resume::Resumed;
 use crate::exchange::signature::{PeerAbility, Waiting};
+use crate::exchange::slow::{Elsewhere, OwnExchange};
 use crate::keymat::{IkeKeys, Mixable};
 use crate::moment::Moment;
 use crate::proposal::IkeSuite;
@@ -155,6 +156,8 @@ pub(crate) struct IkeSa {
     pub(crate) succeeds: bool,
     /// IKE_AUTH that waits for a job.
     pub(crate) waiting: Option<Box<Waiting>>,
+    /// Key exchanges that go on elsewhere.
+    pub(crate) elsewhere: Rare<Elsewhere>,
     /// EAP that goes on (§2.16).
     pub(crate) eap: Option<Box<EapState>>,
     /// The peer's additional key exchanges that go on.
@@ -179,7 +182,7 @@ pub(crate) struct InitMaterial {
     /// The first message of each side, as sent (§2.15).
     pub(crate) message_i: Vec<u8>,
     pub(crate) message_r: Vec<u8>,
-    pub(crate) exchange: Option<Box<dyn KeyExchange>>,
+    pub(crate) exchange: Option<Arc<OwnExchange>>,
     pub(crate) group: Option<crate::algorithm::Group>,
     pub(crate) cookie: Vec<u8>,
     /// Of the puzzle that came with it (RFC 8019).
@@ -263,6 +266,7 @@ impl IkeSa {
             pending: None,
             succeeds: false,
             waiting: None,
+            elsewhere: Rare::default(),
             eap: None,
             awaited: None,
             children: Vec::new(),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ikev2d_proto::config::*;
-use ikev2d_proto::credential::JobError;
+use ikev2d_proto::credential::{Job, JobError};
 use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::endpoint::Endpoint;
 use ikev2d_proto::event::*;
@@ -37,6 +37,10 @@ pub(crate) struct Side {
     pub(crate) late_outbound: bool,
     /// Jobs for which there is no room.
     pub(crate) busy: u32,
+    /// How long jobs take.
+    pub(crate) slowness: Duration,
+    /// Those that go on, with when they are done.
+    pub(crate) jobs: Vec<(Instant, JobId, Box<Job>)>,
 }
 
 pub(crate) struct Pair {
@@ -161,6 +165,8 @@ impl Pair {
                 refuse_outbound: false,
                 late_outbound: false,
                 busy: 0,
+                slowness: Duration::ZERO,
+                jobs: Vec::new(),
             }
         };
         Self {
@@ -249,6 +255,10 @@ impl Pair {
                             side.endpoint.stream_opened(self.now, *stream, local);
                         }
                     }
+                    Event::Job { job, work } if side.slowness != Duration::ZERO => {
+                        let done = self.now + side.slowness;
+                        side.jobs.push((done, *job, work.clone()));
+                    }
                     Event::Job { job, work } => {
                         let busy = side.busy != 0 && work.is_for_peer();
                         side.busy -= u32::from(busy);
@@ -314,9 +324,12 @@ impl Pair {
                 .iter()
                 .filter_map(|side| side.endpoint.poll_timeout())
                 .min();
+            let jobs = self.sides.iter().flat_map(|side| &side.jobs);
+            let jobs = jobs.map(|(done, ..)| *done).min();
             let Some(next) = wire
                 .into_iter()
                 .chain(timers)
+                .chain(jobs)
                 .min()
                 .filter(|next| *next <= end)
             else {
@@ -324,6 +337,9 @@ impl Pair {
                 return;
             };
             self.now = self.now.max(next);
+            if self.finish_job() {
+                continue;
+            }
             if let Some(at) = self.wire.iter().position(|(at, ..)| *at <= self.now) {
                 let (_, side, path, octets) = self.wire.remove(at).unwrap();
                 self.sides[side]
@@ -336,6 +352,19 @@ impl Pair {
             }
         }
         panic!("no end in sight");
+    }
+
+    /// Does a job that is to be done by now.
+    fn finish_job(&mut self) -> bool {
+        for side in &mut self.sides {
+            let due = side.jobs.iter().position(|(done, ..)| *done <= self.now);
+            if let Some(at) = due {
+                let (_, job, work) = side.jobs.remove(at);
+                side.endpoint.handle_job(self.now, job, &work.run());
+                return true;
+            }
+        }
+        false
     }
 
     /// A TCP connection ends, for both.

@@ -96,6 +96,10 @@ impl Crypto for SeededCrypto {
         }
     }
 
+    fn is_slow(&self, group: Group) -> bool {
+        self.inner.is_slow(group)
+    }
+
     fn generate(&self, group: Group) -> Result<Box<dyn KeyExchange>, CryptoError> {
         self.inner.generate(group)
     }

@@ -277,7 +277,7 @@ impl Endpoint {
         self.with(now, |sas, ctx| {
             let spi_r = ctx.random_u64();
             let mut sa = IkeSa::new(ctx, connection, false, (spi_i, spi_r), path);
-            if sa.answer_init(ctx, &request, choice, message).is_ok() {
+            if sa.begin_answer(ctx, &request, choice, message).is_ok() {
                 sas.insert(sa);
             }
         });

@@ -284,8 +284,9 @@ impl Table {
             let installs = sa.children.iter().filter_map(|child| child.install);
             let installs = installs.chain(sa.pending.iter().map(|pending| pending.install));
             self.installs.extend(installs.map(|install| (install, id)));
-            let job = sa.waiting.as_ref().map(|waiting| (waiting.job(), id));
-            self.jobs.extend(job);
+            let jobs = sa.waiting.iter().map(|waiting| waiting.job());
+            let jobs = jobs.chain(sa.exchange_jobs());
+            self.jobs.extend(jobs.map(|job| (job, id)));
             self.children
                 .extend(children.into_iter().map(|child| (child, id)));
             self.index(id, &before, &after);

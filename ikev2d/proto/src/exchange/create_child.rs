@@ -7,15 +7,15 @@ use zeroize::Zeroizing;
 
 use crate::algorithm::Group;
 use crate::config::ChildConfig;
-use crate::crypto::CryptoError;
 use crate::event::{ChildId, Event, InstallId, KeyedChild};
 use crate::exchange::child::{Asked, ChildOffer, Refused};
 use crate::exchange::followup::{AwaitedSa, Further, Step};
 use crate::exchange::init::{NONCE_RANGE, emit_ke, read_ke};
 use crate::exchange::signature::Kept;
+use crate::exchange::slow::Then;
 use crate::ike_sa::{
-    Child, ChildRequest, Collision, Ctx, IkeSa, NONCE_LEN, Part, Pending, Phase, Request, Standing,
-    Task, error_notify, find, notifies,
+    Child, ChildRequest, Collision, Ctx, IkeSa, NONCE_LEN, NotStarted, Part, Pending, Phase,
+    Request, Standing, Task, error_notify, find, notifies,
 };
 use crate::proposal::{self, methods};
 use crate::wire::{Chain, Payload, exchange, notify, payload};
@@ -44,7 +44,7 @@ type Done = (Box<ChildRequest>, Option<Kept>, Zeroizing<Vec<u8>>);
 type Failed = (Asked, Option<ChildId>, &'static str);
 
 /// The additional key exchanges that an answer has chosen, if there are any.
-fn additional_of(config: &ChildConfig, parts: &[Payload<'_>]) -> Option<Vec<Group>> {
+pub(crate) fn additional_of(config: &ChildConfig, parts: &[Payload<'_>]) -> Option<Vec<Group>> {
     let chosen = proposal::parse(find(parts, payload::SA)?, false).ok()?;
     let chosen = &chosen.first()?.proposal;
     let mut ours = config.esp_proposals.iter();
@@ -61,7 +61,7 @@ impl IkeSa {
         rekeys: Option<ChildId>,
         group: Option<Group>,
         sibling: bool,
-    ) -> Result<(), CryptoError> {
+    ) -> Result<(), NotStarted> {
         let Some(config) = self.child_config(name) else {
             let (connection, child) = (self.connection.name.clone(), Some(name.to_owned()));
             let reason = "no such child in the configuration".to_owned();
@@ -102,7 +102,7 @@ impl IkeSa {
         config: ChildConfig,
         group: Option<Group>,
         wants: Wants,
-    ) -> Result<(), CryptoError> {
+    ) -> Result<(), NotStarted> {
         let (rekeys, old_spi) = wants.rekeys.unzip();
         let Wants {
             resource,
@@ -117,7 +117,10 @@ impl IkeSa {
             .copied();
         let group = group.or(wanted);
         let exchange = match group {
-            Some(group) => Some((group, ctx.crypto.generate(group)?)),
+            Some(group) => {
+                let made = self.own_exchange(ctx, group, Then::Task)?;
+                Some(made.ok_or(NotStarted::Later)?)
+            }
             None => None,
         };
         let nonce = ctx.random(NONCE_LEN);
@@ -129,9 +132,7 @@ impl IkeSa {
         }
         let (group, public) = exchange
             .as_ref()
-            .map_or((Group::X25519, &[][..]), |(group, exchange)| {
-                (*group, exchange.public())
-            });
+            .map_or((Group::X25519, &[][..]), |own| (own.group, own.public()));
         self.push_child_offer(
             &mut chain,
             &config,
@@ -153,7 +154,8 @@ impl IkeSa {
             deleted: Vec::new(),
         };
         let request = Request::CreateChild(Box::new(request));
-        self.request(ctx, exchange::CREATE_CHILD_SA, chain, request)
+        self.request(ctx, exchange::CREATE_CHILD_SA, chain, request)?;
+        Ok(())
     }
 
     pub(crate) fn handle_child_response(
@@ -242,7 +244,7 @@ impl IkeSa {
                             .any(|p| p.groups.contains(group))
                     });
                     if let Some(group) = wanted
-                        && exchange.as_ref().is_none_or(|(tried, _)| *tried != group)
+                        && exchange.as_ref().is_none_or(|tried| tried.group != group)
                     {
                         return retry(self, Some(group), None);
                     }
@@ -301,10 +303,10 @@ impl IkeSa {
             deleted,
             ..ChildOffer::default()
         };
-        if let (Some(body), Some((group, exchange))) = (find(parts, payload::KE), &exchange) {
+        if let (Some(body), Some(exchange)) = (find(parts, payload::KE), &exchange) {
             let agreed = read_ke(body)
                 .ok()
-                .filter(|(theirs, _)| *theirs == *group as u16)
+                .filter(|(theirs, _)| *theirs == exchange.group as u16)
                 .and_then(|(_, public)| exchange.agree(public).ok());
             let Some(secret) = agreed else {
                 let reason = "the peer's key exchange value is invalid".to_owned();
@@ -312,7 +314,7 @@ impl IkeSa {
                 return self.child_not_made(ctx, &asked, theirs, reason);
             };
             offer.secret = Some(secret);
-            offer.chosen_group = Some(*group);
+            offer.chosen_group = Some(exchange.group);
         }
         self.complete_child(ctx, parts, config, spi_in, offer, rekeys);
     }
@@ -344,12 +346,11 @@ impl IkeSa {
         }
         let theirs = request.collision.as_ref().map(|theirs| theirs.new);
         let failed = |asked, reason| Err((asked, theirs, reason));
+        let made = (ctx.crypto, self.take_made());
         let step = match request.further.take() {
-            Some(further) => further.advance(ctx.crypto, parts),
+            Some(further) => further.advance(made, parts),
             None => match additional_of(&request.config, parts) {
-                Some(groups) => {
-                    Further::begin(ctx.crypto, groups.into_iter(), parts).map(Step::More)
-                }
+                Some(groups) => Further::begin(made, groups.into_iter(), parts).map(Step::More),
                 None => return Ok(Some((request, None, Zeroizing::default()))),
             },
         };
@@ -457,7 +458,11 @@ impl IkeSa {
                 .ok()
                 .and_then(|(g, public)| Some((Group::from_wire(g)?, public)));
             let agreed = read.and_then(|(group, public)| {
-                let (own, secret) = ctx.crypto.answer(group, public).ok()?;
+                // In another group it is of no use.
+                if !self.may_exchange(group, true) {
+                    return None;
+                }
+                let (own, secret) = self.answer_exchange(ctx, group, public).ok()?;
                 Some((group, secret, own))
             });
             if let Some((group, secret, own)) = agreed {

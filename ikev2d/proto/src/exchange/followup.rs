@@ -3,18 +3,20 @@
 //! for is made with the last of them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
 use crate::algorithm::Group;
-use crate::crypto::{Crypto, CryptoError, KeyExchange};
+use crate::crypto::{Crypto, CryptoError};
 use crate::event::ChildId;
 use crate::exchange::child::{ChildOffer, Chosen};
 use crate::exchange::init::emit_ke;
 use crate::exchange::intermediate::ke_of;
 use crate::exchange::rekey_ike::Renewal;
 use crate::exchange::signature::Kept;
+use crate::exchange::slow::OwnExchange;
 use crate::ike_sa::{Ctx, IkeSa, Phase, Standing, notifies};
 use crate::wire::{Chain, Payload, exchange, notify, payload};
 
@@ -28,8 +30,7 @@ const MOST_LINK: usize = 256;
 /// Additional key exchanges that we ask for, and what the CREATE_CHILD_SA before was answered.
 pub(crate) struct Further {
     link: Vec<u8>,
-    group: Group,
-    exchange: Box<dyn KeyExchange>,
+    exchange: Arc<OwnExchange>,
     rest: VecDeque<Group>,
     secrets: Zeroizing<Vec<u8>>,
     response: Kept,
@@ -44,9 +45,9 @@ pub(crate) enum Step {
 }
 
 impl Further {
-    /// Begins those that an answer to CREATE_CHILD_SA has chosen.
+    /// Begins those that an answer to CREATE_CHILD_SA has chosen, maybe with one that is made.
     pub(crate) fn begin(
-        crypto: &dyn Crypto,
+        (crypto, made): (&dyn Crypto, Option<Arc<OwnExchange>>),
         groups: impl Iterator<Item = Group>,
         parts: &[Payload<'_>],
     ) -> Result<Box<Self>, CryptoError> {
@@ -54,36 +55,45 @@ impl Further {
         let group = rest.pop_front().ok_or(CryptoError)?;
         Ok(Box::new(Self {
             link: link_of(parts).ok_or(CryptoError)?.to_vec(),
-            group,
-            exchange: crypto.generate(group)?,
+            exchange: OwnExchange::made_or_new(made, crypto, group)?,
             rest,
             secrets: Zeroizing::default(),
             response: Kept::new(parts),
         }))
     }
 
+    /// The one that goes on.
+    pub(crate) fn exchange(&self) -> &Arc<OwnExchange> {
+        &self.exchange
+    }
+
+    /// The group of the one after it.
+    pub(crate) fn next(&self) -> Option<Group> {
+        self.rest.front().copied()
+    }
+
     /// Takes an answer in.
     pub(crate) fn advance(
         mut self: Box<Self>,
-        crypto: &dyn Crypto,
+        (crypto, made): (&dyn Crypto, Option<Arc<OwnExchange>>),
         parts: &[Payload<'_>],
     ) -> Result<Step, CryptoError> {
-        let public = ke_of(parts, self.group).ok_or(CryptoError)?;
+        let public = ke_of(parts, self.exchange.group).ok_or(CryptoError)?;
         self.secrets
             .extend_from_slice(&self.exchange.agree(public)?);
         let Some(next) = self.rest.pop_front() else {
             return Ok(Step::Done(self.response, self.secrets));
         };
         self.link = link_of(parts).ok_or(CryptoError)?.to_vec();
-        self.exchange = crypto.generate(next)?;
-        self.group = next;
+        self.exchange = OwnExchange::made_or_new(made, crypto, next)?;
         Ok(Step::More(self))
     }
 
     /// The payloads of the request that is due.
     pub(crate) fn payloads(&self) -> Chain {
         let mut chain = Chain::default();
-        chain.push(payload::KE, &emit_ke(self.group, self.exchange.public()));
+        let own = emit_ke(self.exchange.group, self.exchange.public());
+        chain.push(payload::KE, &own);
         chain.notify(notify::ADDITIONAL_KEY_EXCHANGE, &self.link);
         chain
     }
@@ -97,6 +107,13 @@ pub(crate) struct Awaited {
     /// When the peer has given up.
     pub(crate) until: Instant,
     pub(crate) sa: AwaitedSa,
+}
+
+impl Awaited {
+    /// The group of the next one.
+    pub(crate) fn next(&self) -> Option<Group> {
+        self.rest.front().copied()
+    }
 }
 
 /// What they make.
@@ -149,7 +166,8 @@ impl IkeSa {
             return self.respond_notify(ctx, kind, id, notify::TEMPORARY_FAILURE, &[]);
         }
         let answered = awaited.rest.pop_front().and_then(|group| {
-            let (own, secret) = ctx.crypto.answer(group, ke_of(parts, group)?).ok()?;
+            let public = ke_of(parts, group)?;
+            let (own, secret) = self.answer_exchange(ctx, group, public).ok()?;
             Some((emit_ke(group, &own), secret))
         });
         let Some((own, secret)) = answered else {

@@ -8,6 +8,7 @@ use crate::config::Childless;
 use crate::crypto::{Crypto, CryptoError};
 use crate::endpoint::addresses_match;
 use crate::event::Event;
+use crate::exchange::slow::Then;
 use crate::exchange::{puzzle, redirect, signature};
 use crate::ike_sa::{Ctx, IkeSa, NONCE_LEN, Request, Sent, State, find, notifies};
 use crate::keymat::IkeKeys;
@@ -120,8 +121,11 @@ impl IkeSa {
             }
         };
         if self.init.group != Some(group) || self.init.exchange.is_none() {
-            self.init.exchange = Some(ctx.crypto.generate(group)?);
             self.init.group = Some(group);
+            self.init.exchange = self.own_exchange(ctx, group, Then::Init)?;
+            if self.init.exchange.is_none() {
+                return Ok(());
+            }
         }
         if self.init.nonce_i.is_empty() {
             self.init.nonce_i = ctx.random(NONCE_LEN);
@@ -227,6 +231,7 @@ impl IkeSa {
             && header.message_id.get() == 0
             && self.keys.is_none()
             && self.init.resumes.is_none()
+            && !self.prepares_init()
             && header.spi_i.get() == self.spi_i;
         if !fits {
             return;
@@ -299,11 +304,14 @@ impl IkeSa {
         if !single || answer.group != suite.group as u16 || self.init.group != Some(suite.group) {
             return;
         }
-        self.detect_nat(ctx, &answer.parts, header.spi_r.get());
-        self.detect_fragmentation(&answer.parts);
-        let Some(exchange) = &self.init.exchange else {
+        let Some(exchange) = self.init.exchange.clone() else {
             return;
         };
+        if let Some(errand) = self.init_response_errand(ctx, &exchange, answer.public) {
+            return self.send_out(ctx, errand, Then::InitResponse(message.to_vec()));
+        }
+        self.detect_nat(ctx, &answer.parts, header.spi_r.get());
+        self.detect_fragmentation(&answer.parts);
         let Ok(secret) = exchange.agree(answer.public) else {
             return;
         };
@@ -356,7 +364,7 @@ impl IkeSa {
         (suite, number): (IkeSuite, u8),
         message: &[u8],
     ) -> Result<(), CryptoError> {
-        let (public, secret) = ctx.crypto.answer(suite.group, request.public)?;
+        let (public, secret) = self.answer_exchange(ctx, suite.group, request.public)?;
         self.init.nonce_i = request.nonce.to_vec();
         self.init.nonce_r = ctx.random(NONCE_LEN);
         // The first message's hash is over a responder SPI of zero.

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! IKE_INTERMEDIATE (RFC 9242), for additional key exchanges of a new IKE SA (RFC 9370 §2.2.3).
 
+use std::sync::Arc;
+
 use crate::algorithm::Group;
-use crate::crypto::{CryptoError, KeyExchange};
+use crate::crypto::CryptoError;
 use crate::exchange::init::{emit_ke, read_ke};
+use crate::exchange::slow::{OwnExchange, Then};
 use crate::ike_sa::{Ctx, IkeSa, Request, error_notify, find};
 use crate::keymat::{IkeKeys, int_auth};
 use crate::proposal::methods;
@@ -22,7 +25,9 @@ impl IkeSa {
         let Some(group) = self.next_additional() else {
             return self.start_auth(ctx);
         };
-        let sent = ctx.crypto.generate(group).and_then(|own| {
+        let own = self.own_exchange(ctx, group, Then::Additional);
+        let sent = own.and_then(|own| {
+            let Some(own) = own else { return Ok(()) };
             let mut chain = Chain::default();
             chain.push(payload::KE, &emit_ke(group, own.public()));
             self.request(
@@ -40,7 +45,7 @@ impl IkeSa {
     pub(crate) fn handle_intermediate_response(
         &mut self,
         ctx: &mut Ctx<'_>,
-        own: Box<dyn KeyExchange>,
+        own: Arc<OwnExchange>,
         message: (&Header, &Opened),
         parts: &[Payload<'_>],
     ) {
@@ -70,7 +75,7 @@ impl IkeSa {
         let group = self.next_additional();
         let given = group.and_then(|group| Some((group, ke_of(parts, group)?)));
         let answered = given.ok_or(CryptoError).and_then(|(group, public)| {
-            let (own, secret) = ctx.crypto.answer(group, public)?;
+            let (own, secret) = self.answer_exchange(ctx, group, public)?;
             self.cover_peer(ctx, message)?;
             let mut chain = Chain::default();
             chain.push(payload::KE, &emit_ke(group, &own));

@@ -19,3 +19,4 @@ pub(crate) mod rekey_ike;
 pub(crate) mod resource;
 pub(crate) mod resume;
 pub(crate) mod signature;
+pub(crate) mod slow;

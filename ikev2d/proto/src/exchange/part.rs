@@ -4,10 +4,9 @@
 use std::time::Instant;
 
 use crate::config::{ChildConfig, SelectorConfig};
-use crate::crypto::CryptoError;
 use crate::event::{ChildId, ChildSa};
 use crate::exchange::create_child::Wants;
-use crate::ike_sa::{Child, Ctx, IkeSa, Part, Phase, Task};
+use crate::ike_sa::{Child, Ctx, IkeSa, NotStarted, Part, Phase, Task};
 use crate::ts::{self, TrafficSelector};
 
 /// Child SAs of one configuration on an IKE SA, from which no further ones are asked for.
@@ -133,7 +132,7 @@ impl IkeSa {
         }
     }
 
-    pub(crate) fn start_part(&mut self, ctx: &mut Ctx<'_>, part: Part) -> Result<(), CryptoError> {
+    pub(crate) fn start_part(&mut self, ctx: &mut Ctx<'_>, part: Part) -> Result<(), NotStarted> {
         // The policy may have changed.
         let Some(mut config) = self.child_config(&part.child) else {
             return Ok(());

@@ -11,9 +11,10 @@ use crate::event::{Event, IkeId};
 use crate::exchange::create_child::RETRY;
 use crate::exchange::followup::{AwaitedSa, Further, Step};
 use crate::exchange::init::{NONCE_RANGE, choose, emit_ke, read_ke};
+use crate::exchange::slow::Then;
 use crate::ike_sa::{
-    AGAIN, Collision, Ctx, FORGET, Handover, IkeSa, NONCE_LEN, RekeyRequest, Request, Standing,
-    State, Task, error_notify, find,
+    AGAIN, Collision, Ctx, FORGET, Handover, IkeSa, NONCE_LEN, NotStarted, RekeyRequest, Request,
+    Standing, State, Task, error_notify, find,
 };
 use crate::keymat::IkeKeys;
 use crate::proposal::{self, IkeSuite, Proposal, methods};
@@ -33,10 +34,11 @@ impl IkeSa {
         &mut self,
         ctx: &mut Ctx<'_>,
         group: Option<Group>,
-    ) -> Result<(), CryptoError> {
+    ) -> Result<(), NotStarted> {
         let first = self.suite.map(|suite| suite.group);
         let group = group.or(first).ok_or(CryptoError)?;
-        let exchange = ctx.crypto.generate(group)?;
+        let exchange = self.own_exchange(ctx, group, Then::Task)?;
+        let exchange = exchange.ok_or(NotStarted::Later)?;
         let spi = ctx.random_u64();
         let nonce = ctx.random(NONCE_LEN);
         let mut chain = Chain::default();
@@ -50,7 +52,6 @@ impl IkeSa {
         let request = RekeyRequest {
             spi,
             nonce,
-            group,
             exchange,
             further: None,
             collision: None,
@@ -60,7 +61,8 @@ impl IkeSa {
             exchange::CREATE_CHILD_SA,
             chain,
             Request::RekeyIke(Box::new(request)),
-        )
+        )?;
+        Ok(())
     }
 
     pub(crate) fn handle_rekey_response(
@@ -79,7 +81,7 @@ impl IkeSa {
             }
             let wanted = <[u8; 2]>::try_from(error.data).ok().map(u16::from_be_bytes);
             let wanted = wanted.and_then(Group::from_wire).filter(|group| {
-                *group != request.group
+                *group != request.exchange.group
                     && self
                         .connection
                         .proposals
@@ -101,10 +103,11 @@ impl IkeSa {
             let not_before = Some(ctx.now + wait);
             return self.tasks.push_back(Task::RekeyIke { group, not_before });
         }
+        let made = (ctx.crypto, self.take_made());
         let step = match request.further.take() {
-            Some(further) => further.advance(ctx.crypto, parts).map(Some),
+            Some(further) => further.advance(made, parts).map(Some),
             None => match self.additional_of(parts) {
-                Some(groups) => Further::begin(ctx.crypto, groups.into_iter(), parts)
+                Some(groups) => Further::begin(made, groups.into_iter(), parts)
                     .map(|further| Some(Step::More(further))),
                 None => Ok(None),
             },
@@ -173,7 +176,7 @@ impl IkeSa {
     }
 
     /// The additional key exchanges that an answer has chosen, if there are any.
-    fn additional_of(&self, parts: &[Payload<'_>]) -> Option<Vec<Group>> {
+    pub(crate) fn additional_of(&self, parts: &[Payload<'_>]) -> Option<Vec<Group>> {
         let chosen = proposal::parse(find(parts, payload::SA)?, true).ok()?;
         let (suite, _) = choose(&self.connection.proposals, &chosen, true)?;
         let groups: Vec<Group> = methods(&suite.additional).collect();
@@ -192,7 +195,7 @@ impl IkeSa {
         let (suite, _) = choose(&self.connection.proposals, &chosen, true)?;
         let spi_r = ike_spi(&theirs.spi)?;
         let (group, public) = read_ke(find(parts, payload::KE)?).ok()?;
-        if group != request.group as u16 || suite.group != request.group {
+        if group != request.exchange.group as u16 || suite.group != request.exchange.group {
             return None;
         }
         let secret = request.exchange.agree(public).ok()?;
@@ -249,7 +252,7 @@ impl IkeSa {
         {
             return self.respond_notify(ctx, kind, id, notify::TEMPORARY_FAILURE, &[]);
         }
-        let Ok((own, secret)) = ctx.crypto.answer(suite.group, public) else {
+        let Ok((own, secret)) = self.answer_exchange(ctx, suite.group, public) else {
             return self.respond_notify(ctx, kind, id, notify::INVALID_SYNTAX, &[]);
         };
         let spi_r = ctx.random_u64();

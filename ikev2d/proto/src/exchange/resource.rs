@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::algorithm::Group;
 use crate::config::{ChildConfig, SelectorConfig};
-use crate::crypto::CryptoError;
 use crate::event::{ChildId, ChildSa};
 use crate::exchange::child::{Asked, Refused};
 use crate::exchange::followup::AwaitedSa;
-use crate::ike_sa::{Child, ChildRequest, Ctx, IkeSa, Phase, Request, Task, notifies};
+use crate::ike_sa::{Child, ChildRequest, Ctx, IkeSa, NotStarted, Phase, Request, Task, notifies};
 use crate::ts::TrafficSelector;
 use crate::wire::{Chain, Payload, notify};
 
@@ -197,7 +196,7 @@ impl IkeSa {
         ctx: &mut Ctx<'_>,
         name: &str,
         group: Option<Group>,
-    ) -> Result<(), CryptoError> {
+    ) -> Result<(), NotStarted> {
         let own = self.child_config(name).map(|config| config.resources.own);
         let there = self.first_named(name);
         let there = there.map(|first| self.taken(of(&first.sa)).len());

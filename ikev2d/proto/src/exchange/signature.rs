@@ -228,12 +228,22 @@ impl Waiting {
 
 impl IkeSa {
     pub(crate) fn awaits(&self, wanted: JobId) -> bool {
-        let waiting = self.waiting.as_ref();
-        waiting.is_some_and(|waiting| waiting.job() == wanted)
+        let waiting = self.waiting.as_ref().map(|waiting| waiting.job());
+        waiting
+            .into_iter()
+            .chain(self.exchange_jobs())
+            .any(|job| job == wanted)
     }
 
     /// Goes on where a job was waited for.
-    pub(crate) fn handle_job(&mut self, ctx: &mut Ctx<'_>, result: &JobResult) {
+    pub(crate) fn handle_job(&mut self, ctx: &mut Ctx<'_>, job: JobId, result: &JobResult) {
+        if self
+            .waiting
+            .as_ref()
+            .is_none_or(|waiting| waiting.job() != job)
+        {
+            return self.exchange_done(ctx, job, result);
+        }
         match self.waiting.take().map(|waiting| *waiting) {
             Some(Waiting::Request { scheme, made, .. }) => {
                 self.signed_request(ctx, (scheme, made), result);

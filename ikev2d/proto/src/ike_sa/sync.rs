@@ -161,7 +161,8 @@ impl IkeSa {
 
     /// The lowest number that no request of the peer's has had, nor was to have (§5.1).
     fn unseen_request(&self) -> u32 {
-        let being_answered = self.pending.is_some() || self.waiting.is_some();
+        let being_answered =
+            self.pending.is_some() || self.waiting.is_some() || self.holds_request();
         let next = self.expected_request + u32::from(being_answered);
         let said = self.sync.highest.map_or(0, |highest| highest + 1);
         next.max(said)

@@ -8,9 +8,10 @@ use std::time::Instant;
 use super::{AGAIN, Ctx, IkeSa, OwnSpi, Standing, State};
 use crate::algorithm::Group;
 use crate::config::ChildConfig;
-use crate::crypto::KeyExchange;
+use crate::crypto::CryptoError;
 use crate::event::{ChildId, IkeId};
 use crate::exchange::followup::{AwaitedSa, Further};
+use crate::exchange::slow::OwnExchange;
 use crate::ts::TrafficSelector;
 use crate::wire::{Chain, exchange};
 
@@ -18,7 +19,7 @@ use crate::wire::{Chain, exchange};
 pub(crate) enum Request {
     Init,
     /// With an additional key exchange (RFC 9370).
-    Intermediate(Box<dyn KeyExchange>),
+    Intermediate(Arc<OwnExchange>),
     Auth,
     CreateChild(Box<ChildRequest>),
     RekeyIke(Box<RekeyRequest>),
@@ -38,7 +39,7 @@ pub(crate) struct ChildRequest {
     pub(crate) config: ChildConfig,
     pub(crate) spi_in: OwnSpi,
     pub(crate) nonce: Vec<u8>,
-    pub(crate) exchange: Option<(Group, Box<dyn KeyExchange>)>,
+    pub(crate) exchange: Option<Arc<OwnExchange>>,
     pub(crate) rekeys: Option<ChildId>,
     /// Which of our resources it is for (RFC 9611).
     pub(crate) resource: Option<u16>,
@@ -57,8 +58,7 @@ pub(crate) struct ChildRequest {
 pub(crate) struct RekeyRequest {
     pub(crate) spi: u64,
     pub(crate) nonce: Vec<u8>,
-    pub(crate) group: Group,
-    pub(crate) exchange: Box<dyn KeyExchange>,
+    pub(crate) exchange: Arc<OwnExchange>,
     /// The additional key exchanges that go on.
     pub(crate) further: Option<Box<Further>>,
     /// The peer's rekeying of the same IKE SA, answered meanwhile.
@@ -145,9 +145,23 @@ pub(crate) struct Part {
     pub(crate) not_before: Option<Instant>,
 }
 
+/// A task is not started.
+pub(crate) enum NotStarted {
+    /// Its key exchange is being made elsewhere.
+    Later,
+    /// The cryptography refuses.
+    Crypto,
+}
+
+impl From<CryptoError> for NotStarted {
+    fn from(_: CryptoError) -> Self {
+        Self::Crypto
+    }
+}
+
 impl Task {
     /// The same at another time, if it may wait.
-    fn later(&self, at: Instant) -> Option<Self> {
+    pub(crate) fn later(&self, at: Instant) -> Option<Self> {
         let mut later = self.clone();
         let not_before = match &mut later {
             Self::Child { not_before, .. }
@@ -170,6 +184,7 @@ impl IkeSa {
         {
             let now = ctx.now;
             let (current, pending) = (self.standing == Standing::Current, self.pending.is_some());
+            let preparing = self.prepares_task();
             let awaited = self.awaited.as_ref().map(|awaited| &awaited.sa);
             let ready = |task: &Task| match task {
                 Task::DeleteIke { .. } => true,
@@ -178,11 +193,11 @@ impl IkeSa {
                 Task::Child { not_before, .. }
                 | Task::Sibling { not_before, .. }
                 | Task::RekeyIke { not_before, .. } => {
-                    let free = !pending && awaited.is_none();
+                    let free = !pending && awaited.is_none() && !preparing;
                     free && not_before.is_none_or(|at| at <= now)
                 }
                 Task::Part(part) => {
-                    let free = !pending && awaited.is_none();
+                    let free = !pending && awaited.is_none() && !preparing;
                     free && part.not_before.is_none_or(|at| at <= now)
                 }
                 // The heir would have to take them over in the middle.
@@ -195,7 +210,7 @@ impl IkeSa {
             let Some(task) = ready.and_then(|at| self.tasks.remove(at)) else {
                 break;
             };
-            let later = task.later(now + AGAIN);
+            let same = task.clone();
             let started = match task {
                 Task::Child {
                     name,
@@ -206,19 +221,33 @@ impl IkeSa {
                 Task::Sibling { name, group, .. } => self.start_sibling(ctx, &name, group),
                 Task::Part(part) => self.start_part(ctx, *part),
                 Task::RekeyIke { group, .. } => self.start_rekey(ctx, group),
-                Task::DeleteIke { reason } => self.start_delete(ctx, reason),
-                Task::DeleteChild(child) => self.start_delete_child(ctx, child),
-                Task::DeleteUnmade(unmade) => self.start_delete_unmade(ctx, unmade),
-                Task::Move => self.start_move(ctx),
-                Task::Redirect(gateway) => self.start_redirect(ctx, gateway),
+                Task::DeleteIke { reason } => {
+                    self.start_delete(ctx, reason).map_err(NotStarted::from)
+                }
+                Task::DeleteChild(child) => self
+                    .start_delete_child(ctx, child)
+                    .map_err(NotStarted::from),
+                Task::DeleteUnmade(unmade) => self
+                    .start_delete_unmade(ctx, unmade)
+                    .map_err(NotStarted::from),
+                Task::Move => self.start_move(ctx).map_err(NotStarted::from),
+                Task::Redirect(gateway) => {
+                    self.start_redirect(ctx, gateway).map_err(NotStarted::from)
+                }
                 Task::Liveness => {
                     let chain = Chain::default();
-                    self.request(ctx, exchange::INFORMATIONAL, chain, Request::Liveness)
+                    let request = Request::Liveness;
+                    let sent = self.request(ctx, exchange::INFORMATIONAL, chain, request);
+                    sent.map_err(NotStarted::from)
                 }
             };
-            if started.is_err() {
-                tracing::error!(ike = self.id.0, "a request could not be made");
-                self.tasks.extend(later);
+            match started {
+                Ok(()) => {}
+                Err(NotStarted::Later) => self.tasks.push_front(same),
+                Err(NotStarted::Crypto) => {
+                    tracing::error!(ike = self.id.0, "a request could not be made");
+                    self.tasks.extend(same.later(now + AGAIN));
+                }
             }
         }
         self.finish_reauth(ctx);

@@ -84,7 +84,8 @@ impl IkeSa {
             && self.outstanding.is_none()
             && !self.is_asking()
             && self.pending.is_none()
-            && self.awaited.is_none();
+            && self.awaited.is_none()
+            && !self.prepares_task();
         let tasks = tasks.min().filter(|_| startable);
         let children = self.children.iter().filter(|_| established);
         let children = children.flat_map(|child| {
@@ -102,8 +103,9 @@ impl IkeSa {
             self.forget_at,
         ];
         let own = own.into_iter().flatten().min().map(Instant::from);
+        let answerless = self.outstanding.as_ref().filter(|_| !self.holds_response());
         [
-            self.outstanding.as_ref().map(|outstanding| outstanding.at),
+            answerless.map(|outstanding| outstanding.at),
             half_open,
             self.liveness_at(),
             keepalive,
@@ -139,7 +141,8 @@ impl IkeSa {
                 reason: "lifetime is over".to_owned(),
             });
         }
-        let due = |outstanding: &Outstanding| now >= outstanding.at;
+        let held = self.holds_response();
+        let due = |outstanding: &Outstanding| !held && now >= outstanding.at;
         if self.outstanding.as_deref().is_some_and(due) && self.fall_back(ctx) {
             return self.pump(ctx);
         }

@@ -9,6 +9,7 @@ use crate::config::Tcp;
 use crate::crypto::CryptoError;
 use crate::event::{Path, StreamId, Transmit};
 use crate::exchange::informational::ends_ike;
+use crate::exchange::slow::Then;
 use crate::keymat::IkeKeys;
 use crate::sk::{Opened, Sealer};
 use crate::wire::{
@@ -307,7 +308,7 @@ impl IkeSa {
     /// Whether it is half open and another first message than this has begun it.
     pub(crate) fn was_begun_otherwise(&self, first: &[u8]) -> bool {
         self.state == State::Connecting
-            && self.expected_request == 1
+            && self.expected_request <= 1
             && self.init.message_i != first
     }
 
@@ -349,6 +350,17 @@ impl IkeSa {
         header: &Header,
         opened: Opened,
     ) {
+        self.take_in(ctx, path, header, (opened, false));
+    }
+
+    /// The same, for one that may have been here already, and whose key exchange is done.
+    pub(crate) fn take_in(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        path: Path,
+        header: &Header,
+        (opened, prepared): (Opened, bool),
+    ) {
         let id = header.message_id.get();
         let parsed = payloads(opened.first, &opened.body);
         if let Some(said) = parsed
@@ -367,8 +379,17 @@ impl IkeSa {
                 .outstanding
                 .as_ref()
                 .is_none_or(|outstanding| outstanding.id != id)
+                || self.holds_response()
             {
                 return;
+            }
+            let errand = parsed.as_ref().ok().filter(|_| !prepared);
+            if let Some(errand) = errand.and_then(|parts| self.response_errand(ctx, parts)) {
+                self.last_heard = ctx.now.into();
+                self.follow(ctx, path);
+                drop(parsed);
+                self.send_out(ctx, errand, Then::Response(*header, opened));
+                return self.pump(ctx);
             }
             let Some(outstanding) = self.outstanding.take() else {
                 return;
@@ -384,7 +405,11 @@ impl IkeSa {
             }
         } else if id.wrapping_add(1) == self.expected_request {
             self.respond_again(ctx, path);
-        } else if id == self.expected_request && self.pending.is_none() && self.waiting.is_none() {
+        } else if id == self.expected_request
+            && self.pending.is_none()
+            && self.waiting.is_none()
+            && !self.holds_request()
+        {
             self.last_heard = ctx.now.into();
             self.follow(ctx, path);
             match parsed {
@@ -398,6 +423,12 @@ impl IkeSa {
                         drop(parts);
                         ctx.out.again = Some(opened);
                         return;
+                    }
+                    let errand = (!prepared).then(|| self.request_errand(ctx, header, &parts));
+                    if let Some(errand) = errand.flatten() {
+                        drop(parts);
+                        self.send_out(ctx, errand, Then::Request(*header, opened));
+                        return self.pump(ctx);
                     }
                     // With a window of one, the next request is the sign that our last answer came.
                     let awaiting = self.awaiting_peer();

@@ -5,17 +5,19 @@
 mod peers;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::algorithm::Prf;
-use ikev2d_proto::config::{Connection, EndpointConfig, Puzzles};
+use ikev2d_proto::config::{Connection, EndpointConfig, Identity, Puzzles};
 use ikev2d_proto::credential::Job;
 use ikev2d_proto::endpoint::Verdict;
 use ikev2d_proto::event::{Event, JobId, Path};
+use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::puzzle::Puzzle;
-use ikev2d_proto::wire::{Header, payload};
+use ikev2d_proto::wire::{Header, exchange, payload};
 use peers::Pair;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -373,4 +375,207 @@ fn a_puzzle_that_is_too_hard_is_left() {
     pair.run(MINUTE);
     let stats = pair.sides[1].endpoint.stats();
     assert_eq!((stats.established, stats.puzzles_solved), (1, 0));
+}
+
+/// The first message of an exchange that a side has sent, in as many fragments as it has.
+fn sent(pair: &Pair, wanted: u8, response: bool) -> Vec<Vec<u8>> {
+    let is = |message: &&Vec<u8>| {
+        let header = Header::parse(message).unwrap();
+        (header.exchange, header.is_response()) == (wanted, response)
+    };
+    pair.recorded.iter().filter(is).cloned().collect()
+}
+
+/// RFC 8019 §7.2: who has solved a puzzle is set another one, over Nr and SPIr, and answers it in front
+/// of what is encrypted; also in fragments, and with any cipher.
+#[test]
+fn ike_auth_is_let_in_by_its_own_puzzle() {
+    for (ike, long) in [
+        ("aes256gcm16-prfsha384-x25519", false),
+        ("aes128-sha256-modp2048", false),
+        ("aes256gcm16-prfsha384-x25519", true),
+        ("aes128-sha256-x25519", true),
+    ] {
+        let mut pair = Pair::new(|a, connection, config| {
+            puzzling(6, 0)(a, connection, config);
+            connection.proposals = vec![Proposal::parse_ike(ike).unwrap()];
+            let name = Identity::parse(&format!("{}.test", "a".repeat(2000)));
+            match (long, a) {
+                (true, true) => connection.local_id = name,
+                (true, false) => connection.remote_id = name,
+                (false, _) => {}
+            }
+        });
+        pair.initiate();
+        pair.run(MINUTE);
+        pair.agree(1);
+        let response = &sent(&pair, exchange::IKE_SA_INIT, true)[1];
+        let nonce = body_of(response, payload::NONCE).unwrap();
+        let string = [&response[nonce], &response[8..16]].concat();
+        let auth = sent(&pair, exchange::IKE_AUTH, false);
+        let fronted = auth.iter().filter(|m| m[16] == payload::PUZZLE_SOLUTION);
+        let fronted: Vec<_> = fronted.collect();
+        assert_eq!(fronted.len(), 1, "{ike} {long}");
+        assert_eq!(long, auth.len() > 1, "{ike}");
+        for message in fronted {
+            let len = usize::from(u16::from_be_bytes([message[30], message[31]]));
+            let prf = match ike.contains("prfsha384") {
+                true => Prf::HmacSha384,
+                false => Prf::HmacSha256,
+            };
+            let puzzle = Puzzle { prf, difficulty: 6 };
+            let crypto = OpensslCrypto::new().unwrap();
+            assert!(puzzle.is_solved_by(&crypto, &string, &message[32..28 + len]));
+            assert!([46, 53].contains(&message[28]), "SK or SKF behind it");
+        }
+        assert_eq!(pair.sides[1].endpoint.stats().puzzles_unsolved, 0);
+    }
+}
+
+/// §7.2.3: without the solution nothing is decrypted, and the peer that has it gets in all the same.
+#[test]
+fn ike_auth_without_its_solution_is_not_looked_at() {
+    let crypto = Arc::new(peers::seeded::SeededCrypto::new(7));
+    let mut pair = Pair::with(crypto.clone(), puzzling(6, 0));
+    pair.initiate();
+    let (path, good) = loop {
+        pair.flush();
+        let (at, side, path, octets) = pair.wire.pop_front().unwrap();
+        if octets[18] == exchange::IKE_AUTH {
+            assert_eq!(octets[16], payload::PUZZLE_SOLUTION);
+            break (path, octets);
+        }
+        pair.now = at;
+        let now = pair.now;
+        pair.sides[side]
+            .endpoint
+            .handle_datagram(now, path, &octets);
+    };
+    let len = usize::from(u16::from_be_bytes([good[30], good[31]]));
+    let mut bare = [&good[..16], &good[28..29], &good[17..28], &good[28 + len..]].concat();
+    let octets = (bare.len() as u32).to_be_bytes();
+    bare[24..28].copy_from_slice(&octets);
+    let changed = |at: usize| {
+        let mut message = good.clone();
+        message[at] ^= 1;
+        message
+    };
+    let mut cut = good.clone();
+    cut[31] = 3;
+    let mut beyond = good.clone();
+    beyond[30] = 0xff;
+    // Another exchange has no solution that would do.
+    let mut other = good.clone();
+    other[18] = exchange::INFORMATIONAL;
+    let wrong = [bare, changed(32), changed(28 + len - 1), cut, beyond, other];
+    let opened = crypto.opened();
+    for (number, message) in wrong.iter().enumerate() {
+        let endpoint = &mut pair.sides[1].endpoint;
+        endpoint.handle_datagram(pair.now, path, message);
+        assert_eq!(crypto.opened(), opened, "{number}");
+        assert_eq!(endpoint.stats().half_open, 1);
+    }
+    // Two can't be read at all.
+    assert_eq!(pair.sides[1].endpoint.stats().puzzles_unsolved, 4);
+    pair.run(MINUTE);
+    pair.agree(1);
+    assert!(crypto.opened() > opened);
+}
+
+/// One that is too hard is left, and IKE_AUTH sent without; the difficulty may be left to us.
+#[test]
+fn puzzles_of_ike_auth_are_bounded_as_others() {
+    for solves in [true, false] {
+        let mut pair = Pair::new(|a, connection, config| {
+            puzzling(12, 0)(a, connection, config);
+            config.puzzle_solving.difficulty = 12;
+        });
+        pair.initiate();
+        let unsolved = loop {
+            pair.flush();
+            let Some((at, side, path, octets)) = pair.wire.pop_front() else {
+                break pair;
+            };
+            pair.now = at;
+            let mut octets = octets;
+            if side == 0
+                && octets[18] == exchange::IKE_SA_INIT
+                && let Some(range) = puzzle_of(&octets)
+                && body_of(&octets, payload::KE).is_some()
+            {
+                octets[range.end - 1] = if solves { 0 } else { 13 };
+            }
+            let now = pair.now;
+            pair.sides[side]
+                .endpoint
+                .handle_datagram(now, path, &octets);
+            if octets[18] == exchange::IKE_AUTH {
+                break pair;
+            }
+        };
+        // That somebody has changed it is in what AUTH signs: no SA would come of it.
+        let fronted = sent(&unsolved, exchange::IKE_AUTH, false);
+        assert_eq!(fronted[0][16] == payload::PUZZLE_SOLUTION, solves);
+    }
+}
+
+/// Where the PUZZLE notification's data are.
+fn puzzle_of(message: &[u8]) -> Option<std::ops::Range<usize>> {
+    let (mut kind, mut at) = (message[16], 28);
+    while kind != 0 {
+        let len = usize::from(u16::from_be_bytes([message[at + 2], message[at + 3]]));
+        if kind == payload::NOTIFY && message[at + 6..at + 8] == 16434_u16.to_be_bytes() {
+            return Some(at + 8..at + len);
+        }
+        (kind, at) = (message[at], at + len);
+    }
+    None
+}
+
+/// §7.1.1.2: whatever function the initiator offers; one that it has not offered is left.
+#[test]
+fn a_puzzle_has_a_function_of_the_offer() {
+    for (prf, number) in [
+        ("prfsha256", 5),
+        ("prfsha1", 2),
+        ("prfaesxcbc", 4),
+        ("prfaescmac", 8),
+        ("prfmd5", 1),
+    ] {
+        let mut pair = Pair::new(|a, connection, config| {
+            puzzling(6, 0)(a, connection, config);
+            let ike = format!("aes256gcm16-{prf}-x25519");
+            connection.proposals = vec![Proposal::parse_ike(&ike).unwrap()];
+        });
+        pair.initiate();
+        pair.run(MINUTE);
+        pair.agree(1);
+        let reply = &sent(&pair, exchange::IKE_SA_INIT, true)[0];
+        let range = puzzle_of(reply).unwrap();
+        assert_eq!(reply[range], [0, number, 6], "{prf}");
+    }
+
+    let mut pair = Pair::new(puzzling(6, 0));
+    let now = pair.now;
+    let a = &mut pair.sides[0].endpoint;
+    a.initiate(now, "gw", Some("net"), None).unwrap();
+    let (messages, _) = outputs(&mut pair);
+    let path = Path::new(
+        "192.0.2.1:500".parse().unwrap(),
+        "192.0.2.2:500".parse().unwrap(),
+    );
+    let mut reply = Vec::new();
+    let gate = pair.sides[1].endpoint.gate();
+    gate.meet(now, path.local.ip(), &messages[0], &mut reply);
+    let range = puzzle_of(&reply).unwrap();
+    // PRF_HMAC_SHA2_512 is none of ours.
+    reply[range.start + 1] = 7;
+    pair.sides[0].endpoint.handle_datagram(now, path, &reply);
+    let (messages, jobs) = outputs(&mut pair);
+    assert_eq!((messages.len(), jobs.len()), (1, 0));
+    assert!(body_of(&messages[0], payload::PUZZLE_SOLUTION).is_none());
+    assert!(
+        body_of(&messages[0], payload::NOTIFY).is_some(),
+        "the cookie"
+    );
 }

@@ -45,6 +45,7 @@ use crate::exchange::slow::{Elsewhere, OwnExchange};
 use crate::keymat::{IkeKeys, Mixable};
 use crate::moment::Moment;
 use crate::proposal::IkeSuite;
+use crate::puzzle::Puzzle;
 use crate::wire::{Payload, notify, payload};
 pub(crate) use reauth::Reauth;
 pub(crate) use window::Sent;
@@ -185,8 +186,10 @@ pub(crate) struct InitMaterial {
     pub(crate) exchange: Option<Arc<OwnExchange>>,
     pub(crate) group: Option<crate::algorithm::Group>,
     pub(crate) cookie: Vec<u8>,
-    /// Of the puzzle that came with it (RFC 8019).
+    /// Of the puzzle that came with it (RFC 8019), and then of the one for IKE_AUTH.
     pub(crate) solution: Vec<u8>,
+    /// What the peer is to solve before its IKE_AUTH is looked at.
+    pub(crate) auth_puzzle: Option<Puzzle>,
     /// The gateway that has sent the client to the other one (RFC 5685).
     pub(crate) redirected_from: Option<IpAddr>,
     /// What somebody has said against it, who may be the peer.

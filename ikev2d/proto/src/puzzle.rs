@@ -85,13 +85,17 @@ impl Puzzle {
         goes_along.then_some(Self { difficulty, ..self })
     }
 
-    /// For an initiator that offers these proposals, by a function that it has.
+    /// For an initiator that offers these proposals, by a function that it has: whichever (§7.1.1.2), the
+    /// best that there is.
     pub(crate) fn for_offer(difficulty: u8, offer: &[WireProposal]) -> Option<Self> {
-        const FUNCTIONS: [Prf; 4] = [
+        const FUNCTIONS: [Prf; 7] = [
             Prf::HmacSha256,
             Prf::HmacSha384,
             Prf::HmacSha512,
             Prf::HmacSha1,
+            Prf::Aes128Cmac,
+            Prf::Aes128Xcbc,
+            Prf::HmacMd5,
         ];
         let offers = |prf: &Prf| offer.iter().any(|one| one.proposal.prf.contains(prf));
         let prf = FUNCTIONS.into_iter().find(offers)?;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The SK payload: encrypted and authenticated messages (RFC 7296 §3.14, RFC 5282), and SKF, a
-//! fragment of one (RFC 7383 §2.5).
+//! fragment of one (RFC 7383 §2.5). A puzzle's solution may stand in front (RFC 8019 §7.2.2).
 
 use zerocopy::IntoBytes;
 
 use crate::crypto::{Crypto, CryptoError};
 use crate::keymat::IkeKeys;
 use crate::proposal::IkeSuite;
-use crate::wire::{Chain, HEADER_LEN, Header, payload};
+use crate::wire::{Chain, HEADER_LEN, Header, exchange, payload};
 
 const GENERIC_HEADER: usize = 4;
 /// Number and total of a fragment.
@@ -46,6 +46,38 @@ pub(crate) struct Opened {
     pub(crate) body: Vec<u8>,
 }
 
+/// What stands in front of what is encrypted.
+pub(crate) struct Front<'m> {
+    /// A puzzle's solution.
+    pub(crate) solution: Option<&'m [u8]>,
+    /// Type of the payload behind.
+    pub(crate) kind: u8,
+    /// Where that begins.
+    at: usize,
+}
+
+/// Reads it: a solution stands in IKE_AUTH alone, and nothing else anywhere.
+pub(crate) fn front(message: &[u8]) -> Result<Front<'_>, CryptoError> {
+    let header = Header::parse(message).map_err(|_| CryptoError)?;
+    let kind = header.next_payload;
+    if kind != payload::PUZZLE_SOLUTION || header.exchange != exchange::IKE_AUTH {
+        return Ok(Front {
+            solution: None,
+            kind,
+            at: HEADER_LEN,
+        });
+    }
+    let rest = message.get(HEADER_LEN..).ok_or(CryptoError)?;
+    let &[kind, _, high, low] = rest.first_chunk::<GENERIC_HEADER>().ok_or(CryptoError)?;
+    let len = usize::from(u16::from_be_bytes([high, low]));
+    let solution = rest.get(GENERIC_HEADER..len).ok_or(CryptoError)?;
+    Ok(Front {
+        solution: Some(solution),
+        kind,
+        at: HEADER_LEN + len,
+    })
+}
+
 impl Sealer<'_> {
     fn keys(&self) -> (&[u8], &[u8]) {
         let (encryption, integrity) = (self.keys.encryption(), self.keys.integrity());
@@ -78,23 +110,25 @@ impl Sealer<'_> {
         HEADER_LEN + head + self.suite.encryption.iv_len() + padded + self.icv_len()
     }
 
-    /// Seals payloads into a message.
-    pub(crate) fn seal(&self, header: Header, chain: &Chain) -> Result<Vec<u8>, CryptoError> {
-        let head = [chain.first(), 0];
-        self.encrypt(header, payload::SK, head, &[], chain.octets())
-    }
-
-    /// Seals payloads into one message, or into fragments of at most so many octets.
+    /// Seals payloads into one message, or into fragments of at most so many octets; a solution goes in
+    /// front, of the first fragment (RFC 7383 §2.5.3).
     pub(crate) fn seal_within(
         &self,
         header: Header,
-        chain: &Chain,
+        (front, chain): (&[u8], &Chain),
         most: usize,
     ) -> Result<Vec<Vec<u8>>, CryptoError> {
-        if self.sealed_len(GENERIC_HEADER, chain.octets().len()) <= most {
-            return Ok(vec![self.seal(header, chain)?]);
+        let before = match front.is_empty() {
+            true => 0,
+            false => GENERIC_HEADER + front.len(),
+        };
+        if self.sealed_len(before + GENERIC_HEADER, chain.octets().len()) <= most {
+            let head = [chain.first(), 0];
+            let kind = payload::SK;
+            let sealed = self.encrypt(header, (front, kind, head, &[]), chain.octets())?;
+            return Ok(vec![sealed]);
         }
-        let head = GENERIC_HEADER + FRAGMENT_HEADER;
+        let head = before + GENERIC_HEADER + FRAGMENT_HEADER;
         // What is left of whole blocks, less the octet that tells the padding.
         let room = most.saturating_sub(self.sealed_len(head, 0) - self.block());
         let room = (room / self.block() * self.block())
@@ -107,7 +141,8 @@ impl Sealer<'_> {
             let first = if number == 1 { chain.first() } else { 0 };
             let mut place = number.to_be_bytes().to_vec();
             place.extend(total.to_be_bytes());
-            self.encrypt(header, payload::SKF, [first, 0], &place, part)
+            let front = if number == 1 { front } else { &[] };
+            self.encrypt(header, (front, payload::SKF, [first, 0], &place), part)
         });
         sealed.collect()
     }
@@ -115,9 +150,7 @@ impl Sealer<'_> {
     fn encrypt(
         &self,
         mut header: Header,
-        kind: u8,
-        head: [u8; 2],
-        place: &[u8],
+        (front, kind, head, place): (&[u8], u8, [u8; 2], &[u8]),
         body: &[u8],
     ) -> Result<Vec<u8>, CryptoError> {
         let (encryption_key, integrity_key) = self.keys();
@@ -132,9 +165,18 @@ impl Sealer<'_> {
         body.extend(std::iter::repeat_n(0, padding));
         body.push(padding as u8);
         let payload_len = GENERIC_HEADER + place.len() + iv.len() + body.len() + self.icv_len();
+        let mut before = Vec::new();
         header.next_payload = kind;
-        header.len = ((HEADER_LEN + payload_len) as u32).into();
+        if !front.is_empty() {
+            header.next_payload = payload::PUZZLE_SOLUTION;
+            let front_len = u16::try_from(GENERIC_HEADER + front.len()).map_err(|_| CryptoError)?;
+            before.extend([kind, 0]);
+            before.extend(front_len.to_be_bytes());
+            before.extend(front);
+        }
+        header.len = ((HEADER_LEN + before.len() + payload_len) as u32).into();
         let mut message = header.as_bytes().to_vec();
+        message.extend(before);
         message.extend(head);
         let payload_len = u16::try_from(payload_len).map_err(|_| CryptoError)?;
         message.extend(payload_len.to_be_bytes());
@@ -196,17 +238,16 @@ impl Sealer<'_> {
         message: &'m [u8],
     ) -> Result<(Opened, &'m [u8]), CryptoError> {
         let (encryption_key, integrity_key) = self.keys();
-        // Unencrypted payloads in front of SK are not part of any exchange we take part in.
+        let front = front(message)?;
         let (head, rest) = message
-            .split_at_checked(HEADER_LEN + head_len)
+            .split_at_checked(front.at + head_len)
             .ok_or(CryptoError)?;
-        let header = Header::parse(message).map_err(|_| CryptoError)?;
-        let (_, own) = head.split_at_checked(HEADER_LEN).ok_or(CryptoError)?;
+        let (_, own) = head.split_at_checked(front.at).ok_or(CryptoError)?;
         let &[first, flags, high, low, ref place @ ..] = own else {
             return Err(CryptoError);
         };
         let payload_len = usize::from(u16::from_be_bytes([high, low]));
-        if header.next_payload != kind || payload_len != message.len() - HEADER_LEN {
+        if front.kind != kind || payload_len != message.len() - front.at {
             return Err(CryptoError);
         }
         let iv_len = self.suite.encryption.iv_len();

@@ -27,6 +27,7 @@ pub(crate) struct SeededCrypto {
     ivs: Mutex<HashMap<Vec<u8>, HashSet<Vec<u8>>>>,
     /// What is to be sealed next fails.
     fails: Fails,
+    opened: AtomicUsize,
 }
 
 impl SeededCrypto {
@@ -39,6 +40,7 @@ impl SeededCrypto {
             few_ivs: false,
             ivs: Mutex::default(),
             fails: Fails::default(),
+            opened: AtomicUsize::new(0),
         }
     }
 
@@ -69,6 +71,11 @@ impl SeededCrypto {
     /// Messages that were sealed with AEADs.
     pub(crate) fn sealed(&self) -> usize {
         self.ivs.lock().unwrap().values().map(HashSet::len).sum()
+    }
+
+    /// Messages that were to be opened with AEADs.
+    pub(crate) fn opened(&self) -> usize {
+        self.opened.load(Relaxed)
     }
 
     /// One whose numbers of four octets, as SPIs of children are, repeat themselves soon.
@@ -161,6 +168,7 @@ impl Crypto for SeededCrypto {
         aad: &[u8],
         data: &mut Vec<u8>,
     ) -> Result<(), CryptoError> {
+        self.opened.fetch_add(1, Relaxed);
         self.inner.aead_open(encryption, key, iv, aad, data)
     }
 

@@ -169,7 +169,7 @@ impl Endpoint {
             children: self.sas.values().map(|sa| sa.children.len()).sum(),
             cookies: self.gate.asked(),
             puzzles: self.gate.puzzles().0,
-            puzzles_unsolved: self.gate.puzzles().1,
+            puzzles_unsolved: self.gate.puzzles().1 + self.out.puzzles_unsolved,
             malformed: self.stats.malformed + self.gate.malformed(),
             refused_tickets: self.stats.refused_tickets + self.gate.refused_tickets(),
             fragment_octets: self.out.held.values().sum(),

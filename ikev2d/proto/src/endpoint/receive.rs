@@ -12,6 +12,8 @@ use crate::event::{IkeId, Path, Transmit};
 use crate::exchange::init::{InitRequest, NONCE_RANGE, choose, has_intermediate};
 use crate::exchange::redirect;
 use crate::ike_sa::{IkeSa, find, notifies};
+use crate::proposal::{IkeSuite, methods};
+use crate::puzzle::Puzzle;
 use crate::wire::{
     Chain, FLAG_INITIATOR, FLAG_RESPONSE, HEADER_LEN, Header, Payload, VERSION, WireError, notify,
     payload, payloads,
@@ -226,6 +228,17 @@ impl Endpoint {
         });
     }
 
+    /// A puzzle for IKE_AUTH (RFC 8019 §7.2.1): for who has solved one already, and as easy as they begin,
+    /// since to decrypt a message costs little. One of IKE_INTERMEDIATE is decrypted before any solution.
+    fn puzzle_for_auth(&self, request: &InitRequest<'_>, suite: &IkeSuite) -> Option<Puzzle> {
+        let solved = find(&request.parts, payload::PUZZLE_SOLUTION).is_some();
+        let alone = methods(&suite.additional).next().is_none();
+        let puzzles = &self.config.puzzles;
+        let difficulty = puzzles.difficulty.min(puzzles.hardest);
+        let sets = self.gate.sets_puzzles() && solved && alone;
+        Puzzle::for_offer(difficulty, &request.proposals).filter(|_| sets)
+    }
+
     fn begin_response(&mut self, now: Instant, path: Path, header: &Header, message: &[u8]) {
         let Ok(request) = InitRequest::parse(header, message) else {
             self.stats.malformed += 1;
@@ -274,9 +287,13 @@ impl Endpoint {
             return self.reply_statelessly(path, header, chain);
         }
         let spi_i = header.spi_i.get();
+        let puzzle = self.puzzle_for_auth(&request, &choice.0);
         self.with(now, |sas, ctx| {
             let spi_r = ctx.random_u64();
             let mut sa = IkeSa::new(ctx, connection, false, (spi_i, spi_r), path);
+            if puzzle.is_some() {
+                sa.init.auth_puzzle = puzzle;
+            }
             if sa.begin_answer(ctx, &request, choice, message).is_ok() {
                 sas.insert(sa);
             }

@@ -334,7 +334,7 @@ impl IkeSa {
         self.float(ctx);
         self.init.peer.note(&answer.parts);
         self.init.both_use_ppk = self.connection.ppk_id.is_some() && has_ppk(&answer.parts);
-        self.start_additional(ctx);
+        self.solve_for_auth(ctx, puzzle::of(&answer.parts));
     }
 
     /// Goes on at the port of NAT traversal, where that is called for.
@@ -376,6 +376,9 @@ impl IkeSa {
         );
         chain.push(payload::KE, &emit_ke(suite.group, &public));
         chain.push(payload::NONCE, &self.init.nonce_r);
+        if let Some(puzzle) = self.init.auth_puzzle {
+            chain.notify(notify::PUZZLE, &puzzle.emit());
+        }
         self.push_nat_detection(ctx, &mut chain);
         self.detect_fragmentation(&request.parts);
         if self.fragmentation {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! An initiator that is asked for a cookie, and may be set a puzzle with it (RFC 8019 §7.1.2). It is
-//! solved elsewhere; nobody has authenticated it, so there is a bound to how hard it may be and how long
-//! it may take, and whatever else comes meanwhile is heard.
+//! An initiator that is asked for a cookie, and may be set a puzzle with it (RFC 8019 §7.1.2), and
+//! another one for IKE_AUTH (§7.2). They are solved elsewhere; nobody has authenticated them, so there is a
+//! bound to how hard one may be and how long it may take, and whatever else comes meanwhile is heard.
+//! The responder decrypts no first IKE_AUTH request that does not solve what it has set.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,17 +11,25 @@ use std::time::Instant;
 use crate::credential::{Job, Work};
 use crate::event::JobId;
 use crate::exchange::signature::Waiting;
-use crate::ike_sa::{Ctx, IkeSa, notifies};
+use crate::ike_sa::{Ctx, IkeSa, State, notifies};
 use crate::puzzle::Puzzle;
-use crate::wire::{Payload, notify};
+use crate::wire::{Header, Payload, exchange, notify};
 
 /// A puzzle that is being solved.
 pub(crate) struct Solving {
     pub(crate) job: JobId,
     until: Instant,
-    cookie: Vec<u8>,
+    of: Of,
     solution: Arc<OnceLock<Vec<u8>>>,
     stop: Stop,
+}
+
+/// What it is solved for.
+enum Of {
+    /// A first message with this cookie.
+    Cookie(Vec<u8>),
+    /// IKE_AUTH.
+    Auth,
 }
 
 /// Stops the work when nobody waits for it.
@@ -51,7 +60,26 @@ impl IkeSa {
         if self.solving_until().is_some() {
             return;
         }
+        // It is sent no more: the answer would be the same.
+        self.take_init_request();
+        self.solve(ctx, puzzle, cookie.clone(), Of::Cookie(cookie));
+    }
+
+    /// Goes on to IKE_AUTH, once the puzzle for that is solved (§7.2.2).
+    pub(crate) fn solve_for_auth(&mut self, ctx: &mut Ctx<'_>, puzzle: Option<Puzzle>) {
+        let string = self.auth_string();
+        self.solve(ctx, puzzle, string, Of::Auth);
+    }
+
+    /// Has a puzzle solved over a string, and goes on without a solution if it is not to be.
+    fn solve(&mut self, ctx: &mut Ctx<'_>, puzzle: Option<Puzzle>, string: Vec<u8>, of: Of) {
         let limits = ctx.config.puzzle_solving;
+        // §7.1.1.2: its function is one of those that we have offered.
+        let offered = |puzzle: &Puzzle| {
+            let mut ours = self.connection.proposals.iter();
+            ours.any(|ours| ours.prf.contains(&puzzle.prf))
+        };
+        let puzzle = puzzle.filter(offered);
         let accepted = puzzle.and_then(|puzzle| puzzle.accepted(&limits));
         let Some(puzzle) = accepted else {
             if let Some(Puzzle { difficulty, .. }) = puzzle {
@@ -63,13 +91,11 @@ impl IkeSa {
                     "the peer's puzzle is too hard to be solved"
                 );
             }
-            return self.begin_with(ctx, cookie, Vec::new());
+            return self.proceed_with(ctx, of, Vec::new());
         };
-        // It is sent no more: the answer would be the same.
-        self.take_init_request();
         let stop = Stop(Arc::default());
         let solution: Arc<OnceLock<Vec<u8>>> = Arc::default();
-        let (there, string) = (solution.clone(), cookie.clone());
+        let there = solution.clone();
         let (crypto, stopped) = (ctx.shared_crypto.clone(), stop.0.clone());
         let work: Work = Arc::new(move || {
             if let Some(solved) = puzzle.solve(&*crypto, &string, &stopped) {
@@ -82,7 +108,7 @@ impl IkeSa {
         self.waiting = Some(Box::new(Waiting::Puzzle(Solving {
             job,
             until: ctx.now + limits.time,
-            cookie,
+            of,
             solution,
             stop,
         })));
@@ -104,14 +130,11 @@ impl IkeSa {
 
     pub(crate) fn puzzle_solved(&mut self, ctx: &mut Ctx<'_>, solving: Solving) {
         let Solving {
-            cookie,
-            solution,
-            stop,
-            ..
+            of, solution, stop, ..
         } = solving;
         drop(stop);
         let solution = solution.get().cloned().unwrap_or_default();
-        self.begin_with(ctx, cookie, solution);
+        self.proceed_with(ctx, of, solution);
     }
 
     /// It has taken too long.
@@ -121,13 +144,50 @@ impl IkeSa {
                 ike = self.id.0,
                 "the peer's puzzle takes too long to be solved"
             );
-            self.begin_with(ctx, solving.cookie, Vec::new());
+            self.proceed_with(ctx, solving.of, Vec::new());
         }
     }
 
-    fn begin_with(&mut self, ctx: &mut Ctx<'_>, cookie: Vec<u8>, solution: Vec<u8>) {
-        self.init.cookie = cookie;
+    fn proceed_with(&mut self, ctx: &mut Ctx<'_>, of: Of, solution: Vec<u8>) {
         self.init.solution = solution;
-        self.restart(ctx);
+        match of {
+            Of::Cookie(cookie) => {
+                self.init.cookie = cookie;
+                self.restart(ctx);
+            }
+            Of::Auth => self.start_additional(ctx),
+        }
+    }
+
+    /// What a puzzle for IKE_AUTH is over: Nr and SPIr (§7.2.2).
+    fn auth_string(&self) -> Vec<u8> {
+        [&self.init.nonce_r[..], &self.spi_r.to_be_bytes()].concat()
+    }
+
+    /// The solution in front of a message of ours: of the first IKE_AUTH request, if it was set a puzzle.
+    pub(crate) fn front_of(&self, header: &Header) -> &[u8] {
+        let asks = self.initiator && self.state == State::Connecting;
+        let auth = header.exchange == exchange::IKE_AUTH && self.keys.is_some();
+        let before = header.message_id.get().checked_sub(1);
+        let first = before.map(|id| id as usize) == Some(self.init.additional_done);
+        match asks && auth && first {
+            true => &self.init.solution,
+            false => &[],
+        }
+    }
+
+    /// Whether a message may be decrypted: where a puzzle was set, once somebody has solved it (§7.2.3).
+    pub(crate) fn lets_in(&mut self, ctx: &mut Ctx<'_>, solution: Option<&[u8]>) -> bool {
+        let Some(puzzle) = self.init.auth_puzzle else {
+            return true;
+        };
+        let string = self.auth_string();
+        let solves = |solution: &[u8]| puzzle.is_solved_by(ctx.crypto, &string, solution);
+        if solution.is_some_and(solves) {
+            self.init.auth_puzzle = None;
+            return true;
+        }
+        ctx.out.puzzles_unsolved += 1;
+        false
     }
 }

@@ -75,6 +75,8 @@ pub(crate) struct Outputs {
     pub(crate) again: Option<Opened>,
     pub(crate) retransmits: u64,
     pub(crate) auth_failures: u64,
+    /// Messages that came without the solution that is due (RFC 8019 §7.2).
+    pub(crate) puzzles_unsolved: u64,
     pub(crate) reauthentications: u64,
     /// Errors told and heard.
     pub(crate) notified: Notified,

@@ -11,7 +11,7 @@ use crate::event::{Path, StreamId, Transmit};
 use crate::exchange::informational::ends_ike;
 use crate::exchange::slow::Then;
 use crate::keymat::IkeKeys;
-use crate::sk::{Opened, Sealer};
+use crate::sk::{Front, Opened, Sealer, front};
 use crate::wire::{
     Chain, FLAG_INITIATOR, FLAG_RESPONSE, Header, Payload, VERSION, exchange, notify, payload,
     payloads,
@@ -157,7 +157,8 @@ impl IkeSa {
         let (header, chain) = &crate::deviation::apply(ctx.deviation, header, chain);
         #[cfg(feature = "deviation")]
         let header = *header;
-        sealer.seal_within(header, chain, self.message_size(ctx))
+        let front = self.front_of(&header);
+        sealer.seal_within(header, (front, chain), self.message_size(ctx))
     }
 
     /// Sends a request and remembers it until its response comes.
@@ -460,6 +461,11 @@ impl IkeSa {
         header: &Header,
         message: &[u8],
     ) -> Option<Opened> {
+        let Front { solution, kind, .. } = front(message).ok()?;
+        if !self.lets_in(ctx, solution) {
+            tracing::debug!(ike = self.id.0, "a message does not solve the puzzle");
+            return None;
+        }
         let (suite, keys) = self.suite.as_ref().zip(self.keys_for(header))?;
         let sealer = Sealer {
             crypto: ctx.crypto,
@@ -467,7 +473,7 @@ impl IkeSa {
             keys,
             by_initiator: !self.initiator,
         };
-        let fragmented = header.next_payload == payload::SKF;
+        let fragmented = kind == payload::SKF;
         if !fragmented {
             let opened = sealer.open(message);
             if opened.is_err() {

@@ -220,3 +220,25 @@ fn the_rekeying_of_an_ike_sa_is_tried_again_after_an_answer_that_can_not_be_read
         assert_eq!(pair.ike(0), ike, "{told}");
     }
 }
+
+/// RFC 7296 §2.25: who asks for a child SA and names none that it replaces can't have named one that is not
+/// there. That is a refusal, and no request without end.
+#[test]
+fn a_child_that_is_not_found_for_no_reason_is_given_up() {
+    let mut pair = Pair::plain();
+    pair.up();
+    pair.sides[1].endpoint.deviate(Box::new(|message| {
+        if message.header.exchange == exchange::CREATE_CHILD_SA && message.header.is_response() {
+            let not_found = [0, 0, 0, 44];
+            message.payloads = vec![(payload::NOTIFY, not_found.to_vec())];
+        }
+    }));
+    let now = pair.now;
+    let a = &mut pair.sides[0].endpoint;
+    a.initiate(now, "gw", Some("pfs"), None).unwrap();
+    pair.run(Duration::from_secs(30));
+    let asked = |message: &&Vec<u8>| message[18..20] == [exchange::CREATE_CHILD_SA, 8];
+    assert_eq!(pair.recorded.iter().filter(asked).count(), 1);
+    let failed = |e: &Event| matches!(e, Event::InitiateFailed { reason, .. } if reason.contains("CHILD_SA_NOT_FOUND"));
+    assert_eq!(pair.count(0, failed), 1);
+}

@@ -146,6 +146,7 @@ impl IkeSa {
             nonce,
             exchange,
             rekeys,
+            named: old_spi.is_some(),
             resource,
             sibling,
             part,
@@ -181,6 +182,7 @@ impl IkeSa {
             nonce,
             exchange,
             rekeys,
+            named,
             resource,
             sibling,
             part,
@@ -250,10 +252,11 @@ impl IkeSa {
                     }
                 }
                 // It was to replace one that the peer has deleted meanwhile.
-                notify::CHILD_SA_NOT_FOUND if rekeys.is_none() => {
+                notify::CHILD_SA_NOT_FOUND if rekeys.is_none() && named => {
                     return retry(self, None, Some(ctx.now + RETRY));
                 }
-                notify::CHILD_SA_NOT_FOUND => {
+                // Who has named none is refused like that for good.
+                notify::CHILD_SA_NOT_FOUND if rekeys.is_some() => {
                     // The peer has lost it: a new one is made from scratch (§2.25).
                     if let Some(old) = rekeys.filter(|old| self.child(*old).is_some()) {
                         let part = self.task_for_part(old, None);

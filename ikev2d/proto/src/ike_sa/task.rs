@@ -41,6 +41,8 @@ pub(crate) struct ChildRequest {
     pub(crate) nonce: Vec<u8>,
     pub(crate) exchange: Option<Arc<OwnExchange>>,
     pub(crate) rekeys: Option<ChildId>,
+    /// It has named one that it was to replace, which may be gone since.
+    pub(crate) named: bool,
     /// Which of our resources it is for (RFC 9611).
     pub(crate) resource: Option<u16>,
     /// It is one more for the same traffic, which nobody has asked for.

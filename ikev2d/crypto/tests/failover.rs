@@ -16,6 +16,7 @@ use ikev2d_proto::deviation::Outgoing;
 use ikev2d_proto::endpoint::Endpoint;
 use ikev2d_proto::event::*;
 use ikev2d_proto::pool::PoolConfig;
+use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::wire::{FLAG_INITIATOR, Header, exchange, notify, payload};
 use zeroize::Zeroizing;
 
@@ -391,6 +392,81 @@ fn a_repeated_synchronisation_is_answered_the_same_and_not_too_often() {
     // The member dies at once, and another one is heard although the last request was just repeated.
     cluster.fail_over(0, &before);
     cluster.run(90);
+    cluster.goes_on(1);
+}
+
+/// §5.1: neither does another member of ours answer what the one before has answered, nor follow whoever
+/// has recorded it.
+#[test]
+fn a_recorded_synchronisation_is_dropped_by_the_next_member_too() {
+    let mut cluster = Cluster::up(57);
+    let state = cluster.share(0);
+    cluster.fail_over(0, &state);
+    cluster.pair.flush();
+    let (_, _, path, sync) = cluster.pair.wire.pop_front().unwrap();
+    let now = cluster.pair.now;
+    let peer = &mut cluster.pair.sides[1].endpoint;
+    peer.handle_datagram(now, path, &sync);
+    assert!(peer.poll_transmit().is_some());
+    let state = cluster.share(1);
+    cluster.fail_over(1, &state);
+    let own = cluster.pair.sides[1].endpoint.poll_transmit().unwrap();
+    assert!(!Header::parse(&own.payload).unwrap().is_response());
+    for _ in 0..3 {
+        cluster.pair.now += Duration::from_millis(600);
+        let now = cluster.pair.now;
+        let peer = &mut cluster.pair.sides[1].endpoint;
+        peer.handle_datagram(now, path, &sync);
+        assert!(peer.poll_transmit().is_none());
+    }
+    cluster.run(90);
+    cluster.goes_on(1);
+}
+
+/// A new try is nobody's recording: where an answer is lost, the next one comes at once.
+#[test]
+fn the_next_synchronisation_does_not_wait() {
+    let mut cluster = Cluster::new(58, |_, _, config| {
+        config.retransmit_timeout = Duration::from_millis(100);
+    });
+    cluster.pair.up();
+    let state = cluster.share(0);
+    cluster.fail_over(0, &state);
+    for _ in 0..3 {
+        cluster.pair.flush();
+        let (_, side, path, sync) = cluster.pair.wire.pop_front().unwrap();
+        assert_eq!(side, 1);
+        let peer = &mut cluster.pair.sides[1].endpoint;
+        peer.handle_datagram(cluster.pair.now, path, &sync);
+        assert!(peer.poll_transmit().is_some(), "its answer is lost");
+        let end = cluster.pair.now + Duration::from_millis(400);
+        assert!(cluster.pair.advance(end));
+    }
+    cluster.run(30);
+    cluster.goes_on(1);
+}
+
+/// §8.1: a request of the dead member's whose key exchange goes on holds up no other's.
+#[test]
+fn a_key_exchange_of_the_dead_member_is_forgotten() {
+    let mut cluster = Cluster::new(59, |a, connection, config| {
+        plain(a, connection, config);
+        let esp = Proposal::parse_esp("aes128gcm16-modp1536").unwrap();
+        connection.children[0].esp_proposals = vec![esp];
+    });
+    cluster.pair.up();
+    let state = cluster.share(0);
+    cluster.pair.sides[1].slowness = Duration::from_secs(20);
+    let (now, child) = (cluster.pair.now, cluster.pair.child(0));
+    let endpoint = &mut cluster.pair.sides[0].endpoint;
+    endpoint.rekey_child(now, child).unwrap();
+    cluster.pair.run(Duration::from_millis(100));
+    assert_eq!(cluster.pair.sides[1].jobs.len(), 1);
+    cluster.fail_over(0, &state);
+    // Its own rekeying is one more that takes its time.
+    cluster.pair.run(Duration::from_millis(500));
+    assert_eq!(cluster.pair.sides[1].jobs.len(), 2);
+    cluster.run(120);
     cluster.goes_on(1);
 }
 

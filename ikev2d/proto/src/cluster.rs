@@ -276,7 +276,7 @@ impl SharedSa {
         let (suite, keys) = sa.suite.zip(sa.keys.as_ref())?;
         let (material, iv_base) = keys.shared();
         let lives = |child: &&Child| matches!(child.phase, Phase::Installed | Phase::Rekeying);
-        let (next_request, expected_request) = sa.message_ids();
+        let (next_request, _) = sa.message_ids();
         Some(Self {
             connection: sa.connection.name.clone(),
             spis: (sa.spi_i, sa.spi_r),
@@ -297,7 +297,8 @@ impl SharedSa {
             remote_id: sa.remote_id.clone(),
             suite,
             next_request,
-            expected_request,
+            // What a member of the peer's has asked with is not to come again (RFC 6311 §5.1).
+            expected_request: sa.unseen_request(),
             rekeyings: sa.reauth.rekeyings,
             age: sa.established.map_or(Duration::ZERO, |at| {
                 now.saturating_duration_since(at.into())

@@ -178,6 +178,14 @@ impl IkeSa {
         self.waits(|then| matches!(then, Then::Init | Then::InitResponse(_)))
     }
 
+    /// The messages that wait are nobody's any more.
+    pub(crate) fn forget_held(&mut self) {
+        if let Some(elsewhere) = self.elsewhere.as_deref_mut() {
+            let held = |then: &Then| matches!(then, Then::Request(..) | Then::Response(..));
+            elsewhere.waits.retain(|wait| !held(&wait.then));
+        }
+    }
+
     /// Has a key exchange done elsewhere, once for each that waits.
     pub(crate) fn send_out(&mut self, ctx: &mut Ctx<'_>, errand: Errand, then: Then) {
         let kind = discriminant(&then);

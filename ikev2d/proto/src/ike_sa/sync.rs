@@ -9,8 +9,7 @@ use super::{Ctx, IkeSa, Phase, Request, Standing, State, Task, notifies};
 use crate::event::{Event, Path, reason};
 use crate::wire::{Chain, Header, Payload, Reader, exchange, notify, payloads};
 
-/// Between two of a peer's synchronisations that are answered, at least: anybody may send a recorded one
-/// again.
+/// Between two answers to the same synchronisation, at least: anybody may send a recorded one again.
 const BETWEEN: Duration = Duration::from_millis(500);
 /// By how much our requests' numbers jump when an IKE SA is taken up, since its state may be older than
 /// what was said last; with each further try by twice as much.
@@ -160,7 +159,7 @@ impl IkeSa {
     }
 
     /// The lowest number that no request of the peer's has had, nor was to have (§5.1).
-    fn unseen_request(&self) -> u32 {
+    pub(crate) fn unseen_request(&self) -> u32 {
         let being_answered =
             self.pending.is_some() || self.waiting.is_some() || self.holds_request();
         let next = self.expected_request + u32::from(being_answered);
@@ -176,14 +175,14 @@ impl IkeSa {
         let authenticating = self.waiting.is_some() || self.pending.as_deref().is_some_and(in_auth);
         let now = ctx.now;
         let early = |at: Option<Instant>| at.is_some_and(|at| now < at + BETWEEN);
-        if !ready || authenticating || early(self.sync.at) {
+        if !ready || authenticating {
             return false;
         }
         if let Some((asked, answer)) = &self.sync.answered
             && *asked == theirs
         {
             // Whoever repeats it keeps no new one out.
-            if !early(self.sync.again) {
+            if !early(self.sync.at) && !early(self.sync.again) {
                 let answer = answer.clone();
                 self.sync.again = Some(now);
                 self.send_on(ctx, path, answer);
@@ -233,6 +232,7 @@ impl IkeSa {
     fn drop_half_done(&mut self, ctx: &mut Ctx<'_>) {
         self.last_response = None;
         self.awaited = None;
+        self.forget_held();
         self.forget_fragments(&mut ctx.out.held);
         if let Some(pending) = self.pending.take() {
             let id = pending.child.sa.id;

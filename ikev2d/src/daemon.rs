@@ -349,6 +349,7 @@ fn start_tun(
             depth: 1024,
             mss_clamp: section.tun.mss_clamp,
             copy_dscp: section.tun.copy_dscp,
+            busy_poll: section.tun.busy_poll,
         },
         &accelerator,
         // Full: IKE's peers send again, and the data plane tells the rest again.

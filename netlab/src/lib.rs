@@ -17,6 +17,7 @@ mod privilege;
 pub mod process;
 mod ring;
 pub mod traffic;
+mod urgent;
 
 pub use namespace::{Namespace, NamespaceError};
 pub use privilege::{PrivilegeError, ensure_privileges};

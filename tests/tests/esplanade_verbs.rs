@@ -105,7 +105,7 @@ fn a_benchmark_measures_whole_tunnels_beside_a_bare_wire() {
         let mut cells = cells.iter();
         cells.find(|cell| cell["backend"] == backend && cell["operation"] == operation)
     };
-    for tunnel in ["ikev2d", "ikev2d-esp"] {
+    for tunnel in ["ikev2d", "ikev2d-esp", "ikev2d-busy-poll"] {
         let udp = find(tunnel, "udp").unwrap_or_else(|| panic!("{tunnel}: {report}"));
         assert_eq!(udp["suite"], "aes128gcm16-esn");
         assert!(udp["mpps"].as_f64().unwrap() > 0.0, "{udp}");

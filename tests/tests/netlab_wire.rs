@@ -229,6 +229,7 @@ fn a_paced_flood_arrives_and_its_delays_are_taken() {
         payload: 64,
         rate: Some(1000.0),
         length: Duration::from_millis(300),
+        urgent: true,
     };
     let flood = Flood::start((&a, at(A, 7000)), (&b, at(B, 7000)), config).unwrap();
     let report = flood.finish().unwrap();

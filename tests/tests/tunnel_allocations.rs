@@ -85,6 +85,7 @@ fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Data
             depth: 1024,
             mss_clamp: MssClamp::Auto,
             copy_dscp: CopyDscp::Out,
+            busy_poll: Duration::ZERO,
         };
         Dataplane::start(config, &accelerator, |_| true)
     });

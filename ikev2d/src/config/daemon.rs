@@ -2,6 +2,7 @@
 //! `[daemon]`: sockets, the accelerator, the data plane.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use driver::DeviceAddress;
 use serde::Deserialize;
@@ -135,6 +136,9 @@ pub struct TunSection {
     /// Between which headers of tunnels DSCP is copied: `out`, `in`, `yes` (both) or `no`. ECN always is
     /// (RFC 6040).
     pub copy_dscp: CopyDscp,
+    /// Microseconds for which a worker that has nothing to do asks for more before it sleeps.
+    #[serde(deserialize_with = "busy_poll")]
+    pub busy_poll: Duration,
 }
 
 impl Default for TunSection {
@@ -145,6 +149,7 @@ impl Default for TunSection {
             queues: 0,
             mss_clamp: MssClamp::Auto,
             copy_dscp: CopyDscp::Out,
+            busy_poll: Duration::ZERO,
         }
     }
 }
@@ -163,6 +168,17 @@ impl TunSection {
 /// Cores of this host.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn busy_poll<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    const MOST: u64 = 10_000;
+    let micros = i64::deserialize(deserializer)?;
+    match u64::try_from(micros) {
+        Ok(micros @ 0..=MOST) => Ok(Duration::from_micros(micros)),
+        _ => Err(D::Error::custom(format!(
+            "busy_poll is 0 to {MOST} microseconds"
+        ))),
+    }
 }
 
 fn mss_clamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MssClamp, D::Error> {

@@ -839,6 +839,21 @@ fn dscp_is_copied_outwards_unless_told_otherwise() {
 }
 
 #[test]
+fn workers_sleep_at_once_unless_told_to_poll() {
+    let read = |setting: &str| {
+        let text = format!("[daemon]\ntun = {{ name = \"x\"{setting} }}\n");
+        text.parse::<Config>()
+            .map(|config| config.daemon.tun.busy_poll.as_micros())
+    };
+    assert_eq!(read("").unwrap(), 0);
+    assert_eq!(read(", busy_poll = 100").unwrap(), 100);
+    for wrong in ["10001", "-1"] {
+        let error = read(&format!(", busy_poll = {wrong}")).unwrap_err();
+        assert!(error.to_string().contains("busy_poll"), "{error}");
+    }
+}
+
+#[test]
 fn garbage_is_refused() {
     for garbage in [
         "\0",

@@ -26,6 +26,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ikev2d_proto::event::StreamId;
 use offload_api::device::Accelerator;
@@ -72,6 +73,8 @@ pub struct DataplaneConfig {
     pub mss_clamp: MssClamp,
     /// Between which headers DSCP is copied.
     pub copy_dscp: CopyDscp,
+    /// For how long a worker that has nothing to do asks for more before it sleeps.
+    pub busy_poll: Duration,
 }
 
 /// Whether the segment size that TCP's SYNs offer is lowered to what a tunnel carries whole.
@@ -109,6 +112,7 @@ pub(crate) struct Shared {
     upcall: Box<dyn Fn(Upcall) -> bool + Send + Sync>,
     mss_clamp: MssClamp,
     copy_dscp: CopyDscp,
+    busy_poll: Duration,
 }
 
 impl Shared {
@@ -449,6 +453,7 @@ impl Dataplane {
             upcall: Box::new(upcall),
             mss_clamp: config.mss_clamp,
             copy_dscp: config.copy_dscp,
+            busy_poll: config.busy_poll,
         });
         let mut workers = Vec::new();
         let count = queues.len();

@@ -5,6 +5,7 @@
 
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use offload_api::queue::Arm;
@@ -96,6 +97,21 @@ impl Ready {
 }
 
 impl Worker {
+    /// Whether it asks for more before it sleeps, as it does now: a sleeper costs whoever wakes it, and wakes
+    /// late. Other threads go first.
+    pub(super) fn asks_on(&mut self, idle: &mut Option<Instant>) -> bool {
+        let busy_poll = self.shared.busy_poll;
+        if busy_poll.is_zero() || !self.ops.is_empty() {
+            return false;
+        }
+        let goes_on = idle.get_or_insert_with(Instant::now).elapsed() < busy_poll;
+        if goes_on {
+            rustix::thread::sched_yield();
+            self.look();
+        }
+        goes_on
+    }
+
     /// Waits until there is something to do.
     pub(super) fn sleep(&mut self) {
         let busy = self.queue.in_flight() != 0 || !self.ops.is_empty();

@@ -151,6 +151,8 @@ impl Worker {
 
     pub(super) fn run(&mut self) {
         let mut asked = true;
+        // Since when there has been nothing to do.
+        let mut idle = None;
         while !self.shared.stop.load(std::sync::atomic::Ordering::Acquire) {
             let mut worked = false;
             self.starved = self.pool.available() < MOST_PACKETS;
@@ -178,7 +180,9 @@ impl Worker {
             }
             worked |= self.finish();
             asked = !worked;
-            if !worked {
+            if worked {
+                idle = None;
+            } else if !self.asks_on(&mut idle) {
                 self.sleep();
             }
         }

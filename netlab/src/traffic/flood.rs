@@ -19,6 +19,7 @@ use nix::sys::socket::{
 
 use super::TrafficError;
 use super::bulk::join;
+use crate::urgent::be_urgent;
 use crate::{Namespace, NamespaceError};
 
 /// Datagrams of one call.
@@ -43,6 +44,9 @@ pub struct FloodConfig {
     pub rate: Option<f64>,
     /// How long.
     pub length: Duration,
+    /// Whether its threads go before all others, where the system allows that: delays are of what lies
+    /// between them then, and not of their own waiting for a processor. For few datagrams only.
+    pub urgent: bool,
 }
 
 /// What became of a flood.
@@ -116,10 +120,12 @@ impl Flood {
         let receiver = {
             let done = Arc::clone(&done);
             to.0.spawn("flood-receiver", move || {
+                make_urgent(config.urgent);
                 receive(&receiver, &done, epoch).map_err(failed("receive on", to.1))
             })?
         };
         let sender = from.0.spawn("flood-sender", move || {
+            make_urgent(config.urgent);
             send(&sender, config, epoch).map_err(failed("send to", to.1))
         })?;
         Ok(Self {
@@ -145,6 +151,13 @@ impl Flood {
             seconds: received.seconds,
             delays: received.delays,
         })
+    }
+}
+
+/// Makes a thread urgent, if it is to be; where the system does not allow it, delays have more in them.
+fn make_urgent(wanted: bool) {
+    if wanted {
+        let _ = be_urgent();
     }
 }
 

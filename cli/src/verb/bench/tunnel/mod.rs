@@ -27,6 +27,9 @@ pub(super) const MOST: usize = MTU;
 /// The probe beside half of the load.
 const PROBE: usize = 64 - HEADERS;
 const PROBES: f64 = 2000.0;
+/// Microseconds.
+const BUSY_POLL: u32 = 100;
+const PROBE_PORT: u16 = 7002;
 /// Load goes on while the probe begins and ends.
 const MARGIN: Duration = Duration::from_millis(250);
 
@@ -37,6 +40,8 @@ pub(super) enum Tunnel {
     Ours,
     /// Two `ikev2d`, ESP by itself.
     OursNative,
+    /// Two `ikev2d`, ESP in UDP, whose workers ask for more for a while before they sleep.
+    OursPolling,
     /// strongSwan, its user-space ESP.
     StrongSwan,
     /// A WireGuard in user space.
@@ -47,7 +52,7 @@ pub(super) enum Tunnel {
 
 impl Tunnel {
     /// Ours, which are measured always.
-    pub(super) const OURS: [Self; 2] = [Self::Ours, Self::OursNative];
+    pub(super) const OURS: [Self; 3] = [Self::Ours, Self::OursNative, Self::OursPolling];
     /// Those that --peers names.
     pub(super) const PEERS: [Self; 5] = [
         Self::StrongSwan,
@@ -61,6 +66,7 @@ impl Tunnel {
         match self {
             Self::Ours => "ikev2d",
             Self::OursNative => "ikev2d-esp",
+            Self::OursPolling => "ikev2d-busy-poll",
             Self::StrongSwan => "strongswan",
             Self::WireGuard(program) => program.name,
             Self::Wire => "wire",
@@ -68,12 +74,12 @@ impl Tunnel {
     }
 
     fn is_ours(self) -> bool {
-        matches!(self, Self::Ours | Self::OursNative)
+        Self::OURS.contains(&self)
     }
 
     fn suite(self) -> &'static str {
         match self {
-            Self::Ours | Self::OursNative => ours::SUITE,
+            Self::Ours | Self::OursNative | Self::OursPolling => ours::SUITE,
             Self::StrongSwan => strongswan::SUITE,
             Self::WireGuard(_) => wireguard::SUITE,
             Self::Wire => "none",
@@ -83,7 +89,7 @@ impl Tunnel {
     /// What it is, or why it can't run here.
     pub(super) fn find(self) -> Result<String, String> {
         match self {
-            Self::Ours | Self::OursNative => ours::find(),
+            Self::Ours | Self::OursNative | Self::OursPolling => ours::find(),
             Self::StrongSwan => strongswan::find(),
             Self::WireGuard(program) => program.find(),
             Self::Wire => Ok("a veth pair".to_owned()),
@@ -92,8 +98,9 @@ impl Tunnel {
 
     fn start(self, ground: &Ground) -> Result<Running> {
         match self {
-            Self::Ours => ours::start(ground, true),
-            Self::OursNative => ours::start(ground, false),
+            Self::Ours => ours::start(ground, true, 0),
+            Self::OursNative => ours::start(ground, false, 0),
+            Self::OursPolling => ours::start(ground, true, BUSY_POLL),
             Self::StrongSwan => strongswan::start(ground),
             Self::WireGuard(program) => program.start(ground),
             Self::Wire => ground.route_directly(),
@@ -319,6 +326,7 @@ fn begin(
         payload: size - HEADERS,
         rate,
         length,
+        urgent: port == PROBE_PORT,
     };
     let from = (&a.namespace, SocketAddr::new(a.inner, port));
     let to = (&b.namespace, SocketAddr::new(b.inner, port));
@@ -338,7 +346,7 @@ fn probe(
 ) -> Result<(Histogram<u64>, FloodReport)> {
     let load = begin(ground, size, Some(rate), length + 2 * MARGIN, 7001)?;
     std::thread::sleep(MARGIN);
-    let probe = begin(ground, PROBE + HEADERS, Some(PROBES), length, 7002)?.finish()?;
+    let probe = begin(ground, PROBE + HEADERS, Some(PROBES), length, PROBE_PORT)?.finish()?;
     let load = load.finish()?;
     if probe.received == 0 {
         bail!("none of {} probes arrived", probe.sent);

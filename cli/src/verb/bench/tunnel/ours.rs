@@ -14,13 +14,16 @@ pub(super) fn find() -> Result<String, String> {
     Ok(found.display().to_string())
 }
 
-pub(super) fn start(ground: &Ground, udp: bool) -> Result<Running> {
+pub(super) fn start(ground: &Ground, udp: bool, busy_poll: u32) -> Result<Running> {
     let program = daemon_program()?;
     let secret = random_secret()?;
     let mut running = Running::default();
     // The responder first, so that the initiator's first message finds it.
     for (end, peer) in ground.pairs().into_iter().rev() {
-        let config = end.write("ikev2d.toml", &configuration(end, peer, &secret, udp))?;
+        let config = end.write(
+            "ikev2d.toml",
+            &configuration(end, peer, &secret, (udp, busy_poll)),
+        )?;
         let mut process = end.spawn(&program, |command| {
             command.arg("--config").arg(config);
         })?;
@@ -30,7 +33,12 @@ pub(super) fn start(ground: &Ground, udp: bool) -> Result<Running> {
     Ok(running)
 }
 
-fn configuration(end: &End, peer: &End, secret: &str, udp: bool) -> Zeroizing<String> {
+fn configuration(
+    end: &End,
+    peer: &End,
+    secret: &str,
+    (udp, busy_poll): (bool, u32),
+) -> Zeroizing<String> {
     let vici = end.directory.join("vici");
     let vici = toml::Value::String(vici.display().to_string());
     let start = if end.name == "a" { "start" } else { "none" };
@@ -39,7 +47,7 @@ fn configuration(end: &End, peer: &End, secret: &str, udp: bool) -> Zeroizing<St
 vici_socket = {vici}
 device = "software"
 log_level = "warn"
-tun = {{ name = "esp0", mtu = {MTU} }}
+tun = {{ name = "esp0", mtu = {MTU}, busy_poll = {busy_poll} }}
 
 [connections.gw]
 version = 2

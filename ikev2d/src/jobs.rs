@@ -134,6 +134,9 @@ fn work(
 }
 
 #[cfg(test)]
+mod flood;
+
+#[cfg(test)]
 mod tests {
     use ikev2d_proto::config::Identity;
     use ikev2d_proto::credential::{Claim, Refusal, Verifier};

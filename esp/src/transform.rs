@@ -26,15 +26,20 @@ pub use esp_framing::framing::Located;
 pub struct Transform {
     framing: Framing,
     salt: Zeroizing<[u8; 4]>,
-    /// Those that contexts are made with; an AEAD's is in `aead`.
-    keys: Option<Box<KeyMaterial>>,
     /// An AEAD's key, which threads share.
     aead: Option<Arc<Key>>,
+    /// What any other suite needs.
+    separate: Option<Box<Separate>>,
+}
+
+/// What there is of suites whose contexts are more than a key.
+struct Separate {
+    /// Those that contexts are made with.
+    keys: KeyMaterial,
     /// Keys of AES-CBC and an HMAC, where packets of such suites go in bursts.
     cbc: Option<Box<cbc::Key>>,
-    /// Keyed contexts at rest; as many as threads ever worked on the SA at once. An AEAD's are nothing
-    /// but its key, and need no keeping.
-    contexts: Option<Box<ArrayQueue<CipherContext>>>,
+    /// Keyed contexts at rest; as many as threads ever worked on the SA at once.
+    contexts: ArrayQueue<CipherContext>,
 }
 
 /// Contexts kept for reuse; more threads than this make some anew.
@@ -50,14 +55,16 @@ impl Transform {
         let this = Self {
             framing: Framing::new(sa),
             salt: sa.keys.salt.clone(),
-            keys: aead.is_none().then(|| Box::new(sa.keys.clone())),
-            cbc: cbc_key(sa).map(Box::new),
-            contexts: aead
-                .is_none()
-                .then(|| Box::new(ArrayQueue::new(CONTEXTS_KEPT))),
+            separate: aead.is_none().then(|| {
+                Box::new(Separate {
+                    keys: sa.keys.clone(),
+                    cbc: cbc_key(sa).map(Box::new),
+                    contexts: ArrayQueue::new(CONTEXTS_KEPT),
+                })
+            }),
             aead,
         };
-        if this.contexts.is_some() {
+        if this.separate.is_some() {
             this.put_context(this.make_context()?);
         }
         Ok(this)
@@ -105,7 +112,8 @@ impl Transform {
     /// # Errors
     /// OpenSSL has no memory.
     pub fn take_context(&self) -> Result<CipherContext, KeyError> {
-        match self.contexts.as_ref().and_then(|contexts| contexts.pop()) {
+        let kept = self.separate.as_ref();
+        match kept.and_then(|separate| separate.contexts.pop()) {
             Some(context) => Ok(context),
             None => self.make_context(),
         }
@@ -114,16 +122,16 @@ impl Transform {
     /// Keeps a context for the next burst.
     pub fn put_context(&self, context: CipherContext) {
         // One too many is dropped, and its key with it.
-        if let Some(contexts) = &self.contexts {
-            let _ = contexts.push(context);
+        if let Some(separate) = &self.separate {
+            let _ = separate.contexts.push(context);
         }
     }
 
     fn make_context(&self) -> Result<CipherContext, KeyError> {
         let seals = self.direction() == Direction::Outbound;
         let of_aead;
-        let keys = match self.keys.as_deref() {
-            Some(keys) => keys,
+        let keys = match self.separate.as_deref() {
+            Some(separate) => &separate.keys,
             None => {
                 of_aead = KeyMaterial {
                     cipher: Zeroizing::default(),
@@ -206,19 +214,25 @@ impl Transform {
         self.aead.is_some()
     }
 
+    /// Keys of bursts of CBC.
+    #[inline]
+    fn cbc(&self) -> Option<&cbc::Key> {
+        self.separate.as_ref()?.cbc.as_deref()
+    }
+
     /// Whether packets can go in bursts of CBC.
     pub(crate) fn is_cbc(&self) -> bool {
-        self.cbc.is_some()
+        self.cbc().is_some()
     }
 
     /// The hash of those bursts.
     pub(crate) fn cbc_hash(&self) -> Option<cbc::Hash> {
-        self.cbc.as_ref().map(|key| key.hash())
+        self.cbc().map(cbc::Key::hash)
     }
 
     /// Whether a packet of this length, located if it is inbound, can go in a burst of CBC.
     pub(crate) fn fits_cbc(&self, len: usize, located: Option<Located>) -> bool {
-        let Some(key) = &self.cbc else { return false };
+        let Some(key) = self.cbc() else { return false };
         key.takes(match (located, self.framing.mode()) {
             (Some(located), _) => len.saturating_sub(located.esp),
             (None, Mode::Crypto) => len + self.suite().icv_len(),
@@ -262,7 +276,7 @@ impl Transform {
         esp: &'data mut [u8],
         sequence: u64,
     ) -> Option<cbc::Packet<'data>> {
-        cbc::Packet::new(self.cbc.as_deref()?, esp, self.framing.high(sequence))
+        cbc::Packet::new(self.cbc()?, esp, self.framing.high(sequence))
     }
 
     /// The first half of [`seal`](Self::seal): everything but the cryptography, which the AEAD's burst

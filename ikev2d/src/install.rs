@@ -655,8 +655,8 @@ mod tests {
             };
             ChildSa {
                 id: ChildId(1),
-                connection: "gw".to_owned(),
-                child: "net".to_owned(),
+                connection: "gw".into(),
+                child: "net".into(),
                 spi_in: 0x1000,
                 spi_out: 0x1001,
                 path: Path::new(
@@ -673,8 +673,8 @@ mod tests {
                     esn: false,
                     additional: Default::default(),
                 },
-                ts_local: vec![selector("192.0.2.1")],
-                ts_remote: vec![selector("198.51.100.7")],
+                ts_local: Box::new([selector("192.0.2.1")]),
+                ts_remote: Box::new([selector("198.51.100.7")]),
                 replaces: None,
                 resource: None,
                 told: Some(Box::new(ikev2d_proto::event::Told {

@@ -78,9 +78,44 @@ pub(crate) struct Traffic<'a> {
 #[derive(Debug, Default)]
 #[must_use]
 pub(crate) struct Held {
+    /// By itself, so that the one net of most child SAs takes no memory apart.
+    place: Option<Place>,
+    /// Further ones, and rules.
+    rest: Option<Box<Rest>>,
+    standing: bool,
+}
+
+#[derive(Debug, Default)]
+struct Rest {
     places: Box<[Place]>,
     leads: Box<[Lead]>,
-    standing: bool,
+}
+
+impl Held {
+    fn new(mut places: Vec<Place>, leads: Vec<Lead>, standing: bool) -> Self {
+        let place = places.pop();
+        let alone = places.is_empty() && leads.is_empty();
+        let rest = (!alone).then(|| {
+            Box::new(Rest {
+                places: places.into(),
+                leads: leads.into(),
+            })
+        });
+        Self {
+            place,
+            rest,
+            standing,
+        }
+    }
+
+    fn places(&self) -> impl Iterator<Item = Place> {
+        let rest = self.rest.iter().flat_map(|rest| &*rest.places);
+        rest.chain(&self.place).copied()
+    }
+
+    fn leads(&self) -> impl Iterator<Item = &Lead> {
+        self.rest.iter().flat_map(|rest| &*rest.leads)
+    }
 }
 
 /// How long this host's addresses are taken to stay as they were.
@@ -152,19 +187,15 @@ impl Routes {
         for lead in &leads {
             self.lead(*lead, traffic);
         }
-        Held {
-            places: places.into(),
-            leads: leads.into(),
-            standing: traffic.standing,
-        }
+        Held::new(places, leads, traffic.standing)
     }
 
     /// Undoes [`hold`](Self::hold).
     pub(crate) fn release(&mut self, held: Held) {
-        for place in &held.places {
-            self.leave(*place, held.standing);
+        for place in held.places() {
+            self.leave(place, held.standing);
         }
-        for lead in &held.leads {
+        for lead in held.leads() {
             self.lead_no_more(*lead, held.standing);
         }
     }
@@ -183,8 +214,7 @@ impl Routes {
 
     /// Sets those anew that [`hold`](Self::hold) has found: they have the source of another's traffic.
     pub(crate) fn renew(&mut self, held: &Held, local: &[TrafficSelector]) {
-        let led = held.leads.iter().map(Lead::place);
-        for place in held.places.iter().copied().chain(led) {
+        for place in held.places().chain(held.leads().map(Lead::place)) {
             self.place(place, local);
         }
     }

@@ -43,13 +43,27 @@ pub struct SaState {
     low: u64,
 }
 
-/// Limits as packets are held against them; what has none has the largest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Limits as packets are held against them.
+#[derive(Clone, Debug)]
 struct Ends {
+    /// From installation, in nanoseconds: up to some 584 years, and the largest where there is none.
+    time: u64,
+    /// By themselves: most SAs have none.
+    amounts: Option<Box<Amounts>>,
+}
+
+/// What has no limit has the largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Amounts {
     bytes: u64,
     packets: u64,
-    /// From installation, in nanoseconds: up to some 584 years.
-    time: u64,
+}
+
+impl Amounts {
+    const NONE: Self = Self {
+        bytes: u64::MAX,
+        packets: u64::MAX,
+    };
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -58,10 +72,13 @@ fn nanos(time: Duration) -> u64 {
 
 impl From<&Limits> for Ends {
     fn from(limits: &Limits) -> Self {
-        Self {
+        let amounts = Amounts {
             bytes: limits.bytes.unwrap_or(u64::MAX),
             packets: limits.packets.unwrap_or(u64::MAX),
+        };
+        Self {
             time: limits.time.map_or(u64::MAX, nanos),
+            amounts: (amounts != Amounts::NONE).then(|| Box::new(amounts)),
         }
     }
 }
@@ -69,9 +86,10 @@ impl From<&Limits> for Ends {
 impl From<&Ends> for Limits {
     fn from(ends: &Ends) -> Self {
         let limit = |end: u64| (end != u64::MAX).then_some(end);
+        let amounts = ends.amounts.as_deref().unwrap_or(&Amounts::NONE);
         Self {
-            bytes: limit(ends.bytes),
-            packets: limit(ends.packets),
+            bytes: limit(amounts.bytes),
+            packets: limit(amounts.packets),
             time: limit(ends.time).map(Duration::from_nanos),
         }
     }
@@ -539,9 +557,10 @@ impl SaState {
     }
 
     fn reached(&self, ends: &Ends, now: Instant) -> Option<Limit> {
-        if self.usage.bytes >= ends.bytes {
+        let amounts = ends.amounts.as_deref().unwrap_or(&Amounts::NONE);
+        if self.usage.bytes >= amounts.bytes {
             Some(Limit::Bytes)
-        } else if self.usage.packets >= ends.packets {
+        } else if self.usage.packets >= amounts.packets {
             Some(Limit::Packets)
         } else if ends.time != u64::MAX && nanos(self.age(now)) >= ends.time {
             Some(Limit::Time)

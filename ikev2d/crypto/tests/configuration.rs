@@ -100,7 +100,7 @@ fn addresses_are_given_and_selectors_follow() {
             } else {
                 &sa.ts_remote
             };
-            assert_eq!(*dynamic, hosts(&given), "{asked:?}");
+            assert_eq!(**dynamic, *hosts(&given), "{asked:?}");
         }
         let told = |e: &Event| {
             matches!(e, Event::Configured { addresses, attributes, .. }
@@ -135,7 +135,7 @@ fn addresses_stay_through_rekeyings_and_go_back_at_the_end() {
             .sa
             .ts_local
             .clone();
-        assert_eq!(child, hosts(&["10.3.0.1"]));
+        assert_eq!(*child, *hosts(&["10.3.0.1"]));
     }
     let undone = |e: &Event| matches!(e, Event::Unconfigured { .. });
     assert_eq!(pair.count(0, undone), 0);

@@ -89,7 +89,7 @@ fn a_rekeyed_child_keeps_the_traffic_that_it_had() {
             (&a.ts_remote[..], &b.ts_local[..]),
             (&[network][..], &[network][..])
         );
-        assert_eq!(b.child, "b");
+        assert_eq!(&*b.child, "b");
         let first = &body([10, 1, 0, 0], [10, 1, 255, 255])[4..];
         let offered = offered.lock().unwrap();
         assert!(
@@ -148,14 +148,14 @@ fn the_child_of_an_end_that_has_moved_is_rekeyed_for_its_new_address() {
                 .initiate(now, "gw", Some("net"), Some(local))
                 .unwrap();
             pair.run(Duration::from_secs(10));
-            assert_eq!(only(&pair, 1).ts_remote, [TrafficSelector::host(local)]);
+            assert_eq!(*only(&pair, 1).ts_remote, [TrafficSelector::host(local)]);
             let (now, ike, moved) = (pair.now, pair.ike(0), "192.0.2.7".parse().unwrap());
             let client = &mut pair.sides[0].endpoint;
             assert!(client.move_to(now, ike, moved).unwrap());
             pair.run(Duration::from_secs(10));
             rekey(&mut pair, by);
-            assert_eq!(only(&pair, 0).ts_local, [TrafficSelector::host(moved)]);
-            assert_eq!(only(&pair, 1).ts_remote, [TrafficSelector::host(moved)]);
+            assert_eq!(*only(&pair, 0).ts_local, [TrafficSelector::host(moved)]);
+            assert_eq!(*only(&pair, 1).ts_remote, [TrafficSelector::host(moved)]);
         }
     }
 }

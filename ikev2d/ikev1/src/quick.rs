@@ -300,16 +300,16 @@ impl Isakmp {
         };
         let sa = Arc::new(ChildSa {
             id,
-            connection: self.connection.name.clone(),
-            child: config.name.clone(),
+            connection: self.connection.name.as_str().into(),
+            child: config.name.as_str().into(),
             spi_in,
             spi_out: from.spi_out,
             path: self.path,
             udp_encap: self.encap,
             transport: self.transport(config, pair),
             suite: from.suite,
-            ts_local: vec![pair.local],
-            ts_remote: vec![pair.remote],
+            ts_local: Box::new([pair.local]),
+            ts_remote: Box::new([pair.remote]),
             replaces: rekeys,
             resource: None,
             told: (told != Told::default()).then(|| Box::new(told)),
@@ -320,7 +320,7 @@ impl Isakmp {
                 replay,
                 original,
             } = told;
-            let (connection, child) = (&sa.connection, &sa.child);
+            let (connection, child) = (&*sa.connection, &*sa.child);
             tracing::info!(
                 connection,
                 child,

@@ -105,7 +105,7 @@ fn a_user_proves_itself_and_gets_an_address() {
         };
         assert_eq!(pair.count(0, configured), 1);
         let child = pair.sides[1].offered.values().next().unwrap();
-        assert_eq!(child.ts_remote, [TrafficSelector::host(address)]);
+        assert_eq!(*child.ts_remote, [TrafficSelector::host(address)]);
         let pools = pair.sides[1].endpoint.pools_mut();
         let owners: Vec<String> = pools
             .iter()

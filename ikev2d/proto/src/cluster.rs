@@ -217,14 +217,14 @@ impl SharedChild {
     fn of(child: &Child) -> Self {
         let sa = &child.sa;
         Self {
-            name: sa.child.clone(),
+            name: sa.child.to_string(),
             spis: (sa.spi_in, sa.spi_out),
             transport: sa.transport,
             part: child.part,
             resource: sa.resource,
             suite: sa.suite,
-            ts_local: sa.ts_local.clone(),
-            ts_remote: sa.ts_remote.clone(),
+            ts_local: sa.ts_local.to_vec(),
+            ts_remote: sa.ts_remote.to_vec(),
         }
     }
 

@@ -135,9 +135,9 @@ pub struct ChildSa {
     /// Its number.
     pub id: ChildId,
     /// Its connection.
-    pub connection: String,
+    pub connection: Arc<str>,
     /// Its child configuration.
-    pub child: String,
+    pub child: Arc<str>,
     /// SPI of what comes in.
     pub spi_in: u32,
     /// SPI of what goes out.
@@ -151,9 +151,9 @@ pub struct ChildSa {
     /// Algorithms.
     pub suite: EspSuite,
     /// Our side's traffic.
-    pub ts_local: Vec<TrafficSelector>,
+    pub ts_local: Box<[TrafficSelector]>,
     /// The peer's side's traffic.
-    pub ts_remote: Vec<TrafficSelector>,
+    pub ts_remote: Box<[TrafficSelector]>,
     /// The child that it takes over from.
     pub replaces: Option<ChildId>,
     /// Which of our resources it is for, where several carry the same traffic (RFC 9611): 0 is the

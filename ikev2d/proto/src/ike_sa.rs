@@ -48,8 +48,8 @@ use crate::proposal::IkeSuite;
 use crate::puzzle::Puzzle;
 use crate::wire::{Payload, notify, payload};
 pub(crate) use reauth::Reauth;
+use window::Outstanding;
 pub(crate) use window::Sent;
-use window::{LastResponse, Outstanding};
 
 /// How long an SA whose deletion is the peer's to ask for is kept: longer than any peer sends again.
 pub(crate) const FORGET: Duration = Duration::from_secs(240);
@@ -124,7 +124,7 @@ pub(crate) struct IkeSa {
     /// A postquantum preshared key is in its keys (RFC 8784).
     pub(crate) ppk: bool,
     /// How far down the ladder of sizes.
-    rung: usize,
+    rung: u8,
     pub(crate) reassembly: Rare<Reassembly>,
     pub(crate) reauth: Rare<Reauth>,
     /// Both sides can move (RFC 4555).
@@ -147,9 +147,10 @@ pub(crate) struct IkeSa {
     pub(crate) on_probation: Option<Moment>,
     next_request: u32,
     expected_request: u32,
-    last_response: Option<LastResponse>,
+    /// The response to the last request, for repetitions.
+    last_response: Sent,
     outstanding: Option<Box<Outstanding>>,
-    pub(crate) tasks: VecDeque<Task>,
+    pub(crate) tasks: Rare<VecDeque<Task>>,
     /// Children that were asked for because the peer had narrowed others.
     pub(crate) parts_asked: u8,
     pub(crate) pending: Option<Box<Pending>>,
@@ -218,6 +219,7 @@ nothing!(InitMaterial);
 nothing!(Assigned);
 nothing!(Reauth);
 nothing!(Sync);
+nothing!(VecDeque<Task>);
 
 impl IkeSa {
     pub(crate) fn new(
@@ -262,9 +264,9 @@ impl IkeSa {
             on_probation: None,
             next_request: 0,
             expected_request: 0,
-            last_response: None,
+            last_response: Sent::default(),
             outstanding: None,
-            tasks: VecDeque::new(),
+            tasks: Rare::default(),
             parts_asked: 0,
             pending: None,
             succeeds: false,

@@ -24,6 +24,7 @@ mod ike_sa;
 pub mod junos;
 mod keymat;
 mod moment;
+mod names;
 pub mod notified;
 pub mod pool;
 pub mod proposal;

@@ -264,7 +264,7 @@ impl Daemon {
         };
         let shown = self.has_clients().then(|| self.show(record.ike, &info));
         Some(Gone {
-            child: sa.child.clone(),
+            child: sa.child.to_string(),
             shown,
         })
     }

@@ -83,7 +83,7 @@ impl Daemon {
                 .any(|ike| *ike == sa.id)
         };
         let mut sas = self.endpoint.ike_sas_of(connection).filter(taken);
-        sas.any(|sa| sa.children.iter().any(|info| info.sa.child == child))
+        sas.any(|sa| sa.children.iter().any(|info| *info.sa.child == *child))
     }
 
     /// What an event changes of what another member needs.

@@ -379,7 +379,7 @@ impl Daemon {
             }
             if by_child {
                 let of = sa.children.iter().map(|c| c.sa).filter(|sa| {
-                    child.is_none_or(|name| sa.child == name)
+                    child.is_none_or(|name| *sa.child == *name)
                         && child_id.is_none_or(|id| sa.id.0 == id)
                 });
                 children.extend(of.map(|sa| sa.id));

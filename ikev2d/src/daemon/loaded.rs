@@ -190,7 +190,7 @@ impl Daemon {
             let present = self
                 .endpoint
                 .ike_sas_of(&name)
-                .any(|sa| sa.children.iter().any(|info| info.sa.child == child));
+                .any(|sa| sa.children.iter().any(|info| *info.sa.child == *child));
             if !present {
                 self.start(&name, &child);
             }

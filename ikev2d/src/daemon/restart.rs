@@ -76,7 +76,7 @@ impl Daemon {
         // The peer may have reauthenticated: another one is there already.
         let there = self.endpoint.ike_sas_of(connection).any(|sa| {
             let mut children = sa.children.iter();
-            children.any(|c| c.sa.child == child && c.state == "INSTALLED")
+            children.any(|c| *c.sa.child == *child && c.state == "INSTALLED")
         });
         if there {
             return;

@@ -49,7 +49,7 @@ impl Daemon {
             }
             for info in &sa.children {
                 let child = info.sa;
-                let key = (child.connection.clone(), child.child.clone());
+                let key = (child.connection.to_string(), child.child.to_string());
                 if let Some(sums) = carried.get_mut(&key)
                     && let Some(ways) = traffic.get(&child.id.0)
                 {
@@ -57,7 +57,7 @@ impl Daemon {
                         sum.add((*more).into());
                     }
                 }
-                let count = sas.entry((sa.connection, child.child.as_str()));
+                let count = sas.entry((sa.connection, &*child.child));
                 *count.or_default() += usize::from(info.state == "INSTALLED");
                 if children.len() < series {
                     children.push(self.child_snapshot(child));
@@ -103,8 +103,8 @@ impl Daemon {
     fn child_snapshot(&self, child: &ChildSa) -> ChildSnapshot {
         let (inbound, outbound) = self.installer.handles(child.id);
         ChildSnapshot {
-            connection: child.connection.clone(),
-            child: child.child.clone(),
+            connection: child.connection.to_string(),
+            child: child.child.to_string(),
             id: child.id.0,
             inbound,
             outbound,
@@ -115,8 +115,8 @@ impl Daemon {
     pub(super) fn count_carried(&mut self, sa: &ChildSa, traffic: ((u64, u64), (u64, u64))) {
         // Connections that clients load and unload must not pile up.
         let mut known = self.endpoint.connections().iter().take(self.series());
-        if !self.plane.is_inline() && known.any(|known| known.name == sa.connection) {
-            let key = (sa.connection.clone(), sa.child.clone());
+        if !self.plane.is_inline() && known.any(|known| *known.name == *sa.connection) {
+            let key = (sa.connection.to_string(), sa.child.to_string());
             let [inbound, outbound] = self.counts.carried.entry(key).or_default();
             inbound.add(traffic.0.into());
             outbound.add(traffic.1.into());

@@ -319,10 +319,9 @@ impl Daemon {
         if lately.is_some_and(|at| now.duration_since(*at) < PAUSE) {
             return;
         }
-        let present = self
-            .endpoint
-            .ike_sas_of(&connection)
-            .any(|sa| sa.state == "CONNECTING" || sa.children.iter().any(|c| c.sa.child == child));
+        let present = self.endpoint.ike_sas_of(&connection).any(|sa| {
+            sa.state == "CONNECTING" || sa.children.iter().any(|c| *c.sa.child == *child)
+        });
         if present {
             return;
         }

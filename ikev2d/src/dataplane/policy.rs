@@ -53,7 +53,7 @@ pub struct OutboundEntry {
     pub(super) interface: InterfaceId,
     selectors: Selectors,
     way: Mutex<Way>,
-    share: Option<Share>,
+    share: Option<Box<Share>>,
     path_mtu: Mutex<PathMtu>,
     /// Octets that an inner packet may have.
     limit: AtomicUsize,
@@ -184,7 +184,7 @@ impl OutboundEntry {
             interface: sa.interface,
             selectors: sa.selectors.clone(),
             way: Mutex::new(sa.way.clone()),
-            share: sa.share,
+            share: sa.share.map(Box::new),
             path_mtu: Mutex::default(),
             limit: AtomicUsize::new(usize::MAX),
             traffic: Traffic::default(),
@@ -195,6 +195,11 @@ impl OutboundEntry {
     pub(super) fn takes(&self, facts: &Facts) -> bool {
         let from_us = self.selectors.iter().map(|(ours, peers)| (ours, peers));
         fits(from_us, facts)
+    }
+
+    /// Which part of its traffic it carries, if not all.
+    pub(super) fn share(&self) -> Option<Share> {
+        self.share.as_deref().copied()
     }
 
     /// Where packets may go that it takes.

@@ -173,11 +173,11 @@ impl Isakmp {
     pub(super) fn rekeyed(&self, name: &str, pair: Pair) -> Option<ChildId> {
         let children = self.children.iter().rev();
         let mut same = children.filter(|child| {
-            child.sa.child == name
+            *child.sa.child == *name
                 && child.phase != Phase::Replaced
                 && child.announced
-                && child.sa.ts_local == [pair.local]
-                && child.sa.ts_remote == [pair.remote]
+                && *child.sa.ts_local == [pair.local]
+                && *child.sa.ts_remote == [pair.remote]
         });
         same.next().map(|child| child.sa.id)
     }

@@ -52,7 +52,7 @@ impl Isakmp {
         match self.child_config(&name) {
             Some(config) => self.ask(ctx, &config, pair, Some(id)),
             None => tracing::info!(
-                child = name,
+                child = &*name,
                 "is not configured any more: it is not rekeyed"
             ),
         }

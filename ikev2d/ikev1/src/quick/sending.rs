@@ -109,7 +109,7 @@ impl Isakmp {
             return;
         };
         tracing::warn!(
-            child = gone.sa.child,
+            child = &*gone.sa.child,
             reason,
             "nothing can be sent through a child SA"
         );
@@ -125,7 +125,7 @@ impl Isakmp {
         } else if gone.asked && !gone.announced {
             ctx.event(Event::InitiateFailed {
                 connection: self.connection.name.clone(),
-                child: Some(gone.sa.child.clone()),
+                child: Some(gone.sa.child.to_string()),
                 reason: reason.to_owned(),
             });
         }

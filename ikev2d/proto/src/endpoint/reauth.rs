@@ -89,11 +89,16 @@ fn begin(
             !child.part || !others.any(|other| !other.part || other.sa.id.0 < child.sa.id.0)
         })
         .filter(|child| child.sa.replaces.is_none_or(|id| old.child(id).is_none()))
-        .filter(|child| connection.children.iter().any(|c| c.name == child.sa.child))
+        .filter(|child| {
+            connection
+                .children
+                .iter()
+                .any(|c| *c.name == *child.sa.child)
+        })
         // Those beside the first for the same traffic follow it.
         .filter(|child| !old.has_elder(child))
         .map(|child| Task::Child {
-            name: child.sa.child.clone(),
+            name: child.sa.child.to_string(),
             rekeys: None,
             group: None,
             not_before: None,

@@ -454,7 +454,7 @@ impl IkeSa {
     /// Without the addresses that we ask for nothing can be done: the children are given up, and the
     /// IKE SA is closed.
     fn go_unconfigured(&mut self, ctx: &mut Ctx<'_>, reason: &str) {
-        for task in std::mem::take(&mut self.tasks) {
+        for task in std::mem::take(&mut *self.tasks) {
             if let Task::Child { name, .. } = task {
                 let asked = Asked {
                     name,

@@ -381,16 +381,16 @@ impl IkeSa {
         } = chosen;
         let sa = Arc::new(ChildSa {
             id: ChildId(ctx.out.id()),
-            connection: self.connection.name.clone(),
-            child: config.name.clone(),
+            connection: ctx.out.names.of(&self.connection.name),
+            child: ctx.out.names.of(&config.name),
             spi_in: spi_in.value(),
             spi_out,
             path: self.path,
             udp_encap: self.udp_encap(),
             transport,
             suite,
-            ts_local,
-            ts_remote,
+            ts_local: ts_local.into(),
+            ts_remote: ts_remote.into(),
             replaces,
             resource,
             told: Default::default(),
@@ -431,7 +431,7 @@ impl IkeSa {
         sa: &ChildSa,
     ) -> (Vec<ts::TrafficSelector>, Vec<ts::TrafficSelector>) {
         let all = &self.connection.children;
-        let Some(config) = all.iter().find(|config| config.name == sa.child) else {
+        let Some(config) = all.iter().find(|config| *config.name == *sa.child) else {
             return Default::default();
         };
         let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
@@ -482,7 +482,7 @@ impl IkeSa {
         let old = rekeys.and_then(|old| self.child(old)).map(|old| &*old.sa);
         let in_use = old.map(|old| self.in_use(old)).unwrap_or_default();
         let mut configs: Vec<&ChildConfig> = self.connection.children.iter().collect();
-        configs.sort_by_key(|config| old.is_some_and(|old| old.child != config.name));
+        configs.sort_by_key(|config| old.is_some_and(|old| *old.child != *config.name));
         for config in configs {
             let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
             let peers = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
@@ -492,7 +492,7 @@ impl IkeSa {
                 continue;
             }
             // What the peer leaves out altogether may have moved: its own child may still do.
-            let other = old.is_some_and(|old| old.child != config.name);
+            let other = old.is_some_and(|old| *old.child != *config.name);
             let lost = |used: &[ts::TrafficSelector], offer: &[_], new: &[_]| {
                 let wanted =
                     |ts: &&_| other || !ts::narrow(std::slice::from_ref(*ts), offer).is_empty();

@@ -193,7 +193,7 @@ impl IkeSa {
         let theirs = collision.as_ref().map(|theirs| theirs.new);
         let retry = |this: &mut Self, group, not_before| {
             let name = config.name.clone();
-            this.tasks.push_back(match (part, sibling) {
+            let task = match (part, sibling) {
                 (true, _) => {
                     let (local, remote) = this.resolved(&config);
                     Task::Part(Box::new(Part {
@@ -215,7 +215,8 @@ impl IkeSa {
                     group,
                     not_before,
                 },
-            });
+            };
+            this.tasks.push_back(task);
         };
         if let Some(error) = error_notify(parts) {
             match error.kind {
@@ -265,7 +266,7 @@ impl IkeSa {
                         let lives =
                             |c: &Child| matches!(c.phase, Phase::Installed | Phase::Rekeying);
                         let mut others = self.children.iter().filter(|c| lives(c));
-                        let other = others.any(|c| c.sa.child == name);
+                        let other = others.any(|c| *c.sa.child == *name);
                         if let Some(part) = part {
                             self.tasks.push_back(part);
                         } else if other && resource.is_some() {

@@ -187,7 +187,7 @@ impl IkeSa {
         let Some(child) = child.filter(|child| child.taken_up.is_some()) else {
             return;
         };
-        let name = child.sa.child.clone();
+        let name = child.sa.child.to_string();
         if self.successor(id).is_some() {
             return;
         }

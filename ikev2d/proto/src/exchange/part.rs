@@ -81,9 +81,9 @@ impl IkeSa {
             return None;
         }
         Some(Task::Part(Box::new(Part {
-            child: child.sa.child.clone(),
-            local: child.sa.ts_local.clone(),
-            remote: child.sa.ts_remote.clone(),
+            child: child.sa.child.to_string(),
+            local: child.sa.ts_local.to_vec(),
+            remote: child.sa.ts_remote.to_vec(),
             group: None,
             not_before,
         })))
@@ -97,7 +97,10 @@ impl IkeSa {
         if !self.child_config(name).is_some_and(alone) {
             return;
         }
-        let named = self.children.iter().filter(|child| child.sa.child == name);
+        let named = self
+            .children
+            .iter()
+            .filter(|child| *child.sa.child == *name);
         let there: Vec<&Child> = named
             .filter(|child| matches!(child.phase, Phase::Installed | Phase::Rekeying))
             .collect();

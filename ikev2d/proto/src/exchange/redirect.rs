@@ -144,7 +144,7 @@ impl IkeSa {
             // What is not begun here is for the other gateway.
             let asked = |task: &Task| matches!(task, Task::Child { rekeys: None, .. });
             let (asked, rest) = self.tasks.drain(..).partition(asked);
-            self.tasks = rest;
+            *self.tasks = rest;
             ctx.out.redirected.push((self.id, gateway, asked));
         }
     }

@@ -84,7 +84,7 @@ impl IkeSa {
     /// The same by the name of their configuration.
     fn first_named(&self, name: &str) -> Option<&Child> {
         let siblings = self.children.iter().filter(|child| child.is_sibling());
-        let siblings = siblings.filter(|child| child.sa.child == name);
+        let siblings = siblings.filter(|child| *child.sa.child == *name);
         siblings.min_by_key(|child| child.sa.resource)
     }
 

@@ -29,7 +29,7 @@ pub(crate) enum Phase {
 pub(crate) const AGAIN: Duration = Duration::from_secs(10);
 
 /// Connection, child and peer.
-pub(crate) type ChildRole = (String, String, Identity);
+pub(crate) type ChildRole = (Arc<str>, Arc<str>, Identity);
 
 /// A child SA.
 pub(crate) struct Child {
@@ -225,7 +225,7 @@ impl IkeSa {
     pub(crate) fn rekey_child(&mut self, id: ChildId) {
         if let Some(child) = self.child_mut(id).filter(|c| c.phase == Phase::Installed) {
             child.phase = Phase::Rekeying;
-            let name = child.sa.child.clone();
+            let name = child.sa.child.to_string();
             let task = Task::Child {
                 name,
                 rekeys: Some(id),
@@ -346,7 +346,7 @@ impl IkeSa {
         }
         if let Some(reason) = failure {
             tracing::warn!(reason, "child SA could not be installed");
-            let name = self.child(id).map(|child| child.sa.child.clone());
+            let name = self.child(id).map(|child| child.sa.child.to_string());
             if let Some(child) = self.child_mut(id) {
                 child.announced = false;
                 child.after = None;
@@ -388,7 +388,7 @@ impl IkeSa {
         let Some(child) = self.child_mut(id) else {
             return;
         };
-        let (name, replaces) = (child.sa.child.clone(), child.sa.replaces);
+        let (name, replaces) = (child.sa.child.to_string(), child.sa.replaces);
         let told = std::mem::take(&mut child.announced);
         let again = ctx.now + AGAIN;
         let part = self.task_for_part(id, Some(again));

@@ -148,13 +148,13 @@ impl IkeSa {
         let mut sizes = ladder(self.path, ctx.config.fragment_size);
         let largest = sizes.next().unwrap_or(MAX_MESSAGE);
         // The rung that was reached, or the last one.
-        sizes.take(self.rung).last().unwrap_or(largest)
+        sizes.take(self.rung.into()).last().unwrap_or(largest)
     }
 
     /// Nobody answers: perhaps it is too large for the path (RFC 7383 §2.5.2). Whether it gets smaller.
     pub(crate) fn step_down(&mut self, ctx: &Ctx<'_>) -> bool {
         let before = self.message_size(ctx);
-        self.rung += 1;
+        self.rung = self.rung.saturating_add(1);
         let smaller = self.message_size(ctx) < before;
         if !smaller {
             self.rung -= 1;

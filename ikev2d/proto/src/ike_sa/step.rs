@@ -13,6 +13,7 @@ use crate::config::{Connection, EndpointConfig, Identity, Secret, Unique};
 use crate::crypto::Crypto;
 use crate::event::{ChildId, Event, IkeId, Numbers, Transmit};
 use crate::exchange::redirect::Followed;
+use crate::names::Names;
 use crate::notified::Notified;
 use crate::pool::Pools;
 use crate::sk::Opened;
@@ -40,6 +41,7 @@ pub(crate) struct Outputs {
     pub(crate) transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) numbers: Numbers,
+    pub(crate) names: Names,
     /// IKE SAs that replace the endpoint's other ones with their peers.
     pub(crate) initial_contact: VecDeque<IkeId>,
     /// An IKE SA that a peer has just set up.

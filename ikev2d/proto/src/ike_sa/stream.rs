@@ -142,7 +142,7 @@ impl IkeSa {
         self.tell_path(ctx);
         match self.outstanding.take() {
             Some(mut outstanding) => {
-                for message in outstanding.sent.messages.iter() {
+                for message in outstanding.sent.messages() {
                     self.send(ctx, message.to_vec());
                 }
                 outstanding.stream = self.path.stream;
@@ -201,7 +201,7 @@ impl IkeSa {
         if path.stream.is_some()
             && let Some(mut outstanding) = self.outstanding.take()
         {
-            for message in outstanding.sent.messages.iter() {
+            for message in outstanding.sent.messages() {
                 self.send(ctx, message.to_vec());
             }
             outstanding.stream = path.stream;

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::window::TURN;
-use super::{Ctx, IkeSa, Phase, Request, Standing, State, Task, notifies};
+use super::{Ctx, IkeSa, Phase, Request, Sent, Standing, State, Task, notifies};
 use crate::event::{Event, Path, reason};
 use crate::wire::{Chain, Header, Payload, Reader, exchange, notify, payloads};
 
@@ -230,7 +230,7 @@ impl IkeSa {
     /// What the peer's member before has not answered, or has not heard the answer to, is nobody's (§8.1):
     /// ours is asked for anew, with another number.
     fn drop_half_done(&mut self, ctx: &mut Ctx<'_>) {
-        self.last_response = None;
+        self.last_response = Sent::default();
         self.awaited = None;
         self.forget_held();
         self.forget_fragments(&mut ctx.out.held);

@@ -252,6 +252,9 @@ impl IkeSa {
                 }
             }
         }
+        if self.tasks.is_empty() {
+            self.tasks.clear();
+        }
         self.finish_reauth(ctx);
         let authenticating = self.waiting.is_some() || matches!(self.asking(), Some(Request::Auth));
         if self.state == State::Established && self.pending.is_none() && !authenticating {

@@ -31,62 +31,60 @@ pub(super) struct Outstanding {
     pub(super) stream: Option<StreamId>,
 }
 
-/// A message as it was sent.
-pub(crate) struct Sent {
-    pub(super) messages: Messages,
-    /// What is inside, if it was too long for one datagram: to divide it further.
-    plain: Option<Box<(Header, Chain)>>,
-}
-
-/// One datagram, mostly, or fragments: as long as they are, since the last response of each IKE SA
-/// stays.
-pub(super) enum Messages {
+/// A message as it was sent; the last response of each IKE SA stays.
+pub(crate) enum Sent {
+    /// One datagram that is never divided; none where it is empty.
     Whole(Box<[u8]>),
-    Fragments(Box<[Box<[u8]>]>),
+    Divided(Box<Divided>),
 }
 
-impl Messages {
-    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let all = match self {
-            Self::Whole(message) => std::slice::from_ref(message),
-            Self::Fragments(fragments) => fragments,
-        };
-        all.iter().map(|message| &**message)
-    }
+/// A message that may be too long for one datagram.
+pub(crate) struct Divided {
+    /// One, or fragments.
+    messages: Box<[Box<[u8]>]>,
+    /// What is inside, to divide it further.
+    plain: (Header, Chain),
 }
 
-impl From<Vec<Vec<u8>>> for Messages {
-    fn from(messages: Vec<Vec<u8>>) -> Self {
-        let mut messages = messages.into_iter().map(Vec::into_boxed_slice);
-        match (messages.next(), messages.len()) {
-            (Some(whole), 0) => Self::Whole(whole),
-            (first, _) => Self::Fragments(first.into_iter().chain(messages).collect()),
-        }
+fn boxed(messages: Vec<Vec<u8>>) -> Box<[Box<[u8]>]> {
+    messages.into_iter().map(Vec::into_boxed_slice).collect()
+}
+
+impl Default for Sent {
+    fn default() -> Self {
+        Self::Whole(Box::default())
     }
 }
 
 impl Sent {
-    fn new(messages: Vec<Vec<u8>>, header: Header, chain: Chain) -> Self {
+    fn new(mut messages: Vec<Vec<u8>>, header: Header, chain: Chain) -> Self {
         // A message that fits the smallest datagram needs no second try.
-        let small = messages.iter().map(Vec::len).sum::<usize>() <= SMALL;
-        let plain = (!small).then(|| Box::new((header, chain)));
-        Self {
-            messages: messages.into(),
-            plain,
+        if let [whole] = &mut messages[..]
+            && whole.len() <= SMALL
+        {
+            return Self::clear(std::mem::take(whole));
         }
+        Self::Divided(Box::new(Divided {
+            messages: boxed(messages),
+            plain: (header, chain),
+        }))
     }
 
     /// A message in the clear.
     pub(crate) fn clear(message: Vec<u8>) -> Self {
-        Self {
-            messages: Messages::Whole(message.into()),
-            plain: None,
-        }
+        Self::Whole(message.into())
+    }
+
+    /// Its datagrams.
+    pub(super) fn messages(&self) -> impl Iterator<Item = &[u8]> {
+        let all = match self {
+            Self::Whole(message) if message.is_empty() => &[],
+            Self::Whole(message) => std::slice::from_ref(message),
+            Self::Divided(divided) => &divided.messages,
+        };
+        all.iter().map(|message| &**message)
     }
 }
-
-/// The response to the last request, for repetitions.
-pub(super) struct LastResponse(Sent);
 
 impl IkeSa {
     pub(super) fn header(&self, exchange: u8, id: u32, response: bool) -> Header {
@@ -205,7 +203,7 @@ impl IkeSa {
             });
         }
         let wait = ctx.config.retransmit_timeout;
-        for message in sent.messages.iter() {
+        for message in sent.messages() {
             self.send(ctx, message.to_vec());
         }
         self.outstanding = Some(Box::new(Outstanding {
@@ -230,7 +228,7 @@ impl IkeSa {
         if !self.is_said(outstanding.stream) {
             self.divide_further(ctx, &mut outstanding.sent);
             ctx.out.retransmits += 1;
-            for message in outstanding.sent.messages.iter() {
+            for message in outstanding.sent.messages() {
                 self.send(ctx, message.to_vec());
             }
             outstanding.stream = self.path.stream.filter(|_| !self.is_silent());
@@ -239,11 +237,11 @@ impl IkeSa {
     }
 
     fn divide_further(&mut self, ctx: &Ctx<'_>, sent: &mut Sent) {
-        if let Some((header, chain)) = sent.plain.as_deref()
+        if let Sent::Divided(sent) = sent
             && self.step_down(ctx)
-            && let Ok(messages) = self.seal(ctx, *header, chain)
+            && let Ok(messages) = self.seal(ctx, sent.plain.0, &sent.plain.1)
         {
-            sent.messages = messages.into();
+            sent.messages = boxed(messages);
         }
     }
 
@@ -275,22 +273,20 @@ impl IkeSa {
 
     pub(crate) fn respond_with(&mut self, ctx: &mut Ctx<'_>, id: u32, sent: Sent) {
         self.expected_request = id.wrapping_add(1);
-        for message in sent.messages.iter() {
+        for message in sent.messages() {
             self.send(ctx, message.to_vec());
         }
-        self.last_response = Some(LastResponse(sent));
+        self.last_response = sent;
     }
 
     /// Answers a request that was answered before, to where it came from.
     fn respond_again(&mut self, ctx: &mut Ctx<'_>, path: Path) {
-        let Some(LastResponse(mut sent)) = self.last_response.take() else {
-            return;
-        };
+        let mut sent = std::mem::take(&mut self.last_response);
         self.divide_further(ctx, &mut sent);
-        for message in sent.messages.iter() {
+        for message in sent.messages() {
             self.send_on(ctx, path, message.to_vec());
         }
-        self.last_response = Some(LastResponse(sent));
+        self.last_response = sent;
     }
 
     pub(crate) fn respond_notify(

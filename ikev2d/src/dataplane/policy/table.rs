@@ -200,7 +200,7 @@ impl Outbound {
             // Only those of single workers are left: better another's than none.
             return self.newest(facts, |_| true);
         };
-        let Some(Share { group, .. }) = first.share.filter(|_| worker != 0) else {
+        let Some(Share { group, .. }) = first.share().filter(|_| worker != 0) else {
             return Some(first);
         };
         let own = |share: Option<Share>| {
@@ -215,7 +215,7 @@ impl Outbound {
         facts: &Facts,
         among: impl Fn(Option<Share>) -> bool,
     ) -> Option<Arc<OutboundEntry>> {
-        let takes = |ranked: &Ranked| among(ranked.entry.share) && ranked.entry.takes(facts);
+        let takes = |ranked: &Ranked| among(ranked.entry.share()) && ranked.entry.takes(facts);
         let listed = self.listed.load();
         let mut best = listed.iter().find(|ranked| takes(ranked));
         let mut found;

@@ -43,11 +43,10 @@ impl Rig {
             host: host.parse().unwrap(),
             exception: PortSpec::None,
         });
-        // The same on the RTL, whose table is smaller.
+        // The same on the RTL.
         #[cfg(feature = "rtl")]
         if on_rtl() {
             config.rtl = Some(sim::BusTiming::default());
-            config.max_sas = 1024;
         }
         adjust(&mut config);
         let simulated = RunningCard::start(&config).unwrap();

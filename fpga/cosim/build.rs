@@ -22,17 +22,20 @@ mod rtl {
         parameters: &'static [&'static str],
     }
 
+    /// SAs of the card.
+    const SAS: &str = "SAS=4096";
+
     const CARD: Design = Design {
         name: "card",
         top: "ipa_card",
-        parameters: &["LANES=4", "SAS=1024", "QUEUES=8"],
+        parameters: &["LANES=4", SAS, "QUEUES=8"],
     };
 
     /// In every build, for the comparison with the functional model is `sim`'s.
     const PORT_STEER: Design = Design {
         name: "port_steer",
         top: "ipa_port_steer",
-        parameters: &["SAS=1024"],
+        parameters: &[SAS],
     };
 
     const BLOCKS: &[Design] = &[
@@ -130,6 +133,12 @@ static void tell_coverage(VerilatedContext&, const char*) {}
             write!(rust, "&{}, ", design.name.to_uppercase()).unwrap();
         }
         rust += "];\n";
+        let sas = SAS.trim_start_matches("SAS=");
+        writeln!(
+            rust,
+            "/// SAs that the card holds.\npub const SAS: u32 = {sas};"
+        )
+        .unwrap();
         for design in &designs {
             let folder = out.join(design.name);
             verilate(design, &rtl, &folder, coverage);

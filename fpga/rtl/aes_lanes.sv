@@ -14,7 +14,7 @@ module aes_lanes
   import aes_pkg::*;
 #(
   parameter  int unsigned LANES  = 4,
-  parameter  int unsigned SAS    = 512,
+  parameter  int unsigned SAS    = 4096,
   parameter  int unsigned ROM_ROUNDS = 4,        // the last ones, with S-boxes in block memory
   localparam int unsigned SaBits = $clog2(SAS)
 ) (

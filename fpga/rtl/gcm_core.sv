@@ -14,7 +14,7 @@ module gcm_core
   import ghash_pkg::*;
 #(
   parameter  int unsigned LANES    = 4,
-  parameter  int unsigned SAS      = 512,
+  parameter  int unsigned SAS      = 4096,
   parameter  int unsigned KARATSUBA  = karatsuba(),
   parameter  int unsigned ROM_ROUNDS = 4,        // see aes_lanes
   localparam int unsigned SaBits   = $clog2(SAS),

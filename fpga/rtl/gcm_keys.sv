@@ -11,7 +11,7 @@ module gcm_keys
   import ghash_pkg::*;
 #(
   parameter  int unsigned LANES  = 4,
-  parameter  int unsigned SAS    = 512,
+  parameter  int unsigned SAS    = 4096,
   localparam int unsigned SaBits = $clog2(SAS),
   localparam int unsigned Powers = 2 * LANES
 ) (

@@ -19,7 +19,7 @@ module ghash_lanes
   import ghash_pkg::*;
 #(
   parameter  int unsigned LANES     = 4,
-  parameter  int unsigned SAS       = 512,
+  parameter  int unsigned SAS       = 4096,
   parameter  int unsigned KARATSUBA = karatsuba(),
   localparam int unsigned SaBits    = $clog2(SAS),
   localparam int unsigned Powers    = 2 * LANES,

@@ -18,7 +18,7 @@ module ipa_card
   import ipa_pkg::completion_t;
 #(
   parameter  int unsigned LANES     = 4,
-  parameter  int unsigned SAS       = 512,
+  parameter  int unsigned SAS       = 4096,
   parameter  int unsigned QUEUES    = 8,
   parameter  int unsigned RULES     = MaxRules,  // of inline mode, of each direction
   parameter  int unsigned BEATS     = 512,       // of packets on their way in, and on their way out
@@ -120,7 +120,7 @@ module ipa_card
   output logic [63:0]  queue_bytes_o,
   output logic         queue_failed_o,
 
-  // Management: the table of SAs
+  // Management: the table of SAs, which a reset clears: not before key_ready_o was high behind it
   input  logic         sa_write_i,
   input  logic [31:0]  sa_index_i,               // for keys and state, too
   input  logic         sa_valid_i,
@@ -185,7 +185,7 @@ module ipa_card
   output logic [6:0]   exception_out_bytes_o,
   output logic [511:0] exception_out_data_o,
 
-  // Management: ports
+  // Management: ports; ways as the table of SAs not before key_ready_o was high behind a reset
   input  logic         spi_valid_i,              // of the SA sa_index_i
   output logic         spi_ready_o,
   input  logic         spi_add_i,

@@ -10,7 +10,7 @@ module ipa_decode
   import ipa_card_pkg::*;
   import ipa_pkg::submission_t;
 #(
-  parameter  int unsigned SAS       = 512,
+  parameter  int unsigned SAS       = 4096,
   localparam int unsigned SaBits    = $clog2(SAS),
   localparam int unsigned SlotBits  = $clog2(GatherSlots),
   localparam int unsigned IndexBits = $clog2(MaxGather)
@@ -68,23 +68,18 @@ module ipa_decode
   logic [63:0] addr_q;
   job_t        job_q;
 
-  // Validity apart, so that a reset clears it.
-  logic [SAS-1:0] valid_q;
-  sa_config_t     sa;
-  always_ff @(posedge clk_i) begin
-    if (!rst_ni)         valid_q <= '0;
-    else if (sa_write_i) valid_q[sa_index_i] <= sa_valid_i;
-  end
-  ram_1w1r #(.WIDTH($bits(sa_config_t)), .DEPTH(SAS)) u_sas (
-    .clk_i, .write_i(sa_write_i), .waddr_i(sa_index_i), .wdata_i(sa_config_i),
-    .raddr_i(SaBits'(s_descriptor_i.sa_index)), .rdata_o(sa)
+  logic       there;
+  sa_config_t sa;
+  ipa_sa_ram #(.WIDTH($bits(sa_config_t)), .DEPTH(SAS)) u_sas (
+    .clk_i, .rst_ni, .write_i(sa_write_i), .waddr_i(sa_index_i), .there_i(sa_valid_i),
+    .wdata_i(sa_config_i), .raddr_i(SaBits'(s_descriptor_i.sa_index)), .there_o(there), .rdata_o(sa)
   );
 
   logic        found, gathers, bad_list;
   logic [32:0] packet_end;
   logic [64:0] host_end;
   status_t     status;
-  assign found      = descriptor_q.sa_index < 32'(SAS) && valid_q[SaBits'(descriptor_q.sa_index)]
+  assign found      = descriptor_q.sa_index < 32'(SAS) && there
                       && sa.generation == descriptor_q.sa_generation;
   assign gathers    = descriptor_q.flags[1];
   assign bad_list   = descriptor_q.entries == '0 || descriptor_q.entries > 16'(MaxGather)

@@ -10,7 +10,7 @@
 module ipa_esp_plan
   import ipa_card_pkg::*;
 #(
-  parameter  int unsigned SAS      = 512,
+  parameter  int unsigned SAS      = 4096,
   localparam int unsigned SaBits   = $clog2(SAS),
   localparam int unsigned WordBits = 5           // words of a window: 32 of 64 bits
 ) (

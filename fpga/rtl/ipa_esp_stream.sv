@@ -9,7 +9,7 @@
 module ipa_esp_stream
   import ipa_card_pkg::*;
 #(
-  parameter  int unsigned SAS    = 512,
+  parameter  int unsigned SAS    = 4096,
   localparam int unsigned SaBits = $clog2(SAS)
 ) (
   input  logic              clk_i,

@@ -9,7 +9,7 @@
 module ipa_esp_verdict
   import ipa_card_pkg::*;
 #(
-  parameter  int unsigned SAS      = 512,
+  parameter  int unsigned SAS      = 4096,
   localparam int unsigned SaBits   = $clog2(SAS),
   localparam int unsigned WordBits = 5
 ) (

@@ -10,7 +10,7 @@ module ipa_finish
   import ipa_card_pkg::*;
   import ipa_pkg::completion_t;
 #(
-  parameter  int unsigned SAS       = 512,
+  parameter  int unsigned SAS       = 4096,
   parameter  int unsigned QUEUES    = 8,
   parameter  int unsigned ACKS      = 128,       // open completions, a power of two
   localparam int unsigned SaBits    = $clog2(SAS),

@@ -10,7 +10,7 @@ module ipa_gcm
   import ghash_pkg::*;
 #(
   parameter  int unsigned LANES    = 4,
-  parameter  int unsigned SAS      = 512,
+  parameter  int unsigned SAS      = 4096,
   parameter  int unsigned QUEUE    = 64,
   parameter  int unsigned KARATSUBA  = karatsuba(),
   parameter  int unsigned ROM_ROUNDS = 4,        // see aes_lanes

@@ -8,7 +8,7 @@
 module ipa_port_jobs
   import ipa_card_pkg::*;
 #(
-  parameter  int unsigned SAS    = 1024,
+  parameter  int unsigned SAS    = 4096,
   localparam int unsigned SaBits = $clog2(SAS)
 ) (
   input  logic              clk_i,
@@ -60,7 +60,7 @@ module ipa_port_jobs
   assign goes   = state_q == Idle && run_i && (wire_valid_i || host_valid_i);
 
   // -- The SA -------------------------------------------------------------------------------------
-  logic [SAS-1:0]    valid_q;
+  logic              there;
   logic [SaBits-1:0] index;
   logic [31:0]       sa_index;
   sa_config_t        sa;
@@ -68,16 +68,12 @@ module ipa_port_jobs
   job_t              job_q;
   assign index    = source ? wire_sa_i : SaBits'(host_sa_index_i);
   assign sa_index = wire_q ? 32'(wire_sa_i) : host_sa_index_i;
-  assign found    = sa_index < 32'(SAS) && valid_q[SaBits'(sa_index)]
+  assign found    = sa_index < 32'(SAS) && there
                     && (wire_q || sa.generation == host_sa_generation_i)
                     && sa.outbound == !wire_q;
-  always_ff @(posedge clk_i) begin
-    if (!rst_ni)         valid_q <= '0;
-    else if (sa_write_i) valid_q[sa_index_i] <= sa_valid_i;
-  end
-  ram_1w1r #(.WIDTH($bits(sa_config_t)), .DEPTH(SAS)) u_sas (
-    .clk_i, .write_i(sa_write_i), .waddr_i(sa_index_i), .wdata_i(sa_config_i), .raddr_i(index),
-    .rdata_o(sa)
+  ipa_sa_ram #(.WIDTH($bits(sa_config_t)), .DEPTH(SAS)) u_sas (
+    .clk_i, .rst_ni, .write_i(sa_write_i), .waddr_i(sa_index_i), .there_i(sa_valid_i),
+    .wdata_i(sa_config_i), .raddr_i(index), .there_o(there), .rdata_o(sa)
   );
 
   status_t     status;
@@ -161,13 +157,14 @@ module ipa_port_jobs
   logic [1:0]        valid, ready, last, held_q, lasts_q, inside_q;       // wire, host
   logic [1023:0]     data, datas_q;
   logic [SaBits-1:0] some_q, wire_sa_q;
-  logic              some_there_q, some_valid_q;
-  sa_config_t        some_sa_q, sa_q;
+  logic              some_valid_q, held;
+  sa_config_t        some_sa_q, sa_q, held_sa;
   logic [14:0]       wire_end_q, host_octets_q, packet_len, len_q;
   logic [63:0]       host_sa_q;
   logic [9:0]        out_q, beats;               // that have left; that are to leave
   logic [511:0]      front_q;                    // the beat that came before
   job_t              offered_q;
+  assign {held, held_sa} = u_sas.u_ram.memory[some_q];
   assign valid      = {wire_valid_i, host_valid_i};
   assign ready      = {wire_ready_o, host_ready_o};
   assign last       = {wire_last_i, host_last_i};
@@ -185,12 +182,7 @@ module ipa_port_jobs
     host_octets_q <= host_octets_i;
     host_sa_q     <= {host_sa_index_i, host_sa_generation_i};
     offered_q     <= job_o;
-    if (!started_q) begin
-      some_there_q <= 1'b0;
-    end else if (sa_write_i && sa_index_i == some_q) begin
-      some_there_q <= 1'b1;
-      some_sa_q    <= sa_config_i;
-    end
+    if (sa_write_i && sa_index_i == some_q) some_sa_q <= sa_config_i;
     if (!rst_ni) begin
       some_valid_q <= 1'b0;
       inside_q     <= '0;
@@ -221,7 +213,7 @@ module ipa_port_jobs
     if (take) front_q <= in_data;
     if (state_q == Look) begin
       len_q    <= packet_len;
-      knows_q  <= sa_index == 32'(some_q) && (some_there_q || !some_valid_q);
+      knows_q  <= sa_index == 32'(some_q);
       sa_q     <= some_sa_q;
       should_q <= some_valid_q && some_sa_q.outbound == !wire_q
                   && (wire_q || (some_sa_q.generation == host_sa_generation_i
@@ -230,7 +222,6 @@ module ipa_port_jobs
   end
   always_comb begin
     if (!started_q) assume (!rst_ni);
-    if (started_q && some_there_q) assert (u_sas.memory[some_q] == some_sa_q);
     if (started_q && rst_ni) begin
       // Beats stay until they are taken, and what is said of a packet as long as it is there.
       for (int s = 0; s < 2; s++) begin
@@ -246,8 +237,8 @@ module ipa_port_jobs
       end
       assume (wire_end_i >= 15'd14 && wire_end_i <= 15'(MaxPacket));
       assume (host_octets_i <= 15'(MaxPacket));
-      // The management changes SAs while no packet begins.
-      if (goes) assume (!sa_write_i);
+      // The management changes SAs while no packet begins, and not before the table is cleared.
+      if (goes || !u_sas.cleared_q) assume (!sa_write_i);
 
       // One packet after the other, in turns.
       if (goes) assert (run_i && !busy_q && inside_q == '0);
@@ -279,12 +270,19 @@ module ipa_port_jobs
 
       // What induction needs to know.
       assert (busy_q == (state_q != Idle) && state_q <= Drain);
-      assert (valid_q[some_q] == some_valid_q && (busy_q || inside_q == '0));
+      assert (busy_q || inside_q == '0);
+      if (u_sas.cleared_q) begin
+        assert (held == some_valid_q && (!held || held_sa == some_sa_q));
+      end else begin
+        assert (!some_valid_q && !u_sas.known_q && (some_q >= u_sas.clear_q || !held));
+      end
       assert (!(waited_wire_q && wire_q) && !(waited_host_q && !wire_q));
       if (state_q == Look || state_q == Issue) assert (!told_q && out_q == 0);
       if (state_q == Look || state_q == Issue) assert (valid[wire_q] && held_q[wire_q]);
       if (state_q inside {Look, Issue}) assert (!begun_q && !over_q && inside_q == '0);
-      if (state_q == Look && some_there_q && SaBits'(sa_index) == some_q) assert (sa == some_sa_q);
+      if (state_q == Look && SaBits'(sa_index) == some_q) begin
+        assert (there == some_valid_q && (!there || sa == some_sa_q));
+      end
       if (state_q inside {Issue, Stream}) assert (ended_q == over_q && job_q.len == len_q);
       if (state_q == Issue) assert (len_q == packet_len);
       if (state_q inside {Issue, Stream}) begin

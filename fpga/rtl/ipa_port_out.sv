@@ -12,7 +12,7 @@
 module ipa_port_out
   import ipa_card_pkg::*;
 #(
-  parameter  int unsigned SAS       = 1024,
+  parameter  int unsigned SAS       = 4096,
   parameter  int unsigned RULES     = MaxRules,
   localparam int unsigned SaBits    = $clog2(SAS),
   localparam int unsigned IndexBits = $clog2(RULES)
@@ -115,15 +115,11 @@ module ipa_port_out
   );
 
   // -- Who takes it on ----------------------------------------------------------------------------
-  logic [SAS-1:0] known_q;
-  logic [47:0]    mac;
-  always_ff @(posedge clk_i) begin
-    if (!rst_ni)          known_q <= '0;
-    else if (way_write_i) known_q[way_index_i] <= way_known_i;
-  end
-  ram_1w1r #(.WIDTH(48), .DEPTH(SAS)) u_ways (
-    .clk_i, .write_i(way_write_i), .waddr_i(way_index_i), .wdata_i(way_mac_i),
-    .raddr_i(SaBits'(done_sa_index_i)), .rdata_o(mac)
+  logic        known;
+  logic [47:0] mac;
+  ipa_sa_ram #(.WIDTH(48), .DEPTH(SAS)) u_ways (
+    .clk_i, .rst_ni, .write_i(way_write_i), .waddr_i(way_index_i), .there_i(way_known_i),
+    .wdata_i(way_mac_i), .raddr_i(SaBits'(done_sa_index_i)), .there_o(known), .rdata_o(mac)
   );
 
   // -- Whether it may -----------------------------------------------------------------------------
@@ -168,12 +164,11 @@ module ipa_port_out
   end
 
   // -- What becomes of it -------------------------------------------------------------------------
-  logic     too_big, known, verdict_valid, verdict_ready, first_q;
+  logic     too_big, verdict_valid, verdict_ready, first_q;
   verdict_t verdict_in, verdict;
   logic [3:0]   unused_verdicts;
   logic [511:0] out_data;
   assign too_big = 16'(done_len_i) > mtu_i;
-  assign known   = known_q[SaBits'(done_sa_index_i)];
   always_comb begin
     verdict_in.way = ToNobody;
     if (done_wire_i && opens && found_q)             verdict_in.way = ToHost;
@@ -246,7 +241,7 @@ module ipa_port_out
   assign judged = 5'(unused_verdicts);
   assign known_frames = 5'(u_store.unused_frames);
   assign sealed = done_good_i && !done_wire_i && done_len_i != 0 && 16'(done_len_i) <= mtu_i
-                  && known_q[SaBits'(done_sa_index_i)];
+                  && known;
   assign opened = done_good_i && done_wire_i && done_len_i != 0
                   && done_next_header_i != ProtocolNone && looked_q && fits_q;
   always_ff @(posedge clk_i) begin

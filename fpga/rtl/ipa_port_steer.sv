@@ -16,7 +16,7 @@
 module ipa_port_steer
   import ipa_card_pkg::*;
 #(
-  parameter  int unsigned SAS    = 1024,
+  parameter  int unsigned SAS    = 4096,
   parameter  int unsigned BEATS  = 512,          // that are stored: two of the longest frames
   localparam int unsigned SaBits = $clog2(SAS)
 ) (
@@ -122,7 +122,7 @@ module ipa_port_steer
   assign in_udp = udp && datagram >= 17'd9 && in_datagram != '0;
   assign spi    = swap32(in_udp ? in_datagram : behind[31:0]);
   assign looks  = !frame.damaged && (esp || in_udp);
-  ipa_spi_table #(.INDEX_BITS(SaBits)) u_spis (
+  ipa_spi_table #(.INDEX_BITS(SaBits), .PLACES(SAS)) u_spis (
     .clk_i, .rst_ni, .set_valid_i, .set_ready_o, .set_add_i, .set_spi_i, .set_index_i, .set_done_o,
     .set_full_o, .look_valid_i(state_q == Judge && looks && verdict_in_ready),
     .look_ready_o(look_ready), .look_spi_i(spi), .found_valid_o(found_valid), .found_o(found),

@@ -15,7 +15,7 @@
 module ipa_ports
   import ipa_card_pkg::*;
 #(
-  parameter  int unsigned SAS       = 1024,
+  parameter  int unsigned SAS       = 4096,
   parameter  int unsigned RULES     = MaxRules,
   localparam int unsigned SaBits    = $clog2(SAS),
   localparam int unsigned IndexBits = $clog2(RULES)

@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 RTL = HERE.parent / "rtl"
 PACKAGES = ["aes_pkg", "ghash_pkg", "ipa_card_pkg", "ipa_pkg",
             "generated/ipa_registers_pkg", "generated/ipa_doorbells_pkg"]
-SAS = "SAS=1024"
+SAS = "SAS=4096"
 
 # Block: module and parameters.
 XCUP = {

@@ -243,7 +243,7 @@ impl SimulatedCard {
             )?;
             check(
                 "SAs of the RTL",
-                "1 to 1024",
+                "1 to 4096",
                 max_sas.into(),
                 1..=rtl::MAX_SAS.into(),
             )?;

@@ -123,7 +123,6 @@ impl Model {
     fn adjust(self, config: &mut CardConfig) {
         if self == Self::Rtl {
             config.rtl = Some(BusTiming::default());
-            config.max_sas = config.max_sas.min(1024);
         }
     }
 

@@ -34,7 +34,7 @@ read_xdc -mode out_of_context [file join $here u50.xdc]
 
 file mkdir $output
 synth_design -top ipa_card -mode out_of_context -flatten_hierarchy rebuilt \
-  -verilog_define SYNTHESIS=1 -generic LANES=$lanes -generic SAS=1024 -generic QUEUES=8
+  -verilog_define SYNTHESIS=1 -generic LANES=$lanes -generic SAS=4096 -generic QUEUES=8
 report_utilization -hierarchical -file [file join $output utilization-synthesised.rpt]
 opt_design
 place_design

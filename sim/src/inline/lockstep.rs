@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod both;
+mod table;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -115,7 +116,7 @@ impl Rig {
             number: 0,
             of: 1,
             queues: 8,
-            max_sas: 1024,
+            max_sas: crate::rtl::MAX_SAS,
             faults: FaultPlan::default(),
             polls: false,
             null_crypto: false,

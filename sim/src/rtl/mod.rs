@@ -59,7 +59,9 @@ pub(crate) const MAX_PACKET: u32 = 16384;
 /// Largest replay window.
 pub(crate) const MAX_WINDOW: u32 = 1024;
 /// SAs that it holds.
-pub(crate) const MAX_SAS: u32 = 1024;
+pub(crate) const MAX_SAS: u32 = 4096;
+#[cfg(feature = "rtl")]
+const _: () = assert!(MAX_SAS == fpga_cosim::card::SAS);
 /// Rules that it holds.
 pub(crate) const MAX_RULES: usize = 256;
 /// Queue pairs that it has.

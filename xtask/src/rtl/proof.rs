@@ -241,6 +241,20 @@ const PROOFS: &[Proof] = &[
         ],
     },
     Proof {
+        module: "ipa_sa_ram",
+        with: &["ram_1w1r.sv"],
+        parameters: &["WIDTH=4", "DEPTH=4"],
+        depth: 2,
+        flat: true,
+        mutants: &[
+            // What was there before a reset is seen while it is cleared, or at its end.
+            ("there && known_q;", "there;"),
+            ("known_q <= cleared_q;", "known_q <= 1'b1;"),
+            ("AddrBits'(DEPTH - 1);", "AddrBits'(DEPTH - 2);"),
+            ("? {there_i, wdata_i} : '0)", "? {1'b1, wdata_i} : '0)"),
+        ],
+    },
+    Proof {
         module: "ipa_spi_table",
         with: &[],
         parameters: &["SPI_BITS=5", "INDEX_BITS=2", "PLACES=4", "SPILL=2"],
@@ -361,12 +375,12 @@ const PROOFS: &[Proof] = &[
     },
     Proof {
         module: "ipa_port_jobs",
-        with: &["ipa_card_pkg.sv", "ram_1w1r.sv"],
+        with: &["ipa_card_pkg.sv", "ram_1w1r.sv", "ipa_sa_ram.sv"],
         parameters: &["SAS=4"],
         depth: 2,
         flat: true,
         mutants: &[
-            ("sa_index < 32'(SAS) && valid_q", "valid_q"),
+            ("sa_index < 32'(SAS) && there", "there"),
             ("&& sa.outbound == !wire_q;", ";"),
             ("<= job_q.has_data ? Stream : Drain;", "<= Stream;"),
             ("16'(LeadOctets) + 16'd63) >> 6", "16'd63) >> 6"),
@@ -428,6 +442,7 @@ const PROOFS: &[Proof] = &[
         with: &[
             "ipa_card_pkg.sv",
             "ram_1w1r.sv",
+            "ipa_sa_ram.sv",
             "ipa_fifo.sv",
             "ipa_fifo_ram.sv",
             "ipa_port_store.sv",

@@ -9,6 +9,8 @@ mod state;
 
 use std::collections::VecDeque;
 
+pub use crate::designs::SAS;
+
 use crate::designs::CARD;
 use crate::{Input, Model, Output};
 
@@ -24,8 +26,6 @@ pub use state::{
 use host::Host;
 use ports::Streams;
 
-/// SAs that it holds.
-pub const SAS: u32 = 1024;
 /// Queue pairs that it has.
 pub const QUEUES: u16 = 8;
 /// Largest packet, sealed or not (`ipa_card_pkg::MaxPacket`).
@@ -366,7 +366,7 @@ impl RtlCard {
     }
 
     /// Puts an SA's fixed part into the table, or takes it out: descriptors that are decoded from here on
-    /// find it, or don't.
+    /// find it, or don't. Behind a reset the table is cleared first, for as long as no key is taken.
     pub fn set_sa(&mut self, index: u32, config: Option<&SaConfig>, memory: &mut dyn HostMemory) {
         self.model.put(self.ports.sa_index, index.into());
         self.model.put(self.ports.sa_valid, config.is_some().into());

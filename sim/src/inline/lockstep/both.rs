@@ -12,7 +12,7 @@ use offload_api::queue::Status;
 use super::*;
 
 /// Entries of the queue's rings, of which one round uses fewer.
-const DEPTH: usize = 128;
+pub(super) const DEPTH: usize = 128;
 const SUBMISSIONS: usize = 0;
 const COMPLETIONS: usize = SUBMISSIONS + DEPTH * size_of::<Submission>();
 const BUFFERS: usize = COMPLETIONS + DEPTH * size_of::<Completion>();
@@ -23,9 +23,25 @@ const HEADROOM: usize = 128;
 const USED: std::ops::Range<usize> = 1..PAIRS - 1;
 
 /// The driver's memory.
-struct Memory(Vec<u8>);
+pub(super) struct Memory(Vec<u8>);
 
 impl Memory {
+    /// With rings and buffers, of which the card is told.
+    pub(super) fn with_queue(rig: &Rig) -> Self {
+        let mut memory = Self(vec![0; BUFFERS + DEPTH * BUFFER]);
+        let setup = QueueSetup {
+            submissions: SUBMISSIONS as u64,
+            completions: COMPLETIONS as u64,
+            depth_log2: DEPTH.trailing_zeros() as u8,
+            priority: 0,
+        };
+        let mut core = rig.card.lock();
+        let card = &mut core.rtl.as_mut().unwrap().card;
+        card.set_queue(0, Some(&setup), &mut memory);
+        drop(core);
+        memory
+    }
+
     fn put(&mut self, at: usize, octets: &[u8]) -> bool {
         let place = self.0.get_mut(at..at + octets.len());
         place.map(|place| place.copy_from_slice(octets)).is_some()
@@ -47,7 +63,7 @@ impl HostMemory for Memory {
 }
 
 #[derive(Default)]
-struct Traffic {
+pub(super) struct Traffic {
     coming: [VecDeque<Vec<u8>>; 3],
     left: [Vec<Vec<u8>>; 3],
 }
@@ -63,10 +79,10 @@ impl PortTraffic for Traffic {
 }
 
 /// What a descriptor asks for.
-struct Asked {
-    pair: usize,
-    seals: bool,
-    octets: Vec<u8>,
+pub(super) struct Asked {
+    pub(super) pair: usize,
+    pub(super) seals: bool,
+    pub(super) octets: Vec<u8>,
 }
 
 /// What an SA has sealed under one of its numbers.
@@ -127,8 +143,9 @@ fn whose(packet: &[u8], outers: &[Outer]) -> (usize, u32) {
     (pair, word(esp_at(&outers[pair]) + 4))
 }
 
-/// Both kinds of traffic in one go; the completions, each with the octets that it names.
-fn run(
+/// Both kinds of traffic in one go, through SAs of which each pair has two; the completions, each with the
+/// octets that it names.
+pub(super) fn run(
     rig: &Rig,
     memory: &mut Memory,
     tail: &mut usize,
@@ -212,19 +229,7 @@ fn descriptors_and_ports_share_the_rtls_sas() {
             rig.round();
         }
     }
-    let mut memory = Memory(vec![0; BUFFERS + DEPTH * BUFFER]);
-    let setup = QueueSetup {
-        submissions: SUBMISSIONS as u64,
-        completions: COMPLETIONS as u64,
-        depth_log2: DEPTH.trailing_zeros() as u8,
-        priority: 0,
-    };
-    {
-        let mut core = rtl.card.lock();
-        let card = &mut core.rtl.as_mut().unwrap().card;
-        card.set_queue(0, Some(&setup), &mut memory);
-    }
-
+    let mut memory = Memory::with_queue(&rtl);
     let mut fresh: Vec<((usize, u32), Vec<u8>)> = Vec::new();
     let mut last = [0; PAIRS];
     let (mut tail, mut done, mut changes, mut races) = (0, 0, 0, [0, 0]);

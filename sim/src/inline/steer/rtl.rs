@@ -13,7 +13,9 @@ use crate::rtl::random;
 /// Octets of a beat.
 const BEAT: usize = 64;
 /// SAs of the table.
-const SAS: u64 = 1024;
+const SAS: u64 = fpga_cosim::card::SAS as u64;
+/// SAs that are replaced by others, one at a time.
+const REKEYED: u64 = 5 * SAS;
 /// Octets behind the Ethernet header up to which the RTL follows headers.
 const LAST_HEADER: usize = 96;
 /// Octets of the longest frame that it takes.
@@ -287,6 +289,16 @@ fn the_rtl_steers_like_the_functional_model() {
         assert!(rtl.set(spi, Some(sa), sa), "room for {SAS} SAs");
         leads.insert(spi, sa);
         spis.push(spi);
+    }
+    // As SAs are rekeyed for long: there is always room for as many.
+    for _ in 0..REKEYED {
+        let sa = random(&mut seed) % SAS;
+        let place = &mut spis[sa as usize];
+        assert!(rtl.set(*place, None, sa));
+        leads.remove(place);
+        *place = random(&mut seed) as u32 | 0x100;
+        assert!(rtl.set(*place, Some(sa), sa), "room for {SAS} SAs");
+        leads.insert(*place, sa);
     }
     for (sa, spi) in (0..SAS).zip(spis.clone()).step_by(3) {
         // Not by an SA to which it does not lead.

@@ -17,7 +17,7 @@ mod schedule;
 mod text;
 
 use lockstep::{lockstep, tail};
-use long::long;
+use long::{Rest, long};
 pub(crate) use schedule::Schedule;
 
 use crate::Direction;
@@ -99,6 +99,7 @@ fn burst<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
         Direction::Open
     };
     let mut waiting = [const { Waiting::NONE }; LONG];
+    let mut begun = Rest::none();
     fn shape_of<'a>(packet: &Packet<'a>, direction: Direction) -> Option<(&'a Schedule, usize)> {
         let table = packet.key.table(direction)?;
         let shape = shape(packet.body.len(), table.is_long());
@@ -133,11 +134,12 @@ fn burst<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
             }
         } else {
             match schedule.count {
-                10 => long::<10, SEAL>(item),
-                _ => long::<14, SEAL>(item),
+                10 => long::<10, SEAL>(item, &mut begun),
+                _ => long::<14, SEAL>(item, &mut begun),
             }
         }
     }
+    begun.finish_alone::<SEAL>();
     for (shape, waiting) in waiting.iter_mut().enumerate() {
         if waiting.count != 0 {
             for item in waiting.items.iter_mut().filter_map(Option::take) {

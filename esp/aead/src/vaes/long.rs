@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Packets that fill the processor by themselves: while some vectors go through the rounds, those before
-//! are hashed.
+//! are hashed; the last ones of a packet that is sealed, while the next packet begins.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 #![allow(
     clippy::needless_range_loop,
@@ -11,7 +11,7 @@ use core::arch::x86_64::*;
 
 use super::Item;
 use super::ghash::Sum;
-use super::schedule::{SEGMENT, Schedule};
+use super::schedule::{SEGMENT, Schedule, of_group};
 use super::text::{fetch, finish, frame, in_order, load, put, reversal, rounds, tail_mask, wipe};
 
 /// Vectors that a long packet has in flight.
@@ -60,19 +60,11 @@ impl Stream<'_> {
         self.later = later;
     }
 
+    /// The pending vectors were hashed.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn product(&self, at: usize) -> Sum {
-        let mut product = Sum::of(self.pending[at], self.schedule, self.weight - 4 * at);
-        product.in_order();
-        product
-    }
-
-    /// So many vectors were hashed.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn hashed(&mut self, vectors: usize) {
-        self.weight = self.weight.saturating_sub(4 * vectors);
+    fn hashed(&mut self) {
+        self.weight -= 4 * GROUP;
         if self.weight == 1 && self.later != 0 {
             let front = self.sum.reduce();
             self.segment(front, self.later, -1);
@@ -119,9 +111,75 @@ fn counter_blocks(nonce: __m128i, first: u32) -> __m512i {
     _mm512_or_si512(counters, _mm512_broadcast_i32x4(nonce))
 }
 
-/// N vectors through the rounds; meanwhile P earlier ones, an even number, are hashed. EDGE: the last is
-/// the packet's last, of which `mask` is there, and `ride` the lane in which J0 goes along; PAD: it goes
-/// by itself. Its stream is returned.
+/// What is left to do for a packet that is through the rounds: its last vectors are hashed while the next
+/// one's first go through them.
+pub(super) struct Rest<'a, 'packet> {
+    item: Option<Item<'a, 'packet>>,
+    sum: Sum,
+    weight: usize,
+    /// Those that are not there are zeros.
+    pending: [__m512i; GROUP],
+    pad: __m128i,
+}
+
+impl Rest<'_, '_> {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn none() -> Self {
+        Self {
+            item: None,
+            sum: Sum::NONE,
+            weight: 1,
+            pending: [_mm512_setzero_si512(); GROUP],
+            pad: _mm_setzero_si128(),
+        }
+    }
+
+    /// Finishes it with no packet behind it.
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn finish_alone<const SEAL: bool>(&mut self) {
+        if let Some((schedule, _)) = self.item {
+            let mut sum = self.sum;
+            for at in 0..GROUP {
+                sum.add_one(&product(&self.pending, at, schedule, self.weight));
+            }
+            self.finish::<SEAL>(&sum);
+        }
+    }
+
+    /// When all of it is in the sum.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+    fn finish<const SEAL: bool>(&mut self, sum: &Sum) {
+        if let Some((_, packet)) = self.item.take() {
+            finish::<SEAL>(packet, sum.reduce(), self.pad);
+        }
+    }
+}
+
+/// Of one vector of a group whose first block has this weight.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn product(pending: &[__m512i; GROUP], at: usize, schedule: &Schedule, weight: usize) -> Sum {
+    let (powers, middles) = of_group(schedule, weight, at);
+    let mut product = Sum::product(pending[at], powers, middles);
+    product.in_order();
+    product
+}
+
+/// What is hashed while vectors go through the rounds.
+mod hash {
+    pub(super) const NOTHING: usize = 0;
+    /// The vectors before them.
+    pub(super) const OWN: usize = 1;
+    /// What is left of the packet before.
+    pub(super) const REST: usize = 2;
+}
+
+/// N vectors through the rounds; meanwhile earlier ones are hashed. EDGE: the last is the packet's last, of
+/// which `mask` is there, and `ride` the lane in which J0 goes along; PAD: it goes by itself. Its stream is
+/// returned.
 ///
 /// # Safety
 /// That much of the body is left.
@@ -131,11 +189,12 @@ unsafe fn step<
     const R: usize,
     const SEAL: bool,
     const N: usize,
-    const P: usize,
+    const HASH: usize,
     const EDGE: bool,
     const PAD: bool,
 >(
     stream: &mut Stream<'_>,
+    rest: &mut Rest<'_, '_>,
     mask: u64,
     ride: u16,
 ) -> __m128i {
@@ -151,6 +210,10 @@ unsafe fn step<
         }
         state[n] = _mm512_xor_si512(state[n], _mm512_broadcast_i32x4(first));
     }
+    let (mut sum, pending, schedule, weight) = match (HASH, &rest.item) {
+        (hash::REST, Some((schedule, _))) => (rest.sum, &rest.pending, *schedule, rest.weight),
+        _ => (stream.sum, &stream.pending, stream.schedule, stream.weight),
+    };
     let mut held = Sum::NONE;
     rounds!(R, r => {
         let round = load(&keys[r]);
@@ -163,17 +226,24 @@ unsafe fn step<
             pad = _mm_aesenc_si128(pad, round);
         }
         for k in 0..GROUP {
-            if k < P && r == 1 + k * (R - 1) / GROUP {
-                let product = stream.product(k);
+            if HASH != hash::NOTHING && r == 1 + k * (R - 1) / GROUP {
+                let product = product(pending, k, schedule, weight);
                 if k % 2 == 0 {
                     held = product;
                 } else {
-                    stream.sum.add_two(&held, &product);
+                    sum.add_two(&held, &product);
                 }
             }
         }
     });
-    stream.hashed(P);
+    match HASH {
+        hash::OWN => {
+            stream.sum = sum;
+            stream.hashed();
+        }
+        hash::REST => rest.finish::<SEAL>(&sum),
+        _ => {}
+    }
     let round = load(&keys[R]);
     let all = _mm512_broadcast_i32x4(round);
     if PAD {
@@ -206,12 +276,24 @@ unsafe fn step<
     pad
 }
 
-/// A packet of more than [`SMALL`] vectors.
+/// Whether the hash of a packet's last vectors is left for the next packet. What is opened is hashed as it
+/// is read, so nothing waits at its end; a short packet gains less than keeping it costs, and so does one
+/// whose last group is one vector, since all of a group is hashed.
+const fn leaves_rest(seal: bool, vectors: usize) -> bool {
+    seal && vectors > 3 * GROUP && vectors % GROUP != 1
+}
+
+/// A packet of more than [`SMALL`](super::SMALL) vectors. What is in `rest` is finished, and its own last
+/// vectors' hash may be left there.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) fn long<const R: usize, const SEAL: bool>((schedule, packet): Item<'_, '_>) {
+pub(super) fn long<'a, 'packet, const R: usize, const SEAL: bool>(
+    (schedule, packet): Item<'a, 'packet>,
+    rest: &mut Rest<'a, 'packet>,
+) {
     let len = packet.body.len();
     let mut vectors = len.div_ceil(64);
+    let leaves = leaves_rest(SEAL, vectors);
     let blocks = len.div_ceil(16);
     let mask = tail_mask(len, vectors);
     let ride = if blocks.is_multiple_of(4) { 0 } else { 0xf000 };
@@ -231,38 +313,48 @@ pub(super) fn long<const R: usize, const SEAL: bool>((schedule, packet): Item<'_
         pending: [zero; GROUP],
     };
     stream.segment(additional, blocks, 1);
+    let this = &mut stream;
     // SAFETY: the packet has more than SMALL vectors, and SMALL is not below GROUP.
     let alone = unsafe {
-        match ride {
-            0 => step::<R, SEAL, GROUP, 0, false, true>(&mut stream, 0, 0),
-            _ => step::<R, SEAL, GROUP, 0, false, false>(&mut stream, 0, 0),
+        match (SEAL && rest.item.is_some(), ride) {
+            (true, 0) => step::<R, SEAL, GROUP, { hash::REST }, false, true>(this, rest, 0, 0),
+            (true, _) => step::<R, SEAL, GROUP, { hash::REST }, false, false>(this, rest, 0, 0),
+            (_, 0) => step::<R, SEAL, GROUP, { hash::NOTHING }, false, true>(this, rest, 0, 0),
+            _ => step::<R, SEAL, GROUP, { hash::NOTHING }, false, false>(this, rest, 0, 0),
         }
     };
     vectors -= GROUP;
     while vectors > GROUP {
         // SAFETY: more than a group's vectors are left, of which the last alone may be cut.
-        unsafe { step::<R, SEAL, GROUP, GROUP, false, false>(&mut stream, 0, 0) };
+        unsafe { step::<R, SEAL, GROUP, { hash::OWN }, false, false>(this, rest, 0, 0) };
         vectors -= GROUP;
     }
     // SAFETY: so many vectors are left, and of the last what the mask has.
-    let mut pad = unsafe {
+    let pad = unsafe {
         match vectors {
-            1 => step::<R, SEAL, 1, GROUP, true, false>(&mut stream, mask, ride),
-            2 => step::<R, SEAL, 2, GROUP, true, false>(&mut stream, mask, ride),
-            3 => step::<R, SEAL, 3, GROUP, true, false>(&mut stream, mask, ride),
-            _ => step::<R, SEAL, 4, GROUP, true, false>(&mut stream, mask, ride),
+            1 => step::<R, SEAL, 1, { hash::OWN }, true, false>(this, rest, mask, ride),
+            2 => step::<R, SEAL, 2, { hash::OWN }, true, false>(this, rest, mask, ride),
+            3 => step::<R, SEAL, 3, { hash::OWN }, true, false>(this, rest, mask, ride),
+            _ => step::<R, SEAL, 4, { hash::OWN }, true, false>(this, rest, mask, ride),
         }
     };
+    let pad = if ride == 0 { alone } else { pad };
+    if leaves {
+        for n in 0..GROUP {
+            rest.pending[n] = if n < vectors { stream.pending[n] } else { zero };
+        }
+        rest.sum = stream.sum;
+        rest.weight = stream.weight;
+        rest.pad = pad;
+        rest.item = Some((schedule, packet));
+        return;
+    }
+    let mut sum = stream.sum;
     for n in 0..GROUP {
         if n < vectors {
-            let product = stream.product(n);
-            stream.sum.add_one(&product);
+            sum.add_one(&product(&stream.pending, n, schedule, stream.weight));
         }
     }
-    if ride == 0 {
-        pad = alone;
-    }
-    let hash = stream.sum.reduce();
-    finish::<SEAL>(packet, hash, pad);
+    finish::<SEAL>(packet, sum.reduce(), pad);
     wipe::<SEAL>(packet);
 }

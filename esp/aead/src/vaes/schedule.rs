@@ -59,6 +59,25 @@ pub(super) fn four_from(table: &[Block; TABLE], weight: usize) -> __m512i {
     unsafe { _mm512_loadu_si512(table.as_ptr().add(POWERS - weight).cast()) }
 }
 
+/// Powers and middles for a vector of a group whose first block has this weight. Of what lies behind weight
+/// 1 nothing is meant: a vector that needs it is zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn of_group(schedule: &Schedule, weight: usize, vector: usize) -> (__m512i, __m512i) {
+    debug_assert!((1..=POWERS).contains(&weight) && vector < 4);
+    const { assert!(POWERS - 1 + 4 * 3 + 4 <= TABLE + 15) };
+    // SAFETY: behind the powers come the middles, and behind those the rounds, 15 blocks.
+    unsafe {
+        let powers = std::ptr::from_ref(schedule).cast::<Block>();
+        let powers = powers.add(POWERS - weight + 4 * vector);
+        let middles = powers.add(TABLE);
+        (
+            _mm512_loadu_si512(powers.cast()),
+            _mm512_loadu_si512(middles.cast()),
+        )
+    }
+}
+
 /// FIPS 197's key expansion; the S-box by instruction, so in constant time.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub(super) fn expand(key: &[u8]) -> Box<Schedule> {

@@ -389,7 +389,7 @@ impl IkeSa {
             }
             Then::Task if unmade => {
                 let at = ctx.now + AGAIN;
-                for task in &mut self.tasks {
+                for task in self.tasks.iter_mut() {
                     if let Some(later) = task.later(at) {
                         *task = later;
                     }

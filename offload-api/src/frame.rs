@@ -491,6 +491,16 @@ impl Whereabouts {
         self.octets as usize
     }
 
+    /// Of it the first `octets` at most.
+    #[inline]
+    #[must_use]
+    pub fn first(self, octets: u32) -> Self {
+        Self {
+            octets: self.octets.min(octets),
+            ..self
+        }
+    }
+
     /// Asks for the packet, and what is just around it, to come into this core's second cache: for who
     /// works on it soon, and has something else to do meanwhile.
     #[inline]

@@ -39,7 +39,7 @@ struct Options {
     #[arg(long, default_value_t = 32)]
     burst: usize,
     /// Packets of a burst where cores are compared.
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 4096)]
     large_burst: usize,
     /// Octets of packets that a round works on, in thousands.
     #[arg(long, default_value_t = 4000)]

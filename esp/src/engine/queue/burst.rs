@@ -27,6 +27,8 @@ use crate::sa_transform::{Context, SaTransform};
 const PARALLEL_FROM: usize = 1 << 20;
 /// How much longer an octet takes of what is no AEAD.
 const NO_AEAD: usize = 4;
+/// Octets of a packet that tell which it is: outer headers, and ESP's.
+const HEADERS: u32 = 64;
 /// Packets that one core takes at a time, at least and at most.
 const LEAST: usize = 8;
 pub(super) const BURST: usize = 32;
@@ -82,10 +84,11 @@ pub(super) fn run(
     match &shared.pool {
         Some(pool) if is_large(ops, table) => {
             let now = clock.read();
+            // Numbers are given in order; what a packet says of itself is read by who opens it.
             for mut chunk in chunks(ops, states, table) {
-                chunk.prepare(now, scratch);
+                chunk.prepare(now, scratch, |entry| !is_inbound(entry));
             }
-            on_all_cores(pool, ops, states, table);
+            on_all_cores(pool, ops, states, (table, now));
             for mut chunk in chunks(ops, states, table) {
                 chunk.finish(now, shared, &mut totals);
             }
@@ -97,7 +100,7 @@ pub(super) fn run(
                 }
                 let now = clock.read();
                 let mut chunk = Chunk::new(ops, states, table);
-                chunk.prepare(now, scratch);
+                chunk.prepare(now, scratch, |_| true);
                 chunk.work(false);
                 chunk.finish(now, shared, &mut totals);
             }
@@ -117,17 +120,36 @@ fn is_large(ops: &[Op], table: &Table) -> bool {
     octets * weight >= PARALLEL_FROM
 }
 
-/// Shares the cryptography of prepared packets out.
-fn on_all_cores(pool: &ThreadPool, ops: &mut [Op], states: &mut [State], table: &Table) {
+fn is_inbound(entry: &Entry<SaTransform>) -> bool {
+    entry.transform.direction() == Direction::Inbound
+}
+
+thread_local! {
+    /// Of each thread that takes part.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Shares out the cryptography of packets, and the first look at those that come in.
+fn on_all_cores(
+    pool: &ThreadPool,
+    ops: &mut [Op],
+    states: &mut [State],
+    (table, now): (&Table, Instant),
+) {
     let helpers = pool.current_num_threads();
     // Two turns each, so that one that begins late does less, and one that is too late nothing.
     let size = ops.len().div_ceil(2 * (helpers + 1)).clamp(LEAST, BURST);
     let rest = Mutex::new(ops.chunks_mut(size).zip(states.chunks_mut(size)));
     let next = || lock(&rest).next();
     let turns = || {
-        while let Some((ops, states)) = next() {
-            Chunk::new(ops, states, table).work(true);
-        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            while let Some((ops, states)) = next() {
+                let mut chunk = Chunk::new(ops, states, table);
+                chunk.ask_for_headers();
+                chunk.prepare(now, scratch, is_inbound);
+                chunk.work(true);
+            }
+        });
     };
     // This thread works along: it would wake late, and in its place is another that is awake.
     pool.in_place_scope(|scope| {
@@ -193,8 +215,22 @@ impl<'burst> Chunk<'burst> {
         all.map(|((op, state), entry)| (op, state, *entry))
     }
 
-    /// Numbers or checks each packet, in order.
-    fn prepare(&mut self, now: Instant, scratch: &mut Scratch) {
+    /// Asks for the headers of packets that come in.
+    fn ask_for_headers(&self) {
+        for (op, state) in self.ops.iter().zip(&*self.states) {
+            if matches!(state.work, Work::New) {
+                op.frame.whereabouts().first(HEADERS).prefetch();
+            }
+        }
+    }
+
+    /// Numbers or checks each packet of the SAs that are `wanted`, in order.
+    fn prepare(
+        &mut self,
+        now: Instant,
+        scratch: &mut Scratch,
+        wanted: impl Fn(&Entry<SaTransform>) -> bool,
+    ) {
         let mut random = 0;
         let mut held = Held::default();
         for (op, state, entry) in self.each() {
@@ -202,6 +238,9 @@ impl<'burst> Chunk<'burst> {
                 state.work = Work::Ended(Status::SaStale);
                 continue;
             };
+            if !wanted(entry) {
+                continue;
+            }
             let sa = held.of(entry);
             match prepare_one(op, state, entry, sa, now, &mut scratch.gathered) {
                 Ok(work) => {

@@ -98,7 +98,8 @@ fn burst<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
     } else {
         Direction::Open
     };
-    let mut waiting = [const { Waiting::NONE }; LONG];
+    // Made for a burst that needs them: they are as large as many packets' headers.
+    let mut waiting = None;
     let mut begun = Rest::none();
     fn shape_of<'a>(packet: &Packet<'a>, direction: Direction) -> Option<(&'a Schedule, usize)> {
         let table = packet.key.table(direction)?;
@@ -128,7 +129,13 @@ fn burst<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
             continue;
         };
         let item = (schedule, packet);
-        if let Some(waiting) = waiting.get_mut(shape) {
+        let of_shape = match shape {
+            LONG => None,
+            _ => waiting
+                .get_or_insert_with(Waiting::of_each_shape)
+                .get_mut(shape),
+        };
+        if let Some(waiting) = of_shape {
             if let Some(full) = waiting.push(item) {
                 by_shape::<SEAL, LANES>(shape, full);
             }
@@ -140,7 +147,7 @@ fn burst<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
         }
     }
     begun.finish_alone::<SEAL>();
-    for (shape, waiting) in waiting.iter_mut().enumerate() {
+    for (shape, waiting) in waiting.iter_mut().flatten().enumerate() {
         if waiting.count != 0 {
             for item in waiting.items.iter_mut().filter_map(Option::take) {
                 by_shape::<SEAL, 1>(shape, [item]);
@@ -160,6 +167,10 @@ impl<'a, 'packet> Waiting<'a, 'packet> {
         items: [const { None }; LANES],
         count: 0,
     };
+
+    fn of_each_shape() -> [Self; LONG] {
+        [const { Self::NONE }; LONG]
+    }
 
     /// Takes one more, and gives all when they are enough.
     #[inline]

@@ -99,19 +99,17 @@ module ipa_spi_table #(
   assign spi          = set ? set_spi_i : look_spi_i;
 
   // -- The banks, read for either -----------------------------------------------------------------
-  entry_t           read [Banks];
-  logic [Banks-1:0] holds, writes;
-  entry_t           written;
+  entry_t [Banks-1:0] read;
+  logic [Banks-1:0]   holds, writes;
+  entry_t             written;
   for (genvar b = 0; b < Banks; b++) begin : gen_bank
-    entry_t memory [PLACES];
-    place_t read_at, write_at, place_q;          // that of spi_q
-    assign read_at  = hash(spi, b);
-    assign write_at = state_q == Clear ? clear_q : place_q;
-    always_ff @(posedge clk_i) begin
-      if (writes[b]) memory[write_at] <= written;
-      read[b] <= memory[read_at];
-      place_q <= read_at;
-    end
+    place_t read_at, place_q;                    // that of spi_q
+    assign read_at = hash(spi, b);
+    ram_1w1r #(.WIDTH($bits(entry_t)), .DEPTH(PLACES)) u_ram (
+      .clk_i, .write_i(writes[b]), .waddr_i(state_q == Clear ? clear_q : place_q),
+      .wdata_i(written), .raddr_i(read_at), .rdata_o(read[b])
+    );
+    always_ff @(posedge clk_i) place_q <= read_at;
     assign holds[b] = read[b].there && read[b].spi == spi_q;
   end
   entry_t           spill_q [SPILL];
@@ -203,7 +201,7 @@ module ipa_spi_table #(
   assign of_some = spi_q == some_q;
   for (genvar b = 0; b < Banks; b++) begin : gen_some
     entry_t entry;
-    assign entry    = gen_bank[b].memory[hash(some_q, b)];
+    assign entry    = gen_bank[b].u_ram.memory[hash(some_q, b)];
     // What is not cleared yet is nothing.
     assign there[b] = entry.there && entry.spi == some_q
                       && (state_q != Clear || hash(some_q, b) < clear_q);

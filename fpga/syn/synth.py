@@ -225,8 +225,10 @@ def table(blocks: dict, known: dict) -> list[str]:
 
 
 def card(known: dict) -> dict:
-    """The row of the whole card, as the sum of its parts, if all are known."""
+    """The row of the whole card, as the sum of its parts, if all are known, for as many SAs."""
     if not CARD.keys() <= known.keys():
+        return {}
+    if len({size[0] for name in CARD if (size := re.search(r"SAS=\d+", known[name]["of"]))}) > 1:
         return {}
     row = {"of": "sum", "tools": known["glue"]["tools"], "rtl": ""}
     counted = [column for column in known["glue"] if column not in row]
@@ -249,7 +251,8 @@ def write(known: dict) -> None:
         "tell. `gcm1` and `gcm4` are `ipa_gcm` with one lane and with four. S-boxes, rounds and the multiplier's leaves "
         "are mapped by themselves everywhere; what is marked *by parts* was not optimised across its other larger "
         "modules either. `glue` is `ipa_card` without the blocks in it, but with its queues; `all` is the sum of both, "
-        "with `gcm4`, and `ipa_dma_read` three times, though two of them need less. LUTs are those of logic; those that "
+        "with `gcm4`, and `ipa_dma_read` three times, though two of them need less; it is told if all blocks were "
+        "synthesised for as many SAs. LUTs are those of logic; those that "
         "serve as memory or shift registers come in addition.",
         "",
         *table(XCUP | LARGE | {"all": ""}, known | card(known)),

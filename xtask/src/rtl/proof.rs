@@ -256,7 +256,7 @@ const PROOFS: &[Proof] = &[
     },
     Proof {
         module: "ipa_spi_table",
-        with: &[],
+        with: &["ram_1w1r.sv"],
         parameters: &["SPI_BITS=5", "INDEX_BITS=2", "PLACES=4", "SPILL=2"],
         depth: 3,
         flat: true,

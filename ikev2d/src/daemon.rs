@@ -279,14 +279,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
             }
         };
         tokio::select! {
-            Some(upcall) = ike.recv() => {
-                daemon.upcall(upcall);
-                // What else has come is taken in before the next look at the clock.
-                for _ in 0..BACKLOG {
-                    let Ok(upcall) = ike.try_recv() else { break };
-                    daemon.upcall(upcall);
-                }
-            }
+            Some(upcall) = ike.recv() => daemon.upcall(upcall),
             Some((job, result)) = done.recv() => {
                 daemon.endpoint.handle_job(Instant::now(), job, &result);
             }
@@ -297,6 +290,16 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
             _ = hangup.recv() => { let _ = daemon.reload(); }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+        }
+        // What else has come is taken in before the next look at the clock.
+        for _ in 0..BACKLOG {
+            if let Ok((job, result)) = done.try_recv() {
+                daemon.endpoint.handle_job(Instant::now(), job, &result);
+            } else if let Ok(upcall) = ike.try_recv() {
+                daemon.upcall(upcall);
+            } else {
+                break;
+            }
         }
         daemon.settle().await;
     }

@@ -2,10 +2,10 @@
 //! Slow work of the core, signatures and slow key exchanges above all, on threads of its own: neither the
 //! core nor a tokio worker waits for it.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use ikev2d_proto::credential::{Job, JobError, JobResult, Line};
 use ikev2d_proto::event::JobId;
@@ -44,8 +44,42 @@ pub(crate) struct Pool {
 
 /// Jobs in line for their threads.
 struct Queue {
-    jobs: Sender<(JobId, Box<Job>)>,
+    lined: Arc<Lined>,
     waiting: Arc<AtomicUsize>,
+}
+
+/// In the order in which they have come.
+type InOrder = VecDeque<(JobId, Box<Job>)>;
+
+/// The jobs themselves: none any more where no more come. A job wakes one thread, and no thread waits for
+/// another one's lock.
+struct Lined {
+    jobs: Mutex<Option<InOrder>>,
+    come: Condvar,
+}
+
+impl Lined {
+    fn jobs(&self) -> MutexGuard<'_, Option<InOrder>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next one, when there is one.
+    fn next(&self) -> Option<(JobId, Box<Job>)> {
+        let mut jobs = self.jobs();
+        loop {
+            if let Some(job) = jobs.as_mut()?.pop_front() {
+                return Some(job);
+            }
+            jobs = self.come.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        *self.lined.jobs() = None;
+        self.lined.come.notify_all();
+    }
 }
 
 impl Pool {
@@ -86,7 +120,10 @@ impl Pool {
             return;
         }
         queue.waiting.fetch_add(1, Ordering::Relaxed);
-        let _ = queue.jobs.send((id, job));
+        if let Some(jobs) = queue.lined.jobs().as_mut() {
+            jobs.push_back((id, job));
+        }
+        queue.lined.come.notify_one();
     }
 }
 
@@ -97,30 +134,23 @@ impl Queue {
         done: &mpsc::UnboundedSender<Done>,
         run: Run,
     ) -> std::io::Result<Self> {
-        let (jobs, queue) = channel();
-        let queue = Arc::new(Mutex::new(queue));
+        let lined = Arc::new(Lined {
+            jobs: Mutex::new(Some(VecDeque::new())),
+            come: Condvar::new(),
+        });
         let waiting = Arc::new(AtomicUsize::new(0));
         for thread in 0..threads {
-            let (queue, done, waiting) = (queue.clone(), done.clone(), waiting.clone());
+            let (lined, done, waiting) = (lined.clone(), done.clone(), waiting.clone());
             std::thread::Builder::new()
                 .name(format!("{name}-{thread}"))
-                .spawn(move || work(&queue, &done, &waiting, run))?;
+                .spawn(move || work(&lined, &done, &waiting, run))?;
         }
-        Ok(Self { jobs, waiting })
+        Ok(Self { lined, waiting })
     }
 }
 
-fn work(
-    queue: &Mutex<Receiver<(JobId, Box<Job>)>>,
-    done: &mpsc::UnboundedSender<Done>,
-    waiting: &AtomicUsize,
-    run: Run,
-) {
-    loop {
-        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((id, job)) = next else {
-            return;
-        };
+fn work(lined: &Lined, done: &mpsc::UnboundedSender<Done>, waiting: &AtomicUsize, run: Run) {
+    while let Some((id, job)) = lined.next() {
         waiting.fetch_sub(1, Ordering::Relaxed);
         // What a job leaves behind when it panics is dropped with it.
         let result = catch_unwind(AssertUnwindSafe(|| run(&job)));

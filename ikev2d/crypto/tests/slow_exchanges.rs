@@ -6,6 +6,7 @@
 mod peers;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ikev2d_proto::algorithm::Group;
@@ -17,6 +18,7 @@ use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::wire::{Header, exchange};
 
 use peers::Pair;
+use peers::seeded::SeededCrypto;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -415,4 +417,42 @@ fn many_slow_first_messages_need_cookies() {
     assert_eq!(pair.sides[1].jobs.len(), 10);
     assert_eq!(pair.recorded.len(), 40);
     assert_eq!(pair.sides[1].endpoint.stats().cookies, 40);
+}
+
+/// A11: a key exchange whose IKE SA has gone is not made. A peer that begins anew with each message would
+/// keep all others waiting otherwise.
+#[test]
+fn what_nobody_waits_for_is_not_made() {
+    let crypto = Arc::new(SeededCrypto::new(11));
+    let mut pair = Pair::with(crypto.clone(), |a, connection, config| {
+        if !a {
+            config.cookie_threshold = 0;
+        }
+        propose(connection, "aes256gcm16-prfsha384-modp2048", "aes128gcm16");
+    });
+    pair.sides[1].slowness = 100 * SECOND;
+    pair.initiate();
+    pair.run(SECOND);
+    // One cookie is good for all of them.
+    let message = pair.recorded.last().unwrap().clone();
+    let (own, peer) = ("192.0.2.2:500", "192.0.2.1:500");
+    let path = Path::new(own.parse().unwrap(), peer.parse().unwrap());
+    for change in 1..10 {
+        let mut message = message.clone();
+        *message.last_mut().unwrap() ^= change;
+        pair.sides[1]
+            .endpoint
+            .handle_datagram(pair.now, path, &message);
+    }
+    pair.flush();
+    let jobs = std::mem::take(&mut pair.sides[1].jobs);
+    assert_eq!(jobs.len(), 10);
+    assert_eq!(pair.sides[1].endpoint.stats().half_open, 1);
+    let before = crypto.answered();
+    for (_, job, work) in jobs {
+        pair.sides[1]
+            .endpoint
+            .handle_job(pair.now, job, &work.run());
+    }
+    assert_eq!(crypto.answered() - before, 1);
 }

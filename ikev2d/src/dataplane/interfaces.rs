@@ -196,7 +196,10 @@ impl Worker {
     /// Reads what was routed to one of these interfaces.
     pub(super) fn read_interfaces(&mut self) -> bool {
         self.interfaces.follow(&self.shared.interfaces);
-        if self.interfaces.queues.is_empty() || !self.ready.has(Source::Interfaces) {
+        if self.interfaces.queues.is_empty() {
+            self.ready.clear(Source::Interfaces);
+        }
+        if !self.ready.has(Source::Interfaces) {
             return false;
         }
         self.interfaces.look();

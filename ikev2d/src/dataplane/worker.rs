@@ -151,6 +151,7 @@ impl Worker {
 
     pub(super) fn run(&mut self) {
         let mut asked = true;
+        let mut mailed = false;
         // Since when there has been nothing to do.
         let mut idle = None;
         while !self.shared.stop.load(std::sync::atomic::Ordering::Acquire) {
@@ -158,7 +159,8 @@ impl Worker {
             self.starved = self.pool.available() < MOST_PACKETS;
             // Back-pressure: what is not taken in waits in the kernel, or is dropped and counted there.
             if self.ops.is_empty() {
-                if !asked && !self.ready.is_empty() {
+                // What is there in memory must not hide what the kernel has.
+                if !asked && (mailed || !self.ready.is_empty()) {
                     self.look();
                 }
                 if !self.waiting.is_empty() {
@@ -167,7 +169,8 @@ impl Worker {
                 worked |= self.read_tun();
                 worked |= self.read_interfaces();
                 worked |= self.read_udp();
-                worked |= self.read_mail();
+                mailed = self.read_mail();
+                worked |= mailed;
                 worked |= self.read_raw();
                 worked |= self.read_ah();
             }

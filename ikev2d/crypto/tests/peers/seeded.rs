@@ -28,6 +28,7 @@ pub(crate) struct SeededCrypto {
     /// What is to be sealed next fails.
     fails: Fails,
     opened: AtomicUsize,
+    answered: AtomicUsize,
 }
 
 impl SeededCrypto {
@@ -41,6 +42,7 @@ impl SeededCrypto {
             ivs: Mutex::default(),
             fails: Fails::default(),
             opened: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
         }
     }
 
@@ -71,6 +73,11 @@ impl SeededCrypto {
     /// Messages that were sealed with AEADs.
     pub(crate) fn sealed(&self) -> usize {
         self.ivs.lock().unwrap().values().map(HashSet::len).sum()
+    }
+
+    /// Key exchanges that were answered.
+    pub(crate) fn answered(&self) -> usize {
+        self.answered.load(Relaxed)
     }
 
     /// Messages that were to be opened with AEADs.
@@ -116,6 +123,7 @@ impl Crypto for SeededCrypto {
         group: Group,
         peer: &[u8],
     ) -> Result<(Vec<u8>, Zeroizing<Vec<u8>>), CryptoError> {
+        self.answered.fetch_add(1, Relaxed);
         self.inner.answer(group, peer)
     }
 

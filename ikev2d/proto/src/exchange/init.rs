@@ -109,6 +109,7 @@ pub(crate) fn has_intermediate(parts: &[Payload<'_>]) -> bool {
 impl IkeSa {
     /// Sends the first message, or sends it again with a cookie or another group.
     pub(crate) fn start_init(&mut self, ctx: &mut Ctx<'_>) -> Result<(), CryptoError> {
+        self.forget_init_response();
         let group = match self.init.group {
             Some(group) => group,
             None => {

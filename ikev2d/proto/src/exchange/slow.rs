@@ -178,6 +178,14 @@ impl IkeSa {
         self.waits(|then| matches!(then, Then::Init | Then::InitResponse(_)))
     }
 
+    /// IKE_SA_INIT begins anew: what answered an earlier first message is of no use.
+    pub(crate) fn forget_init_response(&mut self) {
+        if let Some(elsewhere) = self.elsewhere.as_deref_mut() {
+            let held = |then: &Then| matches!(then, Then::InitResponse(_));
+            elsewhere.waits.retain(|wait| !held(&wait.then));
+        }
+    }
+
     /// The messages that wait are nobody's any more.
     pub(crate) fn forget_held(&mut self) {
         if let Some(elsewhere) = self.elsewhere.as_deref_mut() {
@@ -193,12 +201,18 @@ impl IkeSa {
             return;
         }
         let made: Arc<Mutex<Made>> = Arc::default();
-        let (crypto, there) = (ctx.shared_crypto.clone(), made.clone());
+        let (crypto, there) = (ctx.shared_crypto.clone(), Arc::downgrade(&made));
         let of_peer = matches!(then, Then::InitRequest(..) | Then::Request(..));
         let of_stranger = of_peer && self.state == State::Connecting;
         let work: Work = Arc::new(move || {
+            // Nobody waits for it any more: it costs who waits behind it nothing.
+            if there.strong_count() == 0 {
+                return;
+            }
             let done = errand.run(&*crypto);
-            *there.lock().unwrap_or_else(PoisonError::into_inner) = done;
+            if let Some(there) = there.upgrade() {
+                *there.lock().unwrap_or_else(PoisonError::into_inner) = done;
+            }
         });
         let work = Job::key_exchange(work, of_stranger);
         let job = ctx.job(match of_peer {

@@ -484,7 +484,7 @@ impl IkeSa {
         let awaited = if response {
             self.outstanding.as_ref().is_some_and(|o| o.id == id)
         } else {
-            id == self.expected_request && self.pending.is_none()
+            id == self.expected_request && self.pending.is_none() && !self.holds_request()
         };
         let repeated = !response && id.wrapping_add(1) == self.expected_request;
         if !awaited && !repeated {

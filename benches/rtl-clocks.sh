@@ -12,7 +12,7 @@ cargo test --quiet -p fpga-cosim --features blocks --test card --test rtl -- --n
     packets_of_1420 small_packets reads_reach_60 | python3 -c '
 import re, sys
 for line in sys.stdin:
-    found = re.search(r"(\S+) (octets|SAs|pieces): ([\d.]+) clocks to seal, ([\d.]+) to open", line) \
+    found = re.search(r"(\d+) (octets|SAs|pieces): ([\d.]+) clocks to seal, ([\d.]+) to open", line) \
         or re.search(r"(IPv.*)(): ([\d.]+) clocks to seal, ([\d.]+) to open", line)
     if found:
         octets = int(found[1]) if found[2] == "octets" else 1420

@@ -307,7 +307,17 @@ fn nothing_is_lost_for_good_while_key_exchanges_take_their_time() {
     }
 }
 
-/// A first message in a slow group, from one of many.
+/// A first message in a slow group.
+fn first_message() -> Vec<u8> {
+    let mut stranger = Pair::new(|_, connection, _| {
+        propose(connection, "aes256gcm16-prfsha384-modp2048", "aes128gcm16");
+    });
+    stranger.initiate();
+    stranger.flush();
+    stranger.recorded.swap_remove(0)
+}
+
+/// The same, from one of many.
 fn first_of(message: &[u8], number: u16) -> (Path, Vec<u8>) {
     let mut message = message.to_vec();
     message[..2].copy_from_slice(&number.to_be_bytes());
@@ -325,12 +335,7 @@ fn open_to_all(_: bool, connection: &mut Connection, config: &mut EndpointConfig
 /// A11: while the key exchanges of many strangers go on, everybody else is answered.
 #[test]
 fn strangers_key_exchanges_hold_up_nobody() {
-    let mut stranger = Pair::new(|_, connection, _| {
-        propose(connection, "aes256gcm16-prfsha384-modp2048", "aes128gcm16");
-    });
-    stranger.initiate();
-    stranger.flush();
-    let message = stranger.recorded[0].clone();
+    let message = first_message();
 
     let mut pair = Pair::new(|a, connection, config| {
         if a {
@@ -395,12 +400,7 @@ fn strangers_key_exchanges_hold_up_nobody() {
 /// Many of them are asked for cookies first, as any half-open ones are.
 #[test]
 fn many_slow_first_messages_need_cookies() {
-    let mut stranger = Pair::new(|_, connection, _| {
-        propose(connection, "aes256gcm16-prfsha384-modp2048", "aes128gcm16");
-    });
-    stranger.initiate();
-    stranger.flush();
-    let message = stranger.recorded[0].clone();
+    let message = first_message();
     let mut pair = Pair::new(|a, connection, config| {
         open_to_all(a, connection, config);
         propose(connection, "aes256gcm16-prfsha384-modp2048", "aes128gcm16");

@@ -45,6 +45,7 @@ pub(super) const READS: usize = 32;
 const ESP: u8 = 50;
 /// Packets of IP protocol 50 that are read at once.
 const RAW_READ: usize = 32;
+
 /// What a worker is made of.
 pub(super) struct Parts {
     pub(super) number: usize,

@@ -180,17 +180,17 @@ impl IkeSa {
 
     /// IKE_SA_INIT begins anew: what answered an earlier first message is of no use.
     pub(crate) fn forget_init_response(&mut self) {
-        if let Some(elsewhere) = self.elsewhere.as_deref_mut() {
-            let held = |then: &Then| matches!(then, Then::InitResponse(_));
-            elsewhere.waits.retain(|wait| !held(&wait.then));
-        }
+        self.forget(|then| matches!(then, Then::InitResponse(_)));
     }
 
     /// The messages that wait are nobody's any more.
     pub(crate) fn forget_held(&mut self) {
+        self.forget(|then| matches!(then, Then::Request(..) | Then::Response(..)));
+    }
+
+    fn forget(&mut self, these: impl Fn(&Then) -> bool) {
         if let Some(elsewhere) = self.elsewhere.as_deref_mut() {
-            let held = |then: &Then| matches!(then, Then::Request(..) | Then::Response(..));
-            elsewhere.waits.retain(|wait| !held(&wait.then));
+            elsewhere.waits.retain(|wait| !these(&wait.then));
         }
     }
 

@@ -233,6 +233,12 @@ fn our_user_proves_itself_to_strongswan() {
         passes(&lab.wire, [10, 3, 0, 1], [10, 2, 0, 1], case.name);
         if case.name == "pull" {
             lab.a.swanctl(&["--rekey", "--ike", "pull", "--reauth"]);
+            // strongSwan finds no child to renew while it moves it to the new IKE_SA.
+            lab.b.wait_sas("the new IKE_SA with the child", |sas| {
+                sas.contains("pull: #2, ESTABLISHED")
+                    && !sas.contains("pull: #1,")
+                    && sas.contains("INSTALLED")
+            });
             lab.b.swanctl(&["--rekey", "--child", "pull-net"]);
             passes(&lab.wire, [10, 3, 0, 1], [10, 2, 0, 1], "after renewals");
         }

@@ -141,6 +141,7 @@ impl KeyExchange for Curve {
             return Err(CryptoError);
         }
         let uncompressed = [&[4], peer].concat();
+        let (peer_x, peer_y) = peer.split_at(self.public_len / 2);
         let run = || -> Result<Option<Vec<u8>>, ErrorStack> {
             let mut context = BigNumContext::new_secure()?;
             // Refuses coordinates out of range and points off the curve. That is all of RFC 6989 §2.3
@@ -154,9 +155,9 @@ impl KeyExchange for Curve {
             }
             let (mut x, mut y) = (BigNum::new_secure()?, BigNum::new_secure()?);
             shared.affine_coordinates(self.group, &mut x, &mut y, &mut context)?;
-            // What is given back of the point holds no secret: it is the peer's.
-            let (mut public_x, mut public_y) = (BigNum::new()?, BigNum::new()?);
-            peer.affine_coordinates(self.group, &mut public_x, &mut public_y, &mut context)?;
+            // What is given back of the point holds no secret: it is the peer's. Its own coordinates are
+            // not asked for: the library would divide for them.
+            let (public_x, public_y) = (BigNum::from_slice(peer_x)?, BigNum::from_slice(peer_y)?);
             shared.set_affine_coordinates(self.group, &public_x, &public_y, &mut context)?;
             // RFC 5903 §7: x alone, as long as the curve's field.
             x.to_vec_padded((self.public_len / 2) as i32).map(Some)

@@ -27,6 +27,8 @@ fn the_card_keeps_the_contract() {
     assert_eq!((report.known_seals, report.known_opens), (240, 240));
     assert!(report.refusals > 6000);
     assert!(report.gathered > 1000);
+    // It opens what is padded.
+    assert_eq!(report.padded, 5 * 4 * (3 + 1) + 2 * 4 * 9);
 }
 
 /// The unchanged driver on the RTL.

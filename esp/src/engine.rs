@@ -118,6 +118,7 @@ impl SoftwareEngine {
                 | Features::EXPLICIT_NUMBERING
                 | Features::LIFETIMES
                 | Features::CRYPTO
+                | Features::TFC_PADDING
                 | Features::SOFTWARE,
             replay_window_max: WINDOW_MAX,
             max_sas: config.max_sas,

@@ -36,6 +36,8 @@ fn conforms(threads: usize) {
     assert!(report.refusals > 6000);
     assert!(report.gathered > 1000);
     assert!(report.crypto > 600, "{report:?}");
+    // scapy's, 5 suites in 3 modes both ways and their dummies; lengths; those that it pads itself.
+    assert_eq!(report.padded, 5 * 4 * (3 * 2 + 1) + 2 * 4 * 9 + 9);
 }
 
 #[test]

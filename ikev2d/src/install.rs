@@ -618,6 +618,7 @@ fn params(
         // The socket adds the rest.
         outer: None,
         lifetimes,
+        tfc_padding: false,
         selectors: Vec::new(),
     })
 }

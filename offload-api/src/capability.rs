@@ -63,6 +63,7 @@ impl Capabilities {
             (sa.outer.is_some(), Features::OUTER_HEADERS),
             (ipv6, Features::OUTER_IPV6),
             (udp, Features::UDP_ENCAPSULATION),
+            (sa.tfc_padding, Features::TFC_PADDING),
             (
                 sa.numbering == Numbering::Explicit,
                 Features::EXPLICIT_NUMBERING,
@@ -112,5 +113,7 @@ bitflags! {
         const LOOKASIDE = 1 << 16;
         /// The cryptography alone ([`Mode::Crypto`]).
         const CRYPTO = 1 << 17;
+        /// Seals TFC padding behind the packet (RFC 4303 §2.7).
+        const TFC_PADDING = 1 << 18;
     }
 }

@@ -73,6 +73,7 @@ impl CarriedSa {
             },
             outer: self.outer,
             lifetimes: self.lifetimes,
+            tfc_padding: false,
             selectors: Vec::new(),
         }
     }

@@ -17,6 +17,7 @@ mod gather;
 mod known_answers;
 mod lifetimes;
 mod numbers;
+mod padding;
 mod queues;
 mod refusals;
 mod replays;
@@ -59,6 +60,9 @@ pub struct Report {
     pub further: u64,
     /// Packets that had their cryptography alone done, sealed or opened. An engine without has none.
     pub crypto: u64,
+    /// Packets with TFC padding, and dummies, that were opened, and those that were sealed. An engine that
+    /// pads nothing has the former.
+    pub padded: u64,
 }
 
 /// Runs the whole suite. `make` gives a fresh engine each time, with no SA and no queue; the engine
@@ -68,7 +72,7 @@ pub struct Report {
 /// With the promise that is broken.
 pub fn run(make: &dyn Fn() -> Arc<dyn Accelerator>) -> Report {
     let mut report = Report::default();
-    let sections: [fn(&mut rig::Rig, &mut Report); 12] = [
+    let sections: [fn(&mut rig::Rig, &mut Report); 13] = [
         sas::run,
         known_answers::run,
         round_trips::run,
@@ -80,6 +84,7 @@ pub fn run(make: &dyn Fn() -> Arc<dyn Accelerator>) -> Report {
         gather::run,
         ah::run,
         crypto::run,
+        padding::run,
         sas::reset,
     ];
     for section in sections {

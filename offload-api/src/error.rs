@@ -90,6 +90,11 @@ pub enum InvalidSa {
     /// AH authenticates the addresses that a NAT changes (RFC 3948 §1, RFC 4302 §3.3.3.1).
     #[error("AH does not go in UDP: it authenticates what a NAT changes; use ESP")]
     AhInUdp,
+    /// Nothing tells where TFC padding begins (RFC 4303 §2.7).
+    #[error(
+        "TFC padding is for ESP in tunnel mode: what is inside tells its own length there (RFC 4303 §2.7)"
+    )]
+    PaddingWithoutLength,
     /// AH's ICV covers the outer header.
     #[error("AH in tunnel mode needs its outer headers: its ICV covers them")]
     AhWithoutOuter,

@@ -44,6 +44,10 @@ pub struct SaParams {
     pub outer: Option<OuterHeaders>,
     /// Soft and hard limits (RFC 4301 §4.4.2.1).
     pub lifetimes: Lifetimes,
+    /// Outbound: whether frames may go on behind their IP packet. What is there is TFC padding, which is
+    /// sealed with it and which the peer takes off by the packet's own length (RFC 4303 §2.7): ESP in
+    /// tunnel mode has that. Inbound SAs take padding off in any case.
+    pub tfc_padding: bool,
     /// Traffic this SA may carry, local to remote in the direction of the SA: (source, destination)
     /// pairs. Empty: anything.
     pub selectors: Vec<(TrafficSelector, TrafficSelector)>,
@@ -69,6 +73,7 @@ impl SaParams {
             numbering: Numbering::Granted(None),
             outer: None,
             lifetimes: Lifetimes::default(),
+            tfc_padding: false,
             selectors: Vec::new(),
         }
     }
@@ -89,6 +94,10 @@ impl SaParams {
             return Err(InvalidSa::ReplayWindow {
                 found: self.replay_window,
             });
+        }
+        if self.tfc_padding && (self.mode != Mode::Tunnel || self.suite.protocol() != Protocol::Esp)
+        {
+            return Err(InvalidSa::PaddingWithoutLength);
         }
         if self.mode == Mode::Crypto {
             return self.validate_crypto();

@@ -75,6 +75,7 @@ pub(crate) fn decode(sa: &SaContext) -> Result<SaParams, CommandStatus> {
             None
         },
         lifetimes: lifetimes(&part(&sa.lifetimes)?),
+        tfc_padding: false,
         selectors: Vec::new(),
     };
     params.validate().map_err(|_| bad)?;

@@ -297,6 +297,7 @@ impl Isakmp {
                 .map(|kilobytes| kilobytes.saturating_mul(1024)),
             replay: from.replay,
             original: from.original,
+            no_tfc_padding: false,
         };
         let sa = Arc::new(ChildSa {
             id,
@@ -319,6 +320,7 @@ impl Isakmp {
                 life_bytes,
                 replay,
                 original,
+                ..
             } = told;
             let (connection, child) = (&*sa.connection, &*sa.child);
             tracing::info!(

@@ -159,7 +159,7 @@ pub struct ChildSa {
     /// Which of our resources it is for, where several carry the same traffic (RFC 9611): 0 is the
     /// first one, which the others' packets take as long as they have none of their own.
     pub resource: Option<u16>,
-    /// What the peer has told of it; IKEv2's tell nothing.
+    /// What the peer has told of it.
     pub told: Option<Box<Told>>,
 }
 
@@ -189,7 +189,7 @@ impl Deref for KeyedChild {
     }
 }
 
-/// What an IKEv1 peer tells of a child SA beyond the choice of algorithms.
+/// What a peer tells of a child SA beyond the choice of algorithms: the last one IKEv2's, the others IKEv1's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Told {
     /// Octets after which it lets the SA go.
@@ -199,6 +199,8 @@ pub struct Told {
     /// In transport mode behind a NAT: the addresses that its packets have when it seals them, its own and
     /// ours (RFC 3947 §5.2). Checksums of what is inside are over them.
     pub original: Option<(IpAddr, IpAddr)>,
+    /// It takes no TFC padding (ESP_TFC_PADDING_NOT_SUPPORTED, RFC 7296 §1.3.1).
+    pub no_tfc_padding: bool,
 }
 
 /// Keys of an IKE SA, for a key log.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::Report;
-use super::rig::{Rig, params};
+use super::rig::{Outcome, Rig, params};
 use crate::queue::{Explicit, Status};
 use crate::replay::ReplaySnapshot;
 use crate::sa::{
@@ -27,7 +27,7 @@ const FILES: [&str; 2] = [
     include_str!("vectors/scapy-further.json"),
 ];
 
-fn read(text: &str) -> Vec<Value> {
+pub(super) fn read(text: &str) -> Vec<Value> {
     serde_json::from_str(text).expect("vectors")
 }
 
@@ -48,18 +48,32 @@ fn known(rig: &mut Rig, vectors: &[Value], report: &mut Report) {
 }
 
 fn seals(rig: &mut Rig, vector: &Value, label: &str, report: &mut Report) {
+    let outbound = sa(vector, Direction::Outbound);
+    if seals_as(rig, outbound, vector, &octets(&vector["plain"]), label) {
+        report.known_seals += 1;
+    } else {
+        report.unsupported += 1;
+    }
+}
+
+/// Whether an engine that carries such an SA seals what is sent to a vector's octets.
+pub(super) fn seals_as(
+    rig: &mut Rig,
+    mut sa: SaParams,
+    vector: &Value,
+    sent: &[u8],
+    label: &str,
+) -> bool {
     let sequence = vector["sequence"].as_u64().unwrap();
     let given = octets(&vector["iv"]);
     let mut iv = [0; 16];
     iv[..given.len()].copy_from_slice(&given);
 
-    let mut sa = sa(vector, Direction::Outbound);
     sa.numbering = Numbering::Explicit;
     let Some(handle) = rig.install(&sa) else {
-        report.unsupported += 1;
-        return;
+        return false;
     };
-    let mut op = rig.op(handle, &octets(&vector["plain"]));
+    let mut op = rig.op(handle, sent);
     op.explicit = Some(Explicit { sequence, iv });
     let sealed = rig.burst(vec![op]).pop().unwrap();
     assert_eq!(sealed.status, Status::Ok, "{label}");
@@ -75,10 +89,24 @@ fn seals(rig: &mut Rig, vector: &Value, label: &str, report: &mut Report) {
         "{label}: sealed octets"
     );
     rig.engine.retire(handle).unwrap();
-    report.known_seals += 1;
+    true
 }
 
 fn opens(rig: &mut Rig, vector: &Value, label: &str, report: &mut Report) {
+    let Some(opened) = opens_as(rig, vector, label) else {
+        report.unsupported += 1;
+        return;
+    };
+    assert_eq!(
+        hex::encode(opened.octets),
+        hex::encode(octets(&vector["plain"])),
+        "{label}: opened octets"
+    );
+    report.known_opens += 1;
+}
+
+/// A vector's packet, opened by an engine that carries such an SA.
+pub(super) fn opens_as(rig: &mut Rig, vector: &Value, label: &str) -> Option<Outcome> {
     let sequence = vector["sequence"].as_u64().unwrap();
     let mut sa = sa(vector, Direction::Inbound);
     if sa.esn {
@@ -88,20 +116,12 @@ fn opens(rig: &mut Rig, vector: &Value, label: &str, report: &mut Report) {
             seen: vec![0],
         });
     }
-    let Some(handle) = rig.install(&sa) else {
-        report.unsupported += 1;
-        return;
-    };
+    let handle = rig.install(&sa)?;
     let opened = rig.one(handle, &octets(&vector["sealed"]));
     assert_eq!(opened.status, Status::Ok, "{label}");
     assert_eq!(opened.sequence, sequence, "{label}");
-    assert_eq!(
-        hex::encode(opened.octets),
-        hex::encode(octets(&vector["plain"])),
-        "{label}: opened octets"
-    );
     rig.engine.retire(handle).unwrap();
-    report.known_opens += 1;
+    Some(opened)
 }
 
 pub(super) fn octets(value: &Value) -> Vec<u8> {

@@ -42,6 +42,7 @@ impl Verifier {
             // For the high half of extended numbers.
             replay_window: WINDOW_MAX,
             lifetimes: Lifetimes::default(),
+            tfc_padding: false,
             ..sa.clone()
         };
         let handle = shared.software.install(&twin).ok()?;

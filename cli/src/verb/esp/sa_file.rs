@@ -68,6 +68,7 @@ impl Sa {
             },
             outer: self.outer,
             lifetimes: Lifetimes::default(),
+            tfc_padding: false,
             selectors: Vec::new(),
         }
     }

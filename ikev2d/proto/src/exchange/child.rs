@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::algorithm::Group;
 use crate::config::{ChildConfig, SelectorConfig};
 use crate::crypto::CryptoError;
-use crate::event::{ChildId, ChildKeys, ChildSa, Event, InstallId, KeyedChild};
+use crate::event::{ChildId, ChildKeys, ChildSa, Event, InstallId, KeyedChild, Told};
 use crate::exchange::init::emit_ke;
 use crate::exchange::resource;
 use crate::ike_sa::{
@@ -18,6 +18,7 @@ use crate::ike_sa::{
 use crate::keymat::child_keys;
 use crate::proposal::{self, EspSuite, Proposal};
 use crate::ts;
+use crate::wire::notify::Notify;
 use crate::wire::{Chain, Payload, notify, payload};
 
 /// What a child's keys come from.
@@ -61,6 +62,7 @@ pub(crate) struct Chosen {
     ts_remote: Vec<ts::TrafficSelector>,
     transport: bool,
     resource: Option<u16>,
+    told: Told,
 }
 
 impl Chosen {
@@ -108,9 +110,8 @@ impl IkeSa {
         let own = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
         let peers = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
         if config.transport && self.is_between_hosts(&own, &peers) {
-            chain.notify(notify::USE_TRANSPORT_MODE, &[]);
+            use_transport(chain);
         }
-        chain.notify(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[]);
         resource::push_info(chain, resource);
         // AH authenticates what a NAT changes; where nothing else is configured the peer says so, too.
         let nat = self.encapsulates() && config.esp_proposals.iter().any(|ours| !ours.is_ah());
@@ -322,6 +323,7 @@ impl IkeSa {
             ts_remote,
             transport,
             resource,
+            told: told(parts),
         };
         let (mut child, sa) = self.make_child(ctx, chosen, keys, rekeys);
         child.more_possible = more;
@@ -378,6 +380,7 @@ impl IkeSa {
             ts_remote,
             transport,
             resource,
+            told,
         } = chosen;
         let sa = Arc::new(ChildSa {
             id: ChildId(ctx.out.id()),
@@ -393,7 +396,7 @@ impl IkeSa {
             ts_remote: ts_remote.into(),
             replaces,
             resource,
-            told: Default::default(),
+            told: (told != Told::default()).then(|| Box::new(told)),
         });
         let rekey_at = config.rekey_time;
         let rekey_at =
@@ -539,9 +542,8 @@ impl IkeSa {
             let transport = wants_transport && config.transport && between_hosts;
             let spi_in = ctx.new_spi();
             if transport {
-                chain.notify(notify::USE_TRANSPORT_MODE, &[]);
+                use_transport(chain);
             }
-            chain.notify(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[]);
             if more {
                 chain.notify(notify::ADDITIONAL_TS_POSSIBLE, &[]);
             }
@@ -561,6 +563,7 @@ impl IkeSa {
                 ts_remote,
                 transport,
                 resource,
+                told: told(parts),
             });
         }
         Err(Refused::By(refusal))
@@ -578,6 +581,21 @@ impl IkeSa {
             .derive(ctx, &chosen.suite, offer)
             .map_err(|_| notify::NO_PROPOSAL_CHOSEN)?;
         Ok(self.make_child(ctx, chosen, (to_peer, from_peer), rekeys))
+    }
+}
+
+/// Tunnels have TFC padding taken off; in transport mode nothing tells where it begins (RFC 4303 §2.7).
+fn use_transport(chain: &mut Chain) {
+    chain.notify(notify::USE_TRANSPORT_MODE, &[]);
+    chain.notify(notify::ESP_TFC_PADDING_NOT_SUPPORTED, &[]);
+}
+
+/// What the peer tells of the child beyond the choice of algorithms.
+fn told(parts: &[Payload<'_>]) -> Told {
+    let refused = |notify: Notify<'_>| notify.kind == notify::ESP_TFC_PADDING_NOT_SUPPORTED;
+    Told {
+        no_tfc_padding: notifies(parts).any(refused),
+        ..Told::default()
     }
 }
 

@@ -5,6 +5,8 @@
 Run: pip install scapy cryptography && python3 generate.py > scapy.json
 With --further: scapy-further.json, of the suites that only software has. scapy knows no AES-XCBC-MAC:
 it is made of pyca/cryptography's AES here, and RFC 3566's codes are asked of it first.
+With --padded: scapy-padded.json, of tunnels with TFC padding behind the inner packet (RFC 4303 section
+2.7), and of dummy packets (section 2.6).
 """
 import json
 import random
@@ -110,6 +112,14 @@ if "--further" in sys.argv:
     ]
     MODES = ["transport", "tunnel4udp"]
     SIZES = [0, 1, 13, 64, 200]
+PADDINGS = []
+if "--padded" in sys.argv:
+    rng = random.Random(27)
+    NAMES = ["aes128gcm16", "aes256gcm16", "chacha20poly1305", "aes128-sha256", "null-sha256"]
+    SUITES = [suite for suite in SUITES if suite[0] in NAMES]
+    MODES = ["tunnel4", "tunnel6", "tunnel4udp", "dummy4"]
+    SIZES = [0, 13, 500]
+    PADDINGS = [1, 3, 40, 255, 700]
 
 
 def inner(version, size):
@@ -119,6 +129,13 @@ def inner(version, size):
     else:
         packet = IPv6(src="fd01::1", dst="fd02::9", tc=0x2A, hlim=61) / TCP(sport=7000, dport=443)
     return packet / payload
+
+
+def pad(packet, padding):
+    """Octets behind a packet, whose own lengths stay as they are."""
+    octets = bytes(packet)
+    header_len = 20 if packet.version == 4 else 40
+    return packet.__class__(octets[:header_len]) / Raw(octets[header_len:] + padding)
 
 
 def cut_icv(packet, surplus):
@@ -148,7 +165,10 @@ for name, cipher, key_len, salt_len, iv_len, auth, auth_len in SUITES:
                 high, low = (rng.randrange(1, 2**31), rng.randrange(2**32)) if esn else (0, rng.randrange(1, 2**32))
                 spi = rng.randrange(256, 2**32)
                 outer = None
-                if mode.startswith("tunnel4"):
+                if mode == "dummy4":
+                    # Sealed in transport mode, the packet's protocol becomes the next header.
+                    dummy = IP(src="192.0.2.1", dst="192.0.2.2", proto=59) / Raw(rng.randbytes(size + 1))
+                elif mode.startswith("tunnel4"):
                     outer = IP(src="192.0.2.1", dst="192.0.2.2", tos=0x2A, ttl=64, id=0, flags="DF")
                 elif mode == "tunnel6":
                     outer = IPv6(src="2001:db8::1", dst="2001:db8::2", tc=0x2A, hlim=64)
@@ -167,13 +187,17 @@ for name, cipher, key_len, salt_len, iv_len, auth, auth_len in SUITES:
                 )
                 plain = inner(version, size)
                 plain = plain.__class__(bytes(plain))
-                sealed = sa.encrypt(plain, seq_num=low, iv=iv, esn_en=esn, esn=high)
+                padding = rng.randbytes(rng.choice(PADDINGS)) if PADDINGS else b""
+                sent = pad(plain, padding) if padding else plain
+                if mode == "dummy4":
+                    plain, padding, sent = b"", b"", dummy
+                sealed = sa.encrypt(sent, seq_num=low, iv=iv, esn_en=esn, esn=high)
                 if cipher == "AES-GCM" and isinstance(auth, int) and auth < 16:
                     sealed = cut_icv(sealed, 16 - auth)
                 vectors.append(
                     {
                         "suite": name,
-                        "mode": mode,
+                        "mode": "tunnel4" if mode == "dummy4" else mode,
                         "esn": esn,
                         "spi": spi,
                         "sequence": high << 32 | low,
@@ -181,6 +205,7 @@ for name, cipher, key_len, salt_len, iv_len, auth, auth_len in SUITES:
                         "integrity_key": auth_key.hex(),
                         "iv": iv.hex(),
                         "plain": bytes(plain).hex(),
+                        **({"padding": padding.hex()} if PADDINGS else {}),
                         "sealed": bytes(sealed).hex(),
                     }
                 )

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use memmap2::{MmapOptions, MmapRaw};
 use offload_api::error::DeviceError;
 use offload_api::frame::PoolMemory;
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, SealFlags};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::handshake::Slots;
@@ -95,6 +95,7 @@ impl DmaArena {
         let make = |pages: MemfdFlags| -> std::io::Result<Self> {
             let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | pages;
             let fd = rustix::fs::memfd_create("esplanade-rings", flags)?;
+            rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR)?;
             rustix::fs::ftruncate(&fd, len as u64)?;
             if !pages.is_empty() {
                 // Taken here, so that a shortage is an error and not a later SIGBUS.

@@ -16,6 +16,7 @@ mod legacy;
 mod manual;
 mod metrics;
 mod pool;
+mod privileges;
 mod puzzles;
 mod secret;
 mod text;
@@ -49,6 +50,7 @@ pub use manual::{HexKey, KeyTable, ManualSection};
 pub(crate) use manual::{Keys, keys as manual_keys};
 pub use metrics::{MetricsListen, MetricsSection};
 pub use pool::{AddressRange, PoolSection};
+pub use privileges::{CapabilityName, PrivilegesSection};
 pub use puzzles::{PuzzlesSection, SolvePuzzlesSection};
 pub use secret::SecretSection;
 pub(crate) use secret::check_secret;
@@ -133,14 +135,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            Zeroizing::new(
-                std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
-                    path: path.to_owned(),
-                    error,
-                })?,
-            );
-        Self::parse(&text, path)
+        Draft::read(path)?.load()
     }
 
     /// Reads a text; `path` is for messages.
@@ -148,17 +143,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let mut config: Self = toml::from_str(text).map_err(|error| {
-            let (place, what) = diagnosis::of_parser(path, text, &error);
-            ConfigError::Parse { place, what }
-        })?;
-        let checked = config.check().and_then(|()| config.load(path));
-        checked.map_err(|(key, what)| ConfigError::Invalid {
-            place: Place::of_key(path, text, &key),
-            key,
-            what,
-        })?;
-        Ok(config)
+        Draft::parse(Zeroizing::new(text.to_owned()), path)?.load()
     }
 
     /// What the types do not say: the setting that is wrong, and why.
@@ -171,6 +156,7 @@ impl Config {
         for (name, interface) in &self.interfaces {
             interface.check(name, &self.daemon)?;
         }
+        self.daemon.privileges.check()?;
         if let Some(cluster) = &self.cluster {
             cluster.check()?;
         }
@@ -288,6 +274,58 @@ impl Config {
                 })
             })
             .collect()
+    }
+}
+
+/// A configuration that is read, and the files that it names are not yet: who reads them may be another
+/// user.
+#[derive(Debug)]
+pub struct Draft {
+    config: Config,
+    text: Zeroizing<String>,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+        Self::parse(Zeroizing::new(text), path)
+    }
+
+    fn parse(text: Zeroizing<String>, path: &Path) -> Result<Self, ConfigError> {
+        let config = toml::from_str(&text).map_err(|error| {
+            let (place, what) = diagnosis::of_parser(path, &text, &error);
+            ConfigError::Parse { place, what }
+        })?;
+        let path = path.to_owned();
+        Ok(Self { config, text, path })
+    }
+
+    /// The part about the daemon itself.
+    pub fn daemon(&self) -> &DaemonSection {
+        &self.config.daemon
+    }
+
+    /// Reads the files, and makes sure that it all makes sense.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(mut self) -> Result<Config, ConfigError> {
+        let checked = self.config.check();
+        let checked = checked.and_then(|()| self.config.load(&self.path));
+        checked.map_err(|(key, what)| ConfigError::Invalid {
+            place: Place::of_key(&self.path, &self.text, &key),
+            key,
+            what,
+        })?;
+        Ok(self.config)
     }
 }
 

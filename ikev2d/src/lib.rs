@@ -17,6 +17,7 @@ mod manual;
 mod metrics;
 mod net;
 mod plane;
+pub mod privileges;
 pub mod publication;
 mod routes;
 pub mod streams;

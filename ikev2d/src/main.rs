@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use ikev2d::config::Config;
+use ikev2d::config::Draft;
+use ikev2d::privileges;
 use ikev2d::publication::PublishArguments;
 use tracing_subscriber::EnvFilter;
 
@@ -46,12 +47,25 @@ fn main() -> ExitCode {
         }
     }
     let filter = |level: &str| EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let config = match Config::read(&arguments.config) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("ikev2d: {error}");
-            return ExitCode::from(2);
+    let wrong = |error: &dyn std::error::Error| {
+        eprintln!("ikev2d: {error}");
+        ExitCode::from(2)
+    };
+    let draft = match Draft::read(&arguments.config) {
+        Ok(draft) => draft,
+        Err(error) => return wrong(&error),
+    };
+    let left = if arguments.check {
+        None
+    } else {
+        match privileges::give_up(draft.daemon(), &arguments.config) {
+            Ok(left) => left,
+            Err(error) => return wrong(&error),
         }
+    };
+    let config = match draft.load() {
+        Ok(config) => config,
+        Err(error) => return wrong(&error),
     };
     if arguments.check {
         for warning in &config.warnings {
@@ -74,6 +88,9 @@ fn main() -> ExitCode {
         .init();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
+    }
+    if let Some(left) = left {
+        left.log();
     }
     harden();
     let runtime = tokio::runtime::Builder::new_multi_thread()

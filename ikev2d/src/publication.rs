@@ -192,6 +192,7 @@ impl PublishArguments {
             .open("/dev/null")?;
         dup2_stdin(&null)?;
         dup2_stdout(&null)?;
+        crate::privileges::give_up_all()?;
         // What ends the daemon's terminal does not end this.
         setsid()?;
         let publisher = Publisher::bind(path, cache, self.publish_group)?;

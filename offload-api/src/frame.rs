@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, SealFlags};
 
 use crate::error::PoolError;
 
@@ -175,6 +175,7 @@ impl FramePool {
 fn memfd(len: u64, flags: MemfdFlags) -> std::io::Result<OwnedFd> {
     let flags = flags | MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = rustix::fs::memfd_create("esplanade-frames", flags)?;
+    rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR)?;
     rustix::fs::ftruncate(&fd, len)?;
     // Hugepages are reserved here, so that a shortage is an error and not a later SIGBUS.
     rustix::fs::fallocate(&fd, rustix::fs::FallocateFlags::empty(), 0, len)?;

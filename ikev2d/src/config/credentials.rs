@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::auth::eap_name;
 use crate::fetch::Http;
+use crate::privileges;
 
 /// Largest file that is read.
 const FILE_LIMIT: u64 = 1 << 20;
@@ -288,7 +289,14 @@ impl Credentials {
 /// Reads a file whole, with bounds. A secret one must be ours or root's, and nobody else's to read.
 fn read(path: &Path, secret: bool) -> Result<Zeroizing<Vec<u8>>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    let file = File::open(path).map_err(failed)?;
+    let file = File::open(path).map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied => {
+            let (who, shown) = (privileges::who(), path.display());
+            let owner = if secret { "own" } else { "be let read" };
+            format!("{shown}: {error}: {who} must {owner} it, and reads it again at every reload")
+        }
+        _ => failed(error),
+    })?;
     let metadata = file.metadata().map_err(failed)?;
     if secret {
         let own = [0, nix::unistd::geteuid().as_raw()];

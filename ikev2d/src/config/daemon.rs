@@ -8,7 +8,10 @@ use driver::DeviceAddress;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use super::{CacheSection, FailoverSection, MetricsSection, PuzzlesSection, SolvePuzzlesSection};
+use super::{
+    CacheSection, FailoverSection, MetricsSection, PrivilegesSection, PuzzlesSection,
+    SolvePuzzlesSection,
+};
 use crate::dataplane::{CopyDscp, MssClamp};
 
 /// The daemon itself.
@@ -23,6 +26,8 @@ pub struct DaemonSection {
     pub failover: FailoverSection,
     /// The SA cache, and who may read it.
     pub sa_cache: CacheSection,
+    /// What it may do once it runs.
+    pub privileges: PrivilegesSection,
     /// Where it keeps what outlives it: the sequence numbers of manual keys.
     pub state_directory: PathBuf,
     /// What moves packets.
@@ -68,6 +73,7 @@ impl Default for DaemonSection {
             device: DeviceSetting::Software,
             failover: FailoverSection::default(),
             sa_cache: CacheSection::default(),
+            privileges: PrivilegesSection::default(),
             state_directory: "/var/lib/esplanade".into(),
             dataplane: DataplaneSetting::Tun,
             tun: TunSection::default(),

@@ -275,7 +275,8 @@ impl Gateway {
         gateway
     }
 
-    fn spawn(mut command: Command, vici: PathBuf, log: PathBuf) -> Self {
+    /// Starts a daemon, and waits until its control socket is there.
+    pub(crate) fn spawn(mut command: Command, vici: PathBuf, log: PathBuf) -> Self {
         let file = File::create(&log).unwrap();
         command
             .stdin(Stdio::null())

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! B67: what the daemon may still do once it runs.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use netlab::Namespace;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User};
+
+mod gateway;
+
+use gateway::{Gateway, SECRET, Wire, ours};
+
+const SUITE: (&str, &str) = ("aes256gcm16-prfsha384-x25519", "aes256gcm16");
+/// CAP_NET_BIND_SERVICE, CAP_NET_ADMIN and CAP_NET_RAW (linux/capability.h).
+const KEPT: u64 = 1 << 10 | 1 << 12 | 1 << 13;
+
+/// A line of a `status` in proc(5).
+fn line(status: &str, name: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let line = line.and_then(|line| line.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("{name}: {status}"))
+        .trim()
+        .to_owned()
+}
+
+fn set(status: &str, name: &str) -> u64 {
+    u64::from_str_radix(&line(status, name), 16).unwrap()
+}
+
+/// Each thread's `status`.
+fn threads(process: u32) -> Vec<String> {
+    let all = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let all = all.map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap());
+    all.collect()
+}
+
+/// Every thread of a process is `user`, and may do what is `kept` and nothing else; what it starts gets
+/// no more than daemons have.
+fn assert_left(process: u32, user: u32, kept: u64) {
+    let bound = kept | KEPT;
+    let threads = threads(process);
+    assert!(!threads.is_empty());
+    for status in threads {
+        let sets = ["CapEff", "CapPrm", "CapInh", "CapAmb"].map(|name| set(&status, name));
+        assert_eq!(sets, [kept, kept, 0, 0], "{status}");
+        assert_eq!(set(&status, "CapBnd") & !bound, 0, "{status}");
+        assert_eq!(line(&status, "NoNewPrivs"), "1", "{status}");
+        let ids = [user; 4].map(|id| id.to_string());
+        let found = line(&status, "Uid");
+        assert_eq!(
+            found.split_whitespace().collect::<Vec<_>>(),
+            ids,
+            "{status}"
+        );
+    }
+}
+
+/// Processes that a process has started and that still run.
+fn children(process: u32) -> Vec<u32> {
+    let all = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let texts = all.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap());
+    let text: Vec<String> = texts.collect();
+    let text = text.join(" ");
+    let numbers = text
+        .split_whitespace()
+        .map(|number| number.parse().unwrap());
+    numbers.collect()
+}
+
+/// Nothing below a directory, and no memory that a process shares, is anybody's.
+fn assert_private(process: u32, directory: &Path) {
+    let mut left = vec![directory.to_owned()];
+    let mut seen = 0;
+    while let Some(path) = left.pop() {
+        for entry in fs::read_dir(path).unwrap() {
+            let path = entry.unwrap().path();
+            let found = fs::symlink_metadata(&path).unwrap();
+            // Into a directory that nobody else may enter, or write in, no word of others leads.
+            let denied = if found.is_dir() { 0o002 } else { 0o007 };
+            assert_eq!(
+                found.mode() & denied,
+                0,
+                "{}: {:o}",
+                path.display(),
+                found.mode()
+            );
+            seen += 1;
+            if found.is_dir() {
+                left.push(path);
+            }
+        }
+    }
+    assert!(seen > 2, "{}", directory.display());
+    let mut memory = 0;
+    for entry in fs::read_dir(format!("/proc/{process}/fd")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(name) = fs::read_link(&path) else {
+            continue;
+        };
+        if name.to_string_lossy().contains("memfd:") {
+            let mode = fs::metadata(&path).unwrap().mode();
+            assert_eq!(mode & 0o077, 0, "{}: {mode:o}", name.display());
+            memory += 1;
+        }
+    }
+    assert!(memory > 0);
+}
+
+/// A configuration that only `owner` may read, and all that the daemon writes below `own`.
+fn configuration(own: &Path, connections: &str, privileges: &str) -> String {
+    format!(
+        "[daemon]\nvici_socket = {vici:?}\nstate_directory = {state:?}\nkey_log = {keys:?}\nlog_level = \"debug\"\n\
+         retransmit_timeout = 1.0\ntun = {{ name = \"esp0\", mtu = 1400, queues = 1 }}\n\
+         privileges = {{ {privileges} }}\n{connections}\n[secrets.ike-1]\nsecret = \"{SECRET}\"\n",
+        vici = own.join("vici"),
+        state = own.join("state"),
+        keys = own.join("keys"),
+    )
+}
+
+struct Place {
+    own: PathBuf,
+    file: PathBuf,
+}
+
+/// A place for a daemon in a directory that anybody may pass through.
+fn place(directory: &Path, owner: Option<u32>) -> Place {
+    fs::set_permissions(directory, Permissions::from_mode(0o711)).unwrap();
+    let (own, file) = (directory.join("own"), directory.join("ikev2d.toml"));
+    fs::write(&file, "").unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    chown(&file, owner, None).unwrap();
+    Place { own, file }
+}
+
+fn start(namespace: &Namespace, place: &Place) -> Gateway {
+    let mut command = namespace.command(tests::program("ikev2d"));
+    command.arg("--config").arg(&place.file);
+    let log = place.file.with_file_name("log");
+    Gateway::spawn(command, place.own.join("vici"), log)
+}
+
+/// Has it read its configuration again, and waits until it has.
+fn reload(gateway: &Gateway) {
+    let told = || {
+        fs::read_to_string(&gateway.log)
+            .unwrap()
+            .matches("is read again")
+            .count()
+    };
+    let before = told();
+    kill(Pid::from_raw(gateway.id() as i32), Signal::SIGHUP).unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while told() == before {
+        assert!(Instant::now() < end, "{}", gateway.tail());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn peer(wire: &Wire, directory: &Path) -> Gateway {
+    let (ike, esp) = SUITE;
+    Gateway::ikev2d(&wire.b, &directory.join("b"), &ours(2, ike, esp, "", ""))
+}
+
+/// A tunnel, a reload that makes an interface, and a rekeying.
+fn assert_works(wire: &Wire, a: &Gateway, place: &Place) {
+    a.swanctl(&["--initiate", "--child", "net"]);
+    wire.assert_passes("with what is left");
+    let text = fs::read_to_string(&place.file).unwrap();
+    fs::write(
+        &place.file,
+        text + "[interfaces.vpn0]\naddrs = [\"10.9.0.1/24\"]\n",
+    )
+    .unwrap();
+    reload(a);
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let output = wire.a.command("ip").args(["-o", "addr"]).output().unwrap();
+        if String::from_utf8_lossy(&output.stdout).contains("10.9.0.1/24") {
+            break;
+        }
+        assert!(Instant::now() < end, "{}", a.tail());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    a.swanctl(&["--rekey", "--child", "net"]);
+    wire.assert_passes("after a reload and a rekeying");
+}
+
+/// No capability but three, in no thread, nor in what it starts; nothing that it makes is anybody's; and
+/// what comes after the start still works.
+#[test]
+fn a_running_daemon_has_what_it_needs_and_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let _b = peer(&wire, directory.path());
+    let place = place(directory.path(), None);
+    fs::create_dir(&place.own).unwrap();
+    let (ike, esp) = SUITE;
+    let text = configuration(&place.own, &ours(1, ike, esp, "", ""), "");
+    fs::write(&place.file, text).unwrap();
+    let mut a = start(&wire.a, &place);
+    assert_left(a.id(), nix::unistd::geteuid().as_raw(), KEPT);
+    let publisher = children(a.id());
+    assert_eq!(publisher.len(), 1);
+    assert_left(publisher[0], nix::unistd::geteuid().as_raw(), 0);
+    assert_works(&wire, &a, &place);
+    assert_left(a.id(), nix::unistd::geteuid().as_raw(), KEPT);
+    assert_private(a.id(), &place.own);
+    assert!(a.stop(), "{}", a.tail());
+}
+
+/// Capabilities that the configuration keeps are kept, and `drop = false` keeps all.
+#[test]
+fn a_daemon_keeps_what_it_is_told_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let place = place(directory.path(), None);
+    fs::create_dir(&place.own).unwrap();
+    let own = nix::unistd::geteuid().as_raw();
+    fs::write(
+        &place.file,
+        configuration(&place.own, "", "keep = [\"DAC_OVERRIDE\"]"),
+    )
+    .unwrap();
+    let a = start(&wire.a, &place);
+    assert_left(a.id(), own, KEPT | 1 << 1);
+    drop(a);
+    fs::write(&place.file, configuration(&place.own, "", "drop = false")).unwrap();
+    let a = start(&wire.a, &place);
+    for status in threads(a.id()) {
+        assert_eq!(line(&status, "NoNewPrivs"), "0");
+        assert_ne!(set(&status, "CapEff") & !KEPT, 0);
+    }
+}
+
+/// The user of another daemon's, if this host lets anybody become it: a namespace of one user does not.
+fn nobody() -> Option<User> {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
+    let user = User::from_name("nobody").unwrap()?;
+    let known = map.lines().any(|line| {
+        let mut numbers = line
+            .split_whitespace()
+            .map(|word| word.parse::<u64>().unwrap());
+        let (first, count) = (numbers.next().unwrap(), numbers.nth(1).unwrap());
+        (first..first + count).contains(&u64::from(user.uid.as_raw()))
+    });
+    if !known {
+        eprintln!("skipped: this user namespace has no other user");
+    }
+    known.then_some(user)
+}
+
+/// As another user, with what that one may read: a tunnel, a reload, an interface.
+#[test]
+fn a_daemon_runs_as_another_user() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let Some(user) = nobody() else { return };
+    let _b = peer(&wire, directory.path());
+    let place = place(directory.path(), Some(user.uid.as_raw()));
+    let (ike, esp) = SUITE;
+    let connections = ours(1, ike, esp, "", "");
+    let text = configuration(&place.own, &connections, "user = \"nobody\"");
+    fs::write(&place.file, text).unwrap();
+    let mut a = start(&wire.a, &place);
+    assert_left(a.id(), user.uid.as_raw(), KEPT);
+    assert_works(&wire, &a, &place);
+    assert_private(a.id(), &place.own);
+    assert!(a.stop(), "{}", a.tail());
+
+    // What it could not do later it says at once.
+    let refusal = |place: &Place| {
+        let mut command = wire.a.command(tests::program("ikev2d"));
+        command
+            .arg("--config")
+            .arg(&place.file)
+            .stdin(Stdio::null());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    chown(&place.own, Some(0), Some(0)).unwrap();
+    let told = refusal(&place);
+    assert!(
+        told.contains("daemon.vici_socket: user nobody may not write in"),
+        "{told}"
+    );
+    chown(&place.own, Some(user.uid.as_raw()), None).unwrap();
+    chown(&place.file, Some(0), Some(0)).unwrap();
+    let told = refusal(&place);
+    assert!(
+        told.contains("user nobody reads it again at every reload"),
+        "{told}"
+    );
+}

@@ -18,16 +18,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crossbeam_queue::ArrayQueue;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
 
 use crate::error::PoolError;
 
 mod chain;
+mod free;
 
 use chain::Link;
 pub use chain::{Pieces, Segments};
+use free::Free;
 
 /// Octets that sealing may need in front of a packet: outer IPv6, UDP, ESP, IV, rounded up.
 pub const HEADROOM: usize = 128;
@@ -46,7 +47,7 @@ pub struct FramePool {
 struct Inner {
     map: MmapRaw,
     fd: OwnedFd,
-    free: ArrayQueue<u32>,
+    free: Free,
     /// What follows the head of a chain, by slot.
     links: Box<[Link]>,
     config: FramePoolConfig,
@@ -109,17 +110,12 @@ impl FramePool {
         };
         let file = File::from(fd);
         let map = MmapOptions::new().len(len as usize).map_raw(&file)?;
-        let free = ArrayQueue::new(slots as usize);
-        for slot in 0..slots {
-            // The queue was made with room for every slot.
-            let _ = free.push(slot);
-        }
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let fd = OwnedFd::from(file);
         let inner = Inner {
             map,
             fd,
-            free,
+            free: Free::all(slots),
             links: (0..slots).map(|_| Link::default()).collect(),
             config,
             quarantined: AtomicU32::new(0),
@@ -133,7 +129,7 @@ impl FramePool {
     /// An empty frame with its headroom in front, unless all are out.
     #[inline]
     pub fn alloc(&self) -> Option<Frame> {
-        let index = self.inner.free.pop()?;
+        let index = self.inner.free.take()?;
         Some(Frame {
             pool: self.clone(),
             extent: Pair::new(self.inner.config.headroom, 0),
@@ -246,8 +242,7 @@ impl Drop for Frame {
             self.drop_rest();
         }
         if self.index() != NO_SLOT {
-            // The queue has room for every slot, and each slot has one owner.
-            let _ = self.pool.inner.free.push(self.index());
+            self.pool.inner.free.bring(self.index());
         }
     }
 }

@@ -128,7 +128,8 @@ fn tests() -> Result<()> {
     run::succeed(command.args(["--workspace", "--exclude", NETWORK_TESTS, "--locked"]))
 }
 
-/// Every interleaving of the SA cache's writers and readers, which are compiled for loom. The driver's
+/// Every interleaving of the SA cache's writers and readers, and of who takes frames and brings them home,
+/// which are compiled for loom. The driver's
 /// and the card's models are ordinary tests.
 fn cache_models() -> Result<()> {
     let mut command = test_command(run::cargo());

@@ -118,6 +118,18 @@ pub struct TunnelFigures {
     /// What the tunnel adds to the delay that one packet in a hundred exceeds, in nanoseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub added_p99_ns: Option<f64>,
+    /// The same probe's delay at the same load without any tunnel, in nanoseconds: half of the packets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor_p50_ns: Option<f64>,
+    /// As above, which one packet in a hundred exceeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor_p99_ns: Option<f64>,
+    /// How late a real-time thread ran meanwhile that slept until a moment, in nanoseconds: half of the time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall_p50_ns: Option<f64>,
+    /// As above, one time in a hundred.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall_p99_ns: Option<f64>,
 }
 
 /// Which figure of which tunnel.

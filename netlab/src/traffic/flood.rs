@@ -33,7 +33,7 @@ const LINGER: Duration = Duration::from_millis(300);
 /// What the receiver's socket holds, so that its turn may come late.
 const BUFFER: usize = 4 << 20;
 /// Longest delay that is told apart, in nanoseconds.
-const LONGEST: u64 = 10_000_000_000;
+pub(super) const LONGEST: u64 = 10_000_000_000;
 
 /// The shape of a flood.
 #[derive(Clone, Copy, Debug)]
@@ -155,7 +155,7 @@ impl Flood {
 }
 
 /// Makes a thread urgent, if it is to be; where the system does not allow it, delays have more in them.
-fn make_urgent(wanted: bool) {
+pub(super) fn make_urgent(wanted: bool) {
     if wanted {
         let _ = be_urgent();
     }

@@ -8,6 +8,7 @@ mod flood;
 mod pattern;
 mod probe;
 mod series;
+mod stalls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ pub use datagrams::{DatagramReport, Datagrams, DatagramsConfig, Latency};
 pub use flood::{Flood, FloodConfig, FloodReport};
 pub use probe::{Iperf3Report, PingReport, await_answer, iperf3, ping};
 pub use series::Series;
+pub use stalls::Stalls;
 
 /// Why traffic could not be sent or judged.
 #[derive(Debug, Error)]

@@ -324,7 +324,7 @@ impl Frame {
         let mut next = self.replace_next(NO_SLOT);
         while let Some(segment) = self.segment_at(next) {
             next = segment.next;
-            let _ = self.pool.inner.free.push(segment.index);
+            self.pool.inner.free.bring(segment.index);
         }
     }
 

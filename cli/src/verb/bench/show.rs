@@ -99,6 +99,10 @@ const TUNNEL: &[&str] = &[
     "LOST",
     "P50 ADDED",
     "P99 ADDED",
+    "P50 FLOOR",
+    "P99 FLOOR",
+    "P50 STALL",
+    "P99 STALL",
 ];
 
 /// A tunnel's figures, whose units differ with the traffic.
@@ -129,6 +133,10 @@ fn tunnel(cell: &Cell) -> Vec<String> {
             dash()
         },
         figures.added_p99_ns.map_or_else(dash, micros),
+        figures.floor_p50_ns.map_or_else(dash, micros),
+        figures.floor_p99_ns.map_or_else(dash, micros),
+        figures.stall_p50_ns.map_or_else(dash, micros),
+        figures.stall_p99_ns.map_or_else(dash, micros),
     ]
 }
 
@@ -232,7 +240,8 @@ fn row(cell: &Cell, kind: Ptest) -> Vec<String> {
 
 const CSV: &str = "source,backend,ptest,suite,operation,size,mean size,burst,queues,cores,sas,metric,rounds,\
                    median,low,high,cycles per byte,mpps,gbps,p50 ns,p90 ns,p99 ns,p99.9 ns,max ns,build,\
-                   enqueue,dequeue,checked,wrong,spoiled,spoiled found,cpu,lost,rate,p99 ns added";
+                   enqueue,dequeue,checked,wrong,spoiled,spoiled found,cpu,lost,rate,p99 ns added,p50 ns floor,\
+                   p99 ns floor,p50 ns stall,p99 ns stall";
 
 /// A line for each cell.
 pub(super) fn csv(report: &Report) -> String {
@@ -278,6 +287,10 @@ pub(super) fn csv(report: &Report) -> String {
             number(cell.tunnel.and_then(|tunnel| tunnel.lost)),
             number(cell.tunnel.and_then(|tunnel| tunnel.rate)),
             number(cell.tunnel.and_then(|tunnel| tunnel.added_p99_ns)),
+            number(cell.tunnel.and_then(|tunnel| tunnel.floor_p50_ns)),
+            number(cell.tunnel.and_then(|tunnel| tunnel.floor_p99_ns)),
+            number(cell.tunnel.and_then(|tunnel| tunnel.stall_p50_ns)),
+            number(cell.tunnel.and_then(|tunnel| tunnel.stall_p99_ns)),
         ]
         .join(",")
     }));

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use bench_harness::report::{Cell, EngineInfo, TunnelFigures, TunnelPoint};
 use bench_harness::stats::median;
 use hdrhistogram::Histogram;
-use netlab::traffic::{Flood, FloodConfig, FloodReport, iperf3};
+use netlab::traffic::{Flood, FloodConfig, FloodReport, Stalls, iperf3};
 
 use self::ground::{Ground, MTU, Running};
 
@@ -133,6 +133,8 @@ struct Delayed {
     lost: f64,
     tunnel: Histogram<u64>,
     wire: Histogram<u64>,
+    /// How late real-time threads ran beside the tunnel.
+    stalls: Histogram<u64>,
 }
 
 /// A tunnel on its way through the rounds.
@@ -194,18 +196,19 @@ impl Measured {
             Some((&size, flooded)) if self.tunnel != Tunnel::Wire => {
                 let rate = 0.5e9 / flooded.nanos;
                 ground.settle()?;
-                let (tunnel, report) = probe(&ground, size, rate, length)?;
+                let (tunnel, stalls, report) = probe(&ground, size, rate, length)?;
                 running.stop();
                 drop(ground);
                 // Whatever the hosts and the wire add is there without a tunnel as well.
                 let ground = Ground::lay()?;
                 let _bare = ground.route_directly()?;
-                let (wire, _) = probe(&ground, size, rate, length)?;
+                let (wire, ..) = probe(&ground, size, rate, length)?;
                 Some(Delayed {
                     rate,
                     lost: lost(&report),
                     tunnel,
                     wire,
+                    stalls,
                 })
             }
             _ => None,
@@ -259,16 +262,25 @@ impl Measured {
             cells.push(cell);
         }
         if let (Some(first), Some(&size)) = (self.delays.first(), shape.sizes.iter().max()) {
+            let at = |delays: &Histogram<u64>, quantile| delays.value_at_quantile(quantile) as f64;
             let added = |quantile: f64| {
-                let at = |delays: &Histogram<u64>| delays.value_at_quantile(quantile) as f64;
-                let all = self.delays.iter().map(|d| at(&d.tunnel) - at(&d.wire));
-                all.collect::<Vec<_>>()
+                let all = self.delays.iter();
+                all.map(|d| at(&d.tunnel, quantile) - at(&d.wire, quantile))
+                    .collect::<Vec<_>>()
+            };
+            let middle = |of: fn(&Delayed) -> &Histogram<u64>, quantile| {
+                let all: Vec<f64> = self.delays.iter().map(|d| at(of(d), quantile)).collect();
+                Some(median(&all))
             };
             let of = |pick: fn(&Delayed) -> f64| self.delays.iter().map(pick).collect::<Vec<_>>();
             let figures = TunnelFigures {
                 rate: Some(median(&of(|d| d.rate))),
                 lost: Some(median(&of(|d| d.lost))),
                 added_p99_ns: Some(median(&added(0.99))),
+                floor_p50_ns: middle(|d| &d.wire, 0.5),
+                floor_p99_ns: middle(|d| &d.wire, 0.99),
+                stall_p50_ns: middle(|d| &d.stalls, 0.5),
+                stall_p99_ns: middle(|d| &d.stalls, 0.99),
                 ..TunnelFigures::default()
             };
             let mut all = first.tunnel.clone();
@@ -337,19 +349,21 @@ fn flood(ground: &Ground, size: usize, rate: Option<f64>, length: Duration) -> R
     Ok(begin(ground, size, rate, length, 7000)?.finish()?)
 }
 
-/// Delays of a probe beside a load, and what became of the load.
+/// Delays of a probe beside a load, how late real-time threads ran meanwhile, and what became of the load.
 fn probe(
     ground: &Ground,
     size: usize,
     rate: f64,
     length: Duration,
-) -> Result<(Histogram<u64>, FloodReport)> {
+) -> Result<(Histogram<u64>, Histogram<u64>, FloodReport)> {
     let load = begin(ground, size, Some(rate), length + 2 * MARGIN, 7001)?;
     std::thread::sleep(MARGIN);
+    let stalls = Stalls::watch()?;
     let probe = begin(ground, PROBE + HEADERS, Some(PROBES), length, PROBE_PORT)?.finish()?;
+    let stalls = stalls.finish()?;
     let load = load.finish()?;
     if probe.received == 0 {
         bail!("none of {} probes arrived", probe.sent);
     }
-    Ok((probe.delays, load))
+    Ok((probe.delays, stalls, load))
 }

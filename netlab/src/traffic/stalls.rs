@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a machine keeps from every program: how late a thread runs that sleeps until a moment and goes
+//! before all others. No delay over it can be shorter than that.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
+use nix::unistd::Pid;
+
+use super::flood::{LONGEST, make_urgent};
+
+/// From one moment to the next. Seldom enough to take nothing from who is measured beside it.
+const STEP: Duration = Duration::from_millis(1);
+
+/// Threads that watch, one on each processor.
+pub struct Stalls {
+    done: Arc<AtomicBool>,
+    watchers: Vec<JoinHandle<io::Result<Histogram<u64>>>>,
+}
+
+impl Stalls {
+    /// Watches the processors that this thread may run on.
+    ///
+    /// # Errors
+    /// A thread can't be had.
+    pub fn watch() -> io::Result<Self> {
+        let mut stalls = Self {
+            done: Arc::new(AtomicBool::new(false)),
+            watchers: Vec::new(),
+        };
+        let mine = sched_getaffinity(Pid::from_raw(0))?;
+        for processor in (0..CpuSet::count()).filter(|at| mine.is_set(*at).unwrap_or(false)) {
+            let done = Arc::clone(&stalls.done);
+            let thread = Builder::new().name(format!("stalls-{processor}"));
+            let watcher = thread.spawn(move || watch(processor, &done))?;
+            stalls.watchers.push(watcher);
+        }
+        Ok(stalls)
+    }
+
+    /// Ends it; nanoseconds that the watchers ran too late, of all processors.
+    ///
+    /// # Errors
+    /// A watcher could not be kept on its processor, or not sleep.
+    pub fn finish(mut self) -> io::Result<Histogram<u64>> {
+        self.done.store(true, Ordering::Release);
+        let mut all = lateness()?;
+        for watcher in self.watchers.drain(..) {
+            let one = watcher
+                .join()
+                .map_err(|_| io::Error::other("a watcher has panicked"))??;
+            all.add(&one).map_err(io::Error::other)?;
+        }
+        Ok(all)
+    }
+}
+
+impl Drop for Stalls {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Release);
+    }
+}
+
+fn lateness() -> io::Result<Histogram<u64>> {
+    Histogram::new_with_bounds(1, LONGEST, 3).map_err(io::Error::other)
+}
+
+fn watch(processor: usize, done: &AtomicBool) -> io::Result<Histogram<u64>> {
+    let mut own = CpuSet::new();
+    own.set(processor)?;
+    sched_setaffinity(Pid::from_raw(0), &own)?;
+    make_urgent(true);
+    let clock = ClockId::CLOCK_MONOTONIC;
+    let mut late = lateness()?;
+    let mut moment = Duration::from(clock_gettime(clock)?);
+    while !done.load(Ordering::Acquire) {
+        moment += STEP;
+        let absolute = ClockNanosleepFlags::TIMER_ABSTIME;
+        clock_nanosleep(clock, absolute, &TimeSpec::from(moment))?;
+        let now = Duration::from(clock_gettime(clock)?);
+        let by = now.saturating_sub(moment);
+        late.saturating_record(by.as_nanos().max(1) as u64);
+        // Moments that have passed meanwhile were missed by one stall.
+        moment = moment.max(now.saturating_sub(STEP));
+    }
+    Ok(late)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_processor_is_watched_until_the_end() {
+        let stalls = Stalls::watch().unwrap();
+        let processors = stalls.watchers.len();
+        std::thread::sleep(Duration::from_millis(100));
+        let late = stalls.finish().unwrap();
+        assert!(processors > 0 && late.len() >= processors as u64);
+        assert!(late.min() > 0);
+    }
+}

@@ -50,7 +50,7 @@ pub use manual::{HexKey, KeyTable, ManualSection};
 pub(crate) use manual::{Keys, keys as manual_keys};
 pub use metrics::{MetricsListen, MetricsSection};
 pub use pool::{AddressRange, PoolSection};
-pub use privileges::{CapabilityName, PrivilegesSection};
+pub use privileges::{CapabilityName, PrivilegesSection, SeccompSetting};
 pub use puzzles::{PuzzlesSection, SolvePuzzlesSection};
 pub use secret::SecretSection;
 pub(crate) use secret::check_secret;

@@ -46,12 +46,14 @@ use crate::install::Installer;
 use crate::jobs::Pool;
 use crate::kept::{self, Kept};
 use crate::keylog::KeyLog;
+use crate::launcher::Launcher;
 use crate::manual::Manual;
 use crate::metrics::{self, Counts};
 use crate::net::{self, Sockets};
 use crate::plane::Plane;
 use crate::publication::{Place, Publication};
 use crate::routes::{Held, Routes};
+use crate::seccomp;
 use crate::streams::Streams;
 use crate::vici::lists::ChildFacts;
 use crate::vici::server::{self, Broadcast, Request};
@@ -131,6 +133,8 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         .context("IKE's sockets (CAP_NET_BIND_SERVICE is needed)")?;
     let place = Place::take(section.sa_cache.socket(&section.vici_socket))?;
     let inline = section.dataplane == DataplaneSetting::Inline;
+    let kept = Kept::inherit();
+    let launcher = Launcher::start(&config_path)?;
     let (devices, adopted) = Devices::open(
         &section.device,
         // Workers seal and open on their own cores: what is handed to a core that has a worker waits
@@ -138,10 +142,15 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         cores().saturating_sub(section.tun.workers()) + 1,
         section.failover.config(),
         section.sa_cache.capacity,
-        Kept::inherit(),
+        kept,
         inline,
     )?;
-    let publication = Publication::start(place, &section.sa_cache, devices.failover.cache())?;
+    let publication = Publication::start(
+        place,
+        &section.sa_cache,
+        devices.failover.cache(),
+        launcher.clone(),
+    )?;
     let listener = server::listen(&section.vici_socket).context("control socket")?;
 
     let (ike_in, mut ike) = mpsc::channel::<Upcall>(BACKLOG);
@@ -241,7 +250,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         interfaces_due: false,
         leases: leases::Keeper::default(),
         mobility: mobility::Mobility::default(),
-        virtual_ips: virtual_ips::VirtualIps::default(),
+        virtual_ips: virtual_ips::VirtualIps::new(launcher),
         traps_due: false,
         manual,
         manual_due: true,
@@ -262,6 +271,10 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     daemon.settle().await;
     daemon.routes.remove_leftovers();
     let (interface, inline) = (daemon.plane.interface(), daemon.plane.is_inline());
+    let setting = daemon.config.daemon.privileges.seccomp;
+    if let Err(error) = seccomp::apply(setting) {
+        tracing::warn!(%error, "system calls stay as they are");
+    }
     tracing::info!(interface, inline, "ikev2d is ready");
     kept::ready();
 

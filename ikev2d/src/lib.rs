@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The IKE daemon: a tokio shell around the sans-IO core, a TUN data plane, and strongSwan's control
 //! protocol.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cluster;
 pub mod config;
@@ -13,6 +13,7 @@ mod install;
 mod jobs;
 mod kept;
 mod keylog;
+pub mod launcher;
 mod manual;
 mod metrics;
 mod net;
@@ -20,5 +21,6 @@ mod plane;
 pub mod privileges;
 pub mod publication;
 mod routes;
+pub mod seccomp;
 pub mod streams;
 pub mod vici;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ikev2d::config::Draft;
+use ikev2d::launcher::LaunchArguments;
 use ikev2d::privileges;
 use ikev2d::publication::PublishArguments;
 use tracing_subscriber::EnvFilter;
@@ -34,16 +35,20 @@ struct Arguments {
     log_level: Option<String>,
     #[command(flatten)]
     publish: PublishArguments,
+    #[command(flatten)]
+    launch: LaunchArguments,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.publish.run() {
-        Ok(false) => {}
-        Ok(true) => return ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ikev2d: {error}");
-            return ExitCode::FAILURE;
+    for done in [arguments.publish.run(), arguments.launch.run()] {
+        match done {
+            Ok(false) => {}
+            Ok(true) => return ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("ikev2d: {error}");
+                return ExitCode::FAILURE;
+            }
         }
     }
     let filter = |level: &str| EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));

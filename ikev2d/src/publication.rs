@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -21,6 +21,7 @@ use offload_api::cache::{CacheReader, CacheWriter, Publisher, WriterStatus};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::config::CacheSection;
+use crate::launcher::{Launcher, PublishOrder};
 
 /// How long a publisher may take to begin.
 const READY: Duration = Duration::from_secs(5);
@@ -66,7 +67,7 @@ pub(crate) struct Publication {
     place: Place,
     group: Option<u32>,
     keep: Duration,
-    process: Child,
+    launcher: Launcher,
     words: UnixStream,
     looked: Instant,
 }
@@ -77,6 +78,7 @@ impl Publication {
         place: Place,
         section: &CacheSection,
         cache: &CacheWriter,
+        launcher: Launcher,
     ) -> anyhow::Result<Self> {
         let group = match &section.group {
             Some(name) => Some(
@@ -88,13 +90,13 @@ impl Publication {
             None => None,
         };
         let keep = section.keep.0;
-        let (process, words) = spawn(&place.path, group, keep, cache)?;
+        let words = spawn(&launcher, &place.path, group, keep, cache)?;
         tracing::info!(path = %place.path.display(), "the SA cache can be read");
         Ok(Self {
             place,
             group,
             keep,
-            process,
+            launcher,
             words,
             looked: Instant::now(),
         })
@@ -106,12 +108,20 @@ impl Publication {
             return;
         }
         self.looked = Instant::now();
-        if let Ok(None) = self.process.try_wait() {
+        // It says nothing any more, until it is gone.
+        let mut fds = [PollFd::new(&self.words, PollFlags::IN)];
+        if let Ok(0) = poll(&mut fds, Some(&Timespec::default())) {
             return;
         }
-        match spawn(&self.place.path, self.group, self.keep, cache) {
-            Ok((process, words)) => {
-                (self.process, self.words) = (process, words);
+        match spawn(
+            &self.launcher,
+            &self.place.path,
+            self.group,
+            self.keep,
+            cache,
+        ) {
+            Ok(words) => {
+                self.words = words;
                 tracing::warn!("the SA cache's publisher was gone: another one runs");
             }
             Err(error) => tracing::warn!("the SA cache can't be read: {error:#}"),
@@ -122,43 +132,49 @@ impl Publication {
 impl Drop for Publication {
     fn drop(&mut self) {
         let _ = self.words.write_all(&[WORD]);
-        let end = Instant::now() + LOOK;
-        while let Ok(None) = self.process.try_wait()
-            && Instant::now() < end
-        {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        // Until it is gone.
+        let _ = self.words.set_read_timeout(Some(LOOK));
+        let _ = self.words.read(&mut [0]);
     }
 }
 
 fn spawn(
+    launcher: &Launcher,
     path: &Path,
     group: Option<u32>,
     keep: Duration,
     cache: &CacheWriter,
-) -> anyhow::Result<(Child, UnixStream)> {
+) -> anyhow::Result<UnixStream> {
     let (mut ours, theirs) = UnixStream::pair()?;
+    let order = PublishOrder {
+        path: path.to_owned(),
+        group,
+        keep: keep.as_secs(),
+    };
+    let started = launcher.publish(order, theirs, cache.read_only_fd()?);
+    started.context("the SA cache's publisher")?;
+    ours.set_read_timeout(Some(READY))?;
+    let mut word = [0];
+    // Its standard error is ours.
+    ours.read_exact(&mut word)
+        .with_context(|| format!("nothing is published at {}", path.display()))?;
+    Ok(ours)
+}
+
+/// The program that publishes.
+pub(crate) fn command(order: &PublishOrder, words: OwnedFd, cache: OwnedFd) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg("--publish-sa-cache")
-        .arg(path)
-        .args(["--publish-keep", &keep.as_secs().to_string()])
+        .arg(&order.path)
+        .args(["--publish-keep", &order.keep.to_string()])
         .env_clear()
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::from(cache.read_only_fd()?));
-    if let Some(group) = group {
+        .stdin(Stdio::from(words))
+        .stdout(Stdio::from(cache));
+    if let Some(group) = order.group {
         command.args(["--publish-group", &group.to_string()]);
     }
-    let mut process = command.spawn().context("the SA cache's publisher")?;
-    ours.set_read_timeout(Some(READY))?;
-    let mut word = [0];
-    if let Err(error) = ours.read_exact(&mut word) {
-        let _ = process.kill();
-        let _ = process.wait();
-        // Its standard error is ours.
-        return Err(error).context(format!("nothing is published at {}", path.display()));
-    }
-    Ok((process, ours))
+    command
 }
 
 /// How the daemon starts the process that publishes.

@@ -60,6 +60,17 @@ fn assert_left(process: u32, user: u32, kept: u64) {
     }
 }
 
+/// Every thread of a process is held to a list of system calls.
+fn assert_filtered(process: u32) {
+    let end = Instant::now() + Duration::from_secs(10);
+    let filtered = |status: &String| line(status, "Seccomp") == "2";
+    // It listens a moment before it is ready.
+    while !threads(process).iter().all(filtered) {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Processes that a process has started and that still run.
 fn children(process: u32) -> Vec<u32> {
     let all = fs::read_dir(format!("/proc/{process}/task")).unwrap();
@@ -191,7 +202,7 @@ fn assert_works(wire: &Wire, a: &Gateway, place: &Place) {
     wire.assert_passes("after a reload and a rekeying");
 }
 
-/// No capability but three, in no thread, nor in what it starts; nothing that it makes is anybody's; and
+/// No capability but three, in no thread, nor in what it starts; no system call but those of a list; nothing that it makes is anybody's; and
 /// what comes after the start still works.
 #[test]
 fn a_running_daemon_has_what_it_needs_and_no_more() {
@@ -205,10 +216,16 @@ fn a_running_daemon_has_what_it_needs_and_no_more() {
     fs::write(&place.file, text).unwrap();
     let mut a = start(&wire.a, &place);
     assert_left(a.id(), nix::unistd::geteuid().as_raw(), KEPT);
-    let publisher = children(a.id());
+    assert_filtered(a.id());
+    // What starts programs for it, and what that one has started.
+    let launcher = children(a.id());
+    assert_eq!(launcher.len(), 1);
+    assert_left(launcher[0], nix::unistd::geteuid().as_raw(), KEPT);
+    let publisher = children(launcher[0]);
     assert_eq!(publisher.len(), 1);
     assert_left(publisher[0], nix::unistd::geteuid().as_raw(), 0);
     assert_works(&wire, &a, &place);
+    assert_filtered(a.id());
     assert_left(a.id(), nix::unistd::geteuid().as_raw(), KEPT);
     assert_private(a.id(), &place.own);
     assert!(a.stop(), "{}", a.tail());
@@ -230,10 +247,15 @@ fn a_daemon_keeps_what_it_is_told_to() {
     let a = start(&wire.a, &place);
     assert_left(a.id(), own, KEPT | 1 << 1);
     drop(a);
-    fs::write(&place.file, configuration(&place.own, "", "drop = false")).unwrap();
+    fs::write(
+        &place.file,
+        configuration(&place.own, "", "drop = false, seccomp = \"off\""),
+    )
+    .unwrap();
     let a = start(&wire.a, &place);
     for status in threads(a.id()) {
         assert_eq!(line(&status, "NoNewPrivs"), "0");
+        assert_eq!(line(&status, "Seccomp"), "0");
         assert_ne!(set(&status, "CapEff") & !KEPT, 0);
     }
 }

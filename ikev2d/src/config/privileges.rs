@@ -17,6 +17,21 @@ pub struct PrivilegesSection {
     pub user: Option<String>,
     /// Capabilities that it keeps besides, such as `DAC_OVERRIDE`.
     pub keep: Vec<CapabilityName>,
+    /// What comes of a system call that it is not known to need.
+    pub seccomp: SeccompSetting,
+}
+
+/// What comes of a system call that is not on the list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SeccompSetting {
+    /// The process ends, and names it.
+    #[default]
+    Kill,
+    /// The kernel's audit has it, and it is done.
+    Log,
+    /// It is done: there is no list.
+    Off,
 }
 
 impl Default for PrivilegesSection {
@@ -25,6 +40,7 @@ impl Default for PrivilegesSection {
             drop: true,
             user: None,
             keep: Vec::new(),
+            seccomp: SeccompSetting::default(),
         }
     }
 }

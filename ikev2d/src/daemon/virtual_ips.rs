@@ -4,45 +4,40 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use ikev2d_proto::wire::configuration::Attribute;
 
 use super::Daemon;
+use crate::launcher::{HookCall, Launcher, Verb};
 
 /// The addresses, and how many IKE SAs have each: two while one is replaced by another.
-#[derive(Default)]
 pub(super) struct VirtualIps {
     all: BTreeMap<IpAddr, usize>,
+    launcher: Launcher,
     hook: Option<Hook>,
+}
+
+impl VirtualIps {
+    pub(super) fn new(launcher: Launcher) -> Self {
+        Self {
+            all: BTreeMap::new(),
+            launcher,
+            hook: None,
+        }
+    }
 }
 
 /// Calls the program, one call after another, on a thread of its own.
 struct Hook {
-    calls: Sender<Call>,
+    calls: Sender<HookCall>,
     thread: JoinHandle<()>,
 }
 
-struct Call {
-    program: PathBuf,
-    verb: &'static str,
-    environment: Vec<(&'static str, String)>,
-}
-
-impl Call {
-    fn run(self) {
-        let mut command = Command::new(&self.program);
-        command.arg(self.verb).envs(self.environment);
-        match command.status() {
-            Ok(status) if status.success() => {}
-            Ok(status) => {
-                tracing::warn!(program = %self.program.display(), %status, "resolve_hook")
-            }
-            Err(error) => tracing::warn!(program = %self.program.display(), %error, "resolve_hook"),
-        }
+fn call(launcher: &Launcher, call: HookCall) {
+    if let Err(error) = launcher.hook(call) {
+        tracing::warn!(%error, "resolve_hook");
     }
 }
 
@@ -56,11 +51,6 @@ pub(crate) fn dns_servers(attributes: &[Attribute]) -> Vec<IpAddr> {
     servers.collect()
 }
 
-fn joined(addresses: &[IpAddr]) -> String {
-    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-    texts.join(" ")
-}
-
 impl Daemon {
     /// Puts addresses on the interface.
     pub(super) async fn configured(&mut self, addresses: &[IpAddr], attributes: &[Attribute]) {
@@ -71,7 +61,7 @@ impl Daemon {
                 self.routes.add_address(None, (*address).into()).await;
             }
         }
-        self.call_hook("up", addresses, attributes);
+        self.call_hook(Verb::Up, addresses, attributes);
     }
 
     /// Takes them off again.
@@ -86,26 +76,26 @@ impl Daemon {
                 self.routes.remove_address(None, (*address).into()).await;
             }
         }
-        self.call_hook("down", addresses, attributes);
+        self.call_hook(Verb::Down, addresses, attributes);
     }
 
-    fn call_hook(&mut self, verb: &'static str, addresses: &[IpAddr], attributes: &[Attribute]) {
-        let Some(program) = self.config.daemon.resolve_hook.clone() else {
+    fn call_hook(&mut self, verb: Verb, addresses: &[IpAddr], attributes: &[Attribute]) {
+        if self.config.daemon.resolve_hook.is_none() {
             return;
-        };
+        }
+        let launcher = &self.virtual_ips.launcher;
         let hook = self.virtual_ips.hook.get_or_insert_with(|| {
-            let (calls, due) = channel::<Call>();
-            let thread = std::thread::spawn(move || due.into_iter().for_each(Call::run));
+            let (calls, due) = channel::<HookCall>();
+            let launcher = launcher.clone();
+            let each = move || due.into_iter().for_each(|due| call(&launcher, due));
+            let thread = std::thread::spawn(each);
             Hook { calls, thread }
         });
-        let call = Call {
-            program,
+        let call = HookCall {
             verb,
-            environment: vec![
-                ("INTERFACE", self.plane.interface().to_owned()),
-                ("ADDRESSES", joined(addresses)),
-                ("DNS_SERVERS", joined(&dns_servers(attributes))),
-            ],
+            interface: self.plane.interface().to_owned(),
+            addresses: addresses.to_vec(),
+            dns_servers: dns_servers(attributes),
         };
         let _ = hook.calls.send(call);
     }

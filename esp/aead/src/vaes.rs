@@ -17,7 +17,7 @@ mod schedule;
 mod text;
 
 use lockstep::{lockstep, tail};
-use long::{Rest, long};
+use long::long;
 pub(crate) use schedule::Schedule;
 
 use crate::Direction;
@@ -100,7 +100,6 @@ fn burst<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
     };
     // Made for a burst that needs them: they are as large as many packets' headers.
     let mut waiting = None;
-    let mut begun = Rest::none();
     fn shape_of<'a>(packet: &Packet<'a>, direction: Direction) -> Option<(&'a Schedule, usize)> {
         let table = packet.key.table(direction)?;
         let shape = shape(packet.body.len(), table.is_long());
@@ -120,33 +119,32 @@ fn burst<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
             packets = &mut packets[LANES..];
             continue;
         }
+        let Some(first) = packets.first() else {
+            break;
+        };
+        let found = shape_of(first, direction);
+        if let Some((schedule, LONG)) = found {
+            let count = match schedule.count {
+                10 => long::<10, SEAL>(packets),
+                _ => long::<14, SEAL>(packets),
+            };
+            packets = packets.get_mut(count..).unwrap_or_default();
+            continue;
+        }
         let Some((packet, rest)) = packets.split_first_mut() else {
             break;
         };
         packets = rest;
-        let Some((schedule, shape)) = shape_of(packet, direction) else {
+        let Some((schedule, shape)) = found else {
             crate::openssl_evp::wipe(packet);
             continue;
         };
         let item = (schedule, packet);
-        let of_shape = match shape {
-            LONG => None,
-            _ => waiting
-                .get_or_insert_with(Waiting::of_each_shape)
-                .get_mut(shape),
-        };
-        if let Some(waiting) = of_shape {
-            if let Some(full) = waiting.push(item) {
-                by_shape::<SEAL, LANES>(shape, full);
-            }
-        } else {
-            match schedule.count {
-                10 => long::<10, SEAL>(item, &mut begun),
-                _ => long::<14, SEAL>(item, &mut begun),
-            }
+        let waiting = waiting.get_or_insert_with(Waiting::of_each_shape);
+        if let Some(full) = waiting.get_mut(shape).and_then(|of| of.push(item)) {
+            by_shape::<SEAL, LANES>(shape, full);
         }
     }
-    begun.finish_alone::<SEAL>();
     for (shape, waiting) in waiting.iter_mut().flatten().enumerate() {
         if waiting.count != 0 {
             for item in waiting.items.iter_mut().filter_map(Option::take) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Packets that fill the processor by themselves: while some vectors go through the rounds, those before
-//! are hashed; the last ones of a packet that is sealed, while the next packet begins.
+//! are hashed; the last ones of a packet that is sealed, while the next packet begins. Packets that follow
+//! each other are one piece of code, so that what goes from one to the next stays in registers.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 #![allow(
     clippy::needless_range_loop,
@@ -9,10 +10,12 @@
 
 use core::arch::x86_64::*;
 
-use super::Item;
 use super::ghash::Sum;
 use super::schedule::{SEGMENT, Schedule, of_group};
 use super::text::{fetch, finish, frame, in_order, load, put, reversal, rounds, tail_mask, wipe};
+use super::{Item, SMALL};
+use crate::Direction;
+use crate::packet::Packet;
 
 /// Vectors that a long packet has in flight.
 const GROUP: usize = 4;
@@ -113,7 +116,7 @@ fn counter_blocks(nonce: __m128i, first: u32) -> __m512i {
 
 /// What is left to do for a packet that is through the rounds: its last vectors are hashed while the next
 /// one's first go through them.
-pub(super) struct Rest<'a, 'packet> {
+struct Rest<'a, 'packet> {
     item: Option<Item<'a, 'packet>>,
     sum: Sum,
     weight: usize,
@@ -125,7 +128,7 @@ pub(super) struct Rest<'a, 'packet> {
 impl Rest<'_, '_> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn none() -> Self {
+    fn none() -> Self {
         Self {
             item: None,
             sum: Sum::NONE,
@@ -138,7 +141,7 @@ impl Rest<'_, '_> {
     /// Finishes it with no packet behind it.
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn finish_alone<const SEAL: bool>(&mut self) {
+    fn finish_alone<const SEAL: bool>(&mut self) {
         if let Some((schedule, _)) = self.item {
             let mut sum = self.sum;
             for at in 0..GROUP {
@@ -277,17 +280,44 @@ unsafe fn step<
 }
 
 /// Whether the hash of a packet's last vectors is left for the next packet. What is opened is hashed as it
-/// is read, so nothing waits at its end; a short packet gains less than keeping it costs, and so does one
-/// whose last group is one vector, since all of a group is hashed.
+/// is read, so nothing waits at its end; a packet whose last group is one vector gains less than it costs,
+/// since all of a group is hashed.
 const fn leaves_rest(seal: bool, vectors: usize) -> bool {
-    seal && vectors > 3 * GROUP && vectors % GROUP != 1
+    seal && vectors % GROUP != 1
 }
 
-/// A packet of more than [`SMALL`](super::SMALL) vectors. What is in `rest` is finished, and its own last
-/// vectors' hash may be left there.
+/// Takes the packets in front that have more than [`SMALL`] vectors and keys of R rounds, and tells how many
+/// they were.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) fn long<'a, 'packet, const R: usize, const SEAL: bool>(
+pub(super) fn long<const R: usize, const SEAL: bool>(packets: &mut [Packet<'_>]) -> usize {
+    let direction = if SEAL {
+        Direction::Seal
+    } else {
+        Direction::Open
+    };
+    let mut rest = Rest::none();
+    let mut count = 0;
+    for packet in packets {
+        let Some(table) = packet.key.table(direction) else {
+            break;
+        };
+        let schedule = table.schedule();
+        if packet.body.len() <= 64 * SMALL || schedule.count != R {
+            break;
+        }
+        one::<R, SEAL>((schedule, packet), &mut rest);
+        count += 1;
+    }
+    rest.finish_alone::<SEAL>();
+    count
+}
+
+/// A packet of more than [`SMALL`] vectors. What is in `rest` is finished, and its own last vectors' hash
+/// may be left there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn one<'a, 'packet, const R: usize, const SEAL: bool>(
     (schedule, packet): Item<'a, 'packet>,
     rest: &mut Rest<'a, 'packet>,
 ) {

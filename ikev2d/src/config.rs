@@ -20,6 +20,7 @@ mod privileges;
 mod puzzles;
 mod secret;
 mod text;
+mod tfc_padding;
 mod xauth;
 
 use std::collections::BTreeMap;
@@ -55,6 +56,7 @@ pub use puzzles::{PuzzlesSection, SolvePuzzlesSection};
 pub use secret::SecretSection;
 pub(crate) use secret::check_secret;
 pub use text::{AhProposal, EspProposal, FromText, IkeProposal, Seconds, Text};
+pub use tfc_padding::TfcPadding;
 pub use xauth::XauthSection;
 
 /// Everything.

@@ -783,6 +783,7 @@ impl Daemon {
                 self.interfaces.name(id).map(str::to_owned)
             },
             life_time: self.installer.life_time(child.sa.id),
+            padding: self.installer.padding(child.sa.id),
             inbound,
             outbound,
         }

@@ -20,7 +20,7 @@ use offload_api::sa::{
     SaHandle, SaParams, Spi, Suite, TrafficSelector,
 };
 
-use crate::config::ChildSection;
+use crate::config::{ChildSection, TfcPadding};
 use crate::dataplane::{
     Encapsulation, InboundSa, InterfaceId, OutboundSa, Overhead, Selectors, Share, Way,
 };
@@ -90,9 +90,48 @@ struct Installed {
     how: Option<Box<How>>,
     /// Hard, of both.
     life_time: Option<Duration>,
+    padding: Padding,
     interface: InterfaceId,
     inbound: SaHandle,
     outbound: Option<SaHandle>,
+}
+
+/// What becomes of the TFC padding that a child is to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Padding {
+    /// None is asked for, or it is AH.
+    Off,
+    /// It is sent.
+    Sent(TfcPadding),
+    /// The peer does not take it.
+    Refused,
+}
+
+impl Padding {
+    fn of(sa: &ChildSa, section: Option<&ChildSection>) -> Self {
+        let wanted = section.map_or(TfcPadding::OFF, |section| section.tfc_padding);
+        if wanted == TfcPadding::OFF || sa.suite.ah {
+            return Self::Off;
+        }
+        if !sa.told().no_tfc_padding {
+            return Self::Sent(wanted);
+        }
+        let (connection, child) = (&*sa.connection, &*sa.child);
+        tracing::warn!(
+            connection,
+            child,
+            "the peer takes no TFC padding: none is sent"
+        );
+        Self::Refused
+    }
+
+    /// Octets of an inner packet with it.
+    fn octets(self) -> u16 {
+        match self {
+            Self::Sent(octets) => octets.0,
+            Self::Off | Self::Refused => 0,
+        }
+    }
 }
 
 /// What the outbound SA is installed by.
@@ -162,6 +201,15 @@ impl Installer {
                          told apart (RFC 3948 §5.2): use tunnels".to_owned();
             return Err(DeviceError::Host { what, error }.into());
         }
+        let padding = Padding::of(&sa, section);
+        if padding.octets() != 0 && self.plane.is_inline() {
+            let what = "TFC padding";
+            let error =
+                "an inline card seals packets as they are: it takes tfc_padding = 0, or the data \
+                         plane in software"
+                    .to_owned();
+            return Err(DeviceError::Host { what, error }.into());
+        }
         if self.reserved.contains(&sa.spi_in) {
             let error = format!("SPI {:08x} is that of an SA with manual keys", sa.spi_in);
             let what = "choosing an SPI";
@@ -201,6 +249,7 @@ impl Installer {
                 selectors,
             })),
             life_time: lifetimes.hard.time,
+            padding,
             interface,
             inbound: handle,
             outbound: None,
@@ -224,6 +273,7 @@ impl Installer {
         let mut params = params(sa, ends, how.lifetimes, 0)?;
         let path = outer(sa.path.local, sa.path.remote, sa.udp_encap);
         params.outer = (self.plane.is_inline() || sa.suite.ah).then_some(path);
+        params.tfc_padding = installed.padding.octets() != 0;
         let handle = self
             .failover
             .install_at(how.level, &params, label(sa, path))?;
@@ -232,6 +282,7 @@ impl Installer {
             sa: handle,
             selectors: how.selectors.clone(),
             way: way(&self.streams, sa, params.suite),
+            tfc_padding: installed.padding.octets(),
             child: child.0,
             share: share(sa),
             interface: installed.interface,
@@ -411,6 +462,12 @@ impl Installer {
         let child = self.child_of(handle);
         let child = child.and_then(|child| self.children.get(&child));
         child.is_some_and(|child| child.inbound == handle)
+    }
+
+    /// What becomes of a child's TFC padding.
+    pub(crate) fn padding(&self, child: ChildId) -> Padding {
+        let installed = self.children.get(&child);
+        installed.map_or(Padding::Off, |installed| installed.padding)
     }
 
     /// Age at which a child stops.

@@ -206,3 +206,43 @@ fn algorithms_that_a_card_has_not_are_done_in_software_visibly() {
         assert!(sas.contains(esp), "the reason names no {esp}: {sas}");
     }
 }
+
+/// B37: no card pads. What is padded is sealed in software, and why is shown; what must be on the card is
+/// refused, and why is told.
+#[test]
+fn padding_that_a_card_has_not_is_done_in_software_visibly() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let socket = directory.path().join("card");
+    let _card = card(&socket);
+    let address = format!("vfio-user:{}", socket.display());
+    let at = directory.path().join("b");
+    let padding = "tfc_padding = \"mtu\"";
+    let _b = Gateway::ikev2d(&wire.b, &at, &ours(2, IKE, ESP, "", padding));
+    for level in ["auto", "packet"] {
+        let child = format!("tfc_padding = 900\nhw_offload = {level:?}");
+        let configuration = format!(
+            "{}\n[secrets.ike-1]\nsecret = \"{SECRET}\"\n",
+            ours(1, IKE, ESP, "", &child)
+        );
+        let at = directory.path().join(level);
+        let a = Gateway::ikev2d_on(&wire.a, &at, &address, &configuration);
+        let up = a.try_swanctl(&["--initiate", "--child", "net"]);
+        if level == "packet" {
+            let told = up.unwrap_err();
+            assert!(told.contains("TFC_PADDING"), "{told}\n{}", a.tail());
+            wire.assert_blocked();
+            continue;
+        }
+        up.unwrap();
+        wire.assert_passes("padded");
+        assert_eq!(engine(&a), "software");
+        let sas = json(&a, &["sas"]).to_string();
+        assert!(sas.contains("TFC_PADDING"), "{sas}");
+        // What comes in the card opens.
+        let inspected = json(&a, &["device", "inspect", &address]);
+        let sas = inspected["sas"].as_array().unwrap();
+        assert_eq!(sas.len(), 1, "{inspected}");
+        assert!(sas[0]["packets"].as_u64().unwrap() >= 5, "{inspected}");
+    }
+}

@@ -40,8 +40,13 @@ fn outer(number: u8) -> SocketAddr {
     SocketAddr::new([10, 77, 0, number].into(), 4500)
 }
 
-/// A gateway without IKE.
-fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Dataplane {
+/// A gateway without IKE, which pads packets to so many octets.
+fn gateway(
+    namespace: &Namespace,
+    own: u8,
+    encapsulation: Encapsulation,
+    tfc_padding: u16,
+) -> Dataplane {
     let peer = 3 - own;
     let software = SoftwareEngine::new(SoftwareConfig {
         threads: 1,
@@ -58,9 +63,11 @@ fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Data
     let install = |sender: u8, direction| {
         let spi = Spi::new(SPIS[usize::from(sender) - 1]).unwrap();
         let keys = KeyMaterial::from_keymat(suite, &[sender; 20], &[]).unwrap();
-        failover
-            .install(&SaParams::tunnel(spi, direction, suite, keys))
-            .unwrap()
+        let sa = SaParams {
+            tfc_padding: tfc_padding != 0,
+            ..SaParams::tunnel(spi, direction, suite, keys)
+        };
+        failover.install(&sa).unwrap()
     };
     let (outbound, inbound) = (
         install(own, Direction::Outbound),
@@ -116,6 +123,7 @@ fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Data
             overhead: Overhead::of(suite, encapsulation == Encapsulation::Udp),
             stream: None,
         },
+        tfc_padding,
         child: 1,
     });
     plane
@@ -124,7 +132,11 @@ fn gateway(namespace: &Namespace, own: u8, encapsulation: Encapsulation) -> Data
 #[test]
 fn a_warm_tunnel_allocates_nothing() {
     netlab::ensure_privileges().unwrap();
-    for encapsulation in [Encapsulation::Udp, Encapsulation::Native] {
+    for (encapsulation, tfc_padding) in [
+        (Encapsulation::Udp, 0),
+        (Encapsulation::Native, 0),
+        (Encapsulation::Native, u16::MAX),
+    ] {
         let [a, b] = ["a", "b"].map(|name| Namespace::new(name).unwrap());
         veth((&a, "wire"), (&b, "wire")).unwrap();
         for (namespace, own) in [(&a, 1), (&b, 2)] {
@@ -134,7 +146,8 @@ fn a_warm_tunnel_allocates_nothing() {
                 .address("lo", &format!("10.{own}.0.1/32"))
                 .unwrap();
         }
-        let (first, second) = (gateway(&a, 1, encapsulation), gateway(&b, 2, encapsulation));
+        let gateway = |namespace, own| gateway(namespace, own, encapsulation, tfc_padding);
+        let (first, second) = (gateway(&a, 1), gateway(&b, 2));
         // A connection whose data are thrown away, and datagrams.
         let to: SocketAddr = "10.2.0.1:6000".parse().unwrap();
         let listener = b.enter(|| TcpListener::bind(to)).unwrap().unwrap();
@@ -174,7 +187,8 @@ fn a_warm_tunnel_allocates_nothing() {
         drop(stream);
         assert_eq!(reader.join().unwrap(), 500 << 16);
         assert!(packets > 10_000, "{packets}");
-        assert_eq!(after - before, 0, "{encapsulation:?}: in {packets} packets");
-        println!("{encapsulation:?}: {packets} packets, nothing allocated");
+        let label = format!("{encapsulation:?}, padded to {tfc_padding}");
+        assert_eq!(after - before, 0, "{label}: in {packets} packets");
+        println!("{label}: {packets} packets, nothing allocated");
     }
 }

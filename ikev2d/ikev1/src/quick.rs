@@ -297,7 +297,7 @@ impl Isakmp {
                 .map(|kilobytes| kilobytes.saturating_mul(1024)),
             replay: from.replay,
             original: from.original,
-            no_tfc_padding: false,
+            no_tfc_padding: true,
         };
         let sa = Arc::new(ChildSa {
             id,
@@ -313,9 +313,13 @@ impl Isakmp {
             ts_remote: Box::new([pair.remote]),
             replaces: rekeys,
             resource: None,
-            told: (told != Told::default()).then(|| Box::new(told)),
+            told: Some(Box::new(told)),
         });
-        if sa.told.is_some() {
+        let terms = Told {
+            no_tfc_padding: false,
+            ..told
+        };
+        if terms != Told::default() {
             let Told {
                 life_bytes,
                 replay,

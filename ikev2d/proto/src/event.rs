@@ -189,7 +189,7 @@ impl Deref for KeyedChild {
     }
 }
 
-/// What a peer tells of a child SA beyond the choice of algorithms: the last one IKEv2's, the others IKEv1's.
+/// What a peer tells of a child SA beyond the choice of algorithms. An IKEv2 peer tells of padding alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Told {
     /// Octets after which it lets the SA go.
@@ -199,7 +199,8 @@ pub struct Told {
     /// In transport mode behind a NAT: the addresses that its packets have when it seals them, its own and
     /// ours (RFC 3947 §5.2). Checksums of what is inside are over them.
     pub original: Option<(IpAddr, IpAddr)>,
-    /// It takes no TFC padding (ESP_TFC_PADDING_NOT_SUPPORTED, RFC 7296 §1.3.1).
+    /// It takes no TFC padding (ESP_TFC_PADDING_NOT_SUPPORTED, RFC 7296 §1.3.1), or speaks IKEv1, which has
+    /// no word for it.
     pub no_tfc_padding: bool,
 }
 

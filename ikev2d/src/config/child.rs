@@ -11,6 +11,7 @@ use serde::de::{Deserializer, Error as _};
 
 use super::ConnectionSection;
 use super::text::{AhProposal, EspProposal, Seconds, Text};
+use super::tfc_padding::TfcPadding;
 
 /// A child SA.
 #[derive(Debug, Deserialize)]
@@ -75,6 +76,9 @@ pub struct ChildSection {
     /// Anti-replay window in packets.
     #[serde(default = "replay_window")]
     pub replay_window: u32,
+    /// To so many octets inner packets are padded, or `mtu`; 0 is none.
+    #[serde(default)]
+    pub tfc_padding: TfcPadding,
     /// `no`, `crypto`, `packet` or `auto`.
     #[serde(default)]
     pub hw_offload: HwOffload,
@@ -289,6 +293,29 @@ impl ChildSection {
             0 | 32..=4096 => Ok(()),
             window => Err(format!("{window}: expected 0 (off) or 32 to 4096")),
         }
+    }
+
+    /// What TFC padding can't go with.
+    pub(super) fn check_tfc_padding(&self, connection: &ConnectionSection) -> Result<(), String> {
+        let wrong = |what: &str| Err(what.to_owned());
+        if self.tfc_padding == TfcPadding::OFF {
+            return Ok(());
+        }
+        if self.mode == Mode::Transport {
+            return wrong(
+                "in transport mode nothing tells where padding begins (RFC 4303 §2.7): expected 0, or \
+                 mode = \"tunnel\"",
+            );
+        }
+        if self.esp_proposals.is_empty() && !self.ah_proposals.is_empty() {
+            return wrong("AH has no TFC padding, ESP has (RFC 4303 §2.7): expected 0");
+        }
+        if connection.version == 1 {
+            return wrong(
+                "an IKEv1 peer can't tell whether it takes TFC padding off: expected 0, or version = 2",
+            );
+        }
+        Ok(())
     }
 
     /// How many SAs carry its traffic, where so many workers send.

@@ -398,6 +398,9 @@ impl ConnectionSection {
                 .check_resources(self)
                 .map_err(|what| (format!("children.{name}.per_resource_sas"), what))?;
             child
+                .check_tfc_padding(self)
+                .map_err(|what| (format!("children.{name}.tfc_padding"), what))?;
+            child
                 .check_window()
                 .map_err(|what| (format!("children.{name}.replay_window"), what))?;
         }

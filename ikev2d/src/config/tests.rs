@@ -154,6 +154,61 @@ fn transport_mode_is_refused_with_what_it_does_not_go_with() {
     }
 }
 
+/// B37: a least length or the path's, in numbers or texts as swanctl has them, where padding can be told from
+/// what it is behind.
+#[test]
+fn tfc_padding_is_checked() {
+    let read = |more: &str, child: &str| {
+        let text = format!(
+            "[connections.gw]\n{more}\nremote_addrs = [\"192.0.2.1\"]\n\
+                 local = {{ auth = \"psk\" }}\nremote = {{ auth = \"psk\" }}\n\
+                 [connections.gw.children.net]\n{child}\n"
+        );
+        let config: Result<Config, _> = text.parse();
+        config.map(|config| config.connections["gw"].children["net"].tfc_padding)
+    };
+    for (child, expected) in [
+        ("", TfcPadding::OFF),
+        ("tfc_padding = 0", TfcPadding::OFF),
+        ("tfc_padding = 0\nmode = \"transport\"", TfcPadding::OFF),
+        ("tfc_padding = 1", TfcPadding(1)),
+        ("tfc_padding = \"1280\"", TfcPadding(1280)),
+        ("tfc_padding = \"mtu\"", TfcPadding::MTU),
+        ("tfc_padding = 65535", TfcPadding::MTU),
+    ] {
+        assert_eq!(read("", child).unwrap(), expected, "{child}");
+        assert_eq!(read("version = 2", child).unwrap(), expected, "{child}");
+    }
+    for (more, child, what) in [
+        (
+            "",
+            "tfc_padding = 65536",
+            "65536: expected 0 (off) to 65535",
+        ),
+        ("", "tfc_padding = -1", "-1: expected 0 (off) to 65535"),
+        ("", "tfc_padding = \"MTU\"", "or \"mtu\""),
+        ("", "tfc_padding = true", "expected 0 (off) to 65535"),
+        (
+            "",
+            "tfc_padding = 1\nmode = \"transport\"",
+            "children.net.tfc_padding: in transport mode nothing tells",
+        ),
+        (
+            "",
+            "tfc_padding = \"mtu\"\nah_proposals = [\"sha256\"]",
+            "children.net.tfc_padding: AH has no TFC padding",
+        ),
+        (
+            "version = 1",
+            "tfc_padding = \"mtu\"",
+            "children.net.tfc_padding: an IKEv1 peer",
+        ),
+    ] {
+        let error = read(more, child).unwrap_err().to_string();
+        assert!(error.contains(what), "{child}: {error}");
+    }
+}
+
 /// B19.
 #[test]
 fn tcp_is_checked() {

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::Daemon;
 use super::ike::Ike;
-use crate::vici::lists;
+use crate::vici::lists::{self, ChildSettings};
 use crate::vici::message::Section;
 use crate::vici::server::{Reply, Request};
 
@@ -193,11 +193,11 @@ impl Daemon {
             "list-conns" => {
                 let conns = self.endpoint.connections().iter();
                 let listed = conns.map(|c| {
-                    let limits = |child: &str| {
+                    let settings = |child: &str| {
                         let section = self.loaded.child(&self.config, &c.name, child);
-                        section.map_or((0, 0), |s| (s.rekey_bytes, s.rekey_packets))
+                        section.map(ChildSettings::from).unwrap_or_default()
                     };
-                    ("list-conn", lists::connection(c, limits))
+                    ("list-conn", lists::connection(c, settings))
                 });
                 streamed(listed.collect())
             }

@@ -13,6 +13,7 @@ mod mail;
 mod mtu;
 mod original;
 mod outbox;
+mod padding;
 mod policy;
 mod ready;
 mod sockets;
@@ -110,6 +111,8 @@ pub(crate) struct Shared {
     waiters: AtomicUsize,
     interfaces: Interfaces,
     upcall: Box<dyn Fn(Upcall) -> bool + Send + Sync>,
+    /// The TUN interface's.
+    mtu: u16,
     mss_clamp: MssClamp,
     copy_dscp: CopyDscp,
     busy_poll: Duration,
@@ -178,6 +181,9 @@ pub struct OutboundSa {
     pub selectors: Selectors,
     /// How its packets get to the peer.
     pub way: Way,
+    /// To so many octets its packets are padded, as far as the path and the TUN interface carry so many
+    /// (RFC 4303 §2.7); 0 is none.
+    pub tfc_padding: u16,
     /// Its child SA's number.
     pub child: u64,
     /// Whose packets it takes, where several carry the same traffic.
@@ -451,6 +457,7 @@ impl Dataplane {
             waiters: AtomicUsize::new(0),
             interfaces: Interfaces::default(),
             upcall: Box::new(upcall),
+            mtu: config.mtu,
             mss_clamp: config.mss_clamp,
             copy_dscp: config.copy_dscp,
             busy_poll: config.busy_poll,

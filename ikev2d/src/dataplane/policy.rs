@@ -57,6 +57,8 @@ pub struct OutboundEntry {
     path_mtu: Mutex<PathMtu>,
     /// Octets that an inner packet may have.
     limit: AtomicUsize,
+    /// Octets that one is padded to; 0 is none.
+    pub(super) tfc_padding: u16,
     traffic: Traffic,
 }
 
@@ -187,6 +189,7 @@ impl OutboundEntry {
             share: sa.share.map(Box::new),
             path_mtu: Mutex::default(),
             limit: AtomicUsize::new(usize::MAX),
+            tfc_padding: sa.tfc_padding,
             traffic: Traffic::default(),
         }
     }

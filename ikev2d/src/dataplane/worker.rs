@@ -25,6 +25,7 @@ use super::mail;
 use super::mtu::{self, AnswerGate};
 use super::original;
 use super::outbox::{Outbox, Sent};
+use super::padding;
 use super::policy::{InboundEntry, OutboundEntry};
 use super::ready::{Ready, SOCKETS, Source};
 use super::sockets::{Burst, Receiver};
@@ -265,6 +266,10 @@ impl Worker {
             return;
         }
         self.clamp(&mut frame, facts, limit);
+        if entry.tfc_padding != 0 {
+            let most = limit.min(self.shared.mtu.into());
+            padding::pad(&mut frame, most.min(entry.tfc_padding.into()));
+        }
         let class = self.shared.copy_dscp.outer(facts.traffic_class);
         self.submit(entry.sa, frame, Flight::Out(entry.clone(), class));
     }

@@ -223,6 +223,7 @@ impl Manual {
                     },
                     stream: None,
                 },
+                tfc_padding: 0,
                 child,
                 share: None,
             });

@@ -20,7 +20,8 @@ use offload_api::event::Engine;
 use offload_api::failover::Placement;
 
 use super::message::{Section, Value};
-use crate::config::Authority;
+use crate::config::{Authority, ChildSection, TfcPadding};
+use crate::install::Padding;
 
 /// Traffic and placement of a child SA, from the data plane.
 pub(crate) struct ChildFacts {
@@ -29,6 +30,8 @@ pub(crate) struct ChildFacts {
     pub(crate) interface: Option<String>,
     /// Age at which it stops.
     pub(crate) life_time: Option<Duration>,
+    /// The TFC padding that it sends.
+    pub(crate) padding: Padding,
     pub(crate) inbound: (u64, u64),
     pub(crate) outbound: (u64, u64),
 }
@@ -153,6 +156,11 @@ pub(crate) fn child_sa(child: &ChildInfo<'_>, now: Instant, facts: &ChildFacts) 
     if sa.suite.esn {
         section.put("esn", 1);
     }
+    match facts.padding {
+        Padding::Off => {}
+        Padding::Sent(octets) => section.put("tfc-padding", octets),
+        Padding::Refused => section.put("tfc-padding", "refused by the peer"),
+    }
     section.put("bytes-in", facts.inbound.1);
     section.put("packets-in", facts.inbound.0);
     section.put("bytes-out", facts.outbound.1);
@@ -181,8 +189,29 @@ pub(crate) fn child_sa(child: &ChildInfo<'_>, now: Instant, facts: &ChildFacts) 
     section
 }
 
-/// A `list-conn` event; `limits` are the octets and packets after which a child is rekeyed.
-pub(crate) fn connection(connection: &Connection, limits: impl Fn(&str) -> (u64, u64)) -> Section {
+/// Settings of a child that the core does not know.
+#[derive(Default)]
+pub(crate) struct ChildSettings {
+    pub(crate) rekey_bytes: u64,
+    pub(crate) rekey_packets: u64,
+    pub(crate) tfc_padding: TfcPadding,
+}
+
+impl From<&ChildSection> for ChildSettings {
+    fn from(section: &ChildSection) -> Self {
+        Self {
+            rekey_bytes: section.rekey_bytes,
+            rekey_packets: section.rekey_packets,
+            tfc_padding: section.tfc_padding,
+        }
+    }
+}
+
+/// A `list-conn` event; `settings` are those of a child of this name.
+pub(crate) fn connection(
+    connection: &Connection,
+    settings: impl Fn(&str) -> ChildSettings,
+) -> Section {
     let mut section = Section::default();
     let address = |pattern: &AddressPattern| match (pattern, pattern.single()) {
         (_, Some(single)) => single.to_string(),
@@ -250,9 +279,12 @@ pub(crate) fn connection(connection: &Connection, limits: impl Fn(&str) -> (u64,
             },
         );
         section.put("rekey_time", child.rekey_time.unwrap_or_default().as_secs());
-        let (bytes, packets) = limits(&child.name);
-        section.put("rekey_bytes", bytes);
-        section.put("rekey_packets", packets);
+        let settings = settings(&child.name);
+        section.put("rekey_bytes", settings.rekey_bytes);
+        section.put("rekey_packets", settings.rekey_packets);
+        if settings.tfc_padding != TfcPadding::OFF {
+            section.put("tfc_padding", settings.tfc_padding);
+        }
         let text = |config: &SelectorConfig| match config {
             SelectorConfig::Dynamic => "dynamic".to_owned(),
             SelectorConfig::Fixed(ts) => selector(ts),
@@ -494,7 +526,12 @@ mod tests {
                  [connections.gw.children.net]\n"
             );
             let config: Config = text.parse().unwrap();
-            let event = connection(&config.policy()[0], |_| (7, 8));
+            let settings = |_: &str| ChildSettings {
+                rekey_bytes: 7,
+                rekey_packets: 8,
+                tfc_padding: TfcPadding::MTU,
+            };
+            let event = connection(&config.policy()[0], settings);
             let (_, section) = event.sections().next().unwrap();
             assert_eq!(section.text("reauth_time"), Some("10800"));
             assert_eq!(section.text("unique"), Some(listed));
@@ -502,6 +539,7 @@ mod tests {
             let child = child.unwrap();
             assert_eq!(child.text("rekey_bytes"), Some("7"));
             assert_eq!(child.text("rekey_packets"), Some("8"));
+            assert_eq!(child.text("tfc_padding"), Some("mtu"));
         }
     }
 }

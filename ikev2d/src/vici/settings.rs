@@ -420,7 +420,7 @@ mod tests {
     /// As swanctl sends them: all of it texts.
     #[test]
     fn switches_and_numbers_come_as_texts() {
-        for (fragmentation, expected) in [("yes", true), ("no", false)] {
+        for (fragmentation, expected, padding) in [("yes", true, "mtu"), ("no", false, "1280")] {
             let mut message = message();
             let Some((_, Value::Section(home))) = message.0.first_mut() else {
                 panic!("no section");
@@ -437,9 +437,12 @@ mod tests {
             };
             net.put("rand_bytes", "5000");
             net.put("rand_packets", "50");
+            net.put("tfc_padding", padding);
             let (_, connection) = connection(&message).unwrap();
             assert_eq!(connection.fragmentation, expected);
             assert_eq!(connection.reauth_frequency, 3);
+            let read = connection.children["net"].tfc_padding;
+            assert_eq!(read.to_string(), padding);
         }
     }
 

@@ -412,6 +412,7 @@ mod tests {
                 overhead: Overhead::of(suite.unwrap(), true),
                 stream: None,
             },
+            tfc_padding: 0,
             child,
             share,
             interface,

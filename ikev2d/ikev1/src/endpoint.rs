@@ -5,6 +5,8 @@ mod info;
 mod receive;
 mod table;
 
+pub(crate) use receive::not_begun;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +21,7 @@ use ikev2d_proto::event::{Answer, ChildId, Event, IkeId, JobId, Numbers, Path, T
 use ikev2d_proto::pool::Pools;
 
 use crate::isakmp::{Isakmp, State};
+use crate::slow::Then;
 use crate::step::{Ctx, Outputs};
 use crate::wire::parse_header;
 use table::Table;
@@ -79,6 +82,7 @@ impl Endpoint {
     fn with<R>(&mut self, now: Instant, step: impl FnOnce(&mut Table, &mut Ctx<'_>) -> R) -> R {
         let mut ctx = Ctx {
             crypto: &*self.crypto,
+            shared_crypto: &self.crypto,
             config: &self.config,
             connections: &self.connections,
             secrets: &self.secrets,
@@ -175,7 +179,7 @@ impl Endpoint {
         self.with(now, |sas, ctx| {
             let found = sas.of_job(job);
             if let Some(sa) = found.and_then(|id| sas.get_mut(id)) {
-                sa.handle_job(ctx, result);
+                sa.handle_job(ctx, job, result);
             }
         });
     }
@@ -384,6 +388,9 @@ fn take_over(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
             other.rekey_at = None;
             other.delete_at = Some(ctx.now + SUCCESSION);
             other.hand_over(ctx, &mut sa);
+            // What is yet to be asked for is asked for here.
+            let asks = |then: &Then| matches!(then, Then::Ask(..));
+            other.elsewhere.hand_over(&mut sa.elsewhere, asks);
             old = Some(other.id);
         }
     }
@@ -419,7 +426,10 @@ fn bury(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
         .find(|heir| heir.state == State::Established && heir.same_ends(ctx.crypto, &sa))
         .map(|heir| heir.id);
     match heir.and_then(|heir| sas.get_mut(heir)) {
-        Some(heir) => sa.hand_over(ctx, heir),
+        Some(heir) => {
+            sa.hand_over(ctx, heir);
+            heir.end_late(ctx);
+        }
         None => {
             for child in std::mem::take(&mut sa.children) {
                 sa.retired(ctx, child, "its ISAKMP SA is gone");

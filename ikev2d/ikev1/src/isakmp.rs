@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use ikev2d_proto::assigned::Assigned;
 use ikev2d_proto::config::{Connection, Identity};
-use ikev2d_proto::crypto::{Crypto, KeyExchange};
+use ikev2d_proto::crypto::Crypto;
+use ikev2d_proto::errand::{OwnExchange, Waits};
 use ikev2d_proto::event::{ChildId, ChildSa, Event, IkeId, InstallId, JobId, Path, reason};
 use ikev2d_proto::spi::OwnSpi;
+use zeroize::Zeroizing;
 
 use crate::cipher::Keys;
 use crate::fragments::Fragments;
 use crate::quick::Exchange;
+use crate::slow::Then;
 use crate::step::Ctx;
 use crate::suite::Phase1;
 use crate::transaction::Transactions;
@@ -71,7 +74,10 @@ pub(crate) struct Material {
     pub(crate) nonce_r: Vec<u8>,
     pub(crate) public_i: Vec<u8>,
     pub(crate) public_r: Vec<u8>,
-    pub(crate) exchange: Option<Box<dyn KeyExchange>>,
+    /// Of an initiator.
+    pub(crate) exchange: Option<Arc<OwnExchange>>,
+    /// Of a responder, until the keys are made of it.
+    pub(crate) secret: Option<Zeroizing<Vec<u8>>>,
     /// IDii_b.
     pub(crate) id_i: Vec<u8>,
     /// IDir_b.
@@ -108,6 +114,8 @@ pub(crate) struct Isakmp {
     /// Front of message 2 of aggressive mode, while its signature is made.
     pub(crate) begun: Option<Chain>,
     pub(crate) keys: Option<Keys>,
+    /// Key exchanges that go on elsewhere.
+    pub(crate) elsewhere: Waits<Then>,
     pub(crate) phase1: Last,
     pub(crate) peer: Abilities,
     /// A message that is not whole yet.
@@ -222,6 +230,7 @@ impl Isakmp {
             material: Material::default(),
             begun: None,
             keys: None,
+            elsewhere: Waits::default(),
             phase1: Last::default(),
             peer: Abilities::default(),
             fragments: Fragments::default(),
@@ -307,7 +316,7 @@ impl Isakmp {
             return 0;
         }
         let early = self.early.iter().map(|(_, message)| message.len());
-        early.sum::<usize>() + self.fragments.octets()
+        early.sum::<usize>() + self.fragments.octets() + self.held()
     }
 
     /// Whether so many octets more may be kept.
@@ -380,6 +389,7 @@ impl Isakmp {
         if before == State::Dead {
             return;
         }
+        self.elsewhere = Waits::default();
         if before != State::Replaced {
             for child in std::mem::take(&mut self.children) {
                 self.retired(ctx, child, why);

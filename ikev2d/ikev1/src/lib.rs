@@ -18,6 +18,7 @@ pub mod keys;
 mod natt;
 mod phase1;
 mod quick;
+mod slow;
 mod step;
 pub mod suite;
 mod timers;

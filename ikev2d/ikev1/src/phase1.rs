@@ -5,17 +5,19 @@
 mod begin;
 mod proof;
 
+use ikev2d_proto::errand::Errand;
 use ikev2d_proto::event::{Event, Ikev1KeyLog, Path};
 use ikev2d_proto::wire::WireError;
 use thiserror::Error;
 
 use crate::isakmp::{Isakmp, State};
 use crate::keys::Nonces;
+use crate::slow::{Then, Undone};
 use crate::step::Ctx;
 use crate::wire::{Chain, FLAG_ENCRYPTED, HEADER_LEN, Header, Payloads, exchange, notify, payload};
 
 /// A message of phase 1 leads nowhere.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Error)]
 pub(crate) enum Failure {
     /// It makes no sense: it is passed over, and the right one may still come.
     #[error("{0}")]
@@ -31,6 +33,9 @@ pub(crate) enum Failure {
         /// What our log says.
         reason: String,
     },
+    /// Not yet: its key exchange is to be done elsewhere.
+    #[error("its key exchange takes long")]
+    Elsewhere(Errand),
 }
 
 impl Failure {
@@ -43,6 +48,15 @@ impl Failure {
 impl From<ikev2d_proto::crypto::CryptoError> for Failure {
     fn from(_: ikev2d_proto::crypto::CryptoError) -> Self {
         Self::Unfitting("cryptographic operation failed")
+    }
+}
+
+impl From<Undone> for Failure {
+    fn from(undone: Undone) -> Self {
+        match undone {
+            Undone::Elsewhere(errand) => Self::Elsewhere(errand),
+            Undone::Failed => ikev2d_proto::crypto::CryptoError.into(),
+        }
     }
 }
 
@@ -71,6 +85,7 @@ impl Isakmp {
         };
         if self.state != State::Connecting
             || self.material.waiting.is_some()
+            || self.holds_phase1()
             || header.exchange != mode
             || header.message_id.get() != 0
         {
@@ -78,6 +93,9 @@ impl Isakmp {
         }
         match self.step(ctx, path, header, message) {
             Ok(()) => self.phase1.received = Some(digest),
+            Err(Failure::Elsewhere(errand)) => {
+                self.send_out(ctx, errand, Then::Phase1(path, message.to_vec()));
+            }
             Err(failure) => self.failed(ctx, &failure, digest),
         }
     }
@@ -85,6 +103,7 @@ impl Isakmp {
     pub(super) fn failed(&mut self, ctx: &mut Ctx<'_>, failure: &Failure, digest: [u8; 20]) {
         let connection = &self.connection.name;
         match failure {
+            Failure::Elsewhere(_) => {}
             Failure::Malformed(_) | Failure::Unfitting(_) => {
                 ctx.out.malformed += 1;
                 tracing::info!(connection, %failure, "message of phase 1 is passed over");
@@ -144,18 +163,30 @@ impl Isakmp {
         unproved(ctx, self.path, (cky_i, cky_r), kind);
     }
 
-    /// Our nonce and public value, in a new exchange of the chosen group.
+    /// Our nonce and public value, in a new exchange of the chosen group. A responder answers what it has
+    /// read.
     fn exchange(&mut self, ctx: &Ctx<'_>, chain: &mut Chain) -> Result<(), Failure> {
         let suite = self.material.suite;
         let suite = suite.ok_or(Failure::Unfitting("nothing is chosen"))?;
-        let exchange = ctx.crypto.generate(suite.group)?;
-        let (public, nonce) = (
-            exchange.public().to_vec(),
-            ctx.random(crate::isakmp::NONCE_LEN),
-        );
+        let public = if self.initiator {
+            let own = self.own_exchange(ctx, suite.group)?;
+            let public = own.public().to_vec();
+            self.material.exchange = Some(own);
+            public
+        } else {
+            let peer = std::mem::take(&mut self.material.public_i);
+            let answer = self.answer_exchange(ctx, suite.group, &peer);
+            self.material.public_i = peer;
+            let (public, secret) = answer.map_err(|undone| match undone {
+                Undone::Failed => not_of_group(),
+                undone => undone.into(),
+            })?;
+            self.material.secret = Some(secret);
+            public
+        };
+        let nonce = ctx.random(crate::isakmp::NONCE_LEN);
         chain.push(payload::KE, &public);
         chain.push(payload::NONCE, &nonce);
-        self.material.exchange = Some(exchange);
         let material = &mut self.material;
         if self.initiator {
             (material.public_i, material.nonce_i) = (public, nonce);
@@ -180,17 +211,22 @@ impl Isakmp {
 
     /// Keys out of both public values.
     fn derive(&mut self, ctx: &mut Ctx<'_>, psk: Option<&[u8]>) -> Result<(), Failure> {
+        let none = || Failure::Unfitting("no keys were exchanged");
+        let suite = self.material.suite.ok_or_else(none)?;
+        let secret = match &self.material.exchange {
+            Some(own) => {
+                let peer = &self.material.public_r;
+                if own.is_due(ctx.crypto, peer) {
+                    return Err(Failure::Elsewhere(Errand {
+                        agree: Some((own.clone(), peer.clone())),
+                        ..Errand::default()
+                    }));
+                }
+                own.agree(peer).map_err(|_| not_of_group())?
+            }
+            None => self.material.secret.take().ok_or_else(none)?,
+        };
         let material = &self.material;
-        let (Some(suite), Some(exchange)) = (material.suite, &material.exchange) else {
-            return Err(Failure::Unfitting("no keys were exchanged"));
-        };
-        let peer = if self.initiator {
-            &material.public_r
-        } else {
-            &material.public_i
-        };
-        let refused = |_| Failure::refused(17, "the peer's public value is not one of the group's");
-        let secret = exchange.agree(peer).map_err(refused)?;
         let nonces = Nonces {
             initiator: &material.nonce_i,
             responder: &material.nonce_r,
@@ -215,6 +251,10 @@ impl Isakmp {
         self.peer.read(parts);
         self.material.asked |= parts.of(payload::CERTREQ).next().is_some();
     }
+}
+
+fn not_of_group() -> Failure {
+    Failure::refused(17, "the peer's public value is not one of the group's")
 }
 
 fn has_initial_contact(parts: &Payloads<'_>) -> bool {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ikev2d_proto::config::{ChildConfig, SelectorConfig};
-use ikev2d_proto::crypto::KeyExchange;
+use ikev2d_proto::errand::{Errand, OwnExchange};
 use ikev2d_proto::event::{ChildId, ChildSa, Event, InstallId, KeyedChild, Path, Told};
 use ikev2d_proto::proposal::EspSuite;
 use ikev2d_proto::spi::OwnSpi;
@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use crate::isakmp::{Child, Isakmp, Last, Phase};
 use crate::keys::Nonces;
 use crate::natt::Form;
+use crate::slow::Then;
 use crate::step::Ctx;
 use crate::suite::{Chosen2, Encapsulation, Life, phase2, protocol};
 use crate::wire::notify::{self, Notify};
@@ -50,6 +51,20 @@ pub(crate) struct Exchange {
     pub(crate) last: Last,
     /// When it is forgotten.
     pub(crate) forget_at: Instant,
+}
+
+impl Exchange {
+    /// What message 2 needs, if that takes long.
+    fn agreement(&self, ctx: &Ctx<'_>, parts: &Payloads<'_>) -> Option<Errand> {
+        let Stage::Asked(asked) = &self.stage else {
+            return None;
+        };
+        let (own, peer) = (asked.exchange.as_ref()?, parts.one(payload::KE, "KE").ok()?);
+        own.is_due(ctx.crypto, peer).then(|| Errand {
+            agree: Some((own.clone(), peer.to_vec())),
+            ..Errand::default()
+        })
+    }
 }
 
 /// Where a quick mode stands.
@@ -88,7 +103,7 @@ pub(crate) struct Asked {
     pub(crate) suites: Vec<EspSuite>,
     spi: OwnSpi,
     nonce: Vec<u8>,
-    exchange: Option<Box<dyn KeyExchange>>,
+    exchange: Option<Arc<OwnExchange>>,
     pub(crate) rekeys: Option<ChildId>,
     /// What it takes the place of, if only by chance.
     replaces: Option<ChildId>,
@@ -186,6 +201,9 @@ impl Isakmp {
         let id = header.message_id.get();
         let digest = ctx.crypto.sha1(&[message]);
         let Some(keys) = &self.keys else { return };
+        if self.held_quick().any(|held| held == id) {
+            return;
+        }
         let known = self.exchanges.get(&id);
         if known.is_some_and(|exchange| exchange.last.received == Some(digest)) {
             // The peer has not heard our answer.
@@ -201,7 +219,8 @@ impl Isakmp {
             }
             return;
         }
-        if known.is_none() && (id == 0 || self.seen.contains(&id) || self.exchanges.len() >= MOST) {
+        let begun = self.exchanges.len() + self.held_quick().count();
+        if known.is_none() && (id == 0 || self.seen.contains(&id) || begun >= MOST) {
             return;
         }
         let iv = match known {
@@ -240,10 +259,12 @@ impl Isakmp {
         self.heard(ctx, path);
         if let Some(exchange) = self.exchanges.get_mut(&id) {
             exchange.commit = header.flags & FLAG_COMMIT != 0;
-            self.handle_second(ctx, id, &parts, (digest, iv));
+            match exchange.agreement(ctx, &parts) {
+                Some(errand) => self.send_out(ctx, errand, Then::Quick(id, message.to_vec())),
+                None => self.handle_second(ctx, id, &parts, (digest, iv)),
+            }
         } else {
-            self.note_seen(ctx, id);
-            self.handle_first(ctx, id, &parts, (digest, iv));
+            self.handle_first(ctx, id, (&parts, message), (digest, iv));
         }
     }
 

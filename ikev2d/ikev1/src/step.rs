@@ -2,6 +2,7 @@
 //! What a step of an ISAKMP SA may use, and what it leaves behind.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ikev2d_proto::config::{EndpointConfig, Secret};
@@ -17,8 +18,10 @@ use crate::wire::notify;
 /// What a step may use and leave behind.
 pub(crate) struct Ctx<'a> {
     pub(crate) crypto: &'a dyn Crypto,
+    /// The same, for work elsewhere.
+    pub(crate) shared_crypto: &'a Arc<dyn Crypto>,
     pub(crate) config: &'a EndpointConfig,
-    pub(crate) connections: &'a [std::sync::Arc<ikev2d_proto::config::Connection>],
+    pub(crate) connections: &'a [Arc<ikev2d_proto::config::Connection>],
     pub(crate) secrets: &'a [Secret],
     pub(crate) pools: &'a mut Pools,
     pub(crate) out: &'a mut Outputs,

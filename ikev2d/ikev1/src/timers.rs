@@ -126,7 +126,7 @@ impl Isakmp {
         if unanswered {
             return self.delete(ctx, reason::NO_ANSWER);
         }
-        if due(self.delete_at) && !self.exchanges.is_empty() {
+        if due(self.delete_at) && !(self.exchanges.is_empty() && self.elsewhere.is_over()) {
             // What is under way on it, or may have to be repeated, needs its keys.
             self.delete_at = Some(now + crate::quick::OVERLAP);
         }

@@ -36,12 +36,13 @@ pub(crate) use timers::jittered;
 use crate::assigned::Assigned;
 use crate::config::{Connection, Identity};
 use crate::crypto::Crypto;
+use crate::errand::{OwnExchange, Waits};
 use crate::event::{Event, IkeId, Path};
 use crate::exchange::eap::EapState;
 use crate::exchange::followup::Awaited;
 use crate::exchange::resume::Resumed;
 use crate::exchange::signature::{PeerAbility, Waiting};
-use crate::exchange::slow::{Elsewhere, OwnExchange};
+use crate::exchange::slow::Then;
 use crate::keymat::{IkeKeys, Mixable};
 use crate::moment::Moment;
 use crate::proposal::IkeSuite;
@@ -159,7 +160,7 @@ pub(crate) struct IkeSa {
     /// IKE_AUTH that waits for a job.
     pub(crate) waiting: Option<Box<Waiting>>,
     /// Key exchanges that go on elsewhere.
-    pub(crate) elsewhere: Rare<Elsewhere>,
+    pub(crate) elsewhere: Rare<Waits<Then>>,
     /// EAP that goes on (§2.16).
     pub(crate) eap: Option<Box<EapState>>,
     /// The peer's additional key exchanges that go on.

@@ -18,6 +18,7 @@ pub mod crypto;
 pub mod deviation;
 pub mod eap;
 pub mod endpoint;
+pub mod errand;
 pub mod event;
 mod exchange;
 mod ike_sa;

@@ -10,6 +10,7 @@ use super::{Endpoint, addresses_match};
 use crate::fragments::is_fragment;
 use crate::isakmp::Isakmp;
 use crate::phase1::{Failure, unproved};
+use crate::slow::Then;
 use crate::step::Ctx;
 use crate::suite::{End, Method, choose1, phase1};
 use crate::wire::{
@@ -81,22 +82,29 @@ impl Endpoint {
             return;
         };
         self.with(now, |sas, ctx| {
-            match begin_response(ctx, path, header, &parts) {
+            match begin_response(ctx, path, header, (&parts, message)) {
                 Ok(Some(mut sa)) => {
                     sa.phase1.received = Some(ctx.crypto.sha1(&[message]));
                     sas.insert(sa);
                 }
                 Ok(None) => {}
-                Err(Failure::Refused { notify, reason }) => {
-                    tracing::info!(peer = %path.remote, reason, "phase 1 is refused");
-                    unproved(ctx, path, (cky_i, 0), notify);
-                }
-                Err(failure) => {
-                    ctx.out.malformed += 1;
-                    tracing::info!(peer = %path.remote, %failure, "message 1 is passed over");
-                }
+                Err(failure) => not_begun(ctx, path, cky_i, &failure),
             }
         });
+    }
+}
+
+/// A first message begins nothing.
+pub(crate) fn not_begun(ctx: &mut Ctx<'_>, path: Path, cky_i: u64, failure: &Failure) {
+    match failure {
+        Failure::Refused { notify, reason } => {
+            tracing::info!(peer = %path.remote, reason, "phase 1 is refused");
+            unproved(ctx, path, (cky_i, 0), *notify);
+        }
+        failure => {
+            ctx.out.malformed += 1;
+            tracing::info!(peer = %path.remote, %failure, "message 1 is passed over");
+        }
     }
 }
 
@@ -106,7 +114,7 @@ fn begin_response(
     ctx: &mut Ctx<'_>,
     path: Path,
     header: &Header,
-    parts: &Payloads<'_>,
+    (parts, message): (&Payloads<'_>, &[u8]),
 ) -> Result<Option<Isakmp>, Failure> {
     let aggressive = header.exchange == exchange::AGGRESSIVE;
     let offer = sa::parse(parts.one(payload::SA, "SA")?)?;
@@ -158,10 +166,20 @@ fn begin_response(
     };
     let cookies = (header.spi_i.get(), ctx.cookie());
     let mut sa = Isakmp::new(ctx, connection, false, cookies, path);
-    if aggressive {
-        sa.aggressive_2(ctx, parts, &choice)?;
+    let begun = if aggressive {
+        sa.aggressive_2(ctx, parts, &choice)
     } else {
-        sa.main_2(ctx, parts, &choice)?;
+        sa.main_2(ctx, parts, &choice)
+    };
+    match begun {
+        Ok(()) => {}
+        Err(Failure::Elsewhere(errand)) => {
+            sa.send_out(ctx, errand, Then::First(message.to_vec()));
+            if !sa.holds_phase1() {
+                return Ok(None);
+            }
+        }
+        Err(failure) => return Err(failure),
     }
     Ok(Some(sa))
 }

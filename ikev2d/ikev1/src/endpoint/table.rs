@@ -64,7 +64,7 @@ struct Marks {
     replaces: Option<IkeId>,
     children: Vec<ChildId>,
     installs: Vec<InstallId>,
-    job: Option<JobId>,
+    jobs: Vec<JobId>,
 }
 
 impl Marks {
@@ -88,7 +88,10 @@ impl Marks {
                 .flat_map(|child| [child.install, child.outbound])
                 .flatten()
                 .collect(),
-            job: sa.material.waiting.as_ref().map(|waiting| waiting.job),
+            jobs: {
+                let waiting = sa.material.waiting.as_ref().map(|waiting| waiting.job);
+                waiting.into_iter().chain(sa.elsewhere.jobs()).collect()
+            },
         }
     }
 }
@@ -188,12 +191,7 @@ impl Table {
         );
         place(&mut self.children, id, &before.children, &after.children);
         place(&mut self.installs, id, &before.installs, &after.installs);
-        place(
-            &mut self.jobs,
-            id,
-            before.job.as_slice(),
-            after.job.as_slice(),
-        );
+        place(&mut self.jobs, id, &before.jobs, &after.jobs);
         let with = |key: Option<u64>| key.map(|key| (key, id));
         mark(
             &mut self.connections,

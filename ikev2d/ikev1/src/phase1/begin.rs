@@ -4,14 +4,25 @@
 use ikev2d_proto::config::{Identity, Secret, find_secret};
 
 use super::{Failure, Isakmp};
+use crate::slow::Then;
 use crate::step::Ctx;
 use crate::suite::{Chosen1, End, choose1, emit_phase1, phase1};
 use crate::vendor;
-use crate::wire::{Chain, Payloads, exchange, notify, payload, sa};
+use crate::wire::{Chain, HEADER_LEN, Payloads, exchange, notify, parse_header, payload, sa};
 
 impl Isakmp {
     /// Message 1, of either mode.
     pub(crate) fn begin(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Failure> {
+        match self.message_1(ctx) {
+            Err(Failure::Elsewhere(errand)) => {
+                self.send_out(ctx, errand, Then::Begin);
+                Ok(())
+            }
+            begun => begun,
+        }
+    }
+
+    fn message_1(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Failure> {
         let offered = phase1(&self.connection, End::Initiator);
         let first = offered.first().copied();
         let first = first.ok_or(Failure::Unfitting(
@@ -28,7 +39,6 @@ impl Isakmp {
         };
         self.material.sa_i = emit_phase1(&offered, self.life());
         self.material.offered = offered;
-        self.material.expects = 2;
         let mut chain = Chain::default();
         chain.push(payload::SA, &self.material.sa_i);
         if self.aggressive {
@@ -39,6 +49,7 @@ impl Isakmp {
             self.push_certificate_requests(&mut chain);
         }
         vendor::push(&mut chain, None, &self.connection);
+        self.material.expects = 2;
         let message = self.in_the_clear(chain);
         self.send_phase1(ctx, message, true);
         Ok(())
@@ -143,15 +154,15 @@ impl Isakmp {
         parts: &Payloads<'_>,
     ) -> Result<(), Failure> {
         self.read_exchange(parts)?;
-        self.read_requests(parts);
-        self.read_detection(ctx, parts);
-        let mut chain = Chain::default();
-        self.exchange(ctx, &mut chain)?;
-        self.push_certificate_requests(&mut chain);
-        self.push_detection(ctx, &mut chain);
         // The identity is not known yet: the address stands for it (RFC 2409 §5.4).
         let psk = self.psk(ctx, None)?;
+        let mut chain = Chain::default();
+        self.exchange(ctx, &mut chain)?;
         self.derive(ctx, psk.as_ref().map(|psk| &psk.secret[..]))?;
+        self.read_requests(parts);
+        self.read_detection(ctx, parts);
+        self.push_certificate_requests(&mut chain);
+        self.push_detection(ctx, &mut chain);
         self.material.expects = 5;
         let message = self.in_the_clear(chain);
         self.send_phase1(ctx, message, false);
@@ -165,10 +176,10 @@ impl Isakmp {
         parts: &Payloads<'_>,
     ) -> Result<(), Failure> {
         self.read_exchange(parts)?;
-        self.read_requests(parts);
-        self.read_detection(ctx, parts);
         let psk = self.psk(ctx, None)?;
         self.derive(ctx, psk.as_ref().map(|psk| &psk.secret[..]))?;
+        self.read_requests(parts);
+        self.read_detection(ctx, parts);
         self.float(ctx);
         self.material.id_i = self.own_id();
         self.prove(ctx, None)
@@ -196,6 +207,17 @@ impl Isakmp {
         self.prove(ctx, Some(chain))
     }
 
+    /// The same for one that was held.
+    pub(crate) fn begin_held(&mut self, ctx: &mut Ctx<'_>, message: &[u8]) -> Result<(), Failure> {
+        let header = parse_header(message)?;
+        let body = message.get(HEADER_LEN..).unwrap_or_default();
+        let parts = Payloads::parse(header.next_payload, body, false)?;
+        let offer = sa::parse(parts.one(payload::SA, "SA")?)?;
+        let chosen = choose1(&phase1(&self.connection, End::Responder), &offer);
+        let chosen = chosen.ok_or(Failure::Unfitting("no proposal fits"))?;
+        self.aggressive_2(ctx, &parts, &chosen)
+    }
+
     /// Initiator: what message 2 of aggressive mode brings; message 3 follows when it is believed.
     pub(super) fn aggressive_3(
         &mut self,
@@ -205,11 +227,11 @@ impl Isakmp {
     ) -> Result<(), Failure> {
         self.read_choice(parts)?;
         self.read_exchange(parts)?;
-        self.read_detection(ctx, parts);
         let id = parts.one(payload::ID, "ID")?;
         let remote = Identity::read(id)?;
         let psk = self.psk(ctx, Some(&remote))?;
         self.derive(ctx, psk.as_ref().map(|psk| &psk.secret[..]))?;
+        self.read_detection(ctx, parts);
         let iv = self.keys.as_ref().map(|keys| keys.iv.clone());
         self.proof(ctx, path, parts, iv.unwrap_or_default())
     }

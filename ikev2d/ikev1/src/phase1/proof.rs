@@ -240,9 +240,10 @@ impl Isakmp {
     }
 
     /// A job of ours is done.
-    pub(crate) fn handle_job(&mut self, ctx: &mut Ctx<'_>, result: &JobResult) {
-        let Some(waiting) = self.material.waiting.take() else {
-            return;
+    pub(crate) fn handle_job(&mut self, ctx: &mut Ctx<'_>, job: JobId, result: &JobResult) {
+        let waiting = self.material.waiting.take_if(|waiting| waiting.job == job);
+        let Some(waiting) = waiting else {
+            return self.exchange_done(ctx, job, result);
         };
         let outcome = match result {
             Ok(signature) => {

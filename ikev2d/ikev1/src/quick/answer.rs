@@ -4,12 +4,14 @@
 use std::net::IpAddr;
 
 use ikev2d_proto::config::ChildConfig;
+use ikev2d_proto::errand::Errand;
 use ikev2d_proto::event::{ChildId, Path};
 use ikev2d_proto::ts::TrafficSelector;
 
 use super::{Exchange, Ingredients, KEEP, Pair, Stage};
 use crate::isakmp::{Isakmp, Last, NONCE_LEN, Phase};
 use crate::keys::Nonces;
+use crate::slow::{Then, Undone};
 use crate::step::Ctx;
 use crate::suite::{choose2, offers_transport};
 use crate::wire::{Chain, Payloads, identity, notify, payload, sa};
@@ -17,19 +19,48 @@ use crate::wire::{Chain, Payloads, identity, notify, payload, sa};
 /// Why a quick mode is refused: what the peer is told, and our log.
 type Refusal = (u16, String);
 
+/// A quick mode is not answered.
+enum Unanswered {
+    Refused(Refusal),
+    /// Not yet: its key exchange is to be done elsewhere.
+    Elsewhere(Errand),
+}
+
+impl From<Refusal> for Unanswered {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 impl Isakmp {
     /// Message 1.
     pub(super) fn handle_first(
         &mut self,
         ctx: &mut Ctx<'_>,
         id: u32,
-        parts: &Payloads<'_>,
+        (parts, message): (&Payloads<'_>, &[u8]),
         (digest, iv): ([u8; 20], Vec<u8>),
     ) {
+        let stage = match self.answer(ctx, parts) {
+            Ok(stage) => stage,
+            Err(Unanswered::Elsewhere(errand)) => {
+                return self.send_out(ctx, errand, Then::Quick(id, message.to_vec()));
+            }
+            Err(Unanswered::Refused((kind, reason))) => {
+                tracing::warn!(
+                    connection = self.connection.name,
+                    reason,
+                    "quick mode is refused"
+                );
+                self.tell(ctx, kind, sa::PROTO_ESP, &[]);
+                Stage::Done
+            }
+        };
+        self.note_seen(ctx, id);
         self.exchanges.insert(
             id,
             Exchange {
-                stage: Stage::Done,
+                stage,
                 commit: false,
                 iv,
                 last: Last {
@@ -39,14 +70,6 @@ impl Isakmp {
                 forget_at: ctx.now + KEEP,
             },
         );
-        if let Err((kind, reason)) = self.answer(ctx, id, parts) {
-            tracing::warn!(
-                connection = self.connection.name,
-                reason,
-                "quick mode is refused"
-            );
-            self.tell(ctx, kind, sa::PROTO_ESP, &[]);
-        }
     }
 
     /// The proxy ids of a message, mirrored: the peer's first one is our remote one.
@@ -94,7 +117,7 @@ impl Isakmp {
         })
     }
 
-    fn answer(&mut self, ctx: &mut Ctx<'_>, id: u32, parts: &Payloads<'_>) -> Result<(), Refusal> {
+    fn answer(&mut self, ctx: &mut Ctx<'_>, parts: &Payloads<'_>) -> Result<Stage, Unanswered> {
         let malformed = |what: &str| (notify::PAYLOAD_MALFORMED, format!("malformed {what}"));
         let body = parts.one(payload::SA, "SA").map_err(|_| malformed("SA"))?;
         let offer = sa::parse(body).map_err(|_| malformed("SA"))?;
@@ -115,24 +138,28 @@ impl Isakmp {
         let chosen = choose2(&ours, &offer, self.encapsulation(&config, wanted));
         let Some(chosen) = chosen else {
             let reason = format!("no proposal of child {:?} fits", config.name);
-            return Err((notify::NO_PROPOSAL_CHOSEN, reason));
+            return Err((notify::NO_PROPOSAL_CHOSEN, reason).into());
+        };
+        let (public, secret) = match (chosen.suite.group, public) {
+            (None, None) => (None, None),
+            (Some(group), Some(public)) => {
+                let answer = self.answer_exchange(ctx, group, public);
+                let (public, secret) = answer.map_err(|undone| match undone {
+                    Undone::Elsewhere(errand) => Unanswered::Elsewhere(errand),
+                    Undone::Failed => malformed("KE").into(),
+                })?;
+                (Some(public), Some(secret))
+            }
+            _ => return Err(malformed("KE").into()),
         };
         let mut answer = Chain::default();
         let spi_in = ctx.new_spi();
         answer.push(payload::SA, &chosen.emit(spi_in.value()));
         let nonce_r = ctx.random(NONCE_LEN);
         answer.push(payload::NONCE, &nonce_r);
-        let failed = |_| malformed("KE");
-        let secret = match (chosen.suite.group, public) {
-            (None, None) => None,
-            (Some(group), Some(public)) => {
-                let exchange = ctx.crypto.generate(group).map_err(failed)?;
-                let secret = exchange.agree(public).map_err(failed)?;
-                answer.push(payload::KE, exchange.public());
-                Some(secret)
-            }
-            _ => return Err(malformed("KE")),
-        };
+        if let Some(public) = &public {
+            answer.push(payload::KE, public);
+        }
         for body in parts.of(payload::ID) {
             answer.push(payload::ID, body);
         }
@@ -158,15 +185,12 @@ impl Isakmp {
         let rekeys = self.rekeyed(&config.name, wanted);
         let made = self.make_child(ctx, &config, wanted, ingredients, rekeys);
         let (child, install) = made.ok_or_else(|| malformed("keys"))?;
-        if let Some(exchange) = self.exchanges.get_mut(&id) {
-            exchange.stage = Stage::Answering {
-                install,
-                child,
-                chain: answer,
-                nonces: [nonce_i.to_vec(), nonce_r],
-            };
-        }
-        Ok(())
+        Ok(Stage::Answering {
+            install,
+            child,
+            chain: answer,
+            nonces: [nonce_i.to_vec(), nonce_r],
+        })
     }
 
     /// The child SA that a new one of the same selectors takes over from.

@@ -7,8 +7,9 @@ use ikev2d_proto::event::{ChildId, Path};
 use ikev2d_proto::proposal::Proposal;
 
 use super::{Asked, COMMIT_WAIT, Exchange, HEAD_START, Ingredients, KEEP, Pair, Stage};
-use crate::isakmp::{Isakmp, Last, NONCE_LEN, Phase};
+use crate::isakmp::{Isakmp, Last, NONCE_LEN, Phase, State};
 use crate::keys::Nonces;
+use crate::slow::{Then, Undone};
 use crate::step::Ctx;
 use crate::suite::{choose2, emit_phase2};
 use crate::wire::notify::{self, Notify};
@@ -70,6 +71,29 @@ impl Isakmp {
         }
     }
 
+    /// Asks now that the key exchange is made, or could not be.
+    pub(crate) fn ask_held(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        name: &str,
+        pair: Pair,
+        rekeys: Option<ChildId>,
+        unmade: bool,
+    ) {
+        let gone = |old| !self.children.iter().any(|child| child.sa.id == old);
+        if rekeys.is_some_and(gone) && self.state == State::Established {
+            return;
+        }
+        match self.child_config(name) {
+            _ if unmade => self.quick_failed(ctx, name, rekeys, "a key exchange could not be made"),
+            None => {
+                let reason = "the child is not configured any more";
+                self.quick_failed(ctx, name, rekeys, reason);
+            }
+            Some(config) => self.ask(ctx, &config, pair, rekeys),
+        }
+    }
+
     fn send_first(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -90,8 +114,14 @@ impl Isakmp {
             .filter(|suite| suite.group == group)
             .collect();
         let refused = "cryptographic operation failed";
-        let exchange = group.map(|group| ctx.crypto.generate(group)).transpose();
-        let exchange = exchange.map_err(|_| refused)?;
+        let exchange = match group.map(|group| self.own_exchange(ctx, group)).transpose() {
+            Ok(exchange) => exchange,
+            Err(Undone::Elsewhere(errand)) => {
+                self.send_out(ctx, errand, Then::Ask(config.name.clone(), pair, rekeys));
+                return Ok(());
+            }
+            Err(Undone::Failed) => return Err(refused),
+        };
         let ports = "a range of ports can't be a proxy id";
         let ids = (identity::emit(&pair.local), identity::emit(&pair.remote));
         let (local, remote) = (ids.0.ok_or(ports)?, ids.1.ok_or(ports)?);

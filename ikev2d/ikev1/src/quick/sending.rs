@@ -164,6 +164,21 @@ impl Isakmp {
         }
     }
 
+    /// Child SAs have come whose quick modes ended after another ISAKMP SA had taken over from theirs: what they
+    /// were to take over from is here.
+    pub(crate) fn end_late(&mut self, ctx: &mut Ctx<'_>) {
+        let is_old = |id| {
+            let mut others = self.children.iter();
+            others.any(|old| old.sa.id == id && old.phase != Phase::Replaced)
+        };
+        let late = self.children.iter().filter(|new| new.announced);
+        let late =
+            late.filter_map(|new| Some((new.sa.replaces.filter(|id| is_old(*id))?, new.sa.id)));
+        for (old, new) in late.collect::<Vec<_>>() {
+            self.replace(ctx, old, new, OVERLAP);
+        }
+    }
+
     /// The peer has let go of a child SA: one that has lost to it is the one that the peer keeps, and so is
     /// one that it was to take over from.
     pub(crate) fn go_back(&mut self, ctx: &mut Ctx<'_>, gone: &mut Child) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ikev1_proto::endpoint::Endpoint;
 use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::config::*;
-use ikev2d_proto::credential::JobError;
+use ikev2d_proto::credential::{Job, JobError};
 use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::event::*;
 use ikev2d_proto::proposal::Proposal;
@@ -35,6 +35,10 @@ pub(crate) struct Side {
     pub(crate) refuse_outbound: bool,
     /// So many jobs for peers find no room.
     pub(crate) busy: u32,
+    /// How long jobs take.
+    pub(crate) slowness: Duration,
+    /// Those that go on, with when they are done.
+    pub(crate) jobs: Vec<(Instant, JobId, Box<Job>)>,
 }
 
 /// A datagram under way: when it arrives, at whom, from where.
@@ -154,6 +158,8 @@ impl Pair {
                 refuse_installs: false,
                 refuse_outbound: false,
                 busy: 0,
+                slowness: Duration::ZERO,
+                jobs: Vec::new(),
             }
         };
         Self {
@@ -260,6 +266,10 @@ impl Pair {
                 let outbound = &side.outbound;
                 side.sending.retain(|spi| outbound.contains_key(spi));
             }
+            Event::Job { job, work } if side.slowness != Duration::ZERO => {
+                let done = self.now + side.slowness;
+                side.jobs.push((done, *job, work.clone()));
+            }
             Event::Job { job, work } => {
                 let busy = side.busy != 0 && work.is_for_peer();
                 side.busy -= u32::from(busy);
@@ -281,12 +291,17 @@ impl Pair {
             self.flush();
             let wire = self.wire.iter().map(|(at, ..)| *at).min();
             let timers = self.sides.iter().filter_map(|s| s.endpoint.poll_timeout());
-            let next = wire.into_iter().chain(timers.min()).min();
+            let jobs = self.sides.iter().flat_map(|side| &side.jobs);
+            let jobs = jobs.map(|(done, ..)| *done).min();
+            let next = wire.into_iter().chain(timers.min()).chain(jobs).min();
             let Some(next) = next.filter(|next| *next <= end) else {
                 self.now = end;
                 return;
             };
             self.now = self.now.max(next);
+            if self.finish_job() {
+                continue;
+            }
             if let Some(at) = self.wire.iter().position(|(at, ..)| *at <= self.now) {
                 self.deliver(at);
             } else {
@@ -301,6 +316,18 @@ impl Pair {
                 .map(|at| at.saturating_duration_since(self.now))
         });
         panic!("no end in sight: {states:?}");
+    }
+
+    fn finish_job(&mut self) -> bool {
+        for side in &mut self.sides {
+            let due = side.jobs.iter().position(|(done, ..)| *done <= self.now);
+            if let Some(at) = due {
+                let (_, job, work) = side.jobs.remove(at);
+                side.endpoint.handle_job(self.now, job, &work.run());
+                return true;
+            }
+        }
+        false
     }
 
     /// Brings one of the messages under way to its receiver.

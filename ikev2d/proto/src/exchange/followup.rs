@@ -10,13 +10,13 @@ use zeroize::Zeroizing;
 
 use crate::algorithm::Group;
 use crate::crypto::{Crypto, CryptoError};
+use crate::errand::OwnExchange;
 use crate::event::ChildId;
 use crate::exchange::child::{ChildOffer, Chosen};
 use crate::exchange::init::emit_ke;
 use crate::exchange::intermediate::ke_of;
 use crate::exchange::rekey_ike::Renewal;
 use crate::exchange::signature::Kept;
-use crate::exchange::slow::OwnExchange;
 use crate::ike_sa::{Ctx, IkeSa, Phase, Standing, notifies};
 use crate::wire::{Chain, Payload, exchange, notify, payload};
 

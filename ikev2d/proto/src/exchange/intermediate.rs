@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::algorithm::Group;
 use crate::crypto::CryptoError;
+use crate::errand::OwnExchange;
 use crate::exchange::init::{emit_ke, read_ke};
-use crate::exchange::slow::{OwnExchange, Then};
+use crate::exchange::slow::Then;
 use crate::ike_sa::{Ctx, IkeSa, Request, error_notify, find};
 use crate::keymat::{IkeKeys, int_auth};
 use crate::proposal::methods;

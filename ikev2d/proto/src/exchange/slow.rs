@@ -3,13 +3,12 @@
 //! needs one is as if it were on its way still: it is taken in, and judged, when the key exchange is done.
 
 use std::mem::{discriminant, take};
-use std::sync::{Arc, Mutex, PoisonError};
-
-use zeroize::Zeroizing;
+use std::sync::Arc;
 
 use crate::algorithm::Group;
-use crate::credential::{Job, JobResult, Work};
-use crate::crypto::{Crypto, CryptoError, KeyExchange};
+use crate::credential::JobResult;
+use crate::crypto::CryptoError;
+use crate::errand::{Answered, Errand, OwnExchange, Waits};
 use crate::event::JobId;
 use crate::exchange::create_child::additional_of;
 use crate::exchange::init::{InitRequest, read_ke};
@@ -18,100 +17,6 @@ use crate::ike_sa::{AGAIN, Ctx, IkeSa, Request, Standing, State, error_notify, f
 use crate::proposal::{IkeSuite, Proposal};
 use crate::sk::Opened;
 use crate::wire::{Header, Payload, exchange, payload};
-
-/// What two sides have agreed on, or why they have not.
-type Agreed = Result<Zeroizing<Vec<u8>>, CryptoError>;
-
-/// A key exchange of ours.
-pub(crate) struct OwnExchange {
-    pub(crate) group: Group,
-    exchange: Box<dyn KeyExchange>,
-    /// What came of a peer's value elsewhere.
-    agreed: Mutex<Option<(Vec<u8>, Agreed)>>,
-}
-
-impl OwnExchange {
-    /// One that was made elsewhere, if that is of this group, or a new one.
-    pub(crate) fn made_or_new(
-        made: Option<Arc<Self>>,
-        crypto: &dyn Crypto,
-        group: Group,
-    ) -> Result<Arc<Self>, CryptoError> {
-        match made.filter(|made| made.group == group) {
-            Some(made) => Ok(made),
-            None => Self::new(crypto, group),
-        }
-    }
-
-    fn new(crypto: &dyn Crypto, group: Group) -> Result<Arc<Self>, CryptoError> {
-        Ok(Arc::new(Self {
-            group,
-            exchange: crypto.generate(group)?,
-            agreed: Mutex::default(),
-        }))
-    }
-
-    /// Our public value.
-    pub(crate) fn public(&self) -> &[u8] {
-        self.exchange.public()
-    }
-
-    /// The shared secret with a peer's public value.
-    pub(crate) fn agree(&self, peer: &[u8]) -> Agreed {
-        let known = self.known(peer);
-        known.unwrap_or_else(|| self.exchange.agree(peer))
-    }
-
-    fn known(&self, peer: &[u8]) -> Option<Agreed> {
-        let agreed = self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_peer = agreed.as_ref().filter(|(with, _)| with == peer);
-        of_peer.map(|(_, agreed)| agreed.clone())
-    }
-
-    fn agree_in_advance(&self, peer: &[u8]) {
-        let agreed = self.exchange.agree(peer);
-        let mut place = self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
-        *place = Some((peer.to_vec(), agreed));
-    }
-}
-
-/// A responder's key exchange.
-struct Answer {
-    group: Group,
-    peer: Vec<u8>,
-    made: Result<(Vec<u8>, Zeroizing<Vec<u8>>), CryptoError>,
-}
-
-/// What was made elsewhere and is not used yet.
-#[derive(Default)]
-struct Made {
-    own: Option<Arc<OwnExchange>>,
-    answer: Option<Answer>,
-}
-
-/// What is to be done elsewhere.
-#[derive(Default)]
-pub(crate) struct Errand {
-    agree: Option<(Arc<OwnExchange>, Vec<u8>)>,
-    answer: Option<(Group, Vec<u8>)>,
-    generate: Option<Group>,
-}
-
-impl Errand {
-    fn run(&self, crypto: &dyn Crypto) -> Made {
-        if let Some((own, peer)) = &self.agree {
-            own.agree_in_advance(peer);
-        }
-        let answer = self.answer.as_ref().map(|(group, peer)| Answer {
-            group: *group,
-            peer: peer.clone(),
-            made: crypto.answer(*group, peer),
-        });
-        let own = self.generate.map(|group| OwnExchange::new(crypto, group));
-        let own = own.and_then(Result::ok);
-        Made { own, answer }
-    }
-}
 
 /// What is gone on with when a key exchange is done.
 pub(crate) enum Then {
@@ -131,31 +36,16 @@ pub(crate) enum Then {
     Task,
 }
 
-/// A key exchange that goes on elsewhere.
-struct Wait {
-    job: JobId,
-    made: Arc<Mutex<Made>>,
-    then: Then,
-}
-
-/// Those of an IKE SA.
-#[derive(Default)]
-pub(crate) struct Elsewhere {
-    waits: Vec<Wait>,
-    made: Made,
-}
-
-nothing!(Elsewhere);
+nothing!(Waits<Then>);
 
 impl IkeSa {
     /// The jobs of key exchanges that are waited for.
     pub(crate) fn exchange_jobs(&self) -> impl Iterator<Item = JobId> {
-        self.elsewhere.waits.iter().map(|wait| wait.job)
+        self.elsewhere.jobs()
     }
 
     fn waits(&self, test: impl Fn(&Then) -> bool) -> bool {
-        let mut waits = self.elsewhere.waits.iter();
-        waits.any(|wait| test(&wait.then))
+        self.elsewhere.iter().any(test)
     }
 
     /// Whether a request of the peer's is here whose key exchange goes on.
@@ -190,7 +80,7 @@ impl IkeSa {
 
     fn forget(&mut self, these: impl Fn(&Then) -> bool) {
         if let Some(elsewhere) = self.elsewhere.as_deref_mut() {
-            elsewhere.waits.retain(|wait| !these(&wait.then));
+            elsewhere.forget(these);
         }
     }
 
@@ -200,26 +90,14 @@ impl IkeSa {
         if self.waits(|other| discriminant(other) == kind) {
             return;
         }
-        let made: Arc<Mutex<Made>> = Arc::default();
-        let (crypto, there) = (ctx.shared_crypto.clone(), Arc::downgrade(&made));
         let of_peer = matches!(then, Then::InitRequest(..) | Then::Request(..));
         let of_stranger = of_peer && self.state == State::Connecting;
-        let work: Work = Arc::new(move || {
-            // Nobody waits for it any more: it costs who waits behind it nothing.
-            if there.strong_count() == 0 {
-                return;
-            }
-            let done = errand.run(&*crypto);
-            if let Some(there) = there.upgrade() {
-                *there.lock().unwrap_or_else(PoisonError::into_inner) = done;
-            }
-        });
-        let work = Job::key_exchange(work, of_stranger);
+        let (work, place) = errand.job(ctx.shared_crypto.clone(), of_stranger);
         let job = ctx.job(match of_peer {
             true => work.for_peer(),
             false => work,
         });
-        self.elsewhere.waits.push(Wait { job, made, then });
+        self.elsewhere.push(job, place, then);
     }
 
     /// A key exchange of ours that was made elsewhere.
@@ -247,16 +125,9 @@ impl IkeSa {
     }
 
     /// Our public value to a peer's, and the shared secret.
-    pub(crate) fn answer_exchange(
-        &mut self,
-        ctx: &Ctx<'_>,
-        group: Group,
-        peer: &[u8],
-    ) -> Result<(Vec<u8>, Zeroizing<Vec<u8>>), CryptoError> {
-        let made = self.elsewhere.as_deref_mut();
-        let made = made.and_then(|elsewhere| elsewhere.made.answer.take());
-        match made.filter(|answer| answer.group == group && answer.peer == peer) {
-            Some(answer) => answer.made,
+    pub(crate) fn answer_exchange(&mut self, ctx: &Ctx<'_>, group: Group, peer: &[u8]) -> Answered {
+        match self.elsewhere.as_deref_mut() {
+            Some(elsewhere) => elsewhere.made.answer(ctx.crypto, group, peer),
             None => ctx.crypto.answer(group, peer),
         }
     }
@@ -299,8 +170,7 @@ impl IkeSa {
         own: &Arc<OwnExchange>,
         peer: &[u8],
     ) -> Option<Errand> {
-        let due = ctx.crypto.is_slow(own.group) && own.known(peer).is_none();
-        due.then(|| Errand {
+        own.is_due(ctx.crypto, peer).then(|| Errand {
             agree: Some((own.clone(), peer.to_vec())),
             ..Errand::default()
         })
@@ -386,17 +256,15 @@ impl IkeSa {
     /// Goes on where a key exchange was waited for. What could not be done is as if its message had been
     /// lost.
     pub(crate) fn exchange_done(&mut self, ctx: &mut Ctx<'_>, job: JobId, result: &JobResult) {
-        let mut waits = self.elsewhere.waits.iter();
-        let Some(at) = waits.position(|wait| wait.job == job) else {
+        let elsewhere = self.elsewhere.as_deref_mut();
+        let Some((mut made, then)) = elsewhere.and_then(|elsewhere| elsewhere.take(job)) else {
             return;
         };
-        let Wait { made, then, .. } = self.elsewhere.waits.swap_remove(at);
-        let made = take(&mut *made.lock().unwrap_or_else(PoisonError::into_inner));
         let unmade = made.own.is_none();
-        if made.own.is_some() {
-            self.elsewhere.made.own = made.own;
+        if unmade {
+            made.own = self.take_made();
         }
-        self.elsewhere.made.answer = made.answer;
+        self.elsewhere.made = made;
         match then {
             Then::Init | Then::Additional if unmade => {
                 self.die(ctx, "a key exchange could not be made");
@@ -437,8 +305,8 @@ impl IkeSa {
             Then::Task => {}
         }
         // What it was for has come to something else.
-        self.elsewhere.made.answer = None;
-        if self.elsewhere.waits.is_empty() && self.elsewhere.made.own.is_none() {
+        self.elsewhere.made.forget_answer();
+        if self.elsewhere.is_over() {
             self.elsewhere.clear();
         }
     }

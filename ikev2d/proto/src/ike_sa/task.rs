@@ -9,9 +9,9 @@ use super::{AGAIN, Ctx, IkeSa, OwnSpi, Standing, State};
 use crate::algorithm::Group;
 use crate::config::ChildConfig;
 use crate::crypto::CryptoError;
+use crate::errand::OwnExchange;
 use crate::event::{ChildId, IkeId};
 use crate::exchange::followup::{AwaitedSa, Further};
-use crate::exchange::slow::OwnExchange;
 use crate::ts::TrafficSelector;
 use crate::wire::{Chain, exchange};
 

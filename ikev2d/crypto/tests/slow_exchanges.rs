@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ikev2d_proto::algorithm::Group;
-use ikev2d_proto::config::{AddressPattern, Connection, EndpointConfig};
+use ikev2d_proto::config::{AddressPattern, Connection, EndpointConfig, Puzzles};
 use ikev2d_proto::credential::{JobError, Line};
 use ikev2d_proto::crypto::Crypto;
 use ikev2d_proto::event::{Event, Path};
@@ -455,4 +455,47 @@ fn what_nobody_waits_for_is_not_made() {
             .handle_job(pair.now, job, &work.run());
     }
     assert_eq!(crypto.answered() - before, 1);
+}
+
+/// RFC 7296 §2.6: who begins anew with a cookie, once a puzzle is solved (RFC 8019 §7.1), has no use for an answer
+/// to its first message before, whose key exchange goes on meanwhile.
+#[test]
+fn an_answer_to_an_earlier_first_message_is_not_used() {
+    let slow = |connection: &mut Connection| {
+        propose(connection, "aes256gcm16-prfsha384-modp2048", "aes128gcm16");
+    };
+    let mut pair = Pair::new(|_, connection, _| slow(connection));
+    pair.initiate();
+    pair.flush();
+    let message = pair.recorded.last().unwrap().clone();
+    // Somebody on the way asks for a cookie; the peer itself answers as well.
+    let mut forger = Pair::new(|a, connection, config| {
+        slow(connection);
+        if !a {
+            config.puzzles = Puzzles {
+                threshold: Some(0),
+                difficulty: 8,
+                hardest: 20,
+                legacy: 0,
+            };
+        }
+    });
+    let (own, peer) = ("192.0.2.1:500", "192.0.2.2:500");
+    let path = Path::new(own.parse().unwrap(), peer.parse().unwrap());
+    forger.sides[1]
+        .endpoint
+        .handle_datagram(forger.now, path.turned(), &message);
+    forger.flush();
+    let asked = forger.recorded.last().unwrap().clone();
+    pair.sides[0].slowness = 10 * SECOND;
+    pair.sides[0]
+        .endpoint
+        .handle_datagram(pair.now, path, &asked);
+    pair.run(SECOND);
+    let lines = pair.sides[0].jobs.iter().map(|(_, _, work)| work.line());
+    assert_eq!(lines.collect::<Vec<_>>(), [Line::Puzzles, Line::Quick]);
+    assert_eq!(requests(&pair, exchange::IKE_SA_INIT), 1);
+    pair.run(60 * SECOND);
+    assert!(requests(&pair, exchange::IKE_SA_INIT) > 1);
+    pair.agree(1);
 }

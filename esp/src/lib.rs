@@ -6,6 +6,7 @@
 
 pub mod ah;
 pub mod cipher;
+mod common;
 pub mod engine;
 mod ffi;
 mod mac;

@@ -18,6 +18,7 @@ use offload_api::sa::{Direction, KeyMaterial, Mode, OuterHeaders, SaParams, Spi,
 use offload_api::wire::esp::Header;
 
 use crate::cipher::{CipherContext, aead_key, aead_packet, cbc_key};
+use crate::common::Common;
 use crate::packet::PacketBuffer;
 
 pub use esp_framing::framing::Located;
@@ -363,6 +364,24 @@ impl Transform {
         *number = sequence;
         self.to_aead(octets, head, sequence)
             .ok_or(Status::BadLength)
+    }
+
+    /// What packets in [`Mode::Crypto`] have in common, where they are of the kind that has.
+    pub(crate) fn common(&self) -> Option<Common<'_>> {
+        let seals = self.direction() == Direction::Outbound;
+        let framing = &self.framing;
+        let is_alike = self.mode() == Mode::Crypto
+            && !framing.esn()
+            && framing.iv_len() == 8
+            && framing.icv_len() == TAG;
+        is_alike.then_some(Common {
+            key: self.aead.as_deref()?,
+            salt: &self.salt,
+            spi: framing.spi().value(),
+            around: framing.around_crypto(),
+            alignment: framing.alignment(),
+            room: if seals { TAG } else { 0 },
+        })
     }
 
     /// The full number of a packet in [`Mode::Crypto`], sealed or not; `given` came with it.

@@ -173,19 +173,19 @@ impl Framing {
 
     /// Octets of IV in a packet.
     #[inline]
-    fn iv_len(&self) -> usize {
+    pub fn iv_len(&self) -> usize {
         self.iv_len.into()
     }
 
     /// Octets of ICV.
     #[inline]
-    fn icv_len(&self) -> usize {
+    pub fn icv_len(&self) -> usize {
         self.icv_len.into()
     }
 
     /// What payload and trailer together are a multiple of.
     #[inline]
-    fn alignment(&self) -> usize {
+    pub fn alignment(&self) -> usize {
         self.alignment.into()
     }
 
@@ -265,7 +265,6 @@ impl Framing {
         len: usize,
         given: Option<u64>,
     ) -> Result<u64, Status> {
-        let seals = self.direction == Direction::Outbound;
         let header = packet.first_chunk().ok_or(Status::BadLength)?;
         let [spi, low] = [
             (u64::from_be_bytes(*header) >> 32) as u32,
@@ -274,8 +273,7 @@ impl Framing {
         if spi != self.spi.value() {
             return Err(Status::OuterMismatch);
         }
-        let around = Header::LEN + self.iv_len() + if seals { 0 } else { self.icv_len() };
-        match len.checked_sub(around) {
+        match len.checked_sub(self.around_crypto()) {
             Some(body) if body & (self.alignment() - 1) == 0 => {}
             _ => return Err(Status::BadLength),
         }
@@ -284,6 +282,16 @@ impl Framing {
             Some(sequence) if self.esn && sequence as u32 == low => Ok(sequence),
             _ => Err(Status::WrongNumbering),
         }
+    }
+
+    /// Octets of a packet in [`Mode::Crypto`] beside its body: what is sealed has no ICV yet.
+    #[inline]
+    pub fn around_crypto(&self) -> usize {
+        let icv = match self.direction {
+            Direction::Outbound => 0,
+            Direction::Inbound => self.icv_len(),
+        };
+        Header::LEN + self.iv_len() + icv
     }
 
     fn frame_tunnel(

@@ -238,6 +238,7 @@ fn take<'burst, 'table: 'burst>(
     run.counted = seals && !sa.is_limited();
     let (mut last, mut count, mut octets) = (0, 0, 0);
     let limited = sa.is_limited();
+    let common = transform.common();
     for (op, state) in packets {
         let len = op.frame.len();
         state.inner_len = len;
@@ -245,7 +246,19 @@ fn take<'burst, 'table: 'burst>(
             refuse(sa, state, status);
             continue;
         }
-        match transform.take_crypto(op.explicit, &mut op.frame, &mut state.sequence) {
+        let alike = match &common {
+            Some(common) if op.explicit.is_none() => common.front(&op.frame).map(|at| (common, at)),
+            _ => None,
+        };
+        let taken = match alike {
+            Some((common, front)) => {
+                state.sequence = front.sequence().into();
+                let packet = common.packet(front, &mut op.frame);
+                packet.ok_or(Status::BadLength)
+            }
+            None => transform.take_crypto(op.explicit, &mut op.frame, &mut state.sequence),
+        };
+        match taken {
             Ok(packet) => {
                 state.work = if seals {
                     Work::Seal

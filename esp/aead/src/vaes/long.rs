@@ -23,11 +23,9 @@ const GROUP: usize = 4;
 /// Where a long packet stands.
 struct Stream<'key> {
     schedule: &'key Schedule,
-    /// The nonce, with no counter.
-    nonce: __m128i,
-    /// The next vector's counter blocks (SP 800-38D §6.5).
-    counters: __m512i,
-    /// The first of them, as a number.
+    /// The nonce, with no counter, and the first round's key, in each lane.
+    whitened: __m512i,
+    /// The next vector's number.
     next: u32,
     body: *mut u8,
     sum: Sum,
@@ -74,44 +72,71 @@ impl Stream<'_> {
         }
     }
 
-    /// Counter blocks of the next N vectors. Mostly their last octets alone change, which is one addition.
+    /// The next N vectors as they go into the first round: counter blocks (SP 800-38D §6.5) that have its key
+    /// already. EDGE: the last has J0 in the lanes of `ride`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn count<const N: usize>(&mut self) -> [__m512i; N] {
-        let four = _mm512_broadcast_i32x4(_mm_set_epi32(4 << 24, 0, 0, 0));
-        let mut all = [self.counters; N];
-        let over = (self.next & 0xff) + 4 * N as u32 > 256;
-        let mut last = self.counters;
-        for n in 0..N {
-            if over {
-                last = counter_blocks(self.nonce, self.next.wrapping_add(4 * n as u32));
+    fn count<const N: usize, const EDGE: bool>(&mut self, ride: u16) -> [__m512i; N] {
+        let first = self.next;
+        self.next = first.wrapping_add(N as u32);
+        let mut all = [self.whitened; N];
+        let above = match first / 64 {
+            0 => self.whitened,
+            above => {
+                let above = _mm_set_epi32((above << 8).swap_bytes() as i32, 0, 0, 0);
+                _mm512_xor_si512(self.whitened, _mm512_broadcast_i32x4(above))
             }
-            all[n] = last;
-            last = _mm512_add_epi32(last, four);
+        };
+        for n in 0..N {
+            let (base, mut counters) = match LOWEST.get(first as usize % 64 + n) {
+                // SAFETY: there are the 64 octets that are read, at a multiple of 64.
+                Some(lowest) => (above, unsafe {
+                    _mm512_load_si512(lowest.0.as_ptr().cast())
+                }),
+                None => (self.whitened, counters(first.wrapping_add(n as u32))),
+            };
+            if EDGE && n == N - 1 {
+                let j0 = _mm_set_epi32(1 << 24, 0, 0, 0);
+                let j0 = _mm512_xor_si512(
+                    _mm512_broadcast_i32x4(j0),
+                    _mm512_xor_si512(base, self.whitened),
+                );
+                counters = _mm512_mask_mov_epi32(counters, ride, j0);
+            }
+            all[n] = _mm512_xor_si512(base, counters);
         }
-        self.next = self.next.wrapping_add(4 * N as u32);
-        if over {
-            last = counter_blocks(self.nonce, self.next);
-        }
-        self.counters = last;
         all
     }
 }
 
-/// Counter blocks of a vector, by the first one's number.
+#[repr(C, align(64))]
+struct Octets([u8; 64]);
+
+/// The lowest octets of vectors' [`counters`], of which 64 vectors use up all. The last of them is not here: the
+/// octets above change within it.
+static LOWEST: [Octets; 63] = {
+    let mut all = [const { Octets([0; 64]) }; 63];
+    let mut block = 0;
+    while block < 4 * all.len() {
+        all[block / 4].0[block % 4 * 16 + 15] = block as u8 + 2;
+        block += 1;
+    }
+    all
+};
+
+/// Counters of a packet's vector, by its number; a body's first block has counter 2.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn counter_blocks(nonce: __m128i, first: u32) -> __m512i {
+fn counters(vector: u32) -> __m512i {
     #[rustfmt::skip]
-    let lanes = _mm512_set_epi32(3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0);
+    let lanes = _mm512_set_epi32(5, 0, 0, 0, 4, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0);
     // Reverses the counter's word alone.
     let turn = _mm_set_epi8(
         12, 13, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
     );
-    let first = _mm512_broadcast_i32x4(_mm_set_epi32(first as i32, 0, 0, 0));
-    let numbers = _mm512_add_epi32(first, lanes);
-    let counters = _mm512_shuffle_epi8(numbers, _mm512_broadcast_i32x4(turn));
-    _mm512_or_si512(counters, _mm512_broadcast_i32x4(nonce))
+    let first = _mm_set_epi32(vector.wrapping_mul(4) as i32, 0, 0, 0);
+    let numbers = _mm512_add_epi32(_mm512_broadcast_i32x4(first), lanes);
+    _mm512_shuffle_epi8(numbers, _mm512_broadcast_i32x4(turn))
 }
 
 /// What is left to do for a packet that is through the rounds: its last vectors are hashed while the next
@@ -202,17 +227,12 @@ unsafe fn step<
     ride: u16,
 ) -> __m128i {
     let keys = &stream.schedule.rounds;
-    let first = load(&keys[0]);
-    let j0 = _mm_or_si128(stream.nonce, _mm_set_epi32(1 << 24, 0, 0, 0));
-    let mut pad = _mm_xor_si128(j0, first);
+    let mut pad = _mm_xor_si128(
+        _mm512_castsi512_si128(stream.whitened),
+        _mm_set_epi32(1 << 24, 0, 0, 0),
+    );
     let reversal = _mm512_broadcast_i32x4(reversal());
-    let mut state = stream.count::<N>();
-    for n in 0..N {
-        if EDGE && n == N - 1 {
-            state[n] = _mm512_mask_mov_epi32(state[n], ride, _mm512_broadcast_i32x4(j0));
-        }
-        state[n] = _mm512_xor_si512(state[n], _mm512_broadcast_i32x4(first));
-    }
+    let mut state = stream.count::<N, EDGE>(ride);
     let (mut sum, pending, schedule, weight) = match (HASH, &rest.item) {
         (hash::REST, Some((schedule, _))) => (rest.sum, &rest.pending, *schedule, rest.weight),
         _ => (stream.sum, &stream.pending, stream.schedule, stream.weight),
@@ -332,9 +352,8 @@ fn one<'a, 'packet, const R: usize, const SEAL: bool>(
     let nonce = load(&packet.nonce);
     let mut stream = Stream {
         schedule,
-        nonce,
-        counters: counter_blocks(nonce, 2),
-        next: 2,
+        whitened: _mm512_broadcast_i32x4(_mm_xor_si128(nonce, load(&schedule.rounds[0]))),
+        next: 0,
         body: packet.body.as_mut_ptr(),
         sum: Sum::NONE,
         lengths,

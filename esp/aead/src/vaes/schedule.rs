@@ -69,7 +69,7 @@ pub(super) fn of_group(schedule: &Schedule, weight: usize, vector: usize) -> (__
     // SAFETY: behind the powers come the middles, and behind those the rounds, 15 blocks.
     unsafe {
         let powers = std::ptr::from_ref(schedule).cast::<Block>();
-        let powers = powers.add(POWERS - weight + 4 * vector);
+        let powers = powers.add(POWERS - weight).add(4 * vector);
         let middles = powers.add(TABLE);
         (
             _mm512_loadu_si512(powers.cast()),

@@ -570,8 +570,8 @@ impl Dataplane {
     }
 
     /// Gives a worker an ESP packet that a TCP connection has brought; the same one each time, so that
-    /// they stay in order. It sees it when it is [woken](Self::wake_for).
-    pub(crate) fn take_streamed(&self, stream: StreamId, packet: &[u8]) {
+    /// they stay in order. It sees it when it is woken.
+    pub fn take_streamed(&self, stream: StreamId, packet: &[u8]) {
         let counters = &self.shared.counters;
         counters.esp_received.fetch_add(1, Ordering::Relaxed);
         let Some(at) = self.worker_of(stream) else {

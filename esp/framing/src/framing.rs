@@ -304,7 +304,7 @@ impl Framing {
         if packet.whole().is_some() {
             return Ok(self.frame_whole(sequence, iv, packet)?.1);
         }
-        let inner = self.inner(packet.packet(), len)?;
+        let inner = inner(packet.packet(), len, self.tfc_padding)?;
         self.pad(packet, len, inner.0)?;
         let start = self.start()?;
         if !packet.grow_front(start + Header::LEN + self.iv_len()) {
@@ -333,33 +333,21 @@ impl Framing {
         let back = pad_len + TRAILER + self.icv_len();
         if !packet.has_room(front, back) {
             // Of a packet that has neither a header nor room, the header is told.
-            self.inner(packet.whole().ok_or(Status::NoSpace)?, len)?;
+            inner(
+                packet.whole().ok_or(Status::NoSpace)?,
+                len,
+                self.tfc_padding,
+            )?;
             return Err(Status::NoSpace);
         }
         let octets = packet.grow(front, back).ok_or(Status::NoSpace)?;
         let (head, body) = octets.split_at_mut_checked(front).ok_or(Status::NoSpace)?;
         let (packet, tail) = body.split_at_mut_checked(len).ok_or(Status::NoSpace)?;
-        let (next_header, inner) = self.inner(packet, len)?;
+        let (next_header, inner) = inner(packet, len, self.tfc_padding)?;
         write_trailer(tail, pad_len, next_header);
         let whole = front + len + tail.len();
         self.write_front(head, whole, &inner, sequence, iv)?;
         Ok((octets, start))
-    }
-
-    /// The inner packet of a tunnel, and its next header.
-    #[inline]
-    fn inner(&self, packet: &[u8], len: usize) -> Result<(u8, Inner), Status> {
-        let inner = Inner::of_part(packet, len).map_err(|_| Status::BadIpHeader)?;
-        // What is behind it, if that may be, is padding.
-        if inner.total_len != len && !self.tfc_padding {
-            return Err(Status::BadIpHeader);
-        }
-        let next_header = if inner.v4 {
-            PROTOCOL_IPV4
-        } else {
-            PROTOCOL_IPV6
-        };
-        Ok((next_header, inner))
     }
 
     /// Where ESP starts in tunnel mode.
@@ -641,6 +629,21 @@ impl Framing {
             Mode::Crypto => Ok(0),
         }
     }
+}
+
+/// The inner packet of a tunnel, and its next header; `padded` is whether padding may be behind it.
+#[inline]
+fn inner(packet: &[u8], len: usize, padded: bool) -> Result<(u8, Inner), Status> {
+    let inner = Inner::of_part(packet, len).map_err(|_| Status::BadIpHeader)?;
+    if inner.total_len != len && !padded {
+        return Err(Status::BadIpHeader);
+    }
+    let next_header = if inner.v4 {
+        PROTOCOL_IPV4
+    } else {
+        PROTOCOL_IPV6
+    };
+    Ok((next_header, inner))
 }
 
 /// Empties a packet: nothing unauthenticated stays reachable.

@@ -28,11 +28,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use ikev2d_crypto::name;
+use ikev2d_crypto::{PrivateKey, name};
 use ikev2d_proto::config::{Connection, Secret};
 use serde::Deserialize;
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+use crate::keeper::Keeper;
 
 pub use auth::{AuthSection, AuthSetting, RevocationSetting};
 pub use cache::CacheSection;
@@ -137,7 +139,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        Draft::read(path)?.load()
+        Draft::read(path)?.load(None)
     }
 
     /// Reads a text; `path` is for messages.
@@ -145,7 +147,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        Draft::parse(Zeroizing::new(text.to_owned()), path)?.load()
+        Draft::parse(Zeroizing::new(text.to_owned()), path)?.load(None)
     }
 
     /// What the types do not say: the setting that is wrong, and why.
@@ -206,14 +208,32 @@ impl Config {
         Ok(())
     }
 
-    /// Reads the files that it names.
-    fn load(&mut self, path: &Path) -> Result<(), (String, String)> {
+    /// Reads the files that it names; those of private keys are the keeper's to read, if there is one.
+    fn load(&mut self, path: &Path, keeper: Option<&Keeper>) -> Result<(), (String, String)> {
         let mut credentials = Credentials::beside(path);
+        let with_files = self
+            .secrets
+            .iter()
+            .find(|(_, secret)| secret.file.is_some());
+        let mut kept = match (keeper, with_files) {
+            (Some(keeper), Some((name, _))) => {
+                let loaded = keeper.load();
+                loaded.map_err(|what| (format!("secrets.{name}.file"), what))?
+            }
+            _ => BTreeMap::new(),
+        };
         for (name, secret) in &self.secrets {
             if let Some(file) = &secret.file {
                 let passphrase = secret.secret.as_ref().map(|secret| secret.as_str());
-                let read = credentials.read_key(file, passphrase);
-                read.map_err(|what| (format!("secrets.{name}.file"), what))?;
+                let wrong = |what| (format!("secrets.{name}.file"), what);
+                if keeper.is_some() {
+                    let changed = || Err("the configuration has changed meanwhile".to_owned());
+                    let key = kept.remove(name).unwrap_or_else(changed).map_err(wrong)?;
+                    credentials.add_kept(key, file, passphrase);
+                } else {
+                    let key = credentials.read_key(file, passphrase, &[]).map_err(wrong)?;
+                    credentials.add_key(key);
+                }
             } else if is_eap(name) {
                 let password = secret.secret.as_ref().map_or("", |secret| secret.as_str());
                 let ids: Vec<_> = secret.ids.iter().map(|id| name::identity(id)).collect();
@@ -315,13 +335,32 @@ impl Draft {
         &self.config.daemon
     }
 
-    /// Reads the files, and makes sure that it all makes sense.
+    /// Who else may own private keys: the user that the daemon becomes.
+    pub(crate) fn owners(&self) -> Vec<u32> {
+        let user = self.config.daemon.privileges.user.as_ref();
+        let user = user.and_then(|name| nix::unistd::User::from_name(name).ok().flatten());
+        user.map(|user| user.uid.as_raw()).into_iter().collect()
+    }
+
+    /// The private keys that it names, by the names of their secrets.
+    pub(crate) fn private_keys(&self, owners: &[u32]) -> Vec<(String, Result<PrivateKey, String>)> {
+        let credentials = Credentials::beside(&self.path);
+        let secrets = self.config.secrets.iter();
+        let read = secrets.filter_map(|(name, secret)| {
+            let passphrase = secret.secret.as_ref().map(|secret| secret.as_str());
+            let key = credentials.read_key(secret.file.as_ref()?, passphrase, owners);
+            Some((name.clone(), key))
+        });
+        read.collect()
+    }
+
+    /// Reads the files, and makes sure that it all makes sense. With a keeper private keys are only there.
     ///
     /// # Errors
     /// [`ConfigError`].
-    pub fn load(mut self) -> Result<Config, ConfigError> {
+    pub fn load(mut self, keeper: Option<&Keeper>) -> Result<Config, ConfigError> {
         let checked = self.config.check();
-        let checked = checked.and_then(|()| self.config.load(&self.path));
+        let checked = checked.and_then(|()| self.config.load(&self.path, keeper));
         checked.map_err(|(key, what)| ConfigError::Invalid {
             place: Place::of_key(&self.path, &self.text, &key),
             key,

@@ -39,11 +39,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::cluster::Shared;
-use crate::config::{Config, DaemonSection, DataplaneSetting, PuzzlesSection, StartAction, cores};
+use crate::config::{
+    Config, DaemonSection, DataplaneSetting, Draft, PuzzlesSection, StartAction, cores,
+};
 use crate::dataplane::{Dataplane, DataplaneConfig, Upcall};
 use crate::inline::InlinePlane;
 use crate::install::Installer;
 use crate::jobs::Pool;
+use crate::keeper::Keeper;
 use crate::kept::{self, Kept};
 use crate::keylog::KeyLog;
 use crate::launcher::Launcher;
@@ -67,6 +70,8 @@ const BACKLOG: usize = 1024;
 const TICK: Duration = Duration::from_millis(20);
 /// Between looks at what TCP connections are used for.
 const LOOK_AT_STREAMS: Duration = Duration::from_secs(1);
+/// Between looks at whether private keys are there.
+const LOOK_AT_KEEPER: Duration = Duration::from_secs(1);
 /// How long peers get to answer deletions at the end.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Frames of the pool.
@@ -113,13 +118,21 @@ pub(crate) struct Daemon {
     manual_held: manual::ManualRoutes,
     /// It is a cluster's active member.
     member: Option<cluster::Member>,
+    /// Private keys.
+    keeper: Keeper,
+    keeper_looked: Instant,
 }
 
 /// Runs until told to end.
 ///
 /// # Errors
 /// Something it needs is not there: the error tells what and how to get it.
-pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    config_path: PathBuf,
+    kept: Kept,
+    keeper: Keeper,
+) -> anyhow::Result<()> {
     let section = &config.daemon;
     let crypto = || OpensslCrypto::new().context("the system gives no entropy");
     let member = match &config.cluster {
@@ -133,7 +146,6 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         .context("IKE's sockets (CAP_NET_BIND_SERVICE is needed)")?;
     let place = Place::take(section.sa_cache.socket(&section.vici_socket))?;
     let inline = section.dataplane == DataplaneSetting::Inline;
-    let kept = Kept::inherit();
     let launcher = Launcher::start(&config_path)?;
     let (devices, adopted) = Devices::open(
         &section.device,
@@ -256,6 +268,8 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
         manual_due: true,
         manual_held: manual::ManualRoutes::default(),
         member,
+        keeper,
+        keeper_looked: Instant::now(),
         config_path,
         config,
     };
@@ -272,7 +286,7 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
     daemon.routes.remove_leftovers();
     let (interface, inline) = (daemon.plane.interface(), daemon.plane.is_inline());
     let setting = daemon.config.daemon.privileges.seccomp;
-    if let Err(error) = seccomp::apply(setting) {
+    if let Err(error) = seccomp::apply(setting, seccomp::Process::Daemon) {
         tracing::warn!(%error, "system calls stay as they are");
     }
     tracing::info!(interface, inline, "ikev2d is ready");
@@ -315,6 +329,11 @@ pub async fn run(config: Config, config_path: PathBuf) -> anyhow::Result<()> {
             }
         }
         daemon.settle().await;
+        if daemon.keeper_is_gone() {
+            anyhow::bail!(
+                "the process that keeps private keys is gone, and another one would lack the right to read them"
+            );
+        }
     }
     kept::stopping();
     daemon.farewell(&mut ike).await;
@@ -422,8 +441,10 @@ impl Daemon {
     }
 
     pub(crate) fn reload(&mut self) -> Result<(), crate::config::ConfigError> {
-        match Config::read(&self.config_path) {
+        let draft = Draft::read(&self.config_path);
+        match draft.and_then(|draft| draft.load(Some(&self.keeper))) {
             Ok(config) => {
+                self.keeper.forget_others();
                 tracing::info!("configuration is read again; established SAs stay");
                 self.config = config;
                 self.interfaces_due = true;
@@ -436,6 +457,15 @@ impl Daemon {
                 Err(error)
             }
         }
+    }
+
+    /// Whether nothing can be signed any more; looked at now and then.
+    fn keeper_is_gone(&mut self) -> bool {
+        if self.keeper_looked.elapsed() < LOOK_AT_KEEPER {
+            return false;
+        }
+        self.keeper_looked = Instant::now();
+        self.keeper.is_gone()
     }
 
     fn upcall(&mut self, upcall: Upcall) {

@@ -11,13 +11,13 @@ pub(crate) const CACHE: &str = "sa-cache";
 
 /// Descriptors of an earlier process.
 #[derive(Default)]
-pub(crate) struct Kept {
+pub struct Kept {
     all: Vec<(String, OwnedFd)>,
 }
 
 impl Kept {
     /// What this process was started with. To be called once, before anything else is opened.
-    pub(crate) fn inherit() -> Self {
+    pub fn inherit() -> Self {
         let all = sd_listen_fds::get().unwrap_or_else(|error| {
             tracing::warn!(%error, "nothing is taken over");
             Vec::new()

@@ -3,25 +3,19 @@
 //! filter ([`crate::seccomp`]) would be theirs, too. It knows nothing but the configuration's path, and
 //! ends with the daemon.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, IoSlice, Read, Write};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use nix::unistd::{dup2_stdin, setsid};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
 use serde::{Deserialize, Serialize};
-use tokio::signal::unix::{SignalKind, signal};
 
+use crate::beside::{self, Beside};
 use crate::config::Draft;
 use crate::publication;
 
@@ -70,20 +64,8 @@ pub(crate) struct Launcher {
 impl Launcher {
     /// Starts it.
     pub(crate) fn start(config: &Path) -> anyhow::Result<Self> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg("--launch")
-            .arg(config)
-            .stdin(Stdio::from(theirs));
-        command
-            .spawn()
-            .context("the process that starts programs")?;
+        let ours = beside::start("--launch", config);
+        let ours = ours.context("the process that starts programs")?;
         Ok(Self {
             socket: Arc::new(ours),
         })
@@ -115,16 +97,7 @@ impl Launcher {
 
     fn order(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let text = serde_json::to_vec(order)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(fds));
-        sendmsg(
-            &*self.socket,
-            &[IoSlice::new(&text)],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        )?;
-        Ok(())
+        beside::send(&self.socket, &[IoSlice::new(&text)], fds)
     }
 }
 
@@ -145,24 +118,9 @@ impl LaunchArguments {
         let Some(config) = &self.launch else {
             return Ok(false);
         };
-        // It reads the configuration, too.
-        nix::sys::prctl::set_dumpable(false)?;
-        let daemon = io::stdin().as_fd().try_clone_to_owned()?;
-        dup2_stdin(std::fs::File::open("/dev/null")?)?;
-        // What ends the daemon does not end this before it: the last call is made at the daemon's end. A
-        // handler, unlike what is ignored, is not the program's as well.
-        setsid()?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()?;
-        let _entered = runtime.enter();
-        let _ends = [
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::hangup())?,
-        ];
+        let beside = Beside::new()?;
         let mut programs = Programs::new(config);
-        while let Some((order, fds)) = receive(&daemon)? {
+        while let Some((order, fds)) = receive(&beside.daemon)? {
             programs.start(order, fds);
         }
         Ok(true)
@@ -172,18 +130,7 @@ impl LaunchArguments {
 /// The next order; nothing if the daemon is gone.
 fn receive(daemon: &OwnedFd) -> io::Result<Option<(Order, Vec<OwnedFd>)>> {
     let mut text = vec![0; LARGEST];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut data = [IoSliceMut::new(&mut text)];
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    let received =
-        rustix::io::retry_on_intr(|| recvmsg(daemon, &mut data, &mut control, flags))?.bytes;
-    let mut fds = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(more) = message {
-            fds.extend(more);
-        }
-    }
+    let (received, fds) = beside::receive(daemon, &mut text)?;
     if received == 0 {
         return Ok(None);
     }

@@ -3,6 +3,7 @@
 //! protocol.
 #![deny(unsafe_code)]
 
+mod beside;
 mod cluster;
 pub mod config;
 pub mod daemon;
@@ -11,7 +12,8 @@ mod fetch;
 mod inline;
 mod install;
 mod jobs;
-mod kept;
+pub mod keeper;
+pub mod kept;
 mod keylog;
 pub mod launcher;
 mod manual;

@@ -2,11 +2,13 @@
 //! `ikev2d`: negotiates tunnels and keeps them, in the accelerator or without it.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use ikev2d::config::Draft;
+use ikev2d::config::{Config, Draft};
+use ikev2d::keeper::{KeepArguments, Keeper};
+use ikev2d::kept::Kept;
 use ikev2d::launcher::LaunchArguments;
 use ikev2d::privileges;
 use ikev2d::publication::PublishArguments;
@@ -37,11 +39,18 @@ struct Arguments {
     publish: PublishArguments,
     #[command(flatten)]
     launch: LaunchArguments,
+    #[command(flatten)]
+    keep: KeepArguments,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    for done in [arguments.publish.run(), arguments.launch.run()] {
+    let others = [
+        arguments.publish.run(),
+        arguments.launch.run(),
+        arguments.keep.run(),
+    ];
+    for done in others {
         match done {
             Ok(false) => {}
             Ok(true) => return ExitCode::SUCCESS,
@@ -60,29 +69,29 @@ fn main() -> ExitCode {
         Ok(draft) => draft,
         Err(error) => return wrong(&error),
     };
-    let left = if arguments.check {
-        None
-    } else {
-        match privileges::give_up(draft.daemon(), &arguments.config) {
-            Ok(left) => left,
-            Err(error) => return wrong(&error),
+    if arguments.check {
+        return match draft.load(None) {
+            Ok(config) => report(&config, &arguments.config),
+            Err(error) => wrong(&error),
+        };
+    }
+    // Before anything is started that could have it as well.
+    let kept = Kept::inherit();
+    let keeper = match Keeper::start(&arguments.config) {
+        Ok(keeper) => keeper,
+        Err(error) => {
+            eprintln!("ikev2d: the process that keeps private keys: {error}");
+            return ExitCode::FAILURE;
         }
     };
-    let config = match draft.load() {
+    let left = match privileges::give_up(draft.daemon(), &arguments.config) {
+        Ok(left) => left,
+        Err(error) => return wrong(&error),
+    };
+    let config = match draft.load(Some(&keeper)) {
         Ok(config) => config,
         Err(error) => return wrong(&error),
     };
-    if arguments.check {
-        for warning in &config.warnings {
-            eprintln!("{}: warning: {warning}", arguments.config.display());
-        }
-        println!(
-            "{}: ok ({} connections)",
-            arguments.config.display(),
-            config.connections.len()
-        );
-        return ExitCode::SUCCESS;
-    }
     let level = arguments
         .log_level
         .as_deref()
@@ -102,9 +111,9 @@ fn main() -> ExitCode {
         .enable_all()
         .worker_threads(2)
         .build();
-    let result = runtime
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(ikev2d::daemon::run(config, arguments.config)));
+    let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        runtime.block_on(ikev2d::daemon::run(config, arguments.config, kept, keeper))
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -112,6 +121,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What `--check` says of a configuration that can be used.
+fn report(config: &Config, path: &Path) -> ExitCode {
+    for warning in &config.warnings {
+        eprintln!("{}: warning: {warning}", path.display());
+    }
+    println!(
+        "{}: ok ({} connections)",
+        path.display(),
+        config.connections.len()
+    );
+    ExitCode::SUCCESS
 }
 
 /// No core dumps: they would hold keys.

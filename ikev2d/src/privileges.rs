@@ -177,15 +177,15 @@ pub fn give_up(daemon: &DaemonSection, config: &Path) -> Result<Option<Left>, Pr
     }))
 }
 
-/// Gives up everything, in a process that needs nothing.
+/// Gives up everything but this, of what it has, in a process that needs no more.
 ///
 /// # Errors
 /// The system's.
-pub(crate) fn give_up_all() -> io::Result<()> {
-    let nothing = CapabilitySet::empty();
+pub(crate) fn give_up_all_but(kept: CapabilitySet) -> io::Result<()> {
     let own = capabilities(None)?;
-    bound(nothing, own.effective, &mut Vec::new()).map_err(io::Error::other)?;
-    keep_only(nothing).map_err(io::Error::other)?;
+    let kept = kept & own.permitted;
+    bound(kept, own.effective, &mut Vec::new()).map_err(io::Error::other)?;
+    keep_only(kept).map_err(io::Error::other)?;
     Ok(set_no_new_privs(true)?)
 }
 

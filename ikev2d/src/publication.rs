@@ -19,6 +19,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Group, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use offload_api::cache::{CacheReader, CacheWriter, Publisher, WriterStatus};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::thread::CapabilitySet;
 
 use crate::config::CacheSection;
 use crate::launcher::{Launcher, PublishOrder};
@@ -208,7 +209,7 @@ impl PublishArguments {
             .open("/dev/null")?;
         dup2_stdin(&null)?;
         dup2_stdout(&null)?;
-        crate::privileges::give_up_all()?;
+        crate::privileges::give_up_all_but(CapabilitySet::empty())?;
         // What ends the daemon's terminal does not end this.
         setsid()?;
         let publisher = Publisher::bind(path, cache, self.publish_group)?;

@@ -15,7 +15,83 @@ use thiserror::Error;
 
 use crate::config::SeccompSetting;
 
-/// What is allowed whatever its arguments are.
+/// Who is held to a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// The daemon.
+    Daemon,
+    /// What keeps the private keys: no sockets but those that it is given, and files for reading.
+    Keeper,
+}
+
+/// What the keeper is allowed.
+const OF_KEEPER: &[Sysno] = &[
+    Sysno::read,
+    Sysno::readv,
+    Sysno::pread64,
+    Sysno::write,
+    Sysno::writev,
+    Sysno::sendto,
+    Sysno::sendmsg,
+    Sysno::recvfrom,
+    Sysno::recvmsg,
+    Sysno::close,
+    Sysno::fcntl,
+    Sysno::lseek,
+    Sysno::openat,
+    Sysno::statx,
+    Sysno::fstat,
+    Sysno::newfstatat,
+    Sysno::ppoll,
+    Sysno::brk,
+    Sysno::mmap,
+    Sysno::munmap,
+    Sysno::mremap,
+    Sysno::mprotect,
+    Sysno::madvise,
+    Sysno::futex,
+    Sysno::set_robust_list,
+    Sysno::rseq,
+    Sysno::gettid,
+    Sysno::sched_yield,
+    Sysno::sched_getaffinity,
+    Sysno::exit,
+    Sysno::exit_group,
+    Sysno::restart_syscall,
+    Sysno::tgkill,
+    Sysno::sigaltstack,
+    Sysno::rt_sigaction,
+    Sysno::rt_sigprocmask,
+    Sysno::rt_sigreturn,
+    Sysno::clock_gettime,
+    Sysno::clock_nanosleep,
+    Sysno::getrandom,
+    Sysno::getpid,
+    Sysno::getuid,
+    Sysno::geteuid,
+    Sysno::getgid,
+    Sysno::getegid,
+    Sysno::getcwd,
+    Sysno::readlinkat,
+    Sysno::faccessat,
+    Sysno::prlimit64,
+    Sysno::sysinfo,
+    Sysno::uname,
+    Sysno::gettimeofday,
+    Sysno::nanosleep,
+    #[cfg(target_arch = "x86_64")]
+    Sysno::open,
+    #[cfg(target_arch = "x86_64")]
+    Sysno::stat,
+    #[cfg(target_arch = "x86_64")]
+    Sysno::access,
+    #[cfg(target_arch = "x86_64")]
+    Sysno::readlink,
+    #[cfg(target_arch = "x86_64")]
+    Sysno::poll,
+];
+
+/// What the daemon is allowed whatever its arguments are.
 const ALLOWED: &[Sysno] = &[
     // Descriptors: the TUN, sockets, events, files.
     Sysno::read,
@@ -185,13 +261,13 @@ pub enum FilterError {
 ///
 /// # Errors
 /// [`FilterError`]: nothing has changed then.
-pub fn apply(setting: SeccompSetting) -> Result<(), FilterError> {
+pub fn apply(setting: SeccompSetting, process: Process) -> Result<(), FilterError> {
     let otherwise = match setting {
         SeccompSetting::Off => return Ok(()),
         SeccompSetting::Log => SeccompAction::Log,
         SeccompSetting::Kill => SeccompAction::Trap,
     };
-    let (threads, list) = (new_threads()?, allow_list(otherwise)?);
+    let (threads, list) = (new_threads()?, allow_list(otherwise, process)?);
     if setting == SeccompSetting::Kill {
         refused::name_and_end().map_err(|error| FilterError::Signal(error.into()))?;
     }
@@ -212,12 +288,14 @@ fn new_threads() -> Result<BpfProgram, FilterError> {
     Ok(filter.try_into()?)
 }
 
-fn allow_list(otherwise: SeccompAction) -> Result<BpfProgram, FilterError> {
+fn allow_list(otherwise: SeccompAction, process: Process) -> Result<BpfProgram, FilterError> {
     use nix::libc::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, CLONE_THREAD, PR_SET_NAME, TIOCSTI};
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED
-        .iter()
-        .map(|call| (number(*call), Vec::new()))
-        .collect();
+    let allowed = match process {
+        Process::Daemon => ALLOWED,
+        Process::Keeper => OF_KEEPER,
+    };
+    let allowed = allowed.iter().map(|call| (number(*call), Vec::new()));
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = allowed.collect();
     rules.insert(number(Sysno::clone3), Vec::new());
     // Threads, and no processes.
     let thread = CLONE_THREAD as u64;
@@ -226,15 +304,17 @@ fn allow_list(otherwise: SeccompAction) -> Result<BpfProgram, FilterError> {
         number(Sysno::clone),
         vec![where_argument(0, flags, thread)?],
     );
-    let families = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK];
-    let families = families.map(|family| where_argument(0, SeccompCmpOp::Eq, family as u64));
-    let families: Result<Vec<_>, _> = families.into_iter().collect();
-    rules.insert(number(Sysno::socket), families?);
-    let name = where_argument(0, SeccompCmpOp::Eq, PR_SET_NAME as u64)?;
-    rules.insert(number(Sysno::prctl), vec![name]);
-    // A card's, the TUN's, a socket's; but nothing typed into the terminal that it was started from.
-    let typed = where_argument(1, SeccompCmpOp::Ne, TIOCSTI)?;
-    rules.insert(number(Sysno::ioctl), vec![typed]);
+    if process == Process::Daemon {
+        let families = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK];
+        let families = families.map(|family| where_argument(0, SeccompCmpOp::Eq, family as u64));
+        let families: Result<Vec<_>, _> = families.into_iter().collect();
+        rules.insert(number(Sysno::socket), families?);
+        let name = where_argument(0, SeccompCmpOp::Eq, PR_SET_NAME as u64)?;
+        rules.insert(number(Sysno::prctl), vec![name]);
+        // A card's, the TUN's, a socket's; but nothing typed into the terminal that it was started from.
+        let typed = where_argument(1, SeccompCmpOp::Ne, TIOCSTI)?;
+        rules.insert(number(Sysno::ioctl), vec![typed]);
+    }
     let filter = SeccompFilter::new(rules, otherwise, SeccompAction::Allow, here()?)?;
     Ok(filter.try_into()?)
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::sync::mpsc::channel;
 
 use ikev2d::config::SeccompSetting;
-use ikev2d::seccomp;
+use ikev2d::seccomp::{self, Process};
 
 /// Says which process a test is: the one that is held to the list.
 const INSIDE: &str = "IKEV2D_TEST_SECCOMP";
@@ -40,7 +40,7 @@ fn a_call_that_is_not_on_the_list_ends_the_process_by_name() {
             let _ = gone.recv();
             let _ = nix::unistd::setsid();
         });
-        seccomp::apply(setting).unwrap();
+        seccomp::apply(setting, Process::Daemon).unwrap();
         drop(go);
         thread.join().unwrap();
         println!("still here");
@@ -66,7 +66,7 @@ fn a_call_that_is_not_on_the_list_ends_the_process_by_name() {
 #[test]
 fn what_is_held_to_the_list_starts_threads_and_no_programs() {
     if let Some(setting) = inside() {
-        seccomp::apply(setting).unwrap();
+        seccomp::apply(setting, Process::Daemon).unwrap();
         let address = std::thread::spawn(|| {
             let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.local_addr().unwrap()

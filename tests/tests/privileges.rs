@@ -2,7 +2,7 @@
 //! B67: what the daemon may still do once it runs.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use netlab::Namespace;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User};
+use openssl::pkey::PKey;
 
 mod gateway;
 
@@ -18,6 +19,9 @@ use gateway::{Gateway, SECRET, Wire, ours};
 const SUITE: (&str, &str) = ("aes256gcm16-prfsha384-x25519", "aes256gcm16");
 /// CAP_NET_BIND_SERVICE, CAP_NET_ADMIN and CAP_NET_RAW (linux/capability.h).
 const KEPT: u64 = 1 << 10 | 1 << 12 | 1 << 13;
+
+/// CAP_DAC_READ_SEARCH.
+const READS_ALL: u64 = 1 << 2;
 
 /// A line of a `status` in proc(5).
 fn line(status: &str, name: &str) -> String {
@@ -81,6 +85,16 @@ fn children(process: u32) -> Vec<u32> {
         .split_whitespace()
         .map(|number| number.parse().unwrap());
     numbers.collect()
+}
+
+/// The process that a process has started with an option, once it is what that says.
+fn child(process: u32, option: &str) -> u32 {
+    let wanted = |number: &u32| {
+        let line = fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(option)
+    };
+    let found = children(process).into_iter().find(wanted);
+    found.unwrap_or_else(|| panic!("no {option}"))
 }
 
 /// Nothing below a directory, and no memory that a process shares, is anybody's.
@@ -217,13 +231,15 @@ fn a_running_daemon_has_what_it_needs_and_no_more() {
     let mut a = start(&wire.a, &place);
     assert_left(a.id(), nix::unistd::geteuid().as_raw(), KEPT);
     assert_filtered(a.id());
-    // What starts programs for it, and what that one has started.
-    let launcher = children(a.id());
-    assert_eq!(launcher.len(), 1);
-    assert_left(launcher[0], nix::unistd::geteuid().as_raw(), KEPT);
-    let publisher = children(launcher[0]);
-    assert_eq!(publisher.len(), 1);
-    assert_left(publisher[0], nix::unistd::geteuid().as_raw(), 0);
+    // What starts programs for it, what that one has started, and what keeps private keys.
+    let own = nix::unistd::geteuid().as_raw();
+    assert_eq!(children(a.id()).len(), 2);
+    let launcher = child(a.id(), "--launch");
+    assert_left(launcher, own, KEPT);
+    assert_left(child(launcher, "--publish-sa-cache"), own, 0);
+    let keeper = child(a.id(), "--keep-keys");
+    assert_filtered(keeper);
+    assert_left(keeper, own, READS_ALL);
     assert_works(&wire, &a, &place);
     assert_filtered(a.id());
     assert_left(a.id(), nix::unistd::geteuid().as_raw(), KEPT);
@@ -258,6 +274,105 @@ fn a_daemon_keeps_what_it_is_told_to() {
         assert_eq!(line(&status, "Seccomp"), "0");
         assert_ne!(set(&status, "CapEff") & !KEPT, 0);
     }
+}
+
+/// Whether octets are in what a process has written to its own memory.
+fn has_in_memory(process: u32, octets: &[u8]) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let memory = fs::File::open(format!("/proc/{process}/mem")).unwrap();
+    let mut searched = 0;
+    let found = maps.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        let (range, mode) = (words.next().unwrap(), words.next().unwrap());
+        let number = |text| u64::from_str_radix(text, 16).unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let (start, end) = (number(start), number(end));
+        if mode != "rw-p" || end - start > 64 << 20 {
+            return false;
+        }
+        let mut part = vec![0; (end - start) as usize];
+        // A thread may have ended meanwhile.
+        let read = memory.read_at(&mut part, start).unwrap_or_default();
+        searched += read;
+        part[..read]
+            .windows(octets.len())
+            .any(|window| window == octets)
+    });
+    assert!(found || searched > 1 << 20, "{searched}");
+    found
+}
+
+/// Private keys sign, before and after a reload, and neither the daemon nor what starts programs for it has
+/// them; the daemon may not even read their files. When the process that has them dies, so does the daemon.
+#[test]
+fn private_keys_are_kept_from_who_reads_what_strangers_send() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let user = nobody();
+    let owner = user.as_ref().map(|user| user.uid.as_raw());
+    let place = place(directory.path(), owner);
+    let mut seeds = Vec::new();
+    for name in ["a", "b"] {
+        let key = PKey::generate_ed25519().unwrap();
+        let path = |end: &str| directory.path().join(format!("{name}.{end}"));
+        fs::write(path("key"), key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+        fs::set_permissions(path("key"), Permissions::from_mode(0o600)).unwrap();
+        fs::write(path("pub"), key.public_key_to_pem().unwrap()).unwrap();
+        seeds.push(key.raw_private_key().unwrap());
+    }
+    let (ike, esp) = SUITE;
+    let with_keys = |number: u8, own: &str, other: &str| {
+        let file = |name: &str, end: &str| directory.path().join(format!("{name}.{end}"));
+        let text = ours(number, ike, esp, "", "");
+        let auth = |name| format!("{{ auth = \"ed25519\", pubkeys = [{:?}]", file(name, "pub"));
+        let text = text.replace(
+            "local = { auth = \"psk\"",
+            &format!("local = {}", auth(own)),
+        );
+        let text = text.replace(
+            "remote = { auth = \"psk\"",
+            &format!("remote = {}", auth(other)),
+        );
+        format!(
+            "{text}\n[secrets.private-own]\nfile = {:?}\n",
+            file(own, "key")
+        )
+    };
+    let privileges = if user.is_some() {
+        "user = \"nobody\""
+    } else {
+        ""
+    };
+    let text = configuration(&place.own, &with_keys(1, "a", "b"), privileges);
+    fs::write(&place.file, text).unwrap();
+    if user.is_none() {
+        fs::create_dir(&place.own).unwrap();
+    }
+    let mut a = start(&wire.a, &place);
+    let _b = Gateway::ikev2d(
+        &wire.b,
+        &directory.path().join("b"),
+        &with_keys(2, "b", "a"),
+    );
+    a.swanctl(&["--initiate", "--child", "net"]);
+    wire.assert_passes("with keys that are elsewhere");
+    reload(&a);
+    a.swanctl(&["--terminate", "--ike", "gw"]);
+    a.swanctl(&["--initiate", "--child", "net"]);
+    wire.assert_passes("after a reload");
+    let keeper = child(a.id(), "--keep-keys");
+    assert!(has_in_memory(keeper, &seeds[0]));
+    assert!(!has_in_memory(a.id(), &seeds[0]));
+    assert!(!has_in_memory(child(a.id(), "--launch"), &seeds[0]));
+
+    kill(Pid::from_raw(keeper as i32), Signal::SIGKILL).unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    let told = || fs::read_to_string(&a.log).unwrap();
+    while !told().contains("the process that keeps private keys is gone") {
+        assert!(Instant::now() < end, "{}", a.tail());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!a.stop());
 }
 
 /// The user of another daemon's, if this host lets anybody become it: a namespace of one user does not.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ikev2d_proto::credential::{Certificate, Hash, Scheme, Signer, Statuses};
 use ikev2d_proto::crypto::CryptoError;
 use openssl::error::ErrorStack;
-use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private};
+use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private, Public};
 use openssl::x509::X509;
 use thiserror::Error;
 
@@ -154,9 +154,97 @@ impl SignaturePolicy {
     }
 }
 
+/// Signs with a private key that this process does not have.
+pub trait Elsewhere: Send + Sync {
+    /// A signature by a scheme that fits the key.
+    ///
+    /// # Errors
+    /// There is none.
+    fn sign(&self, scheme: Scheme, octets: &[u8]) -> Result<Vec<u8>, CryptoError>;
+}
+
+/// A key of ours, whose private half is here or elsewhere.
+#[derive(Clone)]
+pub struct OwnKey(Halves);
+
+#[derive(Clone)]
+enum Halves {
+    Both(PKey<Private>),
+    Public(PKey<Public>, Arc<dyn Elsewhere>),
+}
+
+impl From<PKey<Private>> for OwnKey {
+    fn from(key: PKey<Private>) -> Self {
+        Self(Halves::Both(key))
+    }
+}
+
+impl OwnKey {
+    /// One whose private half is elsewhere.
+    pub fn elsewhere(public: PKey<Public>, signer: Arc<dyn Elsewhere>) -> Self {
+        Self(Halves::Public(public, signer))
+    }
+
+    /// The private half, if it is here.
+    pub fn private(&self) -> Option<&PKey<Private>> {
+        match &self.0 {
+            Halves::Both(key) => Some(key),
+            Halves::Public(..) => None,
+        }
+    }
+
+    /// Whether this is its public half.
+    pub fn is_of<T: HasPublic>(&self, public: &PKeyRef<T>) -> bool {
+        match &self.0 {
+            Halves::Both(key) => key.public_eq(public),
+            Halves::Public(key, _) => key.public_eq(public),
+        }
+    }
+
+    /// Whether both are the same key.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match &other.0 {
+            Halves::Both(key) => self.is_of(key),
+            Halves::Public(key, _) => self.is_of(key),
+        }
+    }
+
+    fn public_key_to_der(&self) -> Result<Vec<u8>, ErrorStack> {
+        match &self.0 {
+            Halves::Both(key) => key.public_key_to_der(),
+            Halves::Public(key, _) => key.public_key_to_der(),
+        }
+    }
+
+    fn schemes(&self, policy: &SignaturePolicy) -> Vec<Scheme> {
+        match &self.0 {
+            Halves::Both(key) => policy.schemes(key),
+            Halves::Public(key, _) => policy.schemes(key),
+        }
+    }
+
+    fn describe(&self) -> String {
+        match &self.0 {
+            Halves::Both(key) => describe(key),
+            Halves::Public(key, _) => describe(key),
+        }
+    }
+
+    /// A signature by a scheme that fits it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn sign(&self, scheme: Scheme, octets: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        match &self.0 {
+            Halves::Both(key) => signature::sign(key, scheme, octets),
+            Halves::Public(_, signer) => signer.sign(scheme, octets),
+        }
+    }
+}
+
 /// A private key of ours with what proves whose it is.
 pub struct KeySigner {
-    key: PKey<Private>,
+    key: OwnKey,
     certificates: Vec<Certificate>,
     schemes: Vec<Scheme>,
     statuses: Option<Arc<dyn Statuses>>,
@@ -168,12 +256,13 @@ impl KeySigner {
     /// # Errors
     /// [`CredentialError`].
     pub fn with_certificates(
-        key: PKey<Private>,
+        key: impl Into<OwnKey>,
         certificates: &[X509],
         policy: &SignaturePolicy,
     ) -> Result<Self, CredentialError> {
+        let key = key.into();
         if let Some(own) = certificates.first()
-            && !own.public_key()?.public_eq(&key)
+            && !key.is_of(&*own.public_key()?)
         {
             let subject = crate::name::text(own.subject_name());
             return Err(CredentialError::Mismatch { subject });
@@ -194,7 +283,8 @@ impl KeySigner {
     ///
     /// # Errors
     /// [`CredentialError`].
-    pub fn raw(key: PKey<Private>, policy: &SignaturePolicy) -> Result<Self, CredentialError> {
+    pub fn raw(key: impl Into<OwnKey>, policy: &SignaturePolicy) -> Result<Self, CredentialError> {
+        let key = key.into();
         let certificates = vec![Certificate {
             encoding: Certificate::RAW_PUBLIC_KEY,
             octets: key.public_key_to_der()?,
@@ -203,13 +293,13 @@ impl KeySigner {
     }
 
     fn new(
-        key: PKey<Private>,
+        key: OwnKey,
         certificates: Vec<Certificate>,
         policy: &SignaturePolicy,
     ) -> Result<Self, CredentialError> {
-        let schemes = policy.schemes(&key);
+        let schemes = key.schemes(policy);
         if schemes.is_empty() {
-            let found = describe(&key);
+            let found = key.describe();
             return Err(CredentialError::Unsuitable { found });
         }
         Ok(Self {
@@ -263,7 +353,7 @@ impl Signer for KeySigner {
     }
 
     fn sign(&self, scheme: Scheme, octets: &[u8]) -> Result<Vec<u8>, CryptoError> {
-        signature::sign(&self.key, scheme, octets)
+        self.key.sign(scheme, octets)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use ikev2d_crypto::credential::{
-    CredentialError, KeyKind, KeySigner, SignaturePolicy, certificates, public_key,
+    CredentialError, KeyKind, KeySigner, OwnKey, SignaturePolicy, certificates, public_key,
 };
 use ikev2d_crypto::eap::mschapv2::Mschapv2;
 use ikev2d_crypto::eap::tls::EapTls;
@@ -96,7 +96,7 @@ pub enum AuthSetting {
 type TlsIdentity = (PrivateKey, Vec<X509>);
 
 /// The private key of a certificate.
-fn key_of(own: &X509, credentials: &Credentials) -> Result<PrivateKey, (&'static str, String)> {
+fn key_of(own: &X509, credentials: &Credentials) -> Result<OwnKey, (&'static str, String)> {
     let public = own.public_key().map_err(CredentialError::from);
     let public = public.map_err(|error| ("certs", error.to_string()))?;
     credentials.key_of(&public).ok_or_else(|| {
@@ -320,7 +320,8 @@ impl AuthSection {
         let Some(own) = certs.first() else {
             return Err(("certs", "eap-tls needs certificates of our own".to_owned()));
         };
-        Ok((key_of(own, credentials)?, certs))
+        let key = credentials.private_half(&key_of(own, credentials)?);
+        Ok((key.map_err(|what| ("certs", what))?, certs))
     }
 
     fn tls_client(

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ikev2d_crypto::credential::{CredentialError, certificates, private_key};
+use ikev2d_crypto::credential::{CredentialError, OwnKey, certificates, private_key};
 use ikev2d_crypto::crl::Lists;
 use ikev2d_crypto::ocsp::{Ocsp, OwnStatuses};
 use ikev2d_crypto::{PrivateKey, X509};
@@ -54,7 +54,9 @@ pub(crate) struct Authority {
 pub struct Credentials {
     /// What relative paths begin at.
     base: PathBuf,
-    keys: Vec<PrivateKey>,
+    keys: Vec<OwnKey>,
+    /// Files of keys whose private halves are elsewhere, and what opens them: TLS wants those halves here.
+    files: Vec<(String, Option<Zeroizing<String>>)>,
     authorities: Vec<X509>,
     /// Those with a name, which `authorities` has as well.
     named: BTreeMap<String, Vec<Authority>>,
@@ -84,18 +86,29 @@ impl Credentials {
         }
     }
 
-    /// Reads a private key that nobody else may read.
-    pub(super) fn read_key(&mut self, file: &str, passphrase: Option<&str>) -> Result<(), String> {
+    /// Reads a private key that nobody but its owner may read: one of `owners`, or us.
+    pub(super) fn read_key(
+        &self,
+        file: &str,
+        passphrase: Option<&str>,
+        owners: &[u32],
+    ) -> Result<PrivateKey, String> {
         let path = self.base.join(file);
-        let octets = read(&path, true)?;
-        let key = private_key(&octets, passphrase.map(str::as_bytes))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        self.add_key(key);
-        Ok(())
+        let octets = read(&path, Some(owners))?;
+        private_key(&octets, passphrase.map(str::as_bytes))
+            .map_err(|error| format!("{}: {error}", path.display()))
     }
 
-    pub(crate) fn add_key(&mut self, key: PrivateKey) {
-        if self.key_of(&key).is_none() {
+    /// A key whose private half is elsewhere, and was read from this file.
+    pub(super) fn add_kept(&mut self, key: OwnKey, file: &str, passphrase: Option<&str>) {
+        self.add_key(key);
+        let passphrase = passphrase.map(|text| Zeroizing::new(text.to_owned()));
+        self.files.push((file.to_owned(), passphrase));
+    }
+
+    pub(crate) fn add_key(&mut self, key: impl Into<OwnKey>) {
+        let key = key.into();
+        if !self.keys.iter().any(|known| known.is_same(&key)) {
             self.keys.push(key);
         }
     }
@@ -234,12 +247,32 @@ impl Credentials {
         self.lists.clone()
     }
 
-    /// The private key of a public one.
+    /// Our key of a public one.
     pub(super) fn key_of<T: ikev2d_crypto::HasPublic>(
         &self,
         public: &ikev2d_crypto::KeyRef<T>,
-    ) -> Option<PrivateKey> {
-        self.keys.iter().find(|key| key.public_eq(public)).cloned()
+    ) -> Option<OwnKey> {
+        self.keys.iter().find(|key| key.is_of(public)).cloned()
+    }
+
+    /// Its private half, for who needs it in this process: read from its file where it is elsewhere.
+    pub(super) fn private_half(&self, own: &OwnKey) -> Result<PrivateKey, String> {
+        if let Some(key) = own.private() {
+            return Ok(key.clone());
+        }
+        let mut wrong = Vec::new();
+        for (file, passphrase) in &self.files {
+            let passphrase = passphrase.as_ref().map(|text| text.as_str());
+            match self.read_key(file, passphrase, &[]) {
+                Ok(key) if own.is_of(&key) => return Ok(key),
+                Ok(_) => {}
+                Err(what) => wrong.push(what),
+            }
+        }
+        let wrong = wrong.join("; ");
+        Err(format!(
+            "TLS needs the private key in the daemon itself: {wrong}"
+        ))
     }
 
     pub(crate) fn authorities(&self) -> &[X509] {
@@ -263,7 +296,7 @@ impl Credentials {
                 all.extend(parsed.map_err(|error| error.to_string())?);
             } else {
                 let path = self.base.join(value);
-                let octets = read(&path, false)?;
+                let octets = read(&path, None)?;
                 let parsed = parse(&octets);
                 all.extend(parsed.map_err(|error| format!("{}: {error}", path.display()))?);
             }
@@ -286,20 +319,25 @@ impl Credentials {
     }
 }
 
-/// Reads a file whole, with bounds. A secret one must be ours or root's, and nobody else's to read.
-fn read(path: &Path, secret: bool) -> Result<Zeroizing<Vec<u8>>, String> {
+/// Reads a file whole, with bounds. A secret one must be ours, root's or one of `owners`', and nobody
+/// else's to read.
+fn read(path: &Path, secret: Option<&[u32]>) -> Result<Zeroizing<Vec<u8>>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let file = File::open(path).map_err(|error| match error.kind() {
         ErrorKind::PermissionDenied => {
             let (who, shown) = (privileges::who(), path.display());
-            let owner = if secret { "own" } else { "be let read" };
+            let owner = match secret {
+                Some(_) => "own",
+                None => "be let read",
+            };
             format!("{shown}: {error}: {who} must {owner} it, and reads it again at every reload")
         }
         _ => failed(error),
     })?;
     let metadata = file.metadata().map_err(failed)?;
-    if secret {
+    if let Some(owners) = secret {
         let own = [0, nix::unistd::geteuid().as_raw()];
+        let own = [&own, owners].concat();
         if metadata.mode() & 0o077 != 0 {
             let mode = metadata.mode() & 0o777;
             return Err(format!(

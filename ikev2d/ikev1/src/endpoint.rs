@@ -115,6 +115,8 @@ impl Endpoint {
         }
         sas.settle(ctx.config, ctx.crypto);
         for child in std::mem::take(&mut ctx.out.up) {
+            bring_home(sas, &ctx, child);
+            sas.settle(ctx.config, ctx.crypto);
             if let Some(sa) = parent(sas, child) {
                 sa.child_is_up(&mut ctx, child);
             }
@@ -132,6 +134,12 @@ impl Endpoint {
         sas.settle(ctx.config, ctx.crypto);
         for id in sas.take_dead() {
             bury(sas, &mut ctx, id);
+        }
+        sas.settle(ctx.config, ctx.crypto);
+        for failed in std::mem::take(&mut ctx.out.unrekeyed) {
+            if let Some(sa) = parent(sas, failed.old) {
+                sa.quick_failed(&mut ctx, &failed.name, Some(failed.old), &failed.reason);
+            }
         }
         sas.settle(ctx.config, ctx.crypto);
         result
@@ -411,6 +419,33 @@ fn parent(sas: &mut Table, child: ChildId) -> Option<&mut Isakmp> {
     sas.get_mut(id)
 }
 
+/// The SA that has taken over from one.
+fn heir(sas: &Table, ctx: &Ctx<'_>, sa: &Isakmp) -> Option<IkeId> {
+    let others = sas.of_ends(sa, ctx.crypto).into_iter();
+    let mut heirs = others
+        .filter_map(|id| sas.get(id))
+        .filter(|heir| heir.state == State::Established && heir.same_ends(ctx.crypto, sa));
+    heirs.next().map(|heir| heir.id)
+}
+
+/// A child SA whose quick mode has ended on an SA that another one has taken over from goes there first: what
+/// it is to take over from is there already.
+fn bring_home(sas: &mut Table, ctx: &Ctx<'_>, child: ChildId) {
+    let Some(id) = sas.of_child(child) else {
+        return;
+    };
+    let Some(sa) = sas.get(id).filter(|sa| sa.state != State::Established) else {
+        return;
+    };
+    let Some(heir) = heir(sas, ctx, sa) else {
+        return;
+    };
+    let child = sas.get_mut(id).and_then(|sa| sa.remove_child(child));
+    if let (Some(child), Some(heir)) = (child, sas.get_mut(heir)) {
+        heir.adopt(child);
+    }
+}
+
 /// Forgets an SA. What one that was replaced still had, out of a quick mode that ended late, goes to its
 /// heir.
 fn bury(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
@@ -420,16 +455,9 @@ fn bury(sas: &mut Table, ctx: &mut Ctx<'_>, id: IkeId) {
     if sa.children.is_empty() {
         return ctx.out.gone.push(sa);
     }
-    let others = sas.of_ends(&sa, ctx.crypto).into_iter();
-    let heir = others
-        .filter_map(|id| sas.get(id))
-        .find(|heir| heir.state == State::Established && heir.same_ends(ctx.crypto, &sa))
-        .map(|heir| heir.id);
+    let heir = heir(sas, ctx, &sa);
     match heir.and_then(|heir| sas.get_mut(heir)) {
-        Some(heir) => {
-            sa.hand_over(ctx, heir);
-            heir.end_late(ctx);
-        }
+        Some(heir) => sa.hand_over(ctx, heir),
         None => {
             for child in std::mem::take(&mut sa.children) {
                 sa.retired(ctx, child, "its ISAKMP SA is gone");

@@ -390,7 +390,9 @@ impl Isakmp {
             return;
         }
         self.elsewhere = Waits::default();
-        if before != State::Replaced {
+        if before == State::Replaced {
+            self.end_quick(ctx, why);
+        } else {
             for child in std::mem::take(&mut self.children) {
                 self.retired(ctx, child, why);
             }

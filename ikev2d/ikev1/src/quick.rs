@@ -17,11 +17,11 @@ use ikev2d_proto::spi::OwnSpi;
 use ikev2d_proto::ts::TrafficSelector;
 use zeroize::Zeroizing;
 
-use crate::isakmp::{Child, Isakmp, Last, Phase};
+use crate::isakmp::{Child, Isakmp, Last, Phase, State};
 use crate::keys::Nonces;
 use crate::natt::Form;
 use crate::slow::Then;
-use crate::step::Ctx;
+use crate::step::{Ctx, Unrekeyed};
 use crate::suite::{Chosen2, Encapsulation, Life, phase2, protocol};
 use crate::wire::notify::{self, Notify};
 use crate::wire::{Chain, FLAG_COMMIT, HEADER_LEN, Header, Payloads, attribute, identity, payload};
@@ -468,6 +468,13 @@ impl Isakmp {
         reason: &str,
     ) {
         let (ike, now) = (self.id, ctx.now);
+        let is_elsewhere = |old: &ChildId| {
+            self.state != State::Established && self.children.iter().all(|c| c.sa.id != *old)
+        };
+        if let Some(old) = rekeys.filter(is_elsewhere) {
+            let (name, reason) = (name.to_owned(), reason.to_owned());
+            return ctx.out.unrekeyed.push(Unrekeyed { old, name, reason });
+        }
         let old = rekeys.and_then(|old| self.child_mut(old));
         if let Some(old) = old.filter(|old| old.phase == Phase::Rekeying) {
             old.phase = Phase::Installed;
@@ -480,6 +487,23 @@ impl Isakmp {
             child: Some(name.to_owned()),
             reason: reason.to_owned(),
         });
+    }
+
+    /// The SA ends, and another one has taken over from it: its quick modes end here.
+    pub(crate) fn end_quick(&mut self, ctx: &mut Ctx<'_>, why: &str) {
+        for exchange in std::mem::take(&mut self.exchanges).into_values() {
+            match exchange.stage {
+                Stage::Asked(asked) => self.quick_failed(ctx, &asked.name, asked.rekeys, why),
+                Stage::Completing { child, .. } => {
+                    if let Some(child) = self.remove_child(child) {
+                        self.quick_failed(ctx, &child.sa.child, child.sa.replaces, why);
+                        self.retired(ctx, child, why);
+                    }
+                }
+                Stage::Sent { child, .. } => ctx.out.up.push(child),
+                _ => {}
+            }
+        }
     }
 
     /// Sends a message of a quick mode; its HASH is over `before` as well.

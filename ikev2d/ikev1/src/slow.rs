@@ -147,7 +147,12 @@ impl Isakmp {
             Then::First(message) => {
                 let begun = match result {
                     Ok(_) => self.begin_held(ctx, &message),
-                    Err(_) => Err(CryptoError.into()),
+                    Err(error) => {
+                        // Strangers can have as many not done as they like: a line for each is too much.
+                        tracing::debug!(peer = %self.path.remote, %error, "message 1 is let go");
+                        self.state = State::Dead;
+                        return;
+                    }
                 };
                 if let Err(failure) = begun {
                     crate::endpoint::not_begun(ctx, self.path, self.cky_i, &failure);

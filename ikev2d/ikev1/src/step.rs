@@ -28,6 +28,13 @@ pub(crate) struct Ctx<'a> {
     pub(crate) now: Instant,
 }
 
+/// A rekeying that came to nothing: of what, the child's name, and why.
+pub(crate) struct Unrekeyed {
+    pub(crate) old: ChildId,
+    pub(crate) name: String,
+    pub(crate) reason: String,
+}
+
 /// What an endpoint has to give.
 #[derive(Default)]
 pub(crate) struct Outputs {
@@ -48,6 +55,8 @@ pub(crate) struct Outputs {
     pub(crate) up: Vec<ChildId>,
     /// Child SAs whose quick modes never will.
     pub(crate) abandoned: Vec<ChildId>,
+    /// Rekeyings that came to nothing on SAs which others have taken over from.
+    pub(crate) unrekeyed: Vec<Unrekeyed>,
     /// Octets that the SAs kept of unproved messages when this step began.
     pub(crate) kept: usize,
     pub(crate) retransmits: u64,

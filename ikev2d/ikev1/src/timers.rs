@@ -214,7 +214,7 @@ impl Isakmp {
             self.use_heirs(ctx, id, false);
             let why = match phase {
                 Phase::Replaced => "it is replaced",
-                _ => "lifetime is over",
+                _ => reason::EXPIRED,
             };
             self.delete_child(ctx, id, why);
         }

@@ -5,13 +5,14 @@
 
 mod peers;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use ikev1_proto::wire::{exchange, parse_header};
 use ikev2d_proto::config::{AddressPattern, Connection, EndpointConfig};
 use ikev2d_proto::credential::{JobError, Line};
-use ikev2d_proto::event::{Event, Path};
+use ikev2d_proto::event::{Event, IkeId, Path, reason};
 use ikev2d_proto::proposal::Proposal;
 
 use peers::Pair;
@@ -208,6 +209,9 @@ fn a_quick_mode_outlives_the_renewal_of_its_sa() {
     for side in 0..2 {
         let child = pair.child(0);
         pair.sides[side].slowness = 15 * SECOND;
+        for side in &mut pair.sides {
+            side.events.clear();
+        }
         pair.sides[0].endpoint.rekey_child(pair.now, child).unwrap();
         pair.run(SECOND);
         assert_eq!(pair.sides[side].jobs.len(), 1);
@@ -218,8 +222,138 @@ fn a_quick_mode_outlives_the_renewal_of_its_sa() {
         assert_ne!(pair.child(0), child);
         assert_ne!(pair.ike(0), ike);
         assert_eq!((pair.sas(0), pair.sas(1)), (1, 1));
+        // Both shells hear of one change, and of no end.
+        for at in 0..2 {
+            let rekeyed = |event: &Event| matches!(event, Event::ChildRekeyed { .. });
+            let other =
+                |event: &Event| matches!(event, Event::ChildUp { .. } | Event::ChildDown { .. });
+            assert_eq!((pair.count(at, rekeyed), pair.count(at, other)), (1, 0));
+        }
         pair.sides[side].slowness = Duration::ZERO;
     }
+}
+
+/// Two ends that give up soon, with a child that is about to be rekeyed on an SA that is replaced meanwhile:
+/// the old SA on the second side.
+fn rekeying_while_renewed(slowness: Duration, deaf: bool) -> (Pair, IkeId) {
+    let mut pair = Pair::new(|_, connection, config| {
+        propose(connection, FAST, PFS);
+        config.retransmit_tries = 10;
+        config.retransmit_timeout = SECOND;
+        config.retransmit_base = 1.0;
+    });
+    pair.up();
+    pair.sides[1].slowness = slowness;
+    pair.deaf = deaf.then_some(exchange::QUICK);
+    let (child, old) = (pair.child(0), pair.ike(1));
+    pair.sides[0].endpoint.rekey_child(pair.now, child).unwrap();
+    pair.run(SECOND);
+    let ike = pair.ike(0);
+    pair.sides[0].endpoint.rekey_ike(pair.now, ike).unwrap();
+    pair.run(SECOND);
+    assert_ne!(pair.ike(0), ike);
+    (pair, old)
+}
+
+/// A quick mode that fails on an SA that another one has taken over from is tried again on that one.
+#[test]
+fn a_rekeying_that_fails_after_the_renewal_is_tried_again() {
+    for case in ["no answer", "not installed", "deleted"] {
+        let slowness = match case {
+            "no answer" => Duration::ZERO,
+            _ => 5 * SECOND,
+        };
+        let (mut pair, old) = rekeying_while_renewed(slowness, case == "no answer");
+        match case {
+            "not installed" => pair.sides[0].refuse_installs = true,
+            "deleted" => pair.sides[1].endpoint.terminate_ike(pair.now, old).unwrap(),
+            _ => {}
+        }
+        let before = pair.sides[0].events.len();
+        pair.run(15 * SECOND);
+        let told = pair.sides[0].events[before..].iter();
+        let told: Vec<_> = told
+            .filter_map(|event| match event {
+                Event::RekeyFailed { child, .. } => Some(*child),
+                _ => None,
+            })
+            .collect();
+        let [child] = told[..] else {
+            panic!("{case}: {told:?}");
+        };
+        pair.deaf = None;
+        pair.sides[0].refuse_installs = false;
+        pair.run(200 * SECOND);
+        pair.agree(1);
+        assert_ne!(pair.child(0), child, "{case}");
+        assert_eq!((pair.sas(0), pair.sas(1)), (1, 1), "{case}");
+        let down = |event: &Event| matches!(event, Event::ChildDown { .. });
+        assert_eq!(pair.count(0, down), 0, "{case}");
+    }
+}
+
+/// A child that nothing could take over from says so in the words that it is begun anew for.
+#[test]
+fn a_child_that_is_never_rekeyed_expires() {
+    let mut pair = Pair::new(|a, connection, config| {
+        propose(connection, FAST, PFS);
+        connection.children[0].rekey_time = a.then_some(60 * SECOND);
+        config.retransmit_tries = 3;
+        config.retransmit_timeout = SECOND;
+        config.retransmit_base = 1.0;
+    });
+    pair.up();
+    pair.deaf = Some(exchange::QUICK);
+    pair.run(60 * SECOND);
+    let expired = |event: &Event| matches!(event, Event::ChildDown { reason, .. } if reason == reason::EXPIRED);
+    assert_eq!(pair.count(0, expired), 1);
+}
+
+/// A rekeying that has waited for its key exchange is not asked for where the peer's was faster.
+#[test]
+fn a_child_that_the_peer_has_rekeyed_is_not_rekeyed() {
+    let mut pair = slow(FAST, PFS, false, Duration::ZERO);
+    pair.up();
+    pair.sides[0].slowness = 5 * SECOND;
+    let (child, theirs) = (pair.child(0), pair.child(1));
+    pair.sides[0].endpoint.rekey_child(pair.now, child).unwrap();
+    pair.run(SECOND);
+    pair.sides[0].slowness = 2 * SECOND;
+    pair.sides[1]
+        .endpoint
+        .rekey_child(pair.now, theirs)
+        .unwrap();
+    pair.run(60 * SECOND);
+    pair.agree(1);
+    assert_ne!(pair.child(0), child);
+    // Its answers to the peer alone.
+    let messages: HashSet<u32> = pair
+        .recorded
+        .iter()
+        .filter_map(|(side, message)| {
+            let header = parse_header(message).unwrap();
+            (*side == 0 && header.exchange == exchange::QUICK).then(|| header.message_id.get())
+        })
+        .collect();
+    assert_eq!(messages.len(), 2);
+}
+
+/// One peer's messages leave the others room: what it has too many of is as if it had been lost.
+#[test]
+fn one_peer_has_few_key_exchanges_at_once() {
+    const ASKED: usize = 20;
+    let mut pair = slow(FAST, PFS, false, Duration::ZERO);
+    pair.up();
+    pair.sides[1].slowness = 5 * SECOND;
+    let before = jobs(&pair)[1];
+    for _ in 0..ASKED {
+        pair.initiate(0, Some("net"));
+    }
+    pair.run(SECOND);
+    assert_eq!(pair.sides[1].jobs.len(), 8);
+    pair.run(59 * SECOND);
+    assert_eq!(jobs(&pair)[1] - before, ASKED);
+    assert_eq!(pair.failure(0), None);
 }
 
 /// Where there is no room, the peer's next repetition finds some.
@@ -315,7 +449,8 @@ fn strangers_key_exchanges_hold_up_nobody() {
         let busy = Err(JobError::Busy);
         pair.sides[1].endpoint.handle_job(pair.now, job, &busy);
     }
-    assert_eq!(pair.sides[1].endpoint.stats().half_open, 90);
+    let stats = pair.sides[1].endpoint.stats();
+    assert_eq!((stats.half_open, stats.malformed), (90, 0));
     pair.initiate(0, Some("net"));
     pair.run(SECOND);
     pair.agree(1);

@@ -16,6 +16,10 @@ use crate::step::Ctx;
 use crate::suite::{choose2, offers_transport};
 use crate::wire::{Chain, Payloads, identity, notify, payload, sa};
 
+/// First messages of one SA whose key exchanges go on at once, at most: others have the same threads. One more is
+/// as if it had been lost.
+const MOST_HELD: usize = 8;
+
 /// Why a quick mode is refused: what the peer is told, and our log.
 type Refusal = (u16, String);
 
@@ -44,6 +48,10 @@ impl Isakmp {
         let stage = match self.answer(ctx, parts) {
             Ok(stage) => stage,
             Err(Unanswered::Elsewhere(errand)) => {
+                let own = |id: &u32| self.exchanges.contains_key(id);
+                if self.held_quick().filter(|id| !own(id)).count() >= MOST_HELD {
+                    return;
+                }
                 return self.send_out(ctx, errand, Then::Quick(id, message.to_vec()));
             }
             Err(Unanswered::Refused((kind, reason))) => {

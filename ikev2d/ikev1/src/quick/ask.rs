@@ -7,7 +7,7 @@ use ikev2d_proto::event::{ChildId, Path};
 use ikev2d_proto::proposal::Proposal;
 
 use super::{Asked, COMMIT_WAIT, Exchange, HEAD_START, Ingredients, KEEP, Pair, Stage};
-use crate::isakmp::{Isakmp, Last, NONCE_LEN, Phase, State};
+use crate::isakmp::{Child, Isakmp, Last, NONCE_LEN, Phase, State};
 use crate::keys::Nonces;
 use crate::slow::{Then, Undone};
 use crate::step::Ctx;
@@ -80,7 +80,8 @@ impl Isakmp {
         rekeys: Option<ChildId>,
         unmade: bool,
     ) {
-        let gone = |old| !self.children.iter().any(|child| child.sa.id == old);
+        let is = |child: &Child, old| child.sa.id == old && child.phase != Phase::Replaced;
+        let gone = |old| !self.children.iter().any(|child| is(child, old));
         if rekeys.is_some_and(gone) && self.state == State::Established {
             return;
         }

@@ -2,6 +2,7 @@
 //! When a child SA is sent through: it takes over from those before it, and gives way to them where an engine
 //! or the peer does not have it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ikev2d_proto::event::{ChildId, ChildSa, Event, InstallId};
@@ -164,19 +165,21 @@ impl Isakmp {
         }
     }
 
-    /// Child SAs have come whose quick modes ended after another ISAKMP SA had taken over from theirs: what they
-    /// were to take over from is here.
-    pub(crate) fn end_late(&mut self, ctx: &mut Ctx<'_>) {
-        let is_old = |id| {
-            let mut others = self.children.iter();
-            others.any(|old| old.sa.id == id && old.phase != Phase::Replaced)
-        };
-        let late = self.children.iter().filter(|new| new.announced);
-        let late =
-            late.filter_map(|new| Some((new.sa.replaces.filter(|id| is_old(*id))?, new.sa.id)));
-        for (old, new) in late.collect::<Vec<_>>() {
-            self.replace(ctx, old, new, OVERLAP);
-        }
+    /// Takes a child SA whose quick mode has ended after another ISAKMP SA, this one, had taken over from its own:
+    /// the peer's message 1 was answered where nobody saw what it is to take over from.
+    pub(crate) fn adopt(&mut self, mut child: Child) {
+        let mut before = self.children.iter().rev();
+        let before = before.find(|old| {
+            old.phase != Phase::Replaced
+                && old.is_used()
+                && old.installed < child.installed
+                && old.is_like(&child.sa)
+        });
+        let before = before.map(|old| old.sa.id);
+        let sa = Arc::make_mut(&mut child.sa);
+        sa.path = self.path;
+        sa.replaces = sa.replaces.or(before);
+        self.children.push(child);
     }
 
     /// The peer has let go of a child SA: one that has lost to it is the one that the peer keeps, and so is

@@ -19,14 +19,26 @@ pub(crate) type Open = Permissive<Noting>;
 
 pub(crate) struct Noting {
     beneath: OpensslCrypto,
+    /// Slow groups are.
+    slow: bool,
     /// What was asked of it, in its order.
     calls: Mutex<Vec<&'static str>>,
 }
 
 impl Open {
     pub(crate) fn new() -> Arc<Self> {
+        Self::with(false)
+    }
+
+    /// One that has slow key exchanges done elsewhere.
+    pub(crate) fn slow() -> Arc<Self> {
+        Self::with(true)
+    }
+
+    fn with(slow: bool) -> Arc<Self> {
         Arc::new(Self(Noting {
             beneath: OpensslCrypto::new().unwrap(),
+            slow,
             calls: Mutex::default(),
         }))
     }
@@ -38,6 +50,10 @@ impl Open {
 }
 
 impl Beneath for Noting {
+    fn is_slow(&self, group: Group) -> bool {
+        self.slow && self.beneath.is_slow(group)
+    }
+
     fn random(&self, out: &mut [u8]) {
         self.beneath.random(out);
     }

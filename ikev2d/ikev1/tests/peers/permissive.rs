@@ -14,6 +14,11 @@ pub(crate) trait Beneath: Send + Sync {
     fn hash(&self, beneath: Prf, parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError>;
     fn sha1(&self, parts: &[&[u8]]) -> [u8; 20];
 
+    /// Whether its key exchanges are done elsewhere.
+    fn is_slow(&self, _group: Group) -> bool {
+        false
+    }
+
     /// It is asked for this.
     fn note(&self, _what: &'static str) {}
 }
@@ -24,6 +29,10 @@ impl<B: Beneath> Crypto for Permissive<B> {
     fn random(&self, out: &mut [u8]) {
         self.0.note("random");
         self.0.random(out);
+    }
+
+    fn is_slow(&self, group: Group) -> bool {
+        self.0.is_slow(group)
     }
 
     fn generate(&self, group: Group) -> Result<Box<dyn KeyExchange>, CryptoError> {

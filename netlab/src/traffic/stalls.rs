@@ -85,17 +85,40 @@ fn watch(processor: usize, done: &AtomicBool) -> io::Result<Histogram<u64>> {
         let absolute = ClockNanosleepFlags::TIMER_ABSTIME;
         clock_nanosleep(clock, absolute, &TimeSpec::from(moment))?;
         let now = Duration::from(clock_gettime(clock)?);
-        let by = now.saturating_sub(moment);
-        late.saturating_record(by.as_nanos().max(1) as u64);
-        // Moments that have passed meanwhile were missed by one stall.
-        moment = moment.max(now.saturating_sub(STEP));
+        moment = note(&mut late, moment, now);
     }
     Ok(late)
+}
+
+/// Notes how late a moment was seen, and all that have passed meanwhile: whoever waited for one of them has
+/// waited as long. The last of them.
+fn note(late: &mut Histogram<u64>, mut moment: Duration, now: Duration) -> Duration {
+    loop {
+        let by = now.saturating_sub(moment);
+        late.saturating_record(by.as_nanos().max(1) as u64);
+        if by < STEP {
+            return moment;
+        }
+        moment += STEP;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stall_counts_for_each_moment_that_it_hid() {
+        let micros = Duration::from_micros;
+        let mut late = lateness().unwrap();
+        assert_eq!(note(&mut late, micros(5000), micros(5020)), micros(5000));
+        assert_eq!(late.len(), 1);
+        assert_eq!(note(&mut late, micros(6000), micros(9500)), micros(9000));
+        assert_eq!(late.len(), 5);
+        for by in [20, 500, 1500, 2500, 3500] {
+            assert_eq!(late.count_at(by * 1000), 1, "{by}");
+        }
+    }
 
     #[test]
     fn each_processor_is_watched_until_the_end() {

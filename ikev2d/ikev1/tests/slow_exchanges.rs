@@ -21,6 +21,7 @@ use peers::open::Open;
 const SECOND: Duration = Duration::from_secs(1);
 const SLOW: &str = "aes256-sha256-modp2048";
 const FAST: &str = "aes256-sha256-ecp256";
+const FAST_PFS: &str = "aes128-sha256-ecp256";
 const PFS: &str = "aes128-sha256-modp1536";
 
 fn propose(connection: &mut Connection, ike: &str, esp: &str) {
@@ -91,7 +92,7 @@ fn every_exchange_waits_for_its_key_exchange() {
             assert_ne!(pair.child(1), child);
             assert_eq!(jobs(&pair), [5, 4]);
         }
-        let mut pair = slow(FAST, "aes128-sha256-ecp256", aggressive, SECOND);
+        let mut pair = slow(FAST, FAST_PFS, aggressive, SECOND);
         pair.up();
         assert_eq!(jobs(&pair), [0, 0]);
     }
@@ -300,6 +301,30 @@ fn a_rekeying_that_fails_after_the_renewal_is_tried_again() {
         let down = |event: &Event| matches!(event, Event::ChildDown { .. });
         assert_eq!(pair.count(0, down), 0, "{case}");
     }
+}
+
+/// A child whose quick mode has ended is sent through, though the SA that made it goes before its time has come.
+#[test]
+fn a_child_is_used_though_its_sa_goes_with_the_renewal() {
+    let mut pair = slow(FAST, FAST_PFS, false, Duration::ZERO);
+    pair.up();
+    let (child, ours, theirs) = (pair.child(0), pair.ike(0), pair.ike(1));
+    pair.sides[0].endpoint.rekey_child(pair.now, child).unwrap();
+    pair.run(SECOND / 10);
+    // Message 3 is sent, and the peer has some time to install what it is about.
+    pair.sides[0].endpoint.rekey_ike(pair.now, ours).unwrap();
+    pair.run(SECOND / 5);
+    let rekeyed = |event: &Event| matches!(event, Event::ChildRekeyed { .. });
+    assert_eq!((pair.count(0, rekeyed), pair.count(1, rekeyed)), (0, 1));
+    assert_ne!(pair.ike(0), ours);
+    let peer = &mut pair.sides[1].endpoint;
+    peer.terminate_ike(pair.now, theirs).unwrap();
+    pair.run(SECOND / 10);
+    assert_eq!((pair.sas(0), pair.sas(1)), (1, 1));
+    assert_eq!(pair.count(0, rekeyed), 1);
+    pair.run(60 * SECOND);
+    pair.agree(1);
+    assert_ne!(pair.child(0), child);
 }
 
 /// A child that nothing could take over from says so in the words that it is begun anew for.

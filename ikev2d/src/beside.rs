@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::unistd::{dup2_stdin, setsid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -34,6 +35,12 @@ pub(crate) fn start(option: &str, config: &Path) -> io::Result<OwnedFd> {
     command.arg(option).arg(config).stdin(Stdio::from(theirs));
     command.spawn()?;
     Ok(ours)
+}
+
+/// Whether the process at the other end of a way has ended: it says nothing by this one.
+pub(crate) fn is_gone(way: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(way, PollFlags::IN)];
+    !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
 }
 
 /// What a process beside the daemon is.

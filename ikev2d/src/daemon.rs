@@ -70,8 +70,8 @@ const BACKLOG: usize = 1024;
 const TICK: Duration = Duration::from_millis(20);
 /// Between looks at what TCP connections are used for.
 const LOOK_AT_STREAMS: Duration = Duration::from_secs(1);
-/// Between looks at whether private keys are there.
-const LOOK_AT_KEEPER: Duration = Duration::from_secs(1);
+/// Between looks at whether the processes beside the daemon are there.
+const LOOK_BESIDE: Duration = Duration::from_secs(1);
 /// How long peers get to answer deletions at the end.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Frames of the pool.
@@ -120,7 +120,8 @@ pub(crate) struct Daemon {
     member: Option<cluster::Member>,
     /// Private keys.
     keeper: Keeper,
-    keeper_looked: Instant,
+    launcher: Launcher,
+    beside_looked: Instant,
 }
 
 /// Runs until told to end.
@@ -262,14 +263,15 @@ pub async fn run(
         interfaces_due: false,
         leases: leases::Keeper::default(),
         mobility: mobility::Mobility::default(),
-        virtual_ips: virtual_ips::VirtualIps::new(launcher),
+        virtual_ips: virtual_ips::VirtualIps::new(launcher.clone()),
         traps_due: false,
         manual,
         manual_due: true,
         manual_held: manual::ManualRoutes::default(),
         member,
         keeper,
-        keeper_looked: Instant::now(),
+        launcher,
+        beside_looked: Instant::now(),
         config_path,
         config,
     };
@@ -329,9 +331,10 @@ pub async fn run(
             }
         }
         daemon.settle().await;
-        if daemon.keeper_is_gone() {
+        if let Some(what) = daemon.gone_beside() {
             anyhow::bail!(
-                "the process that keeps private keys is gone, and another one would lack the right to read them"
+                "the process that {what} is gone, and another one could not do what it is for: the privileges are \
+                 given up"
             );
         }
     }
@@ -459,13 +462,16 @@ impl Daemon {
         }
     }
 
-    /// Whether nothing can be signed any more; looked at now and then.
-    fn keeper_is_gone(&mut self) -> bool {
-        if self.keeper_looked.elapsed() < LOOK_AT_KEEPER {
-            return false;
+    /// What the process beside the daemon did that has ended; looked at now and then.
+    fn gone_beside(&mut self) -> Option<&'static str> {
+        if self.beside_looked.elapsed() < LOOK_BESIDE {
+            return None;
         }
-        self.keeper_looked = Instant::now();
-        self.keeper.is_gone()
+        self.beside_looked = Instant::now();
+        if self.keeper.is_gone() {
+            return Some("keeps private keys");
+        }
+        self.launcher.is_gone().then_some("starts programs")
     }
 
     fn upcall(&mut self, upcall: Upcall) {

@@ -15,7 +15,6 @@ use ikev2d_crypto::PrivateKey;
 use ikev2d_crypto::credential::{Elsewhere, OwnKey, key_id, public_key};
 use ikev2d_proto::credential::{Hash, Scheme};
 use ikev2d_proto::crypto::CryptoError;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::CapabilitySet;
 
 use crate::beside::{self, Beside};
@@ -99,9 +98,7 @@ impl Keeper {
 
     /// Whether the process has ended.
     pub(crate) fn is_gone(&self) -> bool {
-        // It says nothing by this way.
-        let mut fds = [PollFd::new(&self.0.orders, PollFlags::IN)];
-        !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
+        beside::is_gone(&self.0.orders)
     }
 
     fn sign(&self, id: &str, scheme: Scheme, octets: &[u8]) -> io::Result<Vec<u8>> {

@@ -95,6 +95,11 @@ impl Launcher {
         self.order(&Order::Publish(order), &[words.as_fd(), cache.as_fd()])
     }
 
+    /// Whether the process has ended.
+    pub(crate) fn is_gone(&self) -> bool {
+        beside::is_gone(&self.socket)
+    }
+
     fn order(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let text = serde_json::to_vec(order)?;
         beside::send(&self.socket, &[IoSlice::new(&text)], fds)

@@ -79,8 +79,8 @@ pub enum PrivilegesError {
     },
     /// The configuration would not be read again.
     #[error(
-        "{}: {error}: {who} reads it again at every reload: let it (chown or chgrp), or leave it CAP_DAC_READ_SEARCH \
-         (daemon.privileges.keep)",
+        "{}: {error}: {who} reads it again at every reload: let its group (chgrp, and mode 640), or leave it \
+         CAP_DAC_READ_SEARCH (daemon.privileges.keep)",
         path.display()
     )]
     Unreadable {
@@ -104,6 +104,8 @@ pub struct Left {
     capabilities: CapabilitySet,
     /// What could not be given up, since it was never had.
     missing: Vec<&'static str>,
+    /// What the administrator would not expect.
+    warnings: Vec<String>,
 }
 
 impl Left {
@@ -119,6 +121,9 @@ impl Left {
             capabilities = names.join(" "),
             "privileges are given up"
         );
+        for what in &self.warnings {
+            tracing::warn!("privileges: {what}");
+        }
         for what in &self.missing {
             tracing::debug!("privileges: {what}");
         }
@@ -149,8 +154,16 @@ pub fn give_up(daemon: &DaemonSection, config: &Path) -> Result<Option<Left>, Pr
         // The pages that it reads and writes stay where they are.
         kept |= CapabilitySet::IPC_LOCK;
     }
+    let mut warnings = Vec::new();
     for capability in &section.keep {
         kept |= capability.0;
+        if !own.permitted.contains(capability.0) {
+            let names: Vec<_> = capability.0.iter_names().map(|(name, _)| name).collect();
+            let names = names.join(" ");
+            warnings.push(format!(
+                "daemon.privileges.keep: {names} was not had (systemd: CapabilityBoundingSet=)"
+            ));
+        }
     }
     let kept = kept & own.permitted;
     let mut missing = Vec::new();
@@ -170,7 +183,16 @@ pub fn give_up(daemon: &DaemonSection, config: &Path) -> Result<Option<Left>, Pr
     keep_only(kept)?;
     set_no_new_privs(true).map_err(|e| failed("no_new_privs")(e.into()))?;
     check(daemon, config)?;
+    let is_root = Uid::effective().is_root();
+    if !is_root && accessat(CWD, config, Access::WRITE_OK, AtFlags::EACCESS).is_ok() {
+        let (who, path) = (who(), config.display());
+        warnings.push(format!(
+            "{path}: {who} may write it, and so choose which keys are read and which program is called: make it \
+             root's, and its group's to read (mode 640)"
+        ));
+    }
     Ok(Some(Left {
+        warnings,
         user: Uid::effective(),
         capabilities: kept,
         missing,
@@ -250,9 +272,11 @@ fn make_directories(daemon: &DaemonSection, user: &User) -> Result<(), Privilege
         }
         let of_files = ["daemon.state_directory", "daemon.key_log"].contains(&setting);
         let mode = if of_files { 0o700 } else { 0o755 };
-        let made = DirBuilder::new().recursive(true).mode(mode).create(&path);
-        let made =
-            made.and_then(|()| chown(&path, Some(user.uid.as_raw()), Some(user.gid.as_raw())));
+        let above = path.parent().unwrap_or(Path::new("/"));
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(above);
+        let made = made
+            .and_then(|()| DirBuilder::new().mode(mode).create(&path))
+            .and_then(|()| chown(&path, Some(user.uid.as_raw()), Some(user.gid.as_raw())));
         made.map_err(|error| PrivilegesError::Make {
             setting,
             path,
@@ -323,7 +347,11 @@ fn check(daemon: &DaemonSection, config: &Path) -> Result<(), PrivilegesError> {
         path: config.to_owned(),
         error,
     })?;
-    for (setting, path) in written(daemon) {
+    let mut wanted = written(daemon);
+    if daemon.state_directory.exists() {
+        wanted.push(("daemon.state_directory", daemon.state_directory.clone()));
+    }
+    for (setting, path) in wanted {
         let access = Access::WRITE_OK | Access::EXEC_OK;
         // What else may be wrong with it is told by who opens it.
         if accessat(CWD, &path, access, AtFlags::EACCESS) == Err(rustix::io::Errno::ACCESS) {
@@ -334,7 +362,7 @@ fn check(daemon: &DaemonSection, config: &Path) -> Result<(), PrivilegesError> {
 }
 
 /// The user that this process is, for messages.
-pub(crate) fn who() -> String {
+fn who() -> String {
     let user = Uid::effective();
     match User::from_uid(user) {
         Ok(Some(named)) => format!("user {}", named.name),

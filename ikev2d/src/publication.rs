@@ -201,6 +201,8 @@ impl PublishArguments {
         let Some(path) = &self.publish_sa_cache else {
             return Ok(false);
         };
+        // Nor may the daemon, which has the same user, look into what has more system calls than it.
+        nix::sys::prctl::set_dumpable(false)?;
         let mut daemon = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         let cache = io::stdout().as_fd().try_clone_to_owned()?;
         let null = OpenOptions::new()

@@ -38,10 +38,12 @@ const OF_KEEPER: &[Sysno] = &[
     Sysno::close,
     Sysno::fcntl,
     Sysno::lseek,
-    Sysno::openat,
     Sysno::statx,
     Sysno::fstat,
+    #[cfg(not(target_arch = "aarch64"))]
     Sysno::newfstatat,
+    #[cfg(target_arch = "aarch64")]
+    Sysno::fstatat,
     Sysno::ppoll,
     Sysno::brk,
     Sysno::mmap,
@@ -79,8 +81,6 @@ const OF_KEEPER: &[Sysno] = &[
     Sysno::uname,
     Sysno::gettimeofday,
     Sysno::nanosleep,
-    #[cfg(target_arch = "x86_64")]
-    Sysno::open,
     #[cfg(target_arch = "x86_64")]
     Sysno::stat,
     #[cfg(target_arch = "x86_64")]
@@ -142,7 +142,10 @@ const ALLOWED: &[Sysno] = &[
     Sysno::openat,
     Sysno::statx,
     Sysno::fstat,
+    #[cfg(not(target_arch = "aarch64"))]
     Sysno::newfstatat,
+    #[cfg(target_arch = "aarch64")]
+    Sysno::fstatat,
     Sysno::fstatfs,
     Sysno::statfs,
     Sysno::faccessat,
@@ -152,6 +155,7 @@ const ALLOWED: &[Sysno] = &[
     Sysno::getdents64,
     Sysno::mkdirat,
     Sysno::unlinkat,
+    #[cfg(not(target_arch = "riscv64"))]
     Sysno::renameat,
     Sysno::renameat2,
     Sysno::fchmod,
@@ -290,6 +294,7 @@ fn new_threads() -> Result<BpfProgram, FilterError> {
 
 fn allow_list(otherwise: SeccompAction, process: Process) -> Result<BpfProgram, FilterError> {
     use nix::libc::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, CLONE_THREAD, PR_SET_NAME, TIOCSTI};
+    use nix::libc::{O_ACCMODE, O_CREAT, O_DIRECTORY, O_TMPFILE, O_TRUNC};
     let allowed = match process {
         Process::Daemon => ALLOWED,
         Process::Keeper => OF_KEEPER,
@@ -314,6 +319,13 @@ fn allow_list(otherwise: SeccompAction, process: Process) -> Result<BpfProgram, 
         // A card's, the TUN's, a socket's; but nothing typed into the terminal that it was started from.
         let typed = where_argument(1, SeccompCmpOp::Ne, TIOCSTI)?;
         rules.insert(number(Sysno::ioctl), vec![typed]);
+    }
+    if process == Process::Keeper {
+        let writing = (O_ACCMODE | O_CREAT | O_TRUNC | O_TMPFILE & !O_DIRECTORY) as u64;
+        let reading = |at| where_argument(at, SeccompCmpOp::MaskedEq(writing), 0);
+        rules.insert(number(Sysno::openat), vec![reading(2)?]);
+        #[cfg(target_arch = "x86_64")]
+        rules.insert(number(Sysno::open), vec![reading(1)?]);
     }
     let filter = SeccompFilter::new(rules, otherwise, SeccompAction::Allow, here()?)?;
     Ok(filter.try_into()?)

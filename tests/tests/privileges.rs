@@ -375,6 +375,60 @@ fn private_keys_are_kept_from_who_reads_what_strangers_send() {
     assert!(!a.stop());
 }
 
+/// A reload that meets a key file which may not be read changes nothing, and ends neither the daemon nor what
+/// keeps its keys.
+#[test]
+fn a_key_that_may_not_be_read_leaves_what_was_read_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let Some(user) = nobody() else { return };
+    let place = place(directory.path(), None);
+    fs::create_dir(&place.own).unwrap();
+    let key = PKey::generate_ed25519().unwrap();
+    let (private, public) = (
+        directory.path().join("a.key"),
+        directory.path().join("a.pub"),
+    );
+    fs::write(&private, key.private_key_to_pem_pkcs8().unwrap()).unwrap();
+    fs::set_permissions(&private, Permissions::from_mode(0o600)).unwrap();
+    fs::write(&public, key.public_key_to_pem().unwrap()).unwrap();
+    let (ike, esp) = SUITE;
+    let auth = format!("local = {{ auth = \"ed25519\", pubkeys = [{public:?}]");
+    let connections = ours(1, ike, esp, "", "").replace("local = { auth = \"psk\"", &auth);
+    let connections = format!("{connections}\n[secrets.private-own]\nfile = {private:?}\n");
+    fs::write(&place.file, configuration(&place.own, &connections, "")).unwrap();
+    // As under a service manager that leaves nobody the right to pass by the modes of files.
+    let mut command = wire.a.command("setpriv");
+    command
+        .args(["--bounding-set", "-dac_override,-dac_read_search"])
+        .arg(tests::program("ikev2d"))
+        .arg("--config")
+        .arg(&place.file);
+    let log = place.file.with_file_name("log");
+    let mut a = Gateway::spawn(command, place.own.join("vici"), log);
+    assert!(a.swanctl(&["--list-conns"]).contains("gw"));
+    reload(&a);
+
+    chown(&private, Some(user.uid.as_raw()), None).unwrap();
+    kill(Pid::from_raw(a.id() as i32), Signal::SIGHUP).unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while !a.tail().contains("the new configuration is not used") {
+        assert!(Instant::now() < end, "{}", a.tail());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(
+        a.tail().contains("a.key: Permission denied"),
+        "{}",
+        a.tail()
+    );
+    // Longer than it takes to notice that a process beside the daemon is gone.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(a.swanctl(&["--list-conns"]).contains("gw"));
+    chown(&private, Some(0), None).unwrap();
+    reload(&a);
+    assert!(a.stop(), "{}", a.tail());
+}
+
 /// The user of another daemon's, if this host lets anybody become it: a namespace of one user does not.
 fn nobody() -> Option<User> {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap();

@@ -235,10 +235,12 @@ fn serve(daemon: &OwnedFd, config: &Path, owners: &[u32]) -> io::Result<()> {
         if received == 0 {
             return Ok(());
         }
-        let mut all = keys.write().unwrap_or_else(PoisonError::into_inner);
+        let all = || keys.write().unwrap_or_else(PoisonError::into_inner);
         match (room, fds.into_iter().next()) {
             ([order::LOAD], Some(answer)) => {
+                // Signatures go on while files are read.
                 let loaded = load(config, owners).map(|found| {
+                    let mut all = all();
                     last.clear();
                     let mut told = Loaded::new();
                     for (name, key) in found {
@@ -260,7 +262,7 @@ fn serve(daemon: &OwnedFd, config: &Path, owners: &[u32]) -> io::Result<()> {
                 let keys = keys.clone();
                 std::thread::spawn(move || sign_for(&way, &keys));
             }
-            ([order::FORGET], None) => all.retain(|id, _| last.contains(id)),
+            ([order::FORGET], None) => all().retain(|id, _| last.contains(id)),
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
     }

@@ -4,7 +4,7 @@
 
 mod gateway;
 
-use gateway::{Gateway, Wire, ours, theirs};
+use gateway::{Gateway, Wire, ours, rekey, theirs};
 
 /// IKE and ESP proposals.
 const SUITES: [(&str, &str); 4] = [
@@ -19,30 +19,6 @@ const SUITES: [(&str, &str); 4] = [
     ("aes128gcm16-prfsha256-mlkem768", "aes128gcm16-mlkem512"),
     ("aes256gcm16-prfsha512-mlkem1024", "aes256gcm16-mlkem768"),
 ];
-
-fn established(sas: &str) -> bool {
-    sas.matches("ESTABLISHED").count() == 1 && sas.matches("INSTALLED").count() == 1
-}
-
-/// SPIs of the IKE SA, and of what comes in.
-fn spis(sas: &str) -> Vec<String> {
-    let ours = |line: &&str| line.contains("IKEv2,") || line.trim_start().starts_with("in ");
-    let lines = sas.lines().filter(ours);
-    let words = lines.flat_map(|line| line.split([' ', ',']).map(|word| word.replace('*', "")));
-    words
-        .filter(|word| word.len() >= 8 && word.starts_with(|c: char| c.is_ascii_hexdigit()))
-        .collect()
-}
-
-fn rekey(wire: &Wire, by: &Gateway, watched: &Gateway, what: [&str; 2]) {
-    let before = watched.wait_sas("the tunnel", established);
-    by.swanctl(&["--rekey", what[0], what[1]]);
-    watched.wait_sas("the new SA", |sas| {
-        established(sas) && spis(sas) != spis(&before)
-    });
-    by.wait_sas("the old SA's end", established);
-    wire.assert_still_passes("after a rekeying");
-}
 
 /// B9, B10, B11: whoever begins, and whoever rekeys.
 #[test]
@@ -60,11 +36,16 @@ fn either_begins_and_rekeys_with_ml_kem() {
             let (first, other) = if we_begin { (&a, &b) } else { (&b, &a) };
             first.swanctl(&["--initiate", "--child", "net"]);
             wire.assert_passes(ike);
-            rekey(&wire, first, other, ["--child", "net"]);
-            rekey(&wire, other, first, ["--child", "net"]);
-            rekey(&wire, first, other, ["--ike", "gw"]);
-            rekey(&wire, other, first, ["--ike", "gw"]);
-            rekey(&wire, first, other, ["--child", "net"]);
+            rekey::child(first, other, "net");
+            wire.assert_still_passes("after a child's rekeying");
+            rekey::child(other, first, "net");
+            wire.assert_still_passes("after a child's rekeying by the other");
+            rekey::ike(first, other, "gw");
+            wire.assert_still_passes("after the IKE SA's rekeying");
+            rekey::ike(other, first, "gw");
+            wire.assert_still_passes("after the IKE SA's rekeying by the other");
+            rekey::child(first, other, "net");
+            wire.assert_still_passes("after another child's rekeying");
         }
     }
 }

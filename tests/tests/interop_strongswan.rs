@@ -4,7 +4,7 @@
 
 mod gateway;
 
-use gateway::{Gateway, Wire, ours, theirs};
+use gateway::{Gateway, Wire, ours, rekey, theirs};
 
 /// IKE and ESP proposals, in the syntax that both share. strongSwan's ESP always runs in UDP here.
 const SUITES: [(&str, &str); 8] = [
@@ -22,39 +22,13 @@ fn established(sas: &str) -> bool {
     sas.matches("ESTABLISHED").count() == 1 && sas.matches("INSTALLED").count() == 1
 }
 
-/// SPI of the child SA that receives.
-fn spi(sas: &str) -> Option<&str> {
-    let line = sas
-        .lines()
-        .find(|line| line.trim_start().starts_with("in "))?;
-    line.split_whitespace().nth(1)
-}
-
-/// SPIs of the IKE SA.
-fn ike_spis(sas: &str) -> Option<&str> {
-    sas.lines().next()?.split("IKEv2,").nth(1)
-}
-
-fn rekey_child(wire: &Wire, by: &Gateway, watched: &Gateway) {
-    let before = watched.wait_sas("the tunnel", established);
-    by.swanctl(&["--rekey", "--child", "net"]);
-    watched.wait_sas("the new child SA", |sas| {
-        established(sas) && spi(sas) != spi(&before)
-    });
-    // One end is done when it has asked for the old SA's deletion, the other when it has answered.
-    by.wait_sas("the old child SA's end", established);
+fn rekey_child(wire: &Wire, by: &Gateway, other: &Gateway) {
+    rekey::child(by, other, "net");
     wire.assert_still_passes("after a child's rekeying");
 }
 
-fn rekey_ike(wire: &Wire, by: &Gateway, watched: &Gateway) {
-    let before = watched.wait_sas("the tunnel", established);
-    by.swanctl(&["--rekey", "--ike", "gw"]);
-    watched.wait_sas("the new IKE SA", |sas| {
-        established(sas)
-            && ike_spis(sas).map(|s| s.replace('*', ""))
-                != ike_spis(&before).map(|s| s.replace('*', ""))
-    });
-    by.wait_sas("the old IKE SA's end", established);
+fn rekey_ike(wire: &Wire, by: &Gateway, other: &Gateway) {
+    rekey::ike(by, other, "gw");
     wire.assert_still_passes("after the IKE SA's rekeying");
 }
 

@@ -2,6 +2,8 @@
 //! Gateways for end-to-end tests: our daemon and strongSwan's, each in a namespace of its own.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod rekey;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::IpAddr;

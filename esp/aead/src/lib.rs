@@ -109,6 +109,12 @@ impl Table {
         self.key.len() != 16
     }
 
+    /// The table, where a packet was there before.
+    #[inline]
+    fn made(&self) -> Option<&vaes::Schedule> {
+        self.schedule.get().map(|made| &**made)
+    }
+
     #[inline]
     fn schedule(&self) -> &vaes::Schedule {
         self.schedule.get_or_init(|| self.vaes.expand(&self.key))

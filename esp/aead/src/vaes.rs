@@ -2,7 +2,8 @@
 //! AES-GCM (NIST SP 800-38D) with VAES, VPCLMULQDQ and AVX-512.
 //!
 //! Up to four small packets, each of a key of its own, go through the rounds in lockstep, so that the
-//! processor has other packets' work to do while one waits for a round. Time depends on lengths alone,
+//! processor has other packets' work to do while one waits for a round; larger ones of one size that
+//! follow each other go as a whole each, up to eight vectors, and any others by groups of vectors. Time depends on lengths alone,
 //! never on keys or data: no table is looked up by either, and no branch is taken on them before the
 //! tag is known to match or not.
 //!
@@ -13,11 +14,13 @@
 mod ghash;
 mod lockstep;
 mod long;
+mod medium;
 mod schedule;
 mod text;
 
 use lockstep::{lockstep, tail};
 use long::long;
+use medium::{are_alike, medium};
 pub(crate) use schedule::Schedule;
 
 use crate::Direction;
@@ -119,14 +122,17 @@ fn burst<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
             packets = &mut packets[LANES..];
             continue;
         }
-        let Some(first) = packets.first() else {
+        let Some((first, behind)) = packets.split_first() else {
             break;
         };
         let found = shape_of(first, direction);
         if let Some((schedule, LONG)) = found {
-            let count = match schedule.count {
-                10 => long::<10, SEAL>(packets),
-                _ => long::<14, SEAL>(packets),
+            let next = behind.first().map_or(0, |next| next.body.len());
+            let count = match (schedule.count, are_alike(first.body.len(), next)) {
+                (10, true) => medium::<10, SEAL>(packets),
+                (_, true) => medium::<14, SEAL>(packets),
+                (10, false) => long::<10, SEAL>(packets),
+                (_, false) => long::<14, SEAL>(packets),
             };
             packets = packets.get_mut(count..).unwrap_or_default();
             continue;

@@ -141,25 +141,28 @@ fn one_octet_past_the_body_is_never_touched() {
             for direction in [Direction::Seal, Direction::Open] {
                 let key = key(engine, algorithm, direction, 1);
                 for len in (0..700).chain(4080..4112) {
-                    let mut buffer = vec![0x77; len + 128];
-                    let mut tag = [0; TAG];
-                    let body = &mut buffer[64..64 + len];
-                    let mut packets = [Packet::new(
-                        &key,
-                        &[1; 12],
-                        Aad::from([2; 8]),
-                        body,
-                        &mut tag,
-                    )];
-                    match direction {
-                        Direction::Seal => seal_burst(&mut packets),
-                        Direction::Open => open_burst(&mut packets),
+                    // One alone, and as many as some code takes together.
+                    for count in [1, 2, 5] {
+                        let mut buffers = vec![(vec![0x77; len + 128], [0; TAG]); count];
+                        let mut packets: Vec<_> = buffers
+                            .iter_mut()
+                            .map(|(buffer, tag)| {
+                                let body = &mut buffer[64..64 + len];
+                                Packet::new(&key, &[1; 12], Aad::from([2; 8]), body, tag)
+                            })
+                            .collect();
+                        match direction {
+                            Direction::Seal => seal_burst(&mut packets),
+                            Direction::Open => open_burst(&mut packets),
+                        }
+                        for (buffer, _) in &buffers {
+                            let around = buffer[..64].iter().chain(&buffer[64 + len..]);
+                            assert!(
+                                around.into_iter().all(|&octet| octet == 0x77),
+                                "{engine} {len}"
+                            );
+                        }
                     }
-                    let around = buffer[..64].iter().chain(&buffer[64 + len..]);
-                    assert!(
-                        around.into_iter().all(|&octet| octet == 0x77),
-                        "{engine} {len}"
-                    );
                 }
             }
         }
@@ -172,7 +175,9 @@ fn a_forged_packet_is_refused_and_leaves_no_plaintext() {
         for engine in engines(algorithm).into_iter().chain([Engine::Openssl]) {
             let sealers = keys(engine, algorithm, Direction::Seal, 5);
             let openers = keys(engine, algorithm, Direction::Open, 5);
-            for len in [1, 16, 64, 68, 200, 256, 300, 1424, 2052, 4100, 9000] {
+            for len in [
+                1, 16, 64, 68, 200, 256, 300, 384, 500, 512, 1424, 2052, 4100, 9000,
+            ] {
                 let mut sealed: Vec<_> = (0..10).map(|n| Text::new(len, n, n % 2 == 0)).collect();
                 let plain = sealed.clone();
                 run(&sealers, Direction::Seal, &mut sealed);

@@ -11,6 +11,7 @@
 use core::arch::x86_64::*;
 
 use super::ghash::Sum;
+use super::medium::are_alike;
 use super::schedule::{SEGMENT, Schedule, of_group};
 use super::text::{fetch, finish, frame, in_order, load, put, reversal, rounds, tail_mask, wipe};
 use super::{Item, SMALL};
@@ -88,12 +89,10 @@ impl Stream<'_> {
             }
         };
         for n in 0..N {
-            let (base, mut counters) = match LOWEST.get(first as usize % 64 + n) {
-                // SAFETY: there are the 64 octets that are read, at a multiple of 64.
-                Some(lowest) => (above, unsafe {
-                    _mm512_load_si512(lowest.0.as_ptr().cast())
-                }),
-                None => (self.whitened, counters(first.wrapping_add(n as u32))),
+            let at = first as usize % 64 + n;
+            let (base, mut counters) = match at < LOWEST.len() {
+                true => (above, lowest(at)),
+                false => (self.whitened, counters(first.wrapping_add(n as u32))),
             };
             if EDGE && n == N - 1 {
                 let j0 = _mm_set_epi32(1 << 24, 0, 0, 0);
@@ -123,6 +122,14 @@ static LOWEST: [Octets; 63] = {
     }
     all
 };
+
+/// Of one of the first vectors of a packet, or of 64 vectors.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+pub(super) fn lowest(vector: usize) -> __m512i {
+    // SAFETY: there are the 64 octets that are read, at a multiple of 64.
+    unsafe { _mm512_load_si512(LOWEST[vector].0.as_ptr().cast()) }
+}
 
 /// Counters of a packet's vector, by its number; a body's first block has counter 2.
 #[inline]
@@ -226,7 +233,7 @@ unsafe fn step<
     mask: u64,
     ride: u16,
 ) -> __m128i {
-    let keys = &stream.schedule.rounds;
+    let keys = stream.schedule;
     let mut pad = _mm_xor_si128(
         _mm512_castsi512_si128(stream.whitened),
         _mm_set_epi32(1 << 24, 0, 0, 0),
@@ -239,14 +246,13 @@ unsafe fn step<
     };
     let mut held = Sum::NONE;
     rounds!(R, r => {
-        let round = load(&keys[r]);
-        let all = _mm512_broadcast_i32x4(round);
+        let all = keys.spread(r);
         for n in 0..N {
             state[n] = _mm512_aesenc_epi128(state[n], all);
         }
         in_order(&mut state);
         if PAD {
-            pad = _mm_aesenc_si128(pad, round);
+            pad = _mm_aesenc_si128(pad, _mm512_castsi512_si128(all));
         }
         for k in 0..GROUP {
             if HASH != hash::NOTHING && r == 1 + k * (R - 1) / GROUP {
@@ -267,10 +273,9 @@ unsafe fn step<
         hash::REST => rest.finish::<SEAL>(&sum),
         _ => {}
     }
-    let round = load(&keys[R]);
-    let all = _mm512_broadcast_i32x4(round);
+    let all = keys.spread(R);
     if PAD {
-        pad = _mm_aesenclast_si128(pad, round);
+        pad = _mm_aesenclast_si128(pad, _mm512_castsi512_si128(all));
     }
     for n in 0..N {
         let cut = EDGE && n == N - 1;
@@ -306,8 +311,8 @@ const fn leaves_rest(seal: bool, vectors: usize) -> bool {
     seal && vectors % GROUP != 1
 }
 
-/// Takes the packets in front that have more than [`SMALL`] vectors and keys of R rounds, and tells how many
-/// they were.
+/// Takes the packets in front that have more than [`SMALL`] vectors, keys of R rounds, and none behind them
+/// with which they were quicker, and tells how many they were.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub(super) fn long<const R: usize, const SEAL: bool>(packets: &mut [Packet<'_>]) -> usize {
@@ -318,14 +323,18 @@ pub(super) fn long<const R: usize, const SEAL: bool>(packets: &mut [Packet<'_>])
     };
     let mut rest = Rest::none();
     let mut count = 0;
-    for packet in packets {
+    let mut left = packets;
+    while let Some((packet, behind)) = left.split_first_mut() {
         let Some(table) = packet.key.table(direction) else {
             break;
         };
         let schedule = table.schedule();
-        if packet.body.len() <= 64 * SMALL || schedule.count != R {
+        let len = packet.body.len();
+        let next = behind.first().map_or(0, |next| next.body.len());
+        if len <= 64 * SMALL || schedule.count != R || are_alike(len, next) {
             break;
         }
+        left = behind;
         one::<R, SEAL>((schedule, packet), &mut rest);
         count += 1;
     }

@@ -5,8 +5,10 @@
 mod bulk;
 mod datagrams;
 mod flood;
+mod iperf3;
 mod pattern;
-mod probe;
+mod ping;
+
 mod series;
 mod stalls;
 
@@ -20,7 +22,8 @@ use crate::NamespaceError;
 pub use bulk::{Bulk, BulkReport};
 pub use datagrams::{DatagramReport, Datagrams, DatagramsConfig, Latency};
 pub use flood::{Flood, FloodConfig, FloodReport};
-pub use probe::{Iperf3Report, PingReport, await_answer, iperf3, ping};
+pub use iperf3::{Iperf3Report, iperf3};
+pub use ping::{PingReport, await_answer, ping};
 pub use series::Series;
 pub use stalls::Stalls;
 

@@ -175,7 +175,7 @@ impl Gateway {
     pub(crate) fn wait_tun(&self, namespace: &Namespace) {
         let (from, to) = (IpAddr::from([10, 77, 0, 1]), IpAddr::from([10, 2, 0, 1]));
         let end = Instant::now() + Duration::from_secs(20);
-        // An error is a route that is not there yet.
+        // An error is an address that is not there yet.
         while ping(namespace, from, to, 1).is_err() || self.statistics()["tun-received"] == 0 {
             assert!(Instant::now() < end, "{}", self.tail());
         }

@@ -113,7 +113,7 @@ impl Ground {
         let [a, b] = &self.ends;
         let start = Instant::now();
         loop {
-            // An error is a route that is not there yet.
+            // An error is an address that is not there yet.
             let answer = ping(&a.namespace, a.inner, b.inner, 1);
             let mean = answer.ok().and_then(|report| report.mean_ms);
             if mean.is_some_and(|mean| mean < within) {

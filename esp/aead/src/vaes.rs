@@ -20,7 +20,7 @@ mod text;
 
 use lockstep::{lockstep, tail};
 use long::long;
-use medium::{are_alike, medium};
+use medium::{go_together, medium};
 pub(crate) use schedule::Schedule;
 
 use crate::Direction;
@@ -109,6 +109,19 @@ fn burst<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
         Some((table.schedule(), shape))
     }
     loop {
+        let Some((first, behind)) = packets.split_first() else {
+            break;
+        };
+        if go_together(first, behind, direction)
+            && let Some((schedule, _)) = shape_of(first, direction)
+        {
+            let count = match schedule.count {
+                10 => medium::<10, SEAL>(packets),
+                _ => medium::<14, SEAL>(packets),
+            };
+            packets = packets.get_mut(count..).unwrap_or_default();
+            continue;
+        }
         // Mostly the next few are alike.
         if let [a, b, c, d, ..] = packets
             && let (Some(e), Some(f)) = (shape_of(a, direction), shape_of(b, direction))
@@ -122,17 +135,14 @@ fn burst<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
             packets = &mut packets[LANES..];
             continue;
         }
-        let Some((first, behind)) = packets.split_first() else {
+        let Some(first) = packets.first() else {
             break;
         };
         let found = shape_of(first, direction);
         if let Some((schedule, LONG)) = found {
-            let next = behind.first().map_or(0, |next| next.body.len());
-            let count = match (schedule.count, are_alike(first.body.len(), next)) {
-                (10, true) => medium::<10, SEAL>(packets),
-                (_, true) => medium::<14, SEAL>(packets),
-                (10, false) => long::<10, SEAL>(packets),
-                (_, false) => long::<14, SEAL>(packets),
+            let count = match schedule.count {
+                10 => long::<10, SEAL>(packets),
+                _ => long::<14, SEAL>(packets),
             };
             packets = packets.get_mut(count..).unwrap_or_default();
             continue;

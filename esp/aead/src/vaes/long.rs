@@ -11,7 +11,7 @@
 use core::arch::x86_64::*;
 
 use super::ghash::Sum;
-use super::medium::are_alike;
+use super::medium::go_together;
 use super::schedule::{SEGMENT, Schedule, of_group};
 use super::text::{fetch, finish, frame, in_order, load, put, reversal, rounds, tail_mask, wipe};
 use super::{Item, SMALL};
@@ -330,8 +330,7 @@ pub(super) fn long<const R: usize, const SEAL: bool>(packets: &mut [Packet<'_>])
         };
         let schedule = table.schedule();
         let len = packet.body.len();
-        let next = behind.first().map_or(0, |next| next.body.len());
-        if len <= 64 * SMALL || schedule.count != R || are_alike(len, next) {
+        if len <= 64 * SMALL || schedule.count != R || go_together(packet, behind, direction) {
             break;
         }
         left = behind;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Packets of five to eight vectors that follow each other: all vectors of one go through the rounds
+//! Packets of three to eight vectors that follow each other: all vectors of one go through the rounds
 //! together. Meanwhile is hashed what is opened, or what was sealed of the packet before.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 #![allow(
@@ -8,25 +8,36 @@
 )]
 
 use core::arch::x86_64::*;
+use core::ops::RangeInclusive;
 
+use super::Item;
 use super::ghash::Sum;
 use super::long::lowest;
 use super::schedule::Schedule;
 use super::text::{fetch, finish, frame, in_order, load, put, reversal, rounds, tail_mask, wipe};
-use super::{Item, SMALL};
 use crate::Direction;
 use crate::packet::Packet;
 
-/// Vectors of a packet that still goes through the rounds as a whole.
-const MEDIUM: usize = 8;
+/// Vectors of a packet that goes through the rounds as a whole. Two packets of two are as fast in lockstep.
+const MEDIUM: RangeInclusive<usize> = 3..=8;
 
-/// Whether two packets of these lengths, one behind the other, go here: they have as many vectors, and J0 rides in
-/// the last of both or of neither.
+/// Whether a packet goes here with the one behind it: they have as many vectors, J0 rides in the last of both or
+/// of neither, and their keys have one length.
 #[inline]
-pub(super) fn are_alike(len: usize, next: usize) -> bool {
-    let shape = |len: usize| (len.div_ceil(64), rides(len));
-    let (vectors, _) = shape(len);
-    vectors > SMALL && vectors <= MEDIUM && shape(len) == shape(next)
+pub(super) fn go_together(
+    packet: &Packet<'_>,
+    behind: &[Packet<'_>],
+    direction: Direction,
+) -> bool {
+    let len = packet.body.len();
+    let is_long = |packet: &Packet<'_>| Some(packet.key.table(direction)?.is_long());
+    MEDIUM.contains(&len.div_ceil(64))
+        && behind.first().is_some_and(|next| {
+            let other = next.body.len();
+            len.div_ceil(64) == other.div_ceil(64)
+                && rides(len) == rides(other)
+                && is_long(packet).is_some_and(|long| is_long(next) == Some(long))
+        })
 }
 
 /// Whether the last vector has a lane to spare.
@@ -41,6 +52,10 @@ fn rides(len: usize) -> bool {
 pub(super) fn medium<const R: usize, const SEAL: bool>(packets: &mut [Packet<'_>]) -> usize {
     let len = packets.first().map_or(0, |packet| packet.body.len());
     match (len.div_ceil(64), rides(len)) {
+        (3, false) => run::<R, SEAL, 3, false>(packets),
+        (3, true) => run::<R, SEAL, 3, true>(packets),
+        (4, false) => run::<R, SEAL, 4, false>(packets),
+        (4, true) => run::<R, SEAL, 4, true>(packets),
         (5, false) => run::<R, SEAL, 5, false>(packets),
         (5, true) => run::<R, SEAL, 5, true>(packets),
         (6, false) => run::<R, SEAL, 6, false>(packets),

@@ -388,6 +388,7 @@ fn start_tun(
             mss_clamp: section.tun.mss_clamp,
             copy_dscp: section.tun.copy_dscp,
             busy_poll: section.tun.busy_poll,
+            slice: section.tun.slice,
         },
         &accelerator,
         // Full: IKE's peers send again, and the data plane tells the rest again.

@@ -75,6 +75,14 @@ fn assert_filtered(process: u32) {
     }
 }
 
+/// Whether the kernel gives threads the slices that they ask for.
+fn has_slices() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map_while(|n| n.parse::<u32>().ok());
+    let version = (numbers.next(), numbers.next());
+    version >= (Some(6), Some(12)) && Path::new("/proc/self/sched").exists()
+}
+
 /// Processes that a process has started and that still run.
 fn children(process: u32) -> Vec<u32> {
     let all = fs::read_dir(format!("/proc/{process}/task")).unwrap();
@@ -248,6 +256,36 @@ fn a_running_daemon_has_what_it_needs_and_no_more() {
 }
 
 /// Capabilities that the configuration keeps are kept, and `drop = false` keeps all.
+#[test]
+fn workers_have_shorter_slices_than_other_threads() {
+    if !has_slices() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let place = place(directory.path(), None);
+    fs::create_dir(&place.own).unwrap();
+    fs::write(&place.file, configuration(&place.own, "", "")).unwrap();
+    let a = start(&wire.a, &place);
+    assert_filtered(a.id());
+    let mut workers = 0;
+    for task in fs::read_dir(format!("/proc/{}/task", a.id())).unwrap() {
+        let task = task.unwrap().path();
+        let read = |name| fs::read_to_string(task.join(name));
+        // Others may end meanwhile.
+        let (Ok(name), Ok(sched)) = (read("comm"), read("sched")) else {
+            continue;
+        };
+        let slice = sched.lines().find_map(|line| line.strip_prefix("se.slice"));
+        let slice = slice.unwrap_or_else(|| panic!("{sched}"));
+        let nanos: u64 = slice.trim_start_matches([' ', ':']).parse().unwrap();
+        let is_worker = name.starts_with("dataplane-");
+        assert_eq!(nanos == 100_000, is_worker, "{sched}");
+        workers += u32::from(is_worker);
+    }
+    assert_eq!(workers, 1);
+}
+
 #[test]
 fn a_daemon_keeps_what_it_is_told_to() {
     let directory = tempfile::tempdir().unwrap();

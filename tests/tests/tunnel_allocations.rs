@@ -93,6 +93,7 @@ fn gateway(
             mss_clamp: MssClamp::Auto,
             copy_dscp: CopyDscp::Out,
             busy_poll: Duration::ZERO,
+            slice: None,
         };
         Dataplane::start(config, &accelerator, |_| true)
     });

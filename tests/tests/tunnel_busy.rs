@@ -79,6 +79,7 @@ fn tcp_without_end_hides_neither_the_tun_nor_sockets() {
             mss_clamp: MssClamp::Auto,
             copy_dscp: CopyDscp::Out,
             busy_poll: Duration::ZERO,
+            slice: None,
         };
         Dataplane::start(config, &accelerator, |_| true)
     });

@@ -145,6 +145,10 @@ pub struct TunSection {
     /// Microseconds for which a worker that has nothing to do asks for more before it sleeps.
     #[serde(deserialize_with = "busy_poll")]
     pub busy_poll: Duration,
+    /// Microseconds that the scheduler lets a worker run at a time (Linux 6.12): one with fewer than others
+    /// waits less when it is woken. 0 is what everybody has.
+    #[serde(deserialize_with = "slice")]
+    pub slice: Option<Duration>,
 }
 
 impl Default for TunSection {
@@ -156,6 +160,7 @@ impl Default for TunSection {
             mss_clamp: MssClamp::Auto,
             copy_dscp: CopyDscp::Out,
             busy_poll: Duration::ZERO,
+            slice: Some(Duration::from_micros(100)),
         }
     }
 }
@@ -183,6 +188,20 @@ fn busy_poll<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::
         Ok(micros @ 0..=MOST) => Ok(Duration::from_micros(micros)),
         _ => Err(D::Error::custom(format!(
             "busy_poll is 0 to {MOST} microseconds"
+        ))),
+    }
+}
+
+fn slice<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    /// What the kernel makes of less, and of more below (`kernel/sched/syscalls.c`).
+    const LEAST: u64 = 100;
+    const MOST: u64 = 100_000;
+    let micros = i64::deserialize(deserializer)?;
+    match u64::try_from(micros) {
+        Ok(0) => Ok(None),
+        Ok(micros @ LEAST..=MOST) => Ok(Some(Duration::from_micros(micros))),
+        _ => Err(D::Error::custom(format!(
+            "slice is {LEAST} to {MOST} microseconds, or 0 for what everybody has"
         ))),
     }
 }

@@ -909,6 +909,22 @@ fn workers_sleep_at_once_unless_told_to_poll() {
 }
 
 #[test]
+fn workers_have_short_slices_unless_told_otherwise() {
+    let read = |setting: &str| {
+        let text = format!("[daemon]\ntun = {{ name = \"x\"{setting} }}\n");
+        text.parse::<Config>()
+            .map(|config| config.daemon.tun.slice.map(|slice| slice.as_micros()))
+    };
+    assert_eq!(read("").unwrap(), Some(100));
+    assert_eq!(read(", slice = 3000").unwrap(), Some(3000));
+    assert_eq!(read(", slice = 0").unwrap(), None);
+    for wrong in ["99", "100001", "-1"] {
+        let error = read(&format!(", slice = {wrong}")).unwrap_err();
+        assert!(error.to_string().contains("slice"), "{error}");
+    }
+}
+
+#[test]
 fn garbage_is_refused() {
     for garbage in [
         "\0",

@@ -16,16 +16,18 @@ mod outbox;
 mod padding;
 mod policy;
 mod ready;
+mod slice;
 mod sockets;
 mod to_tun;
 mod waiting;
 mod worker;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -76,6 +78,8 @@ pub struct DataplaneConfig {
     pub copy_dscp: CopyDscp,
     /// For how long a worker that has nothing to do asks for more before it sleeps.
     pub busy_poll: Duration,
+    /// How long the scheduler lets a worker run at a time; without it as long as everybody.
+    pub slice: Option<Duration>,
 }
 
 /// Whether the segment size that TCP's SYNs offer is lowered to what a tunnel carries whole.
@@ -464,6 +468,8 @@ impl Dataplane {
         });
         let mut workers = Vec::new();
         let count = queues.len();
+        // Ends when all workers have begun.
+        let (beginning, begun) = mpsc::channel::<Infallible>();
         for (number, tun_queue) in queues.into_iter().enumerate() {
             tun_queue.set_nonblocking(true).map_err(tun)?;
             let queue = accelerator.open_queue(&QueueConfig {
@@ -499,13 +505,21 @@ impl Dataplane {
             parts.reads_udp.retain(|_| at.next().is_some_and(mine));
             parts.reads_raw.retain(|_| at.next().is_some_and(mine));
             parts.reads_ah.retain(|_| at.next().is_some_and(mine));
+            let (slice, beginning) = (config.slice, beginning.clone());
             let thread = std::thread::Builder::new().name(format!("dataplane-{number}"));
             workers.push(
                 thread
-                    .spawn(move || worker::Worker::new(parts).run())
+                    .spawn(move || {
+                        slice::take(slice);
+                        drop(beginning);
+                        worker::Worker::new(parts).run();
+                    })
                     .map_err(host("starting a worker"))?,
             );
         }
+        // Who has started them goes on to give up system calls, and asking for a slice takes two.
+        drop(beginning);
+        let _ = begun.recv();
         Ok(Self {
             shared,
             tun_name,

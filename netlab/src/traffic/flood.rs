@@ -26,8 +26,6 @@ use crate::{Namespace, NamespaceError};
 const BURST: usize = 32;
 /// Time of sending in front of each payload.
 const STAMP: usize = 8;
-/// Longest sleep of a paced sender: what it is behind by then leaves in one burst.
-const PACE: Duration = Duration::from_micros(100);
 /// How long after the last datagram the receiver still listens.
 const LINGER: Duration = Duration::from_millis(300);
 /// What the receiver's socket holds, so that its turn may come late.
@@ -184,12 +182,17 @@ fn send(
             None => BURST,
             Some(rate) => {
                 let wanted = (gone.as_secs_f64() * rate) as u64;
-                let due = wanted.saturating_sub(sent + refused).min(BURST as u64) as usize;
-                if due == 0 {
-                    std::thread::sleep(PACE.min(Duration::from_secs_f64(1.0 / rate.max(1.0))));
+                let behind = wanted.saturating_sub(sent + refused).min(BURST as u64) as usize;
+                if behind == 0 {
+                    // Until the next is due and no sooner: an urgent thread that looks whether it is takes
+                    // turns from what it measures.
+                    let next = (sent + refused + 1) as f64 / rate;
+                    let end = config.length.as_secs_f64();
+                    let left = (next.min(end) - gone.as_secs_f64()).max(0.0);
+                    std::thread::sleep(Duration::from_secs_f64(left));
                     continue;
                 }
-                due
+                behind
             }
         };
         let stamp = nanos(epoch).to_be_bytes();

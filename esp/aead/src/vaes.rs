@@ -108,10 +108,7 @@ fn burst<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
         let shape = shape(packet.body.len(), table.is_long());
         Some((table.schedule(), shape))
     }
-    loop {
-        let Some((first, behind)) = packets.split_first() else {
-            break;
-        };
+    while let Some((first, behind)) = packets.split_first() {
         if go_together(first, behind, direction)
             && let Some((schedule, _)) = shape_of(first, direction)
         {

@@ -8,12 +8,12 @@ use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use clap::Args;
 use ikev2d_crypto::PrivateKey;
 use ikev2d_crypto::credential::{Elsewhere, OwnKey, key_id, public_key};
-use ikev2d_proto::credential::{Hash, Scheme};
+use ikev2d_proto::credential::{Begun, Hash, Scheme};
 use ikev2d_proto::crypto::CryptoError;
 use rustix::thread::CapabilitySet;
 
@@ -101,9 +101,14 @@ impl Keeper {
         beside::is_gone(&self.0.orders)
     }
 
-    fn sign(&self, id: &str, scheme: Scheme, octets: &[u8]) -> io::Result<Vec<u8>> {
-        let idle = || self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = idle().pop();
+    /// Has something signed; what comes out waits for the signature.
+    fn begin(
+        &self,
+        id: &str,
+        scheme: Scheme,
+        octets: &[u8],
+    ) -> io::Result<impl FnOnce() -> io::Result<Vec<u8>> + use<>> {
+        let taken = self.idle().pop();
         let way = match taken {
             Some(way) => way,
             None => {
@@ -116,14 +121,21 @@ impl Keeper {
         let how = code(scheme);
         let parts = [id.as_bytes(), &how, octets].map(IoSlice::new);
         beside::send(&way, &parts, &[])?;
-        let mut room = vec![0; LONGEST];
-        let (received, _) = beside::receive(&way, &mut room)?;
-        idle().push(way);
-        match room.get(..received).and_then(<[u8]>::split_first) {
-            Some((1, signature)) => Ok(signature.to_vec()),
-            Some(_) => Err(io::Error::other("no signature")),
-            None => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
+        let keeper = self.clone();
+        Ok(move || {
+            let mut room = vec![0; LONGEST];
+            let (received, _) = beside::receive(&way, &mut room)?;
+            keeper.idle().push(way);
+            match room.get(..received).and_then(<[u8]>::split_first) {
+                Some((1, signature)) => Ok(signature.to_vec()),
+                Some(_) => Err(io::Error::other("no signature")),
+                None => Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        })
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
+        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -134,11 +146,16 @@ struct Kept {
 }
 
 impl Elsewhere for Kept {
-    fn sign(&self, scheme: Scheme, octets: &[u8]) -> Result<Vec<u8>, CryptoError> {
-        self.keeper.sign(&self.id, scheme, octets).map_err(|error| {
-            tracing::warn!(%error, key = self.id, "the process that keeps private keys");
+    fn begin(&self, scheme: Scheme, octets: &[u8]) -> Result<Begun, CryptoError> {
+        let id = self.id.clone();
+        let failed = move |error: io::Error| {
+            tracing::warn!(%error, key = id, "the process that keeps private keys");
             CryptoError
-        })
+        };
+        match self.keeper.begin(&self.id, scheme, octets) {
+            Ok(finish) => Ok(Box::new(move || finish().map_err(failed))),
+            Err(error) => Err(failed(error)),
+        }
     }
 }
 

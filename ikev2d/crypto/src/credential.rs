@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ikev2d_proto::credential::{Certificate, Hash, Scheme, Signer, Statuses};
+use ikev2d_proto::credential::{Begun, Certificate, Hash, Scheme, Signer, Statuses};
 use ikev2d_proto::crypto::CryptoError;
 use openssl::error::ErrorStack;
 use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private, Public};
@@ -156,11 +156,11 @@ impl SignaturePolicy {
 
 /// Signs with a private key that this process does not have.
 pub trait Elsewhere: Send + Sync {
-    /// A signature by a scheme that fits the key.
+    /// Has a signature made, by a scheme that fits the key.
     ///
     /// # Errors
     /// There is none.
-    fn sign(&self, scheme: Scheme, octets: &[u8]) -> Result<Vec<u8>, CryptoError>;
+    fn begin(&self, scheme: Scheme, octets: &[u8]) -> Result<Begun, CryptoError>;
 }
 
 /// A key of ours, whose private half is here or elsewhere.
@@ -237,7 +237,17 @@ impl OwnKey {
     pub fn sign(&self, scheme: Scheme, octets: &[u8]) -> Result<Vec<u8>, CryptoError> {
         match &self.0 {
             Halves::Both(key) => signature::sign(key, scheme, octets),
-            Halves::Public(_, signer) => signer.sign(scheme, octets),
+            Halves::Public(_, signer) => signer.begin(scheme, octets)?(),
+        }
+    }
+
+    /// Has it made meanwhile, if it is made elsewhere and is soon done.
+    fn begin(&self, scheme: Scheme, octets: &[u8]) -> Option<Begun> {
+        match &self.0 {
+            Halves::Public(key, signer) if signature::is_quick(key) => {
+                signer.begin(scheme, octets).ok()
+            }
+            _ => None,
         }
     }
 }
@@ -354,6 +364,10 @@ impl Signer for KeySigner {
 
     fn sign(&self, scheme: Scheme, octets: &[u8]) -> Result<Vec<u8>, CryptoError> {
         self.key.sign(scheme, octets)
+    }
+
+    fn begin(&self, scheme: Scheme, octets: &[u8]) -> Option<Begun> {
+        self.key.begin(scheme, octets)
     }
 }
 

@@ -63,6 +63,11 @@ pub(crate) fn fits<T: HasPublic>(key: &PKeyRef<T>, scheme: Scheme) -> bool {
     }
 }
 
+/// Whether a signature takes less than it does to verify any other, about.
+pub(crate) fn is_quick<T: HasPublic>(key: &PKeyRef<T>) -> bool {
+    key.id() == Id::ED25519 || curve(key) == Some(Nid::X9_62_PRIME256V1)
+}
+
 /// RFC 8017 §3.1: an odd modulus, and an odd exponent from 3 on. With an exponent of 1 everybody signs.
 fn is_sound<T: HasPublic>(key: &PKeyRef<T>) -> bool {
     key.rsa().is_ok_and(|rsa| {

@@ -141,7 +141,17 @@ pub trait Signer: Send + Sync + fmt::Debug {
     /// # Errors
     /// The library refuses.
     fn sign(&self, scheme: Scheme, octets: &[u8]) -> Result<Vec<u8>, CryptoError>;
+
+    /// Has somebody else make a signature meanwhile, where that is so and costs less than a peer's claim
+    /// does: what is signed for one that then isn't believed is little more work.
+    fn begin(&self, scheme: Scheme, octets: &[u8]) -> Option<Begun> {
+        let _ = (scheme, octets);
+        None
+    }
 }
+
+/// A signature that is being made: it waits for it, and must be called to have the signer free again.
+pub type Begun = Box<dyn FnOnce() -> Result<Vec<u8>, CryptoError> + Send>;
 
 /// OCSP answers about our own certificates, which somebody has fetched before they are needed.
 pub trait Statuses: Send + Sync + fmt::Debug {
@@ -285,19 +295,26 @@ impl Job {
         }
     }
 
-    /// Does it. Nothing is signed for a peer that isn't believed.
+    /// Does it. No signature comes out for a peer that isn't believed.
     pub fn run(&self) -> JobResult {
         if let Some(work) = &self.work {
             work();
         }
+        let sign = self.sign.as_ref();
+        let mut begun = None;
         if let Some((verifier, claim)) = &self.verify {
-            verifier.verify(claim).map_err(JobError::Refused)?;
+            begun = sign.and_then(|(signer, scheme, octets)| signer.begin(*scheme, octets));
+            if let Err(refusal) = verifier.verify(claim) {
+                let _ = begun.map(|finish| finish());
+                return Err(JobError::Refused(refusal));
+            }
         }
-        self.sign
-            .as_ref()
-            .map(|(signer, scheme, octets)| signer.sign(*scheme, octets))
-            .transpose()
-            .map_err(JobError::Crypto)
+        let signed = match (begun, sign) {
+            (Some(finish), _) => Some(finish()),
+            (None, Some((signer, scheme, octets))) => Some(signer.sign(*scheme, octets)),
+            (None, None) => None,
+        };
+        signed.transpose().map_err(JobError::Crypto)
     }
 }
 
@@ -327,4 +344,82 @@ pub enum JobError {
     /// We could not sign.
     #[error("our signature: {0}")]
     Crypto(CryptoError),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A signer beside this process, which counts what it has begun and what was taken of it.
+    #[derive(Debug, Default)]
+    struct Beside {
+        begun: AtomicUsize,
+        taken: Arc<AtomicUsize>,
+    }
+
+    impl Signer for Beside {
+        fn certificates(&self) -> &[Certificate] {
+            &[]
+        }
+
+        fn schemes(&self) -> &[Scheme] {
+            &[Scheme::Ed25519]
+        }
+
+        fn sign(&self, _: Scheme, _: &[u8]) -> Result<Vec<u8>, CryptoError> {
+            panic!("it is begun already")
+        }
+
+        fn begin(&self, _: Scheme, octets: &[u8]) -> Option<Begun> {
+            self.begun.fetch_add(1, Ordering::Relaxed);
+            let (taken, octets) = (self.taken.clone(), octets.to_vec());
+            Some(Box::new(move || {
+                taken.fetch_add(1, Ordering::Relaxed);
+                Ok(octets)
+            }))
+        }
+    }
+
+    /// Believes, or not, once our own signature is being made.
+    #[derive(Debug)]
+    struct Meanwhile(Arc<Beside>, bool);
+
+    impl Verifier for Meanwhile {
+        fn authorities(&self) -> Vec<[u8; 20]> {
+            Vec::new()
+        }
+
+        fn verify(&self, _: &Claim) -> Result<(), Refusal> {
+            assert_eq!(self.0.begun.load(Ordering::Relaxed), 1);
+            assert_eq!(self.0.taken.load(Ordering::Relaxed), 0);
+            let refused = || Refusal("its signature is wrong".to_owned());
+            self.1.then_some(()).ok_or_else(refused)
+        }
+    }
+
+    /// A signature that is made beside us is begun before the peer's is looked at. It comes out for who is
+    /// believed alone, and is taken in any case: the signer waits for that.
+    #[test]
+    fn a_signature_made_meanwhile_is_only_for_who_is_believed() {
+        for believed in [true, false] {
+            let signer = Arc::new(Beside::default());
+            let verifier = Arc::new(Meanwhile(signer.clone(), believed));
+            let claim = Claim {
+                identity: Identity::Any,
+                certificates: Vec::new(),
+                schemes: Vec::new(),
+                signature: Vec::new(),
+                octets: Vec::new(),
+            };
+            let sign = (signer.clone() as _, Scheme::Ed25519, b"ours".to_vec());
+            let result = Job::new(Some((verifier, claim)), Some(sign)).run();
+            match believed {
+                true => assert_eq!(result, Ok(Some(b"ours".to_vec()))),
+                false => assert!(matches!(result, Err(JobError::Refused(_)))),
+            }
+            assert_eq!(signer.taken.load(Ordering::Relaxed), 1);
+        }
+    }
 }

@@ -14,6 +14,7 @@ mod kem;
 pub mod name;
 pub mod ocsp;
 mod paths;
+mod random;
 mod signature;
 pub mod trust;
 
@@ -154,7 +155,7 @@ fn split_salt<'k>(
 
 impl Crypto for OpensslCrypto {
     fn random(&self, out: &mut [u8]) {
-        if rand_bytes(out).is_err() {
+        if random::fill(out).is_err() {
             // The generator worked at start-up; without it nothing may go on.
             tracing_abort();
         }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! AUTH payloads (RFC 7296 §3.8): methods, and RFC 7427's algorithm identifiers.
 
+use std::sync::LazyLock;
+
 use crate::credential::{Hash, Scheme};
 use crate::wire::{Reader, WireError};
 
@@ -99,14 +101,19 @@ const SCHEMES: [Scheme; 11] = [
     Scheme::Ed448,
 ];
 
-/// The scheme whose AlgorithmIdentifier this is, to the octet. Each known one is encoded and compared:
-/// what is never parsed can't be parsed wrongly.
+/// The scheme whose AlgorithmIdentifier this is, to the octet. Each known one is encoded, once, and
+/// compared: what is never parsed can't be parsed wrongly.
 fn scheme_of(given: &[u8]) -> Option<Scheme> {
-    SCHEMES.into_iter().find(|scheme| {
-        [Parameters::Null, Parameters::Absent]
-            .into_iter()
-            .any(|parameters| identifier(*scheme, parameters).is_some_and(|own| own == given))
-    })
+    static KNOWN: LazyLock<Vec<(Vec<u8>, Scheme)>> = LazyLock::new(|| {
+        let both = |scheme| {
+            let forms = [Parameters::Null, Parameters::Absent];
+            let forms = forms.map(|parameters| identifier(scheme, parameters));
+            forms.into_iter().flatten().map(move |own| (own, scheme))
+        };
+        SCHEMES.into_iter().flat_map(both).collect()
+    });
+    let known = KNOWN.iter().find(|(own, _)| own == given);
+    known.map(|(_, scheme)| *scheme)
 }
 
 /// A DER element; everything here is shorter than 128 octets.

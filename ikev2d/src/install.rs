@@ -364,7 +364,7 @@ impl Installer {
             place.and_then(Option::take);
         }
         let now = Instant::now();
-        let leaving = Leaving {
+        let mut leaving = Leaving {
             sending: Drain {
                 removed: self.plane.remove_outbound(child.0),
                 since: now,
@@ -375,8 +375,9 @@ impl Installer {
             until: None,
             receiving: None,
         };
-        let rest = self.go_on_leaving(leaving, now);
-        self.leaving.extend(rest);
+        if self.goes_on_leaving(&mut leaving, now) {
+            self.leaving.push(leaving);
+        }
         Some(installed.sa)
     }
 
@@ -397,13 +398,13 @@ impl Installer {
 
     /// Goes on with those that are retired.
     pub(crate) fn tick(&mut self, now: Instant) {
-        for leaving in std::mem::take(&mut self.leaving) {
-            self.leaving.extend(self.go_on_leaving(leaving, now));
-        }
+        let mut leaving = std::mem::take(&mut self.leaving);
+        leaving.retain_mut(|leaving| self.goes_on_leaving(leaving, now));
+        self.leaving = leaving;
     }
 
-    /// Goes on with one; gives it back while there is more to do.
-    fn go_on_leaving(&self, mut leaving: Leaving, now: Instant) -> Option<Leaving> {
+    /// Goes on with one; whether there is more to do.
+    fn goes_on_leaving(&self, leaving: &mut Leaving, now: Instant) -> bool {
         let Some(until) = leaving.until else {
             if leaving.sending.is_over(now) {
                 if let Some(outbound) = leaving.outbound {
@@ -412,10 +413,10 @@ impl Installer {
                 leaving.sending.removed = Removed::Nothing;
                 leaving.until = Some(now + LINGER);
             }
-            return Some(leaving);
+            return true;
         };
         if now < until {
-            return Some(leaving);
+            return true;
         }
         let (plane, spi) = (&self.plane, leaving.spi);
         let receiving = leaving.receiving.get_or_insert_with(|| Drain {
@@ -423,10 +424,10 @@ impl Installer {
             since: now,
         });
         if !receiving.is_over(now) {
-            return Some(leaving);
+            return true;
         }
         let _ = self.failover.retire(leaving.inbound);
-        None
+        false
     }
 
     /// Where a child's SAs live: outbound if there is one, else inbound.

@@ -2,7 +2,7 @@
 //! An engine's SAs, by slots with generations.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use offload_api::error::{InstallError, SaError};
@@ -81,6 +81,12 @@ impl Edge {
     }
 }
 
+/// Slots whose SAs are looked at for limits by time at once, at least; more where a table has so many that
+/// it would take more than [`LOOKS`] to come round.
+const LOOK: usize = 512;
+/// See [`LOOK`].
+const LOOKS: usize = 8;
+
 /// SAs with generations. `T` is what the engine keeps of an SA beside its moving part.
 pub struct Table<T> {
     slots: Vec<Slot<T>>,
@@ -88,6 +94,8 @@ pub struct Table<T> {
     capacity: u32,
     /// Generation of a slot that was never used.
     first: u32,
+    /// The slot that [`expire`](Self::expire) goes on with.
+    looked: AtomicUsize,
 }
 
 struct Slot<T> {
@@ -112,6 +120,7 @@ impl<T> Table<T> {
             free: Vec::new(),
             capacity,
             first: 0,
+            looked: AtomicUsize::new(0),
         }
     }
 
@@ -215,9 +224,14 @@ impl<T> Table<T> {
         }
     }
 
-    /// Reports limits by time of SAs that carry no traffic.
+    /// Reports limits by time of SAs that carry no traffic: of up to 512 slots, or an eighth of a
+    /// larger table, and goes on with the next part when it is called again.
     pub fn expire(&self, now: Instant, events: &mut Vec<Event>) {
-        for (index, slot) in self.slots.iter().enumerate() {
+        let most = LOOK.max(self.slots.len().div_ceil(LOOKS));
+        let from = self.looked.load(Ordering::Relaxed);
+        let from = if from < self.slots.len() { from } else { 0 };
+        self.looked.store(from + most, Ordering::Relaxed);
+        for (index, slot) in self.slots.iter().enumerate().skip(from).take(most) {
             if let Some(entry) = &slot.entry {
                 let handle = SaHandle {
                     index: index as u32,
@@ -318,6 +332,40 @@ mod tests {
             _ => 1 << 31 | n,
         });
         proptest::collection::vec(number, 1..200)
+    }
+
+    /// However many SAs there are, each one's limit is told within eight looks, and once.
+    #[test]
+    fn every_limit_by_time_is_told_within_eight_looks() {
+        for count in [1, LOOK, LOOK + 1, 3 * LOOK, 20 * LOOK] {
+            let now = Instant::now();
+            let mut table = Table::new(count as u32);
+            let soft = Limits {
+                time: Some(std::time::Duration::from_secs(1)),
+                ..Limits::default()
+            };
+            let lifetimes = Lifetimes {
+                soft,
+                ..Lifetimes::default()
+            };
+            for _ in 0..count {
+                table
+                    .insert((), &inbound(false, 64, lifetimes), now)
+                    .unwrap();
+            }
+            let later = now + std::time::Duration::from_secs(2);
+            let mut told = Vec::new();
+            for all in [count, count] {
+                (0..LOOKS).for_each(|_| table.expire(later, &mut told));
+                assert_eq!(told.len(), all);
+            }
+            let of = |event: &Event| match event {
+                Event::SoftExpired { sa, .. } => sa.index,
+                other => panic!("{other:?}"),
+            };
+            let distinct: std::collections::BTreeSet<_> = told.iter().map(of).collect();
+            assert_eq!(distinct.len(), count);
+        }
     }
 
     proptest! {

@@ -7,7 +7,7 @@ mod gateway;
 use std::path::Path;
 use std::process::Command;
 
-use gateway::{Gateway, Wire, ours};
+use gateway::{Gateway, Wire, ours, rekey};
 use netlab::capture::{Capture, CaptureConfig};
 
 struct Case {
@@ -104,7 +104,7 @@ fn aes_macs_protect_a_tunnel_and_others_open_its_packets() {
         };
         let files = ["a", "b"].map(|name| directory.path().join(format!("{name}{n}")));
         let a = Gateway::ikev2d(&wire.a, &files[0], &config(1));
-        let _b = Gateway::ikev2d(&wire.b, &files[1], &config(2));
+        let b = Gateway::ikev2d(&wire.b, &files[1], &config(2));
         let file = directory.path().join(format!("{n}.pcap"));
         let whole = CaptureConfig {
             snap: 1 << 11,
@@ -115,11 +115,7 @@ fn aes_macs_protect_a_tunnel_and_others_open_its_packets() {
         let sas = a.swanctl(&["--list-sas"]);
         assert!(sas.contains(case.listed), "{}: {sas}", case.listed);
         wire.assert_passes(case.esp);
-        let one = |sas: &str| sas.matches("INSTALLED").count() == 1;
-        let first = |sas: &str| sas.lines().find(|l| l.contains("in  ")).map(str::to_owned);
-        let spi = |sas: &str| first(sas).and_then(|l| Some(l.split(',').next()?.to_owned()));
-        a.swanctl(&["--rekey", "--child", "net"]);
-        a.wait_sas("the new child SA", |now| one(now) && spi(now) != spi(&sas));
+        rekey::child(&a, &b, "net");
         wire.assert_still_passes("after the rekeying");
         assert_eq!(capture.finish().unwrap().dropped, 0);
         let Some((table, names)) = case.scapy else {

@@ -9,9 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
-use gateway::{Gateway, SECRET, Wire, ours, theirs};
+use gateway::{Gateway, PATIENCE, SECRET, Wire, ours, rekey, theirs, wait, wait_idle};
 use netlab::process::Guarded;
 
 const IKE: &str = "aes128gcm16-prfsha256-x25519";
@@ -192,16 +191,17 @@ fn commands_and_events_are_those_that_swanctl_expects() {
         .stdin(Stdio::null())
         .stdout(fs::File::create(&seen).unwrap());
     let monitor = Guarded::spawn(monitor).unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    wait_idle(monitor.id());
 
     // What this swanctl does not show.
     let mut rekeys = UnixStream::connect(&a.vici).unwrap();
     rekeys
         .write_all(b"\0\0\0\x0b\x03\x09ike-rekey\0\0\0\x0d\x03\x0bchild-rekey")
         .unwrap();
-    rekeys
-        .set_read_timeout(Some(Duration::from_millis(500)))
-        .unwrap();
+    rekeys.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut confirmed = [0; 10];
+    rekeys.read_exact(&mut confirmed).unwrap();
+    assert_eq!(confirmed, *b"\0\0\0\x01\x05\0\0\0\x01\x05");
 
     let said = a.swanctl(&["--initiate", "--child", "net"]);
     for line in [
@@ -212,35 +212,33 @@ fn commands_and_events_are_those_that_swanctl_expects() {
         assert!(said.contains(line), "{line}: {said}");
     }
     wire.assert_passes("initiated");
-    a.swanctl(&["--rekey", "--child", "net"]);
-    a.wait_sas("the new child SA", |sas| {
-        sas.contains("net: #") && !sas.contains("net: #2,") && sas.matches("INSTALLED").count() == 1
-    });
-    a.swanctl(&["--rekey", "--ike", "gw"]);
-    std::thread::sleep(Duration::from_millis(500));
+    rekey::child(&a, &b, "net");
+    rekey::ike(&a, &b, "gw");
     a.swanctl(&["--terminate", "--ike", "gw"]);
     b.wait_sas("the end", |sas| sas.trim().is_empty());
-    std::thread::sleep(Duration::from_millis(300));
-    drop(monitor);
-    let seen = fs::read_to_string(seen).unwrap();
     for event in [
         "ike-updown event {up=yes gw {",
         "child-updown event {up=yes gw {",
         "child-updown event {up=no gw {",
         "ike-updown event {up=no gw {",
     ] {
-        assert!(seen.contains(event), "{event}: {seen}");
+        wait(event, || fs::read_to_string(&seen).unwrap().contains(event));
     }
+    drop(monitor);
 
-    let mut seen = Vec::new();
-    // Ends by its time-out: the daemon has no more to tell.
-    let _ = rekeys.read_to_end(&mut seen);
-    let seen = String::from_utf8_lossy(&seen);
     for event in [
-        "\x07\x09ike-rekey\x01\x02gw\x01\x03old",
-        "\x07\x0bchild-rekey\x01\x02gw",
+        &b"\x07\x0bchild-rekey\x01\x02gw"[..],
+        b"\x07\x09ike-rekey\x01\x02gw\x01\x03old",
     ] {
-        assert!(seen.contains(event), "{event}: {seen}");
+        let mut len = [0; 4];
+        rekeys.read_exact(&mut len).unwrap();
+        let mut seen = vec![0; u32::from_be_bytes(len) as usize];
+        rekeys.read_exact(&mut seen).unwrap();
+        assert!(
+            seen.starts_with(event),
+            "{}",
+            String::from_utf8_lossy(&seen)
+        );
     }
 
     for (arguments, expected) in [
@@ -270,9 +268,7 @@ fn commands_and_events_are_those_that_swanctl_expects() {
 /// Sends octets and waits until the daemon hangs up; what it answered.
 fn cut_off(gateway: &Gateway, octets: &[u8]) -> Vec<u8> {
     let mut stream = UnixStream::connect(&gateway.vici).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // It may hang up before it has taken everything.
     let _ = stream.write_all(octets);
     let mut answer = Vec::new();

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use gateway::{Gateway, SECRET, Wire, ours};
+use gateway::{Gateway, PATIENCE, SECRET, Wire, ours, wait_idle};
 use netlab::process::{Guarded, wait_for_listener};
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ fn card(socket: &Path) -> Guarded {
         .arg(socket)
         .stdin(Stdio::null());
     let mut card = Guarded::spawn(command).unwrap();
-    wait_for_listener(socket, Duration::from_secs(10), || {
+    wait_for_listener(socket, PATIENCE, || {
         assert!(card.ended()?.is_none(), "the card ended");
         Ok(())
     })
@@ -64,11 +64,7 @@ fn engine(gateway: &Gateway) -> String {
 fn wait(what: &str, gateway: &Gateway, holds: impl Fn() -> bool) {
     let started = Instant::now();
     while !holds() {
-        assert!(
-            started.elapsed() < Duration::from_secs(10),
-            "{what}: {}",
-            gateway.tail()
-        );
+        assert!(started.elapsed() < PATIENCE, "{what}: {}", gateway.tail());
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -97,7 +93,7 @@ fn a_card_in_use_is_inspected_watched_and_reset_through_its_daemon() {
         .stdin(Stdio::null())
         .stdout(fs::File::create(&seen).unwrap());
     let monitor = Guarded::spawn(monitor).unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    wait_idle(monitor.id());
 
     assert!(
         esplanade(&a, &["up", "net", "--timeout", "20"])
@@ -149,7 +145,15 @@ fn a_card_in_use_is_inspected_watched_and_reset_through_its_daemon() {
     wire.assert_passes("back on the card");
 
     assert!(esplanade(&a, &["down", "--ike", "gw"]).status.success());
-    std::thread::sleep(Duration::from_millis(300));
+    // The last of all.
+    wait("the IKE SA's end", &a, || {
+        let text = fs::read_to_string(&seen).unwrap();
+        let events = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let mut events = events.filter(|event: &Value| event["event"] == "ike-updown");
+        events.any(|event| event["data"]["up"] == "no")
+    });
     drop(monitor);
     let seen = fs::read_to_string(seen).unwrap();
     let events: Vec<Value> = seen

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use gateway::{Gateway, Wire, ours};
+use gateway::{Gateway, PATIENCE, Wire, ours, rekey};
 use netlab::analyse;
 use netlab::capture::{Capture, CaptureConfig};
 
@@ -90,10 +90,7 @@ fn goes_on(initiates: bool) {
         .map(|path| (path.clone(), fs::read(path).unwrap()))
         .collect();
     assert_eq!(stale.len(), 1);
-    second.swanctl(&["--rekey", "--child", "net"]);
-    second.wait_sas("a rekeyed child", |sas| {
-        sas.matches("INSTALLED").count() == 1 && !sas.contains("REKEYED")
-    });
+    rekey::child(&second, &peer, "net");
     wire.assert_passes("after a rekeying");
     second.kill();
     for (path, octets) in &stale {
@@ -111,7 +108,7 @@ fn goes_on(initiates: bool) {
 
     second.swanctl(&["--terminate", "--ike", "gw"]);
     peer.wait_sas("the end", |sas| sas.trim().is_empty());
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let end = std::time::Instant::now() + PATIENCE;
     while !cluster.states().is_empty() {
         assert!(std::time::Instant::now() < end, "{}", second.tail());
         std::thread::sleep(std::time::Duration::from_millis(50));

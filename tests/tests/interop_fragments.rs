@@ -3,7 +3,7 @@
 
 mod gateway;
 
-use gateway::{Gateway, Wire, ours, theirs};
+use gateway::{Gateway, Wire, ours, rekey, theirs};
 
 const IKE: &str = "aes256gcm16-prfsha384-x25519";
 const ESP: &str = "aes256gcm16";
@@ -12,10 +12,6 @@ const ESP: &str = "aes256gcm16";
 fn nets(separator: &str, quote: &str) -> String {
     let nets = (0..100).map(|third| format!("{quote}10.1.{third}.0/24{quote}"));
     nets.collect::<Vec<_>>().join(separator)
-}
-
-fn established(sas: &str) -> bool {
-    sas.matches("ESTABLISHED").count() == 1 && sas.matches("INSTALLED").count() == 1
 }
 
 /// S84, S86, S87, S78.
@@ -40,16 +36,6 @@ fn long_messages_pass_in_fragments_both_ways_and_reauthentication_too() {
     let log = b_gateway.charon_log();
     assert!(log.contains("received fragment #"), "{log}");
     assert!(log.contains("splitting IKE message"), "{log}");
-    let spis = |sas: &str| {
-        sas.lines()
-            .next()
-            .and_then(|l| l.split("IKEv2,").nth(1).map(str::to_owned))
-    };
-    let before = b_gateway.wait_sas("the tunnel", established);
-    a.swanctl(&["--rekey", "--ike", "gw", "--reauth"]);
-    b_gateway.wait_sas("the new IKE SA", |sas| {
-        established(sas) && spis(sas) != spis(&before)
-    });
-    a.wait_sas("the old IKE SA's end", established);
+    rekey::reauthenticate(&a, &b_gateway, "gw");
     wire.assert_still_passes("after reauthentication");
 }

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use gateway::{Gateway, Wire, ours};
+use gateway::{Gateway, PATIENCE, Wire, ours};
 use pluto::Pluto;
 
 struct Lab {
@@ -54,7 +54,7 @@ impl Lab {
             sas.matches(&sign).count() == 1 && sas.matches("INSTALLED").count() == 1
         });
         let spis = spis(&sas);
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         loop {
             let (theirs, ours) = (self.b.keys(), our_keys(&self.keys));
             if spis.iter().all(|spi| theirs.contains_key(spi)) {
@@ -86,7 +86,7 @@ impl Lab {
 
     fn wait_gone(&self, what: &str) {
         self.a.wait_sas(what, |sas| sas.trim().is_empty());
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         while !self.b.whack(&["--showstates"]).trim().is_empty() {
             assert!(Instant::now() < end, "{what}: pluto has states still");
             std::thread::sleep(Duration::from_millis(50));

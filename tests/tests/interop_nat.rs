@@ -10,7 +10,7 @@ use netlab::traffic::{await_answer, ping};
 
 mod gateway;
 
-use gateway::Gateway;
+use gateway::{Gateway, rekey};
 
 const IKE: &str = "aes128gcm16-prfsha256-ecp256";
 const ESP: &str = "aes128gcm16";
@@ -91,11 +91,9 @@ fn live(net: &Translated, inside: &Gateway, outside: &Gateway) {
     );
     assert!(sas.contains("10.88.0.2[4500]"), "both have floated: {sas}");
     net.assert_passes("after set-up");
-    inside.swanctl(&["--rekey", "--child", "net"]);
-    outside.wait_sas("the new child", |sas| sas.contains("INSTALLED"));
+    rekey::child(inside, outside, "net");
     net.assert_passes("after the child's rekeying");
-    inside.swanctl(&["--rekey", "--ike", "gw"]);
-    outside.wait_sas("the new IKE SA", |sas| sas.contains("ESTABLISHED"));
+    rekey::ike(inside, outside, "gw");
     net.assert_passes("after the IKE SA's rekeying");
     inside.swanctl(&["--terminate", "--ike", "gw"]);
     outside.wait_sas("the end", |sas| sas.trim().is_empty());

@@ -4,9 +4,8 @@
 mod gateway;
 
 use std::net::IpAddr;
-use std::time::Duration;
 
-use gateway::{Gateway, Wire, ours, theirs};
+use gateway::{Gateway, Wire, ours, rekey, theirs, wait};
 use netlab::Namespace;
 use netlab::traffic::{await_answer, ping};
 
@@ -67,19 +66,20 @@ fn strongswan_gives_us_an_address() {
         [10, 2, 0, 1],
         "with an address of theirs",
     );
-    a.swanctl(&["--rekey", "--ike", "gw"]);
-    b.swanctl(&["--rekey", "--child", "net"]);
+    rekey::ike(&a, &b, "gw");
+    rekey::child(&b, &a, "net");
     assert_pings(&wire, [10, 3, 0, 1], [10, 2, 0, 1], "after rekeyings");
     a.swanctl(&["--terminate", "--ike", "gw"]);
     a.wait_sas("the end", |sas| sas.trim().is_empty());
-    assert!(!has_address(&wire.a, "10.3.0.1/32"));
+    wait("the address's end", || !has_address(&wire.a, "10.3.0.1/32"));
     // And the same again, up to the daemon's end.
     a.swanctl(&["--initiate", "--child", "net"]);
     assert_pings(&wire, [10, 3, 0, 1], [10, 2, 0, 1], "once more");
     assert!(a.stop());
-    let told = std::fs::read_to_string(told).unwrap();
+    let told = || std::fs::read_to_string(&told).unwrap();
+    wait("the hook's last call", || told().lines().count() >= 4);
     let (up, down) = ("up esp0 10.3.0.1 10.2.0.53", "down esp0 10.3.0.1 10.2.0.53");
-    assert_eq!(told.lines().collect::<Vec<_>>(), [up, down, up, down]);
+    assert_eq!(told().lines().collect::<Vec<_>>(), [up, down, up, down]);
 }
 
 /// S60: strongSwan asks, we give; the lease outlives our daemon.
@@ -120,7 +120,6 @@ fn we_give_strongswan_an_address() {
     assert!(a.swanctl(&["--list-pools", "--leases"]).contains("offline"));
     assert!(a.stop());
     drop(a);
-    std::thread::sleep(Duration::from_millis(200));
     // The pool begins elsewhere now, and its owner gets its own address all the same.
     let a = Gateway::ikev2d(&wire.a, &home, &(mine + &pool(3)));
     b.swanctl(&["--initiate", "--child", "net"]);

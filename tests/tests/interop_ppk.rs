@@ -3,7 +3,7 @@
 
 mod gateway;
 
-use gateway::{Gateway, PPK, Wire, ours, theirs};
+use gateway::{Gateway, PPK, Wire, ours, rekey, theirs};
 
 const SUITE: (&str, &str) = ("aes256gcm16-prfsha384-x25519", "aes128gcm16-x25519");
 
@@ -41,9 +41,9 @@ fn tunnel(ours_more: &str, key: Option<&str>, theirs_more: &str, we_begin: bool)
     first.wait_sas("the tunnel", established);
     other.wait_sas("the tunnel", established);
     wire.assert_passes("with a PPK");
-    first.swanctl(&["--rekey", "--ike", "gw"]);
+    rekey::ike(first, other, "gw");
     wire.assert_still_passes("after a rekeying");
-    other.swanctl(&["--rekey", "--child", "net"]);
+    rekey::child(other, first, "net");
     wire.assert_still_passes("after a child's rekeying");
     Some(true)
 }

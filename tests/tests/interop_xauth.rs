@@ -9,7 +9,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 
-use gateway::{Gateway, PASSWORD, Wire};
+use gateway::{Gateway, PASSWORD, Wire, rekey};
 use netlab::traffic::{await_answer, ping};
 use pki::{Holder, Template, p256};
 
@@ -239,7 +239,7 @@ fn our_user_proves_itself_to_strongswan() {
                     && !sas.contains("pull: #1,")
                     && sas.contains("INSTALLED")
             });
-            lab.b.swanctl(&["--rekey", "--child", "pull-net"]);
+            rekey::child(&lab.b, &lab.a, "pull-net");
             passes(&lab.wire, [10, 3, 0, 1], [10, 2, 0, 1], "after renewals");
         }
         lab.a.swanctl(&["--terminate", "--ike", case.name]);

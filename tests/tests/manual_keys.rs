@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use gateway::{Gateway, Wire};
+use gateway::{Gateway, PATIENCE, Wire};
 use netlab::Namespace;
 use netlab::capture::{Capture, CaptureConfig};
 use netlab::process::Guarded;
@@ -270,7 +270,7 @@ fn routes_are_as_configured_whatever_becomes_of_the_sas() {
         a.swanctl(&["--reload-settings"]);
     };
     let wait = |what: &str, fits: &dyn Fn() -> bool| {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + PATIENCE;
         while !fits() {
             let late = Instant::now() > end;
             assert!(

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gateway::{Gateway, SECRET, Wire, ours};
+use gateway::{Gateway, PATIENCE, SECRET, Wire, ours, rekey};
 use pki::{Template, dsa, p256};
 use prometheus_parse::{Sample, Value};
 
@@ -64,7 +64,7 @@ impl Scraped {
 
 /// Scrapes until it looks as it should.
 fn wait(socket: &Path, what: &str, fits: impl Fn(&Scraped) -> bool) -> Scraped {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + PATIENCE;
     loop {
         let scraped = Scraped::new(socket);
         if fits(&scraped) {
@@ -93,7 +93,7 @@ fn a_tunnels_life_shows_in_what_prometheus_scrapes() {
     );
     let a = Gateway::ikev2d_with(&wire.a, &directory.path().join("a"), &metrics);
     let b = directory.path().join("b");
-    let _b = Gateway::ikev2d(&wire.b, &b, &ours(2, ike, esp, "", ""));
+    let b = Gateway::ikev2d(&wire.b, &b, &ours(2, ike, esp, "", ""));
 
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
@@ -127,7 +127,7 @@ fn a_tunnels_life_shows_in_what_prometheus_scrapes() {
 
     a.try_swanctl(&["--initiate", "--child", "other"])
         .unwrap_err();
-    a.swanctl(&["--rekey", "--child", "net"]);
+    rekey::child(&a, &b, "net");
     let rekeyed = wait(&socket, "the child's rekeying", |scraped| {
         scraped.value("child_rekeyed_total", &[]) == Some(1)
             && scraped.value("connection_child_sas", &net) == Some(1)
@@ -142,8 +142,8 @@ fn a_tunnels_life_shows_in_what_prometheus_scrapes() {
     assert_eq!(rekeyed.value("child_down_total", &[]), None);
     // One that is up is up at once.
     a.swanctl(&["--initiate", "--ike", "gw"]);
-    a.swanctl(&["--rekey", "--ike", "gw"]);
-    a.swanctl(&["--rekey", "--ike", "gw", "--reauth"]);
+    rekey::ike(&a, &b, "gw");
+    rekey::reauthenticate(&a, &b, "gw");
     wait(&socket, "the IKE SA's renewals", |scraped| {
         scraped.value("ike_rekeyed_total", &[]) == Some(1)
             && scraped.value("ike_reauthenticated_total", &[]) == Some(1)

@@ -11,7 +11,7 @@ use netlab::traffic::{await_answer, ping};
 
 mod gateway;
 
-use gateway::{Gateway, router};
+use gateway::{Gateway, rekey, router};
 
 const IKE: &str = "aes128gcm16-prfsha256-x25519";
 
@@ -71,10 +71,13 @@ fn live(initiator: (&Namespace, u8, &Gateway), responder: (&Namespace, u8, &Gate
     let ends = [(initiator.0, initiator.1), (responder.0, responder.1)];
     initiator.2.swanctl(&["--initiate", "--child", "net"]);
     passes(ends, "after set-up");
-    for (gateway, what) in [(initiator.2, "we"), (responder.2, "the peer")] {
-        gateway.swanctl(&["--rekey", "--child", "net"]);
+    for (by, other, what) in [
+        (initiator.2, responder.2, "we"),
+        (responder.2, initiator.2, "the peer"),
+    ] {
+        rekey::child(by, other, "net");
         passes(ends, &format!("{what} rekeyed the child"));
-        gateway.swanctl(&["--rekey", "--ike", "gw"]);
+        rekey::ike(by, other, "gw");
         passes(ends, &format!("{what} rekeyed the IKE SA"));
     }
 }
@@ -170,7 +173,7 @@ fn several_initiators_are_behind_one_nat() {
     for round in 0..2 {
         for (number, host, gateway) in &hosts {
             passes([(host, *number), (&b, 2)], &format!("round {round}"));
-            gateway.swanctl(&["--rekey", "--ike", "gw"]);
+            rekey::ike(gateway, &responder, "gw");
         }
     }
     let sas = responder.swanctl(&["--list-sas"]);

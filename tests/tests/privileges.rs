@@ -14,7 +14,7 @@ use openssl::pkey::PKey;
 
 mod gateway;
 
-use gateway::{Gateway, SECRET, Wire, ours};
+use gateway::{Gateway, PATIENCE, SECRET, Wire, ours, rekey};
 
 const SUITE: (&str, &str) = ("aes256gcm16-prfsha384-x25519", "aes256gcm16");
 /// CAP_NET_BIND_SERVICE, CAP_NET_ADMIN and CAP_NET_RAW (linux/capability.h).
@@ -66,7 +66,7 @@ fn assert_left(process: u32, user: u32, kept: u64) {
 
 /// Every thread of a process is held to a list of system calls.
 fn assert_filtered(process: u32) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     let filtered = |status: &String| line(status, "Seccomp") == "2";
     // It listens a moment before it is ready.
     while !threads(process).iter().all(filtered) {
@@ -188,7 +188,7 @@ fn reload(gateway: &Gateway) {
     };
     let before = told();
     kill(Pid::from_raw(gateway.id() as i32), Signal::SIGHUP).unwrap();
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     while told() == before {
         assert!(Instant::now() < end, "{}", gateway.tail());
         std::thread::sleep(Duration::from_millis(20));
@@ -201,7 +201,7 @@ fn peer(wire: &Wire, directory: &Path) -> Gateway {
 }
 
 /// A tunnel, a reload that makes an interface, and a rekeying.
-fn assert_works(wire: &Wire, a: &Gateway, place: &Place) {
+fn assert_works(wire: &Wire, a: &Gateway, b: &Gateway, place: &Place) {
     a.swanctl(&["--initiate", "--child", "net"]);
     wire.assert_passes("with what is left");
     let text = fs::read_to_string(&place.file).unwrap();
@@ -211,7 +211,7 @@ fn assert_works(wire: &Wire, a: &Gateway, place: &Place) {
     )
     .unwrap();
     reload(a);
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     loop {
         let output = wire.a.command("ip").args(["-o", "addr"]).output().unwrap();
         if String::from_utf8_lossy(&output.stdout).contains("10.9.0.1/24") {
@@ -220,7 +220,7 @@ fn assert_works(wire: &Wire, a: &Gateway, place: &Place) {
         assert!(Instant::now() < end, "{}", a.tail());
         std::thread::sleep(Duration::from_millis(20));
     }
-    a.swanctl(&["--rekey", "--child", "net"]);
+    rekey::child(a, b, "net");
     wire.assert_passes("after a reload and a rekeying");
 }
 
@@ -230,7 +230,7 @@ fn assert_works(wire: &Wire, a: &Gateway, place: &Place) {
 fn a_running_daemon_has_what_it_needs_and_no_more() {
     let directory = tempfile::tempdir().unwrap();
     let wire = Wire::new();
-    let _b = peer(&wire, directory.path());
+    let b = peer(&wire, directory.path());
     let place = place(directory.path(), None);
     fs::create_dir(&place.own).unwrap();
     let (ike, esp) = SUITE;
@@ -248,7 +248,7 @@ fn a_running_daemon_has_what_it_needs_and_no_more() {
     let keeper = child(a.id(), "--keep-keys");
     assert_filtered(keeper);
     assert_left(keeper, own, READS_ALL);
-    assert_works(&wire, &a, &place);
+    assert_works(&wire, &a, &b, &place);
     assert_filtered(a.id());
     assert_left(a.id(), nix::unistd::geteuid().as_raw(), KEPT);
     assert_private(a.id(), &place.own);
@@ -404,7 +404,7 @@ fn private_keys_are_kept_from_who_reads_what_strangers_send() {
     assert!(!has_in_memory(child(a.id(), "--launch"), &seeds[0]));
 
     kill(Pid::from_raw(keeper as i32), Signal::SIGKILL).unwrap();
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     let told = || fs::read_to_string(&a.log).unwrap();
     while !told().contains("the process that keeps private keys is gone") {
         assert!(Instant::now() < end, "{}", a.tail());
@@ -449,7 +449,7 @@ fn a_key_that_may_not_be_read_leaves_what_was_read_before() {
 
     chown(&private, Some(user.uid.as_raw()), None).unwrap();
     kill(Pid::from_raw(a.id() as i32), Signal::SIGHUP).unwrap();
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     while !a.tail().contains("the new configuration is not used") {
         assert!(Instant::now() < end, "{}", a.tail());
         std::thread::sleep(Duration::from_millis(20));
@@ -490,7 +490,7 @@ fn a_daemon_runs_as_another_user() {
     let directory = tempfile::tempdir().unwrap();
     let wire = Wire::new();
     let Some(user) = nobody() else { return };
-    let _b = peer(&wire, directory.path());
+    let b = peer(&wire, directory.path());
     let place = place(directory.path(), Some(user.uid.as_raw()));
     let (ike, esp) = SUITE;
     let connections = ours(1, ike, esp, "", "");
@@ -498,7 +498,7 @@ fn a_daemon_runs_as_another_user() {
     fs::write(&place.file, text).unwrap();
     let mut a = start(&wire.a, &place);
     assert_left(a.id(), user.uid.as_raw(), KEPT);
-    assert_works(&wire, &a, &place);
+    assert_works(&wire, &a, &b, &place);
     assert_private(a.id(), &place.own);
     assert!(a.stop(), "{}", a.tail());
 

@@ -15,7 +15,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use gateway::{Gateway, Wire, ours};
+use gateway::{Gateway, PATIENCE, Wire, ours};
 use netlab::Namespace;
 use netlab::process::Guarded;
 use openssl::nid::Nid;
@@ -59,7 +59,7 @@ fn start_responder(namespace: &Namespace, directory: &Path, root: &Holder) -> Gu
     command.stdout(file.try_clone().unwrap()).stderr(file);
     let mut process = Guarded::spawn(command).unwrap();
     // Not by connecting: who hangs up without a request, it waits for.
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     let told = || fs::read_to_string(&log).unwrap();
     while !told().contains("waiting for OCSP client connections") {
         assert!(
@@ -196,7 +196,7 @@ fn an_answer_that_the_peer_brings_does_without_a_responder() {
     let home = directory.path().join("b");
     let config = connection(&home, 2, &root, &b_holder, "");
     let b = Gateway::ikev2d(&wire.b, &home, &config);
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + PATIENCE;
     let log = || fs::read_to_string(&b.log).unwrap();
     while !log().contains("an OCSP answer about our own certificate is there") {
         assert!(Instant::now() < end, "{}", b.tail());

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gateway::{Gateway, SECRET, Wire};
+use gateway::{Gateway, PATIENCE, SECRET, Wire, rekey};
 use netlab::Namespace;
 use netlab::traffic::{await_answer, ping};
 
@@ -108,7 +108,7 @@ fn routes_say_which_of_two_tunnels_of_everything_takes_a_packet() {
             );
         }
     }
-    b.swanctl(&["--rekey", "--child", "red"]);
+    rekey::child(&b, &a, "red");
     let report = ping(&wire.a, from, to, 5).unwrap();
     assert_eq!(report.received, 5, "after a rekeying: {report:?}");
 
@@ -118,7 +118,7 @@ fn routes_say_which_of_two_tunnels_of_everything_takes_a_packet() {
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replace(&vpn(1, 2, "red", ""), "")).unwrap();
     a.swanctl(&["--reload-settings"]);
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + PATIENCE;
     while wire.a.ip("link show red0").is_ok() {
         assert!(Instant::now() < end, "{}", a.tail());
         std::thread::sleep(Duration::from_millis(50));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use gateway::{Gateway, Wire, ours};
+use gateway::{Gateway, PATIENCE, Wire, ours};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -38,7 +38,7 @@ fn json(cache: &Path, arguments: &[&str]) -> Value {
 
 /// Waits for what the cache tells to be so.
 fn wait(cache: &Path, arguments: &[&str], fits: impl Fn(&Value) -> bool) -> Value {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     loop {
         let found = json(cache, arguments);
         if fits(&found) {

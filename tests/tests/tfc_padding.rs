@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use gateway::{Gateway, Wire, ours, run, theirs};
+use gateway::{Gateway, PATIENCE, Wire, ours, rekey, run, theirs};
 use netlab::Namespace;
 use netlab::capture::{Capture, CaptureConfig};
 use offload_api::wire::ip::Facts;
@@ -68,8 +68,7 @@ fn exchange(wire: &Wire, directory: &Path) -> [BTreeSet<usize>; 2] {
     let open = |namespace: &Namespace, at: &str| {
         let at = SocketAddr::new(at.parse().unwrap(), 7007);
         let socket = namespace.enter(|| UdpSocket::bind(at).unwrap()).unwrap();
-        let patience = Some(Duration::from_secs(5));
-        socket.set_read_timeout(patience).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         (socket, at)
     };
     let (a, b) = (open(&wire.a, A), open(&wire.b, B));
@@ -136,12 +135,8 @@ fn packets_have_the_length_that_each_end_wants_and_arrive_as_they_were() {
         let expected = [padded(udp), all(MTU)];
         assert_eq!(exchange(&wire, directory.path()), expected, "UDP {udp}");
         // A new child SA goes on like that, whoever asks for it.
-        for by in [&a, &b] {
-            let before = by.swanctl(&["--list-sas"]);
-            by.swanctl(&["--rekey", "--child", "net"]);
-            by.wait_sas("the new child SA", |sas| {
-                sas.matches("INSTALLED").count() == 1 && *sas != before
-            });
+        for (by, other) in [(&a, &b), (&b, &a)] {
+            rekey::child(by, other, "net");
             wire.assert_still_passes("rekeyed");
             assert_eq!(exchange(&wire, directory.path()), expected, "UDP {udp}");
         }

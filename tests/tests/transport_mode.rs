@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gateway::{Gateway, Wire, ours, router, theirs};
+use gateway::{Gateway, PATIENCE, Wire, ours, rekey, router, theirs};
 use netlab::Namespace;
 use netlab::capture::{Capture, CaptureConfig};
 use netlab::packet::{Kind, classify};
@@ -58,7 +58,7 @@ fn stream(wire: &Wire, [a, b]: [IpAddr; 2], port: u16) {
 
 fn stream_between(from: (&Namespace, IpAddr), to: (&Namespace, SocketAddr)) {
     let bulk = Bulk::start(from, to, 7, Instant::now()).unwrap();
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + PATIENCE;
     while bulk.received() < 1 << 20 {
         assert!(Instant::now() < end, "TCP stands still");
         std::thread::sleep(Duration::from_millis(10));
@@ -110,8 +110,7 @@ fn what_two_hosts_say_goes_in_transport_mode() {
         let capture = Capture::start(&wire.a, "wire", &file, CaptureConfig::default()).unwrap();
         assert_pings(&wire, hosts, "in transport mode");
         stream(&wire, hosts, 0);
-        a.swanctl(&["--rekey", "--child", "net"]);
-        b.wait_sas("one child", |sas| sas.matches("INSTALLED").count() == 1);
+        rekey::child(&a, &b, "net");
         assert_pings(&wire, hosts, "after the rekeying");
         capture.finish().unwrap();
         let (esp, plain) = seen(&file);
@@ -119,7 +118,7 @@ fn what_two_hosts_say_goes_in_transport_mode() {
 
         b.swanctl(&["--terminate", "--ike", "gw"]);
         b.wait_sas("the end", |sas| sas.trim().is_empty());
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         while rules(&wire.b, v6) != before {
             assert!(Instant::now() < end, "{}", rules(&wire.b, v6));
             std::thread::sleep(Duration::from_millis(50));
@@ -192,11 +191,8 @@ fn ikev1_takes_transport_mode_through_a_nat() {
         stream_between((&a, inside), (&b, SocketAddr::new(outside, 5001)));
     };
     passes("through the NAT");
-    for gateway in [&ours, &theirs] {
-        gateway.swanctl(&["--rekey", "--child", "net"]);
-        for gateway in [&ours, &theirs] {
-            gateway.wait_sas("one child", |sas| sas.matches("INSTALLED").count() == 1);
-        }
+    for (by, other) in [(&ours, &theirs), (&theirs, &ours)] {
+        rekey::child(by, other, "net");
         passes("after a rekeying");
     }
     capture.finish().unwrap();

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gateway::{Gateway, SECRET, Wire, ours};
+use gateway::{Gateway, PATIENCE, SECRET, Wire, ours};
 use netlab::Namespace;
 use netlab::link::veth;
 use netlab::traffic::Bulk;
@@ -179,7 +179,7 @@ fn a_narrow_link_on_the_way_is_learned_and_told_and_costs_no_connection() {
         );
         let most = inner(1300, udp);
         // With clamped segments nothing was too large before: the first one is lost on the way.
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + PATIENCE;
         loop {
             let (passed, said) = ping(&wire.a, A, B, true, most - 28 + 1);
             if !passed && said.contains(&most.to_string()) {

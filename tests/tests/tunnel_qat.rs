@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use gateway::{Gateway, SECRET, Wire, ours};
+use gateway::{Gateway, PATIENCE, SECRET, Wire, ours, rekey};
 use netlab::process::{Guarded, wait_for_listener};
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ fn function(socket: &Path) -> Guarded {
         .arg(socket)
         .stdin(Stdio::null());
     let mut function = Guarded::spawn(command).unwrap();
-    wait_for_listener(socket, Duration::from_secs(10), || {
+    wait_for_listener(socket, PATIENCE, || {
         assert!(function.ended()?.is_none(), "the function ended");
         Ok(())
     })
@@ -62,7 +62,7 @@ fn wait_for_engine(gateway: &Gateway, wanted: &str) {
     let started = Instant::now();
     while carried(gateway).0 != wanted {
         assert!(
-            started.elapsed() < Duration::from_secs(10),
+            started.elapsed() < PATIENCE,
             "{wanted}: {:?}\n{}",
             carried(gateway),
             gateway.tail()
@@ -113,9 +113,9 @@ fn a_tunnel_on_two_qat_functions_outlives_one_and_falls_back_after_both() {
         assert_eq!(reset["by-daemon"], true, "{reset}");
         wire.assert_still_passes("after a reset");
         wait_for_engine(&a, "device");
-        a.swanctl(&["--rekey", "--child", "net"]);
+        rekey::child(&a, &b, "net");
         wire.assert_still_passes("after our rekeying");
-        b.swanctl(&["--rekey", "--child", "net"]);
+        rekey::child(&b, &a, "net");
         wire.assert_still_passes("after the peer's rekeying");
         wait_for_engine(&a, "device");
 

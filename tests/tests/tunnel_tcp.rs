@@ -10,7 +10,7 @@ use netlab::traffic::Bulk;
 
 mod gateway;
 
-use gateway::{Gateway, Wire, ours};
+use gateway::{Gateway, Wire, ours, rekey};
 
 const IKE: &str = "aes128gcm16-prfsha256-x25519";
 const ESP: &str = "aes128gcm16";
@@ -59,10 +59,10 @@ fn a_tunnel_goes_by_tcp_and_outlives_its_connection() {
             "{sas}"
         );
     }
-    a.swanctl(&["--rekey", "--child", "net"]);
-    wire.assert_passes("child rekeyed");
-    b.swanctl(&["--rekey", "--ike", "gw"]);
-    wire.assert_passes("IKE SA rekeyed");
+    rekey::child(&a, &b, "net");
+    wire.assert_still_passes("child rekeyed");
+    rekey::ike(&b, &a, "gw");
+    wire.assert_still_passes("IKE SA rekeyed");
 
     // The SPI of what comes in, once there is one child SA.
     let spi = || {

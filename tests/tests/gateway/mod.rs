@@ -24,7 +24,37 @@ pub(crate) const PASSWORD: &str = "open sesame";
 pub(crate) const PPK: &str = "Interop-PPK-0123456789-0123456789";
 const DAEMON: &str = "/usr/sbin/charon-systemd";
 const ESP: &str = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so";
-const READY: Duration = Duration::from_secs(20);
+/// How long anything may take that comes for sure: a busy machine may stand still for half of it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something holds that comes for sure.
+pub(crate) fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        // Before what is looked at: that may be what stands still.
+        let late = Instant::now() > end;
+        if holds() {
+            return;
+        }
+        assert!(!late, "{what} does not come");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Waits until a process has slept for half a second: it has asked for a daemon's events then, which nothing
+/// else tells.
+pub(crate) fn wait_idle(process: u32) {
+    let mut asleep = (String::new(), 0);
+    wait("a process that waits", || {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let lines = status.lines();
+        let state = lines.filter(|line| line.starts_with("State") || line.contains("ctxt"));
+        let state: String = state.collect();
+        let same = state.starts_with("State:\tS") && state == asleep.0;
+        asleep = (state, if same { asleep.1 + 1 } else { 0 });
+        asleep.1 == 10
+    });
+}
 
 /// Two hosts on a wire, each with a protected address behind it.
 pub(crate) struct Wire {
@@ -158,13 +188,13 @@ impl Gateway {
         what: &str,
         fits: impl Fn(&BTreeMap<String, u64>) -> bool,
     ) {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         loop {
+            let late = Instant::now() > end;
             let counts = self.statistics();
             if fits(&counts) {
                 return;
             }
-            let late = Instant::now() > end;
             assert!(!late, "{what} does not come: {counts:?}\n{}", self.tail());
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -174,7 +204,7 @@ impl Gateway {
     /// is for, which neither asks for an SA nor waits for one.
     pub(crate) fn wait_tun(&self, namespace: &Namespace) {
         let (from, to) = (IpAddr::from([10, 77, 0, 1]), IpAddr::from([10, 2, 0, 1]));
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         // An error is an address that is not there yet.
         while ping(namespace, from, to, 1).is_err() || self.statistics()["tun-received"] == 0 {
             assert!(Instant::now() < end, "{}", self.tail());
@@ -286,7 +316,7 @@ impl Gateway {
             .stderr(file)
             .env("NO_COLOR", "1");
         let mut process = Guarded::spawn(command).unwrap();
-        wait_for_listener(&vici, READY, || {
+        wait_for_listener(&vici, PATIENCE, || {
             let text = || fs::read_to_string(&log).unwrap_or_default();
             assert!(process.ended()?.is_none(), "ended: {}", text());
             Ok(())
@@ -298,7 +328,7 @@ impl Gateway {
     fn swanctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command
-            .args(["20", "swanctl"])
+            .args(["60", "swanctl"])
             .args(arguments)
             .arg("--uri")
             .arg(format!("unix://{}", self.vici.display()));
@@ -318,13 +348,13 @@ impl Gateway {
 
     /// Waits until `--list-sas` looks as it should.
     pub(crate) fn wait_sas(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         loop {
+            let late = Instant::now() > end;
             let text = self.swanctl(&["--list-sas"]);
             if fits(&text) {
                 return text;
             }
-            let late = Instant::now() > end;
             assert!(!late, "{what} does not come: {text}\n{}", self.tail());
             std::thread::sleep(Duration::from_millis(100));
         }

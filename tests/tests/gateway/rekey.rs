@@ -85,9 +85,12 @@ fn children(sas: &str, name: &str) -> Option<Spis> {
 fn ikes(sas: &str, name: &str) -> Option<Spis> {
     let mut spis = Spis::new();
     for line in sas.lines().filter(|line| line.contains(", IKEv")) {
-        let [head, state, _, pair] = line.split(", ").collect::<Vec<_>>().try_into().ok()?;
-        if state != "ESTABLISHED" {
-            return None;
+        let [head, state, version, pair] = line.split(", ").collect::<Vec<_>>().try_into().ok()?;
+        match (state, version) {
+            ("ESTABLISHED", _) => {}
+            // strongSwan keeps a phase 1 that it has renewed.
+            (_, "IKEv1") => continue,
+            _ => return None,
         }
         let (initiator, responder) = pair.split_once(' ')?;
         if is_of(head, name) {

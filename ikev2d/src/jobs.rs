@@ -11,6 +11,8 @@ use ikev2d_proto::credential::{Job, JobError, JobResult, Line};
 use ikev2d_proto::event::JobId;
 use tokio::sync::mpsc;
 
+use crate::scheduling;
+
 /// Jobs for peers that wait, at most. More are not taken; those peers send again. Our own initiations
 /// bound themselves.
 const BACKLOG: usize = 1024;
@@ -139,12 +141,21 @@ impl Queue {
             come: Condvar::new(),
         });
         let waiting = Arc::new(AtomicUsize::new(0));
+        // Who has started them goes on to give up system calls, and giving way takes two.
+        let (begun, beginning) = std::sync::mpsc::channel();
         for thread in 0..threads {
             let (lined, done, waiting) = (lined.clone(), done.clone(), waiting.clone());
+            let begun: std::sync::mpsc::Sender<()> = begun.clone();
             std::thread::Builder::new()
                 .name(format!("{name}-{thread}"))
-                .spawn(move || work(&lined, &done, &waiting, run))?;
+                .spawn(move || {
+                    scheduling::give_way();
+                    drop(begun);
+                    work(&lined, &done, &waiting, run);
+                })?;
         }
+        drop(begun);
+        let _ = beginning.recv();
         Ok(Self { lined, waiting })
     }
 }

@@ -19,7 +19,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::beside::{self, Beside};
 use crate::config::Draft;
-use crate::{privileges, seccomp};
+use crate::{privileges, scheduling, seccomp};
 
 /// Octets that are signed at once, at most: a message of IKE, and what goes with it.
 const LARGEST: usize = 128 * 1024;
@@ -231,6 +231,7 @@ impl KeepArguments {
         privileges::give_up_all_but(CapabilitySet::DAC_READ_SEARCH)?;
         let setting = draft.daemon().privileges.seccomp;
         drop(draft);
+        scheduling::give_way();
         if let Err(error) = seccomp::apply(setting, seccomp::Process::Keeper) {
             eprintln!("ikev2d: the process that keeps keys: {error}");
         }

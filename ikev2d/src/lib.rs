@@ -23,6 +23,7 @@ mod plane;
 pub mod privileges;
 pub mod publication;
 mod routes;
+mod scheduling;
 pub mod seccomp;
 pub mod streams;
 pub mod vici;

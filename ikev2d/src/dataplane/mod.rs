@@ -16,7 +16,6 @@ mod outbox;
 mod padding;
 mod policy;
 mod ready;
-mod slice;
 mod sockets;
 mod to_tun;
 mod waiting;
@@ -50,6 +49,7 @@ use policy::Policy;
 pub use policy::{InboundEntry, OutboundEntry, is_drained};
 pub use sockets::{IkeReceiver, send_datagram};
 
+use crate::scheduling;
 use crate::streams::Stream;
 use interfaces::Interfaces;
 use mail::Mailbox;
@@ -510,7 +510,7 @@ impl Dataplane {
             workers.push(
                 thread
                     .spawn(move || {
-                        slice::take(slice);
+                        slice.into_iter().for_each(scheduling::ask_for_slice);
                         drop(beginning);
                         worker::Worker::new(parts).run();
                     })

@@ -40,6 +40,8 @@ pub(crate) fn ask_for_slice(slice: Duration) {
 pub(crate) fn give_way() {
     let asked = fair().and_then(|mut wanted| {
         wanted.sched_policy = SCHED_BATCH as u32;
+        // What was told is everybody's slice: to ask for it would make it this thread's own.
+        wanted.sched_runtime = 0;
         Ok(set(&wanted)?)
     });
     if let Err(error) = asked {

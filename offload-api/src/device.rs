@@ -87,7 +87,8 @@ pub trait Accelerator: Send + Sync {
     /// The handle is stale or the device is gone.
     fn usage(&self, sa: SaHandle) -> Result<SaUsage, SaError>;
 
-    /// Moves pending events to `out` and tells how many.
+    /// Moves pending events to `out` and tells how many. Where there are many SAs, those of limits by time
+    /// and of refused packets may take some more calls: whoever waits for them asks again and again.
     fn poll_events(&self, out: &mut Vec<Event>) -> usize;
 
     /// Readable when events may be pending, where the engine can tell.

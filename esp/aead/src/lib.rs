@@ -83,7 +83,7 @@ pub enum KeyError {
     Openssl(#[from] ErrorStack),
 }
 
-/// A key whose table is made for its first packet: it takes some 4 KiB, and thousands of SAs may carry
+/// A key whose table is made for its first packet: it takes some 5.5 KiB, and thousands of SAs may carry
 /// nothing.
 #[cfg(target_arch = "x86_64")]
 struct Table {

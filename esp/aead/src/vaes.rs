@@ -2,9 +2,9 @@
 //! AES-GCM (NIST SP 800-38D) with VAES, VPCLMULQDQ and AVX-512.
 //!
 //! Up to four small packets, each of a key of its own, go through the rounds in lockstep, so that the
-//! processor has other packets' work to do while one waits for a round; larger ones of one size that
-//! follow each other go as a whole each, up to eight vectors, and any others by groups of vectors. Time depends on lengths alone,
-//! never on keys or data: no table is looked up by either, and no branch is taken on them before the
+//! processor has other packets' work to do while one waits for a round. Larger ones of as many vectors,
+//! up to eight, that follow each other go as a whole each, and any others in lockstep up to four vectors
+//! and by groups of vectors from there on. Time depends on lengths alone, never on keys or data: no table is looked up by either, and no branch is taken on them before the
 //! tag is known to match or not.
 //!
 //! A vector is 64 octets, four blocks. GHASH is a sum of products with powers of H (each block's lies
@@ -116,6 +116,7 @@ fn burst<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
                 10 => medium::<10, SEAL>(packets),
                 _ => medium::<14, SEAL>(packets),
             };
+            debug_assert!(count != 0, "the first one's table is made");
             packets = packets.get_mut(count..).unwrap_or_default();
             continue;
         }

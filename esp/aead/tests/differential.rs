@@ -134,6 +134,78 @@ fn every_length_is_sealed_and_opened_as_openssl_does() {
     }
 }
 
+/// Packets that are alike go together: here none has such a neighbour, or any.
+#[test]
+fn every_length_is_sealed_and_opened_alone_and_beside_unlike_ones() {
+    /// A prime, so that neighbours differ by more than a vector and all lengths come.
+    const STRIDE: usize = 97;
+    const LENGTHS: usize = 700;
+    for algorithm in Algorithm::ALL {
+        let plain: Vec<Text> = (0..LENGTHS)
+            .map(|n| n * STRIDE % LENGTHS)
+            .map(|len| Text::new(len, len as u64 + 3, len % 3 == 0))
+            .collect();
+        let mut expected = plain.clone();
+        let reference = keys(Engine::Openssl, algorithm, Direction::Seal, 1);
+        run(&reference, Direction::Seal, &mut expected);
+        for engine in engines(algorithm) {
+            for size in [1, LENGTHS] {
+                let mut found = plain.clone();
+                for (direction, wanted) in [(Direction::Seal, &expected), (Direction::Open, &plain)]
+                {
+                    let keys = keys(engine, algorithm, direction, 1);
+                    for burst in found.chunks_mut(size) {
+                        assert!(run(&keys, direction, burst).iter().all(|&good| good));
+                    }
+                    for (found, wanted) in found.iter().zip(wanted) {
+                        let len = wanted.body.len();
+                        assert_eq!(found.body, wanted.body, "{engine} {algorithm:?} {len}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A key for the other direction in the midst of packets that go together, with tables made: its packet
+/// alone is refused.
+#[test]
+fn a_key_for_the_other_direction_spoils_no_neighbour() {
+    for algorithm in Algorithm::ALL {
+        for engine in engines(algorithm) {
+            for len in [64, 150, 200, 260, 330, 400, 500, 512, 1424] {
+                for (direction, other) in [
+                    (Direction::Seal, Direction::Open),
+                    (Direction::Open, Direction::Seal),
+                ] {
+                    let plain: Vec<Text> = (0..7).map(|n| Text::new(len, n, false)).collect();
+                    let mut texts = plain.clone();
+                    let mut keys = keys(engine, algorithm, Direction::Seal, 7);
+                    if direction == Direction::Open {
+                        run(&keys, Direction::Seal, &mut texts);
+                    }
+                    for (n, one) in keys.iter_mut().enumerate() {
+                        *one = key(engine, algorithm, direction, n as u64);
+                    }
+                    let mut good = texts.clone();
+                    run(&keys, direction, &mut good);
+                    let mut wrong = [Text::new(len, 9, false)];
+                    keys[3] = key(engine, algorithm, other, 3);
+                    run(&keys[3..4], other, &mut wrong);
+                    let answers = run(&keys, direction, &mut texts);
+                    for (n, (text, good)) in texts.iter().zip(&good).enumerate() {
+                        assert_eq!(answers[n], n != 3, "{engine} {algorithm:?} {len} {n}");
+                        match n {
+                            3 => assert!(text.body.iter().all(|&octet| octet == 0)),
+                            _ => assert_eq!(text, good, "{engine} {algorithm:?} {len} {n}"),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn one_octet_past_the_body_is_never_touched() {
     for algorithm in Algorithm::ALL {
@@ -223,18 +295,21 @@ fn a_key_for_one_direction_does_not_serve_the_other() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Bursts of any sizes, of keys of both lengths and of several engines at once.
+    /// Bursts of any sizes, of keys of both lengths and of several engines at once, some of them like those
+    /// before, by keys that are new and that have been used.
     #[test]
     fn a_mixed_burst_is_sealed_as_packet_by_packet(
-        shapes in prop::collection::vec((0usize..400, 0usize..6, any::<bool>()), 1..70),
-        long in prop::collection::vec((256usize..9216, 0usize..6, any::<bool>()), 0..5),
+        shapes in prop::collection::vec((0usize..540, 0usize..6, any::<bool>(), 1usize..6), 1..30),
+        long in prop::collection::vec((256usize..9216, 0usize..6, any::<bool>(), 1usize..3), 0..5),
     ) {
         let mut kinds = Vec::new();
         for algorithm in Algorithm::ALL {
             kinds.push((Engine::Openssl, algorithm));
             kinds.extend(engines(algorithm).into_iter().map(|engine| (engine, algorithm)));
         }
-        let shapes: Vec<_> = shapes.into_iter().chain(long).collect();
+        let shapes: Vec<_> = shapes.into_iter().chain(long)
+            .flat_map(|(len, kind, long_aad, times)| std::iter::repeat_n((len, kind, long_aad), times))
+            .collect();
         let make = |direction, reference: bool| -> Vec<Key> {
             shapes.iter().enumerate().map(|(n, (_, kind, _))| {
                 let (engine, algorithm) = kinds[kind % kinds.len()];
@@ -244,13 +319,17 @@ proptest! {
         };
         let plain: Vec<_> = shapes.iter().enumerate()
             .map(|(n, &(len, _, long_aad))| Text::new(len, n as u64, long_aad)).collect();
-        let (mut found, mut expected) = (plain.clone(), plain.clone());
-        run(&make(Direction::Seal, false), Direction::Seal, &mut found);
+        let mut expected = plain.clone();
         run(&make(Direction::Seal, true), Direction::Seal, &mut expected);
-        prop_assert_eq!(&found, &expected);
-        let opened = run(&make(Direction::Open, false), Direction::Open, &mut found);
-        prop_assert!(opened.into_iter().all(|opened| opened));
-        prop_assert!(found.iter().zip(&plain).all(|(found, plain)| found.body == plain.body));
+        let (sealers, openers) = (make(Direction::Seal, false), make(Direction::Open, false));
+        for _ in ["new", "used"] {
+            let mut found = plain.clone();
+            run(&sealers, Direction::Seal, &mut found);
+            prop_assert_eq!(&found, &expected);
+            let opened = run(&openers, Direction::Open, &mut found);
+            prop_assert!(opened.into_iter().all(|opened| opened));
+            prop_assert!(found.iter().zip(&plain).all(|(found, plain)| found.body == plain.body));
+        }
     }
 }
 

@@ -224,8 +224,8 @@ impl<T> Table<T> {
         }
     }
 
-    /// Reports limits by time of SAs that carry no traffic: of up to 512 slots, or an eighth of a
-    /// larger table, and goes on with the next part when it is called again.
+    /// Reports limits by time of SAs that carry no traffic, and refused packets: of up to 512 slots, or an
+    /// eighth of a larger table, and goes on with the next part when it is called again.
     pub fn expire(&self, now: Instant, events: &mut Vec<Event>) {
         let most = LOOK.max(self.slots.len().div_ceil(LOOKS));
         let from = self.looked.load(Ordering::Relaxed);

@@ -142,8 +142,8 @@ pub trait Signer: Send + Sync + fmt::Debug {
     /// The library refuses.
     fn sign(&self, scheme: Scheme, octets: &[u8]) -> Result<Vec<u8>, CryptoError>;
 
-    /// Has somebody else make a signature meanwhile, where that is so and costs less than a peer's claim
-    /// does: what is signed for one that then isn't believed is little more work.
+    /// Has somebody else make a signature meanwhile, where that is so and costs no more than to verify a
+    /// peer's: what is signed for one that then isn't believed is little more work.
     fn begin(&self, scheme: Scheme, octets: &[u8]) -> Option<Begun> {
         let _ = (scheme, octets);
         None
@@ -197,6 +197,16 @@ pub trait Verifier: Send + Sync + fmt::Debug {
     /// # Errors
     /// Why it isn't, for the log: a peer is told nothing of it.
     fn verify(&self, claim: &Claim) -> Result<(), Refusal>;
+
+    /// The same. `begin` is called when nothing but the signature itself is left to be looked at, if it
+    /// comes to that: for what may be made meanwhile.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    fn verify_while(&self, claim: &Claim, begin: &mut dyn FnMut()) -> Result<(), Refusal> {
+        let _ = begin;
+        self.verify(claim)
+    }
 }
 
 /// A peer's claim is not believed.
@@ -303,8 +313,14 @@ impl Job {
         let sign = self.sign.as_ref();
         let mut begun = None;
         if let Some((verifier, claim)) = &self.verify {
-            begun = sign.and_then(|(signer, scheme, octets)| signer.begin(*scheme, octets));
-            if let Err(refusal) = verifier.verify(claim) {
+            // Where a network may be waited for there is nothing to gain.
+            let sign = sign.filter(|_| !verifier.may_wait());
+            let mut begin = || {
+                if let Some((signer, scheme, octets)) = sign.filter(|_| begun.is_none()) {
+                    begun = signer.begin(*scheme, octets);
+                }
+            };
+            if let Err(refusal) = verifier.verify_while(claim, &mut begin) {
                 let _ = begun.map(|finish| finish());
                 return Err(JobError::Refused(refusal));
             }
@@ -382,30 +398,48 @@ mod tests {
         }
     }
 
-    /// Believes, or not, once our own signature is being made.
+    /// What a verifier finds.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Finds {
+        Good,
+        BadSignature,
+        /// And never looks at the signature.
+        BadCertificate,
+    }
+
     #[derive(Debug)]
-    struct Meanwhile(Arc<Beside>, bool);
+    struct Meanwhile(Arc<Beside>, Finds);
 
     impl Verifier for Meanwhile {
         fn authorities(&self) -> Vec<[u8; 20]> {
             Vec::new()
         }
 
-        fn verify(&self, _: &Claim) -> Result<(), Refusal> {
-            assert_eq!(self.0.begun.load(Ordering::Relaxed), 1);
-            assert_eq!(self.0.taken.load(Ordering::Relaxed), 0);
+        fn verify(&self, claim: &Claim) -> Result<(), Refusal> {
+            self.verify_while(claim, &mut || {})
+        }
+
+        fn verify_while(&self, _: &Claim, begin: &mut dyn FnMut()) -> Result<(), Refusal> {
+            assert_eq!(self.0.begun.load(Ordering::Relaxed), 0);
+            if self.1 != Finds::BadCertificate {
+                begin();
+                begin();
+                assert_eq!(self.0.begun.load(Ordering::Relaxed), 1);
+                assert_eq!(self.0.taken.load(Ordering::Relaxed), 0);
+            }
             let refused = || Refusal("its signature is wrong".to_owned());
-            self.1.then_some(()).ok_or_else(refused)
+            (self.1 == Finds::Good).then_some(()).ok_or_else(refused)
         }
     }
 
-    /// A signature that is made beside us is begun before the peer's is looked at. It comes out for who is
-    /// believed alone, and is taken in any case: the signer waits for that.
+    /// A signature that is made beside us is begun before the peer's is looked at, and not before its
+    /// certificate is. It comes out for who is believed alone, and is taken in any case: the signer waits
+    /// for that.
     #[test]
     fn a_signature_made_meanwhile_is_only_for_who_is_believed() {
-        for believed in [true, false] {
+        for finds in [Finds::Good, Finds::BadSignature, Finds::BadCertificate] {
             let signer = Arc::new(Beside::default());
-            let verifier = Arc::new(Meanwhile(signer.clone(), believed));
+            let verifier = Arc::new(Meanwhile(signer.clone(), finds));
             let claim = Claim {
                 identity: Identity::Any,
                 certificates: Vec::new(),
@@ -415,11 +449,13 @@ mod tests {
             };
             let sign = (signer.clone() as _, Scheme::Ed25519, b"ours".to_vec());
             let result = Job::new(Some((verifier, claim)), Some(sign)).run();
-            match believed {
-                true => assert_eq!(result, Ok(Some(b"ours".to_vec()))),
-                false => assert!(matches!(result, Err(JobError::Refused(_)))),
+            match finds {
+                Finds::Good => assert_eq!(result, Ok(Some(b"ours".to_vec()))),
+                _ => assert!(matches!(result, Err(JobError::Refused(_)))),
             }
-            assert_eq!(signer.taken.load(Ordering::Relaxed), 1);
+            let begun = usize::from(finds != Finds::BadCertificate);
+            assert_eq!(signer.begun.load(Ordering::Relaxed), begun);
+            assert_eq!(signer.taken.load(Ordering::Relaxed), begun);
         }
     }
 }

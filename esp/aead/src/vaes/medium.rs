@@ -46,7 +46,8 @@ fn rides(len: usize) -> bool {
     !len.div_ceil(16).is_multiple_of(4)
 }
 
-/// Takes the packets in front that are like the first, and tells how many they were.
+/// Takes the packets in front that are like the first and whose tables are made, as the first's has to be,
+/// and tells how many they were.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub(super) fn medium<const R: usize, const SEAL: bool>(packets: &mut [Packet<'_>]) -> usize {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use gateway::{Gateway, ours, theirs};
 use netlab::Namespace;
 use netlab::link::veth;
-use netlab::traffic::{await_answer, ping};
+use netlab::traffic::{await_answer, ping, probe};
 
 const SUITE: (&str, &str) = ("aes256gcm16-prfsha384-x25519", "aes128gcm16");
 const INSIDE: [IpAddr; 2] = [
@@ -75,7 +75,7 @@ fn moves(net: &[Namespace; 2], a: &Gateway, b: &Gateway) {
         let _stops = Stops(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                let report = ping(&net[0], INSIDE[0], INSIDE[1], 2);
+                let report = probe(&net[0], INSIDE[0], INSIDE[1], 2);
                 received.fetch_add(report.map_or(0, |r| r.received), Ordering::Relaxed);
             }
         });

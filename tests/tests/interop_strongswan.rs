@@ -165,7 +165,7 @@ fn the_first_packet_of_a_trap_waits_for_its_tunnel() {
     let trap = ours(1, ike, esp, "", "start_action = \"trap\"");
     let a = Gateway::ikev2d(&wire.a, &directory.path().join("a"), &trap);
     a.wait_tun(&wire.a);
-    netlab::traffic::ping(&wire.a, [10, 1, 0, 1].into(), [10, 2, 0, 1].into(), 3).unwrap();
+    netlab::traffic::probe(&wire.a, [10, 1, 0, 1].into(), [10, 2, 0, 1].into(), 3).unwrap();
     a.wait_statistics("all three", |counts| counts["esp-sent"] == 3);
     b.wait_sas("all three", |sas| {
         let mut lines = sas.lines().map(str::trim);

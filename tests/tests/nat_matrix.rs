@@ -7,7 +7,7 @@ use std::path::Path;
 
 use netlab::Namespace;
 use netlab::link::veth;
-use netlab::traffic::{await_answer, ping};
+use netlab::traffic::{await_answer, ping, probe};
 
 mod gateway;
 
@@ -222,7 +222,7 @@ fn a_tunnel_moves_with_its_traffic() {
     let report = std::thread::scope(|scope| {
         let traffic = scope.spawn(|| {
             let (from, to) = (IpAddr::from([10, 130, 0, 1]), IpAddr::from([10, 2, 0, 1]));
-            ping(&a, from, to, 60).unwrap()
+            probe(&a, from, to, 60).unwrap()
         });
         std::thread::sleep(std::time::Duration::from_millis(1500));
         a.ip("route replace 10.66.0.2 via 10.78.0.2").unwrap();

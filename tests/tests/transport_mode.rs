@@ -13,7 +13,7 @@ use gateway::{Gateway, PATIENCE, Wire, ours, rekey, router, theirs};
 use netlab::Namespace;
 use netlab::capture::{Capture, CaptureConfig};
 use netlab::packet::{Kind, classify};
-use netlab::traffic::{Bulk, ping};
+use netlab::traffic::{Bulk, ping, probe};
 use pcap_file::pcap::PcapReader;
 
 const IKE: &str = "aes256gcm16-prfsha384-x25519";
@@ -100,7 +100,7 @@ fn what_two_hosts_say_goes_in_transport_mode() {
         let a = Gateway::ikev2d(&wire.a, &a_files, &config(1, "start_action = \"trap\""));
         let policies = a.swanctl(&["--list-pols"]);
         assert!(policies.contains("gw/net, TRANSPORT"), "{policies}");
-        ping(&wire.a, hosts[0], hosts[1], 5).unwrap();
+        probe(&wire.a, hosts[0], hosts[1], 5).unwrap();
         for gateway in [&a, &b] {
             gateway.wait_sas("the child", |sas| {
                 sas.contains("INSTALLED, TRANSPORT") && !sas.contains("TUNNEL")

@@ -23,7 +23,7 @@ pub use bulk::{Bulk, BulkReport};
 pub use datagrams::{DatagramReport, Datagrams, DatagramsConfig, Latency};
 pub use flood::{Flood, FloodConfig, FloodReport};
 pub use iperf3::{Iperf3Report, iperf3};
-pub use ping::{PingReport, await_answer, ping};
+pub use ping::{PingReport, await_answer, ping, probe};
 pub use series::Series;
 pub use stalls::Stalls;
 

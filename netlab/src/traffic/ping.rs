@@ -2,8 +2,8 @@
 //! Echo requests (RFC 792, RFC 4443 §4). The system's own `ping` gives up the last answer after a tenth of a
 //! second or two round trips, which a busy machine takes.
 
-use std::io::{self, ErrorKind, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,12 @@ use crate::Namespace;
 
 /// From one request to the next.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// How long to wait, after the last request, for a first answer.
+/// How long [`ping`] waits, after the last request, for its answers: a busy machine stands still at times.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long [`probe`] waits for a first answer.
 const SILENCE: Duration = Duration::from_secs(1);
-/// How long to wait for the rest where some have come.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it waits for the rest where some have come.
+const REST: Duration = Duration::from_secs(5);
 /// Of a request: type, code, checksum, identifier, sequence number.
 const HEADER: usize = 8;
 /// Octets behind it, as many as those of the system's own.
@@ -35,8 +37,8 @@ pub struct PingReport {
     pub mean_ms: Option<f64>,
 }
 
-/// Pings `to` from the address `from`, `count` times, ten a second. Waits five seconds for the last answers, or one
-/// where there has been none at all.
+/// Pings `to` from the address `from`, `count` times, ten a second, where all is to be answered: waits half a
+/// minute for what is missing.
 ///
 /// # Errors
 /// There is no such address here.
@@ -45,6 +47,30 @@ pub fn ping(
     from: IpAddr,
     to: IpAddr,
     count: u32,
+) -> Result<PingReport, TrafficError> {
+    run(namespace, from, to, count, [PATIENCE; 2])
+}
+
+/// As [`ping`], where answers may well be missing: waits five seconds for the last ones, or one where there has
+/// been none at all.
+///
+/// # Errors
+/// There is no such address here.
+pub fn probe(
+    namespace: &Namespace,
+    from: IpAddr,
+    to: IpAddr,
+    count: u32,
+) -> Result<PingReport, TrafficError> {
+    run(namespace, from, to, count, [SILENCE, REST])
+}
+
+fn run(
+    namespace: &Namespace,
+    from: IpAddr,
+    to: IpAddr,
+    count: u32,
+    patience: [Duration; 2],
 ) -> Result<PingReport, TrafficError> {
     let address = SocketAddr::new(to, 0);
     let failed = |action| {
@@ -56,34 +82,35 @@ pub fn ping(
     };
     let socket = namespace.enter(|| open(from))?.map_err(failed("ping"))?;
     Pings::new(socket, address)
-        .run(count)
+        .run(count, patience)
         .map_err(failed("receive echo replies from"))
 }
 
-/// Pings until an answer comes, at most ten seconds: a tunnel's other end may still be about to take its SAs
+/// Pings until an answer comes, at most a minute: a tunnel's other end may still be about to take its SAs
 /// into use when ours is up. Asserts nothing: what must pass from then on is for the caller to count.
 pub fn await_answer(namespace: &Namespace, from: IpAddr, to: IpAddr) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     // An error is an address that is not there yet.
-    while !ping(namespace, from, to, 1).is_ok_and(|report| report.received == 1)
+    while !probe(namespace, from, to, 1).is_ok_and(|report| report.received == 1)
         && Instant::now() < end
     {
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-fn open(from: IpAddr) -> io::Result<Socket> {
+/// A raw socket: std's own type of sockets tells where a packet is from.
+fn open(from: IpAddr) -> io::Result<UdpSocket> {
     let (domain, protocol) = match from {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
     };
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     socket.bind(&SocketAddr::new(from, 0).into())?;
-    Ok(socket)
+    Ok(socket.into())
 }
 
 struct Pings {
-    socket: Socket,
+    socket: UdpSocket,
     to: SocketAddr,
     /// Tells our answers from those to others in the namespace.
     identifier: u16,
@@ -92,7 +119,7 @@ struct Pings {
 }
 
 impl Pings {
-    fn new(socket: Socket, to: SocketAddr) -> Self {
+    fn new(socket: UdpSocket, to: SocketAddr) -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let own = std::process::id() as u16;
         Self {
@@ -104,7 +131,8 @@ impl Pings {
         }
     }
 
-    fn run(mut self, count: u32) -> io::Result<PingReport> {
+    /// Waits so long, after the last request, for a first answer, and for the rest where some have come.
+    fn run(mut self, count: u32, [first, rest]: [Duration; 2]) -> io::Result<PingReport> {
         let start = Instant::now();
         for sequence in 0..count {
             self.receive_until(start + INTERVAL * sequence, false)?;
@@ -112,12 +140,12 @@ impl Pings {
             self.round_trips.push(None);
             let request = request(self.to.ip(), self.identifier, sequence as u16);
             // One that can't be sent, as there is no route, is one without an answer.
-            let _ = self.socket.send_to(&request, &self.to.into());
+            let _ = self.socket.send_to(&request, self.to);
         }
         let last = Instant::now();
-        self.receive_until(last + SILENCE, true)?;
+        self.receive_until(last + first, true)?;
         if self.round_trips.iter().any(Option::is_some) {
-            self.receive_until(last + PATIENCE, true)?;
+            self.receive_until(last + rest, true)?;
         }
         let answered: Vec<Duration> = self.round_trips.iter().copied().flatten().collect();
         let total: Duration = answered.iter().sum();
@@ -129,7 +157,7 @@ impl Pings {
         })
     }
 
-    /// Takes answers until then, or until all have come.
+    /// Takes answers until then, or until all have come; and what has arrived by then, however late this looks.
     fn receive_until(&mut self, end: Instant, or_all: bool) -> io::Result<()> {
         let mut room = [0; 2048];
         loop {
@@ -137,18 +165,22 @@ impl Pings {
                 return Ok(());
             }
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
+            let late = left.is_zero();
+            self.socket.set_nonblocking(late)?;
+            if !late {
+                // std makes a whole microsecond of less, which would be no limit.
+                self.socket.set_read_timeout(Some(left))?;
             }
-            self.socket.set_read_timeout(Some(left))?;
-            let len = match self.socket.read(&mut room) {
-                Ok(len) => len,
+            let (len, source) = match self.socket.recv_from(&mut room) {
+                Ok(packet) => packet,
+                Err(e) if late && e.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if is_passing(&e) => continue,
                 Err(e) => return Err(e),
             };
             let now = Instant::now();
             let packet = room.get(..len).unwrap_or_default();
-            let Some(sequence) = answered(packet, self.to.ip(), self.identifier) else {
+            let peer = self.to.ip();
+            let Some(sequence) = answered(packet, source.ip(), peer, self.identifier) else {
                 continue;
             };
             let at = usize::from(sequence);
@@ -194,13 +226,16 @@ fn request(to: IpAddr, identifier: u16, sequence: u16) -> [u8; HEADER + PAYLOAD]
     message
 }
 
-/// The sequence number of what was answered, if this is an answer to one of ours. IPv4 comes with its header.
-fn answered(packet: &[u8], from: IpAddr, identifier: u16) -> Option<u16> {
-    let (message, kind) = match from {
-        IpAddr::V4(from) => {
+/// The sequence number of what was answered, if this is an answer to one of ours, from whom it should be. IPv4 comes
+/// with its header.
+fn answered(packet: &[u8], source: IpAddr, peer: IpAddr, identifier: u16) -> Option<u16> {
+    if source != peer {
+        return None;
+    }
+    let (message, kind) = match peer {
+        IpAddr::V4(_) => {
             let header = usize::from(packet.first()? & 0x0f) * 4;
-            let from_there = *packet.get(12..16)? == from.octets();
-            (packet.get(header..).filter(|_| from_there)?, 0)
+            (packet.get(header..)?, 0)
         }
         IpAddr::V6(_) => (packet, 129),
     };
@@ -227,8 +262,6 @@ fn checksum(octets: &[u8]) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
-
     use super::*;
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 2, 0, 1));
@@ -259,37 +292,84 @@ mod tests {
 
     #[test]
     fn only_our_own_octets_from_that_peer_are_an_answer() {
-        let sent = request(PEER, 7, 9).to_vec();
-        let good = reply(PEER, sent.clone());
-        assert_eq!(answered(&good, PEER, 7), Some(9));
-        assert_eq!(answered(&good, PEER, 8), None);
-        assert_eq!(answered(&good, [10, 3, 0, 1].into(), 7), None);
-        // Our own request on its way to ourselves.
-        let mut request = good.clone();
-        request[20] = 8;
-        assert_eq!(answered(&request, PEER, 7), None);
-        let mut changed = good.clone();
-        *changed.last_mut().unwrap() ^= 1;
-        assert_eq!(answered(&changed, PEER, 7), None);
-        for len in 0..good.len() {
-            assert_eq!(answered(&good[..len], PEER, 7), None, "{len}");
+        let v6: IpAddr = "fd77::2".parse().unwrap();
+        // IPv6 comes without its header.
+        let mut message = request(v6, 7, 9).to_vec();
+        message[0] = 129;
+        let others = [[10, 3, 0, 1].into(), "fd77::3".parse().unwrap()];
+        for (peer, other, good, at, asks) in [
+            (
+                PEER,
+                others[0],
+                reply(PEER, request(PEER, 7, 9).to_vec()),
+                20,
+                8,
+            ),
+            (v6, others[1], message, 0, 128),
+        ] {
+            assert_eq!(answered(&good, peer, peer, 7), Some(9));
+            assert_eq!(answered(&good, peer, peer, 8), None);
+            assert_eq!(answered(&good, other, peer, 7), None);
+            // Our own request on its way to ourselves.
+            let mut request = good.clone();
+            request[at] = asks;
+            assert_eq!(answered(&request, peer, peer, 7), None);
+            let mut changed = good.clone();
+            *changed.last_mut().unwrap() ^= 1;
+            assert_eq!(answered(&changed, peer, peer, 7), None);
+            for len in 0..good.len() {
+                assert_eq!(answered(&good[..len], peer, peer, 7), None, "{len}");
+            }
         }
     }
 
+    fn sockets() -> [UdpSocket; 2] {
+        [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap())
+    }
+
+    /// A peer that stands still is waited for.
     #[test]
-    fn ipv6_comes_without_its_header() {
-        let peer: IpAddr = "fd77::2".parse().unwrap();
-        let mut message = request(peer, 1, 2);
-        assert_eq!(answered(&message, peer, 1), None);
-        message[0] = 129;
-        assert_eq!(answered(&message, peer, 1), Some(2));
+    fn a_first_answer_may_take_its_time() {
+        let [ours, theirs] = sockets();
+        let to = theirs.local_addr().unwrap();
+        let peer = std::thread::spawn(move || {
+            let requests = [(); 2].map(|()| {
+                let mut room = [0; HEADER + PAYLOAD];
+                let (len, asks) = theirs.recv_from(&mut room).unwrap();
+                (room[..len].to_vec(), asks)
+            });
+            std::thread::sleep(SILENCE + INTERVAL * 4);
+            for (request, asks) in requests {
+                theirs.send_to(&reply(to.ip(), request), asks).unwrap();
+            }
+        });
+        let report = Pings::new(ours, to).run(2, [PATIENCE; 2]).unwrap();
+        peer.join().unwrap();
+        assert_eq!((report.sent, report.received), (2, 2));
+    }
+
+    /// It's we who stood still.
+    #[test]
+    fn what_has_come_in_time_counts_however_late_it_is_read() {
+        let [ours, theirs] = sockets();
+        let (own, to) = (ours.local_addr().unwrap(), theirs.local_addr().unwrap());
+        let mut pings = Pings::new(ours, to);
+        for sequence in 0..3 {
+            pings.sent.push(Instant::now());
+            pings.round_trips.push(None);
+            let request = request(to.ip(), pings.identifier, sequence);
+            let answer = reply(to.ip(), request.to_vec());
+            theirs.send_to(&answer, own).unwrap();
+        }
+        pings.receive_until(Instant::now(), true).unwrap();
+        assert!(pings.round_trips.iter().all(Option::is_some));
     }
 
     /// The system's own `ping` tells of four here.
     #[test]
     fn a_last_answer_may_take_its_time() {
         const COUNT: u32 = 5;
-        let [ours, theirs] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let [ours, theirs] = sockets();
         let to = theirs.local_addr().unwrap();
         let peer = std::thread::spawn(move || {
             let mut room = [0; HEADER + PAYLOAD];
@@ -307,7 +387,7 @@ mod tests {
                 theirs.send_to(&answer, asks).unwrap();
             }
         });
-        let report = Pings::new(ours.into(), to).run(COUNT).unwrap();
+        let report = Pings::new(ours, to).run(COUNT, [SILENCE, REST]).unwrap();
         peer.join().unwrap();
         assert_eq!((report.sent, report.received), (COUNT, COUNT));
         assert!(

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use netlab::Namespace;
 use netlab::link::veth;
 use netlab::process::{Guarded, wait_for_listener};
-use netlab::traffic::{await_answer, ping};
+use netlab::traffic::{await_answer, ping, probe};
 
 /// The secret that every gateway here has.
 pub(crate) const SECRET: &str = "Interop-PSK-0123456789";
@@ -79,7 +79,7 @@ impl Wire {
     /// Nothing passes without a tunnel.
     pub(crate) fn assert_blocked(&self) {
         let (from, to) = (IpAddr::from([10, 1, 0, 1]), IpAddr::from([10, 2, 0, 1]));
-        assert!(ping(&self.a, from, to, 2).is_ok_and(|report| report.received == 0));
+        assert!(probe(&self.a, from, to, 2).is_ok_and(|report| report.received == 0));
     }
 
     /// Pings pass between the protected addresses, both ways, once the tunnel is in use at both ends.
@@ -206,7 +206,7 @@ impl Gateway {
         let (from, to) = (IpAddr::from([10, 77, 0, 1]), IpAddr::from([10, 2, 0, 1]));
         let end = Instant::now() + PATIENCE;
         // An error is an address that is not there yet.
-        while ping(namespace, from, to, 1).is_err() || self.statistics()["tun-received"] == 0 {
+        while probe(namespace, from, to, 1).is_err() || self.statistics()["tun-received"] == 0 {
             assert!(Instant::now() < end, "{}", self.tail());
         }
         assert_eq!(self.statistics()["acquires"], 0);

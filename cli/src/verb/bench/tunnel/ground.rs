@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use netlab::Namespace;
 use netlab::process::{Guarded, wait_for_listener};
-use netlab::traffic::ping;
+use netlab::traffic::probe;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -114,7 +114,7 @@ impl Ground {
         let start = Instant::now();
         loop {
             // An error is an address that is not there yet.
-            let answer = ping(&a.namespace, a.inner, b.inner, 1);
+            let answer = probe(&a.namespace, a.inner, b.inner, 1);
             let mean = answer.ok().and_then(|report| report.mean_ms);
             if mean.is_some_and(|mean| mean < within) {
                 return Ok(());

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use gateway::{Gateway, PATIENCE, SECRET, Wire, rekey};
 use netlab::Namespace;
-use netlab::traffic::{await_answer, ping};
+use netlab::traffic::{await_answer, ping, probe};
 
 const INNER: [IpAddr; 2] = [
     IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 0, 1)),
@@ -108,7 +108,7 @@ fn routes_say_which_of_two_tunnels_of_everything_takes_a_packet() {
             );
         }
     }
-    rekey::child(&b, &a, "red");
+    rekey::child_under_pings(&b, &a, "red", (&wire.a, from, to));
     let report = ping(&wire.a, from, to, 5).unwrap();
     assert_eq!(report.received, 5, "after a rekeying: {report:?}");
 
@@ -127,7 +127,7 @@ fn routes_say_which_of_two_tunnels_of_everything_takes_a_packet() {
     assert_eq!(report.received, 5, "after the reload: {report:?}");
     // What comes through the SA whose interface is gone comes out nowhere.
     lead_by_b(&wire, "red0");
-    let report = ping(&wire.b, to, from, 2).unwrap();
+    let report = probe(&wire.b, to, from, 2).unwrap();
     assert_eq!(report.received, 0, "{report:?}");
     // And it can come back.
     fs::write(&file, text).unwrap();

@@ -4,6 +4,7 @@
 
 mod gateway;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -113,9 +114,10 @@ fn a_tunnel_on_two_qat_functions_outlives_one_and_falls_back_after_both() {
         assert_eq!(reset["by-daemon"], true, "{reset}");
         wire.assert_still_passes("after a reset");
         wait_for_engine(&a, "device");
-        rekey::child(&a, &b, "net");
+        let [from, to] = [[10, 1, 0, 1], [10, 2, 0, 1]].map(IpAddr::from);
+        rekey::child_under_pings(&a, &b, "net", (&wire.a, from, to));
         wire.assert_still_passes("after our rekeying");
-        rekey::child(&b, &a, "net");
+        rekey::child_under_pings(&b, &a, "net", (&wire.a, from, to));
         wire.assert_still_passes("after the peer's rekeying");
         wait_for_engine(&a, "device");
 

@@ -2,51 +2,85 @@
 //! Rekeyings that are over at both ends.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use netlab::Namespace;
+use netlab::traffic::ping;
 
 use super::Gateway;
 
 /// What `--list-sas` names an SA by at both ends: an IKE SA's SPIs, or those of a child's two SAs in order.
 type Spis = BTreeSet<[String; 2]>;
 
-/// Rekeys the children of this name. Both ends have their successors when it returns, and send by them.
+/// Rekeys the children of this name of a gateway that has one peer. Both ends have their successors when it returns,
+/// send by them, and have the same other children as before, and no more.
 pub(crate) fn child(by: &Gateway, other: &Gateway, name: &str) {
-    renew(by, other, &["--rekey", "--child", name], |sas| {
-        children(sas, name)
-    });
+    let successors = |sas: &str| children(sas, name);
+    let arguments = ["--rekey", "--child", name];
+    renew(by, other, &arguments, successors, |sas| children(sas, ""));
 }
 
-/// Rekeys the IKE SAs of this name, as [`child`].
+/// As [`child`], and not one of the packets that pass meanwhile is lost.
+pub(crate) fn child_under_pings(
+    by: &Gateway,
+    other: &Gateway,
+    name: &str,
+    (namespace, from, to): (&Namespace, IpAddr, IpAddr),
+) {
+    let report = std::thread::scope(|scope| {
+        let pings = scope.spawn(|| ping(namespace, from, to, 30).unwrap());
+        child(by, other, name);
+        pings.join().unwrap()
+    });
+    assert_eq!(report.received, 30, "{report:?}\n{}", by.tail());
+}
+
+/// Rekeys the IKE SAs of this name, as [`child`]: the children stay the same.
 pub(crate) fn ike(by: &Gateway, other: &Gateway, name: &str) {
-    renew(by, other, &["--rekey", "--ike", name], |sas| {
-        ikes(sas, name)
-    });
+    let successors = |sas: &str| ikes(sas, name);
+    let arguments = ["--rekey", "--ike", name];
+    renew(by, other, &arguments, successors, all);
 }
 
-/// As [`ike`], with IKE SAs that are set up anew, and their children.
+/// As [`ike`], with IKE SAs that are set up anew, and so are all children.
 pub(crate) fn reauthenticate(by: &Gateway, other: &Gateway, name: &str) {
-    renew(by, other, &["--rekey", "--ike", name, "--reauth"], |sas| {
-        ikes(sas, name)
-    });
+    let successors = |sas: &str| Some(&ikes(sas, name)? | &children(sas, "")?);
+    let arguments = ["--rekey", "--ike", name, "--reauth"];
+    renew(by, other, &arguments, successors, all);
 }
 
+/// Of `whole`, what `of` finds is replaced by as many others, and the rest stays: at both ends.
 fn renew(
     by: &Gateway,
     other: &Gateway,
     arguments: &[&str],
-    spis: impl Fn(&str) -> Option<Spis> + Copy,
+    of: impl Fn(&str) -> Option<Spis>,
+    whole: impl Fn(&str) -> Option<Spis>,
 ) {
-    let some = |sas: &str| spis(sas).is_some_and(|spis| !spis.is_empty());
-    let before = spis(&by.wait_sas("what is to be rekeyed", some)).unwrap();
-    by.swanctl(arguments);
-    let renewed = |sas: &str| {
-        spis(sas).is_some_and(|now| now.len() == before.len() && now.is_disjoint(&before))
-    };
-    let now = spis(&by.wait_sas("the new SA", renewed)).unwrap();
-    // The other end has other names, and other SAs maybe.
-    let all = |sas: &str| Some(&children(sas, "")? | &ikes(sas, "")?);
-    other.wait_sas("the peer's new SA", |sas| {
-        all(sas).is_some_and(|all| all.is_superset(&now) && all.is_disjoint(&before))
+    let count = |sas: &str| children(sas, "").map(|children| children.len());
+    let before = by.wait_sas("what is to be rekeyed", |sas| {
+        of(sas).is_some_and(|old| !old.is_empty()) && whole(sas).is_some() && count(sas).is_some()
     });
+    let (old, own) = (of(&before).unwrap(), whole(&before).unwrap());
+    // The other end has other names, and other SAs maybe.
+    let same = |sas: &str| whole(sas).is_some_and(|theirs| theirs.is_superset(&own));
+    let theirs = whole(&other.wait_sas("the same at the peer", same)).unwrap();
+    by.swanctl(arguments);
+    let after = by.wait_sas("the new SA", |sas| {
+        of(sas).is_some_and(|new| {
+            new.len() == old.len()
+                && new.is_disjoint(&old)
+                && whole(sas) == Some(&(&own - &old) | &new)
+                && count(sas) == count(&before)
+        })
+    });
+    let expected = Some(&(&theirs - &old) | &of(&after).unwrap());
+    other.wait_sas("the peer's new SA", |sas| whole(sas) == expected);
+}
+
+/// All SAs of an end.
+fn all(sas: &str) -> Option<Spis> {
+    Some(&ikes(sas, "")? | &children(sas, "")?)
 }
 
 /// The children of a name (of all names, without one), where there is nothing else than finished ones: those

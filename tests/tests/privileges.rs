@@ -255,7 +255,7 @@ fn a_running_daemon_has_what_it_needs_and_no_more() {
     assert!(a.stop(), "{}", a.tail());
 }
 
-/// Capabilities that the configuration keeps are kept, and `drop = false` keeps all.
+/// Threads that compute have shorter slices, so that they give way to those that pass messages.
 #[test]
 fn workers_have_shorter_slices_than_other_threads() {
     if !has_slices() {
@@ -286,6 +286,7 @@ fn workers_have_shorter_slices_than_other_threads() {
     assert_eq!(workers, 1);
 }
 
+/// Capabilities that the configuration keeps are kept, and `drop = false` keeps all.
 #[test]
 fn a_daemon_keeps_what_it_is_told_to() {
     let directory = tempfile::tempdir().unwrap();

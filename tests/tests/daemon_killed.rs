@@ -17,6 +17,7 @@ use netlab::capture::{Capture, CaptureConfig};
 use netlab::link::veth;
 use netlab::process::{Guarded, wait_for_listener};
 use netlab::traffic::{Datagrams, DatagramsConfig, ping, probe};
+use nix::sys::signal::Signal;
 
 const READY: Duration = Duration::from_secs(20);
 /// From a kill to a new IKE SA with its child.
@@ -264,8 +265,12 @@ fn walk(
 }
 
 fn kill(process: u32) {
+    signal(process, Signal::SIGKILL);
+}
+
+fn signal(process: u32, signal: Signal) {
     let pid = nix::unistd::Pid::from_raw(process as i32);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(pid, signal).unwrap();
 }
 
 /// SplitMix64.
@@ -457,6 +462,8 @@ fn sas_that_find_no_successor_in_their_grace_are_retired() {
     });
     // Nobody is left to set the tunnel up again with, and nobody has said good-bye.
     let daemon = b.daemon();
+    // One that sees its keeper's end says it at once.
+    signal(daemon, Signal::SIGSTOP);
     b.keeper.kill().unwrap();
     kill(daemon);
     let begun = Instant::now();

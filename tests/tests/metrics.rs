@@ -95,6 +95,8 @@ fn a_tunnels_life_shows_in_what_prometheus_scrapes() {
     let b = directory.path().join("b");
     let b = Gateway::ikev2d(&wire.b, &b, &ours(2, ike, esp, "", ""));
 
+    // Its control socket is there before this one; it answers when all is.
+    a.swanctl(&["--list-sas"]);
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
     assert!(get(&socket, "/").0.starts_with("HTTP/1.1 404"));

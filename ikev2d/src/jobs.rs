@@ -3,6 +3,7 @@
 //! core nor a tokio worker waits for it.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -142,20 +143,20 @@ impl Queue {
         });
         let waiting = Arc::new(AtomicUsize::new(0));
         // Who has started them goes on to give up system calls, and giving way takes two.
-        let (begun, beginning) = std::sync::mpsc::channel();
+        let (beginning, begun) = std::sync::mpsc::channel::<Infallible>();
         for thread in 0..threads {
             let (lined, done, waiting) = (lined.clone(), done.clone(), waiting.clone());
-            let begun: std::sync::mpsc::Sender<()> = begun.clone();
+            let beginning = beginning.clone();
             std::thread::Builder::new()
                 .name(format!("{name}-{thread}"))
                 .spawn(move || {
                     scheduling::give_way();
-                    drop(begun);
+                    drop(beginning);
                     work(&lined, &done, &waiting, run);
                 })?;
         }
-        drop(begun);
-        let _ = beginning.recv();
+        drop(beginning);
+        let _ = begun.recv();
         Ok(Self { lined, waiting })
     }
 }

@@ -255,7 +255,7 @@ fn a_running_daemon_has_what_it_needs_and_no_more() {
     assert!(a.stop(), "{}", a.tail());
 }
 
-/// Threads that compute have shorter slices, so that they give way to those that pass messages.
+/// The data plane's workers have shorter slices than other threads, so that one that is woken goes before them.
 #[test]
 fn workers_have_shorter_slices_than_other_threads() {
     if !has_slices() {

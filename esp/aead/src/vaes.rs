@@ -4,8 +4,8 @@
 //! Up to four small packets, each of a key of its own, go through the rounds in lockstep, so that the
 //! processor has other packets' work to do while one waits for a round. Larger ones of as many vectors,
 //! up to eight, that follow each other go as a whole each, and any others in lockstep up to four vectors
-//! and by groups of vectors from there on. Time depends on lengths alone, never on keys or data: no table is looked up by either, and no branch is taken on them before the
-//! tag is known to match or not.
+//! and by groups of vectors from there on. Time depends on lengths alone, never on keys or data: no table
+//! is looked up by either, and no branch is taken on them before the tag is known to match or not.
 //!
 //! A vector is 64 octets, four blocks. GHASH is a sum of products with powers of H (each block's lies
 //! in the table so that a vector's four are one load), reduced once for each [`schedule::SEGMENT`].

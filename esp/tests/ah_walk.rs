@@ -72,6 +72,7 @@ fn headers() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
+    /// S46, S47, B39: headers that lie get through neither way; what was sealed opens to what it was.
     #[test]
     fn nothing_panics_and_nothing_forged_passes(octets in headers(), outer in prop::option::of(any::<bool>())) {
         for suite in [Suite::from_name("ah-sha1").unwrap(), Suite::from_name("ah-aes128gmac").unwrap()] {

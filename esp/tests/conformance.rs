@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The software engine keeps the contract.
+//! The software engine keeps the contract, that of replays (S54, S55, B36) and of AH (S46, S47, B39) too.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

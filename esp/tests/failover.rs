@@ -350,7 +350,7 @@ fn a_named_level_fails_loudly_and_never_falls_back() {
     assert!(placement.reason.unwrap().contains("lost"));
 }
 
-/// S47: a device without AH says so, and software carries the SA; a named level fails loudly.
+/// S47, B52: a device without AH says so, and software carries the SA; a named level fails loudly.
 #[test]
 fn ah_is_placed_in_software_where_the_device_has_none() {
     let mut device = Mortal::new();

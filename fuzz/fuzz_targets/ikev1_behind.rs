@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a peer of IKEv1 can do that has proved who it is: quick modes, informational exchanges, XAUTH and
+//! R1: what a peer of IKEv1 can do that has proved who it is: quick modes, informational exchanges, XAUTH and
 //! mode config, made of payloads that fit and of such that don't, amid what an honest peer says, in any
 //! order, with losses, repetitions and the passing of time. Every HASH is believed and nothing is encrypted,
 //! so that whatever comes reaches the state machine.

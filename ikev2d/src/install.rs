@@ -758,7 +758,7 @@ mod tests {
         assert!(!could_have_neighbours(&tunnel) && !could_have_neighbours(&direct));
     }
 
-    /// S20: what an IKEv1 peer has said of kilobytes holds where it is less than ours.
+    /// S20, B53: what an IKEv1 peer has said of kilobytes holds where it is less than ours.
     #[test]
     fn a_peers_lifetime_in_octets_holds_beside_ours() {
         let of = |soft, hard| {

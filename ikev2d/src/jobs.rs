@@ -268,7 +268,7 @@ mod tests {
         }
     }
 
-    /// A11: puzzles without end keep nobody from being authenticated; one is solved at a time.
+    /// A11, B5: puzzles without end keep nobody from being authenticated; one is solved at a time.
     #[test]
     fn puzzles_stop_nobody_else() {
         static OPEN: Mutex<()> = Mutex::new(());

@@ -170,6 +170,7 @@ fn esp_names(suite: &EspSuite) -> (&'static str, &'static str) {
 mod tests {
     use super::*;
 
+    /// B57, B66: nobody but their owner reads the tables of keys.
     #[test]
     fn tables_are_their_owners_alone() {
         let parent = tempfile::tempdir().unwrap();

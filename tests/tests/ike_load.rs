@@ -89,7 +89,7 @@ fn every_mode(wire: &Wire, responder: &Gateway) {
     responder.wait_sas("the end of all", |sas| sas.trim().is_empty());
 }
 
-/// S13: set up, rekeyed and deleted, in both loops; then a flood from addresses where nobody is,
+/// S13, B15, B59: set up, rekeyed and deleted, in both loops; then a flood from addresses where nobody is,
 /// through which a peer still gets in.
 #[test]
 fn our_daemon_takes_load_and_a_flood() {

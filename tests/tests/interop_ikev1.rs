@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! IKEv1 between our daemon and strongSwan's: main mode, aggressive mode, forward secrecy, a NAT, rekeying,
+//! S8, S96: IKEv1 between our daemon and strongSwan's: main mode, aggressive mode, forward secrecy, a NAT, rekeying,
 //! liveness, and that neither version falls back to the other.
 
 mod gateway;

@@ -99,6 +99,7 @@ fn live(net: &Translated, inside: &Gateway, outside: &Gateway) {
     outside.wait_sas("the end", |sas| sas.trim().is_empty());
 }
 
+/// S104 to S108: we begin from behind the NAT.
 #[test]
 fn we_are_behind_the_nat() {
     let directory = tempfile::tempdir().unwrap();
@@ -115,6 +116,7 @@ fn we_are_behind_the_nat() {
     live(&net, &inside, &outside);
 }
 
+/// S104 to S107, S109: strongSwan begins from behind it.
 #[test]
 fn strongswan_is_behind_the_nat() {
     let directory = tempfile::tempdir().unwrap();

@@ -36,6 +36,7 @@ fn gone(sas: &str) -> bool {
     sas.trim().is_empty()
 }
 
+/// B47, B49, B51: suites of IKE and ESP, where we begin.
 #[test]
 fn we_begin_with_every_suite() {
     for (ike, esp) in SUITES {
@@ -61,6 +62,7 @@ fn we_begin_with_every_suite() {
     }
 }
 
+/// B47, B49, B51: the same where strongSwan begins.
 #[test]
 fn strongswan_begins_with_every_suite() {
     for (ike, esp) in SUITES {

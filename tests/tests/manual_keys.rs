@@ -165,18 +165,20 @@ fn lives_through_kills(suite: &str) {
     drop((a, b));
 }
 
+/// S18, E03: ESP's numbers never come twice, whichever daemon is killed.
 #[test]
 fn esp_with_manual_keys_outlives_its_daemons() {
     lives_through_kills("aes256-sha256");
 }
 
+/// S18, E03: the same of AH's.
 #[test]
 fn ah_with_manual_keys_outlives_its_daemons() {
     lives_through_kills("ah-sha256");
 }
 
-/// The record of a used key is removed: the daemon says so, seals nothing, lets nothing out in the clear,
-/// and goes on with `start_at`.
+/// S18, E03: the record of a used key is removed: the daemon says so, seals nothing, lets nothing out in the
+/// clear, and goes on with `start_at`.
 #[test]
 fn a_removed_record_is_refused_until_a_start_is_given() {
     let directory = tempfile::tempdir().unwrap();
@@ -219,8 +221,8 @@ fn a_removed_record_is_refused_until_a_start_is_given() {
     );
 }
 
-/// RFC 4301 §4.4.1: the route of what is protected stands while its keys change and while its SA is refused; it
-/// goes to where the configuration says, and goes when that is silent.
+/// B43, RFC 4301 §4.4.1: the route of what is protected stands while its keys change and while its SA is
+/// refused; it goes to where the configuration says, and goes when that is silent.
 #[test]
 fn routes_are_as_configured_whatever_becomes_of_the_sas() {
     let directory = tempfile::tempdir().unwrap();

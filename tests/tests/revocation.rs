@@ -178,7 +178,7 @@ fn a_live_responder_and_lists_by_http_decide() {
     refused(&["certificate revoked"]);
 }
 
-/// RFC 4806: who is asked brings the answer that it has fetched ahead, so that nobody needs the responder;
+/// B31, RFC 4806: who is asked brings the answer that it has fetched ahead, so that nobody needs the responder;
 /// who is not asked brings none.
 #[test]
 fn an_answer_that_the_peer_brings_does_without_a_responder() {

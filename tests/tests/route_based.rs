@@ -60,6 +60,7 @@ fn lead_by(wire: &Wire, interface: &str) {
     }
 }
 
+/// B42, B55: the host's routes choose between two VPNs; a loaded third one leaves both alone.
 #[test]
 fn routes_say_which_of_two_tunnels_of_everything_takes_a_packet() {
     let directory = tempfile::tempdir().unwrap();

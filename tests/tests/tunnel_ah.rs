@@ -145,7 +145,8 @@ fn an_ah_tunnel_lives_from_initiation_to_deletion() {
     wire.assert_blocked();
 }
 
-/// S20, S47, S49: the same negotiated by IKEv1's quick mode, with the commit bit, and rekeyed by octets.
+/// S20, S47, S49, B35, B57: the same negotiated by IKEv1's quick mode, with the commit bit, and rekeyed by
+/// octets.
 #[test]
 fn ah_is_negotiated_by_ikev1() {
     let directory = tempfile::tempdir().unwrap();

@@ -46,7 +46,7 @@ fn wait(plane: &Dataplane, what: &str, until: impl Fn(&DataplaneStats) -> bool) 
     }
 }
 
-/// What TCP brings in memory hides neither what the kernel has for the TUN nor what is at a socket.
+/// B19: what TCP brings in memory hides neither what the kernel has for the TUN nor what is at a socket.
 #[test]
 fn tcp_without_end_hides_neither_the_tun_nor_sockets() {
     netlab::ensure_privileges().unwrap();

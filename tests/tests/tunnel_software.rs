@@ -38,6 +38,7 @@ fn impatient(own: u8, more: &str, child: &str) -> String {
     format!("retransmit_timeout = 0.3\nretransmit_tries = 2\n{connection}\n{secret}")
 }
 
+/// B35: initiated, carrying, rekeyed and deleted, with extended sequence numbers and UDP around ESP or without.
 #[test]
 fn a_tunnel_lives_from_initiation_to_deletion() {
     for more in ["encap = true", "encap = false"] {
@@ -302,18 +303,20 @@ fn a_tunnel_of_everything(v6: bool) {
     assert_eq!(routing(&wire.a, family), before);
 }
 
+/// B43: the whole of IPv4.
 #[test]
 fn a_tunnel_of_all_ipv4_lets_nothing_out_in_the_clear() {
     a_tunnel_of_everything(false);
 }
 
+/// B43: the whole of IPv6.
 #[test]
 fn a_tunnel_of_all_ipv6_lets_nothing_out_in_the_clear() {
     a_tunnel_of_everything(true);
 }
 
-/// RFC 4301 §4.4.1: the same of a net that the peer lies beside; and routes of a daemon that was killed, which the
-/// next one does not want, go.
+/// B43, RFC 4301 §4.4.1: the same of a net that the peer lies beside; and routes of a daemon that was killed,
+/// which the next one does not want, go.
 #[test]
 fn a_started_tunnels_traffic_waits_for_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -355,7 +358,7 @@ fn a_started_tunnels_traffic_waits_for_it() {
     }
 }
 
-/// RFC 4301 §4.4.1: of routes to a net the tunnel's comes first, and leaves the host's own as they are.
+/// B43, RFC 4301 §4.4.1: of routes to a net the tunnel's comes first, and leaves the host's own as they are.
 #[test]
 fn a_hosts_own_routes_to_the_peers_net_stay() {
     let directory = tempfile::tempdir().unwrap();
@@ -391,7 +394,7 @@ fn a_hosts_own_routes_to_the_peers_net_stay() {
     assert!(way().iter().all(|way| way.contains("dev wire")));
 }
 
-/// RFC 4301 §4.4.1, RFC 5685: a peer that comes from its own net, or sends us there, is heard and answered
+/// B43, RFC 4301 §4.4.1, RFC 5685: a peer that comes from its own net, or sends us there, is heard and answered
 /// past the routes that stand for that net.
 #[test]
 fn a_peer_may_come_to_lie_in_its_own_net() {

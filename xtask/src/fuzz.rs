@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `cargo xtask fuzz`: every fuzz target for a while.
+//! B58: `cargo xtask fuzz`: every fuzz target for a while.
 
 use std::process::{Command, ExitCode};
 

@@ -4,33 +4,10 @@
 #![cfg(test)]
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::run::workspace;
-
-/// All files below a folder whose name ends so, by their path in the workspace.
-fn files(ending: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let mut folders = vec![workspace()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_dir() && name != "target" && !name.starts_with('.') {
-                folders.push(path);
-            } else if name.ends_with(ending) && path.is_file() {
-                let within = path.strip_prefix(workspace()).unwrap();
-                found.insert(within.display().to_string());
-            }
-        }
-    }
-    found
-}
-
-fn read(path: impl AsRef<Path>) -> String {
-    fs::read_to_string(workspace().join(path)).unwrap()
-}
+use crate::sources::{files, read};
 
 /// The files that the section names; `a/{b,c}.rs` stands for two.
 fn named() -> BTreeSet<String> {

@@ -325,8 +325,8 @@ mod tests {
         }
     }
 
-    /// RFC 7296 §2.14, RFC 2409 §5: a secret is as long as the modulus, whatever zeros it begins with. A peer
-    /// whose public value is the generator has our own public value for its secret.
+    /// S39, S96, RFC 7296 §2.14, RFC 2409 §5: a secret is as long as the modulus, whatever zeros it begins
+    /// with. A peer whose public value is the generator has our own public value for its secret.
     #[test]
     fn a_secret_that_begins_with_zeros_keeps_them() {
         for (group, generator) in [

@@ -404,7 +404,7 @@ mod tests {
     use super::*;
     use crate::fetch::Nothing;
 
-    /// Whatever peers come by, memory stays bounded, and what lasts longest is kept.
+    /// B30: whatever peers come by, memory stays bounded, and what lasts longest is kept.
     #[test]
     fn answers_are_remembered_within_bounds() {
         let mut known = Known::default();

@@ -185,7 +185,7 @@ mod tests {
         }
     }
 
-    /// A04: what was valid yesterday is verified again today, an authority's certificate, too.
+    /// A04, S102: what was valid yesterday is verified again today, an authority's certificate, too.
     #[test]
     fn a_path_out_of_its_time_is_forgotten() {
         let [good, over, early] = [(-1, 1), (-2, -1), (1, 2)].map(|(a, b)| certificate(a, b));

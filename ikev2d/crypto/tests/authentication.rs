@@ -69,7 +69,7 @@ fn fails(pair: &mut Pair) -> String {
         .join("; ")
 }
 
-/// S4, S28, S97, B6, B7: RSA with PKCS #1 and PSS, ECDSA on three curves, Ed25519 and Ed448.
+/// S4, S28, S97, B6, B7, S2: RSA with PKCS #1 and PSS, ECDSA on three curves, Ed25519 and Ed448.
 #[test]
 fn every_kind_of_key_authenticates() {
     let rsa_pss = policy(KeyKind::RsaPss, &[]);
@@ -299,7 +299,7 @@ impl Verifier for Keeps {
     }
 }
 
-/// RFC 4806: OCSP answers go to whom asks for them, behind the certificates, from either end.
+/// B31, RFC 4806: OCSP answers go to whom asks for them, behind the certificates, from either end.
 #[test]
 fn ocsp_answers_go_to_whom_asks_for_them() {
     let root = Template::authority("Root").issue(p256(), None);

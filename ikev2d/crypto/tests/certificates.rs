@@ -76,7 +76,7 @@ fn a_signature_by_another_key_or_over_other_octets_is_refused() {
     refused(&root, &bad, "signature is wrong");
 }
 
-/// A path that was valid is not verified again; everything else about a peer is.
+/// S102: a path that was valid is not verified again; everything else about a peer is.
 #[test]
 fn a_path_that_is_known_excuses_nothing() {
     let root = root();
@@ -161,7 +161,7 @@ fn a_mesh_of_authorities_is_refused_soon() {
     assert!(began.elapsed().as_millis() < 1000, "{:?}", began.elapsed());
 }
 
-/// A04: what is no authority, or one for fewer levels, signs nothing.
+/// A04, B30: what is no authority, or one for fewer levels, signs nothing.
 #[test]
 fn constraints_of_authorities_hold() {
     let root = root();
@@ -196,7 +196,7 @@ fn constraints_of_authorities_hold() {
     );
 }
 
-/// A04, CVE-2026-35331: permitted and excluded names, of DNS and of directories.
+/// A04, B30, CVE-2026-35331: permitted and excluded names, of DNS and of directories.
 #[test]
 fn name_constraints_hold() {
     for (constraint, named, good) in [
@@ -234,7 +234,7 @@ fn what_is_not_valid_today_is_refused() {
     refused(&old, &claim("a.test", &end, &[]), "expired");
 }
 
-/// RFC 4945 §5.1.3.2, §5.1.3.12; A04: wrong EKU.
+/// A04, B30, RFC 4945 §5.1.3.2, §5.1.3.12: wrong EKU.
 #[test]
 fn key_usage_must_be_for_signatures_and_purposes_for_ike() {
     let root = root();
@@ -378,7 +378,7 @@ fn altered_octets_are_refused() {
     }
 }
 
-/// Revocation by lists from files: off, if available, strict; of ends and of authorities between.
+/// B30: revocation by lists from files: off, if available, strict; of ends and of authorities between.
 #[test]
 fn revoked_certificates_are_refused_as_policy_says() {
     let root = root();

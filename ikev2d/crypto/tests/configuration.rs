@@ -26,6 +26,10 @@ fn pool(start: &str, end: &str, attributes: Vec<Attribute>) -> PoolConfig {
     }
 }
 
+fn ip6_dns() -> Attribute {
+    Attribute::Ip6Dns(Some("2001:db8:2::53".parse().unwrap()))
+}
+
 /// A road warrior asks for addresses of these, and the gateway has a small pool of either family.
 fn roaming(vips: &[&str]) -> Pair {
     let mut pair = Pair::new(|a, connection, _| {
@@ -44,7 +48,7 @@ fn roaming(vips: &[&str]) -> Pair {
     });
     let dns = Attribute::Ip4Dns(Some([10, 2, 0, 53].into()));
     let four = pool("10.3.0.1", "10.3.0.2", vec![dns]);
-    let six = pool("2001:db8:3::1", "2001:db8:3::2", vec![]);
+    let six = pool("2001:db8:3::1", "2001:db8:3::2", vec![ip6_dns()]);
     let pools = [("four".to_owned(), four), ("six".to_owned(), six)];
     pair.sides[1]
         .endpoint
@@ -78,7 +82,7 @@ fn leases(pair: &Pair) -> (usize, usize) {
     (all.iter().filter(|users| **users != 0).count(), all.len())
 }
 
-/// S60, S62, S67, S88: addresses are given, and dynamic selectors are narrowed to them.
+/// S60, S62, S67, S69, S88: addresses and DNS servers are given, and dynamic selectors are narrowed to them.
 #[test]
 fn addresses_are_given_and_selectors_follow() {
     for (asked, given) in [
@@ -104,7 +108,8 @@ fn addresses_are_given_and_selectors_follow() {
         }
         let told = |e: &Event| {
             matches!(e, Event::Configured { addresses, attributes, .. }
-            if addresses.len() == given.len() && attributes.contains(&Attribute::Ip4Dns(Some([10, 2, 0, 53].into()))))
+            if addresses.len() == given.len() && attributes.contains(&Attribute::Ip4Dns(Some([10, 2, 0, 53].into())))
+                && attributes.contains(&ip6_dns()))
         };
         assert_eq!(pair.count(0, told), 1, "{asked:?}");
         // Told before anything is installed.

@@ -320,7 +320,7 @@ fn eap_tls_believes_no_stranger_and_no_other() {
     }
 }
 
-/// A02: a certificate is that of whom its holder says to be, asked by EAP (RFC 5216 §5.2) or told by IKE,
+/// A02, B26: a certificate is that of whom its holder says to be, asked by EAP (RFC 5216 §5.2) or told by IKE,
 /// with the kind of name that it says; nobody is taken who says nothing, however good the certificate.
 #[test]
 fn eap_tls_binds_the_certificate_to_the_identity() {

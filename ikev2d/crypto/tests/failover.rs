@@ -446,7 +446,7 @@ fn the_next_synchronisation_does_not_wait() {
     cluster.goes_on(1);
 }
 
-/// §8.1: a request of the dead member's whose key exchange goes on holds up no other's.
+/// B69, §8.1: a request of the dead member's whose key exchange goes on holds up no other's.
 #[test]
 fn a_key_exchange_of_the_dead_member_is_forgotten() {
     let mut cluster = Cluster::new(59, |a, connection, config| {

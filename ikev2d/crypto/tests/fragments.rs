@@ -149,7 +149,7 @@ fn lost_doubled_and_reordered_fragments_delay_but_never_break() {
     }
 }
 
-/// I03: a fragment that was tampered with is as if it had never come; half a message is forgotten.
+/// I03, S87: a fragment that was tampered with is as if it had never come; half a message is forgotten.
 #[test]
 fn forged_fragments_and_messages_that_never_end_leave_nothing() {
     let mut pair = Pair::new(|a, connection, config| {
@@ -202,7 +202,7 @@ fn forged_fragments_and_messages_that_never_end_leave_nothing() {
     assert_eq!(pair.sides[1].endpoint.stats().fragment_octets, 0);
 }
 
-/// A07, S87: one answer for all the fragments of a request that was answered before.
+/// A07, S87, S14: one answer for all the fragments of a request that was answered before.
 #[test]
 fn a_repeated_request_in_fragments_is_answered_once() {
     let mut pair = Pair::new(long);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! SAs that an engine refuses: nobody is left sending through what is not there.
+//! S76, S77, S80: SAs that an engine refuses: nobody is left sending through what is not there.
 #![allow(clippy::unwrap_used)]
 
 mod peers;

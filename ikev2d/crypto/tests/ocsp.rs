@@ -480,7 +480,7 @@ fn an_answer_that_the_peer_brings_saves_asking() {
     }
 }
 
-/// Whoever looks at no revocation looks at no answer; a certificate that names nobody is served by one,
+/// B31: whoever looks at no revocation looks at no answer; a certificate that names nobody is served by one,
 /// also behind one about another certificate.
 #[test]
 fn an_answer_that_is_brought_counts_where_revocation_does() {
@@ -508,7 +508,7 @@ fn an_answer_that_is_brought_counts_where_revocation_does() {
     }
 }
 
-/// What a responder has told us itself, no older answer takes back.
+/// B31: what a responder has told us itself, no older answer takes back.
 #[test]
 fn an_answer_that_is_brought_takes_no_revocation_back() {
     let responder = Responder::new(World::new(true), Does::Revoked);
@@ -521,7 +521,7 @@ fn an_answer_that_is_brought_takes_no_revocation_back() {
     assert_eq!(responder.asked(), 1);
 }
 
-/// RFC 4806: answers about our own certificates are fetched ahead and once, and a peer that brings them is
+/// B31, RFC 4806: answers about our own certificates are fetched ahead and once, and a peer that brings them is
 /// believed without a responder. One that is revoked, or of whom nothing is known, brings none.
 #[test]
 fn answers_about_our_own_certificates_are_there_before_they_are_needed() {

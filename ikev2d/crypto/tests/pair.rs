@@ -14,7 +14,8 @@ use zeroize::Zeroizing;
 
 use peers::Pair;
 
-/// S1 to S4, S6, S9, S11, S12, S17, S27, S57, S58: parameters, authentication, keys and SAs of both, in four messages.
+/// S1 to S4, S6, S9, S11, S12, S17, S27, S57, S58, B35: parameters, authentication, keys and SAs of both, in
+/// four messages.
 #[test]
 fn a_tunnel_is_negotiated_in_four_messages() {
     let mut pair = Pair::plain();
@@ -25,6 +26,7 @@ fn a_tunnel_is_negotiated_in_four_messages() {
     assert_eq!(pair.count(1, |e| matches!(e, Event::ChildUp { .. })), 1);
 }
 
+/// B47, B49, B50, B51: ciphers, integrity, PRFs and groups of IKE, with those of ESP.
 #[test]
 fn every_suite_and_group_works() {
     for ike in [
@@ -70,6 +72,7 @@ fn every_suite_and_group_works() {
     }
 }
 
+/// S13, B4: cookies, asked for under load and sent back.
 #[test]
 fn cookies_are_asked_for_under_load_and_sent_back() {
     let mut pair = Pair::new(|_, _, config| config.cookie_threshold = 0);
@@ -78,6 +81,7 @@ fn cookies_are_asked_for_under_load_and_sent_back() {
     assert_eq!(pair.sides[1].endpoint.stats().cookies, 1);
 }
 
+/// B2: INVALID_KE_PAYLOAD: the group that the responder names is taken.
 #[test]
 fn the_responders_group_is_taken_after_invalid_ke() {
     let mut pair = Pair::new(|a, connection, _| {
@@ -232,6 +236,7 @@ fn both_rekeying_at_once_end_in_one_sa() {
     }
 }
 
+/// S48, S53, S59a: another child on the same IKE SA, with a key exchange of its own.
 #[test]
 fn further_children_are_made_on_the_same_ike_sa_with_pfs() {
     let mut pair = Pair::plain();
@@ -283,6 +288,7 @@ fn a_child_is_made_without_a_key_exchange_where_that_is_chosen() {
     pair.agree(2);
 }
 
+/// S59b: a child SA, then its IKE SA, deleted by either side or both.
 #[test]
 fn deletions_from_either_side_and_from_both_leave_nothing() {
     for sides in [&[0usize][..], &[1], &[0, 1]] {
@@ -329,6 +335,7 @@ fn an_installation_that_fails_makes_no_child_on_either_side() {
     }
 }
 
+/// S104, S106: a NAT is detected, and both ends go to port 4500 with UDP around ESP.
 #[test]
 fn a_nat_is_detected_and_both_float_to_4500() {
     let mut pair = Pair::new(|a, connection, _| connection.encap = a);
@@ -371,6 +378,7 @@ fn an_authenticated_message_from_another_port_moves_the_path_and_a_forged_one_do
     );
 }
 
+/// S59b, B44: who does not answer is given up.
 #[test]
 fn a_dead_peer_is_noticed_and_given_up() {
     let mut pair =
@@ -463,6 +471,8 @@ fn rekeying_by_time_goes_on_by_itself() {
     }
 }
 
+/// I01, S13, B4: messages that are cut anywhere, with lengths that lie or fit, and with any bit changed: no SA,
+/// no long answer, and few half-open.
 #[test]
 fn garbage_makes_no_sa_and_breaks_nothing() {
     let mut pair = Pair::plain();

@@ -317,7 +317,7 @@ fn the_original_initiator_moves_after_the_responder_has_rekeyed() {
     pair.agree(1);
 }
 
-/// B14: nobody moves out of what the configuration allows.
+/// B14, A09: nobody moves out of what the configuration allows.
 #[test]
 fn a_move_stays_within_the_configured_addresses() {
     let new = "198.51.100.9".parse().unwrap();

@@ -91,8 +91,8 @@ fn garbage_makes_no_sa_and_breaks_nothing() {
     }
 }
 
-/// A11, CVE-2019-10155, CVE-2023-38712: a deletion or a notification that no HASH vouches for is nothing,
-/// in the clear or as if it were encrypted.
+/// A10, A11, CVE-2019-10155, CVE-2023-38712: a deletion or a notification that no HASH vouches for,
+/// INITIAL-CONTACT among them, is nothing, in the clear or as if it were encrypted.
 #[test]
 fn what_is_not_authenticated_deletes_nothing() {
     let mut pair = Pair::plain();

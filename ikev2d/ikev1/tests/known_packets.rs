@@ -97,7 +97,7 @@ fn cve_2023_30570_a_refused_aggressive_mode_leaves_no_state() {
     pair.up();
 }
 
-/// CVE-2020-1763: informational exchanges of every shape at who has no such SA, one that is half open, and one
+/// I01, CVE-2020-1763: informational exchanges of every shape at who has no such SA, one that is half open, and one
 /// that stands: no answer, and nothing changes.
 #[test]
 fn cve_2020_1763_bogus_informational_exchanges_are_nothing() {
@@ -187,7 +187,7 @@ fn cve_2016_5361_no_answer_is_repeated_to_who_is_silent() {
     }
 }
 
-/// The same bound does not cost aggressive mode its robustness: a lost last message is repeated by who has
+/// A11: the same bound does not cost aggressive mode its robustness: a lost last message is repeated by who has
 /// begun, until it is heard.
 #[test]
 fn a_lost_last_message_of_aggressive_mode_is_repeated() {
@@ -207,7 +207,7 @@ fn a_lost_last_message_of_aggressive_mode_is_repeated() {
     assert_eq!(pair.recorded.len(), before, "and no more once it is heard");
 }
 
-/// CVE-2015-3991: payloads of every type, of this version's and of the other's, in every exchange, before and
+/// I02, CVE-2015-3991: payloads of every type, of this version's and of the other's, in every exchange, before and
 /// behind authentication.
 #[test]
 fn cve_2015_3991_payloads_of_no_or_another_version_are_nothing() {
@@ -379,7 +379,7 @@ fn cve_2015_4047_private_attributes_are_nothing() {
     }
 }
 
-/// CVE-2010-2628: identities as long as they can be, with signs that format a log, in the clear and as proxy
+/// I07, CVE-2010-2628: identities as long as they can be, with signs that format a log, in the clear and as proxy
 /// ids.
 #[test]
 fn cve_2010_2628_long_identities_fill_no_buffer() {

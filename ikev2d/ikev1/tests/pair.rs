@@ -55,7 +55,7 @@ fn main_mode_takes_six_messages_and_quick_mode_three() {
     assert_eq!(sa.remote_id, &Identity::parse("a.test"));
 }
 
-/// S21 to S26: every cipher, hash and group, those of another time as well.
+/// S21 to S26, B50: every cipher, hash and group, those of another time as well.
 #[test]
 fn every_suite_and_group_works() {
     for ike in [
@@ -294,6 +294,7 @@ fn children_are_rekeyed_from_either_side_without_a_gap() {
     }
 }
 
+/// A08: both sides rekey a child in the same moment.
 #[test]
 fn both_rekeying_a_child_at_once_end_in_one() {
     let mut pair = Pair::plain();

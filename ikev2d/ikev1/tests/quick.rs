@@ -59,7 +59,7 @@ fn the_old_child_is_used_while_message_3_is_under_way() {
     assert_eq!((pair.count(0, gaps), pair.count(1, gaps)), (1, 1));
 }
 
-/// The same where the peer lets the old one go at once.
+/// S20: the same where the peer lets the old one go at once.
 #[test]
 fn a_deletion_of_the_old_child_brings_the_new_one_into_use() {
     let mut pair = Pair::plain();
@@ -109,7 +109,7 @@ fn lifetimes_in_kilobytes_are_told() {
     }
 }
 
-/// RFC 2407 §4.6.3.1: the initiator rekeys in the responder's time where that is shorter.
+/// S20, RFC 2407 §4.6.3.1: the initiator rekeys in the responder's time where that is shorter.
 #[test]
 fn the_responders_shorter_lifetime_is_kept_to() {
     let mut pair = Pair::new(|a, connection, _| {
@@ -122,7 +122,7 @@ fn the_responders_shorter_lifetime_is_kept_to() {
     assert!(rekey_at <= pair.now + Duration::from_secs(220));
 }
 
-/// RFC 2407 §4.6.3.2: the responder tells whether it refuses replayed packets.
+/// S20, RFC 2407 §4.6.3.2: the responder tells whether it refuses replayed packets.
 #[test]
 fn the_initiator_is_told_of_replay_protection() {
     for replay in [true, false] {
@@ -156,7 +156,7 @@ fn an_inbound_spi_is_nobody_elses_as_long_as_its_child_lives() {
     assert!(!numbers.spis.reserve(new));
 }
 
-/// RFC 2408 §3.1: with the commit bit the initiator waits for CONNECTED, which is sent again when it is
+/// S20, RFC 2408 §3.1: with the commit bit the initiator waits for CONNECTED, which is sent again when it is
 /// lost.
 #[test]
 fn a_peer_that_sets_the_commit_bit_is_waited_for() {
@@ -193,7 +193,7 @@ fn a_peer_that_sets_the_commit_bit_is_waited_for() {
     pair.agree(1);
 }
 
-/// Nothing authenticates the header: whoever sets the bit on the way stops nobody for long.
+/// S20: nothing authenticates the header: whoever sets the bit on the way stops nobody for long.
 #[test]
 fn a_forged_commit_bit_only_delays() {
     let mut pair = Pair::plain();
@@ -363,7 +363,7 @@ fn ah_and_esp_are_never_taken_for_each_other() {
     assert!(!pair.sides[0].offered[&pair.child(0)].suite.ah);
 }
 
-/// An AH child and an ESP child of one ISAKMP SA go with it.
+/// S46, S47: an AH child and an ESP child of one ISAKMP SA go with it.
 #[test]
 fn children_of_both_protocols_are_deleted_with_their_isakmp_sa() {
     let mut pair = Pair::new(|a, connection, _| {
@@ -380,7 +380,7 @@ fn children_of_both_protocols_are_deleted_with_their_isakmp_sa() {
     pair.agree(0);
 }
 
-/// RFC 3715 §2.1: AH is neither asked for nor taken where a NAT is between.
+/// S47, RFC 3715 §2.1: AH is neither asked for nor taken where a NAT is between.
 #[test]
 fn ah_does_not_go_through_a_nat() {
     let mut pair = Pair::new(|a, connection, _| {

@@ -70,8 +70,8 @@ fn leased(pair: &mut Pair) -> usize {
     leases.map(|(_, lease)| lease.users).sum()
 }
 
-/// B26 of IKEv1, S59c: a user proves itself and gets an address, asked for or not, in either mode of phase 1,
-/// whoever has begun; the child's selectors are that address.
+/// S8, S27, S59c, S60: a user proves itself and gets an address, asked for or not, in either mode
+/// of phase 1, whoever has begun; the child's selectors are that address.
 #[test]
 fn a_user_proves_itself_and_gets_an_address() {
     for (aggressive, push, begins) in [
@@ -127,7 +127,7 @@ fn a_user_proves_itself_and_gets_an_address() {
     }
 }
 
-/// A wrong password, or nobody's name, is told, and nothing is left at either end.
+/// S8: a wrong password, or nobody's name, is told, and nothing is left at either end.
 #[test]
 fn a_user_that_is_not_believed_gets_nothing() {
     for name in ["carol", "mallory"] {
@@ -151,7 +151,7 @@ fn a_user_that_is_not_believed_gets_nothing() {
     }
 }
 
-/// A peer that passes its user's proof over gets no child SA, whatever it sends; what it has begun ends.
+/// S8: a peer that passes its user's proof over gets no child SA, whatever it sends; what it has begun ends.
 #[test]
 fn nothing_comes_before_the_users_proof() {
     let mut pair = lab("open sesame", |_, _| {});
@@ -169,7 +169,7 @@ fn nothing_comes_before_the_users_proof() {
     assert_eq!((pair.sas(0), pair.sas(1)), (0, 0));
 }
 
-/// Transactions that are lost, doubled and late end as well as others.
+/// S8: transactions that are lost, doubled and late end as well as others.
 #[test]
 fn transactions_survive_a_bad_network() {
     let mut ups = 0;
@@ -192,7 +192,8 @@ fn transactions_survive_a_bad_network() {
     assert!(ups > 60, "{ups} of 78");
 }
 
-/// A renewed ISAKMP SA proves its user anew and keeps its address and its children; only the client renews.
+/// S60: a renewed ISAKMP SA proves its user anew and keeps its address and its children; only the client
+/// renews.
 #[test]
 fn a_renewal_keeps_the_address() {
     let mut pair = lab("open sesame", |_, connection| {
@@ -240,7 +241,7 @@ fn users_of_one_identity_are_told_apart() {
     assert_eq!(pair.count(1, |e| matches!(e, Event::IkeRekeyed { .. })), 0);
 }
 
-/// A pool that has no address left is told.
+/// S60: a pool that has no address left is told.
 #[test]
 fn an_empty_pool_is_told() {
     let mut pair = lab("open sesame", |_, _| {});

@@ -308,7 +308,7 @@ mod tests {
 
     use super::*;
 
-    /// Whatever the base is, also where it wraps; and at its end a part gives nothing more.
+    /// B18: whatever the base is, also where it wraps; and at its end a part gives nothing more.
     #[test]
     fn parts_of_the_ivs_have_none_in_common_and_end() {
         for base in [

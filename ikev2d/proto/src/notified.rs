@@ -63,6 +63,7 @@ fn count(counts: &mut BTreeMap<&'static str, u64>, parts: &[Payload<'_>]) {
 mod tests {
     use super::*;
 
+    /// B56: errors by name, those without one together, and none but errors.
     #[test]
     fn made_up_numbers_count_as_one_and_no_status_counts() {
         let mut chain = Chain::default();

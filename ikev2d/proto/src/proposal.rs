@@ -501,6 +501,7 @@ impl fmt::Display for Proposal {
 mod tests {
     use super::*;
 
+    /// B47, B51: what is read of a proposal is what was written.
     #[test]
     fn proposals_survive_the_wire() {
         for text in [

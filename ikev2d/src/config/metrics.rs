@@ -58,6 +58,7 @@ impl<'de> Deserialize<'de> for MetricsListen {
 mod tests {
     use super::*;
 
+    /// B56: metrics are for loopback addresses and sockets alone.
     #[test]
     fn only_this_host_is_told() {
         let read = |listen: &str| toml::from_str::<MetricsSection>(&format!("listen = {listen:?}"));

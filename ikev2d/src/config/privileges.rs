@@ -82,6 +82,7 @@ impl<'de> Deserialize<'de> for CapabilityName {
 mod tests {
     use crate::config::Config;
 
+    /// B67: capabilities that are kept, and the user.
     #[test]
     fn capabilities_go_by_their_names() {
         let read = |text: &str| {

@@ -251,6 +251,7 @@ fn told(text: &str, expected: &str) {
     );
 }
 
+/// S56, S82: every setting out of its range is refused, with where it stands.
 #[test]
 fn what_is_wrong_is_told_with_its_place() {
     for (from, to, expected) in [
@@ -373,7 +374,8 @@ fn eap_is_checked() {
     }
 }
 
-/// Users behind phase 1 are IKEv1's, behind psk or rsa, at one end, with a password; strongSwan's words.
+/// S8, S27, S28: users behind phase 1 are IKEv1's, behind psk or rsa, at one end, with a password; strongSwan's
+/// words.
 #[test]
 fn xauth_is_checked() {
     let user = "local-xauth = { auth = \"xauth\", xauth_id = \"carol\" }\nencap = true";
@@ -447,7 +449,7 @@ fn suites_are_named_and_kept_to() {
     }
 }
 
-/// S10, S42, S45: one version or the other; aggressive mode is IKEv1's, and has one group.
+/// S10, S42, S45, S20: one version or the other; aggressive mode is IKEv1's, and has one group.
 #[test]
 fn what_is_of_one_version_is_refused_in_the_other() {
     let psk = "local = { auth = \"psk\", id = \"a.demo\" }";
@@ -655,7 +657,7 @@ const MANUAL: &str = r#"
         integrity_out = "606162636465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f"
     "#;
 
-/// S7, S18: key lengths, SPIs, weak algorithms, windows are held to what negotiated SAs are held to.
+/// S7, S18, S56: key lengths, SPIs, weak algorithms, windows are held to what negotiated SAs are held to.
 #[test]
 fn manual_keys_are_checked_as_negotiated_ones() {
     let config: Config = MANUAL.parse().unwrap();
@@ -741,7 +743,7 @@ fn manual_keys_are_checked_as_negotiated_ones() {
     }
 }
 
-/// Counter modes and SHA-1 go with manual keys only where that is asked for.
+/// S18: counter modes and SHA-1 go with manual keys only where that is asked for.
 #[test]
 fn weak_manual_suites_want_legacy() {
     let gcm = MANUAL
@@ -756,6 +758,7 @@ fn weak_manual_suites_want_legacy() {
     assert_eq!(*config.manual_keys["site"].1.salt, [1, 2, 3, 4]);
 }
 
+/// S7, S18: keys in a file that others may read are refused.
 #[test]
 fn keys_that_everybody_may_read_are_refused() {
     use std::os::unix::fs::PermissionsExt;
@@ -872,6 +875,7 @@ fn interfaces_are_checked() {
     }
 }
 
+/// B40: what `copy_dscp` may be.
 #[test]
 fn dscp_is_copied_outwards_unless_told_otherwise() {
     let read = |setting: &str| {

@@ -346,7 +346,7 @@ impl Daemon {
 mod tests {
     use super::*;
 
-    /// One more connection leaves those that are there alone.
+    /// B54, B55: one more connection leaves those that are there alone.
     #[test]
     fn a_further_connection_makes_no_other_anew() {
         let config: Config = "".parse().unwrap();

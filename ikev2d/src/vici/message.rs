@@ -399,7 +399,7 @@ mod tests {
         assert!(message.octets("data").is_none_or(<[u8]>::is_empty));
     }
 
-    /// As `swanctl` sends certificates in DER, and what comes behind them.
+    /// B54: as `swanctl` sends certificates in DER, and what comes behind them.
     #[test]
     fn lists_may_have_octets_among_texts() {
         let octets =

@@ -331,7 +331,7 @@ mod tests {
         assert_eq!(core.local_id, Identity::Fqdn("a.test".to_owned()));
     }
 
-    /// XAUTH is a round of its own, as swanctl has it; `pull` is a switch.
+    /// S8: XAUTH is a round of its own, as swanctl has it; `pull` is a switch.
     #[test]
     fn a_round_of_xauth_is_told_from_the_first() {
         let mut message = message();
@@ -373,7 +373,7 @@ mod tests {
         assert!(read(Value::Octets(vec![0xff; 9])).is_err());
     }
 
-    /// As `swanctl --load-conns` sends certificates and raw keys in DER: their files' content.
+    /// B54: as `swanctl --load-conns` sends certificates and raw keys in DER: their files' content.
     #[test]
     fn certificates_come_in_either_form() {
         let pem = include_str!("../../tests/data/authority.pem");

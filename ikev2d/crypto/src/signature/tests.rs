@@ -45,6 +45,7 @@ fn raw(key: &Rsa<Private>, block: &[u8]) -> Vec<u8> {
     signature
 }
 
+/// S28, S117: each scheme with its key, on the octets that were signed and on others.
 #[test]
 fn every_scheme_verifies_what_it_signs_and_nothing_else() {
     let (rsa, _) = rsa(65_537);
@@ -103,7 +104,7 @@ fn every_scheme_verifies_what_it_signs_and_nothing_else() {
     }
 }
 
-/// A03: the same of IKEv1's signatures, which have no DigestInfo.
+/// A03, S28: the same of IKEv1's signatures, which have no DigestInfo.
 #[test]
 fn a_bare_block_that_is_not_the_octets_own_is_refused() {
     let (key, rsa) = rsa(3);

@@ -289,6 +289,7 @@ mod tests {
         }
     }
 
+    /// S85: the sizes that are tried for either family.
     #[test]
     fn sizes_go_down_to_what_everybody_takes() {
         let path =

@@ -608,7 +608,7 @@ fn a_caller_that_counted_before_goes_on_from_there() {
     assert!(matches!(refused, Err(SaError::NotApplicable { .. })));
 }
 
-/// RFC 6311 §6.4: whoever carries the SA, every number from then on is higher by as much at least, none
+/// B17, RFC 6311 §6.4: whoever carries the SA, every number from then on is higher by as much at least, none
 /// comes twice, and at the end there is none.
 #[test]
 fn numbers_that_are_left_out_are_never_used() {

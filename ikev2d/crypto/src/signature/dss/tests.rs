@@ -88,7 +88,7 @@ fn nist_sigver_with_sha_1() {
     }
 }
 
-/// r and s as IKEv1 has them, with longer q than it has: the arithmetic is the same.
+/// S29: r and s as IKEv1 has them, with longer q than it has: the arithmetic is the same.
 #[test]
 fn wycheproof_p1363() {
     let mut seen = 0;
@@ -119,7 +119,7 @@ fn wycheproof_p1363() {
     assert!(seen > 300, "{seen}");
 }
 
-/// A03: r and s of 0, q, q + 1 and of another length; DER, which IKEv1 has not.
+/// A03, S29: r and s of 0, q, q + 1 and of another length; DER, which IKEv1 has not.
 #[test]
 fn values_out_of_range_are_refused() {
     let (vector, _) = vectors().into_iter().find(|(_, good)| *good).unwrap();
@@ -142,7 +142,7 @@ fn values_out_of_range_are_refused() {
     }
 }
 
-/// A key with which everybody signs, and of sizes that RFC 2409's DSS has not.
+/// S29: a key with which everybody signs, and of sizes that RFC 2409's DSS has not.
 #[test]
 fn keys_that_are_unsound_or_of_another_size_are_refused() {
     let (vector, _) = vectors().into_iter().next().unwrap();

@@ -134,6 +134,13 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Says in the log what is unwise in it.
+    pub fn log_warnings(&self) {
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
+        }
+    }
+
     /// Reads a file.
     ///
     /// # Errors

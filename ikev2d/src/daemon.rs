@@ -112,6 +112,8 @@ pub(crate) struct Daemon {
     virtual_ips: virtual_ips::VirtualIps,
     /// The policy has changed and the traps have not yet.
     traps_due: bool,
+    /// The configuration is another one: what it wants to be there is to be looked for.
+    starts_due: bool,
     pub(crate) manual: Manual,
     /// The configuration's manual SAs are to be looked at.
     manual_due: bool,
@@ -265,6 +267,7 @@ pub async fn run(
         mobility: mobility::Mobility::default(),
         virtual_ips: virtual_ips::VirtualIps::new(launcher.clone()),
         traps_due: false,
+        starts_due: false,
         manual,
         manual_due: true,
         manual_held: manual::ManualRoutes::default(),
@@ -405,6 +408,7 @@ impl Daemon {
         section.is_some_and(|section| section.start_action == StartAction::Start)
     }
 
+    /// Sets up the children of the configuration that are to be there, and are not.
     fn start_connections(&mut self) {
         let start: Vec<(String, String)> = self
             .config
@@ -418,9 +422,7 @@ impl Daemon {
             })
             .collect();
         for (connection, child) in start {
-            if !self.is_taken_up(&connection, &child) {
-                self.start(&connection, &child);
-            }
+            self.start_missing(&connection, &child);
         }
     }
 
@@ -450,9 +452,11 @@ impl Daemon {
             Ok(config) => {
                 self.keeper.forget_others();
                 tracing::info!("configuration is read again; established SAs stay");
+                config.log_warnings();
                 self.config = config;
                 self.interfaces_due = true;
                 self.manual_due = true;
+                self.starts_due = true;
                 self.credentials_changed();
                 Ok(())
             }
@@ -610,8 +614,18 @@ impl Daemon {
             self.update_interfaces().await;
             self.traps_due = true;
         }
+        let starts_due = std::mem::take(&mut self.starts_due);
+        if starts_due {
+            self.refresh_policy();
+        }
         if std::mem::take(&mut self.traps_due) {
             self.update_traps();
+        }
+        if starts_due {
+            for connection in self.endpoint.connections().to_vec() {
+                self.endpoint.add_children(&connection);
+            }
+            self.start_connections();
         }
         if std::mem::take(&mut self.manual_due) {
             self.update_manual().await;

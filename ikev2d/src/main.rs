@@ -100,9 +100,7 @@ fn main() -> ExitCode {
         .with_env_filter(filter(level.unwrap_or("info")))
         .with_writer(std::io::stderr)
         .init();
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
+    config.log_warnings();
     if let Some(left) = left {
         left.log();
     }

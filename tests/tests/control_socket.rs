@@ -79,6 +79,60 @@ fn swanctl_loads_a_connection_and_its_secret_and_a_tunnel_comes_of_it() {
     drop(peer);
 }
 
+/// B55: a child with `start_action = "start"` that a reload brings is started, with a connection of its own
+/// and on the IKE SA that is there; what is there already, is not. What is unwise in it is told, as at the start.
+#[test]
+fn what_a_reload_brings_is_started() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let places = [(&wire.a, "a", 1), (&wire.b, "b", 2)];
+    let gateways = places.map(|(namespace, name, _)| {
+        let configuration = format!("[secrets.ike-1]\nsecret = \"{SECRET}\"\n");
+        Gateway::ikev2d_with(namespace, &directory.path().join(name), &configuration)
+    });
+    let add = |at: usize, text: &str| {
+        let file = directory.path().join(places[at].1).join("ikev2d.toml");
+        let before = fs::read_to_string(&file).unwrap();
+        fs::write(&file, before + text).unwrap();
+        gateways[at].swanctl(&["--reload-settings"]);
+    };
+    let [a, b] = &gateways;
+    let start = |own| match own {
+        1 => "start_action = \"start\"",
+        _ => "",
+    };
+    for at in [1, 0] {
+        let own = places[at].2;
+        add(at, &ours(own, IKE, ESP, "", start(own)));
+    }
+    wire.assert_passes("a connection that a reload has brought");
+    let further = |own: u8| {
+        format!(
+            "[connections.gw.children.further]\nlocal_ts = [\"10.{own}.1.0/24\"]\n\
+             remote_ts = [\"10.{peer}.1.0/24\"]\nesp_proposals = [\"{ESP}\"]\n{}\n",
+            start(own),
+            peer = 3 - own,
+        )
+    };
+    for at in [1, 0] {
+        add(at, &further(places[at].2));
+    }
+    a.wait_sas("the further child", |text| text.contains("further: #"));
+    add(
+        0,
+        "[secrets.short]\nids = [\"c.test\"]\nsecret = \"tooshort\"\n",
+    );
+    let log = fs::read_to_string(&a.log).unwrap();
+    assert!(log.contains("secrets.short"), "{}", a.tail());
+    // Nothing is there twice.
+    for gateway in [a, b] {
+        let sas = gateway.swanctl(&["--list-sas"]);
+        let count = |what: &str| sas.matches(what).count();
+        assert_eq!((count("gw: #1"), count("gw: #")), (1, 1), "{sas}");
+        assert_eq!((count("net: #"), count("further: #")), (1, 1), "{sas}");
+    }
+}
+
 /// B54: certificates by `load-cert` and with their connection, in PEM and DER.
 #[test]
 fn swanctl_loads_certificates_in_either_form() {

@@ -694,3 +694,54 @@ fn a_reauthentication_is_no_second_ike_sa() {
     let left: Vec<_> = pair.sides[1].endpoint.ike_sas().map(|sa| sa.id).collect();
     assert_eq!(left, [first]);
 }
+
+/// B55: a child that is added while the IKE SA is there comes on it, from either side, and is rekeyed like the
+/// others, also after its IKE SA was; those that were there stay as they were.
+#[test]
+fn a_child_that_is_added_comes_on_the_ike_sa_that_is_there() {
+    for side in [0, 1] {
+        let mut pair = Pair::new(|_, connection, _| connection.children.truncate(1));
+        pair.up();
+        for (side, a) in [(0, true), (1, false)] {
+            let mut policy = peers::connection(a);
+            let [kept, added] = &mut policy.children[..] else {
+                panic!("{:?}", policy.children);
+            };
+            kept.esp_proposals.clear();
+            added.name = "late".to_owned();
+            let policy = std::sync::Arc::new(policy);
+            let endpoint = &mut pair.sides[side].endpoint;
+            endpoint.set_connections(vec![policy.clone()]);
+            endpoint.add_children(&policy);
+        }
+        let (ike, now) = (pair.ike(side), pair.now);
+        let endpoint = &mut pair.sides[side].endpoint;
+        assert!(!endpoint.asks_for("gw", "late"));
+        let by = endpoint.initiate(now, "gw", Some("late"), None).unwrap();
+        assert_eq!(by, ike);
+        assert!(endpoint.asks_for("gw", "late") && !endpoint.asks_for("gw", "net"));
+        pair.run(Duration::from_secs(1));
+        pair.agree(2);
+        assert!(!pair.sides[side].endpoint.asks_for("gw", "late"));
+        for of_ike in [false, true] {
+            let now = pair.now;
+            if of_ike {
+                pair.sides[side].endpoint.rekey_ike(now, ike).unwrap();
+                pair.run(Duration::from_secs(5));
+            }
+            for side in [side, 1 - side] {
+                let sas = pair.sides[side].endpoint.ike_sas();
+                let all: Vec<ChildId> = sas.flat_map(|sa| sa.children).map(|c| c.sa.id).collect();
+                assert_eq!(all.len(), 2);
+                for child in all {
+                    let now = pair.now;
+                    pair.sides[side].endpoint.rekey_child(now, child).unwrap();
+                    pair.run(Duration::from_secs(5));
+                    pair.agree(2);
+                }
+            }
+        }
+        let rekeyed = pair.count(side, |e| matches!(e, Event::ChildRekeyed { .. }));
+        assert_eq!(rekeyed, 8);
+    }
+}

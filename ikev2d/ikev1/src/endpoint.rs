@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ikev2d_proto::config::{
-    AddressPattern, Connection, EndpointConfig, Identity, Secret, Unique, find_secret,
+    AddressPattern, Connection, EndpointConfig, Grown, Identity, Secret, Unique, find_secret,
 };
 use ikev2d_proto::credential::JobResult;
 use ikev2d_proto::crypto::Crypto;
@@ -66,6 +66,25 @@ impl Endpoint {
     pub fn set_connections(&mut self, connections: &[Arc<Connection>]) {
         let ours = connections.iter().filter(|c| c.version.has_v1());
         self.connections = ours.cloned().collect();
+    }
+
+    /// ISAKMP SAs of a connection take up the children that it has got since they were made; those that
+    /// they know stay as they are.
+    pub fn add_children(&mut self, connection: &Arc<Connection>) {
+        let mut grown = Grown::default();
+        for id in self.sas.of_connection(&connection.name) {
+            let of = |sa: &&mut Isakmp| sa.connection.name == connection.name;
+            if let Some(sa) = self.sas.get_mut(id).filter(of) {
+                grown.grow(&mut sa.connection, connection);
+            }
+        }
+    }
+
+    /// Whether a child of a connection is being asked for, or is to be.
+    pub fn asks_for(&self, connection: &str, child: &str) -> bool {
+        let ours = self.sas.of_connection(connection).into_iter();
+        let mut ours = ours.filter_map(|id| self.sas.get(id));
+        ours.any(|sa| sa.connection.name == connection && sa.asks_for(child))
     }
 
     /// Replaces the preshared keys.

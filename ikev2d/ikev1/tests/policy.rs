@@ -101,3 +101,30 @@ fn initial_contact_clears_what_was_before() {
         assert_eq!(pair.sas(1), 1);
     }
 }
+
+/// B55: a child that is added while the ISAKMP SA is there comes on it, from either side.
+#[test]
+fn a_child_that_is_added_comes_on_the_isakmp_sa_that_is_there() {
+    for side in [0, 1] {
+        let mut pair = Pair::plain();
+        pair.up();
+        for (side, a) in [(0, true), (1, false)] {
+            let mut policy = peers::connection(a);
+            policy.children.push(peers::other_child(a));
+            let policy = std::sync::Arc::new(policy);
+            let endpoint = &mut pair.sides[side].endpoint;
+            endpoint.set_connections(std::slice::from_ref(&policy));
+            endpoint.add_children(&policy);
+        }
+        let (ike, now) = (pair.ike(side), pair.now);
+        let name = peers::other_child(true).name;
+        let endpoint = &mut pair.sides[side].endpoint;
+        assert!(!endpoint.asks_for("gw", &name));
+        let by = endpoint.initiate(now, "gw", Some(&name), None).unwrap();
+        assert_eq!(by, ike);
+        assert!(endpoint.asks_for("gw", &name));
+        pair.run(Duration::from_secs(5));
+        pair.agree(2);
+        assert!(!pair.sides[side].endpoint.asks_for("gw", &name));
+    }
+}

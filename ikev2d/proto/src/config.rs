@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Policy: connections, their children, identities and secrets.
 
+mod grown;
+
 use std::fmt;
 use std::hash::{Hash as _, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,6 +18,8 @@ use crate::proposal::Proposal;
 use crate::ts::TrafficSelector;
 use crate::wire::{Reader, WireError};
 use crate::xauth::Xauth;
+
+pub use grown::Grown;
 
 /// Settings of an endpoint.
 #[derive(Clone, Debug)]

@@ -25,7 +25,7 @@ pub use stream::StreamUse;
 pub use table::network;
 pub(crate) use unique::GRACE;
 
-use crate::config::{Connection, EndpointConfig, Identity, Secret};
+use crate::config::{Connection, EndpointConfig, Grown, Identity, Secret};
 use crate::credential::JobResult;
 use crate::crypto::Crypto;
 use crate::event::{Answer, ChildId, Event, IkeId, InstallId, JobId, Numbers, Path, Transmit};
@@ -159,6 +159,20 @@ impl Endpoint {
         let resumes = connections.iter().any(|c| c.resumption.is_some());
         self.gate.resume(resumes);
         self.connections = connections;
+    }
+
+    /// IKE SAs of a connection take up the children that it has got since they were made; those that they
+    /// know stay as they are.
+    pub fn add_children(&mut self, connection: &Arc<Connection>) {
+        let of = self.sas.of_connection(&connection.name);
+        let others = of.filter(|sa| !Arc::ptr_eq(&sa.connection, connection));
+        let others: Vec<IkeId> = others.map(|sa| sa.id).collect();
+        let mut grown = Grown::default();
+        for sa in others {
+            if let Some(sa) = self.sas.get_mut(&sa) {
+                grown.grow(&mut sa.connection, connection);
+            }
+        }
     }
 
     /// Replaces the preshared keys.

@@ -74,18 +74,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Whether a child is one of an IKE SA that was taken up: it need not be set up.
-    pub(super) fn is_taken_up(&self, connection: &str, child: &str) -> bool {
-        let taken = |sa: &IkeSaInfo<'_>| {
-            let member = self.member.iter();
-            member
-                .flat_map(|m| m.written.keys())
-                .any(|ike| *ike == sa.id)
-        };
-        let mut sas = self.endpoint.ike_sas_of(connection).filter(taken);
-        sas.any(|sa| sa.children.iter().any(|info| *info.sa.child == *child))
-    }
-
     /// What an event changes of what another member needs.
     pub(super) fn note_for_members(&mut self, event: &Event) {
         let Some(member) = &mut self.member else {

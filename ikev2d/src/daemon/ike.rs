@@ -80,6 +80,17 @@ impl Ike {
         self.connections = connections;
     }
 
+    /// IKE SAs of a connection take up the children that it has got since they were made.
+    pub(crate) fn add_children(&mut self, connection: &Arc<Connection>) {
+        self.v1.add_children(connection);
+        self.v2.add_children(connection);
+    }
+
+    /// Whether a child of a connection is being asked for, or is to be.
+    pub(crate) fn asks_for(&self, connection: &str, child: &str) -> bool {
+        self.v1.asks_for(connection, child) || self.v2.asks_for(connection, child)
+    }
+
     /// Replaces the preshared keys.
     pub(crate) fn set_secrets(&mut self, secrets: Vec<Secret>) {
         self.v1.set_secrets(secrets.clone());

@@ -186,14 +186,11 @@ impl Daemon {
         self.loaded
             .add_connection(&self.config, name.clone(), section)?;
         self.apply_policy();
+        if let Some(connection) = self.loaded.policy.get(&name) {
+            self.endpoint.add_children(connection);
+        }
         for child in start {
-            let present = self
-                .endpoint
-                .ike_sas_of(&name)
-                .any(|sa| sa.children.iter().any(|info| *info.sa.child == *child));
-            if !present {
-                self.start(&name, &child);
-            }
+            self.start_missing(&name, &child);
         }
         Ok(())
     }

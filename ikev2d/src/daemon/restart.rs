@@ -128,6 +128,27 @@ impl Daemon {
         }
     }
 
+    /// Sets a child up unless it is there, or about to be; one that is to be tried again later is tried now,
+    /// with all its tries before it.
+    pub(super) fn start_missing(&mut self, connection: &str, child: &str) {
+        if self.is_there(connection, child) || self.endpoint.asks_for(connection, child) {
+            return;
+        }
+        let key = (connection.to_owned(), child.to_owned());
+        self.restarts.waiting.remove(&key);
+        self.start(connection, child);
+    }
+
+    /// Whether a child has an SA, which is not on its way out.
+    fn is_there(&self, connection: &str, child: &str) -> bool {
+        let stays = |state| state != "DELETING";
+        let mut sas = self.endpoint.ike_sas_of(connection);
+        sas.any(|sa| {
+            let mut children = sa.children.iter();
+            stays(sa.state) && children.any(|c| *c.sa.child == *child && stays(c.state))
+        })
+    }
+
     /// Sets a child up that is to be there. Where this host has no way to the peer yet, or none any more,
     /// that is a try that came to nothing.
     pub(super) fn start(&mut self, connection: &str, child: &str) {

@@ -16,6 +16,18 @@ use crate::wire::notify::{self, Notify};
 use crate::wire::{Chain, Payloads, identity, payload, sa};
 
 impl Isakmp {
+    /// Whether a child is being asked for, or is to be; its rekeying is another matter.
+    pub(crate) fn asks_for(&self, child: &str) -> bool {
+        let exchange = |exchange: &Exchange| match &exchange.stage {
+            Stage::Asked(asked) => asked.rekeys.is_none() && asked.name == child,
+            _ => false,
+        };
+        let held = |then: &Then| matches!(then, Then::Ask(name, _, None) if name == child);
+        self.wanted.iter().any(|wanted| wanted == child)
+            || self.exchanges.values().any(exchange)
+            || self.elsewhere.iter().any(held)
+    }
+
     /// Asks for a child: a quick mode for each pair of its selectors.
     pub(crate) fn ask_child(&mut self, ctx: &mut Ctx<'_>, name: &str) {
         let Some(config) = self.child_config(name) else {

@@ -156,6 +156,12 @@ impl Endpoint {
         self.sas.of_connection(connection).map(info)
     }
 
+    /// Whether a child of a connection is being asked for, or is to be.
+    pub fn asks_for(&self, connection: &str, child: &str) -> bool {
+        let mut sas = self.sas.of_connection(connection);
+        sas.any(|sa| sa.asks_for(child))
+    }
+
     /// What was seen so far.
     pub fn stats(&self) -> Stats {
         let connecting = |sa: &&IkeSa| sa.state == State::Connecting && !sa.initiator;

@@ -178,6 +178,19 @@ impl Task {
 }
 
 impl IkeSa {
+    /// Whether a child is being asked for, or is to be; its rekeying is another matter.
+    pub(crate) fn asks_for(&self, child: &str) -> bool {
+        let is =
+            |task: &Task| matches!(task, Task::Child { name, rekeys: None, .. } if name == child);
+        let asked = match self.asking() {
+            Some(Request::CreateChild(asked)) => {
+                asked.rekeys.is_none() && asked.config.name == child
+            }
+            _ => false,
+        };
+        asked || self.tasks.iter().any(is)
+    }
+
     /// Starts the next task when the window is free.
     pub(crate) fn pump(&mut self, ctx: &mut Ctx<'_>) {
         while self.outstanding.is_none()

@@ -118,6 +118,15 @@ impl Pool {
         Some(self.give(owner, address))
     }
 
+    /// Takes in who had an address.
+    fn remember(&mut self, address: IpAddr, owner: String, turn: u64) {
+        if self.contains(address) && !self.leases.contains_key(&address) {
+            let users = 0;
+            self.last.insert(owner.clone(), address);
+            self.leases.insert(address, Lease { owner, users, turn });
+        }
+    }
+
     fn give(&mut self, owner: &str, address: IpAddr) -> IpAddr {
         let owner = owner.to_owned();
         let lease = Lease {
@@ -139,6 +148,8 @@ impl Pool {
 #[derive(Clone, Debug, Default)]
 pub struct Pools {
     pools: BTreeMap<String, Pool>,
+    /// What was written down of pools that are not there yet: clients load theirs later.
+    awaited: BTreeMap<String, BTreeMap<IpAddr, String>>,
     turn: u64,
     changed: bool,
 }
@@ -159,6 +170,10 @@ impl Pools {
                 pool.last
                     .retain(|_, address| pool.leases.contains_key(address));
             }
+            for (address, owner) in self.awaited.remove(&name).unwrap_or_default() {
+                self.turn += 1;
+                pool.remember(address, owner, self.turn);
+            }
             self.pools.insert(name, pool);
         }
     }
@@ -166,15 +181,25 @@ impl Pools {
     /// Takes in who had which address when this was last written down.
     pub fn remember(&mut self, pool: &str, address: IpAddr, owner: &str) {
         self.turn += 1;
-        let turn = self.turn;
-        if let Some(pool) = self.pools.get_mut(pool)
-            && pool.contains(address)
-            && !pool.leases.contains_key(&address)
-        {
-            let (owner, users) = (owner.to_owned(), 0);
-            pool.last.insert(owner.clone(), address);
-            pool.leases.insert(address, Lease { owner, users, turn });
+        let (turn, owner) = (self.turn, owner.to_owned());
+        match self.pools.get_mut(pool) {
+            Some(pool) => pool.remember(address, owner, turn),
+            None => {
+                let awaited = self.awaited.entry(pool.to_owned()).or_default();
+                awaited.insert(address, owner);
+            }
         }
+    }
+
+    /// Who has or had which address, pool by pool, also of those that are not there yet.
+    pub fn owners(&self) -> BTreeMap<String, BTreeMap<IpAddr, String>> {
+        let mut all = self.awaited.clone();
+        all.extend(self.pools.iter().map(|(name, pool)| {
+            let leases = pool.leases();
+            let leases = leases.map(|(address, lease)| (address, lease.owner.clone()));
+            (name.clone(), leases.collect())
+        }));
+        all
     }
 
     /// The pools.

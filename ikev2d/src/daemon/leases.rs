@@ -42,19 +42,9 @@ pub(super) fn read(path: &Path, pools: &mut Pools) {
     }
 }
 
-/// What is to be written down.
-fn written(pools: &Pools) -> Written {
-    let each = pools.iter().map(|(name, pool)| {
-        let leases = pool.leases();
-        let leases = leases.map(|(address, lease)| (address, lease.owner.clone()));
-        (name.to_owned(), leases.collect())
-    });
-    each.collect()
-}
-
-/// The same, if it has changed since this was last asked.
+/// What is to be written down, if it has changed since this was last asked.
 fn changed(pools: &mut Pools) -> Option<Written> {
-    pools.take_changed().then(|| written(pools))
+    pools.take_changed().then(|| pools.owners())
 }
 
 /// Writes it down: whoever reads finds the old file or the new one, whole.
@@ -230,7 +220,7 @@ mod tests {
         read(&path, &mut before);
         assert_eq!(before.iter().next().unwrap().1.leases().count(), 0);
         before.remember("home", "10.3.0.4".parse().unwrap(), "a.test");
-        write(&path, &written(&before)).unwrap();
+        write(&path, &before.owners()).unwrap();
         let mut after = pools();
         read(&path, &mut after);
         let (address, lease) = after.iter().next().unwrap().1.leases().next().unwrap();
@@ -239,9 +229,18 @@ mod tests {
             ("10.3.0.4".parse().unwrap(), "a.test", 0)
         );
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        // A pool that a client loads later; what is written down before that, has its leases as well.
+        let mut late = Pools::default();
+        read(&path, &mut late);
+        write(&path, &late.owners()).unwrap();
+        let mut later = Pools::default();
+        read(&path, &mut later);
+        let home = pools().iter().next().unwrap().1.config().clone();
+        later.set(BTreeMap::from([("home".to_owned(), home)]));
+        assert_eq!(later.owners(), before.owners());
         // Nor may others read it, whatever the umask is, or a crash has left.
         fs::write(path.with_extension("new"), b"half").unwrap();
-        write(&path, &written(&before)).unwrap();
+        write(&path, &before.owners()).unwrap();
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600

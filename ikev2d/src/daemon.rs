@@ -660,7 +660,12 @@ impl Daemon {
                     .loaded
                     .child(&self.config, &child.connection, &child.child);
                 let names = (&*child.connection, &*child.child);
-                let bound = self.interfaces.bind(names, section);
+                let bound = self
+                    .interfaces
+                    .bind(names, section.map(|section| &**section));
+                // One that is configured no more goes on as it was.
+                let section = section.cloned();
+                let section = section.or_else(|| self.installer.section_before(&child.sa));
                 let installed = bound.and_then(|interface| {
                     let installed = self.installer.inbound(*child, section, interface);
                     installed.map_err(|error| error.to_string())

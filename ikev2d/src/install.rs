@@ -88,8 +88,8 @@ struct Installed {
     sa: Arc<ChildSa>,
     /// Until the outbound SA is installed, too: how.
     how: Option<Box<How>>,
-    /// Hard, of both.
-    life_time: Option<Duration>,
+    /// What it was configured by, which those that take over from it are too when it is configured no more.
+    section: Option<Arc<ChildSection>>,
     padding: Padding,
     interface: InterfaceId,
     inbound: SaHandle,
@@ -178,9 +178,10 @@ impl Installer {
             keys_in,
             keys_out,
         }: KeyedChild,
-        section: Option<&ChildSection>,
+        settings: Option<Arc<ChildSection>>,
         interface: InterfaceId,
     ) -> Result<(), InstallError> {
+        let section = settings.as_deref();
         if sa.transport && self.plane.is_inline() {
             let what = "transport mode";
             let error =
@@ -248,7 +249,7 @@ impl Installer {
                 keys: keys_out,
                 selectors,
             })),
-            life_time: lifetimes.hard.time,
+            section: settings,
             padding,
             interface,
             inbound: handle,
@@ -473,7 +474,16 @@ impl Installer {
 
     /// Age at which a child stops.
     pub(crate) fn life_time(&self, child: ChildId) -> Option<Duration> {
-        self.children.get(&child)?.life_time
+        self.children.get(&child)?.section.as_ref()?.life_time()
+    }
+
+    /// What the SAs were installed by that a new one takes over from.
+    pub(crate) fn section_before(&self, new: &ChildSa) -> Option<Arc<ChildSection>> {
+        let replaced = new.replaces.and_then(|old| self.children.get(&old));
+        // One that is authenticated anew names none.
+        let same = |sa: &ChildSa| sa.connection == new.connection && sa.child == new.child;
+        let alike = || self.children.values().find(|installed| same(&installed.sa));
+        replaced.or_else(alike)?.section.clone()
     }
 
     /// A child as it is installed.

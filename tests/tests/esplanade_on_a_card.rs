@@ -211,6 +211,42 @@ fn algorithms_that_a_card_has_not_are_done_in_software_visibly() {
     }
 }
 
+/// B55: an SA whose child is configured no more, and those that take over from it, stay where its configuration
+/// has put them, and live as long.
+#[test]
+fn a_child_that_is_configured_no_more_goes_on_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let socket = directory.path().join("card");
+    let _card = card(&socket);
+    let address = format!("vfio-user:{}", socket.display());
+    let connection = ours(1, IKE, ESP, "", "hw_offload = \"no\"\nlife_time = \"7h\"");
+    let configuration = format!("{connection}\n[secrets.ike-1]\nsecret = \"{SECRET}\"\n");
+    let at = directory.path().join("a");
+    let a = Gateway::ikev2d_on(&wire.a, &at, &address, &configuration);
+    let at_b = directory.path().join("b");
+    let b = Gateway::ikev2d(&wire.b, &at_b, &ours(2, IKE, ESP, "", ""));
+    a.swanctl(&["--initiate", "--child", "net"]);
+    let assert_is_the_same = |when: &str| {
+        wire.assert_passes(when);
+        assert_eq!(engine(&a), "software", "{when}");
+        let sas = a.swanctl(&["--list-sas", "--raw"]);
+        let life = sas.split("life-time=").nth(1);
+        let life = life.and_then(|rest| rest.split_whitespace().next()?.parse::<u32>().ok());
+        assert!(life.is_some_and(|life| life > 6 * 3600), "{when}: {sas}");
+    };
+    assert_is_the_same("as configured");
+    let file = at.join("ikev2d.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace(&connection, "")).unwrap();
+    a.swanctl(&["--reload-settings"]);
+    assert!(a.swanctl(&["--list-conns"]).trim().is_empty());
+    gateway::rekey::child(&a, &b, "net");
+    assert_is_the_same("rekeyed");
+    gateway::rekey::child(&b, &a, "net");
+    assert_is_the_same("rekeyed by the peer");
+}
+
 /// B37: no card pads. What is padded is sealed in software, and why is shown; what must be on the card is
 /// refused, and why is told.
 #[test]

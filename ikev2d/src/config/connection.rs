@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ikev2d_crypto::name;
@@ -11,7 +12,7 @@ use ikev2d_proto::config::{
 };
 use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::suite::Suite;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::auth::AuthSection;
 use super::child::ChildSection;
@@ -142,9 +143,17 @@ pub struct ConnectionSection {
     /// For how long an IKE SA that was lost may be resumed without a key exchange (RFC 5723); 0 is never.
     #[serde(default)]
     pub resumption: Seconds,
-    /// Child SAs by name.
-    #[serde(default)]
-    pub children: BTreeMap<String, ChildSection>,
+    /// Child SAs by name; what is installed by one keeps it.
+    #[serde(default, deserialize_with = "shared")]
+    pub children: BTreeMap<String, Arc<ChildSection>>,
+}
+
+fn shared<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Arc<ChildSection>>, D::Error> {
+    let own = BTreeMap::<String, ChildSection>::deserialize(deserializer)?;
+    let shared = own.into_iter().map(|(name, child)| (name, Arc::new(child)));
+    Ok(shared.collect())
 }
 
 /// When our certificates are sent.

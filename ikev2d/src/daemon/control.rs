@@ -195,7 +195,7 @@ impl Daemon {
                 let listed = conns.map(|c| {
                     let settings = |child: &str| {
                         let section = self.loaded.child(&self.config, &c.name, child);
-                        section.map(ChildSettings::from).unwrap_or_default()
+                        section.map_or_else(ChildSettings::default, |s| (&**s).into())
                     };
                     ("list-conn", lists::connection(c, settings))
                 });

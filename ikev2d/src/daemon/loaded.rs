@@ -41,7 +41,7 @@ impl Loaded {
         config: &'a Config,
         connection: &str,
         child: &str,
-    ) -> Option<&'a ChildSection> {
+    ) -> Option<&'a Arc<ChildSection>> {
         self.connection(config, connection)?.children.get(child)
     }
 

@@ -5,46 +5,20 @@
 mod peers;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ikev2d_proto::config::*;
 use ikev2d_proto::endpoint::{Endpoint, Verdict};
 use ikev2d_proto::event::*;
 use ikev2d_proto::proposal::Proposal;
-use ikev2d_proto::wire::{Chain, FLAG_RESPONSE, Header, VERSION, exchange, notify};
+use ikev2d_proto::wire::notify;
+use tracing_subscriber::filter::LevelFilter;
 use zeroize::Zeroizing;
 
 use peers::Pair;
 use peers::seeded::SeededCrypto;
-
-/// What is logged.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(octets);
-        Ok(octets.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// An IKE_SA_INIT response that anybody on the way could have made.
-fn forged(request: &[u8], kind: u16, data: &[u8]) -> Vec<u8> {
-    let mut chain = Chain::default();
-    chain.notify(kind, data);
-    let header = Header::parse(request).unwrap();
-    chain.into_message(Header {
-        version: VERSION,
-        exchange: exchange::IKE_SA_INIT,
-        flags: FLAG_RESPONSE,
-        ..header
-    })
-}
+use peers::strangers::{forged, logged};
 
 /// A10, RFC 7296 §2.21.1: nobody is authenticated yet, so what an error says is not acted on at once.
 #[test]
@@ -189,7 +163,7 @@ fn who_was_half_open_before_cookies_were_asked_for_gets_in() {
     assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 1);
 }
 
-/// S13, I01: a host with a whole IPv6 network counts as one.
+/// S13: a host with a whole IPv6 network counts as one.
 #[test]
 fn an_ipv6_network_is_one_peer_to_the_half_open_limit() {
     let mut pair = Pair::seeded(3, |_, connection, config| {
@@ -444,21 +418,13 @@ fn a_flood_of_misfits_fills_no_log() {
         .unwrap();
     pair.flush();
     let (_, _, path, message) = pair.wire.pop_front().unwrap();
-    let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer({
-            let lines = lines.clone();
-            move || lines.clone()
-        })
-        .finish();
-    tracing::subscriber::with_default(subscriber, || {
+    let text = logged(LevelFilter::INFO, || {
         for n in 0..2500 {
             let now = now + Duration::from_millis(n);
             pair.sides[1].endpoint.handle_datagram(now, path, &message);
         }
     });
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let text = String::from_utf8(text).unwrap();
     let said: Vec<&str> = text
         .lines()
         .filter(|l| l.contains("no connection or proposal fits"))

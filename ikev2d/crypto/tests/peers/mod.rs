@@ -4,6 +4,7 @@
 
 pub(crate) mod explore;
 pub(crate) mod seeded;
+pub(crate) mod strangers;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};

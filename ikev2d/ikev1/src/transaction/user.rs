@@ -20,6 +20,18 @@ pub(super) fn is_about_users(attributes: &Attributes<'_>) -> bool {
     all.any(|attribute| (xauth::TYPE..=xauth::STATUS).contains(&attribute.kind))
 }
 
+/// What a peer says, as text without signs that would make another line or another screen of it.
+fn plain(octets: &[u8]) -> String {
+    let text = String::from_utf8_lossy(octets);
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
+/// The same for a log, no longer than people read.
+fn line(octets: &[u8]) -> String {
+    const MOST: usize = 200;
+    plain(octets).chars().take(MOST).collect()
+}
+
 impl Isakmp {
     /// Asks the peer for its user.
     pub(super) fn ask_user(&mut self, ctx: &mut Ctx<'_>) {
@@ -39,27 +51,26 @@ impl Isakmp {
             (Some(xauth), Some(name), Some(password)) => xauth.admits(ctx.crypto, name, password),
             _ => false,
         };
-        // A name is text for people in logs and lists, whatever its octets.
-        let shown = String::from_utf8_lossy(name.unwrap_or_default());
-        let shown: String = shown.chars().filter(|c| !c.is_control()).collect();
+        let name = name.unwrap_or_default();
+        let user = line(name);
         if admitted {
             tracing::info!(
                 connection = connection.name,
-                user = shown,
+                user,
                 "XAUTH: the user is believed"
             );
         } else {
             ctx.out.auth_failures += 1;
             tracing::warn!(
                 connection = connection.name,
-                user = shown,
+                user,
                 "XAUTH: the user is refused"
             );
         }
         let mut rest = Vec::new();
         let status = if admitted { xauth::OK } else { xauth::FAIL };
         push(&mut rest, xauth::STATUS, status);
-        let user = admitted.then_some(shown);
+        let user = admitted.then(|| plain(name));
         self.begin_transaction(ctx, What::Verdict { user }, Kind::Set, &rest);
     }
 
@@ -81,7 +92,7 @@ impl Isakmp {
             return (Kind::Reply, rest.into(), Ok(()));
         };
         if let Some(message) = asked.one(xauth::MESSAGE) {
-            let message = String::from_utf8_lossy(message.value);
+            let message = line(message.value);
             tracing::info!(connection = connection.name, %message, "XAUTH");
         }
         self.transactions.asks += 1;
@@ -132,5 +143,20 @@ impl Isakmp {
             (true, false) => Err("the peer does not believe our user".to_owned()),
         };
         (Kind::Ack, rest.into(), then)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// I08: a peer's words are one line of the log, of bounded length, and no orders to a terminal.
+    #[test]
+    fn what_a_peer_says_is_one_plain_line() {
+        let said = b"Hello\x1b[2J\r\n2026-01-01 INFO \xc2\x9b1m carol\xff is believed\0\n";
+        let shown = "Hello[2J2026-01-01 INFO 1m carol\u{fffd} is believed";
+        assert_eq!(plain(said), shown);
+        assert_eq!(line(said), shown);
+        assert_eq!(line(&[b'A'; 60_000]).len(), 200);
     }
 }

@@ -260,6 +260,7 @@ mod tests {
         assert_eq!(parse(&body), Ok((Kind::Request, expected)));
     }
 
+    /// I09: attributes past the end, into the next one, of no length or of another one, and too many.
     #[test]
     fn what_is_malformed_is_refused() {
         for body in [

@@ -384,6 +384,7 @@ fn selectors_are_narrowed_to_what_both_allow() {
         })
     };
     let mut pair = Pair::seeded(8, |a, connection, _| {
+        connection.children.truncate(1);
         let child = &mut connection.children[0];
         if a {
             child.local_ts = vec![peers::net("10.1.0.0/16"), peers::net("10.9.0.0/16")];

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ikev2d_proto::config::{ChildConfig, SelectorConfig};
 use ikev2d_proto::deviation::Deviation;
 use ikev2d_proto::event::*;
 
@@ -18,9 +19,16 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A responder with so many child configurations, each for a network of its own: 10.2.N.0/24.
 fn pair(networks: u8) -> Pair {
+    pair_with(networks, |_| {})
+}
+
+/// The same, with an initiator whose child is another.
+fn pair_with(networks: u8, own: impl Fn(&mut ChildConfig)) -> Pair {
     Pair::seeded(8, |a, connection, _| {
         connection.children.truncate(1);
-        if !a {
+        if a {
+            own(&mut connection.children[0]);
+        } else {
             let child = connection.children[0].clone();
             connection.children = (0..networks)
                 .map(|number| {
@@ -71,6 +79,30 @@ fn the_rest_is_asked_for() {
         assert_eq!(networks(&pair), expected(count));
         pair.agree(usize::from(count));
         assert_eq!(failures(&pair), 0);
+    }
+}
+
+/// RFC 7296 §2.9: a responder that allows the first selectors narrows to what includes them, whichever of
+/// its configurations comes first.
+#[test]
+fn the_initiator_s_first_choices_come_first() {
+    for first in 0..3 {
+        let own = format!("10.2.{first}.5/32");
+        let offer = [net(&own), net("10.2.0.0/16")];
+        let mut pair = pair_with(3, |child| child.remote_ts = offer.to_vec());
+        pair.initiate();
+        pair.run(30 * SECOND);
+        let made = pair.sides[1].events.iter().find_map(|event| match event {
+            Event::InstallInbound { child, .. } => Some(child.sa.clone()),
+            _ => None,
+        });
+        let made = made.unwrap();
+        assert_eq!(*made.child, format!("net{first}"));
+        let network = net(&format!("10.2.{first}.0/24"));
+        assert_eq!([SelectorConfig::Fixed(made.ts_local[0])], [network]);
+        assert_eq!(made.ts_local.len(), 1);
+        assert_eq!(networks(&pair), expected(3));
+        pair.agree(3);
     }
 }
 

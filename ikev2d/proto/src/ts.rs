@@ -85,6 +85,11 @@ impl TrafficSelector {
         (both.start <= both.end && both.start_port <= both.end_port).then_some(both)
     }
 
+    /// Whether it allows all that the other one does.
+    fn contains(&self, part: &Self) -> bool {
+        self.intersect(part) == Some(*part)
+    }
+
     /// What this allows and the other one doesn't.
     fn without(&self, part: &Self) -> Vec<Self> {
         let Some(both) = self.intersect(part) else {
@@ -159,15 +164,13 @@ fn beside(address: IpAddr, after: bool) -> Option<IpAddr> {
     }
 }
 
-/// What of an offer the policy allows (§2.9), without duplicates.
+/// What of an offer the policy allows (§2.9), in the offer's order, and none within another.
 pub fn narrow(policy: &[TrafficSelector], offer: &[TrafficSelector]) -> Vec<TrafficSelector> {
     let mut narrowed = Vec::new();
     for theirs in offer {
         for ours in policy {
-            if let Some(both) = ours.intersect(theirs)
-                && !narrowed.contains(&both)
-            {
-                narrowed.push(both);
+            if let Some(both) = ours.intersect(theirs) {
+                join(&mut narrowed, both);
             }
         }
     }
@@ -176,10 +179,34 @@ pub fn narrow(policy: &[TrafficSelector], offer: &[TrafficSelector]) -> Vec<Traf
     narrowed
 }
 
+/// Adds a selector, in the place of the first of those that lie within it.
+fn join(selectors: &mut Vec<TrafficSelector>, new: TrafficSelector) {
+    if selectors.iter().any(|present| present.contains(&new)) {
+        return;
+    }
+    let Some(first) = selectors.iter().position(|present| new.contains(present)) else {
+        return selectors.push(new);
+    };
+    let mut at = 0..;
+    selectors.retain(|present| at.next() == Some(first) || !new.contains(present));
+    if let Some(place) = selectors.get_mut(first) {
+        *place = new;
+    }
+}
+
 /// Whether each selector of a part lies within one of the whole.
 pub(crate) fn covers(whole: &[TrafficSelector], part: &[TrafficSelector]) -> bool {
-    let within = |ts: &TrafficSelector| whole.iter().any(|w| w.intersect(ts) == Some(*ts));
+    let within = |ts: &TrafficSelector| whole.iter().any(|whole| whole.contains(ts));
     part.iter().all(within)
+}
+
+/// Whether a policy allows all of an offer's first selector (§2.9).
+pub(crate) fn allows_first(policy: &[TrafficSelector], offer: &[TrafficSelector]) -> bool {
+    offer.first().is_some_and(|first| {
+        let fits = |ours: &&TrafficSelector| [0, first.protocol].contains(&ours.protocol);
+        let fitting: Vec<_> = policy.iter().filter(fits).copied().collect();
+        without(std::slice::from_ref(first), &fitting).is_empty()
+    })
 }
 
 /// Emits a TS payload's body.
@@ -280,6 +307,35 @@ mod tests {
             [net("10.1.0.0/16")]
         );
         assert!(narrow(&[net("10.1.0.0/16")], &[net("10.2.0.0/16")]).is_empty());
+    }
+
+    /// RFC 7296 §2.9: the offer's first choices stay first, in whatever they come to lie.
+    #[test]
+    fn what_is_narrowed_keeps_the_offer_s_order() {
+        let offer = [
+            net("10.2.1.5/32"),
+            net("10.3.0.0/24"),
+            net("10.2.1.6/32"),
+            net("10.2.1.0/24"),
+            net("10.3.0.0/16"),
+        ];
+        let policy = [net("10.3.0.0/16"), net("10.2.0.0/16"), net("10.2.1.0/24")];
+        let expected = [net("10.2.1.0/24"), net("10.3.0.0/16")];
+        assert_eq!(narrow(&policy, &offer), expected);
+
+        let udp = TrafficSelector {
+            protocol: 17,
+            ..net("10.2.0.0/16")
+        };
+        let halves = [net("10.2.0.0/17"), net("10.2.128.0/17")];
+        let allowed = |policy: &[_], offer: &[_]| allows_first(policy, offer);
+        assert!(allowed(&[net("10.2.0.0/16")], &offer));
+        assert!(allowed(&halves, &[net("10.2.0.0/16")]));
+        assert!(allowed(&halves, &[udp]));
+        assert!(!allowed(&halves, &[net("10.0.0.0/8")]));
+        assert!(!allowed(&[udp], &offer));
+        assert!(!allowed(&[net("10.3.0.0/16")], &offer));
+        assert!(!allowed(&halves, &[]));
     }
 
     #[test]

@@ -484,8 +484,16 @@ impl IkeSa {
         let mut refusal = notify::TS_UNACCEPTABLE;
         let old = rekeys.and_then(|old| self.child(old)).map(|old| &*old.sa);
         let in_use = old.map(|old| self.in_use(old)).unwrap_or_default();
+        // The peer's first choices count most: whose policy allows them wholly comes first (§2.9).
+        let allows_first = |config: &ChildConfig| {
+            let (mine, peers) = self.resolved(config);
+            ts::allows_first(&mine, &ours) && ts::allows_first(&peers, &theirs)
+        };
         let mut configs: Vec<&ChildConfig> = self.connection.children.iter().collect();
-        configs.sort_by_key(|config| old.is_some_and(|old| *old.child != *config.name));
+        configs.sort_by_cached_key(|config| {
+            let other = old.is_some_and(|old| *old.child != *config.name);
+            (other, !allows_first(config))
+        });
         for config in configs {
             let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
             let peers = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());

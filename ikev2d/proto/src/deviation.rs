@@ -11,6 +11,8 @@ pub struct Outgoing {
     pub header: Header,
     /// Types and bodies of its payloads.
     pub payloads: Vec<(u8, Vec<u8>)>,
+    /// Critical bit and reserved ones (RFC 7296 §3.2) of payloads of a type, where there are any.
+    pub bits: Vec<(u8, u8)>,
 }
 
 /// Changes messages.
@@ -29,13 +31,15 @@ pub(crate) fn apply(
             .iter()
             .map(|part| (part.kind, part.body.to_vec()))
             .collect(),
+        bits: Vec::new(),
     };
     if let Some(deviation) = deviation {
         deviation(&mut outgoing);
     }
     let mut chain = Chain::default();
     for (kind, body) in &outgoing.payloads {
-        chain.push(*kind, body);
+        let bits = outgoing.bits.iter().find(|(of, _)| of == kind);
+        chain.push_with(*kind, bits.map_or(0, |(_, bits)| *bits), body);
     }
     (outgoing.header, chain)
 }

@@ -16,8 +16,8 @@ use crate::crypto::Crypto;
 use crate::exchange::init::NONCE_RANGE;
 use crate::puzzle::Puzzle;
 use crate::wire::{
-    Chain, FLAG_INITIATOR, FLAG_RESPONSE, HEADER_LEN, Header, VERSION, each_payload, exchange,
-    notify, payload,
+    Chain, FLAG_INITIATOR, FLAG_RESPONSE, HEADER_LEN, Header, VERSION, WireError, each_payload,
+    exchange, notify, payload,
 };
 
 /// What is done with a message.
@@ -25,7 +25,7 @@ use crate::wire::{
 pub enum Verdict {
     /// It is for the endpoint.
     Passes,
-    /// The reply asks for a cookie, or refuses a ticket, and that was all.
+    /// The reply asks for a cookie, or refuses a ticket or a critical payload, and that was all.
     Answered,
     /// It is no first message that anybody could answer, or solves no puzzle.
     Dropped,
@@ -133,9 +133,19 @@ impl Gate {
         if !nacked && !(closed && (is_first(&header) || resumes_first(&header))) {
             return Verdict::Passes;
         }
-        let Some((nonce, shown)) = nonce_and_shown(&header, message) else {
-            self.malformed.fetch_add(1, Ordering::Relaxed);
-            return Verdict::Dropped;
+        let (nonce, shown) = match nonce_and_shown(&header, message) {
+            Ok(all) => all,
+            Err(error) => {
+                self.malformed.fetch_add(1, Ordering::Relaxed);
+                let WireError::Critical { kind } = error else {
+                    return Verdict::Dropped;
+                };
+                // To say so takes less than to ask for a cookie (§2.5).
+                let mut chain = Chain::default();
+                chain.notify(notify::UNSUPPORTED_CRITICAL_PAYLOAD, &[kind]);
+                answer(&header, &chain, reply);
+                return Verdict::Answered;
+            }
         };
         if nacked {
             // What is refused at once needs no cookie: the reply is shorter than the message.
@@ -273,11 +283,15 @@ fn answer(header: &Header, chain: &Chain, reply: &mut Vec<u8>) {
     reply.extend_from_slice(chain.octets());
 }
 
-/// What a first message must repeat, and what it was told to; nothing if it could not be answered anyway.
-fn nonce_and_shown<'m>(header: &Header, message: &'m [u8]) -> Option<(&'m [u8], Shown<'m>)> {
+/// What a first message must repeat, and what it was told to; an error if it could not be answered with
+/// anything else.
+fn nonce_and_shown<'m>(
+    header: &Header,
+    message: &'m [u8],
+) -> Result<(&'m [u8], Shown<'m>), WireError> {
     let mut shown = Shown::default();
     let (mut nonce, mut exchanges, mut ticket) = (None, false, false);
-    let octets = message.get(HEADER_LEN..)?;
+    let octets = message.get(HEADER_LEN..).ok_or(WireError::Length)?;
     each_payload(header.next_payload, octets, |part| match part.kind {
         payload::NONCE => nonce = nonce.or(Some(part.body)),
         payload::SA => shown.offer = shown.offer.or(Some(part.body)),
@@ -291,14 +305,16 @@ fn nonce_and_shown<'m>(header: &Header, message: &'m [u8]) -> Option<(&'m [u8], 
             _ => {}
         },
         _ => {}
-    })
-    .ok()?;
+    })?;
     let resumes = resumes_first(header);
     let whole = match resumes {
         true => ticket,
         false => shown.offer.is_some() && exchanges,
     };
     shown.offer = shown.offer.filter(|_| !resumes);
-    let nonce = nonce.filter(|nonce| NONCE_RANGE.contains(&nonce.len()) && whole)?;
-    Some((nonce, shown))
+    let nonce = nonce.filter(|nonce| NONCE_RANGE.contains(&nonce.len()) && whole);
+    let missing = WireError::Malformed {
+        what: "first message",
+    };
+    Ok((nonce.ok_or(missing)?, shown))
 }

@@ -82,6 +82,17 @@ impl Endpoint {
         self.reply_statelessly(path, &header, chain);
     }
 
+    /// A first message can't be read. Where that is since it has a critical payload that we do not know,
+    /// its sender is told of it (§2.5).
+    fn refuse_unread(&mut self, path: Path, header: &Header, error: &WireError) {
+        self.stats.malformed += 1;
+        if let WireError::Critical { kind } = error {
+            let mut chain = Chain::default();
+            chain.notify(notify::UNSUPPORTED_CRITICAL_PAYLOAD, &[*kind]);
+            self.reply_statelessly(path, header, chain);
+        }
+    }
+
     fn reply_statelessly(&mut self, path: Path, header: &Header, chain: Chain) {
         let reply = Header {
             version: VERSION,
@@ -118,9 +129,9 @@ impl Endpoint {
         message: &[u8],
     ) {
         let octets = message.get(HEADER_LEN..).unwrap_or_default();
-        let Ok(parts) = payloads(header.next_payload, octets) else {
-            self.stats.malformed += 1;
-            return;
+        let parts = match payloads(header.next_payload, octets) {
+            Ok(parts) => parts,
+            Err(error) => return self.refuse_unread(path, header, &error),
         };
         let nonce = find(&parts, payload::NONCE).unwrap_or_default();
         let seen = Seen::new(nonce, path.remote.ip(), header.spi_i.get());
@@ -177,14 +188,14 @@ impl Endpoint {
     /// A peer comes back with a ticket (RFC 5723 §4.3.2).
     fn begin_resumption(&mut self, now: Instant, path: Path, header: &Header, message: &[u8]) {
         let octets = message.get(HEADER_LEN..).unwrap_or_default();
-        let parts = payloads(header.next_payload, octets);
-        let request = parts.as_ref().ok().and_then(|parts| {
-            let nonce = find(parts, payload::NONCE).filter(|n| NONCE_RANGE.contains(&n.len()))?;
-            let mut notifies = notifies(parts);
-            let ticket = notifies.find(|notify| notify.kind == notify::TICKET_OPAQUE)?;
-            Some((&parts[..], nonce, ticket.data))
-        });
-        let Some((parts, nonce, ticket)) = request else {
+        let parts = match payloads(header.next_payload, octets) {
+            Ok(parts) => parts,
+            Err(error) => return self.refuse_unread(path, header, &error),
+        };
+        let parts = &parts[..];
+        let nonce = find(parts, payload::NONCE).filter(|n| NONCE_RANGE.contains(&n.len()));
+        let ticket = notifies(parts).find(|notify| notify.kind == notify::TICKET_OPAQUE);
+        let Some((nonce, ticket)) = nonce.zip(ticket.map(|ticket| ticket.data)) else {
             self.stats.malformed += 1;
             return;
         };
@@ -240,9 +251,9 @@ impl Endpoint {
     }
 
     fn begin_response(&mut self, now: Instant, path: Path, header: &Header, message: &[u8]) {
-        let Ok(request) = InitRequest::parse(header, message) else {
-            self.stats.malformed += 1;
-            return;
+        let request = match InitRequest::parse(header, message) {
+            Ok(request) => request,
+            Err(error) => return self.refuse_unread(path, header, &error),
         };
         if !self.admits(now, path, header, (request.nonce, &request.parts)) {
             return;

@@ -225,6 +225,11 @@ pub struct Chain {
 impl Chain {
     /// Adds a payload.
     pub fn push(&mut self, kind: u8, body: &[u8]) {
+        self.push_with(kind, 0, body);
+    }
+
+    /// Adds a payload with its critical bit and the reserved ones (§3.2), in one octet.
+    pub(crate) fn push_with(&mut self, kind: u8, bits: u8, body: &[u8]) {
         match self.last {
             Some(at) => {
                 if let Some(next) = self.octets.get_mut(at) {
@@ -234,7 +239,7 @@ impl Chain {
             None => self.first = kind,
         }
         self.last = Some(self.octets.len());
-        self.octets.extend([0, 0]);
+        self.octets.extend([0, bits]);
         self.octets.extend(((body.len() + 4) as u16).to_be_bytes());
         self.octets.extend(body);
     }

@@ -316,7 +316,8 @@ pub struct Limits {
     pub time: Option<Duration>,
 }
 
-/// One side of a traffic selector (RFC 7296 §3.13.1).
+/// One side of a traffic selector (RFC 7296 §3.13.1). Ports from 65535 to 0 are OPAQUE: they stand for
+/// packets that show none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TrafficSelector {
     /// First address.
@@ -332,6 +333,11 @@ pub struct TrafficSelector {
 }
 
 impl TrafficSelector {
+    /// Whether it is for packets alone that show no port.
+    pub fn is_opaque(&self) -> bool {
+        (self.start_port, self.end_port) == (u16::MAX, 0)
+    }
+
     /// Whether an address, protocol and port (`None`: the packet shows none) lie within.
     pub fn contains(&self, address: IpAddr, protocol: u8, port: Option<u16>) -> bool {
         let address_fits = match (self.start, address, self.end) {
@@ -339,9 +345,11 @@ impl TrafficSelector {
             (IpAddr::V6(start), IpAddr::V6(a), IpAddr::V6(end)) => start <= a && a <= end,
             _ => false,
         };
-        let any_port = self.start_port == 0 && self.end_port == u16::MAX;
-        let port_fits =
-            any_port || port.is_some_and(|p| (self.start_port..=self.end_port).contains(&p));
+        let port_fits = match (self.start_port, self.end_port, port) {
+            (0, u16::MAX, _) => true,
+            (start, end, Some(port)) => (start..=end).contains(&port),
+            (.., None) => self.is_opaque(),
+        };
         address_fits && (self.protocol == 0 || self.protocol == protocol) && port_fits
     }
 }
@@ -395,6 +403,27 @@ mod tests {
     fn keys_never_reach_debug_output() {
         let keys = KeyMaterial::from_keymat(Suite::AES_128_GCM, &[0xab; 20], &[]).unwrap();
         assert!(!format!("{keys:?}").contains("ab"));
+    }
+
+    /// RFC 4301 §4.4.1.1: ANY includes OPAQUE, which only packets are that show no port.
+    #[test]
+    fn opaque_ports_are_those_that_no_packet_shows() {
+        let contains = |start_port, end_port, port| {
+            let host = IpAddr::from([192, 0, 2, 1]);
+            let selector = TrafficSelector {
+                start: host,
+                end: host,
+                protocol: 17,
+                start_port,
+                end_port,
+            };
+            selector.contains(host, 17, port)
+        };
+        for port in [None, Some(0), Some(53), Some(65535)] {
+            assert!(contains(0, 65535, port));
+            assert_eq!(contains(65535, 0, port), port.is_none());
+            assert_eq!(contains(53, 53, port), port == Some(53));
+        }
     }
 
     #[test]

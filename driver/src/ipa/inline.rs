@@ -109,6 +109,10 @@ fn encode(rule: &Rule, generation: u32) -> Result<port::Rule, SaError> {
     if versions.into_iter().any(|version| version != v4) {
         return Err(mixed);
     }
+    if rule.source.is_opaque() || rule.destination.is_opaque() {
+        let what = "a rule is for packets that show no port";
+        return Err(SaError::NotApplicable { what });
+    }
     let ports = |selector: &TrafficSelector| (selector.start_port.into(), selector.end_port.into());
     let (source_port_start, source_port_end) = ports(&rule.source);
     let (destination_port_start, destination_port_end) = ports(&rule.destination);

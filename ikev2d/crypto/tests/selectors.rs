@@ -159,3 +159,46 @@ fn the_child_of_an_end_that_has_moved_is_rekeyed_for_its_new_address() {
         }
     }
 }
+
+/// RFC 7296 §3.13.1, RFC 4301 §4.4.1.1: selectors of OPAQUE ports are well formed. A policy of any port
+/// includes them, and in one of others they are left out like any other selector.
+#[test]
+fn opaque_ports_are_narrowed_like_others() {
+    let SelectorConfig::Fixed(network) = net("10.2.0.0/16") else {
+        panic!()
+    };
+    let ports = |start_port, end_port| TrafficSelector {
+        protocol: 17,
+        start_port,
+        end_port,
+        ..network
+    };
+    let (opaque, dns) = (ports(65535, 0), ports(53, 53));
+    for (policy, offer, expected) in [
+        (network, vec![opaque, dns], vec![opaque, dns]),
+        (dns, vec![opaque, dns], vec![dns]),
+        (dns, vec![opaque], vec![]),
+        (opaque, vec![ports(0, 65535)], vec![opaque]),
+    ] {
+        let mut pair = Pair::seeded(5, |a, connection, _| {
+            connection.children.truncate(1);
+            let child = &mut connection.children[0];
+            let fixed =
+                |all: &[TrafficSelector]| all.iter().copied().map(SelectorConfig::Fixed).collect();
+            match a {
+                true => child.remote_ts = fixed(&offer),
+                false => child.local_ts = fixed(&[policy]),
+            }
+        });
+        pair.initiate();
+        pair.run(Duration::from_secs(10));
+        if expected.is_empty() {
+            let refused = |e: &Event| matches!(e, Event::InitiateFailed { reason, .. } if reason.contains("TS_UNACCEPTABLE"));
+            assert_eq!(pair.count(0, refused), 1);
+        } else {
+            pair.agree(1);
+            assert_eq!(*only(&pair, 0).ts_remote, expected[..]);
+            assert_eq!(*only(&pair, 1).ts_local, expected[..]);
+        }
+    }
+}

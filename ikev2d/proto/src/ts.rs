@@ -11,6 +11,12 @@ pub(crate) const MOST: usize = 255;
 const V4: u8 = 7;
 const V6: u8 = 8;
 
+/// Every port, and none that can be seen.
+const ANY_PORT: (u16, u16) = (0, u16::MAX);
+
+/// No port that can be seen, as in a fragment (RFC 4301 §4.4.1.1).
+const OPAQUE: (u16, u16) = (u16::MAX, 0);
+
 /// A range of addresses and ports, and a protocol (0: any).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TrafficSelector {
@@ -20,9 +26,9 @@ pub struct TrafficSelector {
     pub end: IpAddr,
     /// IP protocol.
     pub protocol: u8,
-    /// First port.
+    /// First port; for packets that show none alone (OPAQUE), 65535.
     pub start_port: u16,
-    /// Last port.
+    /// Last port; of OPAQUE, 0.
     pub end_port: u16,
 }
 
@@ -65,6 +71,15 @@ impl TrafficSelector {
         Self::prefix(address, 128)
     }
 
+    fn ports(&self) -> (u16, u16) {
+        (self.start_port, self.end_port)
+    }
+
+    /// Whether it is for packets alone that show no port (§3.13.1).
+    pub fn is_opaque(&self) -> bool {
+        self.ports() == OPAQUE
+    }
+
     /// What both allow.
     pub fn intersect(&self, other: &Self) -> Option<Self> {
         if self.start.is_ipv4() != other.start.is_ipv4() {
@@ -75,14 +90,22 @@ impl TrafficSelector {
             (0, other) | (other, 0) => other,
             _ => return None,
         };
+        let (start_port, end_port) = match (self.ports(), other.ports()) {
+            (ours, theirs) if ours == theirs => ours,
+            // ANY includes OPAQUE (RFC 4301 §4.4.1.1), and no other range does.
+            (ANY_PORT, ports) | (ports, ANY_PORT) => ports,
+            (OPAQUE, _) | (_, OPAQUE) => return None,
+            (ours, theirs) => (ours.0.max(theirs.0), ours.1.min(theirs.1)),
+        };
         let both = Self {
             start: self.start.max(other.start),
             end: self.end.min(other.end),
             protocol,
-            start_port: self.start_port.max(other.start_port),
-            end_port: self.end_port.min(other.end_port),
+            start_port,
+            end_port,
         };
-        (both.start <= both.end && both.start_port <= both.end_port).then_some(both)
+        let ports = start_port <= end_port || both.is_opaque();
+        (both.start <= both.end && ports).then_some(both)
     }
 
     /// Whether it allows all that the other one does.
@@ -104,7 +127,8 @@ impl TrafficSelector {
             let start = beside(both.end, true);
             rest.extend(start.map(|start| Self { start, ..*self }));
         }
-        if self.protocol == both.protocol {
+        // Of all ports, all but those that can't be seen can't be said, either.
+        if self.protocol == both.protocol && !both.is_opaque() {
             let (start, end) = (both.start, both.end);
             let within = Self {
                 start,
@@ -203,7 +227,9 @@ pub(crate) fn covers(whole: &[TrafficSelector], part: &[TrafficSelector]) -> boo
 /// Whether a policy allows all of an offer's first selector (§2.9).
 pub(crate) fn allows_first(policy: &[TrafficSelector], offer: &[TrafficSelector]) -> bool {
     offer.first().is_some_and(|first| {
-        let fits = |ours: &&TrafficSelector| [0, first.protocol].contains(&ours.protocol);
+        let fits = |ours: &&TrafficSelector| {
+            [0, first.protocol].contains(&ours.protocol) && (first.is_opaque() || !ours.is_opaque())
+        };
         let fitting: Vec<_> = policy.iter().filter(fits).copied().collect();
         without(std::slice::from_ref(first), &fitting).is_empty()
     })
@@ -259,18 +285,19 @@ pub(crate) fn parse(body: &[u8]) -> Result<Vec<TrafficSelector>, WireError> {
             _ => continue,
         };
         let (start, end) = addresses;
-        if start > end || start_port > end_port {
-            return Err(WireError::Malformed {
-                what: "traffic selector",
-            });
-        }
-        selectors.push(TrafficSelector {
+        let selector = TrafficSelector {
             start,
             end,
             protocol,
             start_port,
             end_port,
-        });
+        };
+        if start > end || start_port > end_port && !selector.is_opaque() {
+            return Err(WireError::Malformed {
+                what: "traffic selector",
+            });
+        }
+        selectors.push(selector);
     }
     if reader.is_empty() {
         Ok(selectors)
@@ -386,6 +413,32 @@ mod tests {
         let left = without(&[udp], &[ports(53, 53), ports(65535, 65535)]);
         assert_eq!(left, [ports(0, 52), ports(54, 65534)]);
         assert_eq!(without(&[net("192.0.2.1/32")], &[udp]), []);
+    }
+
+    /// RFC 7296 §3.13.1, RFC 4301 §4.4.1.1.
+    #[test]
+    fn opaque_ports_are_a_selector_of_their_own() {
+        let ports = |start_port, end_port| TrafficSelector {
+            protocol: 17,
+            start_port,
+            end_port,
+            ..net("192.0.2.0/24")
+        };
+        let (any, opaque, dns) = (ports(0, 65535), ports(65535, 0), ports(53, 53));
+        assert_eq!(parse(&emit(&[opaque, dns])).unwrap(), [opaque, dns]);
+        assert_eq!(narrow(&[any], &[opaque]), [opaque]);
+        assert_eq!(narrow(&[opaque], &[any, dns]), [opaque]);
+        assert_eq!(narrow(&[any], &[opaque, dns]), [opaque, dns]);
+        assert_eq!(narrow(&[dns, ports(0, 65534)], &[opaque]), []);
+        assert_eq!(narrow(&[opaque], &[dns, ports(65535, 65535)]), []);
+        assert!(covers(&[any], &[opaque]) && !covers(&[dns], &[opaque]));
+        assert!(!covers(&[opaque], &[any]) && !covers(&[opaque], &[dns]));
+        assert!(allows_first(&[opaque], &[opaque]) && !allows_first(&[opaque], &[any]));
+        assert_eq!(without(&[dns, opaque], &[opaque]), [dns]);
+        assert_eq!(without(&[dns], &[opaque]), [dns]);
+        for (start, end) in [(65535, 1), (65534, 0), (2, 1)] {
+            assert!(parse(&emit(&[ports(start, end)])).is_err());
+        }
     }
 
     #[test]

@@ -450,6 +450,7 @@ pub(crate) fn selector(ts: &TrafficSelector) -> String {
     match (ts.protocol, any_port) {
         (0, true) => net,
         (protocol, true) => format!("{net}[{protocol}]"),
+        (protocol, false) if ts.is_opaque() => format!("{net}[{protocol}/OPAQUE]"),
         (protocol, false) if ts.start_port == ts.end_port => {
             format!("{net}[{protocol}/{}]", ts.start_port)
         }

@@ -33,6 +33,7 @@ use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::config::EndpointConfig;
 use ikev2d_proto::endpoint::ChildInfo;
 use ikev2d_proto::event::{Answer, ChildId, Event, Path};
+use ikev2d_proto::ts::Trigger;
 use offload_api::device::Accelerator;
 use offload_api::event::Event as DeviceEvent;
 use tokio::signal::unix::{SignalKind, signal};
@@ -431,6 +432,16 @@ impl Daemon {
         connection: &str,
         child: Option<&str>,
     ) -> Result<(), ikev2d_proto::endpoint::InitiateError> {
+        self.initiate_for(connection, child, None)
+    }
+
+    /// The same, because of a packet.
+    fn initiate_for(
+        &mut self,
+        connection: &str,
+        child: Option<&str>,
+        trigger: Option<Trigger>,
+    ) -> Result<(), ikev2d_proto::endpoint::InitiateError> {
         let peer = self
             .endpoint
             .connections()
@@ -442,7 +453,7 @@ impl Daemon {
             });
         let local = peer.and_then(net::source_towards);
         self.endpoint
-            .initiate(Instant::now(), connection, child, local)
+            .initiate_for(Instant::now(), connection, child, local, trigger)
             .map(drop)
     }
 
@@ -522,7 +533,12 @@ impl Daemon {
                 interface,
                 source,
                 destination,
-            } => self.acquire(interface, source, destination),
+                protocol,
+                ports,
+            } => {
+                let trigger = Trigger::new((source, destination), protocol, ports);
+                self.acquire(interface, (source, destination), trigger);
+            }
         }
     }
 

@@ -5,13 +5,15 @@
 mod peers;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ikev2d_proto::config::{ChildConfig, SelectorConfig};
 use ikev2d_proto::deviation::Deviation;
 use ikev2d_proto::event::*;
+use ikev2d_proto::ts::{TrafficSelector, Trigger};
+use ikev2d_proto::wire::payload;
 
 use peers::{Pair, net};
 
@@ -218,5 +220,166 @@ fn a_responder_that_always_allows_more_is_asked_within_bounds() {
         assert_eq!(children, usize::from(networks.max(1)));
         assert!(liar.recorded.len() <= 12, "{}", liar.recorded.len());
         assert_eq!(failures(&liar), 0);
+    }
+}
+
+/// Selectors of the payloads of this type that a side sends from now on.
+fn watch(pair: &mut Pair, side: usize, kind: u8) -> Arc<Mutex<Vec<Vec<TrafficSelector>>>> {
+    let offers = Arc::new(Mutex::new(Vec::new()));
+    let seen = offers.clone();
+    let watch: Deviation = Box::new(move |message| {
+        let of_kind = message.payloads.iter().filter(|part| part.0 == kind);
+        seen.lock()
+            .unwrap()
+            .extend(of_kind.map(|(_, body)| read(body)));
+    });
+    pair.sides[side].endpoint.deviate(watch);
+    offers
+}
+
+/// A body of IPv4 selectors (RFC 7296 §3.13.1).
+fn read(body: &[u8]) -> Vec<TrafficSelector> {
+    let selectors = body[4..].chunks_exact(16);
+    let selectors = selectors.map(|octets| {
+        let number = |at: usize| u16::from_be_bytes([octets[at], octets[at + 1]]);
+        let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&octets[at..at + 4]).unwrap());
+        assert_eq!((octets[0], number(2)), (7, 16));
+        TrafficSelector {
+            start: address(8),
+            end: address(12),
+            protocol: octets[1],
+            start_port: number(4),
+            end_port: number(6),
+        }
+    });
+    selectors.collect()
+}
+
+fn write(selectors: &[TrafficSelector]) -> Vec<u8> {
+    let mut body = vec![selectors.len() as u8, 0, 0, 0];
+    for ts in selectors {
+        body.extend([7, ts.protocol, 0, 16]);
+        body.extend([ts.start_port, ts.end_port].map(u16::to_be_bytes).concat());
+        for address in [ts.start, ts.end] {
+            let IpAddr::V4(address) = address else {
+                panic!()
+            };
+            body.extend(address.octets());
+        }
+    }
+    body
+}
+
+fn fixed(text: &str) -> TrafficSelector {
+    let SelectorConfig::Fixed(ts) = net(text) else {
+        panic!()
+    };
+    ts
+}
+
+/// A packet from one network into the other.
+fn packet() -> Trigger {
+    let addresses = ([10, 1, 7, 7].into(), [10, 2, 1, 5].into());
+    Trigger::new(addresses, 17, Some((40000, 53)))
+}
+
+/// RFC 7296 §2.9: a packet that asks for a child has its own selectors first in the offer, in IKE_AUTH and
+/// in CREATE_CHILD_SA, whenever that is tried again; without a packet, and beside the policy, there are none.
+#[test]
+fn the_selectors_of_a_packet_that_asks_for_a_child_come_first() {
+    let (local, remote) = (fixed("10.1.0.0/16"), fixed("10.2.0.0/16"));
+    let Trigger {
+        local: source,
+        remote: destination,
+    } = packet();
+    for (of_auth, trigger, expected) in [
+        (true, Some(packet()), vec![destination, remote]),
+        (false, Some(packet()), vec![destination, remote]),
+        (false, None, vec![remote]),
+        (
+            true,
+            Some(Trigger {
+                remote: fixed("10.3.0.0/32"),
+                ..packet()
+            }),
+            vec![remote],
+        ),
+    ] {
+        let mut pair = pair(2);
+        if !of_auth {
+            pair.initiate();
+            pair.run(30 * SECOND);
+            pair.agree(2);
+        }
+        let children = pair.sides[0].outbound.len();
+        let again = Arc::new(AtomicBool::new(!of_auth));
+        let once: Deviation = Box::new(move |message| {
+            const TEMPORARY_FAILURE: [u8; 4] = [0, 0, 0, 43];
+            if message.header.is_response() && again.swap(false, Ordering::Relaxed) {
+                message.payloads = vec![(payload::NOTIFY, TEMPORARY_FAILURE.to_vec())];
+            }
+        });
+        pair.sides[1].endpoint.deviate(once);
+        let offers = watch(&mut pair, 0, payload::TSR);
+        let now = pair.now;
+        let endpoint = &mut pair.sides[0].endpoint;
+        endpoint
+            .initiate_for(now, "gw", Some("net"), None, trigger)
+            .unwrap();
+        pair.run(10 * SECOND);
+        let offers = offers.lock().unwrap();
+        assert_eq!(offers[0], expected);
+        if !of_auth {
+            assert_eq!(offers[1], expected);
+        }
+        // What lies within the rest is not kept beside it, and nothing is left out.
+        assert!(pair.sides[0].outbound.len() > children);
+        for side in &pair.sides {
+            for child in side.offered.values() {
+                let all = [&child.ts_local[..], &child.ts_remote[..]].concat();
+                assert!(all.len() == 2 && !all.contains(&destination) && !all.contains(&source));
+                assert!(all.contains(&local));
+            }
+        }
+        assert_eq!(failures(&pair), 0);
+    }
+}
+
+/// A responder whose policy is for the packet's own traffic alone, or that says both, is understood.
+#[test]
+fn what_a_responder_narrows_to_a_packet_s_selectors_is_taken() {
+    let (local, remote) = (fixed("10.1.0.0/16"), fixed("10.2.0.0/16"));
+    let trigger = packet();
+    for whole in [false, true] {
+        let mut pair = pair(1);
+        let narrow = |ts: TrafficSelector, all| match whole {
+            true => vec![ts, all],
+            false => vec![ts],
+        };
+        let (tsi, tsr) = (narrow(trigger.local, local), narrow(trigger.remote, remote));
+        let answer: Deviation = Box::new(move |message| {
+            for (kind, body) in &mut message.payloads {
+                match *kind {
+                    payload::TSI => *body = write(&tsi),
+                    payload::TSR => *body = write(&tsr),
+                    _ => {}
+                }
+            }
+        });
+        pair.sides[1].endpoint.deviate(answer);
+        let now = pair.now;
+        let endpoint = &mut pair.sides[0].endpoint;
+        endpoint
+            .initiate_for(now, "gw", Some("net"), None, Some(trigger))
+            .unwrap();
+        pair.run(10 * SECOND);
+        let child = pair.sides[0].offered.values().next().unwrap();
+        let expected = match whole {
+            true => (local, remote),
+            false => (trigger.local, trigger.remote),
+        };
+        assert_eq!(*child.ts_local, [expected.0]);
+        assert_eq!(*child.ts_remote, [expected.1]);
+        assert_eq!(failures(&pair), 0);
     }
 }

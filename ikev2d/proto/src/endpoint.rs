@@ -31,6 +31,7 @@ use crate::crypto::Crypto;
 use crate::event::{Answer, ChildId, Event, IkeId, InstallId, JobId, Numbers, Path, Transmit};
 use crate::ike_sa::{Ctx, FORGET, Handover, IkeSa, Outputs, Phase, Standing, State, Task};
 use crate::pool::Pools;
+use crate::ts::Trigger;
 use seldom::Seldom;
 use table::Table;
 
@@ -311,6 +312,21 @@ impl Endpoint {
         child: Option<&str>,
         local: Option<IpAddr>,
     ) -> Result<IkeId, InitiateError> {
+        self.initiate_for(now, connection, child, local, None)
+    }
+
+    /// The same, because of a packet.
+    ///
+    /// # Errors
+    /// [`InitiateError`].
+    pub fn initiate_for(
+        &mut self,
+        now: Instant,
+        connection: &str,
+        child: Option<&str>,
+        local: Option<IpAddr>,
+        trigger: Option<Trigger>,
+    ) -> Result<IkeId, InitiateError> {
         let unknown = || InitiateError::UnknownConnection {
             name: connection.to_owned(),
         };
@@ -338,7 +354,12 @@ impl Endpoint {
                 && (sa.state == State::Established || sa.initiator)
         });
         if let Some(id) = present.map(|sa| sa.id) {
-            let _ = self.on(now, id, |sa, _| sa.tasks.extend(task));
+            let _ = self.on(now, id, |sa, _| {
+                if let Some((name, trigger)) = child.zip(trigger) {
+                    sa.triggered(name, trigger);
+                }
+                sa.tasks.extend(task);
+            });
             return Ok(id);
         }
         let no_address = |what| InitiateError::NoAddress {
@@ -370,6 +391,9 @@ impl Endpoint {
             };
             let mut sa = IkeSa::new(ctx, connection, true, (spi_i, 0), path);
             sa.initial_contact = initial_contact;
+            if let Some((name, trigger)) = child.zip(trigger) {
+                sa.triggered(name, trigger);
+            }
             sa.tasks.extend(task);
             sa.present_ticket(ctx);
             sa.begin_init(ctx).map_err(|_| InitiateError::Crypto)?;

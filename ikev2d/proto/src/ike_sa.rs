@@ -43,6 +43,7 @@ use crate::exchange::followup::Awaited;
 use crate::exchange::resume::Resumed;
 use crate::exchange::signature::{PeerAbility, Waiting};
 use crate::exchange::slow::Then;
+use crate::exchange::trigger::Triggers;
 use crate::keymat::{IkeKeys, Mixable};
 use crate::moment::Moment;
 use crate::proposal::IkeSuite;
@@ -152,6 +153,8 @@ pub(crate) struct IkeSa {
     last_response: Sent,
     outstanding: Option<Box<Outstanding>>,
     pub(crate) tasks: Rare<VecDeque<Task>>,
+    /// Packets that some of them are for.
+    pub(crate) triggers: Rare<Triggers>,
     /// Children that were asked for because the peer had narrowed others.
     pub(crate) parts_asked: u8,
     pub(crate) pending: Option<Box<Pending>>,
@@ -268,6 +271,7 @@ impl IkeSa {
             last_response: Sent::default(),
             outstanding: None,
             tasks: Rare::default(),
+            triggers: Rare::default(),
             parts_asked: 0,
             pending: None,
             succeeds: false,

@@ -32,6 +32,39 @@ pub struct TrafficSelector {
     pub end_port: u16,
 }
 
+/// What a packet that asks for a child SA names: its own traffic and no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    /// Its source.
+    pub local: TrafficSelector,
+    /// Its destination.
+    pub remote: TrafficSelector,
+}
+
+impl Trigger {
+    /// Of a packet's addresses, its protocol, and its ports where they can be seen.
+    pub fn new(
+        (source, destination): (IpAddr, IpAddr),
+        protocol: u8,
+        ports: Option<(u16, u16)>,
+    ) -> Self {
+        let (from, to) = ports.unzip();
+        let end = |address, port: Option<u16>| {
+            let (start_port, end_port) = port.map_or(ANY_PORT, |port| (port, port));
+            TrafficSelector {
+                protocol,
+                start_port,
+                end_port,
+                ..TrafficSelector::host(address)
+            }
+        };
+        Self {
+            local: end(source, from),
+            remote: end(destination, to),
+        }
+    }
+}
+
 impl TrafficSelector {
     /// Everything to and from one prefix.
     pub fn prefix(address: IpAddr, bits: u8) -> Self {
@@ -216,6 +249,17 @@ fn join(selectors: &mut Vec<TrafficSelector>, new: TrafficSelector) {
     if let Some(place) = selectors.get_mut(first) {
         *place = new;
     }
+}
+
+/// Selectors without those that lie within others of them.
+pub(crate) fn merged(selectors: &[TrafficSelector]) -> Vec<TrafficSelector> {
+    let mut merged = Vec::with_capacity(selectors.len());
+    for selector in selectors {
+        join(&mut merged, *selector);
+    }
+    // Kept as long as the child is.
+    merged.shrink_to_fit();
+    merged
 }
 
 /// Whether each selector of a part lies within one of the whole.

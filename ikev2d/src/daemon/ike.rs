@@ -19,6 +19,7 @@ use ikev2d_proto::event::{
 };
 use ikev2d_proto::notified::Notified;
 use ikev2d_proto::pool::Pools;
+use ikev2d_proto::ts::Trigger;
 use zeroize::Zeroizing;
 
 /// Octet of the header that has the version, in both versions.
@@ -153,13 +154,15 @@ impl Ike {
         self.v2.handle_job(now, job, result);
     }
 
-    /// Sets a connection up, or a further child. A connection of either version begins with IKEv2.
-    pub(crate) fn initiate(
+    /// Sets a connection up, or a further child; a packet's own selectors come first where it asks for that
+    /// in IKEv2. A connection of either version begins with IKEv2.
+    pub(crate) fn initiate_for(
         &mut self,
         now: Instant,
         connection: &str,
         child: Option<&str>,
         local: Option<IpAddr>,
+        trigger: Option<Trigger>,
     ) -> Result<IkeId, InitiateError> {
         let found = self.connections.iter().find(|c| c.name == connection);
         match found {
@@ -174,7 +177,7 @@ impl Ike {
             {
                 self.v1(|v1| v1.initiate(now, connection, child, local))
             }
-            _ => self.v2.initiate(now, connection, child, local),
+            _ => self.v2.initiate_for(now, connection, child, local, trigger),
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ikev2d_proto::config::{AddressPattern, ChildConfig, Connection, SelectorConfig};
 use ikev2d_proto::event::IkeId;
-use ikev2d_proto::ts::TrafficSelector;
+use ikev2d_proto::ts::{TrafficSelector, Trigger};
 use ipnet::IpNet;
 
 use super::Daemon;
@@ -303,7 +303,12 @@ impl Daemon {
     }
 
     /// A packet that no SA takes: sets up the child that would.
-    pub(super) fn acquire(&mut self, interface: InterfaceId, source: IpAddr, destination: IpAddr) {
+    pub(super) fn acquire(
+        &mut self,
+        interface: InterfaceId,
+        (source, destination): (IpAddr, IpAddr),
+        trigger: Trigger,
+    ) {
         let trap = self
             .traps
             .set
@@ -327,7 +332,7 @@ impl Daemon {
         }
         self.traps.asked.insert(key, now);
         tracing::info!(connection, child, %source, %destination, "traffic asks for a tunnel");
-        if let Err(error) = self.initiate(&connection, Some(&child)) {
+        if let Err(error) = self.initiate_for(&connection, Some(&child), Some(trigger)) {
             tracing::warn!(connection, child, %error, "could not be started");
         }
     }

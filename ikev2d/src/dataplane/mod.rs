@@ -273,6 +273,10 @@ pub enum Upcall {
         source: IpAddr,
         /// Its destination.
         destination: IpAddr,
+        /// IP protocol.
+        protocol: u8,
+        /// Source and destination port, where it shows some.
+        ports: Option<(u16, u16)>,
     },
 }
 

@@ -86,6 +86,8 @@ impl Worker {
                 interface: from,
                 source,
                 destination,
+                protocol: facts.protocol,
+                ports: facts.ports,
             });
             if !heard {
                 self.acquires.forget_last();

@@ -147,7 +147,8 @@ impl IkeSa {
             _ => None,
         });
         let first = first.filter(|_| !self.goes_childless());
-        if let Some(config) = first.and_then(|name| self.child_config(&name)) {
+        if let Some(mut config) = first.and_then(|name| self.child_config(&name)) {
+            self.put_trigger_first(&mut config);
             let spi = ctx.new_spi();
             let resource = resource::first(&config);
             self.push_child_offer(&mut chain, &config, (spi.value(), resource), true, None);

@@ -163,6 +163,7 @@ impl IkeSa {
                 tracing::info!(ike, child, reason, "no further child SA for this traffic");
             }
             None => {
+                self.forget_trigger(&asked.name);
                 let (connection, child) = (self.connection.name.clone(), Some(asked.name.clone()));
                 ctx.event(Event::InitiateFailed {
                     connection,
@@ -228,6 +229,9 @@ impl IkeSa {
         match self.read_choice(ctx, parts, config, &mut spi_in, offer, rekeys) {
             Ok((mut child, keyed)) => {
                 let install = InstallId(ctx.out.id());
+                if rekeys.is_none() && !asked.sibling {
+                    self.forget_trigger(&asked.name);
+                }
                 child.install = Some(install);
                 child.announced = rekeys.is_none();
                 child.part |= part;
@@ -298,6 +302,8 @@ impl IkeSa {
         if none || !ts::covers(&mine, &ts_local) || !ts::covers(&theirs, &ts_remote) {
             return Err("the peer widened the traffic selectors");
         }
+        // Those of a packet may be said beside what they lie within.
+        let (ts_local, ts_remote) = (ts::merged(&ts_local), ts::merged(&ts_remote));
         let transport = notifies(parts).any(|notify| notify.kind == notify::USE_TRANSPORT_MODE);
         if transport && !(config.transport && self.is_between_hosts(&ts_local, &ts_remote)) {
             return Err("the peer wants transport mode");

@@ -81,6 +81,9 @@ impl IkeSa {
             None => None,
         };
         let (mut config, resource) = self.for_resource(config, rekeys);
+        if rekeys.is_none() && !sibling {
+            self.put_trigger_first(&mut config);
+        }
         if let Some(old) = rekeys.and_then(|old| self.child(old))
             && self.is_one_of_parts(old)
         {

@@ -20,3 +20,4 @@ pub(crate) mod resource;
 pub(crate) mod resume;
 pub(crate) mod signature;
 pub(crate) mod slow;
+pub(crate) mod trigger;

@@ -108,6 +108,7 @@ impl IkeSa {
             let (local, remote) = (&traffic.0, &traffic.1);
             (local.len().max(remote.len()) <= WIDEST).then_some(traffic)
         };
+        let wanted = (ts::merged(&wanted.0), ts::merged(&wanted.1));
         let mut rest: Vec<Traffic> = widest(wanted).into_iter().collect();
         for child in &there {
             if child.sa.ts_local.len().max(child.sa.ts_remote.len()) > WIDEST {

@@ -44,7 +44,7 @@ pub(crate) fn first(config: &ChildConfig) -> Option<u16> {
 }
 
 /// Selectors with some of them, or parts of them, before the others.
-fn prefer(
+pub(crate) fn prefer(
     first: &[TrafficSelector],
     all: &[SelectorConfig],
     dynamic: &[TrafficSelector],

@@ -3,55 +3,22 @@
 #![allow(clippy::unwrap_used)]
 
 mod peers;
+mod pki;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use ikev2d_crypto::credential::SignaturePolicy;
+use ikev2d_proto::config::{AddressPattern, LocalAuth, RemoteAuth};
 use ikev2d_proto::deviation::Outgoing;
 use ikev2d_proto::event::Event;
 use ikev2d_proto::wire::{exchange, payload};
 
 use peers::Pair;
-
-/// What may be done to one payload.
-const CHANGES: [&str; 10] = [
-    "left out",
-    "twice",
-    "empty",
-    "halved",
-    "one octet short",
-    "one octet long",
-    "zeroed",
-    "all ones",
-    "first octet changed",
-    "of an unknown type",
-];
-
-fn change(what: &str, at: usize, message: &mut Outgoing) -> Option<u8> {
-    let (kind, mut body) = message.payloads.get(at)?.clone();
-    let mut new_kind = kind;
-    match what {
-        "left out" => {
-            message.payloads.remove(at);
-            return Some(kind);
-        }
-        "twice" => {
-            message.payloads.push((kind, body));
-            return Some(kind);
-        }
-        "empty" => body.clear(),
-        "halved" => body.truncate(body.len() / 2),
-        "one octet short" => {
-            body.pop();
-        }
-        "one octet long" => body.push(0x5a),
-        "zeroed" => body.fill(0),
-        "all ones" => body.fill(0xff),
-        "first octet changed" => *body.first_mut()? ^= 0x55,
-        _ => new_kind = 200,
-    }
-    message.payloads[at] = (new_kind, body);
-    Some(kind)
-}
+use peers::change::{CHANGES, assert_small_answers, change};
+use pki::{Holder, Template, p256};
 
 /// Plays IKE_AUTH with one deviation of the initiator's; the payload's type, and what became of it.
 fn auth_with(deviation: impl Fn(&mut Outgoing) + Send + Sync + 'static) -> Pair {
@@ -70,19 +37,43 @@ fn auth_with(deviation: impl Fn(&mut Outgoing) + Send + Sync + 'static) -> Pair 
     pair
 }
 
-fn is_up(pair: &Pair) -> bool {
-    pair.count(1, |e| matches!(e, Event::IkeUp { .. })) != 0
+/// How the ends authenticate each other.
+enum By {
+    PresharedKeys,
+    Signatures { root: Holder, ends: [Holder; 2] },
 }
 
-/// Answers of the responder: one for each request, and none longer than what asks for it thrice.
-fn assert_small_answers(pair: &Pair, what: &str) {
-    let (answers, requests): (Vec<&Vec<u8>>, Vec<&Vec<u8>>) = pair
-        .recorded
-        .iter()
-        .partition(|message| message[19] & 0x20 != 0);
-    assert!(answers.len() <= requests.len(), "{what}");
-    let most = requests.iter().map(|m| m.len()).max().unwrap_or_default();
-    assert!(answers.iter().all(|m| m.len() <= 3 * most), "{what}");
+impl By {
+    fn signatures() -> Self {
+        let root = Template::authority("Root").issue(p256(), None);
+        let ends = ["a.test", "b.test"].map(|end| Template::end(end).issue(p256(), Some(&root)));
+        Self::Signatures { root, ends }
+    }
+}
+
+/// Plays IKE_AUTH with one deviation of the responder's.
+fn answered_with(by: &By, deviation: impl Fn(&mut Outgoing) + Send + Sync + 'static) -> Pair {
+    let mut pair = Pair::seeded(11, |a, connection, config| {
+        config.retransmit_tries = 1;
+        if let By::Signatures { root, ends } = by {
+            let policy = SignaturePolicy::default();
+            let own = &ends[usize::from(!a)];
+            connection.local_auth = LocalAuth::PublicKey(own.signer(&[], &policy));
+            connection.remote_auth = RemoteAuth::PublicKey(root.trust(policy));
+        }
+    });
+    pair.sides[1].endpoint.deviate(Box::new(move |message| {
+        if message.header.exchange == exchange::IKE_AUTH {
+            deviation(message);
+        }
+    }));
+    pair.initiate();
+    pair.run(Duration::from_secs(20));
+    pair
+}
+
+fn is_up(pair: &Pair) -> bool {
+    pair.count(1, |e| matches!(e, Event::IkeUp { .. })) != 0
 }
 
 /// A01, A03, I06, I07, R3: whatever is wrong in IKE_AUTH, nobody gets a child SA without proof, nobody
@@ -241,4 +232,327 @@ fn a_child_that_is_not_found_for_no_reason_is_given_up() {
     assert_eq!(pair.recorded.iter().filter(asked).count(), 1);
     let failed = |e: &Event| matches!(e, Event::InitiateFailed { reason, .. } if reason.contains("CHILD_SA_NOT_FOUND"));
     assert_eq!(pair.count(0, failed), 1);
+}
+
+/// A01, A03, I06, I07, R3: the same where the responder breaks the rules: the initiator makes no child SA
+/// with who has not proved to be whom it asks for.
+#[test]
+fn no_single_deviation_of_a_responder_in_ike_auth_gets_it_a_child_without_authentication() {
+    for by in [By::PresharedKeys, By::signatures()] {
+        answered_with(&by, |_| {}).agree(1);
+        let (mut tried, mut refused) = (0, 0);
+        for what in CHANGES {
+            for at in 0..12 {
+                let touched = Arc::new(AtomicU8::new(0));
+                let seen = touched.clone();
+                let pair = answered_with(&by, move |message| {
+                    let kind = change(what, at, message).unwrap_or_default();
+                    seen.store(kind, Ordering::Relaxed);
+                });
+                let kind = touched.load(Ordering::Relaxed);
+                if kind == 0 {
+                    continue;
+                }
+                tried += 1;
+                let name = format!("payload {kind} {what}");
+                assert_small_answers(&pair, &name);
+                let up = pair.count(0, |e| matches!(e, Event::IkeUp { .. })) != 0;
+                let proof = [payload::AUTH, payload::IDR, payload::CERT].contains(&kind);
+                if proof && what != "twice" {
+                    refused += 1;
+                    assert!(!up, "{name}");
+                }
+                if !up {
+                    assert_eq!(pair.sides[0].endpoint.ike_sas().count(), 0, "{name}");
+                    assert!(pair.sides[0].offered.is_empty(), "{name}");
+                }
+                let (inbound, outbound) = (&pair.sides[0].inbound, &pair.sides[0].outbound);
+                assert_eq!(inbound.len(), outbound.len(), "{name}");
+                // What the initiator has made, the responder has, too.
+                let known = |spi: &u32| pair.sides[1].inbound.contains_key(spi);
+                assert!(outbound.keys().all(known), "{name}");
+            }
+        }
+        println!("{tried} deviations, {refused} of them against the proof itself");
+        assert!(tried >= 50 && refused >= 18, "{tried} {refused}");
+    }
+}
+
+/// B1, I05, I06: a choice that was not offered makes no child SA, in IKE_AUTH and later, and the responder
+/// is told to forget its own; the IKE SA stays.
+#[test]
+fn a_choice_that_was_not_offered_makes_no_child() {
+    let everything = || {
+        let mut body = vec![1, 0, 0, 0, 7, 0, 0, 16, 0, 0, 0xff, 0xff];
+        body.extend([0, 0, 0, 0, 255, 255, 255, 255]);
+        body
+    };
+    type Change = Box<dyn Fn(&mut Outgoing) + Send + Sync>;
+    let changes = || -> Vec<(&str, Change)> {
+        fn on(kind: u8, act: impl Fn(&mut Vec<u8>) + Send + Sync + 'static) -> Change {
+            Box::new(move |message| {
+                let mut parts = message.payloads.iter_mut();
+                if let Some((_, body)) = parts.find(|part| part.0 == kind) {
+                    act(body);
+                }
+            })
+        }
+        vec![
+            (
+                "wider TSi",
+                on(payload::TSI, move |body| *body = everything()),
+            ),
+            (
+                "wider TSr",
+                on(payload::TSR, move |body| *body = everything()),
+            ),
+            ("no TSi", on(payload::TSI, |body| *body = vec![0, 0, 0, 0])),
+            ("no TSr", on(payload::TSR, |body| *body = vec![0, 0, 0, 0])),
+            ("SPI 0", on(payload::SA, |body| body[8..12].fill(0))),
+            ("AH", on(payload::SA, |body| body[5] = 2)),
+            (
+                "of a longer key",
+                on(payload::SA, |body| {
+                    let at = body
+                        .windows(4)
+                        .position(|w| w == [0x80, 14, 0, 128])
+                        .unwrap();
+                    body[at + 3..at + 4].copy_from_slice(&[192]);
+                }),
+            ),
+            (
+                "two proposals",
+                on(payload::SA, |body| {
+                    let mut second = body.clone();
+                    (body[0], second[4]) = (2, 2);
+                    body.extend(second);
+                }),
+            ),
+            (
+                "transport mode",
+                Box::new(|message| {
+                    let transport = (payload::NOTIFY, vec![0, 0, 0x40, 0x07]);
+                    message.payloads.push(transport);
+                }),
+            ),
+        ]
+    };
+    for of_auth in [true, false] {
+        for (what, deviation) in changes() {
+            let mut pair = Pair::seeded(11, |_, _, _| {});
+            if !of_auth {
+                pair.up();
+            }
+            pair.sides[1].endpoint.deviate(Box::new(move |message| {
+                let makes = [exchange::IKE_AUTH, exchange::CREATE_CHILD_SA];
+                if makes.contains(&message.header.exchange) {
+                    deviation(message);
+                }
+            }));
+            let (now, child) = (pair.now, if of_auth { "net" } else { "pfs" });
+            let endpoint = &mut pair.sides[0].endpoint;
+            endpoint.initiate(now, "gw", Some(child), None).unwrap();
+            pair.run(Duration::from_secs(20));
+            let failed = pair.count(0, |e| matches!(e, Event::InitiateFailed { .. }));
+            assert_eq!(failed, 1, "{what}");
+            assert!(pair.current_ike(0).is_some(), "{what}");
+            pair.agree(usize::from(!of_auth));
+            assert_small_answers(&pair, what);
+        }
+    }
+}
+
+/// What an INFORMATIONAL exchange is for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Asks {
+    Liveness,
+    Move,
+    DeleteChild,
+    DeleteIke,
+}
+
+/// Two sides with two tunnels, one side of which deviates in INFORMATIONAL while one asks for this.
+fn informed_with(
+    side: usize,
+    (by, asks): (usize, Asks),
+    deviation: impl Fn(&mut Outgoing) + Send + Sync + 'static,
+) -> Pair {
+    let elsewhere: SocketAddr = "198.51.100.9:4500".parse().unwrap();
+    let mut pair = Pair::seeded(11, |a, connection, config| {
+        config.retransmit_tries = 1;
+        connection.mobike = true;
+        let addrs = match a {
+            true => &mut connection.local_addrs,
+            false => &mut connection.remote_addrs,
+        };
+        addrs.push(AddressPattern::Prefix(elsewhere.ip(), 32));
+    });
+    pair.up();
+    let now = pair.now;
+    let first = pair.child(by);
+    let endpoint = &mut pair.sides[0].endpoint;
+    endpoint.initiate(now, "gw", Some("pfs"), None).unwrap();
+    pair.run(Duration::from_secs(10));
+    pair.agree(2);
+    pair.recorded.clear();
+    pair.sides[side].endpoint.deviate(Box::new(move |message| {
+        if message.header.exchange == exchange::INFORMATIONAL {
+            deviation(message);
+        }
+    }));
+    let (now, ike) = (pair.now, pair.ike(by));
+    let endpoint = &mut pair.sides[by].endpoint;
+    match asks {
+        Asks::Liveness => endpoint.check_liveness(now, ike).unwrap(),
+        Asks::Move => assert!(endpoint.move_to(now, ike, elsewhere.ip()).unwrap()),
+        Asks::DeleteChild => endpoint.terminate_child(now, first).unwrap(),
+        Asks::DeleteIke => endpoint.terminate_ike(now, ike).unwrap(),
+    }
+    pair.run(Duration::from_secs(3));
+    pair
+}
+
+/// What is of no concern to an exchange is as it was, and both go on.
+fn assert_unharmed(mut pair: Pair, asks: Asks, what: &str) {
+    for side in &mut pair.sides {
+        side.endpoint.deviate(Box::new(|_| {}));
+    }
+    let least = match asks {
+        Asks::Liveness | Asks::Move => 2,
+        Asks::DeleteChild => 1,
+        Asks::DeleteIke => return,
+    };
+    for side in 0..2 {
+        let inbound = &pair.sides[side].inbound;
+        assert!(inbound.len() >= least, "{what}");
+        let other = pair.sides[side].offered.keys().nth(1).unwrap();
+        assert!(inbound.values().any(|(id, _)| id == other), "{what}");
+        assert!(pair.current_ike(side).is_some(), "{what}");
+    }
+    let other = *pair.sides[0].offered.keys().nth(1).unwrap();
+    let now = pair.now;
+    pair.sides[0].endpoint.rekey_child(now, other).unwrap();
+    pair.run(Duration::from_secs(20));
+    assert_eq!(
+        pair.count(0, |e| matches!(e, Event::RekeyFailed { .. })),
+        0,
+        "{what}"
+    );
+    assert!(
+        !pair.sides[1].inbound.values().any(|(id, _)| *id == other),
+        "{what}"
+    );
+    assert!(pair.current_ike(1).is_some(), "{what}");
+}
+
+/// I10, R3: whatever is wrong in a request of INFORMATIONAL, or in its answer, costs at most what that
+/// exchange is for.
+#[test]
+fn no_single_deviation_in_informational_harms_what_there_is() {
+    let mut tried = 0;
+    for asks in [
+        Asks::Liveness,
+        Asks::Move,
+        Asks::DeleteChild,
+        Asks::DeleteIke,
+    ] {
+        assert_unharmed(informed_with(0, (0, asks), |_| {}), asks, "nothing");
+        for side in 0..2 {
+            for what in CHANGES {
+                for at in 0..4 {
+                    let touched = Arc::new(AtomicU8::new(0));
+                    let seen = touched.clone();
+                    let pair = informed_with(side, (0, asks), move |message| {
+                        let kind = change(what, at, message).unwrap_or_default();
+                        seen.fetch_max(kind, Ordering::Relaxed);
+                    });
+                    let kind = touched.load(Ordering::Relaxed);
+                    if kind != 0 {
+                        tried += 1;
+                        let what = format!("{asks:?} by {side}: payload {kind} {what}");
+                        assert_small_answers(&pair, &what);
+                        assert_unharmed(pair, asks, &what);
+                    }
+                }
+            }
+        }
+    }
+    println!("{tried} deviations");
+    assert!(tried >= 70, "{tried}");
+}
+
+/// I09, I10, R3: neither does what is added to one: deletions of what is not there, configuration and
+/// MOBIKE's notifications, malformed or out of place.
+#[test]
+fn nothing_that_is_added_to_informational_harms_what_there_is() {
+    const CONFIGURATION: u8 = 47;
+    let many = |count: u16| {
+        let spis = (0..count).flat_map(|spi| u32::from(spi).to_be_bytes());
+        let mut body = vec![3, 4];
+        body.extend(count.to_be_bytes());
+        body.extend(spis);
+        body
+    };
+    let notify = |kind: u16, data: &[u8]| {
+        let kind = kind.to_be_bytes();
+        [&[0, 0][..], &kind, data].concat()
+    };
+    let mut added: Vec<(u8, Vec<u8>)> = vec![
+        (payload::DELETE, many(0)),
+        (payload::DELETE, many(255)),
+        (payload::DELETE, many(8000)),
+        // More than there are, none of a length, of another protocol.
+        (payload::DELETE, vec![3, 4, 0xff, 0xff, 0, 0, 0, 1]),
+        (payload::DELETE, vec![3, 0, 0xff, 0xff]),
+        (payload::DELETE, vec![3, 3, 0, 1, 0, 0, 1]),
+        (payload::DELETE, vec![2, 4, 0, 1, 0, 0, 0, 1]),
+        (payload::DELETE, vec![0, 4, 0, 1, 0, 0, 0, 1]),
+        (payload::DELETE, vec![255; 8]),
+        (payload::DELETE, vec![]),
+        (CONFIGURATION, vec![]),
+        (CONFIGURATION, vec![1, 0, 0, 0]),
+        (CONFIGURATION, vec![9, 0, 0, 0]),
+        (CONFIGURATION, vec![3, 0, 0, 0, 0, 1, 0, 4, 10, 0, 0, 1]),
+        (CONFIGURATION, vec![1, 0, 0, 0, 0, 1, 0xff, 0xff]),
+        (
+            CONFIGURATION,
+            [&[1, 0, 0, 0][..], &[0, 1, 0, 0].repeat(1000)].concat(),
+        ),
+    ];
+    // ADDITIONAL_IP4_ADDRESS to NO_NATS_ALLOWED, UNACCEPTABLE_ADDRESSES, UNEXPECTED_NAT_DETECTED.
+    for kind in (16397..=16402).chain([40, 41]) {
+        for data in [
+            &[][..],
+            &[0],
+            &[192, 0, 2, 200],
+            &[0xff; 16],
+            &[7; 64],
+            &[7; 65],
+        ] {
+            added.push((payload::NOTIFY, notify(kind, data)));
+        }
+    }
+    for (side, by) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+        for (kind, body) in &added {
+            for twice in [false, true] {
+                let start = &body[..body.len().min(12)];
+                let what = format!("{kind} {start:?} by {side}, asked by {by}");
+                let payload = (*kind, body.clone());
+                let asks = (by, Asks::Liveness);
+                let pair = informed_with(side, asks, move |message| {
+                    message.payloads.push(payload.clone());
+                    message.payloads.extend(twice.then(|| payload.clone()));
+                });
+                // Its own answers may be as long as it likes.
+                if side == by {
+                    assert_small_answers(&pair, &what);
+                }
+                for (at, own) in [(0, "192.0.2.1"), (1, "192.0.2.2")] {
+                    let sa = pair.sides[at].endpoint.ike_sas().next().unwrap();
+                    assert_eq!(sa.path.local.ip().to_string(), own, "{what}");
+                }
+                assert_unharmed(pair, Asks::Liveness, &what);
+            }
+        }
+    }
 }

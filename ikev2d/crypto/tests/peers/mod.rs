@@ -2,6 +2,7 @@
 //! Two endpoints in memory, on a virtual clock, over a network that loses and duplicates.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod change;
 pub(crate) mod explore;
 pub(crate) mod seeded;
 pub(crate) mod strangers;

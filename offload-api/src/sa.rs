@@ -405,7 +405,7 @@ mod tests {
         assert!(!format!("{keys:?}").contains("ab"));
     }
 
-    /// RFC 4301 §4.4.1.1: ANY includes OPAQUE, which only packets are that show no port.
+    /// S88, RFC 4301 §4.4.1.1: ANY includes OPAQUE, which only packets are that show no port.
     #[test]
     fn opaque_ports_are_those_that_no_packet_shows() {
         let contains = |start_port, end_port, port| {

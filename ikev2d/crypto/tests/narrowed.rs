@@ -84,7 +84,7 @@ fn the_rest_is_asked_for() {
     }
 }
 
-/// RFC 7296 §2.9: a responder that allows the first selectors narrows to what includes them, whichever of
+/// S90, RFC 7296 §2.9: a responder that allows the first selectors narrows to what includes them, whichever of
 /// its configurations comes first.
 #[test]
 fn the_initiator_s_first_choices_come_first() {
@@ -283,7 +283,7 @@ fn packet() -> Trigger {
     Trigger::new(addresses, 17, Some((40000, 53)))
 }
 
-/// RFC 7296 §2.9: a packet that asks for a child has its own selectors first in the offer, in IKE_AUTH and
+/// B43, RFC 7296 §2.9: a packet that asks for a child has its own selectors first in the offer, in IKE_AUTH and
 /// in CREATE_CHILD_SA, whenever that is tried again; without a packet, and beside the policy, there are none.
 #[test]
 fn the_selectors_of_a_packet_that_asks_for_a_child_come_first() {
@@ -345,7 +345,7 @@ fn the_selectors_of_a_packet_that_asks_for_a_child_come_first() {
     }
 }
 
-/// A responder whose policy is for the packet's own traffic alone, or that says both, is understood.
+/// B43: a responder whose policy is for the packet's own traffic alone, or that says both, is understood.
 #[test]
 fn what_a_responder_narrows_to_a_packet_s_selectors_is_taken() {
     let (local, remote) = (fixed("10.1.0.0/16"), fixed("10.2.0.0/16"));

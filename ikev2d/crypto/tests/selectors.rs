@@ -160,7 +160,7 @@ fn the_child_of_an_end_that_has_moved_is_rekeyed_for_its_new_address() {
     }
 }
 
-/// RFC 7296 §3.13.1, RFC 4301 §4.4.1.1: selectors of OPAQUE ports are well formed. A policy of any port
+/// S88, RFC 7296 §3.13.1, RFC 4301 §4.4.1.1: selectors of OPAQUE ports are well formed. A policy of any port
 /// includes them, and in one of others they are left out like any other selector.
 #[test]
 fn opaque_ports_are_narrowed_like_others() {

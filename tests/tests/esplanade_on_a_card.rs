@@ -4,52 +4,16 @@
 mod gateway;
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use gateway::card::{esplanade, json, simulated};
 use gateway::{Gateway, PATIENCE, SECRET, Wire, ours, wait_idle};
-use netlab::process::{Guarded, wait_for_listener};
+use netlab::process::Guarded;
 use serde_json::Value;
 
 const IKE: &str = "aes256gcm16-prfsha384-x25519";
 const ESP: &str = "aes256gcm16-esn";
-
-fn esplanade(gateway: &Gateway, arguments: &[&str]) -> Output {
-    Command::new(tests::program("esplanade"))
-        .args(arguments)
-        .arg("--socket")
-        .arg(&gateway.vici)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-fn json(gateway: &Gateway, arguments: &[&str]) -> Value {
-    let output = esplanade(gateway, &[arguments, &["-o", "json"]].concat());
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {error}\n{}",
-        gateway.tail()
-    );
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn card(socket: &Path) -> Guarded {
-    let mut command = Command::new(tests::program("esplanade"));
-    command
-        .args(["sim", "--socket"])
-        .arg(socket)
-        .stdin(Stdio::null());
-    let mut card = Guarded::spawn(command).unwrap();
-    wait_for_listener(socket, PATIENCE, || {
-        assert!(card.ended()?.is_none(), "the card ended");
-        Ok(())
-    })
-    .unwrap();
-    card
-}
 
 /// Engines that carry the tunnel's child SA.
 fn engine(gateway: &Gateway) -> String {
@@ -74,7 +38,7 @@ fn a_card_in_use_is_inspected_watched_and_reset_through_its_daemon() {
     let directory = tempfile::tempdir().unwrap();
     let wire = Wire::new();
     let socket = directory.path().join("card");
-    let _card = card(&socket);
+    let _card = simulated(&socket, &[]);
     let address = format!("vfio-user:{}", socket.display());
     let configuration = format!(
         "{}\n[secrets.ike-1]\nsecret = \"{SECRET}\"\n",
@@ -191,7 +155,7 @@ fn algorithms_that_a_card_has_not_are_done_in_software_visibly() {
     let directory = tempfile::tempdir().unwrap();
     let wire = Wire::new();
     let socket = directory.path().join("card");
-    let _card = card(&socket);
+    let _card = simulated(&socket, &[]);
     let address = format!("vfio-user:{}", socket.display());
     for esp in ["aes256-aesxcbc", "aes128-aescmac", "aes128gmac"] {
         let configuration = format!(
@@ -218,7 +182,7 @@ fn a_child_that_is_configured_no_more_goes_on_as_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let wire = Wire::new();
     let socket = directory.path().join("card");
-    let _card = card(&socket);
+    let _card = simulated(&socket, &[]);
     let address = format!("vfio-user:{}", socket.display());
     let connection = ours(1, IKE, ESP, "", "hw_offload = \"no\"\nlife_time = \"7h\"");
     let configuration = format!("{connection}\n[secrets.ike-1]\nsecret = \"{SECRET}\"\n");
@@ -254,7 +218,7 @@ fn padding_that_a_card_has_not_is_done_in_software_visibly() {
     let directory = tempfile::tempdir().unwrap();
     let wire = Wire::new();
     let socket = directory.path().join("card");
-    let _card = card(&socket);
+    let _card = simulated(&socket, &[]);
     let address = format!("vfio-user:{}", socket.display());
     let at = directory.path().join("b");
     let padding = "tfc_padding = \"mtu\"";

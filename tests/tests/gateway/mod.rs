@@ -2,6 +2,7 @@
 //! Gateways for end-to-end tests: our daemon and strongSwan's, each in a namespace of its own.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod card;
 pub(crate) mod rekey;
 
 use std::collections::BTreeMap;
@@ -144,7 +145,8 @@ impl Gateway {
         Self::ikev2d_of(namespace, directory, ("software", tun), configuration)
     }
 
-    fn ikev2d_of(
+    /// As [`ikev2d_with`](Self::ikev2d_with), on a device and with a TUN interface of these settings.
+    pub(crate) fn ikev2d_of(
         namespace: &Namespace,
         directory: &Path,
         (device, tun): (&str, &str),

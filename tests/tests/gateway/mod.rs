@@ -92,11 +92,16 @@ impl Wire {
 
     /// As [`assert_passes`](Self::assert_passes) where a tunnel has been in use: not one packet is lost.
     pub(crate) fn assert_still_passes(&self, when: &str) {
-        let (inner_a, inner_b) = (IpAddr::from([10, 1, 0, 1]), IpAddr::from([10, 2, 0, 1]));
-        for (namespace, from, to) in [(&self.a, inner_a, inner_b), (&self.b, inner_b, inner_a)] {
+        for (namespace, from, to) in self.flows() {
             let report = ping(namespace, from, to, 5).unwrap();
             assert_eq!(report.received, 5, "{when}: {from} to {to}: {report:?}");
         }
+    }
+
+    /// From each protected address to the other.
+    pub(crate) fn flows(&self) -> [rekey::Flow<'_>; 2] {
+        let (a, b) = (IpAddr::from([10, 1, 0, 1]), IpAddr::from([10, 2, 0, 1]));
+        [(&self.a, a, b), (&self.b, b, a)]
     }
 }
 

@@ -20,16 +20,19 @@ pub(crate) fn child(by: &Gateway, other: &Gateway, name: &str) {
     renew(by, other, &arguments, successors, |sas| children(sas, ""));
 }
 
+/// Where packets come from, and to where they go.
+pub(crate) type Flow<'w> = (&'w Namespace, IpAddr, IpAddr);
+
 /// As [`child`], and not one of the packets that pass meanwhile is lost.
-pub(crate) fn child_under_pings(
-    by: &Gateway,
-    other: &Gateway,
-    name: &str,
-    (namespace, from, to): (&Namespace, IpAddr, IpAddr),
-) {
+pub(crate) fn child_under_pings(by: &Gateway, other: &Gateway, name: &str, flow: Flow<'_>) {
+    under_pings(by, flow, || child(by, other, name));
+}
+
+/// Renews something while packets pass, of which not one is lost.
+pub(crate) fn under_pings(by: &Gateway, (namespace, from, to): Flow<'_>, renew: impl FnOnce()) {
     let report = std::thread::scope(|scope| {
         let pings = scope.spawn(|| ping(namespace, from, to, 30).unwrap());
-        child(by, other, name);
+        renew();
         pings.join().unwrap()
     });
     assert_eq!(report.received, 30, "{report:?}\n{}", by.tail());

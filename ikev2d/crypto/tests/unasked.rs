@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use ikev2d_proto::config::Secret;
+use ikev2d_proto::config::{Connection, EndpointConfig, Secret, Unique};
 use ikev2d_proto::event::{Event, Path};
 use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::wire::{
@@ -301,6 +301,60 @@ fn an_answer_from_elsewhere_leads_nowhere() {
     assert_ne!(sa.path.remote, elsewhere);
 }
 
+/// A10: who does not prove to be the peer ends nothing of the peer's, whatever of INITIAL_CONTACT it says, in which
+/// message, and however many IKE SAs a peer may have.
+#[test]
+fn a_first_contact_without_proof_ends_nothing() {
+    for unique in [Unique::No, Unique::Never, Unique::Replace, Unique::Keep] {
+        let change = |_: bool, connection: &mut Connection, _: &mut EndpointConfig| {
+            connection.unique = unique;
+        };
+        let mut pair = Pair::seeded(36, change);
+        pair.up();
+        let there = pair.ike(1);
+        let mut mallory = Pair::seeded(37, change);
+        let other = &mut mallory.sides[0].endpoint;
+        other.set_secrets(vec![secret(b"another one")]);
+        other.deviate(Box::new(|message| {
+            let contact = notify::emit(0, &[], notify::INITIAL_CONTACT, &[]);
+            message.payloads.push((payload::NOTIFY, contact));
+        }));
+        mallory.initiate();
+        for _ in 0..4 {
+            mallory.flush();
+            for (_, side, path, message) in std::mem::take(&mut mallory.wire) {
+                assert_eq!(side, 1);
+                let now = pair.now;
+                let endpoint = &mut pair.sides[1].endpoint;
+                endpoint.handle_datagram(now, path, &message);
+            }
+            pair.flush();
+            for (_, side, path, message) in std::mem::take(&mut pair.wire) {
+                assert_eq!(side, 0);
+                let now = mallory.now;
+                let endpoint = &mut mallory.sides[0].endpoint;
+                endpoint.handle_datagram(now, path, &message);
+            }
+        }
+        assert_eq!(pair.sides[1].endpoint.stats().auth_failures, 1);
+        let gone = |e: &Event| match e {
+            Event::IkeDown { ike, .. } => *ike == there,
+            Event::ChildDown { .. } => true,
+            _ => false,
+        };
+        assert_eq!(pair.count(1, gone), 0);
+        assert_eq!(pair.sides[1].endpoint.ike_sas().count(), 1);
+        pair.agree(1);
+    }
+}
+
+fn secret(key: &[u8]) -> Secret {
+    Secret {
+        ids: vec![],
+        secret: Zeroizing::new(key.to_vec()),
+    }
+}
+
 /// A05: a preshared key is all of its octets, and no more. (HMAC fills a key up with zeros, RFC 2104 §2, so
 /// that those alone at its end say nothing.)
 #[test]
@@ -322,10 +376,7 @@ fn a_preshared_key_is_all_of_its_octets() {
     {
         for side in [0, 1] {
             let mut pair = Pair::seeded(33, |_, _, _| {});
-            pair.sides[side].endpoint.set_secrets(vec![Secret {
-                ids: vec![],
-                secret: Zeroizing::new(key.to_vec()),
-            }]);
+            pair.sides[side].endpoint.set_secrets(vec![secret(key)]);
             pair.initiate();
             pair.run(Duration::from_secs(60));
             pair.agree(usize::from(fits));

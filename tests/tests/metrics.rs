@@ -93,7 +93,7 @@ fn a_tunnels_life_shows_in_what_prometheus_scrapes() {
     );
     let a = Gateway::ikev2d_with(&wire.a, &directory.path().join("a"), &metrics);
     let b = directory.path().join("b");
-    let b = Gateway::ikev2d(&wire.b, &b, &ours(2, ike, esp, "", ""));
+    let b = Gateway::ikev2d(&wire.b, &b, &ours(2, ike, esp, "mobike = true", ""));
 
     // Its control socket is there before this one; it answers when all is.
     a.swanctl(&["--list-sas"]);
@@ -109,6 +109,7 @@ fn a_tunnels_life_shows_in_what_prometheus_scrapes() {
     assert_eq!(before.value("connection_ike_sas", &gw), Some(0));
     assert_eq!(before.value("connection_child_sas", &net), Some(0));
     assert_eq!(before.value("sa_packets_total", &[]), None);
+    assert_eq!(before.value("ike_half_open", &[]), Some(0));
 
     a.swanctl(&["--initiate", "--child", "net"]);
     wire.assert_passes("with metrics");
@@ -167,30 +168,56 @@ fn a_tunnels_life_shows_in_what_prometheus_scrapes() {
         down.value("ike_down_total", &[("reason", "terminated")]),
         Some(1)
     );
+
+    // One that the peer has begun, and whose IKE_AUTH does not come for a while: on the other port, which
+    // who can move goes to (RFC 4555 §3.3).
+    wire.a
+        .nft(
+            "add table ip f\n\
+             add chain ip f input { type filter hook input priority 0; }\n\
+             add rule ip f input udp dport 4500 drop\n",
+        )
+        .unwrap();
+    let _ = b.try_swanctl(&["--initiate", "--child", "net", "--timeout", "1"]);
+    wait(&socket, "a half-open IKE SA", |scraped| {
+        scraped.value("ike_half_open", &[]) == Some(1)
+            && scraped.value("ike_established", &[]) == Some(0)
+    });
+    wire.a.nft("delete table ip f").unwrap();
+    wait(&socket, "its peer's authentication", |scraped| {
+        scraped.value("ike_half_open", &[]) == Some(0)
+            && scraped.value("ike_established", &[]) == Some(1)
+    });
     let too_big = down.value("dataplane_drops_total", &[("reason", "too-big")]);
     assert_eq!(too_big, a.statistics().get("too-big").copied());
 }
 
 /// S21 to S26, B51, B56: algorithms of another time are told of in the log, in the list of SAs and as a metric; without
-/// `legacy` nothing of the kind shows. IKEv1's errors are counted by their names.
+/// `legacy` nothing of the kind shows. Both versions' errors are counted by their names.
 #[test]
 fn weak_algorithms_show_wherever_people_look() {
-    for (ike, esp, legacy, weak) in [
+    let (old, new) = (
         ("3des-sha1-modp1024", "3des-sha1", "legacy = true", 2),
         ("aes128-sha256-ecp256", "aes128-sha256", "", 0),
-    ] {
+    );
+    for (version, (ike, esp, legacy, weak)) in [(1, old), (1, new), (2, old), (2, new)] {
         let directory = tempfile::tempdir().unwrap();
         let wire = Wire::new();
         let socket = directory.path().join("metrics");
-        let v1 = |text: String| text.replace("version = 2", "version = 1");
+        let of_version =
+            |text: String| text.replace("version = 2", &format!("version = {version}"));
+        let refusal = match version {
+            1 => "NO-PROPOSAL-CHOSEN",
+            _ => "NO_PROPOSAL_CHOSEN",
+        };
         let config = format!(
             "metrics = {{ listen = \"unix:{}\" }}\n{}\n[secrets.ike-1]\nsecret = \"{SECRET}\"\n",
             socket.display(),
-            v1(ours(1, ike, esp, legacy, ""))
+            of_version(ours(1, ike, esp, legacy, ""))
         );
         let a = Gateway::ikev2d_with(&wire.a, &directory.path().join("a"), &config);
         let b = directory.path().join("b");
-        let b = Gateway::ikev2d(&wire.b, &b, &v1(ours(2, ike, esp, legacy, "")));
+        let b = Gateway::ikev2d(&wire.b, &b, &of_version(ours(2, ike, esp, legacy, "")));
         a.swanctl(&["--initiate", "--child", "net"]);
         let up = wait(&socket, "the child", |scraped| {
             scraped.value("child_up_total", &[]) == Some(1)
@@ -207,9 +234,9 @@ fn weak_algorithms_show_wherever_people_look() {
 
         b.swanctl(&["--terminate", "--ike", "gw"]);
         drop(b);
-        let other = v1(ours(2, "aes256-sha512-ecp384", "aes256-sha512", "", ""));
+        let other = of_version(ours(2, "aes256-sha512-ecp384", "aes256-sha512", "", ""));
         let _b = Gateway::ikev2d(&wire.b, &directory.path().join("other"), &other);
-        let error = [("type", "NO-PROPOSAL-CHOSEN"), ("direction", "received")];
+        let error = [("type", refusal), ("direction", "received")];
         let _ = a.try_swanctl(&["--initiate", "--child", "net", "--timeout", "1"]);
         wait(&socket, "the refusal", |scraped| {
             scraped.value("ike_error_notifications_total", &error) >= Some(1)

@@ -348,6 +348,43 @@ fn a_nat_is_detected_and_both_float_to_4500() {
     assert!(pair.sides[1].endpoint.ike_sas().next().unwrap().nat_remote);
 }
 
+/// S107: who is behind the NAT sends an octet each twenty seconds when there is nothing else to say, and who is
+/// not sends none (RFC 7296 §2.23, RFC 3948 §2.3); nor does anybody without a NAT.
+#[test]
+fn who_is_behind_a_nat_keeps_its_mapping() {
+    for nat in [true, false] {
+        let mut pair = Pair::new(|a, connection, _| {
+            if !a {
+                connection.remote_addrs = vec![AddressPattern::Any];
+            }
+        });
+        pair.nat = nat;
+        pair.up();
+        let [own, peer] = [0, 1].map(|at| pair.sides[at].endpoint.ike_sas().next().unwrap());
+        assert_eq!((own.nat_local, own.nat_remote), (nat, false));
+        assert_eq!((peer.nat_local, peer.nat_remote), (false, nat));
+        // What goes before is heard already, and is on the wire no more.
+        pair.run(Duration::from_secs(1));
+        let mut sent = [0, 0];
+        for _ in 0..300 {
+            pair.now += Duration::from_secs(1);
+            for (at, side) in pair.sides.iter_mut().enumerate() {
+                side.endpoint.handle_timeout(pair.now);
+                while let Some(transmit) = side.endpoint.poll_transmit() {
+                    assert!(transmit.keepalive);
+                    assert_eq!(
+                        (&transmit.payload[..], transmit.path.local.port()),
+                        (&[0xff][..], 4500)
+                    );
+                    sent[at] += 1;
+                }
+            }
+        }
+        let wanted = if nat { 14..=16 } else { 0..=0 };
+        assert!(wanted.contains(&sent[0]) && sent[1] == 0, "{nat}: {sent:?}");
+    }
+}
+
 #[test]
 fn an_authenticated_message_from_another_port_moves_the_path_and_a_forged_one_does_not() {
     let mut pair = Pair::new(|a, connection, _| connection.encap = a);

@@ -9,6 +9,7 @@ pub(crate) mod strangers;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,10 @@ use ikev2d_proto::event::*;
 use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::ts::TrafficSelector;
 use zeroize::Zeroizing;
+
+/// The NAT's address, and what its ports are above ours.
+const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
+const MAPPED: u16 = 20_000;
 
 /// A side with what it has installed.
 pub(crate) struct Side {
@@ -59,6 +64,8 @@ pub(crate) struct Pair {
     pub(crate) lenient: bool,
     /// Messages of this exchange don't arrive.
     pub(crate) blocked: Option<u8>,
+    /// A NAT in front of the first side: its address and ports there.
+    pub(crate) nat: bool,
     /// Nothing passes by UDP.
     pub(crate) no_udp: bool,
     /// TCP connections can't be made.
@@ -181,6 +188,7 @@ impl Pair {
             recorded: Vec::new(),
             lenient: false,
             blocked: None,
+            nat: false,
             no_udp: false,
             no_tcp: false,
             streams: Vec::new(),
@@ -197,6 +205,19 @@ impl Pair {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         self.random % 100 < percent
+    }
+
+    /// A path as it is to whom it leads to.
+    fn translated(&self, from: usize, path: Path) -> Path {
+        let mut seen = path.turned();
+        if self.nat && from == 0 {
+            let port = MAPPED + seen.remote.port();
+            seen.remote = SocketAddr::new(OUTSIDE, port);
+        } else if self.nat && path.remote.ip() == OUTSIDE {
+            let inside = self.sides[0].address.parse().unwrap();
+            seen.local = SocketAddr::new(inside, path.remote.port() - MAPPED);
+        }
+        seen
     }
 
     /// Takes out what both have to say.
@@ -300,7 +321,7 @@ impl Pair {
                     1
                 };
                 for _ in 0..copies {
-                    let path = transmit.path.turned();
+                    let path = self.translated(at, transmit.path);
                     let latency = Duration::from_millis(
                         10 + if self.loss != 0 { self.random % 30 } else { 0 },
                     );

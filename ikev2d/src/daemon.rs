@@ -78,7 +78,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Frames of the pool.
 const FRAMES: u32 = 8192;
 
-pub(crate) use virtual_ips::dns_servers;
+pub(crate) use virtual_ips::Along;
 
 pub(crate) struct Daemon {
     pub(crate) config: Config,
@@ -194,6 +194,7 @@ pub async fn run(
         ike_port: section.port,
         nat_port: section.nat_port,
         key_log: key_log.is_some(),
+        application_version: section.application_version.0.0.clone(),
         puzzles: section
             .puzzles
             .as_ref()

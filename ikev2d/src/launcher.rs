@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::beside::{self, Beside};
 use crate::config::Draft;
+use crate::daemon::Along;
 use crate::publication;
 
 /// Octets of an order at most: a path, or the addresses that a peer gives.
@@ -37,7 +38,7 @@ pub(crate) struct HookCall {
     pub(crate) verb: Verb,
     pub(crate) interface: String,
     pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) dns_servers: Vec<IpAddr>,
+    pub(crate) along: Along,
 }
 
 /// What has become of the addresses.
@@ -205,7 +206,11 @@ fn run(program: &Path, call: &HookCall) -> String {
         .arg(verb)
         .env("INTERFACE", &call.interface)
         .env("ADDRESSES", joined(&call.addresses))
-        .env("DNS_SERVERS", joined(&call.dns_servers));
+        .env("DNS_SERVERS", joined(&call.along.dns_servers))
+        .env("NBNS_SERVERS", joined(&call.along.nbns_servers))
+        .env("DHCP_SERVERS", joined(&call.along.dhcp_servers))
+        .env("NETMASKS", joined(&call.along.netmasks))
+        .env("SUBNETS", joined(&call.along.subnets));
     let said = |what: String| format!("{}: {what}", program.display());
     match command.status() {
         Ok(status) if ExitStatus::success(&status) => WELL.to_owned(),
@@ -214,7 +219,7 @@ fn run(program: &Path, call: &HookCall) -> String {
     }
 }
 
-fn joined(addresses: &[IpAddr]) -> String {
-    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+fn joined(all: &[impl ToString]) -> String {
+    let texts: Vec<String> = all.iter().map(ToString::to_string).collect();
     texts.join(" ")
 }

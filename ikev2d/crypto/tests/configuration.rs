@@ -119,6 +119,56 @@ fn addresses_are_given_and_selectors_follow() {
     }
 }
 
+/// S66, S73: what is asked of us is told in IKE_AUTH, with addresses and without; of what we are no
+/// more than is configured.
+#[test]
+fn what_is_asked_of_us_is_told_in_ike_auth() {
+    use Attribute::{ApplicationVersion, Supported};
+    let asked = vec![
+        Attribute::Ip4Address(None),
+        Supported(vec![]),
+        ApplicationVersion(vec![]),
+    ];
+    for (version, pools) in [("Esplanade", true), ("", true), ("Esplanade", false)] {
+        let mut pair = Pair::new(|a, connection, config| {
+            if a {
+                connection.vips = vec!["0.0.0.0".parse().unwrap()];
+            } else {
+                config.application_version = version.to_owned();
+                connection.pools = vec!["four".to_owned(); usize::from(pools)];
+            }
+        });
+        let four = pool("10.3.0.1", "10.3.0.2", vec![]);
+        let all = BTreeMap::from([("four".to_owned(), four)]);
+        pair.sides[1].endpoint.pools_mut().set(all);
+        let body = configuration::emit(Kind::Request, &asked);
+        pair.sides[0].endpoint.deviate(Box::new(move |message| {
+            let mut cps = message.payloads.iter_mut();
+            if let Some((_, old)) = cps.find(|(kind, _)| *kind == payload::CP) {
+                old.clone_from(&body);
+            }
+        }));
+        let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let answers = seen.clone();
+        pair.sides[1].endpoint.deviate(Box::new(move |message| {
+            let mut cps = message.payloads.iter();
+            let cp = cps.find(|(kind, _)| *kind == payload::CP);
+            if let Some((_, body)) = cp.filter(|_| message.header.exchange == exchange::IKE_AUTH) {
+                answers.lock().unwrap().push(body.clone());
+            }
+        }));
+        pair.initiate();
+        pair.run(Duration::from_secs(5));
+        let address = Attribute::Ip4Address(Some([10, 3, 0, 1].into()));
+        let mut expected = vec![address; usize::from(pools)];
+        let own = ApplicationVersion(version.as_bytes().to_vec());
+        expected.extend([Supported(KNOWN.to_vec()), own]);
+        let seen = seen.lock().unwrap();
+        let read = configuration::parse(seen.first().unwrap());
+        assert_eq!(read, Ok((Kind::Reply, expected)), "{version:?}, {pools}");
+    }
+}
+
 /// S60: what an IKE SA had goes back with it, and through rekeyings it stays.
 #[test]
 fn addresses_stay_through_rekeyings_and_go_back_at_the_end() {
@@ -228,13 +278,17 @@ fn deviations_get_no_address_of_others() {
     assert!(pair.sides[0].inbound.is_empty());
 }
 
-/// S73, S75: CFG_REQUEST and CFG_SET at any time are answered by CFG_REPLY and CFG_ACK.
+/// S66, S73, S75: CFG_REQUEST and CFG_SET at any time are answered by CFG_REPLY and CFG_ACK.
 #[test]
 fn configuration_in_informational_exchanges_is_answered() {
     for (asked, expected) in [
         (
             configuration::emit(Kind::Request, &[Attribute::Supported(vec![])]),
             (Kind::Reply, vec![Attribute::Supported(KNOWN.to_vec())]),
+        ),
+        (
+            configuration::emit(Kind::Request, &[Attribute::ApplicationVersion(vec![])]),
+            (Kind::Reply, vec![Attribute::ApplicationVersion(vec![])]),
         ),
         (
             configuration::emit(Kind::Set, &[Attribute::Other(9, vec![1])]),

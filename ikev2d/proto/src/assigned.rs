@@ -64,11 +64,16 @@ impl Assigned {
             attributes.extend([
                 Attribute::Ip4Dns(None),
                 Attribute::Ip4Nbns(None),
+                Attribute::Ip4Dhcp(None),
                 Attribute::Ip4Subnet(None),
             ]);
         }
         if vips.iter().any(IpAddr::is_ipv6) {
-            attributes.extend([Attribute::Ip6Dns(None), Attribute::Ip6Subnet(None)]);
+            attributes.extend([
+                Attribute::Ip6Dns(None),
+                Attribute::Ip6Dhcp(None),
+                Attribute::Ip6Subnet(None),
+            ]);
         }
         attributes
     }

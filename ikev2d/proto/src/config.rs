@@ -55,6 +55,8 @@ pub struct EndpointConfig {
     pub retransmit_jitter: f64,
     /// Emit [`crate::event::Event::IkeKeys`].
     pub key_log: bool,
+    /// What we are, for authenticated peers that ask (RFC 7296 §2.20); it may be empty.
+    pub application_version: String,
 }
 
 impl Default for EndpointConfig {
@@ -75,6 +77,7 @@ impl Default for EndpointConfig {
             fragment_size: None,
             retransmit_jitter: 0.1,
             key_log: false,
+            application_version: String::new(),
         }
     }
 }

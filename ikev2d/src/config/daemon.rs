@@ -8,6 +8,7 @@ use driver::DeviceAddress;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+use super::text::{FromText, Text};
 use super::{
     CacheSection, FailoverSection, MetricsSection, PrivilegesSection, PuzzlesSection,
     SolvePuzzlesSection,
@@ -40,9 +41,13 @@ pub struct DaemonSection {
     pub metrics: Option<MetricsSection>,
     /// Where the leases of pools are kept; by default beside the control socket.
     pub lease_file: Option<PathBuf>,
-    /// A program that is called with `up` or `down` when a peer gives us addresses and DNS servers: the
-    /// environment has `INTERFACE`, `ADDRESSES` and `DNS_SERVERS`.
+    /// A program that is called with `up` or `down` when a peer gives us addresses: the environment has
+    /// `INTERFACE` and `ADDRESSES`, and of what came along `DNS_SERVERS`, `NBNS_SERVERS`, `DHCP_SERVERS`,
+    /// `NETMASKS` and `SUBNETS`.
     pub resolve_hook: Option<PathBuf>,
+    /// What peers are told that ask what this is, once they are authenticated (RFC 7296 §2.20); empty says
+    /// nothing.
+    pub application_version: Text<ApplicationVersion>,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub log_level: Option<String>,
     /// UDP port of IKE.
@@ -81,6 +86,7 @@ impl Default for DaemonSection {
             metrics: None,
             lease_file: None,
             resolve_hook: None,
+            application_version: Text(ApplicationVersion("Esplanade".to_owned())),
             log_level: None,
             port: 500,
             nat_port: 4500,
@@ -110,6 +116,19 @@ impl DaemonSection {
     pub(crate) fn lease_file(&self) -> PathBuf {
         let beside = || self.vici_socket.with_extension("leases");
         self.lease_file.clone().unwrap_or_else(beside)
+    }
+}
+
+/// An APPLICATION_VERSION: printable ASCII (RFC 7296 §3.15.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApplicationVersion(pub String);
+
+impl FromText for ApplicationVersion {
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(format!("{text:?}: expected printable ASCII")),
+        }
     }
 }
 
@@ -244,5 +263,26 @@ impl<'de> Deserialize<'de> for DeviceSetting {
         text.parse()
             .map(Self::Card)
             .map_err(|error| D::Error::custom(format!("{error} or software")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// S66: printable ASCII (RFC 7296 §3.15.1), or nothing.
+    #[test]
+    fn what_peers_are_told_that_we_are_is_printable() {
+        let read = |text: &str| {
+            let section = toml::from_str::<DaemonSection>(text);
+            section.map(|section| section.application_version.0.0)
+        };
+        assert_eq!(read("").unwrap(), "Esplanade");
+        assert_eq!(read("application_version = \"\"").unwrap(), "");
+        assert_eq!(read("application_version = \"gw 7.1\"").unwrap(), "gw 7.1");
+        for wrong in ["gw\\n", "\\u0000", "Gateway ü"] {
+            let error = read(&format!("application_version = \"{wrong}\"")).unwrap_err();
+            assert!(error.to_string().contains("printable"), "{error}");
+        }
     }
 }

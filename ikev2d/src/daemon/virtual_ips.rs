@@ -8,6 +8,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use ikev2d_proto::wire::configuration::Attribute;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::Daemon;
 use crate::launcher::{HookCall, Launcher, Verb};
@@ -41,14 +43,55 @@ fn call(launcher: &Launcher, call: HookCall) {
     }
 }
 
-/// DNS servers among what a peer has told.
-pub(crate) fn dns_servers(attributes: &[Attribute]) -> Vec<IpAddr> {
-    let servers = attributes.iter().filter_map(|attribute| match attribute {
-        Attribute::Ip4Dns(Some(v4)) => Some(IpAddr::from(*v4)),
-        Attribute::Ip6Dns(Some(v6)) => Some(IpAddr::from(*v6)),
-        _ => None,
-    });
-    servers.collect()
+/// What a peer has told along with addresses.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Along {
+    pub(crate) dns_servers: Vec<IpAddr>,
+    pub(crate) nbns_servers: Vec<IpAddr>,
+    pub(crate) dhcp_servers: Vec<IpAddr>,
+    pub(crate) netmasks: Vec<IpAddr>,
+    /// Networks that it protects; those whose mask is none are passed over.
+    pub(crate) subnets: Vec<IpNet>,
+}
+
+impl Along {
+    pub(crate) fn new(attributes: &[Attribute]) -> Self {
+        let mut all = Self::default();
+        for attribute in attributes {
+            match *attribute {
+                Attribute::Ip4Dns(Some(v4)) => all.dns_servers.push(v4.into()),
+                Attribute::Ip6Dns(Some(v6)) => all.dns_servers.push(v6.into()),
+                Attribute::Ip4Nbns(Some(v4)) => all.nbns_servers.push(v4.into()),
+                Attribute::Ip4Dhcp(Some(v4)) => all.dhcp_servers.push(v4.into()),
+                Attribute::Ip6Dhcp(Some(v6)) => all.dhcp_servers.push(v6.into()),
+                Attribute::Ip4Netmask(Some(mask)) => all.netmasks.push(mask.into()),
+                Attribute::Ip4Subnet(Some((address, mask))) => {
+                    let net = IpNet::with_netmask(address.into(), mask.into());
+                    all.subnets.extend(net.ok());
+                }
+                Attribute::Ip6Subnet(Some((address, bits))) => {
+                    all.subnets.extend(IpNet::new(address.into(), bits).ok());
+                }
+                _ => {}
+            }
+        }
+        all
+    }
+
+    /// By the names that pools give them in the configuration.
+    pub(crate) fn named(&self) -> [(&'static str, Vec<String>); 5] {
+        [
+            ("dns", texts(&self.dns_servers)),
+            ("nbns", texts(&self.nbns_servers)),
+            ("dhcp", texts(&self.dhcp_servers)),
+            ("netmask", texts(&self.netmasks)),
+            ("subnet", texts(&self.subnets)),
+        ]
+    }
+}
+
+fn texts(all: &[impl ToString]) -> Vec<String> {
+    all.iter().map(ToString::to_string).collect()
 }
 
 impl Daemon {
@@ -95,7 +138,7 @@ impl Daemon {
             verb,
             interface: self.plane.interface().to_owned(),
             addresses: addresses.to_vec(),
-            dns_servers: dns_servers(attributes),
+            along: Along::new(attributes),
         };
         let _ = hook.calls.send(call);
     }

@@ -15,7 +15,7 @@ use ikev2d_proto::endpoint::{ChildInfo, IkeSaInfo};
 use ikev2d_proto::proposal::{Additional, AdditionalGroups};
 use ikev2d_proto::ts::TrafficSelector;
 
-use crate::daemon::dns_servers;
+use crate::daemon::Along;
 use offload_api::event::Engine;
 use offload_api::failover::Placement;
 
@@ -94,8 +94,11 @@ pub(crate) fn ike(sa: &IkeSaInfo<'_>, now: Instant) -> Section {
     }
     if !sa.local_vips.is_empty() {
         section.put_list("local-vips", sa.local_vips.iter().map(ToString::to_string));
-        let dns = dns_servers(sa.attributes);
-        section.put_list("dns", dns.iter().map(ToString::to_string));
+        for (name, texts) in Along::new(sa.attributes).named() {
+            if !texts.is_empty() {
+                section.put_list(name, texts);
+            }
+        }
     }
     if !sa.remote_vips.is_empty() {
         section.put_list(

@@ -14,6 +14,19 @@ fn read(parts: &[Payload<'_>], kind: Kind) -> Option<Vec<Attribute>> {
     (found == kind).then_some(attributes)
 }
 
+/// What is told of ourselves where it is asked for: what we know of, and what we are (RFC 7296 §2.20).
+fn about_us(ctx: &Ctx<'_>, asked: &[Attribute]) -> Vec<Attribute> {
+    let asks = |wanted: fn(&Attribute) -> bool| asked.iter().any(wanted);
+    let supported = asks(|attribute| matches!(attribute, Attribute::Supported(_)));
+    let version = asks(|attribute| matches!(attribute, Attribute::ApplicationVersion(_)));
+    let ours = || ctx.config.application_version.as_bytes().to_vec();
+    let told = [
+        supported.then(|| Attribute::Supported(KNOWN.to_vec())),
+        version.then(|| Attribute::ApplicationVersion(ours())),
+    ];
+    told.into_iter().flatten().collect()
+}
+
 impl IkeSa {
     /// Asks for the addresses of the policy, and for what goes with them.
     pub(crate) fn push_configuration_request(&self, chain: &mut Chain) {
@@ -42,36 +55,43 @@ impl IkeSa {
         Ok(())
     }
 
-    /// Gives an initiator the addresses that it asks for, out of the connection's pools: the payload's
-    /// body.
+    /// Gives an initiator the addresses that it asks for, out of the connection's pools, and tells it of us:
+    /// the payload's body.
     pub(crate) fn answer_configuration(
         &mut self,
         ctx: &mut Ctx<'_>,
         parts: &[Payload<'_>],
     ) -> Result<Option<Vec<u8>>, u16> {
-        let asked = read(parts, Kind::Request).filter(|_| !self.connection.pools.is_empty());
-        let Some(asked) = asked else {
+        let Some(asked) = read(parts, Kind::Request) else {
             return Ok(None);
         };
+        let told = about_us(ctx, &asked);
+        if self.connection.pools.is_empty() {
+            let reply = (!told.is_empty()).then(|| configuration::emit(Kind::Reply, &told));
+            return Ok(reply);
+        }
         let owner = self.remote_id.to_string();
-        let reply = self
+        let mut reply = self
             .assigned
             .give(ctx.pools, &self.connection, &owner, &asked)
             .ok_or(notify::INTERNAL_ADDRESS_FAILURE)?;
+        reply.extend(told);
         Ok(Some(configuration::emit(Kind::Reply, &reply)))
     }
 
     /// Answers a configuration in an INFORMATIONAL: what we know of, and that nothing can be set.
-    pub(crate) fn answer_configuring(&self, parts: &[Payload<'_>], chain: &mut Chain) {
+    pub(crate) fn answer_configuring(
+        &self,
+        ctx: &Ctx<'_>,
+        parts: &[Payload<'_>],
+        chain: &mut Chain,
+    ) {
         let Some(body) = find(parts, payload::CP) else {
             return;
         };
         match configuration::parse(body) {
             Ok((Kind::Request, asked)) => {
-                let supported = |a: &Attribute| matches!(a, Attribute::Supported(_));
-                let told = asked.iter().any(supported);
-                let reply = told.then(|| Attribute::Supported(KNOWN.to_vec()));
-                let reply: Vec<Attribute> = reply.into_iter().collect();
+                let reply = about_us(ctx, &asked);
                 chain.push(payload::CP, &configuration::emit(Kind::Reply, &reply));
             }
             Ok((Kind::Set, _)) => {

@@ -70,7 +70,7 @@ fn leased(pair: &mut Pair) -> usize {
     leases.map(|(_, lease)| lease.users).sum()
 }
 
-/// S8, S27, S59c, S60: a user proves itself and gets an address, asked for or not, in either mode
+/// B45, S8, S27, S59c, S60: a user proves itself and gets an address, asked for or not, in either mode
 /// of phase 1, whoever has begun; the child's selectors are that address.
 #[test]
 fn a_user_proves_itself_and_gets_an_address() {

@@ -142,3 +142,32 @@ fn strongswan_moves_and_we_follow() {
     let b = Gateway::ikev2d(&net[1], &directory.path().join("b"), &our_words(2));
     moves(&net, &a, &b);
 }
+
+/// B14: strongSwan tells us of its second address (RFC 4555 §3.4), and its first one goes, with no word to us or
+/// with one (§3.6).
+#[test]
+fn we_go_where_strongswan_is_still() {
+    for cut in ["addr del 10.77.0.2/24 dev first", "link set first down"] {
+        let (directory, net) = (tempfile::tempdir().unwrap(), two_ways());
+        let theirs = theirs(2, SUITE.0, SUITE.1)
+            .replace(" local_addrs = 10.77.0.2\n", "")
+            .replace(" remote_addrs = 10.77.0.1\n", "");
+        let home = directory.path().join("b");
+        let Some(b) = Gateway::strongswan(&net[1], &home, &theirs) else {
+            return;
+        };
+        let ours = ours(1, SUITE.0, SUITE.1, "mobike = true\ndpd_delay = 1", "")
+            .replace("local_addrs = [\"10.77.0.1\"]\n", "")
+            .replace("\"10.77.0.2\"", "\"10.77.0.2\", \"10.78.0.2\"");
+        let a = Gateway::ikev2d(&net[0], &directory.path().join("a"), &ours);
+        a.swanctl(&["--initiate", "--child", "net"]);
+        assert_passes(&net, "before");
+        let before = a.wait_sas("the tunnel", |sas| at("10.77.0.2", sas).is_some());
+        net[1].ip(cut).unwrap();
+        for gateway in [&a, &b] {
+            let after = gateway.wait_sas("the new address", |sas| at("10.78.0.2", sas).is_some());
+            assert_eq!(at("10.77.0.2", &before), at("10.78.0.2", &after));
+        }
+        assert_passes(&net, cut);
+    }
+}

@@ -43,6 +43,8 @@ pub struct Endpoint {
     secrets: Vec<Secret>,
     ppks: Vec<Secret>,
     pools: Pools,
+    /// This host's, as far as they are told.
+    addresses: Vec<IpAddr>,
     sas: Table,
     out: Outputs,
     /// IKE SAs that are gone, until the last event that may be about them is taken.
@@ -128,6 +130,7 @@ impl Endpoint {
             secrets: Vec::new(),
             ppks: Vec::new(),
             pools: Pools::default(),
+            addresses: Vec::new(),
             sas: Table::default(),
             out: Outputs::default(),
             gone: Vec::new(),
@@ -210,6 +213,7 @@ impl Endpoint {
             secrets: &self.secrets,
             ppks: &self.ppks,
             pools: &mut self.pools,
+            addresses: &self.addresses,
             out: &mut self.out,
             now,
             #[cfg(feature = "deviation")]
@@ -495,6 +499,27 @@ impl Endpoint {
         let mut can = false;
         self.on(now, ike, |sa, ctx| can = sa.move_to(ctx, local))?;
         Ok(can)
+    }
+
+    /// Takes in which addresses this host has: with MOBIKE, peers that may choose among them are told of
+    /// those that their connection names (RFC 4555 §3.4, §3.6), and other ones are tried where a peer does
+    /// not answer.
+    pub fn set_addresses(&mut self, now: Instant, mut addresses: Vec<IpAddr>) {
+        addresses.sort_unstable();
+        addresses.dedup();
+        if addresses == self.addresses {
+            return;
+        }
+        self.addresses = addresses;
+        let mobile: Vec<IkeId> = self
+            .sas
+            .values()
+            .filter(|sa| sa.mobike)
+            .map(|sa| sa.id)
+            .collect();
+        for ike in mobile {
+            let _ = self.on(now, ike, |sa, ctx| sa.look_at_addresses(ctx));
+        }
     }
 
     /// Takes in that authentic ESP of a child comes from elsewhere. Whether it is followed there: its

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One IKE SA: its state, its children, its end.
 
+mod addresses;
 mod children;
 mod fragments;
 mod mobike;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 pub(crate) use crate::spi::OwnSpi;
+pub(crate) use addresses::Addresses;
 pub(crate) use children::{AGAIN, After, Child, ChildRole, Pending, Phase};
 use fragments::SMALL;
 pub(crate) use fragments::{Held, Reassembly};
@@ -131,6 +133,8 @@ pub(crate) struct IkeSa {
     pub(crate) reauth: Rare<Reauth>,
     /// Both sides can move (RFC 4555).
     pub(crate) mobike: bool,
+    /// Where else they are.
+    pub(crate) addresses: Rare<Addresses>,
     /// The peer can be sent to another gateway (RFC 5685).
     pub(crate) redirectable: bool,
     /// Message IDs can be synchronised (RFC 6311).
@@ -272,6 +276,7 @@ impl IkeSa {
             outstanding: None,
             tasks: Rare::default(),
             triggers: Rare::default(),
+            addresses: Rare::default(),
             parts_asked: 0,
             pending: None,
             succeeds: false,

@@ -80,7 +80,8 @@ pub struct ConnectionSection {
     /// What becomes of the peer's other IKE SAs: `no`, `never`, `replace` or `keep`.
     #[serde(default)]
     pub unique: UniqueSetting,
-    /// Move established SAs to other addresses (RFC 4555).
+    /// Move established SAs to other addresses (RFC 4555): of this host, as its routes say, and of the peer,
+    /// to those that it tells and `remote_addrs` allows, where it does not answer.
     #[serde(default)]
     pub mobike: bool,
     /// IKE and ESP by TCP (RFC 9329): `off`, `fallback` where UDP gets no answer, or `always`. A peer may

@@ -209,6 +209,11 @@ impl Ike {
         first.or_else(|_| self.v2.reauthenticate(now, ike))
     }
 
+    /// Takes in which addresses this host has. IKEv1 has no word for them.
+    pub(crate) fn set_addresses(&mut self, now: Instant, addresses: Vec<IpAddr>) {
+        self.v2.set_addresses(now, addresses);
+    }
+
     /// An IKE SA as another member of a cluster can take it up (RFC 6311), if one can.
     pub(crate) fn share(&self, now: Instant, ike: IkeId) -> Option<Zeroizing<Vec<u8>>> {
         self.v2.share(now, ike).ok().flatten()

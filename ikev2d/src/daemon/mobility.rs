@@ -26,6 +26,9 @@ impl Daemon {
             return;
         }
         self.mobility.due = Some(now + EVERY);
+        if self.endpoint.connections().iter().any(|c| c.mobike) {
+            self.endpoint.set_addresses(now, net::own_addresses());
+        }
         let moved: Vec<(IkeId, IpAddr)> = self
             .endpoint
             .ike_sas()

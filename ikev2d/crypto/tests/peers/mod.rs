@@ -68,6 +68,8 @@ pub(crate) struct Pair {
     pub(crate) nat: bool,
     /// Nothing passes by UDP.
     pub(crate) no_udp: bool,
+    /// Nothing passes to or from these.
+    pub(crate) dead: Vec<IpAddr>,
     /// TCP connections can't be made.
     pub(crate) no_tcp: bool,
     /// Those that are there (RFC 9329).
@@ -190,6 +192,7 @@ impl Pair {
             blocked: None,
             nat: false,
             no_udp: false,
+            dead: Vec::new(),
             no_tcp: false,
             streams: Vec::new(),
             streamed: 0,
@@ -307,9 +310,11 @@ impl Pair {
                 // Behind the SPIs, the type of the first payload and the version.
                 let blocked =
                     self.blocked.is_some() && transmit.payload.get(18).copied() == self.blocked;
+                let ends = [transmit.path.local.ip(), transmit.path.remote.ip()];
+                let dead = ends.iter().any(|end| self.dead.contains(end));
                 let stopped = match stream {
                     Some(_) => !carried,
-                    None => self.no_udp || too_long || lost || blocked,
+                    None => self.no_udp || too_long || lost || blocked || dead,
                 };
                 let copies = if stopped {
                     0

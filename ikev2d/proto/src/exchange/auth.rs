@@ -417,6 +417,7 @@ impl IkeSa {
     pub(crate) fn finish_response(&mut self, ctx: &mut Ctx<'_>, parts: &[Payload<'_>]) {
         self.eap = None;
         self.mobike = self.connection.mobike && offers_mobike(parts);
+        self.take_addresses(ctx, self.path, parts);
         self.take_sync_ability(parts);
         self.establish(ctx);
         self.keep_ticket(ctx, parts);

@@ -96,6 +96,7 @@ impl IkeSa {
         if let Err(error) = self.answer_move(ctx, path, parts, &mut chain) {
             return self.respond_notify(ctx, exchange::INFORMATIONAL, id, error, &[]);
         }
+        self.take_addresses(ctx, path, parts);
         self.answer_configuring(ctx, parts, &mut chain);
         self.advance_counters(ctx, parts);
         let mut own_spis: [(u8, Vec<u32>); 2] = [(ESP, Vec::new()), (AH, Vec::new())];

@@ -377,6 +377,8 @@ impl IkeSa {
         heir.tasks.extend(self.tasks.drain(..).filter(moves));
         heir.arm_rekey(ctx);
         (heir.counted, heir.mobike) = (self.counted.take(), self.mobike);
+        heir.addresses = std::mem::take(&mut self.addresses);
+        heir.end_search();
         heir.redirectable = self.redirectable;
         (heir.syncs_ids, heir.syncs_counters) = (self.syncs_ids, self.syncs_counters);
         heir.succeeds = self.succeeds;

@@ -19,6 +19,7 @@ impl IkeSa {
             && self.state == State::Established
             && self.standing == Standing::Current;
         if can && self.path.local.ip() != local {
+            self.end_search();
             self.path.local.set_ip(local);
             self.choose_carrier(ctx);
             self.tasks.retain(|task| *task != Task::Move);

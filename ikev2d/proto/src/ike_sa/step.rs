@@ -29,6 +29,8 @@ pub(crate) struct Ctx<'a> {
     pub(crate) secrets: &'a [Secret],
     pub(crate) ppks: &'a [Secret],
     pub(crate) pools: &'a mut Pools,
+    /// This host's.
+    pub(crate) addresses: &'a [IpAddr],
     pub(crate) out: &'a mut Outputs,
     pub(crate) now: Instant,
     #[cfg(feature = "deviation")]

@@ -124,6 +124,8 @@ pub(crate) enum Task {
     Liveness,
     /// Tell the peer that we are elsewhere (RFC 4555 §3.5).
     Move,
+    /// Tell the peer where else we are (RFC 4555 §3.6).
+    Addresses,
     /// Tell the peer to go elsewhere (RFC 5685 §5).
     Redirect(IpAddr),
 }
@@ -246,6 +248,7 @@ impl IkeSa {
                     .start_delete_unmade(ctx, unmade)
                     .map_err(NotStarted::from),
                 Task::Move => self.start_move(ctx).map_err(NotStarted::from),
+                Task::Addresses => self.start_addresses(ctx).map_err(NotStarted::from),
                 Task::Redirect(gateway) => {
                     self.start_redirect(ctx, gateway).map_err(NotStarted::from)
                 }

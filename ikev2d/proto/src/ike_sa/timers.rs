@@ -143,7 +143,8 @@ impl IkeSa {
         }
         let held = self.holds_response();
         let due = |outstanding: &Outstanding| !held && now >= outstanding.at;
-        if self.outstanding.as_deref().is_some_and(due) && self.fall_back(ctx) {
+        if self.outstanding.as_deref().is_some_and(due) && (self.fall_back(ctx) || self.search(ctx))
+        {
             return self.pump(ctx);
         }
         if let Some(outstanding) = self.outstanding.as_deref().filter(|o| due(o)) {

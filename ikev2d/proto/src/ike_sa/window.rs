@@ -391,6 +391,7 @@ impl IkeSa {
             let Some(outstanding) = self.outstanding.take() else {
                 return;
             };
+            self.end_search();
             self.last_heard = ctx.now.into();
             self.follow(ctx, path);
             match parsed {

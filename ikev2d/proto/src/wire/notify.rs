@@ -48,6 +48,12 @@ pub const ESP_TFC_PADDING_NOT_SUPPORTED: u16 = 16394;
 pub const ADDITIONAL_TS_POSSIBLE: u16 = 16386;
 /// Addresses may change (RFC 4555).
 pub const MOBIKE_SUPPORTED: u16 = 16396;
+/// Another address of the sender's (RFC 4555 §4.2.2).
+pub const ADDITIONAL_IP4_ADDRESS: u16 = 16397;
+/// Another address of the sender's.
+pub const ADDITIONAL_IP6_ADDRESS: u16 = 16398;
+/// It has no other ones.
+pub const NO_ADDITIONAL_ADDRESSES: u16 = 16399;
 /// They have changed (RFC 4555 §3.5).
 pub const UPDATE_SA_ADDRESSES: u16 = 16400;
 /// To be sent back, by who can be reached (RFC 4555 §3.7).

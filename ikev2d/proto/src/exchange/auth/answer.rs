@@ -281,6 +281,7 @@ impl IkeSa {
             Err(kind) => (None, Some(kind)),
         };
         let ticket = self.give_ticket(ctx, parts);
+        self.settle_addresses(ctx);
         let chain = |this: &Self| {
             let mut chain = if proved {
                 let mut chain = Chain::default();
@@ -294,6 +295,7 @@ impl IkeSa {
             }
             if this.mobike {
                 chain.notify(notify::MOBIKE_SUPPORTED, &[]);
+                this.push_addresses(&mut chain);
             }
             this.push_sync_ability(&mut chain, false);
             if let Some((kind, data)) = &ticket {

@@ -310,8 +310,13 @@ fn the_selectors_of_a_packet_that_asks_for_a_child_come_first() {
             pair.initiate();
             pair.run(30 * SECOND);
             pair.agree(2);
+            for network in 0..2 {
+                let (now, child) = (pair.now, leading_to(&pair, [10, 2, network, 0]));
+                pair.sides[0].endpoint.terminate_child(now, child).unwrap();
+                pair.run(SECOND);
+            }
+            pair.agree(0);
         }
-        let children = pair.sides[0].outbound.len();
         let again = Arc::new(AtomicBool::new(!of_auth));
         let once: Deviation = Box::new(move |message| {
             const TEMPORARY_FAILURE: [u8; 4] = [0, 0, 0, 43];
@@ -333,7 +338,7 @@ fn the_selectors_of_a_packet_that_asks_for_a_child_come_first() {
             assert_eq!(offers[1], expected);
         }
         // What lies within the rest is not kept beside it, and nothing is left out.
-        assert!(pair.sides[0].outbound.len() > children);
+        assert!(!pair.sides[0].outbound.is_empty());
         for side in &pair.sides {
             for child in side.offered.values() {
                 let all = [&child.ts_local[..], &child.ts_remote[..]].concat();
@@ -382,4 +387,49 @@ fn what_a_responder_narrows_to_a_packet_s_selectors_is_taken() {
         assert_eq!(*child.ts_remote, [expected.1]);
         assert_eq!(failures(&pair), 0);
     }
+}
+
+/// B43: a packet that a narrowed child does not carry is asked for with the rest, where the peer says nothing
+/// of more; once, and what the peer refuses within bounds.
+#[test]
+fn what_a_narrowed_child_does_not_carry_is_asked_for_by_its_packets() {
+    let mut pair = pair(2);
+    let silent: Deviation = Box::new(|message| {
+        let additional = [0, 0, 0x40, 0x02];
+        message
+            .payloads
+            .retain(|(kind, body)| *kind != payload::NOTIFY || *body != additional);
+    });
+    pair.sides[1].endpoint.deviate(silent);
+    pair.initiate();
+    pair.run(30 * SECOND);
+    assert_eq!(networks(&pair), expected(1));
+    let ask = |pair: &mut Pair, host: [u8; 4]| {
+        let addresses = ([10, 1, 7, 7].into(), host.into());
+        let trigger = Some(Trigger::new(addresses, 17, Some((40000, 53))));
+        let (now, endpoint) = (pair.now, &mut pair.sides[0].endpoint);
+        endpoint
+            .initiate_for(now, "gw", Some("net"), None, trigger)
+            .unwrap();
+        pair.run(3 * SECOND);
+    };
+    let sent = pair.recorded.len();
+    ask(&mut pair, [10, 2, 0, 9]);
+    assert_eq!(pair.recorded.len(), sent);
+    for _ in 0..2 {
+        ask(&mut pair, [10, 2, 1, 5]);
+        assert_eq!(networks(&pair), expected(2));
+        assert_eq!(pair.recorded.len(), sent + 2);
+    }
+    for host in 0..100 {
+        ask(&mut pair, [10, 2, 9, host]);
+    }
+    assert_eq!(networks(&pair), expected(2));
+    pair.agree(2);
+    assert_eq!(failures(&pair), 0);
+    assert!(
+        pair.recorded.len() <= sent + 2 * 32,
+        "{}",
+        pair.recorded.len()
+    );
 }

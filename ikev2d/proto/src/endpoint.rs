@@ -319,7 +319,7 @@ impl Endpoint {
         self.initiate_for(now, connection, child, local, None)
     }
 
-    /// The same, because of a packet.
+    /// The same, because of a packet: of a child that is there and does not carry it, for the rest.
     ///
     /// # Errors
     /// [`InitiateError`].
@@ -358,11 +358,14 @@ impl Endpoint {
                 && (sa.state == State::Established || sa.initiator)
         });
         if let Some(id) = present.map(|sa| sa.id) {
-            let _ = self.on(now, id, |sa, _| {
-                if let Some((name, trigger)) = child.zip(trigger) {
-                    sa.triggered(name, trigger);
+            let _ = self.on(now, id, |sa, _| match child.zip(trigger) {
+                Some((name, trigger)) if sa.has_child_of(name) => sa.ask_for_packet(name, trigger),
+                of_packet => {
+                    if let Some((name, trigger)) = of_packet {
+                        sa.triggered(name, trigger);
+                    }
+                    sa.tasks.extend(task);
                 }
-                sa.tasks.extend(task);
             });
             return Ok(id);
         }

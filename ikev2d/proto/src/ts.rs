@@ -42,6 +42,11 @@ pub struct Trigger {
 }
 
 impl Trigger {
+    /// Whether a child SA of these selectors, our side's and the peer's, carries the packet.
+    pub fn is_within(&self, local: &[TrafficSelector], remote: &[TrafficSelector]) -> bool {
+        covers(local, &[self.local]) && covers(remote, &[self.remote])
+    }
+
     /// Of a packet's addresses, its protocol, and its ports where they can be seen.
     pub fn new(
         (source, destination): (IpAddr, IpAddr),

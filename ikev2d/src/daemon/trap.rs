@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ikev2d_proto::config::{AddressPattern, ChildConfig, Connection, SelectorConfig};
-use ikev2d_proto::event::IkeId;
+use ikev2d_proto::event::{ChildSa, IkeId};
 use ikev2d_proto::ts::{TrafficSelector, Trigger};
 use ipnet::IpNet;
 
@@ -324,14 +324,24 @@ impl Daemon {
         if lately.is_some_and(|at| now.duration_since(*at) < PAUSE) {
             return;
         }
-        let present = self.endpoint.ike_sas_of(&connection).any(|sa| {
-            sa.state == "CONNECTING" || sa.children.iter().any(|c| *c.sa.child == *child)
-        });
-        if present {
-            return;
+        // One that the peer has narrowed may not carry it.
+        let carries = |sa: &ChildSa| trigger.is_within(&sa.ts_local, &sa.ts_remote);
+        let mut narrowed = false;
+        for sa in self.endpoint.ike_sas_of(&connection) {
+            let mut of_child = sa.children.iter().filter(|c| *c.sa.child == *child);
+            if sa.state == "CONNECTING"
+                || of_child.clone().any(|c| sa.version == 1 || carries(c.sa))
+            {
+                return;
+            }
+            narrowed |= of_child.next().is_some();
         }
         self.traps.asked.insert(key, now);
-        tracing::info!(connection, child, %source, %destination, "traffic asks for a tunnel");
+        if narrowed {
+            tracing::debug!(connection, child, %source, %destination, "traffic asks for more of a tunnel");
+        } else {
+            tracing::info!(connection, child, %source, %destination, "traffic asks for a tunnel");
+        }
         if let Err(error) = self.initiate_for(&connection, Some(&child), Some(trigger)) {
             tracing::warn!(connection, child, %error, "could not be started");
         }

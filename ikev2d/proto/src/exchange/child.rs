@@ -159,6 +159,7 @@ impl IkeSa {
                 }
             }
             None if asked.sibling => {
+                self.forget_trigger(&asked.name);
                 let (ike, child) = (self.id.0, &asked.name);
                 tracing::info!(ike, child, reason, "no further child SA for this traffic");
             }
@@ -229,7 +230,7 @@ impl IkeSa {
         match self.read_choice(ctx, parts, config, &mut spi_in, offer, rekeys) {
             Ok((mut child, keyed)) => {
                 let install = InstallId(ctx.out.id());
-                if rekeys.is_none() && !asked.sibling {
+                if rekeys.is_none() {
                     self.forget_trigger(&asked.name);
                 }
                 child.install = Some(install);

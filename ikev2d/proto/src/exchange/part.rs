@@ -6,8 +6,8 @@ use std::time::Instant;
 use crate::config::{ChildConfig, SelectorConfig};
 use crate::event::{ChildId, ChildSa};
 use crate::exchange::create_child::Wants;
-use crate::ike_sa::{Child, Ctx, IkeSa, NotStarted, Part, Phase, Task};
-use crate::ts::{self, TrafficSelector};
+use crate::ike_sa::{Child, Ctx, IkeSa, NotStarted, Part, Phase, Request, Task};
+use crate::ts::{self, TrafficSelector, Trigger};
 
 /// Child SAs of one configuration on an IKE SA, from which no further ones are asked for.
 const MOST: usize = 8;
@@ -92,36 +92,73 @@ impl IkeSa {
     /// The peer has narrowed a child, and says that it allows more: it is asked for what no child
     /// carries of this traffic, within bounds whatever it says.
     pub(crate) fn ask_for_rest(&mut self, name: &str, wanted: Traffic) {
+        let rest = self.uncovered(name, wanted);
+        self.ask_for_parts(name, rest);
+    }
+
+    /// A packet asks for a child that is there, and carries others: it is asked for what none carries of the
+    /// rest that the packet is of.
+    pub(crate) fn ask_for_packet(&mut self, name: &str, trigger: Trigger) {
+        let Some(config) = self.child_config(name) else {
+            return;
+        };
+        let asked = self.tasks.iter().any(|task| {
+            matches!(task, Task::Part(part)
+                if part.child == name && trigger.is_within(&part.local, &part.remote))
+        });
+        if asked || matches!(self.asking(), Some(Request::CreateChild(_))) {
+            return;
+        }
+        let rest = self.uncovered(name, self.resolved(&config));
+        let of_packet = |(local, remote): &Traffic| trigger.is_within(local, remote);
+        let rest: Vec<Traffic> = rest.into_iter().filter(of_packet).take(1).collect();
+        if !rest.is_empty() {
+            self.triggered(name, trigger);
+            self.ask_for_parts(name, rest);
+        }
+    }
+
+    /// The children of a configuration that stay.
+    fn live(&self, name: &str) -> impl Iterator<Item = &Child> {
+        let named = self.children.iter();
+        let named = named.filter(move |child| *child.sa.child == *name);
+        named.filter(|child| matches!(child.phase, Phase::Installed | Phase::Rekeying))
+    }
+
+    /// Whether there is one.
+    pub(crate) fn has_child_of(&self, name: &str) -> bool {
+        self.live(name).next().is_some()
+    }
+
+    /// What no child of a configuration carries of this traffic.
+    fn uncovered(&self, name: &str, wanted: Traffic) -> Vec<Traffic> {
         // Several for the same traffic are told apart by their configuration's name.
         let alone = |config: ChildConfig| config.resources.most <= 1;
         if !self.child_config(name).is_some_and(alone) {
-            return;
+            return Vec::new();
         }
-        let named = self
-            .children
-            .iter()
-            .filter(|child| *child.sa.child == *name);
-        let there: Vec<&Child> = named
-            .filter(|child| matches!(child.phase, Phase::Installed | Phase::Rekeying))
-            .collect();
         let widest = |traffic: Traffic| {
             let (local, remote) = (&traffic.0, &traffic.1);
             (local.len().max(remote.len()) <= WIDEST).then_some(traffic)
         };
         let wanted = (ts::merged(&wanted.0), ts::merged(&wanted.1));
         let mut rest: Vec<Traffic> = widest(wanted).into_iter().collect();
-        for child in &there {
+        for child in self.live(name) {
             if child.sa.ts_local.len().max(child.sa.ts_remote.len()) > WIDEST {
-                return;
+                return Vec::new();
             }
             let parts = rest.into_iter().flat_map(|part| beside(part, &child.sa));
             let parts = parts.filter(|(local, remote)| !local.is_empty() && !remote.is_empty());
             rest = parts.filter_map(widest).take(MOST).collect();
         }
+        rest
+    }
+
+    fn ask_for_parts(&mut self, name: &str, parts: Vec<Traffic>) {
         let asked = |task: &&Task| matches!(task, Task::Part(part) if part.child == name);
         let asked = self.tasks.iter().filter(asked).count();
-        let free = MOST.saturating_sub(there.len() + asked);
-        for (local, remote) in rest.into_iter().take(free) {
+        let free = MOST.saturating_sub(self.live(name).count() + asked);
+        for (local, remote) in parts.into_iter().take(free) {
             if self.parts_asked >= MOST_ASKED {
                 return;
             }
@@ -144,6 +181,7 @@ impl IkeSa {
         if !self.narrow_to(&mut config, (&part.local, &part.remote)) {
             return Ok(());
         }
+        self.put_trigger_first(&mut config);
         let wants = Wants {
             sibling: true,
             part: true,

@@ -225,16 +225,18 @@ fn iperf3_gives_a_second_opinion_where_installed() {
 #[test]
 fn a_paced_flood_arrives_and_its_delays_are_taken() {
     let (a, b) = pair();
-    let config = FloodConfig {
-        payload: 64,
-        rate: Some(1000.0),
-        length: Duration::from_millis(300),
-        urgent: true,
-    };
-    let flood = Flood::start((&a, at(A, 7000)), (&b, at(B, 7000)), config).unwrap();
-    let report = flood.finish().unwrap();
-    assert!((1..=300).contains(&report.sent), "{report:?}");
-    assert_eq!((report.refused, report.received), (0, report.sent));
-    assert_eq!(report.delays.len(), report.received);
-    assert!(report.delays.value_at_quantile(0.5) > 1);
+    for urgent in [true, false] {
+        let config = FloodConfig {
+            payload: 64,
+            rate: Some(1000.0),
+            length: Duration::from_millis(300),
+            urgent,
+        };
+        let flood = Flood::start((&a, at(A, 7000)), (&b, at(B, 7000)), config).unwrap();
+        let report = flood.finish().unwrap();
+        assert!((1..=300).contains(&report.sent), "{report:?}");
+        assert_eq!((report.refused, report.received), (0, report.sent));
+        assert_eq!(report.delays.len(), report.received);
+        assert!(report.delays.value_at_quantile(0.5) > 1);
+    }
 }

@@ -30,6 +30,9 @@ const STAMP: usize = 8;
 const LINGER: Duration = Duration::from_millis(300);
 /// What the receiver's socket holds, so that its turn may come late.
 const BUFFER: usize = 4 << 20;
+/// How often a load's receiver takes what has come. Woken by each arrival it would take turns from who is
+/// measured, on a machine that is all of the hosts.
+const TURN: Duration = Duration::from_millis(1);
 /// Longest delay that is told apart, in nanoseconds.
 pub(super) const LONGEST: u64 = 10_000_000_000;
 
@@ -42,8 +45,9 @@ pub struct FloodConfig {
     pub rate: Option<f64>,
     /// How long.
     pub length: Duration,
-    /// Whether its threads go before all others, where the system allows that: delays are of what lies
-    /// between them then, and not of their own waiting for a processor. For few datagrams only.
+    /// Whether its threads go before all others, where the system allows that, and its receiver is woken by
+    /// each arrival: delays are of what lies between them then, and not of their own waiting. For few
+    /// datagrams only; of others the receiver takes those of a millisecond at once.
     pub urgent: bool,
 }
 
@@ -58,7 +62,7 @@ pub struct FloodReport {
     pub received: u64,
     /// Seconds from the first arrival to the last.
     pub seconds: f64,
-    /// One-way delays in nanoseconds.
+    /// One-way delays in nanoseconds, with the receiver's own turn unless it was urgent.
     pub delays: Histogram<u64>,
 }
 
@@ -119,7 +123,7 @@ impl Flood {
             let done = Arc::clone(&done);
             to.0.spawn("flood-receiver", move || {
                 make_urgent(config.urgent);
-                receive(&receiver, &done, epoch).map_err(failed("receive on", to.1))
+                receive(&receiver, &done, epoch, config.urgent).map_err(failed("receive on", to.1))
             })?
         };
         let sender = from.0.spawn("flood-sender", move || {
@@ -222,9 +226,12 @@ fn receive(
     socket: &UdpSocket,
     done: &AtomicBool,
     epoch: Instant,
+    urgent: bool,
 ) -> Result<Received, std::io::Error> {
-    // The kernel's limit may be lower, and lowers it then.
-    setsockopt(socket, sockopt::RcvBuf, &BUFFER)?;
+    if setsockopt(socket, sockopt::RcvBufForce, &BUFFER).is_err() {
+        // The kernel's limit may be lower, and lowers it then.
+        setsockopt(socket, sockopt::RcvBuf, &BUFFER)?;
+    }
     socket.set_read_timeout(Some(Duration::from_millis(50)))?;
     let mut delays = Histogram::<u64>::new_with_bounds(1, LONGEST, 3)
         .map_err(|error| std::io::Error::other(error.to_string()))?;
@@ -244,7 +251,11 @@ fn receive(
                 .iter_mut()
                 .map(|buffer| [IoSliceMut::new(buffer)])
                 .collect();
-            let flags = MsgFlags::MSG_WAITFORONE;
+            let flags = if urgent {
+                MsgFlags::MSG_WAITFORONE
+            } else {
+                MsgFlags::MSG_DONTWAIT
+            };
             match recvmmsg(
                 socket.as_raw_fd(),
                 &mut headers,
@@ -258,7 +269,12 @@ fn receive(
                         Some(u64::from_be_bytes(stamp))
                     })
                     .collect(),
-                Err(Errno::EAGAIN | Errno::EINTR) => continue,
+                Err(Errno::EAGAIN | Errno::EINTR) => {
+                    if !urgent {
+                        std::thread::sleep(TURN);
+                    }
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             }
         };

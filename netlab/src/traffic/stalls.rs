@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use super::flood::{LONGEST, make_urgent};
 
 /// From one moment to the next. Seldom enough to take nothing from who is measured beside it.
-const STEP: Duration = Duration::from_millis(1);
+const STEP: Duration = Duration::from_millis(5);
 
 /// Threads that watch, one on each processor.
 pub struct Stalls {
@@ -111,11 +111,13 @@ mod tests {
     fn a_stall_counts_for_each_moment_that_it_hid() {
         let micros = Duration::from_micros;
         let mut late = lateness().unwrap();
+        let step = STEP.as_micros() as u64;
         assert_eq!(note(&mut late, micros(5000), micros(5020)), micros(5000));
         assert_eq!(late.len(), 1);
-        assert_eq!(note(&mut late, micros(6000), micros(9500)), micros(9000));
+        let now = micros(6000 + 3 * step + 500);
+        assert_eq!(note(&mut late, micros(6000), now), micros(6000 + 3 * step));
         assert_eq!(late.len(), 5);
-        for by in [20, 500, 1500, 2500, 3500] {
+        for by in [20, 500, step + 500, 2 * step + 500, 3 * step + 500] {
             assert_eq!(late.count_at(by * 1000), 1, "{by}");
         }
     }

@@ -12,6 +12,7 @@ use openssl::nid::Nid;
 use openssl::pkey::{HasPrivate, HasPublic, Id, PKeyRef};
 use openssl::rsa::Padding;
 use openssl::sign::{RsaPssSaltlen, Signer, Verifier};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 mod dss;
 
@@ -89,33 +90,43 @@ pub(crate) fn sign<T: HasPrivate + HasPublic>(
             Scheme::Ed25519 | Scheme::Ed448 => {
                 Signer::new_without_digest(key)?.sign_oneshot_to_vec(octets)
             }
-            Scheme::RsaPkcs1(hash) | Scheme::RsaUntold(hash) | Scheme::Ecdsa(hash) => {
+            Scheme::RsaPkcs1(hash) | Scheme::RsaUntold(hash) => {
                 Signer::new(digest(hash), key)?.sign_oneshot_to_vec(octets)
             }
+            Scheme::Ecdsa(hash) => ecdsa(key, &hashed(hash, octets)?)?.to_der(),
             Scheme::RsaPss(hash) => {
                 let mut signer = Signer::new(digest(hash), key)?;
                 signer.set_rsa_padding(Padding::PKCS1_PSS)?;
                 signer.set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH)?;
                 signer.sign_oneshot_to_vec(octets)
             }
-            Scheme::EcdsaFixed(hash) => {
-                let der = Signer::new(digest(hash), key)?.sign_oneshot_to_vec(octets)?;
-                fixed(key, &EcdsaSig::from_der(&der)?)
-            }
+            Scheme::EcdsaFixed(hash) => fixed(key, &ecdsa(key, &hashed(hash, octets)?)?),
             Scheme::RsaBare => {
                 let rsa = key.rsa()?;
                 let mut signature = vec![0; rsa.size() as usize];
                 rsa.private_encrypt(octets, &mut signature, Padding::PKCS1)?;
                 Ok(signature)
             }
-            Scheme::EcdsaBare(_) => {
-                let ec = key.ec_key()?;
-                fixed(key, &EcdsaSig::sign(octets, &ec)?)
-            }
+            Scheme::EcdsaBare(_) => fixed(key, &ecdsa(key, octets)?),
             Scheme::Dss => dss::sign(key, octets),
         }
     };
     run().map_err(|_| CryptoError)
+}
+
+/// The hash by itself: OpenSSL makes several objects for a signature over octets, which a signature over
+/// their hash does without.
+fn hashed(hash: Hash, octets: &[u8]) -> Result<Vec<u8>, ErrorStack> {
+    Ok(match hash {
+        Hash::Sha1 => openssl::hash::hash(digest(hash), octets)?.to_vec(),
+        Hash::Sha256 => Sha256::digest(octets).to_vec(),
+        Hash::Sha384 => Sha384::digest(octets).to_vec(),
+        Hash::Sha512 => Sha512::digest(octets).to_vec(),
+    })
+}
+
+fn ecdsa<T: HasPrivate>(key: &PKeyRef<T>, hash: &[u8]) -> Result<EcdsaSig, ErrorStack> {
+    EcdsaSig::sign(hash, &*key.ec_key()?)
 }
 
 /// r and s, each as long as the curve's field.
@@ -183,8 +194,16 @@ pub(crate) fn verify<T: HasPublic>(
             Scheme::Ed25519 | Scheme::Ed448 => {
                 Verifier::new_without_digest(key)?.verify_oneshot(signature, octets)
             }
-            Scheme::RsaPkcs1(hash) | Scheme::RsaUntold(hash) | Scheme::Ecdsa(hash) => {
+            Scheme::RsaPkcs1(hash) | Scheme::RsaUntold(hash) => {
                 Verifier::new(digest(hash), key)?.verify_oneshot(signature, octets)
+            }
+            Scheme::Ecdsa(hash) => {
+                let parsed = EcdsaSig::from_der(signature)?;
+                // Nothing but the one encoding of r and s (X.690 §10), and nothing behind it.
+                if parsed.to_der()? != signature {
+                    return Ok(false);
+                }
+                parsed.verify(&hashed(hash, octets)?, &*key.ec_key()?)
             }
             Scheme::RsaPss(hash) => {
                 let mut verifier = Verifier::new(digest(hash), key)?;
@@ -193,21 +212,15 @@ pub(crate) fn verify<T: HasPublic>(
                 verifier.set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH)?;
                 verifier.verify_oneshot(signature, octets)
             }
-            Scheme::EcdsaFixed(hash) => {
-                let Some(signature) = of_fixed(key, signature)? else {
-                    return Ok(false);
-                };
-                let der = signature.to_der()?;
-                Verifier::new(digest(hash), key)?.verify_oneshot(&der, octets)
-            }
+            Scheme::EcdsaFixed(hash) => match of_fixed(key, signature)? {
+                Some(signature) => signature.verify(&hashed(hash, octets)?, &*key.ec_key()?),
+                None => Ok(false),
+            },
             Scheme::RsaBare => is_bare_rsa(key, octets, signature),
-            Scheme::EcdsaBare(_) => {
-                let Some(signature) = of_fixed(key, signature)? else {
-                    return Ok(false);
-                };
-                let ec = key.ec_key()?;
-                signature.verify(octets, &ec)
-            }
+            Scheme::EcdsaBare(_) => match of_fixed(key, signature)? {
+                Some(signature) => signature.verify(octets, &*key.ec_key()?),
+                None => Ok(false),
+            },
             Scheme::Dss => dss::verify(key, octets, signature),
         }
     };

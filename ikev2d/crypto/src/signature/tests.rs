@@ -290,12 +290,20 @@ fn ecdsa_values_out_of_range_are_refused() {
             }
         }
         let whole = good.to_der().unwrap();
+        // The same r and s, but not as DER has them: with something behind, or a length in more octets.
+        let behind = [&whole[..], &[0]].concat();
+        let longer = match whole[1] {
+            0x81 => [&[0x30, 0x82, 0], &whole[2..]].concat(),
+            _ => [&[0x30, 0x81], &whole[1..]].concat(),
+        };
         for bad in [
             &[][..],
             &[0],
             &[0x30],
             &[0x30, 0],
             &whole[..whole.len() - 1],
+            &behind,
+            &longer,
         ] {
             for scheme in [
                 Scheme::Ecdsa(hash),

@@ -39,6 +39,8 @@ use offload_api::event::Event as DeviceEvent;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
+use self::listen::Listening;
+use crate::aside;
 use crate::cluster::Shared;
 use crate::config::{
     Config, DaemonSection, DataplaneSetting, Draft, PuzzlesSection, StartAction, cores,
@@ -167,9 +169,14 @@ pub async fn run(
         devices.failover.cache(),
         launcher.clone(),
     )?;
-    let listener = server::listen(&section.vici_socket).context("control socket")?;
+    let control = aside::start("control").context("thread for control clients")?;
+    let listener = {
+        let _inside = control.enter();
+        server::listen(&section.vici_socket).context("control socket")?
+    };
 
     let (ike_in, mut ike) = mpsc::channel::<Upcall>(BACKLOG);
+    let mut listening = Listening::default();
     let plane = match section.dataplane {
         DataplaneSetting::Tun => start_tun(section, &sockets, &devices, ike_in.clone())?,
         DataplaneSetting::Inline => {
@@ -177,11 +184,11 @@ pub async fn run(
                 "dataplane = \"inline\" needs an accelerator in inline mode, and the configured one is not \
                  (a simulated card is with --wire, --host and --exception)",
             )?;
-            listen::listen(&sockets.nat, true, &ike_in)?;
+            listening.add(&sockets.nat, true)?;
             Plane::Inline(Arc::new(plane), section.tun.name.as_str().into())
         }
     };
-    listen::listen(&sockets.ike, false, &ike_in)?;
+    listening.add(&sockets.ike, false)?;
     let key_log = match &section.key_log {
         Some(directory) => Some(KeyLog::open(directory).context("key log")?),
         None => None,
@@ -226,10 +233,11 @@ pub async fn run(
     let (jobs, mut done) = Pool::start().context("threads for signatures")?;
     let (broadcast, _) = broadcast::channel(1024);
     let (requests_in, mut requests) = mpsc::channel::<Request>(64);
-    tokio::spawn(server::serve(listener, requests_in, broadcast.clone()));
+    control.spawn(server::serve(listener, requests_in, broadcast.clone()));
 
     let (scrapes_in, mut scrapes) = mpsc::channel(1);
     if let Some(section) = &section.metrics {
+        let _inside = control.enter();
         metrics::start(&section.listen, scrapes_in)?;
     }
 
@@ -314,6 +322,7 @@ pub async fn run(
         };
         tokio::select! {
             Some(upcall) = ike.recv() => daemon.upcall(upcall),
+            () = listening.ready() => {}
             Some((job, result)) = done.recv() => {
                 daemon.endpoint.handle_job(Instant::now(), job, &result);
             }
@@ -329,9 +338,13 @@ pub async fn run(
         for _ in 0..BACKLOG {
             if let Ok((job, result)) = done.try_recv() {
                 daemon.endpoint.handle_job(Instant::now(), job, &result);
-            } else if let Ok(upcall) = ike.try_recv() {
-                daemon.upcall(upcall);
-            } else {
+                continue;
+            }
+            // One of each, so that neither first messages nor the others wait for all of the other kind.
+            let upcall = ike.try_recv();
+            let none = upcall.is_err();
+            upcall.into_iter().for_each(|upcall| daemon.upcall(upcall));
+            if !listening.take(|path, message| daemon.message(path, message)) && none {
                 break;
             }
         }
@@ -344,7 +357,7 @@ pub async fn run(
         }
     }
     kept::stopping();
-    daemon.farewell(&mut ike).await;
+    daemon.farewell(&mut ike, &mut listening).await;
     daemon.manual.save();
     daemon.save_leases().await;
     daemon.undo_configuration().await;
@@ -491,6 +504,12 @@ impl Daemon {
         self.launcher.is_gone().then_some("starts programs")
     }
 
+    /// A message of IKE.
+    fn message(&mut self, path: Path, message: &[u8]) {
+        self.refresh_policy();
+        self.endpoint.handle_datagram(Instant::now(), path, message);
+    }
+
     fn upcall(&mut self, upcall: Upcall) {
         self.refresh_policy();
         let now = Instant::now();
@@ -506,7 +525,7 @@ impl Daemon {
                     remote,
                     stream,
                 };
-                self.endpoint.handle_datagram(now, path, &datagram);
+                self.message(path, &datagram);
             }
             Upcall::StreamOpened { stream, local } => {
                 self.endpoint.stream_opened(now, stream, local);
@@ -863,7 +882,7 @@ impl Daemon {
     }
 
     /// Tells the peers that it ends.
-    async fn farewell(&mut self, ike: &mut mpsc::Receiver<Upcall>) {
+    async fn farewell(&mut self, ike: &mut mpsc::Receiver<Upcall>, listening: &mut Listening) {
         if self.leave_to_members() {
             return;
         }
@@ -875,9 +894,12 @@ impl Daemon {
         self.settle().await;
         let end = tokio::time::Instant::now() + FAREWELL;
         while self.endpoint.ike_sas().next().is_some() {
-            match tokio::time::timeout_at(end, ike.recv()).await {
-                Ok(Some(upcall)) => self.upcall(upcall),
-                _ => break,
+            tokio::select! {
+                Some(upcall) = ike.recv() => self.upcall(upcall),
+                () = listening.ready() => {
+                    listening.take(|path, message| self.message(path, message));
+                }
+                () = tokio::time::sleep_until(end) => break,
             }
             self.settle().await;
         }

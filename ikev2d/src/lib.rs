@@ -3,6 +3,7 @@
 //! protocol.
 #![deny(unsafe_code)]
 
+mod aside;
 mod beside;
 mod cluster;
 pub mod config;

@@ -105,9 +105,8 @@ fn main() -> ExitCode {
         left.log();
     }
     harden();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .worker_threads(2)
         .build();
     let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(ikev2d::daemon::run(config, arguments.config, kept, keeper))

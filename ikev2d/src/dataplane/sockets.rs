@@ -113,20 +113,21 @@ impl Receiver {
     }
 
     /// Datagrams that are there, if any.
-    pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<Option<Received<'_>>> {
+    pub(super) fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<Option<Received<'_>>> {
         let mut parts = [IoSliceMut::new(&mut self.buffer)];
-        let flags = MsgFlags::MSG_DONTWAIT;
-        let message = match recvmsg::<SockaddrStorage>(
-            socket.as_raw_fd(),
-            &mut parts,
-            Some(&mut self.control),
-            flags,
-        ) {
-            Ok(message) => message,
-            Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(None),
-            // An ICMP error of an earlier send.
-            Err(nix::Error::ECONNREFUSED | nix::Error::EHOSTUNREACH) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let message = loop {
+            match recvmsg::<SockaddrStorage>(
+                socket.as_raw_fd(),
+                &mut parts,
+                Some(&mut self.control),
+                MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(message) => break message,
+                Err(nix::Error::EAGAIN) => return Ok(None),
+                // An ICMP error of an earlier send, told once: datagrams may lie behind it.
+                Err(nix::Error::EINTR | nix::Error::ECONNREFUSED | nix::Error::EHOSTUNREACH) => {}
+                Err(error) => return Err(error.into()),
+            }
         };
         let (len, mut segment, mut local) = (message.bytes, message.bytes, None);
         let mut class = None;
@@ -203,7 +204,7 @@ impl IkeReceiver {
     /// The system's.
     pub fn take(
         &mut self,
-        socket: &UdpSocket,
+        socket: &impl AsRawFd,
         mut take: impl FnMut(IpAddr, SocketAddr, &[u8]),
     ) -> io::Result<bool> {
         let Some(received) = self.receiver.receive(socket)? else {

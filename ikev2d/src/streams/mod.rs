@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use ikev2d_proto::endpoint::{Gate, StreamUse, network};
 use ikev2d_proto::event::{Numbers, StreamId};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::runtime;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use crate::aside;
 use crate::dataplane::Upcall;
 use crate::plane::Plane;
 pub use stream::Stream;
@@ -56,7 +57,7 @@ struct Shared {
     gate: Arc<Gate>,
     upcalls: mpsc::Sender<Upcall>,
     plane: Plane,
-    runtime: runtime::Handle,
+    runtime: Handle,
 }
 
 impl Streams {
@@ -67,12 +68,6 @@ impl Streams {
         upcalls: mpsc::Sender<Upcall>,
         plane: Plane,
     ) -> io::Result<Self> {
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let handle = runtime.handle().clone();
-        let thread = std::thread::Builder::new().name("streams".to_owned());
-        thread.spawn(move || runtime.block_on(std::future::pending::<()>()))?;
         Ok(Self(Arc::new(Shared {
             table: Mutex::default(),
             numbers: numbers.clone(),
@@ -80,7 +75,7 @@ impl Streams {
             gate,
             upcalls,
             plane,
-            runtime: handle,
+            runtime: aside::start("streams")?,
         })))
     }
 

@@ -87,7 +87,11 @@ impl ReplayWindow {
         let verdict = self.check(sequence);
         if verdict == Verdict::Fresh {
             if sequence > self.top {
-                self.advance(sequence);
+                // Its own bit is set in any case.
+                if sequence != self.top + 1 {
+                    self.clear_between(self.top + 1, sequence);
+                }
+                self.top = sequence;
             }
             self.set(sequence);
         }
@@ -136,13 +140,8 @@ impl ReplayWindow {
 
     /// Moves its right edge there: the bits of the numbers on the way are those of numbers that it leaves
     /// behind.
-    #[inline]
     fn advance(&mut self, sequence: u64) {
-        if sequence == self.top + 1 {
-            self.clear(sequence / 64, 1 << (sequence % 64));
-        } else {
-            self.clear_between(self.top + 1, sequence);
-        }
+        self.clear_between(self.top + 1, sequence);
         self.top = sequence;
     }
 

@@ -312,6 +312,7 @@ pub async fn run(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut turned = Instant::now();
     loop {
         let due = daemon.endpoint.poll_timeout();
         let timer = async {
@@ -349,6 +350,11 @@ pub async fn run(
             }
         }
         daemon.settle().await;
+        if turned.elapsed() >= TICK {
+            // Sockets and timers are looked at when nothing is ready here, or a while after.
+            tokio::task::yield_now().await;
+            turned = Instant::now();
+        }
         if let Some(what) = daemon.gone_beside() {
             anyhow::bail!(
                 "the process that {what} is gone, and another one could not do what it is for: the privileges are \

@@ -15,6 +15,7 @@ use openssl::stack::Stack;
 use openssl::x509::store::{X509Lookup, X509Store, X509StoreBuilder};
 use openssl::x509::verify::{X509VerifyFlags, X509VerifyParam};
 use openssl::x509::{X509, X509ExtendedKeyUsage, X509KeyUsage, X509Ref, X509StoreContext};
+use sha2::{Digest as _, Sha256};
 use x509_cert::der::Decode;
 use x509_cert::der::oid::ObjectIdentifier;
 
@@ -608,6 +609,23 @@ impl Verifier for Trust {
 
     fn asks_for_status(&self) -> bool {
         self.asks_for_status
+    }
+
+    fn digest(&self) -> Option<[u8; 32]> {
+        let anchors = &self.anchors;
+        let mut digest = Sha256::new();
+        for list in [&anchors.authorities, &anchors.certificates] {
+            digest.update(list.len().to_be_bytes());
+            for certificate in list {
+                digest.update(Sha256::digest(certificate.to_der().ok()?));
+            }
+        }
+        for key in &anchors.keys {
+            digest.update(Sha256::digest(key.public_key_to_der().ok()?));
+        }
+        let rules = format!("{:?} {:?}", self.revocation, self.policy);
+        digest.update(rules);
+        Some(digest.finalize().into())
     }
 
     fn may_wait(&self) -> bool {

@@ -59,6 +59,36 @@ fn root_named(name: &str) -> Holder {
     Template::authority(name).issue(p256(), None)
 }
 
+/// Trust that is made anew of the same anchors and rules is the same trust, and of other ones is not.
+#[test]
+fn trust_in_the_same_has_the_same_digest() {
+    let (first, second) = (root(), root_named("Root"));
+    let made = |authorities: &[&Holder], certificates: &[&Holder], revocation, bits| {
+        let all = |holders: &[&Holder]| holders.iter().map(|h| h.certificate.clone()).collect();
+        let anchors = TrustAnchors {
+            authorities: all(authorities),
+            certificates: all(certificates),
+            ..TrustAnchors::default()
+        };
+        let policy = SignaturePolicy {
+            bits,
+            ..SignaturePolicy::default()
+        };
+        let trust = Trust::new(anchors, revocation, policy).unwrap();
+        trust.digest().unwrap()
+    };
+    let digest = made(&[&first], &[], Revocation::Off, 0);
+    assert_eq!(made(&[&first], &[], Revocation::Off, 0), digest);
+    let others = [
+        made(&[&second], &[], Revocation::Off, 0),
+        made(&[&first, &second], &[], Revocation::Off, 0),
+        made(&[], &[&first], Revocation::Off, 0),
+        made(&[&first], &[], Revocation::Strict, 0),
+        made(&[&first], &[], Revocation::Off, 256),
+    ];
+    assert!(others.iter().all(|other| *other != digest));
+}
+
 /// S2: the signature must be by the certificate's own key, over what was exchanged.
 #[test]
 fn a_signature_by_another_key_or_over_other_octets_is_refused() {

@@ -746,3 +746,44 @@ fn a_child_that_is_added_comes_on_the_ike_sa_that_is_there() {
         assert_eq!(rekeyed, 8);
     }
 }
+
+/// B55: who has come by an older policy gets no child of one that lets others in; it comes on an IKE SA of its
+/// own then, from whom we ask for it.
+#[test]
+fn a_child_that_is_added_for_another_peer_does_not_come_on_the_ike_sa_that_is_there() {
+    for by_us in [true, false] {
+        let mut pair = Pair::new(|_, connection, _| connection.children.truncate(1));
+        pair.up();
+        let (ike, now) = (pair.ike(0), pair.now);
+        for (side, a) in [(0, true), (1, false)] {
+            let mut policy = peers::connection(a);
+            if let Some(added) = policy.children.get_mut(1) {
+                added.name = "late".to_owned();
+            }
+            // The first end lets others in as well; the other one would give the child.
+            if side == 0 {
+                let net = "198.51.100.0".parse().unwrap();
+                policy.remote_addrs.push(AddressPattern::Prefix(net, 24));
+            }
+            let policy = std::sync::Arc::new(policy);
+            let endpoint = &mut pair.sides[side].endpoint;
+            endpoint.set_connections(vec![policy.clone()]);
+            endpoint.add_children(&policy);
+        }
+        let side = usize::from(!by_us);
+        let endpoint = &mut pair.sides[side].endpoint;
+        let begun = endpoint.initiate(now, "gw", Some("late"), None).unwrap();
+        pair.run(Duration::from_secs(1));
+        let late_on = |id| {
+            let mut sas = pair.sides[0].endpoint.ike_sas().filter(|sa| sa.id == id);
+            sas.any(|sa| sa.children.iter().any(|c| *c.sa.child == *"late"))
+        };
+        assert!(!late_on(ike));
+        if by_us {
+            assert!(begun != ike && late_on(begun));
+        } else {
+            let refused = |e: &Event| matches!(e, Event::InitiateFailed { .. });
+            assert_eq!(pair.count(1, refused), 1);
+        }
+    }
+}

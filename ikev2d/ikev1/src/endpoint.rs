@@ -68,8 +68,8 @@ impl Endpoint {
         self.connections = ours.cloned().collect();
     }
 
-    /// ISAKMP SAs of a connection take up the children that it has got since they were made; those that
-    /// they know stay as they are.
+    /// ISAKMP SAs of a connection take up the children that it has got since they were made, where it still
+    /// lets the same peers in; those that they know stay as they are.
     pub fn add_children(&mut self, connection: &Arc<Connection>) {
         let mut grown = Grown::default();
         for id in self.sas.of_connection(&connection.name) {

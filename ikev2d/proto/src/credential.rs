@@ -192,6 +192,12 @@ pub trait Verifier: Send + Sync + fmt::Debug {
         false
     }
 
+    /// What is believed in: two that give the same let the same peers in, whatever they were made from.
+    /// Nothing where that can't be told.
+    fn digest(&self) -> Option<[u8; 32]> {
+        None
+    }
+
     /// Whether a claim is true.
     ///
     /// # Errors

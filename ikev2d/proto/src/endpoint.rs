@@ -165,8 +165,8 @@ impl Endpoint {
         self.connections = connections;
     }
 
-    /// IKE SAs of a connection take up the children that it has got since they were made; those that they
-    /// know stay as they are.
+    /// IKE SAs of a connection take up the children that it has got since they were made, where it still
+    /// lets the same peers in; those that they know stay as they are.
     pub fn add_children(&mut self, connection: &Arc<Connection>) {
         let of = self.sas.of_connection(&connection.name);
         let others = of.filter(|sa| !Arc::ptr_eq(&sa.connection, connection));
@@ -304,7 +304,7 @@ impl Endpoint {
         });
     }
 
-    /// Sets a connection up, or a further child on its established IKE SA. `local` is the address to
+    /// Sets a connection up, or a further child on its established IKE SA, if that knows it. `local` is the address to
     /// send from where the connection does not say.
     ///
     /// # Errors
@@ -356,6 +356,7 @@ impl Endpoint {
             sa.standing == Standing::Current
                 && matches!(sa.state, State::Established | State::Connecting)
                 && (sa.state == State::Established || sa.initiator)
+                && child.is_none_or(|name| sa.knows_child(name))
         });
         if let Some(id) = present.map(|sa| sa.id) {
             let _ = self.on(now, id, |sa, _| match child.zip(trigger) {

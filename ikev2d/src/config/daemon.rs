@@ -119,15 +119,18 @@ impl DaemonSection {
     }
 }
 
-/// An APPLICATION_VERSION: printable ASCII (RFC 7296 §3.15.1).
+/// An APPLICATION_VERSION: printable ASCII (RFC 7296 §3.15.1), 255 characters at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApplicationVersion(pub String);
 
 impl FromText for ApplicationVersion {
     fn from_text(text: &str) -> Result<Self, String> {
-        match text.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
+        let printable = text.bytes().all(|octet| matches!(octet, b' '..=b'~'));
+        match printable && text.len() <= 255 {
             true => Ok(Self(text.to_owned())),
-            false => Err(format!("{text:?}: expected printable ASCII")),
+            false => Err(format!(
+                "{text:?}: expected printable ASCII, 255 characters at most"
+            )),
         }
     }
 }
@@ -280,7 +283,8 @@ mod tests {
         assert_eq!(read("").unwrap(), "Esplanade");
         assert_eq!(read("application_version = \"\"").unwrap(), "");
         assert_eq!(read("application_version = \"gw 7.1\"").unwrap(), "gw 7.1");
-        for wrong in ["gw\\n", "\\u0000", "Gateway ü"] {
+        let long = "x".repeat(256);
+        for wrong in ["gw\\n", "\\u0000", "Gateway ü", &long] {
             let error = read(&format!("application_version = \"{wrong}\"")).unwrap_err();
             assert!(error.to_string().contains("printable"), "{error}");
         }

@@ -360,7 +360,8 @@ impl Retiring {
         let _ = failover.retire(pair.outbound);
         drained(plane.remove_inbound(pair.section.spi_in.0)).await;
         if let Ok(usage) = failover.retire(pair.inbound) {
-            write_down(vec![(pair.seen.clone(), usage.sequence)]);
+            let seen = vec![(pair.seen.clone(), usage.sequence)];
+            let _ = tokio::task::spawn_blocking(move || write_down(seen)).await;
         }
     }
 }

@@ -90,6 +90,12 @@ impl Refused {
 }
 
 impl IkeSa {
+    /// Whether its connection had such a child when it was made, or was given it since.
+    pub(crate) fn knows_child(&self, name: &str) -> bool {
+        let mut children = self.connection.children.iter();
+        children.any(|child| child.name == name)
+    }
+
     pub(crate) fn child_config(&self, name: &str) -> Option<ChildConfig> {
         self.connection
             .children

@@ -241,6 +241,71 @@ fn who_is_found_nowhere_is_looked_for_at_home_again() {
     assert_eq!(pair.count(0, |e| matches!(e, Event::IkeDown { .. })), 0);
 }
 
+/// Whoever moves the IKE SA back while its peer is looked for, as a look at the routes may, does not keep it for
+/// ever: it is given up about as soon.
+#[test]
+fn a_search_that_is_broken_off_ends() {
+    let seconds_to_the_end = |moving: bool| {
+        let mut pair = pair(&B[..2]);
+        let now = pair.now;
+        pair.sides[0].endpoint.set_addresses(now, all(&A));
+        pair.up();
+        pair.no_udp = true;
+        let mut moved = 0;
+        for second in 0..1200 {
+            pair.run(SECOND);
+            let endpoint = &mut pair.sides[0].endpoint;
+            let Some(sa) = endpoint.ike_sas().next() else {
+                assert_eq!(moved != 0, moving);
+                return second;
+            };
+            let (ike, local) = (sa.id, sa.path.local.ip());
+            assert!(!sa.searching || sa.path != sa.children[0].sa.path);
+            if moving && local != ip(A[0]) {
+                assert!(endpoint.move_to(pair.now, ike, ip(A[0])).unwrap());
+                moved += 1;
+            }
+        }
+        panic!("the peer is never given up");
+    };
+    let alone = seconds_to_the_end(false);
+    assert!(seconds_to_the_end(true) < 2 * alone);
+}
+
+/// The same where a NAT gives the peer another port meanwhile.
+#[test]
+fn a_search_with_ports_that_change_ends() {
+    let mut pair = pair(&B[..2]);
+    pair.up();
+    let dead = all(&B);
+    pair.dead.clone_from(&dead);
+    let mut heard = 0;
+    for _ in 0..600 {
+        pair.run(SECOND);
+        let Some(sa) = pair.sides[0].endpoint.ike_sas().next() else {
+            assert_ne!(heard, 0);
+            return;
+        };
+        let path = sa.path;
+        if path.remote.ip() == ip(B[1]) && heard == 0 {
+            pair.dead.clear();
+            let (now, ike) = (pair.now, pair.ike(1));
+            pair.sides[1].endpoint.check_liveness(now, ike).unwrap();
+            pair.flush();
+            pair.dead.clone_from(&dead);
+            let (_, to, _, message) = pair.wire.pop_back().unwrap();
+            assert_eq!(to, 0);
+            let mut elsewhere = path;
+            elsewhere.remote.set_port(40_001);
+            pair.sides[0]
+                .endpoint
+                .handle_datagram(now, elsewhere, &message);
+            heard += 1;
+        }
+    }
+    panic!("the peer is never given up");
+}
+
 /// A09: what is no host's address, or none that the policy allows, is never spoken to; a responder that
 /// has very many is looked for at some, and given up after a while.
 #[test]

@@ -82,6 +82,7 @@ fn info(sa: &Isakmp) -> IkeSaInfo<'_> {
         ppk: false,
         mobike: false,
         moves: false,
+        searching: false,
         local_addrs: &sa.connection.local_addrs,
         established: sa.established,
         rekey_at: sa.rekey_at,

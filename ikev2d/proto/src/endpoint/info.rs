@@ -92,6 +92,8 @@ pub struct IkeSaInfo<'a> {
     pub mobike: bool,
     /// Whether that is our part.
     pub moves: bool,
+    /// Whether its peer does not answer, and is looked for elsewhere for now (RFC 4555 §3.5).
+    pub searching: bool,
     /// When it was established.
     pub established: Option<Instant>,
     /// When it will be rekeyed.
@@ -220,6 +222,7 @@ fn info(sa: &IkeSa) -> IkeSaInfo<'_> {
         ppk: sa.ppk,
         mobike: sa.mobike,
         moves: sa.mobike && sa.moves,
+        searching: sa.is_searching(),
         established: sa.established.map(Instant::from),
         rekey_at: sa.rekey_at.map(Instant::from),
         expire_at: sa.expire_at.map(Instant::from),

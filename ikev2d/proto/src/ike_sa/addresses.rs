@@ -28,7 +28,7 @@ pub(crate) struct Addresses {
     peers: Vec<IpAddr>,
     /// Ours, when the peer was told of them last.
     told: Vec<IpAddr>,
-    search: Option<Search>,
+    search: Option<Box<Search>>,
 }
 
 nothing!(Addresses);
@@ -42,6 +42,22 @@ struct Search {
     wait: Duration,
     /// Our address and the peer's.
     left: VecDeque<(IpAddr, IpAddr)>,
+}
+
+impl Search {
+    /// Whether a path is another than where it began. Ports are a NAT's.
+    fn is_away(&self, path: Path) -> bool {
+        let ends = |path: Path| (path.local.ip(), path.remote.ip());
+        ends(path) != ends(self.home)
+    }
+}
+
+/// A path between other addresses.
+fn between(path: Path, (local, remote): (IpAddr, IpAddr)) -> Path {
+    let mut path = path;
+    path.local.set_ip(local);
+    path.remote.set_ip(remote);
+    path
 }
 
 impl IkeSa {
@@ -146,7 +162,7 @@ impl IkeSa {
             let elsewhere = |pair: &(IpAddr, IpAddr)| pair.1 != at;
             if let Some(pair) = self.other_pairs(ctx).into_iter().find(elsewhere) {
                 self.end_search();
-                self.go(ctx, pair);
+                self.go(ctx, between(self.path, pair));
             }
         }
     }
@@ -160,11 +176,11 @@ impl IkeSa {
             && self.path.stream.is_none()
     }
 
-    /// Goes on between these addresses: what is outstanding is sent there, then the peer is told.
-    fn go(&mut self, ctx: &mut Ctx<'_>, (local, remote): (IpAddr, IpAddr)) {
+    /// Goes on by another path: what is outstanding is sent there, then the peer is told.
+    fn go(&mut self, ctx: &mut Ctx<'_>, path: Path) {
+        let (local, remote) = (path.local, path.remote);
         tracing::info!(ike = self.id.0, %local, %remote, "another path to the peer is tried");
-        self.path.local.set_ip(local);
-        self.path.remote.set_ip(remote);
+        self.path = path;
         // The peer may have heard of any path before.
         self.tasks.retain(|task| *task != Task::Move);
         self.tasks.push_front(Task::Move);
@@ -199,37 +215,39 @@ impl IkeSa {
             return false;
         };
         let (tries, wait) = (outstanding.tries, outstanding.wait);
+        let most = ctx.config.retransmit_tries;
         let mut search = match self
             .addresses
             .as_deref_mut()
             .and_then(|all| all.search.take())
         {
             Some(search) => {
-                let over = search.left.is_empty() && search.home == self.path;
+                let over = search.left.is_empty() && !search.is_away(self.path);
                 if over || tries < PATIENCE_ELSEWHERE {
                     self.addresses.search = Some(search);
                     return false;
                 }
                 search
             }
-            None if tries < PATIENCE.min(ctx.config.retransmit_tries) => return false,
-            None => Search {
+            // Nor more often than the request is sent, should others move it meanwhile.
+            None if !(PATIENCE.min(most)..=most).contains(&tries) => return false,
+            None => Box::new(Search {
                 home: self.path,
                 tries,
                 wait,
                 left: self.other_pairs(ctx),
-            },
+            }),
         };
         let next = search.left.pop_front();
         let home = search.home;
-        if next.is_none() && home == self.path {
+        if next.is_none() && !search.is_away(self.path) {
             return false;
         }
         let left = self.path.remote.ip();
         if !self.addresses.peers.contains(&left) && self.addresses.peers.len() <= MOST {
             self.addresses.peers.push(left);
         }
-        self.go(ctx, next.unwrap_or((home.local.ip(), home.remote.ip())));
+        self.go(ctx, next.map_or(home, |pair| between(home, pair)));
         if let Some(outstanding) = &mut self.outstanding {
             (outstanding.tries, outstanding.wait) = match next {
                 Some(_) => (0, ctx.config.retransmit_timeout),
@@ -242,11 +260,21 @@ impl IkeSa {
         true
     }
 
-    /// There is an answer, or another path is given.
-    pub(crate) fn end_search(&mut self) {
-        if let Some(addresses) = self.addresses.as_deref_mut() {
-            addresses.search = None;
+    /// Whether another pair is tried than where the search began.
+    pub(crate) fn is_searching(&self) -> bool {
+        let search = self.addresses.search.as_deref();
+        search.is_some_and(|search| search.is_away(self.path))
+    }
+
+    /// There is an answer, or another path is given: where it began, if that is elsewhere. What is
+    /// outstanding has waited there no less for that.
+    pub(crate) fn end_search(&mut self) -> Option<Path> {
+        let search = self.addresses.as_deref_mut()?.search.take()?;
+        let home = search.is_away(self.path).then_some(search.home)?;
+        if let Some(outstanding) = &mut self.outstanding {
+            (outstanding.tries, outstanding.wait) = (search.tries, search.wait);
         }
+        Some(home)
     }
 }
 

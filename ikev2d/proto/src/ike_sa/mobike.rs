@@ -19,7 +19,10 @@ impl IkeSa {
             && self.state == State::Established
             && self.standing == Standing::Current;
         if can && self.path.local.ip() != local {
-            self.end_search();
+            let home = self.end_search();
+            if let Some(home) = home.filter(|home| home.remote.is_ipv4() == local.is_ipv4()) {
+                self.path.remote = home.remote;
+            }
             self.path.local.set_ip(local);
             self.choose_carrier(ctx);
             self.tasks.retain(|task| *task != Task::Move);

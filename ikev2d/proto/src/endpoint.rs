@@ -319,7 +319,8 @@ impl Endpoint {
         self.initiate_for(now, connection, child, local, None)
     }
 
-    /// The same, because of a packet: of a child that is there and does not carry it, for the rest.
+    /// The same, because of a packet: of a child that is there and does not carry it, for the rest. One that
+    /// is asked for already is not asked for again.
     ///
     /// # Errors
     /// [`InitiateError`].
@@ -360,7 +361,10 @@ impl Endpoint {
         });
         if let Some(id) = present.map(|sa| sa.id) {
             let _ = self.on(now, id, |sa, _| match child.zip(trigger) {
-                Some((name, trigger)) if sa.has_child_of(name) => sa.ask_for_packet(name, trigger),
+                Some((name, _)) if sa.asks_for(name) => {}
+                Some((name, trigger)) if sa.has_child_of(name) => {
+                    sa.ask_for_packet(now, name, trigger);
+                }
                 of_packet => {
                     if let Some((name, trigger)) = of_packet {
                         sa.triggered(name, trigger);

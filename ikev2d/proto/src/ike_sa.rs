@@ -159,7 +159,7 @@ pub(crate) struct IkeSa {
     pub(crate) tasks: Rare<VecDeque<Task>>,
     /// Packets that some of them are for.
     pub(crate) triggers: Rare<Triggers>,
-    /// Children that were asked for because the peer had narrowed others.
+    /// Children that were asked for because the peer had narrowed others, and said that it allows more.
     pub(crate) parts_asked: u8,
     pub(crate) pending: Option<Box<Pending>>,
     /// Its first child replaces one of an IKE SA before, which its peer may have lost.

@@ -165,14 +165,28 @@ impl TrafficSelector {
             let start = beside(both.end, true);
             rest.extend(start.map(|start| Self { start, ..*self }));
         }
-        // Of all ports, all but those that can't be seen can't be said, either.
-        if self.protocol == both.protocol && !both.is_opaque() {
-            let (start, end) = (both.start, both.end);
-            let within = Self {
-                start,
-                end,
-                ..*self
-            };
+        let (start, end) = (both.start, both.end);
+        let within = Self {
+            start,
+            end,
+            ..*self
+        };
+        if self.protocol != both.protocol {
+            return rest;
+        }
+        if both.is_opaque() {
+            // All that can be seen are two ranges: one would be all, whether they can be seen or not. Any
+            // protocol's can't be said (§3.13.1).
+            if !self.is_opaque() && self.protocol != 0 {
+                rest.extend([(0, u16::MAX - 1), (u16::MAX, u16::MAX)].map(
+                    |(start_port, end_port)| Self {
+                        start_port,
+                        end_port,
+                        ..within
+                    },
+                ));
+            }
+        } else {
             if self.start_port < both.start_port {
                 let end_port = both.start_port - 1;
                 rest.push(Self { end_port, ..within });
@@ -485,6 +499,11 @@ mod tests {
         assert!(allows_first(&[opaque], &[opaque]) && !allows_first(&[opaque], &[any]));
         assert_eq!(without(&[dns, opaque], &[opaque]), [dns]);
         assert_eq!(without(&[dns], &[opaque]), [dns]);
+        // What can be seen of any port is all but OPAQUE.
+        let seen = [ports(0, 65534), ports(65535, 65535)];
+        assert_eq!(without(&[any], &[opaque]), seen);
+        assert_eq!(narrow(&seen, &[opaque]), []);
+        assert_eq!(without(&[any], &[opaque, dns]).len(), 3);
         for (start, end) in [(65535, 1), (65534, 0), (2, 1)] {
             assert!(parse(&emit(&[ports(start, end)])).is_err());
         }

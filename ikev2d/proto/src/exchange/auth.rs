@@ -441,7 +441,7 @@ impl IkeSa {
             return;
         };
         let Some(config) = self.child_config(&name) else {
-            return;
+            return self.forget_trigger(&name);
         };
         let nonces = (self.init.nonce_i.clone(), self.init.nonce_r.clone());
         let offer = ChildOffer {

@@ -63,6 +63,7 @@ impl IkeSa {
         sibling: bool,
     ) -> Result<(), NotStarted> {
         let Some(config) = self.child_config(name) else {
+            self.forget_trigger(name);
             let (connection, child) = (self.connection.name.clone(), Some(name.to_owned()));
             let reason = "no such child in the configuration".to_owned();
             ctx.event(Event::InitiateFailed {

@@ -11,7 +11,8 @@ use crate::ts::{self, TrafficSelector, Trigger};
 
 /// Child SAs of one configuration on an IKE SA, from which no further ones are asked for.
 const MOST: usize = 8;
-/// Parts that an IKE SA asks for in all: a peer may delete what it allows, and allow more.
+/// Parts that an IKE SA asks for in all because its peer allows more: it may delete what it allows, and
+/// allow more.
 const MOST_ASKED: u8 = 32;
 /// Selectors of one side that a rest is reckoned with, at most: it takes the product's time.
 const WIDEST: usize = 32;
@@ -92,13 +93,18 @@ impl IkeSa {
     /// The peer has narrowed a child, and says that it allows more: it is asked for what no child
     /// carries of this traffic, within bounds whatever it says.
     pub(crate) fn ask_for_rest(&mut self, name: &str, wanted: Traffic) {
-        let rest = self.uncovered(name, wanted);
-        self.ask_for_parts(name, rest);
+        for part in self.uncovered(name, wanted) {
+            if self.parts_asked >= MOST_ASKED || !self.has_room(name) {
+                return;
+            }
+            self.parts_asked += 1;
+            self.ask_for_part(name, part);
+        }
     }
 
     /// A packet asks for a child that is there, and carries others: it is asked for what none carries of the
     /// rest that the packet is of.
-    pub(crate) fn ask_for_packet(&mut self, name: &str, trigger: Trigger) {
+    pub(crate) fn ask_for_packet(&mut self, now: Instant, name: &str, trigger: Trigger) {
         let Some(config) = self.child_config(name) else {
             return;
         };
@@ -109,13 +115,41 @@ impl IkeSa {
         if asked || matches!(self.asking(), Some(Request::CreateChild(_))) {
             return;
         }
-        let rest = self.uncovered(name, self.resolved(&config));
-        let of_packet = |(local, remote): &Traffic| trigger.is_within(local, remote);
-        let rest: Vec<Traffic> = rest.into_iter().filter(of_packet).take(1).collect();
-        if !rest.is_empty() {
+        if let Some(part) = self.part_of(&config, trigger)
+            && self.may_ask(now)
+        {
             self.triggered(name, trigger);
-            self.ask_for_parts(name, rest);
+            self.ask_for_part(name, part);
         }
+    }
+
+    /// What is to be asked for because of a packet: the rest that it is of; where selectors can't say that,
+    /// all, of which the peer gives what carries the packet.
+    fn part_of(&self, config: &ChildConfig, trigger: Trigger) -> Option<Traffic> {
+        let (name, all) = (&config.name, self.resolved(config));
+        let of_packet = |(local, remote): &Traffic| trigger.is_within(local, remote);
+        let carries = |child: &Child| trigger.is_within(&child.sa.ts_local, &child.sa.ts_remote);
+        if config.resources.most > 1
+            || !self.has_room(name)
+            || !of_packet(&all)
+            || self.live(name).any(carries)
+        {
+            return None;
+        }
+        let mut rest = self.uncovered(name, all.clone()).into_iter();
+        let all = || (!self.has_one_twice(name)).then_some(all);
+        rest.find(of_packet).or_else(all)
+    }
+
+    /// Whether the peer has given as a part what there was already: it does not heed packets' selectors.
+    fn has_one_twice(&self, name: &str) -> bool {
+        let mut parts = self.live(name).filter(|child| child.part);
+        parts.any(|part| {
+            let mut others = self.live(name).filter(|other| other.sa.id != part.sa.id);
+            others.any(|other| {
+                (&other.sa.ts_local, &other.sa.ts_remote) == (&part.sa.ts_local, &part.sa.ts_remote)
+            })
+        })
     }
 
     /// The children of a configuration that stay.
@@ -154,33 +188,34 @@ impl IkeSa {
         rest
     }
 
-    fn ask_for_parts(&mut self, name: &str, parts: Vec<Traffic>) {
+    /// Whether a configuration may have another child, beside those that are there and asked for.
+    fn has_room(&self, name: &str) -> bool {
         let asked = |task: &&Task| matches!(task, Task::Part(part) if part.child == name);
         let asked = self.tasks.iter().filter(asked).count();
-        let free = MOST.saturating_sub(self.live(name).count() + asked);
-        for (local, remote) in parts.into_iter().take(free) {
-            if self.parts_asked >= MOST_ASKED {
-                return;
-            }
-            self.parts_asked += 1;
-            self.tasks.push_back(Task::Part(Box::new(Part {
-                child: name.to_owned(),
-                local,
-                remote,
-                group: None,
-                not_before: None,
-            })));
-        }
+        self.live(name).count() + asked < MOST
+    }
+
+    fn ask_for_part(&mut self, name: &str, (local, remote): Traffic) {
+        self.tasks.push_back(Task::Part(Box::new(Part {
+            child: name.to_owned(),
+            local,
+            remote,
+            group: None,
+            not_before: None,
+        })));
     }
 
     pub(crate) fn start_part(&mut self, ctx: &mut Ctx<'_>, part: Part) -> Result<(), NotStarted> {
         // The policy may have changed.
-        let Some(mut config) = self.child_config(&part.child) else {
+        let config = self.child_config(&part.child);
+        let config = config.and_then(|mut config| {
+            let any = self.narrow_to(&mut config, (&part.local, &part.remote));
+            any.then_some(config)
+        });
+        let Some(mut config) = config else {
+            self.forget_trigger(&part.child);
             return Ok(());
         };
-        if !self.narrow_to(&mut config, (&part.local, &part.remote)) {
-            return Ok(());
-        }
         self.put_trigger_first(&mut config);
         let wants = Wants {
             sibling: true,

@@ -375,6 +375,7 @@ impl IkeSa {
         heir.children.append(&mut self.children);
         let moves = |task: &Task| !matches!(task, Task::RekeyIke { .. } | Task::Liveness);
         heir.tasks.extend(self.tasks.drain(..).filter(moves));
+        heir.triggers = std::mem::take(&mut self.triggers);
         heir.arm_rekey(ctx);
         (heir.counted, heir.mobike) = (self.counted.take(), self.mobike);
         heir.addresses = std::mem::take(&mut self.addresses);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ikev2d_proto::config::AddressPattern;
 use ikev2d_proto::deviation::Deviation;
-use ikev2d_proto::event::Event;
+use ikev2d_proto::event::{Event, Path};
 use ikev2d_proto::wire::{exchange, notify, payload};
 
 use peers::Pair;
@@ -191,11 +191,13 @@ fn a_set_of_addresses_is_replaced() {
         .endpoint
         .set_addresses(now, all(&[B[0], B[2]]));
     pair.run(5 * SECOND);
-    let sent = pair.recorded.len();
     pair.dead = all(&B[..1]);
-    pair.run(60 * SECOND);
+    for _ in 0..60 {
+        pair.run(SECOND);
+        let sa = pair.sides[0].endpoint.ike_sas().next().unwrap();
+        assert_ne!(sa.path.remote.ip(), ip(B[1]));
+    }
     assert_between(&pair, A[0], B[2]);
-    assert!(pair.recorded.len() > sent);
 
     let now = pair.now;
     pair.sides[1].endpoint.set_addresses(now, all(&[B[2]]));
@@ -235,10 +237,171 @@ fn who_is_found_nowhere_is_looked_for_at_home_again() {
     pair.run(90 * SECOND);
     pair.dead.clear();
     pair.run(120 * SECOND);
-    let (local, remote) = ends(&pair, 0);
-    assert_eq!(ends(&pair, 1), (remote, local));
-    pair.agree(1);
-    assert_eq!(pair.count(0, |e| matches!(e, Event::IkeDown { .. })), 0);
+    assert_between(&pair, A[0], B[0]);
+}
+
+/// A request of the second side's, which arrives from and at other addresses; what is dead stays so.
+fn asks_from(pair: &mut Pair, path: Path) {
+    let dead = std::mem::take(&mut pair.dead);
+    let (now, ike) = (pair.now, pair.ike(1));
+    pair.flush();
+    pair.wire.clear();
+    pair.sides[1].endpoint.check_liveness(now, ike).unwrap();
+    pair.flush();
+    pair.dead = dead;
+    let (_, to, _, message) = pair.wire.pop_front().unwrap();
+    assert_eq!(to, 0);
+    let endpoint = &mut pair.sides[0].endpoint;
+    endpoint.handle_datagram(now, path, &message);
+}
+
+fn path_of(pair: &Pair) -> Path {
+    pair.sides[0].endpoint.ike_sas().next().unwrap().path
+}
+
+/// RFC 4555 §3.6: a responder whose address in use is gone says so from another one, to which it also takes what
+/// it has asked; if there is none, it waits until there is.
+#[test]
+fn a_responder_leaves_an_address_that_is_gone() {
+    for asking in [false, true] {
+        let mut pair = pair(&B[..2]);
+        pair.up();
+        pair.dead = all(&B[..1]);
+        let (now, ike) = (pair.now, pair.ike(1));
+        let endpoint = &mut pair.sides[1].endpoint;
+        if asking {
+            endpoint.check_liveness(now, ike).unwrap();
+        }
+        endpoint.set_addresses(now, all(&B[1..3]));
+        pair.run(5 * SECOND);
+        assert_between(&pair, A[0], B[1]);
+    }
+    let mut pair = pair(&B[..2]);
+    pair.up();
+    let (now, said) = (pair.now, told(&mut pair));
+    let endpoint = &mut pair.sides[1].endpoint;
+    endpoint.set_addresses(now, all(&["10.99.0.1", B[3]]));
+    pair.run(SECOND);
+    assert!(said.lock().unwrap().is_empty());
+    let now = pair.now;
+    pair.sides[1].endpoint.set_addresses(now, all(&B[..2]));
+    pair.run(SECOND);
+    assert_eq!(said.lock().unwrap().len(), 1);
+    assert_between(&pair, A[0], B[0]);
+}
+
+/// RFC 7296 §2.11: an answer goes from where its request came to, to where that came from.
+#[test]
+fn an_answer_goes_to_where_its_request_came_from() {
+    let mut pair = pair(&B[..2]);
+    pair.up();
+    let mut path = path_of(&pair);
+    path.local.set_ip(ip(A[1]));
+    path.remote = "203.0.113.2:40001".parse().unwrap();
+    asks_from(&mut pair, path);
+    pair.flush();
+    let (_, to, seen, _) = pair.wire.front().unwrap();
+    assert_eq!((*to, *seen), (1, path.turned()));
+    assert_between(&pair, A[0], B[0]);
+}
+
+/// Of no addresses at all nobody is told, since who looks for them may fail, nor of such as only this host or its
+/// link knows.
+#[test]
+fn no_address_is_told_that_is_nobody_s() {
+    let any = |net: &str| AddressPattern::Prefix(ip(net), 0);
+    let mut pair = Pair::seeded(8, |a, connection, _| {
+        connection.mobike = true;
+        connection.children.truncate(1);
+        if !a {
+            connection.local_addrs = vec![any("0.0.0.0"), any("::")];
+        }
+    });
+    let own = [B[0], B[1], "127.0.0.1", "::1", "fe80::1", "169.254.0.1"];
+    let now = pair.now;
+    pair.sides[1].endpoint.set_addresses(now, all(&own));
+    let said = told(&mut pair);
+    pair.up();
+    let second = (notify::ADDITIONAL_IP4_ADDRESS, vec![198, 51, 100, 2]);
+    assert_eq!(*said.lock().unwrap(), [vec![second]]);
+    let now = pair.now;
+    pair.sides[1].endpoint.set_addresses(now, vec![]);
+    pair.run(5 * SECOND);
+    assert_eq!(said.lock().unwrap().len(), 1);
+}
+
+/// RFC 4555 §3.5: where the responder does not move along, the IKE SA stays with its child.
+#[test]
+fn who_may_not_move_stays_with_its_child() {
+    let mut pair = Pair::seeded(8, |a, connection, _| {
+        connection.mobike = true;
+        connection.children.truncate(1);
+        if a {
+            connection.local_addrs = patterns(&A);
+        }
+    });
+    pair.up();
+    for (own, at) in [(&A[..], 0), (&A[1..], 1)] {
+        let (now, ike) = (pair.now, pair.ike(0));
+        let endpoint = &mut pair.sides[0].endpoint;
+        endpoint.set_addresses(now, all(own));
+        assert!(endpoint.move_to(now, ike, ip(A[1])).unwrap());
+        pair.run(5 * SECOND);
+        // To one that is gone there is no way back.
+        assert_eq!(path_of(&pair).local.ip(), ip(A[at]));
+    }
+}
+
+/// ESP goes by no pair that nobody has answered by; a peer that is heard where it was is looked for no further.
+#[test]
+fn a_peer_that_is_heard_at_home_is_spoken_to_there() {
+    let mut pair = pair(&B[..2]);
+    let now = pair.now;
+    pair.sides[0].endpoint.set_addresses(now, all(&A));
+    pair.up();
+    let home = path_of(&pair);
+    pair.dead = [all(&A), all(&B)].concat();
+    let mut away = home;
+    away.local.set_ip(ip(A[1]));
+    for _ in 0..120 {
+        pair.run(SECOND);
+        if path_of(&pair) == away {
+            break;
+        }
+    }
+    assert_eq!(path_of(&pair), away);
+    let moved = pair.count(0, |e| matches!(e, Event::PathChanged { .. }));
+    asks_from(&mut pair, home);
+    assert_eq!(ends(&pair, 0), (ip(A[0]), ip(B[0])));
+    let sa = pair.sides[0].endpoint.ike_sas().next().unwrap();
+    assert!(!sa.searching);
+    pair.dead.clear();
+    pair.flush();
+    assert_eq!(
+        pair.count(0, |e| matches!(e, Event::PathChanged { .. })),
+        moved
+    );
+    pair.run(60 * SECOND);
+    assert_between(&pair, A[0], B[0]);
+}
+
+/// What the peer may not have heard before the IKE SA was rekeyed it is told after.
+#[test]
+fn the_heir_of_an_ike_sa_tells_again() {
+    let mut pair = pair(&B[..2]);
+    pair.up();
+    let now = pair.now;
+    let endpoint = &mut pair.sides[1].endpoint;
+    endpoint.set_addresses(now, all(&[B[0], B[2]]));
+    pair.flush();
+    assert_eq!(pair.wire.len(), 1);
+    pair.wire.clear();
+    let ike = pair.ike(0);
+    pair.sides[0].endpoint.rekey_ike(now, ike).unwrap();
+    pair.run(5 * SECOND);
+    pair.dead = all(&B[..1]);
+    pair.run(60 * SECOND);
+    assert_between(&pair, A[0], B[2]);
 }
 
 /// Whoever moves the IKE SA back while its peer is looked for, as a look at the routes may, does not keep it for
@@ -277,8 +440,7 @@ fn a_search_that_is_broken_off_ends() {
 fn a_search_with_ports_that_change_ends() {
     let mut pair = pair(&B[..2]);
     pair.up();
-    let dead = all(&B);
-    pair.dead.clone_from(&dead);
+    pair.dead = all(&B);
     let mut heard = 0;
     for _ in 0..600 {
         pair.run(SECOND);
@@ -286,20 +448,11 @@ fn a_search_with_ports_that_change_ends() {
             assert_ne!(heard, 0);
             return;
         };
-        let path = sa.path;
+        let mut path = sa.path;
         if path.remote.ip() == ip(B[1]) && heard == 0 {
-            pair.dead.clear();
-            let (now, ike) = (pair.now, pair.ike(1));
-            pair.sides[1].endpoint.check_liveness(now, ike).unwrap();
-            pair.flush();
-            pair.dead.clone_from(&dead);
-            let (_, to, _, message) = pair.wire.pop_back().unwrap();
-            assert_eq!(to, 0);
-            let mut elsewhere = path;
-            elsewhere.remote.set_port(40_001);
-            pair.sides[0]
-                .endpoint
-                .handle_datagram(now, elsewhere, &message);
+            path.remote.set_port(40_001);
+            asks_from(&mut pair, path);
+            assert_eq!(path_of(&pair), path);
             heard += 1;
         }
     }

@@ -147,7 +147,11 @@ fn payloads_inside_of_what_is_encrypted_are_bounded_and_flat() {
             pair.sides[0].endpoint.check_liveness(now, ike).unwrap();
             pair.recorded.clear();
             pair.flush();
-            while !pair.wire.is_empty() && pair.recorded.len() < 10 {
+            // The longest of them comes in many fragments.
+            for _ in 0..100 {
+                if pair.wire.is_empty() {
+                    break;
+                }
                 if pair.wire[0].1 == 0 {
                     pair.wire.pop_front();
                 } else {
@@ -156,7 +160,7 @@ fn payloads_inside_of_what_is_encrypted_are_bounded_and_flat() {
                 }
             }
             let answers = pair.recorded.iter().filter(|m| m[19] & 0x20 != 0);
-            assert!(answers.count() <= 1, "{told}");
+            assert_eq!(answers.count(), 1, "{told}");
             assert_eq!(pair.sides[1].endpoint.stats().children, 1, "{told}");
             let gone = |e: &Event| matches!(e, Event::ChildDown { .. } | Event::IkeDown { .. });
             assert_eq!(pair.count(1, gone), 0, "{told}");

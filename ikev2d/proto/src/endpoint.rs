@@ -515,7 +515,8 @@ impl Endpoint {
     pub fn set_addresses(&mut self, now: Instant, mut addresses: Vec<IpAddr>) {
         addresses.sort_unstable();
         addresses.dedup();
-        if addresses == self.addresses {
+        // No host has none: whoever looked could not tell.
+        if addresses.is_empty() || addresses == self.addresses {
             return;
         }
         self.addresses = addresses;

@@ -107,6 +107,8 @@ pub(crate) struct IkeSa {
     pub(crate) spi_i: u64,
     pub(crate) spi_r: u64,
     pub(crate) path: Path,
+    /// Where the request that is being answered came from, if from elsewhere.
+    asked_from: Option<Box<Path>>,
     /// How its stream stands, if it has one.
     carriage: Rare<Carriage>,
     pub(crate) state: State,
@@ -244,6 +246,7 @@ impl IkeSa {
             spi_i,
             spi_r,
             path,
+            asked_from: None,
             carriage: Rare::default(),
             state: State::Connecting,
             suite: None,

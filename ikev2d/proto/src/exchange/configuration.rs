@@ -79,7 +79,7 @@ impl IkeSa {
         Ok(Some(configuration::emit(Kind::Reply, &reply)))
     }
 
-    /// Answers a configuration in an INFORMATIONAL: what we know of, and that nothing can be set.
+    /// Answers a configuration in an INFORMATIONAL: what we are, our version too, and that nothing can be set.
     pub(crate) fn answer_configuring(
         &self,
         ctx: &Ctx<'_>,

@@ -378,8 +378,14 @@ impl IkeSa {
         heir.triggers = std::mem::take(&mut self.triggers);
         heir.arm_rekey(ctx);
         (heir.counted, heir.mobike) = (self.counted.take(), self.mobike);
+        self.end_search();
         heir.addresses = std::mem::take(&mut self.addresses);
-        heir.end_search();
+        if matches!(self.asking(), Some(Request::Addresses))
+            && !heir.tasks.contains(&Task::Addresses)
+        {
+            // The peer may not have heard of them.
+            heir.tasks.push_back(Task::Addresses);
+        }
         heir.redirectable = self.redirectable;
         (heir.syncs_ids, heir.syncs_counters) = (self.syncs_ids, self.syncs_counters);
         heir.succeeds = self.succeeds;

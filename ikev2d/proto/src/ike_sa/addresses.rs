@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Ctx, IkeSa, Request, Standing, State, Task, nothing, notifies};
@@ -27,7 +28,7 @@ pub(crate) struct Addresses {
     /// The peer's, beside where it is.
     peers: Vec<IpAddr>,
     /// Ours, when the peer was told of them last.
-    told: Vec<IpAddr>,
+    told: Arc<[IpAddr]>,
     search: Option<Box<Search>>,
 }
 
@@ -64,7 +65,7 @@ impl IkeSa {
     /// This host's addresses that the connection names, be it by a prefix: of others it does not tell.
     fn own_addresses(&self, all: &[IpAddr]) -> Vec<IpAddr> {
         let named = |pattern: &AddressPattern, address| {
-            !matches!(pattern, AddressPattern::Any) && pattern.matches(address)
+            !matches!(pattern, AddressPattern::Any) && is_host(address) && pattern.matches(address)
         };
         let patterns = &self.connection.local_addrs;
         let own = all.iter().copied();
@@ -81,11 +82,30 @@ impl IkeSa {
     }
 
     /// Settles what the peer is told.
-    pub(crate) fn settle_addresses(&mut self, ctx: &Ctx<'_>) {
+    pub(crate) fn settle_addresses(&mut self, ctx: &mut Ctx<'_>) {
         let own = self.tellable(ctx);
-        if self.addresses.told != own {
-            self.addresses.told = own;
+        if *self.addresses.told == *own {
+            return;
         }
+        if *ctx.out.told != *own {
+            ctx.out.told = own.into();
+        }
+        self.addresses.told = ctx.out.told.clone();
+    }
+
+    /// §3.6: who must tell of its addresses does so from another one if that in use is gone. Whether there
+    /// is one to send from.
+    fn leave_gone_address(&mut self, ctx: &Ctx<'_>) -> bool {
+        let local = self.path.local.ip();
+        if self.path.stream.is_some() || ctx.addresses.contains(&local) {
+            return true;
+        }
+        let own = self.tellable(ctx);
+        let next = own.iter().find(|own| own.is_ipv4() == local.is_ipv4());
+        if let Some(next) = next {
+            self.path.local.set_ip(*next);
+        }
+        next.is_some()
     }
 
     /// Tells it of those, beside the one that it sees.
@@ -100,24 +120,35 @@ impl IkeSa {
     }
 
     /// This host may have others by now.
-    pub(crate) fn look_at_addresses(&mut self, ctx: &Ctx<'_>) {
+    pub(crate) fn look_at_addresses(&mut self, ctx: &mut Ctx<'_>) {
         if self.state == State::Established
-            && self.addresses.told != self.tellable(ctx)
+            && *self.addresses.told != *self.tellable(ctx)
             && !self.tasks.contains(&Task::Addresses)
         {
             self.tasks.push_back(Task::Addresses);
+            let at = self.path.local.ip();
+            // What is outstanding comes first.
+            if self.outstanding.is_some()
+                && self.leave_gone_address(ctx)
+                && self.path.local.ip() != at
+            {
+                self.retransmit(ctx);
+            }
         }
     }
 
     /// Tells the peer of them all: what was told before is replaced (§3.6).
     pub(crate) fn start_addresses(&mut self, ctx: &mut Ctx<'_>) -> Result<(), CryptoError> {
         self.settle_addresses(ctx);
+        if !self.leave_gone_address(ctx) {
+            return Ok(());
+        }
         let mut chain = Chain::default();
         self.push_addresses(&mut chain);
         if chain.octets().is_empty() {
             chain.notify(notify::NO_ADDITIONAL_ADDRESSES, &[]);
         }
-        self.request(ctx, exchange::INFORMATIONAL, chain, Request::Liveness)
+        self.request(ctx, exchange::INFORMATIONAL, chain, Request::Addresses)
     }
 
     /// Takes in what the peer says of its own, if it says anything, as far as the policy allows them: where
@@ -264,6 +295,24 @@ impl IkeSa {
     pub(crate) fn is_searching(&self) -> bool {
         let search = self.addresses.search.as_deref();
         search.is_some_and(|search| search.is_away(self.path))
+    }
+
+    /// The peer is heard while other pairs are tried: if that is where the search began, there it goes on.
+    /// ESP is there still, and stays until the peer has been told of another path.
+    pub(super) fn heard_in_search(&mut self, ctx: &mut Ctx<'_>, path: Path) {
+        let search = self.addresses.search.as_deref();
+        if search.is_some_and(|search| !search.is_away(path)) {
+            let home = self.end_search();
+            self.path = path;
+            if home.is_some_and(|home| home != path) {
+                self.tell_path(ctx);
+            }
+            if self.outstanding.is_some() && !self.holds_response() {
+                self.retransmit(ctx);
+            }
+        } else if between(path, (self.path.local.ip(), self.path.remote.ip())) == path {
+            self.path = path;
+        }
     }
 
     /// There is an answer, or another path is given: where it began, if that is elsewhere. What is

@@ -44,7 +44,15 @@ impl IkeSa {
 
     pub(crate) fn handle_move_response(&mut self, ctx: &mut Ctx<'_>, parts: &[Payload<'_>]) {
         if let Some(error) = error_notify(parts) {
-            // The peer keeps the old addresses; liveness tells what comes of it.
+            // The peer keeps the old addresses, and so do the children; liveness tells what comes of it.
+            let kept = self.children.first().map(|child| child.sa.path);
+            let is_here = |at: &IpAddr| ctx.addresses.is_empty() || ctx.addresses.contains(at);
+            // Unless it is to be asked about yet another path.
+            let asks_again = self.tasks.contains(&Task::Move);
+            let kept = kept.filter(|kept| kept.stream == self.path.stream && !asks_again);
+            if let Some(kept) = kept.filter(|kept| is_here(&kept.local.ip())) {
+                self.path = kept;
+            }
             let error = notify::name(error.kind);
             return tracing::warn!(ike = self.id.0, error, "the peer does not move along");
         }

@@ -85,6 +85,8 @@ pub(crate) struct Outputs {
     /// Errors told and heard.
     pub(crate) notified: Notified,
     pub(crate) tickets: Tickets,
+    /// Addresses that a peer was told of last: mostly others are told of the same.
+    pub(crate) told: Arc<[IpAddr]>,
     /// IKE SAs that were resumed by tickets (RFC 5723).
     pub(crate) resumptions: u64,
 }

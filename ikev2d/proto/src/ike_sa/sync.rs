@@ -256,6 +256,7 @@ impl IkeSa {
             Request::DeleteChild(child) => Task::DeleteChild(child),
             Request::DeleteUnmade { _unmade } => Task::DeleteUnmade(_unmade),
             Request::Move => Task::Move,
+            Request::Addresses => Task::Addresses,
             // That the peer lives has been told.
             Request::Liveness | Request::Init | Request::Intermediate(_) | Request::Auth => return,
         };

@@ -33,6 +33,7 @@ pub(crate) enum Request {
     },
     Liveness,
     Move,
+    Addresses,
 }
 
 pub(crate) struct ChildRequest {

@@ -255,7 +255,8 @@ impl IkeSa {
         self.header(exchange::IKE_SESSION_RESUME, 0, response)
     }
 
-    /// Sends the response to the request that is expected, and keeps it for repetitions.
+    /// Sends the response to the request that is expected to where that came from (§2.11), and keeps it for
+    /// repetitions.
     pub(crate) fn respond(&mut self, ctx: &mut Ctx<'_>, exchange_type: u8, id: u32, chain: Chain) {
         let header = self.header(exchange_type, id, true);
         let covered = match exchange_type {
@@ -273,8 +274,9 @@ impl IkeSa {
 
     pub(crate) fn respond_with(&mut self, ctx: &mut Ctx<'_>, id: u32, sent: Sent) {
         self.expected_request = id.wrapping_add(1);
+        let path = self.asked_from.take().map_or(self.path, |path| *path);
         for message in sent.messages() {
-            self.send(ctx, message.to_vec());
+            self.send_on(ctx, path, message.to_vec());
         }
         self.last_response = sent;
     }
@@ -383,17 +385,17 @@ impl IkeSa {
             let errand = parsed.as_ref().ok().filter(|_| !prepared);
             if let Some(errand) = errand.and_then(|parts| self.response_errand(ctx, parts)) {
                 self.last_heard = ctx.now.into();
-                self.follow(ctx, path);
                 drop(parsed);
                 self.send_out(ctx, errand, Then::Response(*header, opened));
+                self.follow(ctx, path);
                 return self.pump(ctx);
             }
             let Some(outstanding) = self.outstanding.take() else {
                 return;
             };
-            self.end_search();
             self.last_heard = ctx.now.into();
             self.follow(ctx, path);
+            self.end_search();
             match parsed {
                 Ok(parts) => {
                     ctx.out.notified.took(&parts);
@@ -410,6 +412,9 @@ impl IkeSa {
         {
             self.last_heard = ctx.now.into();
             self.follow(ctx, path);
+            if !prepared {
+                self.asked_from = (path != self.path).then(|| Box::new(path));
+            }
             match parsed {
                 Ok(parts) => {
                     if let Standing::Undecided { old } = self.standing
@@ -516,6 +521,9 @@ impl IkeSa {
         if path.stream.is_some() && self.connection.tcp == Tcp::Off {
             return;
         }
+        if self.is_searching() {
+            return self.heard_in_search(ctx, path);
+        }
         let port_only = path.remote.ip() == self.path.remote.ip();
         if port_only || self.may_wander() {
             // Where we are ourselves is then ours to say, whatever the peer knows yet.
@@ -543,6 +551,7 @@ impl IkeSa {
         let follows = self.state == State::Established
             && self.udp_encap()
             && self.nat_remote
+            && !self.is_searching()
             && (port_only || self.may_wander());
         if follows && remote != self.path.remote {
             self.path.remote = remote;
@@ -597,7 +606,7 @@ impl IkeSa {
             Request::RekeyIke(request) => self.handle_rekey_response(ctx, *request, parts),
             Request::DeleteIke { reason } => self.die(ctx, &reason),
             Request::DeleteChild(child) => self.drop_child(ctx, child, "deleted"),
-            Request::DeleteUnmade { .. } | Request::Liveness => {}
+            Request::DeleteUnmade { .. } | Request::Liveness | Request::Addresses => {}
             Request::Move => self.handle_move_response(ctx, parts),
         }
     }

@@ -55,6 +55,18 @@ impl Traps {
         of.map(|(_, trap)| trap)
     }
 
+    /// The one whose child a packet asks for. Several may have its addresses, each for other protocols or
+    /// ports; where none has those, such as a fragment's, it is the first of them.
+    fn asked_by(&self, interface: InterfaceId, packet: Trigger) -> Option<&Key> {
+        let (source, destination) = (packet.local.start, packet.remote.start);
+        let here = self.set.iter();
+        let here = here.filter(|(_, trap)| trap.asks && trap.interface == interface);
+        let of_packet = |(_, trap): &(&Key, &Trap)| packet.is_within(&trap.local, &trap.remote);
+        let exact = here.clone().find(of_packet);
+        let mut of_addresses = here.filter(|(_, trap)| trap.takes(source, destination));
+        exact.or_else(|| of_addresses.next()).map(|(key, _)| key)
+    }
+
     /// Where a connection's peers may be.
     pub(super) fn peers(&self, connection: &str) -> impl Iterator<Item = IpAddr> {
         self.of(connection)
@@ -309,17 +321,11 @@ impl Daemon {
         (source, destination): (IpAddr, IpAddr),
         trigger: Trigger,
     ) {
-        let trap = self
-            .traps
-            .set
-            .iter()
-            .filter(|(_, trap)| trap.asks && trap.interface == interface)
-            .find(|(_, trap)| trap.takes(source, destination));
-        let Some((connection, child)) = trap.map(|(key, _)| key.clone()) else {
+        let Some(key) = self.traps.asked_by(interface, trigger).cloned() else {
             return;
         };
         let now = Instant::now();
-        let key = (connection.clone(), child.clone());
+        let (connection, child) = key.clone();
         let lately = self.traps.asked.get(&key);
         if lately.is_some_and(|at| now.duration_since(*at) < PAUSE) {
             return;
@@ -440,6 +446,53 @@ mod tests {
             );
             assert_eq!(trap.minds(address("10.2.3.9")), common.is_none());
         }
+    }
+
+    /// B43: of traps for the same addresses a packet asks for its own protocol's and ports'.
+    #[test]
+    fn a_packet_asks_for_the_child_of_its_own_protocol() {
+        let net = |text: &str, protocol, (start_port, end_port)| TrafficSelector {
+            protocol,
+            start_port,
+            end_port,
+            ..TrafficSelector::prefix(text.parse().unwrap(), 16)
+        };
+        let any = (0, u16::MAX);
+        let trap = |protocol, ports| Trap {
+            local: vec![net("10.1.0.0", protocol, any)],
+            remote: vec![net("10.2.0.0", protocol, ports)],
+            peers: vec!["192.0.2.2".parse().unwrap()],
+            inside: false,
+            transport: false,
+            interface: InterfaceId::MAIN,
+            asks: true,
+            given: false,
+            blind: false,
+        };
+        let all = [
+            ("dns", trap(17, (53, 53))),
+            ("tcp", trap(6, any)),
+            ("udp", trap(17, any)),
+        ];
+        let named = all.map(|(name, trap)| (("gw".to_owned(), name.to_owned()), trap));
+        let traps = Traps {
+            set: named.into(),
+            ..Traps::default()
+        };
+        let ends = ("10.1.0.7".parse().unwrap(), "10.2.0.7".parse().unwrap());
+        for (protocol, ports, expected) in [
+            (17, Some((40000, 53)), "dns"),
+            (17, Some((40000, 443)), "udp"),
+            (17, None, "udp"),
+            (6, Some((40000, 443)), "tcp"),
+            (132, None, "dns"),
+        ] {
+            let packet = Trigger::new(ends, protocol, ports);
+            let asked = traps.asked_by(InterfaceId::MAIN, packet);
+            assert_eq!(asked.map(|(_, child)| &**child), Some(expected));
+        }
+        let elsewhere = Trigger::new((ends.1, ends.0), 6, None);
+        assert_eq!(traps.asked_by(InterfaceId::MAIN, elsewhere), None);
     }
 
     /// Of a trap that changes, and of one that comes by another name, nothing is unset before it is set

@@ -404,6 +404,26 @@ fn the_heir_of_an_ike_sa_tells_again() {
     assert_between(&pair, A[0], B[2]);
 }
 
+/// Where none of its own addresses is configured, whoever knows the routes says which leads to another one of the
+/// peer's: that is no end of the search.
+#[test]
+fn the_routes_may_say_from_where_a_peer_is_looked_for() {
+    let mut pair = pair(&B[..3]);
+    pair.up();
+    let home = path_of(&pair);
+    pair.dead = all(&[A[0], B[0], B[1]]);
+    for _ in 0..120 {
+        pair.run(SECOND);
+        let sa = pair.sides[0].endpoint.ike_sas().next().unwrap();
+        let (ike, at) = (sa.id, sa.path.remote.ip());
+        if sa.searching && at != home.remote.ip() {
+            let (now, endpoint) = (pair.now, &mut pair.sides[0].endpoint);
+            assert!(endpoint.move_to(now, ike, ip(A[1])).unwrap());
+        }
+    }
+    assert_between(&pair, A[1], B[2]);
+}
+
 /// Whoever moves the IKE SA back while its peer is looked for, as a look at the routes may, does not keep it for
 /// ever: it is given up about as soon.
 #[test]

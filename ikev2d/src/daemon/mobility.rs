@@ -47,13 +47,18 @@ impl Daemon {
             let (now_at, remote) = (sa.path.local.ip(), sa.path.remote);
             // Unless it can't be told.
             let is_here = here.is_empty() || here.contains(&now_at);
-            // It tries this host's addresses itself.
-            if sa.searching && is_here {
+            // It tries those of this host's addresses itself that are configured; without, the routes tell.
+            let mut own = sa.local_addrs.iter();
+            let named = own.any(|pattern| !matches!(pattern, AddressPattern::Any));
+            if sa.searching && is_here && named {
                 return None;
             }
             let source = net::source_towards(remote)?;
             routed.insert(sa.id, (remote.ip(), source));
-            let same = last.is_none_or(|last| last.0 != remote.ip() || last.1 == source);
+            let same = last.is_none_or(|last| match last.0 == remote.ip() {
+                true => last.1 == source,
+                false => named,
+            });
             let source = choose(now_at, source, is_here && same, sa.local_addrs, &here)?;
             (source != now_at).then_some((sa.id, source))
         });

@@ -297,6 +297,12 @@ impl IkeSa {
         search.is_some_and(|search| search.is_away(self.path))
     }
 
+    /// Whether another of the peer's addresses is tried.
+    pub(super) fn looks_elsewhere(&self) -> bool {
+        let search = self.addresses.search.as_deref();
+        search.is_some_and(|search| search.home.remote.ip() != self.path.remote.ip())
+    }
+
     /// The peer is heard while other pairs are tried: if that is where the search began, there it goes on.
     /// ESP is there still, and stays until the peer has been told of another path.
     pub(super) fn heard_in_search(&mut self, ctx: &mut Ctx<'_>, path: Path) {

@@ -19,7 +19,11 @@ impl IkeSa {
             && self.state == State::Established
             && self.standing == Standing::Current;
         if can && self.path.local.ip() != local {
-            let home = self.end_search();
+            // Another address to look for the peer from, or an end to that.
+            let home = match self.looks_elsewhere() {
+                true => None,
+                false => self.end_search(),
+            };
             if let Some(home) = home.filter(|home| home.remote.is_ipv4() == local.is_ipv4()) {
                 self.path.remote = home.remote;
             }

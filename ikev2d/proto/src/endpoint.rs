@@ -304,8 +304,8 @@ impl Endpoint {
         });
     }
 
-    /// Sets a connection up, or a further child on its established IKE SA, if that knows it. `local` is the address to
-    /// send from where the connection does not say.
+    /// Sets a connection up, or a further child on its established IKE SA, if that knows it. `local` is the
+    /// address to send from where the connection does not say.
     ///
     /// # Errors
     /// [`InitiateError`].

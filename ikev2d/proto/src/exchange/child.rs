@@ -6,7 +6,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::algorithm::Group;
-use crate::config::{ChildConfig, SelectorConfig};
+use crate::config::ChildConfig;
 use crate::crypto::CryptoError;
 use crate::event::{ChildId, ChildKeys, ChildSa, Event, InstallId, KeyedChild, Told};
 use crate::exchange::init::emit_ke;
@@ -113,8 +113,7 @@ impl IkeSa {
         first: bool,
         exchange: Option<(&[u8], Group, &[u8])>,
     ) {
-        let own = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
-        let peers = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
+        let (own, peers) = self.resolved(config);
         if config.transport && self.is_between_hosts(&own, &peers) {
             use_transport(chain);
         }
@@ -144,8 +143,7 @@ impl IkeSa {
         if let Some((_, group, public)) = exchange.filter(|(_, _, public)| !public.is_empty()) {
             chain.push(payload::KE, &emit_ke(group, public));
         }
-        let local = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
-        let remote = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
+        let (local, remote) = self.resolved(config);
         chain.push(payload::TSI, &ts::emit(&local));
         chain.push(payload::TSR, &ts::emit(&remote));
     }
@@ -303,8 +301,7 @@ impl IkeSa {
                 .ok_or("malformed selectors")
         };
         let (ts_local, ts_remote) = (selectors(payload::TSI)?, selectors(payload::TSR)?);
-        let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
-        let theirs = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
+        let (mine, theirs) = self.resolved(&config);
         let none = ts_local.is_empty() || ts_remote.is_empty();
         if none || !ts::covers(&mine, &ts_local) || !ts::covers(&theirs, &ts_remote) {
             return Err("the peer widened the traffic selectors");
@@ -450,8 +447,7 @@ impl IkeSa {
         let Some(config) = all.iter().find(|config| *config.name == *sa.child) else {
             return Default::default();
         };
-        let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
-        let peers = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
+        let (mine, peers) = self.resolved(config);
         (
             ts::narrow(&mine, &sa.ts_local),
             ts::narrow(&peers, &sa.ts_remote),
@@ -466,8 +462,7 @@ impl IkeSa {
         (local, remote): (&[ts::TrafficSelector], &[ts::TrafficSelector]),
     ) -> bool {
         self.connection.children.iter().any(|config| {
-            let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
-            let peers = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
+            let (mine, peers) = self.resolved(config);
             let (mine, peers) = (ts::narrow(&mine, ours), ts::narrow(&peers, theirs));
             let covered = ts::covers(local, &mine) && ts::covers(remote, &peers);
             config.name != chosen.name && !mine.is_empty() && !peers.is_empty() && !covered
@@ -508,8 +503,7 @@ impl IkeSa {
             (other, !allows_first(config))
         });
         for config in configs {
-            let mine = SelectorConfig::resolve_by(&config.local_ts, &self.own_dynamic());
-            let peers = SelectorConfig::resolve_by(&config.remote_ts, &self.peers_dynamic());
+            let (mine, peers) = self.resolved(config);
             let (mut ts_local, mut ts_remote) =
                 (ts::narrow(&mine, &ours), ts::narrow(&peers, &theirs));
             if ts_local.is_empty() || ts_remote.is_empty() {

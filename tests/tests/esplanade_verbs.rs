@@ -110,7 +110,14 @@ fn a_benchmark_measures_whole_tunnels_beside_a_bare_wire() {
         assert_eq!(udp["suite"], "aes128gcm16-esn");
         assert!(udp["mpps"].as_f64().unwrap() > 0.0, "{udp}");
         assert!(udp["tunnel"]["cpu"].as_f64().unwrap() > 0.0, "{udp}");
+        let pdr = find(tunnel, "pdr").unwrap_or_else(|| panic!("{tunnel}: {report}"));
+        assert!(pdr["tunnel"]["lost"].as_f64().unwrap() <= 0.005, "{pdr}");
         let delay = find(tunnel, "delay").unwrap();
+        let (rate, carried) = (
+            &delay["tunnel"]["rate"],
+            pdr["mpps"].as_f64().unwrap() * 1e6,
+        );
+        assert!(rate.as_f64().unwrap() < 0.75 * carried, "{delay} {pdr}");
         assert!(delay["latency"]["count"].as_u64().unwrap() > 0, "{delay}");
     }
     // No gateway, no processor time of one; and nothing that a tunnel adds.

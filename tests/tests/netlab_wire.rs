@@ -234,7 +234,12 @@ fn a_paced_flood_arrives_and_its_delays_are_taken() {
         };
         let flood = Flood::start((&a, at(A, 7000)), (&b, at(B, 7000)), config).unwrap();
         let report = flood.finish().unwrap();
-        assert!((1..=300).contains(&report.sent), "{report:?}");
+        // A machine whose turns are late has left some out.
+        assert!(
+            (1..=300).contains(&(report.sent + report.skipped)),
+            "{report:?}"
+        );
+        assert!(report.skipped == 0 || !urgent, "{report:?}");
         assert_eq!((report.refused, report.received), (0, report.sent));
         assert_eq!(report.delays.len(), report.received);
         assert!(report.delays.value_at_quantile(0.5) > 1);

@@ -141,7 +141,7 @@ pub struct TunnelPoint<'a> {
     pub ours: bool,
     /// Its algorithms.
     pub suite: &'a str,
-    /// `tcp`, `udp` or `delay`.
+    /// `tcp`, `udp`, `pdr` or `delay`.
     pub operation: &'a str,
     /// Octets of a packet.
     pub size: usize,

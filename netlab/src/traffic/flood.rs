@@ -19,6 +19,7 @@ use nix::sys::socket::{
 
 use super::TrafficError;
 use super::bulk::join;
+use super::pace::Pace;
 use crate::urgent::be_urgent;
 use crate::{Namespace, NamespaceError};
 
@@ -41,7 +42,8 @@ pub(super) const LONGEST: u64 = 10_000_000_000;
 pub struct FloodConfig {
     /// Octets of each UDP payload (at least 8).
     pub payload: usize,
-    /// Datagrams a second; without it as fast as the host goes.
+    /// Datagrams a second; without it as fast as the host goes. What can't be sent in time is left out, unless
+    /// it is urgent.
     pub rate: Option<f64>,
     /// How long.
     pub length: Duration,
@@ -58,6 +60,8 @@ pub struct FloodReport {
     pub sent: u64,
     /// Those that it had no room for.
     pub refused: u64,
+    /// Those that were left out, since the sender's turn came too late.
+    pub skipped: u64,
     /// Those that arrived.
     pub received: u64,
     /// Seconds from the first arrival to the last.
@@ -77,6 +81,13 @@ impl FloodReport {
     }
 }
 
+/// What was sent.
+struct Sent {
+    count: u64,
+    refused: u64,
+    skipped: u64,
+}
+
 /// What arrived.
 struct Received {
     count: u64,
@@ -89,7 +100,7 @@ type Running<T> = JoinHandle<Result<Result<T, TrafficError>, NamespaceError>>;
 /// A flood under way.
 pub struct Flood {
     done: Arc<AtomicBool>,
-    sender: Running<(u64, u64)>,
+    sender: Running<Sent>,
     receiver: Running<Received>,
 }
 
@@ -145,10 +156,11 @@ impl Flood {
         let sent = join(self.sender);
         self.done.store(true, Ordering::Release);
         let received = join(self.receiver)?;
-        let (sent, refused) = sent?;
+        let sent = sent?;
         Ok(FloodReport {
-            sent,
-            refused,
+            sent: sent.count,
+            refused: sent.refused,
+            skipped: sent.skipped,
             received: received.count,
             seconds: received.seconds,
             delays: received.delays,
@@ -167,37 +179,34 @@ fn nanos(epoch: Instant) -> u64 {
     epoch.elapsed().as_nanos() as u64
 }
 
-fn send(
-    socket: &UdpSocket,
-    config: FloodConfig,
-    epoch: Instant,
-) -> Result<(u64, u64), std::io::Error> {
+fn send(socket: &UdpSocket, config: FloodConfig, epoch: Instant) -> Result<Sent, std::io::Error> {
     let (mut sent, mut refused) = (0u64, 0u64);
     let mut datagrams = vec![vec![0u8; config.payload.max(STAMP)]; BURST];
     let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BURST, None);
     let none = vec![None; BURST];
+    let mut pace = config.rate.map(|rate| Pace::new(rate, config.urgent));
     let begun = Instant::now();
     loop {
         let gone = begun.elapsed();
         if gone >= config.length {
-            return Ok((sent, refused));
+            return Ok(Sent {
+                count: sent,
+                refused,
+                skipped: pace.map_or(0, |pace| pace.skipped()),
+            });
         }
-        let due = match config.rate {
+        let due = match &mut pace {
             None => BURST,
-            Some(rate) => {
-                let wanted = (gone.as_secs_f64() * rate) as u64;
-                let behind = wanted.saturating_sub(sent + refused).min(BURST as u64) as usize;
-                if behind == 0 {
+            Some(pace) => match pace.due(gone).min(BURST as u64) {
+                0 => {
                     // Until the next is due and no sooner: an urgent thread that looks whether it is takes
                     // turns from what it measures.
-                    let next = (sent + refused + 1) as f64 / rate;
-                    let end = config.length.as_secs_f64();
-                    let left = (next.min(end) - gone.as_secs_f64()).max(0.0);
-                    std::thread::sleep(Duration::from_secs_f64(left));
+                    let next = pace.next().min(config.length);
+                    std::thread::sleep(next.saturating_sub(gone));
                     continue;
                 }
-                behind
-            }
+                due => due as usize,
+            },
         };
         let stamp = nanos(epoch).to_be_bytes();
         for datagram in &mut datagrams {
@@ -207,6 +216,7 @@ fn send(
             .iter()
             .map(|datagram| [IoSlice::new(datagram)])
             .collect();
+        let before = sent + refused;
         match sendmmsg(
             socket.as_raw_fd(),
             &mut headers,
@@ -218,6 +228,9 @@ fn send(
             Ok(taken) => sent += taken.count() as u64,
             Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::ECONNREFUSED) => refused += due as u64,
             Err(error) => return Err(error.into()),
+        }
+        if let Some(pace) = &mut pace {
+            pace.sent(sent + refused - before);
         }
     }
 }

@@ -6,9 +6,9 @@ mod bulk;
 mod datagrams;
 mod flood;
 mod iperf3;
+mod pace;
 mod pattern;
 mod ping;
-
 mod series;
 mod stalls;
 

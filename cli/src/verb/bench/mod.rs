@@ -31,7 +31,8 @@ use crate::verb::device::parse_address;
 /// first rounds warm up. Flags with the names of dpdk-test-crypto-perf mean what they mean there.
 ///
 /// `--ptest tunnel` measures whole tunnels instead: two daemons in network namespaces, one TCP stream
-/// (iperf3), UDP packets as fast as they go, and what the tunnel adds to the delay at half of that.
+/// (iperf3), UDP packets as fast as they go, the highest rate of which at most 0.5 % is lost, and what the
+/// tunnel adds to the delay at half of that.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   esplanade bench

@@ -4,6 +4,7 @@
 
 mod ground;
 mod ours;
+mod search;
 mod strongswan;
 mod wireguard;
 
@@ -17,6 +18,7 @@ use hdrhistogram::Histogram;
 use netlab::traffic::{Flood, FloodConfig, FloodReport, Stalls, iperf3};
 
 use self::ground::{Ground, MTU, Running};
+use self::search::Search;
 
 /// IPv4 and UDP headers.
 const HEADERS: usize = 28;
@@ -126,7 +128,7 @@ struct Flooded {
     lost: f64,
 }
 
-/// Delays beside half of the load, with the tunnel and without one.
+/// Delays beside half of the load that is carried, with the tunnel and without one.
 struct Delayed {
     /// Packets a second beside the probe.
     rate: f64,
@@ -143,6 +145,8 @@ pub(super) struct Measured {
     /// Seconds a gigabit, and both gateways' processor seconds a gigabit.
     tcp: Vec<(f64, f64)>,
     floods: Vec<Vec<Flooded>>,
+    /// Of the largest packets, what is carried as good as whole.
+    carried: Vec<Flooded>,
     delays: Vec<Delayed>,
 }
 
@@ -152,6 +156,7 @@ impl Measured {
             tunnel,
             tcp: Vec::new(),
             floods: Vec::new(),
+            carried: Vec::new(),
             delays: Vec::new(),
         }
     }
@@ -174,49 +179,49 @@ impl Measured {
         let mut floods = Vec::new();
         let length = Duration::from_secs_f64(f64::from(shape.seconds) / 2.0);
         for &size in &shape.sizes {
-            ground.settle()?;
-            let before = running.cpu()?;
-            let report = flood(&ground, size, None, length)?;
-            let spent = running.cpu()? - before;
-            if report.rate() == 0.0 {
-                bail!("{name}: none of {} packets arrived", report.sent);
+            let flooded = flooded(&ground, &mut running, size, None, length)?.0;
+            if flooded.nanos.is_infinite() {
+                bail!("{name}: none of the packets of {size} octets arrived");
             }
-            floods.push(Flooded {
-                nanos: 1e9 / report.rate(),
-                cpu: spent.as_nanos() as f64 / report.received.max(1) as f64,
-                lost: lost(&report),
-            });
+            floods.push(flooded);
         }
-        let largest = shape
-            .sizes
-            .iter()
-            .zip(&floods)
-            .max_by_key(|(size, _)| **size);
-        let delay = match largest {
-            Some((&size, flooded)) if self.tunnel != Tunnel::Wire => {
-                let rate = 0.5e9 / flooded.nanos;
-                ground.settle()?;
-                let (tunnel, stalls, report) = probe(&ground, size, rate, length)?;
-                running.stop();
-                drop(ground);
-                // Whatever the hosts and the wire add is there without a tunnel as well.
-                let ground = Ground::lay()?;
-                let _bare = ground.route_directly()?;
-                let (wire, ..) = probe(&ground, size, rate, length)?;
-                Some(Delayed {
-                    rate,
-                    lost: lost(&report),
-                    tunnel,
-                    wire,
-                    stalls,
-                })
-            }
-            _ => None,
-        };
+        let sizes = shape.sizes.iter().copied().zip(&floods);
+        let largest = sizes
+            .max_by_key(|(size, _)| *size)
+            .map(|(size, flooded)| (size, 1e9 / flooded.nanos))
+            .filter(|_| self.tunnel != Tunnel::Wire);
         if counts {
             self.tcp.extend(tcp);
             self.floods.push(floods);
-            self.delays.extend(delay);
+        }
+        let Some((size, flooded)) = largest else {
+            return Ok(());
+        };
+        let carried =
+            carried(&ground, &mut running, size, flooded, length / 2)?.with_context(|| {
+                format!(
+                    "{name} loses more than {} % of any rate",
+                    search::LOSS * 100.0
+                )
+            })?;
+        let rate = 0.5e9 / carried.nanos;
+        ground.settle()?;
+        let (tunnel, stalls, report) = probe(&ground, size, rate, length)?;
+        running.stop();
+        drop(ground);
+        // Whatever the hosts and the wire add is there without a tunnel as well.
+        let ground = Ground::lay()?;
+        let _bare = ground.route_directly()?;
+        let (wire, ..) = probe(&ground, size, rate, length)?;
+        if counts {
+            self.carried.push(carried);
+            self.delays.push(Delayed {
+                rate: report.rate(),
+                lost: lost(&report),
+                tunnel,
+                wire,
+                stalls,
+            });
         }
         Ok(())
     }
@@ -243,10 +248,9 @@ impl Measured {
             cell.gbps = Some(1.0 / cell.value.median);
             cells.push(cell);
         }
-        for (at, &size) in shape.sizes.iter().enumerate() {
-            let found: Vec<&Flooded> = self.floods.iter().filter_map(|all| all.get(at)).collect();
+        let mut rates = |operation: &'static str, size: usize, found: &[&Flooded]| {
             if found.is_empty() {
-                continue;
+                return;
             }
             let of = |pick: fn(&Flooded) -> f64| found.iter().map(|f| pick(f)).collect::<Vec<_>>();
             let figures = TunnelFigures {
@@ -254,12 +258,18 @@ impl Measured {
                 lost: Some(median(&of(|f| f.lost))),
                 ..TunnelFigures::default()
             };
-            let samples = of(|f| f.nanos);
-            let point = point("udp", size, "ns per packet");
-            let mut cell = Cell::of_tunnel(&point, samples, figures, None, seed);
+            let point = point(operation, size, "ns per packet");
+            let mut cell = Cell::of_tunnel(&point, of(|f| f.nanos), figures, None, seed);
             cell.mpps = Some(1e3 / cell.value.median);
             cell.gbps = Some(size as f64 * 8.0 / cell.value.median);
             cells.push(cell);
+        };
+        for (at, &size) in shape.sizes.iter().enumerate() {
+            let found: Vec<&Flooded> = self.floods.iter().filter_map(|all| all.get(at)).collect();
+            rates("udp", size, &found);
+        }
+        if let Some(&size) = shape.sizes.iter().max() {
+            rates("pdr", size, &self.carried.iter().collect::<Vec<_>>());
         }
         if let (Some(first), Some(&size)) = (self.delays.first(), shape.sizes.iter().max()) {
             let at = |delays: &Histogram<u64>, quantile| delays.value_at_quantile(quantile) as f64;
@@ -345,8 +355,43 @@ fn begin(
     Ok(Flood::start(from, to, config)?)
 }
 
-fn flood(ground: &Ground, size: usize, rate: Option<f64>, length: Duration) -> Result<FloodReport> {
-    Ok(begin(ground, size, rate, length, 7000)?.finish()?)
+/// Packets through a tunnel, at a rate or as fast as the host sends, and the gateways' part in it; and how
+/// many were sent in a second.
+fn flooded(
+    ground: &Ground,
+    running: &mut Running,
+    size: usize,
+    rate: Option<f64>,
+    length: Duration,
+) -> Result<(Flooded, f64)> {
+    ground.settle()?;
+    let before = running.cpu()?;
+    let report = begin(ground, size, rate, length, 7000)?.finish()?;
+    let spent = running.cpu()? - before;
+    let flooded = Flooded {
+        nanos: 1e9 / report.rate(),
+        cpu: spent.as_nanos() as f64 / report.received.max(1) as f64,
+        lost: lost(&report),
+    };
+    Ok((flooded, report.sent as f64 / length.as_secs_f64()))
+}
+
+/// The highest rate of which as good as nothing is lost.
+fn carried(
+    ground: &Ground,
+    running: &mut Running,
+    size: usize,
+    flooded_rate: f64,
+    length: Duration,
+) -> Result<Option<Flooded>> {
+    let (mut search, mut best) = (Search::new(flooded_rate), None);
+    while let Some(rate) = search.trial() {
+        let (trial, sent) = flooded(ground, running, size, Some(rate), length)?;
+        if search.tell(sent, trial.lost) {
+            best = Some(trial);
+        }
+    }
+    Ok(best)
 }
 
 /// Delays of a probe beside a load, how late real-time threads ran meanwhile, and what became of the load.

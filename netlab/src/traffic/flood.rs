@@ -31,6 +31,8 @@ const STAMP: usize = 8;
 const LINGER: Duration = Duration::from_millis(300);
 /// What the receiver's socket holds, so that its turn may come late.
 const BUFFER: usize = 4 << 20;
+/// Octets that one receive may bring: datagrams that the kernel has put together (GRO) come as one.
+const MOST: usize = 1 << 16;
 /// How often a load's receiver takes what has come. Woken by each arrival it would take turns from who is
 /// measured, on a machine that is all of the hosts.
 const TURN: Duration = Duration::from_millis(1);
@@ -134,7 +136,7 @@ impl Flood {
             let done = Arc::clone(&done);
             to.0.spawn("flood-receiver", move || {
                 make_urgent(config.urgent);
-                receive(&receiver, &done, epoch, config.urgent).map_err(failed("receive on", to.1))
+                receive(&receiver, &done, epoch, config).map_err(failed("receive on", to.1))
             })?
         };
         let sender = from.0.spawn("flood-sender", move || {
@@ -239,17 +241,25 @@ fn receive(
     socket: &UdpSocket,
     done: &AtomicBool,
     epoch: Instant,
-    urgent: bool,
+    config: FloodConfig,
 ) -> Result<Received, std::io::Error> {
     if setsockopt(socket, sockopt::RcvBufForce, &BUFFER).is_err() {
         // The kernel's limit may be lower, and lowers it then.
         setsockopt(socket, sockopt::RcvBuf, &BUFFER)?;
     }
+    let FloodConfig {
+        payload, urgent, ..
+    } = config;
+    let payload = payload.max(STAMP);
+    if !urgent {
+        // As fast receivers have it: what comes through together is taken together. Older kernels do without.
+        let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
+    }
     socket.set_read_timeout(Some(Duration::from_millis(50)))?;
     let mut delays = Histogram::<u64>::new_with_bounds(1, LONGEST, 3)
         .map_err(|error| std::io::Error::other(error.to_string()))?;
     let (mut count, mut first, mut last) = (0u64, None, 0);
-    let mut buffers = vec![vec![0u8; 2048]; BURST];
+    let mut buffers = vec![vec![0u8; MOST]; BURST];
     let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BURST, None);
     let mut ended: Option<Instant> = None;
     loop {
@@ -259,7 +269,8 @@ fn receive(
                 break;
             }
         }
-        let stamps: Vec<u64> = {
+        let mut lengths = [0; BURST];
+        {
             let mut parts: Vec<[IoSliceMut<'_>; 1]> = buffers
                 .iter_mut()
                 .map(|buffer| [IoSliceMut::new(buffer)])
@@ -276,12 +287,11 @@ fn receive(
                 flags,
                 None,
             ) {
-                Ok(messages) => messages
-                    .filter_map(|message| {
-                        let stamp = message.iovs().next()?.get(..STAMP)?.try_into().ok()?;
-                        Some(u64::from_be_bytes(stamp))
-                    })
-                    .collect(),
+                Ok(messages) => {
+                    for (length, message) in lengths.iter_mut().zip(messages) {
+                        *length = message.bytes;
+                    }
+                }
                 Err(Errno::EAGAIN | Errno::EINTR) => {
                     if !urgent {
                         std::thread::sleep(TURN);
@@ -290,13 +300,19 @@ fn receive(
                 }
                 Err(error) => return Err(error.into()),
             }
-        };
+        }
         let time = nanos(epoch);
         first.get_or_insert(time);
         last = time;
-        for stamp in stamps {
+        let brought = buffers.iter().zip(lengths);
+        let brought = brought.filter_map(|(buffer, length)| buffer.get(..length));
+        for datagram in brought.flat_map(|octets| octets.chunks(payload)) {
+            let Some(stamp) = datagram.first_chunk::<STAMP>() else {
+                continue;
+            };
             count += 1;
-            delays.saturating_record(time.saturating_sub(stamp).max(1));
+            let delay = time.saturating_sub(u64::from_be_bytes(*stamp));
+            delays.saturating_record(delay.max(1));
         }
     }
     Ok(Received {

@@ -4,39 +4,53 @@
 import json
 import sys
 
-OURS = "ikev2d"
+# As it comes, and as it is set where delays matter: rates are held by both, delays by the latter.
+OURS = ("ikev2d", "ikev2d-busy-poll")
+NO_PEERS = ("wire", "ikev2d-esp")
 # An octet of ours may cost as much time as that of theirs, times this.
 STRONGSWAN_TCP = 1 / 6
 DELAY_US = {"p50": 60, "p99": 250}
 
 
+def delays(cells):
+    """Of a tunnel, in microseconds: what it adds at each percentile."""
+    for (operation, _), cell in cells.items():
+        if operation == "delay":
+            nanos = {"p50": cell["value"]["median"], "p99": cell["tunnel"]["added_p99_ns"]}
+            return {name: value / 1000 for name, value in nanos.items()}
+    return None
+
+
 def main():
-    cells = {}
+    cells, held = {}, True
     for cell in json.load(open(sys.argv[1]))["cells"]:
         cells.setdefault(cell["backend"], {})[cell["operation"], cell["size"]] = cell
-    ours, held = cells.pop(OURS), True
+    ours = {name: cells.pop(name) for name in OURS}
 
     def bar(text, good):
         nonlocal held
         held &= good
         print(f"{'held  ' if good else 'MISSED'}  {text}")
 
-    for name, theirs in cells.items():
-        if name in ("wire", "ikev2d-esp", "ikev2d-busy-poll"):
-            continue
-        for key in ours.keys() & theirs.keys():
-            operation, size = key
-            if operation == "delay":
+    for own, figures in ours.items():
+        for name, theirs in cells.items():
+            if name in NO_PEERS:
                 continue
-            rate = theirs[key]["value"]["median"] / ours[key]["value"]["median"]
-            least = 1 / STRONGSWAN_TCP if name == "strongswan" and operation == "tcp" else 1
-            bar(f"{operation} {size} B: {rate:.1f} x the rate of {name}, goal {least:.0f}", rate > least)
-            cpu = ours[key]["tunnel"]["cpu"] / theirs[key]["tunnel"]["cpu"]
-            bar(f"{operation} {size} B: {cpu:.2f} x the processor time of {name}, goal below 1", cpu < 1)
-    for (operation, _), cell in ours.items():
-        if operation == "delay":
-            for name, nanos in (("p50", cell["value"]["median"]), ("p99", cell["tunnel"]["added_p99_ns"])):
-                bar(f"delay added, {name}: {nanos / 1000:.0f} us, goal {DELAY_US[name]}", nanos / 1000 <= DELAY_US[name])
+            for key in sorted(figures.keys() & theirs.keys()):
+                operation, size = key
+                if operation == "delay":
+                    continue
+                what = f"{own}, {operation} {size} B"
+                rate = theirs[key]["value"]["median"] / figures[key]["value"]["median"]
+                least = 1 / STRONGSWAN_TCP if name == "strongswan" and operation == "tcp" else 1
+                bar(f"{what}: {rate:.1f} x the rate of {name}, goal {least:.0f}", rate > least)
+                cpu = figures[key]["tunnel"]["cpu"] / theirs[key]["tunnel"]["cpu"]
+                bar(f"{what}: {cpu:.2f} x the processor time of {name}, goal below 1", cpu < 1)
+    as_it_comes, low = (delays(figures) for figures in ours.values())
+    if as_it_comes and low:
+        for name, goal in DELAY_US.items():
+            text = f"{OURS[1]}, delay added, {name}: {low[name]:.0f} us, goal {goal}"
+            bar(f"{text} ({OURS[0]}: {as_it_comes[name]:.0f})", low[name] <= goal)
     sys.exit(not held)
 
 

@@ -413,6 +413,7 @@ fn start_tun(
             copy_dscp: section.tun.copy_dscp,
             busy_poll: section.tun.busy_poll,
             slice: section.tun.slice,
+            cpus: section.tun.cpus.clone(),
         },
         &accelerator,
         // Full: IKE's peers send again, and the data plane tells the rest again.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What threads ask of the scheduler, none of which takes a privilege: shorter slices, and to give way.
+//! What threads ask of the scheduler, none of which takes a privilege: shorter slices, to give way, and to be
+//! kept to a processor.
 #![expect(unsafe_code, reason = "sched_setattr has no safe wrapper here")]
 
 use std::io;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use nix::libc::{
     SCHED_BATCH, SCHED_OTHER, SYS_sched_getattr, SYS_sched_setattr, sched_attr, syscall,
 };
+use rustix::thread::{CpuSet, sched_setaffinity};
 use thiserror::Error;
 
 /// Why a thread is scheduled as it was.
@@ -47,6 +49,19 @@ pub(crate) fn give_way() {
     if let Err(error) = asked {
         tracing::debug!(%error, "a thread that computes gives no way");
     }
+}
+
+/// Keeps the calling thread to a processor.
+///
+/// # Errors
+/// There is no such processor, or the process may not run there.
+pub(crate) fn keep_to(cpu: usize) -> io::Result<()> {
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut only = CpuSet::new();
+    only.set(cpu);
+    Ok(sched_setaffinity(None, &only)?)
 }
 
 fn try_slice(slice: Duration) -> Result<(), SchedulingError> {
@@ -119,6 +134,25 @@ mod tests {
         assert_eq!(after.sched_nice, before.sched_nice);
         assert_eq!(after.sched_policy, before.sched_policy);
         assert_eq!(attributes().unwrap().sched_runtime, before.sched_runtime);
+    }
+
+    #[test]
+    fn a_thread_is_kept_to_the_processor_that_it_asks_for() {
+        let runs_on = || rustix::thread::sched_getaffinity(None).unwrap();
+        let before = runs_on();
+        let mine = (0..CpuSet::MAX_CPU)
+            .rfind(|cpu| before.is_set(*cpu))
+            .unwrap();
+        let after = std::thread::spawn(move || {
+            keep_to(mine).unwrap();
+            // One that is not there changes nothing.
+            assert!(keep_to(CpuSet::MAX_CPU - 1).is_err());
+            assert!(keep_to(CpuSet::MAX_CPU).is_err());
+            runs_on()
+        });
+        let after = after.join().unwrap();
+        assert_eq!((after.count(), after.is_set(mine)), (1, true));
+        assert_eq!(runs_on(), before);
     }
 
     #[test]

@@ -94,6 +94,7 @@ fn gateway(
             copy_dscp: CopyDscp::Out,
             busy_poll: Duration::ZERO,
             slice: None,
+            cpus: Vec::new(),
         };
         Dataplane::start(config, &accelerator, |_| true)
     });

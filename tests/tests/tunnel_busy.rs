@@ -80,6 +80,7 @@ fn tcp_without_end_hides_neither_the_tun_nor_sockets() {
             copy_dscp: CopyDscp::Out,
             busy_poll: Duration::ZERO,
             slice: None,
+            cpus: Vec::new(),
         };
         Dataplane::start(config, &accelerator, |_| true)
     });

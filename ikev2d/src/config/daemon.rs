@@ -156,15 +156,20 @@ pub struct TunSection {
     pub name: String,
     /// Its MTU.
     pub mtu: u16,
-    /// Queues, each with a worker; 0 is one for each core, four at most.
+    /// Queues, each with a worker; 0 is one for each of `cpus`, or for each core, four at most.
     pub queues: usize,
+    /// Processors that the workers are kept to: the first worker to the first of them, and so on, and over
+    /// again. Without any the scheduler moves them.
+    #[serde(deserialize_with = "cpus")]
+    pub cpus: Vec<usize>,
     /// What TCP is told of the tunnel's MTU, both ways: `auto`, octets of a segment, or `no`.
     #[serde(deserialize_with = "mss_clamp")]
     pub mss_clamp: MssClamp,
     /// Between which headers of tunnels DSCP is copied: `out`, `in`, `yes` (both) or `no`. ECN always is
     /// (RFC 6040).
     pub copy_dscp: CopyDscp,
-    /// Microseconds for which a worker that has nothing to do asks for more before it sleeps.
+    /// Microseconds for which a worker that has nothing to do asks for more before it sleeps, as long as
+    /// packets come that fast.
     #[serde(deserialize_with = "busy_poll")]
     pub busy_poll: Duration,
     /// Microseconds that the scheduler lets a worker run at a time (Linux 6.12): one with fewer than others
@@ -179,6 +184,7 @@ impl Default for TunSection {
             name: "esp0".to_owned(),
             mtu: 1400,
             queues: 0,
+            cpus: Vec::new(),
             mss_clamp: MssClamp::Auto,
             copy_dscp: CopyDscp::Out,
             busy_poll: Duration::ZERO,
@@ -191,9 +197,10 @@ impl TunSection {
     /// Workers of the data plane.
     pub(crate) fn workers(&self) -> usize {
         const MOST: usize = 4;
-        match self.queues {
-            0 => cores().min(MOST),
-            queues => queues,
+        match (self.queues, self.cpus.len()) {
+            (0, 0) => cores().min(MOST),
+            (0, cpus) => cpus,
+            (queues, _) => queues,
         }
     }
 }
@@ -201,6 +208,20 @@ impl TunSection {
 /// Cores of this host.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn cpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
+    const MOST: usize = rustix::thread::CpuSet::MAX_CPU;
+    let cpus = Vec::<i64>::deserialize(deserializer)?;
+    let known = |cpu| usize::try_from(cpu).ok().filter(|cpu| *cpu < MOST);
+    cpus.into_iter()
+        .map(|cpu| {
+            known(cpu).ok_or_else(|| {
+                let last = MOST - 1;
+                D::Error::custom(format!("cpus has {cpu}, and processors are 0 to {last}"))
+            })
+        })
+        .collect()
 }
 
 fn busy_poll<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

@@ -913,6 +913,23 @@ fn workers_sleep_at_once_unless_told_to_poll() {
 }
 
 #[test]
+fn workers_are_kept_to_the_processors_that_are_named() {
+    let read = |setting: &str| {
+        let text = format!("[daemon]\ntun = {{ name = \"x\"{setting} }}\n");
+        text.parse::<Config>()
+            .map(|config| (config.daemon.tun.workers(), config.daemon.tun.cpus))
+    };
+    assert!(read("").unwrap().1.is_empty());
+    assert_eq!(read(", cpus = [2, 3, 5]").unwrap(), (3, vec![2, 3, 5]));
+    assert_eq!(read(", cpus = [1], queues = 2").unwrap(), (2, vec![1]));
+    for wrong in ["[1024]", "[-1]"] {
+        let error = read(&format!(", cpus = {wrong}")).unwrap_err();
+        assert!(error.to_string().contains("cpus"), "{error}");
+    }
+    assert!(read(", cpus = 3").is_err());
+}
+
+#[test]
 fn workers_have_short_slices_unless_told_otherwise() {
     let read = |setting: &str| {
         let text = format!("[daemon]\ntun = {{ name = \"x\"{setting} }}\n");

@@ -5,6 +5,7 @@
 
 mod acquire;
 mod ah;
+mod busy_poll;
 mod class;
 mod door;
 mod from_tun;
@@ -22,7 +23,6 @@ mod waiting;
 mod worker;
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
@@ -76,10 +76,13 @@ pub struct DataplaneConfig {
     pub mss_clamp: MssClamp,
     /// Between which headers DSCP is copied.
     pub copy_dscp: CopyDscp,
-    /// For how long a worker that has nothing to do asks for more before it sleeps.
+    /// For how long a worker that has nothing to do asks for more before it sleeps, as long as that finds some.
     pub busy_poll: Duration,
     /// How long the scheduler lets a worker run at a time; without it as long as everybody.
     pub slice: Option<Duration>,
+    /// Processors that the workers are kept to, over again where there are more workers; none: the scheduler
+    /// moves them.
+    pub cpus: Vec<usize>,
 }
 
 /// Whether the segment size that TCP's SYNs offer is lowered to what a tunnel carries whole.
@@ -119,7 +122,6 @@ pub(crate) struct Shared {
     mtu: u16,
     mss_clamp: MssClamp,
     copy_dscp: CopyDscp,
-    busy_poll: Duration,
 }
 
 impl Shared {
@@ -380,6 +382,14 @@ pub enum DataplaneError {
     /// The accelerator refused a queue.
     #[error("{0}")]
     Queue(#[from] OpenQueueError),
+    /// A worker can't be kept to a processor.
+    #[error("processor {cpu}: {error} (tun.cpus names those that this process may run on)")]
+    Processor {
+        /// Its number.
+        cpu: usize,
+        /// Why.
+        error: std::io::Error,
+    },
     /// The system refused.
     #[error("{what}: {error}")]
     Host {
@@ -468,12 +478,11 @@ impl Dataplane {
             mtu: config.mtu,
             mss_clamp: config.mss_clamp,
             copy_dscp: config.copy_dscp,
-            busy_poll: config.busy_poll,
         });
         let mut workers = Vec::new();
         let count = queues.len();
         // Ends when all workers have begun.
-        let (beginning, begun) = mpsc::channel::<Infallible>();
+        let (beginning, begun) = mpsc::channel::<DataplaneError>();
         for (number, tun_queue) in queues.into_iter().enumerate() {
             tun_queue.set_nonblocking(true).map_err(tun)?;
             let queue = accelerator.open_queue(&QueueConfig {
@@ -500,6 +509,7 @@ impl Dataplane {
                 reads_ah: ah().map_err(duplicating)?,
                 queue,
                 pool: pool.clone(),
+                busy_poll: config.busy_poll,
                 epoll: epoll::create(epoll::CreateFlags::CLOEXEC)
                     .map_err(|error| host("epoll")(error.into()))?,
             };
@@ -510,10 +520,17 @@ impl Dataplane {
             parts.reads_raw.retain(|_| at.next().is_some_and(mine));
             parts.reads_ah.retain(|_| at.next().is_some_and(mine));
             let (slice, beginning) = (config.slice, beginning.clone());
+            let cpu = config.cpus.iter().cycle().nth(number).copied();
             let thread = std::thread::Builder::new().name(format!("dataplane-{number}"));
             workers.push(
                 thread
                     .spawn(move || {
+                        if let Some(cpu) = cpu
+                            && let Err(error) = scheduling::keep_to(cpu)
+                        {
+                            let _ = beginning.send(DataplaneError::Processor { cpu, error });
+                            return;
+                        }
                         slice.into_iter().for_each(scheduling::ask_for_slice);
                         drop(beginning);
                         worker::Worker::new(parts).run();
@@ -523,15 +540,17 @@ impl Dataplane {
         }
         // Who has started them goes on to give up system calls, and asking for a slice takes two.
         drop(beginning);
-        let _ = begun.recv();
-        Ok(Self {
+        let refused = begun.recv();
+        let this = Self {
             shared,
             tun_name,
             tun_index,
             apart_from_esp,
             pool,
             workers,
-        })
+        };
+        // Those that have begun end with it.
+        refused.map_or_else(|_| Ok(this), Err)
     }
 
     /// Name of the TUN interface.

@@ -5,7 +5,6 @@
 
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use offload_api::queue::Arm;
@@ -99,12 +98,8 @@ impl Ready {
 impl Worker {
     /// Whether it asks for more before it sleeps, as it does now: a sleeper costs whoever wakes it, and wakes
     /// late. Other threads go first.
-    pub(super) fn asks_on(&mut self, idle: &mut Option<Instant>) -> bool {
-        let busy_poll = self.shared.busy_poll;
-        if busy_poll.is_zero() || !self.ops.is_empty() {
-            return false;
-        }
-        let goes_on = idle.get_or_insert_with(Instant::now).elapsed() < busy_poll;
+    pub(super) fn asks_on(&mut self) -> bool {
+        let goes_on = self.ops.is_empty() && self.poll.goes_on();
         if goes_on {
             rustix::thread::sched_yield();
             self.look();

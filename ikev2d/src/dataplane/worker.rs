@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use offload_api::frame::{Frame, FramePool};
 use offload_api::queue::{Done, Op, QueuePair, Status};
@@ -19,6 +19,7 @@ use tun_rs::SyncDevice;
 
 use super::acquire::AcquireGate;
 use super::ah::restore_header;
+use super::busy_poll::BusyPoll;
 use super::from_tun::{FromTun, MOST_PACKETS};
 use super::interfaces::{InterfaceId, Queues};
 use super::mail;
@@ -62,6 +63,8 @@ pub(super) struct Parts {
     pub(super) reads_ah: Vec<OwnedFd>,
     pub(super) queue: Box<dyn QueuePair>,
     pub(super) pool: FramePool,
+    /// For how long it asks for more before it sleeps.
+    pub(super) busy_poll: Duration,
     /// To wait for further interfaces with.
     pub(super) epoll: OwnedFd,
 }
@@ -99,6 +102,7 @@ pub(super) struct Worker {
     pub(super) acquires: AcquireGate,
     pub(super) waiting: Waiting,
     answers: AnswerGate,
+    pub(super) poll: BusyPoll,
 }
 
 pub(super) enum Flight {
@@ -148,14 +152,13 @@ impl Worker {
             acquires: AcquireGate::default(),
             waiting: Waiting::default(),
             answers: AnswerGate::default(),
+            poll: BusyPoll::new(parts.busy_poll),
         }
     }
 
     pub(super) fn run(&mut self) {
         let mut asked = true;
         let mut mailed = false;
-        // Since when there has been nothing to do.
-        let mut idle = None;
         while !self.shared.stop.load(std::sync::atomic::Ordering::Acquire) {
             let mut worked = false;
             self.starved = self.pool.available() < MOST_PACKETS;
@@ -186,9 +189,11 @@ impl Worker {
             worked |= self.finish();
             asked = !worked;
             if worked {
-                idle = None;
-            } else if !self.asks_on(&mut idle) {
+                self.poll.found();
+            } else if !self.asks_on() {
+                let since = self.poll.sleeps();
                 self.sleep();
+                self.poll.slept(since);
             }
         }
     }

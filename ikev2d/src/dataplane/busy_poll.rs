@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! For how long a worker asks for more before it sleeps. To ask pays where the next packet comes about as
-//! soon as a sleeper would be woken, and burns a processor where it doesn't; so the time falls while sleeps are
-//! long, and is whole again after the first short one, as in KVM's halt polling.
+//! soon as a sleeper would be woken, and burns a processor where it doesn't; so each long sleep halves the time,
+//! and each short one doubles it, as in KVM's halt polling.
 
 use std::time::{Duration, Instant};
 
@@ -54,10 +54,12 @@ impl BusyPoll {
     }
 
     fn adapt(&mut self, slept: Duration) {
-        self.now = match self.now / 2 {
-            _ if slept < self.most => self.most,
-            half if half < LEAST => Duration::ZERO,
-            half => half,
+        self.now = if slept < self.most {
+            (self.now * 2).max(LEAST).min(self.most)
+        } else {
+            Some(self.now / 2)
+                .filter(|half| *half >= LEAST)
+                .unwrap_or_default()
         };
     }
 }
@@ -80,19 +82,26 @@ mod tests {
     }
 
     #[test]
-    fn long_sleeps_end_it_and_a_short_one_begins_it_again() {
+    fn long_sleeps_end_it_and_short_ones_begin_it_again() {
         let mut poll = BusyPoll::new(MOST);
-        let times: Vec<_> = (0..6)
-            .map(|_| {
-                let now = poll.now.as_micros();
-                poll.adapt(LONG);
-                now
-            })
-            .collect();
-        assert_eq!(times, [100, 50, 25, 12, 0, 0]);
-        assert!(!poll.goes_on());
-        poll.adapt(MOST / 2);
-        assert_eq!(poll.now, MOST);
+        let mut after = |slept: Duration| {
+            poll.adapt(slept);
+            poll.now.as_micros()
+        };
+        assert_eq!([LONG; 5].map(&mut after), [50, 25, 12, 0, 0]);
+        assert_eq!([MOST / 2; 5].map(&mut after), [10, 20, 40, 80, 100]);
+        // What comes by turns stays between.
+        assert_eq!([LONG, MOST / 2, LONG].map(&mut after), [50, 100, 50]);
+    }
+
+    #[test]
+    fn less_than_is_worth_a_look_is_done_as_it_is_set() {
+        let most = LEAST / 2;
+        let mut poll = BusyPoll::new(most);
+        poll.adapt(LONG);
+        assert!(poll.now.is_zero());
+        poll.adapt(Duration::ZERO);
+        assert_eq!(poll.now, most);
     }
 
     #[test]

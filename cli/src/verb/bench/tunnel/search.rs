@@ -17,7 +17,8 @@ const MOST: usize = 12;
 /// A search on its way.
 pub(super) struct Search {
     trial: f64,
-    /// A trial that lost too much is made twice: the machine may have been busy with something else.
+    /// A trial that lost too much, or was sent too slowly, is made twice: the machine may have been busy with
+    /// something else.
     again: bool,
     /// The highest rate that was sent and carried.
     carried: Option<f64>,
@@ -50,17 +51,17 @@ impl Search {
         self.trials += 1;
         let good = lost <= LOSS;
         let best = good && self.carried.is_none_or(|carried| sent > carried);
-        if good {
-            self.again = false;
-            if best {
-                self.carried = Some(sent);
-            }
-            self.done = sent < REACHED * self.trial;
-        } else if !self.again {
-            self.again = true;
+        let short = sent < REACHED * self.trial;
+        if best {
+            self.carried = Some(sent);
+        }
+        self.again = (!good || short) && !self.again;
+        if self.again {
             return best;
+        }
+        if good {
+            self.done = short;
         } else {
-            self.again = false;
             self.refused = Some(self.trial);
         }
         self.trial = match (self.carried, self.refused) {
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_sender_that_has_no_more_to_give_ends_it() {
-        assert_eq!(search(1e5, 1e9, 1.1e5), (Some(1.1e5), 3));
+        assert_eq!(search(1e5, 1e9, 1.1e5), (Some(1.1e5), 4));
     }
 
     #[test]

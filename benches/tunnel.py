@@ -25,7 +25,7 @@ def main():
     cells, held = {}, True
     for cell in json.load(open(sys.argv[1]))["cells"]:
         cells.setdefault(cell["backend"], {})[cell["operation"], cell["size"]] = cell
-    ours = {name: cells.pop(name) for name in OURS}
+    ours = {name: cells.pop(name, {}) for name in OURS}
 
     def bar(text, good):
         nonlocal held
@@ -36,21 +36,27 @@ def main():
         for name, theirs in cells.items():
             if name in NO_PEERS:
                 continue
-            for key in sorted(figures.keys() & theirs.keys()):
+            for key in sorted(theirs.keys()):
                 operation, size = key
                 if operation == "delay":
                     continue
                 what = f"{own}, {operation} {size} B"
+                if key not in figures:
+                    bar(f"{what}: not measured", False)
+                    continue
                 rate = theirs[key]["value"]["median"] / figures[key]["value"]["median"]
                 least = 1 / STRONGSWAN_TCP if name == "strongswan" and operation == "tcp" else 1
                 bar(f"{what}: {rate:.1f} x the rate of {name}, goal {least:.0f}", rate > least)
                 cpu = figures[key]["tunnel"]["cpu"] / theirs[key]["tunnel"]["cpu"]
                 bar(f"{what}: {cpu:.2f} x the processor time of {name}, goal below 1", cpu < 1)
     as_it_comes, low = (delays(figures) for figures in ours.values())
-    if as_it_comes and low:
-        for name, goal in DELAY_US.items():
-            text = f"{OURS[1]}, delay added, {name}: {low[name]:.0f} us, goal {goal}"
-            bar(f"{text} ({OURS[0]}: {as_it_comes[name]:.0f})", low[name] <= goal)
+    for name, goal in DELAY_US.items():
+        what = f"{OURS[1]}, delay added, {name}"
+        if low is None:
+            bar(f"{what}: not measured", False)
+            continue
+        beside = f" ({OURS[0]}: {as_it_comes[name]:.0f})" if as_it_comes else ""
+        bar(f"{what}: {low[name]:.0f} us, goal {goal}{beside}", low[name] <= goal)
     sys.exit(not held)
 
 

@@ -26,10 +26,16 @@ fn allowed(process: u32, name: &str) -> Vec<String> {
     .collect()
 }
 
-/// One of those that this process may run on.
-fn processor() -> String {
+/// Those that this process may run on.
+fn processors() -> Vec<usize> {
     let own = allowed(std::process::id(), &own_name()).pop().unwrap();
-    own.rsplit([',', '-']).next().unwrap().to_owned()
+    let number = |text: &str| text.parse::<usize>().unwrap();
+    own.split(',')
+        .flat_map(|part| match part.split_once('-') {
+            Some((first, last)) => number(first)..=number(last),
+            None => number(part)..=number(part),
+        })
+        .collect()
 }
 
 fn own_name() -> String {
@@ -42,12 +48,18 @@ fn workers_stay_on_the_processors_that_are_named() {
     netlab::ensure_privileges().unwrap();
     let host = Namespace::new("a").unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let cpu = processor();
-    let tun = format!("name = \"esp0\", mtu = 1400, queues = 2, cpus = [{cpu}]");
+    // The last first, so that it is not any order that will do; there may be but one.
+    let mut cpus = processors();
+    cpus.reverse();
+    cpus.truncate(2);
+    let tun = format!("name = \"esp0\", mtu = 1400, queues = 2, cpus = {cpus:?}");
     let gateway = Gateway::ikev2d_tun(&host, directory.path(), &tun, "");
-    for worker in ["dataplane-0", "dataplane-1"] {
+    let cycle = cpus.iter().cycle();
+    for (worker, cpu) in ["dataplane-0", "dataplane-1"].into_iter().zip(cycle) {
         // It listens to clients before its data plane is there.
-        wait(worker, || allowed(gateway.id(), worker) == [cpu.as_str()]);
+        wait(worker, || {
+            allowed(gateway.id(), worker) == [cpu.to_string()]
+        });
     }
     // The others run where they like.
     let whole = allowed(std::process::id(), &own_name()).pop().unwrap();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! For how long a worker asks for more before it sleeps. To ask pays where the next packet comes about as
-//! soon as a sleeper would be woken, and burns a processor where it doesn't; so each long sleep halves the time,
-//! and each short one doubles it, as in KVM's halt polling.
+//! soon as a sleeper would be woken, and burns a processor where it doesn't; so each long time of nothing halves
+//! that of asking, and each short one doubles it, as in KVM's halt polling.
 
 use std::time::{Duration, Instant};
 
@@ -40,12 +40,13 @@ impl BusyPoll {
         !self.now.is_zero() && self.idle.get_or_insert_with(Instant::now).elapsed() < self.now
     }
 
-    /// What [`slept`](Self::slept) wants to know of the moment before.
+    /// Before it sleeps: since when there has been nothing to do, which [`slept`](Self::slept) wants to know.
     pub(super) fn sleeps(&self) -> Option<Instant> {
-        (!self.most.is_zero()).then(Instant::now)
+        (!self.most.is_zero()).then(|| self.idle.unwrap_or_else(Instant::now))
     }
 
-    /// Takes in how long it slept: less than it may ask on, and it would have found something.
+    /// Takes in how long there was nothing to do: less than it may ask on, and asking would have found
+    /// something.
     pub(super) fn slept(&mut self, since: Option<Instant>) {
         if let Some(since) = since {
             self.adapt(since.elapsed());
@@ -53,8 +54,8 @@ impl BusyPoll {
         self.idle = None;
     }
 
-    fn adapt(&mut self, slept: Duration) {
-        self.now = if slept < self.most {
+    fn adapt(&mut self, nothing: Duration) {
+        self.now = if nothing < self.most {
             (self.now * 2).max(LEAST).min(self.most)
         } else {
             Some(self.now / 2)
@@ -92,6 +93,17 @@ mod tests {
         assert_eq!([MOST / 2; 5].map(&mut after), [10, 20, 40, 80, 100]);
         // What comes by turns stays between.
         assert_eq!([LONG, MOST / 2, LONG].map(&mut after), [50, 100, 50]);
+    }
+
+    #[test]
+    fn what_it_asked_in_vain_counts() {
+        let mut poll = BusyPoll::new(MOST);
+        let begun = Instant::now().checked_sub(MOST).unwrap();
+        poll.idle = Some(begun);
+        let since = poll.sleeps();
+        assert_eq!(since, Some(begun));
+        poll.slept(since);
+        assert_eq!((poll.now, poll.idle), (MOST / 2, None));
     }
 
     #[test]

@@ -538,7 +538,7 @@ impl Dataplane {
                     .map_err(host("starting a worker"))?,
             );
         }
-        // Who has started them goes on to give up system calls, and asking for a slice takes two.
+        // Who has started them goes on to give up system calls, some of which workers begin with.
         drop(beginning);
         let refused = begun.recv();
         let this = Self {

@@ -83,7 +83,7 @@ impl FloodReport {
     }
 }
 
-/// What was sent.
+/// What was sent, by the names of [`FloodReport`].
 struct Sent {
     count: u64,
     refused: u64,

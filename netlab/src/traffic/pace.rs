@@ -14,17 +14,20 @@ pub(super) struct Pace {
     rate: f64,
     /// Most that may be due at once.
     most: u64,
+    /// Those that were sent.
     sent: u64,
+    /// Those that were left out.
     skipped: u64,
 }
 
 impl Pace {
     /// At `rate` a second; with `catches_up` whatever is late is sent all the same.
     pub(super) fn new(rate: f64, catches_up: bool) -> Self {
+        // The one that is due now, and those that were within the time before.
         let most = if catches_up {
             u64::MAX
         } else {
-            ((rate * LATE) as u64).max(1)
+            (rate * LATE) as u64 + 1
         };
         Self {
             rate,
@@ -50,7 +53,8 @@ impl Pace {
 
     /// After which time the next is due.
     pub(super) fn next(&self) -> Duration {
-        Duration::from_secs_f64((self.sent + self.skipped + 1) as f64 / self.rate)
+        let next = (self.sent + self.skipped + 1) as f64 / self.rate;
+        Duration::try_from_secs_f64(next).unwrap_or(Duration::MAX)
     }
 
     /// Those that were left out.
@@ -83,11 +87,30 @@ mod tests {
     #[test]
     fn a_load_that_is_late_leaves_out_what_was_due_long_ago() {
         let mut pace = Pace::new(100_000.0, false);
-        assert_eq!(pace.due(micros(1_005)), 10);
-        assert_eq!(pace.skipped(), 90);
-        pace.sent(10);
+        assert_eq!(pace.due(micros(1_005)), 11);
+        assert_eq!(pace.skipped(), 89);
+        pace.sent(11);
         assert_eq!(pace.next(), micros(1_010));
         assert_eq!(pace.due(micros(1_015)), 1);
+    }
+
+    #[test]
+    fn turns_that_are_late_by_less_leave_nothing_out() {
+        for rate in [500.0, 9_900.0, 15_000.0, 19_900.0, 29_000.0, 150_000.0] {
+            let mut pace = Pace::new(rate, false);
+            for _ in 0..1000 {
+                let due = pace.due(pace.next() + micros(90));
+                pace.sent(due);
+            }
+            assert_eq!(pace.skipped(), 0, "{rate}");
+        }
+    }
+
+    #[test]
+    fn nothing_a_second_is_never_due() {
+        let mut pace = Pace::new(0.0, false);
+        assert_eq!(pace.due(Duration::from_secs(3600)), 0);
+        assert_eq!(pace.next(), Duration::MAX);
     }
 
     #[test]

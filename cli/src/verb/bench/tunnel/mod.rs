@@ -209,14 +209,15 @@ impl Measured {
         let (tunnel, stalls, report) = probe(&ground, size, rate, length)?;
         running.stop();
         drop(ground);
-        // Whatever the hosts and the wire add is there without a tunnel as well.
+        // Whatever the hosts and the wire add is there without a tunnel as well, beside what was sent into it.
+        let rate = report.sent as f64 / (length + 2 * MARGIN).as_secs_f64();
         let ground = Ground::lay()?;
         let _bare = ground.route_directly()?;
         let (wire, ..) = probe(&ground, size, rate, length)?;
         if counts {
             self.carried.push(carried);
             self.delays.push(Delayed {
-                rate: report.rate(),
+                rate,
                 lost: lost(&report),
                 tunnel,
                 wire,
@@ -368,8 +369,13 @@ fn flooded(
     let before = running.cpu()?;
     let report = begin(ground, size, rate, length, 7000)?.finish()?;
     let spent = running.cpu()? - before;
+    // Of a flood by the receiver's clock, of a rate by the sender's, which has kept it.
+    let arrived = match rate {
+        None => report.rate(),
+        Some(_) => report.received as f64 / length.as_secs_f64(),
+    };
     let flooded = Flooded {
-        nanos: 1e9 / report.rate(),
+        nanos: 1e9 / arrived,
         cpu: spent.as_nanos() as f64 / report.received.max(1) as f64,
         lost: lost(&report),
     };

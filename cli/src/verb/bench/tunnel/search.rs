@@ -14,17 +14,31 @@ const REACHED: f64 = 0.95;
 /// Trials at most.
 const MOST: usize = 12;
 
+/// How a trial ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It was carried, as it should be.
+    Carried,
+    /// Too much of it was lost.
+    Lost,
+    /// It was carried, and the host had not sent it all.
+    Short,
+}
+
 /// A search on its way.
 pub(super) struct Search {
+    /// The rate to try.
     trial: f64,
-    /// A trial that lost too much, or was sent too slowly, is made twice: the machine may have been busy with
-    /// something else.
-    again: bool,
+    /// How it ended before. A trial that was not carried is made until it has ended so twice: the machine may
+    /// have been busy with something else.
+    before: Option<Outcome>,
     /// The highest rate that was sent and carried.
     carried: Option<f64>,
     /// The lowest rate of which too much was lost.
     refused: Option<f64>,
+    /// How many were made.
     trials: usize,
+    /// There is nothing left to try.
     done: bool,
 }
 
@@ -33,7 +47,7 @@ impl Search {
     pub(super) fn new(flooded: f64) -> Self {
         Self {
             trial: flooded * FIRST,
-            again: false,
+            before: None,
             carried: None,
             refused: None,
             trials: 0,
@@ -51,18 +65,23 @@ impl Search {
         self.trials += 1;
         let good = lost <= LOSS;
         let best = good && self.carried.is_none_or(|carried| sent > carried);
-        let short = sent < REACHED * self.trial;
         if best {
             self.carried = Some(sent);
         }
-        self.again = (!good || short) && !self.again;
-        if self.again {
+        let outcome = match good {
+            false => Outcome::Lost,
+            true if sent < REACHED * self.trial => Outcome::Short,
+            true => Outcome::Carried,
+        };
+        if outcome != Outcome::Carried && self.before != Some(outcome) {
+            self.before = Some(outcome);
             return best;
         }
-        if good {
-            self.done = short;
-        } else {
-            self.refused = Some(self.trial);
+        self.before = None;
+        match outcome {
+            Outcome::Carried => {}
+            Outcome::Lost => self.refused = Some(self.trial),
+            Outcome::Short => self.done = true,
         }
         self.trial = match (self.carried, self.refused) {
             (Some(carried), Some(refused)) => {
@@ -103,6 +122,18 @@ mod tests {
     #[test]
     fn a_sender_that_has_no_more_to_give_ends_it() {
         assert_eq!(search(1e5, 1e9, 1.1e5), (Some(1.1e5), 4));
+    }
+
+    #[test]
+    fn a_trial_is_made_until_it_has_ended_so_twice() {
+        let mut search = Search::new(1e5);
+        for (sent, lost) in [(8e4, 0.2), (5e4, 0.0), (8e4, 0.2), (5e4, 0.0)] {
+            search.tell(sent, lost);
+            assert_eq!(search.trial(), Some(8e4));
+        }
+        assert_eq!(search.carried, Some(5e4));
+        search.tell(5e4, 0.0);
+        assert_eq!(search.trial(), None);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) const MOST: usize = MTU;
 const PROBE: usize = 64 - HEADERS;
 const PROBES: f64 = 2000.0;
 /// Microseconds.
-const BUSY_POLL: u32 = 100;
+const BUSY_POLL: u32 = 200;
 const PROBE_PORT: u16 = 7002;
 /// Load goes on while the probe begins and ends.
 const MARGIN: Duration = Duration::from_millis(250);

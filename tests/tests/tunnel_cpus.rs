@@ -3,44 +3,31 @@
 
 mod gateway;
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, DirEntry};
 use std::process::Command;
 
 use gateway::{Gateway, wait};
 use netlab::Namespace;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 
-/// Where threads of this name may run.
-fn allowed(process: u32, name: &str) -> Vec<String> {
+/// The processors that a thread may run on.
+fn allowed(thread: Pid) -> nix::Result<Vec<usize>> {
+    let set = sched_getaffinity(thread)?;
+    let all = 0..CpuSet::count();
+    Ok(all.filter(|cpu| set.is_set(*cpu) == Ok(true)).collect())
+}
+
+/// Those of a process's threads of this name.
+fn allowed_of(process: u32, name: &str) -> Vec<Vec<usize>> {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
-    let tasks = tasks.map(|task| task.unwrap().path());
+    let tasks = tasks.map(|task| task.unwrap());
     // A thread may have ended meanwhile.
-    let read = |task: &Path, file: &str| fs::read_to_string(task.join(file)).unwrap_or_default();
-    let mine = tasks.filter(|task| read(task, "comm").trim() == name);
-    mine.filter_map(|task| {
-        let status = read(&task, "status");
-        let mut lines = status.lines();
-        let line = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-        Some(line.trim().to_owned())
-    })
-    .collect()
-}
-
-/// Those that this process may run on.
-fn processors() -> Vec<usize> {
-    let own = allowed(std::process::id(), &own_name()).pop().unwrap();
-    let number = |text: &str| text.parse::<usize>().unwrap();
-    own.split(',')
-        .flat_map(|part| match part.split_once('-') {
-            Some((first, last)) => number(first)..=number(last),
-            None => number(part)..=number(part),
-        })
+    let comm = |task: &DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    let mine = tasks.filter(|task| comm(task).trim() == name);
+    let thread = |task: DirEntry| task.file_name().to_str()?.parse().ok().map(Pid::from_raw);
+    mine.filter_map(|task| allowed(thread(task)?).ok())
         .collect()
-}
-
-fn own_name() -> String {
-    let name = fs::read_to_string("/proc/self/comm").unwrap();
-    name.trim().to_owned()
 }
 
 #[test]
@@ -49,7 +36,8 @@ fn workers_stay_on_the_processors_that_are_named() {
     let host = Namespace::new("a").unwrap();
     let directory = tempfile::tempdir().unwrap();
     // The last first, so that it is not any order that will do; there may be but one.
-    let mut cpus = processors();
+    let whole = allowed(Pid::from_raw(0)).unwrap();
+    let mut cpus = whole.clone();
     cpus.reverse();
     cpus.truncate(2);
     let tun = format!("name = \"esp0\", mtu = 1400, queues = 2, cpus = {cpus:?}");
@@ -57,13 +45,10 @@ fn workers_stay_on_the_processors_that_are_named() {
     let cycle = cpus.iter().cycle();
     for (worker, cpu) in ["dataplane-0", "dataplane-1"].into_iter().zip(cycle) {
         // It listens to clients before its data plane is there.
-        wait(worker, || {
-            allowed(gateway.id(), worker) == [cpu.to_string()]
-        });
+        wait(worker, || allowed_of(gateway.id(), worker) == [[*cpu]]);
     }
     // The others run where they like.
-    let whole = allowed(std::process::id(), &own_name()).pop().unwrap();
-    assert!(allowed(gateway.id(), "ikev2d").contains(&whole));
+    assert!(allowed_of(gateway.id(), "ikev2d").contains(&whole));
 }
 
 #[test]

@@ -199,11 +199,11 @@ fn send(socket: &UdpSocket, config: FloodConfig, epoch: Instant) -> Result<Sent,
         }
         let due = match &mut pace {
             None => BURST,
-            Some(pace) => match pace.due(gone).min(BURST as u64) {
+            Some(pace) => match pace.due(gone, sent + refused).min(BURST as u64) {
                 0 => {
                     // Until the next is due and no sooner: an urgent thread that looks whether it is takes
                     // turns from what it measures.
-                    let next = pace.next().min(config.length);
+                    let next = pace.next(sent + refused).min(config.length);
                     std::thread::sleep(next.saturating_sub(gone));
                     continue;
                 }
@@ -218,7 +218,6 @@ fn send(socket: &UdpSocket, config: FloodConfig, epoch: Instant) -> Result<Sent,
             .iter()
             .map(|datagram| [IoSlice::new(datagram)])
             .collect();
-        let before = sent + refused;
         match sendmmsg(
             socket.as_raw_fd(),
             &mut headers,
@@ -230,9 +229,6 @@ fn send(socket: &UdpSocket, config: FloodConfig, epoch: Instant) -> Result<Sent,
             Ok(taken) => sent += taken.count() as u64,
             Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::ECONNREFUSED) => refused += due as u64,
             Err(error) => return Err(error.into()),
-        }
-        if let Some(pace) = &mut pace {
-            pace.sent(sent + refused - before);
         }
     }
 }

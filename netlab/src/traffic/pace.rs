@@ -14,8 +14,6 @@ pub(super) struct Pace {
     rate: f64,
     /// Most that may be due at once.
     most: u64,
-    /// Those that were sent.
-    sent: u64,
     /// Those that were left out.
     skipped: u64,
 }
@@ -32,28 +30,22 @@ impl Pace {
         Self {
             rate,
             most,
-            sent: 0,
             skipped: 0,
         }
     }
 
-    /// How many are due after such a time.
-    pub(super) fn due(&mut self, gone: Duration) -> u64 {
+    /// How many are due after such a time, of which so many were sent before.
+    pub(super) fn due(&mut self, gone: Duration, sent: u64) -> u64 {
         let wanted = (gone.as_secs_f64() * self.rate) as u64;
-        let due = wanted.saturating_sub(self.sent + self.skipped);
+        let due = wanted.saturating_sub(sent + self.skipped);
         let left_out = due.saturating_sub(self.most);
         self.skipped += left_out;
         due - left_out
     }
 
-    /// Takes note of what was sent.
-    pub(super) fn sent(&mut self, count: u64) {
-        self.sent += count;
-    }
-
-    /// After which time the next is due.
-    pub(super) fn next(&self) -> Duration {
-        let next = (self.sent + self.skipped + 1) as f64 / self.rate;
+    /// After which time the next is due, behind so many that were sent.
+    pub(super) fn next(&self, sent: u64) -> Duration {
+        let next = (sent + self.skipped + 1) as f64 / self.rate;
         Duration::try_from_secs_f64(next).unwrap_or(Duration::MAX)
     }
 
@@ -73,34 +65,32 @@ mod tests {
 
     #[test]
     fn a_rate_in_time_is_sent_whole() {
-        let mut pace = Pace::new(100_000.0, false);
+        let (mut pace, mut sent) = (Pace::new(100_000.0, false), 0);
         for step in 1..=1000u64 {
-            let due = pace.due(micros(50 * step));
+            let due = pace.due(micros(50 * step), sent);
             assert!((4..=6).contains(&due), "{due}");
-            pace.sent(due);
+            sent += due;
         }
-        assert_eq!((pace.sent, pace.skipped()), (5000, 0));
-        assert_eq!(pace.due(micros(50_000)), 0);
-        assert_eq!(pace.next(), micros(50_010));
+        assert_eq!((sent, pace.skipped()), (5000, 0));
+        assert_eq!(pace.due(micros(50_000), sent), 0);
+        assert_eq!(pace.next(sent), micros(50_010));
     }
 
     #[test]
     fn a_load_that_is_late_leaves_out_what_was_due_long_ago() {
         let mut pace = Pace::new(100_000.0, false);
-        assert_eq!(pace.due(micros(1_005)), 11);
+        assert_eq!(pace.due(micros(1_005), 0), 11);
         assert_eq!(pace.skipped(), 89);
-        pace.sent(11);
-        assert_eq!(pace.next(), micros(1_010));
-        assert_eq!(pace.due(micros(1_015)), 1);
+        assert_eq!(pace.next(11), micros(1_010));
+        assert_eq!(pace.due(micros(1_015), 11), 1);
     }
 
     #[test]
     fn turns_that_are_late_by_less_leave_nothing_out() {
         for rate in [500.0, 9_900.0, 15_000.0, 19_900.0, 29_000.0, 150_000.0] {
-            let mut pace = Pace::new(rate, false);
+            let (mut pace, mut sent) = (Pace::new(rate, false), 0);
             for _ in 0..1000 {
-                let due = pace.due(pace.next() + micros(90));
-                pace.sent(due);
+                sent += pace.due(pace.next(sent) + micros(90), sent);
             }
             assert_eq!(pace.skipped(), 0, "{rate}");
         }
@@ -109,22 +99,22 @@ mod tests {
     #[test]
     fn nothing_a_second_is_never_due() {
         let mut pace = Pace::new(0.0, false);
-        assert_eq!(pace.due(Duration::from_secs(3600)), 0);
-        assert_eq!(pace.next(), Duration::MAX);
+        assert_eq!(pace.due(Duration::from_secs(3600), 0), 0);
+        assert_eq!(pace.next(0), Duration::MAX);
     }
 
     #[test]
     fn a_probe_that_is_late_sends_all() {
         let mut pace = Pace::new(2_000.0, true);
-        assert_eq!(pace.due(micros(10_250)), 20);
+        assert_eq!(pace.due(micros(10_250), 0), 20);
         assert_eq!(pace.skipped(), 0);
     }
 
     #[test]
     fn a_low_rate_is_sent_one_by_one() {
         let mut pace = Pace::new(10.0, false);
-        assert_eq!(pace.due(micros(99_000)), 0);
-        assert_eq!(pace.due(micros(350_000)), 1);
+        assert_eq!(pace.due(micros(99_000), 0), 0);
+        assert_eq!(pace.due(micros(350_000), 0), 1);
         assert_eq!(pace.skipped(), 2);
     }
 }

@@ -876,13 +876,15 @@ fn interfaces_are_checked() {
 }
 
 /// B40: what `copy_dscp` may be.
+/// The section with a further setting of the TUN interface.
+fn tun(setting: &str) -> Result<daemon::TunSection, ConfigError> {
+    let text = format!("[daemon]\ntun = {{ name = \"x\"{setting} }}\n");
+    Ok(text.parse::<Config>()?.daemon.tun)
+}
+
 #[test]
 fn dscp_is_copied_outwards_unless_told_otherwise() {
-    let read = |setting: &str| {
-        let text = format!("[daemon]\ntun = {{ name = \"x\"{setting} }}\n");
-        text.parse::<Config>()
-            .map(|config| config.daemon.tun.copy_dscp)
-    };
+    let read = |setting: &str| tun(setting).map(|tun| tun.copy_dscp);
     assert_eq!(read("").unwrap(), CopyDscp::Out);
     for (word, setting) in [
         ("out", CopyDscp::Out),
@@ -899,11 +901,7 @@ fn dscp_is_copied_outwards_unless_told_otherwise() {
 
 #[test]
 fn workers_sleep_at_once_unless_told_to_poll() {
-    let read = |setting: &str| {
-        let text = format!("[daemon]\ntun = {{ name = \"x\"{setting} }}\n");
-        text.parse::<Config>()
-            .map(|config| config.daemon.tun.busy_poll.as_micros())
-    };
+    let read = |setting: &str| tun(setting).map(|tun| tun.busy_poll.as_micros());
     assert_eq!(read("").unwrap(), 0);
     assert_eq!(read(", busy_poll = 100").unwrap(), 100);
     for wrong in ["10001", "-1"] {
@@ -914,11 +912,7 @@ fn workers_sleep_at_once_unless_told_to_poll() {
 
 #[test]
 fn workers_are_kept_to_the_processors_that_are_named() {
-    let read = |setting: &str| {
-        let text = format!("[daemon]\ntun = {{ name = \"x\"{setting} }}\n");
-        text.parse::<Config>()
-            .map(|config| (config.daemon.tun.workers(), config.daemon.tun.cpus))
-    };
+    let read = |setting: &str| tun(setting).map(|tun| (tun.workers(), tun.cpus));
     assert!(read("").unwrap().1.is_empty());
     assert_eq!(read(", cpus = [2, 3, 5]").unwrap(), (3, vec![2, 3, 5]));
     assert_eq!(read(", cpus = [1], queues = 2").unwrap(), (2, vec![1]));
@@ -931,11 +925,7 @@ fn workers_are_kept_to_the_processors_that_are_named() {
 
 #[test]
 fn workers_have_short_slices_unless_told_otherwise() {
-    let read = |setting: &str| {
-        let text = format!("[daemon]\ntun = {{ name = \"x\"{setting} }}\n");
-        text.parse::<Config>()
-            .map(|config| config.daemon.tun.slice.map(|slice| slice.as_micros()))
-    };
+    let read = |setting: &str| tun(setting).map(|tun| tun.slice.map(|slice| slice.as_micros()));
     assert_eq!(read("").unwrap(), Some(100));
     assert_eq!(read(", slice = 3000").unwrap(), Some(3000));
     assert_eq!(read(", slice = 0").unwrap(), None);

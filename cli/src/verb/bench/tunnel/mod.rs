@@ -204,25 +204,10 @@ impl Measured {
                     search::LOSS * 100.0
                 )
             })?;
-        let rate = 0.5e9 / carried.nanos;
-        ground.settle()?;
-        let (tunnel, stalls, report) = probe(&ground, size, rate, length)?;
-        running.stop();
-        drop(ground);
-        // Whatever the hosts and the wire add is there without a tunnel as well, beside what was sent into it.
-        let rate = report.sent as f64 / (length + 2 * MARGIN).as_secs_f64();
-        let ground = Ground::lay()?;
-        let _bare = ground.route_directly()?;
-        let (wire, ..) = probe(&ground, size, rate, length)?;
+        let delayed = delayed(ground, running, size, 0.5e9 / carried.nanos, length)?;
         if counts {
             self.carried.push(carried);
-            self.delays.push(Delayed {
-                rate,
-                lost: lost(&report),
-                tunnel,
-                wire,
-                stalls,
-            });
+            self.delays.push(delayed);
         }
         Ok(())
     }
@@ -398,6 +383,33 @@ fn carried(
         }
     }
     Ok(best)
+}
+
+/// How long packets are under way beside a load of that many a second: through the tunnel, which is taken down
+/// then, and without it, since whatever the hosts and the wire add is there without a tunnel as well.
+fn delayed(
+    ground: Ground,
+    mut running: Running,
+    size: usize,
+    rate: f64,
+    length: Duration,
+) -> Result<Delayed> {
+    ground.settle()?;
+    let (tunnel, stalls, report) = probe(&ground, size, rate, length)?;
+    running.stop();
+    drop(ground);
+    // As many as were sent into the tunnel, which may have been fewer.
+    let rate = report.sent as f64 / (length + 2 * MARGIN).as_secs_f64();
+    let ground = Ground::lay()?;
+    let _bare = ground.route_directly()?;
+    let (wire, ..) = probe(&ground, size, rate, length)?;
+    Ok(Delayed {
+        rate,
+        lost: lost(&report),
+        tunnel,
+        wire,
+        stalls,
+    })
 }
 
 /// Delays of a probe beside a load, how late real-time threads ran meanwhile, and what became of the load.

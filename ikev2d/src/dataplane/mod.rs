@@ -466,20 +466,27 @@ impl Dataplane {
             let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
             wakes.push(wake.map_err(|error| host("eventfd")(error.into()))?);
         }
-        let shared = Arc::new(Shared {
-            mail: queues.iter().map(|_| Mailbox::default()).collect(),
-            policy: Policy::default(),
-            counters: Counters::default(),
-            stop: AtomicBool::new(false),
-            wakes,
-            waiters: AtomicUsize::new(0),
-            interfaces: Interfaces::default(),
-            upcall: Box::new(upcall),
-            mtu: config.mtu,
-            mss_clamp: config.mss_clamp,
-            copy_dscp: config.copy_dscp,
-        });
-        let mut workers = Vec::new();
+        // What ends it early ends the workers that have begun with it.
+        let mut this = Self {
+            shared: Arc::new(Shared {
+                mail: queues.iter().map(|_| Mailbox::default()).collect(),
+                policy: Policy::default(),
+                counters: Counters::default(),
+                stop: AtomicBool::new(false),
+                wakes,
+                waiters: AtomicUsize::new(0),
+                interfaces: Interfaces::default(),
+                upcall: Box::new(upcall),
+                mtu: config.mtu,
+                mss_clamp: config.mss_clamp,
+                copy_dscp: config.copy_dscp,
+            }),
+            tun_name,
+            tun_index,
+            apart_from_esp,
+            pool,
+            workers: Vec::new(),
+        };
         let count = queues.len();
         // Ends when all workers have begun.
         let (beginning, begun) = mpsc::channel::<DataplaneError>();
@@ -499,7 +506,7 @@ impl Dataplane {
             let duplicating = host("duplicating a socket");
             let mut parts = worker::Parts {
                 number,
-                shared: shared.clone(),
+                shared: this.shared.clone(),
                 tun: tun_queue,
                 udp: copies().map_err(duplicating)?,
                 raw: raw().map_err(duplicating)?,
@@ -508,7 +515,7 @@ impl Dataplane {
                 ah: ah().map_err(duplicating)?,
                 reads_ah: ah().map_err(duplicating)?,
                 queue,
-                pool: pool.clone(),
+                pool: this.pool.clone(),
                 busy_poll: config.busy_poll,
                 epoll: epoll::create(epoll::CreateFlags::CLOEXEC)
                     .map_err(|error| host("epoll")(error.into()))?,
@@ -522,7 +529,7 @@ impl Dataplane {
             let (slice, beginning) = (config.slice, beginning.clone());
             let cpu = config.cpus.iter().cycle().nth(number).copied();
             let thread = std::thread::Builder::new().name(format!("dataplane-{number}"));
-            workers.push(
+            this.workers.push(
                 thread
                     .spawn(move || {
                         if let Some(cpu) = cpu
@@ -540,17 +547,10 @@ impl Dataplane {
         }
         // Who has started them goes on to give up system calls, some of which workers begin with.
         drop(beginning);
-        let refused = begun.recv();
-        let this = Self {
-            shared,
-            tun_name,
-            tun_index,
-            apart_from_esp,
-            pool,
-            workers,
-        };
-        // Those that have begun end with it.
-        refused.map_or_else(|_| Ok(this), Err)
+        match begun.recv() {
+            Ok(refused) => Err(refused),
+            Err(mpsc::RecvError) => Ok(this),
+        }
     }
 
     /// Name of the TUN interface.

@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The configuration: TOML whose keys are swanctl.conf's names.
 
+/// The names of the fields in which two of a struct are not the same; it does not compile unless all are named.
+macro_rules! differing {
+    ($one:expr, $other:expr; $($field:ident)*) => {{
+        let Self { $($field),* } = $one;
+        let fields = [$((stringify!($field), *$field != $other.$field)),*];
+        let differing = fields.into_iter().filter_map(|(name, differs)| differs.then_some(name));
+        differing.collect::<Vec<&'static str>>()
+    }};
+}
+
 mod auth;
 mod cache;
 mod child;
@@ -21,6 +31,7 @@ mod puzzles;
 mod secret;
 mod text;
 mod tfc_padding;
+mod tun;
 mod xauth;
 
 use std::collections::BTreeMap;
@@ -43,8 +54,7 @@ pub use cluster::ClusterSection;
 pub use connection::{ConnectionSection, RedirectWhen, SendCertSetting, TcpSetting};
 pub(crate) use credentials::Authority;
 pub use credentials::{AuthoritySection, Credentials};
-pub(crate) use daemon::cores;
-pub use daemon::{DaemonSection, DataplaneSetting, DeviceSetting, TunSection};
+pub use daemon::{DaemonSection, DataplaneSetting, DeviceSetting};
 pub use diagnosis::Place;
 pub use failover::FailoverSection;
 pub use interface::InterfaceSection;
@@ -59,6 +69,8 @@ pub use secret::SecretSection;
 pub(crate) use secret::check_secret;
 pub use text::{AhProposal, EspProposal, FromText, IkeProposal, Seconds, Text};
 pub use tfc_padding::TfcPadding;
+pub use tun::TunSection;
+pub(crate) use tun::cores;
 pub use xauth::XauthSection;
 
 /// Everything.
@@ -340,6 +352,14 @@ impl Draft {
     /// The part about the daemon itself.
     pub fn daemon(&self) -> &DaemonSection {
         &self.config.daemon
+    }
+
+    /// Keeps the part about the daemon as one runs with it, since that is read at its start alone: the
+    /// settings of the file that are other.
+    pub(crate) fn keep_daemon(&mut self, running: &DaemonSection) -> Vec<String> {
+        let differing = running.differing(&self.config.daemon);
+        self.config.daemon = running.clone();
+        differing
     }
 
     /// Who else may own private keys: the user that the daemon becomes.

@@ -139,6 +139,8 @@ pub async fn run(
     kept: Kept,
     keeper: Keeper,
 ) -> anyhow::Result<()> {
+    // From here on it asks for a reload, where it would end what is not ready yet.
+    let mut hangup = signal(SignalKind::hangup())?;
     let section = &config.daemon;
     let crypto = || OpensslCrypto::new().context("the system gives no entropy");
     let member = match &config.cluster {
@@ -304,12 +306,11 @@ pub async fn run(
     if let Err(error) = seccomp::apply(setting, seccomp::Process::Daemon) {
         tracing::warn!(%error, "system calls stay as they are");
     }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     tracing::info!(interface, inline, "ikev2d is ready");
     kept::ready();
 
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut turned = Instant::now();
@@ -479,11 +480,19 @@ impl Daemon {
     }
 
     pub(crate) fn reload(&mut self) -> Result<(), crate::config::ConfigError> {
-        let draft = Draft::read(&self.config_path);
-        match draft.and_then(|draft| draft.load(Some(&self.keeper))) {
-            Ok(config) => {
+        let draft = Draft::read(&self.config_path).and_then(|mut draft| {
+            let kept = draft.keep_daemon(&self.config.daemon);
+            Ok((draft.load(Some(&self.keeper))?, kept))
+        });
+        match draft {
+            Ok((config, kept)) => {
                 self.keeper.forget_others();
                 tracing::info!("configuration is read again; established SAs stay");
+                for setting in kept {
+                    tracing::warn!(
+                        "daemon.{setting} has changed: restart ikev2d for it to take effect"
+                    );
+                }
                 config.log_warnings();
                 self.config = config;
                 self.interfaces_due = true;

@@ -80,7 +80,8 @@ fn swanctl_loads_a_connection_and_its_secret_and_a_tunnel_comes_of_it() {
 }
 
 /// B55: a child with `start_action = "start"` that a reload brings is started, with a connection of its own
-/// and on the IKE SA that is there; what is there already, is not. What is unwise in it is told, as at the start.
+/// and on the IKE SA that is there; what is there already, is not. What is unwise in it is told, as at the start,
+/// and what wants a restart.
 #[test]
 fn what_a_reload_brings_is_started() {
     let directory = tempfile::tempdir().unwrap();
@@ -124,6 +125,17 @@ fn what_a_reload_brings_is_started() {
     );
     let log = fs::read_to_string(&a.log).unwrap();
     assert!(log.contains("secrets.short"), "{}", a.tail());
+    assert!(!log.contains("restart ikev2d"), "{}", a.tail());
+    let file = directory.path().join("a/ikev2d.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen("queues = 1", "queues = 2", 1)).unwrap();
+    a.swanctl(&["--reload-settings"]);
+    let log = fs::read_to_string(&a.log).unwrap();
+    assert!(
+        log.contains("daemon.tun.queues has changed: restart ikev2d"),
+        "{}",
+        a.tail()
+    );
     // Nothing is there twice, nor comes so in the time of some round trips.
     wire.assert_passes("what was there before the last reload");
     for gateway in [a, b] {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::Seconds;
 
 /// The SA cache. Memory is taken as SAs come, about 300 octets for each.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheSection {
     /// SAs that fit, an inbound and an outbound one for each child; 1 to 16777216.

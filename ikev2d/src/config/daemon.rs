@@ -2,7 +2,6 @@
 //! `[daemon]`: sockets, the accelerator, the data plane.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use driver::DeviceAddress;
 use serde::Deserialize;
@@ -11,12 +10,11 @@ use serde::de::{Deserializer, Error as _};
 use super::text::{FromText, Text};
 use super::{
     CacheSection, FailoverSection, MetricsSection, PrivilegesSection, PuzzlesSection,
-    SolvePuzzlesSection,
+    SolvePuzzlesSection, TunSection,
 };
-use crate::dataplane::{CopyDscp, MssClamp};
 
 /// The daemon itself.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DaemonSection {
     /// Control socket.
@@ -112,6 +110,22 @@ impl DaemonSection {
         }
     }
 
+    /// The settings in which two are not the same.
+    pub(crate) fn differing(&self, other: &Self) -> Vec<String> {
+        let own = differing!(self, other; vici_socket device failover sa_cache privileges state_directory
+            dataplane tun key_log metrics lease_file resolve_hook application_version log_level port
+            nat_port tcp_port raw_esp retransmit_tries retransmit_timeout puzzles solve_puzzles
+            fragment_size);
+        let named = own.into_iter().flat_map(|name| match name {
+            "tun" => {
+                let settings = self.tun.differing(&other.tun).into_iter();
+                settings.map(|setting| format!("tun.{setting}")).collect()
+            }
+            name => vec![name.to_owned()],
+        });
+        named.collect()
+    }
+
     /// Where the leases of pools are kept.
     pub(crate) fn lease_file(&self) -> PathBuf {
         let beside = || self.vici_socket.with_extension("leases");
@@ -148,127 +162,6 @@ pub enum DataplaneSetting {
     Inline,
 }
 
-/// The TUN interface.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TunSection {
-    /// Its name.
-    pub name: String,
-    /// Its MTU.
-    pub mtu: u16,
-    /// Queues, each with a worker; 0 is one for each of `cpus`, or for each core, four at most.
-    pub queues: usize,
-    /// Processors that the workers are kept to: the first worker to the first of them, and so on, and over
-    /// again. Without any the scheduler moves them.
-    #[serde(deserialize_with = "cpus")]
-    pub cpus: Vec<usize>,
-    /// What TCP is told of the tunnel's MTU, both ways: `auto`, octets of a segment, or `no`.
-    #[serde(deserialize_with = "mss_clamp")]
-    pub mss_clamp: MssClamp,
-    /// Between which headers of tunnels DSCP is copied: `out`, `in`, `yes` (both) or `no`. ECN always is
-    /// (RFC 6040).
-    pub copy_dscp: CopyDscp,
-    /// Microseconds for which a worker that has nothing to do asks for more before it sleeps, as long as
-    /// packets come that fast.
-    #[serde(deserialize_with = "busy_poll")]
-    pub busy_poll: Duration,
-    /// Microseconds that the scheduler lets a worker run at a time (Linux 6.12): one with fewer than others
-    /// waits less when it is woken. 0 is what everybody has.
-    #[serde(deserialize_with = "slice")]
-    pub slice: Option<Duration>,
-}
-
-impl Default for TunSection {
-    fn default() -> Self {
-        Self {
-            name: "esp0".to_owned(),
-            mtu: 1400,
-            queues: 0,
-            cpus: Vec::new(),
-            mss_clamp: MssClamp::Auto,
-            copy_dscp: CopyDscp::Out,
-            busy_poll: Duration::ZERO,
-            slice: Some(Duration::from_micros(100)),
-        }
-    }
-}
-
-impl TunSection {
-    /// Workers of the data plane.
-    pub(crate) fn workers(&self) -> usize {
-        const MOST: usize = 4;
-        match (self.queues, self.cpus.len()) {
-            (0, 0) => cores().min(MOST),
-            (0, cpus) => cpus,
-            (queues, _) => queues,
-        }
-    }
-}
-
-/// Cores of this host.
-pub(crate) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn cpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
-    const MOST: usize = rustix::thread::CpuSet::MAX_CPU;
-    let cpus = Vec::<i64>::deserialize(deserializer)?;
-    let known = |cpu| usize::try_from(cpu).ok().filter(|cpu| *cpu < MOST);
-    cpus.into_iter()
-        .map(|cpu| {
-            known(cpu).ok_or_else(|| {
-                let last = MOST - 1;
-                D::Error::custom(format!("cpus has {cpu}, and processors are 0 to {last}"))
-            })
-        })
-        .collect()
-}
-
-fn busy_poll<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    const MOST: u64 = 10_000;
-    let micros = i64::deserialize(deserializer)?;
-    match u64::try_from(micros) {
-        Ok(micros @ 0..=MOST) => Ok(Duration::from_micros(micros)),
-        _ => Err(D::Error::custom(format!(
-            "busy_poll is 0 to {MOST} microseconds"
-        ))),
-    }
-}
-
-fn slice<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    /// What the kernel makes of less, and of more below (`kernel/sched/syscalls.c`).
-    const LEAST: u64 = 100;
-    const MOST: u64 = 100_000;
-    let micros = i64::deserialize(deserializer)?;
-    match u64::try_from(micros) {
-        Ok(0) => Ok(None),
-        Ok(micros @ LEAST..=MOST) => Ok(Some(Duration::from_micros(micros))),
-        _ => Err(D::Error::custom(format!(
-            "slice is {LEAST} to {MOST} microseconds, or 0 for what everybody has"
-        ))),
-    }
-}
-
-fn mss_clamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MssClamp, D::Error> {
-    /// Octets of a segment that every host takes, options included (RFC 879, RFC 791).
-    const LEAST: u16 = 64;
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Octets(u16),
-        Word(String),
-    }
-    match Written::deserialize(deserializer)? {
-        Written::Octets(octets) if octets >= LEAST => Ok(MssClamp::Fixed(octets)),
-        Written::Word(word) if word == "auto" => Ok(MssClamp::Auto),
-        Written::Word(word) if word == "no" => Ok(MssClamp::Off),
-        _ => Err(D::Error::custom(format!(
-            "mss_clamp is \"auto\", \"no\" or {LEAST} to {} octets",
-            u16::MAX
-        ))),
-    }
-}
-
 /// Which accelerator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceSetting {
@@ -293,6 +186,18 @@ impl<'de> Deserialize<'de> for DeviceSetting {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// B55: what a reload leaves as it was.
+    #[test]
+    fn settings_that_are_other_are_named() {
+        let read = |text: &str| toml::from_str::<DaemonSection>(text).unwrap();
+        let usual = read("");
+        let written = read("port = 500\n[tun]\nmtu = 1400\n");
+        assert_eq!(usual.differing(&written), [""; 0], "as they are by default");
+        let other = read("port = 501\n[tun]\nqueues = 3\ncpus = [0]\n[privileges]\ndrop = false\n");
+        let named = ["privileges", "tun.queues", "tun.cpus", "port"];
+        assert_eq!(usual.differing(&other), named);
+    }
 
     /// S66: printable ASCII (RFC 7296 §3.15.1), or nothing.
     #[test]

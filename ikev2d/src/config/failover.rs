@@ -10,7 +10,7 @@ use serde::de::{Deserializer, Error as _};
 use super::text::Seconds;
 
 /// How far the accelerator is trusted. Each setting has a sane default.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FailoverSection {
     /// Sequence numbers granted at once: the most that a crash can skip.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 /// Metrics by HTTP, in OpenMetrics' text format at `/metrics`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MetricsSection {
     /// `127.0.0.1:PORT`, `[::1]:PORT` or `unix:PATH`, which is its owner's and group's alone.

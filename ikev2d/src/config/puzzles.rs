@@ -13,7 +13,7 @@ use super::Seconds;
 const MOST: u8 = 32;
 
 /// Puzzles for peers that want to begin.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PuzzlesSection {
     /// Half-open IKE SAs from which they are set.
@@ -31,7 +31,7 @@ pub struct PuzzlesSection {
 }
 
 /// Puzzles that peers set.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SolvePuzzlesSection {
     /// Zero bits, at most; 0 solves none.

@@ -7,7 +7,6 @@ use ikev2d_proto::config::{Identity, LocalAuth, Tcp, Version};
 use ikev2d_proto::xauth::Xauth;
 
 use super::*;
-use crate::dataplane::CopyDscp;
 
 const GOOD: &str = r#"
         [daemon]
@@ -872,66 +871,6 @@ fn interfaces_are_checked() {
             .unwrap_err()
             .to_string();
         assert!(error.contains(key) && error.contains(what), "{error}");
-    }
-}
-
-/// B40: what `copy_dscp` may be.
-/// The section with a further setting of the TUN interface.
-fn tun(setting: &str) -> Result<daemon::TunSection, ConfigError> {
-    let text = format!("[daemon]\ntun = {{ name = \"x\"{setting} }}\n");
-    Ok(text.parse::<Config>()?.daemon.tun)
-}
-
-#[test]
-fn dscp_is_copied_outwards_unless_told_otherwise() {
-    let read = |setting: &str| tun(setting).map(|tun| tun.copy_dscp);
-    assert_eq!(read("").unwrap(), CopyDscp::Out);
-    for (word, setting) in [
-        ("out", CopyDscp::Out),
-        ("in", CopyDscp::In),
-        ("yes", CopyDscp::Yes),
-        ("both", CopyDscp::Yes),
-        ("no", CopyDscp::No),
-    ] {
-        let read = read(&format!(", copy_dscp = \"{word}\"")).unwrap();
-        assert_eq!(read, setting, "{word}");
-    }
-    assert!(read(", copy_dscp = \"maybe\"").is_err());
-}
-
-#[test]
-fn workers_sleep_at_once_unless_told_to_poll() {
-    let read = |setting: &str| tun(setting).map(|tun| tun.busy_poll.as_micros());
-    assert_eq!(read("").unwrap(), 0);
-    assert_eq!(read(", busy_poll = 100").unwrap(), 100);
-    for wrong in ["10001", "-1"] {
-        let error = read(&format!(", busy_poll = {wrong}")).unwrap_err();
-        assert!(error.to_string().contains("busy_poll"), "{error}");
-    }
-}
-
-#[test]
-fn workers_are_kept_to_the_processors_that_are_named() {
-    let read = |setting: &str| tun(setting).map(|tun| (tun.workers(), tun.cpus));
-    assert!(read("").unwrap().1.is_empty());
-    assert_eq!(read(", cpus = [2, 3, 5]").unwrap(), (3, vec![2, 3, 5]));
-    assert_eq!(read(", cpus = [1], queues = 2").unwrap(), (2, vec![1]));
-    for wrong in ["[1024]", "[-1]"] {
-        let error = read(&format!(", cpus = {wrong}")).unwrap_err();
-        assert!(error.to_string().contains("cpus"), "{error}");
-    }
-    assert!(read(", cpus = 3").is_err());
-}
-
-#[test]
-fn workers_have_short_slices_unless_told_otherwise() {
-    let read = |setting: &str| tun(setting).map(|tun| tun.slice.map(|slice| slice.as_micros()));
-    assert_eq!(read("").unwrap(), Some(100));
-    assert_eq!(read(", slice = 3000").unwrap(), Some(3000));
-    assert_eq!(read(", slice = 0").unwrap(), None);
-    for wrong in ["99", "100001", "-1"] {
-        let error = read(&format!(", slice = {wrong}")).unwrap_err();
-        assert!(error.to_string().contains("slice"), "{error}");
     }
 }
 

@@ -6,7 +6,9 @@ mod announce;
 mod cluster;
 mod control;
 mod device;
+mod device_events;
 pub(crate) mod engine;
+mod events;
 mod ike;
 mod interfaces;
 mod leases;
@@ -18,35 +20,29 @@ mod redirect;
 mod restart;
 mod routed;
 mod scrape;
+mod start;
 mod statuses;
 mod trap;
 mod virtual_ips;
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use ikev2d_crypto::OpensslCrypto;
-use ikev2d_proto::config::EndpointConfig;
 use ikev2d_proto::endpoint::ChildInfo;
-use ikev2d_proto::event::{Answer, ChildId, Event, Path};
+use ikev2d_proto::event::{ChildId, Path};
 use ikev2d_proto::ts::Trigger;
-use offload_api::device::Accelerator;
-use offload_api::event::Event as DeviceEvent;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
+use self::control::Waiters;
+use self::device::Devices;
+use self::ike::Ike;
 use self::listen::Listening;
-use crate::aside;
-use crate::cluster::Shared;
-use crate::config::{
-    Config, DaemonSection, DataplaneSetting, Draft, PuzzlesSection, StartAction, cores,
-};
-use crate::dataplane::{Dataplane, DataplaneConfig, Upcall};
-use crate::inline::InlinePlane;
+use self::start::Sources;
+use crate::config::{Config, Draft, StartAction};
+use crate::dataplane::Upcall;
 use crate::install::Installer;
 use crate::jobs::Pool;
 use crate::keeper::Keeper;
@@ -54,18 +50,15 @@ use crate::kept::{self, Kept};
 use crate::keylog::KeyLog;
 use crate::launcher::Launcher;
 use crate::manual::Manual;
-use crate::metrics::{self, Counts};
+use crate::metrics::Counts;
 use crate::net::{self, Sockets};
 use crate::plane::Plane;
-use crate::publication::{Place, Publication};
+use crate::publication::Publication;
 use crate::routes::{Held, Routes};
 use crate::seccomp;
 use crate::streams::Streams;
 use crate::vici::lists::ChildFacts;
-use crate::vici::server::{self, Broadcast, Request};
-use control::Waiters;
-use device::Devices;
-use ike::Ike;
+use crate::vici::server::Broadcast;
 
 /// IKE messages that wait for the core, at most; more are dropped, and peers send again.
 const BACKLOG: usize = 1024;
@@ -77,8 +70,6 @@ const LOOK_AT_STREAMS: Duration = Duration::from_secs(1);
 const LOOK_BESIDE: Duration = Duration::from_secs(1);
 /// How long peers get to answer deletions at the end.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// Frames of the pool.
-const FRAMES: u32 = 8192;
 
 pub(crate) use virtual_ips::Along;
 
@@ -141,166 +132,14 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     // From here on it asks for a reload, where it would end what is not ready yet.
     let mut hangup = signal(SignalKind::hangup())?;
-    let section = &config.daemon;
-    let crypto = || OpensslCrypto::new().context("the system gives no entropy");
-    let member = match &config.cluster {
-        Some(cluster) => Some(cluster::Member::new(
-            Shared::activate(cluster).await?,
-            crypto()?,
-        )),
-        None => None,
-    };
-    let sockets = Sockets::bind(section.port, section.nat_port)
-        .context("IKE's sockets (CAP_NET_BIND_SERVICE is needed)")?;
-    let place = Place::take(section.sa_cache.socket(&section.vici_socket))?;
-    let inline = section.dataplane == DataplaneSetting::Inline;
-    let launcher = Launcher::start(&config_path)?;
-    let (devices, adopted) = Devices::open(
-        &section.device,
-        // Workers seal and open on their own cores: what is handed to a core that has a worker waits
-        // for it. Only cores without one help.
-        cores().saturating_sub(section.tun.workers()) + 1,
-        section.failover.config(),
-        section.sa_cache.capacity,
-        kept,
-        inline,
-    )?;
-    let publication = Publication::start(
-        place,
-        &section.sa_cache,
-        devices.failover.cache(),
-        launcher.clone(),
-    )?;
-    let control = aside::start("control").context("thread for control clients")?;
-    let listener = {
-        let _inside = control.enter();
-        server::listen(&section.vici_socket).context("control socket")?
-    };
-
-    let (ike_in, mut ike) = mpsc::channel::<Upcall>(BACKLOG);
-    let mut listening = Listening::default();
-    let plane = match section.dataplane {
-        DataplaneSetting::Tun => start_tun(section, &sockets, &devices, ike_in.clone())?,
-        DataplaneSetting::Inline => {
-            let plane = InlinePlane::new(devices.failover.clone()).context(
-                "dataplane = \"inline\" needs an accelerator in inline mode, and the configured one is not \
-                 (a simulated card is with --wire, --host and --exception)",
-            )?;
-            listening.add(&sockets.nat, true)?;
-            Plane::Inline(Arc::new(plane), section.tun.name.as_str().into())
-        }
-    };
-    listening.add(&sockets.ike, false)?;
-    let key_log = match &section.key_log {
-        Some(directory) => Some(KeyLog::open(directory).context("key log")?),
-        None => None,
-    };
-    let endpoint_config = EndpointConfig {
-        retransmit_tries: section.retransmit_tries,
-        retransmit_timeout: Duration::try_from_secs_f64(section.retransmit_timeout)
-            .context("daemon.retransmit_timeout")?,
-        fragment_size: (section.fragment_size != 0).then_some(section.fragment_size),
-        ike_port: section.port,
-        nat_port: section.nat_port,
-        key_log: key_log.is_some(),
-        application_version: section.application_version.0.0.clone(),
-        puzzles: section
-            .puzzles
-            .as_ref()
-            .map(PuzzlesSection::to_policy)
-            .unwrap_or_default(),
-        puzzle_solving: section.solve_puzzles.to_policy(),
-        ..EndpointConfig::default()
-    };
-    let endpoint = Ike::new(endpoint_config, Arc::new(crypto()?));
-    let gate = endpoint.gate();
-    listen::open_doors(&sockets.ike, (false, 1), &gate, &ike_in)?;
-    listen::open_doors(
-        &sockets.nat,
-        (true, plane.sockets_of_port()),
-        &gate,
-        &ike_in,
-    )?;
-    let streams = Streams::start(endpoint.numbers(), gate, ike_in, plane.clone())
-        .context("thread for TCP")?;
-    if section.tcp_port != 0 {
-        streams.listen(section.tcp_port).context("IKE in TCP")?;
-    }
-    let interface = plane.interface();
-    let index = nix::net::if_::if_nametoindex(interface)
-        .with_context(|| format!("interface {interface} for packets in the clear"))?;
-    let routes = Routes::new(index)
-        .await
-        .context("netlink (CAP_NET_ADMIN is needed)")?;
-    let (jobs, mut done) = Pool::start().context("threads for signatures")?;
-    let (broadcast, _) = broadcast::channel(1024);
-    let (requests_in, mut requests) = mpsc::channel::<Request>(64);
-    control.spawn(server::serve(listener, requests_in, broadcast.clone()));
-
-    let (scrapes_in, mut scrapes) = mpsc::channel(1);
-    if let Some(section) = &section.metrics {
-        let _inside = control.enter();
-        metrics::start(&section.listen, scrapes_in)?;
-    }
-
-    let manual = Manual::new(
-        devices.failover.clone(),
-        plane.clone(),
-        &section.state_directory,
-        section.nat_port,
-    );
-
-    let mut daemon = Daemon {
-        endpoint,
-        jobs,
-        installer: Installer::new(devices.failover.clone(), plane.clone(), streams.clone()),
-        plane,
-        devices,
-        publication,
-        routes,
-        sockets,
-        streams,
-        streams_due: Instant::now(),
-        renewal: statuses::Renewal::default(),
-        key_log,
-        waiters: Waiters::default(),
-        broadcast,
-        started: Instant::now(),
-        listed: announce::Listed::default(),
-        counts: Counts::default(),
-        loaded: loaded::Loaded::default(),
-        restarts: restart::Restarts::default(),
-        adoption: adoption::Adoption::new(adopted, section.failover.orphan_grace.0),
-        routed: HashMap::new(),
-        traps: trap::Traps::default(),
-        interfaces: interfaces::Interfaces::default(),
-        interfaces_due: false,
-        leases: leases::Keeper::default(),
-        mobility: mobility::Mobility::default(),
-        virtual_ips: virtual_ips::VirtualIps::new(launcher.clone()),
-        traps_due: false,
-        starts_due: false,
-        manual,
-        manual_due: true,
-        manual_held: manual::ManualRoutes::default(),
-        member,
-        keeper,
-        launcher,
-        beside_looked: Instant::now(),
-        config_path,
-        config,
-    };
-    daemon.update_interfaces().await;
-    daemon.apply_policy();
-    let lease_file = daemon.config.daemon.lease_file();
-    leases::read(&lease_file, daemon.endpoint.pools_mut());
-    daemon
-        .take_up_shared()
-        .context("what a member of the cluster has left")?;
-    daemon.start_connections();
-    daemon.start_adopted();
-    daemon.settle().await;
-    daemon.routes.remove_leftovers();
+    let (mut daemon, sources) = start::start(config, config_path, kept, keeper).await?;
+    let Sources {
+        mut ike,
+        mut listening,
+        mut done,
+        mut requests,
+        mut scrapes,
+    } = sources;
     let (interface, inline) = (daemon.plane.interface(), daemon.plane.is_inline());
     let setting = daemon.config.daemon.privileges.seccomp;
     if let Err(error) = seccomp::apply(setting, seccomp::Process::Daemon) {
@@ -373,54 +212,6 @@ pub async fn run(
     let socket = &daemon.config.daemon.vici_socket;
     let _ = std::fs::remove_file(socket);
     Ok(())
-}
-
-fn copies(sockets: &[UdpSocket]) -> std::io::Result<Vec<UdpSocket>> {
-    sockets.iter().map(UdpSocket::try_clone).collect()
-}
-
-/// Worker threads between a TUN interface and the sockets.
-fn start_tun(
-    section: &DaemonSection,
-    sockets: &Sockets,
-    devices: &Devices,
-    upcalls: mpsc::Sender<Upcall>,
-) -> anyhow::Result<Plane> {
-    let queues = section.tun.workers();
-    let raw = if section.raw_esp {
-        net::raw_esp().unwrap_or_else(|error| {
-            tracing::warn!(%error, "no IP protocol 50: only ESP in UDP");
-            Vec::new()
-        })
-    } else {
-        Vec::new()
-    };
-    let ah = net::raw_ah().unwrap_or_else(|error| {
-        tracing::warn!(%error, "no IP protocol 51: no AH");
-        Vec::new()
-    });
-    let accelerator: Arc<dyn Accelerator> = Arc::new(devices.failover.clone());
-    let dataplane = Dataplane::start(
-        DataplaneConfig {
-            tun_name: section.tun.name.clone(),
-            mtu: section.tun.mtu,
-            queues,
-            frames: FRAMES,
-            udp: copies(&sockets.nat)?,
-            raw,
-            ah,
-            depth: 1024,
-            mss_clamp: section.tun.mss_clamp,
-            copy_dscp: section.tun.copy_dscp,
-            busy_poll: section.tun.busy_poll,
-            slice: section.tun.slice,
-            cpus: section.tun.cpus.clone(),
-        },
-        &accelerator,
-        // Full: IKE's peers send again, and the data plane tells the rest again.
-        move |upcall| upcalls.try_send(upcall).is_ok(),
-    )?;
-    Ok(Plane::Tun(Arc::new(dataplane)))
 }
 
 impl Daemon {
@@ -580,66 +371,8 @@ impl Daemon {
 
     fn tick(&mut self) {
         self.refresh_policy();
-        let mut events = Vec::new();
-        self.devices.failover.poll_events(&mut events);
         let now = Instant::now();
-        for event in events {
-            self.announce_engine(&event);
-            match event {
-                DeviceEvent::SoftExpired { sa, limit } => {
-                    if let Some(child) = self.installer.child_of(sa) {
-                        tracing::info!(child = child.0, ?limit, "lifetime is reached");
-                        let _ = self.endpoint.rekey_child(now, child);
-                    }
-                }
-                DeviceEvent::HardExpired { sa, limit } => {
-                    if let Some(child) = self.installer.child_of(sa) {
-                        tracing::warn!(child = child.0, ?limit, "hard lifetime is over");
-                        let _ = self.endpoint.child_expired(now, child);
-                    }
-                }
-                DeviceEvent::SequenceEnding { sa } => {
-                    if let Some(name) = self.manual.name_of(sa) {
-                        tracing::warn!(
-                            name,
-                            "a manual key's sequence numbers end soon: it needs a new one"
-                        );
-                    }
-                    if let Some(child) = self.installer.child_of(sa) {
-                        let _ = self.endpoint.rekey_child(now, child);
-                    }
-                }
-                DeviceEvent::DeviceLost { reason } => {
-                    tracing::warn!(reason, "accelerator lost: ESP goes on in software");
-                }
-                DeviceEvent::DeviceQuarantined { reason } => {
-                    tracing::error!(
-                        reason,
-                        "accelerator quarantined: `esplanade devices --release` takes it back"
-                    );
-                }
-                DeviceEvent::DeviceReturned => {
-                    tracing::info!("accelerator is back");
-                    self.plane.device_returned();
-                }
-                DeviceEvent::Moved { sa, engine } => {
-                    let child = self.installer.child_of(sa).map(|child| child.0);
-                    tracing::info!(?child, ?engine, "SA moved");
-                }
-                DeviceEvent::BadIcvBurst { sa, count } => {
-                    let child = self.installer.child_of(sa).map(|child| child.0);
-                    tracing::warn!(?child, count, "packets with a bad ICV were dropped");
-                }
-                DeviceEvent::ReplayBurst { sa, count } => {
-                    let child = self.installer.child_of(sa).map(|child| child.0);
-                    tracing::warn!(?child, count, "replayed packets were dropped");
-                }
-                event @ (DeviceEvent::QueueFailed { .. } | DeviceEvent::Zeroised) => {
-                    tracing::error!(?event, "accelerator");
-                }
-                event => tracing::debug!(?event, "device"),
-            }
-        }
+        self.device_events(now);
         self.look_for_moves(now);
         if now >= self.streams_due {
             self.streams_due = now + LOOK_AT_STREAMS;
@@ -658,220 +391,6 @@ impl Daemon {
         self.traps_due |= self.traps.due(now);
         self.retire_orphans(now);
         self.devices.keep();
-    }
-
-    /// Does what the core wants done, until it wants nothing more.
-    pub(crate) async fn settle(&mut self) {
-        if std::mem::take(&mut self.interfaces_due) {
-            self.update_interfaces().await;
-            self.traps_due = true;
-        }
-        let starts_due = std::mem::take(&mut self.starts_due);
-        if starts_due {
-            self.refresh_policy();
-        }
-        if std::mem::take(&mut self.traps_due) {
-            self.update_traps();
-        }
-        if starts_due {
-            for connection in self.endpoint.connections().to_vec() {
-                self.endpoint.add_children(&connection);
-            }
-            self.start_connections();
-        }
-        if std::mem::take(&mut self.manual_due) {
-            self.update_manual().await;
-        }
-        self.route_manual();
-        loop {
-            while let Some(transmit) = self.endpoint.poll_transmit() {
-                if let Some(stream) = transmit.path.stream {
-                    self.streams.send(stream, &transmit.payload);
-                } else if let Err(error) = self.sockets.send(&transmit) {
-                    tracing::debug!(%error, to = %transmit.path.remote, "IKE message not sent");
-                }
-            }
-            let Some(event) = self.endpoint.poll_event() else {
-                break;
-            };
-            self.event(event).await;
-        }
-        self.forget_gone();
-    }
-
-    async fn event(&mut self, event: Event) {
-        let now = Instant::now();
-        self.counts.count(&event);
-        self.note_for_members(&event);
-        match event {
-            Event::InstallInbound { install, child } => {
-                if let Some(log) = &mut self.key_log {
-                    log.child(&child);
-                }
-                let section = self
-                    .loaded
-                    .child(&self.config, &child.connection, &child.child);
-                let names = (&*child.connection, &*child.child);
-                let bound = self
-                    .interfaces
-                    .bind(names, section.map(|section| &**section));
-                // One that is configured no more goes on as it was.
-                let section = section.cloned();
-                let section = section.or_else(|| self.installer.section_before(&child.sa));
-                let installed = bound.and_then(|interface| {
-                    let installed = self.installer.inbound(*child, section, interface);
-                    installed.map_err(|error| error.to_string())
-                });
-                let answer = match installed {
-                    Ok(()) => Answer::Installed(install),
-                    Err(reason) => {
-                        tracing::error!(error = reason, "child SA can't be installed");
-                        Answer::Failed { install, reason }
-                    }
-                };
-                self.endpoint.handle_answer(now, &answer);
-            }
-            Event::Job { job, work } => self.jobs.submit(job, work),
-            Event::Connect {
-                stream,
-                local,
-                remote,
-            } => self.streams.connect(stream, local, remote),
-            Event::InstallOutbound { install, child } => {
-                if let Err(error) = self.installer.outbound(child) {
-                    tracing::error!(%error, "child SA can't be installed");
-                    let reason = error.to_string();
-                    let answer = Answer::Failed { install, reason };
-                    return self.endpoint.handle_answer(now, &answer);
-                }
-                self.endpoint
-                    .handle_answer(now, &Answer::Installed(install));
-                self.route(child, None);
-            }
-            Event::AdvanceOutbound { child, by } => {
-                if let Err(error) = self.installer.advance(child, by) {
-                    tracing::info!(child = child.0, %error, "a child SA is rekeyed in place of a jump");
-                    let _ = self.endpoint.rekey_child(now, child);
-                }
-            }
-            Event::RetireChild { child } => {
-                let traffic = self.plane.traffic(child.0);
-                self.note_leaving(child);
-                if let Some(sa) = self.installer.retire(child) {
-                    self.count_carried(&sa, traffic);
-                    // One that never got to send has no route, and must not take another's.
-                    if let Some(held) = self.routed.remove(&child) {
-                        self.routes.release(held);
-                    }
-                }
-            }
-            Event::IkeKeys(keys) => {
-                if let Some(log) = &mut self.key_log {
-                    log.ike(&keys);
-                }
-            }
-            Event::Ikev1Keys(keys) => {
-                if let Some(log) = &mut self.key_log {
-                    log.ikev1(&keys);
-                }
-            }
-            Event::PathChanged {
-                ike,
-                path,
-                udp_encap,
-            } => {
-                tracing::info!(ike = ike.0, from = %path.local, to = %path.remote, "path changed");
-                self.peer_is_at(ike, path.remote.ip());
-                // The IKE SA that made a child may have been rekeyed since.
-                let of_ike = self.endpoint.ike_sa(ike);
-                let children = of_ike.into_iter().flat_map(|sa| sa.children);
-                let children: Vec<ChildId> = children.map(|child| child.sa.id).collect();
-                for child in children {
-                    self.installer.move_child(child, path, Some(udp_encap));
-                }
-                // The peer may have come into a net that it lies behind.
-                self.route_again(ike, path.remote.ip());
-            }
-            Event::Configured {
-                addresses,
-                attributes,
-                ..
-            } => self.configured(&addresses, &attributes).await,
-            Event::Unconfigured {
-                addresses,
-                attributes,
-            } => self.unconfigured(&addresses, &attributes).await,
-            Event::IkeUp { ike } => {
-                self.announce_ike_up(ike);
-                let peer = self.endpoint.ike_sa(ike).map(|sa| sa.path.remote.ip());
-                if let Some(peer) = peer {
-                    self.peer_is_at(ike, peer);
-                }
-                self.waiters.ike_up(ike, &self.endpoint);
-            }
-            Event::IkeRekeyed { old, new } => {
-                self.announce_ike_rekeyed(old, new);
-            }
-            Event::Redirected { ike, from, to } => {
-                self.say(ike, &format!("redirected by {from} to {to}"));
-                self.peer_is_at(ike, to);
-                self.route_again(ike, to);
-            }
-            Event::IkeDown {
-                ike,
-                connection,
-                reason,
-            } => {
-                self.announce_ike_down(ike, &connection, &reason);
-                self.peer_is_gone(&connection);
-                self.waiters.ike_down(ike, &connection, &reason);
-            }
-            Event::ChildUp { ike, child } => {
-                tracing::debug!(ike = ike.0, child = child.0, "child SA");
-                let waited = self.adoption.waiting();
-                self.announce_child_up(child);
-                if self.adoption.waiting() < waited {
-                    // The peer keeps to our old SAs until it hears that the new ones are there.
-                    let _ = self.endpoint.check_liveness(now, ike);
-                }
-                let sa = self.endpoint.ike_sa_of(child);
-                let children = sa.iter().flat_map(|sa| &sa.children);
-                if let Some(sa) = children.map(|c| c.sa).find(|sa| sa.id == child) {
-                    self.waiters.child_up(&sa.connection, &sa.child);
-                }
-            }
-            Event::ChildRekeyed { old, new } => {
-                self.announce_child_rekeyed(old, new);
-            }
-            Event::RekeyFailed { ike, child, reason } => {
-                tracing::warn!(child = child.0, reason, "child SA could not be rekeyed");
-                let text = format!("CHILD_SA {{{}}} could not be rekeyed: {reason}", child.0);
-                self.say(ike, &text);
-            }
-            Event::ChildDown { child, reason } => {
-                self.announce_child_down(child, &reason);
-                self.waiters.child_down(child);
-            }
-            Event::InitiateFailed {
-                connection,
-                child,
-                reason,
-            } => {
-                tracing::warn!(connection, ?child, reason, "initiation failed");
-                self.waiters.failed(&connection, child.as_deref(), &reason);
-                self.try_failed(&connection, child.as_deref());
-            }
-            Event::Doubted {
-                ike,
-                connection,
-                reason,
-            } => {
-                let text = format!("{connection}: {reason}; asked again, since anybody may say so");
-                self.say(ike, &text);
-                self.waiters.doubt(&connection, &reason);
-            }
-            event => tracing::debug!(?event, "event"),
-        }
     }
 
     /// What the data plane and the TCP connections have counted, by name.

@@ -33,7 +33,7 @@ struct Listened {
 impl Listening {
     /// Reads these, too.
     pub(super) fn add(&mut self, sockets: &[UdpSocket], marked: bool) -> io::Result<()> {
-        for socket in super::copies(sockets)? {
+        for socket in copies(sockets)? {
             self.sockets.push(Listened {
                 receiver: IkeReceiver::new(&socket)?,
                 port: socket.local_addr()?.port(),
@@ -139,4 +139,8 @@ pub(super) fn open_doors(
         }
     }
     Ok(())
+}
+
+pub(super) fn copies(sockets: &[UdpSocket]) -> std::io::Result<Vec<UdpSocket>> {
+    sockets.iter().map(UdpSocket::try_clone).collect()
 }

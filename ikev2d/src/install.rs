@@ -1,39 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The one translator from IKE's child SAs to security associations of the engines.
 
+mod leaving;
+mod neighbours;
+mod params;
+
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ikev2d_proto::algorithm::{Encryption, Integrity};
 use ikev2d_proto::event::{ChildId, ChildKeys, ChildSa, KeyedChild, Path};
-use ikev2d_proto::proposal::EspSuite;
-use ikev2d_proto::ts;
 use offload_api::cache::{SaLabel, SaName};
 use offload_api::device::Accelerator;
-use offload_api::error::{DeviceError, InstallError, InvalidSa, SaError};
+use offload_api::error::{DeviceError, InstallError, SaError};
 use offload_api::failover::{Failover, OffloadLevel, Placement};
-use offload_api::sa::{
-    self, Amend, Direction, KeyMaterial, Lifetimes, Limits, Mode, Numbering, OuterHeaders,
-    SaHandle, SaParams, Spi, Suite, TrafficSelector,
-};
+use offload_api::sa::{Amend, Direction, Lifetimes, OuterHeaders, SaHandle, Suite};
 
 use crate::config::{ChildSection, TfcPadding};
 use crate::dataplane::{
     Encapsulation, InboundSa, InterfaceId, OutboundSa, Overhead, Selectors, Share, Way,
 };
 use crate::inline::outer;
-use crate::plane::{Plane, Removed};
+use crate::plane::Plane;
 use crate::streams::Streams;
-
-/// How long a removed SA still takes packets that are on their way.
-const LINGER: Duration = Duration::from_secs(1);
-/// How long packets inside the data plane may take to leave an SA that is to be retired.
-const DRAIN: Duration = Duration::from_secs(5);
-/// Between looks at that.
-const DRAIN_TICK: Duration = Duration::from_millis(2);
+use leaving::Leaving;
+pub(crate) use leaving::drained;
+use neighbours::{could_have_neighbours, is_neighbour};
+use params::{lifetimes, params, within};
+pub(crate) use params::{pairs, suite};
 
 /// Installs and removes child SAs.
 pub(crate) struct Installer {
@@ -49,38 +45,6 @@ pub(crate) struct Installer {
     reserved: HashSet<u32>,
     /// Those on their way out.
     leaving: Vec<Leaving>,
-}
-
-/// A child that is retired: first nothing is sent through it any more, then it takes late packets for
-/// a moment, then nothing is received through it.
-struct Leaving {
-    sending: Drain,
-    outbound: Option<SaHandle>,
-    inbound: SaHandle,
-    spi: Option<Spi>,
-    /// Until when it takes what is on its way.
-    until: Option<Instant>,
-    receiving: Option<Drain>,
-}
-
-/// An entry that was taken out of the policy and that packets may still use.
-struct Drain {
-    removed: Removed,
-    since: Instant,
-}
-
-impl Drain {
-    /// Whether no packet uses it any more, or it has been waited for long enough.
-    fn is_over(&self, now: Instant) -> bool {
-        if self.removed.is_drained() {
-            return true;
-        }
-        let stuck = now.saturating_duration_since(self.since) > DRAIN;
-        if stuck {
-            tracing::warn!("packets of a removed SA are stuck; it is retired under them");
-        }
-        stuck
-    }
 }
 
 struct Installed {
@@ -365,18 +329,9 @@ impl Installer {
             place.and_then(Option::take);
         }
         let now = Instant::now();
-        let mut leaving = Leaving {
-            sending: Drain {
-                removed: self.plane.remove_outbound(child.0),
-                since: now,
-            },
-            outbound: installed.outbound,
-            inbound: installed.inbound,
-            spi: Spi::new(installed.sa.spi_in),
-            until: None,
-            receiving: None,
-        };
-        if self.goes_on_leaving(&mut leaving, now) {
+        let handles = (installed.inbound, installed.outbound);
+        let mut leaving = Leaving::new(&self.plane, &installed.sa, handles, now);
+        if leaving.goes_on(&self.plane, &self.failover, now) {
             self.leaving.push(leaving);
         }
         Some(installed.sa)
@@ -399,36 +354,9 @@ impl Installer {
 
     /// Goes on with those that are retired.
     pub(crate) fn tick(&mut self, now: Instant) {
-        let mut leaving = std::mem::take(&mut self.leaving);
-        leaving.retain_mut(|leaving| self.goes_on_leaving(leaving, now));
-        self.leaving = leaving;
-    }
-
-    /// Goes on with one; whether there is more to do.
-    fn goes_on_leaving(&self, leaving: &mut Leaving, now: Instant) -> bool {
-        let Some(until) = leaving.until else {
-            if leaving.sending.is_over(now) {
-                if let Some(outbound) = leaving.outbound {
-                    let _ = self.failover.retire(outbound);
-                }
-                leaving.sending.removed = Removed::Nothing;
-                leaving.until = Some(now + LINGER);
-            }
-            return true;
-        };
-        if now < until {
-            return true;
-        }
-        let (plane, spi) = (&self.plane, leaving.spi);
-        let receiving = leaving.receiving.get_or_insert_with(|| Drain {
-            removed: spi.map_or(Removed::Nothing, |spi| plane.remove_inbound(spi)),
-            since: now,
-        });
-        if !receiving.is_over(now) {
-            return true;
-        }
-        let _ = self.failover.retire(leaving.inbound);
-        false
+        let (plane, failover) = (&self.plane, &self.failover);
+        self.leaving
+            .retain_mut(|leaving| leaving.goes_on(plane, failover, now));
     }
 
     /// Where a child's SAs live: outbound if there is one, else inbound.
@@ -541,273 +469,4 @@ fn not_led(error: &SaError) -> InstallError {
         error: error.to_string(),
     }
     .into()
-}
-
-/// Waits until no packet uses an entry that was taken out of the policy.
-pub(crate) async fn drained(removed: Removed) {
-    let start = tokio::time::Instant::now();
-    while !removed.is_drained() {
-        if start.elapsed() > DRAIN {
-            tracing::warn!("packets of a removed SA are stuck; it is retired under them");
-            return;
-        }
-        tokio::time::sleep(DRAIN_TICK).await;
-    }
-}
-
-/// Whether an SA's peer has said that it is behind a NAT, where transport mode may be ambiguous.
-fn could_have_neighbours(sa: &ChildSa) -> bool {
-    sa.transport && sa.told().original.is_some()
-}
-
-/// Whether another peer behind the same NAT has transport mode for traffic that a new one's might be.
-fn is_neighbour(sa: &ChildSa, new: &ChildSa) -> bool {
-    let meets = |a: &[ts::TrafficSelector], b: &[ts::TrafficSelector]| {
-        a.iter().any(|a| b.iter().any(|b| a.intersect(b).is_some()))
-    };
-    let (one, other) = (sa.path.remote, new.path.remote);
-    sa.transport
-        && could_have_neighbours(new)
-        && one.ip() == other.ip()
-        && one.port() != other.port()
-        && meets(&sa.ts_local, &new.ts_local)
-        && meets(&sa.ts_remote, &new.ts_remote)
-}
-
-fn lifetimes(section: &ChildSection) -> Lifetimes {
-    let limit = |value: u64| (value != 0).then_some(value);
-    // So that not all SAs of a gateway are rekeyed at once; the hasher's keys are random enough for that.
-    let earlier = |value: u64, spread: u64| {
-        let random = RandomState::new().build_hasher().finish();
-        let by = random % spread.saturating_add(1).max(1);
-        limit(value).map(|value| value.saturating_sub(by).max(1))
-    };
-    // Time is the core's: it rekeys by its own clock.
-    Lifetimes {
-        soft: Limits {
-            bytes: earlier(section.rekey_bytes, section.rand_bytes),
-            packets: earlier(section.rekey_packets, section.rand_packets),
-            time: None,
-        },
-        hard: Limits {
-            bytes: limit(section.life_bytes),
-            packets: limit(section.life_packets),
-            time: section.life_time(),
-        },
-    }
-}
-
-/// A peer that lets an SA go after so many octets has it rekeyed before.
-fn within(mut lifetimes: Lifetimes, peers: Option<u64>) -> Lifetimes {
-    let Some(bytes) = peers else {
-        return lifetimes;
-    };
-    let least = |own: Option<u64>, bytes: u64| Some(own.map_or(bytes, |own| own.min(bytes)));
-    lifetimes.soft.bytes = least(lifetimes.soft.bytes, (bytes - bytes / 10).max(1));
-    lifetimes.hard.bytes = least(lifetimes.hard.bytes, bytes.max(1));
-    lifetimes
-}
-
-/// IKE's algorithms as the engines name them.
-pub(crate) fn suite(suite: &EspSuite) -> Result<Suite, InvalidSa> {
-    let integrity = match suite.integrity {
-        None => sa::Integrity::None,
-        Some(Integrity::HmacSha256) => sa::Integrity::HmacSha256,
-        Some(Integrity::HmacSha384) => sa::Integrity::HmacSha384,
-        Some(Integrity::HmacSha512) => sa::Integrity::HmacSha512,
-        Some(Integrity::HmacMd5) => sa::Integrity::HmacMd5,
-        Some(Integrity::HmacSha1) => sa::Integrity::HmacSha1,
-        Some(Integrity::AesXcbc) => sa::Integrity::AesXcbc,
-        Some(Integrity::AesCmac) => sa::Integrity::AesCmac,
-        Some(Integrity::Aes128Gmac) => sa::Integrity::Aes128Gmac,
-        Some(Integrity::Aes192Gmac) => sa::Integrity::Aes192Gmac,
-        Some(Integrity::Aes256Gmac) => sa::Integrity::Aes256Gmac,
-    };
-    if suite.ah {
-        return Suite::ah(integrity);
-    }
-    let cipher = match suite.encryption {
-        Encryption::Des => sa::Cipher::DesCbc,
-        Encryption::TripleDes => sa::Cipher::TripleDesCbc,
-        Encryption::Null => sa::Cipher::Null,
-        Encryption::AesCbc(128) => sa::Cipher::Aes128Cbc,
-        Encryption::AesCbc(192) => sa::Cipher::Aes192Cbc,
-        Encryption::AesCbc(_) => sa::Cipher::Aes256Cbc,
-        Encryption::AesGcm16(128) => sa::Cipher::Aes128Gcm,
-        Encryption::AesGcm16(192) => sa::Cipher::Aes192Gcm,
-        Encryption::AesGcm16(_) => sa::Cipher::Aes256Gcm,
-        Encryption::AesGcm12(128) => sa::Cipher::Aes128Gcm12,
-        Encryption::AesGcm12(192) => sa::Cipher::Aes192Gcm12,
-        Encryption::AesGcm12(_) => sa::Cipher::Aes256Gcm12,
-        Encryption::AesGcm8(128) => sa::Cipher::Aes128Gcm8,
-        Encryption::AesGcm8(192) => sa::Cipher::Aes192Gcm8,
-        Encryption::AesGcm8(_) => sa::Cipher::Aes256Gcm8,
-        Encryption::NullAesGmac(128) => sa::Cipher::Aes128Gmac,
-        Encryption::NullAesGmac(192) => sa::Cipher::Aes192Gmac,
-        Encryption::NullAesGmac(_) => sa::Cipher::Aes256Gmac,
-        Encryption::AesCcm16(128) => sa::Cipher::Aes128Ccm16,
-        Encryption::AesCcm16(192) => sa::Cipher::Aes192Ccm16,
-        Encryption::AesCcm16(_) => sa::Cipher::Aes256Ccm16,
-        Encryption::AesCcm12(128) => sa::Cipher::Aes128Ccm12,
-        Encryption::AesCcm12(192) => sa::Cipher::Aes192Ccm12,
-        Encryption::AesCcm12(_) => sa::Cipher::Aes256Ccm12,
-        Encryption::AesCcm8(128) => sa::Cipher::Aes128Ccm8,
-        Encryption::AesCcm8(192) => sa::Cipher::Aes192Ccm8,
-        Encryption::AesCcm8(_) => sa::Cipher::Aes256Ccm8,
-        Encryption::ChaCha20Poly1305 => sa::Cipher::ChaCha20Poly1305,
-    };
-    Suite::new(cipher, integrity)
-}
-
-fn params(
-    child: &ChildSa,
-    (direction, keys): (Direction, &ChildKeys),
-    lifetimes: Lifetimes,
-    replay_window: u32,
-) -> Result<SaParams, InvalidSa> {
-    let spi = match direction {
-        Direction::Inbound => child.spi_in,
-        Direction::Outbound => child.spi_out,
-    };
-    let suite = suite(&child.suite)?;
-    Ok(SaParams {
-        spi: Spi::new(spi).ok_or(InvalidSa::ReservedSpi { spi })?,
-        direction,
-        mode: match child.transport {
-            true => Mode::Transport,
-            false => Mode::Tunnel,
-        },
-        suite,
-        keys: KeyMaterial::from_keymat(suite, &keys.encryption, &keys.integrity)?,
-        esn: child.suite.esn,
-        replay_window,
-        replay_state: None,
-        numbering: Numbering::Granted(None),
-        // The socket adds the rest.
-        outer: None,
-        lifetimes,
-        tfc_padding: false,
-        selectors: Vec::new(),
-    })
-}
-
-/// Each of our side's selectors with each of the peer's.
-pub(crate) fn pairs(from: &[ts::TrafficSelector], to: &[ts::TrafficSelector]) -> Selectors {
-    let selector = |ts: &ts::TrafficSelector| TrafficSelector {
-        start: ts.start,
-        end: ts.end,
-        protocol: ts.protocol,
-        start_port: ts.start_port,
-        end_port: ts.end_port,
-    };
-    from.iter()
-        .flat_map(|from| to.iter().map(move |to| (selector(from), selector(to))))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::config::Config;
-
-    use super::*;
-
-    /// RFC 3948 §5.2: the second of two hosts behind a NAT gets no transport mode for the same traffic; a new
-    /// child SA of the first one does, and so does other traffic.
-    #[test]
-    fn hosts_behind_a_nat_that_could_not_be_told_apart_are_neighbours() {
-        let child = |port: u16, service: u16| {
-            let selector = |host: &str| ts::TrafficSelector {
-                protocol: 6,
-                start_port: service,
-                end_port: service,
-                ..ts::TrafficSelector::host(host.parse().unwrap())
-            };
-            ChildSa {
-                id: ChildId(1),
-                connection: "gw".into(),
-                child: "net".into(),
-                spi_in: 0x1000,
-                spi_out: 0x1001,
-                path: Path::new(
-                    "192.0.2.1:4500".parse().unwrap(),
-                    std::net::SocketAddr::new("198.51.100.7".parse().unwrap(), port),
-                ),
-                udp_encap: true,
-                transport: true,
-                suite: EspSuite {
-                    ah: false,
-                    encryption: Encryption::AesGcm16(128),
-                    integrity: None,
-                    group: None,
-                    esn: false,
-                    additional: Default::default(),
-                },
-                ts_local: Box::new([selector("192.0.2.1")]),
-                ts_remote: Box::new([selector("198.51.100.7")]),
-                replaces: None,
-                resource: None,
-                told: Some(Box::new(ikev2d_proto::event::Told {
-                    original: Some(("10.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap())),
-                    ..Default::default()
-                })),
-            }
-        };
-        let first = child(20_000, 22);
-        assert!(is_neighbour(&first, &child(20_001, 22)));
-        assert!(!is_neighbour(&first, &child(20_000, 22)));
-        assert!(!is_neighbour(&first, &child(20_001, 80)));
-        let tunnel = ChildSa {
-            transport: false,
-            ..child(20_001, 22)
-        };
-        assert!(!is_neighbour(&first, &tunnel) && !is_neighbour(&tunnel, &first));
-        // Nobody looks for neighbours of a tunnel, nor of a peer that is behind no NAT.
-        let mut direct = first.clone();
-        direct.told = None;
-        assert!(could_have_neighbours(&first));
-        assert!(!could_have_neighbours(&tunnel) && !could_have_neighbours(&direct));
-    }
-
-    /// S20, B53: what an IKEv1 peer has said of kilobytes holds where it is less than ours.
-    #[test]
-    fn a_peers_lifetime_in_octets_holds_beside_ours() {
-        let of = |soft, hard| {
-            let mut lifetimes = Lifetimes::default();
-            (lifetimes.soft.bytes, lifetimes.hard.bytes) = (soft, hard);
-            lifetimes
-        };
-        for (own, peers, expected) in [
-            (of(None, None), None, of(None, None)),
-            (of(None, None), Some(1000), of(Some(900), Some(1000))),
-            (
-                of(Some(500), Some(600)),
-                Some(1000),
-                of(Some(500), Some(600)),
-            ),
-            (of(Some(5000), None), Some(1000), of(Some(900), Some(1000))),
-        ] {
-            assert_eq!(within(own, peers), expected);
-        }
-    }
-
-    /// A peer that refuses to rekey a child does not keep it for ever.
-    #[test]
-    fn a_child_stops_a_tenth_after_its_rekeying_unless_it_says_otherwise() {
-        for (settings, seconds) in [
-            ("", Some(3960)),
-            ("rekey_time = \"100s\"", Some(110)),
-            ("rekey_time = 0", None),
-            ("life_time = \"2h\"", Some(7200)),
-            ("life_time = 0", None),
-        ] {
-            let text = format!(
-                "[connections.gw]\nlocal = {{ auth = \"psk\" }}\nremote = {{ auth = \"psk\" }}\n\
-                 [connections.gw.children.net]\n{settings}\n"
-            );
-            let config: Config = text.parse().unwrap();
-            let section = &config.connections["gw"].children["net"];
-            let expected = seconds.map(Duration::from_secs);
-            assert_eq!(lifetimes(section).hard.time, expected, "{settings}");
-        }
-    }
 }

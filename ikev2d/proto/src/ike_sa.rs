@@ -7,6 +7,7 @@ mod fragments;
 mod mobike;
 mod rare;
 mod reauth;
+mod sent;
 mod step;
 mod stream;
 mod sync;
@@ -52,8 +53,8 @@ use crate::proposal::IkeSuite;
 use crate::puzzle::Puzzle;
 use crate::wire::{Payload, notify, payload};
 pub(crate) use reauth::Reauth;
+pub(crate) use sent::Sent;
 use window::Outstanding;
-pub(crate) use window::Sent;
 
 /// How long an SA whose deletion is the peer's to ask for is kept: longer than any peer sends again.
 pub(crate) const FORGET: Duration = Duration::from_secs(240);

@@ -620,6 +620,7 @@ impl Verifier for Trust {
                 digest.update(Sha256::digest(certificate.to_der().ok()?));
             }
         }
+        digest.update(anchors.keys.len().to_be_bytes());
         for key in &anchors.keys {
             digest.update(Sha256::digest(key.public_key_to_der().ok()?));
         }

@@ -2,8 +2,10 @@
 //! One worker: reads what is there, has it sealed and opened, writes what is done, sleeps when there
 //! is nothing.
 
+mod receive;
+
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,13 +14,11 @@ use std::time::{Duration, Instant};
 use offload_api::frame::{Frame, FramePool};
 use offload_api::queue::{Done, Op, QueuePair, Status};
 use offload_api::sa::SaHandle;
-use offload_api::wire::esp::{Header, NEXT_HEADER_DUMMY};
-use offload_api::wire::ip::{Facts, Ipv4Header, PROTOCOL_IPV4, PROTOCOL_IPV6};
-use offload_api::wire::natt::{self, Kind};
+use offload_api::wire::esp::NEXT_HEADER_DUMMY;
+use offload_api::wire::ip::{Facts, PROTOCOL_IPV4, PROTOCOL_IPV6};
 use tun_rs::SyncDevice;
 
 use super::acquire::AcquireGate;
-use super::ah::restore_header;
 use super::busy_poll::BusyPoll;
 use super::from_tun::{FromTun, MOST_PACKETS};
 use super::interfaces::{InterfaceId, Queues};
@@ -43,8 +43,6 @@ pub(super) const SHARE: usize = BURST / 2;
 const ROOM: usize = 8 * BURST;
 /// Reads of a socket in one round.
 pub(super) const READS: usize = 32;
-/// ESP's number as an IP protocol.
-const ESP: u8 = 50;
 /// Packets of IP protocol 50 that are read at once.
 const RAW_READ: usize = 32;
 
@@ -335,209 +333,6 @@ impl Worker {
             cookie,
             explicit: None,
         });
-    }
-
-    fn read_udp(&mut self) -> bool {
-        let mut worked = false;
-        let mut receiver = std::mem::take(&mut self.receiver);
-        let most = self.ops.len() + SHARE;
-        for at in 0..self.udp.len() {
-            for _ in 0..READS {
-                if !self.ready.has(Source::Udp(at)) {
-                    break;
-                }
-                let Some((socket, port)) = self.udp.get(at) else {
-                    break;
-                };
-                let port = *port;
-                let Ok(Some(received)) = receiver.receive(socket) else {
-                    self.ready.clear(Source::Udp(at));
-                    break;
-                };
-                worked = true;
-                for datagram in received.octets.chunks(received.segment) {
-                    match natt::classify(datagram) {
-                        Kind::Esp => self.open(datagram, received.remote, received.class),
-                        Kind::Ike(message) => {
-                            let unspecified = match received.remote {
-                                SocketAddr::V4(_) => [0; 4].into(),
-                                SocketAddr::V6(_) => [0; 16].into(),
-                            };
-                            let local = received.local.unwrap_or(unspecified);
-                            (self.shared.upcall)(Upcall::Ike {
-                                local: SocketAddr::new(local, port),
-                                remote: received.remote,
-                                stream: None,
-                                datagram: message.to_vec(),
-                            });
-                        }
-                        Kind::Keepalive | Kind::Runt => {
-                            self.shared.counters.ignored.fetch_add(1, Relaxed);
-                        }
-                    }
-                }
-                if self.ops.len() >= most {
-                    break;
-                }
-            }
-        }
-        self.receiver = receiver;
-        worked
-    }
-
-    /// Opens what TCP has brought.
-    fn read_mail(&mut self) -> bool {
-        if let Some(mailbox) = self.shared.mail.get(self.number) {
-            mailbox.empty_into(&mut self.mail);
-        }
-        let worked = !self.mail.is_empty();
-        let most = self.ops.len() + SHARE;
-        while self.ops.len() < most
-            && let Some(frame) = self.mail.pop_front()
-        {
-            if let Some(entry) = self.entry_of(&frame, false) {
-                let sa = entry.sa;
-                // Where the peer is, IKE says.
-                let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-                self.submit(sa, frame, Flight::In(entry, nowhere, None));
-            }
-        }
-        worked
-    }
-
-    /// Whose an encapsulated packet is.
-    fn entry_of(&self, packet: &[u8], in_udp: bool) -> Option<Arc<InboundEntry>> {
-        let counters = &self.shared.counters;
-        let entry =
-            Header::parse(packet).and_then(|header| self.shared.policy.inbound(header.spi.get()));
-        let Some(entry) = entry else {
-            counters.unknown_spi.fetch_add(1, Relaxed);
-            return None;
-        };
-        if entry.transport.is_some() && !(in_udp && entry.original.is_some()) {
-            // It was agreed upon without a NAT, and so without UDP, or never with TCP.
-            counters.refused.fetch_add(1, Relaxed);
-            return None;
-        }
-        Some(entry)
-    }
-
-    /// Leads a datagram to its SA.
-    fn open(&mut self, datagram: &[u8], remote: SocketAddr, class: Option<u8>) {
-        let counters = &self.shared.counters;
-        counters.esp_received.fetch_add(1, Relaxed);
-        let Some(entry) = self.entry_of(datagram, true) else {
-            return;
-        };
-        let Some(mut frame) = self.pool.alloc().filter(|_| self.ops.len() < ROOM) else {
-            counters.overload.fetch_add(1, Relaxed);
-            return;
-        };
-        let whole = frame.fill(datagram)
-            && match (entry.transport, remote.ip()) {
-                (None, _) => true,
-                (Some(own), peer) => original::restore_header(&mut frame, peer, own),
-            };
-        if !whole {
-            counters.refused.fetch_add(1, Relaxed);
-            return;
-        }
-        let sa = entry.sa;
-        self.submit(sa, frame, Flight::In(entry, remote, class));
-    }
-
-    /// Reads IP protocol 50, straight into frames; without any, packets wait in the kernel.
-    fn read_raw(&mut self) -> bool {
-        let mut worked = false;
-        for at in 0..self.raw.len() {
-            let most = self.ops.len() + SHARE;
-            while self.ops.len() < most && self.ready.has(Source::Raw(at)) {
-                while self.raw_frames.len() < RAW_READ {
-                    let Some(mut frame) = self.pool.alloc() else {
-                        break;
-                    };
-                    let room = frame.tailroom();
-                    if frame.push_back(room).is_none() {
-                        break;
-                    }
-                    self.raw_frames.push(frame);
-                }
-                self.starved |= self.raw_frames.is_empty();
-                let mut facts = [(None, IpAddr::V4(Ipv4Addr::UNSPECIFIED), None); RAW_READ];
-                let Some(socket) = self.raw.get(at) else {
-                    break;
-                };
-                let frames = &mut self.raw_frames;
-                let received =
-                    self.raw_burst
-                        .receive_raw(socket, frames, |at, len, sender, class| {
-                            if let Some(place) = facts.get_mut(at) {
-                                *place = (len, sender, class);
-                            }
-                        });
-                let Ok(received @ 1..) = received else {
-                    if !self.raw_frames.is_empty() {
-                        self.ready.clear(Source::Raw(at));
-                    }
-                    break;
-                };
-                worked = true;
-                let mut frames = std::mem::take(&mut self.raw_frames);
-                for (frame, (len, sender, class)) in frames.drain(..received).zip(facts) {
-                    self.open_raw(frame, len, sender, class);
-                }
-                self.raw_frames = frames;
-                // Fewer than asked for: that was all.
-                if received < RAW_READ {
-                    self.ready.clear(Source::Raw(at));
-                    break;
-                }
-            }
-        }
-        worked
-    }
-
-    fn open_raw(
-        &mut self,
-        mut frame: Frame,
-        len: Option<usize>,
-        sender: IpAddr,
-        class: Option<u8>,
-    ) {
-        let counters = &self.shared.counters;
-        counters.esp_received.fetch_add(1, Relaxed);
-        let Some(len) = len else {
-            counters.refused.fetch_add(1, Relaxed);
-            return;
-        };
-        frame.truncate(len);
-        // IPv4 raw sockets deliver the IP header, IPv6 ones do not.
-        let mut skip = 0;
-        if sender.is_ipv4() {
-            let words = frame.first().map_or(0, |octet| octet & 0x0f);
-            skip = (usize::from(words) * 4).max(Ipv4Header::LEN);
-        }
-        let header = frame.get(skip..).and_then(Header::parse);
-        let entry = header.and_then(|header| self.shared.policy.inbound(header.spi.get()));
-        let Some(entry) = entry else {
-            counters.unknown_spi.fetch_add(1, Relaxed);
-            return;
-        };
-        let whole = match (entry.transport, sender) {
-            (None, _) => frame.pull_front(skip),
-            (Some(_), IpAddr::V4(_)) => true,
-            (Some(IpAddr::V6(own)), IpAddr::V6(sender)) => {
-                restore_header(&mut frame, ESP, sender, own)
-            }
-            (Some(IpAddr::V4(_)), IpAddr::V6(_)) => false,
-        };
-        if !whole {
-            counters.refused.fetch_add(1, Relaxed);
-            return;
-        }
-        let sa = entry.sa;
-        let flight = Flight::In(entry, SocketAddr::new(sender, 0), class);
-        self.submit(sa, frame, flight);
     }
 
     /// Sends what is done on its way.

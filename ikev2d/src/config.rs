@@ -354,12 +354,17 @@ impl Draft {
         &self.config.daemon
     }
 
-    /// Keeps the part about the daemon as one runs with it, since that is read at its start alone: the
-    /// settings of the file that are other.
-    pub(crate) fn keep_daemon(&mut self, running: &DaemonSection) -> Vec<String> {
-        let differing = running.differing(&self.config.daemon);
-        self.config.daemon = running.clone();
-        differing
+    /// Keeps what is read at a daemon's start alone as one runs with it: the settings of the file that are
+    /// other.
+    pub(crate) fn keep(&mut self, running: &Config) -> Vec<String> {
+        let differing = running.daemon.differing(&self.config.daemon).into_iter();
+        let mut named: Vec<_> = differing.map(|name| format!("daemon.{name}")).collect();
+        if running.cluster != self.config.cluster {
+            named.push("cluster".to_owned());
+        }
+        self.config.daemon = running.daemon.clone();
+        self.config.cluster = running.cluster.clone();
+        named
     }
 
     /// Who else may own private keys: the user that the daemon becomes.

@@ -272,7 +272,7 @@ impl Daemon {
 
     pub(crate) fn reload(&mut self) -> Result<(), crate::config::ConfigError> {
         let draft = Draft::read(&self.config_path).and_then(|mut draft| {
-            let kept = draft.keep_daemon(&self.config.daemon);
+            let kept = draft.keep(&self.config);
             Ok((draft.load(Some(&self.keeper))?, kept))
         });
         match draft {
@@ -281,7 +281,7 @@ impl Daemon {
                 tracing::info!("configuration is read again; established SAs stay");
                 for setting in kept {
                     tracing::warn!(
-                        "daemon.{setting} has changed: restart ikev2d for it to take effect"
+                        "{setting} has changed: restart ikev2d for it to take effect"
                     );
                 }
                 config.log_warnings();

@@ -280,9 +280,7 @@ impl Daemon {
                 self.keeper.forget_others();
                 tracing::info!("configuration is read again; established SAs stay");
                 for setting in kept {
-                    tracing::warn!(
-                        "{setting} has changed: restart ikev2d for it to take effect"
-                    );
+                    tracing::warn!("{setting} has changed: restart ikev2d for it to take effect");
                 }
                 config.log_warnings();
                 self.config = config;

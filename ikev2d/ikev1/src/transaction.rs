@@ -323,7 +323,7 @@ impl Isakmp {
         if user::is_about_users(asked) {
             return self.tell_user(asked);
         }
-        (Kind::Reply, self.give_addresses(ctx, asked).into(), Ok(()))
+        (Kind::Reply, self.reply_config(ctx, asked).into(), Ok(()))
     }
 
     /// The peer sets something.

@@ -9,11 +9,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ikev1_proto::wire::transaction::{self, Attributes};
+use ikev1_proto::wire::{Payloads, payload};
 use ikev2d_proto::config::*;
 use ikev2d_proto::event::*;
 use ikev2d_proto::pool::PoolConfig;
 use ikev2d_proto::ts::TrafficSelector;
-use ikev2d_proto::wire::configuration::Attribute;
+use ikev2d_proto::wire::configuration::{self, Attribute};
 use ikev2d_proto::xauth::Xauth;
 use zeroize::Zeroizing;
 
@@ -249,4 +251,54 @@ fn an_empty_pool_is_told() {
     pair.initiate(0, Some("net"));
     pair.run(Duration::from_secs(60));
     assert!(pair.failure(0).unwrap().contains("no address"));
+}
+
+/// S66, S73: a peer that asks what we are, and which attributes we know of, is told, beside the address it asks
+/// for or alone.
+#[test]
+fn what_is_asked_of_us_is_told() {
+    use Attribute::{ApplicationVersion, Ip4Address, Supported};
+    for pools in [true, false] {
+        let mut pair = Pair::open(|a, connection, config| {
+            if !a && pools {
+                connection.pools = vec!["p".to_owned()];
+            }
+            config.application_version = "gw 7.1".to_owned();
+        });
+        let pool = PoolConfig {
+            start: "10.3.0.1".parse().unwrap(),
+            end: "10.3.0.9".parse().unwrap(),
+            attributes: vec![],
+        };
+        let all = BTreeMap::from([("p".to_owned(), pool)]);
+        pair.sides[1].endpoint.pools_mut().set(all);
+        pair.up();
+        let mut asked = transaction::begin(configuration::Kind::Request, 7);
+        for attribute in [
+            Ip4Address(None),
+            ApplicationVersion(vec![]),
+            Supported(vec![]),
+        ] {
+            transaction::push_given(&mut asked, &attribute);
+        }
+        assert_eq!(
+            pair.say(TRANSACTION, 9, &[(payload::ATTRIBUTES, &asked)]),
+            1
+        );
+        let (_, answer) = pair.recorded.last().unwrap();
+        let parts = Payloads::parse(payload::HASH, &answer[28..], true).unwrap();
+        let told =
+            Attributes::parse(parts.one(payload::ATTRIBUTES, "attributes").unwrap()).unwrap();
+        assert_eq!(
+            (told.kind, told.identifier),
+            (configuration::Kind::Reply, 7)
+        );
+        let address = Ip4Address(Some([10, 3, 0, 1].into()));
+        let about = [
+            Supported(configuration::KNOWN.to_vec()),
+            ApplicationVersion(b"gw 7.1".to_vec()),
+        ];
+        let expected = pools.then_some(address).into_iter().chain(about);
+        assert_eq!(told.given(), expected.collect::<Vec<_>>());
+    }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Mode config: addresses are asked for (pull) or given unasked (push), at either end.
 
-use ikev2d_proto::wire::configuration::{Attribute as Given, Kind};
+use ikev2d_proto::wire::configuration::{Attribute as Given, Kind, about_us};
 
 use super::What;
 use crate::isakmp::Isakmp;
@@ -49,15 +49,22 @@ impl Isakmp {
         Ok(())
     }
 
-    /// The peer's request: what it gets.
-    pub(super) fn give_addresses(&mut self, ctx: &mut Ctx<'_>, asked: &Attributes<'_>) -> Vec<u8> {
+    /// The peer's request: what it gets, and what it is told of us.
+    pub(super) fn reply_config(&mut self, ctx: &mut Ctx<'_>, asked: &Attributes<'_>) -> Vec<u8> {
+        let asked = asked.given();
+        let mut told = self.give_addresses(ctx, &asked);
+        told.extend(about_us(&asked, &ctx.config.application_version));
+        body(&told)
+    }
+
+    fn give_addresses(&mut self, ctx: &mut Ctx<'_>, asked: &[Given]) -> Vec<Given> {
         if self.connection.pools.is_empty() || !self.transactions.is_user_proved {
             return Vec::new();
         }
         let owner = self.owner();
         let given = self
             .assigned
-            .give(ctx.pools, &self.connection, &owner, &asked.given());
+            .give(ctx.pools, &self.connection, &owner, asked);
         if given.is_none() {
             tracing::warn!(
                 connection = self.connection.name,
@@ -65,7 +72,7 @@ impl Isakmp {
                 "no pool has an address for the peer"
             );
         }
-        body(&given.unwrap_or_default())
+        given.unwrap_or_default()
     }
 
     /// The peer gives us addresses unasked. What is taken is told without its value (§3.2).

@@ -5,26 +5,13 @@ use std::net::IpAddr;
 
 use crate::ike_sa::{Ctx, IkeSa, find};
 use crate::ts::TrafficSelector;
-use crate::wire::configuration::{self, Attribute, KNOWN, Kind};
+use crate::wire::configuration::{self, Attribute, Kind};
 use crate::wire::{Chain, Payload, notify, payload};
 
 /// The configuration of a message, if it has one of this kind that can be read.
 fn read(parts: &[Payload<'_>], kind: Kind) -> Option<Vec<Attribute>> {
     let (found, attributes) = configuration::parse(find(parts, payload::CP)?).ok()?;
     (found == kind).then_some(attributes)
-}
-
-/// What is told of ourselves where it is asked for: what we know of, and what we are (RFC 7296 §2.20).
-fn about_us(ctx: &Ctx<'_>, asked: &[Attribute]) -> Vec<Attribute> {
-    let asks = |wanted: fn(&Attribute) -> bool| asked.iter().any(wanted);
-    let supported = asks(|attribute| matches!(attribute, Attribute::Supported(_)));
-    let version = asks(|attribute| matches!(attribute, Attribute::ApplicationVersion(_)));
-    let ours = || ctx.config.application_version.as_bytes().to_vec();
-    let told = [
-        supported.then(|| Attribute::Supported(KNOWN.to_vec())),
-        version.then(|| Attribute::ApplicationVersion(ours())),
-    ];
-    told.into_iter().flatten().collect()
 }
 
 impl IkeSa {
@@ -65,7 +52,7 @@ impl IkeSa {
         let Some(asked) = read(parts, Kind::Request) else {
             return Ok(None);
         };
-        let told = about_us(ctx, &asked);
+        let told = configuration::about_us(&asked, &ctx.config.application_version);
         if self.connection.pools.is_empty() {
             let reply = (!told.is_empty()).then(|| configuration::emit(Kind::Reply, &told));
             return Ok(reply);
@@ -91,7 +78,7 @@ impl IkeSa {
         };
         match configuration::parse(body) {
             Ok((Kind::Request, asked)) => {
-                let reply = about_us(ctx, &asked);
+                let reply = configuration::about_us(&asked, &ctx.config.application_version);
                 chain.push(payload::CP, &configuration::emit(Kind::Reply, &reply));
             }
             Ok((Kind::Set, _)) => {

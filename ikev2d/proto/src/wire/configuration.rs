@@ -56,6 +56,20 @@ pub enum Attribute {
 /// Numbers of the attributes that are known.
 pub const KNOWN: [u16; 12] = [1, 2, 3, 4, 6, 7, 8, 10, 12, 13, 14, 15];
 
+/// What is told of ourselves where it is asked for: what we know of, and what we are (RFC 7296 §2.20,
+/// §3.15.1).
+pub fn about_us(asked: &[Attribute], application_version: &str) -> Vec<Attribute> {
+    let asks = |wanted: fn(&Attribute) -> bool| asked.iter().any(wanted);
+    let supported = asks(|attribute| matches!(attribute, Attribute::Supported(_)));
+    let version = asks(|attribute| matches!(attribute, Attribute::ApplicationVersion(_)));
+    let ours = || application_version.as_bytes().to_vec();
+    let told = [
+        supported.then(|| Attribute::Supported(KNOWN.to_vec())),
+        version.then(|| Attribute::ApplicationVersion(ours())),
+    ];
+    told.into_iter().flatten().collect()
+}
+
 fn v4(value: &[u8]) -> Result<Option<Ipv4Addr>, WireError> {
     match value {
         [] => Ok(None),

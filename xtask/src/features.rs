@@ -43,23 +43,26 @@ fn row(word: &str) -> Option<(char, u32, &str)> {
     Some((kind, number, &word[1 + digits.len()..]))
 }
 
-/// Every function by its name, with its file and the comment in front of it.
-fn functions(sources: &BTreeMap<String, String>) -> BTreeMap<String, Vec<Told>> {
+/// Every test by its name, with its file and the comment in front of it.
+fn tests(sources: &BTreeMap<String, String>) -> BTreeMap<String, Vec<Told>> {
     let mut all: BTreeMap<String, Vec<Told>> = BTreeMap::new();
     for (file, text) in sources {
-        let mut comment = String::new();
+        let (mut comment, mut is_test) = (String::new(), false);
         for line in text.lines().map(str::trim) {
             if line.starts_with("//") {
                 comment += line;
                 comment.push('\n');
-            } else if !line.starts_with("#[") {
+            } else if line.starts_with("#[") {
+                is_test |= line == "#[test]" || line.starts_with("#[tokio::test");
+            } else {
                 let function = line.strip_prefix("async ").unwrap_or(line);
-                if let Some(rest) = function.strip_prefix("fn ") {
+                if let Some(rest) = function.strip_prefix("fn ").filter(|_| is_test) {
                     let name = rest.split('(').next().unwrap_or(rest);
                     let told = (file.clone(), comment.clone());
                     all.entry(name.to_owned()).or_default().push(told);
                 }
                 comment.clear();
+                is_test = false;
             }
         }
     }
@@ -92,13 +95,13 @@ struct Line<'a> {
     held: BTreeSet<String>,
     ikev1: bool,
     sources: &'a BTreeMap<String, String>,
-    functions: &'a BTreeMap<String, Vec<Told>>,
+    tests: &'a BTreeMap<String, Vec<Told>>,
     wrong: Vec<String>,
 }
 
 impl Line<'_> {
     fn test(&mut self, name: &str, package: Option<&str>, modules: &[&str]) {
-        let mut found: Vec<&Told> = self.functions.get(name).into_iter().flatten().collect();
+        let mut found: Vec<&Told> = self.tests.get(name).into_iter().flatten().collect();
         // Where several files have one, the words in front of it say which.
         let package = |file: &str| package.is_some_and(|package| file.starts_with(package));
         let nearest = |file: &str| modules.last().is_some_and(|module| is_of(file, module));
@@ -153,7 +156,7 @@ fn tests_name_the_rows_that_they_are_listed_for() {
         .into_iter()
         .map(|file| (file.clone(), read(file)))
         .collect();
-    let functions = functions(&sources);
+    let known = tests(&sources);
     let text = read(TABLE);
     let (mut ikev1, mut lines, mut wrong) = (false, 0, Vec::new());
     for (at, line) in text.lines().enumerate() {
@@ -175,7 +178,7 @@ fn tests_name_the_rows_that_they_are_listed_for() {
             held: BTreeSet::new(),
             ikev1,
             sources: &sources,
-            functions: &functions,
+            tests: &known,
             wrong: Vec::new(),
         };
         for item in tests.trim_end_matches(" |").split("; ") {

@@ -2,6 +2,7 @@
 //! Configurations that are read, and those that are refused with the reason.
 
 mod manual;
+mod reference;
 mod versions;
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Values that are written as text: times, proposals, addresses, traffic selectors.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ use ikev2d_proto::proposal::Proposal;
 use ikev2d_proto::suite::Suite;
 use ikev2d_proto::ts::TrafficSelector;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _};
+use serde::de::{Deserializer, Error, Unexpected, Visitor};
 
-/// A time: `4h`, `30m`, `10s`, `2d`, or seconds.
+/// A time: `4h`, `30m`, `10s`, `2d`, `50ms`, or seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seconds(pub Duration);
 
@@ -24,36 +25,42 @@ impl Seconds {
 
 impl<'de> Deserialize<'de> for Seconds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Either {
-            Number(u64),
-            Text(String),
+        const EXPECTED: &str = "seconds, or a number with ms, s, m, h or d";
+
+        struct Reader;
+
+        impl Visitor<'_> for Reader {
+            type Value = Seconds;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(EXPECTED)
+            }
+
+            fn visit_i64<E: Error>(self, seconds: i64) -> Result<Seconds, E> {
+                let read = u64::try_from(seconds).map(Duration::from_secs).map(Seconds);
+                read.map_err(|_| E::invalid_value(Unexpected::Signed(seconds), &self))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Seconds, E> {
+                let read = || {
+                    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+                    let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+                    let factor = match unit {
+                        "ms" => return Some(Duration::from_millis(number)),
+                        "" | "s" => 1,
+                        "m" => 60,
+                        "h" => 3600,
+                        "d" => 86_400,
+                        _ => return None,
+                    };
+                    number.checked_mul(factor).map(Duration::from_secs)
+                };
+                let time = read().map(Seconds);
+                time.ok_or_else(|| E::custom(format!("time {text:?}: expected {EXPECTED}")))
+            }
         }
-        let text = match Either::deserialize(deserializer)? {
-            Either::Number(seconds) => return Ok(Self(Duration::from_secs(seconds))),
-            Either::Text(text) => text,
-        };
-        let error = || {
-            D::Error::custom(format!(
-                "time {text:?}: expected seconds, or a number with s, m, h or d"
-            ))
-        };
-        let at = text
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len());
-        let (number, unit) = text.split_at(at);
-        let factor = match unit {
-            "" | "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            "d" => 86_400,
-            _ => return Err(error()),
-        };
-        let number: u64 = number.parse().map_err(|_| error())?;
-        Ok(Self(Duration::from_secs(
-            number.checked_mul(factor).ok_or_else(error)?,
-        )))
+
+        deserializer.deserialize_any(Reader)
     }
 }
 
@@ -225,5 +232,43 @@ impl FromText for SelectorConfig {
             }
         }
         Ok(Self::Fixed(ts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_numbers_of_seconds_or_texts_with_units() {
+        let read = |written: &str| {
+            let table = toml::from_str::<std::collections::BTreeMap<String, Seconds>>(written);
+            table
+                .map(|table| table["time"].0)
+                .map_err(|error| error.to_string())
+        };
+        for (written, millis) in [
+            ("3", 3000),
+            ("0", 0),
+            ("\"90\"", 90_000),
+            ("\"90s\"", 90_000),
+            ("\"50ms\"", 50),
+            ("\"10m\"", 600_000),
+            ("\"4h\"", 14_400_000),
+            ("\"2d\"", 172_800_000),
+        ] {
+            let time = read(&format!("time = {written}")).unwrap();
+            assert_eq!(time, Duration::from_millis(millis), "{written}");
+        }
+        let huge = format!("\"{}d\"", u64::MAX);
+        for wrong in [
+            "-1", "1.5", "true", "\"\"", "\"s\"", "\"4 h\"", "\"1w\"", "\"-1s\"", &huge,
+        ] {
+            let error = read(&format!("time = {wrong}")).unwrap_err();
+            assert!(
+                error.contains("expected seconds, or a number with ms"),
+                "{error}"
+            );
+        }
     }
 }

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use ikev2d::config::{Config, Draft};
 use ikev2d::keeper::{KeepArguments, Keeper};
 use ikev2d::kept::Kept;
@@ -35,6 +35,9 @@ struct Arguments {
     /// error, warn, info, debug or trace; the configuration's `daemon.log_level` otherwise.
     #[arg(long)]
     log_level: Option<String>,
+    /// Write the manual page to standard output.
+    #[arg(long)]
+    man: bool,
     #[command(flatten)]
     publish: PublishArguments,
     #[command(flatten)]
@@ -59,6 +62,15 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         }
+    }
+    if arguments.man {
+        return match write_manual() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("ikev2d: standard output: {error}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let filter = |level: &str| EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let wrong = |error: &dyn std::error::Error| {
@@ -117,6 +129,16 @@ fn main() -> ExitCode {
             eprintln!("ikev2d: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The manual page, from the same definitions as `--help`.
+fn write_manual() -> std::io::Result<()> {
+    let page = clap_mangen::Man::new(Arguments::command()).section("8");
+    match page.render(&mut std::io::stdout().lock()) {
+        // Who reads it has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use ikev2d_proto::ts::TrafficSelector;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::route::{RouteHeader, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
@@ -284,6 +285,13 @@ impl Routes {
             source = self.own.within(local, v4);
             set = self.set_route(place, source);
         }
+        if let Err(error) = &set
+            && let Some(address) = source.take()
+        {
+            // One that the host is not sure of yet is none either (RFC 4862 §5.4).
+            tracing::warn!(net = %place.net, %address, %error, "route without a source address");
+            set = self.set_route(place, None);
+        }
         match set {
             Ok(()) => tracing::info!(net = %place.net, ?source, "route set"),
             Err(error) => tracing::error!(net = %place.net, %error, "route could not be set"),
@@ -356,7 +364,11 @@ impl Routes {
     pub(crate) async fn add_address(&mut self, interface: Option<u32>, network: IpNet) {
         let interface = interface.unwrap_or(self.interface);
         let (address, bits) = (network.addr(), network.prefix_len());
-        let request = self.handle.address().add(interface, address, bits);
+        let mut request = self.handle.address().add(interface, address, bits);
+        // Nobody else can have it, and until the kernel has made sure it is no source for a route (RFC 4862 §5.4).
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
         match request.replace().execute().await {
             Ok(()) => tracing::info!(%network, interface, "address added"),
             Err(error) => tracing::error!(%network, %error, "address could not be added"),

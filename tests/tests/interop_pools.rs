@@ -176,6 +176,12 @@ fn all_that_a_gateway_gives_is_there_and_undone() {
     for address in own {
         assert!(has_address(&wire.a, address), "{address}\n{}", a.tail());
     }
+    // It is ours at once: routes can have it for their source.
+    let six = wire
+        .a
+        .ip("-6 -o addr show dev esp0 to 2001:db8:3::1")
+        .unwrap();
+    assert!(six.contains("nodad"), "{six}");
     assert_pings(&wire, [10, 3, 0, 1], [10, 2, 0, 1], "IPv4");
     let six = ["2001:db8:3::1", "2001:db8:2::1"].map(|text| text.parse().unwrap());
     await_answer(&wire.a, six[0], six[1]);

@@ -115,6 +115,34 @@ fn a_tunnel_runs_over_ipv6_and_carries_both_families() {
     }
 }
 
+/// RFC 4862 §5.4: an address that the host is not sure of yet can be no route's source; the tunnel's route is there
+/// all the same.
+#[test]
+fn a_route_does_without_a_source_that_the_host_is_not_sure_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    wire.a
+        .sysctl("net.ipv6.conf.wire.dad_transmits", "60")
+        .unwrap();
+    wire.a.ip("addr add fd01::1/64 dev wire").unwrap();
+    let tentative = wire.a.ip("-6 addr show dev wire tentative").unwrap();
+    assert!(tentative.contains("fd01::1"), "{tentative}");
+    let configuration = |own: u8| {
+        let nets = |text: String| text.replace("\"10.1.0.0/24\"", "\"fd01::/64\"");
+        nets(ours(own, IKE, ESP, "", "")).replace("\"10.2.0.0/24\"", "\"fd02::/64\"")
+    };
+    let a = Gateway::ikev2d(&wire.a, &directory.path().join("a"), &configuration(1));
+    let _b = Gateway::ikev2d(&wire.b, &directory.path().join("b"), &configuration(2));
+    a.swanctl(&["--initiate", "--child", "net"]);
+    let routes = wire.a.ip("-6 route show dev esp0").unwrap();
+    let ours = routes.lines().find(|line| line.starts_with("fd02::/64"));
+    assert!(
+        ours.is_some_and(|route| !route.contains("src")),
+        "{routes}\n{}",
+        a.tail()
+    );
+}
+
 /// A gateway with two addresses on the wire answers from the one that it is configured with.
 #[test]
 fn ike_and_esp_leave_from_the_configured_address() {

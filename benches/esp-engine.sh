@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # Whole ESP in tunnel mode through the software engine's queue pair (outer headers, padding, IV, numbers,
 # ICV, replay, counters), against the AEAD alone; then on two cores: one SA's large bursts, which the
-# engine shares out, and two workers, each with a queue pair and SAs of its own.
+# engine shares out, and two workers, each with a queue pair and SAs of its own; beside each the AEAD alone
+# on both cores, which may be threads of one.
 #
 #   benches/esp-engine.sh [ROUNDS]
 #
@@ -37,8 +38,10 @@ for cell in run["one_core"]:
           f" {mpps:8.1f} {gbit:9.1f}   {', '.join(bars)}")
 for cell in run["cores"]:
     least = 1.7 if cell["sas"] == 1 else 1.9
-    ratios = [one / two for one, two in (cell["seal_ns"], cell["open_ns"])]
+    *ratios, bare = [one / two for one, two in (cell["seal_ns"], cell["open_ns"], cell["aead_ns"])]
+    # Nobody does more on two threads of one core than they give.
+    told = bar(min(ratios) >= least) if bare >= least else f"the processors do not give that: the AEAD alone has {bare:.2f}"
     print(f"{cell['sas']:4} SAs, {cell['size']} octets, bursts of {cell['burst']}, packets {cell['packets']}: two cores"
-          f" {ratios[0]:.2f} (seal) and {ratios[1]:.2f} (open) times one: >= {least}: {bar(min(ratios) >= least)}")
+          f" {ratios[0]:.2f} (seal) and {ratios[1]:.2f} (open) times one, the AEAD alone {bare:.2f}: >= {least}: {told}")
 sys.exit(missed != 0)
 PY

@@ -246,16 +246,20 @@ fn bare(keys: &[esp_aead::Key], bodies: &mut [Vec<u8>], times: &mut Times, burst
     times.take(bodies.len())
 }
 
+/// Keys of so many SAs, and a burst's bodies of the length that ESP makes of a packet.
+fn material(size: usize, sas: usize, burst: usize) -> (Vec<esp_aead::Key>, Vec<Vec<u8>>) {
+    let key = |sa: usize| {
+        let key: Vec<u8> = (0..16).map(|n| (n + sa) as u8).collect();
+        esp_aead::Key::new(Algorithm::Aes128Gcm, esp_aead::Direction::Seal, &key).unwrap()
+    };
+    let bodies = vec![vec![0; (size + 2).next_multiple_of(4)]; burst];
+    ((0..sas).map(key).collect(), bodies)
+}
+
 fn one_core(size: usize, sas: usize, options: &Options) -> serde_json::Value {
     let bursts = (options.kilobytes * 1000 / (size * options.burst)).max(1);
     let mut pair = Pair::new(&engine(1), 0..sas, (size, options.burst), bursts, 0);
-    let keys: Vec<_> = (0..sas)
-        .map(|sa| {
-            let key: Vec<u8> = (0..16).map(|n| (n + sa) as u8).collect();
-            esp_aead::Key::new(Algorithm::Aes128Gcm, esp_aead::Direction::Seal, &key).unwrap()
-        })
-        .collect();
-    let mut bodies = vec![vec![0; (size + 2).next_multiple_of(4)]; options.burst];
+    let (keys, mut bodies) = material(size, sas, options.burst);
     let [mut sealing, mut opening, mut alone] =
         [(); 3].map(|()| Vec::with_capacity(options.rounds + 1));
     let mut times = Times::with_room(bursts);
@@ -292,12 +296,14 @@ fn one_sa(size: usize, ahead: usize, options: &Options) -> serde_json::Value {
     let shape = (size, options.large_burst);
     let mut pairs = [1, 2].map(|threads| Pair::new(&engine(threads), 0..1, shape, bursts, ahead));
     let mut times = [const { (Vec::new(), Vec::new()) }; 2];
+    let mut processors = Processors::default();
     for _ in 0..options.rounds {
         for (pair, times) in pairs.iter_mut().zip(&mut times) {
             let [sealed, opened] = pair.round();
             times.0.push(sealed);
             times.1.push(opened);
         }
+        processors.look(size);
     }
     let [one, two] = times.map(|(seal, open)| (median(&seal), median(&open)));
     json!({
@@ -307,7 +313,57 @@ fn one_sa(size: usize, ahead: usize, options: &Options) -> serde_json::Value {
         "packets": if ahead == 0 { "just written by the caller's core" } else { "in no core's own cache" },
         "seal_ns": [one.0, two.0],
         "open_ns": [one.1, two.1],
+        "aead_ns": processors.told(),
     })
+}
+
+/// Has each done on a core of its own, all at once.
+fn on_cores<T: Send, R: Send>(work: &mut [T], each: impl Fn(&mut T) -> R + Sync) -> Vec<R> {
+    let start = Barrier::new(work.len());
+    std::thread::scope(|scope| {
+        let begin = |(core, work): (usize, _)| {
+            let (start, each) = (&start, &each);
+            scope.spawn(move || {
+                let mut set = nix::sched::CpuSet::new();
+                set.set(core).unwrap();
+                nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).unwrap();
+                start.wait();
+                each(work)
+            })
+        };
+        let workers: Vec<_> = work.iter_mut().enumerate().map(begin).collect();
+        let done = workers.into_iter().map(|worker| worker.join().unwrap());
+        done.collect()
+    })
+}
+
+/// Nanoseconds a packet of what several do together.
+fn together(each: impl IntoIterator<Item = f64>) -> f64 {
+    1.0 / each.into_iter().map(f64::recip).sum::<f64>()
+}
+
+/// The AEAD alone, on one core and on two at once: what the processors give whoever uses them. Those of a
+/// virtual machine may be threads of one core, now and then.
+#[derive(Default)]
+struct Processors {
+    one: Vec<f64>,
+    two: Vec<f64>,
+}
+
+impl Processors {
+    fn look(&mut self, size: usize) {
+        const BURSTS: usize = 200;
+        let mut work = [(); 2].map(|()| (material(size, 1, 32), Times::with_room(BURSTS)));
+        let seal = |((keys, bodies), times): &mut ((Vec<_>, Vec<_>), Times)| {
+            bare(keys, bodies, times, BURSTS)
+        };
+        self.one.push(together(on_cores(&mut work[..1], seal)));
+        self.two.push(together(on_cores(&mut work, seal)));
+    }
+
+    fn told(&self) -> [f64; 2] {
+        [&self.one, &self.two].map(|times| median(times))
+    }
 }
 
 /// A worker on each core, run to completion, with a queue pair and SAs of its own: alone, and both at
@@ -316,42 +372,31 @@ fn many_sas(size: usize, sas: usize, options: &Options) -> serde_json::Value {
     let bursts = (options.kilobytes * 1000 / (size * options.burst)).max(1);
     let engine = engine(1);
     let shape = (size, options.burst);
-    let start = Barrier::new(2);
-    let worker = |core: usize| {
-        let mut pair = Pair::new(&engine, sas * core..sas * (core + 1), shape, bursts, 0);
-        let mut set = nix::sched::CpuSet::new();
-        set.set(core).unwrap();
-        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).unwrap();
-        let mut times = [(); 4].map(|()| Vec::new());
-        for turn in 0..2 * options.rounds {
-            start.wait();
-            if turn % 2 == 0 && core != 0 {
-                continue;
-            }
-            for (times, taken) in times[turn % 2 * 2..].iter_mut().zip(pair.round()) {
-                times.push(taken);
-            }
+    let mut pairs =
+        [0, 1].map(|core| Pair::new(&engine, sas * core..sas * (core + 1), shape, bursts, 0));
+    let mut times = [const { (Vec::new(), Vec::new()) }; 2];
+    let mut processors = Processors::default();
+    for _ in 0..options.rounds {
+        for (cores, times) in [1, 2].into_iter().zip(&mut times) {
+            let taken = on_cores(&mut pairs[..cores], Pair::round);
+            times
+                .0
+                .push(together(taken.iter().map(|[sealed, _]| *sealed)));
+            times
+                .1
+                .push(together(taken.iter().map(|[_, opened]| *opened)));
         }
-        times
-    };
-    let [first, second] = std::thread::scope(|scope| {
-        [0, 1]
-            .map(|core| scope.spawn(move || worker(core)))
-            .map(|worker| worker.join().unwrap())
-    });
-    let [seal, open, ours_seal, ours_open] = first.map(|times| median(&times));
-    let [.., theirs_seal, theirs_open] = second.map(|times| match times.is_empty() {
-        true => 0.0,
-        false => median(&times),
-    });
-    let together = |a: f64, b: f64| 1.0 / (1.0 / a + 1.0 / b);
+        processors.look(size);
+    }
+    let [one, two] = times.map(|(seal, open)| (median(&seal), median(&open)));
     json!({
         "sas": sas,
         "size": size,
         "burst": options.burst,
         "packets": "of each core's own",
-        "seal_ns": [seal, together(ours_seal, theirs_seal)],
-        "open_ns": [open, together(ours_open, theirs_open)],
+        "seal_ns": [one.0, two.0],
+        "open_ns": [one.1, two.1],
+        "aead_ns": processors.told(),
     })
 }
 

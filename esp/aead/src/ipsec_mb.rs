@@ -26,7 +26,7 @@ use crate::{Algorithm, Direction};
 
 pub(crate) use cbc::CbcKey;
 use cbc::{ExpandAes, HashBlock};
-use job::{Additional, BURST, Extra, Job, algorithm, jobs};
+use job::{Additional, BURST, Job, algorithm, jobs};
 
 /// The library's name, as its ABI's first release has it.
 const FILE: &str = "libIPSec_MB.so.1";
@@ -328,29 +328,25 @@ fn chacha_job(job: &mut Job, packet: &mut Packet<'_>, tag: &mut [u8; TAG], direc
     };
     let len = packet.body.len() as u64;
     let body = packet.body.as_mut_ptr();
-    *job = Job {
-        encryption_key: key.as_ptr().cast(),
-        decryption_key: key.as_ptr().cast(),
-        key_len: 32,
-        source: body,
-        destination: body,
-        cipher_len: len,
-        hash_len: len,
-        iv: packet.nonce.as_ptr(),
-        iv_len: NONCE as u64,
-        tag: tag.as_mut_ptr(),
-        tag_len: TAG as u64,
-        extra: Extra {
-            aead: Additional {
-                aad: packet.aad.as_ptr(),
-                aad_len: u64::from(packet.aad_len),
-                context: ptr::null(),
-            },
-        },
-        cipher_mode: algorithm::CIPHER_CHACHA20_POLY1305,
-        hash: algorithm::HASH_CHACHA20_POLY1305,
-        ..Job::towards(direction)
+    job.begin(direction);
+    job.encryption_key = key.as_ptr().cast();
+    job.decryption_key = key.as_ptr().cast();
+    job.key_len = 32;
+    job.source = body;
+    job.destination = body;
+    job.cipher_len = len;
+    job.hash_len = len;
+    job.iv = packet.nonce.as_ptr();
+    job.iv_len = NONCE as u64;
+    job.tag = tag.as_mut_ptr();
+    job.tag_len = TAG as u64;
+    job.extra.aead = Additional {
+        aad: packet.aad.as_ptr(),
+        aad_len: u64::from(packet.aad_len),
+        context: ptr::null(),
     };
+    job.cipher_mode = algorithm::CIPHER_CHACHA20_POLY1305;
+    job.hash = algorithm::HASH_CHACHA20_POLY1305;
 }
 
 /// Whether the packet's key is for GCM; nothing where it is for the other direction.

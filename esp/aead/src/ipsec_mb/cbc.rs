@@ -6,8 +6,8 @@ use std::ffi::c_void;
 
 use zeroize::{Zeroize, Zeroizing};
 
-use super::Library;
-use super::job::{BURST, Extra, Job, Pads, algorithm, jobs};
+use super::job::{BURST, Job, Pads, algorithm, jobs};
+use super::{Library, Manager};
 use crate::Direction;
 use crate::cbc::{BODY, Hash, ICV_MAX, IV, Packet};
 
@@ -112,34 +112,12 @@ impl Library {
             return;
         };
         for packets in packets.chunks_mut(BURST) {
-            // Behind an ICV, both stay zeros.
-            let mut given = [[0; ICV_MAX]; BURST];
-            let mut computed = [[0; ICV_MAX]; BURST];
-            for (packet, given) in packets.iter_mut().zip(&mut given) {
-                let field = packet.icv_field();
-                if let Some(given) = given.get_mut(..field.len()) {
-                    given.copy_from_slice(field);
-                }
-                packet.put_high();
-            }
-            let completed = jobs(&manager, packets.len(), |n, job| {
-                if let (Some(packet), Some(icv)) = (packets.get_mut(n), computed.get_mut(n)) {
-                    fill(job, packet, icv, direction);
-                }
-            });
-            for ((packet, given), computed) in packets.iter_mut().zip(&given).zip(&computed) {
-                packet.authentic = completed
-                    && match direction {
-                        Direction::Seal => {
-                            let field = packet.icv_field();
-                            let icv = computed.get(..field.len());
-                            icv.map(|icv| field.copy_from_slice(icv)).is_some()
-                        }
-                        Direction::Open => same(computed, given),
-                    };
-                if !packet.authentic {
-                    packet.wipe();
-                }
+            let completed = match direction {
+                Direction::Seal => seal(&manager, packets),
+                Direction::Open => open(&manager, packets),
+            };
+            for packet in packets.iter_mut().filter(|packet| !packet.authentic) {
+                packet.wipe();
             }
             if !completed {
                 // What is left in it is nobody's any more.
@@ -149,6 +127,43 @@ impl Library {
         }
         let _ = self.idle.push(manager);
     }
+}
+
+/// Encrypts bodies and writes ICVs, of [`BURST`] at most; whether the library did all it was told to.
+fn seal(manager: &Manager, packets: &mut [Packet<'_>]) -> bool {
+    let completed = jobs(manager, packets.len(), |n, job| {
+        if let Some(packet) = packets.get_mut(n) {
+            // It is hashed before the ICV is written over it.
+            packet.put_high();
+            fill(job, packet, None, Direction::Seal);
+        }
+    });
+    for packet in packets {
+        packet.authentic = completed;
+    }
+    completed
+}
+
+/// Decrypts bodies, and tells by the ICVs which are authentic; otherwise as [`seal`].
+fn open(manager: &Manager, packets: &mut [Packet<'_>]) -> bool {
+    // Behind an ICV, both stay zeros.
+    let (mut given, mut computed) = ([[0; ICV_MAX]; BURST], [[0; ICV_MAX]; BURST]);
+    for (packet, given) in packets.iter_mut().zip(&mut given) {
+        let field = packet.icv_field();
+        if let Some(given) = given.get_mut(..field.len()) {
+            given.copy_from_slice(field);
+        }
+        packet.put_high();
+    }
+    let completed = jobs(manager, packets.len(), |n, job| {
+        if let (Some(packet), Some(icv)) = (packets.get_mut(n), computed.get_mut(n)) {
+            fill(job, packet, Some(icv), Direction::Open);
+        }
+    });
+    for ((packet, given), computed) in packets.iter_mut().zip(&given).zip(&computed) {
+        packet.authentic = completed && same(computed, given);
+    }
+    completed
 }
 
 /// Whether ICVs are the same, in a time that does not tell where they differ.
@@ -171,40 +186,46 @@ impl CbcKey {
     }
 }
 
-fn fill(job: &mut Job, packet: &mut Packet<'_>, icv: &mut [u8; ICV_MAX], direction: Direction) {
+/// The ICV goes to `apart`, or else to its field.
+fn fill(
+    job: &mut Job,
+    packet: &mut Packet<'_>,
+    apart: Option<&mut [u8; ICV_MAX]>,
+    direction: Direction,
+) {
     let key = &packet.key.expanded;
     let (cipher_len, hash_len, icv_len) =
         (packet.body_len(), packet.hashed_len(), packet.icv_len());
     let text = packet.text.as_mut_ptr();
-    *job = Job {
-        encryption_key: key.secrets.encryption.as_ptr().cast(),
-        decryption_key: key.secrets.decryption.as_ptr().cast(),
-        key_len: key.key_len,
-        source: text,
-        // SAFETY: a packet has its head in front of its body, by `Packet::new`.
-        destination: unsafe { text.add(BODY) },
-        cipher_start: BODY as u64,
-        cipher_len: cipher_len as u64,
-        hash_len: hash_len as u64,
-        // SAFETY: as above, and the IV ends where the body begins.
-        iv: unsafe { text.add(BODY - IV) },
-        iv_len: IV as u64,
-        tag: icv.as_mut_ptr(),
-        tag_len: icv_len as u64,
-        extra: Extra {
-            hmac: Pads {
-                inner: key.secrets.inner.as_ptr().cast(),
-                outer: key.secrets.outer.as_ptr().cast(),
-                none: std::ptr::null(),
-            },
-        },
-        cipher_mode: algorithm::CIPHER_CBC,
-        hash: match key.hash {
-            Hash::Sha1 => 1,
-            Hash::Sha256 => 3,
-            Hash::Sha384 => 4,
-            Hash::Sha512 => 5,
-        },
-        ..Job::towards(direction)
+    job.begin(direction);
+    job.encryption_key = key.secrets.encryption.as_ptr().cast();
+    job.decryption_key = key.secrets.decryption.as_ptr().cast();
+    job.key_len = key.key_len;
+    job.source = text;
+    // SAFETY: a packet has its head in front of its body, by `Packet::new`.
+    job.destination = unsafe { text.add(BODY) };
+    job.cipher_start = BODY as u64;
+    job.cipher_len = cipher_len as u64;
+    job.hash_len = hash_len as u64;
+    // SAFETY: as above, and the IV ends where the body begins.
+    job.iv = unsafe { text.add(BODY - IV) };
+    job.iv_len = IV as u64;
+    job.tag = match apart {
+        Some(icv) => icv.as_mut_ptr(),
+        // SAFETY: a packet has its ICV behind its body, by `Packet::new`.
+        None => unsafe { text.add(BODY + cipher_len) },
+    };
+    job.tag_len = icv_len as u64;
+    job.extra.hmac = Pads {
+        inner: key.secrets.inner.as_ptr().cast(),
+        outer: key.secrets.outer.as_ptr().cast(),
+        none: std::ptr::null(),
+    };
+    job.cipher_mode = algorithm::CIPHER_CBC;
+    job.hash = match key.hash {
+        Hash::Sha1 => 1,
+        Hash::Sha256 => 3,
+        Hash::Sha384 => 4,
+        Hash::Sha512 => 5,
     };
 }

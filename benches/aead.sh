@@ -3,12 +3,12 @@
 # AEADs through the façade, against intel-ipsec-mb called directly and OpenSSL's EVP; and AES-CBC with
 # HMACs in bursts, against the library's jobs called directly and what the engine does without it.
 #
-#   benches/aead.sh [ROUNDS] [OPTIONS OF THE BENCHMARK…]     # --cbc first: CBC's cells alone, with its options
+#   benches/aead.sh [ROUNDS OF EACH PROCESS] [OPTIONS OF THE BENCHMARK…]     # --cbc first: CBC's cells alone, with its options
 #
 # With --bound AES-GCM's times are also told as multiples of what the processor takes at least: as many rounds
 # and carry-less multiplications as the algorithm has, from registers, timed in the same rounds.
 #
-# Five processes one after the other, since where a process has its memory decides some per cent; one core, bursts
+# Five processes one after the other, since where a process has its memory decides up to 40 per cent of a cell; one core, bursts
 # of 32 in place; in each round every engine has its turn at every cell. Times are medians of the processes'
 # medians, ratios medians of their ratios.
 # A façade's time has the making of its packets in it; the library's functions are called with nothing

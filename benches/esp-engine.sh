@@ -8,7 +8,8 @@
 #   benches/esp-engine.sh [ROUNDS]
 #
 # One process; in each round every engine has its turn. Figures are medians over the rounds of each
-# round's middle burst, in nanoseconds a packet from hand-over to the last completion. The exit status is 1 when a figure misses its bar.
+# round's middle burst, in nanoseconds a packet from hand-over to the last completion; what two cores
+# do is the median of the rounds' ratios. The exit status is 1 when a figure misses its bar.
 set -eu
 rounds=${1:-11}
 cd "$(dirname "$0")/.."
@@ -37,11 +38,10 @@ for cell in run["one_core"]:
     print(f"{cell['size']:6} {cell['sas']:4} {aead:8.1f} {seal:8.1f} {open_:8.1f} {seal - aead:8.1f} {open_ - aead:7.1f}"
           f" {mpps:8.1f} {gbit:9.1f}   {', '.join(bars)}")
 for cell in run["cores"]:
-    least = 1.7 if cell["sas"] == 1 else 1.9
-    *ratios, bare = [one / two for one, two in (cell["seal_ns"], cell["open_ns"], cell["aead_ns"])]
+    least, seal, open_, bare = 1.7 if cell["sas"] == 1 else 1.9, cell["seal"], cell["open"], cell["aead"]
     # Nobody does more on two threads of one core than they give.
-    told = bar(min(ratios) >= least) if bare >= least else f"the processors do not give that: the AEAD alone has {bare:.2f}"
-    print(f"{cell['sas']:4} SAs, {cell['size']} octets, bursts of {cell['burst']}, packets {cell['packets']}: two cores"
-          f" {ratios[0]:.2f} (seal) and {ratios[1]:.2f} (open) times one, the AEAD alone {bare:.2f}: >= {least}: {told}")
+    held = bar(min(seal, open_) >= min(least, 0.9 * bare))
+    print(f"{cell['sas']:4} SAs, {cell['size']} octets, bursts of {cell['burst']}, packets {cell['packets']}: two cores {seal:.2f}"
+          f" (seal) and {open_:.2f} (open) times one, the AEAD alone {bare:.2f}: >= {least} or 0.9 of the AEAD's: {held}")
 sys.exit(missed != 0)
 PY

@@ -355,16 +355,37 @@ impl Draft {
     }
 
     /// Keeps what is read at a daemon's start alone as one runs with it: the settings of the file that are
-    /// other.
-    pub(crate) fn keep(&mut self, running: &Config) -> Vec<String> {
+    /// other. The program for addresses is looked for each time, and so is none of them.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: a daemon could not be started with the file.
+    pub(crate) fn keep(&mut self, running: &Config) -> Result<Vec<String>, ConfigError> {
+        self.check()?;
+        self.config.warnings.clear();
         let differing = running.daemon.differing(&self.config.daemon).into_iter();
         let mut named: Vec<_> = differing.map(|name| format!("daemon.{name}")).collect();
         if running.cluster != self.config.cluster {
             named.push("cluster".to_owned());
         }
-        self.config.daemon = running.daemon.clone();
+        self.config.daemon = DaemonSection {
+            resolve_hook: self.config.daemon.resolve_hook.take(),
+            ..running.daemon.clone()
+        };
         self.config.cluster = running.cluster.clone();
-        named
+        Ok(named)
+    }
+
+    fn check(&mut self) -> Result<(), ConfigError> {
+        let checked = self.config.check();
+        checked.map_err(|wrong| self.invalid(wrong))
+    }
+
+    fn invalid(&self, (key, what): (String, String)) -> ConfigError {
+        ConfigError::Invalid {
+            place: Place::of_key(&self.path, &self.text, &key),
+            key,
+            what,
+        }
     }
 
     /// Who else may own private keys: the user that the daemon becomes.
@@ -391,13 +412,9 @@ impl Draft {
     /// # Errors
     /// [`ConfigError`].
     pub fn load(mut self, keeper: Option<&Keeper>) -> Result<Config, ConfigError> {
-        let checked = self.config.check();
-        let checked = checked.and_then(|()| self.config.load(&self.path, keeper));
-        checked.map_err(|(key, what)| ConfigError::Invalid {
-            place: Place::of_key(&self.path, &self.text, &key),
-            key,
-            what,
-        })?;
+        self.check()?;
+        let loaded = self.config.load(&self.path, keeper);
+        loaded.map_err(|wrong| self.invalid(wrong))?;
         Ok(self.config)
     }
 }

@@ -272,16 +272,16 @@ impl Daemon {
 
     pub(crate) fn reload(&mut self) -> Result<(), crate::config::ConfigError> {
         let draft = Draft::read(&self.config_path).and_then(|mut draft| {
-            let kept = draft.keep(&self.config);
-            Ok((draft.load(Some(&self.keeper))?, kept))
+            // What is wrong behind this may be so by what is kept.
+            for setting in draft.keep(&self.config)? {
+                tracing::warn!("{setting} has changed: restart ikev2d for it to take effect");
+            }
+            draft.load(Some(&self.keeper))
         });
         match draft {
-            Ok((config, kept)) => {
+            Ok(config) => {
                 self.keeper.forget_others();
                 tracing::info!("configuration is read again; established SAs stay");
-                for setting in kept {
-                    tracing::warn!("{setting} has changed: restart ikev2d for it to take effect");
-                }
                 config.log_warnings();
                 self.config = config;
                 self.interfaces_due = true;

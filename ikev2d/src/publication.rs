@@ -150,7 +150,11 @@ fn spawn(
     let order = PublishOrder {
         path: path.to_owned(),
         group,
-        keep: keep.as_secs(),
+        keep: keep
+            .as_millis()
+            .div_ceil(1000)
+            .try_into()
+            .unwrap_or(u64::MAX),
     };
     let started = launcher.publish(order, theirs, cache.read_only_fd()?);
     started.context("the SA cache's publisher")?;

@@ -226,9 +226,9 @@ impl Routes {
         route.users += 1;
         route.standing += u32::from(traffic.standing);
         let refuses = traffic.standing && route.standing == 1;
-        // One that stands may have been set before its traffic had an address here.
-        let late = !traffic.standing && route.standing > 0 && route.source.is_none();
         let first = route.users == 1;
+        // It may have been set before its traffic had an address here.
+        let late = !first && route.source.is_none();
         if refuses {
             let message = RouteNetlinkMessage::NewRoute(refusal(place));
             if let Err(error) = self.kernel.ask(message, kernel::REPLACE) {
@@ -285,11 +285,10 @@ impl Routes {
             source = self.own.within(local, v4);
             set = self.set_route(place, source);
         }
-        if let Err(error) = &set
-            && let Some(address) = source.take()
-        {
-            // One that the host is not sure of yet is none either (RFC 4862 §5.4).
-            tracing::warn!(net = %place.net, %address, %error, "route without a source address");
+        // Nor can one that the host is not sure of yet (RFC 4862 §5.4).
+        let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::InvalidInput;
+        if set.as_ref().is_err_and(refused) && source.is_some() {
+            source = None;
             set = self.set_route(place, None);
         }
         match set {

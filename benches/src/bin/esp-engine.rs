@@ -292,28 +292,29 @@ fn one_core(size: usize, sas: usize, options: &Options) -> serde_json::Value {
 /// Large bursts of one SA, which the engine takes to its cores: of packets that this core has just
 /// written, or, `ahead` bursts later, of such as neither core has in a cache of its own, as a device's are.
 fn one_sa(size: usize, ahead: usize, options: &Options) -> serde_json::Value {
-    let bursts = (options.kilobytes * 1000 / (size * options.large_burst)).max(2);
+    // The first ones of a round find everybody asleep.
+    let bursts = (options.kilobytes * 1000 / (size * options.large_burst)).max(11);
     let shape = (size, options.large_burst);
     let mut pairs = [1, 2].map(|threads| Pair::new(&engine(threads), 0..1, shape, bursts, ahead));
-    let mut times = [const { (Vec::new(), Vec::new()) }; 2];
+    let mut rounds = [const { [Vec::new(), Vec::new()] }; 2];
     let mut processors = Processors::default();
     for _ in 0..options.rounds {
-        for (pair, times) in pairs.iter_mut().zip(&mut times) {
-            let [sealed, opened] = pair.round();
-            times.0.push(sealed);
-            times.1.push(opened);
+        for (pair, times) in pairs.iter_mut().zip(&mut rounds) {
+            for (times, taken) in times.iter_mut().zip(pair.round()) {
+                times.push(taken);
+            }
         }
         processors.look(size);
     }
-    let [one, two] = times.map(|(seal, open)| (median(&seal), median(&open)));
+    let [seal, open] = gains(&rounds);
     json!({
         "sas": 1,
         "size": size,
         "burst": options.large_burst,
         "packets": if ahead == 0 { "just written by the caller's core" } else { "in no core's own cache" },
-        "seal_ns": [one.0, two.0],
-        "open_ns": [one.1, two.1],
-        "aead_ns": processors.told(),
+        "seal": seal,
+        "open": open,
+        "aead": median(&processors.0),
     })
 }
 
@@ -337,32 +338,34 @@ fn on_cores<T: Send, R: Send>(work: &mut [T], each: impl Fn(&mut T) -> R + Sync)
     })
 }
 
+/// How much more two cores do than one, of sealing and of opening: medians of each round's.
+fn gains([one, two]: &[[Vec<f64>; 2]; 2]) -> [f64; 2] {
+    [0, 1].map(|which| {
+        let rounds = one[which].iter().zip(&two[which]);
+        median(&rounds.map(|(one, two)| one / two).collect::<Vec<_>>())
+    })
+}
+
 /// Nanoseconds a packet of what several do together.
 fn together(each: impl IntoIterator<Item = f64>) -> f64 {
     1.0 / each.into_iter().map(f64::recip).sum::<f64>()
 }
 
-/// The AEAD alone, on one core and on two at once: what the processors give whoever uses them. Those of a
-/// virtual machine may be threads of one core, now and then.
+/// How much more two cores do of the AEAD alone than one, in each round: what the processors give whoever uses
+/// them. Those of a virtual machine may be threads of one core, now and then.
 #[derive(Default)]
-struct Processors {
-    one: Vec<f64>,
-    two: Vec<f64>,
-}
+struct Processors(Vec<f64>);
 
 impl Processors {
     fn look(&mut self, size: usize) {
-        const BURSTS: usize = 200;
+        // Some milliseconds: whoever is woken begins late.
+        const BURSTS: usize = 2000;
         let mut work = [(); 2].map(|()| (material(size, 1, 32), Times::with_room(BURSTS)));
         let seal = |((keys, bodies), times): &mut ((Vec<_>, Vec<_>), Times)| {
             bare(keys, bodies, times, BURSTS)
         };
-        self.one.push(together(on_cores(&mut work[..1], seal)));
-        self.two.push(together(on_cores(&mut work, seal)));
-    }
-
-    fn told(&self) -> [f64; 2] {
-        [&self.one, &self.two].map(|times| median(times))
+        let one = together(on_cores(&mut work[..1], seal));
+        self.0.push(one / together(on_cores(&mut work, seal)));
     }
 }
 
@@ -374,29 +377,26 @@ fn many_sas(size: usize, sas: usize, options: &Options) -> serde_json::Value {
     let shape = (size, options.burst);
     let mut pairs =
         [0, 1].map(|core| Pair::new(&engine, sas * core..sas * (core + 1), shape, bursts, 0));
-    let mut times = [const { (Vec::new(), Vec::new()) }; 2];
+    let mut rounds = [const { [Vec::new(), Vec::new()] }; 2];
     let mut processors = Processors::default();
     for _ in 0..options.rounds {
-        for (cores, times) in [1, 2].into_iter().zip(&mut times) {
+        for (cores, times) in [1, 2].into_iter().zip(&mut rounds) {
             let taken = on_cores(&mut pairs[..cores], Pair::round);
-            times
-                .0
-                .push(together(taken.iter().map(|[sealed, _]| *sealed)));
-            times
-                .1
-                .push(together(taken.iter().map(|[_, opened]| *opened)));
+            for (which, times) in times.iter_mut().enumerate() {
+                times.push(together(taken.iter().map(|each| each[which])));
+            }
         }
         processors.look(size);
     }
-    let [one, two] = times.map(|(seal, open)| (median(&seal), median(&open)));
+    let [seal, open] = gains(&rounds);
     json!({
         "sas": sas,
         "size": size,
         "burst": options.burst,
         "packets": "of each core's own",
-        "seal_ns": [one.0, two.0],
-        "open_ns": [one.1, two.1],
-        "aead_ns": processors.told(),
+        "seal": seal,
+        "open": open,
+        "aead": median(&processors.0),
     })
 }
 

@@ -268,7 +268,8 @@ impl Library {
             packets.iter_mut().for_each(crate::openssl_evp::wipe);
             return;
         };
-        for packets in packets.chunks_mut(BURST) {
+        let mut bursts = packets.chunks_mut(BURST);
+        while let Some(packets) = bursts.next() {
             let mut tags = [[0; TAG]; BURST];
             let completed = jobs(&manager, packets.len(), |n, job| {
                 let (Some(packet), Some(tag)) = (packets.get_mut(n), tags.get_mut(n)) else {
@@ -291,6 +292,7 @@ impl Library {
                 }
             }
             if !completed {
+                bursts.flatten().for_each(crate::openssl_evp::wipe);
                 // What is left in it is nobody's any more.
                 drop(manager);
                 return;

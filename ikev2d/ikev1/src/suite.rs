@@ -49,7 +49,8 @@ impl Life {
     }
 
     fn push(self, out: &mut Vec<u8>, (kind, duration): (u16, u16)) {
-        let seconds = self.time.map(|time| (SECONDS, time.as_secs()));
+        // 0 would be no limit.
+        let seconds = self.time.map(|time| (SECONDS, time.as_secs().max(1)));
         let kilobytes = self.kilobytes.map(|kilobytes| (KILOBYTES, kilobytes));
         for (unit, number) in seconds.into_iter().chain(kilobytes) {
             push(out, kind, unit as u32);

@@ -295,7 +295,7 @@ fn what_is_asked_of_us_is_told() {
         );
         let address = Ip4Address(Some([10, 3, 0, 1].into()));
         let about = [
-            Supported(configuration::KNOWN.to_vec()),
+            Supported([&configuration::KNOWN[..], &transaction::xauth::ALL].concat()),
             ApplicationVersion(b"gw 7.1".to_vec()),
         ];
         let expected = pools.then_some(address).into_iter().chain(about);

@@ -110,13 +110,14 @@ impl DaemonSection {
         }
     }
 
-    /// The settings in which two are not the same.
+    /// The settings that are read once and in which two are not the same.
     pub(crate) fn differing(&self, other: &Self) -> Vec<String> {
         let own = differing!(self, other; vici_socket device failover sa_cache privileges state_directory
             dataplane tun key_log metrics lease_file resolve_hook application_version log_level port
             nat_port tcp_port raw_esp retransmit_tries retransmit_timeout puzzles solve_puzzles
             fragment_size);
-        let named = own.into_iter().flat_map(|name| match name {
+        let read_once = own.into_iter().filter(|name| *name != "resolve_hook");
+        let named = read_once.flat_map(|name| match name {
             "tun" => {
                 let settings = self.tun.differing(&other.tun).into_iter();
                 settings.map(|setting| format!("tun.{setting}")).collect()
@@ -194,7 +195,9 @@ mod tests {
         let usual = read("");
         let written = read("port = 500\n[tun]\nmtu = 1400\n");
         assert_eq!(usual.differing(&written), [""; 0], "as they are by default");
-        let other = read("port = 501\n[tun]\nqueues = 3\ncpus = [0]\n[privileges]\ndrop = false\n");
+        let other = read(
+            "resolve_hook = \"/a\"\nport = 501\n[tun]\nqueues = 3\ncpus = [0]\n[privileges]\ndrop = false\n",
+        );
         let named = ["privileges", "tun.queues", "tun.cpus", "port"];
         assert_eq!(usual.differing(&other), named);
     }

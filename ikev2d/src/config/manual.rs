@@ -37,11 +37,11 @@ pub struct ManualSection {
     pub spi_in: Text<Spi>,
     /// SPI of what goes out, hexadecimal: the peer's `spi_in`.
     pub spi_out: Text<Spi>,
-    /// File with a table of keys, beside the configuration; nobody else may read it.
+    /// File with a table of keys, beside the configuration; only its owner and group may read it.
     pub keys_file: Option<PathBuf>,
-    /// The table itself; nobody else may read the configuration then.
+    /// The table itself; only its owner and group may read the configuration then.
     pub keys: Option<KeyTable>,
-    /// ESP in UDP, from port 4500 to port 4500.
+    /// ESP in UDP, from `daemon.nat_port` to the same port.
     #[serde(default)]
     pub encap: bool,
     /// Extended sequence numbers; both ends alike.
@@ -64,7 +64,8 @@ pub struct ManualSection {
     /// Packets after which it stops; 0 is never.
     #[serde(default)]
     pub life_packets: u64,
-    /// Age, since the daemon's start, at which it stops; 0 is never.
+    /// Age at which it stops, since it was installed: at the start, or by a reload that brings or changes it; 0 is
+    /// never.
     #[serde(default)]
     pub life_time: Seconds,
 }

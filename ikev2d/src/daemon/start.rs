@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The daemon's start: all that it needs is opened here, before the privileges for it are given up.
+//! The daemon's start: all that it needs is opened here, before system calls for it are given up.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

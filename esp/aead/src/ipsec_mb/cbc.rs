@@ -111,7 +111,8 @@ impl Library {
             packets.iter_mut().for_each(Packet::wipe);
             return;
         };
-        for packets in packets.chunks_mut(BURST) {
+        let mut bursts = packets.chunks_mut(BURST);
+        while let Some(packets) = bursts.next() {
             let completed = match direction {
                 Direction::Seal => seal(&manager, packets),
                 Direction::Open => open(&manager, packets),
@@ -120,6 +121,7 @@ impl Library {
                 packet.wipe();
             }
             if !completed {
+                bursts.flatten().for_each(Packet::wipe);
                 // What is left in it is nobody's any more.
                 drop(manager);
                 return;

@@ -95,7 +95,7 @@ impl Job {
         self.cipher_start = 0;
         self.hash_start = 0;
         self.status = 0;
-        // Nothing of ours reads or sets what is behind; the library does for other algorithms.
+        // What is behind `order` is for other algorithms, and users of the library.
     }
 }
 

@@ -7,7 +7,7 @@ use super::What;
 use crate::isakmp::Isakmp;
 use crate::step::Ctx;
 use crate::wire::attribute::push_octets;
-use crate::wire::transaction::{Attributes, push_given};
+use crate::wire::transaction::{Attributes, push_given, xauth};
 
 fn body(all: &[Given]) -> Vec<u8> {
     let mut rest = Vec::new();
@@ -53,7 +53,13 @@ impl Isakmp {
     pub(super) fn reply_config(&mut self, ctx: &mut Ctx<'_>, asked: &Attributes<'_>) -> Vec<u8> {
         let asked = asked.given();
         let mut told = self.give_addresses(ctx, &asked);
-        told.extend(about_us(&asked, &ctx.config.application_version));
+        let mut about = about_us(&asked, &ctx.config.application_version);
+        for given in &mut about {
+            if let Given::Supported(known) = given {
+                known.extend(xauth::ALL);
+            }
+        }
+        told.extend(about);
         body(&told)
     }
 

@@ -18,6 +18,8 @@ pub mod xauth {
     pub const MESSAGE: u16 = 16524;
     /// What came of it.
     pub const STATUS: u16 = 16527;
+    /// Those that are known.
+    pub const ALL: [u16; 5] = [TYPE, USER_NAME, USER_PASSWORD, MESSAGE, STATUS];
     /// [`TYPE`]: name and password.
     pub const GENERIC: u32 = 0;
     /// [`STATUS`]: the user is believed.

@@ -264,14 +264,9 @@ impl Library {
 
     /// Multi-buffer: several packets in one go.
     fn chacha(&self, packets: &mut [Packet<'_>], direction: Direction) {
-        let Some(manager) = self.take_manager() else {
-            packets.iter_mut().for_each(crate::openssl_evp::wipe);
-            return;
-        };
-        let mut bursts = packets.chunks_mut(BURST);
-        while let Some(packets) = bursts.next() {
+        self.in_bursts(packets, crate::openssl_evp::wipe, |manager, packets| {
             let mut tags = [[0; TAG]; BURST];
-            let completed = jobs(&manager, packets.len(), |n, job| {
+            let completed = jobs(manager, packets.len(), |n, job| {
                 let (Some(packet), Some(tag)) = (packets.get_mut(n), tags.get_mut(n)) else {
                     return;
                 };
@@ -291,8 +286,27 @@ impl Library {
                     crate::openssl_evp::wipe(packet);
                 }
             }
-            if !completed {
-                bursts.flatten().for_each(crate::openssl_evp::wipe);
+            completed
+        });
+    }
+
+    /// Works on [`BURST`] packets at most at a time, as long as the library does all that it is told to; the rest
+    /// is wiped.
+    #[inline(always)]
+    fn in_bursts<P>(
+        &self,
+        packets: &mut [P],
+        wipe: impl Fn(&mut P),
+        work: impl Fn(&Manager, &mut [P]) -> bool,
+    ) {
+        let Some(manager) = self.take_manager() else {
+            packets.iter_mut().for_each(wipe);
+            return;
+        };
+        let mut bursts = packets.chunks_mut(BURST);
+        while let Some(packets) = bursts.next() {
+            if !work(&manager, packets) {
+                bursts.flatten().for_each(wipe);
                 // What is left in it is nobody's any more.
                 drop(manager);
                 return;

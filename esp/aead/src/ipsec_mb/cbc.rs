@@ -107,27 +107,16 @@ impl Library {
     }
 
     fn run_cbc(&self, packets: &mut [Packet<'_>], direction: Direction) {
-        let Some(manager) = self.take_manager() else {
-            packets.iter_mut().for_each(Packet::wipe);
-            return;
-        };
-        let mut bursts = packets.chunks_mut(BURST);
-        while let Some(packets) = bursts.next() {
+        self.in_bursts(packets, Packet::wipe, |manager, packets| {
             let completed = match direction {
-                Direction::Seal => seal(&manager, packets),
-                Direction::Open => open(&manager, packets),
+                Direction::Seal => seal(manager, packets),
+                Direction::Open => open(manager, packets),
             };
             for packet in packets.iter_mut().filter(|packet| !packet.authentic) {
                 packet.wipe();
             }
-            if !completed {
-                bursts.flatten().for_each(Packet::wipe);
-                // What is left in it is nobody's any more.
-                drop(manager);
-                return;
-            }
-        }
-        let _ = self.idle.push(manager);
+            completed
+        });
     }
 }
 

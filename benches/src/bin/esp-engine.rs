@@ -296,24 +296,38 @@ fn one_sa(size: usize, ahead: usize, options: &Options) -> serde_json::Value {
     let bursts = (options.kilobytes * 1000 / (size * options.large_burst)).max(11);
     let shape = (size, options.large_burst);
     let mut pairs = [1, 2].map(|threads| Pair::new(&engine(threads), 0..1, shape, bursts, ahead));
-    let mut rounds = [const { [Vec::new(), Vec::new()] }; 2];
+    let packets = match ahead {
+        0 => "just written by the caller's core",
+        _ => "in no core's own cache",
+    };
+    two_cores((1, size, options.large_burst, packets), options, |cores| {
+        pairs[cores - 1].round()
+    })
+}
+
+/// How much more two cores do than one, of sealing and of opening, and of the AEAD alone: medians of the rounds'.
+/// What `cores` cores take for a packet is measured by `round`.
+fn two_cores(
+    (sas, size, burst, packets): (usize, usize, usize, &str),
+    options: &Options,
+    mut round: impl FnMut(usize) -> [f64; 2],
+) -> serde_json::Value {
+    let mut gains = [const { Vec::new() }; 2];
     let mut processors = Processors::default();
     for _ in 0..options.rounds {
-        for (pair, times) in pairs.iter_mut().zip(&mut rounds) {
-            for (times, taken) in times.iter_mut().zip(pair.round()) {
-                times.push(taken);
-            }
+        let (one, two) = (round(1), round(2));
+        for (which, gains) in gains.iter_mut().enumerate() {
+            gains.push(one[which] / two[which]);
         }
         processors.look(size);
     }
-    let [seal, open] = gains(&rounds);
     json!({
-        "sas": 1,
+        "sas": sas,
         "size": size,
-        "burst": options.large_burst,
-        "packets": if ahead == 0 { "just written by the caller's core" } else { "in no core's own cache" },
-        "seal": seal,
-        "open": open,
+        "burst": burst,
+        "packets": packets,
+        "seal": median(&gains[0]),
+        "open": median(&gains[1]),
         "aead": median(&processors.0),
     })
 }
@@ -335,14 +349,6 @@ fn on_cores<T: Send, R: Send>(work: &mut [T], each: impl Fn(&mut T) -> R + Sync)
         let workers: Vec<_> = work.iter_mut().enumerate().map(begin).collect();
         let done = workers.into_iter().map(|worker| worker.join().unwrap());
         done.collect()
-    })
-}
-
-/// How much more two cores do than one, of sealing and of opening: medians of each round's.
-fn gains([one, two]: &[[Vec<f64>; 2]; 2]) -> [f64; 2] {
-    [0, 1].map(|which| {
-        let rounds = one[which].iter().zip(&two[which]);
-        median(&rounds.map(|(one, two)| one / two).collect::<Vec<_>>())
     })
 }
 
@@ -377,27 +383,14 @@ fn many_sas(size: usize, sas: usize, options: &Options) -> serde_json::Value {
     let shape = (size, options.burst);
     let mut pairs =
         [0, 1].map(|core| Pair::new(&engine, sas * core..sas * (core + 1), shape, bursts, 0));
-    let mut rounds = [const { [Vec::new(), Vec::new()] }; 2];
-    let mut processors = Processors::default();
-    for _ in 0..options.rounds {
-        for (cores, times) in [1, 2].into_iter().zip(&mut rounds) {
+    two_cores(
+        (sas, size, options.burst, "of each core's own"),
+        options,
+        |cores| {
             let taken = on_cores(&mut pairs[..cores], Pair::round);
-            for (which, times) in times.iter_mut().enumerate() {
-                times.push(together(taken.iter().map(|each| each[which])));
-            }
-        }
-        processors.look(size);
-    }
-    let [seal, open] = gains(&rounds);
-    json!({
-        "sas": sas,
-        "size": size,
-        "burst": options.burst,
-        "packets": "of each core's own",
-        "seal": seal,
-        "open": open,
-        "aead": median(&processors.0),
-    })
+            [0, 1].map(|which| together(taken.iter().map(|each| each[which])))
+        },
+    )
 }
 
 fn main() {

@@ -45,6 +45,8 @@ pub(crate) struct Installer {
     reserved: HashSet<u32>,
     /// Those on their way out.
     leaving: Vec<Leaving>,
+    /// Whether packets may be on their way through some of them.
+    sending: bool,
 }
 
 struct Installed {
@@ -116,6 +118,7 @@ impl Installer {
             handles: Vec::new(),
             reserved: HashSet::new(),
             leaving: Vec::new(),
+            sending: false,
         }
     }
 
@@ -332,9 +335,17 @@ impl Installer {
         let handles = (installed.inbound, installed.outbound);
         let mut leaving = Leaving::new(&self.plane, &installed.sa, handles, now);
         if leaving.goes_on(&self.plane, &self.failover, now) {
+            self.sending |= leaving.is_sending();
             self.leaving.push(leaving);
         }
         Some(installed.sa)
+    }
+
+    /// Waits until the last packets of what was retired are on the wire, or a moment.
+    pub(crate) async fn last_packets_sent(&mut self) {
+        if std::mem::take(&mut self.sending) {
+            leaving::sent(&self.leaving).await;
+        }
     }
 
     /// A child's SAs in the engines, in and out.

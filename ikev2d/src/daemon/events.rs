@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the core wants done: its messages are sent, and its events seen to.
+//! What the core wants done: its events are seen to, and its messages sent.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use ikev2d_proto::event::{Answer, ChildId, Event};
 use super::Daemon;
 
 impl Daemon {
-    /// Does what the core wants done, until it wants nothing more.
+    /// Does what the core wants done, until it wants nothing more, and sends its messages.
     pub(crate) async fn settle(&mut self) {
         if std::mem::take(&mut self.interfaces_due) {
             self.update_interfaces().await;
@@ -31,18 +31,21 @@ impl Daemon {
             self.update_manual().await;
         }
         self.route_manual();
-        loop {
-            while let Some(transmit) = self.endpoint.poll_transmit() {
-                if let Some(stream) = transmit.path.stream {
-                    self.streams.send(stream, &transmit.payload);
-                } else if let Err(error) = self.sockets.send(&transmit) {
-                    tracing::debug!(%error, to = %transmit.path.remote, "IKE message not sent");
-                }
-            }
-            let Some(event) = self.endpoint.poll_event() else {
-                break;
-            };
+        // What a message tells is done before it goes: the peer deletes an SA when we answer that ours is gone.
+        while let Some(event) = self.endpoint.poll_event() {
             self.event(event).await;
+        }
+        let mut transmit = self.endpoint.poll_transmit();
+        if transmit.is_some() {
+            self.installer.last_packets_sent().await;
+        }
+        while let Some(message) = transmit {
+            if let Some(stream) = message.path.stream {
+                self.streams.send(stream, &message.payload);
+            } else if let Err(error) = self.sockets.send(&message) {
+                tracing::debug!(%error, to = %message.path.remote, "IKE message not sent");
+            }
+            transmit = self.endpoint.poll_transmit();
         }
         self.forget_gone();
     }

@@ -12,6 +12,8 @@ use crate::plane::{Plane, Removed};
 
 /// How long a removed SA still takes packets that are on their way.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long its peer waits for an answer until the last packets through it are sent.
+const LAST_PACKETS: Duration = Duration::from_millis(20);
 /// How long packets inside the data plane may take to leave an SA that is to be retired.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Between looks at that.
@@ -50,6 +52,11 @@ impl Leaving {
         }
     }
 
+    /// Whether packets are on their way through it.
+    pub(super) fn is_sending(&self) -> bool {
+        !self.sending.removed.is_drained()
+    }
+
     /// Goes on with it; whether there is more to do.
     pub(super) fn goes_on(&mut self, plane: &Plane, failover: &Failover, now: Instant) -> bool {
         let Some(until) = self.until else {
@@ -75,6 +82,18 @@ impl Leaving {
         }
         let _ = failover.retire(self.inbound);
         false
+    }
+}
+
+/// Waits a moment until nothing is on its way through any of them.
+pub(super) async fn sent(leaving: &[Leaving]) {
+    let start = tokio::time::Instant::now();
+    while leaving.iter().any(Leaving::is_sending) {
+        if start.elapsed() > LAST_PACKETS {
+            tracing::debug!("packets of a removed SA take long; its peer is answered before them");
+            return;
+        }
+        tokio::time::sleep(DRAIN_TICK).await;
     }
 }
 

@@ -110,17 +110,18 @@ async fn serve(streams: Streams, stream: Arc<Stream>) {
         () = stream.send_rest() => Ended::ByItself("it can't be written to".to_owned()),
         () = stream.has_been_closed() => Ended::ByItself("it was closed here".to_owned()),
     };
-    stream.close();
-    streams.table().remove(&stream.id);
-    streams.0.counters.closed.fetch_add(1, Ordering::Relaxed);
     let reason = match ended {
         Ended::ByItself(reason) => reason,
         Ended::Misbehaved(reason) => {
+            // Counted when its peer sees the end.
             let counter = &streams.0.counters.misbehaved;
             counter.fetch_add(1, Ordering::Relaxed);
             reason
         }
     };
+    stream.close();
+    streams.table().remove(&stream.id);
+    streams.0.counters.closed.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(?stream, reason, "a TCP connection has ended");
     let stream = stream.id;
     let gone = Upcall::StreamClosed { stream, reason };

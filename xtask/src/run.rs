@@ -21,10 +21,11 @@ pub(crate) fn target_directory() -> PathBuf {
     }
 }
 
-/// The cargo that runs this.
+/// The cargo that runs this. What is kept to build a change sooner would take gigabytes, for builds from the beginning.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace());
+    command.env("CARGO_INCREMENTAL", "0");
     command
 }
 

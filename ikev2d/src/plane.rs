@@ -203,6 +203,7 @@ impl Plane {
                     ("awaited", data.awaited),
                     ("awaited-in-vain", data.awaited_in_vain),
                     ("unknown-spi", data.unknown_spi),
+                    ("early", data.early),
                     ("overload", data.overload),
                     ("aborted", data.aborted),
                     ("bad-icv", data.bad_icv),

@@ -12,6 +12,7 @@ use ikev2d::dataplane::{
     CopyDscp, Dataplane, DataplaneConfig, Encapsulation, InboundSa, InterfaceId, MssClamp,
     OutboundSa, Overhead, Way,
 };
+use ikev2d_proto::spi::Spis;
 use netlab::Namespace;
 use netlab::link::veth;
 use offload_api::cache::CacheWriter;
@@ -95,6 +96,7 @@ fn gateway(
             busy_poll: Duration::ZERO,
             slice: None,
             cpus: Vec::new(),
+            spis: Spis::default(),
         };
         Dataplane::start(config, &accelerator, |_| true)
     });

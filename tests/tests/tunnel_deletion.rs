@@ -34,7 +34,7 @@ fn answers(capture: &Path) -> Vec<Duration> {
     text.lines().map(time).collect()
 }
 
-/// S80: whoever reauthenticates sends nothing itself, so that the other uses the old SA to its end.
+/// S78: whoever reauthenticates sends nothing itself, so that the other uses the old SA to its end.
 #[test]
 fn the_last_packet_of_an_sa_leaves_before_its_end_is_told() {
     let directory = tempfile::tempdir().unwrap();

@@ -60,6 +60,12 @@ impl Spis {
         taken.insert(spi)
     }
 
+    /// Whether this one is taken.
+    pub fn holds(&self, spi: u32) -> bool {
+        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.contains(&spi)
+    }
+
     /// Gives one back.
     fn release(&self, spi: u32) {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,11 +95,13 @@ mod tests {
         let all = Spis::default();
         assert!(all.reserve(0x1234));
         assert!(!all.reserve(0x1234));
+        assert!(all.holds(0x1234));
         let own = OwnSpi {
             spi: 0x1234,
             all: all.clone(),
         };
         drop(own);
+        assert!(!all.holds(0x1234));
         assert!(all.reserve(0x1234));
     }
 }

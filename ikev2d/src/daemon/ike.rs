@@ -35,8 +35,7 @@ pub(crate) struct Ike {
 
 impl Ike {
     /// Without connections.
-    pub(crate) fn new(config: EndpointConfig, crypto: Arc<dyn Crypto>) -> Self {
-        let numbers = Numbers::default();
+    pub(crate) fn new(config: EndpointConfig, crypto: Arc<dyn Crypto>, numbers: Numbers) -> Self {
         let v1 = Endpoint1::new(config.clone(), crypto.clone(), &numbers);
         let mut v2 = Endpoint2::new(config, crypto);
         v2.share_numbers(&numbers);

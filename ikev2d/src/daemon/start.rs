@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::config::EndpointConfig;
+use ikev2d_proto::event::Numbers;
+use ikev2d_proto::spi::Spis;
 use offload_api::device::Accelerator;
 use tokio::sync::{broadcast, mpsc};
 
@@ -100,8 +102,12 @@ pub(super) async fn start(
 
     let (ike_in, ike) = mpsc::channel::<Upcall>(BACKLOG);
     let mut listening = Listening::default();
+    let numbers = Numbers::default();
     let plane = match section.dataplane {
-        DataplaneSetting::Tun => start_tun(section, &sockets, &devices, ike_in.clone())?,
+        DataplaneSetting::Tun => {
+            let upcalls = ike_in.clone();
+            start_tun(section, &sockets, &devices, upcalls, &numbers.spis)?
+        }
         DataplaneSetting::Inline => {
             let plane = InlinePlane::new(devices.failover.clone()).context(
                 "dataplane = \"inline\" needs an accelerator in inline mode, and the configured one is not \
@@ -133,7 +139,7 @@ pub(super) async fn start(
         puzzle_solving: section.solve_puzzles.to_policy(),
         ..EndpointConfig::default()
     };
-    let endpoint = Ike::new(endpoint_config, Arc::new(crypto()?));
+    let endpoint = Ike::new(endpoint_config, Arc::new(crypto()?), numbers);
     let gate = endpoint.gate();
     listen::open_doors(&sockets.ike, (false, 1), &gate, &ike_in)?;
     listen::open_doors(
@@ -238,6 +244,7 @@ fn start_tun(
     sockets: &Sockets,
     devices: &Devices,
     upcalls: mpsc::Sender<Upcall>,
+    spis: &Spis,
 ) -> anyhow::Result<Plane> {
     let queues = section.tun.workers();
     let raw = if section.raw_esp {
@@ -268,6 +275,7 @@ fn start_tun(
             busy_poll: section.tun.busy_poll,
             slice: section.tun.slice,
             cpus: section.tun.cpus.clone(),
+            spis: spis.clone(),
         },
         &accelerator,
         // Full: IKE's peers send again, and the data plane tells the rest again.

@@ -15,6 +15,7 @@ use offload_api::wire::ah::{Header, PROTOCOL};
 use offload_api::wire::ip::{Facts, Ipv6Header};
 use zerocopy::IntoBytes;
 
+use super::early::{Arrival, Owner};
 use super::ready::Source;
 use super::sockets::address_of;
 use super::worker::{Flight, READS, SHARE, Worker};
@@ -97,13 +98,13 @@ impl Worker {
                     break;
                 };
                 worked = true;
-                self.open_ah(frame, received);
+                self.take_ah(frame, received);
             }
         }
         worked
     }
 
-    fn open_ah(&mut self, mut frame: Frame, (len, sender, local): Received) {
+    fn take_ah(&mut self, mut frame: Frame, (len, sender, local): Received) {
         let counters = &self.shared.counters;
         counters.esp_received.fetch_add(1, Relaxed);
         let Some(len) = len else {
@@ -117,14 +118,21 @@ impl Worker {
             counters.refused.fetch_add(1, Relaxed);
             return;
         }
+        self.open_ah(frame, sender);
+    }
+
+    /// Leads a packet to its SA.
+    pub(super) fn open_ah(&mut self, frame: Frame, sender: IpAddr) {
         let Ok(facts) = Facts::of(&frame) else {
-            counters.malformed.fetch_add(1, Relaxed);
+            self.shared.counters.malformed.fetch_add(1, Relaxed);
             return;
         };
         let header = frame.get(facts.header_len..).and_then(Header::parse);
-        let entry = header.and_then(|header| self.shared.policy.inbound(header.spi.get()));
-        let Some(entry) = entry else {
-            counters.unknown_spi.fetch_add(1, Relaxed);
+        let spi = header.map(|header| header.spi.get());
+        let Some(entry) = spi.and_then(|spi| self.shared.policy.inbound(spi)) else {
+            if let Owner::Promised(spi) = self.promised::<()>(spi) {
+                self.keep(frame, spi, Arrival::Ah(sender));
+            }
             return;
         };
         let sa = entry.sa;

@@ -9,6 +9,7 @@ mod busy_poll;
 mod class;
 mod counters;
 mod door;
+mod early;
 mod from_tun;
 mod interfaces;
 mod mail;
@@ -32,6 +33,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::thread::JoinHandle;
 
 use ikev2d_proto::event::StreamId;
+use ikev2d_proto::spi::Spis;
 use offload_api::frame::FramePool;
 use offload_api::sa::{SaHandle, Spi, TrafficSelector};
 use offload_api::wire::esp;
@@ -80,8 +82,10 @@ pub(crate) struct Shared {
     wakes: Vec<OwnedFd>,
     /// What TCP has brought each worker.
     mail: Vec<Mailbox>,
-    /// Workers that have packets waiting for an SA.
+    /// Those of workers that have packets waiting for an SA to send them, and for one to open them.
     waiters: AtomicUsize,
+    /// SPIs that peers have been told, or are about to be.
+    spis: Spis,
     interfaces: Interfaces,
     upcall: Box<dyn Fn(Upcall) -> bool + Send + Sync>,
     /// The TUN interface's.
@@ -268,12 +272,17 @@ impl Dataplane {
     pub fn add_inbound(&self, sa: &InboundSa) {
         let entry = Arc::new(InboundEntry::new(sa));
         self.shared.policy.add_inbound(&entry);
+        self.wake_waiters();
     }
 
     /// Sends through an SA from now on.
     pub fn add_outbound(&self, sa: &OutboundSa) {
         let entry = Arc::new(OutboundEntry::new(sa));
         self.shared.policy.add_outbound(&entry);
+        self.wake_waiters();
+    }
+
+    fn wake_waiters(&self) {
         // Pairs with the worker's, which looks at the SAs once more after it is counted.
         fence(Ordering::SeqCst);
         if self.shared.waiters.load(Ordering::Relaxed) != 0 {
@@ -312,10 +321,8 @@ impl Dataplane {
         };
         // Strangers' packets take no room from those of peers.
         let spi = esp::Header::parse(packet).map(|header| header.spi.get());
-        if spi
-            .and_then(|spi| self.shared.policy.inbound(spi))
-            .is_none()
-        {
+        let known = |spi| self.shared.policy.inbound(spi).is_some() || self.shared.spis.holds(spi);
+        if !spi.is_some_and(known) {
             counters.unknown_spi.fetch_add(1, Ordering::Relaxed);
             return;
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use ikev2d_proto::spi::Spis;
 use offload_api::device::Accelerator;
 use offload_api::error::{DeviceError, OpenQueueError, PoolError};
 use offload_api::frame::{FramePool, FramePoolConfig};
@@ -51,6 +52,8 @@ pub struct DataplaneConfig {
     /// Processors that the workers are kept to, over again where there are more workers; none: the scheduler
     /// moves them.
     pub cpus: Vec<usize>,
+    /// SPIs that peers have been told or are about to be: what comes by them waits for its SA a moment.
+    pub spis: Spis,
 }
 
 /// The data plane could not be started.
@@ -148,6 +151,7 @@ impl Dataplane {
                 stop: AtomicBool::new(false),
                 wakes,
                 waiters: AtomicUsize::new(0),
+                spis: config.spis.clone(),
                 interfaces: Interfaces::default(),
                 upcall: Box::new(upcall),
                 mtu: config.mtu,

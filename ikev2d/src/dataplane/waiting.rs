@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Packets that have asked for an SA by a trap policy and wait for it, so that the first one of a
-//! conversation is not lost.
+//! Packets that wait for their SA. Here: those that have asked for it by a trap policy, so that the first one
+//! of a conversation is not lost.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -16,28 +16,44 @@ use super::worker::Worker;
 
 /// How long a packet waits: about as long as its sender would before it gives up on it itself.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Packets of one worker that wait, at most.
+/// Packets of one worker that have asked and wait, at most.
 const MOST: usize = 64;
 
-/// Packets in the order that they came, each with when it gives up.
-#[derive(Default)]
-pub(super) struct Waiting {
-    packets: VecDeque<(Frame, InterfaceId, Instant)>,
+/// Packets in the order that they came, each with what else is known of it and when it gives up.
+pub(super) struct Waiting<T> {
+    packets: VecDeque<(Frame, T, Instant)>,
+    most: usize,
     /// SAs that had come when they were looked at last.
     seen: u64,
 }
 
-impl Waiting {
+/// For those that ask.
+impl Default for Waiting<InterfaceId> {
+    fn default() -> Self {
+        Self::new(MOST)
+    }
+}
+
+impl<T> Waiting<T> {
+    /// For so many at a time.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            packets: VecDeque::new(),
+            most,
+            seen: 0,
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
 
     /// Takes a packet in; gives it back if too many wait already.
-    pub(super) fn push(&mut self, packet: Frame, from: InterfaceId, now: Instant) -> Option<Frame> {
-        if self.packets.len() >= MOST {
+    pub(super) fn push(&mut self, packet: Frame, about: T, now: Instant) -> Option<Frame> {
+        if self.packets.len() >= self.most {
             return Some(packet);
         }
-        self.packets.push_back((packet, from, now + PATIENCE));
+        self.packets.push_back((packet, about, now + PATIENCE));
         None
     }
 
@@ -59,13 +75,13 @@ impl Waiting {
     }
 
     /// The one that has waited the longest.
-    pub(super) fn pop(&mut self) -> Option<(Frame, InterfaceId, Instant)> {
+    pub(super) fn pop(&mut self) -> Option<(Frame, T, Instant)> {
         self.packets.pop_front()
     }
 
     /// It waits on.
-    pub(super) fn put_back(&mut self, packet: Frame, from: InterfaceId, end: Instant) {
-        self.packets.push_back((packet, from, end));
+    pub(super) fn put_back(&mut self, packet: Frame, about: T, end: Instant) {
+        self.packets.push_back((packet, about, end));
     }
 }
 
@@ -97,10 +113,14 @@ impl Worker {
         if self.waiting.push(frame, from, now).is_some() {
             counters.no_policy.fetch_add(1, Relaxed);
         } else if first {
-            // Who adds an SA after this wakes us; one that came before is seen by the next look.
-            self.shared.waiters.fetch_add(1, Relaxed);
-            fence(SeqCst);
+            self.begin_to_wait();
         }
+    }
+
+    /// Who adds an SA after this wakes us; one that came before is seen by the next look.
+    pub(super) fn begin_to_wait(&self) {
+        self.shared.waiters.fetch_add(1, Relaxed);
+        fence(SeqCst);
     }
 
     /// Sends packets whose SA has come, and drops those that have waited for too long.

@@ -20,6 +20,7 @@ use tun_rs::SyncDevice;
 
 use super::acquire::AcquireGate;
 use super::busy_poll::BusyPoll;
+use super::early::{self, Arrival};
 use super::from_tun::{FromTun, MOST_PACKETS};
 use super::interfaces::{InterfaceId, Queues};
 use super::mail;
@@ -98,7 +99,9 @@ pub(super) struct Worker {
     /// What is worth a read.
     pub(super) ready: Ready,
     pub(super) acquires: AcquireGate,
-    pub(super) waiting: Waiting,
+    pub(super) waiting: Waiting<InterfaceId>,
+    /// Those that came before their SA, with its SPI.
+    pub(super) early: Waiting<(u32, Arrival)>,
     answers: AnswerGate,
     pub(super) poll: BusyPoll,
 }
@@ -149,6 +152,7 @@ impl Worker {
             ready: Ready::NONE,
             acquires: AcquireGate::default(),
             waiting: Waiting::default(),
+            early: Waiting::new(early::MOST),
             answers: AnswerGate::default(),
             poll: BusyPoll::new(parts.busy_poll),
         }
@@ -168,6 +172,9 @@ impl Worker {
                 }
                 if !self.waiting.is_empty() {
                     self.look_at_waiting();
+                }
+                if !self.early.is_empty() {
+                    self.look_at_early();
                 }
                 worked |= self.read_tun();
                 worked |= self.read_interfaces();

@@ -288,7 +288,7 @@ impl Gateway {
              plugins {{\n vici {{ socket = unix://{vici} }}\n\
              kernel-libipsec {{ load = yes\n allow_peer_ts = yes }}\n\
              kernel-netlink {{ fwmark = !0x42 }}\n socket-default {{ fwmark = 0x42 }} }}\n\
-             filelog {{ log {{ path = {file}\n flush_line = yes\n default = 1\n ike = 2\n cfg = 2 }} }}\n\
+             filelog {{ log {{ path = {file}\n flush_line = yes\n default = 1\n esp = 2\n ike = 2\n cfg = 2 }} }}\n\
              syslog {{ daemon {{ default = -1 }} }} }}\n\
              charon-systemd {{ journal {{ default = -1 }} }}\n",
             vici = vici.display(),
@@ -365,6 +365,14 @@ impl Gateway {
             assert!(!late, "{what} does not come: {text}\n{}", self.tail());
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Packets that strongSwan has dropped since it had just deleted their SA: it takes packets and IKE messages by
+    /// different threads, so that an SA's last ones may be looked at after the message behind them.
+    pub(crate) fn dropped_behind_deletions(&self) -> usize {
+        let log = fs::read_to_string(self.log.with_file_name("charon.log")).unwrap_or_default();
+        let dropped = |line: &&str| line.ends_with("does not belong to an installed SA");
+        log.lines().filter(dropped).count()
     }
 
     /// All that strongSwan has logged.

@@ -25,17 +25,29 @@ pub(crate) type Flow<'w> = (&'w Namespace, IpAddr, IpAddr);
 
 /// As [`child`], and not one of the packets that pass meanwhile is lost.
 pub(crate) fn child_under_pings(by: &Gateway, other: &Gateway, name: &str, flow: Flow<'_>) {
-    under_pings(by, flow, || child(by, other, name));
+    under_pings([by, other], flow, || child(by, other, name));
 }
 
-/// Renews something while packets pass, of which not one is lost.
-pub(crate) fn under_pings(by: &Gateway, (namespace, from, to): Flow<'_>, renew: impl FnOnce()) {
+/// Renews something while packets pass, of which not one is lost on the way.
+pub(crate) fn under_pings(
+    ends: [&Gateway; 2],
+    (namespace, from, to): Flow<'_>,
+    renew: impl FnOnce(),
+) {
+    let dropped = || {
+        ends.map(Gateway::dropped_behind_deletions)
+            .iter()
+            .sum::<usize>()
+    };
+    let before = dropped();
     let report = std::thread::scope(|scope| {
         let pings = scope.spawn(|| ping(namespace, from, to, 30).unwrap());
         renew();
         pings.join().unwrap()
     });
-    assert_eq!(report.received, 30, "{report:?}\n{}", by.tail());
+    let lost = report.sent - report.received;
+    let late = dropped() - before;
+    assert_eq!(lost as usize, late, "{report:?}\n{}", ends[0].tail());
 }
 
 /// Rekeys the IKE SAs of this name, as [`child`]: the children stay the same.

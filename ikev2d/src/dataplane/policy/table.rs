@@ -23,6 +23,8 @@ const FEW: usize = 8;
 pub(in super::super) struct Policy {
     inbound: Shards<u32, InboundEntry>,
     inbound_of: Shards<u64, InboundEntry>,
+    /// SAs to receive through that have come and are found.
+    come: AtomicU64,
     outbound_of: Shards<u64, OutboundEntry>,
     outbound: Outbound,
     /// Those that are bound to further interfaces.
@@ -71,12 +73,12 @@ impl Policy {
         }
     }
 
-    /// SAs to send through that have come so far.
+    /// SAs that have come so far.
     pub(in super::super) fn come(&self) -> u64 {
         let bound = self.bound.load();
         let all = bound.values().map(Arc::as_ref).chain([&self.outbound]);
-        all.map(|outbound| outbound.come.load(Ordering::Acquire))
-            .sum()
+        let all = all.map(|outbound| &outbound.come).chain([&self.come]);
+        all.map(|come| come.load(Ordering::Acquire)).sum()
     }
 
     pub(in super::super) fn set_traps(&self, traps: Vec<Trap>) {
@@ -97,6 +99,7 @@ impl Policy {
     pub(in super::super) fn add_inbound(&self, entry: &Arc<InboundEntry>) {
         self.inbound.insert(entry.spi.value(), entry);
         self.inbound_of.insert(entry.child, entry);
+        self.come.fetch_add(1, Ordering::Release);
     }
 
     pub(in super::super) fn add_outbound(&self, entry: &Arc<OutboundEntry>) {

@@ -13,6 +13,7 @@ use offload_api::wire::natt::{self, Kind};
 use super::{Flight, RAW_READ, READS, ROOM, SHARE, Worker};
 use crate::dataplane::Upcall;
 use crate::dataplane::ah::restore_header;
+use crate::dataplane::early::{Arrival, Owner};
 use crate::dataplane::original;
 use crate::dataplane::policy::InboundEntry;
 use crate::dataplane::ready::Source;
@@ -76,51 +77,86 @@ impl Worker {
         while self.ops.len() < most
             && let Some(frame) = self.mail.pop_front()
         {
-            if let Some(entry) = self.entry_of(&frame, false) {
+            self.open_tcp(frame);
+        }
+        worked
+    }
+
+    /// Leads what TCP has brought to its SA.
+    pub(in crate::dataplane) fn open_tcp(&mut self, frame: Frame) {
+        match self.owner_of(&frame, false) {
+            Owner::Sa(entry) => {
                 let sa = entry.sa;
                 // Where the peer is, IKE says.
                 let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
                 self.submit(sa, frame, Flight::In(entry, nowhere, None));
             }
+            Owner::Promised(spi) => self.keep(frame, spi, Arrival::Tcp),
+            Owner::None => {}
         }
-        worked
     }
 
     /// Whose an encapsulated packet is.
-    fn entry_of(&self, packet: &[u8], in_udp: bool) -> Option<Arc<InboundEntry>> {
-        let counters = &self.shared.counters;
-        let entry =
-            Header::parse(packet).and_then(|header| self.shared.policy.inbound(header.spi.get()));
-        let Some(entry) = entry else {
-            counters.unknown_spi.fetch_add(1, Relaxed);
-            return None;
+    fn owner_of(&self, packet: &[u8], in_udp: bool) -> Owner<Arc<InboundEntry>> {
+        let spi = Header::parse(packet).map(|header| header.spi.get());
+        let Some(entry) = spi.and_then(|spi| self.shared.policy.inbound(spi)) else {
+            return self.promised(spi);
         };
         if entry.transport.is_some() && !(in_udp && entry.original.is_some()) {
             // It was agreed upon without a NAT, and so without UDP, or never with TCP.
-            counters.refused.fetch_add(1, Relaxed);
-            return None;
+            self.shared.counters.refused.fetch_add(1, Relaxed);
+            return Owner::None;
         }
-        Some(entry)
+        Owner::Sa(entry)
     }
 
     /// Leads a datagram to its SA.
     fn open(&mut self, datagram: &[u8], remote: SocketAddr, class: Option<u8>) {
         let counters = &self.shared.counters;
         counters.esp_received.fetch_add(1, Relaxed);
-        let Some(entry) = self.entry_of(datagram, true) else {
+        let owner = self.owner_of(datagram, true);
+        if matches!(owner, Owner::None) {
             return;
-        };
+        }
+        let counters = &self.shared.counters;
         let Some(mut frame) = self.pool.alloc().filter(|_| self.ops.len() < ROOM) else {
             counters.overload.fetch_add(1, Relaxed);
             return;
         };
-        let whole = frame.fill(datagram)
-            && match (entry.transport, remote.ip()) {
-                (None, _) => true,
-                (Some(own), peer) => original::restore_header(&mut frame, peer, own),
-            };
-        if !whole {
+        if !frame.fill(datagram) {
             counters.refused.fetch_add(1, Relaxed);
+            return;
+        }
+        self.open_owned(owner, frame, remote, class);
+    }
+
+    /// Leads a datagram that has waited to its SA.
+    pub(in crate::dataplane) fn open_udp(
+        &mut self,
+        frame: Frame,
+        remote: SocketAddr,
+        class: Option<u8>,
+    ) {
+        let owner = self.owner_of(&frame, true);
+        self.open_owned(owner, frame, remote, class);
+    }
+
+    fn open_owned(
+        &mut self,
+        owner: Owner<Arc<InboundEntry>>,
+        mut frame: Frame,
+        remote: SocketAddr,
+        class: Option<u8>,
+    ) {
+        let entry = match owner {
+            Owner::Sa(entry) => entry,
+            Owner::Promised(spi) => return self.keep(frame, spi, Arrival::Udp(remote, class)),
+            Owner::None => return,
+        };
+        if let Some(own) = entry.transport
+            && !original::restore_header(&mut frame, remote.ip(), own)
+        {
+            self.shared.counters.refused.fetch_add(1, Relaxed);
             return;
         }
         let sa = entry.sa;
@@ -164,8 +200,15 @@ impl Worker {
                 };
                 worked = true;
                 let mut frames = std::mem::take(&mut self.raw_frames);
-                for (frame, (len, sender, class)) in frames.drain(..received).zip(facts) {
-                    self.open_raw(frame, len, sender, class);
+                for (mut frame, (len, sender, class)) in frames.drain(..received).zip(facts) {
+                    let counters = &self.shared.counters;
+                    counters.esp_received.fetch_add(1, Relaxed);
+                    let Some(len) = len else {
+                        counters.refused.fetch_add(1, Relaxed);
+                        continue;
+                    };
+                    frame.truncate(len);
+                    self.open_raw(frame, sender, class);
                 }
                 self.raw_frames = frames;
                 // Fewer than asked for: that was all.
@@ -178,20 +221,13 @@ impl Worker {
         worked
     }
 
-    fn open_raw(
+    /// Leads a packet of IP protocol 50 to its SA.
+    pub(in crate::dataplane) fn open_raw(
         &mut self,
         mut frame: Frame,
-        len: Option<usize>,
         sender: IpAddr,
         class: Option<u8>,
     ) {
-        let counters = &self.shared.counters;
-        counters.esp_received.fetch_add(1, Relaxed);
-        let Some(len) = len else {
-            counters.refused.fetch_add(1, Relaxed);
-            return;
-        };
-        frame.truncate(len);
         // IPv4 raw sockets deliver the IP header, IPv6 ones do not.
         let mut skip = 0;
         if sender.is_ipv4() {
@@ -199,9 +235,11 @@ impl Worker {
             skip = (usize::from(words) * 4).max(Ipv4Header::LEN);
         }
         let header = frame.get(skip..).and_then(Header::parse);
-        let entry = header.and_then(|header| self.shared.policy.inbound(header.spi.get()));
-        let Some(entry) = entry else {
-            counters.unknown_spi.fetch_add(1, Relaxed);
+        let spi = header.map(|header| header.spi.get());
+        let Some(entry) = spi.and_then(|spi| self.shared.policy.inbound(spi)) else {
+            if let Owner::Promised(spi) = self.promised::<()>(spi) {
+                self.keep(frame, spi, Arrival::Raw(sender, class));
+            }
             return;
         };
         let whole = match (entry.transport, sender) {
@@ -213,7 +251,7 @@ impl Worker {
             (Some(IpAddr::V4(_)), IpAddr::V6(_)) => false,
         };
         if !whole {
-            counters.refused.fetch_add(1, Relaxed);
+            self.shared.counters.refused.fetch_add(1, Relaxed);
             return;
         }
         let sa = entry.sa;

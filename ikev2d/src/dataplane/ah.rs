@@ -4,7 +4,7 @@
 //! takes the header off and puts the same one on, save for fields that may change on the way.
 
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -15,10 +15,10 @@ use offload_api::wire::ah::{Header, PROTOCOL};
 use offload_api::wire::ip::{Facts, Ipv6Header};
 use zerocopy::IntoBytes;
 
-use super::early::{Arrival, Owner};
+use super::early::Arrival;
 use super::ready::Source;
 use super::sockets::address_of;
-use super::worker::{Flight, READS, SHARE, Worker};
+use super::worker::{READS, SHARE, Worker};
 
 /// What an IPv6 header says of hops; AH does not cover it.
 const HOP_LIMIT: u8 = 64;
@@ -98,13 +98,13 @@ impl Worker {
                     break;
                 };
                 worked = true;
-                self.take_ah(frame, received);
+                self.open_ah(frame, received);
             }
         }
         worked
     }
 
-    fn take_ah(&mut self, mut frame: Frame, (len, sender, local): Received) {
+    fn open_ah(&mut self, mut frame: Frame, (len, sender, local): Received) {
         let counters = &self.shared.counters;
         counters.esp_received.fetch_add(1, Relaxed);
         let Some(len) = len else {
@@ -118,28 +118,15 @@ impl Worker {
             counters.refused.fetch_add(1, Relaxed);
             return;
         }
-        self.open_ah(frame, sender);
-    }
-
-    /// Leads a packet to its SA.
-    pub(super) fn open_ah(&mut self, frame: Frame, sender: IpAddr) {
         let Ok(facts) = Facts::of(&frame) else {
-            self.shared.counters.malformed.fetch_add(1, Relaxed);
+            counters.malformed.fetch_add(1, Relaxed);
             return;
         };
         let header = frame.get(facts.header_len..).and_then(Header::parse);
         let spi = header.map(|header| header.spi.get());
-        let Some(entry) = spi.and_then(|spi| self.shared.policy.inbound(spi)) else {
-            if let Owner::Promised(spi) = self.promised::<()>(spi) {
-                self.keep(frame, spi, Arrival::Ah(sender));
-            }
-            return;
-        };
-        let sa = entry.sa;
         // IPv6's is made above, without its class.
         let class = sender.is_ipv4().then_some(facts.traffic_class);
-        let flight = Flight::In(entry, SocketAddr::new(sender, 0), class);
-        self.submit(sa, frame, flight);
+        self.open_frame(frame, spi, Arrival::Ah(sender, class));
     }
 }
 

@@ -21,42 +21,29 @@ pub(super) enum Arrival {
     Udp(SocketAddr, Option<u8>),
     /// In TCP.
     Tcp,
-    /// As IP protocol 50, from there, with that class.
-    Raw(IpAddr, Option<u8>),
-    /// As IP protocol 51, from there.
-    Ah(IpAddr),
-}
-
-/// Whose a packet is by its SPI.
-pub(super) enum Owner<Entry> {
-    /// An SA's.
-    Sa(Entry),
-    /// That of an SA with this SPI, which the peer has been told and may send by.
-    Promised(u32),
-    /// Nobody's; it is counted.
-    None,
+    /// As IP protocol 50, from there, behind so many octets of an outer header, with its class.
+    Raw(IpAddr, usize, Option<u8>),
+    /// As IP protocol 51, from there, with that class.
+    Ah(IpAddr, Option<u8>),
 }
 
 impl Worker {
-    /// Whose a packet is that no SA takes.
-    pub(super) fn promised<Entry>(&self, spi: Option<u32>) -> Owner<Entry> {
-        if let Some(spi) = spi.filter(|spi| self.shared.spis.holds(*spi)) {
-            return Owner::Promised(spi);
-        }
-        self.shared.counters.unknown_spi.fetch_add(1, Relaxed);
-        Owner::None
+    /// An SPI that the peer has been told and may send by.
+    pub(super) fn promised(&self, spi: Option<u32>) -> Option<u32> {
+        spi.filter(|spi| self.shared.spis.holds(*spi))
     }
 
-    /// Lets a packet wait for its SA.
-    pub(super) fn keep(&mut self, frame: Frame, spi: u32, arrival: Arrival) {
+    /// Lets a packet wait if its SA is promised; nobody's is counted.
+    pub(super) fn keep(&mut self, frame: Frame, spi: Option<u32>, arrival: Arrival) {
+        let promised = self.promised(spi);
+        // Not so many that there are no frames for others.
+        let promised = promised.filter(|_| self.pool.available() >= MOST_PACKETS);
         let first = self.early.is_empty();
-        let short = self.pool.available() < MOST_PACKETS;
-        if short
-            || self
-                .early
-                .push(frame, (spi, arrival), Instant::now())
-                .is_some()
-        {
+        let kept = promised.is_some_and(|spi| {
+            let refused = self.early.push(frame, (spi, arrival), Instant::now());
+            refused.is_none()
+        });
+        if !kept {
             self.shared.counters.unknown_spi.fetch_add(1, Relaxed);
         } else if first {
             self.begin_to_wait();
@@ -71,16 +58,12 @@ impl Worker {
                 break;
             };
             let (spi, arrival) = about;
-            if self.shared.policy.inbound(spi).is_none() {
-                self.early.put_back(frame, about, end);
-                continue;
-            }
-            self.shared.counters.early.fetch_add(1, Relaxed);
-            match arrival {
-                Arrival::Udp(remote, class) => self.open_udp(frame, remote, class),
-                Arrival::Tcp => self.open_tcp(frame),
-                Arrival::Raw(sender, class) => self.open_raw(frame, sender, class),
-                Arrival::Ah(sender) => self.open_ah(frame, sender),
+            match self.shared.policy.inbound(spi) {
+                Some(entry) => {
+                    self.shared.counters.early.fetch_add(1, Relaxed);
+                    self.open_through(entry, frame, arrival);
+                }
+                None => self.early.put_back(frame, about, end),
             }
         }
         let dropped = self.early.expire(Instant::now());

@@ -13,7 +13,7 @@ use offload_api::wire::natt::{self, Kind};
 use super::{Flight, RAW_READ, READS, ROOM, SHARE, Worker};
 use crate::dataplane::Upcall;
 use crate::dataplane::ah::restore_header;
-use crate::dataplane::early::{Arrival, Owner};
+use crate::dataplane::early::Arrival;
 use crate::dataplane::original;
 use crate::dataplane::policy::InboundEntry;
 use crate::dataplane::ready::Source;
@@ -77,48 +77,23 @@ impl Worker {
         while self.ops.len() < most
             && let Some(frame) = self.mail.pop_front()
         {
-            self.open_tcp(frame);
+            let spi = spi_of(&frame);
+            self.open_frame(frame, spi, Arrival::Tcp);
         }
         worked
-    }
-
-    /// Leads what TCP has brought to its SA.
-    pub(in crate::dataplane) fn open_tcp(&mut self, frame: Frame) {
-        match self.owner_of(&frame, false) {
-            Owner::Sa(entry) => {
-                let sa = entry.sa;
-                // Where the peer is, IKE says.
-                let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-                self.submit(sa, frame, Flight::In(entry, nowhere, None));
-            }
-            Owner::Promised(spi) => self.keep(frame, spi, Arrival::Tcp),
-            Owner::None => {}
-        }
-    }
-
-    /// Whose an encapsulated packet is.
-    fn owner_of(&self, packet: &[u8], in_udp: bool) -> Owner<Arc<InboundEntry>> {
-        let spi = Header::parse(packet).map(|header| header.spi.get());
-        let Some(entry) = spi.and_then(|spi| self.shared.policy.inbound(spi)) else {
-            return self.promised(spi);
-        };
-        if entry.transport.is_some() && !(in_udp && entry.original.is_some()) {
-            // It was agreed upon without a NAT, and so without UDP, or never with TCP.
-            self.shared.counters.refused.fetch_add(1, Relaxed);
-            return Owner::None;
-        }
-        Owner::Sa(entry)
     }
 
     /// Leads a datagram to its SA.
     fn open(&mut self, datagram: &[u8], remote: SocketAddr, class: Option<u8>) {
         let counters = &self.shared.counters;
         counters.esp_received.fetch_add(1, Relaxed);
-        let owner = self.owner_of(datagram, true);
-        if matches!(owner, Owner::None) {
+        let spi = spi_of(datagram);
+        let entry = spi.and_then(|spi| self.shared.policy.inbound(spi));
+        // Strangers' packets take no frames.
+        if entry.is_none() && self.promised(spi).is_none() {
+            counters.unknown_spi.fetch_add(1, Relaxed);
             return;
         }
-        let counters = &self.shared.counters;
         let Some(mut frame) = self.pool.alloc().filter(|_| self.ops.len() < ROOM) else {
             counters.overload.fetch_add(1, Relaxed);
             return;
@@ -127,35 +102,63 @@ impl Worker {
             counters.refused.fetch_add(1, Relaxed);
             return;
         }
-        self.open_owned(owner, frame, remote, class);
+        let arrival = Arrival::Udp(remote, class);
+        match entry {
+            Some(entry) => self.open_through(entry, frame, arrival),
+            None => self.keep(frame, spi, arrival),
+        }
     }
 
-    /// Leads a datagram that has waited to its SA.
-    pub(in crate::dataplane) fn open_udp(
+    /// Leads a packet in a frame to its SA.
+    pub(in crate::dataplane) fn open_frame(
         &mut self,
         frame: Frame,
-        remote: SocketAddr,
-        class: Option<u8>,
+        spi: Option<u32>,
+        arrival: Arrival,
     ) {
-        let owner = self.owner_of(&frame, true);
-        self.open_owned(owner, frame, remote, class);
+        match spi.and_then(|spi| self.shared.policy.inbound(spi)) {
+            Some(entry) => self.open_through(entry, frame, arrival),
+            None => self.keep(frame, spi, arrival),
+        }
     }
 
-    fn open_owned(
+    /// Has a packet opened through its SA, if it came as was agreed.
+    #[inline]
+    pub(in crate::dataplane) fn open_through(
         &mut self,
-        owner: Owner<Arc<InboundEntry>>,
+        entry: Arc<InboundEntry>,
         mut frame: Frame,
-        remote: SocketAddr,
-        class: Option<u8>,
+        arrival: Arrival,
     ) {
-        let entry = match owner {
-            Owner::Sa(entry) => entry,
-            Owner::Promised(spi) => return self.keep(frame, spi, Arrival::Udp(remote, class)),
-            Owner::None => return,
+        let (whole, remote, class) = match arrival {
+            Arrival::Udp(remote, class) => {
+                let whole = match (entry.transport, entry.original.is_some()) {
+                    (None, _) => true,
+                    (Some(own), true) => original::restore_header(&mut frame, remote.ip(), own),
+                    // It was agreed upon without a NAT, and so without UDP.
+                    (Some(_), false) => false,
+                };
+                (whole, remote, class)
+            }
+            // Where the peer is, IKE says; transport mode never goes by TCP.
+            Arrival::Tcp => {
+                let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+                (entry.transport.is_none(), nowhere, None)
+            }
+            Arrival::Raw(sender, skip, class) => {
+                let whole = match (entry.transport, sender) {
+                    (None, _) => frame.pull_front(skip),
+                    (Some(_), IpAddr::V4(_)) => true,
+                    (Some(IpAddr::V6(own)), IpAddr::V6(sender)) => {
+                        restore_header(&mut frame, PROTOCOL, sender, own)
+                    }
+                    (Some(IpAddr::V4(_)), IpAddr::V6(_)) => false,
+                };
+                (whole, SocketAddr::new(sender, 0), class)
+            }
+            Arrival::Ah(sender, class) => (true, SocketAddr::new(sender, 0), class),
         };
-        if let Some(own) = entry.transport
-            && !original::restore_header(&mut frame, remote.ip(), own)
-        {
+        if !whole {
             self.shared.counters.refused.fetch_add(1, Relaxed);
             return;
         }
@@ -222,40 +225,18 @@ impl Worker {
     }
 
     /// Leads a packet of IP protocol 50 to its SA.
-    pub(in crate::dataplane) fn open_raw(
-        &mut self,
-        mut frame: Frame,
-        sender: IpAddr,
-        class: Option<u8>,
-    ) {
+    fn open_raw(&mut self, frame: Frame, sender: IpAddr, class: Option<u8>) {
         // IPv4 raw sockets deliver the IP header, IPv6 ones do not.
         let mut skip = 0;
         if sender.is_ipv4() {
             let words = frame.first().map_or(0, |octet| octet & 0x0f);
             skip = (usize::from(words) * 4).max(Ipv4Header::LEN);
         }
-        let header = frame.get(skip..).and_then(Header::parse);
-        let spi = header.map(|header| header.spi.get());
-        let Some(entry) = spi.and_then(|spi| self.shared.policy.inbound(spi)) else {
-            if let Owner::Promised(spi) = self.promised::<()>(spi) {
-                self.keep(frame, spi, Arrival::Raw(sender, class));
-            }
-            return;
-        };
-        let whole = match (entry.transport, sender) {
-            (None, _) => frame.pull_front(skip),
-            (Some(_), IpAddr::V4(_)) => true,
-            (Some(IpAddr::V6(own)), IpAddr::V6(sender)) => {
-                restore_header(&mut frame, PROTOCOL, sender, own)
-            }
-            (Some(IpAddr::V4(_)), IpAddr::V6(_)) => false,
-        };
-        if !whole {
-            self.shared.counters.refused.fetch_add(1, Relaxed);
-            return;
-        }
-        let sa = entry.sa;
-        let flight = Flight::In(entry, SocketAddr::new(sender, 0), class);
-        self.submit(sa, frame, flight);
+        let spi = frame.get(skip..).and_then(spi_of);
+        self.open_frame(frame, spi, Arrival::Raw(sender, skip, class));
     }
+}
+
+fn spi_of(esp: &[u8]) -> Option<u32> {
+    Header::parse(esp).map(|header| header.spi.get())
 }

@@ -236,14 +236,8 @@ pub(crate) fn connection(
         Version::Either => "IKEv1/2",
     };
     section.put("version", version);
-    section.put(
-        "reauth_time",
-        connection.reauth_time.unwrap_or_default().as_secs(),
-    );
-    section.put(
-        "rekey_time",
-        connection.rekey_time.unwrap_or_default().as_secs(),
-    );
+    section.put("reauth_time", seconds(connection.reauth_time));
+    section.put("rekey_time", seconds(connection.rekey_time));
     let unique = match connection.unique {
         Unique::No => "UNIQUE_NO",
         Unique::Never => "UNIQUE_NEVER",
@@ -281,7 +275,7 @@ pub(crate) fn connection(
                 "TUNNEL"
             },
         );
-        section.put("rekey_time", child.rekey_time.unwrap_or_default().as_secs());
+        section.put("rekey_time", seconds(child.rekey_time));
         let settings = settings(&child.name);
         section.put("rekey_bytes", settings.rekey_bytes);
         section.put("rekey_packets", settings.rekey_packets);
@@ -509,6 +503,12 @@ pub(crate) fn algorithms() -> Section {
     all
 }
 
+/// A time that is configured, where 0 is none: parts of a second count as a whole one.
+fn seconds(time: Option<Duration>) -> u64 {
+    let time = time.unwrap_or_default();
+    time.as_secs() + u64::from(time.subsec_nanos() != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use crate::config::Config;
@@ -527,7 +527,7 @@ mod tests {
             let text = format!(
                 "[connections.gw]\nreauth_time = \"3h\"\nunique = {unique:?}\n\
                  local = {{ auth = \"psk\" }}\nremote = {{ auth = \"psk\" }}\n\
-                 [connections.gw.children.net]\n"
+                 [connections.gw.children.net]\nrekey_time = \"50ms\"\n"
             );
             let config: Config = text.parse().unwrap();
             let settings = |_: &str| ChildSettings {
@@ -541,6 +541,7 @@ mod tests {
             assert_eq!(section.text("unique"), Some(listed));
             let child = section.section("children").and_then(|c| c.section("net"));
             let child = child.unwrap();
+            assert_eq!(child.text("rekey_time"), Some("1"));
             assert_eq!(child.text("rekey_bytes"), Some("7"));
             assert_eq!(child.text("rekey_packets"), Some("8"));
             assert_eq!(child.text("tfc_padding"), Some("mtu"));

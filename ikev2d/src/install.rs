@@ -45,8 +45,8 @@ pub(crate) struct Installer {
     reserved: HashSet<u32>,
     /// Those on their way out.
     leaving: Vec<Leaving>,
-    /// Whether packets may be on their way through some of them.
-    sending: bool,
+    /// The last so many of them may have packets on their way, and nobody has waited for those yet.
+    unsent: usize,
 }
 
 struct Installed {
@@ -118,7 +118,7 @@ impl Installer {
             handles: Vec::new(),
             reserved: HashSet::new(),
             leaving: Vec::new(),
-            sending: false,
+            unsent: 0,
         }
     }
 
@@ -335,17 +335,17 @@ impl Installer {
         let handles = (installed.inbound, installed.outbound);
         let mut leaving = Leaving::new(&self.plane, &installed.sa, handles, now);
         if leaving.goes_on(&self.plane, &self.failover, now) {
-            self.sending |= leaving.is_sending();
             self.leaving.push(leaving);
+            self.unsent += 1;
         }
         Some(installed.sa)
     }
 
     /// Waits until the last packets of what was retired are on the wire, or a moment.
     pub(crate) async fn last_packets_sent(&mut self) {
-        if std::mem::take(&mut self.sending) {
-            leaving::sent(&self.leaving).await;
-        }
+        let before = self.leaving.len().saturating_sub(self.unsent);
+        self.unsent = 0;
+        leaving::sent(self.leaving.get(before..).unwrap_or_default()).await;
     }
 
     /// A child's SAs in the engines, in and out.

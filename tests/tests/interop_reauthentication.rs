@@ -81,7 +81,9 @@ fn packets_right_behind_the_answer_are_received() {
     for _ in 0..5 {
         rekey::reauthenticate(&a, &b, "gw");
     }
-    let report = datagrams.unwrap().finish().unwrap();
-    assert_eq!(report.lost, 0, "{:?} of {}", report.losses, report.sent);
-    assert_eq!(a.statistics()["unknown-spi"], 0);
+    datagrams.unwrap().finish().unwrap();
+    let counts = a.statistics();
+    assert!(counts["early"] > 0, "{counts:?}");
+    assert_eq!(counts["unknown-spi"], 0, "{counts:?}");
+    assert_eq!(counts["esp-received"], counts["tun-sent"], "{counts:?}");
 }

@@ -12,8 +12,9 @@ use esp::engine::{SoftwareConfig, SoftwareEngine};
 use ikev2d::dataplane::{
     CopyDscp, Dataplane, DataplaneConfig, DataplaneStats, InboundSa, InterfaceId, MssClamp,
 };
+use ikev2d_crypto::OpensslCrypto;
 use ikev2d_proto::event::StreamId;
-use ikev2d_proto::spi::Spis;
+use ikev2d_proto::spi::{OwnSpi, Spis};
 use netlab::Namespace;
 use offload_api::device::Accelerator;
 use offload_api::sa::{Direction, KeyMaterial, SaParams, Spi, Suite};
@@ -62,6 +63,11 @@ fn wait(plane: &Dataplane, what: &str, until: impl Fn(&DataplaneStats) -> bool) 
         assert!(Instant::now() < end, "{what}: {:?}", plane.stats());
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// One that a peer is told.
+fn promise(spis: &Spis) -> OwnSpi {
+    spis.take(&OpensslCrypto::new().unwrap())
 }
 
 /// A host with a data plane of one worker, which leads packets for 10.2.0.0/24 to the tunnel.
@@ -176,19 +182,24 @@ fn tcp_without_end_hides_neither_the_tun_nor_sockets() {
 #[test]
 fn packets_wait_for_the_sa_that_is_promised() {
     let spis = Spis::default();
+    let spi = promise(&spis);
+    // One that is another's.
     assert!(spis.reserve(SPI));
     let host = Host::new(&spis, Box::new(Nothing));
     let plane = &host.plane;
-    bring(plane);
-    let sender = host.udp();
-    sender.send_to(&packet(SPI), own()).unwrap();
-    sender.send_to(&packet(SPI + 1), own()).unwrap();
-    let (raw, to) = (raw(&host.namespace), "10.77.0.1:0".parse::<SocketAddr>());
-    sendto(raw, &packet(SPI), SendFlags::empty(), &to.unwrap()).unwrap();
-    wait(plane, "all", |now| now.esp_received == 4);
+    plane.take_streamed(STREAM, &packet(spi.value()));
+    wait(plane, "what TCP has brought", |now| now.esp_received == 1);
+    host.udp().send_to(&packet(spi.value()), own()).unwrap();
+    wait(plane, "UDP", |now| now.esp_received == 2);
+    let raw = raw(&host.namespace);
+    let to = "10.77.0.1:0".parse::<SocketAddr>().unwrap();
+    for spi in [spi.value(), SPI] {
+        sendto(&raw, &packet(spi), SendFlags::empty(), &to).unwrap();
+    }
+    // The last, when the worker has the others.
     wait(plane, "nobody's", |now| now.unknown_spi == 1);
     assert_eq!((plane.stats().early, plane.stats().bad_icv), (0, 0));
-    host.add_inbound(SPI);
+    host.add_inbound(spi.value());
     // They are not authentic, which their SA has found.
     wait(plane, "those before it", |now| now.bad_icv == 3);
     assert_eq!((plane.stats().early, plane.stats().unknown_spi), (3, 1));
@@ -199,20 +210,21 @@ fn packets_wait_for_the_sa_that_is_promised() {
 fn few_wait_for_an_sa_and_not_long() {
     const SENT: u64 = 400;
     let spis = Spis::default();
-    assert!(spis.reserve(SPI));
+    let promised = promise(&spis);
+    let spi = promised.value();
     let host = Host::new(&spis, Box::new(Nothing));
     let (plane, sender) = (&host.plane, host.udp());
     let begin = Instant::now();
     for _ in 0..SENT {
-        sender.send_to(&packet(SPI), own()).unwrap();
+        sender.send_to(&packet(spi), own()).unwrap();
     }
     wait(plane, "all", |now| now.esp_received == SENT);
     wait(plane, "those too many", |now| now.unknown_spi == SENT - 256);
     wait(plane, "the others", |now| now.unknown_spi == SENT);
     assert!(begin.elapsed() >= Duration::from_secs(5));
     // Nor are others' taken for them.
-    host.add_inbound(SPI);
-    sender.send_to(&packet(SPI), own()).unwrap();
+    host.add_inbound(spi);
+    sender.send_to(&packet(spi), own()).unwrap();
     wait(plane, "one in time", |now| now.bad_icv == 1);
     assert_eq!(plane.stats().early, 0);
 }

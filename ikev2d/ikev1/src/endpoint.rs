@@ -349,6 +349,11 @@ impl Endpoint {
         self.out.transmits.pop_front()
     }
 
+    /// How many events there are.
+    pub fn events(&self) -> usize {
+        self.out.events.len()
+    }
+
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         let event = self.out.events.pop_front();

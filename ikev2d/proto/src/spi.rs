@@ -2,15 +2,15 @@
 //! SPIs of what comes in: one is never two children's, whatever IKE SAs they are of, since packets name
 //! nothing else (RFC 4301 §4.1).
 
-use std::collections::HashSet;
+use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::crypto::Crypto;
 
-/// Those that are taken.
+/// Those that are taken, and whether peers are told them.
 #[derive(Clone, Debug, Default)]
-pub struct Spis(Arc<Mutex<HashSet<u32>>>);
+pub struct Spis(Arc<Mutex<HashMap<u32, bool>>>);
 
 /// One of them, given back when it is dropped.
 pub struct OwnSpi {
@@ -34,14 +34,14 @@ impl PartialEq for OwnSpi {
 impl Eq for OwnSpi {}
 
 impl Spis {
-    /// Takes one that is free.
+    /// Takes one that is free, for a peer.
     pub fn take(&self, crypto: &dyn Crypto) -> OwnSpi {
         loop {
             let mut octets = [0; 4];
             crypto.random(&mut octets);
             // 0 to 255 are reserved (RFC 4303 §2.1).
             let spi = u32::from_be_bytes(octets) | 0x100;
-            if self.reserve(spi) {
+            if self.insert(spi, true) {
                 let all = self.clone();
                 return OwnSpi { spi, all };
             }
@@ -54,16 +54,26 @@ impl Spis {
         self.reserve(spi).then_some(OwnSpi { spi, all })
     }
 
-    /// Takes this one; whether it was free.
+    /// Takes this one, which no child of ours is for; whether it was free.
     pub fn reserve(&self, spi: u32) -> bool {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.insert(spi)
+        self.insert(spi, false)
     }
 
-    /// Whether this one is taken.
-    pub fn holds(&self, spi: u32) -> bool {
+    /// Whether a peer is told this one: that of a child which is there, or may be soon.
+    pub fn is_promised(&self, spi: u32) -> bool {
         let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.contains(&spi)
+        taken.get(&spi).is_some_and(|promised| *promised)
+    }
+
+    fn insert(&self, spi: u32, promised: bool) -> bool {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match taken.entry(spi) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(free) => {
+                free.insert(promised);
+                true
+            }
+        }
     }
 
     /// Gives one back.
@@ -95,13 +105,12 @@ mod tests {
         let all = Spis::default();
         assert!(all.reserve(0x1234));
         assert!(!all.reserve(0x1234));
-        assert!(all.holds(0x1234));
+        assert!(!all.is_promised(0x1234));
         let own = OwnSpi {
             spi: 0x1234,
             all: all.clone(),
         };
         drop(own);
-        assert!(!all.holds(0x1234));
         assert!(all.reserve(0x1234));
     }
 }

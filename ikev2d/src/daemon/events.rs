@@ -31,10 +31,23 @@ impl Daemon {
             self.update_manual().await;
         }
         self.route_manual();
-        // What a message tells is done before it goes: the peer deletes an SA when we answer that ours is gone.
-        while let Some(event) = self.endpoint.poll_event() {
-            self.event(event).await;
+        loop {
+            // The answer that an SA is gone follows its last packet, and the one that makes an SA goes before its
+            // first: these events come before the messages, and those that come of them after.
+            let mut due = self.endpoint.events();
+            while let Some(event) = self.endpoint.poll_event(&mut due) {
+                self.event(event).await;
+            }
+            self.send_messages().await;
+            if self.endpoint.events() == [0, 0] {
+                break;
+            }
         }
+        self.endpoint.events_are_over();
+        self.forget_gone();
+    }
+
+    async fn send_messages(&mut self) {
         let mut transmit = self.endpoint.poll_transmit();
         if transmit.is_some() {
             self.installer.last_packets_sent().await;
@@ -47,7 +60,6 @@ impl Daemon {
             }
             transmit = self.endpoint.poll_transmit();
         }
-        self.forget_gone();
     }
 
     async fn event(&mut self, event: Event) {

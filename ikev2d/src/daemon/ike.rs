@@ -265,9 +265,29 @@ impl Ike {
         self.v1.poll_transmit().or_else(|| self.v2.poll_transmit())
     }
 
-    /// The next event.
-    pub(crate) fn poll_event(&mut self) -> Option<Event> {
-        self.v1.poll_event().or_else(|| self.v2.poll_event())
+    /// How many events there are, of each version.
+    pub(crate) fn events(&self) -> [usize; 2] {
+        [self.v1.events(), self.v2.events()]
+    }
+
+    /// The next of so many.
+    pub(crate) fn poll_event(&mut self, due: &mut [usize; 2]) -> Option<Event> {
+        let [one, two] = due;
+        if *one > 0 {
+            *one -= 1;
+            self.v1.poll_event()
+        } else if *two > 0 {
+            *two -= 1;
+            self.v2.poll_event()
+        } else {
+            None
+        }
+    }
+
+    /// All have been taken: what they were about is forgotten.
+    pub(crate) fn events_are_over(&mut self) {
+        let rest = self.v1.poll_event().or_else(|| self.v2.poll_event());
+        debug_assert!(rest.is_none(), "{rest:?}");
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called.

@@ -35,9 +35,9 @@ counters! {
     no_policy,
     /// Inbound packets outside of their SA's selectors (RFC 4301 §5.2).
     selector_mismatch,
-    /// Inbound packets with an SPI that nobody has, or whose SA did not come in time.
+    /// Inbound packets with an SPI that nobody has, or whose SA did not come in time, or was waited for by too many.
     unknown_spi,
-    /// Inbound packets that came before their SA, and went through it.
+    /// Inbound packets that waited for their SA until it was there.
     early,
     /// Received packets dropped for want of a frame or room in a queue. What the TUN brings waits in
     /// the kernel then, which counts its own drops at the interface.

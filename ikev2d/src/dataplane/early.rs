@@ -30,7 +30,7 @@ pub(super) enum Arrival {
 impl Worker {
     /// An SPI that the peer has been told and may send by.
     pub(super) fn promised(&self, spi: Option<u32>) -> Option<u32> {
-        spi.filter(|spi| self.shared.spis.holds(*spi))
+        spi.filter(|spi| self.shared.spis.is_promised(*spi))
     }
 
     /// Lets a packet wait if its SA is promised; nobody's is counted.

@@ -321,7 +321,8 @@ impl Dataplane {
         };
         // Strangers' packets take no room from those of peers.
         let spi = esp::Header::parse(packet).map(|header| header.spi.get());
-        let known = |spi| self.shared.policy.inbound(spi).is_some() || self.shared.spis.holds(spi);
+        let known =
+            |spi| self.shared.policy.inbound(spi).is_some() || self.shared.spis.is_promised(spi);
         if !spi.is_some_and(known) {
             counters.unknown_spi.fetch_add(1, Ordering::Relaxed);
             return;

@@ -45,9 +45,11 @@ pub(crate) fn under_pings(
         renew();
         pings.join().unwrap()
     });
-    let lost = report.sent - report.received;
+    let lost = (report.sent - report.received) as usize;
     let late = dropped() - before;
-    assert_eq!(lost as usize, late, "{report:?}\n{}", ends[0].tail());
+    // One each way is under way at a time.
+    let excused = lost == late && late <= 2;
+    assert!(excused, "{report:?}, {late} late\n{}", ends[0].tail());
 }
 
 /// Rekeys the IKE SAs of this name, as [`child`]: the children stay the same.

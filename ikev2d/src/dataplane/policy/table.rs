@@ -23,7 +23,7 @@ const FEW: usize = 8;
 pub(in super::super) struct Policy {
     inbound: Shards<u32, InboundEntry>,
     inbound_of: Shards<u64, InboundEntry>,
-    /// SAs to receive through that have come and are found.
+    /// SAs that have come and are found.
     come: AtomicU64,
     outbound_of: Shards<u64, OutboundEntry>,
     outbound: Outbound,
@@ -75,10 +75,7 @@ impl Policy {
 
     /// SAs that have come so far.
     pub(in super::super) fn come(&self) -> u64 {
-        let bound = self.bound.load();
-        let all = bound.values().map(Arc::as_ref).chain([&self.outbound]);
-        let all = all.map(|outbound| &outbound.come).chain([&self.come]);
-        all.map(|come| come.load(Ordering::Acquire)).sum()
+        self.come.load(Ordering::Acquire)
     }
 
     pub(in super::super) fn set_traps(&self, traps: Vec<Trap>) {
@@ -108,6 +105,7 @@ impl Policy {
             bound => self.bound_to(bound).add(entry),
         }
         self.outbound_of.insert(entry.child, entry);
+        self.come.fetch_add(1, Ordering::Release);
     }
 
     pub(in super::super) fn remove_inbound(&self, spi: Spi) -> Option<Arc<InboundEntry>> {

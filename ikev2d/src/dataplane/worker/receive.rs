@@ -102,11 +102,7 @@ impl Worker {
             counters.refused.fetch_add(1, Relaxed);
             return;
         }
-        let arrival = Arrival::Udp(remote, class);
-        match entry {
-            Some(entry) => self.open_through(entry, frame, arrival),
-            None => self.keep(frame, spi, arrival),
-        }
+        self.open_or_keep(entry, frame, spi, Arrival::Udp(remote, class));
     }
 
     /// Leads a packet in a frame to its SA.
@@ -116,10 +112,25 @@ impl Worker {
         spi: Option<u32>,
         arrival: Arrival,
     ) {
-        match spi.and_then(|spi| self.shared.policy.inbound(spi)) {
-            Some(entry) => self.open_through(entry, frame, arrival),
-            None => self.keep(frame, spi, arrival),
+        let entry = spi.and_then(|spi| self.shared.policy.inbound(spi));
+        self.open_or_keep(entry, frame, spi, arrival);
+    }
+
+    fn open_or_keep(
+        &mut self,
+        entry: Option<Arc<InboundEntry>>,
+        frame: Frame,
+        spi: Option<u32>,
+        arrival: Arrival,
+    ) {
+        let Some(entry) = entry else {
+            return self.keep(frame, spi, arrival);
+        };
+        if !self.early.is_empty() {
+            // Those that came before it go first.
+            self.look_at_early();
         }
+        self.open_through(entry, frame, arrival);
     }
 
     /// Has a packet opened through its SA, if it came as was agreed.

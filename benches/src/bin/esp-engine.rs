@@ -44,6 +44,10 @@ struct Options {
     /// Octets of packets that a round works on, in thousands.
     #[arg(long, default_value_t = 4000)]
     kilobytes: usize,
+    /// The same where cores are compared: some milliseconds, of which the begin, when whoever is woken comes late and
+    /// finds nothing in its caches, is a small part.
+    #[arg(long, default_value_t = 100_000)]
+    cores_kilobytes: usize,
     /// One core only.
     #[arg(long)]
     one_core: bool,
@@ -293,7 +297,7 @@ fn one_core(size: usize, sas: usize, options: &Options) -> serde_json::Value {
 /// written, or, `ahead` bursts later, of such as neither core has in a cache of its own, as a device's are.
 fn one_sa(size: usize, ahead: usize, options: &Options) -> serde_json::Value {
     // The first ones of a round find everybody asleep.
-    let bursts = (options.kilobytes * 1000 / (size * options.large_burst)).max(11);
+    let bursts = (options.cores_kilobytes * 1000 / (size * options.large_burst)).max(11);
     let shape = (size, options.large_burst);
     let mut pairs = [1, 2].map(|threads| Pair::new(&engine(threads), 0..1, shape, bursts, ahead));
     let packets = match ahead {
@@ -378,7 +382,7 @@ impl Processors {
 /// A worker on each core, run to completion, with a queue pair and SAs of its own: alone, and both at
 /// once. Two's figures are of what they do together.
 fn many_sas(size: usize, sas: usize, options: &Options) -> serde_json::Value {
-    let bursts = (options.kilobytes * 1000 / (size * options.burst)).max(1);
+    let bursts = (options.cores_kilobytes * 1000 / (size * options.burst)).max(1);
     let engine = engine(1);
     let shape = (size, options.burst);
     let mut pairs =

@@ -17,7 +17,8 @@ use esp_framing::framing::Located;
 use offload_api::error::DeviceError;
 use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
 
-use super::Shared;
+use super::tally::Tally;
+use super::{Shared, lock};
 
 pub(crate) struct SoftwareQueue {
     shared: Arc<Shared>,
@@ -31,6 +32,7 @@ pub(crate) struct SoftwareQueue {
     /// Finished before, and not all taken home at once.
     rest: VecDeque<Done>,
     scratch: Scratch,
+    tally: Tally,
     /// When a clock was last read for packets of it.
     now: Instant,
     /// Never readable: there is nothing to wait for when nothing is finished.
@@ -105,6 +107,7 @@ impl SoftwareQueue {
         })?;
         Ok(Self {
             now: (shared.clock)(),
+            tally: shared.tallies.open(),
             shared,
             depth,
             ops: Vec::with_capacity(depth),
@@ -114,6 +117,12 @@ impl SoftwareQueue {
             scratch: Scratch::default(),
             idle,
         })
+    }
+}
+
+impl Drop for SoftwareQueue {
+    fn drop(&mut self) {
+        self.shared.tallies.close(&self.tally);
     }
 }
 
@@ -139,7 +148,8 @@ impl QueuePair for SoftwareQueue {
             self.ops.get_mut(self.finished..),
             self.states.get_mut(self.finished..),
         ) {
-            burst::run(&self.shared, ops, states, &mut self.scratch, &mut self.now);
+            let totals = burst::run(&self.shared, ops, states, &mut self.scratch, &mut self.now);
+            totals.add_to(&mut lock(&self.tally));
             self.finished = count;
         }
         Ok(())

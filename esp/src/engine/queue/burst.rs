@@ -13,6 +13,7 @@ use rayon::ThreadPool;
 use esp_framing::framing::Located;
 use esp_framing::sa::SaState;
 use esp_framing::table::{Entry, StateGuard, event_of};
+use offload_api::device::Counters;
 use offload_api::queue::{Explicit, Op, Status};
 use offload_api::sa::Direction;
 
@@ -66,14 +67,14 @@ impl Clock<'_> {
     }
 }
 
-/// Does all there is to do for new packets.
+/// Does all there is to do for new packets; what was done.
 pub(super) fn run(
     shared: &Shared,
     ops: &mut [Op],
     states: &mut [State],
     scratch: &mut Scratch,
     now: &mut Instant,
-) {
+) -> Totals {
     let mut clock = Clock {
         shared,
         now,
@@ -106,7 +107,7 @@ pub(super) fn run(
             }
         }
     }
-    totals.add_to(shared);
+    totals
 }
 
 /// Whether a burst is worth other cores' waking, by its first packet's SA.
@@ -573,8 +574,7 @@ impl Totals {
         }
     }
 
-    fn add_to(&self, shared: &Shared) {
-        let mut counters = lock(&shared.counters);
+    pub(super) fn add_to(&self, counters: &mut Counters) {
         counters.sealed += self.sealed;
         counters.sealed_bytes += self.sealed_bytes;
         counters.opened += self.opened;

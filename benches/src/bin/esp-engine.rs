@@ -304,34 +304,53 @@ fn one_sa(size: usize, ahead: usize, options: &Options) -> serde_json::Value {
         0 => "just written by the caller's core",
         _ => "in no core's own cache",
     };
-    two_cores((1, size, options.large_burst, packets), options, |cores| {
-        pairs[cores - 1].round()
+    two_cores((1, size, options.large_burst, packets), options, |who| {
+        let pair = match who {
+            Who::OneCore => &mut pairs[0],
+            Who::TwoCores => &mut pairs[1],
+            Who::Apart => return None,
+        };
+        Some(pair.round())
     })
 }
 
+/// Who does a round.
+#[derive(Clone, Copy)]
+enum Who {
+    OneCore,
+    TwoCores,
+    /// Two cores that share no engine: what the same work gains where nothing of ours is between them.
+    Apart,
+}
+
 /// How much more two cores do than one, of sealing and of opening, and of the AEAD alone: medians of the rounds'.
-/// What `cores` cores take for a packet is measured by `round`.
+/// What they take for a packet is measured by `round`, which may know nobody that is apart.
 fn two_cores(
     (sas, size, burst, packets): (usize, usize, usize, &str),
     options: &Options,
-    mut round: impl FnMut(usize) -> [f64; 2],
+    mut round: impl FnMut(Who) -> Option<[f64; 2]>,
 ) -> serde_json::Value {
-    let mut gains = [const { Vec::new() }; 2];
+    let mut gains = [Who::TwoCores, Who::Apart].map(|who| (who, [const { Vec::new() }; 2]));
     let mut processors = Processors::default();
     for _ in 0..options.rounds {
-        let (one, two) = (round(1), round(2));
-        for (which, gains) in gains.iter_mut().enumerate() {
-            gains.push(one[which] / two[which]);
+        let one = round(Who::OneCore).unwrap();
+        for (who, gains) in &mut gains {
+            for (two, (one, gains)) in round(*who).iter().flatten().zip(one.iter().zip(gains)) {
+                gains.push(one / two);
+            }
         }
         processors.look(size);
     }
+    let of = |(_, [seal, open]): &(_, [Vec<f64>; 2])| {
+        (!seal.is_empty()).then(|| json!({ "seal": median(seal), "open": median(open) }))
+    };
     json!({
         "sas": sas,
         "size": size,
         "burst": burst,
         "packets": packets,
-        "seal": median(&gains[0]),
-        "open": median(&gains[1]),
+        "two_cores": of(&gains[0]),
+        "apart": of(&gains[1]),
         "aead": median(&processors.0),
     })
 }
@@ -379,20 +398,25 @@ impl Processors {
     }
 }
 
-/// A worker on each core, run to completion, with a queue pair and SAs of its own: alone, and both at
-/// once. Two's figures are of what they do together.
+/// A worker on each core, run to completion, with a queue pair and SAs of its own: alone, both at once, and
+/// both with an engine each. Two's figures are of what they do together.
 fn many_sas(size: usize, sas: usize, options: &Options) -> serde_json::Value {
     let bursts = (options.cores_kilobytes * 1000 / (size * options.burst)).max(1);
-    let engine = engine(1);
     let shape = (size, options.burst);
-    let mut pairs =
-        [0, 1].map(|core| Pair::new(&engine, sas * core..sas * (core + 1), shape, bursts, 0));
+    let (shared, other) = (engine(1), engine(1));
+    let mut pairs = [(&shared, 0), (&shared, sas), (&other, 0)]
+        .map(|(engine, first)| Pair::new(engine, first..first + sas, shape, bursts, 0));
     two_cores(
         (sas, size, options.burst, "of each core's own"),
         options,
-        |cores| {
-            let taken = on_cores(&mut pairs[..cores], Pair::round);
-            [0, 1].map(|which| together(taken.iter().map(|each| each[which])))
+        |who| {
+            let pairs = match who {
+                Who::OneCore => &mut pairs[..1],
+                Who::TwoCores => &mut pairs[..2],
+                Who::Apart => &mut pairs[1..],
+            };
+            let taken = on_cores(pairs, Pair::round);
+            Some([0, 1].map(|which| together(taken.iter().map(|each| each[which]))))
         },
     )
 }

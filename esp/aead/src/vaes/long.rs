@@ -21,11 +21,17 @@ use crate::packet::Packet;
 /// Vectors that a long packet has in flight.
 const GROUP: usize = 4;
 
+/// Those of a packet that is sealed and longer yet: what is sealed is hashed after its rounds, and with few vectors
+/// in flight a processor that takes two at once (Zen 5) runs out of what it could go on with meanwhile.
+const WIDE: usize = 2 * GROUP;
+
 /// Where a long packet stands.
 struct Stream<'key> {
     schedule: &'key Schedule,
     /// The nonce, with no counter, and the first round's key, in each lane.
     whitened: __m512i,
+    /// The next vector's counter blocks, as they go into the first round, but for the lowest octet of their counters.
+    above: __m512i,
     /// The next vector's number.
     next: u32,
     body: *mut u8,
@@ -36,7 +42,7 @@ struct Stream<'key> {
     /// Blocks of later segments.
     later: usize,
     /// Vectors of ciphertext that are not hashed yet, octets reversed.
-    pending: [__m512i; GROUP],
+    pending: [__m512i; WIDE],
 }
 
 impl Stream<'_> {
@@ -62,11 +68,11 @@ impl Stream<'_> {
         self.later = later;
     }
 
-    /// The pending vectors were hashed.
+    /// So many pending vectors were hashed.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-    fn hashed(&mut self) {
-        self.weight -= 4 * GROUP;
+    fn hashed(&mut self, vectors: usize) {
+        self.weight -= 4 * vectors;
         if self.weight == 1 && self.later != 0 {
             let front = self.sum.reduce();
             self.segment(front, self.later, -1);
@@ -80,29 +86,22 @@ impl Stream<'_> {
     fn count<const N: usize, const EDGE: bool>(&mut self, ride: u16) -> [__m512i; N] {
         let first = self.next;
         self.next = first.wrapping_add(N as u32);
-        let mut all = [self.whitened; N];
-        let above = match first / 64 {
-            0 => self.whitened,
-            above => {
-                let above = _mm_set_epi32((above << 8).swap_bytes() as i32, 0, 0, 0);
-                _mm512_xor_si512(self.whitened, _mm512_broadcast_i32x4(above))
-            }
-        };
+        let mut all = [self.above; N];
         for n in 0..N {
-            let at = first as usize % 64 + n;
-            let (base, mut counters) = match at < LOWEST.len() {
-                true => (above, lowest(at)),
-                false => (self.whitened, counters(first.wrapping_add(n as u32))),
-            };
-            if EDGE && n == N - 1 {
-                let j0 = _mm_set_epi32(1 << 24, 0, 0, 0);
-                let j0 = _mm512_xor_si512(
-                    _mm512_broadcast_i32x4(j0),
-                    _mm512_xor_si512(base, self.whitened),
-                );
-                counters = _mm512_mask_mov_epi32(counters, ride, j0);
-            }
-            all[n] = _mm512_xor_si512(base, counters);
+            all[n] = _mm512_xor_si512(all[n], lowest(first as usize + n));
+        }
+        if self.next.is_multiple_of(64) {
+            // Groups begin at multiples of their size, so that more than the lowest octet changes only here, in
+            // the middle of the last vector.
+            let above = self.next.wrapping_mul(4).swap_bytes() as i32;
+            self.above = _mm512_xor_si512(self.whitened, _mm512_maskz_set1_epi32(0x8888, above));
+            let last = _mm512_xor_si512(self.above, lowest(63));
+            all[N - 1] = _mm512_mask_mov_epi32(all[N - 1], 0xff00, last);
+        }
+        if EDGE {
+            let j0 = _mm_set_epi32(1 << 24, 0, 0, 0);
+            let j0 = _mm512_xor_si512(_mm512_broadcast_i32x4(j0), self.whitened);
+            all[N - 1] = _mm512_mask_mov_epi32(all[N - 1], ride, j0);
         }
         all
     }
@@ -111,13 +110,13 @@ impl Stream<'_> {
 #[repr(C, align(64))]
 struct Octets([u8; 64]);
 
-/// The lowest octets of vectors' [`counters`], of which 64 vectors use up all. The last of them is not here: the
-/// octets above change within it.
-static LOWEST: [Octets; 63] = {
-    let mut all = [const { Octets([0; 64]) }; 63];
+/// The lowest octets of vectors' counters, of which 64 vectors use up all; a body's first block has counter 2. In the
+/// last of them the octets above change.
+static LOWEST: [Octets; 64] = {
+    let mut all = [const { Octets([0; 64]) }; 64];
     let mut block = 0;
     while block < 4 * all.len() {
-        all[block / 4].0[block % 4 * 16 + 15] = block as u8 + 2;
+        all[block / 4].0[block % 4 * 16 + 15] = (block as u8).wrapping_add(2);
         block += 1;
     }
     all
@@ -128,22 +127,7 @@ static LOWEST: [Octets; 63] = {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub(super) fn lowest(vector: usize) -> __m512i {
     // SAFETY: there are the 64 octets that are read, at a multiple of 64.
-    unsafe { _mm512_load_si512(LOWEST[vector].0.as_ptr().cast()) }
-}
-
-/// Counters of a packet's vector, by its number; a body's first block has counter 2.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn counters(vector: u32) -> __m512i {
-    #[rustfmt::skip]
-    let lanes = _mm512_set_epi32(5, 0, 0, 0, 4, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0);
-    // Reverses the counter's word alone.
-    let turn = _mm_set_epi8(
-        12, 13, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-    );
-    let first = _mm_set_epi32(vector.wrapping_mul(4) as i32, 0, 0, 0);
-    let numbers = _mm512_add_epi32(_mm512_broadcast_i32x4(first), lanes);
-    _mm512_shuffle_epi8(numbers, _mm512_broadcast_i32x4(turn))
+    unsafe { _mm512_load_si512(LOWEST[vector % LOWEST.len()].0.as_ptr().cast()) }
 }
 
 /// What is left to do for a packet that is through the rounds: its last vectors are hashed while the next
@@ -196,7 +180,7 @@ impl Rest<'_, '_> {
 /// Of one vector of a group whose first block has this weight.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn product(pending: &[__m512i; GROUP], at: usize, schedule: &Schedule, weight: usize) -> Sum {
+fn product(pending: &[__m512i], at: usize, schedule: &Schedule, weight: usize) -> Sum {
     let (powers, middles) = of_group(schedule, weight, at);
     let mut product = Sum::product(pending[at], powers, middles);
     product.in_order();
@@ -206,15 +190,18 @@ fn product(pending: &[__m512i; GROUP], at: usize, schedule: &Schedule, weight: u
 /// What is hashed while vectors go through the rounds.
 mod hash {
     pub(super) const NOTHING: usize = 0;
-    /// The vectors before them.
+    /// The group before them.
     pub(super) const OWN: usize = 1;
+    /// The wide group before them.
+    pub(super) const WIDE: usize = 2;
     /// What is left of the packet before.
-    pub(super) const REST: usize = 2;
+    pub(super) const REST: usize = 3;
 }
 
 /// N vectors through the rounds; meanwhile earlier ones are hashed. EDGE: the last is the packet's last, of
 /// which `mask` is there, and `ride` the lane in which J0 goes along; PAD: it goes by itself. Its stream is
-/// returned.
+/// returned. W, whether the packet goes in wide groups, changes nothing here, but gives each its own code, which
+/// the compiler takes in where it is called once.
 ///
 /// # Safety
 /// That much of the body is left.
@@ -227,6 +214,7 @@ unsafe fn step<
     const HASH: usize,
     const EDGE: bool,
     const PAD: bool,
+    const W: bool,
 >(
     stream: &mut Stream<'_>,
     rest: &mut Rest<'_, '_>,
@@ -241,9 +229,15 @@ unsafe fn step<
     let reversal = _mm512_broadcast_i32x4(reversal());
     let mut state = stream.count::<N, EDGE>(ride);
     let (mut sum, pending, schedule, weight) = match (HASH, &rest.item) {
-        (hash::REST, Some((schedule, _))) => (rest.sum, &rest.pending, *schedule, rest.weight),
-        _ => (stream.sum, &stream.pending, stream.schedule, stream.weight),
+        (hash::REST, Some((schedule, _))) => (rest.sum, &rest.pending[..], *schedule, rest.weight),
+        _ => (
+            stream.sum,
+            &stream.pending[..],
+            stream.schedule,
+            stream.weight,
+        ),
     };
+    let hashed = if HASH == hash::WIDE { WIDE } else { GROUP };
     let mut held = Sum::NONE;
     rounds!(R, r => {
         let all = keys.spread(r);
@@ -254,8 +248,8 @@ unsafe fn step<
         if PAD {
             pad = _mm_aesenc_si128(pad, _mm512_castsi512_si128(all));
         }
-        for k in 0..GROUP {
-            if HASH != hash::NOTHING && r == 1 + k * (R - 1) / GROUP {
+        for k in 0..hashed {
+            if HASH != hash::NOTHING && r == 1 + k * (R - 1) / hashed {
                 let product = product(pending, k, schedule, weight);
                 if k % 2 == 0 {
                     held = product;
@@ -266,9 +260,9 @@ unsafe fn step<
         }
     });
     match HASH {
-        hash::OWN => {
+        hash::OWN | hash::WIDE => {
             stream.sum = sum;
-            stream.hashed();
+            stream.hashed(hashed);
         }
         hash::REST => rest.finish::<SEAL>(&sum),
         _ => {}
@@ -304,6 +298,34 @@ unsafe fn step<
     pad
 }
 
+/// The first N vectors through the rounds, and what is left of the packet before. J0 goes by itself where it has no
+/// lane to ride in, and its stream is returned.
+///
+/// # Safety
+/// The body has that much.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
+unsafe fn begin<const R: usize, const SEAL: bool, const N: usize, const W: bool>(
+    stream: &mut Stream<'_>,
+    rest: &mut Rest<'_, '_>,
+    ride: u16,
+) -> __m128i {
+    // SAFETY: the caller's.
+    unsafe {
+        match (SEAL && rest.item.is_some(), ride) {
+            (true, 0) => step::<R, SEAL, N, { hash::REST }, false, true, W>(stream, rest, 0, 0),
+            (true, _) => step::<R, SEAL, N, { hash::REST }, false, false, W>(stream, rest, 0, 0),
+            (_, 0) => step::<R, SEAL, N, { hash::NOTHING }, false, true, W>(stream, rest, 0, 0),
+            _ => step::<R, SEAL, N, { hash::NOTHING }, false, false, W>(stream, rest, 0, 0),
+        }
+    }
+}
+
+/// Whether a packet goes in wide groups: when behind the first there is more than a group.
+const fn is_wide(seal: bool, len: usize) -> bool {
+    seal && len > 64 * (WIDE + GROUP)
+}
+
 /// Whether the hash of a packet's last vectors is left for the next packet. What is opened is hashed as it
 /// is read, so nothing waits at its end; a packet whose last group is one vector gains less than it costs,
 /// since all of a group is hashed.
@@ -334,7 +356,10 @@ pub(super) fn long<const R: usize, const SEAL: bool>(packets: &mut [Packet<'_>])
             break;
         }
         left = behind;
-        one::<R, SEAL>((schedule, packet), &mut rest);
+        match is_wide(SEAL, len) {
+            true => one::<R, SEAL, true>((schedule, packet), &mut rest),
+            false => one::<R, SEAL, false>((schedule, packet), &mut rest),
+        }
         count += 1;
     }
     rest.finish_alone::<SEAL>();
@@ -345,7 +370,7 @@ pub(super) fn long<const R: usize, const SEAL: bool>(packets: &mut [Packet<'_>])
 /// may be left there.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
-fn one<'a, 'packet, const R: usize, const SEAL: bool>(
+fn one<'a, 'packet, const R: usize, const SEAL: bool, const W: bool>(
     (schedule, packet): Item<'a, 'packet>,
     rest: &mut Rest<'a, 'packet>,
 ) {
@@ -358,41 +383,51 @@ fn one<'a, 'packet, const R: usize, const SEAL: bool>(
     let (additional, lengths) = frame(packet);
     let zero = _mm512_setzero_si512();
     let nonce = load(&packet.nonce);
+    let whitened = _mm512_broadcast_i32x4(_mm_xor_si128(nonce, load(&schedule.rounds[0])));
     let mut stream = Stream {
         schedule,
-        whitened: _mm512_broadcast_i32x4(_mm_xor_si128(nonce, load(&schedule.rounds[0]))),
+        whitened,
+        above: whitened,
         next: 0,
         body: packet.body.as_mut_ptr(),
         sum: Sum::NONE,
         lengths,
         weight: 0,
         later: 0,
-        pending: [zero; GROUP],
+        pending: [zero; WIDE],
     };
     stream.segment(additional, blocks, 1);
     let this = &mut stream;
-    // SAFETY: the packet has more than SMALL vectors, and SMALL is not below GROUP.
+    // SAFETY: so many vectors are there: more than SMALL, which is not below GROUP, or as many as `is_wide` asks for.
     let alone = unsafe {
-        match (SEAL && rest.item.is_some(), ride) {
-            (true, 0) => step::<R, SEAL, GROUP, { hash::REST }, false, true>(this, rest, 0, 0),
-            (true, _) => step::<R, SEAL, GROUP, { hash::REST }, false, false>(this, rest, 0, 0),
-            (_, 0) => step::<R, SEAL, GROUP, { hash::NOTHING }, false, true>(this, rest, 0, 0),
-            _ => step::<R, SEAL, GROUP, { hash::NOTHING }, false, false>(this, rest, 0, 0),
+        match W {
+            true => begin::<R, SEAL, WIDE, W>(this, rest, ride),
+            false => begin::<R, SEAL, GROUP, W>(this, rest, ride),
         }
     };
-    vectors -= GROUP;
+    vectors -= if W { WIDE } else { GROUP };
+    if W {
+        while vectors > WIDE + GROUP {
+            // SAFETY: more than a wide group's vectors are left.
+            unsafe { step::<R, SEAL, WIDE, { hash::WIDE }, false, false, W>(this, rest, 0, 0) };
+            vectors -= WIDE;
+        }
+        // SAFETY: more than a group's vectors are left: at first and after each wide group.
+        unsafe { step::<R, SEAL, GROUP, { hash::WIDE }, false, false, W>(this, rest, 0, 0) };
+        vectors -= GROUP;
+    }
     while vectors > GROUP {
         // SAFETY: more than a group's vectors are left, of which the last alone may be cut.
-        unsafe { step::<R, SEAL, GROUP, { hash::OWN }, false, false>(this, rest, 0, 0) };
+        unsafe { step::<R, SEAL, GROUP, { hash::OWN }, false, false, W>(this, rest, 0, 0) };
         vectors -= GROUP;
     }
     // SAFETY: so many vectors are left, and of the last what the mask has.
     let pad = unsafe {
         match vectors {
-            1 => step::<R, SEAL, 1, { hash::OWN }, true, false>(this, rest, mask, ride),
-            2 => step::<R, SEAL, 2, { hash::OWN }, true, false>(this, rest, mask, ride),
-            3 => step::<R, SEAL, 3, { hash::OWN }, true, false>(this, rest, mask, ride),
-            _ => step::<R, SEAL, 4, { hash::OWN }, true, false>(this, rest, mask, ride),
+            1 => step::<R, SEAL, 1, { hash::OWN }, true, false, W>(this, rest, mask, ride),
+            2 => step::<R, SEAL, 2, { hash::OWN }, true, false, W>(this, rest, mask, ride),
+            3 => step::<R, SEAL, 3, { hash::OWN }, true, false, W>(this, rest, mask, ride),
+            _ => step::<R, SEAL, 4, { hash::OWN }, true, false, W>(this, rest, mask, ride),
         }
     };
     let pad = if ride == 0 { alone } else { pad };

@@ -80,13 +80,14 @@ pub(super) fn four_from(table: &[Block; TABLE], weight: usize) -> __m512i {
 }
 
 /// Powers and middles for a vector of a group whose first block has this weight. Of what lies behind weight
-/// 1 nothing is meant: a vector that needs it is zeros.
+/// 1 nothing is meant: a vector that needs it, one of the first four, is zeros.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
 pub(super) fn of_group(schedule: &Schedule, weight: usize, vector: usize) -> (__m512i, __m512i) {
-    debug_assert!((1..=POWERS).contains(&weight) && vector < 4);
+    debug_assert!((1..=POWERS).contains(&weight) && (vector < 4 || 4 * vector + 4 <= weight));
     const { assert!(POWERS - 1 + 4 * 3 + 4 <= TABLE + 15) };
-    // SAFETY: behind the powers come the middles, and behind those the rounds, 15 blocks.
+    // SAFETY: behind the powers come the middles, and behind those the rounds, 15 blocks; a vector that is not one of
+    // the first four needs none of what is behind.
     unsafe {
         let powers = std::ptr::from_ref(schedule).cast::<Block>();
         let powers = powers.add(POWERS - weight).add(4 * vector);

@@ -4,12 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 use esp::engine::{SoftwareConfig, SoftwareEngine};
-use offload_api::device::Accelerator;
+use offload_api::device::{Accelerator, Counters};
 use offload_api::frame::{FramePool, FramePoolConfig};
 use offload_api::queue::{Done, Op, QueueConfig, Status};
-use offload_api::sa::{Direction, Grant, KeyMaterial, Numbering, SaParams, Spi, Suite};
+use offload_api::sa::{Direction, Grant, KeyMaterial, Numbering, SaParams, SaUsage, Spi, Suite};
 
-const SAS: u32 = 3;
 /// Enough of an AEAD that the engine wakes other cores.
 const PACKETS: usize = 6000;
 
@@ -35,14 +34,20 @@ fn params(direction: Direction, suite: Suite, sa: u32) -> SaParams {
     }
 }
 
-/// Every packet through an engine of so many threads, in one burst.
-fn through(threads: usize, direction: Direction, suite: Suite, packets: &[Vec<u8>]) -> Vec<Done> {
+/// Every packet through an engine of so many threads, in one burst of so many SAs by turns; and what the engine has
+/// counted, of itself and of its first SA.
+fn through(
+    (threads, sas): (usize, u32),
+    direction: Direction,
+    suite: Suite,
+    packets: &[Vec<u8>],
+) -> (Vec<Done>, Counters, SaUsage) {
     let engine = SoftwareEngine::new(SoftwareConfig {
         threads,
         ..SoftwareConfig::default()
     })
     .unwrap();
-    let sas: Vec<_> = (0..SAS)
+    let sas: Vec<_> = (0..sas)
         .map(|sa| engine.install(&params(direction, suite, sa)).unwrap())
         .collect();
     let pool = FramePool::new(FramePoolConfig {
@@ -70,18 +75,25 @@ fn through(threads: usize, direction: Direction, suite: Suite, packets: &[Vec<u8
     assert_eq!(queue.dequeue(&mut done, 1000).unwrap(), 1000);
     assert_eq!(queue.dequeue(&mut done, PACKETS).unwrap(), PACKETS - 1000);
     assert_eq!(queue.in_flight(), 0);
-    let sums = engine.counters();
-    assert_eq!(sums.sealed + sums.opened, PACKETS as u64);
-    done
+    let usage = engine.usage(sas[0]).unwrap();
+    (done, engine.counters(), usage)
+}
+
+/// An IPv4 packet of so many octets.
+fn inner(octets: u16) -> Vec<u8> {
+    let mut packet = vec![0x5a; octets.into()];
+    packet[..20].copy_from_slice(&[
+        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1,
+    ]);
+    packet[2..4].copy_from_slice(&octets.to_be_bytes());
+    packet
 }
 
 #[test]
 fn a_burst_on_several_cores_keeps_each_sas_order_and_every_packet() {
-    let mut packet = vec![0x5a; 200];
-    packet[..20].copy_from_slice(&[
-        0x45, 0, 0, 200, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1,
-    ]);
-    for suite in ["aes128gcm16", "aes256-sha256"].map(|name| Suite::from_name(name).unwrap()) {
+    let packet = inner(200);
+    for (suite, sas) in [("aes128gcm16", 1), ("aes128gcm16", 3), ("aes256-sha256", 3)] {
+        let suite = Suite::from_name(suite).unwrap();
         let plain: Vec<_> = (0..PACKETS)
             .map(|n| {
                 let mut packet = packet.clone();
@@ -89,19 +101,43 @@ fn a_burst_on_several_cores_keeps_each_sas_order_and_every_packet() {
                 packet
             })
             .collect();
-        let sealed = through(4, Direction::Outbound, suite, &plain);
+        let (sealed, sums, _) = through((4, sas), Direction::Outbound, suite, &plain);
+        assert_eq!(sums.sealed, PACKETS as u64);
         for (at, done) in sealed.iter().enumerate() {
             assert_eq!((done.status, done.cookie), (Status::Ok, at as u64));
-            assert_eq!(done.sequence, (at / SAS as usize) as u64 + 1);
+            assert_eq!(done.sequence, (at / sas as usize) as u64 + 1);
         }
         let sealed: Vec<_> = sealed.iter().map(|done| done.frame.to_vec()).collect();
         // The window is far narrower than the burst: one that was counted out of order would be too old.
         for threads in [1, 4] {
-            let opened = through(threads, Direction::Inbound, suite, &sealed);
+            let (opened, sums, _) = through((threads, sas), Direction::Inbound, suite, &sealed);
+            assert_eq!(sums.opened, PACKETS as u64);
             for (at, (done, plain)) in opened.iter().zip(&plain).enumerate() {
                 assert_eq!((done.status, done.cookie), (Status::Ok, at as u64));
                 assert!(done.frame.holds(plain));
             }
         }
     }
+}
+
+#[test]
+fn a_packet_that_cannot_be_sealed_in_a_burst_on_several_cores_is_counted_as_on_one() {
+    let suite = Suite::from_name("aes128gcm16").unwrap();
+    // It fits its frame, but what is added does not.
+    let full = 512 - FramePoolConfig::default().headroom as u16;
+    let plain: Vec<_> = (0..PACKETS)
+        .map(|n| inner(if n % 1000 == 7 { full } else { 200 }))
+        .collect();
+    let [one, four] = [1, 4].map(|threads| {
+        let (done, sums, usage) = through((threads, 1), Direction::Outbound, suite, &plain);
+        let told: Vec<_> = done
+            .into_iter()
+            .map(|done| (done.status, done.sequence, done.frame.to_vec()))
+            .collect();
+        (told, sums, usage.packets, usage.bytes, usage.sequence)
+    });
+    assert_eq!(one, four);
+    let refused = |told: &&(Status, u64, Vec<u8>)| told.0 == Status::NoSpace && told.2.is_empty();
+    assert_eq!(four.0.iter().filter(refused).count(), PACKETS / 1000);
+    assert_eq!((four.1.errors, four.2), (6, PACKETS as u64 - 6));
 }

@@ -2,7 +2,7 @@
 //! A burst: numbered, worked on, and counted.
 
 use std::cell::RefCell;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
@@ -18,6 +18,7 @@ use offload_api::queue::{Explicit, Op, Status};
 use offload_api::sa::Direction;
 
 use super::ahead::Ahead;
+use super::steady::Numbered;
 use super::{Scratch, State, Work, cbc, steady};
 use crate::engine::{MAX_GATHER, MAX_PACKET, Shared, Table, lock};
 use crate::packet::{PacketBuffer, SlicePacket};
@@ -84,12 +85,25 @@ pub(super) fn run(
     let mut totals = Totals::default();
     match &shared.pool {
         Some(pool) if is_large(ops, table) => {
+            if let Some(numbered) = Numbered::new(ops, table) {
+                totals = share_out(pool, ops, states, |at, ops, states| {
+                    numbered.seal(at, ops, states)
+                });
+                numbered.tell(shared);
+                return totals;
+            }
             let now = clock.read();
             // Numbers are given in order; what a packet says of itself is read by who opens it.
             for mut chunk in chunks(ops, states, table) {
                 chunk.prepare(now, scratch, |entry| !is_inbound(entry));
             }
-            on_all_cores(pool, ops, states, (table, now));
+            share_out(pool, ops, states, |_, ops, states| {
+                let mut chunk = Chunk::new(ops, states, table);
+                chunk.ask_for_headers();
+                SCRATCH.with_borrow_mut(|scratch| chunk.prepare(now, scratch, is_inbound));
+                chunk.work(true);
+                Totals::default()
+            });
             for mut chunk in chunks(ops, states, table) {
                 chunk.finish(now, shared, &mut totals);
             }
@@ -130,27 +144,30 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Shares out the cryptography of packets, and the first look at those that come in.
-fn on_all_cores(
+/// Has each core do its share of a burst, [`BURST`] packets at most at a time, which is told where they are in it, and
+/// adds up what was done.
+fn share_out(
     pool: &ThreadPool,
     ops: &mut [Op],
     states: &mut [State],
-    (table, now): (&Table, Instant),
-) {
+    each: impl Fn(usize, &mut [Op], &mut [State]) -> Totals + Sync,
+) -> Totals {
     let helpers = pool.current_num_threads();
     // Two turns each, so that one that begins late does less, and one that is too late nothing.
     let size = ops.len().div_ceil(2 * (helpers + 1)).clamp(LEAST, BURST);
-    let rest = Mutex::new(ops.chunks_mut(size).zip(states.chunks_mut(size)));
+    let rest = Mutex::new(
+        (0..)
+            .step_by(size)
+            .zip(ops.chunks_mut(size).zip(states.chunks_mut(size))),
+    );
+    let all = Mutex::new(Totals::default());
     let next = || lock(&rest).next();
     let turns = || {
-        SCRATCH.with_borrow_mut(|scratch| {
-            while let Some((ops, states)) = next() {
-                let mut chunk = Chunk::new(ops, states, table);
-                chunk.ask_for_headers();
-                chunk.prepare(now, scratch, is_inbound);
-                chunk.work(true);
-            }
-        });
+        let mut totals = Totals::default();
+        while let Some((at, (ops, states))) = next() {
+            totals.merge(&each(at, ops, states));
+        }
+        lock(&all).merge(&totals);
     };
     // This thread works along: it would wake late, and in its place is another that is awake.
     pool.in_place_scope(|scope| {
@@ -159,6 +176,7 @@ fn on_all_cores(
         }
         turns();
     });
+    all.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn chunks<'burst>(
@@ -572,6 +590,14 @@ impl Totals {
             self.sealed += packets;
             self.sealed_bytes += octets;
         }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.sealed += other.sealed;
+        self.sealed_bytes += other.sealed_bytes;
+        self.opened += other.opened;
+        self.opened_bytes += other.opened_bytes;
+        self.errors += other.errors;
     }
 
     pub(super) fn add_to(&self, counters: &mut Counters) {

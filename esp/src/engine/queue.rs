@@ -4,7 +4,9 @@
 mod ahead;
 mod burst;
 mod cbc;
+mod share;
 mod steady;
+mod totals;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};

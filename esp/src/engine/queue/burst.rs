@@ -2,37 +2,30 @@
 //! A burst: numbered, worked on, and counted.
 
 use std::cell::RefCell;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use esp_aead::{Packet, open_burst, seal_burst};
 use openssl::rand::rand_bytes;
-use rayon::ThreadPool;
 
 use esp_framing::framing::Located;
 use esp_framing::sa::SaState;
 use esp_framing::table::{Entry, StateGuard, event_of};
-use offload_api::device::Counters;
 use offload_api::queue::{Explicit, Op, Status};
 use offload_api::sa::Direction;
 
 use super::ahead::Ahead;
+use super::share::{is_large, share_out};
 use super::steady::Numbered;
+use super::totals::Totals;
 use super::{Scratch, State, Work, cbc, steady};
 use crate::engine::{MAX_GATHER, MAX_PACKET, Shared, Table, lock};
 use crate::packet::{PacketBuffer, SlicePacket};
 use crate::sa_transform::{Context, SaTransform};
 
-/// Octets of an AEAD's burst from which waking other cores pays: another wakes some 30 µs later, and its
-/// waking costs this one 8, in which time a core seals some hundred thousand octets. `benches/` measures it.
-const PARALLEL_FROM: usize = 1 << 20;
-/// How much longer an octet takes of what is no AEAD.
-const NO_AEAD: usize = 4;
 /// Octets of a packet that tell which it is: outer headers, and ESP's.
 const HEADERS: u32 = 64;
-/// Packets that one core takes at a time, at least and at most.
-const LEAST: usize = 8;
+/// Packets that one core takes at a time, at most.
 pub(super) const BURST: usize = 32;
 
 /// Packets that are worked on together, [`BURST`] at most.
@@ -124,17 +117,6 @@ pub(super) fn run(
     totals
 }
 
-/// Whether a burst is worth other cores' waking, by its first packet's SA.
-fn is_large(ops: &[Op], table: &Table) -> bool {
-    let entry = ops.first().and_then(|op| table.entry(op.sa).ok());
-    let weight = match entry.map(|entry| entry.transform.aead()) {
-        Some(None) => NO_AEAD,
-        _ => 1,
-    };
-    let octets: usize = ops.iter().map(|op| op.frame.packet_len()).sum();
-    octets * weight >= PARALLEL_FROM
-}
-
 fn is_inbound(entry: &Entry<SaTransform>) -> bool {
     entry.transform.direction() == Direction::Inbound
 }
@@ -142,41 +124,6 @@ fn is_inbound(entry: &Entry<SaTransform>) -> bool {
 thread_local! {
     /// Of each thread that takes part.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-/// Has each core do its share of a burst, [`BURST`] packets at most at a time, which is told where they are in it, and
-/// adds up what was done.
-fn share_out(
-    pool: &ThreadPool,
-    ops: &mut [Op],
-    states: &mut [State],
-    each: impl Fn(usize, &mut [Op], &mut [State]) -> Totals + Sync,
-) -> Totals {
-    let helpers = pool.current_num_threads();
-    // Two turns each, so that one that begins late does less, and one that is too late nothing.
-    let size = ops.len().div_ceil(2 * (helpers + 1)).clamp(LEAST, BURST);
-    let rest = Mutex::new(
-        (0..)
-            .step_by(size)
-            .zip(ops.chunks_mut(size).zip(states.chunks_mut(size))),
-    );
-    let all = Mutex::new(Totals::default());
-    let next = || lock(&rest).next();
-    let turns = || {
-        let mut totals = Totals::default();
-        while let Some((at, (ops, states))) = next() {
-            totals.merge(&each(at, ops, states));
-        }
-        lock(&all).merge(&totals);
-    };
-    // This thread works along: it would wake late, and in its place is another that is awake.
-    pool.in_place_scope(|scope| {
-        for _ in 0..helpers {
-            scope.spawn(|_| turns());
-        }
-        turns();
-    });
-    all.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn chunks<'burst>(
@@ -563,49 +510,6 @@ pub(super) fn admit(
             sa.count_error(refused);
             refused
         }
-    }
-}
-
-#[derive(Default)]
-pub(super) struct Totals {
-    sealed: u64,
-    sealed_bytes: u64,
-    opened: u64,
-    opened_bytes: u64,
-    pub(super) errors: u64,
-}
-
-impl Totals {
-    #[inline]
-    pub(super) fn add(&mut self, inbound: bool, octets: usize) {
-        self.add_run(inbound, 1, octets as u64);
-    }
-
-    #[inline]
-    pub(super) fn add_run(&mut self, inbound: bool, packets: u64, octets: u64) {
-        if inbound {
-            self.opened += packets;
-            self.opened_bytes += octets;
-        } else {
-            self.sealed += packets;
-            self.sealed_bytes += octets;
-        }
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.sealed += other.sealed;
-        self.sealed_bytes += other.sealed_bytes;
-        self.opened += other.opened;
-        self.opened_bytes += other.opened_bytes;
-        self.errors += other.errors;
-    }
-
-    pub(super) fn add_to(&self, counters: &mut Counters) {
-        counters.sealed += self.sealed;
-        counters.sealed_bytes += self.sealed_bytes;
-        counters.opened += self.opened;
-        counters.opened_bytes += self.opened_bytes;
-        counters.errors += self.errors;
     }
 }
 

@@ -16,7 +16,8 @@ use offload_api::queue::{Op, Status};
 use offload_api::sa::{Direction, Mode, SaHandle};
 
 use super::ahead::Ahead;
-use super::burst::{BURST, Clock, List, Totals, admit};
+use super::burst::{BURST, Clock, List, admit};
+use super::totals::Totals;
 use super::{State, Work};
 use crate::engine::{MAX_PACKET, Shared, Table, lock};
 use crate::sa_transform::SaTransform;

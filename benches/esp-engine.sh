@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # Whole ESP in tunnel mode through the software engine's queue pair (outer headers, padding, IV, numbers,
 # ICV, replay, counters), against the AEAD alone; then on two cores: one SA's large bursts, which the
-# engine shares out, and two workers, each with a queue pair and SAs of its own, of one engine and of two;
-# beside each the AEAD alone on both cores, which may be threads of one.
+# engine shares out, and two workers, each with a queue pair, of one SA that both have, and of SAs of their
+# own, with one engine and with two; beside each the AEAD alone on both cores, which may be threads of one.
 #
 #   benches/esp-engine.sh [ROUNDS]
 #
@@ -38,7 +38,9 @@ for cell in run["one_core"]:
     print(f"{cell['size']:6} {cell['sas']:4} {aead:8.1f} {seal:8.1f} {open_:8.1f} {seal - aead:8.1f} {open_ - aead:7.1f}"
           f" {mpps:8.1f} {gbit:9.1f}   {', '.join(bars)}")
 for cell in run["cores"]:
-    least, bare = 1.7 if cell["sas"] == 1 else 1.9, cell["aead"]
+    # A burst that is shared out pays; workers, who hand nothing over, are held to more.
+    least = 1.1 if cell["burst"] > 32 else 1.7 if cell["sas"] == 1 else 1.9
+    bare = cell["aead"]
     seal, open_ = cell["two_cores"]["seal"], cell["two_cores"]["open"]
     # Nobody does more on two threads of one core than they give.
     held = bar(min(seal, open_) >= min(least, 0.9 * bare))

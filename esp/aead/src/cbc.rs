@@ -96,6 +96,8 @@ pub struct Key {
     pub(crate) expanded: CbcKey,
     #[cfg(not(target_arch = "x86_64"))]
     hash: Hash,
+    /// Its hash's, asked for often.
+    icv_len: usize,
     direction: Direction,
 }
 
@@ -122,6 +124,7 @@ impl Key {
         let expanded = library.expand_cbc(hash, cipher_key, integrity_key)?;
         Some(Self {
             expanded,
+            icv_len: hash.icv_len(),
             direction,
         })
     }
@@ -134,7 +137,7 @@ impl Key {
     /// Whether a packet of so many octets from header to ICV can go in a burst: its body is not empty, of
     /// whole blocks, and not longer than bursts take.
     pub fn takes(&self, text: usize) -> bool {
-        let body = text.checked_sub(BODY + self.hash().icv_len());
+        let body = text.checked_sub(BODY + self.icv_len);
         body.is_some_and(|body| body != 0 && body.is_multiple_of(IV) && text <= LONGEST)
     }
 
@@ -181,7 +184,7 @@ impl<'data> Packet<'data> {
     }
 
     pub(crate) fn icv_len(&self) -> usize {
-        self.key.hash().icv_len()
+        self.key.icv_len
     }
 
     /// Where the ICV begins.
@@ -204,12 +207,20 @@ impl<'data> Packet<'data> {
         self.text.get_mut(at..).unwrap_or_default()
     }
 
-    /// Puts the number's half that is not sent behind the body, where it is hashed: over the ICV.
-    pub(crate) fn put_high(&mut self) {
-        if let Some(high) = self.high
+    /// Puts the number's half that is not sent behind the body, where it is hashed: over the ICV, of which it returns
+    /// what was there.
+    pub(crate) fn put_high(&mut self) -> Option<[u8; 4]> {
+        let high = self.high?;
+        let room = self.icv_field().first_chunk_mut()?;
+        Some(std::mem::replace(room, high.to_be_bytes()))
+    }
+
+    /// Puts back what was there.
+    pub(crate) fn take_high(&mut self, icv: &[u8; 4]) {
+        if self.high.is_some()
             && let Some(room) = self.icv_field().first_chunk_mut()
         {
-            *room = high.to_be_bytes();
+            *room = *icv;
         }
     }
 

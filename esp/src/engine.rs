@@ -7,6 +7,7 @@
 
 mod queue;
 mod tally;
+mod totals;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;

@@ -6,7 +6,6 @@ mod burst;
 mod cbc;
 mod share;
 mod steady;
-mod totals;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -151,7 +150,7 @@ impl QueuePair for SoftwareQueue {
             self.states.get_mut(self.finished..),
         ) {
             let totals = burst::run(&self.shared, ops, states, &mut self.scratch, &mut self.now);
-            totals.add_to(&mut lock(&self.tally));
+            lock(&self.tally).merge(&totals);
             self.finished = count;
         }
         Ok(())

@@ -8,9 +8,10 @@ use crossbeam_utils::CachePadded;
 use offload_api::device::Counters;
 
 use super::lock;
+use super::totals::Totals;
 
 /// A queue pair's counts.
-pub(super) type Tally = Arc<CachePadded<Mutex<Counters>>>;
+pub(super) type Tally = Arc<CachePadded<Mutex<Totals>>>;
 
 /// All queue pairs' counts.
 #[derive(Default)]
@@ -35,8 +36,7 @@ impl Tallies {
     pub(super) fn close(&self, tally: &Tally) {
         let mut all = lock(&self.0);
         all.queues.retain(|other| !Arc::ptr_eq(other, tally));
-        let last = *lock(tally);
-        add(&mut all.rest, &last);
+        lock(tally).add_to(&mut all.rest);
     }
 
     /// Changes how many SAs there are.
@@ -49,19 +49,10 @@ impl Tallies {
         let all = lock(&self.0);
         let mut sum = all.rest;
         for queue in &all.queues {
-            add(&mut sum, &lock(queue));
+            lock(queue).add_to(&mut sum);
         }
         sum
     }
-}
-
-/// What a queue pair of this engine counts.
-fn add(sum: &mut Counters, of: &Counters) {
-    sum.sealed += of.sealed;
-    sum.sealed_bytes += of.sealed_bytes;
-    sum.opened += of.opened;
-    sum.opened_bytes += of.opened_bytes;
-    sum.errors += of.errors;
 }
 
 #[cfg(test)]
@@ -73,11 +64,11 @@ mod tests {
         let tallies = Tallies::default();
         let [one, two] = [tallies.open(), tallies.open()];
         tallies.sas(|sas| *sas += 3);
-        lock(&one).sealed = 5;
-        lock(&two).sealed = 7;
+        lock(&one).add_run(false, 5, 0);
+        lock(&two).add_run(false, 7, 0);
         lock(&two).errors = 1;
         tallies.close(&one);
-        lock(&two).sealed += 1;
+        lock(&two).add_run(false, 1, 0);
         let all = Counters {
             sealed: 13,
             errors: 1,

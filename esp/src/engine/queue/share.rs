@@ -8,7 +8,7 @@ use rayon::ThreadPool;
 
 use super::State;
 use super::burst::BURST;
-use super::totals::Totals;
+use crate::engine::totals::Totals;
 use crate::engine::{Table, lock};
 
 /// Octets of an AEAD's burst from which waking other cores pays: another wakes some 30 µs later, and its

@@ -17,8 +17,8 @@ use offload_api::sa::{Direction, Mode, SaHandle};
 
 use super::ahead::Ahead;
 use super::burst::{BURST, Clock, List, admit};
-use super::totals::Totals;
 use super::{State, Work};
+use crate::engine::totals::Totals;
 use crate::engine::{MAX_PACKET, Shared, Table, lock};
 use crate::sa_transform::SaTransform;
 use crate::transform::Transform;
@@ -76,7 +76,9 @@ fn is_plain(op: &Op, crypto: bool) -> bool {
 /// for its share. To number and to count them in passes of their own, packet by packet on one core, costs half of
 /// what sealing them does where they are more than its cache holds.
 pub(super) struct Numbered<'table> {
-    run: Run<'table>,
+    sa: SaHandle,
+    entry: &'table Entry<SaTransform>,
+    transform: &'table Transform,
     /// The first packet's number.
     first: u64,
 }
@@ -101,20 +103,17 @@ impl<'table> Numbered<'table> {
         let mut state = entry.state();
         let first = state.next_numbers(count as u64)?;
         state.count_run(first + (count as u64 - 1), count as u64, octets);
-        drop(state);
-        let run = Run {
+        Some(Self {
             sa,
-            count,
             entry,
             transform,
-            counted: true,
-        };
-        Some(Self { run, first })
+            first,
+        })
     }
 
     /// Seals packets, [`BURST`] at most, of which the first is at this place in the burst.
     pub(super) fn seal(&self, at: usize, ops: &mut [Op], states: &mut [State]) -> Totals {
-        let (entry, transform) = (self.run.entry, self.run.transform);
+        let (entry, transform) = (self.entry, self.transform);
         let mut ahead = Ahead::default();
         ahead.look_at(ops);
         let mut results = {
@@ -145,7 +144,7 @@ impl<'table> Numbered<'table> {
 
     /// Tells what came of it, when all are sealed.
     pub(super) fn tell(&self, shared: &Shared) {
-        tell(shared, &self.run, &mut self.run.entry.state());
+        tell(shared, self.sa, &mut self.entry.state());
     }
 }
 
@@ -204,7 +203,7 @@ pub(super) fn run(
                 }
             };
             if let Some(mut sa) = sa {
-                tell(shared, run, &mut sa);
+                tell(shared, run.sa, &mut sa);
             }
         }
         seal_burst(&mut seals);
@@ -227,7 +226,7 @@ pub(super) fn run(
                         finish(run, &mut sa, op, state, results, now, totals);
                     }
                 }
-                tell(shared, run, &mut sa);
+                tell(shared, run.sa, &mut sa);
             }
         }
     }
@@ -252,8 +251,8 @@ fn next(results: &mut u32) -> bool {
 }
 
 #[inline]
-fn tell(shared: &Shared, run: &Run<'_>, sa: &mut SaState) {
-    sa.take_notices(|notice| lock(&shared.events).push(event_of(run.sa, notice)));
+fn tell(shared: &Shared, handle: SaHandle, sa: &mut SaState) {
+    sa.take_notices(|notice| lock(&shared.events).push(event_of(handle, notice)));
 }
 
 /// Numbers packets, and puts ESP around them.

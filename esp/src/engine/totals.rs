@@ -3,23 +3,24 @@
 
 use offload_api::device::Counters;
 
+/// A queue pair's, or of a part of a burst.
 #[derive(Default)]
-pub(super) struct Totals {
+pub(crate) struct Totals {
     sealed: u64,
     sealed_bytes: u64,
     opened: u64,
     opened_bytes: u64,
-    pub(super) errors: u64,
+    pub(crate) errors: u64,
 }
 
 impl Totals {
     #[inline]
-    pub(super) fn add(&mut self, inbound: bool, octets: usize) {
+    pub(crate) fn add(&mut self, inbound: bool, octets: usize) {
         self.add_run(inbound, 1, octets as u64);
     }
 
     #[inline]
-    pub(super) fn add_run(&mut self, inbound: bool, packets: u64, octets: u64) {
+    pub(crate) fn add_run(&mut self, inbound: bool, packets: u64, octets: u64) {
         if inbound {
             self.opened += packets;
             self.opened_bytes += octets;
@@ -29,7 +30,7 @@ impl Totals {
         }
     }
 
-    pub(super) fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.sealed += other.sealed;
         self.sealed_bytes += other.sealed_bytes;
         self.opened += other.opened;
@@ -37,7 +38,7 @@ impl Totals {
         self.errors += other.errors;
     }
 
-    pub(super) fn add_to(&self, counters: &mut Counters) {
+    pub(crate) fn add_to(&self, counters: &mut Counters) {
         counters.sealed += self.sealed;
         counters.sealed_bytes += self.sealed_bytes;
         counters.opened += self.opened;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! TCP encapsulation (RFC 9329) between two `ikev2d`: nftables drops all UDP and ESP between them.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use netlab::Namespace;
@@ -168,4 +169,32 @@ fn strangers_on_tcp_are_shown_out() {
     });
     a.swanctl(&["--initiate", "--child", "net"]);
     wire.assert_passes("after all that");
+}
+
+/// B19: the control socket is there once all others are: none is where TCP's port is taken, which ends the
+/// daemon and is told.
+#[test]
+fn no_control_socket_comes_before_the_ports_are_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let wire = Wire::new();
+    let any = SocketAddr::from(([0, 0, 0, 0], 4500));
+    let taken = wire.b.enter(|| TcpListener::bind(any)).unwrap().unwrap();
+    let vici = directory.path().join("vici");
+    let file = directory.path().join("ikev2d.toml");
+    fs::write(
+        &file,
+        format!("[daemon]\nvici_socket = {vici:?}\ntcp_port = 4500\n"),
+    )
+    .unwrap();
+    let mut daemon = wire.b.command(tests::program("ikev2d"));
+    let output = daemon.arg("--config").arg(&file).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(!output.status.success(), "{text}");
+    assert!(
+        text.contains("IKE in TCP") && text.contains("in use"),
+        "{text}"
+    );
+    assert!(!vici.exists(), "{text}");
+    drop(taken);
 }

@@ -94,11 +94,6 @@ pub(super) async fn start(
         devices.failover.cache(),
         launcher.clone(),
     )?;
-    let control = aside::start("control").context("thread for control clients")?;
-    let listener = {
-        let _inside = control.enter();
-        server::listen(&section.vici_socket).context("control socket")?
-    };
 
     let (ike_in, ike) = mpsc::channel::<Upcall>(BACKLOG);
     let mut listening = Listening::default();
@@ -162,13 +157,18 @@ pub(super) async fn start(
     let (jobs, done) = Pool::start().context("threads for signatures")?;
     let (broadcast, _) = broadcast::channel(1024);
     let (requests_in, requests) = mpsc::channel::<Request>(64);
-    control.spawn(server::serve(listener, requests_in, broadcast.clone()));
-
     let (scrapes_in, scrapes) = mpsc::channel(1);
+    let control = aside::start("control").context("thread for control clients")?;
     if let Some(section) = &section.metrics {
         let _inside = control.enter();
         metrics::start(&section.listen, scrapes_in)?;
     }
+    // The last door: whoever finds the control socket finds the others open.
+    let listener = {
+        let _inside = control.enter();
+        server::listen(&section.vici_socket).context("control socket")?
+    };
+    control.spawn(server::serve(listener, requests_in, broadcast.clone()));
 
     let manual = Manual::new(
         devices.failover.clone(),

@@ -12,9 +12,14 @@ pub struct ReplayWindow {
     top: u64,
     /// Packets covered; 0 is off.
     size: u32,
-    /// Bit `n % (64 * len)` tells whether number `n` was seen.
-    ring: Box<[u64]>,
+    /// Bit `n % (512 * len)` tells whether number `n` was seen.
+    ring: Box<[Line]>,
 }
+
+/// Words of a ring, in a cache line of their own: another core may work on what lies beside.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+struct Line([u64; 8]);
 
 /// What the window says of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,15 +37,15 @@ impl ReplayWindow {
     /// capped at [`WINDOW_MAX`].
     pub fn new(size: u32) -> Self {
         let size = size.min(WINDOW_MAX).next_multiple_of(32);
-        // No more than it spans, since thousands of SAs have one; a power of two for cheap indexing.
-        let words = match size {
+        // No more lines than it spans, since thousands of SAs have one; a power of two for cheap indexing.
+        let lines = match size {
             0 => 0,
-            size => (size as usize).div_ceil(64).next_power_of_two(),
+            size => (size as usize).div_ceil(512).next_power_of_two(),
         };
         Self {
             top: 0,
             size,
-            ring: vec![0; words].into(),
+            ring: vec![Line::default(); lines].into(),
         }
     }
 
@@ -84,15 +89,17 @@ impl ReplayWindow {
     /// burst can carry the same number).
     #[inline]
     pub fn accept(&mut self, sequence: u64) -> Verdict {
+        if sequence > self.top {
+            // Its own bit is set in any case.
+            if sequence != self.top + 1 {
+                self.clear_between(self.top + 1, sequence);
+            }
+            self.top = sequence;
+            self.set(sequence);
+            return Verdict::Fresh;
+        }
         let verdict = self.check(sequence);
         if verdict == Verdict::Fresh {
-            if sequence > self.top {
-                // Its own bit is set in any case.
-                if sequence != self.top + 1 {
-                    self.clear_between(self.top + 1, sequence);
-                }
-                self.top = sequence;
-            }
             self.set(sequence);
         }
         verdict
@@ -146,8 +153,8 @@ impl ReplayWindow {
     }
 
     fn clear_between(&mut self, first: u64, last: u64) {
-        if last - first >= 64 * self.ring.len() as u64 {
-            return self.ring.fill(0);
+        if last - first >= 512 * self.ring.len() as u64 {
+            return self.ring.fill(Line::default());
         }
         let (from, to) = (first / 64, last / 64);
         for word in from..=to {
@@ -159,31 +166,31 @@ impl ReplayWindow {
 
     #[inline]
     fn clear(&mut self, word: u64, mask: u64) {
-        let index = word as usize & self.ring.len().wrapping_sub(1);
-        if let Some(word) = self.ring.get_mut(index) {
+        let (line, at) = self.place(word);
+        if let Some(word) = self.ring.get_mut(line).and_then(|line| line.0.get_mut(at)) {
             *word &= !mask;
         }
     }
 
+    /// The line of a word, and its place there.
     #[inline]
-    fn place(&self, sequence: u64) -> (usize, u64) {
-        (
-            (sequence / 64) as usize & (self.ring.len().wrapping_sub(1)),
-            1 << (sequence % 64),
-        )
+    fn place(&self, word: u64) -> (usize, usize) {
+        let line = (word / 8) as usize & self.ring.len().wrapping_sub(1);
+        (line, (word % 8) as usize)
     }
 
     #[inline]
     fn bit(&self, sequence: u64) -> bool {
-        let (index, mask) = self.place(sequence);
-        self.ring.get(index).is_some_and(|word| word & mask != 0)
+        let (line, at) = self.place(sequence / 64);
+        let word = self.ring.get(line).and_then(|line| line.0.get(at));
+        word.is_some_and(|word| word & 1 << (sequence % 64) != 0)
     }
 
     #[inline]
     fn set(&mut self, sequence: u64) {
-        let (index, mask) = self.place(sequence);
-        if let Some(word) = self.ring.get_mut(index) {
-            *word |= mask;
+        let (line, at) = self.place(sequence / 64);
+        if let Some(word) = self.ring.get_mut(line).and_then(|line| line.0.get_mut(at)) {
+            *word |= 1 << (sequence % 64);
         }
     }
 }

@@ -104,7 +104,8 @@ struct Slot<T> {
     entry: Option<Box<Entry<T>>>,
 }
 
-/// An installed SA.
+/// An installed SA, in cache lines of its own: another core may work on its neighbour.
+#[repr(align(64))]
 pub struct Entry<T> {
     /// What does not change from packet to packet.
     pub transform: T,

@@ -25,6 +25,10 @@ const GROUP: usize = 4;
 /// in flight a processor that takes two at once (Zen 5) runs out of what it could go on with meanwhile.
 const WIDE: usize = 2 * GROUP;
 
+/// While a packet is opened, this one behind it comes into the cache. What is sealed has its headers and trailer written
+/// just before, by which the processor finds the rest by itself.
+const AHEAD: usize = 4;
+
 /// Where a long packet stands.
 struct Stream<'key> {
     schedule: &'key Schedule,
@@ -35,6 +39,8 @@ struct Stream<'key> {
     /// The next vector's number.
     next: u32,
     body: *mut u8,
+    /// In the packet [`AHEAD`] what the body is in this one.
+    ahead: *const u8,
     sum: Sum,
     lengths: __m128i,
     /// Of the next block that is hashed, in its segment.
@@ -121,6 +127,15 @@ static LOWEST: [Octets; 64] = {
     }
     all
 };
+
+/// Asks for the octets there to come into this core's cache, to be changed.
+#[inline(always)]
+fn ask_for(octets: *const u8) {
+    // SAFETY: a hint, which changes nothing and faults nowhere.
+    unsafe {
+        core::arch::asm!("prefetchw [{}]", in(reg) octets, options(nostack, preserves_flags, readonly));
+    }
+}
 
 /// Of one of the first vectors of a packet, or of 64 vectors.
 #[inline]
@@ -293,6 +308,12 @@ unsafe fn step<
         };
         stream.pending[n] = _mm512_shuffle_epi8(text, reversal);
     }
+    if !SEAL {
+        for n in 0..N {
+            ask_for(stream.ahead.wrapping_add(64 * n));
+        }
+        stream.ahead = stream.ahead.wrapping_add(64 * N);
+    }
     // SAFETY: within the body, or at its end.
     stream.body = unsafe { stream.body.add(64 * if EDGE { 0 } else { N }) };
     pad
@@ -356,9 +377,13 @@ pub(super) fn long<const R: usize, const SEAL: bool>(packets: &mut [Packet<'_>])
             break;
         }
         left = behind;
+        let ahead = match left.get(AHEAD - 1) {
+            Some(next) => next.body.as_ptr(),
+            None => packet.body.as_ptr(),
+        };
         match is_wide(SEAL, len) {
-            true => one::<R, SEAL, true>((schedule, packet), &mut rest),
-            false => one::<R, SEAL, false>((schedule, packet), &mut rest),
+            true => one::<R, SEAL, true>((schedule, packet), ahead, &mut rest),
+            false => one::<R, SEAL, false>((schedule, packet), ahead, &mut rest),
         }
         count += 1;
     }
@@ -372,6 +397,7 @@ pub(super) fn long<const R: usize, const SEAL: bool>(packets: &mut [Packet<'_>])
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,bmi2")]
 fn one<'a, 'packet, const R: usize, const SEAL: bool, const W: bool>(
     (schedule, packet): Item<'a, 'packet>,
+    ahead: *const u8,
     rest: &mut Rest<'a, 'packet>,
 ) {
     let len = packet.body.len();
@@ -390,6 +416,7 @@ fn one<'a, 'packet, const R: usize, const SEAL: bool, const W: bool>(
         above: whitened,
         next: 0,
         body: packet.body.as_mut_ptr(),
+        ahead,
         sum: Sum::NONE,
         lengths,
         weight: 0,

@@ -5,19 +5,19 @@
 //! are taken in order under each SA's lock; the cryptography between them runs on all cores when the
 //! burst is large enough to pay for waking them.
 
+mod helpers;
 mod queue;
 mod tally;
 mod totals;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 use esp_aead::select::{self, State};
 use esp_aead::{Algorithm, Engine, cbc};
 use esp_framing::table;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use offload_api::capability::{Capabilities, Features};
 use offload_api::device::{Accelerator, AcceleratorInfo, Counters, Health};
@@ -29,6 +29,7 @@ use offload_api::replay::WINDOW_MAX;
 use offload_api::sa::{Amend, SaHandle, SaParams, SaUsage, Suite};
 
 use crate::sa_transform::SaTransform;
+use helpers::Helpers;
 use tally::Tallies;
 
 /// Largest packet, as a frame holds it.
@@ -50,6 +51,9 @@ pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 pub struct SoftwareConfig {
     /// Threads for large bursts, the caller's among them; 0 is one for each core.
     pub threads: usize,
+    /// How long each of them but the caller's stays awake for the next large burst, as long as such come so soon: one
+    /// that sleeps comes tens of microseconds late. Nothing at first: it takes a processor all that time.
+    pub busy_poll: Duration,
     /// SAs that it holds.
     pub max_sas: u32,
     /// For lifetimes.
@@ -60,6 +64,7 @@ impl Default for SoftwareConfig {
     fn default() -> Self {
         Self {
             threads: 0,
+            busy_poll: Duration::ZERO,
             max_sas: 1 << 20,
             clock: Arc::new(Instant::now),
         }
@@ -77,7 +82,7 @@ pub(crate) struct Shared {
     events: Mutex<Vec<Event>>,
     tallies: Tallies,
     /// Threads that help the caller's with large bursts.
-    pool: Option<ThreadPool>,
+    helpers: Option<Helpers>,
     clock: Clock,
 }
 
@@ -96,18 +101,9 @@ impl SoftwareEngine {
             0 => available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let pool = match threads - 1 {
+        let helpers = match threads - 1 {
             0 => None,
-            helpers => Some(
-                ThreadPoolBuilder::new()
-                    .num_threads(helpers)
-                    .thread_name(|n| format!("esp-{n}"))
-                    .build()
-                    .map_err(|error| DeviceError::Host {
-                        what: "starting ESP threads",
-                        error: error.to_string(),
-                    })?,
-            ),
+            count => Some(Helpers::start(count, config.busy_poll)?),
         };
         let capabilities = Capabilities {
             suites: Suite::all()
@@ -138,7 +134,7 @@ impl SoftwareEngine {
                 table: ShardedLock::new(Table::new(config.max_sas)),
                 events: Mutex::default(),
                 tallies: Tallies::default(),
-                pool,
+                helpers,
                 clock: config.clock,
             }),
         })

@@ -141,3 +141,38 @@ fn a_packet_that_cannot_be_sealed_in_a_burst_on_several_cores_is_counted_as_on_o
     assert_eq!(four.0.iter().filter(refused).count(), PACKETS / 1000);
     assert_eq!((four.1.errors, four.2), (6, PACKETS as u64 - 6));
 }
+
+#[test]
+fn what_is_refused_in_a_burst_that_several_cores_open_is_told_and_counted_as_on_one() {
+    let suite = Suite::from_name("aes128gcm16").unwrap();
+    let plain: Vec<_> = (0..PACKETS).map(|_| inner(200)).collect();
+    let (sealed, ..) = through((1, 1), Direction::Outbound, suite, &plain);
+    let mut sealed: Vec<_> = sealed.iter().map(|done| done.frame.to_vec()).collect();
+    for at in (7..PACKETS).step_by(1000) {
+        // An ICV that is wrong, a packet twice, one that is no ESP.
+        *sealed[at].last_mut().unwrap() ^= 1;
+        sealed[at + 20] = sealed[at + 19].clone();
+        sealed[at + 40].truncate(9);
+    }
+    let [one, four] = [1, 4].map(|threads| {
+        let (done, sums, usage) = through((threads, 1), Direction::Inbound, suite, &sealed);
+        // Who is refused for its number may have been opened before.
+        let told = |done: Done| {
+            let good = done
+                .status
+                .is_ok()
+                .then_some((done.sequence, done.next_header));
+            (done.status, good, done.frame.to_vec())
+        };
+        (done.into_iter().map(told).collect::<Vec<_>>(), sums, usage)
+    });
+    for (at, (one, four)) in one.0.iter().zip(&four.0).enumerate() {
+        assert!(one == four, "{at}: {:?} {:?}", one.0, four.0);
+    }
+    assert_eq!((one.1, &one.2), (four.1, &four.2));
+    let count = |status| four.0.iter().filter(|told| told.0 == status).count();
+    assert_eq!(count(Status::BadIcv), PACKETS / 1000);
+    assert_eq!(count(Status::Replayed), PACKETS / 1000);
+    assert!(four.2.errors > 0 && four.2.packets < PACKETS as u64);
+    assert_eq!(count(Status::Ok) as u64, four.2.packets);
+}

@@ -363,16 +363,6 @@ impl Frame {
         }
     }
 
-    /// Where the packet lies, for who will ask for it while it is lent to somebody. Of a chain, the first
-    /// segment.
-    #[inline]
-    pub fn whereabouts(&self) -> Whereabouts {
-        Whereabouts {
-            start: self.start(self.index(), self.offset()).addr(),
-            octets: self.length(),
-        }
-    }
-
     /// The pool it belongs to.
     #[inline]
     pub fn pool(&self) -> &FramePool {
@@ -470,50 +460,6 @@ impl Frame {
     fn octets_mut(&mut self, index: u32, offset: u32, len: u32) -> &mut [u8] {
         // SAFETY: as for `octets`, and `&mut self` makes this slice the only one.
         unsafe { std::slice::from_raw_parts_mut(self.start(index, offset), len as usize) }
-    }
-}
-
-/// Where a packet lay. It says nothing of who owns it, and gives no way to it.
-#[derive(Clone, Copy, Debug)]
-pub struct Whereabouts {
-    start: usize,
-    octets: u32,
-}
-
-impl Whereabouts {
-    /// Octets of it.
-    #[inline]
-    pub fn octets(&self) -> usize {
-        self.octets as usize
-    }
-
-    /// Of it the first `octets` at most.
-    #[inline]
-    #[must_use]
-    pub fn first(self, octets: u32) -> Self {
-        Self {
-            octets: self.octets.min(octets),
-            ..self
-        }
-    }
-
-    /// Asks for the packet, and what is just around it, to come into this core's second cache: for who
-    /// works on it soon, and has something else to do meanwhile.
-    #[inline]
-    pub fn prefetch(&self) {
-        const LINE: usize = 64;
-        let from = self.start.saturating_sub(LINE) & !(LINE - 1);
-        let until = self.start.saturating_add(self.octets() + LINE);
-        for line in (from..until).step_by(LINE) {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a hint, which reads nothing and faults nowhere; every x86-64 has it.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T1>(std::ptr::without_provenance(line));
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            let _ = line;
-        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! out.
 #![deny(missing_docs)]
 
+pub mod busy_poll;
 pub mod cache;
 pub mod capability;
 pub mod carried;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A queue pair of the software engine: packets wait here for a kick, and for whoever takes them home.
 
-mod ahead;
 mod burst;
 mod cbc;
+mod large;
 mod share;
 mod steady;
 
@@ -21,13 +21,15 @@ use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
 use super::tally::Tally;
 use super::{Shared, lock};
 
+/// In cache lines of its own: another core may have the next one.
+#[repr(align(64))]
 pub(crate) struct SoftwareQueue {
     shared: Arc<Shared>,
     depth: usize,
     /// Packets in flight, as they were handed over: a packet that is moved costs as much as a header.
     /// Those that are finished are in front, then come those that wait for a kick.
     ops: Vec<Op>,
-    /// How each of them stands.
+    /// How each of them stands, once it is kicked.
     states: Vec<State>,
     finished: usize,
     /// Finished before, and not all taken home at once.
@@ -48,12 +50,12 @@ struct Scratch {
     gathered: Vec<u8>,
 }
 
-/// How a packet stands on its way through the burst.
+/// How a packet stands on its way through the burst. Cores hand it to each other, so it takes little of a cache line.
 #[derive(Clone, Copy)]
 struct State {
     work: Work,
     sequence: u64,
-    inner_len: usize,
+    inner_len: u32,
     next_header: u8,
 }
 
@@ -61,11 +63,17 @@ struct State {
 enum Work {
     New,
     Seal,
-    Open(Located),
+    Open(At),
     /// Sealed or opened.
     Done,
     Ended(Status),
 }
+
+/// Where ESP (or AH) starts in a packet.
+#[derive(Clone, Copy)]
+struct At(u32);
+
+const _: () = assert!(size_of::<State>() == 24);
 
 impl State {
     const NEW: Self = Self {
@@ -74,6 +82,24 @@ impl State {
         inner_len: 0,
         next_header: 0,
     };
+
+    #[inline]
+    fn to_seal(op: &Op, sequence: u64) -> Self {
+        Self {
+            work: Work::Seal,
+            sequence,
+            inner_len: op.frame.len() as u32,
+            next_header: 0,
+        }
+    }
+
+    #[inline]
+    fn located(&self, at: At) -> Located {
+        Located {
+            esp: at.0 as usize,
+            sequence_low: self.sequence as u32,
+        }
+    }
 
     #[inline]
     fn is_over(&self) -> bool {
@@ -144,10 +170,12 @@ impl QueuePair for SoftwareQueue {
 
     fn kick(&mut self) -> Result<(), DeviceError> {
         let count = self.ops.len();
-        self.states.resize(count, State::NEW);
+        if self.states.len() < count {
+            self.states.resize(count, State::NEW);
+        }
         if let (Some(ops @ [_, ..]), Some(states)) = (
             self.ops.get_mut(self.finished..),
-            self.states.get_mut(self.finished..),
+            self.states.get_mut(self.finished..count),
         ) {
             let totals = burst::run(&self.shared, ops, states, &mut self.scratch, &mut self.now);
             lock(&self.tally).merge(&totals);
@@ -166,7 +194,6 @@ impl QueuePair for SoftwareQueue {
                 .extend(finished.map(|(op, state)| to_done(op, state)));
             done.extend(self.rest.drain(..count));
         }
-        self.states.drain(..self.finished);
         self.finished = 0;
         Ok(count)
     }
@@ -189,8 +216,8 @@ impl QueuePair for SoftwareQueue {
             op.frame.clear();
         }
         // What no kick has seen is aborted.
-        self.states.truncate(self.finished);
-        let states = self.states.iter().chain(std::iter::repeat(&State::NEW));
+        let states = self.states.iter().take(self.finished);
+        let states = states.chain(std::iter::repeat(&State::NEW));
         let home_last = self.ops.drain(..).zip(states);
         home.extend(home_last.map(|(op, state)| to_done(op, state)));
         home

@@ -45,10 +45,10 @@ pub(crate) struct Devices {
 impl Devices {
     /// Opens the configured device and the software engine, or goes on with what an earlier process has
     /// left of them: the SAs that the device still carries. `adopts` says whether they are of use.
-    /// The software engine spreads large bursts over `threads`.
+    /// The software engine spreads large bursts over `threads`, which stay awake for them as `busy_poll` tells.
     pub(crate) fn open(
         setting: &DeviceSetting,
-        threads: usize,
+        (threads, busy_poll): (usize, Duration),
         config: FailoverConfig,
         capacity: u32,
         mut kept: Kept,
@@ -56,6 +56,7 @@ impl Devices {
     ) -> anyhow::Result<(Self, Vec<Adopted>)> {
         let software = SoftwareEngine::new(SoftwareConfig {
             threads,
+            busy_poll,
             ..SoftwareConfig::default()
         })?;
         let inherited = kept.take(kept::CACHE).and_then(take_over);

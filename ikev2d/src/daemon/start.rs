@@ -82,7 +82,10 @@ pub(super) async fn start(
         &section.device,
         // Workers seal and open on their own cores: what is handed to a core that has a worker waits
         // for it. Only cores without one help.
-        cores().saturating_sub(section.tun.workers()) + 1,
+        (
+            cores().saturating_sub(section.tun.workers()) + 1,
+            section.tun.busy_poll,
+        ),
         section.failover.config(),
         section.sa_cache.capacity,
         kept,

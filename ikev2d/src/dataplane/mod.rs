@@ -5,7 +5,6 @@
 
 mod acquire;
 mod ah;
-mod busy_poll;
 mod class;
 mod counters;
 mod door;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use offload_api::busy_poll::BusyPoll;
 use offload_api::frame::{Frame, FramePool};
 use offload_api::queue::{Done, Op, QueuePair, Status};
 use offload_api::sa::SaHandle;
@@ -19,7 +20,6 @@ use offload_api::wire::ip::{Facts, PROTOCOL_IPV4, PROTOCOL_IPV6};
 use tun_rs::SyncDevice;
 
 use super::acquire::AcquireGate;
-use super::busy_poll::BusyPoll;
 use super::early::{self, Arrival};
 use super::from_tun::{FromTun, MOST_PACKETS};
 use super::interfaces::{InterfaceId, Queues};

@@ -8,23 +8,19 @@ use arrayvec::ArrayVec;
 use esp_aead::{Packet, open_burst, seal_burst};
 use openssl::rand::rand_bytes;
 
-use esp_framing::framing::Located;
 use esp_framing::sa::SaState;
 use esp_framing::table::{Entry, StateGuard, event_of};
 use offload_api::queue::{Explicit, Op, Status};
 use offload_api::sa::Direction;
 
-use super::ahead::Ahead;
+use super::large::OneSa;
 use super::share::{is_large, share_out};
-use super::steady::Numbered;
-use super::{Scratch, State, Work, cbc, steady};
+use super::{At, Scratch, State, Work, cbc, steady};
 use crate::engine::totals::Totals;
 use crate::engine::{MAX_GATHER, MAX_PACKET, Shared, Table, lock};
 use crate::packet::{PacketBuffer, SlicePacket};
 use crate::sa_transform::{Context, SaTransform};
 
-/// Octets of a packet that tell which it is: outer headers, and ESP's.
-const HEADERS: u32 = 64;
 /// Packets that one core takes at a time, at most.
 pub(super) const BURST: usize = 32;
 
@@ -61,7 +57,7 @@ impl Clock<'_> {
     }
 }
 
-/// Does all there is to do for new packets; what was done.
+/// Does all there is to do for new packets, however their states are; what was done.
 pub(super) fn run(
     shared: &Shared,
     ops: &mut [Op],
@@ -76,45 +72,65 @@ pub(super) fn run(
     };
     let table = &*shared.read_table();
     let mut totals = Totals::default();
-    match &shared.pool {
-        Some(pool) if is_large(ops, table) => {
-            if let Some(numbered) = Numbered::new(ops, table) {
-                totals = share_out(pool, ops, states, |at, ops, states| {
-                    numbered.seal(at, ops, states)
-                });
-                numbered.tell(shared);
-                return totals;
-            }
-            let now = clock.read();
-            // Numbers are given in order; what a packet says of itself is read by who opens it.
-            for mut chunk in chunks(ops, states, table) {
-                chunk.prepare(now, scratch, |entry| !is_inbound(entry));
-            }
-            share_out(pool, ops, states, |_, ops, states| {
-                let mut chunk = Chunk::new(ops, states, table);
-                chunk.ask_for_headers();
-                SCRATCH.with_borrow_mut(|scratch| chunk.prepare(now, scratch, is_inbound));
-                chunk.work(true);
-                Totals::default()
-            });
-            for mut chunk in chunks(ops, states, table) {
-                chunk.finish(now, shared, &mut totals);
+    match &shared.helpers {
+        Some(helpers) if is_large(ops, table) => {
+            let prepare = |ops: &mut [Op], states: &mut [State]| {
+                if let Some(burst) = OneSa::new(ops, table, clock.last()) {
+                    return Prepared::OneSa(burst);
+                }
+                let now = clock.read();
+                states.fill(State::NEW);
+                // Numbers are given in order; what a packet says of itself is read by who opens it.
+                for mut chunk in chunks(ops, states, table) {
+                    chunk.prepare(now, scratch, |entry| !is_inbound(entry));
+                }
+                Prepared::InPart(now)
+            };
+            let share = |prepared: &Prepared<'_>, at, ops: &mut _, states: &mut _| match prepared {
+                Prepared::OneSa(burst) => burst.work(at, ops, states),
+                Prepared::InPart(now) => {
+                    for mut chunk in chunks(ops, states, table) {
+                        SCRATCH.with_borrow_mut(|scratch| chunk.prepare(*now, scratch, is_inbound));
+                        chunk.work();
+                    }
+                    Totals::default()
+                }
+            };
+            let (prepared, done) = share_out(helpers, ops, states, prepare, share);
+            totals = done;
+            match prepared {
+                Some(Prepared::OneSa(burst)) => burst.finish(shared, ops, states, &mut totals),
+                _ => {
+                    let now = clock.read();
+                    for mut chunk in chunks(ops, states, table) {
+                        chunk.finish(now, shared, &mut totals);
+                    }
+                }
             }
         }
         _ => {
             for (ops, states) in ops.chunks_mut(BURST).zip(states.chunks_mut(BURST)) {
+                states.fill(State::NEW);
                 if steady::run(shared, table, ops, states, &mut clock, &mut totals) {
                     continue;
                 }
                 let now = clock.read();
                 let mut chunk = Chunk::new(ops, states, table);
                 chunk.prepare(now, scratch, |_| true);
-                chunk.work(false);
+                chunk.work();
                 chunk.finish(now, shared, &mut totals);
             }
         }
     }
     totals
+}
+
+/// What is done for a large burst before it is shared out.
+enum Prepared<'table> {
+    /// All that goes by order before the cipher's pass.
+    OneSa(OneSa<'table>),
+    /// What goes out has its numbers; when that was.
+    InPart(Instant),
 }
 
 fn is_inbound(entry: &Entry<SaTransform>) -> bool {
@@ -181,15 +197,6 @@ impl<'burst> Chunk<'burst> {
         all.map(|((op, state), entry)| (op, state, *entry))
     }
 
-    /// Asks for the headers of packets that come in.
-    fn ask_for_headers(&self) {
-        for (op, state) in self.ops.iter().zip(&*self.states) {
-            if matches!(state.work, Work::New) {
-                op.frame.whereabouts().first(HEADERS).prefetch();
-            }
-        }
-    }
-
     /// Numbers or checks each packet of the SAs that are `wanted`, in order.
     fn prepare(
         &mut self,
@@ -249,11 +256,9 @@ impl<'burst> Chunk<'burst> {
     }
 
     /// Seals and opens: AEADs of many SAs at once, and likewise CBC with an HMAC; of what is left each run
-    /// of packets of one SA with one context. What comes `from_afar` another core may have written last:
-    /// while some packets are worked on, those behind them come into this core's cache, or each would cost
-    /// more than twice.
-    fn work(&mut self, from_afar: bool) {
-        if !self.aead_burst(from_afar) {
+    /// of packets of one SA with one context.
+    fn work(&mut self) {
+        if !self.aead_burst() {
             return;
         }
         cbc::run(self);
@@ -286,19 +291,13 @@ impl<'burst> Chunk<'burst> {
     }
 
     /// Seals and opens the packets of AEADs that lie in one frame each; tells whether others are left.
-    fn aead_burst(&mut self, from_afar: bool) -> bool {
+    fn aead_burst(&mut self) -> bool {
         let mut results = [None; BURST];
         let mut left = false;
-        let mut ahead = Ahead::default();
-        if from_afar {
-            ahead.look_at(self.ops);
-        }
         {
-            let (mut sealed, mut opened) = (0, 0);
             let (mut seals, mut seal_places) = (List::new(), ArrayVec::<_, BURST>::new());
             let (mut opens, mut open_places) = (List::new(), ArrayVec::<_, BURST>::new());
             for ((op, state, entry), result) in self.each().zip(&mut results) {
-                ahead.go_on();
                 let Some(entry) = entry else { continue };
                 let transform = match entry.transform.aead() {
                     Some(transform) if !op.frame.is_chained() => transform,
@@ -320,8 +319,8 @@ impl<'burst> Chunk<'burst> {
                             Err(status) => *result = Some(Err(status)),
                         }
                     }
-                    Work::Open(located) => {
-                        match transform.packet_aead(located, state.sequence, frame) {
+                    Work::Open(at) => {
+                        match transform.packet_aead(state.located(at), state.sequence, frame) {
                             Ok(packet) => {
                                 opens.push(packet);
                                 open_places.push(result);
@@ -331,21 +330,9 @@ impl<'burst> Chunk<'burst> {
                     }
                     _ => {}
                 }
-                if let Some(group) = seals.get_mut(sealed..)
-                    && group.len() >= ahead.group
-                {
-                    seal_burst(group);
-                    sealed = seals.len();
-                }
-                if let Some(group) = opens.get_mut(opened..)
-                    && group.len() >= ahead.group
-                {
-                    open_burst(group);
-                    opened = opens.len();
-                }
             }
-            seal_burst(seals.get_mut(sealed..).unwrap_or_default());
-            open_burst(opens.get_mut(opened..).unwrap_or_default());
+            seal_burst(&mut seals);
+            open_burst(&mut opens);
             let tell = |packets: &List<'_>, places: ArrayVec<&mut Option<_>, BURST>, bad| {
                 for (packet, place) in packets.iter().zip(places) {
                     *place = Some(packet.is_authentic().then_some(()).ok_or(bad));
@@ -359,8 +346,8 @@ impl<'burst> Chunk<'burst> {
                 continue;
             };
             let result = match (state.work, entry.transform.aead()) {
-                (Work::Open(located), Some(transform)) => {
-                    transform.finish_aead(located, result, &mut op.frame)
+                (Work::Open(at), Some(transform)) => {
+                    transform.finish_aead(state.located(at), result, &mut op.frame)
                 }
                 _ => result.map(|()| 0),
             };
@@ -408,11 +395,12 @@ fn prepare_one(
 ) -> Result<Work, Status> {
     let frame = &op.frame;
     let chained = frame.is_chained();
-    state.inner_len = frame.packet_len();
+    let len = frame.packet_len();
+    state.inner_len = len as u32;
     if chained && frame.segment_count() > MAX_GATHER {
         return Err(Status::BadGather);
     }
-    if state.inner_len > MAX_PACKET {
+    if len > MAX_PACKET {
         return Err(Status::BadLength);
     }
     if let Some(transform) = entry.transform.crypto() {
@@ -424,13 +412,10 @@ fn prepare_one(
         } else {
             frame
         };
-        state.sequence = transform.locate_crypto(head, state.inner_len, op.explicit)?;
+        state.sequence = transform.locate_crypto(head, len, op.explicit)?;
         return Ok(match transform.direction() {
             Direction::Outbound => Work::Seal,
-            Direction::Inbound => Work::Open(Located {
-                esp: 0,
-                sequence_low: state.sequence as u32,
-            }),
+            Direction::Inbound => Work::Open(At(0)),
         });
     }
     match entry.transform.direction() {
@@ -453,7 +438,7 @@ fn prepare_one(
                 entry.transform.locate(frame)?
             };
             state.sequence = sa.check_inbound(located.sequence_low, now)?;
-            Ok(Work::Open(located))
+            Ok(Work::Open(At(located.esp as u32)))
         }
     }
 }
@@ -495,16 +480,17 @@ pub(super) fn admit(
 ) -> Status {
     let inbound = entry.transform.direction() == Direction::Inbound;
     if inbound {
-        state.inner_len = op.frame.packet_len();
+        state.inner_len = op.frame.packet_len() as u32;
     }
+    let len = state.inner_len as usize;
     let mut admitted = sa.check_hard(now);
     if inbound && admitted.is_ok() && entry.transform.crypto().is_none() {
         admitted = sa.accept_inbound(state.sequence);
     }
     match admitted {
         Ok(()) => {
-            totals.add(inbound, state.inner_len);
-            sa.count(state.sequence, state.inner_len, now)
+            totals.add(inbound, len);
+            sa.count(state.sequence, len, now)
         }
         Err(refused) => {
             sa.count_error(refused);
@@ -523,7 +509,7 @@ fn transform(
     let (transform, sequence) = (&entry.transform, state.sequence);
     match state.work {
         Work::Seal => transform.seal(context, sequence, iv, packet).map(|()| 0),
-        Work::Open(located) => transform.open(context, located, sequence, packet),
+        Work::Open(at) => transform.open(context, state.located(at), sequence, packet),
         Work::Ended(status) => Err(status),
         Work::New | Work::Done => Err(Status::BadDescriptor),
     }

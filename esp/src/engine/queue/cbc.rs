@@ -25,7 +25,7 @@ fn eligible<'table>(
     let located = match state.work {
         _ if op.frame.is_chained() => return None,
         Work::Seal => None,
-        Work::Open(located) => Some(located),
+        Work::Open(at) => Some(state.located(at)),
         _ => return None,
     };
     let transform = entry?.transform.cbc()?;
@@ -66,8 +66,8 @@ pub(super) fn run(chunk: &mut Chunk<'_>) {
             continue;
         };
         let result = match (state.work, entry.transform.cbc()) {
-            (Work::Open(located), Some(transform)) => {
-                transform.finish_aead(located, result, &mut op.frame)
+            (Work::Open(at), Some(transform)) => {
+                transform.finish_aead(state.located(at), result, &mut op.frame)
             }
             _ => result.map(|()| 0),
         };
@@ -99,8 +99,8 @@ fn cipher(
                 let packet = transform.frame_cbc(state.sequence, iv, frame);
                 (packet, &mut sealed, &mut seal_places)
             }
-            Work::Open(located) => {
-                let packet = transform.packet_cbc(located, state.sequence, frame);
+            Work::Open(at) => {
+                let packet = transform.packet_cbc(state.located(at), state.sequence, frame);
                 (packet, &mut opened, &mut open_places)
             }
             _ => continue,

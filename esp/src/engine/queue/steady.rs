@@ -9,15 +9,13 @@ use std::time::Instant;
 use arrayvec::ArrayVec;
 use esp_aead::{open_burst, seal_burst};
 
-use esp_framing::framing::Located;
 use esp_framing::sa::SaState;
 use esp_framing::table::{Entry, StateGuard, event_of};
 use offload_api::queue::{Op, Status};
 use offload_api::sa::{Direction, Mode, SaHandle};
 
-use super::ahead::Ahead;
 use super::burst::{BURST, Clock, List, admit};
-use super::{State, Work};
+use super::{At, State, Work};
 use crate::engine::totals::Totals;
 use crate::engine::{MAX_PACKET, Shared, Table, lock};
 use crate::sa_transform::SaTransform;
@@ -68,84 +66,8 @@ fn find_runs<'table>(
 
 /// Whether a packet lies in one frame, and brings no number or IV of its own, but where that is all there is.
 #[inline]
-fn is_plain(op: &Op, crypto: bool) -> bool {
+pub(super) fn is_plain(op: &Op, crypto: bool) -> bool {
     (op.explicit.is_none() || crypto) && !op.frame.is_chained() && op.frame.len() <= MAX_PACKET
-}
-
-/// A large burst of one SA that is sealed: numbered and counted at once, so that each core can do all there is to do
-/// for its share. To number and to count them in passes of their own, packet by packet on one core, costs half of
-/// what sealing them does where they are more than its cache holds.
-pub(super) struct Numbered<'table> {
-    sa: SaHandle,
-    entry: &'table Entry<SaTransform>,
-    transform: &'table Transform,
-    /// The first packet's number.
-    first: u64,
-}
-
-impl<'table> Numbered<'table> {
-    /// Takes their numbers; nothing where they have to go the long way.
-    pub(super) fn new(ops: &[Op], table: &'table Table) -> Option<Self> {
-        let sa = ops.first()?.sa;
-        let entry = table.entry(sa).ok()?;
-        let transform = entry.transform.aead()?;
-        if transform.direction() != Direction::Outbound || transform.mode() == Mode::Crypto {
-            return None;
-        }
-        let mut octets = 0;
-        for op in ops {
-            if op.sa != sa || !is_plain(op, false) {
-                return None;
-            }
-            octets += op.frame.len() as u64;
-        }
-        let count = ops.len();
-        let mut state = entry.state();
-        let first = state.next_numbers(count as u64)?;
-        state.count_run(first + (count as u64 - 1), count as u64, octets);
-        Some(Self {
-            sa,
-            entry,
-            transform,
-            first,
-        })
-    }
-
-    /// Seals packets, [`BURST`] at most, of which the first is at this place in the burst.
-    pub(super) fn seal(&self, at: usize, ops: &mut [Op], states: &mut [State]) -> Totals {
-        let (entry, transform) = (self.entry, self.transform);
-        let mut ahead = Ahead::default();
-        ahead.look_at(ops);
-        let mut results = {
-            let mut seals = List::new();
-            let numbers = self.first + at as u64..;
-            for ((op, state), sequence) in ops.iter_mut().zip(&mut *states).zip(numbers) {
-                ahead.go_on();
-                state.sequence = sequence;
-                state.inner_len = op.frame.len();
-                match transform.frame_aead(sequence, None, &mut op.frame) {
-                    Ok(packet) => {
-                        state.work = Work::Seal;
-                        seals.push(packet);
-                    }
-                    Err(status) => {
-                        entry.state().take_back(state.inner_len, status);
-                        state.work = Work::Ended(status);
-                    }
-                }
-            }
-            seal_burst(&mut seals);
-            authentic(&seals)
-        };
-        let mut totals = Totals::default();
-        finish_counted(entry, ops.iter_mut().zip(states), &mut results, &mut totals);
-        totals
-    }
-
-    /// Tells what came of it, when all are sealed.
-    pub(super) fn tell(&self, shared: &Shared) {
-        tell(shared, self.sa, &mut self.entry.state());
-    }
 }
 
 /// Each run with its packets.
@@ -191,7 +113,9 @@ pub(super) fn run(
         for (run, packets) in each(&mut runs, ops, states) {
             let crypto = run.transform.mode() == Mode::Crypto;
             let sa = match run.transform.direction() {
-                Direction::Inbound if !crypto => locate(run, packets, &mut opens, now),
+                Direction::Inbound if !crypto => {
+                    locate::<false>(run.entry, run.transform, packets, &mut opens, now)
+                }
                 direction => {
                     let mut sa = run.entry.state();
                     match direction {
@@ -235,7 +159,7 @@ pub(super) fn run(
 
 /// A bit for each packet, the first in the lowest.
 #[inline]
-fn authentic(packets: &List<'_>) -> u32 {
+pub(super) fn authentic(packets: &List<'_>) -> u32 {
     const { assert!(BURST <= u32::BITS as usize) };
     let bits = packets.iter().enumerate();
     bits.fold(0, |all, (n, packet)| {
@@ -244,14 +168,14 @@ fn authentic(packets: &List<'_>) -> u32 {
 }
 
 #[inline]
-fn next(results: &mut u32) -> bool {
+pub(super) fn next(results: &mut u32) -> bool {
     let result = *results & 1 != 0;
     *results >>= 1;
     result
 }
 
 #[inline]
-fn tell(shared: &Shared, handle: SaHandle, sa: &mut SaState) {
+pub(super) fn tell(shared: &Shared, handle: SaHandle, sa: &mut SaState) {
     sa.take_notices(|notice| lock(&shared.events).push(event_of(handle, notice)));
 }
 
@@ -270,12 +194,12 @@ fn frame<'burst, 'table: 'burst>(
         let (mut last, mut count, mut octets) = (0, 0, 0);
         for ((op, state), sequence) in packets.zip(first..) {
             state.sequence = sequence;
-            state.inner_len = op.frame.len();
+            state.inner_len = op.frame.len() as u32;
             match transform.frame_aead(sequence, None, &mut op.frame) {
                 Ok(packet) => {
                     last = sequence;
                     count += 1;
-                    octets += state.inner_len as u64;
+                    octets += u64::from(state.inner_len);
                     state.work = Work::Seal;
                     seals.push(packet);
                 }
@@ -286,7 +210,7 @@ fn frame<'burst, 'table: 'burst>(
         return;
     }
     for (op, state) in packets {
-        state.inner_len = op.frame.len();
+        state.inner_len = op.frame.len() as u32;
         match sa.next_number(now) {
             Ok(sequence) => {
                 state.sequence = sequence;
@@ -320,7 +244,7 @@ fn take<'burst, 'table: 'burst>(
     let common = transform.common();
     for (op, state) in packets {
         let len = op.frame.len();
-        state.inner_len = len;
+        state.inner_len = len as u32;
         if limited && let Err(status) = sa.check_hard(now) {
             refuse(sa, state, status);
             continue;
@@ -339,14 +263,7 @@ fn take<'burst, 'table: 'burst>(
         };
         match taken {
             Ok(packet) => {
-                state.work = if seals {
-                    Work::Seal
-                } else {
-                    Work::Open(Located {
-                        esp: 0,
-                        sequence_low: state.sequence as u32,
-                    })
-                };
+                state.work = if seals { Work::Seal } else { Work::Open(At(0)) };
                 last = last.max(state.sequence);
                 count += 1;
                 octets += len as u64;
@@ -361,20 +278,21 @@ fn take<'burst, 'table: 'burst>(
 }
 
 /// Finds ESP in packets, and looks at the window: locked where a packet is not right of it, or is
-/// refused.
+/// refused. LARGE changes nothing here, but gives each caller its own code, which the compiler takes in where it is
+/// called once.
 #[inline]
-fn locate<'burst, 'table: 'burst>(
-    run: &Run<'table>,
+pub(super) fn locate<'burst, 'table: 'burst, const LARGE: bool>(
+    entry: &'table Entry<SaTransform>,
+    transform: &'table Transform,
     packets: impl Iterator<Item = (&'burst mut Op, &'burst mut State)>,
     opens: &mut List<'burst>,
     now: Instant,
 ) -> Option<StateGuard<'table>> {
-    let (entry, transform) = (run.entry, run.transform);
     let mut held: Option<StateGuard<'table>> = None;
     for (op, state) in packets {
-        state.inner_len = op.frame.len();
+        state.inner_len = op.frame.len() as u32;
         let found = transform.locate(&op.frame).and_then(|located| {
-            state.work = Work::Open(located);
+            state.work = Work::Open(At(located.esp as u32));
             state.sequence = match entry.ahead(located.sequence_low) {
                 Some(sequence) => sequence,
                 None => held
@@ -392,14 +310,14 @@ fn locate<'burst, 'table: 'burst>(
 }
 
 #[cold]
-fn refuse(sa: &mut SaState, state: &mut State, status: Status) {
+pub(super) fn refuse(sa: &mut SaState, state: &mut State, status: Status) {
     sa.count_error(status);
     state.work = Work::Ended(status);
 }
 
 /// What is sealed, and counted already.
 #[inline]
-fn finish_counted<'burst>(
+pub(super) fn finish_counted<'burst>(
     entry: &Entry<SaTransform>,
     packets: impl Iterator<Item = (&'burst mut Op, &'burst mut State)>,
     results: &mut u32,
@@ -412,10 +330,10 @@ fn finish_counted<'burst>(
             state.work = Work::Ended(status);
             if status.is_ok() {
                 count += 1;
-                octets += state.inner_len as u64;
+                octets += u64::from(state.inner_len);
                 continue;
             }
-            entry.state().take_back(state.inner_len, status);
+            entry.state().take_back(state.inner_len as usize, status);
         }
         failed += 1;
         op.frame.clear();
@@ -436,12 +354,13 @@ fn finish_opened<'burst>(
     let windowed = run.transform.mode() != Mode::Crypto;
     let (mut last, mut octets, mut failed) = (0, 0, 0);
     for (op, state) in packets {
-        let Work::Open(located) = state.work else {
+        let Work::Open(at) = state.work else {
             // Refused, and counted so.
             failed += 1;
             op.frame.clear();
             continue;
         };
+        let located = state.located(at);
         let opened = next(results).then_some(()).ok_or(Status::BadIcv);
         let opened = run
             .transform
@@ -503,7 +422,8 @@ fn finish(
             Status::Ok => Ok(0),
             status => Err(status),
         },
-        Work::Open(located) => {
+        Work::Open(at) => {
+            let located = state.located(at);
             let opened = next(results).then_some(()).ok_or(Status::BadIcv);
             run.transform.finish_aead(located, opened, &mut op.frame)
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! For how long a worker asks for more before it sleeps. To ask pays where the next packet comes about as
+//! For how long a thread asks for more before it sleeps. To ask pays where the next packet comes about as
 //! soon as a sleeper would be woken, and burns a processor where it doesn't; so each long time of nothing halves
 //! that of asking, and each short one doubles it, as in KVM's halt polling.
 
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 /// What is not worth a look at the clock.
 const LEAST: Duration = Duration::from_micros(10);
 
-/// A worker's times of asking on.
+/// A thread's times of asking on.
 #[derive(Debug)]
-pub(super) struct BusyPoll {
+pub struct BusyPoll {
     /// As it is set; nothing is never.
     most: Duration,
     /// As it pays.
@@ -21,7 +21,7 @@ pub(super) struct BusyPoll {
 
 impl BusyPoll {
     /// Asks on for `most` at a time.
-    pub(super) fn new(most: Duration) -> Self {
+    pub fn new(most: Duration) -> Self {
         Self {
             most,
             now: most,
@@ -31,23 +31,23 @@ impl BusyPoll {
 
     /// There was something to do.
     #[inline]
-    pub(super) fn found(&mut self) {
+    pub fn found(&mut self) {
         self.idle = None;
     }
 
-    /// Whether to ask once more.
-    pub(super) fn goes_on(&mut self) -> bool {
+    /// Whether to ask once more; where it never asks, this costs nothing.
+    pub fn goes_on(&mut self) -> bool {
         !self.now.is_zero() && self.idle.get_or_insert_with(Instant::now).elapsed() < self.now
     }
 
     /// Before it sleeps: since when there has been nothing to do, which [`slept`](Self::slept) wants to know.
-    pub(super) fn sleeps(&self) -> Option<Instant> {
+    pub fn sleeps(&self) -> Option<Instant> {
         (!self.most.is_zero()).then(|| self.idle.unwrap_or_else(Instant::now))
     }
 
     /// Takes in how long there was nothing to do: less than it may ask on, and asking would have found
     /// something.
-    pub(super) fn slept(&mut self, since: Option<Instant>) {
+    pub fn slept(&mut self, since: Option<Instant>) {
         if let Some(since) = since {
             self.adapt(since.elapsed());
         }

@@ -5,7 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -13,6 +14,7 @@ use bench_harness::packet::{inner, op, sa};
 use bench_harness::stats::median;
 use benches::counting::{Counting, allocations};
 use clap::Parser;
+use crossbeam_utils::CachePadded;
 use esp::engine::{SoftwareConfig, SoftwareEngine};
 use esp_aead::{Aad, Algorithm, Packet, seal_burst};
 use offload_api::device::Accelerator;
@@ -57,6 +59,12 @@ struct Options {
 /// Bursts after which some megabytes have been written since: more than a core's own cache holds.
 const AHEAD: usize = 3;
 
+/// What a helper stays awake between bursts: longer than it takes to fill some.
+const BETWEEN: Duration = Duration::from_millis(10);
+
+/// Octets of a frame.
+const FRAME: usize = 2048;
+
 const SUITE: Suite = Suite::AES_128_GCM;
 
 fn params(direction: Direction, number: usize) -> SaParams {
@@ -76,9 +84,11 @@ fn params(direction: Direction, number: usize) -> SaParams {
     }
 }
 
-fn engine(threads: usize) -> SoftwareEngine {
+/// With so many threads, of which the helpers stay awake for so long.
+fn engine(threads: usize, busy_poll: Duration) -> SoftwareEngine {
     let config = SoftwareConfig {
         threads,
+        busy_poll,
         ..SoftwareConfig::default()
     };
     SoftwareEngine::new(config).unwrap()
@@ -117,6 +127,7 @@ impl Rig {
         let frames = packets.len() * (ahead + 1);
         let pool = FramePool::new(FramePoolConfig {
             slots: frames as u32,
+            slot_size: FRAME as u32,
             ..FramePoolConfig::default()
         })
         .unwrap();
@@ -190,7 +201,8 @@ impl Times {
     }
 }
 
-/// A rig that seals, and one that opens what it sealed.
+/// A rig that seals, and one that opens what it sealed; in cache lines of its own.
+#[repr(align(64))]
 struct Pair {
     seal: Rig,
     open: Rig,
@@ -235,25 +247,43 @@ impl Pair {
     }
 }
 
+/// Bodies that the AEAD alone seals at once.
+const TOGETHER: usize = 32;
+
+/// Seals [`TOGETHER`] bodies at most by the AEAD alone.
+#[inline]
+fn seal_bare<'body>(
+    keys: &[esp_aead::Key],
+    bodies: impl Iterator<Item = &'body mut [u8]>,
+    tags: &mut [[u8; 16]],
+    n: usize,
+) {
+    let mut packets: ArrayVec<_, TOGETHER> = bodies
+        .zip(tags)
+        .zip(keys.iter().cycle())
+        .map(|((body, tag), key)| Packet::new(key, &[n as u8; 12], Aad::from([7; 8]), body, tag))
+        .collect();
+    seal_burst(&mut packets);
+}
+
 /// The AEAD alone, on bodies of the length that ESP makes of a packet.
 fn bare(keys: &[esp_aead::Key], bodies: &mut [Vec<u8>], times: &mut Times, bursts: usize) -> f64 {
     let mut tags = vec![[0; 16]; bodies.len()];
     for n in 0..bursts {
         let start = Instant::now();
-        for (bodies, tags) in bodies.chunks_mut(32).zip(tags.chunks_mut(32)) {
-            let mut packets: ArrayVec<_, 32> = bodies
-                .iter_mut()
-                .zip(tags)
-                .zip(keys.iter().cycle())
-                .map(|((body, tag), key)| {
-                    Packet::new(key, &[n as u8; 12], Aad::from([7; 8]), body, tag)
-                })
-                .collect();
-            seal_burst(&mut packets);
+        let together = bodies.chunks_mut(TOGETHER).zip(tags.chunks_mut(TOGETHER));
+        for (bodies, tags) in together {
+            seal_bare(keys, bodies.iter_mut().map(Vec::as_mut_slice), tags, n);
         }
         times.0.push(start.elapsed());
     }
     times.take(bodies.len())
+}
+
+/// What they take for a packet together, each on a core of its own.
+fn at_once(pairs: &mut [Pair]) -> [f64; 2] {
+    let taken = on_cores(pairs, Pair::round);
+    [0, 1].map(|which| together(taken.iter().map(|each| each[which])))
 }
 
 /// Keys of so many SAs, and a burst's bodies of the length that ESP makes of a packet.
@@ -268,7 +298,7 @@ fn material(size: usize, sas: usize, burst: usize) -> (Vec<esp_aead::Key>, Vec<V
 
 fn one_core(size: usize, sas: usize, options: &Options) -> serde_json::Value {
     let bursts = (options.kilobytes * 1000 / (size * options.burst)).max(1);
-    let engine = engine(1);
+    let engine = engine(1, Duration::ZERO);
     let shape = (size, options.burst);
     let mut pair = Pair::new(&engine, &install(&engine, sas), shape, bursts, 0);
     let (keys, mut bodies) = material(size, sas, options.burst);
@@ -301,27 +331,127 @@ fn one_core(size: usize, sas: usize, options: &Options) -> serde_json::Value {
     })
 }
 
+/// Half of a burst's bodies, each in room of a frame's size.
+struct Half {
+    room: Vec<u8>,
+    tags: Vec<[u8; 16]>,
+}
+
+/// The AEAD alone, on a burst's bodies that lie where packets do: what there is to gain where one core has written what
+/// the other works on.
+struct Written {
+    keys: Vec<esp_aead::Key>,
+    source: Vec<u8>,
+    /// As many as take the memory of a [`Pair`]: its frames, and what they are filled with.
+    sets: Vec<[Mutex<Half>; 2]>,
+    /// Bursts between writing and sealing.
+    ahead: usize,
+    times: Times,
+    bursts: usize,
+    burst: usize,
+}
+
+impl Written {
+    fn new((size, burst): (usize, usize), ahead: usize, bursts: usize) -> Self {
+        let half = || {
+            let room = vec![0; burst / 2 * FRAME];
+            let tags = vec![[0; 16]; burst / 2];
+            Mutex::new(Half { room, tags })
+        };
+        let (keys, mut bodies) = material(size, 1, 1);
+        Self {
+            keys,
+            source: bodies.remove(0),
+            sets: (0..2 * (ahead + 2)).map(|_| [half(), half()]).collect(),
+            ahead,
+            times: Times::with_room(bursts),
+            bursts,
+            burst: burst / 2 * 2,
+        }
+    }
+
+    /// Nanoseconds a packet, sealed by this core, or half of them by another that is awake.
+    fn round(&mut self, both: bool) -> f64 {
+        let (turn, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (keys, sets, len) = (&self.keys, &self.sets, self.source.len());
+        let seal = |n: usize, which: usize| {
+            let half = &mut *sets[n % sets.len()][which].lock().unwrap();
+            let together = half.room.chunks_mut(TOGETHER * FRAME);
+            for (room, tags) in together.zip(half.tags.chunks_mut(TOGETHER)) {
+                let bodies = room.chunks_mut(FRAME).map(|frame| &mut frame[..len]);
+                seal_bare(keys, bodies, tags, n);
+            }
+        };
+        let wait = |flag: &AtomicUsize, n| {
+            while flag.load(Ordering::Acquire) < n {
+                std::hint::spin_loop();
+            }
+        };
+        std::thread::scope(|scope| {
+            if both {
+                scope.spawn(|| {
+                    for n in 1..=self.bursts {
+                        wait(&turn, n);
+                        seal(n, 1);
+                        done.store(n, Ordering::Release);
+                    }
+                });
+            }
+            for n in 1..=self.bursts {
+                for half in &sets[(n + self.ahead) % sets.len()] {
+                    for room in half.lock().unwrap().room.chunks_mut(FRAME) {
+                        room[..len].copy_from_slice(&self.source);
+                    }
+                }
+                let start = Instant::now();
+                turn.store(n, Ordering::Release);
+                seal(n, 0);
+                match both {
+                    true => wait(&done, n),
+                    false => seal(n, 1),
+                }
+                self.times.0.push(start.elapsed());
+            }
+        });
+        self.times.take(self.burst)
+    }
+}
+
 /// Large bursts of one SA, which the engine takes to its cores: of packets that this core has just
-/// written, or, `ahead` bursts later, of such as neither core has in a cache of its own, as a device's are.
-fn one_sa(size: usize, ahead: usize, options: &Options) -> serde_json::Value {
+/// written, or, `ahead` bursts later, of such as neither core has in a cache of its own, as a device's are. The helper
+/// stays awake between them, or sleeps.
+fn one_sa(size: usize, ahead: usize, awake: bool, options: &Options) -> serde_json::Value {
     // The first ones of a round find everybody asleep.
     let bursts = (options.cores_kilobytes * 1000 / (size * options.large_burst)).max(11);
     let shape = (size, options.large_burst);
-    let mut pairs = [1, 2].map(|threads| {
-        let engine = engine(threads);
+    let busy_poll = if awake { BETWEEN } else { Duration::ZERO };
+    let mut pairs = [2, 1, 1].map(|threads| {
+        let engine = engine(threads, busy_poll);
         Pair::new(&engine, &install(&engine, 1), shape, bursts, ahead)
     });
+    let mut written = Written::new(shape, ahead, bursts);
     let packets = match ahead {
         0 => "just written by the caller's core",
         _ => "in no core's own cache",
     };
-    two_cores((1, size, options.large_burst, packets), options, |who| {
-        let pair = match who {
-            Who::OneCore => &mut pairs[0],
-            Who::TwoCores => &mut pairs[1],
-            Who::Apart => return None,
+    let cell = Cell {
+        sas: 1,
+        size,
+        burst: options.large_burst,
+        packets,
+        helpers: Some(if awake { "awake" } else { "asleep" }),
+        bar: awake && ahead == 0,
+    };
+    let aead = || written.round(false) / written.round(true);
+    cell.compare(options, aead, |who| {
+        let taken = match who {
+            Who::OneCore => pairs[1].round(),
+            Who::TwoCores => pairs[0].round(),
+            Who::Apart => at_once(&mut pairs[1..]),
         };
-        Some(pair.round())
+        // Nobody else is measured beside a helper that is awake.
+        std::thread::sleep(busy_poll * 2);
+        taken
     })
 }
 
@@ -334,36 +464,59 @@ enum Who {
     Apart,
 }
 
-/// How much more two cores do than one, of sealing and of opening, and of the AEAD alone: medians of the rounds'.
-/// What they take for a packet is measured by `round`, which may know nobody that is apart.
-fn two_cores(
-    (sas, size, burst, packets): (usize, usize, usize, &str),
-    options: &Options,
-    mut round: impl FnMut(Who) -> Option<[f64; 2]>,
-) -> serde_json::Value {
-    let mut gains = [Who::TwoCores, Who::Apart].map(|who| (who, [const { Vec::new() }; 2]));
-    let mut processors = Processors::default();
-    for _ in 0..options.rounds {
-        let one = round(Who::OneCore).unwrap();
-        for (who, gains) in &mut gains {
-            for (two, (one, gains)) in round(*who).iter().flatten().zip(one.iter().zip(gains)) {
-                gains.push(one / two);
+/// Where two cores are compared with one.
+struct Cell {
+    sas: usize,
+    size: usize,
+    burst: usize,
+    packets: &'static str,
+    /// Where the engine has such, what they do between bursts.
+    helpers: Option<&'static str>,
+    /// Whether it is held to a bar: where the cores work, and neither waits for memory or for the other's waking.
+    bar: bool,
+}
+
+impl Cell {
+    /// How much more two cores do than one, of sealing and of opening, and of the AEAD alone, by `aead`: medians of the
+    /// rounds'. What they take for a packet is measured by `round`.
+    fn compare(
+        &self,
+        options: &Options,
+        mut aead: impl FnMut() -> f64,
+        mut round: impl FnMut(Who) -> [f64; 2],
+    ) -> serde_json::Value {
+        let mut gains = [Who::TwoCores, Who::Apart].map(|who| (who, [const { Vec::new() }; 2]));
+        let (mut ones, mut alone) = ([const { Vec::new() }; 2], Vec::new());
+        let mut lines = Vec::new();
+        for _ in 0..options.rounds {
+            let one = round(Who::OneCore);
+            for (one, ones) in one.iter().zip(&mut ones) {
+                ones.push(*one);
             }
+            for (who, gains) in &mut gains {
+                for (two, (one, gains)) in round(*who).iter().zip(one.iter().zip(gains)) {
+                    gains.push(one / two);
+                }
+            }
+            alone.push(aead());
+            lines.push(round_trip());
         }
-        processors.look(size);
+        let of =
+            |[seal, open]: &[Vec<f64>; 2]| json!({ "seal": median(seal), "open": median(open) });
+        json!({
+            "sas": self.sas,
+            "size": self.size,
+            "burst": self.burst,
+            "packets": self.packets,
+            "helpers": self.helpers,
+            "bar": self.bar,
+            "one_core_ns": of(&ones),
+            "two_cores": of(&gains[0].1),
+            "apart": of(&gains[1].1),
+            "aead": median(&alone),
+            "line_ns": median(&lines),
+        })
     }
-    let of = |(_, [seal, open]): &(_, [Vec<f64>; 2])| {
-        (!seal.is_empty()).then(|| json!({ "seal": median(seal), "open": median(open) }))
-    };
-    json!({
-        "sas": sas,
-        "size": size,
-        "burst": burst,
-        "packets": packets,
-        "two_cores": of(&gains[0]),
-        "apart": of(&gains[1]),
-        "aead": median(&processors.0),
-    })
 }
 
 /// Has each done on a core of its own, all at once.
@@ -386,27 +539,37 @@ fn on_cores<T: Send, R: Send>(work: &mut [T], each: impl Fn(&mut T) -> R + Sync)
     })
 }
 
+/// Nanoseconds in which a cache line goes from one core to the other and back: some hundred where they share a cache.
+fn round_trip() -> f64 {
+    const TIMES: usize = 5000;
+    let line = CachePadded::new(AtomicUsize::new(0));
+    let taken = on_cores(&mut [0, 1], |which| {
+        let start = Instant::now();
+        for n in (*which..2 * TIMES).step_by(2) {
+            while line.load(Ordering::Acquire) != n {
+                std::hint::spin_loop();
+            }
+            line.store(n + 1, Ordering::Release);
+        }
+        start.elapsed()
+    });
+    taken[0].as_nanos() as f64 / TIMES as f64
+}
+
 /// Nanoseconds a packet of what several do together.
 fn together(each: impl IntoIterator<Item = f64>) -> f64 {
     1.0 / each.into_iter().map(f64::recip).sum::<f64>()
 }
 
-/// How much more two cores do of the AEAD alone than one, in each round: what the processors give whoever uses
+/// How much more two cores do of the AEAD alone than one, each on its own: what the processors give whoever uses
 /// them. Those of a virtual machine may be threads of one core, now and then.
-#[derive(Default)]
-struct Processors(Vec<f64>);
-
-impl Processors {
-    fn look(&mut self, size: usize) {
-        // Some milliseconds: whoever is woken begins late.
-        const BURSTS: usize = 2000;
-        let mut work = [(); 2].map(|()| (material(size, 1, 32), Times::with_room(BURSTS)));
-        let seal = |((keys, bodies), times): &mut ((Vec<_>, Vec<_>), Times)| {
-            bare(keys, bodies, times, BURSTS)
-        };
-        let one = together(on_cores(&mut work[..1], seal));
-        self.0.push(one / together(on_cores(&mut work, seal)));
-    }
+fn processors(size: usize) -> f64 {
+    // Some milliseconds: whoever is woken begins late.
+    const BURSTS: usize = 2000;
+    let mut work = [(); 2].map(|()| (material(size, 1, 32), Times::with_room(BURSTS)));
+    let seal =
+        |((keys, bodies), times): &mut ((Vec<_>, Vec<_>), Times)| bare(keys, bodies, times, BURSTS);
+    together(on_cores(&mut work[..1], seal)) / together(on_cores(&mut work, seal))
 }
 
 /// A worker on each core, run to completion, with a queue pair of its own, and so many SAs of its own or, for none,
@@ -414,7 +577,7 @@ impl Processors {
 fn workers(size: usize, own: usize, options: &Options) -> serde_json::Value {
     let bursts = (options.cores_kilobytes * 1000 / (size * options.burst)).max(1);
     let shape = (size, options.burst);
-    let (shared, other) = (engine(1), engine(1));
+    let (shared, other) = (engine(1, Duration::ZERO), engine(1, Duration::ZERO));
     let sas = own.max(1);
     let first = install(&shared, sas);
     let second = match own {
@@ -427,17 +590,24 @@ fn workers(size: usize, own: usize, options: &Options) -> serde_json::Value {
     for pair in &mut pairs {
         pair.open.may_be_late = own == 0;
     }
-    two_cores(
-        (sas, size, options.burst, "of a worker on each core"),
+    let cell = Cell {
+        sas,
+        size,
+        burst: options.burst,
+        packets: "of a worker on each core",
+        helpers: None,
+        bar: true,
+    };
+    cell.compare(
         options,
+        || processors(size),
         |who| {
             let pairs = match who {
                 Who::OneCore => &mut pairs[..1],
                 Who::TwoCores => &mut pairs[..2],
                 Who::Apart => &mut pairs[1..],
             };
-            let taken = on_cores(pairs, Pair::round);
-            Some([0, 1].map(|which| together(taken.iter().map(|each| each[which]))))
+            at_once(pairs)
         },
     )
 }
@@ -453,8 +623,10 @@ fn main() {
     let cores = match options.one_core {
         true => Vec::new(),
         false => vec![
-            one_sa(1420, 0, &options),
-            one_sa(1420, AHEAD, &options),
+            one_sa(1420, 0, true, &options),
+            one_sa(1420, AHEAD, true, &options),
+            one_sa(1420, 0, false, &options),
+            one_sa(1420, AHEAD, false, &options),
             workers(1420, 0, &options),
             workers(1420, 32, &options),
         ],

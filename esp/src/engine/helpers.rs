@@ -185,30 +185,35 @@ mod tests {
     }
 
     #[test]
-    fn helpers_stay_awake_as_long_as_they_are_told_to_and_wake_again() {
-        const MOST: Duration = Duration::from_millis(300);
-        let helpers = Helpers::start(2, MOST).unwrap();
-        let awake = || helpers.awake.load(Ordering::Relaxed);
-        for _ in 0..2 {
-            helpers.along(|| {}, || {});
-            wait(|| awake() == 2);
-            // What comes meanwhile is done by those that are awake.
-            helpers.along(
-                || {},
-                || assert!(IS_AWAKE.get() || rayon::current_thread_index().is_none()),
-            );
-            wait(|| awake() == 0);
-        }
+    fn helpers_stay_awake_until_the_engine_is_gone() {
+        let helpers = Helpers::start(2, Duration::from_secs(3600)).unwrap();
+        helpers.along(|| {}, || {});
+        wait(|| helpers.awake.load(Ordering::Relaxed) == 2);
+        // What comes meanwhile is done by those that are awake.
+        let by_whom = || assert!(IS_AWAKE.get() || rayon::current_thread_index().is_none());
+        helpers.along(|| {}, by_whom);
+        let (pool, awake) = (helpers.pool, helpers.awake);
+        drop(awake);
+        wait(|| {
+            pool.broadcast(|_| !IS_AWAKE.get())
+                .iter()
+                .all(|sleeps| *sleeps)
+        });
     }
 
     #[test]
-    fn an_engine_that_is_gone_keeps_nobody_awake() {
-        let helpers = Helpers::start(1, Duration::from_secs(3600)).unwrap();
-        helpers.along(|| {}, || {});
-        wait(|| helpers.awake.load(Ordering::Relaxed) == 1);
-        let (pool, awake) = (helpers.pool, helpers.awake);
-        drop(awake);
-        wait(|| !pool.install(|| IS_AWAKE.get()));
+    fn helpers_sleep_when_nothing_comes_and_wake_again() {
+        let helpers = Helpers::start(2, Duration::from_millis(5)).unwrap();
+        for _ in 0..3 {
+            let parts = AtomicUsize::new(0);
+            let part = || {
+                parts.fetch_add(1, Ordering::Relaxed);
+            };
+            helpers.along(|| {}, part);
+            assert_eq!(parts.into_inner(), 3);
+            std::thread::sleep(Duration::from_millis(10));
+            wait(|| helpers.awake.load(Ordering::Relaxed) == 0);
+        }
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub struct SoftwareConfig {
     /// Threads for large bursts, the caller's among them; 0 is one for each core.
     pub threads: usize,
     /// How long each of them but the caller's stays awake for the next large burst, as long as such come so soon: one
-    /// that sleeps comes tens of microseconds late. Nothing at first: it takes a processor all that time.
+    /// that sleeps comes tens of microseconds late. By default none does: it takes a processor all that time.
     pub busy_poll: Duration,
     /// SAs that it holds.
     pub max_sas: u32,

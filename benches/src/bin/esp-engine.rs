@@ -370,6 +370,11 @@ impl Written {
         }
     }
 
+    /// How much faster it goes where another core does half of it.
+    fn gain(&mut self) -> f64 {
+        self.round(false) / self.round(true)
+    }
+
     /// Nanoseconds a packet, sealed by this core, or half of them by another that is awake.
     fn round(&mut self, both: bool) -> f64 {
         let (turn, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -429,7 +434,7 @@ fn one_sa(size: usize, ahead: usize, awake: bool, options: &Options) -> serde_js
         let engine = engine(threads, busy_poll);
         Pair::new(&engine, &install(&engine, 1), shape, bursts, ahead)
     });
-    let mut written = Written::new(shape, ahead, bursts);
+    let written = Written::new(shape, ahead, bursts);
     let packets = match ahead {
         0 => "just written by the caller's core",
         _ => "in no core's own cache",
@@ -440,10 +445,8 @@ fn one_sa(size: usize, ahead: usize, awake: bool, options: &Options) -> serde_js
         burst: options.large_burst,
         packets,
         helpers: Some(if awake { "awake" } else { "asleep" }),
-        bar: awake && ahead == 0,
     };
-    let aead = || written.round(false) / written.round(true);
-    cell.compare(options, aead, |who| {
+    cell.compare(options, Some(written), |who| {
         let taken = match who {
             Who::OneCore => pairs[1].round(),
             Who::TwoCores => pairs[0].round(),
@@ -472,22 +475,20 @@ struct Cell {
     packets: &'static str,
     /// Where the engine has such, what they do between bursts.
     helpers: Option<&'static str>,
-    /// Whether it is held to a bar: where the cores work, and neither waits for memory or for the other's waking.
-    bar: bool,
 }
 
 impl Cell {
-    /// How much more two cores do than one, of sealing and of opening, and of the AEAD alone, by `aead`: medians of the
-    /// rounds'. What they take for a packet is measured by `round`.
+    /// How much more two cores do than one, of sealing and of opening, of the AEAD alone, and of that handed over, if it
+    /// is: medians of the rounds'. What they take for a packet is measured by `round`.
     fn compare(
         &self,
         options: &Options,
-        mut aead: impl FnMut() -> f64,
+        mut written: Option<Written>,
         mut round: impl FnMut(Who) -> [f64; 2],
     ) -> serde_json::Value {
         let mut gains = [Who::TwoCores, Who::Apart].map(|who| (who, [const { Vec::new() }; 2]));
         let (mut ones, mut alone) = ([const { Vec::new() }; 2], Vec::new());
-        let mut lines = Vec::new();
+        let (mut handed_over, mut lines) = (Vec::new(), Vec::new());
         for _ in 0..options.rounds {
             let one = round(Who::OneCore);
             for (one, ones) in one.iter().zip(&mut ones) {
@@ -498,7 +499,8 @@ impl Cell {
                     gains.push(one / two);
                 }
             }
-            alone.push(aead());
+            alone.push(processors(self.size));
+            handed_over.extend(written.as_mut().map(Written::gain));
             lines.push(round_trip());
         }
         let of =
@@ -509,11 +511,11 @@ impl Cell {
             "burst": self.burst,
             "packets": self.packets,
             "helpers": self.helpers,
-            "bar": self.bar,
             "one_core_ns": of(&ones),
             "two_cores": of(&gains[0].1),
             "apart": of(&gains[1].1),
             "aead": median(&alone),
+            "aead_handed_over": written.map(|_| median(&handed_over)),
             "line_ns": median(&lines),
         })
     }
@@ -596,20 +598,15 @@ fn workers(size: usize, own: usize, options: &Options) -> serde_json::Value {
         burst: options.burst,
         packets: "of a worker on each core",
         helpers: None,
-        bar: true,
     };
-    cell.compare(
-        options,
-        || processors(size),
-        |who| {
-            let pairs = match who {
-                Who::OneCore => &mut pairs[..1],
-                Who::TwoCores => &mut pairs[..2],
-                Who::Apart => &mut pairs[1..],
-            };
-            at_once(pairs)
-        },
-    )
+    cell.compare(options, None, |who| {
+        let pairs = match who {
+            Who::OneCore => &mut pairs[..1],
+            Who::TwoCores => &mut pairs[..2],
+            Who::Apart => &mut pairs[1..],
+        };
+        at_once(pairs)
+    })
 }
 
 fn main() {

@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use crossbeam_utils::CachePadded;
 use offload_api::error::{InstallError, SaError};
 use offload_api::event::Event;
 use offload_api::replay::full_number;
@@ -104,11 +105,16 @@ struct Slot<T> {
     entry: Option<Box<Entry<T>>>,
 }
 
-/// An installed SA, in cache lines of its own: another core may work on its neighbour.
-#[repr(align(64))]
+/// An installed SA.
 pub struct Entry<T> {
     /// What does not change from packet to packet.
     pub transform: T,
+    /// In cache lines of its own: another core may work on its neighbour, or look at the transform meanwhile.
+    moving: CachePadded<Moving>,
+}
+
+#[repr(C)]
+struct Moving {
     edge: Edge,
     state: SpinMutex<SaState, Yield>,
 }
@@ -147,8 +153,10 @@ impl<T> Table<T> {
         let state = SaState::new(sa, now);
         let entry = Entry {
             transform,
-            edge: Edge::new(&state, sa.esn),
-            state: SpinMutex::new(state),
+            moving: CachePadded::new(Moving {
+                edge: Edge::new(&state, sa.esn),
+                state: SpinMutex::new(state),
+            }),
         };
         let index = match self.free.pop() {
             Some(index) => index,
@@ -251,15 +259,15 @@ impl<T> Entry<T> {
     #[inline]
     pub fn state(&self) -> StateGuard<'_> {
         StateGuard {
-            state: self.state.lock(),
-            edge: &self.edge,
+            state: self.moving.state.lock(),
+            edge: &self.moving.edge,
         }
     }
 
     /// Whether it had limits when its lock was last released.
     #[inline]
     pub fn is_limited(&self) -> bool {
-        self.edge.top.load(Ordering::Relaxed) == NOWHERE
+        self.moving.edge.top.load(Ordering::Relaxed) == NOWHERE
     }
 
     /// The full number of an inbound packet that lies right of the window, of an SA without limits:
@@ -267,7 +275,7 @@ impl<T> Entry<T> {
     /// so that most packets take it once, when their windows move.
     #[inline]
     pub fn ahead(&self, low: u32) -> Option<u64> {
-        let Edge { size, esn, ref top } = self.edge;
+        let Edge { size, esn, ref top } = self.moving.edge;
         let top = top.load(Ordering::Relaxed);
         let sequence = full_number(top, size, low, esn);
         // A window of nothing refuses nothing but number 0.

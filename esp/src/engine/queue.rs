@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crossbeam_utils::CachePadded;
 use rustix::event::{EventfdFlags, eventfd};
 
 use esp_framing::framing::Located;
@@ -21,15 +22,15 @@ use offload_api::queue::{Arm, Done, Op, QueuePair, Status};
 use super::tally::Tally;
 use super::{Shared, lock};
 
-/// In cache lines of its own: another core may have the next one.
-#[repr(align(64))]
+/// In cache lines of its own, and those that a processor takes beside them: another core may have the next one.
+#[repr(align(128))]
 pub(crate) struct SoftwareQueue {
     shared: Arc<Shared>,
     depth: usize,
     /// Packets in flight, as they were handed over: a packet that is moved costs as much as a header.
     /// Those that are finished are in front, then come those that wait for a kick.
     ops: Vec<Op>,
-    /// How each of them stands, once it is kicked.
+    /// How each of them stands, once it is kicked, between [`APART`] that tell nothing.
     states: Vec<State>,
     finished: usize,
     /// Finished before, and not all taken home at once.
@@ -75,6 +76,10 @@ struct At(u32);
 
 const _: () = assert!(size_of::<State>() == 24);
 
+/// States that fill the cache lines at both ends, and those that a processor takes beside them: another core may work on
+/// what comes behind in memory.
+const APART: usize = size_of::<CachePadded<u8>>().div_ceil(size_of::<State>());
+
 impl State {
     const NEW: Self = Self {
         work: Work::New,
@@ -105,6 +110,11 @@ impl State {
     fn is_over(&self) -> bool {
         matches!(self.work, Work::Done | Work::Ended(_))
     }
+}
+
+/// Those of packets, the first that are finished in front.
+fn of_packets(states: &[State]) -> &[State] {
+    states.get(APART..).unwrap_or_default()
 }
 
 #[inline(always)]
@@ -138,7 +148,7 @@ impl SoftwareQueue {
             shared,
             depth,
             ops: Vec::with_capacity(depth),
-            states: Vec::with_capacity(depth),
+            states: Vec::with_capacity(depth + 2 * APART),
             finished: 0,
             rest: VecDeque::new(),
             scratch: Scratch::default(),
@@ -170,12 +180,12 @@ impl QueuePair for SoftwareQueue {
 
     fn kick(&mut self) -> Result<(), DeviceError> {
         let count = self.ops.len();
-        if self.states.len() < count {
-            self.states.resize(count, State::NEW);
+        if self.states.len() < count + 2 * APART {
+            self.states.resize(count + 2 * APART, State::NEW);
         }
         if let (Some(ops @ [_, ..]), Some(states)) = (
             self.ops.get_mut(self.finished..),
-            self.states.get_mut(self.finished..count),
+            self.states.get_mut(APART + self.finished..APART + count),
         ) {
             let totals = burst::run(&self.shared, ops, states, &mut self.scratch, &mut self.now);
             lock(&self.tally).merge(&totals);
@@ -186,12 +196,12 @@ impl QueuePair for SoftwareQueue {
 
     fn dequeue(&mut self, done: &mut Vec<Done>, limit: usize) -> Result<usize, DeviceError> {
         let count = limit.min(self.rest.len() + self.finished);
-        let finished = self.ops.drain(..self.finished).zip(&self.states);
+        let states = of_packets(&self.states);
+        let home = self.ops.drain(..self.finished).zip(states);
         if self.rest.is_empty() && count == self.finished {
-            done.extend(finished.map(|(op, state)| to_done(op, state)));
+            done.extend(home.map(|(op, state)| to_done(op, state)));
         } else {
-            self.rest
-                .extend(finished.map(|(op, state)| to_done(op, state)));
+            self.rest.extend(home.map(|(op, state)| to_done(op, state)));
             done.extend(self.rest.drain(..count));
         }
         self.finished = 0;
@@ -216,7 +226,7 @@ impl QueuePair for SoftwareQueue {
             op.frame.clear();
         }
         // What no kick has seen is aborted.
-        let states = self.states.iter().take(self.finished);
+        let states = of_packets(&self.states).iter().take(self.finished);
         let states = states.chain(std::iter::repeat(&State::NEW));
         let home_last = self.ops.drain(..).zip(states);
         home.extend(home_last.map(|(op, state)| to_done(op, state)));

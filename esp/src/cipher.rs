@@ -9,6 +9,7 @@ use openssl::error::ErrorStack;
 use openssl::memcmp;
 use zeroize::Zeroizing;
 
+use crossbeam_utils::CachePadded;
 use esp_aead::{
     Aad, Algorithm, Direction, Key, KeyError, Packet, TAG, cbc, open_burst, seal_burst,
 };
@@ -20,11 +21,14 @@ use offload_api::wire::esp::Header;
 
 use crate::mac::Mac;
 
+/// An AEAD's key, in cache lines of its own: beside it in memory is what packets of other SAs change.
+pub(crate) type SharedKey = Arc<CachePadded<Key>>;
+
 /// A suite with its key, for one thread at a time and one direction.
 pub struct CipherContext {
     suite: Suite,
     /// An AEAD; any number of contexts share it.
-    aead: Option<Arc<Key>>,
+    aead: Option<SharedKey>,
     cipher: Option<CipherCtx>,
     /// An AEAD of software alone.
     further: Option<CipherCtx>,
@@ -53,7 +57,7 @@ impl CipherContext {
         suite: Suite,
         keys: &KeyMaterial,
         seals: bool,
-        aead: Option<Arc<Key>>,
+        aead: Option<SharedKey>,
     ) -> Result<Self, KeyError> {
         let cipher = match block_cipher(suite.cipher()) {
             Some(algorithm) => {
@@ -323,7 +327,7 @@ pub(crate) fn aead_key(
     suite: Suite,
     keys: &KeyMaterial,
     seals: bool,
-) -> Result<Option<Arc<Key>>, KeyError> {
+) -> Result<Option<SharedKey>, KeyError> {
     let algorithm = match suite.cipher() {
         Cipher::Aes128Gcm => Algorithm::Aes128Gcm,
         Cipher::Aes256Gcm => Algorithm::Aes256Gcm,
@@ -335,11 +339,11 @@ pub(crate) fn aead_key(
     } else {
         Direction::Open
     };
-    Ok(Some(Arc::new(Key::new(
+    Ok(Some(Arc::new(CachePadded::new(Key::new(
         algorithm,
         direction,
         &keys.cipher,
-    )?)))
+    )?))))
 }
 
 /// The keys of a suite whose packets go in bursts of CBC here; nothing for others.

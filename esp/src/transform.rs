@@ -5,10 +5,8 @@
 //! [`Transform::seal`]; it looks at the window between [`Transform::locate`] and
 //! [`Transform::open`], and moves it after.
 
-use std::sync::Arc;
-
 use crossbeam_queue::ArrayQueue;
-use esp_aead::{Key, KeyError, Packet, TAG, cbc};
+use esp_aead::{KeyError, Packet, TAG, cbc};
 use esp_framing::framing::{Framing, wipe};
 use zeroize::Zeroizing;
 
@@ -17,7 +15,7 @@ use offload_api::queue::{Explicit, Status};
 use offload_api::sa::{Direction, KeyMaterial, Mode, OuterHeaders, SaParams, Spi, Suite};
 use offload_api::wire::esp::Header;
 
-use crate::cipher::{CipherContext, aead_key, aead_packet, cbc_key};
+use crate::cipher::{CipherContext, SharedKey, aead_key, aead_packet, cbc_key};
 use crate::common::Common;
 use crate::packet::PacketBuffer;
 
@@ -28,7 +26,7 @@ pub struct Transform {
     framing: Framing,
     salt: Zeroizing<[u8; 4]>,
     /// An AEAD's key, which threads share.
-    aead: Option<Arc<Key>>,
+    aead: Option<SharedKey>,
     /// What any other suite needs.
     separate: Option<Box<Separate>>,
 }
@@ -375,7 +373,7 @@ impl Transform {
             && framing.iv_len() == 8
             && framing.icv_len() == TAG;
         is_alike.then_some(Common {
-            key: self.aead.as_deref()?,
+            key: self.aead.as_ref()?,
             salt: &self.salt,
             spi: framing.spi().value(),
             around: framing.around_crypto(),

@@ -93,12 +93,7 @@ impl Engine {
         if !frame.fill(packet) {
             bail!("the packet does not fit a frame");
         }
-        let mut ops = vec![Op {
-            sa,
-            frame,
-            cookie: 0,
-            explicit,
-        }];
+        let mut ops = vec![Op::new(sa, frame, 0).numbered(explicit)];
         self.queue.enqueue(&mut ops)?;
         let vector = match self.queue.arm()? {
             Arm::Wait(fd) => fd.try_clone_to_owned()?,
@@ -130,12 +125,7 @@ impl Engine {
                 sequence: 0,
             });
         }
-        let mut ops = vec![Op {
-            sa,
-            frame,
-            cookie: 0,
-            explicit,
-        }];
+        let mut ops = vec![Op::new(sa, frame, 0).numbered(explicit)];
         self.queue.enqueue(&mut ops)?;
         self.queue.kick()?;
         let started = Instant::now();

@@ -479,12 +479,7 @@ impl Work<'_> {
             return;
         };
         let _ = frame.fill(&[0x45; 64]);
-        let mut ops = vec![Op {
-            sa,
-            frame,
-            cookie: 1,
-            explicit: None,
-        }];
+        let mut ops = vec![Op::new(sa, frame, 1)];
         let _ = queue.enqueue(&mut ops);
         let _ = queue.kick();
     }

@@ -79,12 +79,7 @@ fn pass(
 ) -> Vec<u8> {
     let mut frame = pool.alloc().unwrap();
     assert!(frame.fill(octets));
-    let op = Op {
-        sa,
-        frame,
-        cookie: 0,
-        explicit: None,
-    };
+    let op = Op::new(sa, frame, 0);
     queue.enqueue(&mut vec![op]).unwrap();
     queue.kick().unwrap();
     let start = Instant::now();

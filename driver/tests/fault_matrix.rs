@@ -116,12 +116,7 @@ impl End {
                     assert!(second.fill(back));
                     frame.append(second).unwrap();
                 }
-                Some(Op {
-                    sa: self.sa,
-                    frame,
-                    cookie: 0,
-                    explicit: None,
-                })
+                Some(Op::new(self.sa, frame, 0))
             })
             .collect();
         let mut done = Vec::new();

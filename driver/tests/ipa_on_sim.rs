@@ -123,12 +123,7 @@ fn packets_are_sealed_and_opened_by_the_card() {
     let open = rig.card.install(&params(Direction::Inbound)).unwrap();
     let mut queue = rig.card.open_queue(&QueueConfig { depth: 64 }).unwrap();
     let packets: Vec<Vec<u8>> = (0..50).map(|n| inner(n * 25)).collect();
-    let op = |sa, octets: &[u8], cookie| Op {
-        sa,
-        frame: rig.frame(octets),
-        cookie,
-        explicit: None,
-    };
+    let op = |sa, octets: &[u8], cookie| Op::new(sa, rig.frame(octets), cookie);
     let ops = packets
         .iter()
         .zip(0..)
@@ -182,12 +177,7 @@ fn the_card_stops_at_its_grant_and_goes_on_with_the_next() {
     let mut queue = rig.card.open_queue(&QueueConfig { depth: 16 }).unwrap();
     let ops = || {
         (0..10)
-            .map(|n| Op {
-                sa: seal,
-                frame: rig.frame(&inner(9)),
-                cookie: n,
-                explicit: None,
-            })
+            .map(|n| Op::new(seal, rig.frame(&inner(9)), n))
             .collect()
     };
     let statuses: Vec<Status> = run(&mut *queue, ops())
@@ -251,12 +241,7 @@ fn a_full_table_and_a_full_ring_are_told() {
     };
     let mut queue = rig.card.open_queue(&QueueConfig { depth: 4 }).unwrap();
     let mut ops: Vec<Op> = (0..6)
-        .map(|n| Op {
-            sa,
-            frame: rig.frame(&inner(1)),
-            cookie: n,
-            explicit: None,
-        })
+        .map(|n| Op::new(sa, rig.frame(&inner(1)), n))
         .collect();
     assert_eq!(queue.enqueue(&mut ops).unwrap(), 4);
     assert_eq!(ops.iter().map(|op| op.cookie).collect::<Vec<_>>(), [4, 5]);
@@ -272,12 +257,7 @@ fn a_card_that_ends_is_noticed_by_a_sleeper_and_comes_back() {
     let mut rig = Rig::new(&[]);
     let seal = rig.card.install(&params(Direction::Outbound)).unwrap();
     let mut queue = rig.card.open_queue(&QueueConfig { depth: 16 }).unwrap();
-    let op = |sa| Op {
-        sa,
-        frame: rig.frame(&inner(9)),
-        cookie: 1,
-        explicit: None,
-    };
+    let op = |sa| Op::new(sa, rig.frame(&inner(9)), 1);
     assert_eq!(run(&mut *queue, vec![op(seal)])[0].status, Status::Ok);
     let Arm::Wait(fd) = queue.arm().unwrap() else {
         panic!("nothing is pending")
@@ -319,12 +299,7 @@ fn a_card_that_ends_is_noticed_by_a_sleeper_and_comes_back() {
     );
     drop(queue.close());
     let mut queue = rig.card.open_queue(&QueueConfig { depth: 16 }).unwrap();
-    let op = Op {
-        sa: again,
-        frame: rig.frame(&inner(9)),
-        cookie: 1,
-        explicit: None,
-    };
+    let op = Op::new(again, rig.frame(&inner(9)), 1);
     assert_eq!(run(&mut *queue, vec![op])[0].status, Status::Ok);
 }
 
@@ -343,12 +318,7 @@ fn forged_and_lost_completions_harm_nobody() {
         let (mut ok, mut home) = (0, 0);
         for _ in 0..8 {
             let ops = (0..4)
-                .map(|n| Op {
-                    sa: seal,
-                    frame: rig.frame(&inner(40)),
-                    cookie: n,
-                    explicit: None,
-                })
+                .map(|n| Op::new(seal, rig.frame(&inner(40)), n))
                 .collect();
             let mut ops: Vec<Op> = ops;
             if queue.enqueue(&mut ops).is_err() {
@@ -407,12 +377,7 @@ fn is_given_up(stall: &str, after: Duration) {
     let seal = rig.card.install(&params(Direction::Outbound)).unwrap();
     let mut queue = rig.card.open_queue(&QueueConfig { depth: 256 }).unwrap();
     let mut ops: Vec<Op> = (0..200)
-        .map(|n| Op {
-            sa: seal,
-            frame: rig.frame(&inner(40)),
-            cookie: n,
-            explicit: None,
-        })
+        .map(|n| Op::new(seal, rig.frame(&inner(40)), n))
         .collect();
     queue.enqueue(&mut ops).unwrap();
     queue.kick().unwrap();
@@ -452,12 +417,7 @@ fn a_card_that_seals_nothing_is_refused_unless_it_is_asked_for() {
     for number in 1..20 {
         let mut frame = pool.alloc().unwrap();
         assert!(frame.fill(&packet));
-        let op = Op {
-            sa,
-            frame,
-            cookie: 0,
-            explicit: None,
-        };
+        let op = Op::new(sa, frame, 0);
         let done = run(&mut *queue, vec![op]).pop().unwrap();
         assert_eq!((done.status, done.sequence), (Status::Ok, number));
         assert_eq!(done.frame[..], packet[..]);
@@ -479,12 +439,7 @@ fn a_card_whose_registers_vanish_takes_its_counters_with_it_as_they_were_last() 
     let op = || {
         let mut frame = pool.alloc().unwrap();
         assert!(frame.fill(&inner(44)));
-        Op {
-            sa,
-            frame,
-            cookie: 0,
-            explicit: None,
-        }
+        Op::new(sa, frame, 0)
     };
     run(&mut *queue, vec![op(), op()]);
     assert_eq!(card.counters().sealed, 2);

@@ -92,12 +92,7 @@ fn visit(socket: &Path, pool: &FramePool, leave: impl FnOnce(&IpaCard)) {
                 assert!(second.fill(back));
                 frame.append(second).unwrap();
             }
-            ops.push(Op {
-                sa,
-                frame,
-                cookie,
-                explicit: None,
-            });
+            ops.push(Op::new(sa, frame, cookie));
         }
         assert_eq!(queue.enqueue(&mut ops).unwrap(), 16);
         queue.kick().unwrap();

@@ -81,12 +81,7 @@ impl Rig {
         for _ in self.queue.in_flight()..in_flight {
             let mut frame = self.pool.alloc().unwrap();
             assert!(frame.fill(&packet));
-            ops.push(Op {
-                sa: self.sa,
-                frame,
-                cookie: 0,
-                explicit: None,
-            });
+            ops.push(Op::new(self.sa, frame, 0));
         }
         self.queue.enqueue(&mut ops).unwrap();
         self.queue.kick().unwrap();

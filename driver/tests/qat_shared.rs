@@ -77,12 +77,7 @@ fn wake_each_queue(card: &QatCard, packets: u32) {
                         0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1,
                     ]);
                     assert!(frame.fill(&packet));
-                    let op = Op {
-                        sa,
-                        frame,
-                        cookie: 0,
-                        explicit: None,
-                    };
+                    let op = Op::new(sa, frame, 0);
                     assert_eq!(queue.enqueue(&mut vec![op]).unwrap(), 1);
                     queue.kick().unwrap();
                     while queue.dequeue(&mut done, 1).unwrap() == 0 {

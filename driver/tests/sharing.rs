@@ -93,12 +93,11 @@ impl Lane {
                     0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1,
                 ]);
                 assert!(frame.fill(&packet));
-                Some(Op {
-                    sa: self.sa,
+                Some(Op::new(
+                    self.sa,
                     frame,
-                    cookie: u64::from(self.spi) << 32 | (self.sent + n as u64),
-                    explicit: None,
-                })
+                    u64::from(self.spi) << 32 | (self.sent + n as u64),
+                ))
             })
             .collect();
         match self.queue.enqueue(&mut ops) {

@@ -64,12 +64,7 @@ impl Rig {
                 ]);
                 let mut frame = self.pool.alloc().unwrap();
                 assert!(frame.fill(&packet));
-                Op {
-                    sa: self.sa,
-                    frame,
-                    cookie: 0,
-                    explicit: None,
-                }
+                Op::new(self.sa, frame, 0)
             })
             .collect();
         assert_eq!(self.queue.enqueue(&mut ops).unwrap(), count);

@@ -71,15 +71,10 @@ fn through(
         let op = |(sa, sequence, packet): &Given| {
             let mut frame = pool.alloc().unwrap();
             assert!(frame.fill(packet));
-            Op {
-                sa: sas[*sa],
-                frame,
-                cookie: n as u64,
-                explicit: sequence.map(|sequence| Explicit {
-                    sequence,
-                    iv: [sequence as u8; 16],
-                }),
-            }
+            Op::new(sas[*sa], frame, n as u64).numbered(sequence.map(|sequence| Explicit {
+                sequence,
+                iv: [sequence as u8; 16],
+            }))
         };
         let mut ops: Vec<_> = packets.iter().map(op).collect();
         queue.enqueue(&mut ops).unwrap();

@@ -61,12 +61,7 @@ fn through(
     for ((cookie, packet), &sa) in packets.iter().enumerate().zip(sas.iter().cycle()) {
         let mut frame = pool.alloc().unwrap();
         assert!(frame.fill(packet));
-        ops.push(Op {
-            sa,
-            frame,
-            cookie: cookie as u64,
-            explicit: None,
-        });
+        ops.push(Op::new(sa, frame, cookie as u64));
     }
     assert_eq!(queue.enqueue(&mut ops).unwrap(), PACKETS);
     queue.kick().unwrap();

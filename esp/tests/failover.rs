@@ -234,12 +234,7 @@ fn no_number_is_used_twice_and_nothing_is_delivered_twice_over_a_thousand_deaths
             for _ in 0..random.next(24) {
                 let Some(mut frame) = pool.alloc() else { break };
                 assert!(frame.fill(&inner_packet(random.next(300) as usize, 0)));
-                ops.push(Op {
-                    sa: seal,
-                    frame,
-                    cookie: round,
-                    explicit: None,
-                });
+                ops.push(Op::new(seal, frame, round));
             }
             sealing.enqueue(&mut ops).unwrap();
             sealing.kick().unwrap();
@@ -269,12 +264,7 @@ fn no_number_is_used_twice_and_nothing_is_delivered_twice_over_a_thousand_deaths
             for packet in wire.drain(..) {
                 let Some(mut frame) = pool.alloc() else { break };
                 assert!(frame.fill(&packet));
-                ops.push(Op {
-                    sa: open,
-                    frame,
-                    cookie: 0,
-                    explicit: None,
-                });
+                ops.push(Op::new(open, frame, 0));
             }
             opening.enqueue(&mut ops).unwrap();
             opening.kick().unwrap();
@@ -326,14 +316,7 @@ fn a_named_level_fails_loudly_and_never_falls_back() {
     both.tick();
     let mut frame = pool.alloc().unwrap();
     assert!(frame.fill(&inner_packet(10, 0)));
-    queue
-        .enqueue(&mut vec![Op {
-            sa,
-            frame,
-            cookie: 9,
-            explicit: None,
-        }])
-        .unwrap();
+    queue.enqueue(&mut vec![Op::new(sa, frame, 9)]).unwrap();
     queue.kick().unwrap();
     let mut done = Vec::new();
     queue.dequeue(&mut done, 4).unwrap();
@@ -404,12 +387,7 @@ fn ah_is_placed_in_software_where_the_device_has_none() {
     for sa in [seal, open] {
         let mut frame = pool.alloc().unwrap();
         assert!(frame.fill(&packet));
-        let op = Op {
-            sa,
-            frame,
-            cookie: 0,
-            explicit: None,
-        };
+        let op = Op::new(sa, frame, 0);
         queue.enqueue(&mut vec![op]).unwrap();
         queue.kick().unwrap();
         let mut done = Vec::new();

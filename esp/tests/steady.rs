@@ -138,12 +138,7 @@ fn through(direction: Direction, packets: &[(usize, Vec<u8>)], long: bool) -> En
     let op = |sa, packet: &[u8], cookie| {
         let mut frame = pool.alloc().unwrap();
         assert!(frame.fill(packet));
-        Op {
-            sa,
-            frame,
-            cookie,
-            explicit: None,
-        }
+        Op::new(sa, frame, cookie)
     };
     let mut queue = engine.open_queue(&QueueConfig { depth: 256 }).unwrap();
     let mut ops = Vec::new();

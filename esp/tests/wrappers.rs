@@ -96,12 +96,7 @@ impl Rig {
             .map(|packet| {
                 let mut frame = self.pool.alloc().unwrap();
                 assert!(frame.fill(packet));
-                Op {
-                    sa,
-                    frame,
-                    cookie: 0,
-                    explicit: None,
-                }
+                Op::new(sa, frame, 0)
             })
             .collect();
         self.queue.enqueue(&mut ops).unwrap();
@@ -351,12 +346,7 @@ fn a_capture_shows_both_sides_and_counts_tell_what_was_done() {
     for number in 0..10 {
         let mut frame = pool.alloc().unwrap();
         assert!(frame.fill(&packet));
-        let op = Op {
-            sa: seal,
-            frame,
-            cookie: 1000 + number,
-            explicit: None,
-        };
+        let op = Op::new(seal, frame, 1000 + number);
         assert_eq!(queue.enqueue(&mut vec![op]).unwrap(), 1);
         queue.kick().unwrap();
         let mut done = Vec::new();

@@ -254,12 +254,7 @@ pub(crate) fn submit(
     for cookie in 0..count {
         let mut frame = pool.alloc().context("no frame")?;
         ensure!(frame.fill(&packet));
-        ops.push(Op {
-            sa,
-            frame,
-            cookie,
-            explicit: None,
-        });
+        ops.push(Op::new(sa, frame, cookie));
     }
     let taken = queue.enqueue(&mut ops)?;
     ensure!(taken as u64 == count, "the ring took {taken} of {count}");

@@ -82,7 +82,8 @@ pub enum Arm<'queue> {
     Wait(BorrowedFd<'queue>),
 }
 
-/// An operation: seal or open, as its SA's direction says.
+/// An operation: seal or open, as its SA's direction says. It comes home as what it was, with how it went: what is
+/// handed over and back is not copied from one thing into another.
 ///
 /// Outbound in tunnel mode the frame holds the inner IP packet, in transport mode the IP packet to
 /// protect. Inbound it starts at the outer IP header when the SA has
@@ -92,15 +93,27 @@ pub enum Arm<'queue> {
 #[repr(C)]
 pub struct Op {
     /// The packet, changed in place; in a chain of frames where it is large or comes in pieces. All
-    /// that is added goes into the room in front of the first and behind the last.
+    /// that is added goes into the room in front of the first and behind the last. When it has come home: sealed or
+    /// opened when [`Status::is_ok`]; otherwise empty, since what it holds is neither authentic nor meant to leave.
     pub frame: Frame,
     /// The SA.
     pub sa: SaHandle,
-    /// Returned with the completion.
+    /// The caller's, and never looked at.
     pub cookie: u64,
-    /// Number and IV, for an SA with [`Numbering::Explicit`](crate::sa::Numbering::Explicit) only.
-    pub explicit: Option<Explicit>,
+    /// At home: full sequence number of the packet, where one was assigned or authenticated; else 0.
+    pub sequence: u64,
+    iv: [u8; 16],
+    /// Whether number and IV are the caller's.
+    is_numbered: bool,
+    /// At home: how it went. [`Status::Aborted`] before.
+    pub status: Status,
+    /// At home, inbound: the ESP trailer's next header (4, 41, or the transport protocol; 59 is a dummy to
+    /// discard, RFC 4303 §2.6).
+    pub next_header: u8,
 }
+
+/// An operation that has come home.
+pub type Done = Op;
 
 /// A caller's own sequence number and IV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,24 +124,76 @@ pub struct Explicit {
     pub iv: [u8; 16],
 }
 
-/// A completed operation.
-#[derive(Debug)]
-#[repr(C)]
-pub struct Done {
-    /// The packet: sealed or opened when [`Status::is_ok`]; otherwise empty, since what it holds
-    /// is neither authentic nor meant to leave.
-    pub frame: Frame,
-    /// The SA.
-    pub sa: SaHandle,
-    /// The operation's cookie.
-    pub cookie: u64,
-    /// How it went.
-    pub status: Status,
-    /// Full sequence number of the packet, where one was assigned or authenticated; else 0.
-    pub sequence: u64,
-    /// Inbound: the ESP trailer's next header (4, 41, or the transport protocol; 59 is a dummy to
-    /// discard, RFC 4303 §2.6).
-    pub next_header: u8,
+impl Op {
+    /// One that takes its number from its SA.
+    #[inline]
+    pub fn new(sa: SaHandle, frame: Frame, cookie: u64) -> Self {
+        Self {
+            frame,
+            sa,
+            cookie,
+            sequence: 0,
+            iv: [0; 16],
+            is_numbered: false,
+            status: Status::Aborted,
+            next_header: 0,
+        }
+    }
+
+    /// Number and IV, for an SA with [`Numbering::Explicit`](crate::sa::Numbering::Explicit) only.
+    #[inline]
+    pub fn explicit(&self) -> Option<Explicit> {
+        let Self { sequence, iv, .. } = *self;
+        self.is_numbered.then_some(Explicit { sequence, iv })
+    }
+
+    /// Gives it a number and an IV, or takes them back.
+    #[inline]
+    pub fn set_explicit(&mut self, explicit: Option<Explicit>) {
+        self.is_numbered = explicit.is_some();
+        if let Some(Explicit { sequence, iv }) = explicit {
+            self.sequence = sequence;
+            self.iv = iv;
+        }
+    }
+
+    /// Whether it brings a number and an IV.
+    #[inline]
+    pub fn is_numbered(&self) -> bool {
+        self.is_numbered
+    }
+
+    /// The IV, of one that brings a number.
+    #[inline]
+    pub fn iv(&self) -> Option<&[u8; 16]> {
+        self.is_numbered.then_some(&self.iv)
+    }
+
+    /// As [`set_explicit`](Self::set_explicit), for a new one.
+    #[inline]
+    #[must_use]
+    pub fn numbered(mut self, explicit: Option<Explicit>) -> Self {
+        self.set_explicit(explicit);
+        self
+    }
+
+    /// How it went, for an engine to say.
+    #[inline]
+    pub fn complete(&mut self, status: Status, sequence: u64, next_header: u8) {
+        self.is_numbered = false;
+        self.sequence = sequence;
+        self.status = status;
+        self.next_header = next_header;
+    }
+
+    /// As [`complete`](Self::complete), of what is refused: its packet is gone.
+    #[inline]
+    #[must_use]
+    pub fn refused(mut self, status: Status) -> Done {
+        self.frame.clear();
+        self.complete(status, 0, 0);
+        self
+    }
 }
 
 /// Outcome of one operation.

@@ -94,12 +94,7 @@ impl Gateway {
             .map(|(packet, cookie)| {
                 let mut frame = self.pool.alloc().expect("frames come home");
                 assert!(frame.fill(packet));
-                Op {
-                    sa: self.sa,
-                    frame,
-                    cookie,
-                    explicit: None,
-                }
+                Op::new(self.sa, frame, cookie)
             })
             .collect();
         let mut done = Vec::new();
@@ -528,12 +523,7 @@ fn traffic_goes_on_while_a_card_hangs_and_its_frames_are_written_off() {
         let mut ops = Vec::new();
         if let Some(mut frame) = gateway.pool.alloc() {
             assert!(frame.fill(&packet(1)));
-            ops.push(Op {
-                sa: gateway.sa,
-                frame,
-                cookie: 1,
-                explicit: None,
-            });
+            ops.push(Op::new(gateway.sa, frame, 1));
         }
         gateway.queue.enqueue(&mut ops).unwrap();
         gateway.queue.kick().unwrap();

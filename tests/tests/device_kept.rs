@@ -186,12 +186,7 @@ fn ten_thousand_sas_of_a_killed_process_are_taken_up_within_two_seconds() {
     assert!(frame.fill(&[
         0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2
     ]));
-    let mut ops = vec![Op {
-        sa,
-        frame,
-        cookie: 1,
-        explicit: None,
-    }];
+    let mut ops = vec![Op::new(sa, frame, 1)];
     let mut done = Vec::new();
     let end = Instant::now() + Duration::from_secs(5);
     while done.is_empty() {

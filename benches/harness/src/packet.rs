@@ -90,10 +90,5 @@ pub fn inner(len: usize) -> Vec<u8> {
 /// An operation without a number of its own.
 #[inline]
 pub fn op(sa: SaHandle, frame: Frame) -> Op {
-    Op {
-        sa,
-        frame,
-        cookie: 0,
-        explicit: None,
-    }
+    Op::new(sa, frame, 0)
 }

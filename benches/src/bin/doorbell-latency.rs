@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use bench_harness::packet::{inner, op, sa};
+use bench_harness::packet::{inner, sa};
 use benches::own_card::{OwnCard, be_the_card_if_asked, pin};
 use driver::DeviceAddress;
 use hdrhistogram::Histogram;
@@ -49,10 +49,7 @@ fn measure(crypto: &str, packets: u64) {
     let mut times = Histogram::<u64>::new_with_bounds(1, 10_000_000_000, 3).unwrap();
     for number in 0..WARM_UP + packets {
         assert!(frame.fill(&packet));
-        ops.push(Op {
-            cookie: number,
-            ..op(handle, frame)
-        });
+        ops.push(Op::new(handle, frame, number));
         assert_eq!(queue.enqueue(&mut ops).unwrap(), 1);
         let rung = Instant::now();
         queue.kick().unwrap();

@@ -172,19 +172,13 @@ impl Flights {
         let (offset, len) = (completion.offset.get(), completion.len.get());
         // The card itself has no word for "aborted".
         let status = Status::from_code(completion.status).unwrap_or(Status::Aborted);
-        done.push(Done {
-            sa,
-            // The card is done with it, whatever went wrong.
-            frame: frame.reclaim(),
-            cookie,
-            status,
-            sequence: completion.sequence.get(),
-            next_header: completion.next_header,
-        });
+        // The card is done with it, whatever went wrong.
+        done.push(Done::new(sa, frame.reclaim(), cookie));
         // Changed where it lies now: to move what was just changed in part is slow.
         let Some(done) = done.last_mut() else {
             return Landing::Nobody;
         };
+        done.complete(status, completion.sequence.get(), completion.next_header);
         if !status.is_ok() {
             done.frame.clear();
         } else if !done.frame.place(offset, len) {
@@ -216,15 +210,7 @@ impl Flights {
             self.lists.extend(list);
             count += 1;
             if let_go {
-                let status = Status::Aborted;
-                done.push(Done {
-                    sa,
-                    frame: frame.release(),
-                    cookie,
-                    status,
-                    sequence: 0,
-                    next_header: 0,
-                });
+                done.push(Done::new(sa, frame.release(), cookie));
             }
         }
         count

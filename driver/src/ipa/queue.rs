@@ -132,16 +132,8 @@ impl IpaQueue {
     }
 
     #[cold]
-    fn refuse(&mut self, mut op: Op, status: Status) {
-        op.frame.clear();
-        self.refused.push(Done {
-            sa: op.sa,
-            frame: op.frame,
-            cookie: op.cookie,
-            status,
-            sequence: 0,
-            next_header: 0,
-        });
+    fn refuse(&mut self, op: Op, status: Status) {
+        self.refused.push(op.refused(status));
     }
 
     #[inline]
@@ -192,7 +184,7 @@ impl IpaQueue {
     #[inline(always)]
     fn post(&mut self, op: Op, generation: u32, mut buffer: Buffer, list: Option<&GatherList>) {
         let offset = op.frame.headroom() as u32;
-        let (mut flags, sequence, iv) = match op.explicit {
+        let (mut flags, sequence, iv) = match op.explicit() {
             Some(explicit) => (FLAG_EXPLICIT, explicit.sequence, explicit.iv),
             None => (0, 0, [0; 16]),
         };

@@ -156,7 +156,7 @@ impl Inner {
         let wants = |op: &Op| {
             let entry = table.entry(op.sa).ok()?;
             let framing = &entry.transform.framing;
-            let random = op.explicit.is_none()
+            let random = !op.is_numbered()
                 && framing.direction() == Direction::Outbound
                 && framing.random_iv_len() != 0;
             random.then_some(())
@@ -208,16 +208,8 @@ impl Inner {
     }
 
     /// Where there is no ring to keep its place in.
-    fn refuse_all(&mut self, mut op: Op, status: Status) {
-        op.frame.clear();
-        self.done.push_back(Done {
-            sa: op.sa,
-            frame: op.frame,
-            cookie: op.cookie,
-            status,
-            sequence: 0,
-            next_header: 0,
-        });
+    fn refuse_all(&mut self, op: Op, status: Status) {
+        self.done.push_back(op.refused(status));
     }
 
     /// Takes in what came, and finishes it.
@@ -369,7 +361,7 @@ fn start(
     let crypto = session.framing.mode() == Mode::Crypto;
     let placed = match session.framing.direction() {
         _ if crypto => {
-            let given = op.explicit.map(|explicit| explicit.sequence);
+            let given = op.explicit().map(|explicit| explicit.sequence);
             let found = session.framing.locate_crypto(&op.frame, inner_len, given);
             found.and_then(|sequence| {
                 entry.state().check_hard(now)?;
@@ -380,14 +372,14 @@ fn start(
             })
         }
         Direction::Outbound => {
-            let numbered = entry.state().next_outbound(op.explicit, now);
+            let numbered = entry.state().next_outbound(op.explicit(), now);
             numbered.and_then(|(sequence, given)| {
                 let iv = given.as_ref().or(iv);
                 let esp = session.framing.frame(sequence, iv, &mut op.frame)?;
                 Ok((sequence, esp))
             })
         }
-        Direction::Inbound if op.explicit.is_some() => Err(Status::WrongNumbering),
+        Direction::Inbound if op.is_numbered() => Err(Status::WrongNumbering),
         Direction::Inbound => {
             let located = session.framing.locate_in(&op.frame, inner_len);
             located.and_then(|located| {
@@ -481,14 +473,8 @@ fn land(
         frame.clear();
     }
     let sequence = if was_sent { flight.sequence } else { 0 };
-    let done = Done {
-        sa: flight.sa,
-        frame,
-        cookie: flight.cookie,
-        status,
-        sequence,
-        next_header,
-    };
+    let mut done = Done::new(flight.sa, frame, flight.cookie);
+    done.complete(status, sequence, next_header);
     (done, octets)
 }
 

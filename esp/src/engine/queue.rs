@@ -30,8 +30,6 @@ pub(crate) struct SoftwareQueue {
     /// Packets in flight, as they were handed over: a packet that is moved costs as much as a header.
     /// Those that are finished are in front, then come those that wait for a kick.
     ops: Vec<Op>,
-    /// How each of them stands, once it is kicked, between [`APART`] that tell nothing.
-    states: Vec<State>,
     finished: usize,
     /// Finished before, and not all taken home at once.
     rest: VecDeque<Done>,
@@ -49,6 +47,8 @@ struct Scratch {
     ivs: Vec<u8>,
     /// A packet that lies in several frames, for a look at it.
     gathered: Vec<u8>,
+    /// Of a large burst.
+    states: States,
 }
 
 /// How a packet stands on its way through the burst. Cores hand it to each other, so it takes little of a cache line.
@@ -76,9 +76,24 @@ struct At(u32);
 
 const _: () = assert!(size_of::<State>() == 24);
 
-/// States that fill the cache lines at both ends, and those that a processor takes beside them: another core may work on
-/// what comes behind in memory.
-const APART: usize = size_of::<CachePadded<u8>>().div_ceil(size_of::<State>());
+/// States of as many packets as there were at once, between [`APART`](Self::APART) that tell nothing.
+#[derive(Default)]
+struct States(Vec<State>);
+
+impl States {
+    /// So many that they fill the cache lines at each end, and those that a processor takes beside them: another core may
+    /// work on what lies there.
+    const APART: usize = size_of::<CachePadded<u8>>().div_ceil(size_of::<State>());
+
+    fn of(&mut self, packets: usize) -> &mut [State] {
+        let all = packets + 2 * Self::APART;
+        if self.0.len() < all {
+            self.0.resize(all, State::NEW);
+        }
+        let these = self.0.get_mut(Self::APART..Self::APART + packets);
+        these.unwrap_or_default()
+    }
+}
 
 impl State {
     const NEW: Self = Self {
@@ -106,32 +121,28 @@ impl State {
         }
     }
 
+    /// Tells a packet's caller how it went.
+    #[inline]
+    fn end(&self, op: &mut Op, status: Status) {
+        if !status.is_ok() {
+            op.frame.clear();
+        }
+        op.complete(status, self.sequence, self.next_header);
+    }
+
+    /// As [`end`](Self::end), of what is refused already.
+    fn end_refused(&self, op: &mut Op) {
+        let status = match self.work {
+            Work::Ended(status) => status,
+            // Nobody worked on it: it is neither sealed nor authentic.
+            _ => Status::Aborted,
+        };
+        self.end(op, status);
+    }
+
     #[inline]
     fn is_over(&self) -> bool {
         matches!(self.work, Work::Done | Work::Ended(_))
-    }
-}
-
-/// Those of packets, the first that are finished in front.
-fn of_packets(states: &[State]) -> &[State] {
-    states.get(APART..).unwrap_or_default()
-}
-
-#[inline(always)]
-fn to_done(op: Op, state: &State) -> Done {
-    let Op {
-        sa, frame, cookie, ..
-    } = op;
-    Done {
-        sa,
-        frame,
-        cookie,
-        status: match state.work {
-            Work::Ended(status) => status,
-            _ => Status::Aborted,
-        },
-        sequence: state.sequence,
-        next_header: state.next_header,
     }
 }
 
@@ -148,7 +159,6 @@ impl SoftwareQueue {
             shared,
             depth,
             ops: Vec::with_capacity(depth),
-            states: Vec::with_capacity(depth + 2 * APART),
             finished: 0,
             rest: VecDeque::new(),
             scratch: Scratch::default(),
@@ -179,29 +189,25 @@ impl QueuePair for SoftwareQueue {
     }
 
     fn kick(&mut self) -> Result<(), DeviceError> {
-        let count = self.ops.len();
-        if self.states.len() < count + 2 * APART {
-            self.states.resize(count + 2 * APART, State::NEW);
-        }
-        if let (Some(ops @ [_, ..]), Some(states)) = (
-            self.ops.get_mut(self.finished..),
-            self.states.get_mut(APART + self.finished..APART + count),
-        ) {
-            let totals = burst::run(&self.shared, ops, states, &mut self.scratch, &mut self.now);
+        if let Some(ops @ [_, ..]) = self.ops.get_mut(self.finished..) {
+            let totals = burst::run(&self.shared, ops, &mut self.scratch, &mut self.now);
             lock(&self.tally).merge(&totals);
-            self.finished = count;
+            self.finished = self.ops.len();
         }
         Ok(())
     }
 
     fn dequeue(&mut self, done: &mut Vec<Done>, limit: usize) -> Result<usize, DeviceError> {
         let count = limit.min(self.rest.len() + self.finished);
-        let states = of_packets(&self.states);
-        let home = self.ops.drain(..self.finished).zip(states);
         if self.rest.is_empty() && count == self.finished {
-            done.extend(home.map(|(op, state)| to_done(op, state)));
+            if done.is_empty() && count == self.ops.len() && done.capacity() >= self.depth {
+                // As they were handed over.
+                std::mem::swap(&mut self.ops, done);
+            } else {
+                done.extend(self.ops.drain(..count));
+            }
         } else {
-            self.rest.extend(home.map(|(op, state)| to_done(op, state)));
+            self.rest.extend(self.ops.drain(..self.finished));
             done.extend(self.rest.drain(..count));
         }
         self.finished = 0;
@@ -222,14 +228,10 @@ impl QueuePair for SoftwareQueue {
 
     fn close(mut self: Box<Self>) -> Vec<Done> {
         let mut home: Vec<Done> = self.rest.drain(..).collect();
-        for op in self.ops.iter_mut().skip(self.finished) {
-            op.frame.clear();
-        }
+        let new = self.ops.split_off(self.finished);
+        home.append(&mut self.ops);
         // What no kick has seen is aborted.
-        let states = of_packets(&self.states).iter().take(self.finished);
-        let states = states.chain(std::iter::repeat(&State::NEW));
-        let home_last = self.ops.drain(..).zip(states);
-        home.extend(home_last.map(|(op, state)| to_done(op, state)));
+        home.extend(new.into_iter().map(|op| op.refused(Status::Aborted)));
         home
     }
 }

@@ -334,12 +334,7 @@ impl Worker {
         if let Some(place) = self.flights.get_mut(cookie as usize) {
             *place = Some(flight);
         }
-        self.ops.push(Op {
-            sa,
-            frame,
-            cookie,
-            explicit: None,
-        });
+        self.ops.push(Op::new(sa, frame, cookie));
     }
 
     /// Sends what is done on its way.

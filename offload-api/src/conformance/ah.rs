@@ -91,7 +91,7 @@ fn known(rig: &mut Rig, vector: &Value, report: &mut Report) {
         let wire_iv = octets("iv");
         iv[..wire_iv.len()].copy_from_slice(&wire_iv);
         let mut op = rig.op(handle, &octets("plain"));
-        op.explicit = Some(Explicit { sequence, iv });
+        op.set_explicit(Some(Explicit { sequence, iv }));
         let sealed = rig.burst(vec![op]).pop().unwrap();
         assert_eq!(sealed.status, Status::Ok, "{label}");
         let found = hex::encode(sealed.octets);

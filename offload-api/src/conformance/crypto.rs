@@ -79,10 +79,8 @@ fn esp(vector: &Value) -> (Vec<u8>, Vec<u8>) {
 
 fn op(rig: &Rig, sa: SaHandle, octets: &[u8], sequence: Option<u64>) -> Op {
     let iv = [0; 16];
-    Op {
-        explicit: sequence.map(|sequence| Explicit { sequence, iv }),
-        ..rig.op(sa, octets)
-    }
+    let explicit = sequence.map(|sequence| Explicit { sequence, iv });
+    rig.op(sa, octets).numbered(explicit)
 }
 
 fn known(rig: &mut Rig, vector: &Value, report: &mut Report) {

@@ -62,12 +62,7 @@ fn chain(pool: &FramePool, parts: &[&[u8]]) -> Frame {
 }
 
 fn op(sa: SaHandle, frame: Frame) -> Op {
-    Op {
-        sa,
-        frame,
-        cookie: 0,
-        explicit: None,
-    }
+    Op::new(sa, frame, 0)
 }
 
 fn one(rig: &mut Rig, sa: SaHandle, frame: Frame) -> Outcome {
@@ -266,10 +261,7 @@ fn more_than_fit(rig: &mut Rig, seal: SaHandle, report: &mut Report) {
     let mut ops: Vec<_> = (0..40)
         .map(|n| {
             let parts: Vec<_> = plain.chunks(if n % 3 == 0 { 200 } else { 50 }).collect();
-            Op {
-                cookie: n,
-                ..op(seal, chain(&rig.pool, &parts))
-            }
+            Op::new(seal, chain(&rig.pool, &parts), n)
         })
         .collect();
     let taken = queue.enqueue(&mut ops).unwrap();

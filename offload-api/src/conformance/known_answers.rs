@@ -74,7 +74,7 @@ pub(super) fn seals_as(
         return false;
     };
     let mut op = rig.op(handle, sent);
-    op.explicit = Some(Explicit { sequence, iv });
+    op.set_explicit(Some(Explicit { sequence, iv }));
     let sealed = rig.burst(vec![op]).pop().unwrap();
     assert_eq!(sealed.status, Status::Ok, "{label}");
     assert_eq!(sealed.sequence, sequence, "{label}");

@@ -152,7 +152,7 @@ fn explicit(rig: &mut Rig, report: &mut Report) {
     let wire = rig.seal(outbound, &packets(1)).remove(0);
     for sa in [outbound, inbound] {
         let mut op = rig.op(sa, &wire);
-        op.explicit = Some(number);
+        op.set_explicit(Some(number));
         let outcome = rig.burst(vec![op]).pop().unwrap();
         assert_eq!(outcome.status, Status::WrongNumbering);
         report.refusals += 1;

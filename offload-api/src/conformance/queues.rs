@@ -29,9 +29,9 @@ fn open(rig: &Rig) -> Box<dyn QueuePair> {
 
 fn ops(rig: &Rig, sa: SaHandle, cookies: std::ops::Range<u64>) -> Vec<Op> {
     cookies
-        .map(|cookie| Op {
-            cookie,
-            ..rig.op(sa, &packet(false, 17, 30 + cookie as usize))
+        .map(|cookie| {
+            let frame = rig.frame(&packet(false, 17, 30 + cookie as usize));
+            Op::new(sa, frame, cookie)
         })
         .collect()
 }

@@ -298,12 +298,7 @@ fn no_room(rig: &mut Rig, report: &mut Report) {
         rig.engine.register_pool(&narrow).unwrap();
         let mut frame = narrow.alloc().unwrap();
         assert!(frame.fill(&packet(false, 17, len - 20)));
-        let op = Op {
-            sa: seal,
-            frame,
-            cookie: 0,
-            explicit: None,
-        };
+        let op = Op::new(seal, frame, 0);
         let outcome = rig.burst(vec![op]).pop().unwrap();
         assert_eq!(outcome.status, Status::NoSpace, "headroom {headroom}");
         super::rig::assert_home(&narrow);

@@ -132,12 +132,7 @@ impl Rig {
     }
 
     pub(super) fn op(&self, sa: SaHandle, packet: &[u8]) -> Op {
-        Op {
-            sa,
-            frame: self.frame(packet),
-            cookie: 0,
-            explicit: None,
-        }
+        Op::new(sa, self.frame(packet), 0)
     }
 
     /// Runs operations in one burst and tells how they ended, in the same order.

@@ -219,12 +219,7 @@ impl Sampler {
         sample.sequence = sequence;
         sample.status = Some(done.status);
         sample.life = life;
-        Some(Op {
-            sa: verifier.handle,
-            frame,
-            cookie: COOKIE | u64::from(id.0),
-            explicit: None,
-        })
+        Some(Op::new(verifier.handle, frame, COOKIE | u64::from(id.0)))
     }
 
     /// Compares what software has made of a sample. The device's life and what is wrong, if

@@ -373,16 +373,8 @@ impl FailoverQueue {
         self.ready.push_back(done);
     }
 
-    fn refuse(&mut self, mut op: Op, status: Status) {
-        op.frame.clear();
-        self.ready.push_back(Done {
-            sa: op.sa,
-            frame: op.frame,
-            cookie: op.cookie,
-            status,
-            sequence: 0,
-            next_header: 0,
-        });
+    fn refuse(&mut self, op: Op, status: Status) {
+        self.ready.push_back(op.refused(status));
     }
 
     /// Gives the engines what they have not taken yet.

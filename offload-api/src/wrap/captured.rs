@@ -171,7 +171,7 @@ struct CapturedQueue {
 impl QueuePair for CapturedQueue {
     fn enqueue(&mut self, ops: &mut Vec<Op>) -> Result<usize, DeviceError> {
         // Shown before the engine changes them in place; one that it does not take is shown again.
-        let number = |op: &Op| op.explicit.map_or(0, |explicit| explicit.sequence);
+        let number = |op: &Op| op.explicit().map_or(0, |explicit| explicit.sequence);
         let packets = ops.iter().map(|op| (op.sa, number(op), &op.frame));
         self.shared.show(true, packets);
         self.inner.enqueue(ops)

@@ -16,6 +16,7 @@ use offload_api::sa::Direction;
 use super::large::OneSa;
 use super::share::{is_large, share_out};
 use super::{At, Scratch, State, Work, cbc, steady};
+use crate::engine::helpers::Helpers;
 use crate::engine::totals::Totals;
 use crate::engine::{MAX_GATHER, MAX_PACKET, Shared, Table, lock};
 use crate::packet::{PacketBuffer, SlicePacket};
@@ -57,11 +58,10 @@ impl Clock<'_> {
     }
 }
 
-/// Does all there is to do for new packets, however their states are; what was done.
+/// Does all there is to do for new packets; what was done.
 pub(super) fn run(
     shared: &Shared,
     ops: &mut [Op],
-    states: &mut [State],
     scratch: &mut Scratch,
     now: &mut Instant,
 ) -> Totals {
@@ -71,53 +71,70 @@ pub(super) fn run(
         is_read: false,
     };
     let table = &*shared.read_table();
-    let mut totals = Totals::default();
     match &shared.helpers {
         Some(helpers) if is_large(ops, table) => {
-            let prepare = |ops: &mut [Op], states: &mut [State]| {
-                if let Some(burst) = OneSa::new(ops, table, clock.last()) {
-                    return Prepared::OneSa(burst);
-                }
-                let now = clock.read();
-                states.fill(State::NEW);
-                // Numbers are given in order; what a packet says of itself is read by who opens it.
-                for mut chunk in chunks(ops, states, table) {
-                    chunk.prepare(now, scratch, |entry| !is_inbound(entry));
-                }
-                Prepared::InPart(now)
-            };
-            let share = |prepared: &Prepared<'_>, at, ops: &mut _, states: &mut _| match prepared {
-                Prepared::OneSa(burst) => burst.work(at, ops, states),
-                Prepared::InPart(now) => {
-                    for mut chunk in chunks(ops, states, table) {
-                        SCRATCH.with_borrow_mut(|scratch| chunk.prepare(*now, scratch, is_inbound));
-                        chunk.work();
-                    }
-                    Totals::default()
-                }
-            };
-            let (prepared, done) = share_out(helpers, ops, states, prepare, share);
-            totals = done;
-            match prepared {
-                Some(Prepared::OneSa(burst)) => burst.finish(shared, ops, states, &mut totals),
-                _ => {
-                    let now = clock.read();
-                    for mut chunk in chunks(ops, states, table) {
-                        chunk.finish(now, shared, &mut totals);
-                    }
-                }
-            }
+            let mut states = std::mem::take(&mut scratch.states);
+            let these = states.of(ops.len());
+            let totals = large((shared, helpers), table, ops, these, scratch, &mut clock);
+            scratch.states = states;
+            totals
         }
         _ => {
-            for (ops, states) in ops.chunks_mut(BURST).zip(states.chunks_mut(BURST)) {
+            let mut totals = Totals::default();
+            let mut room = [State::NEW; BURST];
+            for ops in ops.chunks_mut(BURST) {
+                let states = room.get_mut(..ops.len()).unwrap_or_default();
                 states.fill(State::NEW);
-                if steady::run(shared, table, ops, states, &mut clock, &mut totals) {
-                    continue;
+                if !steady::run(shared, table, ops, states, &mut clock, &mut totals) {
+                    let now = clock.read();
+                    let mut chunk = Chunk::new(ops, states, table);
+                    chunk.prepare(now, scratch, |_| true);
+                    chunk.work();
+                    chunk.finish(now, shared, &mut totals);
                 }
-                let now = clock.read();
-                let mut chunk = Chunk::new(ops, states, table);
-                chunk.prepare(now, scratch, |_| true);
+            }
+            totals
+        }
+    }
+}
+
+/// As [`run`], of a burst that is worth other cores' waking.
+fn large(
+    (shared, helpers): (&Shared, &Helpers),
+    table: &Table,
+    ops: &mut [Op],
+    states: &mut [State],
+    scratch: &mut Scratch,
+    clock: &mut Clock<'_>,
+) -> Totals {
+    let prepare = |ops: &mut [Op], states: &mut [State]| {
+        if let Some(burst) = OneSa::new(ops, table, clock.last()) {
+            return Prepared::OneSa(burst);
+        }
+        let now = clock.read();
+        states.fill(State::NEW);
+        // Numbers are given in order; what a packet says of itself is read by who opens it.
+        for mut chunk in chunks(ops, states, table) {
+            chunk.prepare(now, scratch, |entry| !is_inbound(entry));
+        }
+        Prepared::InPart(now)
+    };
+    let share = |prepared: &Prepared<'_>, at, ops: &mut _, states: &mut _| match prepared {
+        Prepared::OneSa(burst) => burst.work(at, ops, states),
+        Prepared::InPart(now) => {
+            for mut chunk in chunks(ops, states, table) {
+                SCRATCH.with_borrow_mut(|scratch| chunk.prepare(*now, scratch, is_inbound));
                 chunk.work();
+            }
+            Totals::default()
+        }
+    };
+    let (prepared, mut totals) = share_out(helpers, ops, states, prepare, share);
+    match prepared {
+        Some(Prepared::OneSa(burst)) => burst.finish(shared, ops, states, &mut totals),
+        _ => {
+            let now = clock.read();
+            for mut chunk in chunks(ops, states, table) {
                 chunk.finish(now, shared, &mut totals);
             }
         }
@@ -218,7 +235,7 @@ impl<'burst> Chunk<'burst> {
             match prepare_one(op, state, entry, sa, now, &mut scratch.gathered) {
                 Ok(work) => {
                     state.work = work;
-                    if matches!(work, Work::Seal) && op.explicit.is_none() {
+                    if matches!(work, Work::Seal) && !op.is_numbered() {
                         random += entry.transform.random_iv_len();
                     }
                 }
@@ -241,14 +258,13 @@ impl<'burst> Chunk<'burst> {
         let drawn = rand_bytes(ivs).is_ok();
         let mut ivs = ivs.chunks_exact(16);
         for (op, state, entry) in self.each() {
-            let wants = matches!(state.work, Work::Seal) && op.explicit.is_none();
+            let wants = matches!(state.work, Work::Seal) && !op.is_numbered();
             if wants && entry.is_some_and(|entry| entry.transform.random_iv_len() != 0) {
                 let iv = ivs.next().filter(|_| drawn);
-                op.explicit = iv.and_then(|iv| iv.try_into().ok()).map(|iv| Explicit {
-                    sequence: state.sequence,
-                    iv,
-                });
-                if op.explicit.is_none() {
+                let sequence = state.sequence;
+                let iv = iv.and_then(|iv| iv.try_into().ok());
+                op.set_explicit(iv.map(|iv| Explicit { sequence, iv }));
+                if !op.is_numbered() {
                     state.work = Work::Ended(Status::WrongNumbering);
                 }
             }
@@ -280,8 +296,8 @@ impl<'burst> Chunk<'burst> {
             let result = if op.frame.is_chained() {
                 transform_chain(context, op, state, entry)
             } else {
-                let iv = op.explicit.as_ref().map(|explicit| &explicit.iv);
-                transform(context, state, iv, entry, &mut op.frame)
+                let iv = op.explicit().map(|explicit| explicit.iv);
+                transform(context, state, iv.as_ref(), entry, &mut op.frame)
             };
             end(op, state, result, entry);
         }
@@ -306,12 +322,11 @@ impl<'burst> Chunk<'burst> {
                         continue;
                     }
                 };
-                let frame = &mut op.frame;
                 // Neither list is longer than the burst.
                 match state.work {
                     Work::Seal => {
-                        let iv = op.explicit.as_ref().map(|explicit| &explicit.iv);
-                        match transform.frame_aead(state.sequence, iv, frame) {
+                        let iv = op.explicit().map(|explicit| explicit.iv);
+                        match transform.frame_aead(state.sequence, iv.as_ref(), &mut op.frame) {
                             Ok(packet) => {
                                 seals.push(packet);
                                 seal_places.push(result);
@@ -320,7 +335,8 @@ impl<'burst> Chunk<'burst> {
                         }
                     }
                     Work::Open(at) => {
-                        match transform.packet_aead(state.located(at), state.sequence, frame) {
+                        let (located, sequence) = (state.located(at), state.sequence);
+                        match transform.packet_aead(located, sequence, &mut op.frame) {
                             Ok(packet) => {
                                 opens.push(packet);
                                 open_places.push(result);
@@ -375,11 +391,8 @@ impl<'burst> Chunk<'burst> {
                     lock(&shared.events).push(event_of(op.sa, notice));
                 });
             }
-            if !status.is_ok() {
-                totals.errors += 1;
-                op.frame.clear();
-            }
-            state.work = Work::Ended(status);
+            totals.errors += u64::from(!status.is_ok());
+            state.end(op, status);
         }
     }
 }
@@ -412,7 +425,7 @@ fn prepare_one(
         } else {
             frame
         };
-        state.sequence = transform.locate_crypto(head, len, op.explicit)?;
+        state.sequence = transform.locate_crypto(head, len, op.explicit())?;
         return Ok(match transform.direction() {
             Direction::Outbound => Work::Seal,
             Direction::Inbound => Work::Open(At(0)),
@@ -420,14 +433,14 @@ fn prepare_one(
     }
     match entry.transform.direction() {
         Direction::Outbound => {
-            state.sequence = match op.explicit {
+            state.sequence = match op.explicit() {
                 None => sa.next_number(now)?,
-                Some(_) => sa.next_outbound(op.explicit, now)?.0,
+                Some(_) => sa.next_outbound(op.explicit(), now)?.0,
             };
             Ok(Work::Seal)
         }
         Direction::Inbound => {
-            if op.explicit.is_some() {
+            if op.is_numbered() {
                 return Err(Status::WrongNumbering);
             }
             let located = if chained {
@@ -529,6 +542,7 @@ fn transform_chain(
     entry: &Entry<SaTransform>,
 ) -> Result<u8, Status> {
     BUFFER.with_borrow_mut(|buffer| {
+        let iv = op.explicit().map(|explicit| explicit.iv);
         let frame = &mut op.frame;
         let (headroom, len) = (frame.headroom(), frame.packet_len());
         buffer.clear();
@@ -536,8 +550,7 @@ fn transform_chain(
         frame.gather(buffer);
         buffer.resize(headroom + len + frame.tailroom(), 0);
         let mut packet = SlicePacket::new(buffer, headroom, len).ok_or(Status::BadGather)?;
-        let iv = op.explicit.as_ref().map(|explicit| &explicit.iv);
-        let result = transform(context, state, iv, entry, &mut packet);
+        let result = transform(context, state, iv.as_ref(), entry, &mut packet);
         let (offset, len) = packet.extent();
         let back = result.is_err() || frame.put_back(buffer, offset, len);
         back.then_some(result).ok_or(Status::BadGather)?

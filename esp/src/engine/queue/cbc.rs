@@ -92,11 +92,11 @@ fn cipher(
         let Some(transform) = eligible(op, state, entry).filter(wanted) else {
             continue;
         };
+        let iv = op.explicit().map(|explicit| explicit.iv);
         let frame = &mut op.frame;
         let (packet, list, places) = match state.work {
             Work::Seal => {
-                let iv = op.explicit.as_ref().map(|explicit| &explicit.iv);
-                let packet = transform.frame_cbc(state.sequence, iv, frame);
+                let packet = transform.frame_cbc(state.sequence, iv.as_ref(), frame);
                 (packet, &mut sealed, &mut seal_places)
             }
             Work::Open(at) => {

@@ -132,12 +132,13 @@ impl<'table> OneSa<'table> {
                         state.work = Work::Done;
                         state.next_header = next_header;
                         state.inner_len = op.frame.len() as u32;
+                        state.end(op, Status::Ok);
                         continue;
                     }
                     Err(status) => refuse(&mut self.entry.state(), state, status),
                 }
             }
-            op.frame.clear();
+            state.end_refused(op);
         }
     }
 
@@ -154,7 +155,6 @@ impl<'table> OneSa<'table> {
             let (mut last, mut count, mut octets) = (0, 0, 0);
             for (op, state) in ops.iter_mut().zip(states) {
                 if let Work::Done = state.work {
-                    state.work = Work::Ended(Status::Ok);
                     match sa.accept_inbound(state.sequence) {
                         Ok(()) => {
                             last = last.max(state.sequence);
@@ -162,8 +162,9 @@ impl<'table> OneSa<'table> {
                             octets += u64::from(state.inner_len);
                         }
                         Err(status) => {
-                            refuse(&mut sa, state, status);
+                            sa.count_error(status);
                             op.frame.clear();
+                            op.status = status;
                         }
                     }
                 }

@@ -67,7 +67,7 @@ fn find_runs<'table>(
 /// Whether a packet lies in one frame, and brings no number or IV of its own, but where that is all there is.
 #[inline]
 pub(super) fn is_plain(op: &Op, crypto: bool) -> bool {
-    (op.explicit.is_none() || crypto) && !op.frame.is_chained() && op.frame.len() <= MAX_PACKET
+    (!op.is_numbered() || crypto) && !op.frame.is_chained() && op.frame.len() <= MAX_PACKET
 }
 
 /// Each run with its packets.
@@ -250,7 +250,7 @@ fn take<'burst, 'table: 'burst>(
             continue;
         }
         let alike = match &common {
-            Some(common) if op.explicit.is_none() => common.front(&op.frame).map(|at| (common, at)),
+            Some(common) if !op.is_numbered() => common.front(&op.frame).map(|at| (common, at)),
             _ => None,
         };
         let taken = match alike {
@@ -259,7 +259,7 @@ fn take<'burst, 'table: 'burst>(
                 let packet = common.packet(front, &mut op.frame);
                 packet.ok_or(Status::BadLength)
             }
-            None => transform.take_crypto(op.explicit, &mut op.frame, &mut state.sequence),
+            None => transform.take_crypto(op.explicit(), &mut op.frame, &mut state.sequence),
         };
         match taken {
             Ok(packet) => {
@@ -327,16 +327,17 @@ pub(super) fn finish_counted<'burst>(
     for (op, state) in packets {
         if let Work::Seal = state.work {
             let status = sealed(op, next(results));
-            state.work = Work::Ended(status);
             if status.is_ok() {
                 count += 1;
                 octets += u64::from(state.inner_len);
+                state.end(op, status);
                 continue;
             }
             entry.state().take_back(state.inner_len as usize, status);
+            state.work = Work::Ended(status);
         }
         failed += 1;
-        op.frame.clear();
+        state.end_refused(op);
     }
     totals.errors += failed;
     totals.add_run(false, count, octets);
@@ -357,7 +358,7 @@ fn finish_opened<'burst>(
         let Work::Open(at) = state.work else {
             // Refused, and counted so.
             failed += 1;
-            op.frame.clear();
+            state.end_refused(op);
             continue;
         };
         let located = state.located(at);
@@ -381,11 +382,10 @@ fn finish_opened<'burst>(
             Err(status) => {
                 sa.count_error(status);
                 failed += 1;
-                op.frame.clear();
                 status
             }
         };
-        state.work = Work::Ended(status);
+        state.end(op, status);
     }
     let count = run.count as u64 - failed;
     sa.count_run(last, count, octets);
@@ -429,9 +429,7 @@ fn finish(
         }
         Work::Ended(status) => {
             totals.errors += 1;
-            op.frame.clear();
-            state.work = Work::Ended(status);
-            return;
+            return state.end(op, status);
         }
         // Nobody worked on it: it is neither sealed nor authentic.
         Work::New | Work::Done => Err(Status::Aborted),
@@ -446,9 +444,6 @@ fn finish(
             status
         }
     };
-    if !status.is_ok() {
-        totals.errors += 1;
-        op.frame.clear();
-    }
-    state.work = Work::Ended(status);
+    totals.errors += u64::from(!status.is_ok());
+    state.end(op, status);
 }

@@ -531,14 +531,8 @@ impl FakeQueue {
         if !status.is_ok() {
             op.frame.clear();
         }
-        Done {
-            sa: op.sa,
-            frame: op.frame,
-            cookie: op.cookie,
-            status,
-            sequence,
-            next_header: 4,
-        }
+        op.complete(status, sequence, 4);
+        op
     }
 }
 
@@ -563,7 +557,7 @@ fn perform(sa: &mut Sa, op: &mut Op, mut seal: impl FnMut(Spi, u64)) -> (Status,
     }
     match sa.direction {
         Direction::Outbound => {
-            let number = match (sa.explicit, op.explicit) {
+            let number = match (sa.explicit, op.explicit()) {
                 (true, Some(explicit)) => Some(explicit.sequence),
                 _ => sa.cursor.take(1).map(|(first, _)| first),
             };
@@ -595,16 +589,8 @@ fn perform(sa: &mut Sa, op: &mut Op, mut seal: impl FnMut(Spi, u64)) -> (Status,
     }
 }
 
-fn aborted(mut op: Op) -> Done {
-    op.frame.clear();
-    Done {
-        sa: op.sa,
-        frame: op.frame,
-        cookie: op.cookie,
-        status: Status::Aborted,
-        sequence: 0,
-        next_header: 0,
-    }
+fn aborted(op: Op) -> Done {
+    op.refused(Status::Aborted)
 }
 
 impl QueuePair for FakeQueue {

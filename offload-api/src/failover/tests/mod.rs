@@ -80,12 +80,7 @@ impl Bench {
     fn op(&self, sa: SaHandle, cookie: u64, packet: &[u8]) -> Option<Op> {
         let mut frame = self.pool.alloc()?;
         assert!(frame.fill(packet));
-        Some(Op {
-            sa,
-            frame,
-            cookie,
-            explicit: None,
-        })
+        Some(Op::new(sa, frame, cookie))
     }
 
     fn assert_lawful(&self, seed: u64) {

@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The cryptography under ESP: contexts keyed once, only the IV set for each packet.
 
-use std::sync::Arc;
-
 use openssl::cipher::{Cipher as OpensslCipher, CipherRef};
 use openssl::cipher_ctx::CipherCtx;
 use openssl::error::ErrorStack;
 use openssl::memcmp;
 use zeroize::Zeroizing;
 
-use crossbeam_utils::CachePadded;
 use esp_aead::{
     Aad, Algorithm, Direction, Key, KeyError, Packet, TAG, cbc, open_burst, seal_burst,
 };
@@ -21,14 +18,10 @@ use offload_api::wire::esp::Header;
 
 use crate::mac::Mac;
 
-/// An AEAD's key, in cache lines of its own: beside it in memory is what packets of other SAs change.
-pub(crate) type SharedKey = Arc<CachePadded<Key>>;
-
 /// A suite with its key, for one thread at a time and one direction.
 pub struct CipherContext {
     suite: Suite,
-    /// An AEAD; any number of contexts share it.
-    aead: Option<SharedKey>,
+    aead: Option<Key>,
     cipher: Option<CipherCtx>,
     /// An AEAD of software alone.
     further: Option<CipherCtx>,
@@ -49,15 +42,15 @@ impl CipherContext {
     /// What OpenSSL says, such as an algorithm that its configuration forbids.
     pub fn new(suite: Suite, keys: &KeyMaterial, seals: bool) -> Result<Self, KeyError> {
         let aead = aead_key(suite, keys, seals)?;
-        Self::with_aead(suite, keys, seals, aead)
+        let this = Self::beside_aead(suite, keys, seals)?;
+        Ok(Self { aead, ..this })
     }
 
-    /// As [`new`](Self::new), with the AEAD's key expanded already.
-    pub(crate) fn with_aead(
+    /// As [`new`](Self::new), of an AEAD whose key somebody else has: by itself it refuses to work.
+    pub(crate) fn beside_aead(
         suite: Suite,
         keys: &KeyMaterial,
         seals: bool,
-        aead: Option<SharedKey>,
     ) -> Result<Self, KeyError> {
         let cipher = match block_cipher(suite.cipher()) {
             Some(algorithm) => {
@@ -82,7 +75,7 @@ impl CipherContext {
         let mac = Mac::new(suite, keys)?;
         Ok(Self {
             suite,
-            aead,
+            aead: None,
             cipher,
             further,
             mac,
@@ -100,12 +93,7 @@ impl CipherContext {
         debug_assert!(self.seals);
         let split = Layout::of(self.suite, packet.len()).ok_or(SealError)?;
         if let Some(key) = &self.aead {
-            let head = *packet.first_chunk().ok_or(SealError)?;
-            let packet = aead_packet(key, &self.salt, packet, &head, split, high);
-            let mut packet = [packet.ok_or(SealError)?];
-            seal_burst(&mut packet);
-            let sealed = packet.iter().all(Packet::is_authentic);
-            return sealed.then_some(()).ok_or(SealError);
+            return seal_aead(key, &self.salt, packet, split, high);
         }
         if let Some((context, aead)) = self
             .further
@@ -134,12 +122,7 @@ impl CipherContext {
         debug_assert!(!self.seals);
         let split = Layout::of(self.suite, packet.len()).ok_or(BadIcv)?;
         if let Some(key) = &self.aead {
-            let head = *packet.first_chunk().ok_or(BadIcv)?;
-            let packet = aead_packet(key, &self.salt, packet, &head, split, high);
-            let mut packet = [packet.ok_or(BadIcv)?];
-            open_burst(&mut packet);
-            let opened = packet.iter().all(Packet::is_authentic);
-            return opened.then_some(()).ok_or(BadIcv);
+            return open_aead(key, &self.salt, packet, split, high);
         }
         if let Some((context, aead)) = self
             .further
@@ -327,7 +310,7 @@ pub(crate) fn aead_key(
     suite: Suite,
     keys: &KeyMaterial,
     seals: bool,
-) -> Result<Option<SharedKey>, KeyError> {
+) -> Result<Option<Key>, KeyError> {
     let algorithm = match suite.cipher() {
         Cipher::Aes128Gcm => Algorithm::Aes128Gcm,
         Cipher::Aes256Gcm => Algorithm::Aes256Gcm,
@@ -339,11 +322,7 @@ pub(crate) fn aead_key(
     } else {
         Direction::Open
     };
-    Ok(Some(Arc::new(CachePadded::new(Key::new(
-        algorithm,
-        direction,
-        &keys.cipher,
-    )?))))
+    Key::new(algorithm, direction, &keys.cipher).map(Some)
 }
 
 /// The keys of a suite whose packets go in bursts of CBC here; nothing for others.
@@ -364,6 +343,38 @@ pub(crate) fn cbc_key(sa: &SaParams) -> Option<cbc::Key> {
         offload_api::sa::Direction::Inbound => Direction::Open,
     };
     cbc::Key::new(hash, direction, &sa.keys.cipher, &sa.keys.integrity)
+}
+
+/// As [`CipherContext::seal`], of an AEAD.
+pub(crate) fn seal_aead(
+    key: &Key,
+    salt: &[u8; 4],
+    packet: &mut [u8],
+    split: Layout,
+    high: Option<u32>,
+) -> Result<(), SealError> {
+    let head = *packet.first_chunk().ok_or(SealError)?;
+    let packet = aead_packet(key, salt, packet, &head, split, high);
+    let mut packet = [packet.ok_or(SealError)?];
+    seal_burst(&mut packet);
+    let sealed = packet.iter().all(Packet::is_authentic);
+    sealed.then_some(()).ok_or(SealError)
+}
+
+/// As [`CipherContext::open`], of an AEAD.
+pub(crate) fn open_aead(
+    key: &Key,
+    salt: &[u8; 4],
+    packet: &mut [u8],
+    split: Layout,
+    high: Option<u32>,
+) -> Result<(), BadIcv> {
+    let head = *packet.first_chunk().ok_or(BadIcv)?;
+    let packet = aead_packet(key, salt, packet, &head, split, high);
+    let mut packet = [packet.ok_or(BadIcv)?];
+    open_burst(&mut packet);
+    let opened = packet.iter().all(Packet::is_authentic);
+    opened.then_some(()).ok_or(BadIcv)
 }
 
 /// An ESP packet as the AEAD works on it; `head` is its header and IV.

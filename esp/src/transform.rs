@@ -6,8 +6,8 @@
 //! [`Transform::open`], and moves it after.
 
 use crossbeam_queue::ArrayQueue;
-use esp_aead::{KeyError, Packet, TAG, cbc};
-use esp_framing::framing::{Framing, wipe};
+use esp_aead::{Key, KeyError, Packet, TAG, cbc};
+use esp_framing::framing::{Framing, Layout, wipe};
 use zeroize::Zeroizing;
 
 use offload_api::frame::Frame;
@@ -15,7 +15,7 @@ use offload_api::queue::{Explicit, Status};
 use offload_api::sa::{Direction, KeyMaterial, Mode, OuterHeaders, SaParams, Spi, Suite};
 use offload_api::wire::esp::Header;
 
-use crate::cipher::{CipherContext, SharedKey, aead_key, aead_packet, cbc_key};
+use crate::cipher::{CipherContext, aead_key, aead_packet, cbc_key, open_aead, seal_aead};
 use crate::common::Common;
 use crate::packet::PacketBuffer;
 
@@ -25,8 +25,8 @@ pub use esp_framing::framing::Located;
 pub struct Transform {
     framing: Framing,
     salt: Zeroizing<[u8; 4]>,
-    /// An AEAD's key, which threads share.
-    aead: Option<SharedKey>,
+    /// An AEAD's key, which threads share. It lies here, where nothing that packets change is beside it.
+    aead: Option<Key>,
     /// What any other suite needs.
     separate: Option<Box<Separate>>,
 }
@@ -140,7 +140,7 @@ impl Transform {
                 &of_aead
             }
         };
-        CipherContext::with_aead(self.suite(), keys, seals, self.aead.clone())
+        CipherContext::beside_aead(self.suite(), keys, seals)
     }
 
     /// Octets of IV that [`seal`](Self::seal) must be given, because they may not be predictable
@@ -168,7 +168,11 @@ impl Transform {
         let start = self.framing.frame(sequence, iv, packet)?;
         let esp = packet.packet().get_mut(start..).ok_or(Status::NoSpace)?;
         let high = self.framing.high(sequence);
-        context.seal(esp, high).map_err(|_| Status::NoSpace)
+        let sealed = match (&self.aead, Layout::of(self.suite(), esp.len())) {
+            (Some(key), Some(split)) => seal_aead(key, &self.salt, esp, split, high),
+            _ => context.seal(esp, high),
+        };
+        sealed.map_err(|_| Status::NoSpace)
     }
 
     /// Finds the ESP header of an inbound packet and checks everything in front of the payload
@@ -198,7 +202,13 @@ impl Transform {
         let high = self.framing.high(sequence);
         let esp = packet.packet().get_mut(located.esp..);
         let opened = match esp {
-            Some(esp) => context.open(esp, high).map_err(|_| Status::BadIcv),
+            Some(esp) => {
+                let opened = match (&self.aead, Layout::of(self.suite(), esp.len())) {
+                    (Some(key), Some(split)) => open_aead(key, &self.salt, esp, split, high),
+                    _ => context.open(esp, high),
+                };
+                opened.map_err(|_| Status::BadIcv)
+            }
             None => Err(Status::BadLength),
         };
         if let Err(status) = opened {
@@ -442,7 +452,7 @@ impl Transform {
         head: [u8; Header::LEN + 8],
         sequence: u64,
     ) -> Option<Packet<'data>> {
-        let key = self.aead.as_deref()?;
+        let key = self.aead.as_ref()?;
         let split = self.framing.layout(esp.len())?;
         let high = self.framing.high(sequence);
         aead_packet(key, &self.salt, esp, &head, split, high)

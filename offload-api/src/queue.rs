@@ -11,7 +11,8 @@ use crate::sa::SaHandle;
 /// One thread's way into an accelerator. Completions come in the order of submission for each SA.
 pub trait QueuePair: Send {
     /// Takes operations from the front of `ops` while there is room and tells how many; the rest
-    /// stays with the caller, in order. Nothing is started before [`kick`](Self::kick).
+    /// stays with the caller, in order. Nothing is started before [`kick`](Self::kick). Where `ops` has room for the
+    /// queue's depth, the engine may keep it, and give another that has.
     ///
     /// # Errors
     /// The device is gone; `ops` is untouched.
@@ -23,7 +24,8 @@ pub trait QueuePair: Send {
     /// The device is gone; what was enqueued comes back through `dequeue` as aborted.
     fn kick(&mut self) -> Result<(), DeviceError>;
 
-    /// Appends up to `limit` completions to `done` and tells how many. A lost device's operations
+    /// Appends up to `limit` completions to `done` and tells how many; an empty one with room for the queue's depth may be
+    /// exchanged for another that has. A lost device's operations
     /// all come back, as [`Status::Aborted`], save frames that it might still write, which are
     /// quarantined.
     ///
@@ -82,13 +84,13 @@ pub enum Arm<'queue> {
     Wait(BorrowedFd<'queue>),
 }
 
-/// An operation: seal or open, as its SA's direction says. It comes home as what it was, with how it went: what is
-/// handed over and back is not copied from one thing into another.
+/// An operation: seal or open, as its SA's direction says. It comes home as what it was, with how it went, so that an
+/// engine need not copy it, and may be handed over again.
 ///
 /// Outbound in tunnel mode the frame holds the inner IP packet, in transport mode the IP packet to
 /// protect. Inbound it starts at the outer IP header when the SA has
 /// [`outer`](crate::sa::SaParams::outer) or is in transport mode, at the ESP header otherwise.
-// In this order what is copied is read back as it was written, and no load waits for two stores.
+// In this order what is copied is read back as it was written: a load that spans two stores waits for both.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Op {
@@ -100,12 +102,13 @@ pub struct Op {
     pub sa: SaHandle,
     /// The caller's, and never looked at.
     pub cookie: u64,
-    /// At home: full sequence number of the packet, where one was assigned or authenticated; else 0.
+    /// At home: full sequence number of the packet, where one was assigned or authenticated; else 0. Before, of one that
+    /// [brings a number](Self::is_numbered), that.
     pub sequence: u64,
+    /// Of one that brings a number.
     iv: [u8; 16],
-    /// Whether number and IV are the caller's.
     is_numbered: bool,
-    /// At home: how it went. [`Status::Aborted`] before.
+    /// At home: how it went. It tells nothing before.
     pub status: Status,
     /// At home, inbound: the ESP trailer's next header (4, 41, or the transport protocol; 59 is a dummy to
     /// discard, RFC 4303 §2.6).
@@ -165,8 +168,8 @@ impl Op {
 
     /// The IV, of one that brings a number.
     #[inline]
-    pub fn iv(&self) -> Option<&[u8; 16]> {
-        self.is_numbered.then_some(&self.iv)
+    pub fn iv(&self) -> Option<[u8; 16]> {
+        self.is_numbered.then_some(self.iv)
     }
 
     /// As [`set_explicit`](Self::set_explicit), for a new one.
@@ -177,7 +180,7 @@ impl Op {
         self
     }
 
-    /// How it went, for an engine to say.
+    /// How it went: an engine says so of each operation that it brings home, whatever it says already.
     #[inline]
     pub fn complete(&mut self, status: Status, sequence: u64, next_header: u8) {
         self.is_numbered = false;

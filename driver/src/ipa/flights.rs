@@ -210,7 +210,8 @@ impl Flights {
             self.lists.extend(list);
             count += 1;
             if let_go {
-                done.push(Done::new(sa, frame.release(), cookie));
+                let op = Op::new(sa, frame.reclaim(), cookie);
+                done.push(op.refused(Status::Aborted));
             }
         }
         count

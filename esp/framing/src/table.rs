@@ -110,11 +110,12 @@ pub struct Entry<T> {
     /// What does not change from packet to packet.
     pub transform: T,
     /// In cache lines of its own: another core may work on its neighbour, or look at the transform meanwhile.
-    moving: CachePadded<Moving>,
+    written: CachePadded<Written>,
 }
 
+/// What packets change.
 #[repr(C)]
-struct Moving {
+struct Written {
     edge: Edge,
     state: SpinMutex<SaState, Yield>,
 }
@@ -153,7 +154,7 @@ impl<T> Table<T> {
         let state = SaState::new(sa, now);
         let entry = Entry {
             transform,
-            moving: CachePadded::new(Moving {
+            written: CachePadded::new(Written {
                 edge: Edge::new(&state, sa.esn),
                 state: SpinMutex::new(state),
             }),
@@ -259,15 +260,15 @@ impl<T> Entry<T> {
     #[inline]
     pub fn state(&self) -> StateGuard<'_> {
         StateGuard {
-            state: self.moving.state.lock(),
-            edge: &self.moving.edge,
+            state: self.written.state.lock(),
+            edge: &self.written.edge,
         }
     }
 
     /// Whether it had limits when its lock was last released.
     #[inline]
     pub fn is_limited(&self) -> bool {
-        self.moving.edge.top.load(Ordering::Relaxed) == NOWHERE
+        self.written.edge.top.load(Ordering::Relaxed) == NOWHERE
     }
 
     /// The full number of an inbound packet that lies right of the window, of an SA without limits:
@@ -275,7 +276,7 @@ impl<T> Entry<T> {
     /// so that most packets take it once, when their windows move.
     #[inline]
     pub fn ahead(&self, low: u32) -> Option<u64> {
-        let Edge { size, esn, ref top } = self.moving.edge;
+        let Edge { size, esn, ref top } = self.written.edge;
         let top = top.load(Ordering::Relaxed);
         let sequence = full_number(top, size, low, esn);
         // A window of nothing refuses nothing but number 0.

@@ -33,6 +33,7 @@ pub(crate) struct SoftwareQueue {
     finished: usize,
     /// Finished before, and not all taken home at once.
     rest: VecDeque<Done>,
+    states: States,
     scratch: Scratch,
     tally: Tally,
     /// When a clock was last read for packets of it.
@@ -47,8 +48,6 @@ struct Scratch {
     ivs: Vec<u8>,
     /// A packet that lies in several frames, for a look at it.
     gathered: Vec<u8>,
-    /// Of a large burst.
-    states: States,
 }
 
 /// How a packet stands on its way through the burst. Cores hand it to each other, so it takes little of a cache line.
@@ -76,7 +75,7 @@ struct At(u32);
 
 const _: () = assert!(size_of::<State>() == 24);
 
-/// States of as many packets as there were at once, between [`APART`](Self::APART) that tell nothing.
+/// States of as many packets as were worked on at once, between [`APART`](Self::APART) that tell nothing.
 #[derive(Default)]
 struct States(Vec<State>);
 
@@ -123,21 +122,21 @@ impl State {
 
     /// Tells a packet's caller how it went.
     #[inline]
-    fn end(&self, op: &mut Op, status: Status) {
+    fn complete(&self, op: &mut Op, status: Status) {
         if !status.is_ok() {
             op.frame.clear();
         }
         op.complete(status, self.sequence, self.next_header);
     }
 
-    /// As [`end`](Self::end), of what is refused already.
-    fn end_refused(&self, op: &mut Op) {
+    /// As [`complete`](Self::complete), of what is refused already.
+    fn complete_refused(&self, op: &mut Op) {
         let status = match self.work {
             Work::Ended(status) => status,
             // Nobody worked on it: it is neither sealed nor authentic.
             _ => Status::Aborted,
         };
-        self.end(op, status);
+        self.complete(op, status);
     }
 
     #[inline]
@@ -161,6 +160,7 @@ impl SoftwareQueue {
             ops: Vec::with_capacity(depth),
             finished: 0,
             rest: VecDeque::new(),
+            states: States::default(),
             scratch: Scratch::default(),
             idle,
         })
@@ -190,7 +190,12 @@ impl QueuePair for SoftwareQueue {
 
     fn kick(&mut self) -> Result<(), DeviceError> {
         if let Some(ops @ [_, ..]) = self.ops.get_mut(self.finished..) {
-            let totals = burst::run(&self.shared, ops, &mut self.scratch, &mut self.now);
+            let totals = burst::run(
+                &self.shared,
+                ops,
+                (&mut self.states, &mut self.scratch),
+                &mut self.now,
+            );
             lock(&self.tally).merge(&totals);
             self.finished = self.ops.len();
         }
@@ -228,10 +233,9 @@ impl QueuePair for SoftwareQueue {
 
     fn close(mut self: Box<Self>) -> Vec<Done> {
         let mut home: Vec<Done> = self.rest.drain(..).collect();
-        let new = self.ops.split_off(self.finished);
-        home.append(&mut self.ops);
+        home.extend(self.ops.drain(..self.finished));
         // What no kick has seen is aborted.
-        home.extend(new.into_iter().map(|op| op.refused(Status::Aborted)));
+        home.extend(self.ops.drain(..).map(|op| op.refused(Status::Aborted)));
         home
     }
 }

@@ -8,7 +8,7 @@ use super::rig::{DEADLINE, Rig, assert_home, check_order, collect, packet};
 use crate::capability::Features;
 use crate::error::OpenQueueError;
 use crate::frame::{FramePool, FramePoolConfig};
-use crate::queue::{Done, Op, QueueConfig, QueuePair, Status};
+use crate::queue::{Done, Explicit, Op, QueueConfig, QueuePair, Status};
 use crate::sa::SaHandle;
 
 const DEPTH: u32 = 8;
@@ -18,6 +18,7 @@ pub(super) fn run(rig: &mut Rig, report: &mut Report) {
     full_ring(rig);
     nothing_before_the_kick(rig);
     asynchronous(rig);
+    what_came_home_goes_again(rig, report);
     close_brings_all_home(rig, report);
     sizes_and_number(rig);
 }
@@ -165,6 +166,60 @@ fn asynchronous(rig: &Rig) {
     }
     let rest = collect(&mut *queue, (sent - came) as usize, interrupts);
     drop(rest);
+    assert!(queue.close().is_empty());
+    rig.engine.retire(seal).unwrap();
+    rig.engine.retire(other).unwrap();
+    assert_home(&rig.pool);
+}
+
+/// Operations that came home are handed over again, whatever they came home with: sealed, refused, or with a number of
+/// the caller's.
+fn what_came_home_goes_again(rig: &Rig, report: &mut Report) {
+    let (seal, other) = rig.pair();
+    let mut queue = open(rig);
+    let mut again = Vec::with_capacity(DEPTH as usize);
+    again.extend(ops(rig, seal, 0..6));
+    let mut done = Vec::with_capacity(DEPTH as usize);
+    let (mut sealed, mut last) = (0, 0);
+    for round in 0..4 {
+        for op in &mut again {
+            assert!(op.frame.fill(&packet(false, 17, 30)));
+        }
+        if round == 1 {
+            assert!(again[1].frame.fill(&[0; 40]));
+            let (sequence, iv) = (9, [7; 16]);
+            again[4].set_explicit(Some(Explicit { sequence, iv }));
+        }
+        assert_eq!(queue.enqueue(&mut again).unwrap(), 6);
+        queue.kick().unwrap();
+        let start = Instant::now();
+        while done.len() < 6 {
+            assert!(start.elapsed() < DEADLINE);
+            queue.dequeue(&mut done, DEPTH as usize).unwrap();
+        }
+        done.sort_by_key(|done: &Done| done.cookie);
+        for (n, done) in done.iter().enumerate() {
+            assert_eq!((done.cookie, done.explicit()), (n as u64, None));
+            let refused = match (round, n) {
+                (1, 1) => Some(Status::BadIpHeader),
+                (1, 4) => Some(Status::WrongNumbering),
+                _ => None,
+            };
+            assert_eq!(done.status, refused.unwrap_or(Status::Ok));
+            assert_eq!(done.frame.is_empty(), refused.is_some());
+            report.refusals += u64::from(refused.is_some());
+            if refused.is_none() {
+                // What is refused may have had a number.
+                assert!(done.sequence > last);
+                last = done.sequence;
+                sealed += 1;
+            }
+        }
+        assert!(again.is_empty());
+        std::mem::swap(&mut again, &mut done);
+    }
+    assert_eq!(rig.engine.usage(seal).unwrap().packets, sealed);
+    drop(again);
     assert!(queue.close().is_empty());
     rig.engine.retire(seal).unwrap();
     rig.engine.retire(other).unwrap();

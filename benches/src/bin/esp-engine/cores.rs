@@ -132,7 +132,7 @@ impl Cell {
 /// Those that are compared with one.
 const CORES: usize = 2;
 
-/// Has each done on a core of its own, as long as there are such, all at once.
+/// Has each done on a core of its own, a third on the first's, all at once.
 fn on_cores<T: Send, R: Send>(work: &mut [T], each: impl Fn(&mut T) -> R + Sync) -> Vec<R> {
     let start = Barrier::new(work.len());
     std::thread::scope(|scope| {
@@ -200,7 +200,7 @@ pub(crate) fn workers(size: usize, own: usize, options: &Options) -> serde_json:
         _ => install(&shared, sas),
     };
     let third = install(&other, sas);
-    // Each makes what it works with, as a worker does: the memory of what others make lies beside that of theirs.
+    // Made by threads that run at once, as workers do: what one thread makes lies side by side in memory.
     let mut of = [(&shared, &first), (&shared, &second), (&other, &third)];
     let mut pairs = on_cores(&mut of, |(engine, sas)| {
         let mut pair = Pair::new(engine, sas, shape, bursts, 0);

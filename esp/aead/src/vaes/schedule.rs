@@ -27,6 +27,7 @@ pub(super) type Block = [u8; 16];
 struct Spread([Block; 4]);
 
 /// A key's rounds and powers.
+// Apart from what others write: a processor takes cache lines by two.
 #[repr(C, align(128))]
 pub(crate) struct Schedule {
     /// H^POWERS down to H, then what the last vector's unused lanes are multiplied with.

@@ -15,7 +15,7 @@ use offload_api::sa::Direction;
 
 use super::large::OneSa;
 use super::share::{is_large, share_out};
-use super::{At, Scratch, State, Work, cbc, steady};
+use super::{At, Scratch, State, States, Work, cbc, steady};
 use crate::engine::helpers::Helpers;
 use crate::engine::totals::Totals;
 use crate::engine::{MAX_GATHER, MAX_PACKET, Shared, Table, lock};
@@ -62,7 +62,7 @@ impl Clock<'_> {
 pub(super) fn run(
     shared: &Shared,
     ops: &mut [Op],
-    scratch: &mut Scratch,
+    (states, scratch): (&mut States, &mut Scratch),
     now: &mut Instant,
 ) -> Totals {
     let mut clock = Clock {
@@ -73,17 +73,13 @@ pub(super) fn run(
     let table = &*shared.read_table();
     match &shared.helpers {
         Some(helpers) if is_large(ops, table) => {
-            let mut states = std::mem::take(&mut scratch.states);
-            let these = states.of(ops.len());
-            let totals = large((shared, helpers), table, ops, these, scratch, &mut clock);
-            scratch.states = states;
-            totals
+            let states = states.of(ops.len());
+            large((shared, helpers), table, ops, states, scratch, &mut clock)
         }
         _ => {
             let mut totals = Totals::default();
-            let mut room = [State::NEW; BURST];
             for ops in ops.chunks_mut(BURST) {
-                let states = room.get_mut(..ops.len()).unwrap_or_default();
+                let states = states.of(ops.len());
                 states.fill(State::NEW);
                 if !steady::run(shared, table, ops, states, &mut clock, &mut totals) {
                     let now = clock.read();
@@ -296,7 +292,7 @@ impl<'burst> Chunk<'burst> {
             let result = if op.frame.is_chained() {
                 transform_chain(context, op, state, entry)
             } else {
-                let iv = op.explicit().map(|explicit| explicit.iv);
+                let iv = op.iv();
                 transform(context, state, iv.as_ref(), entry, &mut op.frame)
             };
             end(op, state, result, entry);
@@ -325,7 +321,7 @@ impl<'burst> Chunk<'burst> {
                 // Neither list is longer than the burst.
                 match state.work {
                     Work::Seal => {
-                        let iv = op.explicit().map(|explicit| explicit.iv);
+                        let iv = op.iv();
                         match transform.frame_aead(state.sequence, iv.as_ref(), &mut op.frame) {
                             Ok(packet) => {
                                 seals.push(packet);
@@ -392,7 +388,7 @@ impl<'burst> Chunk<'burst> {
                 });
             }
             totals.errors += u64::from(!status.is_ok());
-            state.end(op, status);
+            state.complete(op, status);
         }
     }
 }
@@ -542,7 +538,7 @@ fn transform_chain(
     entry: &Entry<SaTransform>,
 ) -> Result<u8, Status> {
     BUFFER.with_borrow_mut(|buffer| {
-        let iv = op.explicit().map(|explicit| explicit.iv);
+        let iv = op.iv();
         let frame = &mut op.frame;
         let (headroom, len) = (frame.headroom(), frame.packet_len());
         buffer.clear();

@@ -92,7 +92,7 @@ fn cipher(
         let Some(transform) = eligible(op, state, entry).filter(wanted) else {
             continue;
         };
-        let iv = op.explicit().map(|explicit| explicit.iv);
+        let iv = op.iv();
         let frame = &mut op.frame;
         let (packet, list, places) = match state.work {
             Work::Seal => {

@@ -132,13 +132,13 @@ impl<'table> OneSa<'table> {
                         state.work = Work::Done;
                         state.next_header = next_header;
                         state.inner_len = op.frame.len() as u32;
-                        state.end(op, Status::Ok);
+                        state.complete(op, Status::Ok);
                         continue;
                     }
                     Err(status) => refuse(&mut self.entry.state(), state, status),
                 }
             }
-            state.end_refused(op);
+            state.complete_refused(op);
         }
     }
 
@@ -163,8 +163,7 @@ impl<'table> OneSa<'table> {
                         }
                         Err(status) => {
                             sa.count_error(status);
-                            op.frame.clear();
-                            op.status = status;
+                            state.complete(op, status);
                         }
                     }
                 }

@@ -330,14 +330,15 @@ pub(super) fn finish_counted<'burst>(
             if status.is_ok() {
                 count += 1;
                 octets += u64::from(state.inner_len);
-                state.end(op, status);
+                state.complete(op, status);
                 continue;
             }
             entry.state().take_back(state.inner_len as usize, status);
-            state.work = Work::Ended(status);
+            state.complete(op, status);
+        } else {
+            state.complete_refused(op);
         }
         failed += 1;
-        state.end_refused(op);
     }
     totals.errors += failed;
     totals.add_run(false, count, octets);
@@ -358,7 +359,7 @@ fn finish_opened<'burst>(
         let Work::Open(at) = state.work else {
             // Refused, and counted so.
             failed += 1;
-            state.end_refused(op);
+            state.complete_refused(op);
             continue;
         };
         let located = state.located(at);
@@ -385,7 +386,7 @@ fn finish_opened<'burst>(
                 status
             }
         };
-        state.end(op, status);
+        state.complete(op, status);
     }
     let count = run.count as u64 - failed;
     sa.count_run(last, count, octets);
@@ -429,7 +430,7 @@ fn finish(
         }
         Work::Ended(status) => {
             totals.errors += 1;
-            return state.end(op, status);
+            return state.complete(op, status);
         }
         // Nobody worked on it: it is neither sealed nor authentic.
         Work::New | Work::Done => Err(Status::Aborted),
@@ -445,5 +446,5 @@ fn finish(
         }
     };
     totals.errors += u64::from(!status.is_ok());
-    state.end(op, status);
+    state.complete(op, status);
 }

@@ -130,6 +130,7 @@ impl State {
     }
 
     /// As [`complete`](Self::complete), of what is refused already.
+    #[cold]
     fn complete_refused(&self, op: &mut Op) {
         let status = match self.work {
             Work::Ended(status) => status,

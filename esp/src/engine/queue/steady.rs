@@ -334,11 +334,10 @@ pub(super) fn finish_counted<'burst>(
                 continue;
             }
             entry.state().take_back(state.inner_len as usize, status);
-            state.complete(op, status);
-        } else {
-            state.complete_refused(op);
+            state.work = Work::Ended(status);
         }
         failed += 1;
+        state.complete_refused(op);
     }
     totals.errors += failed;
     totals.add_run(false, count, octets);

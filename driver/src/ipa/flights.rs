@@ -173,22 +173,23 @@ impl Flights {
         // The card itself has no word for "aborted".
         let status = Status::from_code(completion.status).unwrap_or(Status::Aborted);
         // The card is done with it, whatever went wrong.
-        done.push(Done::new(sa, frame.reclaim(), cookie));
+        let mut home = Done::new(sa, frame.reclaim(), cookie);
+        home.complete(status, completion.sequence.get(), completion.next_header);
+        done.push(home);
         // Changed where it lies now: to move what was just changed in part is slow.
         let Some(done) = done.last_mut() else {
             return Landing::Nobody;
         };
-        done.complete(status, completion.sequence.get(), completion.next_header);
-        if !status.is_ok() {
-            done.frame.clear();
-        } else if !done.frame.place(offset, len) {
-            done.frame.clear();
+        if status.is_ok() && done.frame.place(offset, len) {
+            return Landing::Home;
+        }
+        done.frame.clear();
+        if status.is_ok() {
             done.status = Status::Aborted;
         }
-        if done.status == Status::Aborted {
-            Landing::Bogus
-        } else {
-            Landing::Home
+        match done.status {
+            Status::Aborted => Landing::Bogus,
+            _ => Landing::Home,
         }
     }
 

@@ -5,7 +5,8 @@
 # engine shares out, with a helper that stays awake between them and with one that sleeps, and two workers,
 # each with a queue pair, of one SA that both have, and of SAs of their own, with one engine and with two.
 # Beside each stands what two cores gain where nothing of ours is between them: of two engines, one on each, of
-# the AEAD alone, each core on its own, and, beside large bursts, of the AEAD alone on what one core has written.
+# the AEAD alone, each core on its own, and, beside large bursts, of the AEAD alone on what one core has written,
+# and how long two cores take that only read and write each cache line of a packet there.
 # In how long a cache line goes to the other core and back tells whether they share a cache. None of that excuses
 # what misses its bar, but for cores that are threads of one: nobody gains more of them than they give.
 #
@@ -46,10 +47,11 @@ for cell in run["cores"]:
     held = bar(min(two.values()) >= (least if aead >= 1.9 else min(least, 0.9 * aead)))
     helper = f", the helper {cell['helpers']}" if cell["helpers"] else ""
     handed = cell["aead_handed_over"]
-    handed = f", handed over {handed:.2f}" if handed else ""
+    handed = f", handed over {handed:.2f} (a mere look by both {cell['looked_at_ns']:.0f} ns)" if handed else ""
     one = cell["one_core_ns"]
     print(f"{cell['sas']:4} SAs, {cell['size']} octets, bursts of {cell['burst']}, packets {cell['packets']}{helper}:"
-          f" one core {one['seal']:.0f} (seal) and {one['open']:.0f} ns (open), two {two['seal']:.2f} and {two['open']:.2f} times as fast;"
+          f" one core {one['seal']:.0f} (seal) and {one['open']:.0f} ns (open), two {two['seal']:.2f} and {two['open']:.2f} times as fast,"
+          f" {one['seal'] / two['seal']:.0f} and {one['open'] / two['open']:.0f} ns;"
           f" an engine each {apart['seal']:.2f} and {apart['open']:.2f}, the AEAD alone {aead:.2f}{handed};"
           f" a line there and back {cell['line_ns']:.0f} ns; >= {least}: {held}")
 sys.exit(missed != 0)

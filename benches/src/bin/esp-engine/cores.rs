@@ -87,7 +87,7 @@ struct Cell {
 
 impl Cell {
     /// How much more two cores do than one, of sealing and of opening, of the AEAD alone, and of that handed over, if it
-    /// is: medians of the rounds'. What they take for a packet is measured by `round`.
+    /// is, and what a mere look takes there: medians of the rounds'. What they take for a packet is measured by `round`.
     fn compare(
         &self,
         options: &Options,
@@ -96,7 +96,7 @@ impl Cell {
     ) -> serde_json::Value {
         let mut gains = [Who::TwoCores, Who::Apart].map(|who| (who, [const { Vec::new() }; 2]));
         let (mut ones, mut alone) = ([const { Vec::new() }; 2], Vec::new());
-        let (mut handed_over, mut lines) = (Vec::new(), Vec::new());
+        let (mut handed_over, mut looked_at, mut lines) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..options.rounds {
             let one = round(Who::OneCore);
             for (one, ones) in one.iter().zip(&mut ones) {
@@ -109,6 +109,7 @@ impl Cell {
             }
             alone.push(processors(self.size));
             handed_over.extend(written.as_mut().map(Written::gain));
+            looked_at.extend(written.as_mut().map(Written::looked_at));
             lines.push(round_trip());
         }
         let of =
@@ -123,7 +124,8 @@ impl Cell {
             "two_cores": of(&gains[0].1),
             "apart": of(&gains[1].1),
             "aead": median(&alone),
-            "aead_handed_over": written.map(|_| median(&handed_over)),
+            "aead_handed_over": written.as_ref().map(|_| median(&handed_over)),
+            "looked_at_ns": written.map(|_| median(&looked_at)),
             "line_ns": median(&lines),
         })
     }

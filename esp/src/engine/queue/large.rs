@@ -147,7 +147,7 @@ impl<'table> OneSa<'table> {
         &self,
         shared: &Shared,
         ops: &mut [Op],
-        states: &mut [State],
+        states: &[State],
         totals: &mut Totals,
     ) {
         let mut sa = self.entry.state();

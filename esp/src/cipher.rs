@@ -91,10 +91,11 @@ impl CipherContext {
     /// What OpenSSL says; the packet must not be sent.
     pub fn seal(&mut self, packet: &mut [u8], high: Option<u32>) -> Result<(), SealError> {
         debug_assert!(self.seals);
-        let split = Layout::of(self.suite, packet.len()).ok_or(SealError)?;
         if let Some(key) = &self.aead {
-            return seal_aead(key, &self.salt, packet, split, high);
+            let of = (self.suite, &*self.salt);
+            return aead_alone(key, of, packet, high, seal_burst).ok_or(SealError);
         }
+        let split = Layout::of(self.suite, packet.len()).ok_or(SealError)?;
         if let Some((context, aead)) = self
             .further
             .as_mut()
@@ -120,10 +121,11 @@ impl CipherContext {
     /// [`BadIcv`]; what the packet holds then is not authentic.
     pub fn open(&mut self, packet: &mut [u8], high: Option<u32>) -> Result<(), BadIcv> {
         debug_assert!(!self.seals);
-        let split = Layout::of(self.suite, packet.len()).ok_or(BadIcv)?;
         if let Some(key) = &self.aead {
-            return open_aead(key, &self.salt, packet, split, high);
+            let of = (self.suite, &*self.salt);
+            return aead_alone(key, of, packet, high, open_burst).ok_or(BadIcv);
         }
+        let split = Layout::of(self.suite, packet.len()).ok_or(BadIcv)?;
         if let Some((context, aead)) = self
             .further
             .as_mut()
@@ -345,36 +347,19 @@ pub(crate) fn cbc_key(sa: &SaParams) -> Option<cbc::Key> {
     cbc::Key::new(hash, direction, &sa.keys.cipher, &sa.keys.integrity)
 }
 
-/// As [`CipherContext::seal`], of an AEAD.
-pub(crate) fn seal_aead(
+/// As [`CipherContext::seal`] or [`CipherContext::open`], by an AEAD's burst of one; nothing where it failed.
+pub(crate) fn aead_alone(
     key: &Key,
-    salt: &[u8; 4],
+    (suite, salt): (Suite, &[u8; 4]),
     packet: &mut [u8],
-    split: Layout,
     high: Option<u32>,
-) -> Result<(), SealError> {
-    let head = *packet.first_chunk().ok_or(SealError)?;
-    let packet = aead_packet(key, salt, packet, &head, split, high);
-    let mut packet = [packet.ok_or(SealError)?];
-    seal_burst(&mut packet);
-    let sealed = packet.iter().all(Packet::is_authentic);
-    sealed.then_some(()).ok_or(SealError)
-}
-
-/// As [`CipherContext::open`], of an AEAD.
-pub(crate) fn open_aead(
-    key: &Key,
-    salt: &[u8; 4],
-    packet: &mut [u8],
-    split: Layout,
-    high: Option<u32>,
-) -> Result<(), BadIcv> {
-    let head = *packet.first_chunk().ok_or(BadIcv)?;
-    let packet = aead_packet(key, salt, packet, &head, split, high);
-    let mut packet = [packet.ok_or(BadIcv)?];
-    open_burst(&mut packet);
-    let opened = packet.iter().all(Packet::is_authentic);
-    opened.then_some(()).ok_or(BadIcv)
+    work: fn(&mut [Packet<'_>]),
+) -> Option<()> {
+    let split = Layout::of(suite, packet.len())?;
+    let head = *packet.first_chunk()?;
+    let mut packet = [aead_packet(key, salt, packet, &head, split, high)?];
+    work(&mut packet);
+    packet.iter().all(Packet::is_authentic).then_some(())
 }
 
 /// An ESP packet as the AEAD works on it; `head` is its header and IV.

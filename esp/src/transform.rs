@@ -6,8 +6,8 @@
 //! [`Transform::open`], and moves it after.
 
 use crossbeam_queue::ArrayQueue;
-use esp_aead::{Key, KeyError, Packet, TAG, cbc};
-use esp_framing::framing::{Framing, Layout, wipe};
+use esp_aead::{Key, KeyError, Packet, TAG, cbc, open_burst, seal_burst};
+use esp_framing::framing::{Framing, wipe};
 use zeroize::Zeroizing;
 
 use offload_api::frame::Frame;
@@ -15,7 +15,7 @@ use offload_api::queue::{Explicit, Status};
 use offload_api::sa::{Direction, KeyMaterial, Mode, OuterHeaders, SaParams, Spi, Suite};
 use offload_api::wire::esp::Header;
 
-use crate::cipher::{CipherContext, aead_key, aead_packet, cbc_key, open_aead, seal_aead};
+use crate::cipher::{CipherContext, aead_alone, aead_key, aead_packet, cbc_key};
 use crate::common::Common;
 use crate::packet::PacketBuffer;
 
@@ -168,11 +168,11 @@ impl Transform {
         let start = self.framing.frame(sequence, iv, packet)?;
         let esp = packet.packet().get_mut(start..).ok_or(Status::NoSpace)?;
         let high = self.framing.high(sequence);
-        let sealed = match (&self.aead, Layout::of(self.suite(), esp.len())) {
-            (Some(key), Some(split)) => seal_aead(key, &self.salt, esp, split, high),
-            _ => context.seal(esp, high),
+        let sealed = match &self.aead {
+            Some(key) => aead_alone(key, (self.suite(), &self.salt), esp, high, seal_burst),
+            None => context.seal(esp, high).ok(),
         };
-        sealed.map_err(|_| Status::NoSpace)
+        sealed.ok_or(Status::NoSpace)
     }
 
     /// Finds the ESP header of an inbound packet and checks everything in front of the payload
@@ -203,11 +203,11 @@ impl Transform {
         let esp = packet.packet().get_mut(located.esp..);
         let opened = match esp {
             Some(esp) => {
-                let opened = match (&self.aead, Layout::of(self.suite(), esp.len())) {
-                    (Some(key), Some(split)) => open_aead(key, &self.salt, esp, split, high),
-                    _ => context.open(esp, high),
+                let opened = match &self.aead {
+                    Some(key) => aead_alone(key, (self.suite(), &self.salt), esp, high, open_burst),
+                    None => context.open(esp, high).ok(),
                 };
-                opened.map_err(|_| Status::BadIcv)
+                opened.ok_or(Status::BadIcv)
             }
             None => Err(Status::BadLength),
         };

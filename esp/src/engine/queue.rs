@@ -76,13 +76,17 @@ struct At(u32);
 const _: () = assert!(size_of::<State>() == 24);
 
 /// States of as many packets as were worked on at once, between [`APART`](Self::APART) that tell nothing.
-#[derive(Default)]
 struct States(Vec<State>);
 
 impl States {
     /// So many that they fill the cache lines at each end, and those that a processor takes beside them: another core may
     /// work on what lies there.
     const APART: usize = size_of::<CachePadded<u8>>().div_ceil(size_of::<State>());
+
+    /// With room for bursts that one core works on.
+    fn new() -> Self {
+        Self(Vec::with_capacity(burst::BURST + 2 * Self::APART))
+    }
 
     fn of(&mut self, packets: usize) -> &mut [State] {
         let all = packets + 2 * Self::APART;
@@ -161,7 +165,7 @@ impl SoftwareQueue {
             ops: Vec::with_capacity(depth),
             finished: 0,
             rest: VecDeque::new(),
-            states: States::default(),
+            states: States::new(),
             scratch: Scratch::default(),
             idle,
         })
